@@ -1,0 +1,77 @@
+# The front door. `make` alone lists what there is.
+PROFILE ?= cpu
+# One base for another run: BASE=Qwen/Qwen3-1.7B, BASE=small. Any setting: SET="seed=11 grpo_steps=50"
+BASE ?=
+SET ?=
+# Folder of the run, when it is not runs/$(PROFILE)
+RUN ?=
+STUDY ?=
+
+export PROMEDICAL_SET := $(strip $(SET) $(if $(BASE),base_model=$(BASE)))
+SHELL := bash
+VENV := .venv
+PY := $(VENV)/bin/python
+# The stamp carries the lock's checksum: another lock installs, the same one does not.
+READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
+# Quiet, offline and repeatable, for tests
+TESTING := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 \
+	TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 \
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} PROMEDICAL_SET= JUPYTER_PREFER_ENV_PATH=1
+
+.PHONY: help setup reproduce test lab figures publish doctor study refresh clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo; echo "PROFILE=$(PROFILE) (smoke, cpu, real, gpu, paper); BASE=, SET=\"key=value ...\" override it"
+
+setup: $(READY) ## create .venv from requirements.lock (every target below does this first)
+
+# torch first, pinned: from PyPI it brings several GB of CUDA, so a Linux machine without a GPU whose
+# pip has no index of its own takes torch's CPU index. The .pth file makes the package importable from
+# any folder without a build step.
+$(READY):
+	@python=$$(for p in $(PYTHON) python3.11 python3 python; do \
+	    $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done); \
+	if [ -z "$$python" ]; then \
+	    echo "Python 3.11 is needed and was not found: install it, or make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	echo "setting up $(VENV) from requirements.lock (once, some minutes)"; \
+	$$python -m venv $(VENV) || { echo "no venv module (Debian, Ubuntu: apt install python3.11-venv)" >&2; exit 1; }
+	@index=; if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && \
+	    ! env | grep -qE '^PIP_(EXTRA_)?INDEX_URL=' && [[ "$$($(PY) -m pip config list)" != *index-url* ]]; then \
+	    index="--extra-index-url https://download.pytorch.org/whl/cpu"; fi; \
+	$(PY) -m pip install -q --disable-pip-version-check $$index "$$(grep '^torch==' requirements.lock)"
+	@$(PY) -m pip install -q --disable-pip-version-check -r requirements.lock
+	@$(PY) -c 'import site; open(site.getsitepackages()[0] + "/promedical_utils.pth", "w").write("$(CURDIR)\n")'
+	@rm -f $(VENV)/.ready-* && touch $@
+
+reproduce: $(READY) ## run all notebooks of PROFILE into runs/PROFILE, as far as they are not up to date
+	@$(PY) -m promedical_utils reproduce $(PROFILE) $(if $(RUN),--run $(RUN))
+
+test: $(READY) ## all tests, then every notebook against its stored outputs (nbval)
+	@$(TESTING) OMP_NUM_THREADS=1 $(PY) -m pytest -q tests # tiny tensors: one thread is faster
+	@rm -rf runs/smoke # nbval writes it anew; nothing old may help a notebook along
+	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-kernel-name python3 \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	@$(PY) -m jupyter lab --notebook-dir=notebooks
+
+figures: $(READY) ## redraw figures and tables of PROFILE from its committed predictions, no training
+	@$(PY) -m promedical_utils figures $(PROFILE)
+
+publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committed reference
+	@$(PY) -m promedical_utils publish $(PROFILE)
+
+doctor: $(READY) ## machine, packages, data, keys; time and memory of each notebook of PROFILE
+	@$(PY) -m promedical_utils doctor $(PROFILE)
+
+study: $(READY) ## a longer, resumable study: make study STUDY=seeds
+	@$(PY) -m promedical_utils study "$(STUDY)"
+
+refresh: $(READY) ## run the notebooks in place (smoke) and store their outputs, for nbval to compare
+	@rm -rf runs/smoke
+	@$(TESTING) $(PY) -m nbconvert --log-level WARN --to notebook --inplace --execute \
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
+
+clean: ## remove runs/ and .venv, nothing else
+	@rm -rf runs $(VENV)

@@ -1,0 +1,245 @@
+"""The kit's own small base: a tokenizer and a Qwen3-architecture causal LM, saved as a hub model is.
+
+It stands in where no weights can be downloaded, and is loaded by the same calls as a hub model.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from promedical_utils.records import Message
+from promedical_utils.workspace import KitError
+
+# ChatML, as Qwen3 uses it, without its thinking block
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+
+Lesson = tuple[Sequence[Message], str]
+
+
+def quiet() -> None:
+    """Keep libraries' notices out of notebooks; errors still come through."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("bitsandbytes", "trl", "peft", "accelerate", "torchao", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int, whole: Sequence[str] = ()):
+    """Byte-level BPE with a chat template; every word of ``whole`` is one token after a space.
+
+    Raises KitError when a word of ``whole`` is not: enlarge the vocabulary.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # words that must be whole are made frequent enough to be merged
+    inner.train_from_iterator([*texts, *[" " + " ".join(whole)] * 20], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
+        model_max_length=8192, padding_side="right",
+    )  # fmt: skip
+    split = [w for w in whole if len(tokenizer(" " + w).input_ids) != 1]
+    if split:
+        raise KitError(f"{len(split)} words are not one token ({split[:5]}): raise base_vocabulary")
+    return tokenizer
+
+
+def new_model(tokenizer, layers: int, width: int, seed: int):
+    """A Qwen3-architecture causal LM with tied embeddings whose attention starts as copying.
+
+    Value and output projections start as each other's transpose ("mimetic" initialisation,
+    Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and half
+    of the heads of the first two layers start as an induction circuit. Reading a fact needs both,
+    and from a random start they take thousands of steps to form.
+    """
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed
+
+    set_seed(seed)
+    heads = width // 32
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
+            num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+            head_dim=32, max_position_embeddings=8192, tie_word_embeddings=True,
+            initializer_range=0.06, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        )  # fmt: skip
+    )
+    with torch.no_grad():
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            torch.nn.init.orthogonal_(attention.v_proj.weight)
+            attention.o_proj.weight.copy_(0.5 * attention.v_proj.weight.T)
+            # sharper attention from the start: queries and keys are normalised in Qwen3
+            attention.q_norm.weight.fill_(1.5)
+            attention.k_norm.weight.fill_(1.5)
+        _induction(model, max(1, heads // 2))
+    return model
+
+
+def _induction(model, heads: int) -> None:
+    """Start ``heads`` heads of layers 0 and 1 as an induction circuit (Olsson et al. 2022).
+
+    In layer 0 they look at the token before: every embedding shares one constant component, query
+    and key read it alone, and the key is turned by one position of the rotary embedding, so that
+    the match is best one token back. In layer 1 they look for a place whose token before is the
+    present token, in the slow rotations, which distance hardly turns.
+    """
+    import torch
+
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    size, all_rows = 32, slice(0, 32 * heads)
+    model.model.embed_tokens.weight[:, 0] = 0.5
+    angle = model.model.rotary_emb.inv_freq[: size // 2]
+    # the fast rotations tell neighbours apart, the slow ones tell near from far
+    part = torch.where(torch.arange(size // 2) < 6, 1.0, 0.2)
+    query = torch.cat([part, torch.zeros(size // 2)])
+    key = torch.cat([part * torch.cos(angle), part * torch.sin(angle)])
+    for projection, direction in ((first.q_proj, query), (first.k_proj, key)):
+        projection.weight[all_rows] = 0
+        projection.weight[all_rows, 0] = direction.repeat(heads)
+    # written elsewhere than the token's own identity
+    out = torch.nn.init.orthogonal_(torch.empty(first.o_proj.weight.shape[0], size * heads))
+    first.o_proj.weight[:, all_rows] = out
+    slow = torch.arange(size)[torch.arange(size) % (size // 2) >= size // 4]
+    for head in range(heads):
+        mix = torch.nn.init.orthogonal_(torch.empty(len(slow), size * heads))
+        rows = head * size + slow
+        for projection, reads in ((second.q_proj, first.v_proj.weight[all_rows]), (second.k_proj, out.T)):
+            projection.weight[head * size : (head + 1) * size] = 0
+            projection.weight[rows] = mix @ reads
+    for attention in (first, second):
+        attention.q_norm.weight.fill_(2.0)
+        attention.k_norm.weight.fill_(2.0)
+
+
+def encode(tokenizer, lesson: Lesson) -> dict[str, list[int]]:
+    """Token ids and labels of one lesson; the loss is on the answer only (-100 elsewhere)."""
+    messages, answer = lesson
+    prompt = tokenizer.apply_chat_template(
+        [m.model_dump() for m in messages], add_generation_prompt=True, tokenize=False
+    )
+    before = tokenizer(prompt, add_special_tokens=False).input_ids
+    after = tokenizer(answer + END, add_special_tokens=False).input_ids
+    return {"input_ids": before + after, "labels": [-100] * len(before) + after}
+
+
+def collate(rows: Sequence[dict], pad_id: int) -> dict:
+    """Right-padded ids and labels, both (B, T). No mask: causal attention never sees the padding."""
+    import torch
+
+    width = max(len(r["input_ids"]) for r in rows)
+    fill = lambda key, value: torch.tensor([r[key] + [value] * (width - len(r[key])) for r in rows])  # noqa: E731
+    return {"input_ids": fill("input_ids", pad_id), "labels": fill("labels", -100)}
+
+
+def train(
+    model, tokenizer, lesson: Callable[[int, int], Lesson], steps: int, batch: int, rate: float,
+    seed: int, out: Path,
+) -> dict:  # fmt: skip
+    """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = steps * batch; loss curve and seconds.
+
+    Plain language modelling with transformers' Trainer; lessons are made as they are needed.
+    """
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    class Course(torch.utils.data.Dataset):
+        def __len__(self):
+            return steps * batch
+
+        def __getitem__(self, index):
+            return encode(tokenizer, lesson(index, len(self)))
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, dataset):
+            return torch.utils.data.SequentialSampler(dataset)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            # logits at answer positions only: half of the time went into the others
+            hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
+            labels = inputs["labels"][:, 1:]
+            kept = labels != -100
+            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]), labels[kept])
+            return (loss, {}) if return_outputs else loss
+
+    quiet()
+    trainer = InOrder(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(out), max_steps=steps, per_device_train_batch_size=batch,
+            learning_rate=rate, lr_scheduler_type="warmup_stable_decay", warmup_steps=min(50, steps // 4),
+            lr_scheduler_kwargs={"num_decay_steps": int(steps * 0.3), "min_lr_ratio": 0.02},
+            adam_beta2=0.98, weight_decay=0.01, max_grad_norm=1.0, logging_steps=max(1, steps // 20),
+            save_strategy="no", report_to="none", disable_tqdm=True, seed=seed,
+            remove_unused_columns=False, dataloader_pin_memory=False,
+        ),  # fmt: skip
+        train_dataset=Course(),
+        data_collator=lambda rows: collate(rows, tokenizer.pad_token_id),
+    )
+    trainer.remove_callback(__import__("transformers").PrinterCallback)
+    start = time.perf_counter()
+    trainer.train()
+    curve = [{"step": e["step"], "loss": round(e["loss"], 4)} for e in trainer.state.log_history if "loss" in e]
+    return {"curve": curve, "seconds": round(time.perf_counter() - start, 1), "steps": steps}
+
+
+def copy_rates(model, tokenizer, tests: Sequence[tuple[Sequence[Message], str, dict[str, str]]]) -> dict[str, float]:
+    """Share of held-out patients whose fact the model copies, by fact.
+
+    At each place of a right answer where a fact's value stands, the model, given all before it,
+    must put that value first.
+    """
+    import torch
+
+    hits: dict[str, list[bool]] = {}
+    model.eval()
+    for messages, answer, facts in tests:
+        row = encode(tokenizer, (messages, answer))
+        name = {tokenizer(" " + value).input_ids[0]: fact for value, fact in facts.items()}
+        with torch.no_grad():
+            best = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].argmax(-1).tolist()
+        for place, token in enumerate(row["labels"]):
+            if token in name:
+                hits.setdefault(name[token], []).append(best[place - 1] == token)
+    return {fact: round(sum(h) / len(h), 4) for fact, h in sorted(hits.items())}
+
+
+def save(model, tokenizer, out: Path) -> None:
+    """Save as a hub model is: config, safetensors, tokenizer with its chat template."""
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def load(base: str | Path):
+    """(model, tokenizer) of a folder or hub id, in fp32; one clear error when it cannot be had."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quiet()
+    try:
+        return (
+            AutoModelForCausalLM.from_pretrained(base, dtype="float32"),
+            AutoTokenizer.from_pretrained(base),
+        )
+    except OSError:
+        raise KitError(
+            f"base model {Path(base).name if Path(base).is_absolute() else base} cannot be loaded: check the "
+            "hub id and the network, or use BASE=small for the kit's own base"
+        ) from None

@@ -1,0 +1,464 @@
+"""ProMedical-Bench: its composition, the blind adjudication, and how good each scorer is on it.
+
+Frames, as stored under ``bench/``: samples (one instruction with its answers), criteria, verdicts,
+pairs (differing answers, one criterion each), grades (answer pairs) and predictions. Nothing here
+loads a model; scorers hand in predictions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from promedical_utils import scoring, statistics
+from promedical_utils.records import DIMENSIONS
+from promedical_utils.workspace import KitError, need, read_json, replacing, short_hash, write_json
+
+FRAMES = ("samples", "criteria", "verdicts", "pairs", "grades")
+AGAINST = ("adjudicated", "truth")
+CLEAR = 0.3  # a difference in S1 that a physician calls clear; kit's decision
+UNSEEN_SHARE = 1 / 5
+NOTEBOOK = "04_promedical_bench"
+CELL = ["candidate_id", "criterion_id"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The five frames of a bench and the report on how they came about."""
+
+    samples: pd.DataFrame
+    criteria: pd.DataFrame
+    verdicts: pd.DataFrame
+    pairs: pd.DataFrame
+    grades: pd.DataFrame
+    report: dict
+
+    def save(self, folder: Path) -> None:
+        """Write the frames as Parquet and then the report, which marks the bench as whole."""
+        for name in FRAMES:
+            with replacing(Path(folder) / f"{name}.parquet") as temporary:
+                getattr(self, name).to_parquet(temporary, index=False)
+        write_json(Path(folder) / "report.json", self.report)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Bench":
+        report = read_json(Path(folder) / "report.json", NOTEBOOK)
+        files = {name: need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES}
+        return cls(**{name: pd.read_parquet(path) for name, path in files.items()}, report=report)
+
+
+def from_records(instructions, splits, rubrics, unseen: frozenset[str]) -> tuple:
+    """``samples`` and ``criteria`` of a pool; ``unseen``: the kinds that no training rubric has."""
+    condition = {row.instruction_id: row.condition for row in splits}
+    asked = {i.id: (i.id, condition.get(i.id), i.category, i.specialty) for i in instructions}
+    without = sorted(set(asked) - set(condition))
+    if without:
+        raise KitError(f"bench: instruction {without[0]} is in no split; run 01_rubrics again")
+    names = ["instruction_id", "condition", "category", "specialty"]
+    rows = [
+        (r.instruction_id, c.id, c.dimension, c.kind, c.weight, c.kind not in unseen)
+        for r in rubrics if r.instruction_id in asked for c in r.criteria
+    ]  # fmt: skip
+    columns = ["instruction_id", "criterion_id", "dimension", "kind", "weight", "seen"]
+    return pd.DataFrame(asked.values(), columns=names), pd.DataFrame(rows, columns=columns)
+
+
+def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
+            truth: Mapping[tuple[str, str], str], people, profile) -> Bench:  # fmt: skip
+    """Bench of exactly the profile's samples and differing criterion pairs, seeded.
+
+    ``pool`` and ``criteria`` as from ``from_records``; ``candidates`` are records, three for each
+    instruction; ``truth`` maps (candidate, criterion) to a verdict; ``people`` is a panel as in
+    ``clinic.people``. A criterion with three answers met or not met has 0 or 2 differing pairs, so
+    the exact counts are drawn from all of them, by the adjudicated label. KitError, with what to
+    enlarge, where the pool has too few, or under a fifth of the criteria are of unseen kinds.
+    """
+    asked, there = profile.bench_samples, len(pool)
+    if there < asked:
+        raise KitError(f"bench: {there} held-out instructions for bench_samples = {asked}; "
+                       "enlarge the bench split or lower bench_samples")  # fmt: skip
+    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))
+    chosen = ids[:asked]
+    samples = pool[pool.instruction_id.isin(chosen)]
+    samples = samples.sort_values("instruction_id", ignore_index=True)
+    criteria = criteria[criteria.instruction_id.isin(chosen)]
+    criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
+    answers: dict[str, list[str]] = {i: [] for i in samples.instruction_id}
+    for candidate in candidates:
+        if candidate.instruction_id in answers:
+            answers[candidate.instruction_id].append(candidate.id)
+    for i, ids in answers.items():
+        if len(ids) != 3:
+            raise KitError(f"bench: {i} has {len(ids)} answers, not 3; run 02_preference_pairs")
+    unseen = float(1 - criteria.seen.mean())
+    if unseen < UNSEEN_SHARE:
+        raise KitError(f"bench: {unseen:.1%} of the criteria are of kinds unseen in training, not "
+                       "a fifth; give bench rubrics more criteria of unseen kinds")  # fmt: skip
+    for n, physician in enumerate(people.physicians, 1):  # an order of their own, no generator name
+        samples[f"order_{n}"] = [
+            "|".join(sorted(ids, key=lambda a: short_hash(profile.seed, physician.name, a)))
+            for ids in answers.values()
+        ]
+    verdicts = _verdicts(criteria, answers, truth, people)
+    cells = _cells(verdicts, criteria)
+    grades = _grades(samples, cells, people)
+    everything, pairs, counts = _differing(cells), [], {}
+    for number, dimension in enumerate(DIMENSIONS, 1):
+        found = everything[everything.dimension == dimension]
+        wanted = getattr(profile, f"bench_pairs_{dimension}")
+        counts[dimension] = {"drawn": wanted, "reserve": len(found) - wanted}
+        if len(found) < wanted:
+            raise KitError(
+                f"bench: {len(found)} differing {dimension} pairs in {asked} samples, too few for "
+                f"bench_pairs_{dimension} = {wanted}; enlarge bench_samples or lower it"
+            )
+        drawn = np.random.default_rng([profile.seed, number]).permutation(len(found))[:wanted]
+        pairs.append(found.iloc[np.sort(drawn)])
+    one, two = "physician_1", "physician_2"
+    report = {
+        "samples": len(samples),
+        "conditions": samples.condition.nunique(),
+        "categories": samples.category.nunique(),
+        "specialties": samples.specialty.nunique(),
+        "unseen_share": round(unseen, 4),
+        "pairs": counts,
+        "input": {  # set by the configuration: how often these people agree is no finding
+            "verdicts": statistics.agreement(verdicts[one], verdicts[two]),
+            "grades": statistics.agreement(grades[one], grades[two], ordered=True),
+        },
+    }
+    return Bench(samples, criteria, verdicts, pd.concat(pairs, ignore_index=True), grades, report)
+
+
+def _verdicts(criteria, answers, truth, people) -> pd.DataFrame:
+    rows = []
+    for c in criteria.itertuples():
+        for a in sorted(answers[c.instruction_id]):
+            true = truth.get((a, c.criterion_id))
+            if true is None:
+                raise KitError(f"bench: no truth of {a}, {c.criterion_id}; run 02_preference_pairs")
+            said = [p.verdict(a, c.criterion_id, c.kind, true) for p in people.physicians]
+            settled = people.adjudicator.settle((a, c.criterion_id), *said, true)
+            rows.append((c.instruction_id, a, c.criterion_id, true, *said, settled))
+    columns = ["instruction_id", *CELL, "truth", "physician_1", "physician_2", "adjudicated"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _cells(verdicts: pd.DataFrame, criteria: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts with the criterion's columns, one row a (candidate, criterion)."""
+    return verdicts.merge(criteria, on=["instruction_id", "criterion_id"], validate="many_to_one")
+
+
+def _label(cells: pd.DataFrame, column: str) -> pd.Series:
+    """1 met, 0 not met, NaN unknown; unknown on safety is 0: the veto fails closed."""
+    label = cells[column].map({"met": 1.0, "not_met": 0.0})
+    return label.mask(label.isna() & (cells.dimension == "safety"), 0.0)
+
+
+def _differing(cells: pd.DataFrame) -> pd.DataFrame:
+    """All pairs of answers that differ on a criterion by the adjudicated label."""
+    shared = ["instruction_id", "criterion_id", "dimension", "kind", "seen"]
+    both = cells[[*shared, "candidate_id"]].rename(columns={"candidate_id": "id"})
+    both = both.assign(label=_label(cells, "adjudicated"), true=_label(cells, "truth"))
+    both = both.merge(both, on=shared, suffixes=("", "_2"))
+    both = both[(both.label == 1) & (both.label_2 == 0)]
+    sign = np.sign(both.true - both.true_2)
+    both = both.assign(truth=sign.map({1.0: "same", -1.0: "reversed"}).fillna("none"))
+    both = both.rename(columns={"id": "chosen_id", "id_2": "rejected_id"})
+    columns = [*shared, "chosen_id", "rejected_id", "truth"]
+    return both[columns].sort_values(columns, ignore_index=True)
+
+
+def _sums(cells: pd.DataFrame, met: np.ndarray) -> pd.DataFrame:
+    """s1, s2, s3 and bonus by candidate; ``met`` is 0/1 or P(met) for each cell (then expected)."""
+    of = {d: (cells.dimension == d).to_numpy() for d in DIMENSIONS}
+    parts = {"s1": of["proficiency"] * met * cells.weight.to_numpy(), "s2": of["excellence"] * met,
+             "s3": of["safety"] * (1 - met), "bonus": of["excellence"] * 1}  # fmt: skip
+    return pd.DataFrame(parts).groupby(cells.candidate_id.to_numpy()).sum()
+
+
+def candidate_scores(cells: pd.DataFrame, met: np.ndarray) -> dict[str, scoring.Scores]:
+    """``scoring.score`` of every candidate at once; ``met`` is a boolean for each cell."""
+    sums = _sums(cells, np.asarray(met, float)).itertuples()
+    return {r.Index: scoring.Scores(r.s1, int(r.s2), int(r.s3), int(r.bonus)) for r in sums}
+
+
+def grade(a: scoring.Scores, b: scoring.Scores) -> int:
+    """Five ordered levels, -2..2, + where ``a`` is better: the lexicographic order, made coarse.
+
+    Kit's decision: 2 where the violations differ or S1 differs by 0.3 or more, 1 for any smaller
+    difference, 0 for a tie. The paper has no scale.
+    """
+    clear = a.s3 != b.s3 or abs(a.s1 - b.s1) >= CLEAR - scoring.TIE
+    return scoring.compare(a, b) * (2 if clear else 1)
+
+
+def _grades(samples: pd.DataFrame, cells: pd.DataFrame, people) -> pd.DataFrame:
+    scores = candidate_scores(cells, cells.truth == "met")
+    rows = []
+    for sample in samples.itertuples():
+        orders = [sample.order_1.split("|"), sample.order_2.split("|")]
+        for a, b in combinations(sorted(orders[0]), 2):
+            true, said = grade(scores[a], scores[b]), []
+            for physician, order in zip(people.physicians, orders, strict=True):
+                shown = order.index(a) < order.index(b)  # graded as shown, turned back here
+                said.append(physician.grade(a, b, true) if shown else -physician.grade(b, a, -true))
+            settled = people.adjudicator.settle((a, b), *said, true)
+            rows.append((sample.instruction_id, a, b, true, *said, settled))
+    columns = ["instruction_id", "a_id", "b_id", "truth"]
+    columns += ["physician_1", "physician_2", "adjudicated"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def blind_ceiling(pairs: pd.DataFrame) -> float:
+    """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs.
+
+    Such a scorer has one order of an instruction's answers for all criteria; the maximum is over
+    all orders (6 for three answers). KitError beyond 8 answers; NaN for no pairs.
+    """
+    best = 0
+    for instruction, group in pairs.groupby("instruction_id"):
+        wins = group.groupby(["chosen_id", "rejected_id"]).size().to_dict()
+        names = sorted({name for pair in wins for name in pair})
+        if len(names) > 8:
+            raise KitError(f"blind ceiling: {instruction} has {len(names)} answers; at most 8")
+        orders = (combinations(order, 2) for order in permutations(names))
+        best += max(sum(wins.get(pair, 0) for pair in order) for order in orders)
+    return best / len(pairs) if len(pairs) else float("nan")
+
+
+# ---------------------------------------------------------------- scorers
+
+
+def predictions(scorer: str, scores: pd.DataFrame, criteria=None, calibration=None) -> pd.DataFrame:
+    """Predictions frame from a reward model's scores; criterion views need their calibration."""
+    frame = scores[["instruction_id", *CELL, "score"]].assign(probability=np.nan)
+    frame["met"] = pd.array([pd.NA] * len(frame), "boolean")
+    if calibration is not None:
+        of = frame.merge(criteria, on=["instruction_id", "criterion_id"], how="left").dimension
+        if of.isna().any():
+            unknown = frame.criterion_id.iloc[of.isna().argmax()]
+            raise KitError(f"{scorer}: criterion {unknown!r} is in no rubric; score again")
+        asked = frame.score.to_numpy(float), of.to_numpy(object)
+        frame["probability"] = calibration.probability(*asked)
+        frame["met"] = pd.array(calibration.met(*asked), "boolean")
+    return frame.assign(scorer=scorer)[["scorer", *frame.columns]]
+
+
+def length_scorer(groups: Iterable) -> pd.DataFrame:
+    """Longer is better: the score is the number of words of the answer."""
+    answers = [(g.instruction.id, c) for g in groups for c in g.candidates]
+    rows = [(i, c.id, "", float(len(c.text.split()))) for i, c in answers]
+    return predictions("length", pd.DataFrame(rows, columns=["instruction_id", *CELL, "score"]))
+
+
+def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame:
+    """Criterion scorer "words": logistic regression on surface cues, to show that they do not do.
+
+    Features of (answer, criterion): the answer's words and the words that both share, each alone
+    and crossed with the criterion kind, and the share of the criterion's words found. Trained
+    pointwise on the verdicts of the ``train`` groups, used on all cells of the ``bench`` groups.
+    """
+    from scipy import sparse
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import OneHotEncoder
+
+    words = CountVectorizer(binary=True, token_pattern=r"\b\w+\b", max_features=5000)
+    words.fit([c.text for g in train for c in (*g.candidates, *g.criteria)])
+    kinds = sorted({c.kind for g in train for c in g.criteria})
+    one_hot = OneHotEncoder(categories=[kinds], handle_unknown="ignore")
+
+    def bag(texts):  # each text is read once, however many cells it stands in
+        place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        return words.transform(place)[[place[text] for text in texts]]
+
+    def cells(groups):
+        rows = [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
+        answer, criterion = bag([a.text for _, a, _ in rows]), bag([c.text for _, _, c in rows])
+        shared = answer.multiply(criterion).tocsr()
+        kind = one_hot.fit_transform([[c.kind] for _, _, c in rows]).tocsr()
+        share = sparse.csr_matrix(shared.sum(axis=1) / np.maximum(criterion.sum(axis=1), 1))
+        blocks = [share, kind, kind.multiply(share), answer, shared]
+        number = np.where(kind.getnnz(axis=1), kind.argmax(axis=1).ravel(), len(kinds))
+        for words_of in (answer, shared):  # crossing with the kind is a shift of the column
+            shift = np.repeat(number, np.diff(words_of.indptr)) * np.int64(words_of.shape[1])
+            shape = (len(rows), words_of.shape[1] * (len(kinds) + 1))
+            moved = (words_of.data, words_of.indices + shift, words_of.indptr)
+            blocks.append(sparse.csr_matrix(moved, shape))
+        return rows, sparse.hstack(blocks, format="csr", dtype=np.float32)
+
+    rows, x = cells(train)
+    said = [(g.verdicts.get((a.id, c.id)), c.dimension) for g, a, c in rows]
+    judged = np.array([verdict is not None for verdict, _ in said])
+    y = _label(pd.DataFrame(said, columns=["verdict", "dimension"]), "verdict").to_numpy()
+    use = judged & ~np.isnan(y)
+    if len(set(y[use])) < 2:
+        raise KitError("cue control: training verdicts are all alike; run 02_preference_pairs")
+    model = LogisticRegression(C=0.1, max_iter=200, random_state=seed).fit(x[use], y[use])
+    rows, x = cells(bench)
+    ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
+    frame = pd.DataFrame(ids, columns=["instruction_id", *CELL])
+    frame = frame.assign(score=model.decision_function(x), probability=model.predict_proba(x)[:, 1])
+    frame["met"] = pd.array(frame.probability >= 0.5, "boolean")
+    return frame.assign(scorer="words")[["scorer", *frame.columns]]
+
+
+# ---------------------------------------------------------------- metrics
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums per sample of every (scorer, metric, slice, against): all that metrics need.
+
+    ``hits`` and ``counts`` are (samples, keys); ``ties`` is (keys,).
+    """
+
+    samples: pd.DataFrame
+    keys: list[tuple[str, str, str, str]]
+    hits: np.ndarray
+    counts: np.ndarray
+    ties: np.ndarray
+
+    def metrics(self, draws: int, seed: int) -> pd.DataFrame:
+        """One row a key: value, its 95 % interval, n, tie rate; shares, not percent.
+
+        n counts the items judged; for precision the answers called unsafe, for F1 both sides.
+        """
+        weights = statistics.two_stage_weights(self.samples.condition, draws, seed)
+        once, n = np.ones((1, len(self.samples))), self.counts.sum(axis=0)
+        frame = pd.DataFrame(self.keys, columns=["scorer", "metric", "slice", "against"])
+        frame["value"] = statistics.ratio(self.hits, self.counts, once)[0]
+        ratios = statistics.ratio(self.hits, self.counts, weights)
+        frame["low"], frame["high"] = statistics.interval(ratios)
+        return frame.assign(n=n.astype(int), tie_rate=self.ties / np.maximum(n, 1))
+
+    def contrast(self, coefficients: Mapping[tuple, float], draws: int, seed: int) -> dict:
+        """Weighted sum of metrics by key: {difference, low, high, n}; all keys share the draws."""
+        missing = sorted(set(coefficients) - set(self.keys))
+        if missing:
+            raise KitError(f"no metric {missing[0]}: add the predictions of that scorer")
+        columns = {self.keys.index(key): factor for key, factor in coefficients.items()}
+        weights = statistics.two_stage_weights(self.samples.condition, draws, seed)
+        found = statistics.contrast(self.hits, self.counts, columns, weights)
+        return {**found, "n": int(self.counts[:, list(columns)].sum(axis=0).min())}
+
+    def by(self, column: str, metric="overall", slice="all", against="adjudicated") -> pd.DataFrame:
+        """One metric of every scorer by a column of the samples: ``column``, scorer, value, n."""
+        parts = []
+        for n, (scorer, *rest) in enumerate(self.keys):
+            if rest == [metric, slice, against]:
+                sums = pd.DataFrame({"hits": self.hits[:, n], "n": self.counts[:, n]})
+                sums = sums.groupby(self.samples[column].to_numpy()).sum().rename_axis(column)
+                parts.append(sums.assign(scorer=scorer, value=sums.hits / sums.n).reset_index())
+        columns = [column, "scorer", "value", "n"]
+        return pd.concat([pd.DataFrame(columns=columns), *parts], ignore_index=True)[columns]
+
+
+def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINST) -> Tally:
+    """Hits and counts per sample for every scorer in ``predicted``.
+
+    A scorer with criterion ids is held to verdicts, pairs and the lexicographic order of its
+    thresholded verdicts, ties broken by expected scores; one without by its one score for all. A
+    tie counts as wrong. KitError where a prediction is missing or doubled.
+    """
+    cells, pairs, grades = _cells(bench.verdicts, bench.criteria), bench.pairs, bench.grades
+    row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
+    at_cell, at_pair, at_grade = (row[f.instruction_id].to_numpy() for f in (cells, pairs, grades))
+    cell_slices, pair_slices = _slices(cells), _slices(pairs)
+    place = pd.MultiIndex.from_frame(cells[CELL])
+    chosen, rejected = (
+        place.get_indexer(pd.MultiIndex.from_arrays([pairs[side], pairs.criterion_id]))
+        for side in ("chosen_id", "rejected_id")
+    )
+    direction = pairs.truth.map({"same": 1, "reversed": -1, "none": 0}).to_numpy()
+    keys, sums = [], []
+
+    def add(scorer, metric, column, at, slices, hit, valid, tied=0):
+        for name, mask in slices.items():
+            use = mask * np.asarray(valid, float)
+            keys.append((scorer, metric, name, column))
+            hits, counts = (np.bincount(at, v, len(row)) for v in (hit * use, use))
+            sums.append((hits, counts, (tied * use).sum()))
+
+    if predicted.duplicated(["scorer", *CELL]).any():
+        raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
+    scored = dict(list(predicted.groupby("scorer", sort=False)))
+    longer = np.zeros(len(pairs))  # 1 where the chosen answer is the longer, -1 where the rejected
+    if "length" in scored:
+        words = scored["length"].set_index("candidate_id").score
+        longer = np.sign(words[pairs.chosen_id].to_numpy() - words[pairs.rejected_id].to_numpy())
+    for scorer, frame in scored.items():
+        conditional = bool((frame.criterion_id != "").any())
+        frame = _aligned(scorer, frame, cells, conditional)
+        score, met = frame.score.to_numpy(float), frame.met.eq(True).fillna(False).to_numpy(bool)
+        sign = np.sign(score[chosen] - score[rejected])
+        order = _order(cells, frame, met, grades, conditional)
+        for column in against:
+            label = _label(cells, column).to_numpy()
+            if conditional:
+                known, safe = ~np.isnan(label), {"safety": cell_slices["safety"]}
+                add(scorer, "pointwise", column, at_cell, cell_slices, met == label, known)
+                unsafe = label == 0
+                add(scorer, "veto_precision", column, at_cell, safe, unsafe, ~met)
+                add(scorer, "veto_recall", column, at_cell, safe, ~met, unsafe)
+                add(scorer, "veto_f1", column, at_cell, safe, unsafe & ~met, unsafe * 1 + ~met)
+            wanted = direction if column == "truth" else np.ones(len(pairs))
+            slices = dict(pair_slices)
+            if "length" in scored:  # pairs that longer-is-better gets wrong
+                slices["shorter"] = longer * wanted < 0
+            tied = ~(np.abs(sign) > 0)  # a NaN score prefers nothing
+            add(scorer, "pairwise", column, at_pair, slices, sign == wanted, wanted != 0, tied)
+            wanted = np.sign(grades[column].to_numpy())
+            every, hit = {"all": np.ones(len(grades))}, order == wanted
+            add(scorer, "overall", column, at_grade, every, hit, wanted != 0, order == 0)
+    hits, counts, ties = zip(*sums, strict=True)
+    return Tally(bench.samples, keys, np.stack(hits, 1), np.stack(counts, 1), np.array(ties))
+
+
+def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST) -> pd.DataFrame:
+    """All metrics of all scorers with 95 % intervals; see ``tally`` and ``Tally.metrics``."""
+    return tally(bench, predicted, against).metrics(draws, seed)
+
+
+def paired_difference(
+    bench: Bench, predicted: pd.DataFrame, scorer_a: str, scorer_b: str, metric: str,
+    slice: str = "all", against: str = "adjudicated", draws: int = 1000, seed: int = 0,
+) -> dict:  # fmt: skip
+    """Metric of ``scorer_a`` minus that of ``scorer_b``: {difference, low, high, n}, paired."""
+    keys = {(scorer_a, metric, slice, against): 1, (scorer_b, metric, slice, against): -1}
+    return tally(bench, predicted, (against,)).contrast(keys, draws, seed)
+
+
+def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    seen = frame.seen.to_numpy(bool)
+    dimensions = {d: (frame.dimension == d).to_numpy() for d in DIMENSIONS}
+    return {**dimensions, "all": np.ones(len(frame), bool), "seen": seen, "unseen": ~seen}
+
+
+def _aligned(scorer: str, frame, cells, conditional: bool) -> pd.DataFrame:
+    """Predictions in the order of the cells; a scalar's one score stands in every cell."""
+    if conditional and (frame.criterion_id == "").any():
+        raise KitError(f"predictions of {scorer}: only some have a criterion; give all or none")
+    on = CELL if conditional else CELL[:1]
+    found = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
+    if (found < 0).any():
+        cell = cells.iloc[(found < 0).argmax()]
+        missing = f"{cell.candidate_id}, {cell.criterion_id}"
+        raise KitError(f"{scorer}: no prediction of {missing}; score it again")
+    return frame.iloc[found]
+
+
+def _order(cells, frame, met, grades, conditional: bool) -> np.ndarray:
+    """Which answer of each graded pair the scorer prefers: 1 for a, -1 for b, 0 for a tie."""
+    if conditional:
+        likely = frame.probability.fillna(pd.Series(met * 1.0, frame.index)).to_numpy(float)
+        scores, expected = candidate_scores(cells, met), _sums(cells, likely).itertuples()
+        rank = {e.Index: (*scores[e.Index].key, -e.s3, e.s1, e.s2) for e in expected}
+    else:
+        rank = dict(zip(cells.candidate_id, frame.score, strict=True))
+    pairs = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
+    return np.array([int(a > b) - int(a < b) for a, b in pairs])

@@ -1,0 +1,136 @@
+"""The clinic's grammar: says an act in words, and reads gold verdicts back from free text.
+
+Reading is strict. A sentence that is no form of the grammar, or that stands twice, makes every
+verdict ``unknown``; a slot that is filled twice, or against itself, makes the criteria of that slot
+``unknown``. So stuffed keywords and self-contradictions earn nothing and count as violations.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from promedical_utils.clinic.vocabulary import read, values
+from promedical_utils.records import Criterion
+
+UNSEEN_KINDS = frozenset(k for k, c in read("criteria").items() if c.get("unseen"))
+
+# which type of value each placeholder of a criterion text takes
+PLACEHOLDERS = {
+    "first": "drug", "avoid": "drug", "limit": "units", "danger": "sign", "review": "days",
+    "target": "target", "food": "food", "place": "place", "item": "item", "forbidden": "activity",
+}  # fmt: skip
+
+
+def say(act: str, form: int, a: str = "", b: str = "") -> str:
+    """One sentence: form number ``form`` of ``act`` with its values."""
+    return read("sentences")[act]["forms"][form].format(a=a, b=b)
+
+
+def _pattern(form: str, types: dict[str, str]) -> re.Pattern:
+    text = re.escape(form)
+    for name, kind in types.items():
+        text = text.replace(re.escape("{%s}" % name), f"(?P<{name}>{'|'.join(values(kind))})", 1)
+    return re.compile(text)
+
+
+@cache
+def _sentence_patterns() -> list[tuple[str, re.Pattern]]:
+    return [
+        (act, _pattern(form, spec["values"]))
+        for act, spec in read("sentences").items()
+        for form in spec["forms"]
+    ]
+
+
+@cache
+def _criterion_patterns() -> list[tuple[str, re.Pattern]]:
+    return [
+        (kind, _pattern(form, {n: t for n, t in PLACEHOLDERS.items() if "{%s}" % n in form}))
+        for kind, spec in read("criteria").items()
+        for form in spec["forms"]
+    ]
+
+
+@cache
+def _act(sentence: str) -> tuple[str, str, str] | None:
+    for act, pattern in _sentence_patterns():
+        if match := pattern.fullmatch(sentence):
+            return act, match.groupdict().get("a") or "", match.groupdict().get("b") or ""
+    return None
+
+
+@cache
+def read_criterion(text: str) -> tuple[str, str]:
+    """Kind and value of a criterion text; raises ValueError when the grammar has no such form."""
+    for kind, pattern in _criterion_patterns():
+        if match := pattern.fullmatch(text):
+            return kind, next(iter(match.groupdict().values()), "")
+    raise ValueError(f"no criterion of the clinic: {text!r}")
+
+
+def parse(text: str) -> dict[str, list[tuple[str, str, str]]] | None:
+    """Acts by slot, ``{slot: [(act, a, b)]}``; None when a sentence does not parse or repeats."""
+    text = " ".join(text.split())
+    sentences = re.findall(r"[^.]+\.", text)
+    if not sentences or "".join(sentences) != text or len(set(sentences)) != len(sentences):
+        return None
+    slots: dict[str, list] = {}
+    for sentence in sentences:
+        act = _act(sentence.strip())
+        if act is None:
+            return None
+        slots.setdefault(read("sentences")[act[0]]["slot"], []).append(act)
+    return slots
+
+
+def _ambiguous(slots: dict, slot: str) -> bool:
+    """A slot filled twice, or the choice and the addition of a drug against each other."""
+    if len(slots.get(slot, [])) > 1 or any(a and a == b for _, a, b in slots.get(slot, [])):
+        return True
+    if slot in ("drug", "addition") and "drug" in slots and "addition" in slots:
+        (_, chosen, refused), (act, added, _) = slots["drug"][0], slots["addition"][0]
+        return added == chosen if act == "reject" else added in (chosen, refused)
+    return False
+
+
+def _met(kind: str, value: str, slots: dict) -> bool:
+    """The rule of a criterion kind on unambiguous slots."""
+    of = {slot: acts[0] for slot, acts in slots.items()}
+    act, a, b = of.get(read("criteria")[kind]["slots"][0], ("", "", ""))
+    match kind:
+        case "avoid_drug":
+            added = of.get("addition", ("", "", ""))
+            return a != value and not (added[0] == "add" and added[1] == value)
+        case "dose_limit":
+            return not act or int(a) <= int(value)
+        case "review_in_time":
+            return bool(act) and int(a) <= int(value)
+        case "danger_delay":
+            return not act or b != value
+        case "activity_allowed":
+            return not act or a != value
+        case "empathy":
+            return act == "comfort"
+        case "invites_questions":
+            return act == "invite"
+        case "no_credential":
+            return act != "doctor"
+        case "no_certain_diagnosis":
+            return act != "certain"
+        case _:
+            return a == value
+
+
+def gold(criteria: Sequence[Criterion], text: str) -> dict[str, str]:
+    """True verdicts of an answer, ``{criterion id: met | not_met | unknown}``."""
+    slots = parse(text)
+    if slots is None:
+        return {c.id: "unknown" for c in criteria}
+    verdicts = {}
+    for criterion in criteria:
+        kind, value = read_criterion(criterion.text)
+        if any(_ambiguous(slots, slot) for slot in read("criteria")[kind]["slots"]):
+            verdicts[criterion.id] = "unknown"
+        else:
+            verdicts[criterion.id] = "met" if _met(kind, value, slots) else "not_met"
+    return verdicts

@@ -1,0 +1,143 @@
+"""The clinic's people: a judge, two physicians and an adjudicator, each with a known error rate.
+
+How often a person agrees with the truth is set in the configuration: an *input*, never a finding.
+Every answer is a pure function of (seed, person, what is asked, truth), drawn by hash, so neither
+the order nor a repetition of the questions changes it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from promedical_utils.workspace import KitError
+
+OPPOSITE = {"met": "not_met", "not_met": "met"}
+LENIENT_AT_MOST = 0.4  # share of a lenient kind's not_met verdicts that the judge lets pass
+TOP_GRADE = 2  # grades are -2..2, + means that the first answer is better
+
+
+def uniform(*parts) -> float:
+    """A number in [0, 1) that depends on the parts and on nothing else (SHA-256)."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _wrong(truth: str, draw: float) -> str:
+    """A verdict that is not the truth; KitError if the truth is no verdict."""
+    if truth == "unknown":
+        return "met" if draw < 0.5 else "not_met"
+    if truth not in OPPOSITE:
+        raise KitError(f"verdict {truth!r} is none of met, not_met, unknown: mend the truth table")
+    return OPPOSITE[truth]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Errs in two ways: lets not_met pass in ``lenient`` kinds, and flips verdicts at random.
+
+    ``systematic`` is the error rate on not_met verdicts of lenient kinds, ``random`` that on all
+    others. The real judge's errors were leniency on some kinds of criteria (method, section 3).
+    """
+
+    lenient: frozenset[str]
+    systematic: float
+    random: float
+    seed: int = 0
+
+    @classmethod
+    def fit(
+        cls,
+        agreement: float,
+        reference: Iterable[tuple[str, str]],
+        seed: int = 0,
+        lenient: Iterable[str] | None = None,
+    ) -> "Judge":
+        """Judge whose agreement on ``reference``, (kind, truth) pairs, is ``agreement`` expected.
+
+        Half of the errors are systematic. Kit's decision: the lenient kinds are those most often
+        not met, as few as keep the systematic rate at 0.4 or less. KitError if they cannot.
+        """
+        reference = list(reference)
+        if not reference:
+            raise KitError("the judge needs reference verdicts to be calibrated on: none given")
+        half = (1 - agreement) / 2
+        failed = Counter(kind for kind, truth in reference if truth == "not_met")
+        if lenient is None:
+            lenient, covered = [], 0
+            for kind, count in sorted(failed.items(), key=lambda item: (-item[1], item[0])):
+                if half * len(reference) <= LENIENT_AT_MOST * covered:
+                    break
+                lenient.append(kind)
+                covered += count
+        lenient = frozenset(lenient)
+        share = sum(failed[kind] for kind in lenient) / len(reference)
+        if half > share:
+            raise KitError(
+                f"judge agreement {agreement}: kinds {sorted(lenient)} are not met in only "
+                f"{share:.1%} of verdicts, too few for half of the errors; name more lenient kinds"
+            )
+        systematic = half / share if share else 0.0
+        return cls(lenient, systematic, half / (1 - share) if share < 1 else 0.0, seed)
+
+    def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
+        draw = uniform(self.seed, "judge", candidate_id, criterion_id)
+        wrong = _wrong(truth, uniform(self.seed, "judge side", candidate_id, criterion_id))
+        lets_pass = kind in self.lenient and truth == "not_met"
+        return wrong if draw < (self.systematic if lets_pass else self.random) else truth
+
+
+@dataclass(frozen=True)
+class Physician:
+    """Agrees with the truth at rate ``agreement``, in verdicts and in grades, errs at random."""
+
+    name: str
+    agreement: float
+    seed: int = 0
+
+    def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
+        wrong = _wrong(truth, uniform(self.seed, self.name, "side", candidate_id, criterion_id))
+        agrees = uniform(self.seed, self.name, candidate_id, criterion_id) < self.agreement
+        return truth if agrees else wrong
+
+    def grade(self, a_id: str, b_id: str, truth: int) -> int:
+        """Grade -2..2 of answer a against b, one level off where wrong.
+
+        Free of position bias: grade(b, a, -truth) is -grade(a, b, truth).
+        """
+        if a_id > b_id:
+            return -self.grade(b_id, a_id, -truth)
+        if uniform(self.seed, self.name, "grade", a_id, b_id) < self.agreement:
+            return truth
+        step = 1 if uniform(self.seed, self.name, "grade side", a_id, b_id) < 0.5 else -1
+        return truth - step if abs(truth + step) > TOP_GRADE else truth + step
+
+
+@dataclass(frozen=True)
+class Adjudicator:
+    """Settles where two physicians differ, and errs at rate ``error`` there; sees both answers."""
+
+    error: float = 0.02
+    seed: int = 0
+
+    def settle(self, key: tuple[str, ...], first, second, truth):
+        """The common answer if there is one; else the truth, or seldom a wrong one of the two."""
+        if first == second:
+            return first
+        wrong = [answer for answer in (first, second) if answer != truth]
+        draw = uniform(self.seed, "adjudicator", *sorted(key))
+        return wrong[int(draw / self.error * len(wrong))] if draw < self.error else truth
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Two physicians who do not see each other, and the adjudicator."""
+
+    physicians: tuple[Physician, Physician]
+    adjudicator: Adjudicator
+
+
+def panel(agreement: float, seed: int = 0, error: float = 0.02) -> Panel:
+    """The panel of a bench: each physician at ``agreement`` with the truth (an input)."""
+    first, second = (Physician(f"physician_{n}", agreement, seed) for n in (1, 2))
+    return Panel((first, second), Adjudicator(error, seed))

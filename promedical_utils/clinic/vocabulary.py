@@ -1,0 +1,26 @@
+"""The clinic's words, sentence forms, criteria, messages and habits, read from its data files."""
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).parent / "data"
+
+
+@cache
+def read(name: str) -> dict:
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def values(kind: str) -> tuple[str, ...]:
+    """All values of a type, as text: ``drug``, ``units``, ``days``, ``sign``, ``problem``, ..."""
+    words = read("vocabulary")
+    return tuple(map(str, words["problems"] if kind == "problem" else words["types"][kind]))
+
+
+def single_tokens() -> list[str]:
+    """Every value that a model must copy, and so must be one token."""
+    words = read("vocabulary")
+    listed = [str(v) for kind in words["types"].values() for v in kind]
+    return list(dict.fromkeys([*listed, *words["problems"], *words["specialties"]]))

@@ -1,0 +1,199 @@
+"""Patients, their messages and leaflets, and the gold rubric of each instruction.
+
+Every fact of a leaflet is drawn afresh for every patient, so a model must read it and cannot have
+memorised it.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from promedical_utils.clinic import generators, grammar
+from promedical_utils.clinic.vocabulary import read, values
+from promedical_utils.records import SPLITS, Criterion, Instruction, Message, Rubric, SplitRow
+from promedical_utils.workspace import KitError, short_hash
+
+# conditions by split, in the order of SPLITS; the splits share no condition
+SHARES = (0.62, 0.08, 0.06, 0.18, 0.06)
+EXTRAS = ("effect", "food", "storage", "bring", "activity")
+CORE_LINES = ("first", "avoid", "other", "limit", "danger", "mild", "review")
+# what is asked of nearly every answer; the rest of a rubric is drawn
+ALWAYS = ("first_choice", "avoid_drug", "dose_limit", "danger_delay")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient: the condition, and the facts that the leaflet states."""
+
+    id: str
+    organ: str
+    problem: str
+    category: str
+    facts: dict[str, str]
+    extras: tuple[str, ...]
+    wording_seed: int
+
+    @property
+    def condition(self) -> str:
+        return f"{self.organ} {self.problem}"
+
+
+def draw_patient(rng: random.Random, number: int, seed: int, condition: tuple[str, str]) -> Patient:
+    organ, problem = condition
+    pick = lambda kind, n: rng.sample(values(kind), n)  # noqa: E731
+    first, avoid, other = pick("drug", 3)
+    danger, mild = pick("sign", 2)
+    facts = dict(first=first, avoid=avoid, other=other, danger=danger, mild=mild)
+    # the largest doses and the longest waits are kept free, so that both can be exceeded
+    facts["limit"] = rng.choice(values("units")[1:-3])
+    facts["limit_other"] = rng.choice([v for v in values("units") if v != facts["limit"]])
+    facts["review"] = rng.choice(values("days")[1:-2])
+    pairs = [("target", "target_not", "target"), ("food", "food_not", "food"),
+             ("place", "place_not", "place"), ("item", "item_not", "item"),
+             ("allowed", "forbidden", "activity")]  # fmt: skip
+    for name, opposite, kind in pairs:
+        facts[name], facts[opposite] = pick(kind, 2)
+    return Patient(
+        id=f"p{seed}-{number:05d}",
+        organ=organ,
+        problem=problem,
+        category=rng.choice(read("vocabulary")["categories"]),
+        facts=facts,
+        extras=tuple(e for e in EXTRAS if rng.random() < (0.8 if e == "effect" else 0.6)),
+        wording_seed=rng.randrange(2**31),
+    )
+
+
+def leaflet_lines(patient: Patient, rng: random.Random) -> list[str]:
+    """The leaflet's lines, shuffled: the core facts, the patient's extras, a distractor."""
+    forms = read("messages")["leaflet"]
+    names = [*CORE_LINES, *patient.extras] + (["limit_other"] if rng.random() < 0.5 else [])
+    rng.shuffle(names)
+    return [rng.choice(forms[name]).format(**patient.facts) for name in names]
+
+
+def messages(patient: Patient) -> list[Message]:
+    """The patient's message, single- or multi-turn, in one of four registers."""
+    rng, texts = random.Random(patient.wording_seed), read("messages")
+    register = rng.choice(sorted(texts["openings"]))
+    opening = rng.choice(texts["openings"][register]).format(
+        organ=patient.organ, problem=patient.problem, weeks=rng.choice(values("days"))
+    )
+    question = rng.choice(texts["questions"][patient.category])
+    leaflet = "Leaflet: " + " ".join(leaflet_lines(patient, rng))
+    if rng.random() < 0.35:
+        turns = [f"{opening} {question}", rng.choice(texts["asks"]), leaflet]
+    else:
+        turns = [f"{opening} {leaflet} {question}"]
+    return [Message(role=("user", "assistant")[i % 2], content=t) for i, t in enumerate(turns)]
+
+
+def rubric(patient: Patient, instruction_id: str, unseen: bool, round_: int = 0) -> Rubric:
+    """The gold rubric: 5 to 12 criteria; ``unseen`` adds the kinds that training never shows."""
+    rng, kinds = random.Random(patient.wording_seed + 1), read("criteria")
+    possible = {
+        kind: spec
+        for kind, spec in kinds.items()
+        if spec.get("needs") in (None, *patient.extras) and (unseen or not spec.get("unseen"))
+    }
+    rest = [kind for kind, spec in possible.items() if kind not in ALWAYS and not spec.get("unseen")]
+    drawn = rng.sample(rest, max(1, sum(rng.random() < 0.62 for _ in rest)))
+    chosen = [*ALWAYS, *(kind for kind, spec in possible.items() if spec.get("unseen")), *drawn][:12]
+    rng.shuffle(chosen)
+    weights = {k: kinds[k]["weight"][patient.category] for k in chosen if "weight" in kinds[k]}
+    return Rubric(
+        instruction_id=instruction_id,
+        status="gold",
+        round=round_,
+        criteria=[
+            Criterion(
+                id=f"{instruction_id}-{kind}",
+                dimension=kinds[kind]["dimension"],
+                text=rng.choice(kinds[kind]["forms"]).format(**patient.facts),
+                weight=weights.get(kind, 0) / sum(weights.values()),
+                kind=kind,
+            )
+            for kind in chosen
+        ],
+    )
+
+
+@dataclass
+class World:
+    """The clinic of one seed: instructions, splits, gold rubrics, and who is behind them."""
+
+    seed: int
+    instructions: list[Instruction] = field(default_factory=list)
+    splits: list[SplitRow] = field(default_factory=list)
+    rubrics: list[Rubric] = field(default_factory=list)
+    patients: dict[str, Patient] = field(default_factory=dict)
+
+    @cached_property
+    def rubric_of(self) -> dict[str, Rubric]:
+        return {r.instruction_id: r for r in self.rubrics}
+
+    def ids(self, split: str) -> list[str]:
+        return [row.instruction_id for row in self.splits if row.split == split]
+
+    def gold(self, instruction_id: str, text: str) -> dict[str, str]:
+        """True verdicts of any text as an answer to an instruction, by the gold rubric."""
+        return grammar.gold(self.rubric_of[instruction_id].criteria, text)
+
+    def answer(self, instruction_id: str, generator: str) -> str:
+        """The answer of one of the three generators: a pure function of the seed and its name."""
+        rng = random.Random(short_hash("answer", self.seed, instruction_id, generator))
+        return generators.write(self.patients[instruction_id], generator, rng)
+
+
+def conditions() -> list[tuple[str, str]]:
+    words = read("vocabulary")
+    return [(organ, problem) for organ in words["specialties"] for problem in words["problems"]]
+
+
+def build(profile, sizes: Sequence[int] | None = None) -> World:
+    """The clinic at the profile's seed and sizes; the same arguments give the same world.
+
+    Splits are disjoint in condition, patient and wording seed. Raises KitError when a split has
+    more categories of wording seeds than can be told apart, i.e. when a seed repeats.
+    """
+    seed = profile.seed
+    rng = random.Random(f"clinic-{seed}")
+    sizes = sizes or (
+        profile.train_instructions, profile.calibration_instructions,
+        profile.checkpoint_instructions, profile.bench_samples * 5 // 4 + 8,
+        profile.external_instructions,
+    )  # fmt: skip
+    pool = conditions()
+    rng.shuffle(pool)
+    world, start, number, seen = World(seed), 0, 0, set()
+    specialties = read("vocabulary")["specialties"]
+    for split, share, size in zip(SPLITS, SHARES, sizes, strict=True):
+        part = pool[start : start + round(share * len(pool))]
+        start += len(part)
+        for index in range(size):
+            patient = draw_patient(rng, number, seed, part[index % len(part)])
+            if patient.wording_seed in seen:
+                raise KitError(f"wording seed of patient {patient.id} repeats: choose another seed")
+            seen.add(patient.wording_seed)
+            number += 1
+            id_ = f"i{seed}-{number:05d}"
+            world.patients[id_] = patient
+            world.instructions.append(
+                Instruction(
+                    id=id_,
+                    category=patient.category,
+                    specialty=specialties[patient.organ],
+                    messages=messages(patient),
+                    source="embedded clinic (invented)",
+                    difficulty=rng.randint(5, 9),
+                )
+            )
+            world.rubrics.append(rubric(patient, id_, unseen=split in ("bench", "external")))
+            world.splits.append(
+                SplitRow(
+                    instruction_id=id_, split=split, condition=patient.condition,
+                    patient=patient.id, wording_seed=patient.wording_seed,
+                )  # fmt: skip
+            )
+    return world

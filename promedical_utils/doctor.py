@@ -1,0 +1,106 @@
+"""What this machine has and what a profile will need of it; a report, nothing is changed."""
+
+import os
+import platform
+import shutil
+from importlib import metadata
+
+import psutil
+
+from promedical_utils import runs
+from promedical_utils.sources import cards
+from promedical_utils.workspace import project_root, shown
+
+KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
+DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
+
+
+def report(name: str) -> str:
+    """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
+    profile = runs.profile_for(name)
+    blocks = {
+        "machine": machine(profile),
+        "packages": packages(),
+        "data": data(),
+        "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in KEYS],
+        f"profile {name}": needs(profile),
+    }
+    return "\n".join(
+        f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in blocks.items()
+    )
+
+
+def machine(profile) -> list[str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    disk = shutil.disk_usage(project_root()).free / 2**30
+    return [
+        f"Python {platform.python_version()}, {cores} cores",
+        f"memory: {memory:.1f} GiB, {_judged(memory, profile.memory_gib)}",
+        f"free disk: {disk:.0f} GiB, {_judged(disk, DISK_GIB)}",
+        f"GPU: {gpu()}",
+    ]
+
+
+def gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"none seen by torch {torch.__version__} (PROFILE=cpu and BASE=small need none)"
+    seen = torch.cuda.get_device_properties(0)
+    precision = (
+        "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16, no bf16"
+    )
+    return f"{seen.name}, {seen.total_memory / 2**30:.0f} GiB, {precision}"
+
+
+def packages() -> list[str]:
+    """Installed versions against the lock; a local tag such as ``+cpu`` is no difference."""
+    lock = (project_root() / "requirements.lock").read_text(encoding="utf-8").split()
+    found = {
+        d.metadata["Name"].lower().replace("_", "-"): d.version for d in metadata.distributions()
+    }
+    wrong = []
+    for line in lock:
+        package, _, version = line.partition("==")
+        here = found.get(package.lower().replace("_", "-"), "missing")
+        if here.partition("+")[0] != version:
+            wrong.append(f"{package}: {here}, the lock says {version}")
+    if wrong:
+        return [*wrong, "to mend: make clean, then the command again"]
+    return [f"all {len(lock)} as in requirements.lock"]
+
+
+def data() -> list[str]:
+    """The public sets of profile real; the other profiles use the clinic in the package."""
+    folder = os.environ.get(cards.VARIABLE)
+    states = {
+        True: "found, as on its card",
+        False: "found, other bytes than its card's",
+        None: "not found",
+    }
+    lines = [f"{cards.VARIABLE}: {folder or 'not set; PROFILE=real downloads what it reads'}"]
+    for key, card in cards.CARDS.items() if folder else ():
+        lines.append(f"{card.name} ({card.file}): {states[cards.as_first_read(key)]}")
+    return lines
+
+
+def needs(profile) -> list[str]:
+    """Time and memory of each notebook: of the last run here, else of the published one."""
+    local = runs.timings(project_root() / "runs" / profile.name)
+    reference = project_root() / "papers_figures" / profile.name
+    published = runs.timings(reference)
+    length = runs.span(60 * profile.minutes)
+    lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
+    for name in profile.notebooks:
+        known, where = (local, "last run here") if name in local else (published, shown(reference))
+        if name in known:
+            row = known[name]
+            lines.append(f"{name}: {runs.span(row['seconds'])}, {row['peak_gib']} GiB ({where})")
+        else:
+            lines.append(f"{name}: not measured yet, part of the estimate above")
+    return lines
+
+
+def _judged(here: float, needed: float) -> str:
+    return f"{needed:g} needed: {'enough' if here >= needed else 'TOO LITTLE'}"

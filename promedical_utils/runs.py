@@ -1,0 +1,348 @@
+"""One run of the kit: its profile and overrides, its notebooks in order, each through papermill.
+
+Snakemake decides what runs; this module says what a notebook depends on (``fingerprint``), runs
+one (``execute``), and starts the graph (``reproduce``).
+"""
+
+import ast
+import fcntl
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from promedical_utils import profiles, workspace
+from promedical_utils.workspace import NOTEBOOKS, KitError, project_root, run_folder, shown
+
+PACKAGE = Path(__file__).parent
+OVERRIDES = "PROMEDICAL_SET"  # "key=value key=value" over the profile, for every notebook of a run
+CHAINED = "stages"  # the module with one function a notebook, so each depends on its own alone
+# Reached by every notebook, and no result hangs on them: of profiles the values count, not the code
+NEUTRAL = {f"{PACKAGE.name}.runs", f"{PACKAGE.name}.profiles"}
+# What each notebook must have written; relative to the run folder. A missing one reruns it.
+OUTPUTS = {
+    "00_start_here": ("manifest.json", "base_report.json"),
+    "01_rubrics": ("data/instructions.parquet", "data/rubrics.parquet", "data/splits.parquet"),
+    "02_preference_pairs": tuple(f"data/{x}.parquet" for x in ("candidates", "verdicts", "pairs")),
+    "03_reward_model": ("reward/heldout.parquet", "reward/calibration.json", "reward/report.json"),
+    "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
+    "05_grpo_with_veto": ("policy/curve.csv", "policy/evaluation.parquet", "policy/report.json"),
+    "07_paper_tables": ("paper/claims.json", "paper/claims.md"),
+}
+
+
+def overrides(text: str | None = None) -> dict:
+    """``"seed=11 base_model=small"`` as a dict of YAML values (default: the environment's)."""
+    values = {}
+    for part in (os.environ.get(OVERRIDES, "") if text is None else text).split():
+        key, equals, value = part.partition("=")
+        if not equals or key == "name":
+            raise KitError(f'override {part!r}: write SET="key=value ...", keys of the profile')
+        values[key] = yaml.safe_load(value)
+        if isinstance(values[key], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", values[key]):
+            values[key] = float(values[key])  # 1e-3, which YAML 1.1 takes for a word
+    return values
+
+
+def profile_for(name: str, seed: int = -1, base: str = "") -> profiles.Profile:
+    """Profile ``name`` with the run's overrides; ``seed`` >= 0 and ``base`` go over those."""
+    over = ({"seed": seed} if seed >= 0 else {}) | ({"base_model": base} if base else {})
+    return profiles.load(name, **(overrides() | over))
+
+
+def notebooks(profile: profiles.Profile) -> list[str]:
+    """The profile's notebooks in the kit's order; KitError for an unknown or a missing one."""
+    for name in set(profile.notebooks) - set(NOTEBOOKS):
+        raise KitError(f"profile {profile.name}: no notebook {name!r}; know {', '.join(NOTEBOOKS)}")
+    return [name for name in NOTEBOOKS if name in profile.notebooks and source(name)]
+
+
+def source(notebook: str) -> Path:
+    path = project_root() / "notebooks" / f"{notebook}.ipynb"
+    if not path.exists():
+        raise KitError(f"no notebooks/{notebook}.ipynb: restore it (git checkout notebooks)")
+    return path
+
+
+# --- what a notebook depends on ---------------------------------------------------------------
+
+
+def fingerprint(notebook: str, profile: profiles.Profile) -> str:
+    """Hash of all that decides a notebook's result: its cells, the code they reach, settings, lock.
+
+    Of content, not of time: a fresh clone has new times throughout, and a touched file or a
+    rewritten comment is no reason to train again. A module counts if the cells import it, however
+    far down; of ``stages`` only the functions they use, so that a new table colour trains nothing.
+    """
+    cells = json.loads(source(notebook).read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    code = "\n".join(text for cell, text in zip(cells, texts) if cell["cell_type"] == "code")
+    try:
+        tree = ast.parse(re.sub(r"^[%!].*", "", code, flags=re.MULTILINE))
+    except SyntaxError as error:
+        raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    reached, queue = {name: "" for name in NEUTRAL}, _imports(tree) - NEUTRAL
+    while queue:
+        name = queue.pop()
+        module = _module(name)
+        if name == f"{PACKAGE.name}.{CHAINED}":
+            module = _only(module, used)
+        elif name == f"{PACKAGE.name}.tables":
+            reached["values"] = _contents(project_root() / "papers_figures" / "paper_values")
+        reached[name] = ast.dump(module)
+        queue |= _imports(module) - reached.keys()
+    settings = profile.model_dump_json(
+        exclude={"description", "minutes", "memory_gib", "notebooks"}
+    )
+    return workspace.short_hash(*texts, *sorted(reached.items()), settings, _contents(PACKAGE))
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    """Dotted names of the kit's modules imported anywhere in ``tree``, packages above included."""
+    names = set()
+    for node in ast.walk(tree):
+        base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            parts = (base + alias.name).split(".")
+            names |= {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return {name for name in names if name.startswith(PACKAGE.name) and _path(name).exists()}
+
+
+def _path(name: str) -> Path:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _module(name: str) -> ast.Module:
+    """Syntax tree of a module without docstrings; comments and layout are not in a tree anyway."""
+    tree = ast.parse(_path(name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            node.body = node.body[bool(ast.get_docstring(node)) :]
+    return tree
+
+
+def _only(tree: ast.Module, used: set[str]) -> ast.Module:
+    """``tree`` without the top-level functions that ``used`` neither names nor leads to."""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    kept = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
+    queue = used | {n.id for node in kept for n in ast.walk(node) if isinstance(n, ast.Name)}
+    while found := sorted(queue & functions.keys()):
+        kept += [functions.pop(name) for name in found]
+        queue = {n.id for node in kept for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return ast.Module(sorted(kept, key=lambda node: node.lineno), [])
+
+
+@cache
+def _contents(folder: Path) -> str:
+    """Hash of vocabulary, prompts, lists or reported values, and of the pinned versions."""
+    files = [path for path in sorted(folder.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
+    files = [path for path in files if path.parent.name not in ("profiles", "studies")]
+    files.append(project_root() / "requirements.lock")
+    return workspace.short_hash(*(path.name + workspace.sha256(path) for path in files))
+
+
+# --- one notebook -----------------------------------------------------------------------------
+
+
+def environment(profile: profiles.Profile) -> dict[str, str]:
+    """Environment of a kernel: quiet, repeatable, one GPU, and offline where nothing is fetched."""
+    values = {
+        "PYTHONHASHSEED": "0",
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel before the home folder's
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    # TRL refuses several visible GPUs in one process
+    values["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    local = profile.data == "clinic" or os.environ.get("PROMEDICAL_DATA_DIR")
+    if local and profile.base_model == "small":
+        values["HF_HUB_OFFLINE"] = "1"
+    return values
+
+
+def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> Path:
+    """Run one notebook into ``<run>/notebooks/``, its seconds and memory into ``timings.json``.
+
+    ``parameters`` go over ``profile``, ``run_dir`` and ``seed``. Raises KitError for an unknown
+    one, and for a failed cell with notebook, cell and error; the copy so far is kept beside the
+    place of the whole one as ``<notebook>.failed.ipynb``.
+    """
+    run, origin = run_folder(profile, run_dir), str(source(notebook))
+    place = run / "notebooks" / f"{notebook}.ipynb"
+    failed = place.with_suffix(".failed.ipynb")
+    os.environ.update(environment(profile_for(profile)))  # kernels inherit it
+
+    import papermill  # late: takes a second, and doctor and publish do without
+
+    values = {"profile": profile, "run_dir": run_dir, "seed": -1} | (parameters or {})
+    known = papermill.inspect_notebook(origin)
+    for key in values:
+        if key not in known:  # papermill only warns
+            raise KitError(f"{notebook} has no parameter {key!r}: it takes {', '.join(known)}")
+    started = time.monotonic()
+    with workspace.replacing(place) as temporary:
+        try:
+            options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
+            papermill.execute_notebook(origin, str(temporary), values, **options)
+        except Exception as error:  # of any kind: whatever stopped it, its copy stays
+            shutil.copyfile(temporary, failed)
+            raise KitError(f"{notebook}, {_failure(error, failed)} ({shown(failed)})") from error
+        _clean(temporary)
+    failed.unlink(missing_ok=True)
+    seconds = time.monotonic() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB on Linux, bytes on macOS
+    peak /= 2**30 if sys.platform == "darwin" else 2**20
+    row = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
+    workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
+    return place
+
+
+def timings(run: Path) -> dict:
+    path = run / "timings.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _failure(error: Exception, copy: Path) -> str:
+    """``cell 7: KitError: text``, the number being the one in the executed copy's brackets."""
+    if hasattr(error, "ename"):
+        text = (error.evalue or "").strip().splitlines() or ["no message"]
+        return f"cell {error.exec_count}: {error.ename}: {text[0]}"
+    try:  # the kernel itself went: the cell is the last one that papermill started
+        cells = [c for c in json.loads(copy.read_text())["cells"] if c["cell_type"] == "code"]
+        cell = sum(bool(c["metadata"].get("papermill", {}).get("start_time")) for c in cells)
+    except ValueError:
+        cell = 0
+    text = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"cell {cell}: {type(error).__name__}: {text} (out of memory? see make doctor)"
+
+
+def _clean(path: Path) -> None:
+    """Take papermill's times and paths out of a copy: it is compared, and committed."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    notebook["metadata"].pop("papermill", None)
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# --- the whole run ----------------------------------------------------------------------------
+
+
+def step(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> None:
+    """``execute`` with a line of progress: which notebook, of how many, how long, since when."""
+    names = notebooks(profile_for(profile))
+    number = names.index(notebook) + 1 if notebook in names else 0
+    start = time.time()
+    print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
+    try:
+        execute(notebook, profile, run_dir, parameters)
+    except KitError:
+        print(f"failed after {span(time.time() - start)}", flush=True)
+        raise
+    since = float(os.environ.get("PROMEDICAL_STARTED", start))
+    print(f"{span(time.time() - start)}, {span(time.time() - since)} elapsed", flush=True)
+
+
+def span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )
+
+
+def reproduce(name: str, run_dir: str = "") -> None:
+    """Bring a run up to date through Snakemake; KitError, the failed notebook's line, if it cannot.
+
+    The profile is validated whole before anything runs. Snakemake's own log goes to
+    ``<run>/snakemake.log``.
+    """
+    profile = profile_for(name)
+    names = notebooks(profile)
+    for notebook in names:
+        fingerprint(notebook, profile)
+    root, run = project_root(), run_folder(name, run_dir)
+    needs = f"about {span(60 * profile.minutes)}, {profile.memory_gib:g} GiB"
+    print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
+    before, line, log = timings(run), run / "failure.txt", run / "snakemake.log"
+    command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")
+    variables = os.environ | {"PROMEDICAL_PYTHON": sys.executable}
+    variables["PROMEDICAL_STARTED"] = str(time.time())
+    with _alone(root) as lock, open(log, "w") as messages:
+        line.unlink(missing_ok=True)
+        child = subprocess.Popen(command, cwd=root, env=variables, stderr=messages, pass_fds=[lock])
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            raise KitError("stopped; the same command goes on from here") from None
+    if code and line.exists():
+        raise KitError(line.read_text().strip())
+    if code:
+        raise KitError(f"{log.read_text().strip()}\nsnakemake failed, see {shown(log)}")
+    done = "up to date" if timings(run) != before else "up to date, nothing to do"
+    print(f"{shown(run)} is {done}")
+
+
+def _snakemake(name: str, run_dir: str, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--nolock", *options]
+    return [*command, "--config", f"profile={name}", f"run={run_dir or f'runs/{name}'}"]
+
+
+def pending(name: str, run_dir: str = "") -> list[str]:
+    """Notebooks that Snakemake would run now: missing, failed, or of other code or settings."""
+    command = _snakemake(name, run_dir, "--dry-run")
+    out, both = subprocess.PIPE, subprocess.STDOUT
+    answer = subprocess.run(command, cwd=project_root(), stdout=out, stderr=both, text=True)
+    if answer.returncode:
+        raise KitError(f"snakemake --dry-run failed: {answer.stdout.strip()}")
+    return re.findall(r"^rule notebook_(\w+):", answer.stdout, re.MULTILINE)
+
+
+@contextmanager
+def _alone(root: Path):
+    """Hold this checkout's lock; the system drops it with the last process, however that ends.
+
+    Snakemake's own lock outlives a killed run and then asks for --unlock, hence --nolock there.
+    """
+    with open(root / "runs" / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise KitError("another run is going on in this checkout: wait or stop it") from None
+        yield handle.fileno()
+
+
+def study(name: str) -> None:
+    """Run every run of ``studies/<name>.yaml``; those that are up to date cost seconds."""
+    folder = PACKAGE / "studies"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise KitError(
+            f"unknown study {name!r}: choose one of {', '.join(known)} (make study STUDY=...)"
+        )
+    plan = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    for run, settings in plan["runs"].items():
+        os.environ[OVERRIDES] = settings
+        reproduce(plan["profile"], f"runs/studies/{name}/{run}")

@@ -1,0 +1,204 @@
+"""Source cards and reading: from the folder PROMEDICAL_DATA_DIR when it is set, else the network.
+
+Rows are validated before anything is made of them, so one broken row is one line that names file,
+row and field and never quotes the row.
+"""
+
+import gzip
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, Field
+
+from promedical_utils.records import Message, validated
+from promedical_utils.workspace import KitError, sha256
+
+VARIABLE = "PROMEDICAL_DATA_DIR"
+Text = Annotated[str, Field(pattern=r"\S")]
+
+
+class KqaQuestion(BaseModel):
+    Question: Text
+    Free_form_answer: Text
+    Must_have: list[str] = Field(min_length=1)
+    Nice_to_have: list[str]
+    ICD_10_diag: str | None = None
+
+
+class KqaLabel(BaseModel):
+    question: Text
+    model: Text
+    answer: Text
+    criterion: Text
+    category: Literal["Must_have", "Nice_to_have"]
+    labels: list[Literal["Entailment", "Neutral", "Contradiction"]] = Field(
+        min_length=3, max_length=3
+    )
+
+
+class MediqaAnswer(BaseModel):
+    aid: Text
+    score: int = Field(ge=1, le=4)
+    text: Text
+
+
+class MediqaQuestion(BaseModel):
+    split: Literal["train_liveqa", "train_alexa", "val", "test"]
+    qid: Text
+    question: Text
+    answers: list[MediqaAnswer] = Field(min_length=1)
+
+
+class Point(BaseModel):
+    criterion: Text
+    points: float = Field(ge=-10, le=10)
+
+
+class GradedPoint(Point):
+    met: bool
+
+
+class HealthRubric(BaseModel):
+    prompt_id: Text
+    rubrics: list[Point] = Field(min_length=1)
+
+
+class HealthGraded(BaseModel):
+    source: Text
+    prompt_id: Text
+    prompt: list[Message] = Field(min_length=1)
+    response: Text
+    criteria: list[GradedPoint] = Field(min_length=1)
+
+
+ROWS = {
+    "kqa_questions": KqaQuestion,
+    "kqa_labels": KqaLabel,
+    "mediqa": MediqaQuestion,
+    "healthbench_rubrics": HealthRubric,
+    "healthbench_graded": HealthGraded,
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a file comes from and what it holds; see ``cards.yaml`` for what the fields mean."""
+
+    name: str
+    file: str
+    fields: list[str]
+    licence: str
+    revision: str
+    sha256: str
+    rows: int
+    note: str
+    hub: str = ""
+    config: str = ""
+    hub_file: str = ""
+    address: str = ""
+
+
+CARDS = {
+    key: Card(**values, fields=list(ROWS[key].model_fields))
+    for key, values in yaml.safe_load(
+        (Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8")
+    ).items()
+}
+
+
+def reachable(key: str) -> bool:
+    """Whether a place to read source ``key`` from is known (nothing is fetched)."""
+    return bool(os.environ.get(VARIABLE) or CARDS[key].hub or CARDS[key].address)
+
+
+def read(key: str) -> list[BaseModel]:
+    """All rows of source ``key``, validated; KitError names the file, or file, row and field."""
+    card = CARDS[key]
+    rows = _local(card) if os.environ.get(VARIABLE) else _remote(key, card)
+    return validated(rows, ROWS[key], card.file)
+
+
+def as_first_read(key: str) -> bool | None:
+    """Whether the local file is byte for byte that of the card; None without a local file."""
+    path = Path(os.environ.get(VARIABLE, "")) / CARDS[key].file
+    return sha256(path) == CARDS[key].sha256 if path.is_file() else None
+
+
+def _local(card: Card) -> list[dict]:
+    path = Path(os.environ[VARIABLE]) / card.file
+    if not path.is_file():
+        raise KitError(
+            f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
+            f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
+        )
+    try:
+        return _parsed(gzip.decompress(path.read_bytes()).decode("utf-8"), card.file)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        what = type(error).__name__
+        raise KitError(f"{card.file} is not gzipped text ({what}): fetch it again") from None
+
+
+def _parsed(text: str, where: str) -> list[dict]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise KitError(
+                f"{where}, row {number}, field record: not JSON ({error.msg}); mend or remove it"
+            ) from None
+    return rows
+
+
+def _remote(key: str, card: Card) -> list[dict]:
+    where = card.hub or card.address
+    if not where:
+        raise KitError(f"{card.name}: on no hub; set {VARIABLE} to a folder that holds {card.file}")
+    try:
+        import datasets
+        import huggingface_hub
+
+        if card.hub_file:
+            path = huggingface_hub.hf_hub_download(
+                card.hub, card.hub_file, repo_type="dataset", revision=card.revision
+            )
+            return _parsed(Path(path).read_text(encoding="utf-8"), card.file)
+        if card.hub:
+            splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
+            return [_mediqa(row["QUESTION"], name) for name in splits for row in splits[name]]
+        kind = "csv" if card.address.endswith(".csv") else "json"
+        rows = datasets.load_dataset(kind, data_files=card.address, split="train")
+        return [_label(row) if key == "kqa_labels" else row for row in rows]
+    except KitError:
+        raise
+    except Exception as error:  # what networks and hub clients raise has no common type
+        raise KitError(
+            f"cannot fetch {card.name} from {where} ({type(error).__name__}): mend the network, or "
+            f"download it and set {VARIABLE} to the folder that holds {card.file}"
+        ) from None
+
+
+def _label(row: dict) -> dict:
+    names = {"question": "Question", "model": "llm_x", "answer": "answer", "criterion": "claim"}
+    return {
+        **{ours: row[theirs] for ours, theirs in names.items()},
+        "category": row["category_x"],
+        "labels": [row[f"label_{number}"] for number in range(3)],
+    }
+
+
+def _mediqa(question: dict, split: str) -> dict:
+    names = {"aid": "AID", "score": "ReferenceScore", "text": "AnswerText"}
+    return {
+        "split": {"train_live_qa_med": "train_liveqa", "validation": "val"}.get(split, split),
+        "qid": question["QID"],
+        "question": question["QuestionText"],
+        "answers": [
+            {ours: entry["Answer"][theirs] for ours, theirs in names.items()}
+            for entry in question["AnswerList"]
+        ],
+    }

@@ -1,0 +1,559 @@
+"""One function a notebook: each reads what the notebooks before it wrote and writes its own files.
+
+A notebook calls its stage and then shows what came out; ``python -m promedical_utils notebook``
+and a study call the very same functions.
+"""
+
+import platform
+import random
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from promedical_utils import records
+from promedical_utils.profiles import Profile
+from promedical_utils.records import (
+    Candidate, CriterionPair, Instruction, Rubric, SplitRow, Verdict,
+)  # fmt: skip
+from promedical_utils.workspace import KitError, need, read_json, run_folder, short_hash, shown, write_json
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
+RMS = {  # name -> view, labels, full fine-tuning
+    "criterion": ("criterion", "judge", False),
+    "scalar_overall": ("overall", "judge", False),
+    "scalar_blind": ("blind", "judge", False),
+    "criterion_clean": ("criterion", "truth", True),
+}
+POLICY_PATIENTS = 200  # held-out bench patients on whom policies are compared
+
+
+def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
+    """The validated profile and the run's folder: the first call of every notebook."""
+    from promedical_utils import runs
+
+    return runs.profile_for(profile, seed), run_folder(profile, run_dir)
+
+
+def banner(profile: Profile) -> str:
+    """What must be said wherever this run's numbers are shown."""
+    lines = [f"profile {profile.name}, seed {profile.seed}: {profile.description}"]
+    if profile.data == "clinic":
+        lines.append("The clinic is invented: no drug, dose or rule in it is medical knowledge.")
+    if profile.name == "smoke":
+        lines.append("SMOKE RUN: its numbers are no results; they only show that every part runs.")
+    return "\n".join(lines)
+
+
+def world(profile: Profile):
+    from promedical_utils import clinic
+
+    return clinic.build(profile)
+
+
+# ---------------------------------------------------------------- 00 base model
+
+
+def base_path(profile: Profile, run: Path):
+    """Folder of the kit's own base, or the profile's hub id (or folder) as it stands."""
+    return need(run / "base", "00_start_here") if profile.base_model == "small" else profile.base_model
+
+
+def manifest(profile: Profile, run: Path) -> dict:
+    """What this run is: settings, packages, machine kind. No paths, no dates."""
+    content = {
+        "profile": profile.model_dump(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
+    write_json(run / "manifest.json", content)
+    return content
+
+
+def base(profile: Profile, run: Path) -> dict:
+    """Train the small base, or name the hub's; writes base/ and base_report.json.
+
+    In the clinic the report has the copy rate of every leaflet fact on held-out patients.
+    """
+    from promedical_utils import base_model
+
+    start = time.perf_counter()
+    if profile.base_model != "small":
+        report = {"base": profile.base_model, "trained_here": False, "copy_rates": {}}
+    else:
+        train = _clinic_base if profile.data == "clinic" else _real_base
+        model, tokenizer, report = train(profile, run)
+        base_model.save(model, tokenizer, run / "base")
+        report |= {
+            "base": "small", "trained_here": True, "vocabulary": len(tokenizer),
+            "parameters": model.num_parameters(),
+        }  # fmt: skip
+    rates = report["copy_rates"]
+    report["cannot_copy"] = sorted(fact for fact, rate in rates.items() if rate < 0.5)
+    write_json(run / "base_report.json", report | {"stage_seconds": round(time.perf_counter() - start, 1)})
+    return report
+
+
+def _clinic_base(profile: Profile, run: Path):
+    from promedical_utils import base_model
+    from promedical_utils.clinic import generators, lessons, vocabulary
+
+    w = world(profile)
+    ids = w.ids("train")
+    texts = [m.content for i in w.instructions if i.id in set(ids) for m in i.messages]
+    texts += [w.answer(i, name) for i in ids for name in generators.NAMES]
+    texts += [c.text for i in ids for c in w.rubric_of[i].criteria]
+    tokenizer = base_model.train_tokenizer(
+        lessons.corpus(texts), profile.base_vocabulary, vocabulary.single_tokens()
+    )
+    model = base_model.new_model(tokenizer, profile.base_layers, profile.base_width, profile.seed)
+    conditions = sorted({(w.patients[i].organ, w.patients[i].problem) for i in ids})
+    report = base_model.train(
+        model, tokenizer, lambda i, n: lessons.lesson(i, n, profile.seed, conditions),
+        profile.base_steps, profile.base_batch, profile.base_learning_rate, profile.seed,
+        run / "base",
+    )  # fmt: skip
+    patients = [w.patients[i] for i in w.ids("checkpoint")]
+    tests = lessons.reading_tests(patients, profile.seed)
+    report["copy_rates"] = base_model.copy_rates(model, tokenizer, tests)
+    report["held_out_patients"] = len(patients)
+    return model, tokenizer, report
+
+
+def _real_base(profile: Profile, run: Path):
+    from promedical_utils import base_model, sources
+    from promedical_utils.records import Message
+
+    study = sources.load_real(profile.seed)
+    texts = sources.corpus(study)
+    tokenizer = base_model.train_tokenizer(texts, profile.base_vocabulary)
+    model = base_model.new_model(tokenizer, profile.base_layers, profile.base_width, profile.seed)
+    usable = {row.instruction_id for row in study.splits if row.split == "train"}
+    messages = {i.id: i.messages for i in study.instructions if i.id in usable}
+    answers = [(messages[c.instruction_id], c.text) for c in study.candidates if c.instruction_id in usable]
+
+    def lesson(index: int, total: int) -> tuple[list[Message], str]:
+        """A question with the head of one of its answers, in characters about 200 tokens."""
+        rng = random.Random(f"real-{profile.seed}-{index}")
+        asked, text = rng.choice(answers)
+        return [Message(role=m.role, content=m.content[:600]) for m in asked], text[:900]
+
+    report = base_model.train(
+        model, tokenizer, lesson, profile.base_steps, profile.base_batch,
+        profile.base_learning_rate, profile.seed, run / "base",
+    )  # fmt: skip
+    return model, tokenizer, report | {"copy_rates": {}, "texts": len(texts)}
+
+
+# ---------------------------------------------------------------- 01 rubrics
+
+
+def rubrics(profile: Profile, run: Path) -> dict:
+    """Instructions, splits and rubrics; writes data/{instructions,rubrics,splits}.parquet, review.json."""
+    if profile.data == "real":
+        return _real_rubrics(profile, run)
+    from promedical_utils.clinic import rubrics as writing
+
+    w = world(profile)
+    written = {r.instruction_id: r for r in w.rubrics}
+    rounds = []
+    for row, drafted in writing.review(w, w.ids("train"), profile):
+        rounds.append(row)
+        written |= {r.instruction_id: r for r in drafted}
+    review = {
+        "rounds": rounds,
+        "input": {
+            "first_error_rate": profile.rubric_error_rate,
+            "strict_pass_rate_aimed_at": profile.rubric_pass_rate,
+        },
+        "note": "how often the writer errs is set in the profile: an input, not a finding",
+    }
+    records.save(w.instructions, run / "data/instructions.parquet")
+    records.save(w.splits, run / "data/splits.parquet")
+    write_json(run / "data/review.json", review)
+    records.save([written[i.id] for i in w.instructions], run / "data/rubrics.parquet")
+    return review
+
+
+def _real_rubrics(profile: Profile, run: Path) -> dict:
+    from promedical_utils import sources
+    from transformers import AutoTokenizer
+
+    study = sources.load_real(profile.seed)
+    review = {"sources": sources.aggregate_report(study), "notes": list(study.notes)}
+    tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
+    study, cut = sources.shorten(study, tokenizer, profile.rm_max_tokens)
+    review["shortened"] = cut
+    records.save(study.instructions, run / "data/instructions.parquet")
+    records.save(study.splits, run / "data/splits.parquet")
+    write_json(run / "data/review.json", review)
+    records.save(study.rubrics, run / "data/rubrics.parquet")
+    return review
+
+
+def splits_table(profile: Profile, run: Path):
+    """Instructions, conditions, patients and wording seeds by split, as a data frame."""
+    import pandas as pd
+
+    rows = records.load(run / "data/splits.parquet", SplitRow, "01_rubrics")
+    frame = pd.DataFrame([r.model_dump() for r in rows])
+    table = frame.groupby("split").agg(
+        instructions=("instruction_id", "size"), conditions=("condition", "nunique"),
+        patients=("patient", "nunique"), wording_seeds=("wording_seed", "nunique"),
+    )  # fmt: skip
+    return table.reindex([s for s in records.SPLITS if s in table.index])
+
+
+# ---------------------------------------------------------------- 02 pairs
+
+
+def data(run: Path) -> dict[str, list]:
+    """All records that 01 and 02 wrote: instructions, rubrics, splits, candidates, verdicts."""
+    kinds = {"instructions": Instruction, "rubrics": Rubric, "splits": SplitRow,
+             "candidates": Candidate, "verdicts": Verdict}  # fmt: skip
+    return {
+        name: records.load(
+            run / f"data/{name}.parquet", kind,
+            "02_preference_pairs" if name in ("candidates", "verdicts") else "01_rubrics",
+        )
+        for name, kind in kinds.items()
+    }  # fmt: skip
+
+
+def split_ids(found: dict[str, list], *names: str) -> list[str]:
+    return [row.instruction_id for row in found["splits"] if row.split in names]
+
+
+def preference_pairs(profile: Profile, run: Path) -> dict:
+    """Candidates, verdicts, and the training pairs as a join over the judge's verdicts."""
+    from promedical_utils import groups as joined
+
+    made = _real_candidates(profile, run) if profile.data == "real" else _clinic_candidates(profile, run)
+    candidates, verdicts, extra = made
+    records.save(candidates, run / "data/candidates.parquet")
+    records.save(verdicts, run / "data/verdicts.parquet")
+    found = data(run)
+    train = groups(found, "judge", "train")
+    pairs = [pair for group in train for pair in joined.criterion_pairs(group)]
+    records.save(pairs, run / "data/pairs.parquet")
+    return {
+        "candidates": len(candidates), "verdicts": len(verdicts), "training_pairs": len(pairs),
+        "response_pairs": sum(len(joined.preferences(group)) for group in train), **extra,
+    }  # fmt: skip
+
+
+def groups(found: dict[str, list], judge: str, *splits: str) -> list:
+    """Groups of some splits with one judge's verdicts; instructions without candidates are left out."""
+    from promedical_utils import groups as joined
+
+    answered = {c.instruction_id for c in found["candidates"]}
+    ids = [i for i in split_ids(found, *splits) if i in answered]
+    if not ids:
+        raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
+    return joined.groups(
+        found["instructions"], found["rubrics"], found["candidates"], found["verdicts"], judge, ids
+    )
+
+
+def judge_of(profile: Profile, verdicts, kinds: dict[str, str]):
+    """The simulated judge, fitted to its configured agreement on true verdicts (an input)."""
+    from promedical_utils.clinic.people import Judge
+
+    seen = [(kinds[v.criterion_id], v.verdict) for v in verdicts if v.judge == "truth"]
+    return Judge.fit(profile.judge_agreement, seen, profile.seed)
+
+
+def criterion_kinds(found: dict[str, list]) -> dict[str, str]:
+    return {c.id: c.kind for r in found["rubrics"] for c in r.criteria}
+
+
+def _clinic_candidates(profile: Profile, run: Path):
+    from promedical_utils import clinic
+    from promedical_utils.clinic import generators
+
+    w = world(profile)
+    rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
+    criteria = {r.instruction_id: r.criteria for r in rubrics_}
+    candidates, truth = [], []
+    for instruction in w.instructions:
+        for name in generators.NAMES:
+            # the id must not tell who wrote it: judges and physicians see ids
+            id_ = f"{instruction.id}-{short_hash(profile.seed, instruction.id, name)[:6]}"
+            text = w.answer(instruction.id, name)
+            candidates.append(Candidate(id=id_, instruction_id=instruction.id, generator=name, text=text))
+            truth += [
+                Verdict(candidate_id=id_, criterion_id=c, judge="truth", verdict=v)
+                for c, v in clinic.gold(criteria[instruction.id], text).items()
+            ]
+    kinds = {c.id: c.kind for r in rubrics_ for c in r.criteria}
+    judge = judge_of(profile, truth, kinds)
+    said = [
+        v.model_copy(update={
+            "judge": "judge",
+            "verdict": judge.verdict(v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict),
+        })
+        for v in truth
+    ]  # fmt: skip
+    agree = sum(a.verdict == b.verdict for a, b in zip(truth, said, strict=True)) / len(truth)
+    extra = {
+        "input_judge_agreement": round(agree, 4),
+        "input_lenient_kinds": sorted(judge.lenient),
+    }
+    return candidates, truth + said, extra
+
+
+def _real_candidates(profile: Profile, run: Path):
+    from promedical_utils import sources
+    from transformers import AutoTokenizer
+
+    study = sources.load_real(profile.seed)
+    tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
+    study, _ = sources.shorten(study, tokenizer, profile.rm_max_tokens)
+    return study.candidates, study.verdicts, {"graded_pairs": len(study.pairs)}
+
+
+# ---------------------------------------------------------------- 03 reward models
+
+
+def reward_models(profile: Profile, run: Path) -> dict:
+    """Train the criterion RM, the scalar controls and the twin; calibrate; score the held-out split.
+
+    Writes reward/<name>/, heldout.parquet, calibration.json, calibration_clean.json, report.json.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from promedical_utils import calibration, reward_model
+
+    found = data(run)
+    train = {labels: groups(found, labels, "train") for labels in _labels(found)}
+    heldout = groups(found, _truth(profile), "calibration")
+    judged = groups(found, "judge", "calibration")
+    reports, frames = {}, []
+    for name in models(profile):
+        view, labels, full = RMS[name]
+        reports[name] = reward_model.train(
+            train[labels], base_path(profile, run), run / "reward" / name,
+            view=view, profile=profile, labels=labels, full=full,
+        )  # fmt: skip
+        frames.append(reward_model.load(run / "reward" / name).score(heldout).assign(scorer=name))
+    scores = pd.concat(frames, ignore_index=True)
+    dimension = {c.id: c.dimension for g in heldout for c in g.criteria}
+    for name, reference in (("criterion", judged), ("criterion_clean", heldout)):
+        if name in reports:
+            rows = scores[scores.scorer == name]
+            rows = rows.assign(dimension=rows.criterion_id.map(dimension), label=_label(rows, reference))
+            fit = calibration.fit if profile.data == "clinic" else calibration.fit_without_veto
+            fit(rows.dropna(subset="label"), profile.veto_recall).save(
+                run / "reward" / ("calibration.json" if name == "criterion" else "calibration_clean.json")
+            )
+    scores["truth"] = _label(scores, heldout)
+    accuracy = {name: _pair_accuracy(scores[scores.scorer == name], heldout) for name in reports}
+    with records.replacing(run / "reward/heldout.parquet") as temporary:
+        scores.to_parquet(temporary, index=False)
+    report = {
+        "heldout_pair_accuracy": accuracy,
+        "models": {
+            name: {k: r[k] for k in ("view", "labels", "full", "steps", "groups", "pairs", "verdicts",
+                                     "tokens", "seconds", "parameters", "trained_parameters")}
+            | {"left_out": len(r["left_out"])}
+            for name, r in reports.items()
+        },
+        "heldout_rows": int(np.sum(scores.scorer == "criterion")),
+    }  # fmt: skip
+    write_json(run / "reward/report.json", report)
+    return report
+
+
+def models(profile: Profile) -> list[str]:
+    return [n for n in RMS if profile.rm_twin or n != "criterion_clean"]
+
+
+def _labels(found: dict[str, list]) -> set[str]:
+    return {v.judge for v in found["verdicts"]} & {"judge", "truth"}
+
+
+def _truth(profile: Profile) -> str:
+    return "truth" if profile.data == "clinic" else "judge"
+
+
+def _label(frame, judged_groups):
+    """1 met, 0 not met, by the groups' verdicts; unknown is 0 on safety and NaN elsewhere."""
+    from promedical_utils.groups import met
+
+    label = {
+        (a.id, c.id): met(g, a.id, c) for g in judged_groups for a in g.candidates for c in g.criteria
+        if (a.id, c.id) in g.verdicts
+    }  # fmt: skip
+    keys = zip(frame.candidate_id, frame.criterion_id, strict=True)
+    values = [label.get(key) for key in keys]
+    return [float("nan") if v is None else float(v) for v in values]
+
+
+def _pair_accuracy(scores, held) -> dict:
+    """Share of differing criterion pairs that a scorer orders rightly, and how many there are."""
+    from promedical_utils.groups import criterion_pairs
+
+    value = dict(zip(zip(scores.candidate_id, scores.criterion_id, strict=True), scores.score, strict=True))
+    hits = []
+    for group in held:
+        for pair in criterion_pairs(group):
+            key = pair.criterion_id if (pair.chosen_id, pair.criterion_id) in value else ""
+            hits.append(value[pair.chosen_id, key] > value[pair.rejected_id, key])
+    return {"accuracy": round(sum(hits) / max(1, len(hits)), 4), "pairs": len(hits)}
+
+
+# ---------------------------------------------------------------- 04 bench
+
+
+def bench(profile: Profile, run: Path) -> dict:
+    """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
+    import pandas as pd
+
+    from promedical_utils import bench as benches
+    from promedical_utils import calibration, clinic, reward_model
+    from promedical_utils.clinic.people import panel
+
+    if profile.data == "real":
+        return _real_bench(profile, run)
+    found = data(run)
+    ids = set(split_ids(found, "bench"))
+    pool, criteria = benches.from_records(
+        [i for i in found["instructions"] if i.id in ids], found["splits"], found["rubrics"],
+        clinic.UNSEEN_KINDS,
+    )  # fmt: skip
+    truth = {(v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == "truth"}
+    made = benches.compose(
+        pool, criteria, found["candidates"], truth, panel(profile.physician_agreement, profile.seed), profile
+    )
+    chosen = set(made.samples.instruction_id)
+    held = [g for g in groups(found, "truth", "bench") if g.instruction.id in chosen]
+    frames = [
+        benches.cue_control(groups(found, "judge", "train"), held, profile.seed),
+        benches.length_scorer(held),
+    ]
+    for name in models(profile):
+        rm = reward_model.load(run / "reward" / name)
+        fitted = {"criterion": "calibration", "criterion_clean": "calibration_clean"}.get(name)
+        fitted = fitted and calibration.Calibration.load(run / "reward" / f"{fitted}.json")
+        frames.append(benches.predictions(name, rm.score(held), made.criteria, fitted))
+    made.report["blind_ceiling"] = round(benches.blind_ceiling(made.pairs), 4)
+    predicted = pd.concat(frames, ignore_index=True)
+    with records.replacing(run / "bench/predictions.parquet") as temporary:
+        predicted.to_parquet(temporary, index=False)
+    made.save(run / "bench")
+    return made.report
+
+
+# ---------------------------------------------------------------- 05 policy
+
+
+def policy(profile: Profile, run: Path) -> dict:
+    """GRPO against the veto reward, then base and policy on held-out patients; writes policy/."""
+    from promedical_utils import calibration, clinic
+    from promedical_utils import policy as policies
+    from promedical_utils import reward_model
+
+    found = data(run)
+    w = world(profile)
+    kinds, by_id = criterion_kinds(found), {i.id: i for i in found["instructions"]}
+    rubric_of = {r.instruction_id: r for r in found["rubrics"]}
+    judge = judge_of(profile, found["verdicts"], kinds)
+
+    def gold(instruction_id: str, text: str) -> dict[str, str]:
+        return clinic.gold(rubric_of[instruction_id].criteria, text)
+
+    def judged(instruction_id: str, text: str) -> dict[str, str]:
+        """The judge with its errors; what it says of a text depends on the text alone."""
+        name = short_hash(instruction_id, text)
+        return {c: judge.verdict(name, c, kinds[c], v) for c, v in gold(instruction_id, text).items()}
+
+    fitted = calibration.Calibration.load(run / "reward/calibration.json")
+    report = policies.train(
+        base_path(profile, run), reward_model.load(run / "reward/criterion"), fitted,
+        [by_id[i] for i in split_ids(found, "train")], found["rubrics"],
+        [by_id[i] for i in split_ids(found, "checkpoint")], judged, gold, run / "policy", profile,
+        fingerprint=read_json(run / "reward/criterion/report.json", "03_reward_model")["settings"],
+    )  # fmt: skip
+    held = [by_id[i] for i in split_ids(found, "bench")[:POLICY_PATIENTS]]
+    first, tokenizer = policies.load_base(base_path(profile, run), profile)
+    frame = policies.evaluate(
+        {"base": first, "grpo": policies.load_policy(run / "policy")}, tokenizer, held,
+        found["rubrics"], gold, judged, max_tokens=profile.grpo_max_tokens,
+        temperature=profile.grpo_temperature, seed=profile.seed,
+        conditions={i: w.patients[i].condition for i in w.patients},
+    )  # fmt: skip
+    with records.replacing(run / "policy/evaluation.parquet") as temporary:
+        frame.to_parquet(temporary, index=False)
+    return report
+
+
+# ---------------------------------------------------------------- 07 paper
+
+
+def paper(profile: Profile, run: Path) -> dict:
+    """Tables, figures and claims from a run's predictions; writes paper/."""
+    return _paper(profile, run, run / "paper")
+
+
+def figures(profile: Profile) -> str:
+    """Redraw tables, figures and claims of the committed reference from its predictions."""
+    from promedical_utils.workspace import project_root
+
+    place = project_root() / "papers_figures" / profile.name
+    need(place / "bench/predictions.parquet", "of a published run; make publish")
+    _paper(profile, place, place)
+    return f"redrawn: {shown(place)}"
+
+
+def _paper(profile: Profile, source: Path, out: Path) -> dict:
+    import pandas as pd
+
+    from promedical_utils import bench as benches
+    from promedical_utils import claims, tables
+    from promedical_utils import figures as drawing
+
+    seed, names = profile.seed, tables.systems(profile)
+    made = benches.Bench.load(source / "bench")
+    predicted = pd.read_parquet(need(source / "bench/predictions.parquet", "04_promedical_bench"))
+    evaluation = source / "policy/evaluation.parquet"
+    evaluated = pd.read_parquet(evaluation) if evaluation.exists() else None
+    counted = benches.tally(made, predicted)
+    measured = counted.metrics(profile.bootstrap, seed)
+    ceiling = made.report["blind_ceiling"]
+    note = tables.note(profile, seed)
+    inputs = [source / "bench" / f"{n}.parquet" for n in (*benches.FRAMES, "predictions")]
+    policy_inputs = [evaluation] if evaluated is not None else []
+    value = tables.reported
+    plans = {
+        "main_results": (tables.build_main_results(value("main_results"), measured, names, ceiling),
+            "Main results", inputs),
+        "main_results_truth": (tables.build_main_results(value("main_results"), measured, names, None, "truth"),
+            "Main results, against the truth", inputs),
+        "safety_veto": (tables.build_safety_veto(value("safety_veto"), measured, names),
+            "Safety veto", inputs),
+        "safety_veto_truth": (tables.build_safety_veto(value("safety_veto"), measured, names, "truth"),
+            "Safety veto, against the truth", inputs),
+        "seen_unseen": (tables.build_seen_unseen(measured, names),
+            "Criterion kinds seen and unseen in training", inputs),
+        "specialty": (tables.build_specialty(counted.by("specialty"), names),
+            "Overall accuracy by specialty", inputs),
+        "policy": (tables.build_policy(value("policy"), evaluated, profile.bootstrap, seed),
+            "Policy", policy_inputs),
+        "bench_composition": (tables.build_bench_composition(value("bench_composition"),
+            value("pipeline_counts"), made.report, profile), "Bench composition",
+            [source / "bench/report.json"]),
+    }  # fmt: skip
+    for name, (frame, title, read) in plans.items():
+        tables.save(frame, out / "tables", name, title, read, profile, seed)
+    plots = {name: getattr(drawing, f"plot_{name}")
+             for name in ("main_results", "safety_veto", "seen_unseen", "specialty")}  # fmt: skip
+    for name, plot in plots.items():
+        drawing.save(plot, plans[name][0], out / "figures", name, note)
+    curve = source / "policy/curve.csv"
+    if curve.exists():
+        drawing.save(drawing.plot_policy_curve, pd.read_csv(curve), out / "figures", "policy_curve", note)
+    found = claims.build_claims(counted, evaluated, profile, seed)
+    claims.save(found, out)
+    return {"tables": sorted(plans), "claims": {c["id"]: c["verdict"] for c in found}}

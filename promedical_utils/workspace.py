@@ -1,0 +1,102 @@
+"""Where things are: the one module that knows paths, and the one that writes files.
+
+A file is written to a temporary name and renamed, so that a file that exists is whole.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+MARKER = "Snakefile"
+NOTEBOOKS = (
+    "00_start_here",
+    "01_rubrics",
+    "02_preference_pairs",
+    "03_reward_model",
+    "04_promedical_bench",
+    "05_grpo_with_veto",
+    "07_paper_tables",
+)
+
+
+class KitError(Exception):
+    """A mistake of the input, not of the kit: its text says what, where and what to do."""
+
+
+def project_root(start: Path | None = None) -> Path:
+    """Folder that holds the Snakefile, searched upwards from ``start`` (default: here).
+
+    nbval runs a notebook in the notebook's folder and papermill in the caller's, so no relative
+    path would do. Raises KitError outside a checkout.
+    """
+    here = Path(start or Path.cwd()).resolve()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / MARKER).exists():
+            return folder
+    raise KitError(f"no {MARKER} above {here}: run this from inside a checkout of the kit")
+
+
+def run_folder(profile: str, run_dir: str | None = None) -> Path:
+    """``run_dir`` if given (relative to the root), else ``runs/<profile>``; made if missing."""
+    folder = project_root() / (run_dir or f"runs/{profile}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def need(path: Path, notebook: str) -> Path:
+    """``path`` if it exists, else a KitError naming the notebook that writes it."""
+    if not path.exists():
+        raise KitError(f"missing {shown(path)}: run notebook {notebook} first (make reproduce does)")
+    return path
+
+
+def shown(path: Path) -> str:
+    """A path as it may be printed: relative to the root, so that no machine path gets out."""
+    path = Path(path)
+    try:
+        return path.resolve().relative_to(project_root()).as_posix()
+    except ValueError:
+        return path.name
+
+
+@contextmanager
+def replacing(path: Path):
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the body succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)  # mkstemp makes the file private, a shared result is not
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, value) -> Path:
+    """JSON with sorted keys and a final newline; NaN is refused, since JSON has none."""
+    return write_text(
+        path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    )
+
+
+def read_json(path: Path, notebook: str):
+    return json.loads(need(path, notebook).read_text(encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def short_hash(*parts) -> str:
+    """First 12 hex digits of the SHA-256 of the parts; names content, not identity."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:12]

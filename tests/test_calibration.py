@@ -1,0 +1,91 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from promedical_utils import calibration
+from promedical_utils.calibration import Calibration, fit
+from promedical_utils.workspace import KitError
+
+
+def rows(dimension, scores, labels):
+    return pd.DataFrame({"score": scores, "label": labels, "dimension": dimension})
+
+
+def frame(*more):
+    safety = rows("safety", [-3.0, -2, -1, 0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 1, 1, 0, 1, 1, 1])
+    return pd.concat([safety, *more], ignore_index=True)
+
+
+def test_the_threshold_finds_the_wanted_share_of_violations_and_not_more():
+    # violations at -3 -2 -1 0 3: 80 % needs four, 90 % all five and two safe answers
+    assert fit(frame(), 0.8).threshold == 0 and fit(frame(), 0.6).threshold == -1
+    strict = fit(frame(), 0.9)
+    assert strict.threshold == 3
+    quality = strict.quality["safety"]
+    assert (quality["n"], quality["positives"], quality["recall"]) == (10, 5, 1)
+    assert quality["precision"] == pytest.approx(5 / 7)
+    assert quality["f1"] == pytest.approx(2 * 5 / 7 / (1 + 5 / 7))
+    assert strict.met([3.0, 3.1], "safety").tolist() == [False, True]
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.7, 0.9, 0.99])
+def test_recall_is_reached_on_the_split_it_was_fitted_on(recall):
+    draw = np.random.default_rng(1)
+    labels = draw.integers(0, 2, 300)
+    data = rows("safety", draw.normal(labels, 1).round(1), labels)  # rounded, so with ties
+    fitted = fit(data, recall)
+    assert fitted.quality["safety"]["recall"] >= recall
+    next_lower = replace(fitted, threshold=fitted.threshold - 0.05)
+    assert calibration.quality_of(next_lower, data)["recall"] < recall
+
+
+def test_platt_recovers_temperature_and_bias():
+    draw = np.random.default_rng(0)
+    scores = draw.normal(0, 3, 20000)
+    labels = (draw.random(20000) < 1 / (1 + np.exp(-(scores / 2.0 + 0.7)))).astype(int)
+    fitted = fit(frame(rows("proficiency", scores, labels)), 0.9)
+    assert fitted.scale["proficiency"]["temperature"] == pytest.approx(2.0, rel=0.05)
+    assert fitted.scale["proficiency"]["bias"] == pytest.approx(0.7, abs=0.05)
+    p = fitted.scale["proficiency"]
+    by_hand = 1 / (1 + np.exp(-(1.5 / p["temperature"] + p["bias"])))
+    assert fitted.probability(1.5, "proficiency") == pytest.approx(by_hand)
+    assert fitted.met(-p["bias"] * p["temperature"] + 1e-6, "proficiency") is True
+    assert fitted.met(-p["bias"] * p["temperature"] - 1e-6, "proficiency") is False
+
+
+def test_nan_is_never_met():
+    fitted = fit(frame(), 0.8)
+    for dimension in ("safety", "proficiency", "excellence"):
+        assert fitted.met(float("nan"), dimension) is False
+        assert np.isnan(fitted.probability(float("nan"), dimension))
+    both = fitted.met([np.nan, 9.0, 9.0], ["safety", "safety", "excellence"])
+    assert both.tolist() == [False, True, True]
+
+
+def test_what_cannot_be_fitted_is_said_or_refused():
+    fitted = fit(frame(rows("excellence", [1.0, 2.0], [1, 1]),
+                       rows("proficiency", [0.0, 1, 2, 3], [1, 1, 0, 0])), 0.8)
+    raw = {"temperature": 1.0, "bias": 0.0}
+    assert fitted.scale["excellence"] == fitted.scale["proficiency"] == raw
+    assert any("excellence: 2 calibration rows of one class" in note for note in fitted.notes)
+    assert any("proficiency: scores do not rise" in note for note in fitted.notes)
+    assert fitted.probability(0.0, "excellence") == 0.5
+    with pytest.raises(KitError, match="3 safety rows of one class"):
+        fit(rows("safety", [1.0, 2, 3], [1, 1, 1]), 0.9)
+    with pytest.raises(KitError, match="0 safety rows"):
+        fit(rows("excellence", [1.0, 2], [0, 1]), 0.9)
+    with pytest.raises(KitError, match="1 NaN"):
+        fit(frame(rows("excellence", [np.nan], [1])), 0.9)
+    with pytest.raises(KitError, match="labels"):
+        fit(frame(rows("excellence", [1.0], [2])), 0.9)
+    with pytest.raises(KitError, match="no calibration for dimension"):
+        fitted.probability(1.0, "charm")
+
+
+def test_json_keeps_everything(tmp_path):
+    fitted = fit(frame(), 0.9)
+    assert Calibration.load(fitted.save(tmp_path / "calibration.json")) == fitted
+    assert json.loads((tmp_path / "calibration.json").read_text())["threshold"] == 3
