@@ -125,6 +125,11 @@ def _induction(model, heads: int) -> None:
         for projection, reads in ((second.q_proj, first.v_proj.weight[all_rows]), (second.k_proj, out.T)):
             projection.weight[head * size : (head + 1) * size] = 0
             projection.weight[rows] = mix @ reads
+    for later in model.model.layers[2:]:  # and some later heads look for the same token elsewhere
+        mix = torch.nn.init.orthogonal_(torch.empty(len(slow), first.o_proj.weight.shape[0]))
+        for projection in (later.self_attn.q_proj, later.self_attn.k_proj):
+            projection.weight[:size] = 0
+            projection.weight[slow] = mix
     for attention in (first, second):
         attention.q_norm.weight.fill_(2.0)
         attention.k_norm.weight.fill_(2.0)

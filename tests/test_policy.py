@@ -280,15 +280,25 @@ def test_training_runs_resumes_and_keeps_the_best_judged(
 
 
 def test_selected_by_judge_not_by_truth_or_reward_model(tiny_base, tmp_path):
-    calls = iter(range(1000))
+    """The judge likes the 4 answers of step 0 alone; truth and reward model all but those."""
 
-    def likes_the_first(instruction_id, text):
-        met = "met" if next(calls) < 4 else "not_met"
-        return {f"{instruction_id}-{k}": met for k in range(5)}
+    def first_four(then, later):
+        calls = iter(range(10_000))
+        return lambda: then if next(calls) < 4 else later
 
+    judge, gold, rm = first_four("met", "not_met"), first_four("not_met", "met"), first_four(-1, 1)
     profile = small(grpo_steps=2, grpo_eval_every=1)
-    report = run(tiny_base, tmp_path, profile, judged=likes_the_first)
+    report = policy.train(
+        tiny_base, Scorer(lambda *_: [rm()] * 5), CALIBRATION, INSTRUCTIONS[:6], RUBRICS,
+        INSTRUCTIONS[6:], lambda i, _: dict.fromkeys([f"{i}-{k}" for k in range(5)], judge()),
+        lambda i, _: dict.fromkeys([f"{i}-{k}" for k in range(5)], gold()), tmp_path, profile,
+    )
+    curve = pd.read_csv(tmp_path / "curve.csv")
+    assert curve.judged.idxmax() == 0 and curve.gold.idxmax() > 0 and curve.proxy.idxmax() > 0
     assert report["best"]["step"] == 0
+    base, saved = policy.load_base(tiny_base, profile)[0], policy.load_policy(tmp_path)
+    for name, weight in base.state_dict().items():
+        assert torch.equal(weight, saved.state_dict()[name]), "not the policy of step 0"
 
 
 def test_a_reward_model_that_never_scores_is_an_error(tiny_base, tmp_path):

@@ -52,7 +52,8 @@ def _criterion_patterns() -> list[tuple[str, re.Pattern]]:
 
 
 @cache
-def _act(sentence: str) -> tuple[str, str, str] | None:
+def read_sentence(sentence: str) -> tuple[str, str, str] | None:
+    """(act, a, b) of one sentence; None when it is no form of the grammar."""
     for act, pattern in _sentence_patterns():
         if match := pattern.fullmatch(sentence):
             return act, match.groupdict().get("a") or "", match.groupdict().get("b") or ""
@@ -76,7 +77,7 @@ def parse(text: str) -> dict[str, list[tuple[str, str, str]]] | None:
         return None
     slots: dict[str, list] = {}
     for sentence in sentences:
-        act = _act(sentence.strip())
+        act = read_sentence(sentence.strip())
         if act is None:
             return None
         slots.setdefault(read("sentences")[act[0]]["slot"], []).append(act)

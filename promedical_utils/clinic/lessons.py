@@ -7,7 +7,7 @@ right answers before the careless habits of the mixed-quality ones.
 import random
 from collections.abc import Sequence
 
-from promedical_utils.clinic import generators
+from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import say
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet_lines, messages
@@ -30,6 +30,29 @@ def short_drill(patient: Patient, rng: random.Random) -> tuple[list[Message], st
 def drill(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
     """A whole message, whose leaflet is to be repeated in another order."""
     return messages(patient), " ".join(leaflet_lines(patient, rng))
+
+
+def note(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
+    """A few sentences of a mixed-quality answer, to be noted down in order: reading, no judging."""
+    text = generators.write(patient, rng.choice(generators.NAMES), rng)
+    parts = [s + "." for s in text.rstrip(".").split(". ")][: rng.choice((1, 2, 4, 12))]
+    acts = [grammar.read_sentence(part) for part in parts]
+    noted = [read("sentences")[act]["note"].format(a=a, b=b) for act, a, b in acts]
+    return [Message(role="user", content="Note down: " + " ".join(parts))], " ".join(noted)
+
+
+def lookup(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
+    """Values to look up in a mixed-quality answer: the role of each there, or that it is not there."""
+    text = generators.write(patient, rng.choice(generators.NAMES), rng)
+    roles = {}
+    for sentence in text.rstrip(".").split(". "):
+        act, a, b = grammar.read_sentence(sentence + ".")
+        roles |= dict(zip((a, b), read("sentences")[act].get("roles", ()), strict=False))
+    asked = rng.sample(sorted(set(patient.facts.values())), 8)
+    asked = [v for v in asked if v not in roles][:3] + rng.sample(sorted(roles), min(len(roles), 7))
+    rng.shuffle(asked)
+    found = " ".join(f"Of {value} {roles.get(value, 'nothing')}." for value in asked)
+    return [Message(role="user", content=f"Text: {text} Look up {', '.join(asked)}.")], found
 
 
 def right(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
@@ -55,11 +78,11 @@ def lesson(
     patient = draw_patient(rng, index, -1 - seed, rng.choice(conditions))
     at = index / total
     if at < READ_FROM:
-        kinds = (short_drill,)
+        kinds = (short_drill, note, lookup)
     elif at < MIX_FROM:
-        kinds = (short_drill, drill, right, right)
+        kinds = (short_drill, drill, right, right, note, lookup, lookup)
     else:
-        kinds = (mixed, mixed, mixed, right, drill)
+        kinds = (mixed, mixed, mixed, right, drill, lookup)
     return rng.choice(kinds)(patient, rng)
 
 
@@ -87,5 +110,6 @@ def reading_tests(patients: Sequence[Patient], seed: int) -> list[tuple[list[Mes
 
 def corpus(texts: Sequence[str]) -> list[str]:
     """Texts for the tokenizer: those given and every form and word of the clinic's grammar."""
-    forms = [f for spec in read("sentences").values() for f in spec["forms"]]
+    forms = [f for spec in read("sentences").values() for f in (*spec["forms"], spec["note"])]
+    forms += [f" {role} nothing" for s in read("sentences").values() for role in s.get("roles", ())]
     return [*texts, *forms, *EXTRAS]
