@@ -14,7 +14,7 @@ from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet
 from promedical_utils.records import Message
 
 # shares of the whole course, in order: short drills, whole leaflets and right answers, mixed answers
-READ_FROM, MIX_FROM = 0.4, 0.75
+READ_FROM, MIX_FROM = 0.35, 0.75
 FACTS = (
     "first", "avoid", "limit", "danger", "mild", "review", "target", "target_not", "food",
     "food_not", "place", "place_not", "item", "item_not", "allowed", "forbidden",
@@ -78,9 +78,9 @@ def lesson(
     patient = draw_patient(rng, index, -1 - seed, rng.choice(conditions))
     at = index / total
     if at < READ_FROM:
-        kinds = (short_drill, note, lookup)
+        kinds = (short_drill, short_drill, lookup)
     elif at < MIX_FROM:
-        kinds = (short_drill, drill, right, right, note, lookup, lookup)
+        kinds = (short_drill, drill, right, right, note, lookup)
     else:
         kinds = (mixed, mixed, mixed, right, drill, lookup)
     return rng.choice(kinds)(patient, rng)
