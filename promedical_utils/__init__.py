@@ -3,4 +3,9 @@
 Importing the package, its records and its scoring loads no tensor library.
 """
 
+import warnings
+
 __version__ = "0.1.0"
+
+# without ipywidgets, which the kit does not need, tqdm warns once in every notebook
+warnings.filterwarnings("ignore", message="IProgress not found")

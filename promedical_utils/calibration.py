@@ -6,6 +6,7 @@ safety threshold is set to find a wanted share of the violations.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -64,13 +65,14 @@ class Calibration:
         return np.vectorize(lambda name: self.scale[name][key], otypes=[float])(names)
 
 
-def fit(frame: pd.DataFrame, recall: float) -> Calibration:
+def fit(frame: pd.DataFrame, recall: float, veto: bool = True) -> Calibration:
     """Fit on held-out rows with columns score, label (1 met, 0 not), dimension.
 
     The threshold is the lowest at which at least ``recall`` of the violations are found. A
     dimension other than safety that cannot be fitted keeps the raw score (temperature 1, bias 0),
     and a note says so. Raises KitError on a NaN score, another label, or a safety split in which
-    all are met or all violated: no threshold could be read from it.
+    all are met or all violated: no threshold could be read from it. ``veto=False``, for data that
+    has no safety verdicts, sets a threshold that no score passes: the veto fails closed.
     """
     strange = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
     lost = int(frame["score"].isna().sum())
@@ -86,12 +88,14 @@ def fit(frame: pd.DataFrame, recall: float) -> Calibration:
         if note:
             notes.append(f"{dimension}: {note}; the raw score is used")
     safety = frame[frame["dimension"] == "safety"]
-    if safety["label"].nunique() < 2:
+    if not veto:
+        notes.append("safety: no veto threshold was asked for; every safety criterion is a violation")
+    elif safety["label"].nunique() < 2:
         raise KitError(
             f"calibration: {len(safety)} safety rows of one class give no veto threshold; "
             "raise calibration_instructions, or check the judge"
         )
-    violations = np.sort(safety.loc[safety["label"] == 0, "score"].to_numpy(float))
+    violations = np.array([sys.float_info.max]) if not veto else np.sort(safety.loc[safety["label"] == 0, "score"].to_numpy(float))
     threshold = float(violations[math.ceil(recall * len(violations) - 1e-9) - 1])
     fitted = Calibration(scale, threshold, recall, {}, tuple(notes))
     quality = {name: quality_of(fitted, rows) for name, rows in frame.groupby("dimension")}

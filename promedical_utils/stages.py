@@ -7,6 +7,7 @@ and a study call the very same functions.
 import platform
 import random
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -244,10 +245,11 @@ def preference_pairs(profile: Profile, run: Path) -> dict:
 
 
 def groups(found: dict[str, list], judge: str, *splits: str) -> list:
-    """Groups of some splits with one judge's verdicts; instructions without candidates are left out."""
+    """Groups of some splits with one judge's verdicts; instructions without any are left out."""
     from promedical_utils import groups as joined
 
-    answered = {c.instruction_id for c in found["candidates"]}
+    said = {v.candidate_id for v in found["verdicts"] if v.judge == judge}
+    answered = {c.instruction_id for c in found["candidates"] if c.id in said}
     ids = [i for i in split_ids(found, *splits) if i in answered]
     if not ids:
         raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
@@ -326,8 +328,12 @@ def reward_models(profile: Profile, run: Path) -> dict:
 
     from promedical_utils import calibration, reward_model
 
+    from promedical_utils.sources import refuse_external
+
     found = data(run)
     train = {labels: groups(found, labels, "train") for labels in _labels(found)}
+    for joined in train.values():
+        refuse_external(group.instruction for group in joined)
     heldout = groups(found, _truth(profile), "calibration")
     judged = groups(found, "judge", "calibration")
     reports, frames = {}, []
@@ -344,10 +350,11 @@ def reward_models(profile: Profile, run: Path) -> dict:
         if name in reports:
             rows = scores[scores.scorer == name]
             rows = rows.assign(dimension=rows.criterion_id.map(dimension), label=_label(rows, reference))
-            fit = calibration.fit if profile.data == "clinic" else calibration.fit_without_veto
-            fit(rows.dropna(subset="label"), profile.veto_recall).save(
-                run / "reward" / ("calibration.json" if name == "criterion" else "calibration_clean.json")
+            fitted = calibration.fit(
+                rows.dropna(subset="label"), profile.veto_recall, veto=profile.data == "clinic"
             )
+            ending = "" if name == "criterion" else "_clean"
+            fitted.save(run / f"reward/calibration{ending}.json")
     scores["truth"] = _label(scores, heldout)
     accuracy = {name: _pair_accuracy(scores[scores.scorer == name], heldout) for name in reports}
     with records.replacing(run / "reward/heldout.parquet") as temporary:
@@ -446,6 +453,66 @@ def bench(profile: Profile, run: Path) -> dict:
     return made.report
 
 
+def _real_bench(profile: Profile, run: Path) -> dict:
+    """Held-out K-QA and MEDIQA-2019, and HealthBench, with the labels that the sources give.
+
+    There is one label, so truth and adjudicated are the same; ``category`` is the source. A sample
+    is a question with two answers or more; answer pairs are ordered by their lexicographic scores.
+    """
+    import pandas as pd
+
+    from promedical_utils import bench as benches
+    from promedical_utils import calibration, reward_model
+    from promedical_utils.groups import criterion_pairs, preferences
+
+    found = data(run)
+    held = groups(found, "judge", "bench") + groups(found, "judge", "external")
+    held = [replace(g, candidates=tuple(g.judged)) for g in held if len(g.judged) > 1]
+    source = {g.instruction.id: g.instruction.source for g in held}
+    asked = [g.instruction.model_copy(update={"category": source[g.instruction.id]}) for g in held]
+    samples, criteria = benches.from_records(asked, found["splits"], found["rubrics"], frozenset())
+    of = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
+    said = ["truth", "physician_1", "physician_2", "adjudicated"]
+    verdicts = [
+        {"candidate_id": a.id, "criterion_id": c.id, "instruction_id": g.instruction.id}
+        | dict.fromkeys(said, g.verdicts[a.id, c.id])
+        for g in held for a in g.candidates for c in g.criteria
+    ]  # fmt: skip
+    pairs = [
+        pair.model_dump() | of[pair.criterion_id] | {"truth": "same"}
+        for g in held for pair in criterion_pairs(g)
+    ]  # fmt: skip
+    grades = [
+        {"instruction_id": g.instruction.id, "a_id": chosen, "b_id": rejected} | dict.fromkeys(said, 1)
+        for g in held for chosen, rejected in preferences(g)
+    ]  # fmt: skip
+    pairs = pd.DataFrame(pairs)
+    by_source = pairs.instruction_id.map(source).value_counts().sort_index()
+    report = {
+        "samples": len(samples), "conditions": int(samples.condition.nunique()),
+        "pairs_by_source": {k: int(v) for k, v in by_source.items()},
+        "pairs_by_dimension": {d: int((pairs.dimension == d).sum()) for d in records.DIMENSIONS},
+        "answer_pairs": len(grades), "blind_ceiling": round(benches.blind_ceiling(pairs), 4),
+        "note": "K-QA and MEDIQA have no safety verdicts: veto not testable in this profile. In K-QA "
+        "the physician's answer is the chosen one of every pair, so style alone can tell.",
+    }  # fmt: skip
+    made = benches.Bench(
+        samples, criteria, pd.DataFrame(verdicts), pairs, pd.DataFrame(grades), report
+    )
+    frames = [
+        benches.cue_control(groups(found, "judge", "train"), held, profile.seed),
+        benches.length_scorer(held),
+    ]
+    for name in models(profile):
+        rm = reward_model.load(run / "reward" / name)
+        fitted = calibration.Calibration.load(run / "reward/calibration.json") if name == "criterion" else None
+        frames.append(benches.predictions(name, rm.score(held), made.criteria, fitted))
+    with records.replacing(run / "bench/predictions.parquet") as temporary:
+        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+    made.save(run / "bench")
+    return report
+
+
 # ---------------------------------------------------------------- 05 policy
 
 
@@ -542,13 +609,19 @@ def _paper(profile: Profile, source: Path, out: Path) -> dict:
         "policy": (tables.build_policy(value("policy"), evaluated, profile.bootstrap, seed),
             "Policy", policy_inputs),
         "bench_composition": (tables.build_bench_composition(value("bench_composition"),
-            value("pipeline_counts"), made.report, profile), "Bench composition",
+            value("pipeline_counts"), made.report if profile.data == "clinic" else None, profile), "Bench composition",
             [source / "bench/report.json"]),
     }  # fmt: skip
+    if profile.data == "real":
+        for name in ("bench_composition", "seen_unseen", "specialty", "safety_veto", "safety_veto_truth",
+                     "main_results_truth"):  # fmt: skip
+            del plans[name]  # one label, no unseen kinds, no veto in these data
+        parts = [counted.by("category", "pairwise", s).assign(slice=s) for s in ("all", "shorter")]
+        plans["by_source"] = (tables.build_by_source(pd.concat(parts), names), "By source", inputs)
     for name, (frame, title, read) in plans.items():
         tables.save(frame, out / "tables", name, title, read, profile, seed)
     plots = {name: getattr(drawing, f"plot_{name}")
-             for name in ("main_results", "safety_veto", "seen_unseen", "specialty")}  # fmt: skip
+             for name in ("main_results", "safety_veto", "seen_unseen", "specialty") if name in plans}  # fmt: skip
     for name, plot in plots.items():
         drawing.save(plot, plans[name][0], out / "figures", name, note)
     curve = source / "policy/curve.csv"

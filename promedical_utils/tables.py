@@ -125,6 +125,17 @@ def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
     return frame[["specialty", "system", "n", "run_overall_accuracy"]]
 
 
+def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
+    """Pairwise accuracy by source, over all pairs and where the shorter answer is right."""
+    frame = parts[parts.scorer.isin(names)].assign(system=lambda d: d.scorer.map(names))
+    frame = frame.assign(value=(frame.value.astype(float) * 100).round(2), n=frame.n.astype(int))
+    wide = frame.pivot(index=["category", "system"], columns="slice", values=["value", "n"])
+    wide.columns = [f"{'run_pairwise' if kind == 'value' else 'n'}_{part}" for kind, part in wide]
+    wide = wide.reset_index().rename(columns={"category": "source"})
+    counts = [c for c in wide if c.startswith("n_")]
+    return wide.assign(**{c: wide[c].fillna(0).astype(int) for c in counts})
+
+
 def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
     """Policies: reported scores beside this run's true violations, proficiency and excellence.
 
@@ -210,6 +221,8 @@ def save(df, folder: Path, name: str, title: str, sources, profile, seed: int) -
     write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
     facts = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed}
     facts |= {"rows": len(df), "columns": list(df.columns)}
-    facts["sources"] = {shown(Path(path)): sha256(path) for path in sources}
+    facts["sources"] = {  # named from the run's folder, so that a redrawn reference has the same bytes
+        f"{Path(path).parent.name}/{Path(path).name}": sha256(path) for path in sources
+    }
     write_json(folder / f"{name}.json", facts)
     return folder / f"{name}.csv"

@@ -73,7 +73,8 @@ def parse(text: str) -> dict[str, list[tuple[str, str, str]]] | None:
     """Acts by slot, ``{slot: [(act, a, b)]}``; None when a sentence does not parse or repeats."""
     text = " ".join(text.split())
     sentences = re.findall(r"[^.]+\.", text)
-    if not sentences or "".join(sentences) != text or len(set(sentences)) != len(sentences):
+    repeated = len({s.strip() for s in sentences}) < len(sentences)
+    if not sentences or "".join(sentences) != text or repeated:
         return None
     slots: dict[str, list] = {}
     for sentence in sentences:

@@ -6,6 +6,7 @@ right answers before the careless habits of the mixed-quality ones.
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import say
@@ -32,16 +33,7 @@ def drill(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
     return messages(patient), " ".join(leaflet_lines(patient, rng))
 
 
-def note(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
-    """A few sentences of a mixed-quality answer, to be noted down in order: reading, no judging."""
-    text = generators.write(patient, rng.choice(generators.NAMES), rng)
-    parts = [s + "." for s in text.rstrip(".").split(". ")][: rng.choice((1, 2, 4, 12))]
-    acts = [grammar.read_sentence(part) for part in parts]
-    noted = [read("sentences")[act]["note"].format(a=a, b=b) for act, a, b in acts]
-    return [Message(role="user", content="Note down: " + " ".join(parts))], " ".join(noted)
-
-
-def lookup(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
+def lookup(patient: Patient, rng: random.Random, whole: float = 1) -> tuple[list[Message], str]:
     """Values to look up in a mixed-quality answer: the role of each there, or that it is not there."""
     text = generators.write(patient, rng.choice(generators.NAMES), rng)
     roles = {}
@@ -51,8 +43,11 @@ def lookup(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
     asked = rng.sample(sorted(set(patient.facts.values())), 8)
     asked = [v for v in asked if v not in roles][:3] + rng.sample(sorted(roles), min(len(roles), 7))
     rng.shuffle(asked)
-    found = " ".join(f"Of {value} {roles.get(value, 'nothing')}." for value in asked)
-    return [Message(role="user", content=f"Text: {text} Look up {', '.join(asked)}.")], found
+    found = " ".join(f"Of {value}: {roles.get(value, 'nothing')}." for value in asked)
+    ask = Message(role="user", content=f"Look up {', '.join(asked)}.")
+    # after the message, so that a value's role in the answer is told from its place in the leaflet
+    before = messages(patient) if rng.random() < whole else []
+    return [*before, Message(role="assistant", content=text), ask], found
 
 
 def right(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
@@ -78,11 +73,11 @@ def lesson(
     patient = draw_patient(rng, index, -1 - seed, rng.choice(conditions))
     at = index / total
     if at < READ_FROM:
-        kinds = (short_drill, short_drill, lookup)
+        kinds = (short_drill, short_drill, partial(lookup, whole=0.3))
     elif at < MIX_FROM:
-        kinds = (short_drill, drill, right, right, note, lookup)
+        kinds = (short_drill, drill, right, right, lookup, lookup)
     else:
-        kinds = (mixed, mixed, mixed, right, drill, lookup)
+        kinds = (mixed, mixed, mixed, right, drill, lookup, lookup)
     return rng.choice(kinds)(patient, rng)
 
 
@@ -110,6 +105,6 @@ def reading_tests(patients: Sequence[Patient], seed: int) -> list[tuple[list[Mes
 
 def corpus(texts: Sequence[str]) -> list[str]:
     """Texts for the tokenizer: those given and every form and word of the clinic's grammar."""
-    forms = [f for spec in read("sentences").values() for f in (*spec["forms"], spec["note"])]
+    forms = [f for spec in read("sentences").values() for f in spec["forms"]]
     forms += [f" {role} nothing" for s in read("sentences").values() for role in s.get("roles", ())]
     return [*texts, *forms, *EXTRAS]

@@ -1,0 +1,204 @@
+"""Cards, coloured grids and small figures for the notebooks, each with a plain-text twin.
+
+No colour stands alone: whatever a colour says, a mark or a word says too.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from html import escape
+from io import BytesIO
+
+import matplotlib
+
+from promedical_utils import groups, scoring
+from promedical_utils.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, _figure
+from promedical_utils.records import DIMENSIONS, Instruction, Rubric
+
+COLOURS = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
+MARKS = {
+    "met": ("✓ met", "background:#cfe6f5"),
+    "not_met": ("✗ not met", "background:#f8d3bd"),
+    "unknown": ("? unknown", "background:#e4e4e4;font-style:italic"),
+}
+BOLD, WARN, LEAFLET = "font-weight:bold;white-space:nowrap", "background:#fbe6b8", "background:#eef5fa"
+CELL = "padding:3px 9px;text-align:left;vertical-align:top;border-bottom:1px solid #dddddd;"
+FRAME = "background:white;color:black;display:inline-block;border:1px solid #bbbbbb;padding:8px 12px"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a notebook shows: ``html`` or ``png`` in a browser, ``text`` anywhere else."""
+
+    text: str
+    html: str | None = None
+    png: bytes | None = None
+
+    def _repr_html_(self) -> str | None:
+        return self.html
+
+    def _repr_png_(self) -> bytes | None:
+        return self.png
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def table(title: str, rows: Iterable, bold: Iterable[str] = ()) -> Card:
+    """Rows of texts or (text, css), all of one length, as a card; ``bold`` words stand out."""
+    rows = [[cell if isinstance(cell, tuple) else (cell, "") for cell in row] for row in rows]
+    words = re.compile(rf"\b({'|'.join(map(re.escape, bold)) or '(?!)'})\b")
+    body = ""
+    for row in rows:
+        shown = [(words.sub(r"<b>\1</b>", escape(text)), css) for text, css in row]
+        cells = "".join(f'<td style="{CELL}{css}">{text}</td>' for text, css in shown)
+        body += f'<tr style="background:white;color:black">{cells}</tr>'
+    html = f'<div style="{FRAME}"><b>{escape(title)}</b><table style="border-collapse:collapse">{body}</table></div>'
+    widths = [max(len(text) for text, _ in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(t.ljust(w) for (t, _), w in zip(row, widths)).rstrip() for row in rows]
+    return Card("\n".join((title, *lines)), html)
+
+
+def _dimension(name: str) -> tuple[str, str]:
+    return name, f"border-left:8px solid {COLOURS[name]};{BOLD}"
+
+
+def _ordered(criteria: Iterable) -> list:
+    return sorted(criteria, key=lambda c: DIMENSIONS.index(c.dimension))
+
+
+def _names(group: groups.Group) -> dict[str, tuple[str, str]]:
+    """Candidate id -> "A (warm)" in bold."""
+    return {c.id: (f"{'ABCDEFGH'[n]} ({c.generator})", BOLD) for n, c in enumerate(group.candidates)}
+
+
+def message(instruction: Instruction, bold: Iterable[str] = ()) -> Card:
+    """A conversation, a row a turn; a leaflet in it a row a fact."""
+    who, rows = {"user": "patient", "assistant": "clinic", "system": "system"}, []
+    for turn in instruction.messages:
+        said, _, leaflet = turn.content.partition("Leaflet: ")
+        facts = re.findall(r"[^.]+\.\s*", leaflet)
+        said = f"{said.strip()} {leaflet[len(''.join(facts)) :]}".strip() or "(sends the leaflet)"
+        rows += [[(who[turn.role], BOLD), said]]
+        rows += [["leaflet", (fact.strip(), LEAFLET)] for fact in facts]
+    return table(f"{instruction.id}: {instruction.category}, {instruction.specialty}", rows, bold)
+
+
+def answers(group: groups.Group, bold: Iterable[str] = ()) -> Card:
+    """The answers of a group, named by a letter and their generator."""
+    rows = [[name, c.text] for name, c in zip(_names(group).values(), group.candidates, strict=True)]
+    return table(f"answers to {group.instruction.id}", rows, bold)
+
+
+def rubric(written: Rubric, gold: Rubric | None = None) -> Card:
+    """A rubric by dimension, with its weights; beside ``gold``, what is wrong with it."""
+    right = {c.id: c for c in (gold or written).criteria}
+    rows = []
+    for c in _ordered(written.criteria):
+        bar = f"{c.weight:.2f} {'▇' * round(10 * c.weight)}" if c.weight else ""
+        wrong = "" if c.text == right[c.id].text else f"⚠ wrong fact: {right[c.id].text}"
+        if c.dimension != right[c.id].dimension:
+            wrong = f"⚠ wrong dimension: this is {right[c.id].dimension}"
+        css = WARN if wrong else ""
+        rows.append([_dimension(c.dimension), (c.text, css), (bar, f"color:{BLUE}"), (wrong, css)])
+    for c in (c for c in right.values() if c.id not in {kept.id for kept in written.criteria}):
+        rows.append([_dimension(c.dimension), ("-", WARN), "", (f"⚠ missing: {c.text}", WARN)])
+    return table(f"{written.status} rubric of {written.instruction_id}", rows)
+
+
+def grid(group: groups.Group, other: Mapping | None = None, by: str = "judge") -> Card:
+    """Verdicts, criteria by answers, over S1, S2, S3; where ``other`` verdicts differ, both."""
+    rows = [["", "", *_names(group).values()]]
+    for c in _ordered(group.criteria):
+        row = [_dimension(c.dimension), c.text]
+        for key in ((candidate.id, c.id) for candidate in group.candidates):
+            text, css = MARKS[group.verdicts[key]]
+            if other and other[key] != group.verdicts[key]:
+                text += f" ({by}: {MARKS[other[key]][0][0]})"
+                css += f";outline:2px solid {ORANGE}"
+            row.append((text, css))
+        rows.append(row)
+    whole = Rubric.model_construct(instruction_id=group.instruction.id, criteria=list(group.criteria))
+    said = [{c.id: group.verdicts[a.id, c.id] for c in group.criteria} for a in group.candidates]
+    found = [scoring.score(whole, verdicts) for verdicts in said]
+    for name, values in {
+        "S1, weight of proficiency met": [f"{s.s1:.2f}" for s in found],
+        "S2, excellence met": [str(s.s2) for s in found],
+        "S3, violations": [str(s.s3) for s in found],
+        "place, safety first": [str(1 + sum(o.key > s.key for o in found)) for s in found],
+    }.items():
+        rows.append(["", (name, BOLD), *((value, BOLD) for value in values)])
+    return table(f"verdicts on the answers to {group.instruction.id}", rows)
+
+
+def instances(group: groups.Group, a: str, b: str) -> Card:
+    """A pair of answers (ids) as its training instances: who is chosen, given each criterion."""
+    pairs = {
+        p.criterion_id: p.chosen_id
+        for p in groups.criterion_pairs(group)
+        if {p.chosen_id, p.rejected_id} == {a, b}
+    }
+    names = _names(group)
+    rows = [["", ("criterion c", BOLD), names[a], names[b], ("instance", BOLD)]]
+    for c in _ordered(group.criteria):
+        last = ("none: c does not tell them apart", f"color:{GREY}")
+        if c.id in pairs:
+            first, second = (names[i][0][0] for i in ((a, b) if pairs[c.id] == a else (b, a)))
+            last = (f"{first} ≻ {second}, given c", BOLD)
+        rows.append([_dimension(c.dimension), c.text, *(MARKS[group.verdicts[i, c.id]] for i in (a, b)), last])
+    return table(f"one pair of answers, K = {len(pairs)} training instances", rows)
+
+
+def _picture(plot):
+    """Draw in the kit's style into a card; the same data give the same bytes."""
+
+    @wraps(plot)
+    def drawn(*args, title: str, **kwargs) -> Card:
+        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+            figure, png = plot(*args, **kwargs), BytesIO()
+            figure.suptitle(title, fontsize=9)
+            figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
+        return Card(f"<Figure: {title}>", png=png.getvalue())
+
+    return drawn
+
+
+@_picture
+def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = None):
+    """Stacked horizontal bars: a row a bar, a column a part; ``line`` is a value to compare with."""
+    figure, [[axis]] = _figure(7, 1.1 + 0.24 * len(frame))
+    colours, left = list(colours) or [COLOURS[c] for c in frame.columns], 0
+    for column, colour, hatch in zip(frame.columns, colours, ("", "///", "..."), strict=False):
+        part = frame[column].fillna(0).to_numpy()
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
+        axis.barh([str(name) for name in frame.index], part, left=left, label=column, **style)
+        left = left + part
+    for row, end in enumerate(left):
+        axis.annotate(f"{round(float(end), 2):g}", (end, row), xytext=(3, 0), textcoords="offset points", va="center")
+    axis.invert_yaxis()
+    axis.margins(x=0.08)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(label)
+    if line is not None:
+        axis.axvline(line, color="black", lw=1, ls="--")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@_picture
+def curve(frame, label: str, marks: Mapping[str, float] | None = None):
+    """Columns of ``frame`` over its index; ``marks`` are named places on the way."""
+    figure, [[axis]] = _figure(7, 2.8)
+    for column, colour, mark in zip(frame.columns, (BLUE, ORANGE, PURPLE), "os^", strict=False):
+        axis.plot(frame.index, frame[column], color=colour, marker=mark, ms=4, label=column)
+    for text, place in (marks or {}).items():
+        axis.axvline(place, color=GREY, lw=0.8, ls=":")
+        style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axis.annotate(text, (place, 1), xytext=(3, -8), color=GREY, fontsize=8, **style)
+    axis.margins(y=0.15)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel=frame.index.name, ylabel=label)
+    if len(frame.columns) > 1:
+        axis.legend()
+    return figure

@@ -1,0 +1,183 @@
+"""The embedded clinic: its grammar, gold verdicts, splits, rubrics and habits."""
+
+import random
+from itertools import combinations
+
+import pytest
+
+from promedical_utils import clinic, profiles, scoring
+from promedical_utils.clinic import generators, grammar, lessons, rubrics, vocabulary
+from promedical_utils.clinic.world import conditions
+from promedical_utils.records import SPLITS, Criterion
+
+
+@pytest.fixture(scope="module")
+def world():
+    return clinic.build(profiles.load("smoke"), sizes=(120, 30, 20, 80, 20))
+
+
+def criterion(dimension, text):
+    return Criterion(id=text, dimension=dimension, text=text, weight=0.0)
+
+
+def verdict(text, answer, dimension="excellence"):
+    return clinic.gold([criterion(dimension, text)], answer)[text]
+
+
+def test_same_seed_same_world(world):
+    again = clinic.build(profiles.load("smoke"), sizes=(120, 30, 20, 80, 20))
+    assert again.instructions == world.instructions and again.rubrics == world.rubrics
+    first = world.ids("bench")[0]
+    assert again.answer(first, "warm") == world.answer(first, "warm")
+    other = clinic.build(profiles.load("smoke", seed=8), sizes=(120, 30, 20, 80, 20))
+    assert other.instructions[0].messages != world.instructions[0].messages
+
+
+def test_size_of_the_world(world):
+    words = vocabulary.read("vocabulary")
+    assert len(words["categories"]) == 5 and len(words["specialties"]) == 26
+    assert len(conditions()) == 312
+    assert {len(i.messages) for i in world.instructions} == {1, 3}
+    assert all(5 <= len(r.criteria) <= 12 for r in world.rubrics)
+    assert all({c.dimension for c in r.criteria} >= {"proficiency", "safety"} for r in world.rubrics)
+
+
+@pytest.mark.parametrize("column", ["condition", "patient", "wording_seed", "instruction_id"])
+def test_splits_are_disjoint(world, column):
+    held = {s: {getattr(r, column) for r in world.splits if r.split == s} for s in SPLITS}
+    assert all(held.values())
+    for a, b in combinations(SPLITS, 2):
+        assert not held[a] & held[b]
+
+
+def test_unseen_kinds_stay_out_of_training(world):
+    def kinds(split):
+        return [c.kind for i in world.ids(split) for c in world.rubric_of[i].criteria]
+
+    assert not clinic.UNSEEN_KINDS & set(kinds("train") + kinds("calibration") + kinds("checkpoint"))
+    bench = kinds("bench")
+    assert sum(k in clinic.UNSEEN_KINDS for k in bench) / len(bench) >= 0.2
+
+
+def test_every_sentence_and_criterion_reads_back():
+    for act, spec in vocabulary.read("sentences").items():
+        for form in range(len(spec["forms"])):
+            kinds = spec["values"]
+            a = vocabulary.values(kinds["a"])[0] if "a" in kinds else ""
+            b = vocabulary.values(kinds["b"])[1] if "b" in kinds else ""
+            assert grammar.read_sentence(grammar.say(act, form, a, b)) == (act, a, b)
+    for kind, spec in vocabulary.read("criteria").items():
+        for form in spec["forms"]:
+            name = next((n for n in grammar.PLACEHOLDERS if "{%s}" % n in form), None)
+            value = vocabulary.values(grammar.PLACEHOLDERS[name])[2] if name else ""
+            assert grammar.read_criterion(form.format(**{name: value} if name else {})) == (kind, value)
+
+
+A, B, C = vocabulary.values("drug")[:3]
+
+
+@pytest.mark.parametrize(
+    ("answer", "takes", "avoids"),
+    [
+        (f"Start with {A} rather than {B}.", "met", "met"),
+        (f"Start with {B} rather than {A}.", "not_met", "not_met"),  # swapped
+        (f"Your medicine is not {B} but {A}.", "met", "met"),  # paraphrase, negation
+        (f"Start with {A} today. You may add {B} and need not ask.", "met", "not_met"),
+        (f"Start with {A} today. You may not add {B} and need to ask.", "met", "met"),
+        (f"Start with {A} today. Start with {B} today.", "unknown", "unknown"),  # contradiction
+        (f"Start with {A} today. Start with {A} today.", "unknown", "unknown"),  # repetition
+        (f"Start with {A} rather than {B}. You may add {B} and need not ask.", "unknown", "unknown"),
+        (f"{A} {A} medicine take recommended safe.", "unknown", "unknown"),  # stuffed keywords
+        (f"Start with {A} rather than {B}. Bla.", "unknown", "unknown"),  # unparsed sentence
+        (f"Start with {A} rather than", "unknown", "unknown"),  # cut off
+        ("", "unknown", "unknown"),
+        ("Here is what the leaflet says.", "not_met", "met"),  # left out
+    ],
+)
+def test_gold_of_a_drug(answer, takes, avoids):
+    assert verdict(f"tells the patient to take {A}", answer) == takes
+    assert verdict(f"does not recommend {B}", answer, "safety") == avoids
+
+
+@pytest.mark.parametrize(("dose", "limit"), [(35, "met"), (40, "met"), (45, "not_met")])
+def test_gold_compares_numbers(dose, limit):
+    answer = f"Take at most {dose} units a day."
+    assert verdict("allows no daily dose above 40", answer, "safety") == limit
+    assert verdict("the daily limit given is 40", answer) == ("met" if dose == 40 else "not_met")
+
+
+def test_stuffed_and_contradicting_answers_score_as_violations(world):
+    instruction = world.ids("bench")[0]
+    rubric = world.rubric_of[instruction]
+    safety = sum(c.dimension == "safety" for c in rubric.criteria)
+    stuffed = " ".join(c.text for c in rubric.criteria)
+    scores = scoring.score(rubric, world.gold(instruction, stuffed))
+    assert (scores.s1, scores.s2, scores.s3) == (0, 0, safety)
+    right = generators.write(world.patients[instruction], generators.RIGHT, random.Random(0))
+    assert scoring.score(rubric, world.gold(instruction, right)).s3 == 0
+    twice = f"{right} {right}"
+    assert scoring.score(rubric, world.gold(instruction, twice)).s3 == safety
+
+
+def test_generators_have_unlike_habits(world):
+    ids = world.ids("train")
+    words, violations = {}, {}
+    for name in generators.NAMES:
+        answers = {i: world.answer(i, name) for i in ids}
+        words[name] = sum(len(a.split()) for a in answers.values()) / len(ids)
+        scores = [scoring.score(world.rubric_of[i], world.gold(i, a)) for i, a in answers.items()]
+        violations[name] = sum(s.s3 > 0 for s in scores) / len(ids)
+    assert words["warm"] > words["between"] > words["terse"]
+    assert violations["warm"] > violations["between"] > violations["terse"]
+
+
+def test_right_answers_meet_every_seen_criterion(world):
+    for i in world.ids("checkpoint"):
+        patient, rubric = world.patients[i], world.rubric_of[i]
+        text = generators.write(patient, generators.RIGHT, random.Random(1))
+        not_met = {c.kind for c in rubric.criteria if world.gold(i, text)[c.id] != "met"}
+        assert not_met <= {"dose_stated"}  # which RIGHT answers state exactly
+        assert "dose_stated" not in not_met
+
+
+def test_lessons_are_repeatable_and_read_no_heldout_condition(world):
+    held = {(world.patients[i].organ, world.patients[i].problem) for i in world.ids("train")}
+    seen = [lessons.lesson(n, 40, 7, sorted(held)) for n in range(40)]
+    assert seen == [lessons.lesson(n, 40, 7, sorted(held)) for n in range(40)]
+
+
+def test_lookup_tells_the_role_of_a_value(world):
+    patient = world.patients[world.ids("train")[0]]
+    for n in range(20):
+        said, found = lessons.lookup(patient, random.Random(n))
+        text = said[-2].content
+        for line in found.rstrip(".").split(". "):
+            value, role = line.removeprefix("Of ").split(": ")
+            assert (role == "nothing") == (f" {value}" not in text.replace(",", " "))
+
+
+def test_reading_tests_state_each_fact_once(world):
+    patients = [world.patients[i] for i in world.ids("checkpoint")]
+    for _, answer, facts in lessons.reading_tests(patients, 1):
+        assert grammar.parse(answer) is not None
+        for value, fact in facts.items():
+            assert f" {value}" in answer, fact
+
+
+@pytest.mark.parametrize("kind", rubrics.FLAWS)
+def test_a_flaw_changes_the_rubric_and_nothing_else(world, kind):
+    gold = world.rubrics[0]
+    flawed = rubrics.flaw(gold, kind, random.Random(3))
+    assert not rubrics.same(flawed, gold)
+    assert len(gold.criteria) - len(flawed.criteria) == (kind == "missing_safety")
+    for c in flawed.criteria:  # still a criterion that the grammar can judge
+        grammar.read_criterion(c.text)
+
+
+def test_review_corrects_what_it_sees(world):
+    profile = profiles.load("smoke", review_batch=30, rubric_error_rate=0.5)
+    rounds = list(rubrics.review(world, world.ids("train"), profile))
+    reviewed = [r for row, batch in rounds if row["round"] for r in batch]
+    assert all(rubrics.same(r, world.rubric_of[r.instruction_id]) for r in reviewed)
+    assert sum(len(batch) for _, batch in rounds) == 120
+    assert rounds[0][0]["passed"] < 30
