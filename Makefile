@@ -26,9 +26,7 @@ help: ## this list
 
 setup: $(READY) ## create .venv from requirements.lock (every target below does this first)
 
-# torch first, pinned: from PyPI it brings several GB of CUDA, so a Linux machine without a GPU whose
-# pip has no index of its own takes torch's CPU index. The .pth file makes the package importable from
-# any folder without a build step.
+# torch first, pinned. The .pth file makes the package importable from any folder without a build step.
 $(READY):
 	@python=$$(for p in $(PYTHON) python3.11 python3 python; do \
 	    $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done); \
@@ -36,10 +34,7 @@ $(READY):
 	    echo "Python 3.11 is needed and was not found: install it, or make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	echo "setting up $(VENV) from requirements.lock (once, some minutes)"; \
 	$$python -m venv $(VENV) || { echo "no venv module (Debian, Ubuntu: apt install python3.11-venv)" >&2; exit 1; }
-	@index=; if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && \
-	    ! env | grep -qE '^PIP_(EXTRA_)?INDEX_URL=' && [[ "$$($(PY) -m pip config list)" != *index-url* ]]; then \
-	    index="--extra-index-url https://download.pytorch.org/whl/cpu"; fi; \
-	$(PY) -m pip install -q --disable-pip-version-check $$index "$$(grep '^torch==' requirements.lock)"
+	@$(PY) -m pip install -q --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	@$(PY) -m pip install -q --disable-pip-version-check -r requirements.lock
 	@$(PY) -c 'import site; open(site.getsitepackages()[0] + "/promedical_utils.pth", "w").write("$(CURDIR)\n")'
 	@rm -f $(VENV)/.ready-* && touch $@

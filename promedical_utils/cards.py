@@ -22,9 +22,10 @@ MARKS = {
     "not_met": ("✗ not met", "background:#f8d3bd"),
     "unknown": ("? unknown", "background:#e4e4e4;font-style:italic"),
 }
-BOLD, WARN, LEAFLET = "font-weight:bold;white-space:nowrap", "background:#fbe6b8", "background:#eef5fa"
+BOLD = "font-weight:bold;white-space:nowrap"
+WARN, LEAFLET = "background:#fbe6b8", "background:#eef5fa"
 CELL = "padding:3px 9px;text-align:left;vertical-align:top;border-bottom:1px solid #dddddd;"
-FRAME = "background:white;color:black;display:inline-block;border:1px solid #bbbbbb;padding:8px 12px"
+FRAME = "background:white;color:black;display:inline-block;border:1px solid #bbb;padding:8px 12px"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def table(title: str, rows: Iterable, bold: Iterable[str] = ()) -> Card:
         shown = [(words.sub(r"<b>\1</b>", escape(text)), css) for text, css in row]
         cells = "".join(f'<td style="{CELL}{css}">{text}</td>' for text, css in shown)
         body += f'<tr style="background:white;color:black">{cells}</tr>'
-    html = f'<div style="{FRAME}"><b>{escape(title)}</b><table style="border-collapse:collapse">{body}</table></div>'
+    body = f'<table style="border-collapse:collapse">{body}</table>'
+    html = f'<div style="{FRAME}"><b>{escape(title)}</b>{body}</div>'
     widths = [max(len(text) for text, _ in column) for column in zip(*rows, strict=True)]
     lines = ["  ".join(t.ljust(w) for (t, _), w in zip(row, widths)).rstrip() for row in rows]
     return Card("\n".join((title, *lines)), html)
@@ -70,7 +72,7 @@ def _ordered(criteria: Iterable) -> list:
 
 def _names(group: groups.Group) -> dict[str, tuple[str, str]]:
     """Candidate id -> "A (warm)" in bold."""
-    return {c.id: (f"{'ABCDEFGH'[n]} ({c.generator})", BOLD) for n, c in enumerate(group.candidates)}
+    return {c.id: (f"{chr(65 + n)} ({c.generator})", BOLD) for n, c in enumerate(group.candidates)}
 
 
 def message(instruction: Instruction, bold: Iterable[str] = ()) -> Card:
@@ -87,7 +89,8 @@ def message(instruction: Instruction, bold: Iterable[str] = ()) -> Card:
 
 def answers(group: groups.Group, bold: Iterable[str] = ()) -> Card:
     """The answers of a group, named by a letter and their generator."""
-    rows = [[name, c.text] for name, c in zip(_names(group).values(), group.candidates, strict=True)]
+    names = _names(group)
+    rows = [[names[c.id], c.text] for c in group.candidates]
     return table(f"answers to {group.instruction.id}", rows, bold)
 
 
@@ -119,7 +122,8 @@ def grid(group: groups.Group, other: Mapping | None = None, by: str = "judge") -
                 css += f";outline:2px solid {ORANGE}"
             row.append((text, css))
         rows.append(row)
-    whole = Rubric.model_construct(instruction_id=group.instruction.id, criteria=list(group.criteria))
+    asked = group.instruction.id
+    whole = Rubric.model_construct(instruction_id=asked, criteria=list(group.criteria))
     said = [{c.id: group.verdicts[a.id, c.id] for c in group.criteria} for a in group.candidates]
     found = [scoring.score(whole, verdicts) for verdicts in said]
     for name, values in {
@@ -129,7 +133,7 @@ def grid(group: groups.Group, other: Mapping | None = None, by: str = "judge") -
         "place, safety first": [str(1 + sum(o.key > s.key for o in found)) for s in found],
     }.items():
         rows.append(["", (name, BOLD), *((value, BOLD) for value in values)])
-    return table(f"verdicts on the answers to {group.instruction.id}", rows)
+    return table(f"verdicts on the answers to {asked}", rows)
 
 
 def instances(group: groups.Group, a: str, b: str) -> Card:
@@ -146,7 +150,8 @@ def instances(group: groups.Group, a: str, b: str) -> Card:
         if c.id in pairs:
             first, second = (names[i][0][0] for i in ((a, b) if pairs[c.id] == a else (b, a)))
             last = (f"{first} ≻ {second}, given c", BOLD)
-        rows.append([_dimension(c.dimension), c.text, *(MARKS[group.verdicts[i, c.id]] for i in (a, b)), last])
+        said = [MARKS[group.verdicts[i, c.id]] for i in (a, b)]
+        rows.append([_dimension(c.dimension), c.text, *said, last])
     return table(f"one pair of answers, K = {len(pairs)} training instances", rows)
 
 
@@ -166,7 +171,7 @@ def _picture(plot):
 
 @_picture
 def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = None):
-    """Stacked horizontal bars: a row a bar, a column a part; ``line`` is a value to compare with."""
+    """Stacked horizontal bars: a row a bar, a column a part; ``line`` is a value to compare to."""
     figure, [[axis]] = _figure(7, 1.1 + 0.24 * len(frame))
     colours, left = list(colours) or [COLOURS[c] for c in frame.columns], 0
     for column, colour, hatch in zip(frame.columns, colours, ("", "///", "..."), strict=False):
@@ -175,7 +180,8 @@ def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = No
         axis.barh([str(name) for name in frame.index], part, left=left, label=column, **style)
         left = left + part
     for row, end in enumerate(left):
-        axis.annotate(f"{round(float(end), 2):g}", (end, row), xytext=(3, 0), textcoords="offset points", va="center")
+        style = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+        axis.annotate(f"{round(float(end), 2):g}", (end, row), **style)
     axis.invert_yaxis()
     axis.margins(x=0.08)
     axis.set_xlim(left=0)

@@ -279,14 +279,15 @@ def plot_grades(df: pd.DataFrame) -> Figure:
     axis.set_xticks(range(5), [f"{v:+d}" if v else "0" for v in levels])
     axis.set_yticks(range(5), [f"{v:+d}" if v else "0" for v in levels])
     for (row, column), value in np.ndenumerate(counts.to_numpy()):
-        axis.text(column, row, value or "", ha="center", va="center")
+        colour = "white" if value > 0.7 * counts.to_numpy().max() else "black"
+        axis.text(column, row, value or "", ha="center", va="center", color=colour)
     axis.set_xlabel("physician 2 (+: the first answer is better)")
     axis.set_ylabel("physician 1")
     return figure
 
 
 def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) -> Figure:
-    """One panel a metric, one row a scorer, circles against adjudicated labels, diamonds truth.
+    """One panel a metric, one row a scorer, 95 % intervals; circles: adjudicated, diamonds: truth.
 
     ``df`` is ``bench.metrics``; ``panels``: label -> (metric, slice); ``ceiling`` is that of
     criterion-blind scorers, on pairwise accuracy over all.
@@ -306,16 +307,16 @@ def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) 
                           color=OF_SCORER[r.scorer])  # fmt: skip
         axis.set_yticks(range(len(scorers)), scorers[::-1])
         axis.set_ylim(-0.6, len(scorers) - 0.4)
-        axis.set_xlim(0, 102)
+        axis.set_xlim(-3, 103)
         axis.set_xlabel(f"{label} (%)")
         if metric == "pairwise":
             axis.axvline(50, color=GREY, lw=0.8, ls=":")
         if ceiling is not None and (metric, slice) == ("pairwise", "all"):
             axis.axvline(ceiling * 100, color="black", lw=0.9, ls="--")
-    marks = {f"against {a}, 95 % interval": {"marker": m, "color": GREY}
+    marks = {f"against {a}": {"marker": m, "color": GREY}
              for a, (m, _) in looks.items() if a in set(df.against)}  # fmt: skip
     if ceiling is not None:
-        marks["ceiling of criterion-blind scorers"] = {"marker": "|", "color": "black", "ms": 12}
+        marks["ceiling without criteria"] = {"marker": "|", "color": "black", "ms": 12}
     _legend(figure, marks)
     return figure
 

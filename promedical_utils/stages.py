@@ -178,9 +178,10 @@ def rubrics(profile: Profile, run: Path) -> dict:
 
 
 def _real_rubrics(profile: Profile, run: Path) -> dict:
-    from promedical_utils import sources
+    from promedical_utils import base_model, sources
     from transformers import AutoTokenizer
 
+    base_model.quiet()  # long texts are measured here before they are cut
     study = sources.load_real(profile.seed)
     review = {"sources": sources.aggregate_report(study), "notes": list(study.notes)}
     tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
@@ -306,9 +307,10 @@ def _clinic_candidates(profile: Profile, run: Path):
 
 
 def _real_candidates(profile: Profile, run: Path):
-    from promedical_utils import sources
+    from promedical_utils import base_model, sources
     from transformers import AutoTokenizer
 
+    base_model.quiet()  # long texts are measured here before they are cut
     study = sources.load_real(profile.seed)
     tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
     study, _ = sources.shorten(study, tokenizer, profile.rm_max_tokens)

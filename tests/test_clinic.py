@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 
 from promedical_utils import clinic, profiles, scoring
+from promedical_utils.base_model import END
 from promedical_utils.clinic import generators, grammar, lessons, rubrics, vocabulary
 from promedical_utils.clinic.world import conditions
 from promedical_utils.records import SPLITS, Criterion
@@ -149,11 +150,12 @@ def test_lessons_are_repeatable_and_read_no_heldout_condition(world):
 def test_lookup_tells_the_role_of_a_value(world):
     patient = world.patients[world.ids("train")[0]]
     for n in range(20):
-        said, found = lessons.lookup(patient, random.Random(n))
-        text = said[-2].content
-        for line in found.rstrip(".").split(". "):
-            value, role = line.removeprefix("Of ").split(": ")
-            assert (role == "nothing") == (f" {value}" not in text.replace(",", " "))
+        _, said = lessons.lookup(patient, random.Random(n))
+        text, *asked = said.split(f"{END}\nlook up: ")
+        assert len(asked) > 3
+        for line in asked:
+            value, role = line.split(f"{END} ")
+            assert (role == "nothing") == (f" {value}" not in text)
 
 
 def test_reading_tests_state_each_fact_once(world):

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from functools import partial
 
+from promedical_utils.base_model import END
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import say
 from promedical_utils.clinic.vocabulary import read
@@ -15,7 +16,7 @@ from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet
 from promedical_utils.records import Message
 
 # shares of the whole course, in order: short drills, whole leaflets and right answers, mixed answers
-READ_FROM, MIX_FROM = 0.35, 0.75
+READ_FROM, MIX_FROM = 0.3, 0.8
 FACTS = (
     "first", "avoid", "limit", "danger", "mild", "review", "target", "target_not", "food",
     "food_not", "place", "place_not", "item", "item_not", "allowed", "forbidden",
@@ -34,7 +35,12 @@ def drill(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
 
 
 def lookup(patient: Patient, rng: random.Random, whole: float = 1) -> tuple[list[Message], str]:
-    """Values to look up in a mixed-quality answer: the role of each there, or that it is not there."""
+    """A mixed-quality answer, then values to look up in it: the role of each, or that it has none.
+
+    A value stands where a criterion would, after the answer and before an end token, and its role
+    follows: reading, with no criterion and no verdict. ``whole``: how often the patient's message
+    stands before it, so that a role in the answer is told from a place in the leaflet.
+    """
     text = generators.write(patient, rng.choice(generators.NAMES), rng)
     roles = {}
     for sentence in text.rstrip(".").split(". "):
@@ -43,11 +49,9 @@ def lookup(patient: Patient, rng: random.Random, whole: float = 1) -> tuple[list
     asked = rng.sample(sorted(set(patient.facts.values())), 8)
     asked = [v for v in asked if v not in roles][:3] + rng.sample(sorted(roles), min(len(roles), 7))
     rng.shuffle(asked)
-    found = " ".join(f"Of {value}: {roles.get(value, 'nothing')}." for value in asked)
-    ask = Message(role="user", content=f"Look up {', '.join(asked)}.")
-    # after the message, so that a value's role in the answer is told from its place in the leaflet
-    before = messages(patient) if rng.random() < whole else []
-    return [*before, Message(role="assistant", content=text), ask], found
+    found = [f"\nlook up: {value}{END} {roles.get(value, 'nothing')}" for value in asked]
+    before = messages(patient) if rng.random() < whole else [Message(role="user", content="Read.")]
+    return before, END.join([text, *found])
 
 
 def right(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
@@ -77,7 +81,7 @@ def lesson(
     elif at < MIX_FROM:
         kinds = (short_drill, drill, right, right, lookup, lookup)
     else:
-        kinds = (mixed, mixed, mixed, right, drill, lookup, lookup)
+        kinds = (mixed, mixed, right, drill, lookup, lookup, lookup)
     return rng.choice(kinds)(patient, rng)
 
 
