@@ -7,7 +7,7 @@ loads a model; scorers hand in predictions.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -216,18 +216,25 @@ def _grades(samples: pd.DataFrame, cells: pd.DataFrame, people) -> pd.DataFrame:
 def blind_ceiling(pairs: pd.DataFrame) -> float:
     """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs.
 
-    Such a scorer has one order of an instruction's answers for all criteria; the maximum is over
-    all orders (6 for three answers). KitError beyond 8 answers; NaN for no pairs.
+    Such a scorer has one order of an instruction's answers for all criteria. The best order ends in
+    some answer, before it the best order of the others: 2^n sets of n answers. KitError beyond 12
+    answers; NaN for no pairs.
     """
-    best = 0
+    total = 0
     for instruction, group in pairs.groupby("instruction_id"):
-        wins = group.groupby(["chosen_id", "rejected_id"]).size().to_dict()
-        names = sorted({name for pair in wins for name in pair})
-        if len(names) > 8:
-            raise KitError(f"blind ceiling: {instruction} has {len(names)} answers; at most 8")
-        orders = (combinations(order, 2) for order in permutations(names))
-        best += max(sum(wins.get(pair, 0) for pair in order) for order in orders)
-    return best / len(pairs) if len(pairs) else float("nan")
+        names = sorted({*group.chosen_id, *group.rejected_id})
+        if len(names) > 12:
+            raise KitError(f"blind ceiling: {instruction} has {len(names)} answers; at most 12")
+        wins = pd.crosstab(group.chosen_id, group.rejected_id)
+        wins = wins.reindex(index=names, columns=names, fill_value=0).to_numpy().tolist()
+        best = [0] * 2 ** len(names)
+        for chosen in range(1, len(best)):
+            inside = [i for i in range(len(names)) if chosen >> i & 1]
+            best[chosen] = max(
+                best[chosen ^ 1 << last] + sum(wins[i][last] for i in inside) for last in inside
+            )
+        total += best[-1]
+    return total / len(pairs) if len(pairs) else float("nan")
 
 
 # ---------------------------------------------------------------- scorers

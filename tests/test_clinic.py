@@ -6,7 +6,6 @@ from itertools import combinations
 import pytest
 
 from promedical_utils import clinic, profiles, scoring
-from promedical_utils.base_model import END
 from promedical_utils.clinic import generators, grammar, lessons, rubrics, vocabulary
 from promedical_utils.clinic.world import conditions
 from promedical_utils.records import SPLITS, Criterion
@@ -150,12 +149,24 @@ def test_lessons_are_repeatable_and_read_no_heldout_condition(world):
 def test_lookup_tells_the_role_of_a_value(world):
     patient = world.patients[world.ids("train")[0]]
     for n in range(20):
-        _, said = lessons.lookup(patient, random.Random(n))
-        text, *asked = said.split(f"{END}\nlook up: ")
-        assert len(asked) > 3
-        for line in asked:
-            value, role = line.split(f"{END} ")
+        said, found = lessons.lookup(patient, random.Random(n))
+        text = said[0].content.partition(" Look up")[0]
+        lines = found.rstrip(".").split(". ")
+        assert len(lines) > 3
+        for line in lines:
+            value, role = line.removeprefix("Of ").split(": ")
             assert (role == "nothing") == (f" {value}" not in text)
+
+
+def test_note_jots_down_every_sentence(world):
+    patient = world.patients[world.ids("train")[0]]
+    for n in range(20):
+        said, found = lessons.note(patient, random.Random(n))
+        assert said[0].content.count(".") == found.count(".")
+
+
+def test_a_repeated_first_sentence_is_seen():
+    assert grammar.parse("Come back within 7 days. Take at most 40 units a day. Come back within 7 days.") is None
 
 
 def test_reading_tests_state_each_fact_once(world):

@@ -6,9 +6,7 @@ right answers before the careless habits of the mixed-quality ones.
 
 import random
 from collections.abc import Sequence
-from functools import partial
 
-from promedical_utils.base_model import END
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import say
 from promedical_utils.clinic.vocabulary import read
@@ -16,7 +14,7 @@ from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet
 from promedical_utils.records import Message
 
 # shares of the whole course, in order: short drills, whole leaflets and right answers, mixed answers
-READ_FROM, MIX_FROM = 0.3, 0.8
+READ_FROM, MIX_FROM = 0.35, 0.75
 FACTS = (
     "first", "avoid", "limit", "danger", "mild", "review", "target", "target_not", "food",
     "food_not", "place", "place_not", "item", "item_not", "allowed", "forbidden",
@@ -34,13 +32,17 @@ def drill(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
     return messages(patient), " ".join(leaflet_lines(patient, rng))
 
 
-def lookup(patient: Patient, rng: random.Random, whole: float = 1) -> tuple[list[Message], str]:
-    """A mixed-quality answer, then values to look up in it: the role of each, or that it has none.
+def note(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
+    """A few sentences of a mixed-quality answer, to be noted down in order: reading, no judging."""
+    text = generators.write(patient, rng.choice(generators.NAMES), rng)
+    parts = [s + "." for s in text.rstrip(".").split(". ")][: rng.choice((1, 2, 4, 12))]
+    acts = [grammar.read_sentence(part) for part in parts]
+    noted = [read("sentences")[act]["note"].format(a=a, b=b) for act, a, b in acts]
+    return [Message(role="user", content="Note down: " + " ".join(parts))], " ".join(noted)
 
-    A value stands where a criterion would, after the answer and before an end token, and its role
-    follows: reading, with no criterion and no verdict. ``whole``: how often the patient's message
-    stands before it, so that a role in the answer is told from a place in the leaflet.
-    """
+
+def lookup(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
+    """Values to look up in a mixed-quality answer: the role of each there, or that it has none."""
     text = generators.write(patient, rng.choice(generators.NAMES), rng)
     roles = {}
     for sentence in text.rstrip(".").split(". "):
@@ -49,9 +51,8 @@ def lookup(patient: Patient, rng: random.Random, whole: float = 1) -> tuple[list
     asked = rng.sample(sorted(set(patient.facts.values())), 8)
     asked = [v for v in asked if v not in roles][:3] + rng.sample(sorted(roles), min(len(roles), 7))
     rng.shuffle(asked)
-    found = [f"\nlook up: {value}{END} {roles.get(value, 'nothing')}" for value in asked]
-    before = messages(patient) if rng.random() < whole else [Message(role="user", content="Read.")]
-    return before, END.join([text, *found])
+    found = " ".join(f"Of {value}: {roles.get(value, 'nothing')}." for value in asked)
+    return [Message(role="user", content=f"Text: {text} Look up {', '.join(asked)}.")], found
 
 
 def right(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
@@ -77,11 +78,11 @@ def lesson(
     patient = draw_patient(rng, index, -1 - seed, rng.choice(conditions))
     at = index / total
     if at < READ_FROM:
-        kinds = (short_drill, short_drill, partial(lookup, whole=0.3))
+        kinds = (short_drill, short_drill, lookup)
     elif at < MIX_FROM:
-        kinds = (short_drill, drill, right, right, lookup, lookup)
+        kinds = (short_drill, drill, right, right, note, lookup)
     else:
-        kinds = (mixed, mixed, right, drill, lookup, lookup, lookup)
+        kinds = (mixed, mixed, mixed, right, drill, lookup)
     return rng.choice(kinds)(patient, rng)
 
 
@@ -109,6 +110,6 @@ def reading_tests(patients: Sequence[Patient], seed: int) -> list[tuple[list[Mes
 
 def corpus(texts: Sequence[str]) -> list[str]:
     """Texts for the tokenizer: those given and every form and word of the clinic's grammar."""
-    forms = [f for spec in read("sentences").values() for f in spec["forms"]]
+    forms = [f for spec in read("sentences").values() for f in (*spec["forms"], spec["note"])]
     forms += [f" {role} nothing" for s in read("sentences").values() for role in s.get("roles", ())]
     return [*texts, *forms, *EXTRAS]
