@@ -65,8 +65,8 @@ def new_model(tokenizer, layers: int, width: int, seed: int):
 
     Value and output projections start as each other's transpose ("mimetic" initialisation,
     Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and half
-    of the heads of the first two layers start as an induction circuit. Reading a fact needs both,
-    and from a random start they take thousands of steps to form.
+    of the heads of the first two layers start leaning towards an induction circuit. Reading a fact
+    needs both, and from a random start they take thousands of steps to form.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed
