@@ -31,7 +31,7 @@ class Profile(BaseModel):
 
     # base model: "small" is trained by notebook 00, anything else is a hub id or a folder
     base_model: str
-    base_layers: int = Field(4, ge=1)
+    base_layers: int = Field(4, ge=2, description="two make an induction circuit")
     base_width: int = Field(192, ge=32)
     base_vocabulary: int = Field(2048, ge=300)
     base_steps: int = Field(1, ge=1)
