@@ -16,7 +16,9 @@ from promedical_utils.profiles import Profile
 from promedical_utils.records import (
     Candidate, CriterionPair, Instruction, Rubric, SplitRow, Verdict,
 )  # fmt: skip
-from promedical_utils.workspace import KitError, need, read_json, run_folder, short_hash, shown, write_json
+from promedical_utils.workspace import (
+    KitError, need, read_json, replacing, run_folder, short_hash, shown, write_json,
+)  # fmt: skip
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
 RMS = {  # name -> view, labels, full fine-tuning
@@ -359,7 +361,7 @@ def reward_models(profile: Profile, run: Path) -> dict:
             fitted.save(run / f"reward/calibration{ending}.json")
     scores["truth"] = _label(scores, heldout)
     accuracy = {name: _pair_accuracy(scores[scores.scorer == name], heldout) for name in reports}
-    with records.replacing(run / "reward/heldout.parquet") as temporary:
+    with replacing(run / "reward/heldout.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     report = {
         "heldout_pair_accuracy": accuracy,
@@ -418,10 +420,8 @@ def _pair_accuracy(scores, held) -> dict:
 
 def bench(profile: Profile, run: Path) -> dict:
     """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
-    import pandas as pd
-
     from promedical_utils import bench as benches
-    from promedical_utils import calibration, clinic, reward_model
+    from promedical_utils import clinic
     from promedical_utils.clinic.people import panel
 
     if profile.data == "real":
@@ -438,6 +438,19 @@ def bench(profile: Profile, run: Path) -> dict:
     )
     chosen = set(made.samples.instruction_id)
     held = [g for g in groups(found, "truth", "bench") if g.instruction.id in chosen]
+    made.report["blind_ceiling"] = round(benches.blind_ceiling(made.pairs), 4)
+    _predict(profile, run, found, held, made.criteria)
+    made.save(run / "bench")
+    return made.report
+
+
+def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, criteria) -> None:
+    """Let every scorer predict on the ``held`` groups; writes bench/predictions.parquet."""
+    import pandas as pd
+
+    from promedical_utils import bench as benches
+    from promedical_utils import calibration, reward_model
+
     frames = [
         benches.cue_control(groups(found, "judge", "train"), held, profile.seed),
         benches.length_scorer(held),
@@ -446,13 +459,9 @@ def bench(profile: Profile, run: Path) -> dict:
         rm = reward_model.load(run / "reward" / name)
         fitted = {"criterion": "calibration", "criterion_clean": "calibration_clean"}.get(name)
         fitted = fitted and calibration.Calibration.load(run / "reward" / f"{fitted}.json")
-        frames.append(benches.predictions(name, rm.score(held), made.criteria, fitted))
-    made.report["blind_ceiling"] = round(benches.blind_ceiling(made.pairs), 4)
-    predicted = pd.concat(frames, ignore_index=True)
-    with records.replacing(run / "bench/predictions.parquet") as temporary:
-        predicted.to_parquet(temporary, index=False)
-    made.save(run / "bench")
-    return made.report
+        frames.append(benches.predictions(name, rm.score(held), criteria, fitted))
+    with replacing(run / "bench/predictions.parquet") as temporary:
+        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
 
 
 def _real_bench(profile: Profile, run: Path) -> dict:
@@ -464,7 +473,6 @@ def _real_bench(profile: Profile, run: Path) -> dict:
     import pandas as pd
 
     from promedical_utils import bench as benches
-    from promedical_utils import calibration, reward_model
     from promedical_utils.groups import criterion_pairs, preferences
 
     found = data(run)
@@ -501,16 +509,7 @@ def _real_bench(profile: Profile, run: Path) -> dict:
     made = benches.Bench(
         samples, criteria, pd.DataFrame(verdicts), pairs, pd.DataFrame(grades), report
     )
-    frames = [
-        benches.cue_control(groups(found, "judge", "train"), held, profile.seed),
-        benches.length_scorer(held),
-    ]
-    for name in models(profile):
-        rm = reward_model.load(run / "reward" / name)
-        fitted = calibration.Calibration.load(run / "reward/calibration.json") if name == "criterion" else None
-        frames.append(benches.predictions(name, rm.score(held), made.criteria, fitted))
-    with records.replacing(run / "bench/predictions.parquet") as temporary:
-        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+    _predict(profile, run, found, held, made.criteria)
     made.save(run / "bench")
     return report
 
@@ -553,7 +552,7 @@ def policy(profile: Profile, run: Path) -> dict:
         temperature=profile.grpo_temperature, seed=profile.seed,
         conditions={i: w.patients[i].condition for i in w.patients},
     )  # fmt: skip
-    with records.replacing(run / "policy/evaluation.parquet") as temporary:
+    with replacing(run / "policy/evaluation.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
     return report
 
