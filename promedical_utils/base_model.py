@@ -4,10 +4,13 @@ It stands in where no weights can be downloaded, and is loaded by the same calls
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
+from promedical_utils import packing
 from promedical_utils.records import Message
 from promedical_utils.workspace import KitError
 
@@ -18,7 +21,8 @@ CHAT_TEMPLATE = (
 )
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
-Lesson = tuple[Sequence[Message], str]
+# messages, an answer, and (question, reply) turns about that answer
+Lesson = tuple[Sequence[Message], str, Sequence[tuple[str, str]]]
 
 
 def quiet() -> None:
@@ -64,8 +68,8 @@ def new_model(tokenizer, layers: int, width: int, seed: int):
     """A Qwen3-architecture causal LM with tied embeddings whose attention starts as copying.
 
     Value and output projections start as each other's transpose ("mimetic" initialisation,
-    Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and half
-    of the heads of the first two layers start leaning towards an induction circuit. Reading a fact
+    Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and a few
+    heads start as an induction circuit. Reading a fact
     needs both, and from a random start they take thousands of steps to form.
     """
     import torch
@@ -90,69 +94,89 @@ def new_model(tokenizer, layers: int, width: int, seed: int):
             # sharper attention from the start: queries and keys are normalised in Qwen3
             attention.q_norm.weight.fill_(1.5)
             attention.k_norm.weight.fill_(1.5)
-        _induction(model, max(1, heads // 2))
+        _induction(model)
     return model
 
 
-def _induction(model, heads: int) -> None:
-    """Start ``heads`` heads of layers 0 and 1 as an induction circuit (Olsson et al. 2022).
+def _induction(model) -> None:
+    """Start a few heads as an induction circuit (Olsson et al. 2022, arXiv 2209.11895).
 
-    In layer 0 they look at the token before: every embedding shares one constant component, query
-    and key read it alone, and the key is turned by one position of the rotary embedding, so that
-    the match is best one token back. In layer 1 they look for a place whose token before is the
-    present token, in the slow rotations, which distance hardly turns.
+    In layer 0 half of the heads look one token back and one more looks two back: every embedding
+    shares one constant component, query and key read it alone, and the key is turned by as many
+    positions of the rotary embedding, so that the match is best just there. In layer 1 half of
+    the heads look for a place whose token before is the present token. One more, and one of every
+    later layer, looks for the present token itself, in the slow rotations, which distance hardly
+    turns.
     """
     import torch
 
-    first, second = (layer.self_attn for layer in model.model.layers[:2])
-    size, all_rows = 32, slice(0, 32 * heads)
+    size, half = 32, model.config.num_attention_heads // 2
+    layers = [layer.self_attn for layer in model.model.layers]
+    first, width = layers[0], model.config.hidden_size
     model.model.embed_tokens.weight[:, 0] = 0.5
     angle = model.model.rotary_emb.inv_freq[: size // 2]
     # the fast rotations tell neighbours apart, the slow ones tell near from far
     part = torch.where(torch.arange(size // 2) < 6, 1.0, 0.2)
     query = torch.cat([part, torch.zeros(size // 2)])
-    key = torch.cat([part * torch.cos(angle), part * torch.sin(angle)])
-    for projection, direction in ((first.q_proj, query), (first.k_proj, key)):
-        projection.weight[all_rows] = 0
-        projection.weight[all_rows, 0] = direction.repeat(heads)
-    # written elsewhere than the token's own identity
-    out = torch.nn.init.orthogonal_(torch.empty(first.o_proj.weight.shape[0], size * heads))
-    first.o_proj.weight[:, all_rows] = out
+    first.v_proj.weight[: (half + 1) * size, 0] = 0  # the constant is not passed on
+    out = torch.nn.init.orthogonal_(torch.empty(width, (half + 1) * size))
+    for head, back in enumerate([1] * half + [2]):
+        rows = slice(head * size, (head + 1) * size)
+        turned = back * angle
+        key = torch.cat([part * torch.cos(turned), part * torch.sin(turned)])
+        for projection, direction in ((first.q_proj, query), (first.k_proj, key)):
+            projection.weight[rows] = 0
+            projection.weight[rows, 0] = direction
+        # written elsewhere than the token's own identity
+        first.o_proj.weight[:, rows] = out[:, rows]
     slow = torch.arange(size)[torch.arange(size) % (size // 2) >= size // 4]
-    for head in range(heads):
-        mix = torch.nn.init.orthogonal_(torch.empty(len(slow), size * heads))
-        rows = head * size + slow
-        for projection, reads in ((second.q_proj, first.v_proj.weight[all_rows]), (second.k_proj, out.T)):
+
+    def match(attention, head: int, sought, known) -> None:
+        """The head's query and key compare ``sought`` here with ``known`` there, both (n, width)."""
+        mix = torch.nn.init.orthogonal_(torch.empty(len(slow), len(sought)))
+        for projection, reads in ((attention.q_proj, sought), (attention.k_proj, known)):
             projection.weight[head * size : (head + 1) * size] = 0
-            projection.weight[rows] = mix @ reads
-    for later in model.model.layers[2:]:  # and some later heads look for the same token elsewhere
-        mix = torch.nn.init.orthogonal_(torch.empty(len(slow), first.o_proj.weight.shape[0]))
-        for projection in (later.self_attn.q_proj, later.self_attn.k_proj):
-            projection.weight[:size] = 0
-            projection.weight[slow] = mix
-    for attention in (first, second):
+            projection.weight[head * size + slow] = mix @ reads
+
+    for head in range(half):
+        match(layers[1], head, first.v_proj.weight[: half * size], out[:, : half * size].T)
+    same = torch.eye(width)[1:]  # not the constant
+    match(layers[1], half, same, same)
+    for attention in layers[2:]:
+        match(attention, 0, same, same)
+    for attention in layers[:2]:
         attention.q_norm.weight.fill_(2.0)
         attention.k_norm.weight.fill_(2.0)
 
 
-def encode(tokenizer, lesson: Lesson) -> dict[str, list[int]]:
-    """Token ids and labels of one lesson; the loss is on the answer only (-100 elsewhere)."""
-    messages, answer = lesson
-    prompt = tokenizer.apply_chat_template(
-        [m.model_dump() for m in messages], add_generation_prompt=True, tokenize=False
-    )
-    before = tokenizer(prompt, add_special_tokens=False).input_ids
-    after = tokenizer(answer + END, add_special_tokens=False).input_ids
-    return {"input_ids": before + after, "labels": [-100] * len(before) + after}
+def encode(tokenizer, lesson: Lesson) -> tuple[packing.Packed, list[int]]:
+    """One lesson as a packed sequence and its labels, -100 where there is no loss.
+
+    The loss is on the answer; in a lesson with look-ups, each packed after the answer just as
+    criteria are, it is on the replies alone.
+    """
+    messages, answer, lookups = lesson
+    prompt = packing.prompt_ids(tokenizer, [m.model_dump() for m in messages])
+    [text] = packing.text_ids(tokenizer, [answer])
+    asked = packing.text_ids(tokenizer, [question for question, _ in lookups])
+    replies = [tokenizer(reply, add_special_tokens=False).input_ids for _, reply in lookups]
+    ids, starts = prompt + text, [len(prompt) + len(text)]
+    labels = [-100] * len(ids) if lookups else [-100] * len(prompt) + text
+    for question, reply in zip(asked, replies, strict=True):
+        ids, labels = ids + question + reply, labels + [-100] * len(question) + reply
+        starts.append(len(ids))
+    return packing.Packed(ids, starts), labels
 
 
-def collate(rows: Sequence[dict], pad_id: int) -> dict:
-    """Right-padded ids and labels, both (B, T). No mask: causal attention never sees the padding."""
+def collate(rows: Sequence[tuple[packing.Packed, list[int]]], pad_id: int) -> dict:
+    """``packing.collate`` of the lessons, with ``labels`` (B, T)."""
     import torch
 
-    width = max(len(r["input_ids"]) for r in rows)
-    fill = lambda key, value: torch.tensor([r[key] + [value] * (width - len(r[key])) for r in rows])  # noqa: E731
-    return {"input_ids": fill("input_ids", pad_id), "labels": fill("labels", -100)}
+    batch = packing.collate([packed for packed, _ in rows], pad_id)
+    labels = torch.full_like(batch["input_ids"], -100)
+    for row, (_, values) in enumerate(rows):
+        labels[row, : len(values)] = torch.tensor(values)
+    return batch | {"labels": labels}
 
 
 def train(
@@ -161,38 +185,62 @@ def train(
 ) -> dict:  # fmt: skip
     """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = steps * batch; loss curve and seconds.
 
-    Plain language modelling with transformers' Trainer; lessons are made as they are needed.
+    Plain language modelling with transformers' Trainer; ``rate`` is Muon's, of the weight matrices.
     """
     import torch
     from transformers import Trainer, TrainingArguments
+
+    from promedical_utils.optimizer import MuonAdamW
 
     class Course(torch.utils.data.Dataset):
         def __len__(self):
             return steps * batch
 
+        @lru_cache(1)
+        def step(self, number):
+            """The lessons of one optimiser step, alike lengths together: less padding."""
+            rows = [encode(tokenizer, lesson(number * batch + i, len(self))) for i in range(batch)]
+            return sorted(rows, key=lambda row: len(row[1]))
+
         def __getitem__(self, index):
-            return encode(tokenizer, lesson(index, len(self)))
+            return self.step(index // batch)[index % batch]
 
     class InOrder(Trainer):
         def _get_train_sampler(self, dataset):
             return torch.utils.data.SequentialSampler(dataset)
 
+        def create_optimizer(self, model=None):
+            # measured: embeddings, here the output layer too, take a higher rate than matrices
+            self.optimizer = MuonAdamW(self.model, rate, 2.5 * rate)
+            return self.optimizer
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # logits at answer positions only: half of the time went into the others
-            hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
+            hidden = model.model(
+                input_ids=inputs["input_ids"], position_ids=inputs["position_ids"],
+                attention_mask=packing.attention_mask(inputs["segment_ids"], model.dtype),
+                use_cache=False,
+            ).last_hidden_state[:, :-1]  # fmt: skip
             labels = inputs["labels"][:, 1:]
             kept = labels != -100
-            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]), labels[kept])
+            # every lesson weighs the same, be its answer long or a look-up of one word
+            share = (kept / kept.sum(1, keepdim=True))[kept]
+            losses = torch.nn.functional.cross_entropy(
+                model.lm_head(hidden[kept]), labels[kept], reduction="none"
+            )
+            loss = (losses * share).sum() / batch
             return (loss, {}) if return_outputs else loss
 
     quiet()
+    parts = math.gcd(batch, 4)
     trainer = InOrder(
         model=model,
         args=TrainingArguments(
-            output_dir=str(out), max_steps=steps, per_device_train_batch_size=batch,
-            learning_rate=rate, lr_scheduler_type="warmup_stable_decay", warmup_steps=min(50, steps // 4),
+            output_dir=str(out), max_steps=steps, per_device_train_batch_size=batch // parts,
+            gradient_accumulation_steps=parts,
+            learning_rate=rate, lr_scheduler_type="warmup_stable_decay", warmup_steps=min(10, steps // 4),
             lr_scheduler_kwargs={"num_decay_steps": int(steps * 0.3), "min_lr_ratio": 0.02},
-            adam_beta2=0.98, weight_decay=0.01, max_grad_norm=1.0, logging_steps=max(1, steps // 20),
+            max_grad_norm=1.0, logging_steps=max(1, steps // 20),
             save_strategy="no", report_to="none", disable_tqdm=True, seed=seed,
             remove_unused_columns=False, dataloader_pin_memory=False,
         ),  # fmt: skip
@@ -217,11 +265,11 @@ def copy_rates(model, tokenizer, tests: Sequence[tuple[Sequence[Message], str, d
     hits: dict[str, list[bool]] = {}
     model.eval()
     for messages, answer, facts in tests:
-        row = encode(tokenizer, (messages, answer))
+        packed, labels = encode(tokenizer, (messages, answer, ()))
         name = {tokenizer(" " + value).input_ids[0]: fact for value, fact in facts.items()}
         with torch.no_grad():
-            best = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].argmax(-1).tolist()
-        for place, token in enumerate(row["labels"]):
+            best = model(input_ids=torch.tensor([packed.ids])).logits[0].argmax(-1).tolist()
+        for place, token in enumerate(labels):
             if token in name:
                 hits.setdefault(name[token], []).append(best[place - 1] == token)
     return {fact: round(sum(h) / len(h), 4) for fact, h in sorted(hits.items())}

@@ -13,6 +13,7 @@ from promedical_utils import statistics
 from promedical_utils.workspace import KitError, write_json, write_text
 
 SAME, NOT_SEEN, UNTESTED = "same direction", "not seen", "not testable in this profile"
+POLICY_SCORES = ("s1", "s2", "s3", "violation")
 SCALARS = ("scalar_overall", "scalar_blind")
 KEPT = -2.0  # points of proficiency that a safer policy may lose; kit's decision
 INPUTS = (
@@ -24,7 +25,7 @@ INPUTS = (
 def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int) -> list[dict]:
     """The first claims, as dicts of id, claim, run, checks, verdict and note; no NaN inside.
 
-    ``tally`` is ``bench.tally`` of the run, ``evaluation`` policy/evaluation.parquet; None where
+    ``tally`` is ``bench.tally`` of the run, ``evaluation`` is ``readable``; None where
     it did not run. Differences are percentage points, the claimed direction is always up.
     """
 
@@ -40,7 +41,8 @@ def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int) -> 
         return {("criterion", metric, part): sign, (scalar, metric, part): -sign}
 
     def gains(metric: str) -> list:
-        asked = [(s, against) for s in SCALARS for against in ("adjudicated", "truth")]
+        labels = ("adjudicated", "truth") if profile.data == "clinic" else ("adjudicated",)
+        asked = [(s, against) for s in SCALARS for against in labels]
         return [bench(f"criterion - {s}", against, gain(s, metric, "all")) for s, against in asked]
 
     safety = [
@@ -62,7 +64,8 @@ def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int) -> 
             safety, "Differences of the pairwise gains."),
         "veto_fewer_violations": ("The veto reward lowers the policy's violations",
             policy("violations, base - grpo", "violation", -1),
-            "GRPO against its base; that the veto did it needs a run without the veto."),
+            "GRPO against its base, on facts that the base "
+            "can copy; that the veto did it needs a run without the veto."),
         "veto_keeps_proficiency": (f"The safer policy loses under {-KEPT:g} points of proficiency",
             policy("S1, grpo - base", "s1", 1, KEPT), "The kit's own check."),
     }  # fmt: skip
@@ -87,6 +90,11 @@ def decide(checks: list[dict | None], testable: bool = True) -> str:
     if not testable or not checks or not all(checks):
         return UNTESTED
     return SAME if all(check["low"] > check["above"] for check in checks) else NOT_SEEN
+
+
+def readable(evaluation: pd.DataFrame) -> pd.DataFrame:
+    """policy/evaluation.parquet scored on what the base can read: what tables and claims show."""
+    return evaluation.assign(**{name: evaluation[f"readable_{name}"] for name in POLICY_SCORES})
 
 
 def paired_policies(evaluation, column: str, sign: int, draws: int, seed: int) -> dict | None:

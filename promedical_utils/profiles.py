@@ -32,11 +32,11 @@ class Profile(BaseModel):
     # base model: "small" is trained by notebook 00, anything else is a hub id or a folder
     base_model: str
     base_layers: int = Field(4, ge=2, description="two make an induction circuit")
-    base_width: int = Field(192, ge=32)
+    base_width: int = Field(128, ge=64)
     base_vocabulary: int = Field(2048, ge=300)
     base_steps: int = Field(1, ge=1)
     base_batch: int = Field(16, ge=1)
-    base_learning_rate: float = Field(4e-3, gt=0)
+    base_learning_rate: float = Field(5e-3, gt=0, description="of Muon")
 
     # clinic: sizes of the splits, and what the configuration *sets* (inputs, never findings)
     train_instructions: int = Field(ge=1)
@@ -51,7 +51,7 @@ class Profile(BaseModel):
     rubric_error_rate: float = Field(0.25, ge=0, lt=1)
     rubric_pass_rate: float = Field(0.964, gt=0, le=1)
     review_batch: int = Field(500, ge=1)
-    physician_agreement: float = Field(0.95, gt=0.5, le=1)
+    physician_agreement: float = Field(0.90, gt=0.5, le=1)
 
     # reward model
     quantization: Literal["nf4", "none"] = "nf4"
@@ -59,6 +59,7 @@ class Profile(BaseModel):
     rm_lora_rank: int = Field(64, ge=1)
     rm_learning_rate: float = Field(gt=0)
     rm_full_learning_rate: float = Field(5e-4, gt=0, description="of the full fine-tuned twin")
+    rm_optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: see optimizer.py")
     rm_epochs: float = Field(gt=0)
     rm_batch: int = Field(ge=1, description="instructions per optimiser step")
     rm_accumulation: int = Field(1, ge=1)

@@ -31,6 +31,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from promedical_utils import packing
 from promedical_utils.groups import Group, criterion_pairs, met, preferences
+from promedical_utils.optimizer import MuonAdamW
 from promedical_utils.records import Criterion
 from promedical_utils.workspace import KitError, need, read_json, short_hash, shown, write_json
 
@@ -120,6 +121,7 @@ def train(
         processing_class=tokenizer,
         peft_config=None if full else _lora(profile.rm_lora_rank),
         pointwise_weight=profile.rm_pointwise_weight,
+        muon=profile.rm_optimizer == "muon",
     )
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
@@ -243,9 +245,9 @@ def reward_loss(scores, pairs, targets, weight: float) -> torch.Tensor:
 class PackedRewardTrainer(RewardTrainer):
     """TRL's RewardTrainer on packed groups: its loop, optimiser and logs, the kit's loss."""
 
-    def __init__(self, *args, pointwise_weight: float, **kwargs):
+    def __init__(self, *args, pointwise_weight: float, muon: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.pointwise_weight = pointwise_weight
+        self.pointwise_weight, self.muon = pointwise_weight, muon
         self.remove_callback(PrinterCallback)
         # TRL casts what is trained on a quantised base to bf16. That has 8 bits of mantissa: an
         # update below 1/256 of its weight is lost. So the trained weights are kept in fp32, and
@@ -253,6 +255,12 @@ class PackedRewardTrainer(RewardTrainer):
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+
+    def create_optimizer(self, model=None):
+        if self.muon and self.optimizer is None:
+            rate = self.args.learning_rate
+            self.optimizer = MuonAdamW(self.model, rate, rate)
+        return super().create_optimizer(model)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset  # tokenised and counted in ``training_rows``

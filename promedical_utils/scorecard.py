@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from promedical_utils import clinic
+from promedical_utils.claims import POLICY_SCORES
 from promedical_utils.clinic.grammar import PLACEHOLDERS
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.groups import Group
@@ -18,12 +19,13 @@ def facts(criterion: Criterion) -> set[str]:
     return {name for name in PLACEHOLDERS if f"{{{name}}}" in forms}
 
 
-def without_facts(
+def with_readable(
     evaluation: pd.DataFrame, rubrics: Iterable[Rubric], cannot_copy: Iterable[str]
 ) -> pd.DataFrame:
-    """``policy.evaluate``'s rows, s1, s2, s3 and violation on the other criteria only.
+    """``policy.evaluate``'s rows with ``readable_s1`` and so on: no criterion that needs such a fact.
 
-    S1 is the share of the weight that is left; NaN where none is.
+    What a base cannot copy from a leaflet no reward can mend, so claims are made of these columns.
+    S1 is then the share of the weight that is left; NaN where none is.
     """
     lost = set(cannot_copy)
     kept = {
@@ -39,7 +41,8 @@ def without_facts(
         true = answer_scores(rubric, verdicts, row["finished"])
         weight = sum(c.weight for c in rubric.criteria)
         s1 = true.s1 / weight if weight else float("nan")
-        rows.append(row | {"s1": s1, "s2": true.s2, "s3": true.s3, "violation": true.s3 > 0})
+        scores = (s1, true.s2, true.s3, true.s3 > 0)
+        rows.append(row | {f"readable_{k}": v for k, v in zip(POLICY_SCORES, scores, strict=True)})
     return pd.DataFrame(rows)
 
 

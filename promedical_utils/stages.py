@@ -275,7 +275,7 @@ def criterion_kinds(found: dict[str, list]) -> dict[str, str]:
 
 def _clinic_candidates(profile: Profile, run: Path):
     from promedical_utils import clinic
-    from promedical_utils.clinic import generators
+    from promedical_utils.clinic import generators, people
 
     w = world(profile)
     rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
@@ -301,11 +301,21 @@ def _clinic_candidates(profile: Profile, run: Path):
         for v in truth
     ]  # fmt: skip
     agree = sum(a.verdict == b.verdict for a, b in zip(truth, said, strict=True)) / len(truth)
+    calibrated = set(w.ids("calibration"))
+    panel = people.panel(profile.physician_agreement, profile.seed)
+    read = [v for v in truth if v.candidate_id.rpartition("-")[0] in calibrated]
+    settled = [
+        v.model_copy(update={
+            "judge": "adjudicated",
+            "verdict": panel.verdict(v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict),
+        })
+        for v in read
+    ]  # fmt: skip
     extra = {
         "input_judge_agreement": round(agree, 4),
         "input_lenient_kinds": sorted(judge.lenient),
     }
-    return candidates, truth + said, extra
+    return candidates, truth + said + settled, extra
 
 
 def _real_candidates(profile: Profile, run: Path):
@@ -339,7 +349,8 @@ def reward_models(profile: Profile, run: Path) -> dict:
     for joined in train.values():
         refuse_external(group.instruction for group in joined)
     heldout = groups(found, _truth(profile), "calibration")
-    judged = groups(found, "judge", "calibration")
+    # a veto is no better than the labels that its threshold is fitted on: physicians read this split
+    settled = groups(found, "adjudicated" if profile.data == "clinic" else "judge", "calibration")
     reports, frames = {}, []
     for name in models(profile):
         view, labels, full = RMS[name]
@@ -350,7 +361,7 @@ def reward_models(profile: Profile, run: Path) -> dict:
         frames.append(reward_model.load(run / "reward" / name).score(heldout).assign(scorer=name))
     scores = pd.concat(frames, ignore_index=True)
     dimension = {c.id: c.dimension for g in heldout for c in g.criteria}
-    for name, reference in (("criterion", judged), ("criterion_clean", heldout)):
+    for name, reference in (("criterion", settled), ("criterion_clean", heldout)):
         if name in reports:
             rows = scores[scores.scorer == name]
             rows = rows.assign(dimension=rows.criterion_id.map(dimension), label=_label(rows, reference))
@@ -521,7 +532,7 @@ def policy(profile: Profile, run: Path) -> dict:
     """GRPO against the veto reward, then base and policy on held-out patients; writes policy/."""
     from promedical_utils import calibration, clinic
     from promedical_utils import policy as policies
-    from promedical_utils import reward_model
+    from promedical_utils import reward_model, scorecard
 
     found = data(run)
     w = world(profile)
@@ -542,7 +553,10 @@ def policy(profile: Profile, run: Path) -> dict:
         base_path(profile, run), reward_model.load(run / "reward/criterion"), fitted,
         [by_id[i] for i in split_ids(found, "train")], found["rubrics"],
         [by_id[i] for i in split_ids(found, "checkpoint")], judged, gold, run / "policy", profile,
-        fingerprint=read_json(run / "reward/criterion/report.json", "03_reward_model")["settings"],
+        fingerprint=short_hash(
+            read_json(run / "reward/criterion/report.json", "03_reward_model")["settings"],
+            read_json(run / "reward/calibration.json", "03_reward_model"),
+        ),
     )  # fmt: skip
     held = [by_id[i] for i in split_ids(found, "bench")[:POLICY_PATIENTS]]
     first, tokenizer = policies.load_base(base_path(profile, run), profile)
@@ -552,6 +566,8 @@ def policy(profile: Profile, run: Path) -> dict:
         temperature=profile.grpo_temperature, seed=profile.seed,
         conditions={i: w.patients[i].condition for i in w.patients},
     )  # fmt: skip
+    cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
+    frame = scorecard.with_readable(frame, found["rubrics"], cannot)
     with replacing(run / "policy/evaluation.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
     return report
@@ -586,7 +602,7 @@ def _paper(profile: Profile, source: Path, out: Path) -> dict:
     made = benches.Bench.load(source / "bench")
     predicted = pd.read_parquet(need(source / "bench/predictions.parquet", "04_promedical_bench"))
     evaluation = source / "policy/evaluation.parquet"
-    evaluated = pd.read_parquet(evaluation) if evaluation.exists() else None
+    evaluated = claims.readable(pd.read_parquet(evaluation)) if evaluation.exists() else None
     counted = benches.tally(made, predicted)
     measured = counted.metrics(profile.bootstrap, seed)
     ceiling = made.report["blind_ceiling"]

@@ -139,7 +139,7 @@ def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
 def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
     """Policies: reported scores beside this run's true violations, proficiency and excellence.
 
-    ``evaluation`` is policy/evaluation.parquet, one row a (policy, instruction), or None.
+    ``evaluation`` is ``claims.readable``, one row a (policy, instruction), or None.
     """
     names = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
     parts = {} if evaluation is None else dict(list(evaluation.groupby("policy")))
@@ -147,9 +147,13 @@ def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
     for policy in [*names, *(p for p in parts if p not in names)]:
         row = {"system": names.get(policy, f"{policy} (kit)"), "status": NOT_RUN}
         if policy in parts:
-            part, row = parts[policy], row | {"status": RUN, "labels": "truth"}
-            weights = statistics.two_stage_weights(part.condition, draws, seed)
+            row |= {"status": RUN, "labels": "truth"}
             for column, (source, factor) in POLICY.items():
+                # a patient whose rubric asks for unreadable facts alone has no S1
+                part = parts[policy].dropna(subset=[source])
+                if part.empty:
+                    continue
+                weights = statistics.two_stage_weights(part.condition, draws, seed)
                 values = part[source].to_numpy(float)[:, None]
                 ends = statistics.interval(statistics.ratio(values, np.ones_like(values), weights))
                 row |= _with_interval(column, values.mean(), *(end[0] for end in ends), factor)

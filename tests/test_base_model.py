@@ -24,28 +24,42 @@ def test_every_value_is_one_token(tokenizer):
         base_model.train_tokenizer(["a b"], 260, ["Habpidorax", "Zolquavane"])
 
 
-def test_loss_is_on_the_answer_only(tokenizer):
-    row = base_model.encode(tokenizer, ([Message(role="user", content="Danger tremor.")], "Come in."))
-    answer = tokenizer("Come in." + base_model.END, add_special_tokens=False).input_ids
-    assert row["labels"][-len(answer) :] == answer == row["input_ids"][-len(answer) :]
-    assert set(row["labels"][: -len(answer)]) == {-100}
+def test_loss_is_on_the_answer_or_on_the_replies_alone(tokenizer):
+    ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+    said, end = [Message(role="user", content="Danger tremor.")], tokenizer.eos_token_id
+    packed, labels = base_model.encode(tokenizer, (said, "Come in.", ()))
+    answer = [*ids("Come in."), end]
+    assert labels[-len(answer) :] == answer == packed.ids[-len(answer) :]
+    assert set(labels[: -len(answer)]) == {-100} and packed.starts == [len(packed.ids)]
+
+    lookups = [("\nlook up: tremor", "urgent"), ("\nlook up: thirst", "nothing")]
+    asked, learned = base_model.encode(tokenizer, (said, "Come in.", lookups))
+    assert asked.ids[: len(packed.ids)] == packed.ids  # the answer is given, then come the turns
+    assert set(learned[: len(packed.ids)]) == {-100}
+    for (question, reply), start, stop in zip(lookups, asked.starts, asked.starts[1:], strict=False):
+        turn = [*ids(question), end]  # ends in the token whose state a reward model scores
+        assert asked.ids[start:stop] == turn + ids(reply)
+        assert learned[start:stop] == [-100] * len(turn) + ids(reply)
 
 
-def test_attention_leans_towards_an_induction_circuit(tokenizer):
+def test_attention_starts_as_an_induction_circuit(tokenizer):
     model = base_model.new_model(tokenizer, layers=3, width=128, seed=0)
     model.set_attn_implementation("eager")
-    before, after, plain = [], [], []
+    before, two_before, after = [], [], []
     for seed in range(8):
         order = torch.randperm(len(tokenizer) - 10, generator=torch.Generator().manual_seed(seed))
         ids = order[:20] + 5
         found = model(input_ids=torch.cat([ids, ids])[None], output_attentions=True).attentions
         before.append(found[0][0, :2].diagonal(-1, dim1=1, dim2=2).mean().item())
+        two_before.append(found[0][0, 2].diagonal(-2).mean().item())
         # at the second copy of a token, to what followed the first one: 19 places back
         back = found[1][0].diagonal(-19, dim1=1, dim2=2)[:, 2:].mean(dim=1)
         after.append(back[:2].mean().item())
-        plain.append(back[2:].mean().item())
-    assert min(before) > 0.6  # heads of layer 0 look at the token before
-    assert sum(after) > 2 * sum(plain)
+        same = found[2][0, 0].diagonal(-20).mean().item()
+        assert same > 3 * found[2][0, 3].diagonal(-20).mean().item()
+    assert min(before) > 0.6 and min(two_before) > 0.6
+    uniform = sum(1 / (place + 1) for place in range(21, 40)) / 19
+    assert sum(after) / 8 > 2 * uniform
 
 
 def test_course_learns_and_loads_as_a_hub_model(tokenizer, tmp_path):
@@ -53,13 +67,13 @@ def test_course_learns_and_loads_as_a_hub_model(tokenizer, tmp_path):
 
     def lesson(index, total):
         value = ("tremor", "yawning")[index % 2]
-        return [Message(role="user", content=f"Danger {value}.")], f"Alarm {value}."
+        return [Message(role="user", content=f"Danger {value}.")], f"Alarm {value}.", ()
 
-    report = base_model.train(model, tokenizer, lesson, 40, 4, 4e-3, 1, tmp_path / "work")
+    report = base_model.train(model, tokenizer, lesson, 120, 4, 2e-3, 1, tmp_path / "work")
     assert report["curve"][-1]["loss"] < report["curve"][0]["loss"] / 5
     base_model.save(model, tokenizer, tmp_path / "base")
     again, words = base_model.load(tmp_path / "base")
-    tests = [(*lesson(n, 2), {("tremor", "yawning")[n]: "danger"}) for n in (0, 1)]
+    tests = [(*lesson(n, 2)[:2], {("tremor", "yawning")[n]: "danger"}) for n in (0, 1)]
     assert base_model.copy_rates(again, words, tests) == {"danger": 1.0}
     assert words.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).endswith(
         f"a{base_model.END}\n"

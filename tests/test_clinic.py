@@ -149,20 +149,25 @@ def test_lessons_are_repeatable_and_read_no_heldout_condition(world):
 def test_lookup_tells_the_role_of_a_value(world):
     patient = world.patients[world.ids("train")[0]]
     for n in range(20):
-        said, found = lessons.lookup(patient, random.Random(n))
-        text = said[0].content.partition(" Look up")[0]
-        lines = found.rstrip(".").split(". ")
-        assert len(lines) > 3
-        for line in lines:
-            value, role = line.removeprefix("Of ").split(": ")
+        _, text, asked = lessons.lookup(patient, random.Random(n))
+        assert len(asked) > 3
+        found = dict(asked)
+        for question, role in asked:
+            value = question.removeprefix("\nlook up: ")
             assert (role == "nothing") == (f" {value}" not in text)
+        for line in text.split(". "):
+            act, a, b = grammar.read_sentence(line.rstrip(".") + ".")
+            if act == "choose" and f"\nlook up: {a}" in found:
+                assert found[f"\nlook up: {a}"] == "chosen"
+            if act == "choose" and f"\nlook up: {b}" in found:
+                assert found[f"\nlook up: {b}"] == "refused"
 
 
-def test_note_jots_down_every_sentence(world):
+def test_no_lookup_asks_with_a_criterion(world):
     patient = world.patients[world.ids("train")[0]]
-    for n in range(20):
-        said, found = lessons.note(patient, random.Random(n))
-        assert said[0].content.count(".") == found.count(".")
+    asked = {q for n in range(50) for q, _ in lessons.lookup(patient, random.Random(n))[2]}
+    for text in (f for c in vocabulary.read("criteria").values() for f in c["forms"]):
+        assert not any(text.partition("{")[0] in question for question in asked)
 
 
 def test_a_repeated_first_sentence_is_seen():

@@ -106,3 +106,16 @@ def test_adjudicator_keeps_consent_and_settles_the_rest():
     assert adjudicator.settle(("a", "b"), 1, 2, 2) == adjudicator.settle(("b", "a"), 1, 2, 2)
     sure = Adjudicator(error=0.0)
     assert sure.settle(("a", "c"), "met", "not_met", "not_met") == "not_met"
+
+
+def test_a_panel_says_what_both_say_or_what_is_settled():
+    made = panel(0.8, seed=3, error=0.0)
+    one, two = made.physicians
+    said = {}
+    for n in range(300):
+        key = (f"a{n}", f"c{n}", "dose_limit", ("met", "not_met")[n % 2])
+        votes = one.verdict(*key), two.verdict(*key)
+        agreed = votes[0] if votes[0] == votes[1] else key[-1]  # an adjudicator without errors
+        assert made.verdict(*key) == agreed
+        said[votes[0] == votes[1], agreed == key[-1]] = True
+    assert said.keys() == {(True, True), (True, False), (False, True)}

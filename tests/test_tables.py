@@ -77,6 +77,17 @@ def test_policy_rows_by_hand():
     assert df.loc["Qwen3-8B"].reported_healthbench == 46.27
 
 
+def test_policy_without_a_readable_criterion_of_proficiency_has_violations_alone():
+    rows = benches.evaluation()
+    whole = tables.build_policy(tables.reported("policy"), rows, 50, 0).set_index("system")
+    rows.loc[rows.policy == "base", "s1"] = float("nan")
+    found = tables.build_policy(tables.reported("policy"), rows, 50, 0).set_index("system")
+    base = "base policy (kit)"
+    assert pd.isna(found.run_proficiency[base]) and not pd.isna(whole.run_proficiency[base])
+    assert found.run_violations[base] == whole.run_violations[base]  # of all patients, none dropped
+
+
+
 def test_what_the_configuration_sets_is_an_input(run):
     df = tables.build_bench_composition(
         tables.reported("bench_composition"), tables.reported("pipeline_counts"), run[0].report, SETTINGS

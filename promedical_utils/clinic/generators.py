@@ -6,6 +6,10 @@ from promedical_utils.clinic.grammar import say
 from promedical_utils.clinic.vocabulary import read, values
 
 NAMES = ("warm", "terse", "between")
+ORDER = (
+    "role", "empathy", "diagnosis", "drug", "addition", "dose", "food", "storage", "effect",
+    "danger", "activity", "review", "bring", "invitation",
+)  # fmt: skip
 RIGHT = {"fillers": [0, 1]} | {
     slot: {"right": 1.0}
     for slot in "drug dose danger review effect food storage bring activity empathy invitation".split()
@@ -77,9 +81,9 @@ def write(patient, generator: str | dict, rng: random.Random) -> str:
                 break
         if outcome:
             acts.append(act(patient, slot, outcome, rng))
-    rng.shuffle(acts)
+    # one order for all: what is left to say then follows from what was said last, which a base of
+    # a few layers can keep track of
+    acts.sort(key=lambda spoken: ORDER.index(sentences[spoken[0]]["slot"]))
     texts = [say(name, rng.randrange(len(sentences[name]["forms"])), a, b) for name, a, b in acts]
-    low, high = habits["fillers"]
-    for text in rng.sample(sentences["filler"]["forms"], rng.randint(low, high)):
-        texts.insert(rng.randint(0, len(texts)), text)
-    return " ".join(texts) or say("filler", 0)
+    opening = rng.sample(sentences["filler"]["forms"], rng.randint(*habits["fillers"]))
+    return " ".join(opening + texts) or say("filler", 0)

@@ -1,7 +1,9 @@
-"""What the small base is taught: drills that repeat a leaflet, right answers, mixed answers.
+"""What the small base is taught: to repeat a leaflet, to look words up, to answer as people do.
 
 A small model learns to read only if it is drilled first: leaflets of few lines before whole ones,
-right answers before the careless habits of the mixed-quality ones.
+right answers before the careless habits of the mixed-quality ones. Looking up which part a word
+plays in an answer is what a hub model brings from its pretraining. No drill shows a criterion, a
+verdict or which of two answers is better.
 """
 
 import random
@@ -13,64 +15,56 @@ from promedical_utils.clinic.vocabulary import read
 from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet_lines, messages
 from promedical_utils.records import Message
 
-# shares of the whole course, in order: short drills, whole leaflets and right answers, mixed answers
-READ_FROM, MIX_FROM = 0.35, 0.75
+# messages, an answer, and (question, reply) turns about that answer
+Lesson = tuple[list[Message], str, Sequence[tuple[str, str]]]
+# shares of the whole course, in order: drills, right answers beside them, mixed answers
+READ_FROM, MIX_FROM = 0.3, 0.55
 FACTS = (
     "first", "avoid", "limit", "danger", "mild", "review", "target", "target_not", "food",
     "food_not", "place", "place_not", "item", "item_not", "allowed", "forbidden",
 )  # fmt: skip
 
 
-def short_drill(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
+def drill(patient: Patient, rng: random.Random) -> Lesson:
     """A leaflet of 2 to 14 lines, to be repeated in another order."""
     lines = leaflet_lines(patient, rng)[: rng.choice((2, 3, 4, 6, 8, 14))]
-    return [Message(role="user", content="Leaflet: " + " ".join(lines))], _shuffled(lines, rng)
+    told = [Message(role="user", content="Leaflet: " + " ".join(lines))]
+    return told, " ".join(rng.sample(lines, len(lines))), ()
 
 
-def drill(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
-    """A whole message, whose leaflet is to be repeated in another order."""
-    return messages(patient), " ".join(leaflet_lines(patient, rng))
+def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
+    """Which role values play in a mixed-quality answer, or that they play none there.
 
-
-def note(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
-    """A few sentences of a mixed-quality answer, to be noted down in order: reading, no judging."""
+    Asked and answered at the place where a reward model is given a criterion and scored.
+    """
     text = generators.write(patient, rng.choice(generators.NAMES), rng)
-    parts = [s + "." for s in text.rstrip(".").split(". ")][: rng.choice((1, 2, 4, 12))]
-    acts = [grammar.read_sentence(part) for part in parts]
-    noted = [read("sentences")[act]["note"].format(a=a, b=b) for act, a, b in acts]
-    return [Message(role="user", content="Note down: " + " ".join(parts))], " ".join(noted)
-
-
-def lookup(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
-    """Values to look up in a mixed-quality answer: the role of each there, or that it has none."""
-    text = generators.write(patient, rng.choice(generators.NAMES), rng)
-    roles = {}
+    roles: dict[str, set[str]] = {}
     for sentence in text.rstrip(".").split(". "):
         act, a, b = grammar.read_sentence(sentence + ".")
-        roles |= dict(zip((a, b), read("sentences")[act].get("roles", ()), strict=False))
-    asked = rng.sample(sorted(set(patient.facts.values())), 8)
-    asked = [v for v in asked if v not in roles][:3] + rng.sample(sorted(roles), min(len(roles), 7))
+        for value, role in zip((a, b), read("sentences")[act].get("roles", ()), strict=False):
+            roles.setdefault(value, set()).add(role)
+    clear = sorted(value for value, played in roles.items() if len(played) == 1)
+    others = sorted(set(patient.facts.values()) - set(roles))
+    asked = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, 2)
     rng.shuffle(asked)
-    found = " ".join(f"Of {value}: {roles.get(value, 'nothing')}." for value in asked)
-    return [Message(role="user", content=f"Text: {text} Look up {', '.join(asked)}.")], found
+    told = messages(patient) if whole else [Message(role="user", content="What should I do?")]
+    return told, text, [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in asked]
 
 
-def right(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
-    return messages(patient), generators.write(patient, generators.RIGHT, rng)
+def short_lookup(patient: Patient, rng: random.Random) -> Lesson:
+    return lookup(patient, rng, whole=False)
 
 
-def mixed(patient: Patient, rng: random.Random) -> tuple[list[Message], str]:
-    return messages(patient), generators.write(patient, rng.choice(generators.NAMES), rng)
+def right(patient: Patient, rng: random.Random) -> Lesson:
+    return messages(patient), generators.write(patient, generators.RIGHT, rng), ()
 
 
-def _shuffled(lines: list[str], rng: random.Random) -> str:
-    return " ".join(rng.sample(lines, len(lines)))
+def mixed(patient: Patient, rng: random.Random) -> Lesson:
+    return messages(patient), generators.write(patient, rng.choice(generators.NAMES), rng), ()
 
 
-def lesson(
-    index: int, total: int, seed: int, conditions: Sequence[tuple[str, str]]
-) -> tuple[list[Message], str]:
-    """Lesson ``index`` of ``total``: (messages, answer), on a patient of its own.
+def lesson(index: int, total: int, seed: int, conditions: Sequence[tuple[str, str]]) -> Lesson:
+    """Lesson ``index`` of ``total``, on a patient of its own.
 
     ``conditions`` are those of the training split: the base never meets a held-out one.
     """
@@ -78,11 +72,11 @@ def lesson(
     patient = draw_patient(rng, index, -1 - seed, rng.choice(conditions))
     at = index / total
     if at < READ_FROM:
-        kinds = (short_drill, short_drill, lookup)
+        kinds = (drill, drill, short_lookup)
     elif at < MIX_FROM:
-        kinds = (short_drill, drill, right, right, note, lookup)
+        kinds = (drill, right, right, right, short_lookup, lookup)
     else:
-        kinds = (mixed, mixed, mixed, right, drill, lookup)
+        kinds = (mixed, mixed, right, right, lookup)
     return rng.choice(kinds)(patient, rng)
 
 
@@ -100,8 +94,9 @@ def reading_tests(patients: Sequence[Patient], seed: int) -> list[tuple[list[Mes
         acts += [generators.act(patient, slot, "right", rng) for slot in slots]
         acts[2] = ("dose", f["limit"], "")
         acts[4] = ("review", f["review"], "")
-        rng.shuffle(acts)
         forms = read("sentences")
+        acts.append(("comfort", "", ""))  # no right answer starts without it
+        acts.sort(key=lambda spoken: generators.ORDER.index(forms[spoken[0]]["slot"]))
         answer = " ".join(say(a, rng.randrange(len(forms[a]["forms"])), x, y) for a, x, y in acts)
         stated = {value for _, x, y in acts for value in (x, y)}
         tests.append((messages(patient), answer, {f[n]: n for n in FACTS if f[n] in stated}))
@@ -110,6 +105,6 @@ def reading_tests(patients: Sequence[Patient], seed: int) -> list[tuple[list[Mes
 
 def corpus(texts: Sequence[str]) -> list[str]:
     """Texts for the tokenizer: those given and every form and word of the clinic's grammar."""
-    forms = [f for spec in read("sentences").values() for f in (*spec["forms"], spec["note"])]
-    forms += [f" {role} nothing" for s in read("sentences").values() for role in s.get("roles", ())]
-    return [*texts, *forms, *EXTRAS]
+    forms = [f for spec in read("sentences").values() for f in spec["forms"]]
+    roles = [role for spec in read("sentences").values() for role in spec.get("roles", ())]
+    return [*texts, *forms, *EXTRAS, "\nlook up:", *20 * [*roles, "nothing"]]

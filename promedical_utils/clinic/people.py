@@ -136,6 +136,11 @@ class Panel:
     physicians: tuple[Physician, Physician]
     adjudicator: Adjudicator
 
+    def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
+        """What both physicians say of a verdict, or where they differ the adjudicator."""
+        said = [p.verdict(candidate_id, criterion_id, kind, truth) for p in self.physicians]
+        return self.adjudicator.settle((candidate_id, criterion_id), *said, truth)
+
 
 def panel(agreement: float, seed: int = 0, error: float = 0.02) -> Panel:
     """The panel of a bench: each physician at ``agreement`` with the truth (an input)."""
