@@ -68,9 +68,9 @@ def new_model(tokenizer, layers: int, width: int, seed: int):
     """A Qwen3-architecture causal LM with tied embeddings whose attention starts as copying.
 
     Value and output projections start as each other's transpose ("mimetic" initialisation,
-    Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and a few
-    heads start as an induction circuit. Reading a fact
-    needs both, and from a random start they take thousands of steps to form.
+    Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and a
+    few heads start as an induction circuit. Reading a fact needs both, and from a random start they
+    take thousands of steps to form.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed

@@ -140,9 +140,8 @@ def _verdicts(criteria, answers, truth, people) -> pd.DataFrame:
             true = truth.get((a, c.criterion_id))
             if true is None:
                 raise KitError(f"bench: no truth of {a}, {c.criterion_id}; run 02_preference_pairs")
-            said = [p.verdict(a, c.criterion_id, c.kind, true) for p in people.physicians]
-            settled = people.adjudicator.settle((a, c.criterion_id), *said, true)
-            rows.append((c.instruction_id, a, c.criterion_id, true, *said, settled))
+            said = people.verdicts(a, c.criterion_id, c.kind, true)
+            rows.append((c.instruction_id, a, c.criterion_id, true, *said))
     columns = ["instruction_id", *CELL, "truth", "physician_1", "physician_2", "adjudicated"]
     return pd.DataFrame(rows, columns=columns)
 

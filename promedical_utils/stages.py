@@ -136,11 +136,11 @@ def _real_base(profile: Profile, run: Path):
     messages = {i.id: i.messages for i in study.instructions if i.id in usable}
     answers = [(messages[c.instruction_id], c.text) for c in study.candidates if c.instruction_id in usable]
 
-    def lesson(index: int, total: int) -> tuple[list[Message], str]:
+    def lesson(index: int, total: int) -> base_model.Lesson:
         """A question with the head of one of its answers, in characters about 200 tokens."""
         rng = random.Random(f"real-{profile.seed}-{index}")
         asked, text = rng.choice(answers)
-        return [Message(role=m.role, content=m.content[:600]) for m in asked], text[:900]
+        return [Message(role=m.role, content=m.content[:600]) for m in asked], text[:900], ()
 
     report = base_model.train(
         model, tokenizer, lesson, profile.base_steps, profile.base_batch,
@@ -293,24 +293,23 @@ def _clinic_candidates(profile: Profile, run: Path):
             ]
     kinds = {c.id: c.kind for r in rubrics_ for c in r.criteria}
     judge = judge_of(profile, truth, kinds)
-    said = [
-        v.model_copy(update={
-            "judge": "judge",
-            "verdict": judge.verdict(v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict),
-        })
-        for v in truth
-    ]  # fmt: skip
+
+    def read_by(name: str, reader, rows: list[Verdict]) -> list[Verdict]:
+        """What a judge or a panel says where the truth is ``rows``."""
+        return [
+            v.model_copy(update={
+                "judge": name,
+                "verdict": reader.verdict(v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict),
+            })
+            for v in rows
+        ]  # fmt: skip
+
+    said = read_by("judge", judge, truth)
     agree = sum(a.verdict == b.verdict for a, b in zip(truth, said, strict=True)) / len(truth)
-    calibrated = set(w.ids("calibration"))
+    held = set(w.ids("calibration"))
+    calibrated = {c.id for c in candidates if c.instruction_id in held}
     panel = people.panel(profile.physician_agreement, profile.seed)
-    read = [v for v in truth if v.candidate_id.rpartition("-")[0] in calibrated]
-    settled = [
-        v.model_copy(update={
-            "judge": "adjudicated",
-            "verdict": panel.verdict(v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict),
-        })
-        for v in read
-    ]  # fmt: skip
+    settled = read_by("adjudicated", panel, [v for v in truth if v.candidate_id in calibrated])
     extra = {
         "input_judge_agreement": round(agree, 4),
         "input_lenient_kinds": sorted(judge.lenient),

@@ -136,10 +136,14 @@ class Panel:
     physicians: tuple[Physician, Physician]
     adjudicator: Adjudicator
 
-    def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
-        """What both physicians say of a verdict, or where they differ the adjudicator."""
+    def verdicts(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> list[str]:
+        """What the first physician says, what the second, and what is settled between them."""
         said = [p.verdict(candidate_id, criterion_id, kind, truth) for p in self.physicians]
-        return self.adjudicator.settle((candidate_id, criterion_id), *said, truth)
+        return [*said, self.adjudicator.settle((candidate_id, criterion_id), *said, truth)]
+
+    def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
+        """What is settled: ``verdicts``' last."""
+        return self.verdicts(candidate_id, criterion_id, kind, truth)[-1]
 
 
 def panel(agreement: float, seed: int = 0, error: float = 0.02) -> Panel:
