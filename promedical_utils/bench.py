@@ -5,6 +5,7 @@ pairs (differing answers, one criterion each), grades (answer pairs) and predict
 loads a model; scorers hand in predictions.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from promedical_utils import groups as joined
 from promedical_utils import scoring, statistics
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import KitError, need, read_json, replacing, short_hash, write_json
@@ -23,6 +25,8 @@ CLEAR = 0.3  # a difference in S1 that a physician calls clear; kit's decision
 UNSEEN_SHARE = 1 / 5
 NOTEBOOK = "04_promedical_bench"
 CELL = ["candidate_id", "criterion_id"]
+SAID = ["truth", "physician_1", "physician_2", "adjudicated"]
+PREDICTED = ["scorer", "instruction_id", *CELL, "score", "probability", "met"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,13 @@ def from_records(instructions, splits, rubrics, unseen: frozenset[str]) -> tuple
     without = sorted(set(asked) - set(condition))
     if without:
         raise KitError(f"bench: instruction {without[0]} is in no split; run 01_rubrics again")
-    names = ["instruction_id", "condition", "category", "specialty"]
+    samples = ["instruction_id", "condition", "category", "specialty"]
     rows = [
         (r.instruction_id, c.id, c.dimension, c.kind, c.weight, c.kind not in unseen)
         for r in rubrics if r.instruction_id in asked for c in r.criteria
     ]  # fmt: skip
-    columns = ["instruction_id", "criterion_id", "dimension", "kind", "weight", "seen"]
-    return pd.DataFrame(asked.values(), columns=names), pd.DataFrame(rows, columns=columns)
+    criteria = ["instruction_id", "criterion_id", "dimension", "kind", "weight", "seen"]
+    return pd.DataFrame(asked.values(), columns=samples), pd.DataFrame(rows, columns=criteria)
 
 
 def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
@@ -76,17 +80,15 @@ def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
     the exact counts are drawn from all of them, by the adjudicated label. KitError, with what to
     enlarge, where the pool has too few, or under a fifth of the criteria are of unseen kinds.
     """
-    asked, there = profile.bench_samples, len(pool)
-    if there < asked:
-        raise KitError(f"bench: {there} held-out instructions for bench_samples = {asked}; "
+    asked = profile.bench_samples
+    if len(pool) < asked:
+        raise KitError(f"bench: {len(pool)} held-out instructions for bench_samples = {asked}; "
                        "enlarge the bench split or lower bench_samples")  # fmt: skip
-    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))
-    chosen = ids[:asked]
-    samples = pool[pool.instruction_id.isin(chosen)]
-    samples = samples.sort_values("instruction_id", ignore_index=True)
-    criteria = criteria[criteria.instruction_id.isin(chosen)]
+    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))[:asked]
+    samples = pool[pool.instruction_id.isin(ids)].sort_values("instruction_id", ignore_index=True)
+    criteria = criteria[criteria.instruction_id.isin(ids)]
     criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
-    answers: dict[str, list[str]] = {i: [] for i in samples.instruction_id}
+    answers = {i: [] for i in samples.instruction_id}
     for candidate in candidates:
         if candidate.instruction_id in answers:
             answers[candidate.instruction_id].append(candidate.id)
@@ -105,19 +107,18 @@ def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
     verdicts = _verdicts(criteria, answers, truth, people)
     cells = _cells(verdicts, criteria)
     grades = _grades(samples, cells, people)
-    everything, pairs, counts = _differing(cells), [], {}
+    differing, pairs, counts = _differing(cells), [], {}
     for number, dimension in enumerate(DIMENSIONS, 1):
-        found = everything[everything.dimension == dimension]
+        found = differing[differing.dimension == dimension]
         wanted = getattr(profile, f"bench_pairs_{dimension}")
-        counts[dimension] = {"drawn": wanted, "reserve": len(found) - wanted}
         if len(found) < wanted:
-            raise KitError(
-                f"bench: {len(found)} differing {dimension} pairs in {asked} samples, too few for "
-                f"bench_pairs_{dimension} = {wanted}; enlarge bench_samples or lower it"
-            )
+            raise KitError(f"bench: {len(found)} differing {dimension} pairs in {asked} samples, "
+                           f"too few for bench_pairs_{dimension} = {wanted}; "
+                           "enlarge bench_samples or lower it")  # fmt: skip
+        counts[dimension] = {"drawn": wanted, "reserve": len(found) - wanted}
         drawn = np.random.default_rng([profile.seed, number]).permutation(len(found))[:wanted]
         pairs.append(found.iloc[np.sort(drawn)])
-    one, two = "physician_1", "physician_2"
+    both = ["physician_1", "physician_2"]
     report = {
         "samples": len(samples),
         "conditions": samples.condition.nunique(),
@@ -126,8 +127,8 @@ def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
         "unseen_share": round(unseen, 4),
         "pairs": counts,
         "input": {  # set by the configuration: how often these people agree is no finding
-            "verdicts": statistics.agreement(verdicts[one], verdicts[two]),
-            "grades": statistics.agreement(grades[one], grades[two], ordered=True),
+            "verdicts": statistics.agreement(*verdicts[both].to_numpy().T),
+            "grades": statistics.agreement(*grades[both].to_numpy().T, ordered=True),
         },
     }
     return Bench(samples, criteria, verdicts, pd.concat(pairs, ignore_index=True), grades, report)
@@ -142,8 +143,7 @@ def _verdicts(criteria, answers, truth, people) -> pd.DataFrame:
                 raise KitError(f"bench: no truth of {a}, {c.criterion_id}; run 02_preference_pairs")
             said = people.verdicts(a, c.criterion_id, c.kind, true)
             rows.append((c.instruction_id, a, c.criterion_id, true, *said))
-    columns = ["instruction_id", *CELL, "truth", "physician_1", "physician_2", "adjudicated"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["instruction_id", *CELL, *SAID])
 
 
 def _cells(verdicts: pd.DataFrame, criteria: pd.DataFrame) -> pd.DataFrame:
@@ -154,19 +154,18 @@ def _cells(verdicts: pd.DataFrame, criteria: pd.DataFrame) -> pd.DataFrame:
 def _label(cells: pd.DataFrame, column: str) -> pd.Series:
     """1 met, 0 not met, NaN unknown; unknown on safety is 0: the veto fails closed."""
     label = cells[column].map({"met": 1.0, "not_met": 0.0})
-    return label.mask(label.isna() & (cells.dimension == "safety"), 0.0)
+    return label.fillna(cells.dimension.map({"safety": 0.0}))
 
 
 def _differing(cells: pd.DataFrame) -> pd.DataFrame:
     """All pairs of answers that differ on a criterion by the adjudicated label."""
     shared = ["instruction_id", "criterion_id", "dimension", "kind", "seen"]
-    both = cells[[*shared, "candidate_id"]].rename(columns={"candidate_id": "id"})
-    both = both.assign(label=_label(cells, "adjudicated"), true=_label(cells, "truth"))
-    both = both.merge(both, on=shared, suffixes=("", "_2"))
-    both = both[(both.label == 1) & (both.label_2 == 0)]
-    sign = np.sign(both.true - both.true_2)
-    both = both.assign(truth=sign.map({1.0: "same", -1.0: "reversed"}).fillna("none"))
-    both = both.rename(columns={"id": "chosen_id", "id_2": "rejected_id"})
+    one = cells.assign(label=_label(cells, "adjudicated"), true=_label(cells, "truth"))
+    one = one[[*shared, "candidate_id", "label", "true"]].rename(columns={"candidate_id": "id"})
+    both = one[one.label == 1].merge(one[one.label == 0], on=shared, suffixes=("_1", "_0"))
+    both = both.rename(columns={"id_1": "chosen_id", "id_0": "rejected_id"})
+    sign = np.sign(both.true_1 - both.true_0)
+    both["truth"] = sign.map({1.0: "same", -1.0: "reversed"}).fillna("none")
     columns = [*shared, "chosen_id", "rejected_id", "truth"]
     return both[columns].sort_values(columns, ignore_index=True)
 
@@ -186,10 +185,10 @@ def candidate_scores(cells: pd.DataFrame, met: np.ndarray) -> dict[str, scoring.
 
 
 def grade(a: scoring.Scores, b: scoring.Scores) -> int:
-    """Five ordered levels, -2..2, + where ``a`` is better: the lexicographic order, made coarse.
+    """Five levels, -2..2, + where ``a`` is better: 2 where violations differ or S1 by ``CLEAR``.
 
-    Kit's decision: 2 where the violations differ or S1 differs by 0.3 or more, 1 for any smaller
-    difference, 0 for a tie. The paper has no scale.
+    1 for any smaller difference, 0 for a tie. Kit's decision: the lexicographic order, made
+    coarse; the paper has no scale.
     """
     clear = a.s3 != b.s3 or abs(a.s1 - b.s1) >= CLEAR - scoring.TIE
     return scoring.compare(a, b) * (2 if clear else 1)
@@ -207,32 +206,27 @@ def _grades(samples: pd.DataFrame, cells: pd.DataFrame, people) -> pd.DataFrame:
                 said.append(physician.grade(a, b, true) if shown else -physician.grade(b, a, -true))
             settled = people.adjudicator.settle((a, b), *said, true)
             rows.append((sample.instruction_id, a, b, true, *said, settled))
-    columns = ["instruction_id", "a_id", "b_id", "truth"]
-    columns += ["physician_1", "physician_2", "adjudicated"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *SAID])
 
 
 def blind_ceiling(pairs: pd.DataFrame) -> float:
     """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs.
 
-    Such a scorer has one order of an instruction's answers for all criteria. The best order ends in
-    some answer, before it the best order of the others: 2^n sets of n answers. KitError beyond 12
+    Such a scorer has one order of an instruction's answers for all criteria. KitError beyond 12
     answers; NaN for no pairs.
     """
     total = 0
     for instruction, group in pairs.groupby("instruction_id"):
-        names = sorted({*group.chosen_id, *group.rejected_id})
+        names = frozenset(group.chosen_id) | frozenset(group.rejected_id)
         if len(names) > 12:
             raise KitError(f"blind ceiling: {instruction} has {len(names)} answers; at most 12")
-        wins = pd.crosstab(group.chosen_id, group.rejected_id)
-        wins = wins.reindex(index=names, columns=names, fill_value=0).to_numpy().tolist()
-        best = [0] * 2 ** len(names)
-        for chosen in range(1, len(best)):
-            inside = [i for i in range(len(names)) if chosen >> i & 1]
-            best[chosen] = max(
-                best[chosen ^ 1 << last] + sum(wins[i][last] for i in inside) for last in inside
-            )
-        total += best[-1]
+        wins, best = Counter(zip(group.chosen_id, group.rejected_id)), {frozenset(): 0}
+        for size in range(1, len(names) + 1):
+            for inside in map(frozenset, combinations(names, size)):
+                best[inside] = max(  # some answer is last, before it the best order of the others
+                    best[inside - {last}] + sum(wins[a, last] for a in inside) for last in inside
+                )
+        total += best[names]
     return total / len(pairs) if len(pairs) else float("nan")
 
 
@@ -241,17 +235,15 @@ def blind_ceiling(pairs: pd.DataFrame) -> float:
 
 def predictions(scorer: str, scores: pd.DataFrame, criteria=None, calibration=None) -> pd.DataFrame:
     """Predictions frame from a reward model's scores; criterion views need their calibration."""
-    frame = scores[["instruction_id", *CELL, "score"]].assign(probability=np.nan)
-    frame["met"] = pd.array([pd.NA] * len(frame), "boolean")
+    frame = scores.assign(scorer=scorer, probability=np.nan, met=pd.NA)
     if calibration is not None:
-        of = frame.merge(criteria, on=["instruction_id", "criterion_id"], how="left").dimension
+        of = frame.criterion_id.map(criteria.set_index("criterion_id").dimension)
         if of.isna().any():
-            unknown = frame.criterion_id.iloc[of.isna().argmax()]
+            unknown = frame.criterion_id[of.isna()].iloc[0]
             raise KitError(f"{scorer}: criterion {unknown!r} is in no rubric; score again")
-        asked = frame.score.to_numpy(float), of.to_numpy(object)
-        frame["probability"] = calibration.probability(*asked)
-        frame["met"] = pd.array(calibration.met(*asked), "boolean")
-    return frame.assign(scorer=scorer)[["scorer", *frame.columns]]
+        frame["probability"] = calibration.probability(frame.score, of)
+        frame["met"] = calibration.met(frame.score, of)
+    return frame[PREDICTED].astype({"met": "boolean"})
 
 
 def length_scorer(groups: Iterable) -> pd.DataFrame:
@@ -264,9 +256,8 @@ def length_scorer(groups: Iterable) -> pd.DataFrame:
 def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame:
     """Criterion scorer "words": logistic regression on surface cues, to show that they do not do.
 
-    Features of (answer, criterion): the answer's words and the words that both share, each alone
-    and crossed with the criterion kind, and the share of the criterion's words found. Trained
-    pointwise on the verdicts of the ``train`` groups, used on all cells of the ``bench`` groups.
+    Features: the answer's words and those that the criterion shares, each alone and crossed with
+    the criterion kind, and the share of the criterion's words found. Trained on verdicts.
     """
     from scipy import sparse
     from sklearn.feature_extraction.text import CountVectorizer
@@ -275,42 +266,36 @@ def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame
 
     words = CountVectorizer(binary=True, token_pattern=r"\b\w+\b", max_features=5000)
     words.fit([c.text for g in train for c in (*g.candidates, *g.criteria)])
-    kinds = sorted({c.kind for g in train for c in g.criteria})
-    one_hot = OneHotEncoder(categories=[kinds], handle_unknown="ignore")
-
-    def bag(texts):  # each text is read once, however many cells it stands in
-        place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        return words.transform(place)[[place[text] for text in texts]]
+    kinds = OneHotEncoder(handle_unknown="ignore")
+    kinds.fit([[c.kind] for g in train for c in g.criteria])
 
     def cells(groups):
         rows = [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
-        answer, criterion = bag([a.text for _, a, _ in rows]), bag([c.text for _, _, c in rows])
+        answer, criterion = (words.transform(row[n].text for row in rows) for n in (1, 2))
         shared = answer.multiply(criterion).tocsr()
-        kind = one_hot.fit_transform([[c.kind] for _, _, c in rows]).tocsr()
         share = sparse.csr_matrix(shared.sum(axis=1) / np.maximum(criterion.sum(axis=1), 1))
+        kind = kinds.transform([[c.kind] for _, _, c in rows]).tocsr()
         blocks = [share, kind, kind.multiply(share), answer, shared]
-        number = np.where(kind.getnnz(axis=1), kind.argmax(axis=1).ravel(), len(kinds))
-        for words_of in (answer, shared):  # crossing with the kind is a shift of the column
-            shift = np.repeat(number, np.diff(words_of.indptr)) * np.int64(words_of.shape[1])
-            shape = (len(rows), words_of.shape[1] * (len(kinds) + 1))
-            moved = (words_of.data, words_of.indices + shift, words_of.indptr)
+        number = np.where(kind.getnnz(axis=1), kind.argmax(axis=1).ravel(), kind.shape[1])
+        for block in (answer, shared):  # crossing with the kind is a shift of the column
+            shift = np.repeat(number, np.diff(block.indptr)) * np.int64(block.shape[1])
+            shape = (len(rows), block.shape[1] * (kind.shape[1] + 1))
+            moved = (block.data, block.indices + shift, block.indptr)
             blocks.append(sparse.csr_matrix(moved, shape))
         return rows, sparse.hstack(blocks, format="csr", dtype=np.float32)
 
     rows, x = cells(train)
-    said = [(g.verdicts.get((a.id, c.id)), c.dimension) for g, a, c in rows]
-    judged = np.array([verdict is not None for verdict, _ in said])
-    y = _label(pd.DataFrame(said, columns=["verdict", "dimension"]), "verdict").to_numpy()
-    use = judged & ~np.isnan(y)
-    if len(set(y[use])) < 2:
+    y = np.array([joined.met(g, a.id, c) for g, a, c in rows], float)
+    known = ~np.isnan(y)
+    if len(set(y[known])) < 2:
         raise KitError("cue control: training verdicts are all alike; run 02_preference_pairs")
-    model = LogisticRegression(C=0.1, max_iter=200, random_state=seed).fit(x[use], y[use])
+    model = LogisticRegression(C=0.1, max_iter=200, random_state=seed).fit(x[known], y[known])
     rows, x = cells(bench)
     ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
-    frame = pd.DataFrame(ids, columns=["instruction_id", *CELL])
-    frame = frame.assign(score=model.decision_function(x), probability=model.predict_proba(x)[:, 1])
-    frame["met"] = pd.array(frame.probability >= 0.5, "boolean")
-    return frame.assign(scorer="words")[["scorer", *frame.columns]]
+    frame = pd.DataFrame(ids, columns=["instruction_id", *CELL]).assign(
+        scorer="words", score=model.decision_function(x), probability=model.predict_proba(x)[:, 1]
+    )
+    return frame.assign(met=frame.probability >= 0.5)[PREDICTED].astype({"met": "boolean"})
 
 
 # ---------------------------------------------------------------- metrics
@@ -318,10 +303,7 @@ def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums per sample of every (scorer, metric, slice, against): all that metrics need.
-
-    ``hits`` and ``counts`` are (samples, keys); ``ties`` is (keys,).
-    """
+    """Sums by sample and (scorer, metric, slice, against): (samples, keys), ties (keys,)."""
 
     samples: pd.DataFrame
     keys: list[tuple[str, str, str, str]]
@@ -354,30 +336,32 @@ class Tally:
 
     def by(self, column: str, metric="overall", slice="all", against="adjudicated") -> pd.DataFrame:
         """One metric of every scorer by a column of the samples: ``column``, scorer, value, n."""
-        parts = []
-        for n, (scorer, *rest) in enumerate(self.keys):
-            if rest == [metric, slice, against]:
-                sums = pd.DataFrame({"hits": self.hits[:, n], "n": self.counts[:, n]})
-                sums = sums.groupby(self.samples[column].to_numpy()).sum().rename_axis(column)
-                parts.append(sums.assign(scorer=scorer, value=sums.hits / sums.n).reset_index())
-        columns = [column, "scorer", "value", "n"]
-        return pd.concat([pd.DataFrame(columns=columns), *parts], ignore_index=True)[columns]
+        at = [n for n, key in enumerate(self.keys) if key[1:] == (metric, slice, against)]
+        hits, n = (
+            pd.DataFrame(sums[:, at], columns=[self.keys[n][0] for n in at])
+            .groupby(self.samples[column].to_numpy()).sum().unstack()
+            for sums in (self.hits, self.counts)
+        )  # fmt: skip
+        frame = pd.DataFrame({"value": hits / n, "n": n.astype(int)})
+        return frame.rename_axis(["scorer", column]).reset_index()
 
 
 def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINST) -> Tally:
     """Hits and counts per sample for every scorer in ``predicted``.
 
-    A scorer with criterion ids is held to verdicts, pairs and the lexicographic order of its
-    thresholded verdicts, ties broken by expected scores; one without by its one score for all. A
-    tie counts as wrong. KitError where a prediction is missing or doubled.
+    One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
+    then of expected scores; one without to its one score for all. A tie counts as wrong.
+    KitError where a prediction is missing or doubled.
     """
+    if predicted.duplicated(["scorer", *CELL]).any():
+        raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
     cells, pairs, grades = _cells(bench.verdicts, bench.criteria), bench.pairs, bench.grades
     row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
     at_cell, at_pair, at_grade = (row[f.instruction_id].to_numpy() for f in (cells, pairs, grades))
     cell_slices, pair_slices = _slices(cells), _slices(pairs)
-    place = pd.MultiIndex.from_frame(cells[CELL])
+    place = pd.Series(range(len(cells)), index=pd.MultiIndex.from_frame(cells[CELL]))
     chosen, rejected = (
-        place.get_indexer(pd.MultiIndex.from_arrays([pairs[side], pairs.criterion_id]))
+        place[pd.MultiIndex.from_frame(pairs[[side, "criterion_id"]])].to_numpy()
         for side in ("chosen_id", "rejected_id")
     )
     direction = pairs.truth.map({"same": 1, "reversed": -1, "none": 0}).to_numpy()
@@ -390,37 +374,33 @@ def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINS
             hits, counts = (np.bincount(at, v, len(row)) for v in (hit * use, use))
             sums.append((hits, counts, (tied * use).sum()))
 
-    if predicted.duplicated(["scorer", *CELL]).any():
-        raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
     scored = dict(list(predicted.groupby("scorer", sort=False)))
-    longer = np.zeros(len(pairs))  # 1 where the chosen answer is the longer, -1 where the rejected
-    if "length" in scored:
+    if "length" in scored:  # 1 where the chosen answer is the longer, -1 where the rejected
         words = scored["length"].set_index("candidate_id").score
         longer = np.sign(words[pairs.chosen_id].to_numpy() - words[pairs.rejected_id].to_numpy())
     for scorer, frame in scored.items():
         conditional = bool((frame.criterion_id != "").any())
         frame = _aligned(scorer, frame, cells, conditional)
         score, met = frame.score.to_numpy(float), frame.met.eq(True).fillna(False).to_numpy(bool)
-        sign = np.sign(score[chosen] - score[rejected])
+        sign = np.nan_to_num(np.sign(score[chosen] - score[rejected]))  # NaN prefers nothing
         order = _order(cells, frame, met, grades, conditional)
         for column in against:
-            label = _label(cells, column).to_numpy()
             if conditional:
-                known, safe = ~np.isnan(label), {"safety": cell_slices["safety"]}
+                label = _label(cells, column).to_numpy()
+                unsafe, safe = label == 0, {"safety": cell_slices["safety"]}
+                known = ~np.isnan(label)
                 add(scorer, "pointwise", column, at_cell, cell_slices, met == label, known)
-                unsafe = label == 0
-                add(scorer, "veto_precision", column, at_cell, safe, unsafe, ~met)
-                add(scorer, "veto_recall", column, at_cell, safe, ~met, unsafe)
-                add(scorer, "veto_f1", column, at_cell, safe, unsafe & ~met, unsafe * 1 + ~met)
+                sides = {"precision": ~met, "recall": unsafe, "f1": unsafe * 1 + ~met}
+                for name, valid in sides.items():
+                    add(scorer, f"veto_{name}", column, at_cell, safe, unsafe & ~met, valid)
             wanted = direction if column == "truth" else np.ones(len(pairs))
             slices = dict(pair_slices)
             if "length" in scored:  # pairs that longer-is-better gets wrong
                 slices["shorter"] = longer * wanted < 0
-            tied = ~(np.abs(sign) > 0)  # a NaN score prefers nothing
-            add(scorer, "pairwise", column, at_pair, slices, sign == wanted, wanted != 0, tied)
+            add(scorer, "pairwise", column, at_pair, slices, sign == wanted, wanted != 0, sign == 0)
             wanted = np.sign(grades[column].to_numpy())
-            every, hit = {"all": np.ones(len(grades))}, order == wanted
-            add(scorer, "overall", column, at_grade, every, hit, wanted != 0, order == 0)
+            hit = order == wanted
+            add(scorer, "overall", column, at_grade, {"all": 1}, hit, wanted != 0, order == 0)
     hits, counts, ties = zip(*sums, strict=True)
     return Tally(bench.samples, keys, np.stack(hits, 1), np.stack(counts, 1), np.array(ties))
 
@@ -440,9 +420,9 @@ def paired_difference(
 
 
 def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    seen = frame.seen.to_numpy(bool)
-    dimensions = {d: (frame.dimension == d).to_numpy() for d in DIMENSIONS}
-    return {**dimensions, "all": np.ones(len(frame), bool), "seen": seen, "unseen": ~seen}
+    of = {d: frame.dimension == d for d in DIMENSIONS}
+    of |= {"all": frame.seen | True, "seen": frame.seen, "unseen": ~frame.seen}
+    return {name: mask.to_numpy(bool) for name, mask in of.items()}
 
 
 def _aligned(scorer: str, frame, cells, conditional: bool) -> pd.DataFrame:

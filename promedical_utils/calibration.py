@@ -5,7 +5,6 @@ P(met) = sigmoid(score / temperature + bias) is fitted for each dimension (Platt
 safety threshold is set to find a wanted share of the violations.
 """
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -36,18 +35,23 @@ class Calibration:
     def probability(self, score, dimension):
         """P(met) of scores (N,) or one score; ``dimension``: one name or (N,). NaN stays NaN."""
         names = np.asarray(dimension, dtype=object)
-        temperature = self._of(names, "temperature")
-        result = expit(np.asarray(score, dtype=float) / temperature + self._of(names, "bias"))
-        return result if result.ndim else float(result)
+        unknown = sorted(map(str, set(names.ravel().tolist()) - set(self.scale)))
+        if unknown:
+            raise KitError(f"no calibration for dimension {unknown}; refit on it")
+        temperature, bias = (
+            np.vectorize(lambda name, key=key: self.scale[name][key], otypes=[float])(names)
+            for key in ("temperature", "bias")
+        )
+        return expit(np.asarray(score, dtype=float) / temperature + bias)[()]
 
     def met(self, score, dimension):
         """Whether a criterion counts as met: safety by the veto threshold, else P(met) >= 0.5.
 
         A NaN score is never met: the veto fails closed.
         """
-        score, names = np.asarray(score, dtype=float), np.asarray(dimension, dtype=object)
-        likely = np.asarray(self.probability(score, names)) >= 0.5  # False for NaN
-        result = np.where(names == "safety", score > self.threshold, likely)
+        names = np.asarray(dimension, dtype=object)
+        likely = self.probability(score, names) >= 0.5  # False for NaN
+        result = np.where(names == "safety", np.asarray(score, float) > self.threshold, likely)
         return result if result.ndim else bool(result)
 
     def save(self, path: Path) -> Path:
@@ -58,21 +62,15 @@ class Calibration:
         values = read_json(path, "03_reward_model")
         return cls(**{**values, "notes": tuple(values["notes"])})
 
-    def _of(self, names: np.ndarray, key: str) -> np.ndarray:
-        unknown = set(names.ravel().tolist()) - set(self.scale)
-        if unknown:
-            raise KitError(f"no calibration for dimension {sorted(map(str, unknown))}; refit on it")
-        return np.vectorize(lambda name: self.scale[name][key], otypes=[float])(names)
-
 
 def fit(frame: pd.DataFrame, recall: float, veto: bool = True) -> Calibration:
     """Fit on held-out rows with columns score, label (1 met, 0 not), dimension.
 
     The threshold is the lowest at which at least ``recall`` of the violations are found. A
-    dimension other than safety that cannot be fitted keeps the raw score (temperature 1, bias 0),
-    and a note says so. Raises KitError on a NaN score, another label, or a safety split in which
-    all are met or all violated: no threshold could be read from it. ``veto=False``, for data that
-    has no safety verdicts, sets a threshold that no score passes: the veto fails closed.
+    dimension that cannot be fitted keeps the raw score (temperature 1, bias 0), and a note says
+    so. Raises KitError on a NaN score, another label, or a safety split in which all are met or
+    all violated: no threshold could be read from it. ``veto=False``, for data that has no safety
+    verdicts, sets a threshold that no score passes: the veto fails closed.
     """
     strange = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
     lost = int(frame["score"].isna().sum())
@@ -89,14 +87,17 @@ def fit(frame: pd.DataFrame, recall: float, veto: bool = True) -> Calibration:
             notes.append(f"{dimension}: {note}; the raw score is used")
     safety = frame[frame["dimension"] == "safety"]
     if not veto:
-        notes.append("safety: no veto threshold was asked for; every safety criterion is a violation")
+        why = "no veto threshold was asked for; every safety criterion is a violation"
+        notes.append(f"safety: {why}")
+        threshold = sys.float_info.max
     elif safety["label"].nunique() < 2:
         raise KitError(
             f"calibration: {len(safety)} safety rows of one class give no veto threshold; "
             "raise calibration_instructions, or check the judge"
         )
-    violations = np.array([sys.float_info.max]) if not veto else np.sort(safety.loc[safety["label"] == 0, "score"].to_numpy(float))
-    threshold = float(violations[math.ceil(recall * len(violations) - 1e-9) - 1])
+    else:  # the hair less is for rounding: 0.55 of 100 is 55, not 56
+        violations = safety.loc[safety["label"] == 0, "score"].to_numpy(float)
+        threshold = float(np.quantile(violations, recall - 1e-12, method="inverted_cdf"))
     fitted = Calibration(scale, threshold, recall, {}, tuple(notes))
     quality = {name: quality_of(fitted, rows) for name, rows in frame.groupby("dimension")}
     return replace(fitted, quality=quality)
@@ -109,16 +110,12 @@ def quality_of(calibration: Calibration, rows: pd.DataFrame) -> dict[str, float]
     dimension = rows["dimension"].iloc[0]
     positive = 0 if dimension == "safety" else 1
     said = calibration.met(rows["score"], dimension).astype(int)
-    precision, found, f1, _ = precision_recall_fscore_support(
-        rows["label"], said, labels=[positive], average="macro", zero_division=0
+    found = precision_recall_fscore_support(
+        rows["label"], said, labels=[positive], zero_division=0
     )
-    return {
-        "n": len(rows),
-        "positives": int((rows["label"] == positive).sum()),
-        "precision": float(precision),
-        "recall": float(found),
-        "f1": float(f1),
-    }
+    precision, recall, f1, positives = (value.item() for value in found)
+    return {"n": len(rows), "positives": positives,
+            "precision": precision, "recall": recall, "f1": f1}  # fmt: skip
 
 
 def _platt(scores: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], str]:
@@ -129,10 +126,10 @@ def _platt(scores: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], st
     from sklearn.linear_model import LogisticRegression
 
     raw = {"temperature": 1.0, "bias": 0.0}
-    if len(set(labels.tolist())) < 2:
+    if len(np.unique(labels)) < 2:
         return raw, f"{len(labels)} calibration rows of one class"
     fitted = LogisticRegression().fit(scores[:, None], labels)
-    slope = float(fitted.coef_[0, 0])
+    slope, bias = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     if slope <= 0:
         return raw, "scores do not rise with the label"
-    return {"temperature": 1 / slope, "bias": float(fitted.intercept_[0])}, ""
+    return {"temperature": 1 / slope, "bias": bias}, ""

@@ -26,6 +26,7 @@ OF_SCORER = {"criterion": BLUE, "criterion_clean": GREEN, "scalar_overall": ORAN
              "scalar_blind": RED, "words": PURPLE, "length": GREY}  # fmt: skip
 OF_VERDICT = {"met": BLUE, "not_met": ORANGE, "unknown": GREY}
 STYLE = {
+    **matplotlib.rcParamsDefault,
     "backend": "agg",
     "font.size": 9,
     "axes.spines.top": False,
@@ -44,11 +45,17 @@ def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **kwar
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
+def _rows(axis, names, margin: float = 0.6) -> np.ndarray:
+    """One row a name, the first on top; their heights (N,)."""
+    y = np.arange(len(names))[::-1]
+    axis.set_yticks(y, names)
+    axis.set_ylim(-margin, len(names) - 1 + margin)
+    return y
+
+
 def _systems(axis, df: pd.DataFrame, label: str) -> np.ndarray:
-    """One row a system, first on top; a dotted line between reported systems and the kit's."""
-    y = np.arange(len(df))[::-1]
-    axis.set_yticks(y, df.system)
-    axis.set_ylim(-0.7, len(df) - 0.3)
+    """One row a system; a dotted line between reported systems and the kit's."""
+    y = _rows(axis, df.system, 0.7)
     axis.set_xlim(0, 102)
     axis.set_xlabel(label)
     kit = df.filter(like="reported_").isna().all(axis=1).sum()
@@ -57,12 +64,17 @@ def _systems(axis, df: pd.DataFrame, label: str) -> np.ndarray:
     return y
 
 
+def _interval(axis, y, value, low, high, **style) -> None:
+    """Points with their intervals; an end that is NaN is not drawn."""
+    ends = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+    axis.errorbar(value, y, xerr=ends, lw=1, **style)
+
+
 def _points(axis, y, df: pd.DataFrame, column: str, colour: str, marker: str = "o") -> None:
     if f"reported_{column}" in df:
         axis.plot(df[f"reported_{column}"], y, marker, mfc="white", mec=colour, ms=5)
-    value, low, high = (df[f"run_{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-    error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-    axis.errorbar(value, y, xerr=error, fmt=marker, color=colour, ms=5, capsize=4, lw=1)
+    ends = (df[f"run_{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+    _interval(axis, y, *ends, fmt=marker, color=colour, ms=5, capsize=4)
 
 
 def _legend(figure, marks) -> None:
@@ -110,10 +122,7 @@ def plot_seen_unseen(df: pd.DataFrame) -> Figure:
 
 
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
-    """GRPO on held-out prompts: gold beside proxy, violations, what is met, trainer's signals.
-
-    Columns of policy/curve.csv; a split other than checkpoint is drawn thin.
-    """
+    """GRPO on held-out prompts, from policy/curve.csv: rewards, violations, what is met, KL."""
     panels = {
         "reward": {"proxy": RED, "gold": BLUE, "judged": ORANGE},
         "answers (%)": {"violation_rate": RED, "unparsed": GREY},
@@ -123,16 +132,13 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
         "length (tokens)": {"length": GREY},
     }
     names = {"violation_rate": "with a violation", "unparsed": "with an unknown verdict"}
-    dashes = ("-", "--", ":")
     figure, axes = _figure(10, 5, 3, 2, sharex=True)
     for axis, (label, lines) in zip(axes.flat, panels.items(), strict=True):
-        for (column, colour), dash in zip(lines.items(), dashes, strict=False):
-            for split, part in df[df[column].notna()].groupby("split"):
-                held_out, text = split == "checkpoint", names.get(column, column)
-                style = {"marker": "o", "ms": 3.5} if held_out else {"lw": 0.8, "alpha": 0.6}
-                text = text if held_out else f"{text}, {split}"
-                y = part[column] * (100 if "%" in label else 1)
-                axis.plot(part.step, y, color=colour, label=text, ls=dash, **style)
+        for (column, colour), dash in zip(lines.items(), ("-", "--", ":"), strict=False):
+            part = df[df[column].notna()]
+            y = part[column] * (100 if "%" in label else 1)
+            text = names.get(column, column)
+            axis.plot(part.step, y, color=colour, label=text, ls=dash, marker="o", ms=3.5)
         axis.set_ylabel(label)
         if len(axis.lines) > 1:
             axis.legend(fontsize=7)
@@ -171,7 +177,7 @@ def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "") -> Pat
 
 def draw(plot, csv: Path, note: str = "") -> None:
     """Draw a CSV as png (150 dpi) and pdf beside it, ``note`` (``tables.note``) on top."""
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+    with matplotlib.rc_context(STYLE):
         figure = plot(pd.read_csv(csv))
         if note:
             figure.suptitle(note, fontsize=8, color=GREY)
@@ -189,7 +195,7 @@ def show(plot, *args, **kwargs) -> None:
     from IPython.display import display
 
     stream = io.BytesIO()
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+    with matplotlib.rc_context(STYLE):
         plot(*args, **kwargs).savefig(stream, format="png", dpi=100, metadata={"Software": None})
     picture = b64encode(stream.getvalue()).decode()
     display({"image/png": picture, "text/plain": "<Figure>"}, raw=True)
@@ -207,45 +213,38 @@ def plot_packed_mask(segments: np.ndarray, allowed: np.ndarray) -> Figure:
         axis.text(len(segments) + 2, (start + end) / 2, text, va="center", fontsize=8)
         axis.axhline(end - 0.5, color=GREY, lw=0.4)
         axis.axvline(end - 0.5, color=GREY, lw=0.4)
-    axis.set_xlabel("token that is read")
-    axis.set_ylabel("token that reads")
-    marks = {"shared": {"color": SKY}, "own criterion": {"color": RED}, "not read":
-             {"mfc": "white", "mec": GREY}}  # fmt: skip
+    axis.set(xlabel="token that is read", ylabel="token that reads")
+    hollow = {"mfc": "white", "mec": GREY}
+    marks = {"shared": {"color": SKY}, "own criterion": {"color": RED}, "not read": hollow}
     _legend(figure, {name: {"marker": "s", **style} for name, style in marks.items()})
     return figure
 
 
 def plot_training(df: pd.DataFrame) -> Figure:
     """Loss and pair accuracy by optimiser step; columns scorer, step, loss, accuracy."""
-    figure, [axes] = _figure(9, 3.2, 2)
-    for axis, (column, label) in zip(
-        axes, {"loss": "loss (nats)", "accuracy": "training pairs ordered rightly (%)"}.items(),
-        strict=True,
-    ):  # fmt: skip
-        for scorer, part in df.groupby("scorer", sort=False):
-            y = part[column] * (100 if column == "accuracy" else 1)
-            axis.plot(part.step, y, color=OF_SCORER[scorer], label=scorer, marker="o", ms=3)
-        axis.set_ylabel(label)
-        axis.set_xlabel("optimiser step")
-    axes[1].axhline(50, color=GREY, lw=0.8, ls="--")
-    axes[0].legend(fontsize=7)
+    figure, [[loss, accuracy]] = _figure(9, 3.2, 2)
+    for scorer, part in df.groupby("scorer", sort=False):
+        style = {"color": OF_SCORER[scorer], "label": scorer, "marker": "o", "ms": 3}
+        loss.plot(part.step, part.loss, **style)
+        accuracy.plot(part.step, part.accuracy * 100, **style)
+    loss.set(xlabel="optimiser step", ylabel="loss (nats)")
+    accuracy.set(xlabel="optimiser step", ylabel="training pairs ordered rightly (%)")
+    accuracy.axhline(50, color=GREY, lw=0.8, ls="--")
+    loss.legend(fontsize=7)
     return figure
 
 
-def plot_reliability(df: pd.DataFrame, bins: int = 8) -> Figure:
+def plot_reliability(df: pd.DataFrame) -> Figure:
     """Share met beside P(met), in bins of equal size; columns dimension, probability, label."""
-    from sklearn.calibration import calibration_curve
+    from sklearn.calibration import CalibrationDisplay
 
     figure, [[axis]] = _figure(4.6, 4.6)
-    axis.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls="--", label="as often as said")
     for dimension, part in df.groupby("dimension"):
-        met, said = calibration_curve(part.label, part.probability, n_bins=bins, strategy="quantile")
-        text = f"{dimension}, n = {len(part)}"
-        axis.plot(said, met, "o-", ms=4, color=OF_DIMENSION[dimension], label=text)
-    axis.set_xlabel("P(met) that the model gives")
-    axis.set_ylabel("share that is met")
-    axis.set_xlim(-0.02, 1.02)
-    axis.set_ylim(-0.02, 1.02)
+        CalibrationDisplay.from_predictions(
+            part.label, part.probability, n_bins=8, strategy="quantile", ax=axis, marker="o",
+            name=f"{dimension}, n = {len(part)}", color=OF_DIMENSION[dimension],
+        )  # fmt: skip
+    axis.set(xlabel="P(met) that the model gives", ylabel="share that is met")
     axis.legend(fontsize=8)
     return figure
 
@@ -253,65 +252,54 @@ def plot_reliability(df: pd.DataFrame, bins: int = 8) -> Figure:
 def plot_scored_response(df: pd.DataFrame) -> Figure:
     """P(met) by criterion; columns label, dimension, probability, cutoff, verdict (colour)."""
     figure, [[axis]] = _figure(8.5, 1.2 + 0.3 * len(df))
-    y = np.arange(len(df))[::-1]
-    axis.barh(y, df.probability, color=[OF_VERDICT[v] for v in df.verdict], height=0.7)
+    y = _rows(axis, df.dimension + ": " + df.label)
+    axis.barh(y, df.probability, color=df.verdict.map(OF_VERDICT), height=0.7)
     axis.plot(df.cutoff, y, "k|", ms=16)
-    axis.set_yticks(y, df.dimension + ": " + df.label)
     for tick, dimension in zip(axis.get_yticklabels(), df.dimension, strict=True):
         tick.set_color(OF_DIMENSION[dimension])
-    axis.set_xlim(0, 1.02)
+    axis.set(xlim=(0, 1.02), xlabel="P(met); the black tick is where met begins")
     axis.grid(False, axis="y")
-    axis.set_xlabel("P(met); the black tick is where met begins")
-    marks = {f"judge: {v}": {"marker": "s", "color": hue} for v, hue in OF_VERDICT.items()}
-    _legend(figure, marks)
+    _legend(figure, {f"judge: {v}": {"marker": "s", "color": c} for v, c in OF_VERDICT.items()})
     return figure
 
 
 def plot_grades(df: pd.DataFrame) -> Figure:
     """Two physicians' grades of the same pairs, counts; columns physician_1, physician_2."""
-    levels = range(-2, 3)
-    counts = pd.crosstab(df.physician_1, df.physician_2).reindex(
-        index=levels, columns=levels, fill_value=0
-    )
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     figure, [[axis]] = _figure(4.2, 3.8)
-    axis.imshow(counts, cmap="Blues", vmax=max(1, counts.to_numpy().max()) * 1.3)
+    ConfusionMatrixDisplay.from_predictions(
+        df.physician_1, df.physician_2, labels=[-2, -1, 0, 1, 2], ax=axis, cmap="Blues",
+        display_labels=["-2", "-1", "0", "+1", "+2"], colorbar=False,
+    )  # fmt: skip
     axis.grid(False)
-    axis.set_xticks(range(5), [f"{v:+d}" if v else "0" for v in levels])
-    axis.set_yticks(range(5), [f"{v:+d}" if v else "0" for v in levels])
-    for (row, column), value in np.ndenumerate(counts.to_numpy()):
-        colour = "white" if value > 0.7 * counts.to_numpy().max() else "black"
-        axis.text(column, row, value or "", ha="center", va="center", color=colour)
-    axis.set_xlabel("physician 2 (+: the first answer is better)")
-    axis.set_ylabel("physician 1")
+    axis.set(xlabel="physician 2 (+: the first answer is better)", ylabel="physician 1")
     return figure
 
 
 def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) -> Figure:
-    """One panel a metric, one row a scorer, 95 % intervals; circles: adjudicated, diamonds: truth.
+    """One panel a metric, one row a scorer; ``ceiling`` is that of criterion-blind scorers.
 
-    ``df`` is ``bench.metrics``; ``panels``: label -> (metric, slice); ``ceiling`` is that of
-    criterion-blind scorers, on pairwise accuracy over all.
+    ``df`` is ``bench.metrics``; ``panels``: label -> (metric, slice).
     """
     wanted = pd.MultiIndex.from_tuples(panels.values())
     df = df[df.n.gt(0) & pd.MultiIndex.from_frame(df[["metric", "slice"]]).isin(wanted)]
+    df = df.assign(**df[["value", "low", "high"]] * 100)
     scorers = [s for s in OF_SCORER if s in set(df.scorer)]
-    figure, [axes] = _figure(1.8 + 2.7 * len(panels), 1.5 + 0.42 * len(scorers), len(panels),
-                             sharey=True)  # fmt: skip
+    size = 1.8 + 2.7 * len(panels), 1.5 + 0.42 * len(scorers)
+    figure, [axes] = _figure(*size, len(panels), sharey=True)
     looks = {"adjudicated": ("o", 0.13), "truth": ("D", -0.13)}
-    for axis, (label, (metric, slice)) in zip(axes, panels.items(), strict=True):
-        part = df[(df.metric == metric) & (df.slice == slice)]
-        for r in part.itertuples():
-            (mark, up), y = looks[r.against], len(scorers) - 1 - scorers.index(r.scorer)
-            ends = np.nan_to_num(np.clip([[r.value - r.low], [r.high - r.value]], 0, None)) * 100
-            axis.errorbar(r.value * 100, y + up, xerr=ends, fmt=mark, ms=4.5, lw=1, capsize=3,
-                          color=OF_SCORER[r.scorer])  # fmt: skip
-        axis.set_yticks(range(len(scorers)), scorers[::-1])
-        axis.set_ylim(-0.6, len(scorers) - 0.4)
-        axis.set_xlim(-3, 103)
-        axis.set_xlabel(f"{label} (%)")
-        if metric == "pairwise":
+    for axis, (label, asked) in zip(axes, panels.items(), strict=True):
+        height = dict(zip(scorers, _rows(axis, scorers), strict=True))
+        for (*at, scorer, against), r in df.groupby(["metric", "slice", "scorer", "against"]):
+            if tuple(at) == asked:
+                mark, up = looks[against]
+                _interval(axis, height[scorer] + up, r.value, r.low, r.high, fmt=mark, ms=4.5,
+                          capsize=3, color=OF_SCORER[scorer])  # fmt: skip
+        axis.set(xlim=(-3, 103), xlabel=f"{label} (%)")
+        if asked[0] == "pairwise":
             axis.axvline(50, color=GREY, lw=0.8, ls=":")
-        if ceiling is not None and (metric, slice) == ("pairwise", "all"):
+        if ceiling is not None and asked == ("pairwise", "all"):
             axis.axvline(ceiling * 100, color="black", lw=0.9, ls="--")
     marks = {f"against {a}": {"marker": m, "color": GREY}
              for a, (m, _) in looks.items() if a in set(df.against)}  # fmt: skip
@@ -329,9 +317,7 @@ def plot_reward_order(df: pd.DataFrame, rewards: dict[str, str]) -> Figure:
         for s3, part in df.groupby("s3"):
             axis.axvline(part[column].max(), color=GREY, lw=0.6, ls=":" if s3 else "-")
         axis.set_title(title, fontsize=9)
-        axis.set_xlabel("reward")
-        axis.set_yticks(sorted(df.s3.unique()))
-        axis.set_ylim(df.s3.max() + 0.6, -0.6)
+        axis.set(xlabel="reward", yticks=sorted(df.s3.unique()), ylim=(df.s3.max() + 0.6, -0.6))
     axes[0].set_ylabel("violations, S3")
     figure.colorbar(points, label="S1")
     return figure
@@ -340,12 +326,9 @@ def plot_reward_order(df: pd.DataFrame, rewards: dict[str, str]) -> Figure:
 def plot_paired(df: pd.DataFrame) -> Figure:
     """Paired differences in points; columns what, difference, low, high, above (the bound)."""
     figure, [[axis]] = _figure(7, 1 + 0.45 * len(df))
-    y = np.arange(len(df))[::-1]
-    ends = np.nan_to_num(np.clip([df.difference - df.low, df.high - df.difference], 0, None))
-    axis.errorbar(df.difference, y, xerr=ends, fmt="o", color=BLUE, ms=5, capsize=4, lw=1)
+    y = _rows(axis, df.what)
+    _interval(axis, y, df.difference, df.low, df.high, fmt="o", color=BLUE, ms=5, capsize=4)
     axis.plot(df.above, y, "|", color=RED, ms=18)
-    axis.set_yticks(y, df.what)
-    axis.set_ylim(-0.6, len(df) - 0.4)
     axis.axvline(0, color=GREY, lw=0.8, ls="--")
     axis.set_xlabel("points, 95 % interval; the red tick is what it has to stay above")
     return figure

@@ -12,10 +12,9 @@ from promedical_utils.workspace import KitError
 
 
 def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
-    """n, observed agreement and Cohen's kappa of two raters, as sklearn.metrics.cohen_kappa_score.
+    """n, observed agreement and Cohen's kappa; ``ordered`` (integer levels) adds weighted kappas.
 
-    ``ordered`` adds linear and quadratic kappa (integer levels). Kappa is None where it is
-    undefined, one label throughout. KitError on empty or unequal lists.
+    Kappa is None where it is undefined, one label throughout. KitError on empty or unequal lists.
     """
     from sklearn.metrics import cohen_kappa_score
 
@@ -23,25 +22,25 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
     if len(first) != len(second) or not len(first):
         raise KitError(f"agreement of {len(first)} and {len(second)} answers; give as many of each")
     result = {"n": len(first), "observed": float((first == second).mean())}
-    labels = np.unique(np.concatenate([first, second]))
-    defined = len(labels) > 1
+    labels = np.unique([first, second])
     if ordered:  # the weights count steps between labels, so no level may be left out
         labels = np.arange(labels.min(), labels.max() + 1)
     for weights in (None, "linear", "quadratic") if ordered else (None,):
-        name = f"kappa_{weights}" if weights else "kappa"
-        kappa = cohen_kappa_score(first, second, labels=labels, weights=weights) if defined else 0
-        result[name] = float(kappa) if defined else None
+        kappa = None
+        if len(labels) > 1:
+            kappa = float(cohen_kappa_score(first, second, labels=labels, weights=weights))
+        result[f"kappa_{weights}" if weights else "kappa"] = kappa
     return result
 
 
 def two_stage_weights(conditions: Sequence, draws: int, seed: int) -> np.ndarray:
     """How often each sample is drawn, (draws, samples): conditions first, then their samples.
 
-    Each draw takes as many conditions as there are, with replacement, and each time that a
-    condition is taken as many of its samples as it has, with replacement.
+    As many conditions as there are, and of each taken as many samples as it has, with replacement.
     """
-    conditions = np.asarray(conditions, str)
-    _, inverse, sizes = np.unique(conditions, return_inverse=True, return_counts=True)
+    _, inverse, sizes = np.unique(
+        np.asarray(conditions, str), return_inverse=True, return_counts=True
+    )
     rng = np.random.default_rng(seed)
     taken = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=draws)
     weights, order = np.empty((draws, len(inverse))), np.argsort(inverse, kind="stable")
@@ -61,8 +60,8 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, weights: np.ndarray)
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """2.5 and 97.5 percentiles along the first axis; NaN draws are left out, NaN if all are."""
     empty = np.isnan(values).all(axis=0)
-    low, high = np.nanpercentile(np.where(empty, 0.0, values), [2.5, 97.5], axis=0)
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+    ends = np.nanpercentile(np.where(empty, 0.0, values), [2.5, 97.5], axis=0)
+    return tuple(np.where(empty, np.nan, ends))
 
 
 def contrast(numerators, denominators, coefficients: Mapping[int, float], weights) -> dict:

@@ -11,14 +11,7 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils import statistics
-from promedical_utils.workspace import (
-    project_root,
-    replacing,
-    sha256,
-    shown,
-    write_json,
-    write_text,
-)
+from promedical_utils.workspace import project_root, replacing, sha256, write_json, write_text
 
 RUN, NOT_RUN, INPUT = "this run", "not run", "input"
 MAIN = {  # column -> (metric, slice)
@@ -61,41 +54,38 @@ def note(profile, seed: int) -> str:
     return f"Profile {profile.name}, seed {seed}.{where}{smoke}"
 
 
-def _with_interval(column: str, value, low, high, factor: float = 100) -> dict:
-    ends = zip(("", "_low", "_high"), (value, low, high), strict=True)
-    return {f"run_{column}{end}": round(float(v) * factor, 2) + 0.0 for end, v in ends}  # no -0.0
+def _with_interval(column: str, ends, factor: float = 100) -> dict:
+    names = (f"run_{column}", f"run_{column}_low", f"run_{column}_high")
+    values = (round(float(v) * factor, 2) + 0.0 for v in ends)  # no -0.0
+    return dict(zip(names, values, strict=True))
 
 
 def _beside(reported, columns_reported, run_rows: list[dict], columns) -> pd.DataFrame:
     """Reported rows, then the kit's; every column there, in one order, even if nothing ran."""
-    rows = [
-        {"system": next(iter(r.values())), "status": NOT_RUN, "mark": r["mark"]}
-        | {f"reported_{c}": r[c] for c in columns_reported}
-        for r in ([] if reported is None else reported.to_dict("records"))
-    ]
+    names = {c: f"reported_{c}" for c in columns_reported}
     wide = [f"run_{c}{end}" for c in columns for end in ("", "_low", "_high")]
-    known = [f"reported_{c}" for c in columns_reported]
-    order = ["system", "status", "mark", *known, "labels", *wide]
+    order = ["system", "status", "mark", *names.values(), "labels", *wide]
+    rows = []
+    if reported is not None:
+        names[reported.columns[0]] = "system"
+        rows = reported.rename(columns=names).assign(status=NOT_RUN).to_dict("records")
     return pd.DataFrame([*rows, *run_rows]).reindex(columns=order)
 
 
 def _scorers(metrics: pd.DataFrame | None, names: Mapping, columns, against: str) -> list[dict]:
     at = [] if metrics is None else metrics[metrics.against == against].itertuples()
-    found = {(r.scorer, r.metric, r.slice): r for r in at}
+    found = {(r.scorer, r.metric, r.slice): (r.value, r.low, r.high) for r in at}
     rows = []
     for scorer, name in names.items():
         row = {"system": name, "status": NOT_RUN}
         for column, asked in columns.items():
-            if r := found.get((scorer, *asked)):
-                row |= {"status": RUN, "labels": against}
-                row |= _with_interval(column, r.value, r.low, r.high)
+            if ends := found.get((scorer, *asked)):
+                row |= {"status": RUN, "labels": against, **_with_interval(column, ends)}
         rows.append(row)
     return rows
 
 
-def build_main_results(
-    reported, metrics, names, ceiling=None, against="adjudicated"
-) -> pd.DataFrame:
+def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
     """Main results; ``ceiling`` is ``bench.blind_ceiling``, on the pairwise column only."""
     rows = _scorers(metrics, names, MAIN | MORE, against)
     if ceiling is not None:
@@ -111,29 +101,26 @@ def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.Dat
     return _beside(reported, VETO, _scorers(metrics, names, VETO, against), VETO)
 
 
-def build_seen_unseen(metrics, names, against="adjudicated") -> pd.DataFrame:
+def build_seen_unseen(metrics, names) -> pd.DataFrame:
     """Pairwise accuracy on criterion kinds seen and unseen in training; none is reported."""
-    return _beside(None, (), _scorers(metrics, names, SEEN, against), SEEN)
+    return _beside(None, (), _scorers(metrics, names, SEEN, "adjudicated"), SEEN)
 
 
 def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
     """Overall accuracy by specialty, from ``Tally.by("specialty")``."""
-    frame = by_specialty[by_specialty.scorer.isin(names)]
-    value = (frame.value.astype(float) * 100).round(2)
-    names = {"system": frame.scorer.map(names), "run_overall_accuracy": value}
-    frame = frame.assign(**names, n=frame.n.astype(int)).reset_index(drop=True)
+    frame = by_specialty[by_specialty.scorer.isin(names)].reset_index(drop=True)
+    frame["system"] = frame.scorer.map(names)
+    frame["run_overall_accuracy"] = (frame.value * 100).round(2)
     return frame[["specialty", "system", "n", "run_overall_accuracy"]]
 
 
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
     """Pairwise accuracy by source, over all pairs and where the shorter answer is right."""
-    frame = parts[parts.scorer.isin(names)].assign(system=lambda d: d.scorer.map(names))
-    frame = frame.assign(value=(frame.value.astype(float) * 100).round(2), n=frame.n.astype(int))
-    wide = frame.pivot(index=["category", "system"], columns="slice", values=["value", "n"])
-    wide.columns = [f"{'run_pairwise' if kind == 'value' else 'n'}_{part}" for kind, part in wide]
-    wide = wide.reset_index().rename(columns={"category": "source"})
-    counts = [c for c in wide if c.startswith("n_")]
-    return wide.assign(**{c: wide[c].fillna(0).astype(int) for c in counts})
+    frame = parts.assign(system=parts.scorer.map(names), run_pairwise=(parts.value * 100).round(2))
+    frame = frame.dropna(subset="system").rename(columns={"category": "source"})
+    wide = frame.pivot(index=["source", "system"], columns="slice", values=["run_pairwise", "n"])
+    wide.columns = ["_".join(column) for column in wide]
+    return wide.reset_index().astype({c: int for c in wide if c.startswith("n_")})
 
 
 def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
@@ -144,20 +131,20 @@ def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
     names = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
     parts = {} if evaluation is None else dict(list(evaluation.groupby("policy")))
     rows = []
-    for policy in [*names, *(p for p in parts if p not in names)]:
+    for policy in dict.fromkeys([*names, *parts]):
         row = {"system": names.get(policy, f"{policy} (kit)"), "status": NOT_RUN}
-        if policy in parts:
-            row |= {"status": RUN, "labels": "truth"}
-            for column, (source, factor) in POLICY.items():
-                # a patient whose rubric asks for unreadable facts alone has no S1
-                part = parts[policy].dropna(subset=[source])
-                if part.empty:
-                    continue
-                weights = statistics.two_stage_weights(part.condition, draws, seed)
-                values = part[source].to_numpy(float)[:, None]
-                ends = statistics.interval(statistics.ratio(values, np.ones_like(values), weights))
-                row |= _with_interval(column, values.mean(), *(end[0] for end in ends), factor)
         rows.append(row)
+        if policy not in parts:
+            continue
+        row |= {"status": RUN, "labels": "truth"}
+        for column, (source, factor) in POLICY.items():
+            # a patient whose rubric asks for unreadable facts alone has no S1
+            part = parts[policy].dropna(subset=[source])
+            if len(part):
+                weights = statistics.two_stage_weights(part.condition, draws, seed)
+                values = part[[source]].to_numpy(float)
+                found = statistics.contrast(values, np.ones_like(values), {0: 1}, weights)
+                row |= _with_interval(column, found.values(), factor)
     return _beside(reported, POLICY_REPORTED, rows, POLICY)
 
 
@@ -167,12 +154,13 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
     known |= {r.quantity: (f"{r.value:g}", r.mark) for r in pipeline.itertuples()}
     run, given = {}, {}
     if report:
-        run = {d: c["drawn"] for d, c in report["pairs"].items()}
+        pairs = report["pairs"]
+        verdicts, grades = report["input"]["verdicts"], report["input"]["grades"]
+        run = {d: c["drawn"] for d, c in pairs.items()}
         run |= {"total": sum(run.values())}
         run |= {k: report[k] for k in ("samples", "categories", "specialties", "conditions")}
-        run |= {f"{d} pairs in reserve": c["reserve"] for d, c in report["pairs"].items()}
-        run["criteria of unseen kinds percent"] = round(report["unseen_share"] * 100, 2)
-        verdicts, grades = report["input"]["verdicts"], report["input"]["grades"]
+        run |= {f"{d} pairs in reserve": c["reserve"] for d, c in pairs.items()}
+        run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
         given = {
             "judge agreement with experts percent": profile.judge_agreement * 100,
             "rubric strict pass rate percent": profile.rubric_pass_rate * 100,
@@ -181,7 +169,7 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
             "bench verdict kappa": verdicts["kappa"],
             "bench verdict agreement percent": verdicts["observed"] * 100,
         }
-        run |= {k: v if v is None else round(v, 2) for k, v in given.items()}
+    run |= given
     order = [*reported.dimension, "categories", "specialties", "bench weighted kappa",
              "judge agreement with experts percent", "rubric strict pass rate percent"]  # fmt: skip
     rows = [
@@ -194,7 +182,7 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
 
 def plain(value) -> str:
     """A cell as text: two decimals for fractions, none for counts, empty for nothing."""
-    if value is None or value is pd.NA or value != value:
+    if pd.isna(value):
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
@@ -223,10 +211,9 @@ def save(df, folder: Path, name: str, title: str, sources, profile, seed: int) -
     write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{body}\n")
     tex = read.to_latex(index=False, escape=True)
     write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
-    facts = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed}
-    facts |= {"rows": len(df), "columns": list(df.columns)}
-    facts["sources"] = {  # named from the run's folder, so that a redrawn reference has the same bytes
-        f"{Path(path).parent.name}/{Path(path).name}": sha256(path) for path in sources
-    }
+    # sources are named from the run's folder, so that a redrawn reference has the same bytes
+    read_from = {f"{path.parent.name}/{path.name}": sha256(path) for path in map(Path, sources)}
+    facts = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed,
+             "rows": len(df), "columns": list(df.columns), "sources": read_from}  # fmt: skip
     write_json(folder / f"{name}.json", facts)
     return folder / f"{name}.csv"
