@@ -174,18 +174,16 @@ def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = No
     """Stacked horizontal bars: a row a bar, a column a part; ``line`` is a value to compare to."""
     figure, [[axis]] = _figure(7, 1.1 + 0.24 * len(frame))
     colours, left = list(colours) or [COLOURS[c] for c in frame.columns], 0
+    style = {"edgecolor": "white", "lw": 0.5}
     for column, colour, hatch in zip(frame.columns, colours, ("", "///", "..."), strict=False):
         part = frame[column].fillna(0).to_numpy()
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
-        axis.barh([str(name) for name in frame.index], part, left=left, label=column, **style)
+        filled = {"color": colour, "hatch": hatch, "label": column}
+        drawn = axis.barh(frame.index.map(str), part, left=left, **filled, **style)
         left = left + part
-    for row, end in enumerate(left):
-        style = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
-        axis.annotate(f"{round(float(end), 2):g}", (end, row), **style)
+    axis.bar_label(drawn, [f"{round(float(end), 2):g}" for end in left], padding=3)
     axis.invert_yaxis()
     axis.margins(x=0.08)
-    axis.set_xlim(left=0)
-    axis.set_xlabel(label)
+    axis.set(xlim=(0, None), xlabel=label)
     if line is not None:
         axis.axvline(line, color="black", lw=1, ls="--")
     figure.legend(loc="outside lower center", ncols=3)
@@ -196,15 +194,14 @@ def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = No
 def curve(frame, label: str, marks: Mapping[str, float] | None = None):
     """Columns of ``frame`` over its index; ``marks`` are named places on the way."""
     figure, [[axis]] = _figure(7, 2.8)
-    for column, colour, mark in zip(frame.columns, (BLUE, ORANGE, PURPLE), "os^", strict=False):
-        axis.plot(frame.index, frame[column], color=colour, marker=mark, ms=4, label=column)
+    colours = dict(zip(frame.columns, (BLUE, ORANGE, PURPLE), strict=False))
+    frame.plot(ax=axis, style=["o-", "s-", "^-"], color=colours, ms=4, ylabel=label, legend=None)
     for text, place in (marks or {}).items():
         axis.axvline(place, color=GREY, lw=0.8, ls=":")
         style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         axis.annotate(text, (place, 1), xytext=(3, -8), color=GREY, fontsize=8, **style)
     axis.margins(y=0.15)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set(xlabel=frame.index.name, ylabel=label)
     if len(frame.columns) > 1:
         axis.legend()
     return figure

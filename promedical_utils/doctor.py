@@ -13,6 +13,11 @@ from promedical_utils.workspace import project_root, shown
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
+STATES = {
+    True: "found, as on its card",
+    False: "found, other bytes than its card's",
+    None: "not found",
+}
 
 
 def report(name: str) -> str:
@@ -25,9 +30,7 @@ def report(name: str) -> str:
         "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in KEYS],
         f"profile {name}": needs(profile),
     }
-    return "\n".join(
-        f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in blocks.items()
-    )
+    return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
 
 def machine(profile) -> list[str]:
@@ -48,24 +51,22 @@ def gpu() -> str:
     if not torch.cuda.is_available():
         return f"none seen by torch {torch.__version__} (PROFILE=cpu and BASE=small need none)"
     seen = torch.cuda.get_device_properties(0)
-    precision = (
-        "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16, no bf16"
-    )
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = "bf16" if native else "fp16, no bf16"
     return f"{seen.name}, {seen.total_memory / 2**30:.0f} GiB, {precision}"
 
 
 def packages() -> list[str]:
     """Installed versions against the lock; a local tag such as ``+cpu`` is no difference."""
     lock = (project_root() / "requirements.lock").read_text(encoding="utf-8").split()
-    found = {
-        d.metadata["Name"].lower().replace("_", "-"): d.version for d in metadata.distributions()
-    }
     wrong = []
-    for line in lock:
-        package, _, version = line.partition("==")
-        here = found.get(package.lower().replace("_", "-"), "missing")
-        if here.partition("+")[0] != version:
-            wrong.append(f"{package}: {here}, the lock says {version}")
+    for package, _, wanted in (line.partition("==") for line in lock):
+        try:
+            here = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            here = "missing"
+        if here.partition("+")[0] != wanted:
+            wrong.append(f"{package}: {here}, the lock says {wanted}")
     if wrong:
         return [*wrong, "to mend: make clean, then the command again"]
     return [f"all {len(lock)} as in requirements.lock"]
@@ -74,31 +75,28 @@ def packages() -> list[str]:
 def data() -> list[str]:
     """The public sets of profile real; the other profiles use the clinic in the package."""
     folder = os.environ.get(cards.VARIABLE)
-    states = {
-        True: "found, as on its card",
-        False: "found, other bytes than its card's",
-        None: "not found",
-    }
-    lines = [f"{cards.VARIABLE}: {folder or 'not set; PROFILE=real downloads what it reads'}"]
-    for key, card in cards.CARDS.items() if folder else ():
-        lines.append(f"{card.name} ({card.file}): {states[cards.as_first_read(key)]}")
+    if not folder:
+        return [f"{cards.VARIABLE}: not set; PROFILE=real downloads what it reads"]
+    lines = [f"{cards.VARIABLE}: {folder}"]
+    for key, card in cards.CARDS.items():
+        lines.append(f"{card.name} ({card.file}): {STATES[cards.as_first_read(key)]}")
     return lines
 
 
 def needs(profile) -> list[str]:
     """Time and memory of each notebook: of the last run here, else of the published one."""
-    local = runs.timings(project_root() / "runs" / profile.name)
     reference = project_root() / "papers_figures" / profile.name
-    published = runs.timings(reference)
+    here = runs.timings(project_root() / "runs" / profile.name)
+    known = {name: (row, shown(reference)) for name, row in runs.timings(reference).items()}
+    known |= {name: (row, "last run here") for name, row in here.items()}
     length = runs.span(60 * profile.minutes)
     lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
     for name in profile.notebooks:
-        known, where = (local, "last run here") if name in local else (published, shown(reference))
+        text = "not measured yet, part of the estimate above"
         if name in known:
-            row = known[name]
-            lines.append(f"{name}: {runs.span(row['seconds'])}, {row['peak_gib']} GiB ({where})")
-        else:
-            lines.append(f"{name}: not measured yet, part of the estimate above")
+            row, where = known[name]
+            text = f"{runs.span(row['seconds'])}, {row['peak_gib']} GiB ({where})"
+        lines.append(f"{name}: {text}")
     return lines
 
 

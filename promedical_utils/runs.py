@@ -1,7 +1,7 @@
 """One run of the kit: its profile and overrides, its notebooks in order, each through papermill.
 
-Snakemake decides what runs; this module says what a notebook depends on (``fingerprint``), runs
-one (``execute``), and starts the graph (``reproduce``).
+Snakemake decides what runs; here is what a notebook depends on (``fingerprint``), how one runs
+(``execute``), and the start of the graph (``reproduce``).
 """
 
 import ast
@@ -21,14 +21,14 @@ from pathlib import Path
 import yaml
 
 from promedical_utils import profiles, workspace
-from promedical_utils.workspace import NOTEBOOKS, KitError, project_root, run_folder, shown
+from promedical_utils.workspace import KitError, project_root, run_folder, shown
 
 PACKAGE = Path(__file__).parent
 OVERRIDES = "PROMEDICAL_SET"  # "key=value key=value" over the profile, for every notebook of a run
 CHAINED = "stages"  # the module with one function a notebook, so each depends on its own alone
 # Reached by every notebook, and no result hangs on them: of profiles the values count, not the code
 NEUTRAL = {f"{PACKAGE.name}.runs", f"{PACKAGE.name}.profiles"}
-# What each notebook must have written; relative to the run folder. A missing one reruns it.
+# The notebooks in order, and what each must have written below the run folder, else it runs again
 OUTPUTS = {
     "00_start_here": ("manifest.json", "base_report.json"),
     "01_rubrics": ("data/instructions.parquet", "data/rubrics.parquet", "data/splits.parquet"),
@@ -38,6 +38,7 @@ OUTPUTS = {
     "05_grpo_with_veto": ("policy/curve.csv", "policy/evaluation.parquet", "policy/report.json"),
     "07_paper_tables": ("paper/claims.json", "paper/claims.md"),
 }
+NOTEBOOKS = tuple(OUTPUTS)
 
 
 def overrides(text: str | None = None) -> dict:
@@ -79,9 +80,9 @@ def source(notebook: str) -> Path:
 def fingerprint(notebook: str, profile: profiles.Profile) -> str:
     """Hash of all that decides a notebook's result: its cells, the code they reach, settings, lock.
 
-    Of content, not of time: a fresh clone has new times throughout, and a touched file or a
-    rewritten comment is no reason to train again. A module counts if the cells import it, however
-    far down; of ``stages`` only the functions they use, so that a new table colour trains nothing.
+    Of content, not of time: a fresh clone has new times throughout, and a rewritten comment is no
+    reason to train again. A module counts if the cells import it, however far down; of ``stages``
+    only the functions they use, so that a new table colour trains nothing.
     """
     cells = json.loads(source(notebook).read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells]
@@ -101,9 +102,8 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
             reached["values"] = _contents(project_root() / "papers_figures" / "paper_values")
         reached[name] = ast.dump(module)
         queue |= _imports(module) - reached.keys()
-    settings = profile.model_dump_json(
-        exclude={"description", "minutes", "memory_gib", "notebooks"}
-    )
+    unread = {"description", "minutes", "memory_gib", "notebooks"}
+    settings = profile.model_dump_json(exclude=unread)
     return workspace.short_hash(*texts, *sorted(reached.items()), settings, _contents(PACKAGE))
 
 
@@ -165,28 +165,28 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),  # TRL refuses several
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel before the home folder's
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    # TRL refuses several visible GPUs in one process
-    values["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     local = profile.data == "clinic" or os.environ.get("PROMEDICAL_DATA_DIR")
-    if local and profile.base_model == "small":
-        values["HF_HUB_OFFLINE"] = "1"
-    return values
+    offline = local and profile.base_model == "small"
+    return values | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
-def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> Path:
+def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> None:
     """Run one notebook into ``<run>/notebooks/``, its seconds and memory into ``timings.json``.
 
-    ``parameters`` go over ``profile``, ``run_dir`` and ``seed``. Raises KitError for an unknown
-    one, and for a failed cell with notebook, cell and error; the copy so far is kept beside the
-    place of the whole one as ``<notebook>.failed.ipynb``.
+    ``parameters`` go over ``profile``, ``run_dir`` and ``seed``. Prints which notebook, of how
+    many, how long, since when. Raises KitError for an unknown parameter, and for a failed cell
+    with notebook, cell and error; the copy so far is kept as ``<notebook>.failed.ipynb``.
     """
-    run, origin = run_folder(profile, run_dir), str(source(notebook))
+    settings = profile_for(profile)
+    names, origin = notebooks(settings), str(source(notebook))
+    run = run_folder(profile, run_dir)
     place = run / "notebooks" / f"{notebook}.ipynb"
     failed = place.with_suffix(".failed.ipynb")
-    os.environ.update(environment(profile_for(profile)))  # kernels inherit it
+    os.environ.update(environment(settings))  # kernels inherit it
 
     import papermill  # late: takes a second, and doctor and publish do without
 
@@ -195,22 +195,26 @@ def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | N
     for key in values:
         if key not in known:  # papermill only warns
             raise KitError(f"{notebook} has no parameter {key!r}: it takes {', '.join(known)}")
-    started = time.monotonic()
+    number = names.index(notebook) + 1 if notebook in names else 0
+    print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
+    start = time.time()
     with workspace.replacing(place) as temporary:
         try:
             options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
             papermill.execute_notebook(origin, str(temporary), values, **options)
         except Exception as error:  # of any kind: whatever stopped it, its copy stays
+            print(f"failed after {span(time.time() - start)}", flush=True)
             shutil.copyfile(temporary, failed)
             raise KitError(f"{notebook}, {_failure(error, failed)} ({shown(failed)})") from error
         _clean(temporary)
     failed.unlink(missing_ok=True)
-    seconds = time.monotonic() - started
+    seconds = time.time() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB on Linux, bytes on macOS
     peak /= 2**30 if sys.platform == "darwin" else 2**20
     row = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
     workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
-    return place
+    since = time.time() - float(os.environ.get("PROMEDICAL_STARTED", start))
+    print(f"{span(seconds)}, {span(since)} elapsed", flush=True)
 
 
 def timings(run: Path) -> dict:
@@ -221,62 +225,43 @@ def timings(run: Path) -> dict:
 def _failure(error: Exception, copy: Path) -> str:
     """``cell 7: KitError: text``, the number being the one in the executed copy's brackets."""
     if hasattr(error, "ename"):
-        text = (error.evalue or "").strip().splitlines() or ["no message"]
-        return f"cell {error.exec_count}: {error.ename}: {text[0]}"
-    try:  # the kernel itself went: the cell is the last one that papermill started
-        cells = [c for c in json.loads(copy.read_text())["cells"] if c["cell_type"] == "code"]
-        cell = sum(bool(c["metadata"].get("papermill", {}).get("start_time")) for c in cells)
-    except ValueError:
-        cell = 0
-    text = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"cell {cell}: {type(error).__name__}: {text} (out of memory? see make doctor)"
+        number, name, text, hint = error.exec_count, error.ename, error.evalue or "", ""
+    else:  # the kernel itself went: the cell is the last one that papermill started
+        try:
+            cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+        except ValueError:  # it went before the first save, or in the midst of one
+            cells = []
+        code = [cell["metadata"] for cell in cells if cell["cell_type"] == "code"]
+        number = sum(bool(data.get("papermill", {}).get("start_time")) for data in code)
+        name, text, hint = type(error).__name__, str(error), " (out of memory? see make doctor)"
+    first = (text.strip().splitlines() or ["no message"])[0]
+    return f"cell {number}: {name}: {first}{hint}"
 
 
 def _clean(path: Path) -> None:
     """Take papermill's times and paths out of a copy: it is compared, and committed."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    notebook["metadata"].pop("papermill", None)
-    for cell in notebook["cells"]:
+    for part in (notebook, *notebook["cells"]):
         for key in ("papermill", "execution"):
-            cell["metadata"].pop(key, None)
+            part["metadata"].pop(key, None)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # --- the whole run ----------------------------------------------------------------------------
 
 
-def step(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> None:
-    """``execute`` with a line of progress: which notebook, of how many, how long, since when."""
-    names = notebooks(profile_for(profile))
-    number = names.index(notebook) + 1 if notebook in names else 0
-    start = time.time()
-    print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
-    try:
-        execute(notebook, profile, run_dir, parameters)
-    except KitError:
-        print(f"failed after {span(time.time() - start)}", flush=True)
-        raise
-    since = float(os.environ.get("PROMEDICAL_STARTED", start))
-    print(f"{span(time.time() - start)}, {span(time.time() - since)} elapsed", flush=True)
-
-
 def span(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def reproduce(name: str, run_dir: str = "") -> None:
-    """Bring a run up to date through Snakemake; KitError, the failed notebook's line, if it cannot.
+    """Bring a run up to date through Snakemake, whose own log goes to ``<run>/snakemake.log``.
 
-    The profile is validated whole before anything runs. Snakemake's own log goes to
-    ``<run>/snakemake.log``.
+    Raises KitError: of a wrong profile before anything runs, of a failed notebook its line.
     """
     profile = profile_for(name)
     names = notebooks(profile)
@@ -313,11 +298,11 @@ def _snakemake(name: str, run_dir: str, *options: str) -> list[str]:
 def pending(name: str, run_dir: str = "") -> list[str]:
     """Notebooks that Snakemake would run now: missing, failed, or of other code or settings."""
     command = _snakemake(name, run_dir, "--dry-run")
-    out, both = subprocess.PIPE, subprocess.STDOUT
-    answer = subprocess.run(command, cwd=project_root(), stdout=out, stderr=both, text=True)
+    answer = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    said = answer.stdout + answer.stderr
     if answer.returncode:
-        raise KitError(f"snakemake --dry-run failed: {answer.stdout.strip()}")
-    return re.findall(r"^rule notebook_(\w+):", answer.stdout, re.MULTILINE)
+        raise KitError(f"snakemake --dry-run failed: {said.strip()}")
+    return re.findall(r"^rule notebook_(\w+):", said, re.MULTILINE)
 
 
 @contextmanager
@@ -339,9 +324,8 @@ def study(name: str) -> None:
     folder = PACKAGE / "studies"
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
-        raise KitError(
-            f"unknown study {name!r}: choose one of {', '.join(known)} (make study STUDY=...)"
-        )
+        choice = ", ".join(known)
+        raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
     plan = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     for run, settings in plan["runs"].items():
         os.environ[OVERRIDES] = settings

@@ -10,33 +10,22 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-MARKER = "Snakefile"
-NOTEBOOKS = (
-    "00_start_here",
-    "01_rubrics",
-    "02_preference_pairs",
-    "03_reward_model",
-    "04_promedical_bench",
-    "05_grpo_with_veto",
-    "07_paper_tables",
-)
-
 
 class KitError(Exception):
     """A mistake of the input, not of the kit: its text says what, where and what to do."""
 
 
-def project_root(start: Path | None = None) -> Path:
-    """Folder that holds the Snakefile, searched upwards from ``start`` (default: here).
+def project_root() -> Path:
+    """Folder that holds the Snakefile, searched from here upwards, then that of this package.
 
     nbval runs a notebook in the notebook's folder and papermill in the caller's, so no relative
     path would do. Raises KitError outside a checkout.
     """
-    here = Path(start or Path.cwd()).resolve()
+    here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
-        if (folder / MARKER).exists():
+        if (folder / "Snakefile").exists():
             return folder
-    raise KitError(f"no {MARKER} above {here}: run this from inside a checkout of the kit")
+    raise KitError(f"no Snakefile above {here}: run this from inside a checkout of the kit")
 
 
 def run_folder(profile: str, run_dir: str | None = None) -> Path:
@@ -55,11 +44,8 @@ def need(path: Path, notebook: str) -> Path:
 
 def shown(path: Path) -> str:
     """A path as it may be printed: relative to the root, so that no machine path gets out."""
-    path = Path(path)
-    try:
-        return path.resolve().relative_to(project_root()).as_posix()
-    except ValueError:
-        return path.name
+    whole, root = Path(path).resolve(), project_root()
+    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else Path(path).name
 
 
 @contextmanager
@@ -84,9 +70,8 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value) -> Path:
     """JSON with sorted keys and a final newline; NaN is refused, since JSON has none."""
-    return write_text(
-        path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    )
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return write_text(path, f"{text}\n")
 
 
 def read_json(path: Path, notebook: str):

@@ -12,7 +12,8 @@ from importlib import metadata
 import pytest
 
 from promedical_utils import doctor, publish, runs
-from promedical_utils.workspace import NOTEBOOKS, KitError, project_root
+from promedical_utils.runs import NOTEBOOKS
+from promedical_utils.workspace import KitError, project_root
 
 ROOT = project_root()
 TWO = "notebooks=[00_start_here,01_rubrics]"

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from promedical_utils import runs
-from promedical_utils.workspace import NOTEBOOKS, project_root
+from promedical_utils.runs import NOTEBOOKS
+from promedical_utils.workspace import project_root
 
 FOLDER = project_root() / "notebooks"
 PATHS = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|mnt|opt|var)/|\b[A-Z]:\\\\")

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from promedical_utils import profiles, runs
-from promedical_utils.workspace import NOTEBOOKS, KitError
+from promedical_utils.runs import NOTEBOOKS
+from promedical_utils.workspace import KitError
 
 
 @pytest.mark.parametrize("name", profiles.names())

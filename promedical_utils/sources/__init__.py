@@ -12,6 +12,7 @@ Decisions of the kit, each with its reason:
   way it is phrased so that *met* is good, and its verdict is flipped.
 """
 
+import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,19 +20,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, mode
 
 from promedical_utils.groups import criterion_pairs, groups
 from promedical_utils.records import (
-    DIMENSIONS,
-    Candidate,
-    Criterion,
-    CriterionPair,
-    Instruction,
-    Message,
-    Rubric,
-    SplitRow,
-    Verdict,
+    Candidate, Criterion, CriterionPair, Instruction, Message, Rubric, SplitRow, Verdict,
 )
 from promedical_utils.sources.cards import CARDS, as_first_read, reachable, read
 from promedical_utils.workspace import KitError, short_hash
@@ -48,8 +41,8 @@ class RealStudy:
     """Records of a real-data run. Each verdict is held twice: under who gave it (physicians,
     reference, llm_judge; physician_1..3 singly) and under "judge", the name the stages read.
 
-    ``scores``: candidate id -> reference score 1-4. ``notes``: what cannot be known from the data.
-    Raises KitError if an evaluation-only source stands in another split than external.
+    ``notes``: what cannot be known from the data. Raises KitError if an evaluation-only source
+    stands in another split than external.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
@@ -58,7 +51,6 @@ class RealStudy:
     verdicts: list[Verdict] = field(default_factory=list)
     pairs: list[CriterionPair] = field(default_factory=list)
     splits: list[SplitRow] = field(default_factory=list)
-    scores: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -70,23 +62,19 @@ class RealStudy:
                     "HealthBench belongs to external, and nothing else does"
                 )
 
-    def _ask(self, identity, source, category, messages, criteria, specialty="unspecified"):
-        self.instructions.append(
-            Instruction(
-                id=identity, category=category, specialty=specialty, messages=messages,
-                source=source, difficulty=5,  # nobody rated it; the record wants a number
-            )
-        )
+    def _ask(self, criteria, **about):
+        about = {"specialty": "unspecified", "difficulty": 5} | about  # nobody rated the difficulty
+        self.instructions.append(Instruction(**about))
         self.rubrics.append(
-            Rubric(instruction_id=identity, criteria=criteria, status="gold", round=0)
+            Rubric(instruction_id=about["id"], criteria=criteria, status="gold", round=0)
         )
 
-    def _answer(self, identity, instruction, generator, text, judge="", verdicts=None):
+    def _answer(self, identity, instruction, generator, text, judge, verdicts):
         self.candidates.append(
             Candidate(id=identity, instruction_id=instruction, generator=generator, text=text)
         )
-        for name, why in ((judge, ""), ("judge", judge)):
-            self._say(identity, name, verdicts or {}, why)
+        self._say(identity, judge, verdicts)
+        self._say(identity, "judge", verdicts, why=judge)
 
     def _say(self, candidate, judge, verdicts, why=""):
         self.verdicts.extend(
@@ -125,9 +113,10 @@ def _kqa() -> RealStudy:
                 )
                 for text in texts
             ]
-        asked = [Message(role="user", content=row.Question)]
         study._ask(
-            identity, "kqa", "patient_question", asked, criteria, row.ICD_10_diag or "unspecified"
+            criteria, id=identity, source="kqa", category="patient_question",
+            messages=[Message(role="user", content=row.Question)],
+            specialty=row.ICD_10_diag or "unspecified",
         )
         physician[identity] = row.Free_form_answer
         statements[identity] = {_plain(c.text): c.id for c in criteria}
@@ -146,7 +135,7 @@ def _kqa() -> RealStudy:
         study._answer(f"{identity}-physician", identity, "physician", text, "physicians", met)
     for (identity, model, text), said in answers.items():
         unknown = dict.fromkeys(statements[identity].values(), "unknown")
-        majority = unknown | {c: Counter(three).most_common(1)[0][0] for c, three in said.items()}
+        majority = unknown | {c: mode(three) for c, three in said.items()}
         study._answer(f"{identity}-{model}", identity, model, text, "physicians", majority)
         for n in range(3):
             own = unknown | {c: three[n] for c, three in said.items()}
@@ -171,13 +160,14 @@ def _mediqa() -> RealStudy:
             id=short_hash(identity, OVERALL), dimension="proficiency", text=OVERALL, weight=1,
             kind="overall",
         )
-        asked = [Message(role="user", content=row.question)]
-        study._ask(identity, "mediqa", "consumer_question", asked, [criterion])
+        study._ask(
+            [criterion], id=identity, source="mediqa", category="consumer_question",
+            messages=[Message(role="user", content=row.question)],
+        )
         for answer in row.answers:
             met = {criterion.id: "met" if answer.score >= 3 else "not_met"}
             name = f"{identity}-{answer.aid}"
             study._answer(name, identity, "retrieved", answer.text, "reference", met)
-            study.scores[name] = answer.score
         for a, b in combinations(sorted(row.answers, key=lambda answer: -answer.score), 2):
             if a.score > b.score:
                 study.pairs.append(CriterionPair(
@@ -191,8 +181,9 @@ def _mediqa() -> RealStudy:
 def harm() -> dict[str, bool]:
     """The committed list: criterion id -> whether the penalty marks harm (ids only, no text)."""
     path = Path(__file__).parent / "healthbench_harm.csv"
-    rows = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
-    return {row[0]: row[1] == "1" for row in rows if re.fullmatch("[0-9a-f]{12}", row[0])}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return {row["id"]: row["harm"] == "1" for row in rows}
 
 
 def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
@@ -213,23 +204,22 @@ def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
     ]
 
 
-def _by_prompt(graded: Sequence) -> dict[str, list]:
-    rows = defaultdict(list)
-    for row in graded:
-        rows[row.prompt_id].append(row)
-    return rows
-
-
 def _healthbench() -> RealStudy:
     study = RealStudy(notes=[
         "HealthBench: labels are a language model's; the list that marks harm awaits a physician."
     ])
-    for prompt_id, answers in _by_prompt(read("healthbench_graded")).items():
+    by_prompt = defaultdict(list)
+    for row in read("healthbench_graded"):
+        by_prompt[row.prompt_id].append(row)
+    for prompt_id, answers in by_prompt.items():
         identity = f"healthbench-{prompt_id}"
         shared = set.intersection(*({p.criterion for p in a.criteria} for a in answers))
         judged = [p for p in answers[0].criteria if p.criterion in shared]
         criteria = criteria_of(prompt_id, judged)
-        study._ask(identity, "healthbench", "health_conversation", answers[0].prompt, criteria)
+        study._ask(
+            criteria, id=identity, source="healthbench", category="health_conversation",
+            messages=answers[0].prompt,
+        )
         for row in answers:
             raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
             good = {c.id: raw[c.id] == (c.kind == "point") for c in criteria}
@@ -265,20 +255,20 @@ def load_real(seed: int) -> RealStudy:
     wishes = defaultdict(set)
     for i in asked:
         wishes[condition[i.id]].add(wish[i.id])
-    splits = [
-        SplitRow(
-            instruction_id=i.id, condition=condition[i.id], patient=condition[i.id], wording_seed=0,
-            split=wish[i.id] if i.source in EXTERNAL
-            else min(wishes[condition[i.id]] - {"external"}, key=STRICTEST.index),
-        )
-        for i in asked
-    ]
+    splits = []
+    for i in asked:
+        place, same = wish[i.id], condition[i.id]
+        if i.source not in EXTERNAL:
+            place = min(wishes[same] - {"external"}, key=STRICTEST.index)
+        splits.append(SplitRow(
+            instruction_id=i.id, split=place, condition=same, patient=same, wording_seed=0
+        ))
     moved = sum(row.split != wish[row.instruction_id] for row in splits)
     notes.append(f"{moved} questions moved, since the same question also stands in another split.")
-    lists = ("instructions", "rubrics", "candidates", "verdicts", "pairs", "notes")
+    lists = ("instructions", "rubrics", "candidates", "verdicts", "pairs")
     joined = {name: [x for part in parts for x in getattr(part, name)] for name in lists}
-    joined["notes"] = notes + joined["notes"]
-    return RealStudy(**joined, splits=splits, scores=parts[1].scores)
+    notes += [note for part in parts for note in part.notes]
+    return RealStudy(**joined, splits=splits, notes=notes)
 
 
 def _split(instruction: Instruction, seed: int, paired: bool) -> str:
@@ -334,28 +324,31 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
         [c.text for c in kept], add_special_tokens=False, return_offsets_mapping=True
     )
     for candidate, spans in zip(kept, encoded["offset_mapping"], strict=True):
-        most = keep = room[candidate.instruction_id]
+        text, most = candidate.text, room[candidate.instruction_id]
         if len(spans) > most:
-            text = candidate.text[: spans[most - 1][1]].rstrip()
-            while len(tokenizer(text, add_special_tokens=False)["input_ids"]) > most:
-                keep -= 1  # a head can take more tokens alone than it did inside the whole
-                text = candidate.text[: spans[keep - 1][1]].rstrip()
             cut[source[candidate.instruction_id]] += 1
-            candidate = candidate.model_copy(update={"text": text})
+            # a head can take more tokens alone than it did inside the whole
+            heads = (text[: spans[n - 1][1]].rstrip() for n in range(most, 0, -1))
+            sized = ((h, tokenizer(h, add_special_tokens=False)["input_ids"]) for h in heads)
+            head = next(h for h, ids in sized if len(ids) <= most)
+            candidate = candidate.model_copy(update={"text": head})
         candidates.append(candidate)
     ids = {c.id for c in candidates}
+
+    def within(rows):
+        return [row for row in rows if row.instruction_id in room]
+
     shorter = replace(
         study,
-        candidates=candidates,
         instructions=[i for i in study.instructions if i.id in room],
+        rubrics=within(study.rubrics),
+        candidates=candidates,
         verdicts=[v for v in study.verdicts if v.candidate_id in ids],
-        **{
-            name: [row for row in getattr(study, name) if row.instruction_id in room]
-            for name in ("rubrics", "pairs", "splits")
-        },
+        pairs=within(study.pairs),
+        splits=within(study.splits),
     )
     counts = {"answers_cut": dict(cut), "instructions_left_out": dict(out)}
-    return shorter, {"limit_tokens": limit, **counts}
+    return shorter, {"limit_tokens": limit} | counts
 
 
 def agreement(labels: Sequence) -> dict:
@@ -373,36 +366,35 @@ def agreement(labels: Sequence) -> dict:
     }
 
 
-def unclipped_score(criteria: Sequence) -> float:
-    """HealthBench's example score: points met over positive points; may be below 0."""
-    positive = sum(c.points for c in criteria if c.points > 0)
-    return sum(c.points for c in criteria if c.met) / positive
-
-
 def healthbench_figures(graded: Sequence) -> dict:
     """Raw criteria on which two answers to one prompt differ, and how much length explains of it.
 
     A pair: two rows of one prompt id, one criterion text, different ``met``. Length: characters; of
     two equally long answers neither is the longer, so such a pair counts against the length.
+    Unclipped score of a row: points met over positive points, HealthBench's before it clips at 0.
     """
-    pairs = []
-    for prompt_id, answers in _by_prompt(graded).items():
-        for a, b in combinations(answers, 2):
-            of_a, of_b = ({c.criterion: c for c in row.criteria} for row in (a, b))
-            for text in of_a.keys() & of_b.keys():
-                if of_a[text].met != of_b[text].met:
-                    met, other = (a, b) if of_a[text].met else (b, a)
-                    gap = len(met.response) - len(other.response)
-                    pairs.append((prompt_id, of_a[text].points < 0, gap))
-    scores = [unclipped_score(row.criteria) for row in graded]
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        [
+            (n, row.prompt_id, len(row.response), c.criterion, c.points, c.met)
+            for n, row in enumerate(graded) for c in row.criteria
+        ],
+        columns=["row", "prompt_id", "length", "criterion", "points", "met"],
+    )
+    positive = rows.points.clip(lower=0).groupby(rows.row).sum()
+    scores = rows.points.where(rows.met, 0).groupby(rows.row).sum() / positive
+    rows = rows.drop_duplicates(["row", "criterion"], keep="last")
+    pairs = rows[rows.met].merge(rows[~rows.met], on=["prompt_id", "criterion"])
+    gap, penalty = pairs.length_x - pairs.length_y, pairs.points_x < 0
     return {
         "pairs": len(pairs),
-        "prompts": len({prompt_id for prompt_id, _, _ in pairs}),
-        "on_penalties": sum(penalty for _, penalty, _ in pairs),
-        "longer_is_met": mean(gap > 0 for _, _, gap in pairs),
-        "longer_is_preferred": mean((-gap if penalty else gap) > 0 for _, penalty, gap in pairs),
+        "prompts": pairs.prompt_id.nunique(),
+        "on_penalties": int(penalty.sum()),
+        "longer_is_met": float((gap > 0).mean()),
+        "longer_is_preferred": float((gap.mask(penalty, -gap) > 0).mean()),
         "mean_unclipped_score": mean(scores),
-        "answers_below_zero": sum(score < 0 for score in scores),
+        "answers_below_zero": int((scores < 0).sum()),
     }
 
 
@@ -431,10 +423,6 @@ def aggregate_report(study: RealStudy) -> dict:
         "criteria": count((name, c.dimension, c.kind) for name, c in criteria),
         "verdicts": count((source[of[v.candidate_id]], v.judge, v.verdict) for v in study.verdicts),
         "pairs": count((source[p.instruction_id], split[p.instruction_id]) for p in study.pairs),
-        "not_testable": {
-            name: sorted(set(DIMENSIONS) - {c.dimension for n, c in criteria if n == name})
-            for name in sorted(set(source.values()))
-        },
         "words": {
             what: dict(n=len(n), median=median(n), max=max(n), over_700=sum(x > 700 for x in n))
             for what, n in sorted(words.items())
@@ -442,7 +430,6 @@ def aggregate_report(study: RealStudy) -> dict:
         "bench_answers_also_in_train": {"n": sum(bench), "of": len(bench)},
         "files_as_first_read": {key: as_first_read(key) for key in CARDS},
         "kqa_agreement": agreement(read("kqa_labels")),
-        "notes": study.notes,
     }
     if EXTERNAL & set(source.values()):
         report["healthbench"] = healthbench_figures(read("healthbench_graded"))

@@ -7,6 +7,7 @@ row and field and never quotes the row.
 import gzip
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -86,11 +87,10 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Card:
-    """Where a file comes from and what it holds; see ``cards.yaml`` for what the fields mean."""
+    """Where a file comes from; see ``cards.yaml`` for what the fields mean."""
 
     name: str
     file: str
-    fields: list[str]
     licence: str
     revision: str
     sha256: str
@@ -102,12 +102,8 @@ class Card:
     address: str = ""
 
 
-CARDS = {
-    key: Card(**values, fields=list(ROWS[key].model_fields))
-    for key, values in yaml.safe_load(
-        (Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8")
-    ).items()
-}
+_TEXT = (Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8")
+CARDS = {key: Card(**values) for key, values in yaml.safe_load(_TEXT).items()}
 
 
 def reachable(key: str) -> bool:
@@ -136,15 +132,16 @@ def _local(card: Card) -> list[dict]:
             f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
         )
     try:
-        return _parsed(gzip.decompress(path.read_bytes()).decode("utf-8"), card.file)
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return _parsed(lines, card.file)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         what = type(error).__name__
         raise KitError(f"{card.file} is not gzipped text ({what}): fetch it again") from None
 
 
-def _parsed(text: str, where: str) -> list[dict]:
+def _parsed(lines: Iterable[str], where: str) -> list[dict]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -158,15 +155,16 @@ def _remote(key: str, card: Card) -> list[dict]:
     where = card.hub or card.address
     if not where:
         raise KitError(f"{card.name}: on no hub; set {VARIABLE} to a folder that holds {card.file}")
-    try:
-        import datasets
-        import huggingface_hub
+    import datasets
+    import huggingface_hub
 
+    try:
         if card.hub_file:
             path = huggingface_hub.hf_hub_download(
                 card.hub, card.hub_file, repo_type="dataset", revision=card.revision
             )
-            return _parsed(Path(path).read_text(encoding="utf-8"), card.file)
+            with open(path, encoding="utf-8") as lines:
+                return _parsed(lines, card.file)
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
             return [_mediqa(row["QUESTION"], name) for name in splits for row in splits[name]]
@@ -184,21 +182,17 @@ def _remote(key: str, card: Card) -> list[dict]:
 
 def _label(row: dict) -> dict:
     names = {"question": "Question", "model": "llm_x", "answer": "answer", "criterion": "claim"}
-    return {
-        **{ours: row[theirs] for ours, theirs in names.items()},
-        "category": row["category_x"],
-        "labels": [row[f"label_{number}"] for number in range(3)],
-    }
+    names["category"] = "category_x"
+    labels = [row[f"label_{number}"] for number in range(3)]
+    return {ours: row[theirs] for ours, theirs in names.items()} | {"labels": labels}
 
 
 def _mediqa(question: dict, split: str) -> dict:
     names = {"aid": "AID", "score": "ReferenceScore", "text": "AnswerText"}
+    answers = [entry["Answer"] for entry in question["AnswerList"]]
     return {
         "split": {"train_live_qa_med": "train_liveqa", "validation": "val"}.get(split, split),
         "qid": question["QID"],
         "question": question["QuestionText"],
-        "answers": [
-            {ours: entry["Answer"][theirs] for ours, theirs in names.items()}
-            for entry in question["AnswerList"]
-        ],
+        "answers": [{ours: answer[theirs] for ours, theirs in names.items()} for answer in answers],
     }
