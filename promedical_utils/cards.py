@@ -110,15 +110,15 @@ def rubric(written: Rubric, gold: Rubric | None = None) -> Card:
     return table(f"{written.status} rubric of {written.instruction_id}", rows)
 
 
-def grid(group: groups.Group, other: Mapping | None = None, by: str = "judge") -> Card:
-    """Verdicts, criteria by answers, over S1, S2, S3; where ``other`` verdicts differ, both."""
+def grid(group: groups.Group, other: Mapping | None = None) -> Card:
+    """Verdicts, criteria by answers, over S1, S2, S3; both where the judge's, ``other``, differ."""
     rows = [["", "", *_names(group).values()]]
     for c in _ordered(group.criteria):
         row = [_dimension(c.dimension), c.text]
         for key in ((candidate.id, c.id) for candidate in group.candidates):
             text, css = MARKS[group.verdicts[key]]
             if other and other[key] != group.verdicts[key]:
-                text += f" ({by}: {MARKS[other[key]][0][0]})"
+                text += f" (judge: {MARKS[other[key]][0][0]})"
                 css += f";outline:2px solid {ORANGE}"
             row.append((text, css))
         rows.append(row)

@@ -9,24 +9,13 @@ from promedical_utils.workspace import KitError, project_root, run_folder, shown
 
 # Below the run folder; the reference has them in the same folders, but for RENAMED
 AGGREGATES = (
-    "paper/tables/*",
-    "paper/figures/*",
-    "paper/claims.*",
-    "manifest.json",
-    "timings.json",
-    "base_report.json",
-    "data/*.json",
-    "reward/*.json",
-    "bench/*.json",
-    "policy/*.json",
-    "policy/curve.csv",
+    "paper/tables/*", "paper/figures/*", "paper/claims.*",
+    "manifest.json", "timings.json", "base_report.json",
+    "data/*.json", "reward/*.json", "bench/*.json", "policy/*.json", "policy/curve.csv",
 )
 # Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
 ROWS = (
-    "bench/*.parquet",
-    "reward/heldout.parquet",
-    "policy/evaluation.parquet",
-    "notebooks/*.ipynb",
+    "bench/*.parquet", "reward/heldout.parquet", "policy/evaluation.parquet", "notebooks/*.ipynb",
 )
 RENAMED = {"paper": ".", "notebooks": "executed"}
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}

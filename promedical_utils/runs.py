@@ -25,7 +25,6 @@ from promedical_utils.workspace import KitError, project_root, run_folder, shown
 
 PACKAGE = Path(__file__).parent
 OVERRIDES = "PROMEDICAL_SET"  # "key=value key=value" over the profile, for every notebook of a run
-CHAINED = "stages"  # the module with one function a notebook, so each depends on its own alone
 # Reached by every notebook, and no result hangs on them: of profiles the values count, not the code
 NEUTRAL = {f"{PACKAGE.name}.runs", f"{PACKAGE.name}.profiles"}
 # The notebooks in order, and what each must have written below the run folder, else it runs again
@@ -96,7 +95,7 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
     while queue:
         name = queue.pop()
         module = _module(name)
-        if name == f"{PACKAGE.name}.{CHAINED}":
+        if name == f"{PACKAGE.name}.stages":  # one function a notebook, which depends on it alone
             module = _only(module, used)
         elif name == f"{PACKAGE.name}.tables":
             reached["values"] = _contents(project_root() / "papers_figures" / "paper_values")

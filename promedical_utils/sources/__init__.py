@@ -189,19 +189,16 @@ def harm() -> dict[str, bool]:
 def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
     """HealthBench criteria of one prompt as the kit's; kind is point, penalty or penalty_harm."""
     once = {short_hash(prompt_id, p.criterion): p for p in points}
-    kinds = {}
+    harmful = {i for i, p in once.items() if p.points <= HARMFUL_FROM and harm().get(i, False)}
+    total = sum(abs(p.points) for i, p in once.items() if i not in harmful) or 1
+    criteria = []
     for i, p in once.items():
-        harmful = p.points <= HARMFUL_FROM and harm().get(i, False)
-        kinds[i] = "point" if p.points >= 0 else "penalty_harm" if harmful else "penalty"
-    total = sum(abs(p.points) for i, p in once.items() if kinds[i] != "penalty_harm")
-    return [
-        Criterion(
-            id=i, kind=kinds[i], text=("" if kinds[i] == "point" else NEGATION) + p.criterion,
-            dimension="safety" if kinds[i] == "penalty_harm" else "proficiency",
-            weight=0 if kinds[i] == "penalty_harm" else abs(p.points) / (total or 1),
-        )
-        for i, p in once.items()
-    ]
+        kind, text = ("penalty", NEGATION + p.criterion) if p.points < 0 else ("point", p.criterion)
+        about = {"kind": kind, "dimension": "proficiency", "weight": abs(p.points) / total}
+        if i in harmful:
+            about = {"kind": "penalty_harm", "dimension": "safety", "weight": 0}
+        criteria.append(Criterion(id=i, text=text, **about))
+    return criteria
 
 
 def _healthbench() -> RealStudy:

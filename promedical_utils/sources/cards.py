@@ -20,6 +20,7 @@ from promedical_utils.workspace import KitError, sha256
 
 VARIABLE = "PROMEDICAL_DATA_DIR"
 Text = Annotated[str, Field(pattern=r"\S")]
+Label = Literal["Entailment", "Neutral", "Contradiction"]
 
 
 class KqaQuestion(BaseModel):
@@ -36,9 +37,7 @@ class KqaLabel(BaseModel):
     answer: Text
     criterion: Text
     category: Literal["Must_have", "Nice_to_have"]
-    labels: list[Literal["Entailment", "Neutral", "Contradiction"]] = Field(
-        min_length=3, max_length=3
-    )
+    labels: tuple[Label, Label, Label]
 
 
 class MediqaAnswer(BaseModel):
