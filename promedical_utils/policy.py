@@ -190,7 +190,8 @@ class _RoomyLayer(DynamicLayer):
 
 
 @torch.no_grad()
-def _complete(model, tokenizer, prompts: list[list[int]], max_tokens: int, temperature: float):
+def _complete(model, tokenizer, prompts: list[list[int]], max_tokens: int, temperature: float,
+              top_p: float = 1.0):
     """Completion ids of prompt ids, up to the first end token; temperature 0 is greedy.
 
     A prompt that occurs several times (a GRPO group) is read once and its cache shared: on two
@@ -208,7 +209,7 @@ def _complete(model, tokenizer, prompts: list[list[int]], max_tokens: int, tempe
         cache = Cache(layers=[_RoomyLayer(layer, rows, max_tokens + 1) for layer in cache.layers])
     else:  # sliding windows and the like keep their own layers
         cache.batch_select_indices(rows)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     config = GenerationConfig(
         max_new_tokens=max_tokens, eos_token_id=ends, pad_token_id=pad, disable_compile=True,
         **(sampling if temperature > 0 else {"do_sample": False}),
@@ -238,8 +239,9 @@ def _prompt_ids(model, tokenizer, instructions, max_tokens: int) -> list[list[in
 
 
 def generate(model, tokenizer, instructions: Sequence[Instruction], max_tokens: int,
-             temperature: float = 1.0, seed: int = 0, batch: int = 64) -> list[Answer]:
-    """One answer per instruction, in their order; temperature 0 is greedy.
+             temperature: float = 1.0, top_p: float = 1.0, seed: int = 0,
+             batch: int = 64) -> list[Answer]:
+    """One answer per instruction, in their order; temperature 0 is greedy, ``top_p`` the nucleus.
 
     Batches hold prompts of like length. The same model, instructions, seed and batch give the same
     answers, and the caller's random state is left alone. Raises KitError for a prompt too long.
@@ -253,7 +255,7 @@ def generate(model, tokenizer, instructions: Sequence[Instruction], max_tokens: 
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             some = [prompts[i] for i in chosen]
-            rows = _complete(model, tokenizer, some, max_tokens, temperature)
+            rows = _complete(model, tokenizer, some, max_tokens, temperature, top_p)
             for i, row in zip(chosen, rows, strict=True):
                 text = tokenizer.decode(row, skip_special_tokens=True)  # as TRL gives it to rewards
                 answers[i] = Answer(text, row[-1] in ends, len(row))
@@ -263,7 +265,8 @@ def generate(model, tokenizer, instructions: Sequence[Instruction], max_tokens: 
 
 def evaluate(policies: Mapping[str, torch.nn.Module], tokenizer, instructions, rubrics, gold: Judge,
              judged: Judge | None = None, *, max_tokens: int, temperature: float = 1.0,
-             seed: int = 0, batch: int = 64, conditions: Mapping | None = None) -> pd.DataFrame:
+             top_p: float = 1.0, seed: int = 0, batch: int = 64,
+             conditions: Mapping | None = None) -> pd.DataFrame:
     """Every policy on every instruction, one answer each from one seed; rows pair by instruction.
 
     Columns: policy, instruction_id, condition, text, s1, s2, s3, violation and unparsed (an unknown
@@ -272,7 +275,9 @@ def evaluate(policies: Mapping[str, torch.nn.Module], tokenizer, instructions, r
     """
     by_id, rows = {r.instruction_id: r for r in rubrics}, []
     for name, model in policies.items():
-        answers = generate(model, tokenizer, instructions, max_tokens, temperature, seed, batch)
+        answers = generate(
+            model, tokenizer, instructions, max_tokens, temperature, top_p, seed, batch
+        )
         for i, answer in zip(instructions, answers, strict=True):
             verdicts = gold(i.id, answer.text)
             true, seen = answer_scores(by_id[i.id], verdicts, answer.finished), None
@@ -303,8 +308,9 @@ class SharedPromptTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids, *_, **__):
         model = self.accelerator.unwrap_model(self.model_wrapped)
-        length, temperature = self.max_completion_length, self.temperature
-        return _complete(model, self._tokenizer, prompt_ids, length, temperature), None
+        a = self.args
+        length, temperature, top_p = a.max_completion_length, a.temperature, a.top_p
+        return _complete(model, self._tokenizer, prompt_ids, length, temperature, top_p), None
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep,
                                            batch_size=None, compute_entropy=False, **_):
@@ -407,7 +413,8 @@ def train(base: Path | str, rm, calibration, train_instructions: Sequence[Instru
         def measure(policy) -> dict:
             frame = evaluate(
                 {"policy": policy}, tokenizer, checkpoint_instructions, rubrics, gold, judged,
-                max_tokens=p.grpo_max_tokens, temperature=p.grpo_temperature, seed=seed,
+                max_tokens=p.grpo_max_tokens, temperature=p.grpo_temperature, top_p=p.grpo_top_p,
+                seed=seed,
             )
             items = zip(checkpoint_instructions, frame.text, frame.finished, strict=True)
             proxy = reward.score([(i.id, _messages(i), text, ended) for i, text, ended in items])
@@ -479,6 +486,7 @@ def _trainer(model, tokenizer, reward, instructions, curve, folder, profile, see
         num_iterations=1,
         max_completion_length=profile.grpo_max_tokens,
         temperature=profile.grpo_temperature,
+        top_p=profile.grpo_top_p,
         learning_rate=profile.grpo_learning_rate,
         lr_scheduler_type="constant",  # a shorter run is the start of a longer one
         beta=profile.grpo_beta_kl,

@@ -75,6 +75,7 @@ class Profile(BaseModel):
     grpo_learning_rate: float = Field(2e-4, gt=0)
     grpo_beta_kl: float = Field(0.04, ge=0)
     grpo_temperature: float = Field(1.0, gt=0)
+    grpo_top_p: float = Field(1.0, gt=0, le=1)
     grpo_lora_rank: int = Field(32, ge=0, description="0: full fine-tuning")
     grpo_eval_every: int = Field(25, ge=1)
     grpo_max_tokens: int = Field(128, ge=8)

@@ -47,9 +47,15 @@ def publish(name: str) -> Path:
             copy = fresh.joinpath(RENAMED.get(first, first), *rest)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+        old = Path(work, "old")
         if place.exists():
-            place.rename(Path(work, "old"))
-        fresh.rename(place)
+            place.rename(old)
+        try:
+            fresh.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
     return place
 
 

@@ -310,6 +310,7 @@ def _alone(root: Path):
 
     Snakemake's own lock outlives a killed run and then asks for --unlock, hence --nolock there.
     """
+    (root / "runs").mkdir(exist_ok=True)  # the run itself may be elsewhere
     with open(root / "runs" / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -326,6 +327,7 @@ def study(name: str) -> None:
         choice = ", ".join(known)
         raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
     plan = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    given = os.environ.get(OVERRIDES, "")
     for run, settings in plan["runs"].items():
-        os.environ[OVERRIDES] = settings
+        os.environ[OVERRIDES] = f"{given} {settings}"  # a study's own settings stand last, and win
         reproduce(plan["profile"], f"runs/studies/{name}/{run}")

@@ -562,7 +562,7 @@ def policy(profile: Profile, run: Path) -> dict:
     frame = policies.evaluate(
         {"base": first, "grpo": policies.load_policy(run / "policy")}, tokenizer, held,
         found["rubrics"], gold, judged, max_tokens=profile.grpo_max_tokens,
-        temperature=profile.grpo_temperature, seed=profile.seed,
+        temperature=profile.grpo_temperature, top_p=profile.grpo_top_p, seed=profile.seed,
         conditions={i: w.patients[i].condition for i in w.patients},
     )  # fmt: skip
     cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]

@@ -146,15 +146,19 @@ def test_lessons_are_repeatable_and_read_no_heldout_condition(world):
     assert seen == [lessons.lesson(n, 40, 7, sorted(held)) for n in range(40)]
 
 
-def test_lookup_tells_the_role_of_a_value(world):
+def test_lookup_tells_the_role_of_a_value_and_the_order_of_two(world):
     patient = world.patients[world.ids("train")[0]]
     for n in range(20):
         _, text, asked = lessons.lookup(patient, random.Random(n))
         assert len(asked) > 3
         found = dict(asked)
-        for question, role in asked:
-            value = question.removeprefix("\nlook up: ")
-            assert (role == "nothing") == (f" {value}" not in text)
+        for question, reply in asked:
+            about, values = question.strip().split(": ")
+            if about == "compare":
+                a, b = map(int, values.split())
+                assert reply == ("less" if a < b else "more")
+            else:
+                assert (reply == "nothing") == (f" {values}" not in text)
         for line in text.split(". "):
             act, a, b = grammar.read_sentence(line.rstrip(".") + ".")
             if act == "choose" and f"\nlook up: {a}" in found:

@@ -12,17 +12,22 @@ ORDER = (
 )  # fmt: skip
 RIGHT = {"fillers": [0, 1]} | {
     slot: {"right": 1.0}
-    for slot in "drug dose danger review effect food storage bring activity empathy invitation".split()
-}
+    for slot in "drug dose danger effect food storage bring activity empathy invitation".split()
+} | {"review": {"exact": 1.0}}
 
 
 def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str, str]:
-    """The act of a slot with its values, for an outcome: right, harmless or dangerous."""
+    """The act of a slot with its values, for an outcome: right, harmless, dangerous or muddled.
+
+    A muddled act says one value in both places, so that nobody can tell what is meant.
+    """
     f = patient.facts
     other_or_avoid = rng.choice([f["avoid"], f["avoid"], f["other"]])
     match slot, outcome:
         case "drug", "right":
             return ("choose", f["first"], other_or_avoid) if rng.random() < 0.8 else ("only", f["first"], "")
+        case "drug", "muddled":
+            return ("choose", *[rng.choice([f["first"], f["avoid"]])] * 2)
         case "drug", "harmless":
             return ("choose", f["other"], rng.choice([f["first"], f["avoid"]]))
         case "drug", _:
@@ -39,8 +44,9 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
         case "review", _:
             days = values("days")
             at = days.index(f["review"])
-            near = [f["review"], f["review"], *days[max(0, at - 3) : at]]
-            return ("review", rng.choice(near if outcome == "right" else days[at + 1 : at + 5]), "")
+            sooner = [f["review"], f["review"], *days[max(0, at - 3) : at]]
+            choices = {"exact": [f["review"]], "right": sooner}
+            return ("review", rng.choice(choices.get(outcome) or days[at + 1 : at + 5]), "")
         case "danger", _:
             pair = ("urgent", f["danger"], f["mild"])
         case "effect", _:
@@ -62,6 +68,8 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
         case "diagnosis", _:
             return ("guess" if outcome == "right" else "certain", patient.problem, "")
     name, a, b = pair
+    if outcome == "muddled":
+        return name, *[rng.choice([a, b])] * 2
     return pair if outcome == "right" else (name, b, a)
 
 

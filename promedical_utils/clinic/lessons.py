@@ -2,8 +2,8 @@
 
 A small model learns to read only if it is drilled first: leaflets of few lines before whole ones,
 right answers before the careless habits of the mixed-quality ones. Looking up which part a word
-plays in an answer is what a hub model brings from its pretraining. No drill shows a criterion, a
-verdict or which of two answers is better.
+plays in an answer, and which number is more, is what a hub model brings from its pretraining. No
+drill shows a criterion, a verdict or which of two answers is better.
 """
 
 import random
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import say
-from promedical_utils.clinic.vocabulary import read
+from promedical_utils.clinic.vocabulary import read, values
 from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet_lines, messages
 from promedical_utils.records import Message
 
@@ -33,9 +33,10 @@ def drill(patient: Patient, rng: random.Random) -> Lesson:
 
 
 def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
-    """Which role values play in a mixed-quality answer, or that they play none there.
+    """Which role values play in a mixed-quality answer, or none; and which of two numbers is more.
 
-    Asked and answered at the place where a reward model is given a criterion and scored.
+    Asked and answered at the place where a reward model is given a criterion and scored. The
+    numbers are any two, not the answer's.
     """
     text = generators.write(patient, rng.choice(generators.NAMES), rng)
     roles: dict[str, set[str]] = {}
@@ -46,9 +47,13 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
     clear = sorted(value for value, played in roles.items() if len(played) == 1)
     others = sorted(set(patient.facts.values()) - set(roles))
     asked = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, 2)
-    rng.shuffle(asked)
+    turns = [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in asked]
+    for kind in ("units", "days"):
+        a, b = rng.sample(values(kind), 2)
+        turns.append((f"\ncompare: {a} {b}", "less" if int(a) < int(b) else "more"))
+    rng.shuffle(turns)
     told = messages(patient) if whole else [Message(role="user", content="What should I do?")]
-    return told, text, [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in asked]
+    return told, text, turns
 
 
 def short_lookup(patient: Patient, rng: random.Random) -> Lesson:
@@ -76,7 +81,7 @@ def lesson(index: int, total: int, seed: int, conditions: Sequence[tuple[str, st
     elif at < MIX_FROM:
         kinds = (drill, right, right, right, short_lookup, lookup)
     else:
-        kinds = (mixed, mixed, right, right, lookup)
+        kinds = (mixed, mixed, mixed, right, lookup)
     return rng.choice(kinds)(patient, rng)
 
 
@@ -107,4 +112,5 @@ def corpus(texts: Sequence[str]) -> list[str]:
     """Texts for the tokenizer: those given and every form and word of the clinic's grammar."""
     forms = [f for spec in read("sentences").values() for f in spec["forms"]]
     roles = [role for spec in read("sentences").values() for role in spec.get("roles", ())]
-    return [*texts, *forms, *EXTRAS, "\nlook up:", *20 * [*roles, "nothing"]]
+    asked = ["\nlook up:", "\ncompare:"]
+    return [*texts, *forms, *EXTRAS, *asked, *20 * [*roles, "nothing", "less", "more"]]

@@ -166,6 +166,9 @@ def build(profile, sizes: Sequence[int] | None = None) -> World:
     )  # fmt: skip
     pool = conditions()
     rng.shuffle(pool)
+    # organs take turns, so that a split of 26 conditions or more has every specialty
+    turn = {c: sum(organ == c[0] for organ, _ in pool[:n]) for n, c in enumerate(pool)}
+    pool.sort(key=turn.get)
     world, start, number, seen = World(seed), 0, 0, set()
     specialties = read("vocabulary")["specialties"]
     for split, share, size in zip(SPLITS, SHARES, sizes, strict=True):
