@@ -31,7 +31,7 @@ def quiet() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in ("bitsandbytes", "trl", "peft", "accelerate", "torchao", "datasets"):
+    for name in ("trl", "peft", "accelerate", "torchao", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

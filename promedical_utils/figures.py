@@ -122,13 +122,16 @@ def plot_seen_unseen(df: pd.DataFrame) -> Figure:
 
 
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
-    """GRPO on held-out prompts, from policy/curve.csv: rewards, violations, what is met, KL."""
+    """GRPO on held-out prompts, from policy/curve.csv: rewards, violations, what is met, KL.
+
+    The vertical line is the checkpoint that is kept, the best by judged reward.
+    """
     panels = {
         "reward": {"proxy": RED, "gold": BLUE, "judged": ORANGE},
         "answers (%)": {"violation_rate": RED, "unparsed": GREY},
         "met: share of S1, number of S2": {"proficiency": BLUE, "excellence": GREEN},
-        "KL to the base (nats)": {"kl": PURPLE},
-        "entropy (nats)": {"entropy": SKY},
+        "KL to the base (nats a token)": {"kl": PURPLE},
+        "entropy (nats a token)": {"entropy": SKY},
         "length (tokens)": {"length": GREY},
     }
     names = {"violation_rate": "with a violation", "unparsed": "with an unknown verdict"}
@@ -142,8 +145,11 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
         axis.set_ylabel(label)
         if len(axis.lines) > 1:
             axis.legend(fontsize=7)
+        if label != "reward":  # a share or an amount, and zero is none of it
+            axis.set_ylim(0, 1.1 * axis.dataLim.y1 or 1)
+        axis.axvline(df.step[df.judged.idxmax()], color=GREY, lw=0.8, ls="--", zorder=0)
     for axis in axes[-1]:
-        axis.set_xlabel("optimiser step")
+        axis.set_xlabel("optimiser step (line: kept)")
     return figure
 
 

@@ -7,7 +7,6 @@ blind      one score per answer, the criterion labels without the criterion.
 """
 
 import hashlib
-import logging
 import math
 import os
 import shutil
@@ -37,8 +36,6 @@ from promedical_utils.workspace import KitError, need, read_json, short_hash, sh
 
 VIEWS = ("criterion", "overall", "blind")
 MASKED = -1.0  # a target that the pointwise term leaves out
-# on some processors bitsandbytes looks for an optional package and says that it found none
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # PEFT reads an attribute that transformers has renamed; the warning shows where this machine has it
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 

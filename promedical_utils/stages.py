@@ -27,7 +27,7 @@ RMS = {  # name -> view, labels, full fine-tuning
     "scalar_blind": ("blind", "judge", False),
     "criterion_clean": ("criterion", "truth", True),
 }
-POLICY_PATIENTS = 200  # held-out bench patients on whom policies are compared
+POLICY_PATIENTS = 400  # held-out bench patients on whom policies are compared
 
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:

@@ -19,6 +19,17 @@ from promedical_utils.records import Message
 Lesson = tuple[list[Message], str, Sequence[tuple[str, str]]]
 # shares of the whole course, in order: drills, right answers beside them, mixed answers
 READ_FROM, MIX_FROM = 0.3, 0.55
+# what look-ups are asked of: every role as often as its opposite, however rare it is in answers;
+# a drug that is spoken of twice has no one role, so fewer choose between drugs
+EVEN = {"fillers": [0, 1]} | {
+    slot: {"right": share, "dangerous": share}
+    for share, slots in (
+        (0.3, "drug"),
+        (0.45, "addition danger effect food storage bring activity dose review"),
+        (0.2, "empathy invitation role diagnosis"),
+    )
+    for slot in slots.split()
+}
 FACTS = (
     "first", "avoid", "limit", "danger", "mild", "review", "target", "target_not", "food",
     "food_not", "place", "place_not", "item", "item_not", "allowed", "forbidden",
@@ -33,12 +44,12 @@ def drill(patient: Patient, rng: random.Random) -> Lesson:
 
 
 def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
-    """Which role values play in a mixed-quality answer, or none; and which of two numbers is more.
+    """Which role values play in an answer, or none; and which of two numbers is more.
 
     Asked and answered at the place where a reward model is given a criterion and scored. The
     numbers are any two, not the answer's.
     """
-    text = generators.write(patient, rng.choice(generators.NAMES), rng)
+    text = generators.write(patient, EVEN, rng)
     roles: dict[str, set[str]] = {}
     for sentence in text.rstrip(".").split(". "):
         act, a, b = grammar.read_sentence(sentence + ".")
@@ -46,9 +57,9 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
             roles.setdefault(value, set()).add(role)
     clear = sorted(value for value, played in roles.items() if len(played) == 1)
     others = sorted(set(patient.facts.values()) - set(roles))
-    asked = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, 2)
+    asked = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, min(len(others), 2))
     turns = [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in asked]
-    for kind in ("units", "days"):
+    for kind in ("units", "days") * 2:
         a, b = rng.sample(values(kind), 2)
         turns.append((f"\ncompare: {a} {b}", "less" if int(a) < int(b) else "more"))
     rng.shuffle(turns)
