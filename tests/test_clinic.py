@@ -50,6 +50,14 @@ def test_splits_are_disjoint(world, column):
         assert not held[a] & held[b]
 
 
+@pytest.mark.parametrize("seed", [3, 7, 8])
+def test_train_and_bench_have_every_specialty(seed):
+    built = clinic.build(profiles.load("smoke", seed=seed), sizes=(200, 30, 20, 60, 20))
+    specialty = {i.id: i.specialty for i in built.instructions}
+    for split in ("train", "bench"):
+        assert len({specialty[i] for i in built.ids(split)}) == 26
+
+
 def test_unseen_kinds_stay_out_of_training(world):
     def kinds(split):
         return [c.kind for i in world.ids(split) for c in world.rubric_of[i].criteria]
@@ -138,6 +146,31 @@ def test_right_answers_meet_every_seen_criterion(world):
         not_met = {c.kind for c in rubric.criteria if world.gold(i, text)[c.id] != "met"}
         assert not_met <= {"dose_stated"}  # which RIGHT answers state exactly
         assert "dose_stated" not in not_met
+
+
+@pytest.mark.parametrize(
+    "slot", ["drug", "danger", "effect", "food", "storage", "bring", "activity"]
+)
+def test_a_muddled_act_says_one_value_twice_and_is_unknown(world, slot):
+    patient, kinds = world.patients[world.ids("train")[0]], vocabulary.read("criteria")
+    drawn = {generators.act(patient, slot, "muddled", random.Random(n)) for n in range(20)}
+    assert len(drawn) == 2 and all(a == b for _, a, b in drawn)  # either value, in both places
+    for act in drawn:
+        answer = generators.say(act[0], 0, *act[1:])
+        for spec in (k for k in kinds.values() if slot in k["slots"]):
+            text = spec["forms"][0].format(**patient.facts)
+            assert verdict(text, answer, spec["dimension"]) == "unknown"
+
+
+def test_a_right_answer_gives_the_leaflets_day_and_a_careful_one_may_be_sooner(world):
+    patient = world.patients[world.ids("train")[0]]
+    days = {
+        outcome: {generators.act(patient, "review", outcome, random.Random(n))[1] for n in range(40)}
+        for outcome in ("exact", "right", "harmless")
+    }
+    assert days["exact"] == {patient.facts["review"]}
+    assert len(days["right"]) > 1 and max(map(int, days["right"])) == int(patient.facts["review"])
+    assert min(map(int, days["harmless"])) > int(patient.facts["review"])
 
 
 def test_lessons_are_repeatable_and_read_no_heldout_condition(world):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -348,6 +349,16 @@ def test_every_direct_dependency_has_a_reason():
         assert not line or line.startswith("#") or before.startswith("# "), line
 
 
+def test_a_study_keeps_what_was_set_and_its_own_settings_win(monkeypatch):
+    seen = []
+    monkeypatch.setenv(runs.OVERRIDES, "grpo_steps=5 seed=1")
+    monkeypatch.setattr(runs, "reproduce", lambda *given: seen.append((*given, runs.overrides())))
+    runs.study("seeds")
+    assert len(seen) == 5 and all(given["grpo_steps"] == 5 for _, _, given in seen)
+    assert {given["seed"] for _, _, given in seen}.isdisjoint({1})
+    assert {(profile, run.rpartition("/")[0]) for profile, run, _ in seen} == {("cpu", "runs/studies/seeds")}
+
+
 # --- doctor and publish -------------------------------------------------------------------------
 
 
@@ -433,6 +444,21 @@ def test_publish_of_real_data_is_aggregates_only(complete, monkeypatch):
     published = listing(publish.publish("real"))
     assert "claims.json" in published
     assert not [path for path in published if path.endswith((".parquet", ".ipynb"))]
+
+
+def test_publish_puts_the_reference_back_when_the_new_one_cannot_be_placed(complete, monkeypatch):
+    rename, calls = Path.rename, []
+
+    def second_fails(path, target):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError("disk full")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(OSError, match="disk full"):
+        publish.publish("smoke")
+    assert listing(complete / "papers_figures") == {"smoke/stale.csv"}
 
 
 @pytest.mark.parametrize("what", ["path", "pending"])

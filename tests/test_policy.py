@@ -203,6 +203,19 @@ def test_shared_prompt_log_probabilities_and_gradients_are_those_of_trl(tiny_bas
         assert torch.allclose(a, b, atol=1e-4 * max(1.0, b.abs().max().item()))
 
 
+def test_a_narrow_nucleus_is_greedy_in_evaluation_and_in_training(tiny_base, tmp_path):
+    lm, tokenizer = policy.load_base(tiny_base, small())
+    greedy = policy.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, temperature=0)
+    free = policy.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, seed=1)
+    narrow = policy.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, top_p=1e-6, seed=1)
+    assert narrow == greedy != free
+    with policy.quiet():
+        trainer = policy._trainer(lm, tokenizer, veto(None), INSTRUCTIONS, policy._Curve(tmp_path, None, None),
+                                  tmp_path, small(grpo_top_p=1e-6), 0)
+    prompts = policy._prompt_ids(lm, tokenizer, INSTRUCTIONS[:3], 8)
+    assert trainer._generate_single_turn(prompts)[0] == policy._complete(lm, tokenizer, prompts, 8, 0)
+
+
 def by_letter(instruction_id, text):
     """A truth that can be read from any text: short texts are safe, an "e" is good."""
     met = ["e" in text, "o" in text, "a" in text, len(text) < 25, "z" not in text]
