@@ -200,6 +200,16 @@ def test_lookup_tells_the_role_of_a_value_and_the_order_of_two(world):
                 assert found[f"\nlook up: {b}"] == "refused"
 
 
+def test_every_patient_can_be_asked_about_and_no_role_is_rare(world):
+    replies = []
+    for n, i in enumerate(world.ids("train")):
+        _, _, asked = lessons.lookup(world.patients[i], random.Random(n))
+        replies += [reply for question, reply in asked if question.startswith("\nlook up")]
+    roles = {r for act in vocabulary.read("sentences").values() for r in act.get("roles", ())}
+    assert set(replies) == roles | {"nothing"}
+    assert min(replies.count(role) for role in roles) > len(replies) / 100
+
+
 def test_no_lookup_asks_with_a_criterion(world):
     patient = world.patients[world.ids("train")[0]]
     asked = {q for n in range(50) for q, _ in lessons.lookup(patient, random.Random(n))[2]}
