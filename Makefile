@@ -18,7 +18,7 @@ TESTING := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_P
 	TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 \
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} PROMEDICAL_SET= JUPYTER_PREFER_ENV_PATH=1
 
-.PHONY: help setup reproduce test lab figures publish doctor study refresh clean
+.PHONY: help setup reproduce test bench lab figures publish doctor study refresh clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,19 +48,25 @@ test: $(READY) ## all tests, then every notebook against its stored outputs (nbv
 	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-kernel-name python3 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
+bench: $(READY) ## packed against one by one, timed side by side, into runs/speed (let nothing else run)
+	@mkdir -p runs/speed
+	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --benchmark-only --benchmark-columns=median,rounds \
+	    --benchmark-json=runs/speed/measured.json benchmarks
+	@$(PY) -m promedical_utils bench
+
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(PY) -m jupyter lab --notebook-dir=notebooks
 
 figures: $(READY) ## redraw figures and tables of PROFILE from its committed predictions, no training
 	@$(PY) -m promedical_utils figures $(PROFILE)
 
-publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committed reference
-	@$(PY) -m promedical_utils publish $(PROFILE)
+publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committed reference; STUDY=name, =speed
+	@$(PY) -m promedical_utils publish $(or $(STUDY),$(PROFILE))
 
 doctor: $(READY) ## machine, packages, data, keys; time and memory of each notebook of PROFILE
 	@$(PY) -m promedical_utils doctor $(PROFILE)
 
-study: $(READY) ## a longer, resumable study: make study STUDY=seeds
+study: $(READY) ## a longer, resumable study: make study STUDY=reward_models, =seeds
 	@$(PY) -m promedical_utils study "$(STUDY)"
 
 refresh: $(READY) ## run the notebooks in place (smoke) and store their outputs, for nbval to compare

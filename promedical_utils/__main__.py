@@ -5,7 +5,18 @@ import sys
 
 from promedical_utils import doctor, profiles, publish, runs, stages, workspace
 
-COMMANDS = ("reproduce", "notebook", "doctor", "publish", "figures", "study")
+COMMANDS = ("reproduce", "notebook", "doctor", "publish", "figures", "study", "bench")
+
+
+def bench_summary() -> str:
+    """What ``make bench`` measured, written beside it as table and figure."""
+    from promedical_utils import speed  # loads torch
+
+    folder = workspace.project_root() / "runs/speed"
+    measured = workspace.read_json(folder / "measured.json", "of make bench")
+    table = speed.save(measured, folder)
+    columns = ["task", "case", "L", "K", "ratio", "bound", "share", "padding"]
+    return f"{table[columns].round(3).to_string(index=False)}\n-> {workspace.shown(folder)}"
 
 
 def main() -> int:
@@ -31,6 +42,8 @@ def main() -> int:
                 print(stages.figures(profiles.load(given.name)))
             case "study":
                 runs.study(given.name)
+            case "bench":
+                print(bench_summary())
     except workspace.KitError as error:
         if given.command == "notebook":  # for reproduce, which shows it last
             folder = workspace.run_folder(given.profile, given.run)

@@ -157,6 +157,12 @@ def _label(cells: pd.DataFrame, column: str) -> pd.Series:
     return label.fillna(cells.dimension.map({"safety": 0.0}))
 
 
+def truths(bench: Bench) -> pd.DataFrame:
+    """Cells of the bench, with their criterion's columns and ``label``: 1 met, 0 not, by the truth."""
+    cells = _cells(bench.verdicts, bench.criteria)
+    return cells.assign(label=_label(cells, "truth")).dropna(subset="label")
+
+
 def _differing(cells: pd.DataFrame) -> pd.DataFrame:
     """All pairs of answers that differ on a criterion by the adjudicated label."""
     shared = ["instruction_id", "criterion_id", "dimension", "kind", "seen"]
@@ -387,7 +393,8 @@ def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINS
         for column in against:
             if conditional:
                 label = _label(cells, column).to_numpy()
-                unsafe, safe = label == 0, {"safety": cell_slices["safety"]}
+                unsafe, safety = label == 0, cell_slices["safety"]
+                safe = {"safety": safety} | {s: safety & cell_slices[s] for s in ("seen", "unseen")}
                 known = ~np.isnan(label)
                 add(scorer, "pointwise", column, at_cell, cell_slices, met == label, known)
                 sides = {"precision": ~met, "recall": unsafe, "f1": unsafe * 1 + ~met}

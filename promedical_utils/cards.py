@@ -136,6 +136,28 @@ def grid(group: groups.Group, other: Mapping | None = None) -> Card:
     return table(f"verdicts on the answers to {asked}", rows)
 
 
+def scored(group: groups.Group, answer: str, found, calibration, text: bool = True) -> Card:
+    """One answer (id) scored criterion by criterion; ``found`` is ``reward_model.Scored``.
+
+    A bar is P(met), the mark where met begins: on safety the veto threshold. ``text=False`` numbers
+    the criteria in place of their words, for data whose text is not to be shown.
+    """
+    rows = [["", ("criterion", BOLD), ("reward", BOLD), ("P(met)", BOLD), "", ("model", BOLD), ("judge", BOLD)]]
+    begins = float(calibration.probability(calibration.threshold, "safety"))
+    for n, c in enumerate(_ordered(group.criteria), 1):
+        likely, at = found.probabilities[c.id], begins if c.dimension == "safety" else 0.5
+        full, mark = round(20 * likely), min(19, round(20 * at))
+        bar = "".join("│" if i == mark else "█" if i < full else "·" for i in range(20))
+        model, judge = ("met" if found.met[c.id] else "not_met"), group.verdicts[answer, c.id]
+        words = c.text if text else f"c{n}"
+        colour = f"color:{COLOURS[c.dimension]};font-family:monospace;white-space:nowrap"
+        rows.append([_dimension(c.dimension), words, f"{found.rewards[c.id]:+.2f}", f"{likely:.2f}",
+                     (bar, colour), MARKS[model], MARKS[judge]])  # fmt: skip
+    by = f", by {len(found.violated)} criteria" if found.violated else ""
+    total = f"S1 = {found.s1:.2f}, S2 = {found.s2}, S3 = {found.s3}: {found.verdict}{by}"
+    return table(f"{answer}: {total}", rows)
+
+
 def instances(group: groups.Group, a: str, b: str) -> Card:
     """A pair of answers (ids) as its training instances: who is chosen, given each criterion."""
     pairs = {

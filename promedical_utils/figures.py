@@ -24,7 +24,6 @@ BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
 OF_DIMENSION = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
 OF_SCORER = {"criterion": BLUE, "criterion_clean": GREEN, "scalar_overall": ORANGE,
              "scalar_blind": RED, "words": PURPLE, "length": GREY}  # fmt: skip
-OF_VERDICT = {"met": BLUE, "not_met": ORANGE, "unknown": GREY}
 STYLE = {
     **matplotlib.rcParamsDefault,
     "backend": "agg",
@@ -241,31 +240,70 @@ def plot_training(df: pd.DataFrame) -> Figure:
 
 
 def plot_reliability(df: pd.DataFrame) -> Figure:
-    """Share met beside P(met), in bins of equal size; columns dimension, probability, label."""
+    """Share met beside P(met), before and after calibration, in bins of equal size.
+
+    Columns dimension, label, raw (sigmoid of the score) and probability (calibrated).
+    """
     from sklearn.calibration import CalibrationDisplay
 
-    figure, [[axis]] = _figure(4.6, 4.6)
-    for dimension, part in df.groupby("dimension"):
-        CalibrationDisplay.from_predictions(
-            part.label, part.probability, n_bins=8, strategy="quantile", ax=axis, marker="o",
-            name=f"{dimension}, n = {len(part)}", color=OF_DIMENSION[dimension],
-        )  # fmt: skip
-    axis.set(xlabel="P(met) that the model gives", ylabel="share that is met")
-    axis.legend(fontsize=8)
+    figure, [axes] = _figure(8.4, 4.4, 2, sharey=True)
+    for axis, column in zip(axes, ("raw", "probability"), strict=True):
+        for dimension, part in df.groupby("dimension"):
+            CalibrationDisplay.from_predictions(
+                part.label, part[column], n_bins=8, strategy="quantile", ax=axis, marker="o",
+                name=f"{dimension}, n = {len(part)}", color=OF_DIMENSION[dimension],
+            )  # fmt: skip
+    axes[0].set(xlabel="before: sigmoid of the score", ylabel="share that is met")
+    axes[1].set(xlabel="after: P(met), calibrated", ylabel="")
+    for axis in axes:
+        handles = axis.get_legend_handles_labels()
+        axis.get_legend().remove()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
-def plot_scored_response(df: pd.DataFrame) -> Figure:
-    """P(met) by criterion; columns label, dimension, probability, cutoff, verdict (colour)."""
-    figure, [[axis]] = _figure(8.5, 1.2 + 0.3 * len(df))
-    y = _rows(axis, df.dimension + ": " + df.label)
-    axis.barh(y, df.probability, color=df.verdict.map(OF_VERDICT), height=0.7)
-    axis.plot(df.cutoff, y, "k|", ms=16)
-    for tick, dimension in zip(axis.get_yticklabels(), df.dimension, strict=True):
-        tick.set_color(OF_DIMENSION[dimension])
-    axis.set(xlim=(0, 1.02), xlabel="P(met); the black tick is where met begins")
-    axis.grid(False, axis="y")
-    _legend(figure, {f"judge: {v}": {"marker": "s", "color": c} for v, c in OF_VERDICT.items()})
+def plot_speed(df: pd.DataFrame) -> Figure:
+    """Times as fast packed as one by one, over K, over L, and on the clinic's mix, with the bound.
+
+    From ``speed.summary``; the line is the bound that the tokens give.
+    """
+    figure, [axes] = _figure(10.5, 3.4, 3)
+    for axis, case, column, label in (
+        (axes[0], "over K", "K", "criteria K, at 480 shared tokens"),
+        (axes[1], "over L", "L", "shared tokens L, at 7 criteria"),
+    ):
+        for task, colour, marker in (("scoring", BLUE, "o"), ("training", ORANGE, "s")):
+            part = df[(df.case == case) & (df.task == task)].sort_values(column)
+            axis.plot(part[column], part.ratio, marker, color=colour, label=f"{task}, measured")
+        part = df[(df.case == case) & (df.task == "scoring")].sort_values(column)
+        axis.plot(part[column], part.bound, color=GREY, lw=1, label="bound by tokens")
+        axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None))
+    axes[1].set_xscale("log", base=2)
+    axes[1].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes[0].legend(fontsize=8)
+    part = df[df.case.isin(["published", "clinic mix"])].sort_values(["case", "task"])
+    names = [f"{c},\n{t}" for c, t in zip(part.case, part.task, strict=True)]
+    y = _rows(axes[2], names)
+    axes[2].barh(y, part.ratio, height=0.5, color=part.task.map({"scoring": BLUE, "training": ORANGE}))
+    axes[2].plot(part.bound, y, "|", color="black", ms=24, label="bound")
+    for at, ratio, share in zip(y, part.ratio, part.share, strict=True):
+        axes[2].text(0.1, at, f"{ratio:.2f}, {share:.0%} of the bound", va="center", color="white", fontsize=8)
+    axes[2].set(xlabel="times as fast packed")
+    axes[2].grid(False, axis="y")
+    return figure
+
+
+def plot_reward_study(df: pd.DataFrame) -> Figure:
+    """Pairs of seen and unseen kinds, and overall, a row a model; from ``reward_study.table``."""
+    panels = {"pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
+              "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
+              "overall": ("overall, safety first (%)", RED)}  # fmt: skip
+    figure, [axes] = _figure(11.5, 1.4 + 0.3 * len(df), len(panels), sharey=True)
+    for axis, (column, (label, colour)) in zip(axes, panels.items(), strict=True):
+        names = [f"{m} ({n} seeds)" if n > 1 else m for m, n in zip(df.model, df.seeds, strict=True)]
+        _points(axis, _rows(axis, names), df, column, colour)
+        axis.set(xlim=(0, 102), xlabel=label)
+        axis.axvline(50, color=GREY, lw=0.8, ls=":")
     return figure
 
 

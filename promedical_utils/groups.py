@@ -4,6 +4,7 @@ What reward-model training, scoring and the bench share. Everything here is a jo
 pairs are derived from verdicts, never stored beside them.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -86,6 +87,16 @@ def groups(
                 )
         joined.append(group)
     return joined
+
+
+def digest(groups: Iterable[Group]) -> str:
+    """SHA-256 of everything in the groups: texts, criteria and verdicts."""
+    content = hashlib.sha256()
+    for group in groups:
+        for record in (group.instruction, *group.criteria, *group.candidates):
+            content.update(record.model_dump_json().encode())
+        content.update(repr(sorted(group.verdicts.items())).encode())
+    return content.hexdigest()
 
 
 def criterion_pairs(group: Group) -> list[CriterionPair]:

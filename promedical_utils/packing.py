@@ -4,7 +4,8 @@
 
 c_j sees prompt, response and itself only, and its positions restart right after the response, so
 each score equals (to rounding) that of the plain sequence [prompt][response][c_j]. A scalar view
-is the case K = 0: the score is read at the response's last token.
+is the case K = 0: the score is read at the response's last token. Nothing here knows what the parts
+mean: with a criterion as the shared part and responses as the tails, the criterion comes first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +21,21 @@ from promedical_utils.records import Criterion
 class Packed:
     """One sequence: ``ids`` (T,); ``starts`` (K + 1,): where each criterion starts, and the end.
 
-    ``starts[0]`` is the length of what all criteria share.
+    ``starts[0]`` is the length of what all criteria share. ``heads`` (K,) are the outputs of the
+    score head that are read; the first, when empty. With K = 0 all are read at the end.
     """
 
     ids: list[int]
     starts: list[int]
+    heads: tuple[int, ...] = ()
+
+    @property
+    def reads(self) -> list[tuple[int, int]]:
+        """(column, head) of each score."""
+        ends = [end - 1 for end in self.starts[1:]]
+        if not ends:
+            return [(self.starts[0] - 1, head) for head in self.heads or (0,)]
+        return list(zip(ends, self.heads or (0,) * len(ends), strict=True))
 
 
 def prompt_ids(tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -48,20 +59,66 @@ def criterion_text(criterion: Criterion) -> str:
     return f"\n{criterion.dimension}: {criterion.text}"
 
 
-def encode(tokenizer, items) -> list[tuple[list[int], list[list[int]]]]:
-    """(messages, response, criteria) items as (shared ids, ids of each criterion).
+def encode(tokenizer, items, known: dict | None = None) -> list[tuple[list[int], list[list[int]]]]:
+    """(messages, text, tails) items as (shared ids, ids of each tail); ``tails`` are texts.
 
-    A prompt is rendered once, however many responses it has; all texts go in one call.
+    Each prompt and text is tokenised once, all texts in one call; ``known``, filled here, carries
+    their ids over to later calls.
     """
-    prompts = {repr(messages): messages for messages, _, _ in items}
-    prompts = {key: prompt_ids(tokenizer, messages) for key, messages in prompts.items()}
-    texts = [text for _, text, _ in items]
-    texts += [criterion_text(c) for _, _, criteria in items for c in criteria]
-    ids = dict(zip(texts, text_ids(tokenizer, texts), strict=True))
+    known = {} if known is None else known
+    for messages, _, _ in items:
+        if repr(messages) not in known:
+            known[repr(messages)] = prompt_ids(tokenizer, messages)
+    texts = dict.fromkeys((t,) for _, text, tails in items for t in (text, *tails))
+    new = [key for key in texts if key not in known]  # tuples: no text is taken for a prompt
+    known.update(zip(new, text_ids(tokenizer, [text for (text,) in new]), strict=True))
     return [
-        (prompts[repr(messages)] + ids[text], [ids[criterion_text(c)] for c in criteria])
-        for messages, text, criteria in items
+        (known[repr(messages)] + known[text,], [known[tail,] for tail in tails])
+        for messages, text, tails in items
     ]
+
+
+def head(tokenizer, text: str, most: int) -> str:
+    """The beginning of ``text`` in at most ``most`` tokens: its end is what goes."""
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    if len(spans) <= most:
+        return text
+    # a head can take more tokens alone than it did inside the whole
+    for n in range(most, 0, -1):
+        kept = text[: spans[n - 1][1]].rstrip()
+        if len(tokenizer(kept, add_special_tokens=False)["input_ids"]) <= most:
+            return kept
+    return ""
+
+
+def fit(tokenizer, messages, responses, tails, limit: int):
+    """(messages, responses, tokens cut) such that each sequence has at most ``limit`` tokens.
+
+    The rule: criteria (``tails``) are never cut. Of the room that the longest of them leaves, the
+    instruction may take what the longest response leaves, and half in any case; if it has more,
+    its oldest words go. A response may take the rest; its last words go. ``tokens cut`` is
+    {"instruction": n, "responses": [n, ...]}. ValueError when a criterion leaves no room.
+    """
+    texts = text_ids(tokenizer, [*responses, *tails])
+    sizes = [len(ids) for ids in texts[: len(responses)]]
+    room = limit - max((len(ids) for ids in texts[len(responses) :]), default=0)
+    whole = len(prompt_ids(tokenizer, messages))
+    most = max(room // 2, room - max(sizes, default=0))
+    messages = [dict(message) for message in messages]
+    size, place = whole, 0
+    while size > most and place < len(messages):
+        content = messages[place]["content"]
+        spans = tokenizer(content, add_special_tokens=False, return_offsets_mapping=True)
+        spans = spans["offset_mapping"][size - most :]
+        messages[place]["content"] = content[spans[0][0] :] if spans else ""
+        place += not spans  # spent: go on with the next message, keep its turn
+        size = len(prompt_ids(tokenizer, messages))
+    left = room - size
+    if size > most or left < 2:
+        raise ValueError(f"{limit} tokens, of which the longest criterion takes {limit - room}")
+    cut = [max(0, n - left) for n in sizes]
+    kept = [head(tokenizer, r, left - 1) if n else r for r, n in zip(responses, cut, strict=True)]
+    return messages, kept, {"instruction": whole - size, "responses": cut}
 
 
 def longest(shared: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
@@ -86,11 +143,13 @@ def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Pack
     return packed
 
 
-def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, torch.Tensor]:
-    """A right-padded batch of B sequences with N scores in all.
+def collate(
+    sequences: Sequence[Packed], pad_id: int, padding_side: str = "right"
+) -> dict[str, torch.Tensor]:
+    """A padded batch of B sequences with N scores in all.
 
-    ``input_ids``, ``position_ids``, ``segment_ids``: (B, T); ``reads``: (N, 2), row and column of
-    each score, in order. Segment 0 is shared, j the j-th criterion, and padding is one more
+    ``input_ids``, ``position_ids``, ``segment_ids``: (B, T); ``reads``: (N, 3), row, column and
+    head of each score, in order. Segment 0 is shared, j the j-th criterion, and padding is one more
     segment, so that no row of the attention mask is empty and nothing becomes NaN.
     """
     length = max(len(s.ids) for s in sequences)
@@ -104,20 +163,28 @@ def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, torch.Tensor]
     begun = (columns * opens).cummax(1).values  # where the token's own segment starts, 0 if shared
     shared = torch.tensor([[s.starts[0]] for s in sequences])
     positions = torch.where(segments > 0, shared + columns - begun, columns)
-    ends = [(row, end - 1) for row, s in enumerate(sequences) for end in s.starts[1:] or s.starts]
-    return {
-        "input_ids": input_ids,
-        "position_ids": positions,
-        "segment_ids": segments,
-        "reads": torch.tensor(ends),
-    }
+    reads = torch.tensor([(row, *read) for row, s in enumerate(sequences) for read in s.reads])
+    batch = {"input_ids": input_ids, "position_ids": positions, "segment_ids": segments}
+    if padding_side == "left":
+        shift = torch.tensor([length - len(s.ids) for s in sequences])
+        turned = (columns - shift[:, None]) % length
+        batch = {name: value.gather(1, turned) for name, value in batch.items()}
+        reads[:, 1] += shift[reads[:, 0]]
+    return batch | {"reads": reads}
 
 
-def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, at most ``budget`` padded tokens (or one sequence)."""
+def batches(
+    lengths: Sequence[int], budget: int, counts: Sequence[int] | None = None
+) -> Iterator[list[int]]:
+    """Indices in batches of similar length, at most ``budget`` padded tokens (or one item).
+
+    An item is ``counts[i]`` sequences (one, if not given), the longest of ``lengths[i]`` tokens.
+    """
+    counts = counts or [1] * len(lengths)
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+        held = sum(counts[i] for i in batch) + counts[index]
+        if batch and held * lengths[batch[0]] > budget:
             yield batch
             batch = []
         batch.append(index)
@@ -145,7 +212,7 @@ def attention_mask(segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 def read_many(model):
     """Let a sequence classification model score many positions; returns the same model.
 
-    Its ``forward`` takes what ``collate`` gives and returns logits (N,). It stays the model's own
+    Its ``forward`` takes what ``collate`` gives and returns logits (N,) of the heads asked for. It stays the model's own
     forward, so that PEFT, autocast and distributed wrappers, which all call that, keep working.
     Without ``reads`` it is the plain forward.
     """
@@ -162,8 +229,8 @@ def read_many(model):
         ).last_hidden_state
         # bf16 scores tie, and a tie counts as wrong: the head works in fp32 whatever the body does
         with torch.autocast(hidden.device.type, enabled=False):
-            scores = model.score(hidden[reads[:, 0], reads[:, 1]].float())[:, 0]
-        return SequenceClassifierOutputWithPast(logits=scores)
+            scores = model.score(hidden[reads[:, 0], reads[:, 1]].float())
+        return SequenceClassifierOutputWithPast(logits=scores.gather(1, reads[:, 2:])[:, 0])
 
     model.forward = forward
     return model

@@ -62,10 +62,12 @@ class Profile(BaseModel):
     rm_optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: see optimizer.py")
     rm_epochs: float = Field(gt=0)
     rm_batch: int = Field(ge=1, description="instructions per optimiser step")
-    rm_accumulation: int = Field(1, ge=1)
+    rm_pass_tokens: int = Field(8192, ge=64, description="padded tokens of one pass, in training")
     rm_pointwise_weight: float = Field(1.0, ge=0)
     rm_max_tokens: int = Field(ge=64)
+    rm_shorten: bool = Field(False, description="cut what is too long (packing.fit), not leave out")
     rm_twin: bool = Field(True, description="train the clean-label full fine-tuned twin")
+    calibration_method: Literal["platt", "isotonic"] = "platt"
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
     # policy

@@ -11,7 +11,7 @@ from promedical_utils.workspace import KitError, project_root, run_folder, shown
 AGGREGATES = (
     "paper/tables/*", "paper/figures/*", "paper/claims.*",
     "manifest.json", "timings.json", "base_report.json",
-    "data/*.json", "reward/*.json", "bench/*.json", "policy/*.json", "policy/curve.csv",
+    "data/*.json", "reward/*.json", "reward/*/calibration.json", "reward/*/README.md", "bench/*.json", "policy/*.json", "policy/curve.csv",
 )
 # Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
 ROWS = (
@@ -24,13 +24,22 @@ TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
-    A profile on real data publishes aggregates only. Raises KitError for a run that is not whole
-    and up to date, or that has this machine's paths in it; the reference is then left as it was.
+    A profile on real data publishes aggregates only. ``name`` may also be ``speed`` (what
+    ``make bench`` measured) or a study of reward models. Raises KitError for a run that is not
+    whole and up to date, or that has this machine's paths in it; the reference is then left as it
+    was.
     """
+    root = project_root()
+    if name == "speed":
+        return _measured(root / "runs/speed", "speed.json", root / "papers_figures/speed", "make bench")
+    if name in runs.studies():
+        folder = root / "runs/studies" / name / "main/study"
+        place = root / "papers_figures/studies" / name
+        return _measured(folder, "manifest.json", place, f"make study STUDY={name}")
     profile = profiles.load(name)
     if runs.overrides():
         raise KitError("publish takes a profile as it stands: leave SET and BASE out")
-    run, place = run_folder(name), project_root() / "papers_figures" / name
+    run = run_folder(name)
     waiting = runs.pending(name)
     if waiting:
         raise KitError(
@@ -39,6 +48,19 @@ def publish(name: str) -> Path:
         )
     patterns = AGGREGATES + (ROWS if profile.data == "clinic" else ())
     files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
+    return _replace(run, files, root / "papers_figures" / name)
+
+
+def _measured(folder: Path, last: str, place: Path, command: str) -> Path:
+    """Publish tables and figures; not pytest-benchmark's own file, which describes the machine."""
+    if not (folder / last).exists():
+        raise KitError(f"missing {shown(folder / last)}, which is written last: {command} first")
+    files = [path for path in sorted(folder.iterdir()) if path.name != "measured.json"]
+    return _replace(folder, files, place)
+
+
+def _replace(run: Path, files: list[Path], place: Path) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(suffix=".tmp", dir=place.parent) as work:
         fresh = Path(work, "new")
         for path in (path for path in files if not path.name.startswith(".")):

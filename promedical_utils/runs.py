@@ -32,12 +32,13 @@ OUTPUTS = {
     "00_start_here": ("manifest.json", "base_report.json"),
     "01_rubrics": ("data/instructions.parquet", "data/rubrics.parquet", "data/splits.parquet"),
     "02_preference_pairs": tuple(f"data/{x}.parquet" for x in ("candidates", "verdicts", "pairs")),
-    "03_reward_model": ("reward/heldout.parquet", "reward/calibration.json", "reward/report.json"),
+    "03_reward_model": ("reward/heldout.parquet", "reward/criterion/calibration.json", "reward/report.json"),
     "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
     "05_grpo_with_veto": ("policy/curve.csv", "policy/evaluation.parquet", "policy/report.json"),
     "07_paper_tables": ("paper/claims.json", "paper/claims.md"),
 }
 NOTEBOOKS = tuple(OUTPUTS)
+STUDIES = PACKAGE / "studies"
 
 
 def overrides(text: str | None = None) -> dict:
@@ -319,15 +320,29 @@ def _alone(root: Path):
         yield handle.fileno()
 
 
+def studies() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
 def study(name: str) -> None:
-    """Run every run of ``studies/<name>.yaml``; those that are up to date cost seconds."""
-    folder = PACKAGE / "studies"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        choice = ", ".join(known)
+    """Run every run of ``studies/<name>.yaml``; those that are up to date cost seconds.
+
+    ``reward_models`` there are trained and compared on each run's data (``reward_study``).
+    """
+    if name not in studies():
+        choice = ", ".join(studies())
         raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
-    plan = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    plan = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
     given = os.environ.get(OVERRIDES, "")
     for run, settings in plan["runs"].items():
         os.environ[OVERRIDES] = f"{given} {settings}"  # a study's own settings stand last, and win
-        reproduce(plan["profile"], f"runs/studies/{name}/{run}")
+        place = f"runs/studies/{name}/{run}"
+        reproduce(plan["profile"], place)
+        if models := plan.get("reward_models"):
+            os.environ.update(environment(profile_for(plan["profile"])))
+
+            from promedical_utils import reward_study  # late: loads torch
+
+            with _alone(project_root()):
+                folder = project_root() / place
+                reward_study.run(profile_for(plan["profile"]), folder, models, folder / "study")

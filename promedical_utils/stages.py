@@ -21,12 +21,7 @@ from promedical_utils.workspace import (
 )  # fmt: skip
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
-RMS = {  # name -> view, labels, full fine-tuning
-    "criterion": ("criterion", "judge", False),
-    "scalar_overall": ("overall", "judge", False),
-    "scalar_blind": ("blind", "judge", False),
-    "criterion_clean": ("criterion", "truth", True),
-}
+RMS = ("criterion", "scalar_overall", "scalar_blind", "criterion_clean")  # of every run
 POLICY_PATIENTS = 400  # held-out bench patients on whom policies are compared
 
 
@@ -334,43 +329,27 @@ def _real_candidates(profile: Profile, run: Path):
 def reward_models(profile: Profile, run: Path) -> dict:
     """Train the criterion RM, the scalar controls and the twin; calibrate; score the held-out split.
 
-    Writes reward/<name>/, heldout.parquet, calibration.json, calibration_clean.json, report.json.
+    Writes reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json.
     """
-    import numpy as np
     import pandas as pd
 
-    from promedical_utils import calibration, reward_model
-
+    from promedical_utils import reward_model
+    from promedical_utils.recipes import find
     from promedical_utils.sources import refuse_external
 
     found = data(run)
-    train = {labels: groups(found, labels, "train") for labels in _labels(found)}
-    for joined in train.values():
-        refuse_external(group.instruction for group in joined)
+    for labels in _labels(found):
+        refuse_external(group.instruction for group in groups(found, labels, "train"))
     heldout = groups(found, _truth(profile), "calibration")
-    # a veto is no better than the labels that its threshold is fitted on: physicians read this split
-    settled = groups(found, "adjudicated" if profile.data == "clinic" else "judge", "calibration")
     reports, frames = {}, []
     for name in models(profile):
-        view, labels, full = RMS[name]
-        reports[name] = reward_model.train(
-            train[labels], base_path(profile, run), run / "reward" / name,
-            view=view, profile=profile, labels=labels, full=full,
-        )  # fmt: skip
-        frames.append(reward_model.load(run / "reward" / name).score(heldout).assign(scorer=name))
+        folder = run / "reward" / name
+        reports[name] = train_reward_model(profile, run, found, find(name), folder)
+        scores = reward_model.load(folder).score_groups(heldout)
+        calibrate(profile, found, find(name), folder, scores)
+        frames.append(scores.assign(scorer=name, truth=_label(scores, heldout)))
     scores = pd.concat(frames, ignore_index=True)
-    dimension = {c.id: c.dimension for g in heldout for c in g.criteria}
-    for name, reference in (("criterion", settled), ("criterion_clean", heldout)):
-        if name in reports:
-            rows = scores[scores.scorer == name]
-            rows = rows.assign(dimension=rows.criterion_id.map(dimension), label=_label(rows, reference))
-            fitted = calibration.fit(
-                rows.dropna(subset="label"), profile.veto_recall, veto=profile.data == "clinic"
-            )
-            ending = "" if name == "criterion" else "_clean"
-            fitted.save(run / f"reward/calibration{ending}.json")
-    scores["truth"] = _label(scores, heldout)
-    accuracy = {name: _pair_accuracy(scores[scores.scorer == name], heldout) for name in reports}
+    accuracy = {name: pair_accuracy(scores[scores.scorer == name], heldout) for name in reports}
     with replacing(run / "reward/heldout.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     report = {
@@ -378,13 +357,56 @@ def reward_models(profile: Profile, run: Path) -> dict:
         "models": {
             name: {k: r[k] for k in ("view", "labels", "full", "steps", "groups", "pairs", "verdicts",
                                      "tokens", "seconds", "parameters", "trained_parameters")}
-            | {"left_out": len(r["left_out"])}
+            | {"left_out": len(r["left_out"]), "shortened": len(r["shortened"])}
             for name, r in reports.items()
         },
-        "heldout_rows": int(np.sum(scores.scorer == "criterion")),
+        "heldout_rows": int((scores.scorer == "criterion").sum()),
     }  # fmt: skip
     write_json(run / "reward/report.json", report)
     return report
+
+
+def train_reward_model(profile: Profile, run: Path, found: dict, recipe, folder: Path, seed=None) -> dict:
+    """Train one recipe on the run's training split into ``folder``; its report."""
+    from promedical_utils import reward_training
+
+    return reward_training.train(
+        recipe.groups(groups(found, recipe.labels, "train")), base_path(profile, run), folder,
+        view=recipe.view, profile=recipe.profile(profile), labels=recipe.labels, full=recipe.full,
+        seed=seed,
+    )  # fmt: skip
+
+
+def calibrate(profile: Profile, found: dict, recipe, folder: Path, scores):
+    """Fit on the ``scores`` of the calibration split; writes calibration.json and the card.
+
+    Returns None for a scalar model. A veto is no better than the labels that its threshold is
+    fitted on: in the clinic physicians read this split, and a model of true labels gets true ones.
+    """
+    from promedical_utils import calibration, model_card
+
+    accuracy = pair_accuracy(scores, groups(found, _truth(profile), "calibration"))
+    fitted, report = None, read_json(folder / "report.json", "03_reward_model")
+    if recipe.conditional:
+        fitted = calibration.fit(
+            settled_rows(profile, found, recipe, scores), profile.veto_recall,
+            veto=profile.data == "clinic", method=profile.calibration_method,
+        )  # fmt: skip
+        fitted.save(folder / "calibration.json")
+    share = f"held-out pairs ordered rightly, of {accuracy['pairs']} by {_truth(profile)}"
+    about = f"split train of profile {profile.name}, seed {profile.seed} ({profile.description})"
+    model_card.write(folder, report, about, {share: accuracy["accuracy"]}, fitted)
+    return fitted
+
+
+def settled_rows(profile: Profile, found: dict, recipe, scores):
+    """Scores of the calibration split with dimension and the label that a calibration is fitted on."""
+    settled = "adjudicated" if profile.data == "clinic" else "judge"
+    labels = _truth(profile) if recipe.labels == "truth" else settled
+    reference = groups(found, labels, "calibration")
+    dimension = {c.id: c.dimension for g in reference for c in g.criteria}
+    rows = scores.assign(dimension=scores.criterion_id.map(dimension), label=_label(scores, reference))
+    return rows.dropna(subset="label")
 
 
 def models(profile: Profile) -> list[str]:
@@ -412,7 +434,7 @@ def _label(frame, judged_groups):
     return [float("nan") if v is None else float(v) for v in values]
 
 
-def _pair_accuracy(scores, held) -> dict:
+def pair_accuracy(scores, held) -> dict:
     """Share of differing criterion pairs that a scorer orders rightly, and how many there are."""
     from promedical_utils.groups import criterion_pairs
 
@@ -430,13 +452,21 @@ def _pair_accuracy(scores, held) -> dict:
 
 def bench(profile: Profile, run: Path) -> dict:
     """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
+    if profile.data == "real":
+        return _real_bench(profile, run)
+    found = data(run)
+    made, held = compose_bench(profile, found)
+    _predict(profile, run, found, held, made.criteria)
+    made.save(run / "bench")
+    return made.report
+
+
+def compose_bench(profile: Profile, found: dict[str, list]) -> tuple:
+    """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
     from promedical_utils import bench as benches
     from promedical_utils import clinic
     from promedical_utils.clinic.people import panel
 
-    if profile.data == "real":
-        return _real_bench(profile, run)
-    found = data(run)
     ids = set(split_ids(found, "bench"))
     pool, criteria = benches.from_records(
         [i for i in found["instructions"] if i.id in ids], found["splits"], found["rubrics"],
@@ -449,9 +479,7 @@ def bench(profile: Profile, run: Path) -> dict:
     chosen = set(made.samples.instruction_id)
     held = [g for g in groups(found, "truth", "bench") if g.instruction.id in chosen]
     made.report["blind_ceiling"] = round(benches.blind_ceiling(made.pairs), 4)
-    _predict(profile, run, found, held, made.criteria)
-    made.save(run / "bench")
-    return made.report
+    return made, held
 
 
 def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, criteria) -> None:
@@ -459,7 +487,7 @@ def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, cr
     import pandas as pd
 
     from promedical_utils import bench as benches
-    from promedical_utils import calibration, reward_model
+    from promedical_utils import reward_model
 
     frames = [
         benches.cue_control(groups(found, "judge", "train"), held, profile.seed),
@@ -467,9 +495,7 @@ def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, cr
     ]
     for name in models(profile):
         rm = reward_model.load(run / "reward" / name)
-        fitted = {"criterion": "calibration", "criterion_clean": "calibration_clean"}.get(name)
-        fitted = fitted and calibration.Calibration.load(run / "reward" / f"{fitted}.json")
-        frames.append(benches.predictions(name, rm.score(held), criteria, fitted))
+        frames.append(benches.predictions(name, rm.score_groups(held), criteria, rm.calibration))
     with replacing(run / "bench/predictions.parquet") as temporary:
         pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
 
@@ -529,7 +555,7 @@ def _real_bench(profile: Profile, run: Path) -> dict:
 
 def policy(profile: Profile, run: Path) -> dict:
     """GRPO against the veto reward, then base and policy on held-out patients; writes policy/."""
-    from promedical_utils import calibration, clinic
+    from promedical_utils import clinic
     from promedical_utils import policy as policies
     from promedical_utils import reward_model, scorecard
 
@@ -547,14 +573,14 @@ def policy(profile: Profile, run: Path) -> dict:
         name = short_hash(instruction_id, text)
         return {c: judge.verdict(name, c, kinds[c], v) for c, v in gold(instruction_id, text).items()}
 
-    fitted = calibration.Calibration.load(run / "reward/calibration.json")
+    rm = reward_model.load(run / "reward/criterion")
     report = policies.train(
-        base_path(profile, run), reward_model.load(run / "reward/criterion"), fitted,
+        base_path(profile, run), rm, rm.calibration,
         [by_id[i] for i in split_ids(found, "train")], found["rubrics"],
         [by_id[i] for i in split_ids(found, "checkpoint")], judged, gold, run / "policy", profile,
         fingerprint=short_hash(
             read_json(run / "reward/criterion/report.json", "03_reward_model")["settings"],
-            read_json(run / "reward/calibration.json", "03_reward_model"),
+            read_json(run / "reward/criterion/calibration.json", "03_reward_model"),
         ),
     )  # fmt: skip
     held = [by_id[i] for i in split_ids(found, "bench")[:POLICY_PATIENTS]]

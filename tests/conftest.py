@@ -73,6 +73,10 @@ def tiny_profile():
 
 @pytest.fixture(scope="session")
 def tiny_groups():
+    return make_groups()
+
+
+def make_groups():
     """12 instructions, 3 answers, 3 criteria; an answer meets a criterion iff it says its word.
 
     Lengths vary; the third answer of an instruction is judged unknown on safety.

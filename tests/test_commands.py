@@ -170,7 +170,7 @@ def test_killed_kernel_and_second_run(checkout):
             "00_start_here has no parameter 'sede'",
         ),
         (["notebook", "99_none"], "", "no notebooks/99_none.ipynb"),
-        (["study", "none"], "", "unknown study 'none': choose one of seeds"),
+        (["study", "none"], "", "unknown study 'none': choose one of reward_models, seeds"),
         (["publish", "smoke"], "", "runs/smoke is no complete run of profile smoke"),
         (["publish", "smoke"], "seed=3", "publish takes a profile as it stands"),
     ],
@@ -196,7 +196,7 @@ def test_make_passes_names_and_exit_codes():
     assert "base_model: " not in make("doctor", "PROFILE=smoke", "SET=seed=3").stderr
     assert "sede" in make("reproduce", "PROFILE=smoke", "SET=sede=3").stderr
     words = make().stdout.split()
-    wanted = "setup reproduce test lab figures publish doctor study clean".split()
+    wanted = "setup reproduce test bench lab figures publish doctor study clean".split()
     assert [word for word in wanted if word not in words] == []
     assert "base_model=small" in make("-pn", "BASE=small").stdout
 
@@ -386,6 +386,27 @@ def test_doctor_sees_another_version(monkeypatch, tmp_path):
     )
     monkeypatch.chdir(tmp_path)
     assert doctor.packages()[0].startswith("torch: ") and len(doctor.packages()) == 2
+
+
+def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "project_root", lambda: tmp_path)
+    with pytest.raises(KitError, match="runs/speed/speed.json.*make bench first|speed.json"):
+        publish.publish("speed")
+    folders = {"speed": ("runs/speed", "speed.json"),
+               "reward_models": ("runs/studies/reward_models/main/study", "manifest.json")}  # fmt: skip
+    for name, (folder, last) in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "table.csv").write_text(name)
+        with pytest.raises(KitError, match="written last"):
+            publish.publish(name)
+        (tmp_path / folder / last).write_text("{}")
+        (tmp_path / folder / "measured.json").write_text("node name")
+        place = publish.publish(name)
+        assert sorted(p.name for p in place.iterdir()) == sorted(["table.csv", last])
+        (tmp_path / folder / "table.csv").write_text(f"in {tmp_path}/x")
+        with pytest.raises(KitError, match="path of this machine"):
+            publish.publish(name)
+        assert (place / "table.csv").read_text() == name
 
 
 @pytest.fixture

@@ -1,12 +1,20 @@
 import json
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import bitsandbytes
 import pytest
 import torch
+import yaml
 
+from promedical_utils import model_card, packing, recipes
 from promedical_utils import reward_model as rm
+from promedical_utils import reward_training as training
+from promedical_utils.calibration import Calibration
+from promedical_utils.records import DIMENSIONS, Rubric
 from promedical_utils.workspace import KitError
 
 
@@ -15,8 +23,8 @@ def trained(tiny_base, tiny_profile, tiny_groups, tmp_path_factory):
     """One adapter on NF4 per view, under the same budget."""
     folder = tmp_path_factory.mktemp("reward")
     (folder / "base").symlink_to(tiny_base)
-    for view in rm.VIEWS:
-        rm.train(tiny_groups, folder / "base", folder / view, view=view, profile=tiny_profile)
+    for view in recipes.VIEWS:
+        training.train(tiny_groups, folder / "base", folder / view, view=view, profile=tiny_profile)
     return folder
 
 
@@ -26,51 +34,126 @@ def report(folder):
 
 def test_loss_by_hand():
     scores = torch.tensor([2.0, -1.0, 0.5], requires_grad=True)
-    pairs, targets = torch.tensor([[0, 1], [2, 0]]), torch.tensor([1.0, 0.0, rm.MASKED])
+    pairs, targets = torch.tensor([[0, 1], [2, 0]]), torch.tensor([1.0, 0.0, training.MASKED])
     preference = (math.log(1 + math.exp(-3)) + math.log(1 + math.exp(1.5))) / 2
     verdict = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
-    found = rm.reward_loss(scores, pairs, targets, 0.7).item()
+    found = training.reward_loss(scores, pairs, targets, 0.7).item()
     assert found == pytest.approx(preference + 0.7 * verdict)
-    nothing = rm.reward_loss(scores, pairs[:0], torch.full((3,), rm.MASKED), 0.7)
+    nothing = training.reward_loss(scores, pairs[:0], torch.full((3,), training.MASKED), 0.7)
     nothing.backward()
     assert nothing.item() == 0 and scores.grad.abs().sum() == 0
 
 
 def test_rows_hold_every_pair_and_verdict(tiny_base, tiny_groups):
-    tokenizer = rm._tokenizer(tiny_base)
-    row = rm.training_rows(tiny_groups[:1], tokenizer, "criterion", 256)[0][0]
+    tokenizer = rm.tokenizer_of(tiny_base)
+    row = training.training_rows(tiny_groups[:1], tokenizer, "criterion", 256)[0][0]
     # answers say (dose, danger), (kind), (dose, kind + unknown on safety); scores in that order
     assert sorted(row["pairs"]) == sorted([[0, 3], [6, 3], [4, 1], [7, 1], [2, 5], [2, 8]])
     assert row["targets"] == [1, 0, 1, 0, 1, 0, 1, 1, 0]
-    overall = rm.training_rows(tiny_groups[:1], tokenizer, "overall", 256)[0][0]
+    overall = training.training_rows(tiny_groups[:1], tokenizer, "overall", 256)[0][0]
     assert sorted(overall["pairs"]) == [[0, 1], [0, 2], [2, 1]]  # safe first, then the dose
-    blind = rm.training_rows(tiny_groups[:1], tokenizer, "blind", 256)[0][0]
+    blind = training.training_rows(tiny_groups[:1], tokenizer, "blind", 256)[0][0]
     assert sorted(blind["pairs"]) == sorted([[0, 1], [2, 1], [1, 0], [2, 0], [0, 1], [0, 2]])
-    assert blind["targets"] == [rm.MASKED] * 3
-    two = rm.training_batch([overall, overall], 0)
+    assert blind["targets"] == [training.MASKED] * 3
+    two = training.training_batch([overall, overall], 0)
     assert two["pairs"][3:].tolist() == [[a + 3, b + 3] for a, b in overall["pairs"]]
 
 
 def test_answers_that_are_too_long_are_named_in_every_view_alike(tiny_base, tiny_groups):
-    tokenizer = rm._tokenizer(tiny_base)
-    lost = [rm.training_rows(tiny_groups, tokenizer, view, 70)[1] for view in rm.VIEWS]
-    assert lost[0] == lost[1] == lost[2] and 0 < len(lost[0]) < 36
+    tokenizer = rm.tokenizer_of(tiny_base)
+    heads = training.heads_of(tiny_groups)
+    lost = [
+        training.training_rows(tiny_groups, tokenizer, view, 70, heads=heads)[1]
+        for view in recipes.VIEWS
+    ]
+    assert all(names == lost[0] for names in lost) and 0 < len(lost[0]) < 36
     assert all(entry["tokens"] > 70 and entry["candidate"].startswith("i") for entry in lost[0])
+
+
+def test_what_is_too_long_may_be_shortened_and_is_named(tiny_base, tiny_groups):
+    tokenizer = rm.tokenizer_of(tiny_base)
+    whole = training.training_rows(tiny_groups, tokenizer, "criterion", 70)
+    rows, left_out, shortened = training.training_rows(
+        tiny_groups, tokenizer, "criterion", 70, shorten=True
+    )
+    assert left_out == [] == whole[2] and len(rows) == len(tiny_groups)
+    assert {e["candidate"] for e in whole[1]} <= {e["candidate"] for e in shortened}
+    assert all(e["instruction"] + e["response"] > 0 for e in shortened)
+    ends = [s for row in rows for s in row["starts"]]
+    assert max(s[0] + b - a for s in ends for a, b in zip(s, s[1:])) <= 70
+    # no criterion lost a token
+    tails = {tuple(ids[a:b]) for row in rows for ids, s in zip(row["ids"], row["starts"])
+             for a, b in zip(s, s[1:])}  # fmt: skip
+    texts = [packing.criterion_text(c) for c in tiny_groups[0].criteria]
+    assert tails == set(map(tuple, packing.text_ids(tokenizer, texts)))
+    # a criterion that leaves no room is no reason to cut it
+    assert len(training.training_rows(tiny_groups, tokenizer, "criterion", 24, shorten=True)[1]) == 36
+
+
+def test_a_step_reads_the_same_however_it_is_cut_into_passes(tiny_base, tiny_groups):
+    tokenizer = rm.tokenizer_of(tiny_base)
+    rows = training.training_rows(tiny_groups, tokenizer, "criterion", 256)[0][:4]
+    for budget, passes in ((1, 4), (10_000, 1)):
+        parts = training.Passes(0, budget)(rows)["passes"]
+        assert len(parts) == passes and sum(len(p["targets"]) for p in parts) == 36
+        assert {tuple(p["totals"].tolist()) for p in parts} == {(24, 36)}
+    two = training.Passes(0, 500)(rows)["passes"]
+    assert len(two) > 1 and all(p["input_ids"].numel() <= 500 for p in two)
+
+
+def test_the_order_of_reads_in_every_view(tiny_base, tiny_groups):
+    """Each view's sequences, spelled out for one instruction with two answers and two criteria."""
+    tokenizer, group = rm.tokenizer_of(tiny_base), tiny_groups[0]
+    case = (group.messages, [a.text for a in group.candidates[:2]], group.criteria[:2])
+    prompt = packing.prompt_ids(tokenizer, group.messages)
+    one, two, c1, c2 = packing.text_ids(
+        tokenizer, [*case[1], *map(packing.criterion_text, case[2])]
+    )
+    heads = {"proficiency/dose": 1, "safety/danger": 0}  # excellence/kind is unseen: all are asked
+
+    def found(view):
+        [reading] = rm.read(tokenizer, [case], view, 256, heads=heads)
+        return [s.ids[len(prompt) :] for s in reading.sequences], reading.reads
+
+    assert found("criterion") == ([one + c1 + c2, two + c1 + c2], [(0, 0), (0, 1), (1, 0), (1, 1)])
+    assert found("before") == ([c1 + one + two, c2 + one + two], [(0, 0), (1, 0), (0, 1), (1, 1)])
+    assert found("overall") == found("blind") == ([one, two], [(0, None), (1, None)])
+    ids, reads = found("heads")
+    assert ids == [one, two] and reads[:3] == [(0, 0), (0, 1), (0, 1)]
+    [reading] = rm.read(tokenizer, [case], "heads", 256, heads=heads)
+    assert reading.sequences[0].reads == [(len(prompt + one) - 1, h) for h in (1, 1, 0)]
+
+
+def test_every_view_scores_each_criterion_by_its_name(trained, tiny_groups):
+    """Packed over answers or criteria, in a group or alone: the score of (answer, criterion)."""
+    for view in recipes.CONDITIONAL:
+        model = rm.load(trained / view)
+        frame = model.score_groups(tiny_groups[:3])
+        every = [(g, a, c) for g in tiny_groups[:3] for a in g.candidates for c in g.criteria]
+        alone = [score for [score] in model.score_texts([(g.messages, a.text, [c]) for g, a, c in every])]
+        assert frame.score.to_numpy() == pytest.approx(alone, abs=1e-5), view
+        assert frame.score.std() > 1e-3
+    unseen = tiny_groups[0].criteria[2].model_copy(update={"kind": "new"})
+    other = tiny_groups[0].criteria[2].model_copy(update={"kind": "newer"})
+    items = [(tiny_groups[0].messages, "well", [c]) for c in (unseen, other, tiny_groups[0].criteria[2])]
+    # one kind of safety was trained on: an unseen one gets that head's score
+    scores = rm.load(trained / "heads").score_texts(items)
+    assert scores[0] == scores[1] == scores[2]
 
 
 def test_schedule_shows_every_row_once_an_epoch_and_keeps_alike_lengths_together():
     lengths = [(7 * i) % 100 for i in range(100)]
-    order = rm.schedule(lengths, 4, 2.0, seed=3)
+    order = training.schedule(lengths, 4, 2.0, seed=3)
     assert sorted(order) == sorted(list(range(100)) * 2)
-    assert order == rm.schedule(lengths, 4, 2.0, seed=3) != rm.schedule(lengths, 4, 2.0, seed=4)
+    assert order == training.schedule(lengths, 4, 2.0, seed=3) != training.schedule(lengths, 4, 2.0, seed=4)
     spread = [max(lengths[i] for i in order[k : k + 4]) - min(lengths[i] for i in order[k : k + 4])
               for k in range(0, 200, 4)]
     assert sum(spread) / len(spread) < 20  # 60 when shuffled
-    assert len(rm.schedule(lengths, 4, 0.5, seed=3)) == 50
+    assert len(training.schedule(lengths, 4, 0.5, seed=3)) == 50
 
 
 def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
-    reports = {view: report(trained / view) for view in rm.VIEWS}
+    reports = {view: report(trained / view) for view in recipes.VIEWS}
     for key in ("groups", "answers", "steps", "batch", "epochs", "seed", "left_out"):
         assert reports["criterion"][key] == reports["overall"][key] == reports["blind"][key], key
     assert reports["criterion"]["pairs"] == 72 and reports["overall"]["pairs"] == 36
@@ -97,45 +180,176 @@ def test_the_head_and_the_adapter_are_trained_in_fp32(trained):
 
 def test_reload_scores_packed_as_one_by_one_and_in_input_order(trained, tiny_groups):
     model = rm.load(trained / "criterion")
-    frame = model.score(tiny_groups)
+    frame = model.score_groups(tiny_groups)
     assert list(frame.columns) == ["instruction_id", "candidate_id", "criterion_id", "score"]
     every = [(g, a, c) for g in tiny_groups for a in g.candidates for c in g.criteria]
     names = [(g.instruction.id, a.id, c.id) for g, a, c in every]
     assert list(frame.iloc[:, :3].itertuples(index=False, name=None)) == names
-    small = model.score(tiny_groups, batch_tokens=1)
+    small = model.score_groups(tiny_groups, batch_tokens=1)
     assert (frame["score"] - small["score"]).abs().max() < 1e-5
     alone = model.score_texts([(g.messages, a.text, [c]) for g, a, c in every])
     alone = [score for (score,) in alone]
     assert max(abs(a - b) for a, b in zip(alone, frame["score"], strict=True)) < 1e-5
-    again = rm.load(trained / "criterion").score(tiny_groups)
+    again = rm.load(trained / "criterion").score_groups(tiny_groups)
     assert (again["score"] == frame["score"]).all()
 
 
 def test_reload_gives_the_scores_of_the_trained_model(
     tiny_base, tiny_profile, tiny_groups, tmp_path, monkeypatch
 ):
-    kept, save = {}, rm._save
+    kept, save = {}, training._save
 
     def keep(model, *rest):
         kept["model"] = model
         save(model, *rest)
 
-    monkeypatch.setattr(rm, "_save", keep)
-    rm.train(tiny_groups, tiny_base, tmp_path / "m", view="criterion", profile=tiny_profile)
+    monkeypatch.setattr(training, "_save", keep)
+    training.train(tiny_groups, tiny_base, tmp_path / "m", view="criterion", profile=tiny_profile)
     # as on a processor on which 4-bit layers would turn to bf16 when they are not training
     monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
     loaded = rm.load(tmp_path / "m")
     before = rm.RewardModel(kept["model"].eval(), loaded.tokenizer, "criterion", 256, {})
-    drift = loaded.score(tiny_groups)["score"] - before.score(tiny_groups)["score"]
+    drift = loaded.score_groups(tiny_groups)["score"] - before.score_groups(tiny_groups)["score"]
     assert drift.abs().max() < 1e-4
     assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id is not None
     four_bit = [m for m in loaded.model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     assert len(four_bit) == 14 and not any(m.support_avx512bf16_for_cpu for m in four_bit)
 
 
+class TestPublicFace:
+    @pytest.fixture(scope="class")
+    def loaded(self, trained):
+        scale = {d: {"temperature": 2.0, "bias": 0.5} for d in DIMENSIONS}
+        fitted = Calibration(scale, -0.2, 0.9, {})
+        fitted.save(trained / "criterion" / "calibration.json")
+        yield rm.load(trained / "criterion")
+        (trained / "criterion" / "calibration.json").unlink()
+
+    @staticmethod
+    def rubric(group):
+        return Rubric(instruction_id=group.instruction.id, criteria=list(group.criteria),
+                      status="gold", round=0)  # fmt: skip
+
+    def test_one_call_gives_all_of_it(self, loaded, tiny_groups):
+        frame = loaded.score_groups(tiny_groups)
+        seen = set()
+        for group in tiny_groups:
+            for answer in group.candidates:
+                found = loaded.score(group.instruction, answer.text, self.rubric(group))
+                raw = frame[frame.candidate_id == answer.id].set_index("criterion_id").score
+                assert found.rewards == pytest.approx(raw.to_dict(), abs=1e-5)
+                dose, kind, danger = (found.rewards[c.id] for c in group.criteria)
+                by_hand = {c: 1 / (1 + math.exp(-(r / 2 + 0.5))) for c, r in found.rewards.items()}
+                assert found.probabilities == pytest.approx(by_hand)
+                assert list(found.met.values()) == [dose / 2 + 0.5 >= 0, kind / 2 + 0.5 >= 0, danger > -0.2]
+                assert (found.s1, found.s2, found.s3) == (
+                    float(dose >= -1), int(kind >= -1), int(danger <= -0.2))  # fmt: skip
+                assert found.verdict == ("vetoed" if found.s3 else "accepted")
+                assert found.violated == ((group.criteria[2].id,) if found.s3 else ())
+                seen.add(found.verdict)
+        assert seen == {"vetoed", "accepted"}
+
+    def test_an_instruction_may_be_a_record_messages_or_a_text(self, loaded, tiny_groups):
+        group = tiny_groups[0]
+        text, rubric = group.messages[0]["content"], self.rubric(group)
+        ways = [loaded.score(i, "well", rubric) for i in (group.instruction, group.messages, text)]
+        assert ways[0] == ways[1] == ways[2] and ways[0].cut == {}
+
+    def test_too_long_is_an_error_or_is_cut_and_said(self, loaded, tiny_groups):
+        rubric = self.rubric(tiny_groups[0])
+        with pytest.raises(KitError, match=r"the response: \d+ tokens .* limit is 256.*shorten=True"):
+            loaded.score("what now?", "well " * 300, rubric)
+        found = loaded.score("what now?", "well " * 300, rubric, shorten=True)
+        assert found.cut["response"] > 0 == found.cut["instruction"]
+        frame = loaded.score_groups(tiny_groups, shorten=True)
+        assert set(frame.cut) == {0}
+        with pytest.raises(KitError, match="the response"):  # no room beside a criterion: never cut
+            huge = [c.model_copy(update={"text": "dose " * 300}) for c in rubric.criteria]
+            loaded.score("now?", "well", rubric.model_copy(update={"criteria": huge}), shorten=True)
+
+    def test_nan_is_a_violation(self, loaded, tiny_groups, monkeypatch):
+        monkeypatch.setattr(rm.RewardModel, "_scores", lambda *_: ([[[math.nan] * 3]], [[{}]]))
+        found = loaded.score("now?", "well", self.rubric(tiny_groups[0]))
+        assert (found.s1, found.s2, found.s3, found.verdict) == (0, 0, 1, "vetoed")
+
+    def test_what_cannot_judge_says_so(self, trained, tiny_groups):
+        rubric = self.rubric(tiny_groups[0])
+        with pytest.raises(KitError, match="no calibration.json"):
+            rm.load(trained / "before").score("now?", "well", rubric)
+        with pytest.raises(KitError, match="view blind reads no criteria"):
+            rm.load(trained / "blind").score("now?", "well", rubric)
+
+    def test_no_trainer_is_loaded_for_it(self):
+        code = (
+            "import sys; from promedical_utils import reward_model; "
+            "print([m for m in sys.modules if m.split('.')[0] in ('trl', 'datasets', 'IPython')])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+def test_a_card_says_what_the_model_is_and_what_it_is_not_for(trained):
+    card = (trained / "criterion" / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["library_name"] == "peft" and "medical" in header["tags"]
+    known = report(trained / "criterion")
+    for said in ("Not for clinical use", "LoRA of rank 4", "nf4", f"| seed | {known['seed']} |",
+                 "| pairs, verdicts | 72, 108 |", known["base"]["sha256"][:12], "Not measured yet"):  # fmt: skip
+        assert said in card, said
+    fitted = Calibration({}, 0.0, 0.9, {"safety": {"precision": 0.5, "recall": 0.91, "f1": 0.6}})
+    model_card.write(trained / "criterion", known, "words on data", {"pairs": 0.875}, fitted)
+    card = (trained / "criterion" / "README.md").read_text()
+    assert "| pairs | 0.875 |" in card and "words on data" in card and "0.500, 0.910" in card
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from promedical_utils import base_model, profiles, reward_training as training
+sys.path.insert(0, {tests!r})
+import conftest
+base_model.quiet()
+profile = profiles.load("smoke", rm_batch=1, rm_lora_rank=4, rm_max_tokens=256, rm_epochs=8.0)
+step, calls, die = training.PackedRewardTrainer.compute_loss, [], int(sys.argv[2])
+def count(self, *args, **kwargs):
+    calls.append(1)
+    if len(calls) == die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **kwargs)
+training.PackedRewardTrainer.compute_loss = count
+groups = conftest.make_groups()
+training.train(groups, {base!r}, Path(sys.argv[1]), view="criterion", profile=profile)
+print(len(calls))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_qlora_and_again_gives_the_same_adapter(tiny_base, tmp_path):
+    code = KILLED.format(tests=str(Path(__file__).parent), base=str(tiny_base))
+
+    def run(name, die=-1):
+        command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / name), str(die)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    whole = run("whole")
+    assert whole.returncode == 0, whole.stderr
+    assert int(whole.stdout) == 96
+    assert run("cut", die=61).returncode == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "report.json").exists()
+    with pytest.raises(KitError, match="03_reward_model"):
+        rm.load(tmp_path / "cut")
+    again = run("cut")
+    assert again.returncode == 0 and int(again.stdout) == 96 - 48, again.stderr  # steps 49 to 96
+    weights = [(tmp_path / n / "adapter_model.safetensors").read_bytes() for n in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    reports = [report(tmp_path / name) for name in ("whole", "cut")]
+    assert reports[0]["curve"] == reports[1]["curve"] and len(reports[0]["curve"]) == 48
+    assert reports[0]["curve"][-1]["loss"] < reports[0]["curve"][0]["loss"]
+
+
 def test_scalar_views_give_one_score(trained, tiny_groups):
     for view in ("overall", "blind"):
-        frame = rm.load(trained / view).score(tiny_groups)
+        frame = rm.load(trained / view).score_groups(tiny_groups)
         assert len(frame) == 36 and set(frame["criterion_id"]) == {""}
 
 
@@ -156,12 +370,12 @@ def test_a_finished_folder_is_not_trained_again_unless_something_changed(
     def refuse(*args, **kwargs):
         raise Trained
 
-    monkeypatch.setattr(rm, "_base_model", refuse)
+    monkeypatch.setattr(training, "base_for", refuse)
     out, base = trained / "blind", trained / "base"
-    stored = rm.train(tiny_groups, base, out, view="blind", profile=tiny_profile)
+    stored = training.train(tiny_groups, base, out, view="blind", profile=tiny_profile)
     assert stored == report(out)
     with pytest.raises(Trained):
-        rm.train(tiny_groups[1:], base, out, view="blind", profile=tiny_profile)
+        training.train(tiny_groups[1:], base, out, view="blind", profile=tiny_profile)
     assert not (out / "report.json").exists()  # no longer whole
     with pytest.raises(KitError, match="03_reward_model"):
         rm.load(out)
@@ -172,11 +386,11 @@ def test_full_fine_tuning_resumes_to_the_same_model(
 ):
     profile = tiny_profile.model_copy(update={"rm_batch": 1, "rm_full_learning_rate": 3e-3})
     arguments = dict(view="criterion", profile=profile, full=True)
-    whole = rm.train(tiny_groups, tiny_base, tmp_path / "whole", **arguments)
+    whole = training.train(tiny_groups, tiny_base, tmp_path / "whole", **arguments)
     assert whole["steps"] == 24 and whole["parameters"] == whole["trained_parameters"]
     assert whole["curve"][-1]["loss"] < 0.8 * whole["curve"][0]["loss"]
 
-    step, calls = rm.PackedRewardTrainer.compute_loss, []
+    step, calls = training.PackedRewardTrainer.compute_loss, []
 
     def stop(self, *args, **kwargs):
         calls.append(1)
@@ -184,13 +398,13 @@ def test_full_fine_tuning_resumes_to_the_same_model(
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(rm.PackedRewardTrainer, "compute_loss", stop)
+    monkeypatch.setattr(training.PackedRewardTrainer, "compute_loss", stop)
     with pytest.raises(KeyboardInterrupt):
-        rm.train(tiny_groups, tiny_base, tmp_path / "cut", **arguments)
+        training.train(tiny_groups, tiny_base, tmp_path / "cut", **arguments)
     assert not (tmp_path / "cut" / "report.json").exists()
-    rm.train(tiny_groups, tiny_base, tmp_path / "cut", **arguments)
+    training.train(tiny_groups, tiny_base, tmp_path / "cut", **arguments)
     assert len(calls) == 22 + 4  # steps 21 to 24, after the checkpoint at 20
-    scores = [rm.load(tmp_path / name).score(tiny_groups)["score"] for name in ("whole", "cut")]
+    scores = [rm.load(tmp_path / name).score_groups(tiny_groups)["score"] for name in ("whole", "cut")]
     assert (scores[0] - scores[1]).abs().max() < 1e-6
 
 
@@ -198,11 +412,11 @@ def test_clear_errors(trained, tiny_base, tiny_profile, tiny_groups, tmp_path):
     model = rm.load(trained / "criterion")
     model.max_tokens = 70
     with pytest.raises(KitError, match=r"candidate i\d+-a\d: \d+ tokens .* is 70"):
-        model.score(tiny_groups)
+        model.score_groups(tiny_groups)
     with pytest.raises(KitError, match="unknown view"):
-        rm.train(tiny_groups, tiny_base, tmp_path, view="both", profile=tiny_profile)
+        training.train(tiny_groups, tiny_base, tmp_path, view="both", profile=tiny_profile)
     with pytest.raises(KitError, match="00_start_here"):
-        rm.train(tiny_groups, tmp_path / "none", tmp_path, view="blind", profile=tiny_profile)
+        training.train(tiny_groups, tmp_path / "none", tmp_path, view="blind", profile=tiny_profile)
     changed = report(trained / "overall")
     changed["base"]["sha256"] = "0"
     (trained / "overall" / "report.json").write_text(json.dumps(changed))

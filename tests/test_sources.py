@@ -291,7 +291,8 @@ def test_shorten_keeps_the_head_and_counts(folder, tokenizer):
     shorter, report = sources.shorten(study, tokenizer, 60)
     assert report == {"limit_tokens": 60, "answers_cut": {"mediqa": 1}, "instructions_left_out": {}}
     for group in groups(shorter.instructions, shorter.rubrics, shorter.candidates):
-        items = [(group.messages, c.text, group.criteria) for c in group.candidates]
+        tails = [packing.criterion_text(c) for c in group.criteria]
+        items = [(group.messages, c.text, tails) for c in group.candidates]
         for candidate, (shared, tails) in zip(
             group.candidates, packing.encode(tokenizer, items), strict=True
         ):

@@ -317,18 +317,13 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
                 f"{limit} tokens: raise rm_max_tokens to {limit + 16 - left} or more"
             )
     kept = [c for c in study.candidates if c.instruction_id in room]
-    encoded = tokenizer(
-        [c.text for c in kept], add_special_tokens=False, return_offsets_mapping=True
-    )
-    for candidate, spans in zip(kept, encoded["offset_mapping"], strict=True):
-        text, most = candidate.text, room[candidate.instruction_id]
-        if len(spans) > most:
+    encoded = tokenizer([c.text for c in kept], add_special_tokens=False)["input_ids"]
+    for candidate, tokens in zip(kept, encoded, strict=True):
+        most = room[candidate.instruction_id]
+        if len(tokens) > most:
             cut[source[candidate.instruction_id]] += 1
-            # a head can take more tokens alone than it did inside the whole
-            heads = (text[: spans[n - 1][1]].rstrip() for n in range(most, 0, -1))
-            sized = ((h, tokenizer(h, add_special_tokens=False)["input_ids"]) for h in heads)
-            head = next(h for h, ids in sized if len(ids) <= most)
-            candidate = candidate.model_copy(update={"text": head})
+            text = packing.head(tokenizer, candidate.text, most)
+            candidate = candidate.model_copy(update={"text": text})
         candidates.append(candidate)
     ids = {c.id for c in candidates}
 
