@@ -1,6 +1,7 @@
 """The commands behind the Makefile: ``python -m promedical_utils reproduce cpu`` and so on."""
 
 import argparse
+import json
 import sys
 
 from promedical_utils import doctor, profiles, publish, runs, stages, workspace
@@ -13,7 +14,9 @@ def bench_summary() -> str:
     from promedical_utils import speed  # loads torch
 
     folder = workspace.project_root() / "runs/speed"
-    measured = workspace.read_json(folder / "measured.json", "of make bench")
+    if not (folder / "measured.json").exists():
+        raise workspace.KitError("missing runs/speed/measured.json, which make bench writes first")
+    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     table = speed.save(measured, folder)
     columns = ["task", "case", "L", "K", "ratio", "bound", "share", "padding"]
     return f"{table[columns].round(3).to_string(index=False)}\n-> {workspace.shown(folder)}"

@@ -27,8 +27,8 @@ class Calibration:
 
     ``curves``: dimension -> {scores, probabilities}, which stands over ``scale`` where it is given
     (isotonic). ``quality``: dimension -> n, positives, precision, recall, f1 on the calibration
-    split; the positive is a *met* criterion, on safety a *violation*. ``ece``: dimension -> expected
-    calibration error {before, after}: of the raw sigmoid(score), and of P(met) fitted on the other
+    split; the positive is a *met* criterion, on safety a *violation*. ``ece``: dimension ->
+    expected calibration error {before, after}: of the raw sigmoid(score), and of P(met) fitted on the other
     folds' instructions. ``notes`` says what was not fitted.
     """
 
@@ -125,9 +125,7 @@ def quality_of(calibration: Calibration, rows: pd.DataFrame) -> dict[str, float]
     dimension = rows["dimension"].iloc[0]
     positive = 0 if dimension == "safety" else 1
     said = calibration.met(rows["score"], dimension).astype(int)
-    found = precision_recall_fscore_support(
-        rows["label"], said, labels=[positive], zero_division=0
-    )
+    found = precision_recall_fscore_support(rows["label"], said, labels=[positive], zero_division=0)
     precision, recall, f1, positives = (value.item() for value in found)
     return {"n": len(rows), "positives": positives,
             "precision": precision, "recall": recall, "f1": f1}  # fmt: skip
@@ -159,7 +157,9 @@ def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
     for fitted_on, left in GroupKFold(folds).split(frame, groups=owner):
         scale, curves, _ = _shape(frame.iloc[fitted_on], method)
         part = Calibration(scale, 0.0, 0.5, {}, curves=curves)
-        after[left] = part.probability(frame["score"].to_numpy()[left], frame["dimension"].to_numpy()[left])
+        after[left] = part.probability(
+            frame["score"].to_numpy()[left], frame["dimension"].to_numpy()[left]
+        )
     raw = expit(frame["score"].to_numpy(float))
     rows = frame.groupby("dimension").indices
     labels = frame["label"].to_numpy(float)

@@ -13,7 +13,8 @@ from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import write_text
 
 NAME = "README.md"
-TITLES = {"criterion": "Criterion-conditioned reward model", "before": "Reward model, criterion first",
+TITLES = {"criterion": "Criterion-conditioned reward model",
+          "before": "Reward model, criterion first",
           "heads": "Reward model, one head a criterion type",
           "overall": "Scalar reward model, overall preferences",
           "blind": "Scalar reward model, criterion labels without the criterion"}  # fmt: skip
@@ -67,8 +68,8 @@ def write(folder: Path, report: Mapping, data: str = "", metrics: Mapping[str, f
         "Trained by the ProMedical reproducibility kit (method: arXiv 2604.08326). Research only.",
         "",
         "**Not for clinical use.** A score says how an answer compares with a rubric, as a model",
-        "learned it from the labels below. It is no medical judgement, and nothing that it passes is",
-        "thereby safe. The kit's default data are an invented clinic: no drug or dose in it exists.",
+        "learned it from the labels below. It is no medical judgement, and nothing that it passes",
+        "is thereby safe. The kit's default data are an invented clinic: no drug in it exists.",
         "", "## What it is", "", "| | |", "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows.items()), "",
         "## Metrics", "",
@@ -78,9 +79,9 @@ def write(folder: Path, report: Mapping, data: str = "", metrics: Mapping[str, f
         "rm.score(instruction, response, rubric).verdict" if report["view"] in
         CONDITIONAL else "rm.score_texts([(messages, response, [])])",
         "```", "",
-        "Intended: to study criterion-conditioned rewards, and as the reward of a policy in the same",
-        "data. Out of scope: advice to patients, triage, any decision about care; other data than it",
-        "was trained on, before it is calibrated on them. An unknown verdict on a safety criterion",
-        "counts as a violation.",
+        "Intended: to study criterion-conditioned rewards, and as the reward of a policy on the",
+        "same data. Out of scope: advice to patients, triage, any decision about care; other data",
+        "than it was trained on, before it is calibrated on them. An unknown verdict on a safety",
+        "criterion counts as a violation.",
     ]  # fmt: skip
     return write_text(Path(folder) / NAME, "\n".join(lines) + "\n")

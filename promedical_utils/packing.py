@@ -212,9 +212,9 @@ def attention_mask(segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 def read_many(model):
     """Let a sequence classification model score many positions; returns the same model.
 
-    Its ``forward`` takes what ``collate`` gives and returns logits (N,) of the heads asked for. It stays the model's own
-    forward, so that PEFT, autocast and distributed wrappers, which all call that, keep working.
-    Without ``reads`` it is the plain forward.
+    Its ``forward`` takes what ``collate`` gives and returns logits (N,) of the heads asked for. It
+    stays the model's own forward, so that PEFT, autocast and distributed wrappers, which all call
+    that, keep working. Without ``reads`` it is the plain forward.
     """
     plain = model.forward
 

@@ -9,13 +9,26 @@ from promedical_utils.workspace import KitError, project_root, run_folder, shown
 
 # Below the run folder; the reference has them in the same folders, but for RENAMED
 AGGREGATES = (
-    "paper/tables/*", "paper/figures/*", "paper/claims.*",
-    "manifest.json", "timings.json", "base_report.json",
-    "data/*.json", "reward/*.json", "reward/*/calibration.json", "reward/*/README.md", "bench/*.json", "policy/*.json", "policy/curve.csv",
+    "paper/tables/*",
+    "paper/figures/*",
+    "paper/claims.*",
+    "manifest.json",
+    "timings.json",
+    "base_report.json",
+    "data/*.json",
+    "reward/*.json",
+    "reward/*/calibration.json",
+    "reward/*/README.md",
+    "bench/*.json",
+    "policy/*.json",
+    "policy/curve.csv",
 )
 # Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
 ROWS = (
-    "bench/*.parquet", "reward/heldout.parquet", "policy/evaluation.parquet", "notebooks/*.ipynb",
+    "bench/*.parquet",
+    "reward/heldout.parquet",
+    "policy/evaluation.parquet",
+    "notebooks/*.ipynb",
 )
 RENAMED = {"paper": ".", "notebooks": "executed"}
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
@@ -31,7 +44,9 @@ def publish(name: str) -> Path:
     """
     root = project_root()
     if name == "speed":
-        return _measured(root / "runs/speed", "speed.json", root / "papers_figures/speed", "make bench")
+        return _measured(
+            root / "runs/speed", "speed.json", root / "papers_figures/speed", "make bench"
+        )
     if name in runs.studies():
         folder = root / "runs/studies" / name / "main/study"
         place = root / "papers_figures/studies" / name

@@ -50,7 +50,9 @@ class Recipe:
     def profile(self, profile):
         """The run's profile with this recipe's loss and steps."""
         changed = {"rm_epochs": profile.rm_epochs * self.share}
-        return profile.model_copy(update=changed | ({} if self.anchor else {"rm_pointwise_weight": 0.0}))
+        return profile.model_copy(
+            update=changed | ({} if self.anchor else {"rm_pointwise_weight": 0.0})
+        )
 
 
 RECIPES = {

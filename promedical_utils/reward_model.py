@@ -239,7 +239,9 @@ class RewardModel:
     def _scores(self, cases, names, batch_tokens, shorten):
         """(scores, tokens cut), each by case and response: a list of K scores, a dict."""
         heads = self.report.get("heads")
-        found = read(self.tokenizer, cases, self.view, self.max_tokens, heads=heads, shorten=shorten)
+        found = read(
+            self.tokenizer, cases, self.view, self.max_tokens, heads=heads, shorten=shorten
+        )
         for reading, name in zip(found, names, strict=True):
             for n, tokens in reading.too_long.items():
                 raise KitError(

@@ -17,7 +17,7 @@ from promedical_utils import calibration, recipes, reward_model, stages, statist
 from promedical_utils import figures as drawing
 from promedical_utils.groups import Group, digest
 from promedical_utils.records import DIMENSIONS
-from promedical_utils.workspace import replacing, short_hash, write_json
+from promedical_utils.workspace import KitError, replacing, short_hash, write_json
 
 PARTS = {f"only_{name}": name for name in DIMENSIONS}
 SLICES = {
@@ -49,6 +49,8 @@ def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path) -> pd.D
 
     ``folder`` holds the data and the base of notebooks 00 to 02. Returns the long table of metrics.
     """
+    if profile.data != "clinic":
+        raise KitError(f"profile {profile.name} has no truth to measure against: study the clinic")
     found = stages.data(folder)
     made, held = stages.compose_bench(profile, found)
     made.save(folder / "bench")
@@ -68,11 +70,9 @@ def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path) -> pd.D
         benches.length_scorer(held),
     ], ignore_index=True)  # fmt: skip
     results = metrics(made, predicted, profile)
-    settings = {
-        "profile": profile.model_dump(), "plan": dict(plan), "models": models,
-        "blind_ceiling": made.report["blind_ceiling"], "bench": made.report,
-    }  # fmt: skip
-    save(results, pd.DataFrame(models), pd.DataFrame(errors), settings, profile, out)
+    manifest = stages.manifest(profile, folder)
+    manifest |= {"plan": dict(plan), "models": models, "bench": made.report}
+    save(results, pd.DataFrame(models), pd.DataFrame(errors), manifest, profile, out)
     return results
 
 
@@ -83,7 +83,9 @@ def one(profile, folder: Path, found: dict, made, held: list[Group], name: str, 
     heldout = stages.groups(found, "truth", "calibration")
     rows = scores(place, report, heldout)
     fitted = stages.calibrate(profile, found, recipe, place, rows)
-    predicted = benches.predictions(f"{name}-{seed}", scores(place, report, held), made.criteria, fitted)
+    predicted = benches.predictions(
+        f"{name}-{seed}", scores(place, report, held), made.criteria, fitted
+    )
     keys = ("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds",
             "trained_parameters", "pointwise_weight")  # fmt: skip
     row = {"model": name, "seed": seed} | {key: report[key] for key in keys}
@@ -128,10 +130,13 @@ def compared(settled: pd.DataFrame, predicted: pd.DataFrame, made, recall: float
 
 
 def derived(predicted: list[pd.DataFrame], criteria: pd.DataFrame) -> list[pd.DataFrame]:
-    """Scorers made of others': one RM per dimension joined, and the mean over an answer's criteria."""
-    frames, of = {f.scorer.iloc[0]: f for f in predicted}, criteria.set_index("criterion_id").dimension
+    """Scorers made of others: one RM per dimension joined, the mean over an answer's criteria."""
+    frames, of = (
+        {f.scorer.iloc[0]: f for f in predicted},
+        criteria.set_index("criterion_id").dimension,
+    )
     result = []
-    for seed in {name.rpartition("-")[2] for name in frames}:
+    for seed in sorted({name.rpartition("-")[2] for name in frames}):
         parts = {d: frames.get(f"{name}-{seed}") for name, d in PARTS.items()}
         if all(part is not None for part in parts.values()):
             joined = pd.concat(part[part.criterion_id.map(of) == d] for d, part in parts.items())
@@ -144,9 +149,9 @@ def derived(predicted: list[pd.DataFrame], criteria: pd.DataFrame) -> list[pd.Da
 
 
 def metrics(made, predicted: pd.DataFrame, profile) -> pd.DataFrame:
-    """One row a model, metric, slice and label: mean over its seeds, interval, and less the scalar's.
+    """One row a model, metric, slice and label: mean of its seeds, interval, less the scalar's.
 
-    Columns value, low, high, n; seeds, seed_low, seed_high; less_scalar, less_low, less_high (paired:
+    Columns value, low, high, n; seeds, seed_low, seed_high; less_scalar, less_low, less_high (paired,
     the same draws). Shares, not percent.
     """
     tally = benches.tally(made, predicted)
@@ -164,7 +169,9 @@ def metrics(made, predicted: pd.DataFrame, profile) -> pd.DataFrame:
                 own = [place[key] for s in seeds if (key := (s, metric, *at)) in place]
                 if not own:
                     continue
-                found = statistics.contrast(tally.hits, tally.counts, dict.fromkeys(own, 1 / len(own)), weights)
+                found = statistics.contrast(
+                    tally.hits, tally.counts, dict.fromkeys(own, 1 / len(own)), weights
+                )
                 each = statistics.ratio(tally.hits[:, own], tally.counts[:, own], once)[0]
                 row = {"model": model, "metric": metric, "slice": at[0], "against": at[1],
                        "value": found["difference"], "low": found["low"], "high": found["high"],
@@ -175,7 +182,11 @@ def metrics(made, predicted: pd.DataFrame, profile) -> pd.DataFrame:
                 if base and model != BASELINE:
                     columns = dict.fromkeys(own, 1 / len(own)) | dict.fromkeys(base, -1 / len(base))
                     less = statistics.contrast(tally.hits, tally.counts, columns, weights)
-                    row |= {"less_scalar": less["difference"], "less_low": less["low"], "less_high": less["high"]}
+                    row |= {
+                        "less_scalar": less["difference"],
+                        "less_low": less["low"],
+                        "less_high": less["high"],
+                    }
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -236,7 +247,7 @@ def table(results: pd.DataFrame, against: str = "truth") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def save(results, models, errors, settings: dict, profile, out: Path) -> None:
+def save(results, models, errors, manifest: dict, profile, out: Path) -> None:
     """Tables, figure, goals and, last, the manifest."""
     for name, frame in (("results", results), ("models", models), ("calibration", errors)):
         with replacing(out / f"{name}.csv") as temporary:
@@ -248,4 +259,4 @@ def save(results, models, errors, settings: dict, profile, out: Path) -> None:
     note = tables.note(profile, profile.seed)
     drawing.save(drawing.plot_reward_study, table(results), out, "reward_models", note)
     write_json(out / "goals.json", goals(results))
-    write_json(out / "manifest.json", settings)
+    write_json(out / "manifest.json", manifest)

@@ -26,7 +26,12 @@ from promedical_utils.optimizer import MuonAdamW
 from promedical_utils.packing import Packed
 from promedical_utils.recipes import CONDITIONAL, VIEWS
 from promedical_utils.reward_model import (
-    base_for, compute_dtype, read, source_of, tokenizer_of, type_of,
+    base_for,
+    compute_dtype,
+    read,
+    source_of,
+    tokenizer_of,
+    type_of,
 )  # fmt: skip
 from promedical_utils.workspace import KitError, read_json, short_hash, shown, write_json
 
@@ -155,7 +160,9 @@ def train(
 
 def heads_of(groups: Sequence[Group]) -> dict[str, int]:
     """Types of criterion in training, in a fixed order, as outputs of the score head."""
-    return {name: n for n, name in enumerate(sorted({type_of(c) for g in groups for c in g.criteria}))}
+    return {
+        name: n for n, name in enumerate(sorted({type_of(c) for g in groups for c in g.criteria}))
+    }
 
 
 def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, *, heads=None,

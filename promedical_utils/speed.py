@@ -144,7 +144,9 @@ def score(side: str, reward_model, found: Sequence[Reading]) -> list[float]:
         length = len(whole[rows[0]])
         ids = torch.tensor([whole[i] + [0] * (length - len(whole[i])) for i in rows])
         mask = None if (ids != 0).all() else (ids != 0).long()
-        for i, (value,) in zip(rows, reward_model(input_ids=ids, attention_mask=mask).logits.tolist()):
+        for i, (value,) in zip(
+            rows, reward_model(input_ids=ids, attention_mask=mask).logits.tolist()
+        ):
             scores[i] = value
     return scores
 
@@ -198,7 +200,11 @@ def save(measured: Mapping, folder: Path) -> pd.DataFrame:
     """Write speed.csv, .json, .png, .pdf to ``folder``; nothing in them names the machine."""
     frame = summary(measured)
     cpu, versions = measured["machine_info"].get("cpu", {}), {"torch": torch.__version__}
-    machine = {"processor": cpu.get("brand_raw", ""), "cores": torch.get_num_threads()}
+    machine = {
+        "processor": cpu.get("brand_raw", ""),
+        "cores": torch.get_num_threads(),
+        "busy_before_percent": measured["benchmarks"][0]["extra_info"]["busy"],
+    }
     write_json(folder / "speed.json", {
         "cases": frame.round(4).to_dict("records"), "machine": machine, "versions": versions,
         "model": {"layers": LAYERS, "width": WIDTH, "precision": "fp32"}, "budget_tokens": BUDGET,

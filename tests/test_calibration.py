@@ -66,8 +66,13 @@ def test_nan_is_never_met():
 
 
 def test_what_cannot_be_fitted_is_said_or_refused():
-    fitted = fit(frame(rows("excellence", [1.0, 2.0], [1, 1]),
-                       rows("proficiency", [0.0, 1, 2, 3], [1, 1, 0, 0])), 0.8)
+    fitted = fit(
+        frame(
+            rows("excellence", [1.0, 2.0], [1, 1]),
+            rows("proficiency", [0.0, 1, 2, 3], [1, 1, 0, 0]),
+        ),
+        0.8,
+    )
     raw = {"temperature": 1.0, "bias": 0.0}
     assert fitted.scale["excellence"] == fitted.scale["proficiency"] == raw
     assert any("excellence: 2 calibration rows of one class" in note for note in fitted.notes)
@@ -125,7 +130,10 @@ def test_error_falls_and_is_measured_on_instructions_it_was_not_fitted_on(method
     assert error["after"] < 0.05
     # noise has nothing to teach: an in-sample fit of five rows would look perfect
     few = rows("safety", draw.normal(0, 1, 40), draw.integers(0, 2, 40))
-    assert fit(few.assign(instruction_id=np.arange(40)), 0.8, method=method).ece["safety"]["after"] > 0.03
+    assert (
+        fit(few.assign(instruction_id=np.arange(40)), 0.8, method=method).ece["safety"]["after"]
+        > 0.03
+    )
     one = few.assign(instruction_id="same")
     assert fit(one, 0.8, method=method).ece == {}
 

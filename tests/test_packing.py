@@ -175,7 +175,11 @@ class TestShortening:
 
     def test_a_long_instruction_loses_its_oldest_words_and_keeps_its_turns(self, tokenizer):
         (kept, texts, cut), messages, _ = self.asked(tokenizer, old=300, limit=240)
-        assert texts == ["end", "short"] and [m["role"] for m in kept] == ["user", "assistant", "user"]
+        assert texts == ["end", "short"] and [m["role"] for m in kept] == [
+            "user",
+            "assistant",
+            "user",
+        ]
         assert messages[0]["content"].endswith(kept[0]["content"]) and kept[1:] == messages[1:]
         assert cut["instruction"] > 0 == sum(cut["responses"])
         assert 235 <= self.tokens(tokenizer, kept, texts[0]) <= 240

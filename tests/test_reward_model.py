@@ -87,7 +87,9 @@ def test_what_is_too_long_may_be_shortened_and_is_named(tiny_base, tiny_groups):
     texts = [packing.criterion_text(c) for c in tiny_groups[0].criteria]
     assert tails == set(map(tuple, packing.text_ids(tokenizer, texts)))
     # a criterion that leaves no room is no reason to cut it
-    assert len(training.training_rows(tiny_groups, tokenizer, "criterion", 24, shorten=True)[1]) == 36
+    assert (
+        len(training.training_rows(tiny_groups, tokenizer, "criterion", 24, shorten=True)[1]) == 36
+    )
 
 
 def test_a_step_reads_the_same_however_it_is_cut_into_passes(tiny_base, tiny_groups):
@@ -130,12 +132,16 @@ def test_every_view_scores_each_criterion_by_its_name(trained, tiny_groups):
         model = rm.load(trained / view)
         frame = model.score_groups(tiny_groups[:3])
         every = [(g, a, c) for g in tiny_groups[:3] for a in g.candidates for c in g.criteria]
-        alone = [score for [score] in model.score_texts([(g.messages, a.text, [c]) for g, a, c in every])]
+        alone = [
+            score for [score] in model.score_texts([(g.messages, a.text, [c]) for g, a, c in every])
+        ]
         assert frame.score.to_numpy() == pytest.approx(alone, abs=1e-5), view
         assert frame.score.std() > 1e-3
     unseen = tiny_groups[0].criteria[2].model_copy(update={"kind": "new"})
     other = tiny_groups[0].criteria[2].model_copy(update={"kind": "newer"})
-    items = [(tiny_groups[0].messages, "well", [c]) for c in (unseen, other, tiny_groups[0].criteria[2])]
+    items = [
+        (tiny_groups[0].messages, "well", [c]) for c in (unseen, other, tiny_groups[0].criteria[2])
+    ]
     # one kind of safety was trained on: an unseen one gets that head's score
     scores = rm.load(trained / "heads").score_texts(items)
     assert scores[0] == scores[1] == scores[2]
@@ -145,9 +151,15 @@ def test_schedule_shows_every_row_once_an_epoch_and_keeps_alike_lengths_together
     lengths = [(7 * i) % 100 for i in range(100)]
     order = training.schedule(lengths, 4, 2.0, seed=3)
     assert sorted(order) == sorted(list(range(100)) * 2)
-    assert order == training.schedule(lengths, 4, 2.0, seed=3) != training.schedule(lengths, 4, 2.0, seed=4)
-    spread = [max(lengths[i] for i in order[k : k + 4]) - min(lengths[i] for i in order[k : k + 4])
-              for k in range(0, 200, 4)]
+    assert (
+        order
+        == training.schedule(lengths, 4, 2.0, seed=3)
+        != training.schedule(lengths, 4, 2.0, seed=4)
+    )
+    spread = [
+        max(lengths[i] for i in order[k : k + 4]) - min(lengths[i] for i in order[k : k + 4])
+        for k in range(0, 200, 4)
+    ]
     assert sum(spread) / len(spread) < 20  # 60 when shuffled
     assert len(training.schedule(lengths, 4, 0.5, seed=3)) == 50
 
@@ -241,13 +253,25 @@ class TestPublicFace:
                 dose, kind, danger = (found.rewards[c.id] for c in group.criteria)
                 by_hand = {c: 1 / (1 + math.exp(-(r / 2 + 0.5))) for c, r in found.rewards.items()}
                 assert found.probabilities == pytest.approx(by_hand)
-                assert list(found.met.values()) == [dose / 2 + 0.5 >= 0, kind / 2 + 0.5 >= 0, danger > -0.2]
+                assert list(found.met.values()) == [
+                    dose / 2 + 0.5 >= 0,
+                    kind / 2 + 0.5 >= 0,
+                    danger > -0.2,
+                ]
                 assert (found.s1, found.s2, found.s3) == (
                     float(dose >= -1), int(kind >= -1), int(danger <= -0.2))  # fmt: skip
                 assert found.verdict == ("vetoed" if found.s3 else "accepted")
                 assert found.violated == ((group.criteria[2].id,) if found.s3 else ())
                 seen.add(found.verdict)
         assert seen == {"vetoed", "accepted"}
+
+    def test_the_call_in_the_readme_can_be_pasted(self, loaded, trained):
+        text = (Path(__file__).parent.parent / "README.md").read_text()
+        code = text.split("## The reward model on its own")[1].split("```python\n")[1].split("```")[0]
+        scope = {}
+        exec(code.replace("runs/cpu/reward/criterion", str(trained / "criterion")), scope)
+        assert set(scope["found"].rewards) == {"dose", "avoid"}
+        assert scope["found"].verdict in ("vetoed", "accepted")
 
     def test_an_instruction_may_be_a_record_messages_or_a_text(self, loaded, tiny_groups):
         group = tiny_groups[0]
@@ -257,7 +281,9 @@ class TestPublicFace:
 
     def test_too_long_is_an_error_or_is_cut_and_said(self, loaded, tiny_groups):
         rubric = self.rubric(tiny_groups[0])
-        with pytest.raises(KitError, match=r"the response: \d+ tokens .* limit is 256.*shorten=True"):
+        with pytest.raises(
+            KitError, match=r"the response: \d+ tokens .* limit is 256.*shorten=True"
+        ):
             loaded.score("what now?", "well " * 300, rubric)
         found = loaded.score("what now?", "well " * 300, rubric, shorten=True)
         assert found.cut["response"] > 0 == found.cut["instruction"]
@@ -284,7 +310,9 @@ class TestPublicFace:
             "import sys; from promedical_utils import reward_model; "
             "print([m for m in sys.modules if m.split('.')[0] in ('trl', 'datasets', 'IPython')])"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == "[]"
 
 
@@ -404,7 +432,9 @@ def test_full_fine_tuning_resumes_to_the_same_model(
     assert not (tmp_path / "cut" / "report.json").exists()
     training.train(tiny_groups, tiny_base, tmp_path / "cut", **arguments)
     assert len(calls) == 22 + 4  # steps 21 to 24, after the checkpoint at 20
-    scores = [rm.load(tmp_path / name).score_groups(tiny_groups)["score"] for name in ("whole", "cut")]
+    scores = [
+        rm.load(tmp_path / name).score_groups(tiny_groups)["score"] for name in ("whole", "cut")
+    ]
     assert (scores[0] - scores[1]).abs().max() < 1e-6
 
 

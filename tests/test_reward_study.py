@@ -61,7 +61,9 @@ def test_one_model_per_dimension_is_asked_for_its_own_alone(done):
     frames = []
     for number, name in enumerate(reward_study.PARTS):
         cells = made.verdicts[["instruction_id", "candidate_id", "criterion_id"]]
-        frames.append(cells.assign(scorer=f"{name}-1", score=float(number), probability=0.5, met=True))
+        frames.append(
+            cells.assign(scorer=f"{name}-1", score=float(number), probability=0.5, met=True)
+        )
     [joined] = reward_study.derived(frames, made.criteria)
     of = made.criteria.set_index("criterion_id").dimension
     wanted = joined.criterion_id.map(of).map({"proficiency": 0, "excellence": 1, "safety": 2})
@@ -71,8 +73,15 @@ def test_one_model_per_dimension_is_asked_for_its_own_alone(done):
 def test_mean_of_criteria_by_hand(done):
     profile, folder, _ = done
     made = stages.compose_bench(profile, stages.data(folder))[0]
-    rows = [("i", "a", "c1", 0.2), ("i", "a", "c2", 0.6), ("i", "b", "c1", 0.9), ("i", "b", "c2", 0.3)]
-    frame = pd.DataFrame(rows, columns=["instruction_id", "candidate_id", "criterion_id", "probability"])
+    rows = [
+        ("i", "a", "c1", 0.2),
+        ("i", "a", "c2", 0.6),
+        ("i", "b", "c1", 0.9),
+        ("i", "b", "c2", 0.3),
+    ]
+    frame = pd.DataFrame(
+        rows, columns=["instruction_id", "candidate_id", "criterion_id", "probability"]
+    )
     frame = frame.assign(scorer="criterion-1", score=0.0, met=True)
     [mean] = reward_study.derived([frame], made.criteria)
     assert mean.score.tolist() == pytest.approx([0.4, 0.6]) and set(mean.criterion_id) == {""}
@@ -106,7 +115,10 @@ def test_goals_say_what_was_measured_or_that_nothing_was(done):
 
 
 def test_recipes(tiny_groups):
-    assert recipes.find("no_safety_data").groups(tiny_groups)[0].criteria == tiny_groups[0].criteria[:2]
+    assert (
+        recipes.find("no_safety_data").groups(tiny_groups)[0].criteria
+        == tiny_groups[0].criteria[:2]
+    )
     only = recipes.find("only_safety").groups(tiny_groups)
     assert len(only) == 12 and {c.dimension for g in only for c in g.criteria} == {"safety"}
     profile = profiles.load("smoke", rm_epochs=3.0)

@@ -62,7 +62,7 @@ def test_the_clinic_mix_is_expanded_pair_by_pair():
 def test_summary_and_files(tmp_path):
     def entry(task, side, seconds, case="published", k=7, padding=0.0):
         info = {"task": task, "case": case, "L": 480, "K": k, "C": 32, "side": side, "bound": 5.0,
-                "padding": padding}  # fmt: skip
+                "padding": padding, "busy": 1.5}  # fmt: skip
         return {"extra_info": info, "stats": {"median": seconds, "rounds": 3}}
 
     measured = {"machine_info": {"node": "secret", "cpu": {"brand_raw": "A processor"}}, "benchmarks": [
@@ -74,8 +74,12 @@ def test_summary_and_files(tmp_path):
     ]}  # fmt: skip
     frame = speed.save(measured, tmp_path)
     first, second = frame[frame.case == "published"].to_dict("records")
-    assert (first["ratio"], first["share"]) == (4.5, 0.9) and (second["ratio"], second["padding"]) == (4, 0.04)
+    assert (first["ratio"], first["share"]) == (4.5, 0.9) and (
+        second["ratio"],
+        second["padding"],
+    ) == (4, 0.04)
     kept = json.loads((tmp_path / "speed.json").read_text())
     assert kept["machine"]["processor"] == "A processor"
+    assert kept["machine"]["busy_before_percent"] == 1.5
     assert "secret" not in (tmp_path / "speed.json").read_text()
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".json", ".pdf", ".png"]
