@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from promedical_utils import base_model, speed
+from promedical_utils.reward_training import padding
 
 base_model.quiet()
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs
@@ -28,11 +29,11 @@ def clinic():
     return speed.clinic_rows(8)
 
 
-def note(benchmark, task, case, shared, criteria, side, counted, padding=0.0):
+def note(benchmark, task, case, shared, criteria, side, counted, padded=0.0):
     benchmark.group = f"{task}, {case}, L = {shared}, K = {criteria}"
     benchmark.extra_info |= {
         "task": task, "case": case, "L": shared, "K": criteria, "C": speed.TAIL, "side": side,
-        "bound": counted["one_by_one"] / counted["packed"], "padding": padding, "busy": BUSY,
+        "bound": counted["one_by_one"] / counted["packed"], "padding": padded, "busy": BUSY,
     }  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def test_scoring_of_the_clinic(benchmark, scorer, clinic, side):
 
 @pytest.mark.parametrize("side", speed.SIDES)
 def test_training_of_the_clinic(benchmark, tmp_path, clinic, side):
-    counted, lost = speed.training_tokens(clinic), speed.padding(clinic, ROWS)
+    counted, lost = speed.training_tokens(clinic), padding(clinic, ROWS, speed.BUDGET)
     note(benchmark, "training", "clinic mix", 0, 0, side, counted, lost)
     longest = max(len(ids) for row in speed.expanded(clinic) for ids in row.values())
     batch = ROWS if side == "packed" else speed.BUDGET // (2 * longest)

@@ -145,6 +145,7 @@ def train(
         **{"learning_rate": rate, "lora_rank": None if full else profile.rm_lora_rank},
         "pointwise_weight": profile.rm_pointwise_weight if view in CONDITIONAL else 0.0,
         **{"tokens": sum(tokens[i] for i in order), "seconds": seconds},
+        "padding": padding([rows[i] for i in order], batch, profile.rm_pass_tokens),
         "parameters": trainer.model.num_parameters(),
         "trained_parameters": trainer.model.num_parameters(only_trainable=True),
         "curve": [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged],
@@ -246,6 +247,17 @@ class Passes:
             max(1, sum(int((p["targets"] != MASKED).sum()) for p in passes)),
         ]
         return {"passes": [p | {"totals": torch.tensor(totals)} for p in passes]}
+
+
+def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
+    """Share of padding in the passes over ``rows``, taken ``batch`` at a time, as ``Passes`` does."""
+    used, whole = sum(len(ids) for row in rows for ids in row["ids"]), 0
+    for start in range(0, len(rows), batch):
+        sizes = [[len(ids) for ids in row["ids"]] for row in rows[start : start + batch]]
+        longest, counts = list(map(max, sizes)), list(map(len, sizes))
+        for part in packing.batches(longest, budget, counts):
+            whole += longest[part[0]] * sum(counts[i] for i in part)
+    return round(1 - used / whole, 4)
 
 
 def training_batch(rows: Sequence[dict], pad_id: int) -> dict[str, torch.Tensor]:

@@ -116,15 +116,6 @@ def training_tokens(rows: Sequence[dict]) -> dict[str, int]:
     }
 
 
-def padding(rows: Sequence[dict], batch: int) -> float:
-    """Share of the tokens of packed training passes that is padding."""
-    parts = [
-        part for start in range(0, len(rows), batch)
-        for part in reward_training.Passes(0, BUDGET)(rows[start : start + batch])["passes"]
-    ]  # fmt: skip
-    return 1 - training_tokens(rows)["packed"] / sum(part["input_ids"].numel() for part in parts)
-
-
 @torch.no_grad()
 def score(side: str, reward_model, found: Sequence[Reading]) -> list[float]:
     """Scores of all criteria of all readings; length-sorted batches within the token budget."""

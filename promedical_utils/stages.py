@@ -357,7 +357,7 @@ def reward_models(profile: Profile, run: Path) -> dict:
         "models": {
             name: {k: r[k] for k in ("view", "labels", "full", "steps", "groups", "pairs", "verdicts",
                                      "tokens", "seconds", "parameters", "trained_parameters")}
-            | {"left_out": len(r["left_out"]), "shortened": len(r["shortened"])}
+            | {"left_out": len(r["left_out"]), "shortened": len(r["shortened"]), "padding": r["padding"]}
             for name, r in reports.items()
         },
         "heldout_rows": int((scores.scorer == "criterion").sum()),

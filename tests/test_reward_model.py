@@ -101,6 +101,9 @@ def test_a_step_reads_the_same_however_it_is_cut_into_passes(tiny_base, tiny_gro
         assert {tuple(p["totals"].tolist()) for p in parts} == {(24, 36)}
     two = training.Passes(0, 500)(rows)["passes"]
     assert len(two) > 1 and all(p["input_ids"].numel() <= 500 for p in two)
+    used = sum(len(ids) for row in rows for ids in row["ids"])
+    whole = sum(p["input_ids"].numel() for p in two)
+    assert training.padding(rows, 4, 500) == round(1 - used / whole, 4) > 0
 
 
 def test_the_order_of_reads_in_every_view(tiny_base, tiny_groups):
