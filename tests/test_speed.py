@@ -1,6 +1,8 @@
 """What `make bench` times: both sides do the same work, and the table says what was measured."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,38 @@ def test_the_clinic_mix_is_expanded_pair_by_pair():
     # few of the criteria differ: the bound of training is below that of scoring
     scored, trained = speed.tokens(speed.of_rows(rows)), speed.training_tokens(rows)
     assert trained["packed"] == scored["packed"] and 1 < trained["one_by_one"] / trained["packed"]
+
+
+class Once:
+    """pytest-benchmark's fixture, as far as the bench uses it: every target runs once."""
+
+    def __init__(self):
+        self.extra_info = {}
+
+    def pedantic(self, target, args=(), setup=None, rounds=1, warmup_rounds=0):
+        return target(*setup()[0]) if setup else target(*args)
+
+
+def test_the_bench_itself_runs(small, tmp_path):
+    path = Path(__file__).parent.parent / "benchmarks/test_packing_speed.py"
+    spec = importlib.util.spec_from_file_location("packing_speed", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    rows, seen = speed.clinic_rows(2), []
+    for side in speed.SIDES:
+        calls = [
+            (bench.test_scoring, speed.model(), "over K", 20, 2, side),
+            (bench.test_training, tmp_path, "over K", 20, 2, side),
+            (bench.test_scoring_of_the_clinic, speed.model(), rows, side),
+            (bench.test_training_of_the_clinic, tmp_path, rows, side),
+        ]
+        for call, *arguments in calls:
+            once = Once()
+            call(once, *arguments)
+            seen.append({"extra_info": once.extra_info, "stats": {"median": 1.0, "rounds": 1}})
+    table = speed.summary({"benchmarks": seen})
+    assert len(table) == 4 and (table.ratio == 1).all() and (table.bound > 1).all()
+    assert 0 < table[(table.case == "clinic mix") & (table.task == "training")].padding.item() < 0.5
 
 
 def test_summary_and_files(tmp_path):
