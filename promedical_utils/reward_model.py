@@ -26,7 +26,8 @@ from promedical_utils.recipes import CONDITIONAL
 from promedical_utils.records import Criterion, Instruction, Rubric
 from promedical_utils.workspace import KitError, need, read_json, shown
 
-BATCH_TOKENS = 8192  # padded tokens of one forward pass
+# padded tokens of one forward pass: what a CPU's caches like, and what fills a GPU
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 # PEFT reads an attribute that transformers has renamed; the warning shows where this machine has it
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
@@ -186,7 +187,7 @@ class RewardModel:
             instruction = [message.model_dump() for message in instruction.messages]
         criteria = rubric.criteria
         [[values]], [[cut]] = self._scores(
-            [(instruction, [response], criteria)], [["the response"]], BATCH_TOKENS, shorten
+            [(instruction, [response], criteria)], [["the response"]], None, shorten
         )
         dimensions = [c.dimension for c in criteria]
         likely = self.calibration.probability(values, dimensions).tolist()
@@ -204,11 +205,11 @@ class RewardModel:
         )  # fmt: skip
 
     def score_groups(
-        self, groups: Sequence[Group], batch_tokens: int = BATCH_TOKENS, shorten: bool = False
+        self, groups: Sequence[Group], batch_tokens: int | None = None, shorten: bool = False
     ) -> pd.DataFrame:
         """One row per score: instruction_id, candidate_id, criterion_id ("" if scalar), score.
 
-        In the order of groups, candidates, criteria. A batch holds ``batch_tokens`` padded tokens.
+        In the order of groups, candidates, criteria. A batch holds ``batch_tokens`` padded tokens (default: ``BATCH_TOKENS`` of the device).
         KitError naming a candidate that is too long; with ``shorten`` it is cut by ``packing.fit``,
         and column ``cut`` has the tokens that went.
         """
@@ -228,7 +229,7 @@ class RewardModel:
 
     def score_texts(
         self, items: Sequence[tuple[list[dict], str, Sequence[Criterion]]],
-        batch_tokens: int = BATCH_TOKENS, shorten: bool = False,
+        batch_tokens: int | None = None, shorten: bool = False,
     ) -> list[list[float]]:  # fmt: skip
         """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar."""
         cases = [(messages, [text], criteria) for messages, text, criteria in items]
@@ -250,6 +251,7 @@ class RewardModel:
                     "train again"
                 )
         sequences = [s for reading in found for s in reading.sequences]
+        batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
         values: list[list[float]] = [[] for _ in sequences]
         for rows in packing.batches([len(s.ids) for s in sequences], batch_tokens):
             batch = packing.collate([sequences[i] for i in rows], self.tokenizer.pad_token_id)

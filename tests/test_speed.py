@@ -38,8 +38,8 @@ def test_both_trainers_take_the_same_step(small, tmp_path):
     rows = speed.pair_rows(speed.readings(40, 3, 6, 2))
     assert [len(r["chosen_ids"]) for r in speed.expanded(rows)] == [46] * 3
     after = {}
-    for side, batch in zip(speed.SIDES, (3, 1), strict=True):
-        trainer = speed.trainer(side, speed.model(), rows, batch, str(tmp_path))
+    for side in speed.SIDES:
+        trainer = speed.trainer(side, speed.model(), rows, 1, str(tmp_path))
         before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
         trainer.train()
         assert trainer.state.global_step == 1
@@ -62,56 +62,68 @@ def test_the_clinic_mix_is_expanded_pair_by_pair():
 
 
 class Once:
-    """pytest-benchmark's fixture, as far as the bench uses it: every target runs once."""
+    """pytest-benchmark's fixture, as far as the bench uses it: two rounds."""
 
     def __init__(self):
         self.extra_info = {}
 
-    def pedantic(self, target, args=(), setup=None, rounds=1, warmup_rounds=0):
-        return target(*setup()[0]) if setup else target(*args)
+    def pedantic(self, target, setup, rounds):
+        for _ in range(2):
+            setup()
+            target()
 
 
-def test_the_bench_itself_runs(small, tmp_path):
+def test_the_bench_itself_runs_and_the_sides_take_turns(small, tmp_path, monkeypatch):
     path = Path(__file__).parent.parent / "benchmarks/test_packing_speed.py"
     spec = importlib.util.spec_from_file_location("packing_speed", path)
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    rows, seen = speed.clinic_rows(2), []
-    for side in speed.SIDES:
-        calls = [
-            (bench.test_scoring, speed.model(), "over K", 20, 2, side),
-            (bench.test_training, tmp_path, "over K", 20, 2, side),
-            (bench.test_scoring_of_the_clinic, speed.model(), rows, side),
-            (bench.test_training_of_the_clinic, tmp_path, rows, side),
-        ]
-        for call, *arguments in calls:
-            once = Once()
-            call(once, *arguments)
-            seen.append({"extra_info": once.extra_info, "stats": {"median": 1.0, "rounds": 1}})
+    rows, seen, order, score = speed.clinic_rows(2), [], [], speed.score
+
+    def watched(side, *arguments):
+        order.append(side)
+        return score(side, *arguments)
+
+    monkeypatch.setattr(speed, "score", watched)
+    for call, *arguments in [
+        (bench.test_scoring, speed.model(), "over K", 20, 2),
+        (bench.test_training, tmp_path, "over K", 20, 2),
+        (bench.test_scoring_of_the_clinic, speed.model(), rows),
+        (bench.test_training_of_the_clinic, tmp_path, rows),
+    ]:
+        once = Once()
+        call(once, *arguments)
+        seen.append({"extra_info": once.extra_info})
+    assert order == ["packed", *speed.SIDES * 2] * 2  # a warm-up, then turn about
     table = speed.summary({"benchmarks": seen})
-    assert len(table) == 4 and (table.ratio == 1).all() and (table.bound > 1).all()
-    assert 0 < table[(table.case == "clinic mix") & (table.task == "training")].padding.item() < 0.5
+    assert len(table) == 4 and (table.rounds == 2).all() and (table.bound > 1).all()
+    assert (table.low <= table.ratio).all() and (table.ratio <= table.high).all()
+    assert (
+        0 <= table[(table.case == "clinic mix") & (table.task == "training")].padding.item() < 0.5
+    )
 
 
 def test_summary_and_files(tmp_path):
-    def entry(task, side, seconds, case="published", k=7, padding=0.0):
-        info = {"task": task, "case": case, "L": 480, "K": k, "C": 32, "side": side, "bound": 5.0,
-                "padding": padding, "busy": 1.5}  # fmt: skip
-        return {"extra_info": info, "stats": {"median": seconds, "rounds": 3}}
+    def entry(task, apart, packed, case="published", k=7, padding=0.0):
+        info = {"task": task, "case": case, "L": 480, "K": k, "C": 32, "bound": 5.0, "busy": 1.5,
+                "padding": padding, "one_by_one_s": apart, "packed_s": packed}  # fmt: skip
+        return {"extra_info": info}
 
-    measured = {"machine_info": {"node": "secret", "cpu": {"brand_raw": "A processor"}}, "benchmarks": [
-        entry("scoring", "one_by_one", 9.0), entry("scoring", "packed", 2.0),
-        entry("training", "one_by_one", 8.0), entry("training", "packed", 2.0, padding=0.04),
-        *[entry(t, s, x, "over K", 2) for t in ("scoring", "training") for s, x in (("one_by_one", 3.0), ("packed", 2.0))],
-        *[entry("scoring", s, x, "over L", 7) for s, x in (("one_by_one", 3.0), ("packed", 2.0))],
-        *[entry("scoring", s, x, "clinic mix", 0) for s, x in (("one_by_one", 3.0), ("packed", 2.0))],
-    ]}  # fmt: skip
+    measured = {
+        "machine_info": {"node": "secret", "cpu": {"brand_raw": "A processor"}},
+        "benchmarks": [
+            # the machine slows down by half: the ratio of each round does not
+            entry("scoring", [9.0, 18.0, 8.0], [2.0, 4.0, 2.0]),
+            entry("training", [8.0], [2.0], padding=0.04),
+            *[entry(task, [3.0], [2.0], "over K", 2) for task in ("scoring", "training")],
+            *[entry("scoring", [3.0], [2.0], case) for case in ("over L", "clinic mix")],
+        ],
+    }
     frame = speed.save(measured, tmp_path)
     first, second = frame[frame.case == "published"].to_dict("records")
-    assert (first["ratio"], first["share"]) == (4.5, 0.9) and (
-        second["ratio"],
-        second["padding"],
-    ) == (4, 0.04)
+    assert (first["ratio"], first["share"], first["low"], first["high"]) == (4.5, 0.9, 4.0, 4.5)
+    assert (first["one_by_one_s"], first["packed_s"], first["rounds"]) == (9, 2, 3)
+    assert (second["ratio"], second["padding"]) == (4, 0.04)
     kept = json.loads((tmp_path / "speed.json").read_text())
     assert kept["machine"]["processor"] == "A processor"
     assert kept["machine"]["busy_before_percent"] == 1.5
