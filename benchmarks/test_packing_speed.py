@@ -25,7 +25,7 @@ LONGEST_TRAINED = 1024  # one by one, a step of 4096 shared tokens takes minutes
 
 @pytest.fixture(scope="module")
 def scorer():
-    return speed.model()
+    return {side: speed.model(side) for side in speed.SIDES}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_scoring(benchmark, scorer, case, shared, criteria):
     found = speed.readings(shared, criteria, speed.TAIL, responses=2 if shared <= 512 else 1)
     note(benchmark, "scoring", case, shared, criteria, speed.tokens(found))
     take_turns(
-        benchmark, lambda side: lambda: speed.score(side, scorer, found), ROUNDS.get(case, 2)
+        benchmark, lambda side: lambda: speed.score(side, scorer[side], found), ROUNDS.get(case, 2)
     )
 
 
@@ -53,7 +53,7 @@ def test_scoring_of_the_clinic(benchmark, scorer, clinic):
     found = speed.of_rows(clinic)
     note(benchmark, "scoring", "clinic mix", 0, 0, speed.tokens(found))
     take_turns(
-        benchmark, lambda side: lambda: speed.score(side, scorer, found), ROUNDS["clinic mix"]
+        benchmark, lambda side: lambda: speed.score(side, scorer[side], found), ROUNDS["clinic mix"]
     )
 
 
@@ -74,7 +74,7 @@ def note(benchmark, task, case, shared, criteria, counted, padded=0.0):
 
 def trainers(rows, steps, folder):
     """side -> ``train`` of a trainer, made anew with its model, neither of which is timed."""
-    return lambda side: speed.trainer(side, speed.model(), rows, steps, str(folder)).train
+    return lambda side: speed.trainer(side, speed.model(side), rows, steps, str(folder)).train
 
 
 def take_turns(benchmark, prepared, rounds):

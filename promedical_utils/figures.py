@@ -278,8 +278,10 @@ def plot_speed(df: pd.DataFrame) -> Figure:
         part = df[(df.case == case) & (df.task == "scoring")].sort_values(column)
         axis.plot(part[column], part.bound, color=GREY, lw=1, label="bound by tokens")
         axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None))
-    axes[1].set_xscale("log", base=2)
-    axes[1].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_xticks(sorted(part[column]))
+    axes[1].set_xscale("log")
+    axes[1].set_xticks(ticks := sorted(part[column]), [f"{tick:g}" for tick in ticks], rotation=45)
+    axes[1].minorticks_off()
     axes[0].legend(fontsize=8)
     part = df[df.case.isin(["published", "clinic mix"])].sort_values(["case", "task"])
     names = [f"{c},\n{t}" for c, t in zip(part.case, part.task, strict=True)]

@@ -321,7 +321,7 @@ def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int = 1):
             base,
             num_labels=max(1, outputs),
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=packing.ATTENTION,
             quantization_config=quantization if nf4 else None,
         )
     if not nf4:

@@ -36,15 +36,18 @@ SIDES = ("one_by_one", "packed")
 Reading = tuple[list[int], list[list[int]]]
 
 
-def model():
-    """A random Qwen3-architecture reward model in fp32, 8 layers of width 512."""
+def model(side: str):
+    """A random Qwen3-architecture reward model in fp32, 8 layers of width 512, the same for both.
+
+    One by one it has transformers' own attention, which skips what a causal mask hides.
+    """
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=3 * WIDTH,
         num_hidden_layers=LAYERS, num_attention_heads=WIDTH // 64, num_key_value_heads=WIDTH // 64,
         head_dim=64, max_position_embeddings=8192, pad_token_id=0, num_labels=1,
     )  # fmt: skip
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = packing.ATTENTION if side == "packed" else "sdpa"
     return packing.read_many(Qwen3ForSequenceClassification(config).eval())
 
 

@@ -46,7 +46,7 @@ def model(tiny_base):
     return packing.read_many(model).eval()
 
 
-def tiny(architecture: str):
+def tiny(architecture: str, attention: str = "sdpa"):
     """A random two-layer model with grouped queries, of which every token moves a score."""
     import transformers
 
@@ -56,15 +56,19 @@ def tiny(architecture: str):
         num_attention_heads=4, num_key_value_heads=2, head_dim=12, initializer_range=0.2,
         max_position_embeddings=8192, pad_token_id=0, num_labels=3,
     )  # fmt: skip
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = attention
     model = getattr(transformers, f"{architecture}ForSequenceClassification")(config)
     model.config.num_labels = 1
     return packing.read_many(model).eval()
 
 
-@pytest.fixture(scope="module", params=["Qwen3", "Llama"])
+@pytest.fixture(scope="module", params=["Qwen3", "Llama", "Qwen3 by rows", "Llama by rows"])
 def any_model(request):
-    return tiny(request.param)
+    """Tiny models of both kinds, with plain SDPA and in blocks of rows, here of four."""
+    architecture, *rows = request.param.split()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packing, "BLOCK", 4)
+        yield tiny(architecture, packing.ATTENTION if rows else "sdpa")
 
 
 def apart(model, shared, tails):
@@ -135,6 +139,29 @@ def test_the_loss_and_its_gradients_are_those_of_one_by_one(any_model, mix, weig
         total += loss.item()
     assert total == pytest.approx(expected.item(), abs=1e-5)
     torch.testing.assert_close(grads(), expected_grads, atol=1e-5, rtol=1e-4)
+
+
+def test_blocks_of_rows_read_no_key_beyond_their_own_end(monkeypatch):
+    """Half of the scores of a long sequence are never computed, and none that is seen is lost."""
+    calls, plain = [], packing.sdpa_attention_forward
+
+    def watched(module, query, key, value, mask, **kwargs):
+        calls.append((query.shape[2], key.shape[2], None if mask is None else tuple(mask.shape[2:])))
+        return plain(module, query, key, value, mask, **kwargs)
+
+    monkeypatch.setattr(packing, "sdpa_attention_forward", watched)
+    monkeypatch.setattr(packing, "BLOCK", 256)
+    model = tiny("Qwen3", packing.ATTENTION)
+    ids = list(range(3, 293)) * 4
+    with torch.no_grad():
+        model(**packing.collate(pack(ids[:1000], [ids[1000:1100]], 8192), 0))
+        assert calls == [(275, 275 * n, (275, 275 * n)) for n in (1, 2, 3, 4)] * 2  # two layers
+        calls.clear()
+        model(**packing.collate(pack(ids[:400], [ids[400:500]], 8192), 0))  # short: in one call
+        assert calls == [(500, 500, (500, 500))] * 2
+        calls.clear()
+        model(input_ids=torch.tensor([ids]))  # the plain forward is left to SDPA's own skipping
+        assert calls == [(1160, 1160, None)] * 2
 
 
 @torch.no_grad()

@@ -28,8 +28,9 @@ def test_the_bound_of_the_published_case_is_that_of_the_tokens():
 
 def test_both_sides_score_the_same(small):
     found = speed.readings(20, 3, 5, 2) + speed.readings(31, 2, 4, 1)
-    model = speed.model()
-    packed, apart = (np.array(speed.score(side, model, found)) for side in speed.SIDES[::-1])
+    packed, apart = (
+        np.array(speed.score(side, speed.model(side), found)) for side in speed.SIDES[::-1]
+    )
     assert packed.std() > 1e-3 and packed == pytest.approx(apart, abs=1e-5)
 
 
@@ -39,7 +40,7 @@ def test_both_trainers_take_the_same_step(small, tmp_path):
     assert [len(r["chosen_ids"]) for r in speed.expanded(rows)] == [46] * 3
     after = {}
     for side in speed.SIDES:
-        trainer = speed.trainer(side, speed.model(), rows, 1, str(tmp_path))
+        trainer = speed.trainer(side, speed.model(side), rows, 1, str(tmp_path))
         before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
         trainer.train()
         assert trainer.state.global_step == 1
@@ -85,10 +86,11 @@ def test_the_bench_itself_runs_and_the_sides_take_turns(small, tmp_path, monkeyp
         return score(side, *arguments)
 
     monkeypatch.setattr(speed, "score", watched)
+    scorer = {side: speed.model(side) for side in speed.SIDES}
     for call, *arguments in [
-        (bench.test_scoring, speed.model(), "over K", 20, 2),
+        (bench.test_scoring, scorer, "over K", 20, 2),
         (bench.test_training, tmp_path, "over K", 20, 2),
-        (bench.test_scoring_of_the_clinic, speed.model(), rows),
+        (bench.test_scoring_of_the_clinic, scorer, rows),
         (bench.test_training_of_the_clinic, tmp_path, rows),
     ]:
         once = Once()
