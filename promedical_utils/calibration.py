@@ -28,8 +28,8 @@ class Calibration:
     ``curves``: dimension -> {scores, probabilities}, which stands over ``scale`` where it is given
     (isotonic). ``quality``: dimension -> n, positives, precision, recall, f1 on the calibration
     split; the positive is a *met* criterion, on safety a *violation*. ``ece``: dimension ->
-    expected calibration error {before, after}: of the raw sigmoid(score), and of P(met) fitted on the other
-    folds' instructions. ``notes`` says what was not fitted.
+    expected calibration error {before, after}: of the raw sigmoid(score), and of P(met) fitted on
+    the other folds' instructions. ``notes`` says what was not fitted.
     """
 
     scale: Mapping[str, Mapping[str, float]]

@@ -267,3 +267,16 @@ def read_many(model):
 
     model.forward = forward
     return model
+
+
+@torch.no_grad()
+def scores(model, sequences: Sequence[Packed], pad_id: int, budget: int) -> list[list[float]]:
+    """Scores of each sequence, in order, by a ``read_many`` model in ``batches`` of ``budget``."""
+    values: list[list[float]] = [[] for _ in sequences]
+    for rows in batches([len(s.ids) for s in sequences], budget):
+        batch = collate([sequences[i] for i in rows], pad_id)
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        found = model(**batch).logits.tolist()
+        for row, score in zip(batch["reads"][:, 0].tolist(), found, strict=True):
+            values[rows[row]].append(score)
+    return values

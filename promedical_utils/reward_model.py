@@ -75,10 +75,9 @@ def read(
             except ValueError:  # a criterion leaves no room, and is never cut
                 pass
             else:
-                gone = enumerate(zip(responses, cut["responses"], strict=True))
                 reading.cut = {
                     n: {"instruction": cut["instruction"], "response": tokens}
-                    for n, (_, tokens) in gone if tokens or cut["instruction"]
+                    for n, tokens in enumerate(cut["responses"]) if tokens or cut["instruction"]
                 }  # fmt: skip
                 long, whole[number] = {}, (messages, responses, tails)
         reading.too_long = long
@@ -209,7 +208,8 @@ class RewardModel:
     ) -> pd.DataFrame:
         """One row per score: instruction_id, candidate_id, criterion_id ("" if scalar), score.
 
-        In the order of groups, candidates, criteria. A batch holds ``batch_tokens`` padded tokens (default: ``BATCH_TOKENS`` of the device).
+        In the order of groups, candidates, criteria. A batch holds ``batch_tokens`` padded tokens
+        (default: ``BATCH_TOKENS`` of the device).
         KitError naming a candidate that is too long; with ``shorten`` it is cut by ``packing.fit``,
         and column ``cut`` has the tokens that went.
         """
@@ -236,7 +236,6 @@ class RewardModel:
         names = [[f"response {i}"] for i in range(len(items))]
         return [values for [values] in self._scores(cases, names, batch_tokens, shorten)[0]]
 
-    @torch.no_grad()
     def _scores(self, cases, names, batch_tokens, shorten):
         """(scores, tokens cut), each by case and response: a list of K scores, a dict."""
         heads = self.report.get("heads")
@@ -252,13 +251,8 @@ class RewardModel:
                 )
         sequences = [s for reading in found for s in reading.sequences]
         batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
-        values: list[list[float]] = [[] for _ in sequences]
-        for rows in packing.batches([len(s.ids) for s in sequences], batch_tokens):
-            batch = packing.collate([sequences[i] for i in rows], self.tokenizer.pad_token_id)
-            batch = {key: value.to(self.model.device) for key, value in batch.items()}
-            scores = self.model(**batch).logits.tolist()
-            for row, score in zip(batch["reads"][:, 0].tolist(), scores, strict=True):
-                values[rows[row]].append(score)
+        pad = self.tokenizer.pad_token_id
+        values = packing.scores(self.model, sequences, pad, batch_tokens)
         flat, result, cuts = iter(v for row in values for v in row), [], []
         for reading, (_, responses, criteria) in zip(found, cases, strict=True):
             columns = len(criteria) if self.view in CONDITIONAL else 1

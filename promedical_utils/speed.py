@@ -25,7 +25,7 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 from promedical_utils import base_model, figures, packing, reward_training
-from promedical_utils.workspace import replacing, write_json
+from promedical_utils.workspace import write_json
 
 SHARED, CRITERIA, TAIL = 480, 7, 32  # tokens, criteria, tokens: the published case
 LAYERS, WIDTH, VOCABULARY = 8, 512, 2048
@@ -132,13 +132,7 @@ def score(side: str, reward_model, found: Sequence[Reading]) -> list[float]:
     """Scores of all criteria of all readings; length-sorted batches within the token budget."""
     if side == "packed":
         sequences = [part for reading in found for part in packing.pack(*reading, LONGEST)]
-        lengths = [len(s.ids) for s in sequences]
-        values: list[list[float]] = [[] for _ in sequences]
-        for rows in packing.batches(lengths, BUDGET):
-            batch = packing.collate([sequences[i] for i in rows], 0)
-            scores = reward_model(**batch).logits.tolist()
-            for row, value in zip(batch["reads"][:, 0].tolist(), scores, strict=True):
-                values[rows[row]].append(value)
+        values = packing.scores(reward_model, sequences, 0, BUDGET)
         return [value for row in values for value in row]
     whole = [shared + tail for shared, tails in found for tail in tails]
     scores = [0.0] * len(whole)
@@ -224,7 +218,5 @@ def save(measured: Mapping, folder: Path) -> pd.DataFrame:
         "model": {"layers": LAYERS, "width": WIDTH, "precision": "fp32"}, "budget_tokens": BUDGET,
         "statistic": "median over rounds in which the sides take turns",
     })  # fmt: skip
-    with replacing(folder / "speed.csv") as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    figures.draw(figures.plot_speed, folder / "speed.csv")
+    figures.save(figures.plot_speed, frame, folder, "speed")
     return frame

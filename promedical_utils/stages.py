@@ -335,11 +335,8 @@ def reward_models(profile: Profile, run: Path) -> dict:
 
     from promedical_utils import reward_model
     from promedical_utils.recipes import find
-    from promedical_utils.sources import refuse_external
 
     found = data(run)
-    for labels in _labels(found):
-        refuse_external(group.instruction for group in groups(found, labels, "train"))
     heldout = groups(found, _truth(profile), "calibration")
     reports, frames = {}, []
     for name in models(profile):
@@ -369,9 +366,12 @@ def reward_models(profile: Profile, run: Path) -> dict:
 def train_reward_model(profile: Profile, run: Path, found: dict, recipe, folder: Path, seed=None) -> dict:
     """Train one recipe on the run's training split into ``folder``; its report."""
     from promedical_utils import reward_training
+    from promedical_utils.sources import refuse_external
 
+    train = groups(found, recipe.labels, "train")
+    refuse_external(group.instruction for group in train)
     return reward_training.train(
-        recipe.groups(groups(found, recipe.labels, "train")), base_path(profile, run), folder,
+        recipe.groups(train), base_path(profile, run), folder,
         view=recipe.view, profile=recipe.profile(profile), labels=recipe.labels, full=recipe.full,
         seed=seed,
     )  # fmt: skip
@@ -411,10 +411,6 @@ def settled_rows(profile: Profile, found: dict, recipe, scores):
 
 def models(profile: Profile) -> list[str]:
     return [n for n in RMS if profile.rm_twin or n != "criterion_clean"]
-
-
-def _labels(found: dict[str, list]) -> set[str]:
-    return {v.judge for v in found["verdicts"]} & {"judge", "truth"}
 
 
 def _truth(profile: Profile) -> str:
