@@ -6,6 +6,7 @@ SET ?=
 # Folder of the run, when it is not runs/$(PROFILE)
 RUN ?=
 STUDY ?=
+BENCH ?= speed scale
 
 export PROMEDICAL_SET := $(strip $(SET) $(if $(BASE),base_model=$(BASE)))
 SHELL := bash
@@ -48,11 +49,10 @@ test: $(READY) ## all tests, then every notebook against its stored outputs (nbv
 	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-kernel-name python3 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
-bench: $(READY) ## packed against one by one, timed side by side, into runs/speed (let nothing else run)
-	@mkdir -p runs/speed
-	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --benchmark-only --benchmark-columns=median,rounds \
-	    --benchmark-json=runs/speed/measured.json benchmarks
-	@$(PY) -m promedical_utils bench
+bench: $(READY) ## timed with nothing else running, into runs/speed and runs/scale; BENCH=speed or =scale alone
+	@for part in $(BENCH); do mkdir -p runs/$$part && $(TESTING) $(PY) -m pytest -q -p no:cacheprovider \
+	    --benchmark-only --benchmark-columns=median,rounds --benchmark-json=runs/$$part/measured.json \
+	    benchmarks/test_*_$$part.py && $(PY) -m promedical_utils bench $$part || exit 1; done
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(PY) -m jupyter lab --notebook-dir=notebooks
@@ -60,7 +60,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 figures: $(READY) ## redraw figures and tables of PROFILE from its committed predictions, no training
 	@$(PY) -m promedical_utils figures $(PROFILE)
 
-publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committed reference; STUDY=name, =speed
+publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committed reference; STUDY=name, =speed, =scale
 	@$(PY) -m promedical_utils publish $(or $(STUDY),$(PROFILE))
 
 doctor: $(READY) ## machine, packages, data, keys; time and memory of each notebook of PROFILE

@@ -9,14 +9,19 @@ from promedical_utils import doctor, profiles, publish, runs, stages, workspace
 COMMANDS = ("reproduce", "notebook", "doctor", "publish", "figures", "study", "bench")
 
 
-def bench_summary() -> str:
-    """What ``make bench`` measured, written beside it as table and figure."""
+def bench_summary(part: str) -> str:
+    """What ``make bench`` measured of ``speed`` or ``scale``, written beside it."""
+    folder = workspace.project_root() / "runs" / part
+    if part not in ("speed", "scale") or not (folder / "measured.json").exists():
+        raise workspace.KitError(f"missing runs/{part}/measured.json, which make bench BENCH={part} writes")
+    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    if part == "scale":  # rows as the benchmarks state them, without the machine's description
+        rows = [b["extra_info"] for b in measured["benchmarks"]]
+        workspace.write_json(folder / "scale.json", {"cases": rows})
+        return "\n".join(json.dumps(row) for row in rows) + f"\n-> {workspace.shown(folder)}"
+
     from promedical_utils import speed  # loads torch
 
-    folder = workspace.project_root() / "runs/speed"
-    if not (folder / "measured.json").exists():
-        raise workspace.KitError("missing runs/speed/measured.json, which make bench writes first")
-    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     table = speed.save(measured, folder)
     columns = ["task", "case", "L", "K", "ratio", "bound", "share", "padding"]
     return f"{table[columns].round(3).to_string(index=False)}\n-> {workspace.shown(folder)}"
@@ -25,7 +30,7 @@ def bench_summary() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("name", nargs="?", default="cpu", help="profile; notebook, study: its name")
+    parser.add_argument("name", nargs="?", default="cpu", help="profile; notebook, study, bench: its name")
     parser.add_argument("--profile", default="smoke", help="of notebook")
     parser.add_argument("--run", default="", help="folder of the run, instead of runs/<profile>")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
@@ -46,7 +51,7 @@ def main() -> int:
             case "study":
                 runs.study(given.name)
             case "bench":
-                print(bench_summary())
+                print(bench_summary(given.name))
     except workspace.KitError as error:
         if given.command == "notebook":  # for reproduce, which shows it last
             folder = workspace.run_folder(given.profile, given.run)

@@ -7,11 +7,11 @@ from importlib import metadata
 
 import psutil
 
-from promedical_utils import runs
+from promedical_utils import profiles, requests_plan, runs
 from promedical_utils.sources import cards
 from promedical_utils.workspace import project_root, shown
 
-KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
+KEYS = ("HF_TOKEN",)  # and those that the profile's roles name
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
 STATES = {
     True: "found, as on its card",
@@ -27,8 +27,8 @@ def report(name: str) -> str:
         "machine": machine(profile),
         "packages": packages(),
         "data": data(),
-        "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in KEYS],
-        f"profile {name}": needs(profile),
+        "keys": keys(profile),
+        f"profile {name}": needs(profile) + asked(profile),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
@@ -83,6 +83,32 @@ def data() -> list[str]:
     return lines
 
 
+def keys(profile) -> list[str]:
+    named = {role.key for role in profile.roles.values() if role.key}
+    return [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in (*KEYS, *sorted(named))]
+
+
+def asked(profile) -> list[str]:
+    """Requests, tokens and hours of each role, where endpoints play them."""
+    if not profiles.asks_endpoints(profile):
+        return ["roles: played by the embedded clinic, no request is sent"]
+    instructions = (
+        profile.train_instructions + profile.calibration_instructions
+        + profile.checkpoint_instructions + profile.bench_samples
+    )  # fmt: skip
+    pool = profile.source_limit * len(profile.sources) or 2 * instructions
+    plan = requests_plan.estimate(profile, instructions, pool, profile.tokens_per_second)
+    title = (
+        f"roles: {instructions} instructions out of {pool} rows at most, at {profile.tokens_per_second:g} "
+        "tokens a second (an assumption: measure your server's)"
+    )
+    return [title, *(
+        f"{r.role} {r.model}: {r.requests:,} requests, {(r.prompt_tokens + r.completion_tokens) / 1e6:.1f} M tokens, "
+        f"{r.hours:.1f} h{'' if r.suffices else ', MORE THAN ITS BUDGET'}"
+        for r in plan.itertuples()
+    )]  # fmt: skip
+
+
 def needs(profile) -> list[str]:
     """Time and memory of each notebook: of the last run here, else of the published one."""
     reference = project_root() / "papers_figures" / profile.name
@@ -91,7 +117,7 @@ def needs(profile) -> list[str]:
     known |= {name: (row, "last run here") for name, row in here.items()}
     length = runs.span(60 * profile.minutes)
     lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
-    for name in profile.notebooks:
+    for name in runs.notebooks(profile):
         text = "not measured yet, part of the estimate above"
         if name in known:
             row, where = known[name]

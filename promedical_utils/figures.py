@@ -378,3 +378,80 @@ def plot_paired(df: pd.DataFrame) -> Figure:
     axis.axvline(0, color=GREY, lw=0.8, ls="--")
     axis.set_xlabel("points, 95 % interval; the red tick is what it has to stay above")
     return figure
+
+
+def plot_funnel(df: pd.DataFrame) -> Figure:
+    """What curation leaves: columns step, before, dropped, queued, after, in the order of the steps.
+
+    Blue is what a step lets through, the hatched end what it drops or queues for a person.
+    """
+    figure, [[axis]] = _figure(7.5, 1.0 + 0.32 * len(df))
+    y = _rows(axis, df.step)
+    axis.barh(y, df.after, color=BLUE)
+    axis.barh(y, df.before - df.after, left=df.after, color="white", edgecolor=GREY, hatch="////", lw=0.5)
+    for place, row in zip(y, df.itertuples(), strict=True):
+        gone = f"   −{row.dropped:,}" if row.dropped else ""
+        gone += f"   {row.queued:,} queued" if row.queued else ""
+        axis.annotate(f"{row.after:,}{gone}", (row.before, place), xytext=(4, 0),
+                      textcoords="offset points", va="center")  # fmt: skip
+    axis.set(xlabel="instructions", xlim=(0, 1.22 * df.before.max()))
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
+    """Strict pass rate by review round on the blind sample, with its interval (fractions).
+
+    ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
+    """
+    df = df.dropna(subset="blind_pass_rate")
+    figure, [[axis]] = _figure(6, 2.8)
+    ends = np.clip([df.blind_pass_rate - df.low, df.high - df.blind_pass_rate], 0, None)
+    axis.errorbar(df["round"], 100 * df.blind_pass_rate, yerr=100 * ends, fmt="o-", color=BLUE, capsize=4)
+    axis.axhline(100 * aimed, color="black", lw=1, ls="--")
+    axis.annotate("aimed at", (1, 100 * aimed), xycoords=("axes fraction", "data"), ha="right",
+                  xytext=(0, 4), textcoords="offset points", color=GREY)  # fmt: skip
+    axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
+    axis.set_ylim(top=min(103, axis.get_ylim()[1]))
+    axis.margins(x=0.08)
+    return figure
+
+
+def plot_composition(df: pd.DataFrame) -> Figure:
+    """Criteria of a rubric: columns category, and a dimension each with its mean count."""
+    df = df.set_index("category")
+    figure, [[axis]] = _figure(7, 1.2 + 0.3 * len(df))
+    y, left = _rows(axis, df.index), np.zeros(len(df))
+    for name, hatch in zip(df.columns, ("", "///", "..."), strict=True):
+        axis.barh(y, df[name], left=left, color=OF_DIMENSION[name], hatch=hatch, edgecolor="white",
+                  lw=0.5, label=name)  # fmt: skip
+        left += df[name].to_numpy()
+    axis.set(xlabel="criteria a rubric, mean")
+    axis.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=len(df.columns))
+    return figure
+
+
+def plot_judge_errors(df: pd.DataFrame) -> Figure:
+    """Where a judge errs, by dimension: ``lenient`` lets pass what the expert finds not met.
+
+    Columns dimension, error (lenient | strict), rate, low, high (fractions), n.
+    """
+    figure, [[axis]] = _figure(7, 1.4 + 0.45 * df.dimension.nunique())
+    names = list(dict.fromkeys(df.dimension))
+    y = dict(zip(names, _rows(axis, names), strict=True))
+    for (error, part), shift, colour, mark in zip(
+        df.groupby("error", sort=True), (0.15, -0.15), (RED, SKY), "os", strict=True
+    ):
+        places = part.dimension.map(y).to_numpy() + shift
+        _interval(axis, places, *(100 * part[c].to_numpy() for c in ("rate", "low", "high")),
+                  fmt=mark, color=colour, ms=5, capsize=4)  # fmt: skip
+        for place, row in zip(places, part.itertuples(), strict=True):
+            axis.annotate(f"n = {row.n:,}", (100 * row.high, place), xytext=(6, 0),
+                          textcoords="offset points", va="center", color=GREY, fontsize=8)  # fmt: skip
+    axis.set(xlabel="verdicts (%), 95 % interval", xlim=(0, None))
+    axis.margins(x=0.15)
+    lenient = {"marker": "o", "color": RED}
+    strict = {"marker": "s", "color": SKY}
+    _legend(figure, {"judge: met, expert: not met": lenient, "judge: not met, expert: met": strict})
+    return figure

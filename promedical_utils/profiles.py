@@ -1,5 +1,6 @@
 """Profiles: one flat YAML file per published run, validated whole before anything runs."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,45 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from promedical_utils.workspace import KitError
 
 FOLDER = Path(__file__).parent / "profiles"
+
+
+class Role(BaseModel):
+    """One role that a language model plays: which endpoint, which model, and what it may cost.
+
+    ``requests`` counts every try, ``tokens`` prompt and completion, both over the life of a run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str
+    endpoint: str = Field("", description="base URL; empty: the profile's endpoint")
+    key: str = Field("", description="NAME of the environment variable that holds the key")
+    requests: int = Field(100_000, ge=1)
+    tokens: int = Field(200_000_000, ge=1)
+    concurrency: int = Field(8, ge=1)
+    timeout: float = Field(120.0, gt=0, description="seconds for one request")
+    retries: int = Field(6, ge=0, description="further tries after 429, 5xx, time-out, lost connection")
+    backoff: float = Field(0.5, gt=0, description="seconds before the first retry, then doubling")
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(2048, ge=1)
+    structured: Literal["json_schema", "prompt"] = Field(
+        "json_schema", description="prompt: for servers that take no response_format"
+    )
+
+    @model_validator(mode="after")
+    def _no_key(self):
+        if self.key and not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.key):
+            raise ValueError("key is the name of an environment variable, never the key itself")
+        return self
+
+
+ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name> for each generator
+CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
+
+
+def _clinic_roles() -> dict[str, Role]:
+    """For ``python -m promedical_utils.clinic serve``, which plays every role as one model."""
+    return {name: Role(model="clinic") for name in CLINIC}
 
 
 class Profile(BaseModel):
@@ -24,7 +64,7 @@ class Profile(BaseModel):
     name: Literal["smoke", "cpu", "real", "gpu", "paper"]
     description: str
     notebooks: list[str]
-    data: Literal["clinic", "real"]
+    data: Literal["clinic", "real", "open"]
     seed: int = Field(ge=0)
     minutes: float = Field(gt=0, description="expected on the machine named in the description")
     memory_gib: float = Field(gt=0)
@@ -50,8 +90,30 @@ class Profile(BaseModel):
     judge_agreement: float = Field(0.932, gt=0.5, le=1)
     rubric_error_rate: float = Field(0.25, ge=0, lt=1)
     rubric_pass_rate: float = Field(0.964, gt=0, le=1)
-    review_batch: int = Field(500, ge=1)
+    review_batch: int = Field(500, ge=1, description="drafts reviewed in a round")
+    review_blind: int = Field(200, ge=1, description="drafts on which a round's pass rate is measured")
+    review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
+    embedder: str = Field("hashing", description="hashing, or a sentence-transformers id or folder")
     physician_agreement: float = Field(0.90, gt=0.5, le=1)
+
+    # instructions of data: open, and what curation lets through
+    sources: list[str] = Field(default_factory=list, description="open sets by key, files, folders")
+    source_limit: int = Field(0, ge=0, description="rows read of each source; 0 is all")
+    licences: list[str] = Field(
+        default_factory=lambda: ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0"],
+        description="that rows may be under, by SPDX name",
+    )
+    languages: list[str] = Field(default_factory=lambda: ["en"])
+    words_least: int = Field(4, ge=1)
+    words_most: int = Field(1000, ge=1)
+    difficulty_least: int = Field(5, ge=0, le=10)
+    difficulty_most: int = Field(9, ge=0, le=10)
+
+    # who writes, screens, classifies, answers and judges; without an endpoint the embedded clinic
+    # does, in this process
+    endpoint: str = Field("", description="base URL of an OpenAI-compatible server, for every role")
+    roles: dict[str, Role] = Field(default_factory=_clinic_roles)
+    tokens_per_second: float = Field(2000.0, gt=0, description="of the endpoint; for estimates alone")
 
     # reward model
     quantization: Literal["nf4", "none"] = "nf4"
@@ -92,11 +154,24 @@ class Profile(BaseModel):
     def _possible(self):
         if self.reward_lambda < 1 + self.reward_beta:
             raise ValueError("reward_lambda must be at least 1 + reward_beta, or the veto fails")
+        if self.data == "open" and not (self.sources and asks_endpoints(self)):
+            raise ValueError("data: open needs sources, and an endpoint that plays the roles")
+        missing = [name for name in ROLES if name not in self.roles]
+        if missing or sum(name.startswith("generator_") for name in self.roles) < 2:
+            raise ValueError(f"roles needs {', '.join(ROLES)} and two generator_<name> or more")
+        for name in self.roles:
+            if name not in ROLES and not re.fullmatch(r"generator_[a-z0-9]+", name):
+                raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
         if self.base_width % 32:
             raise ValueError("base_width must be a multiple of 32, the width of an attention head")
         if self.name not in ("gpu", "paper") and self.precision == "bf16":
             raise ValueError("bf16 logits tie; CPU profiles score in fp32")
         return self
+
+
+def asks_endpoints(profile: Profile) -> bool:
+    """Whether the roles are played over HTTP; else the embedded clinic plays them in this process."""
+    return bool(profile.endpoint or any(role.endpoint for role in profile.roles.values()))
 
 
 def names() -> list[str]:

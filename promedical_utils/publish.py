@@ -16,6 +16,7 @@ AGGREGATES = (
     "timings.json",
     "base_report.json",
     "data/*.json",
+    "data/*.csv",
     "reward/*.json",
     "reward/*/calibration.json",
     "reward/*/README.md",
@@ -37,16 +38,15 @@ TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
-    A profile on real data publishes aggregates only. ``name`` may also be ``speed`` (what
+    A profile on real data publishes aggregates only. ``name`` may also be ``speed`` or ``scale`` (what
     ``make bench`` measured) or a study of reward models. Raises KitError for a run that is not
     whole and up to date, or that has this machine's paths in it; the reference is then left as it
     was.
     """
     root = project_root()
-    if name == "speed":
-        return _measured(
-            root / "runs/speed", "speed.json", root / "papers_figures/speed", "make bench"
-        )
+    if name in ("speed", "scale"):
+        command = f"make bench BENCH={name}"
+        return _measured(root / "runs" / name, f"{name}.json", root / "papers_figures" / name, command)
     if name in runs.studies():
         folder = root / "runs/studies" / name / "main/study"
         place = root / "papers_figures/studies" / name

@@ -95,6 +95,40 @@ class CriterionPair(Record):
     rejected_id: str
 
 
+class RawInstruction(Record):
+    """One row of a source before curation; ``licence`` is the SPDX name that the source states."""
+
+    id: str
+    text: str
+    source: str
+    licence: str
+
+
+class Decision(Record):
+    """What one reviewer decided on one criterion of one draft, as it was saved.
+
+    ``criterion`` is what it becomes: the criterion itself for ``accept``, the corrected one for
+    ``edit``, a new one for ``add`` and None for ``reject``, which alone needs a reason.
+    """
+
+    instruction_id: str
+    criterion_id: str
+    reviewer: str
+    action: Literal["accept", "edit", "reject", "add"]
+    criterion: Criterion | None = None
+    reason: str = Field("", min_length=0)
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if (self.criterion is None) != (self.action == "reject"):
+            raise ValueError("reject has no criterion, every other action has one")
+        if self.action == "reject" and not self.reason.strip():
+            raise ValueError("a rejected criterion needs a reason")
+        if self.criterion and self.criterion.id != self.criterion_id:
+            raise ValueError("the criterion's id is not the decision's criterion_id")
+        return self
+
+
 class SplitRow(Record):
     """Where an instruction belongs; the columns that must be disjoint between splits."""
 

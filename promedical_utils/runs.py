@@ -38,6 +38,7 @@ OUTPUTS = {
     "07_paper_tables": ("paper/claims.json", "paper/claims.md"),
 }
 NOTEBOOKS = tuple(OUTPUTS)
+CLINIC_ONLY = ("05_grpo_with_veto",)
 STUDIES = PACKAGE / "studies"
 
 
@@ -61,10 +62,14 @@ def profile_for(name: str, seed: int = -1, base: str = "") -> profiles.Profile:
 
 
 def notebooks(profile: profiles.Profile) -> list[str]:
-    """The profile's notebooks in the kit's order; KitError for an unknown or a missing one."""
+    """The profile's notebooks in the kit's order; KitError for an unknown or a missing one.
+
+    Other data than the clinic's have no truth to show GRPO on: ``CLINIC_ONLY`` are left out there.
+    """
     for name in set(profile.notebooks) - set(NOTEBOOKS):
         raise KitError(f"profile {profile.name}: no notebook {name!r}; know {', '.join(NOTEBOOKS)}")
-    return [name for name in NOTEBOOKS if name in profile.notebooks and source(name)]
+    wanted = [name for name in NOTEBOOKS if name in profile.notebooks and source(name)]
+    return [name for name in wanted if profile.data == "clinic" or name not in CLINIC_ONLY]
 
 
 def source(notebook: str) -> Path:
@@ -102,7 +107,7 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
             reached["values"] = _contents(project_root() / "papers_figures" / "paper_values")
         reached[name] = ast.dump(module)
         queue |= _imports(module) - reached.keys()
-    unread = {"description", "minutes", "memory_gib", "notebooks"}
+    unread = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}
     settings = profile.model_dump_json(exclude=unread)
     return workspace.short_hash(*texts, *sorted(reached.items()), settings, _contents(PACKAGE))
 
@@ -169,7 +174,8 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel before the home folder's
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    local = profile.data == "clinic" or os.environ.get("PROMEDICAL_DATA_DIR")
+    own = profile.data == "open" and all(Path(source).exists() for source in profile.sources)
+    local = profile.data == "clinic" or own or os.environ.get("PROMEDICAL_DATA_DIR")
     offline = local and profile.base_model == "small"
     return values | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
@@ -269,6 +275,8 @@ def reproduce(name: str, run_dir: str = "") -> None:
         fingerprint(notebook, profile)
     root, run = project_root(), run_folder(name, run_dir)
     needs = f"about {span(60 * profile.minutes)}, {profile.memory_gib:g} GiB"
+    for left_out in sorted(set(profile.notebooks) - set(names)):
+        print(f"{left_out} is left out: it needs the clinic's truth, and data is {profile.data}")
     print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
     before, line, log = timings(run), run / "failure.txt", run / "snakemake.log"
     command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")

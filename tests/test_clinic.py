@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from promedical_utils import clinic, profiles, scoring
+from promedical_utils import clinic, profiles, review, scoring
 from promedical_utils.clinic import generators, grammar, lessons, rubrics, vocabulary
 from promedical_utils.clinic.world import conditions
 from promedical_utils.records import SPLITS, Criterion
@@ -239,10 +239,28 @@ def test_a_flaw_changes_the_rubric_and_nothing_else(world, kind):
         grammar.read_criterion(c.text)
 
 
-def test_review_corrects_what_it_sees(world):
-    profile = profiles.load("smoke", review_batch=30, rubric_error_rate=0.5)
-    rounds = list(rubrics.review(world, world.ids("train"), profile))
-    reviewed = [r for row, batch in rounds if row["round"] for r in batch]
-    assert all(rubrics.same(r, world.rubric_of[r.instruction_id]) for r in reviewed)
-    assert sum(len(batch) for _, batch in rounds) == 120
-    assert rounds[0][0]["passed"] < 30
+@pytest.mark.parametrize("kind", rubrics.FLAWS)
+def test_the_physician_corrects_each_flaw_and_only_that(world, kind):
+    for n, id_ in enumerate(world.ids("train")[:20]):
+        gold = world.rubric_of[id_]
+        draft = rubrics.flaw(gold, kind, random.Random(n))
+        made = rubrics.corrections(draft, gold, "physician_1")
+        actions = sorted(d.action for d in made if d.action != "accept")
+        assert actions == (["add"] if kind == "missing_safety" else ["edit"])
+        corrected = review.apply(draft, made)
+        assert sorted(map(repr, corrected.criteria)) == sorted(map(repr, gold.criteria))
+    assert review.passed(gold, rubrics.corrections(gold, gold, "physician_1"))
+
+
+def test_a_demand_that_is_not_the_leaflets_is_rejected_with_a_reason(world):
+    gold = world.rubric_of[world.ids("train")[0]]
+    extra = gold.criteria[0].model_copy(update={"id": "x", "text": "Mentions the weather", "weight": 0.0})
+    draft = gold.model_copy(update={"criteria": [*gold.criteria, extra]})
+    (last,) = [d for d in rubrics.corrections(draft, gold, "p") if d.action != "accept"]
+    assert (last.action, last.criterion_id) == ("reject", "x") and last.reason
+
+
+def test_examples_of_the_same_category_make_the_writer_err_less():
+    profile = profiles.load("smoke", rubric_error_rate=0.25, rubric_pass_rate=0.96)
+    rates = [rubrics.error_rate(profile, "triage", seen) for seen in ([], ["other"], ["triage", "other"])]
+    assert rates == pytest.approx([0.25, 0.02 + 0.23 * 0.6, 0.02 + 0.23 * 0.3 * 0.6])

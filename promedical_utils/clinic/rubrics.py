@@ -1,17 +1,18 @@
-"""How the clinic's rubrics come about: a writer that errs, and rounds of physician review.
+"""The clinic's rubric writer, who errs, and its physician, who corrects.
 
 How often the writer errs, and how fast corrected examples make it better, is an input.
 """
 
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from promedical_utils.clinic.grammar import PLACEHOLDERS, read_criterion
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.clinic.world import World
-from promedical_utils.records import Rubric
+from promedical_utils.records import Criterion, Decision, Rubric
 
-LEARNING = 0.4  # share of the avoidable errors that a round of corrected examples leaves
+# share of the avoidable errors that one example leaves: of the instruction's category, of another
+ALIKE, OTHER = 0.3, 0.6
 FLAWS = ("wrong_fact", "missing_safety", "wrong_dimension")
 
 
@@ -41,37 +42,53 @@ def draft(rubric: Rubric, error_rate: float, round_: int, rng: random.Random) ->
     return written.model_copy(update={"status": "draft", "round": round_})
 
 
+def error_rate(profile, category: str, examples: Iterable[str]) -> float:
+    """How often the writer errs who is shown rubrics of the categories ``examples``.
+
+    The floor is half of what the wanted pass rate allows: else no pool could lead there.
+    """
+    floor = (1 - profile.rubric_pass_rate) / 2
+    left = math.prod(ALIKE if c == category else OTHER for c in examples)
+    return floor + (profile.rubric_error_rate - floor) * left
+
+
 def same(a: Rubric, b: Rubric) -> bool:
     return a.criteria == b.criteria
 
 
-def review(world: World, ids: list[str], profile) -> Iterator[tuple[dict, list[Rubric]]]:
-    """Rounds of ``profile.review_batch``: draft, review, correct, and the rubrics of the round.
+def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
+    """What a physician who knows the leaflet decides on each criterion, and what is missing.
 
-    Each round is ({round, reviewed, passed, pass_rate, flaws}, rubrics). A corrected rubric is gold
-    and teaches the writer. The rounds end when the strict pass rate reaches the profile's; what is
-    then left is drafted at the last error rate and not reviewed: one last item, round None.
+    A criterion stands for what it asks (its kind, read by the grammar), not for its id. One that
+    says it just as ``gold`` does is accepted; another fact, dimension or weight is edited.
     """
-    # the writer could in the end be twice as good as asked for, or the rounds would hardly stop
-    floor, rate = (1 - profile.rubric_pass_rate) / 2, profile.rubric_error_rate
-    rng, left, number = random.Random(f"rubrics-{profile.seed}"), list(ids), 0
-    while left:
-        number += 1
-        batch, left = left[: profile.review_batch], left[profile.review_batch :]
-        drafts = [draft(world.rubric_of[i], rate, number, rng) for i in batch]
-        passed = [same(d, world.rubric_of[d.instruction_id]) for d in drafts]
-        gold = [
-            world.rubric_of[i].model_copy(update={"round": number}) for i in batch
-        ]
-        share = sum(passed) / len(batch)
-        yield {
-            "round": number, "reviewed": len(batch), "passed": sum(passed),
-            "pass_rate": round(share, 4), "error_rate_input": round(rate, 4),
-        }, gold  # fmt: skip
-        if share >= profile.rubric_pass_rate:
-            break
-        rate = floor + LEARNING * (rate - floor)
-    if left:
-        drafts = [draft(world.rubric_of[i], rate, number, rng) for i in left]
-        flawed = sum(not same(d, world.rubric_of[d.instruction_id]) for d in drafts)
-        yield {"round": None, "reviewed": 0, "drafted": len(left), "flawed": flawed}, drafts
+    wanted = {c.kind: c for c in gold.criteria}
+    made = []
+
+    def decide(criterion_id: str, action: str, criterion: Criterion | None, reason: str = "") -> None:
+        made.append(Decision(
+            instruction_id=draft.instruction_id, criterion_id=criterion_id, reviewer=reviewer,
+            action=action, criterion=criterion, reason=reason,
+        ))  # fmt: skip
+
+    for c in draft.criteria:
+        right = wanted.pop(kind(c.text), None)
+        if right is None:
+            decide(c.id, "reject", None, "not asked for by this patient's leaflet, or asked for twice")
+        elif (c.dimension, c.text) == (right.dimension, right.text) and abs(c.weight - right.weight) < 1e-6:
+            decide(c.id, "accept", c)
+        else:
+            decide(c.id, "edit", right.model_copy(update={"id": c.id}))
+    taken = {c.id for c in draft.criteria}
+    for right in wanted.values():
+        new = right.id if right.id not in taken else f"{right.id}-added"
+        decide(new, "add", right.model_copy(update={"id": new}))
+    return made
+
+
+def kind(text: str) -> str:
+    """The criterion type that the grammar reads in a text; "unspecified" where it reads none."""
+    try:
+        return read_criterion(text)[0]
+    except ValueError:
+        return "unspecified"

@@ -1,0 +1,47 @@
+"""The language of a text, offline, with how sure that is (py3langid, 139 languages)."""
+
+import re
+from functools import cache
+
+SURE = 0.9  # confidence from which a language is taken for known
+EXCLUDED = 0.001  # probability under which a language is ruled out
+UNKNOWN = "und"
+LONGEST = 600  # characters that are read; what follows says little more
+
+
+def detect(text: str) -> tuple[str, float]:
+    """(ISO 639 code, confidence 0-1); ("und", 0.0) where nothing can be read.
+
+    Confidence grows with length: of a few words it is low on purpose.
+    """
+    return _ranked(text)[0]
+
+
+def foreign(text: str, languages: tuple[str, ...]) -> str:
+    """The likeliest language of ``text`` if each of ``languages`` is ruled out, else "".
+
+    So that a language may be told from English where it cannot be told from its neighbours.
+    """
+    ranked = _ranked(text)
+    possible = sum(p for code, p in ranked if code in languages)
+    return "" if ranked[0][0] == UNKNOWN or possible >= EXCLUDED else ranked[0][0]
+
+
+def same(asked: str, said: str) -> None:
+    """Raises ValueError when ``said`` is surely in another language than ``asked``."""
+    want, sure = detect(asked)
+    if sure >= SURE and (got := foreign(said, (want,))):
+        raise ValueError(f"written in language {got!r}; asked in {want!r}")
+
+
+def _ranked(text: str) -> list[tuple[str, float]]:
+    if not re.search(r"[^\W\d_]", text):
+        return [(UNKNOWN, 0.0)]
+    return _identifier().rank(text[:LONGEST])
+
+
+@cache
+def _identifier():
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,0 +1,83 @@
+"""Requests, tokens and hours of the language-model roles, told before anything is asked.
+
+Pure arithmetic. What it assumes is named: tokens of a request (``LENGTHS``), the share of drafts
+that are repaired, and the tokens that an endpoint passes in a second.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from promedical_utils.profiles import Profile
+from promedical_utils.workspace import KitError
+
+
+class Length(NamedTuple):
+    """Mean tokens of one request of a role."""
+
+    prompt: int
+    completion: int
+
+
+# The kit's assumptions, rounded up: an instruction of 150 tokens (UltraMedical's have 102 words on
+# average), an answer of 500, a rubric of 7 criteria, 35 tokens a criterion and 60 as JSON, three
+# examples for the writer, the prompts of promedical_utils/prompts, and a JSON schema of up to 250
+# where it stands in the prompt.
+LENGTHS = {
+    "writer": Length(2700, 500),
+    "screener": Length(600, 50),
+    "classifier": Length(800, 50),
+    "generator": Length(250, 500),
+    "judge": Length(1500, 350),
+}
+
+
+def estimate(
+    profile: Profile,
+    instructions: int,
+    pool: int,
+    throughput: float,
+    repaired: float = 0.25,
+    lengths: Mapping[str, Length] = LENGTHS,
+):
+    """What each role of ``profile`` will ask, one row a role and their total last, as a DataFrame.
+
+    Columns: role, model, requests, prompt_tokens, completion_tokens, hours, and whether the role's
+    request cap and token budget suffice. ``instructions`` get a rubric each, a share ``repaired``
+    of them twice; every generator answers each, and every answer is judged in one request, on all
+    its criteria. The ``pool`` that deduplication left is screened, and classified at most.
+    ``throughput``: prompt and completion tokens a second of the endpoint, all requests under way
+    together; roles one after the other. Requests that are put again come on top. Raises KitError
+    on a negative count.
+    """
+    import pandas as pd
+
+    if min(instructions, pool, repaired) < 0 or throughput <= 0:
+        raise KitError(
+            f"instructions {instructions}, pool {pool}, repaired {repaired}, throughput "
+            f"{throughput}: give counts from 0 on and a throughput above 0"
+        )
+    generators = sum(name.startswith("generator_") for name in profile.roles)
+    asked = {
+        "writer": math.ceil(instructions * (1 + repaired)),
+        "screener": pool,
+        "classifier": pool,
+        "generator": instructions,
+        "judge": instructions * generators,
+    }
+    rows = []
+    for name, role in profile.roles.items():
+        kind = name.partition("_")[0]
+        n, length = asked[kind], lengths[kind]
+        tokens = n * (length.prompt + length.completion)
+        rows.append({
+            "role": name, "model": role.model, "requests": n,
+            "prompt_tokens": n * length.prompt, "completion_tokens": n * length.completion,
+            "hours": tokens / throughput / 3600,
+            "suffices": n <= role.requests and tokens <= role.tokens,
+        })  # fmt: skip
+    summed = ("requests", "prompt_tokens", "completion_tokens", "hours")
+    total = {"role": "total", "model": ""} | {
+        column: sum(row[column] for row in rows) for column in summed
+    }
+    return pd.DataFrame([*rows, total | {"suffices": all(row["suffices"] for row in rows)}])

@@ -1,0 +1,63 @@
+"""Requests, tokens and hours, recomputed by hand."""
+
+import pytest
+
+from promedical_utils.profiles import Profile, Role
+from promedical_utils.requests_plan import Length, estimate
+from promedical_utils.workspace import KitError
+
+LENGTHS = {
+    "writer": Length(100, 10), "screener": Length(20, 1), "classifier": Length(30, 2),
+    "generator": Length(5, 50), "judge": Length(200, 40),
+}  # fmt: skip
+
+
+def profile(**budgets) -> Profile:
+    names = ("writer", "screener", "classifier", "judge", "generator_terse", "generator_warm")
+    roles = {name: Role(model=f"m-{name}", **budgets.get(name, {})) for name in names}
+    return Profile.model_construct(roles=roles)
+
+
+def test_by_hand():
+    table = estimate(profile(), 11, 1000, throughput=100, repaired=0.25, lengths=LENGTHS)
+    of = table.set_index("role")
+    assert of.requests.to_dict() == {
+        "writer": 14,  # 11 and a quarter of them again: 13.75
+        "screener": 1000,
+        "classifier": 1000,
+        "generator_terse": 11,
+        "generator_warm": 11,
+        "judge": 22,  # an answer is judged once, on all its criteria
+        "total": 2058,
+    }
+    assert of.prompt_tokens["writer"] == 1400 and of.completion_tokens["writer"] == 140
+    assert of.prompt_tokens["judge"] == 4400 and of.completion_tokens["judge"] == 880
+    assert of.prompt_tokens["total"] == 1400 + 20_000 + 30_000 + 2 * 55 + 4400
+    assert of.completion_tokens["total"] == 140 + 1000 + 2000 + 2 * 550 + 880
+    assert of.hours["judge"] == pytest.approx(5280 / 100 / 3600)
+    assert of.hours["total"] == pytest.approx(of.hours.drop("total").sum())
+    assert of.model["judge"] == "m-judge" and of.suffices.all()
+
+
+def test_a_budget_that_will_not_do_is_told():
+    budgets = {
+        "judge": {"requests": 21},
+        "screener": {"tokens": 20_999},
+        "writer": {"tokens": 1540},
+    }
+    of = estimate(profile(**budgets), 11, 1000, 100, lengths=LENGTHS).set_index("role")
+    assert of.suffices.to_dict() == {
+        "writer": True,
+        "screener": False,
+        "classifier": True,
+        "judge": False,
+        "generator_terse": True,
+        "generator_warm": True,
+        "total": False,
+    }
+
+
+@pytest.mark.parametrize("bad", [(-1, 0, 1.0), (0, -1, 1.0), (0, 0, 0.0)])
+def test_impossible_counts(bad):
+    with pytest.raises(KitError, match="throughput above 0"):
+        estimate(profile(), *bad)
