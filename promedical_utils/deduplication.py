@@ -40,11 +40,12 @@ from promedical_utils.workspace import KitError, read_json, replacing, sha256, s
 THRESHOLD = 0.8  # least cosine of two duplicates
 WORD_BANDS, WORD_ROWS = 24, 5  # MinHash
 SIGN_BANDS, SIGN_BITS = 24, 12  # random projections
+CELLS = 64
 LARGEST = 32  # rows compared in one bucket; a larger one is split by the next bands
 CHUNK = 10_000  # texts, or pairs, of one task
 SEED = 1
 COLUMNS = ("id", "text")
-ARRAYS = ("rows", "exact", "guard", "sizes", "bands", "vectors")
+ARRAYS = ("rows", "exact", "guard", "sizes", "tallies", "bands", "vectors")
 DIFFERENT, NEAR, SEMANTIC = 0, 1, 2
 RULES = {0: "same words", NEAR: "near-duplicate", SEMANTIC: "semantic"}
 
@@ -200,6 +201,7 @@ class Sketches:
     exact: np.ndarray  # (N,) uint64, of the content words in order
     guard: np.ndarray  # (N,) uint64, of the numbers and negations, which duplicates share
     sizes: np.ndarray  # (N,) uint32, content words; 0 where other words may stand for them
+    tallies: np.ndarray  # (N, CELLS) uint8, content words counted in cells by their hash
     bands: np.ndarray  # (N, WORD_BANDS + SIGN_BANDS) uint32
     vectors: np.ndarray  # (N, D) int8
     words: dict[str, tuple[int, int]]
@@ -222,10 +224,11 @@ def sketch(rows: np.ndarray, texts: Sequence[str], embedder: str) -> Sketches:
     guard = np.array([_hash(" ".join(_numbers(row))) for row in words], np.uint64)
     sizes = np.array([len(row) if embedder == embeddings.HASHING else 0 for row in words], np.uint32)
     vectors = in_whole_numbers(embeddings.embed(texts, embedder))
-    bands = np.hstack([_word_bands(words), _sign_bands(vectors)])
+    hashed, tallies = _word_bands(words)
+    bands = np.hstack([hashed, _sign_bands(vectors)])
     counts = Counter(w for row in whole_texts for w in {w for sentence in row for w in sentence})
     capital = Counter(w for t in texts for w in {_normal(c.casefold()) for c in _CAPITAL.findall(t)})
-    return Sketches(rows, exact, guard, sizes, bands, vectors, {w: (n, capital[w]) for w, n in counts.items()})
+    return Sketches(rows, exact, guard, sizes, tallies, bands, vectors, {w: (n, capital[w]) for w, n in counts.items()})
 
 
 def _hash(text: str) -> int:
@@ -246,8 +249,11 @@ def in_whole_numbers(vectors: np.ndarray) -> np.ndarray:
     return np.rint(vectors * (127 / np.where(largest == 0, 1, largest))).astype(np.int8)
 
 
-def _word_bands(words: list[list[str]]) -> np.ndarray:
-    """MinHash bands (N, WORD_BANDS): the permutations are datasketch's, each word is hashed once."""
+def _word_bands(words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """MinHash bands (N, WORD_BANDS) and tallies (N, CELLS) of words.
+
+    The permutations are datasketch's; each word is hashed once, and sets are united by minimum.
+    """
     from datasketch import MinHash
 
     known = {word: n for n, word in enumerate(sorted({w for row in words for w in row}))}
@@ -262,7 +268,10 @@ def _word_bands(words: list[list[str]]) -> np.ndarray:
     band = np.zeros(least.shape[:2], np.uint64)
     for row in range(WORD_ROWS):
         band = _mix(band ^ least[:, :, row])
-    return (band >> np.uint64(32)).astype(np.uint32)
+    at = np.repeat(np.arange(len(words)), [*map(len, words)])
+    cells = table[[known[w] for row in words for w in row], 0] % CELLS
+    tallies = np.bincount(at * CELLS + cells, minlength=len(words) * CELLS).reshape(-1, CELLS)
+    return (band >> np.uint64(32)).astype(np.uint32), np.minimum(tallies, 255).astype(np.uint8)
 
 
 def _sign_bands(vectors: np.ndarray) -> np.ndarray:
@@ -333,6 +342,19 @@ def cosine(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return result
 
 
+def spelled_alike(found: Sketches, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Which pairs (P,) can have the same words but for typing errors in a fifth of them, or in two.
+
+    A word that differs changes two cells by one; so no such pair is lost, and few others are left.
+    """
+    result = np.empty(len(a), bool)
+    for start in range(0, len(a), CHUNK):
+        x, y = (part[start : start + CHUNK] for part in (a, b))
+        apart = np.abs(found.tallies[x].astype(np.int16) - found.tallies[y]).sum(axis=1)
+        result[start : start + CHUNK] = apart <= 2 * np.maximum(2, found.sizes[x] // 5) + 1
+    return result
+
+
 def _compare_chunk(texts: Sequence[str], pairs: np.ndarray) -> np.ndarray:
     contents = [read(text) for text in texts]
     return np.array([compare(contents[a], contents[b], *_WORDS) for a, b in pairs], np.uint8)
@@ -398,6 +420,8 @@ def clusters(ids: Sequence[str], texts: pa.Array, found: Sketches, embedder: str
     _, first, inverse = np.unique(found.exact[order], return_index=True, return_inverse=True)
     single = np.sort(first)
     pairs = single[candidates(*(part[order[single]] for part in (found.bands, found.guard, found.sizes)))]
+    if embedder == embeddings.HASHING:
+        pairs = pairs[spelled_alike(found, *order[pairs].T)]
     pairs = pairs[cosine(vectors, *pairs.T) >= threshold]
 
     def tasks():
@@ -615,7 +639,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = read_shards(given.pool, given.out, given.embedder)
         result = write_result(given.pool, given.out, found, given.embedder, given.threshold)
         print(f"{result['rows']} rows, {result['kept']} kept -> {shown(given.out)}")
-    except KitError as error:
+    except (KitError, OSError) as error:  # a full disk, too: nothing is left half-written
         print(error, file=sys.stderr)
         return 1
     return 0

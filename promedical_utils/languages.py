@@ -1,7 +1,7 @@
 """The language of a text, offline, with how sure that is (py3langid, 139 languages)."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 SURE = 0.9  # confidence from which a language is taken for known
 EXCLUDED = 0.001  # probability under which a language is ruled out
@@ -27,17 +27,22 @@ def foreign(text: str, languages: tuple[str, ...]) -> str:
     return "" if ranked[0][0] == UNKNOWN or possible >= EXCLUDED else ranked[0][0]
 
 
-def same(asked: str, said: str) -> None:
-    """Raises ValueError when ``said`` is surely in another language than ``asked``."""
+def same(asked: str, said: str, usual: tuple[str, ...] = ()) -> None:
+    """Raises ValueError when ``said`` is surely in another language than ``asked``.
+
+    Where the language of ``asked`` is not sure, one of the ``usual`` is taken to be right.
+    """
     want, sure = detect(asked)
-    if sure >= SURE and (got := foreign(said, (want,))):
-        raise ValueError(f"written in language {got!r}; asked in {want!r}")
+    allowed = (want,) if sure >= SURE else (want, *usual)
+    if (sure >= SURE or usual) and (got := foreign(said, allowed)):
+        raise ValueError(f"written in language {got!r}; asked in {' or '.join(map(repr, allowed))}")
 
 
+@lru_cache(1 << 12)
 def _ranked(text: str) -> list[tuple[str, float]]:
     if not re.search(r"[^\W\d_]", text):
         return [(UNKNOWN, 0.0)]
-    return _identifier().rank(text[:LONGEST])
+    return [(code, float(p)) for code, p in _identifier().rank(text[:LONGEST])]
 
 
 @cache

@@ -93,6 +93,9 @@ class Profile(BaseModel):
     review_batch: int = Field(500, ge=1, description="drafts reviewed in a round")
     review_blind: int = Field(200, ge=1, description="drafts on which a round's pass rate is measured")
     review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
+    reviewers: list[str] = Field(
+        default_factory=list, description="people of data: open; none: drafts go unreviewed"
+    )
     embedder: str = Field("hashing", description="hashing, or a sentence-transformers id or folder")
     physician_agreement: float = Field(0.90, gt=0.5, le=1)
 

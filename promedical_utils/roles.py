@@ -100,6 +100,7 @@ class Roles:
     def __init__(self, profile: Profile, answers: Answers, categories: Sequence[str],
                  specialties: Sequence[str]):  # fmt: skip
         self.answers, self.categories, self.specialties = answers, list(categories), list(specialties)
+        self.usual = tuple(profile.languages)
         self._endpoints = {
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
             for name, settings in profile.roles.items()
@@ -161,7 +162,7 @@ class Roles:
         """One generator's answers, as plain text in the language of the conversation."""
 
         def same_language(index: int, text: str) -> str:
-            languages.same(asked[index].messages[-1].content, text)
+            languages.same(" ".join(m.content for m in asked[index].messages), text, self.usual)
             return text
 
         system = _turn("system", generator_prompt(generator))

@@ -7,7 +7,7 @@ and a study call the very same functions.
 import platform
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -213,10 +213,11 @@ def composition(run: Path):
 def _open_rubrics(profile: Profile, run: Path) -> dict:
     """Open sets curated and split, with rubrics of their own or of the writer's.
 
-    What physicians finished on the review page (review.sqlite) is gold and an example to the writer;
-    a draft that stays against the rules waits there with its reasons, and its instruction is left out.
+    With ``reviewers`` in the profile there are rounds of review (review.sqlite): the stage stops with a
+    KitError until they have finished a round on the review page, and goes on where it was. A draft
+    that stays against the rules waits there with its reasons, and its instruction is left out till then.
     """
-    from promedical_utils import review, writing
+    from promedical_utils import review
 
     rows, brought, left_out = open_rows(profile)
     played, store = roles(profile, run), review.Store(run / "review.sqlite")
@@ -224,31 +225,34 @@ def _open_rubrics(profile: Profile, run: Path) -> dict:
     splits = _open_splits(profile, asked)
     asked = [i for i in asked if i.id in splits]
     by_id = {i.id: i for i in asked}
-    gold = {r.instruction_id: r for r in store.gold() if r.instruction_id in by_id}
-    written = {i: r for i, r in brought.items() if i in by_id} | gold
-    to_write = [i for i in asked if i.id not in written]
-    made = writing.write(played, to_write, [(by_id[i], r) for i, r in gold.items()], 0, profile.embedder)
-    written |= {r.instruction_id: r for r in made.rubrics}
-    for q in made.queued:
-        draft = q.draft.model_dump()["criteria"] if q.draft else []
-        store.queue(review.unchecked(q.instruction_id, draft), "; ".join(q.reasons))
+    mended = {r.instruction_id: r for r in store.gold() if r.instruction_id in by_id}
+    written = {i: r for i, r in brought.items() if i in by_id}
+    writer = _Writer(profile, asked, played)
+    ids = [i for i in by_id if i not in written]
+    if profile.reviewers:  # who repeat themselves: what they finished is asked for again
+        reviewing = partial(store.reviewed, reviewers=profile.reviewers)
+        made = _reviewed(profile, writer, ids, reviewing)
+    else:
+        made = _reviewed(profile, writer, [i for i in ids if i not in mended], None, list(mended.values()))
+    for draft in made.queued:
+        if draft.instruction_id not in mended:
+            store.queue(draft, "; ".join(writer.queued[draft.instruction_id]))
     store.close()
+    written |= made.drafts | made.gold | mended
     asked = [i for i in asked if i.id in written]
     status = [r.status for r in written.values()]
     report = {
         "sources": {"left_out": left_out, "instructions": len(rows)},
         "curation": curated,
-        "writing": {
-            "drafted": len(to_write), "valid": len(made.rubrics), "repaired": made.repaired,
-            "valid_share": round(made.valid_share, 4) if to_write else None,
-            "queued": {q.instruction_id: list(q.reasons) for q in made.queued},
-            "requests": played.answers.ledger(),
-        },
+        "rounds": made.rounds,
+        "writing": writer.report(),
         "rubrics": {name: status.count(name) for name in ("draft", "reviewed", "gold")},
         "notes": ["drafts are a language model's until physicians have reviewed them"],
-    }  # fmt: skip
+    }
     records.save(asked, run / "data/instructions.parquet")
     records.save([splits[i.id] for i in asked], run / "data/splits.parquet")
+    if writer.valid:
+        records.save(writer.valid, run / "data/drafts.parquet")
     write_json(run / "data/review.json", report)
     records.save([written[i.id] for i in asked], run / "data/rubrics.parquet")
     return report
@@ -284,33 +288,25 @@ def _clinic_rubrics(profile: Profile, run: Path) -> dict:
     w = world(profile)
     curated, found = _curated_clinic(profile, run, w)
     train = [i for i in w.ids("train") if i in curated]
-    writer = _Writer(profile, run, w)
+    played = roles(profile, run) if profiles.asks_endpoints(profile) else None
+    writer = _Writer(profile, w.instructions, played, w.rubric_of)
 
     def reviewed(drafts: list[Rubric], blind: bool) -> list:
         return [physicians.corrections(d, w.rubric_of[d.instruction_id], "physician_1") for d in drafts]
 
-    rounds, gold = [], {}
-    for row, corrected in review.rounds(
-        train, writer, reviewed, target=profile.rubric_pass_rate, size=profile.review_batch,
-        blind=profile.review_blind, controls=profile.review_controls, seed=profile.seed,
-    ):  # fmt: skip
-        rounds.append(row)
-        gold |= {r.instruction_id: r for r in corrected}
-    left = [i for i in train if i not in gold]
-    drafts = {d.instruction_id: d for d in writer(left, list(gold.values()))}
+    made = _reviewed(profile, writer, train, reviewed)
     # what the writer could not make valid waits for physicians, who write it
-    queued = [drafts.pop(i) for i in left if i in writer.queued]
-    for draft, decided in zip(queued, reviewed(queued, False), strict=True):
-        gold[draft.instruction_id] = review.apply(draft, decided)
-    flawed = sum(not review.passed(d, made) for d, made in
-                 zip(drafts.values(), reviewed(list(drafts.values()), False), strict=True))  # fmt: skip
-    rest = set(train) - gold.keys() - drafts.keys()
-    assert not rest, rest
-    written = {r.instruction_id: r for r in w.rubrics} | drafts | gold
+    gold = made.gold | {
+        draft.instruction_id: review.apply(draft, decided)
+        for draft, decided in zip(made.queued, reviewed(made.queued, False), strict=True)
+    }
+    drafts = list(made.drafts.values())
+    flawed = sum(not review.passed(d, m) for d, m in zip(drafts, reviewed(drafts, False), strict=True))
+    written = {r.instruction_id: r for r in w.rubrics} | made.drafts | gold
     instructions = [i for i in w.instructions if i.id in curated or i.id not in set(w.ids("train"))]
     kept = {i.id for i in instructions}
     report = {
-        "rounds": rounds,
+        "rounds": made.rounds,
         "unreviewed": {"drafted": len(drafts), "flawed": flawed},
         "writing": writer.report(),
         "curation": found,
@@ -324,7 +320,7 @@ def _clinic_rubrics(profile: Profile, run: Path) -> dict:
     records.save([row for row in w.splits if row.instruction_id in kept], run / "data/splits.parquet")
     records.save(writer.valid, run / "data/drafts.parquet")
     with replacing(run / "data/rounds.csv") as temporary:
-        pd.DataFrame(rounds).to_csv(temporary, index=False)
+        pd.DataFrame(made.rounds).to_csv(temporary, index=False)
     write_json(run / "data/review.json", report)
     records.save([_with_kinds(written[i.id]) for i in instructions], run / "data/rubrics.parquet")
     return report
@@ -417,17 +413,44 @@ def _with_kinds(rubric: Rubric) -> Rubric:
     return rubric.model_copy(update={"criteria": named})
 
 
-class _Writer:
-    """The clinic's rubric writer, in this process or behind an endpoint, as ``review.rounds`` asks it.
+@dataclass
+class _Reviewed:
+    """Gold and drafts by instruction id, what is queued, and the rows of the rounds."""
 
-    Shown the gold rubrics of the most similar instructions; ``valid``: every draft that kept the
-    rules, as it came; ``queued``: for which instructions there was none, and why.
+    rounds: list[dict]
+    gold: dict[str, Rubric]
+    drafts: dict[str, Rubric]
+    queued: list[Rubric]
+
+
+def _reviewed(profile: Profile, writer, ids: list[str], reviewing, pool=()) -> _Reviewed:
+    """Rounds of review if there are reviewers; then what is left is drafted with the gold so far."""
+    from promedical_utils import review
+
+    rounds, gold = [], {}
+    if reviewing and ids:
+        for row, corrected in review.rounds(
+            ids, writer, reviewing, target=profile.rubric_pass_rate, size=profile.review_batch,
+            blind=profile.review_blind, controls=profile.review_controls, seed=profile.seed, pool=pool,
+        ):  # fmt: skip
+            rounds.append(row)
+            gold |= {r.instruction_id: r for r in corrected}
+    left = [i for i in ids if i not in gold]
+    drafts = {d.instruction_id: d for d in writer(left, [*pool, *gold.values()])}
+    queued = [drafts.pop(i) for i in left if i in writer.queued]
+    return _Reviewed(rounds, gold, drafts, queued)
+
+
+class _Writer:
+    """The rubric writer as ``review.rounds`` asks it: shown the gold of the most similar instructions.
+
+    Without ``roles`` the clinic writes, from its ``gold``. ``valid``: every draft that kept the rules,
+    as it came; ``queued``: for which instructions there was none, and why.
     """
 
-    def __init__(self, profile: Profile, run: Path, w):
-        self.profile, self.world = profile, w
-        self.asked = {i.id: i for i in w.instructions}
-        self.roles = roles(profile, run) if profiles.asks_endpoints(profile) else None
+    def __init__(self, profile: Profile, asked: list[Instruction], roles=None, gold=None):
+        self.profile, self.roles, self.gold = profile, roles, gold
+        self.asked = {i.id: i for i in asked}
         self.valid, self.queued, self.repaired = [], {}, 0
 
     def __call__(self, ids: list[str], pool: list[Rubric]) -> list[Rubric]:
@@ -458,13 +481,13 @@ class _Writer:
             alike = [i.category for i, _ in near]
             rate = writer.error_rate(self.profile, instruction.category, alike)
             rng = random.Random(short_hash("draft", self.profile.seed, instruction.id, *alike))
-            drafts.append(writer.draft(self.world.rubric_of[instruction.id], rate, 0, rng))
+            drafts.append(writer.draft(self.gold[instruction.id], rate, 0, rng))
         return drafts
 
     def report(self) -> dict:
         total = len(self.valid) + len(self.queued)
         return {
-            "drafted": total, "valid": len(self.valid), "valid_share": round(len(self.valid) / total, 4),
+            "drafted": total, "valid": len(self.valid), "valid_share": round(len(self.valid) / total, 4) if total else None,
             "repaired": self.repaired, "queued": self.queued,
             "requests": self.roles.answers.ledger() if self.roles else {},
         }  # fmt: skip

@@ -73,7 +73,7 @@ def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
     if not abs(total - 1) <= WEIGHTS_OFF:  # a NaN is off, too
         found.append(f"the weights of the proficiency criteria sum to {total:.3f}; they must sum to 1")
     try:
-        languages.same(instruction.messages[-1].content, " ".join(c.text for c in criteria))
+        languages.same(_text(instruction), " ".join(c.text for c in criteria))
     except ValueError as error:
         found.append(str(error))
     return found

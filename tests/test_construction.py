@@ -1,10 +1,14 @@
 """Rubrics and pairs made over endpoints, as notebooks 01 and 02 do it, against the clinic's server."""
 
+from functools import partial
+
 from endpoints_clinic import QUICK
 
-from promedical_utils import clinic, profiles, records, stages
+from promedical_utils import clinic, profiles, records, review, stages
+from promedical_utils.clinic import pool
 from promedical_utils.clinic.server import Clinic, Server
 from promedical_utils.profiles import CLINIC
+from promedical_utils.workspace import KitError
 
 SMALL = {"train_instructions": 40, "calibration_instructions": 6, "checkpoint_instructions": 4,
          "bench_samples": 6, "external_instructions": 4, "review_batch": 12, "review_blind": 8}  # fmt: skip
@@ -43,6 +47,52 @@ def test_the_path_over_endpoints_ends_in_pairs_and_a_second_run_asks_nothing(tmp
     for r in (r for r in found["rubrics"] if r.status == "gold"):
         gold = {(c.dimension, c.text) for c in w.rubric_of[r.instruction_id].criteria}
         assert {(c.dimension, c.text) for c in r.criteria} == gold
+
+
+def test_open_questions_without_a_key_end_in_pairs_and_physicians_can_join(tmp_path):
+    """The profile of one GPU, its open weights played by the clinic's server; then two reviewers."""
+    plain = settings("")
+    w = clinic.build(plain)
+    rows, _ = pool.raw(w, w.ids("train"), plain.seed)
+    source = tmp_path / "pool.jsonl"
+    source.write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    sizes = {"train_instructions": 20, "calibration_instructions": 6, "checkpoint_instructions": 2,
+             "bench_samples": 6, "review_batch": 8, "review_blind": 4, "review_controls": 2}  # fmt: skip
+    licences = {row.licence for row in rows if row.licence.startswith(("MIT", "CC0", "CC-BY-4"))}
+    with Server(Clinic(w, plain)) as server:
+        gpu = partial(profiles.load, "gpu", data="open", endpoint=server.url, sources=[str(source)],
+                      licences=sorted(licences), **sizes)  # fmt: skip
+        report = stages.rubrics(gpu(), tmp_path / "run")
+        made = stages.preference_pairs(gpu(), tmp_path / "run")
+        assert report["writing"]["valid_share"] >= 0.95 and report["rubrics"]["gold"] == 0
+        assert made["training_pairs"] > 30 and made["unanswered"] == {}
+        splits = [row.split for row in stages.data(tmp_path / "run")["splits"]]
+        assert [splits.count(s) for s in ("train", "calibration", "checkpoint", "bench")] == [20, 6, 2, 6]
+
+        people = gpu(reviewers=["ann", "bob"])
+        for _ in range(20):
+            try:
+                report = stages.rubrics(people, tmp_path / "run")
+                break
+            except KitError as waiting:
+                assert "wait for review" in str(waiting)
+            store = review.Store(tmp_path / "run/review.sqlite")
+            for name in people.reviewers:
+                session = store.sign_in(name)
+                while item := store.next_item(name):
+                    for c in item.draft.criteria:
+                        decision = records.Decision(
+                            instruction_id=item.draft.instruction_id, criterion_id=c.id, reviewer=name,
+                            action="accept", criterion=c,
+                        )  # fmt: skip
+                        version = store.save(session, item.id, decision, item.version)
+                        item = store.item(item.id)
+                    store.finish(session, item.id, version)
+            store.close()
+    assert report["rounds"][0]["blind_pass_rate"] == 1.0  # they accepted everything
+    assert report["rubrics"]["gold"] == sum(
+        row["reviewed"] + row["blind_n"] + row["control_n"] for row in report["rounds"]
+    )
 
 
 def test_in_process_drafts_are_corrected_in_rounds_and_the_rest_is_drafted(tmp_path):

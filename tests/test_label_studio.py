@@ -6,13 +6,12 @@ import re
 import socket
 import subprocess
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
 from promedical_utils import label_studio
-from promedical_utils.records import Criterion, Decision, Instruction, Message, Rubric
+from promedical_utils.records import Criterion, Instruction, Message, Rubric
 from promedical_utils.workspace import KitError, project_root
 
 WRITER = "writer-model-9"  # who wrote and generated: no task may name it
@@ -24,9 +23,8 @@ def instruction(name):
         Message(role="assistant", content="How much?"),
         Message(role="user", content="≥ 45 units, $text {{idx}}"),
     ]
-    return Instruction(
-        id=name, category="therapy", specialty="cardiology", messages=turns, source=WRITER, difficulty=5
-    )  # fmt: skip
+    about = dict(category="therapy", specialty="cardiology", source=WRITER, difficulty=5)
+    return Instruction(id=name, messages=turns, **about)
 
 
 def criterion(name, dimension, text, weight=0.0, kind="unspecified"):
@@ -63,8 +61,8 @@ def result(field, kind, value):
     }
 
 
-# What a reviewer did on draft i1, in the order in which Label Studio's page sent it: accept, edit of
-# text and weight, edit of the dimension, reject, accept, two criteria added.
+# What a reviewer did on draft i1, in the order in which the page sends it: accept, edit of text and
+# weight, edit of the dimension, reject, accept, two criteria added.
 FILLED = [
     result("action_0", "choices", "accept"),
     result("action_1", "choices", "edit"),
@@ -104,9 +102,10 @@ def plain(found):
     """Decisions as tuples; added criteria without the id, which is the kit's own."""
     rows = []
     for d in found:
-        c, added = d.criterion, d.action == "add"
-        after = (c.dimension, c.text, c.weight) if added else c
-        rows.append((d.instruction_id, d.reviewer, "" if added else d.criterion_id, d.action, after, d.reason))
+        name, after = d.criterion_id, d.criterion
+        if d.action == "add":
+            name, after = "", (after.dimension, after.text, after.weight)
+        rows.append((d.instruction_id, d.reviewer, name, d.action, after, d.reason))
     return rows
 
 
@@ -137,14 +136,17 @@ def changed(**fields):
 
 
 def test_tasks_hold_conversation_and_criteria_and_not_who_wrote_them(tmp_path):
-    first = label_studio.export_tasks(DRAFTS, ASKED, tmp_path / "a.json").read_text(encoding="utf-8")
-    again = label_studio.export_tasks(DRAFTS, ASKED, tmp_path / "b.json").read_text(encoding="utf-8")
+    first, again = (
+        label_studio.export_tasks(DRAFTS, ASKED, tmp_path / name).read_text(encoding="utf-8")
+        for name in ("a.json", "b.json")
+    )
     assert first == again and WRITER not in first
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b.json"]  # nothing temporary
     one, two = (task["data"] for task in json.loads(first))
     assert [one["instruction_id"], two["instruction_id"], len(two["criteria"])] == ["i1", "i2", 12]
     assert one["conversation"] == (
-        "user: May I <b>take</b> Morlodor?\n\n\nassistant: How much?\n\nuser: ≥ 45 units, $text {{idx}}"
+        "user: May I <b>take</b> Morlodor?\n\n\nassistant: How much?\n\n"
+        "user: ≥ 45 units, $text {{idx}}"
     )
     assert one["criteria"][0] == {
         "id": "i1-dose", "dimension": "proficiency", "text": "States ≥ 45 units.", "weight": 0.3,
@@ -180,7 +182,8 @@ def test_two_reviewers_by_number_never_by_name_and_ids_of_what_they_add(tmp_path
     assert plain(found) == decisions("account-2") + decisions("account-3")
     added = {d.criterion_id for d in found if d.action == "add"}
     assert len(added) == 4 and not added & {c.id for c in DRAFTS[0].criteria}
-    assert "ann@" not in str(found).lower() and found == label_studio.import_annotations(path, DRAFTS)
+    assert "ann@" not in str(found).lower()
+    assert found == label_studio.import_annotations(path, DRAFTS)  # the same ids every time
 
 
 def test_what_the_page_hides_does_not_count_and_a_moved_criterion_loses_its_weight(tmp_path):
@@ -215,23 +218,23 @@ TWICE = result("text_1", "text", "a") | {"value": {"text": ["a", "b"]}}
         ("action_0", None, "action_0: no decision on criterion i1-dose"),
         ("action_0", result("action_0", "choices", "maybe"), "action_0: no decision on criterion"),
         ("reason_3", None, "reason_3: criterion i1-avoid is rejected without a reason"),
-        ("reason_3", result("reason_3", "text", " "), "reason_3: criterion i1-avoid is rejected without"),
-        ("dimension_2", result("dimension_2", "choices", "style"), "dimension_2: 'style' is none of"),
+        ("reason_3", result("reason_3", "text", " "), "reason_3: criterion i1-avoid is"),
+        ("dimension_2", result("dimension_2", "choices", "style"), "dimension_2: 'style' is"),
         ("weight_2", None, "weight_2: a proficiency criterion needs a weight from 0 to 1"),
-        ("weight_1", result("weight_1", "number", 1.5), "weight_1: a proficiency criterion needs a"),
+        ("weight_1", result("weight_1", "number", 1.5), "weight_1: a proficiency criterion"),
         ("weight_1", result("weight_1", "text", "0.5"), "weight_1: not one number value"),
         ("dimension_2", None, "weight_2: only proficiency carries a weight"),
         ("text_1", TWICE, "text_1: not one text value"),
         ("again", result("action_1", "choices", "accept"), "action_1: not one choices value"),
         ("added_text_0", None, "added_text_0: a criterion needs a text"),
         ("added_weight_0", None, "added_weight_0: a proficiency criterion needs a weight"),
-        ("other", result("action_5", "choices", "accept"), "action_5: no field of the labelling conf"),
+        ("other", result("action_5", "choices", "accept"), "action_5: no field of the"),
     ],
 )
-def test_a_wrong_field_is_named_with_task_and_account_and_nothing_imported(tmp_path, field, value, says):
-    wrong = annotation(changed(**{field: value}))
+def test_a_wrong_field_is_named_and_nothing_is_imported(tmp_path, field, value, says):
+    path = exported(tmp_path, annotation(FILLED, 3), annotation(changed(**{field: value})))
     with pytest.raises(KitError) as error:
-        label_studio.import_annotations(exported(tmp_path, annotation(FILLED, 3), wrong), DRAFTS)
+        label_studio.import_annotations(path, DRAFTS)
     assert f"export.json: task i1, account-2, {says}" in str(error.value)
     assert "Nothing was imported" in str(error.value) and "\n" not in str(error.value)
 
@@ -243,23 +246,19 @@ def test_an_edit_that_changes_nothing_is_no_edit(tmp_path):
 
 
 def test_a_draft_that_breaks_a_rule_can_be_mended_but_not_accepted(tmp_path):
-    broken = draft("i1")
-    rows = [c.model_copy(update={"dimension": "style"}) if n == 2 else c for n, c in enumerate(broken.criteria)]
-    broken = broken.model_copy(update={"criteria": rows})
-    path = exported(tmp_path, annotation(FILLED))
-    label_studio.export_tasks([broken], ASKED, tmp_path / "broken.json")
-    task = json.loads((tmp_path / "broken.json").read_text(encoding="utf-8"))[0]
-    for fields, says in (
-        (FILLED, None),
-        (changed(action_2=result("action_2", "choices", "accept")), "dimension_2: 'style' is none of"),
-    ):
+    rows = list(DRAFTS[0].criteria)
+    rows[2] = rows[2].model_copy(update={"dimension": "style"})  # a draft that waits for review
+    broken = DRAFTS[0].model_copy(update={"criteria": rows})
+    path = label_studio.export_tasks([broken], ASKED, tmp_path / "export.json")
+    task = json.loads(path.read_text(encoding="utf-8"))[0]
+
+    def imported(fields):
         path.write_text(json.dumps([task | {"annotations": [annotation(fields)]}]), encoding="utf-8")
-        if says:
-            with pytest.raises(KitError, match=says):
-                label_studio.import_annotations(path, [broken])
-        else:
-            found = label_studio.import_annotations(path, [broken])
-            assert found[2].criterion.dimension == "proficiency"
+        return label_studio.import_annotations(path, [broken])
+
+    assert plain(imported(FILLED)) == decisions("account-2")
+    with pytest.raises(KitError, match="dimension_2: 'style' is none of"):
+        imported(changed(action_2=result("action_2", "choices", "accept")))
 
 
 def test_wrong_tasks_are_named(tmp_path):
@@ -280,20 +279,19 @@ def test_wrong_tasks_are_named(tmp_path):
 
 
 def test_a_file_that_is_no_export_is_one_line(tmp_path):
-    whole = exported(tmp_path, annotation(FILLED), copies=2).read_text(encoding="utf-8")
-    nobody = whole.replace('"completed_by": 2', '"completed_by": null')
+    path = exported(tmp_path, annotation(FILLED), copies=2)
+    whole = path.read_text(encoding="utf-8")
     for content, says in (
-        (whole[:-40], ": Invalid JSON"),
-        ("", ": Invalid JSON"),
-        ("{}", ": Input should be a valid array"),
-        (whole.replace('"data"', '"date"'), ", task 1, field data: Field required"),
-        (whole.replace('"instruction_id"', '"i"'), ", task 1, field data.instruction_id: Field"),
-        (nobody, ", task 1, field annotations.0.completed_by"),
-        (whole.replace('["accept"]', '"accept"'), "field annotations.0.result.0.value.choices: Input"),
+        (whole[:-40], "export.json: Invalid JSON"),
+        ("", "export.json: Invalid JSON"),
+        ("{}", "export.json: Input should be a valid array"),
+        (whole.replace('"data"', '"date"'), "export.json, task 1, field data: Field required"),
+        (whole.replace('"instruction_id"', '"i"'), "task 1, field data.instruction_id: Field"),
+        (whole.replace(' 2, "result"', ' null, "result"'), "field annotations.0.completed_by"),
+        (whole.replace('["accept"]', '"accept"'), "annotations.0.result.0.value.choices: Input"),
     ):
-        path = tmp_path / "export.json"
         path.write_text(content, encoding="utf-8")
-        with pytest.raises(KitError, match=f"^export.json{re.escape(says)}" if says[0] in ":," else says) as error:
+        with pytest.raises(KitError, match=re.escape(says)) as error:
             label_studio.import_annotations(path, DRAFTS)
         assert "\n" not in str(error.value)
     with pytest.raises(KitError, match="missing none.json"):
@@ -311,62 +309,70 @@ def test_without_a_token_or_a_server_it_says_so_and_keeps_secrets(tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-# The real server, where there is one: PROMEDICAL_LABEL_STUDIO names its executable.
+# ---------------------------------------------------------------- the real server
+
+PASSWORD = "not-a-secret-1"
+QUIET = {
+    "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "",
+    "LATEST_VERSION_CHECK": "false", "DEBUG": "false",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Address of a fresh Label Studio on loopback (SQLite, no telemetry), ended with the tests."""
-    default = project_root() / ".venv-label-studio/bin/label-studio"
-    executable = Path(os.environ.get("PROMEDICAL_LABEL_STUDIO") or default)
+    found = os.environ.get("PROMEDICAL_LABEL_STUDIO") or ".venv-label-studio/bin/label-studio"
+    executable = project_root() / found
     if not executable.exists():
-        pytest.skip(f"no Label Studio server at {executable.name}: `make label-studio` makes one (1 GB)")
+        pytest.skip(f"no Label Studio at {found}: `make label-studio` makes it (1 GB)")
     folder = tmp_path_factory.mktemp("label_studio")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    off = dict(COLLECT_ANALYTICS="false", SENTRY_DSN="", FRONTEND_SENTRY_DSN="", LATEST_VERSION_CHECK="false")
-    command = [executable, "start", "--data-dir", folder / "data", "--internal-host", "127.0.0.1", "--port",
-               str(port), "--no-browser", "--username", "lead@clinic.example", "--password", PASSWORD]  # fmt: skip
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "DEBUG": "false"} | off
-    address, log = f"http://127.0.0.1:{port}", folder / "log"
+    command = [
+        executable, "start", "--no-browser", "--data-dir", folder / "data",
+        "--internal-host", "127.0.0.1", "--port", str(port),
+        "--username", "lead@clinic.example", "--password", PASSWORD,
+    ]  # fmt: skip
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)} | QUIET
+    log = folder / "log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
         try:
-            for _ in range(300):
-                time.sleep(1)
-                try:
-                    up = httpx.get(f"{address}/health").is_success
-                except httpx.HTTPError:
-                    up = False
-                assert process.poll() is None, log.read_text()[-2000:]
-                if up:
-                    break
-            else:
-                pytest.fail(f"no answer in 300 s: {log.read_text()[-2000:]}")
+            address = f"http://127.0.0.1:{port}"
+            wait_for(address, process, log)
             yield address
         finally:
             process.terminate()
             process.wait(30)
 
 
-PASSWORD = "not-a-secret-1"
+def wait_for(address, process, log):
+    """Return once ``address`` answers; the first start makes the database, which takes a minute."""
+    for _ in range(300):
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            if httpx.get(f"{address}/health").is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(1)
+    pytest.fail(f"no answer in 300 s: {log.read_text()[-2000:]}")
 
 
 def signed_up(server, path, email):
     """(client, personal access token) of an account that fills in the form at ``path``."""
     client = httpx.Client(base_url=server, headers={"Referer": server}, timeout=60)
     client.get(path)
-    form = {"email": email, "password": PASSWORD, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+    form = {"email": email, "password": PASSWORD}
+    form["csrfmiddlewaretoken"] = client.cookies["csrftoken"]
     assert client.post(path, data=form).status_code == 302
     answer = client.post("/api/token/", headers={"X-CSRFToken": client.cookies["csrftoken"]})
     return client, answer.json()["token"]
 
 
 @pytest.mark.slow
-def test_the_real_server_takes_the_page_and_the_tasks_and_gives_back_every_decision(
-    server, tmp_path, monkeypatch
-):
+def test_the_server_takes_page_and_tasks_and_gives_back_decisions(server, tmp_path, monkeypatch):
     lead, lead_token = signed_up(server, "/user/login/", "lead@clinic.example")
     link = lead.get("/api/invite").json()["invite_url"]
     second, second_token = signed_up(server, link, "second@clinic.example")
@@ -382,14 +388,14 @@ def test_the_real_server_takes_the_page_and_the_tasks_and_gives_back_every_decis
     tasks = label_studio.export_tasks(DRAFTS, ASKED, tmp_path / "tasks.json")
     project = label_studio.push(server, "Round 1", tasks, reviewers=2)
     accounts = []
-    for token, fields in ((lead_token, FILLED), (second_token, FILLED)):
+    for token in (lead_token, second_token):
         monkeypatch.setenv(label_studio.KEY, token)
         with label_studio._signed_in(server) as call:
             accounts.append(f"account-{call('GET', '/api/current-user/whoami').json()['id']}")
             task = call("GET", f"/api/projects/{project}/next").json()
             assert task["data"] == json.loads(tasks.read_text(encoding="utf-8"))[0]["data"]
             assert task["annotations"] == []  # the second is not shown what the first decided
-            call("POST", f"/api/tasks/{task['id']}/annotations/", json={"result": fields})
+            call("POST", f"/api/tasks/{task['id']}/annotations/", json={"result": FILLED})
             other = call("GET", f"/api/projects/{project}/next").json()
             assert other["data"]["instruction_id"] == "i2"
     with label_studio._signed_in(server) as call:  # the second account skips i2
@@ -410,7 +416,7 @@ def test_the_real_server_takes_the_page_and_the_tasks_and_gives_back_every_decis
 
 
 @pytest.mark.slow
-def test_the_real_server_refuses_a_wrong_token_and_a_wrong_project(server, tmp_path, monkeypatch):
+def test_the_server_refuses_a_wrong_token_and_a_wrong_project(server, tmp_path, monkeypatch):
     token = signed_up(server, "/user/login/", "lead@clinic.example")[1]
     path = tmp_path / "export.json"
     for value, says in ((token[:-4] + "AAAA", "/api/token/refresh: 401"), (token, "export: 404")):

@@ -48,9 +48,10 @@ def test_screening_and_classification_are_the_worlds(clinic, server, tmp_path):
     ]
 
 
-def test_a_class_that_is_not_in_the_lists_is_no_answer(clinic, server, tmp_path):
+def test_a_class_that_is_not_in_the_lists_is_no_answer(clinic, server, tmp_path, monkeypatch):
     asking = roles(server.url, tmp_path)
-    asking.categories = ["surgery"]
+    strange = {"medical": True, "category": "surgery of the soul", "specialty": "palm care"}
+    monkeypatch.setitem(clinic._roles, "classifier", lambda asked: strange)
     (answer,) = asking.classify([clinic.world.instructions[0].messages])
     assert answer.value is None and "not in the lists" in answer.reason
 
