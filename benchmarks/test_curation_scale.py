@@ -51,7 +51,9 @@ def run(command: list[str]) -> tuple[float, float]:
         while not done.wait(EVERY):
             try:
                 whole = psutil.Process(process.pid)
-                peak = max(peak, sum(p.memory_info().rss for p in [whole, *whole.children(recursive=True)]))
+                peak = max(
+                    peak, sum(p.memory_info().rss for p in [whole, *whole.children(recursive=True)])
+                )
             except psutil.NoSuchProcess:
                 continue
 
@@ -69,16 +71,23 @@ def test_deduplication(benchmark, tmp_path):
     source, out = tmp_path / "pool.parquet", tmp_path / "out"
     clusters, misses = written(source, ROWS)
     seconds, peak = benchmark.pedantic(
-        lambda: run([sys.executable, "-m", "promedical_utils.deduplication", str(source), "--out", str(out)]),
+        lambda: run(
+            [sys.executable, "-m", "promedical_utils.deduplication", str(source), "--out", str(out)]
+        ),
         rounds=1,
     )
     gone = parquet.read_table(out / "duplicates.parquet").to_pydict()
     found = pool.scores(clusters, misses, dict(zip(gone["id"], gone["kept_id"])))
     benchmark.group = "curation"
     benchmark.extra_info |= {
-        "task": "deduplication", "rows": ROWS, "seconds": seconds, "peak_gib": peak, "busy": BUSY,
-        "kept": parquet.read_metadata(out / "kept.parquet").num_rows, **found,
-    }  # fmt: skip
+        "task": "deduplication",
+        "rows": ROWS,
+        "seconds": seconds,
+        "peak_gib": peak,
+        "busy": BUSY,
+        "kept": parquet.read_metadata(out / "kept.parquet").num_rows,
+        **found,
+    }
     assert min(found["precision"], found["recall"]) >= 0.95
     if ROWS <= 823_703:
         assert seconds <= 15 * 60 and peak <= 6

@@ -54,8 +54,13 @@ class Curated:
     queued: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def curate(rows: Sequence[RawInstruction], bench: Mapping[str, str], screen: Screen, classify: Classify,
-           settings: Settings = Settings()) -> Curated:  # noqa: B008, frozen  # fmt: skip
+def curate(
+    rows: Sequence[RawInstruction],
+    bench: Mapping[str, str],
+    screen: Screen,
+    classify: Classify,
+    settings: Settings = Settings(),
+) -> Curated:  # noqa: B008
     """Run every step on ``rows``; ``bench`` are the texts of the bench by id.
 
     ``screen`` gives each text a difficulty of 0 to 10, ``classify`` its (category, specialty) or
@@ -65,7 +70,9 @@ def curate(rows: Sequence[RawInstruction], bench: Mapping[str, str], screen: Scr
     _unique(rows)
     left, steps, lost, waiting = list(rows), [], [], []
 
-    def step(name: str, dropped: Mapping[str, str], queued: Mapping[str, str] | None = None) -> None:
+    def step(
+        name: str, dropped: Mapping[str, str], queued: Mapping[str, str] | None = None
+    ) -> None:
         nonlocal left
         queued = queued or {}
         after = [row for row in left if row.id not in dropped and row.id not in queued]
@@ -83,7 +90,11 @@ def curate(rows: Sequence[RawInstruction], bench: Mapping[str, str], screen: Scr
     low, high = settings.difficulty_low, settings.difficulty_high
     step(
         "difficulty",
-        {i: f"difficulty {d}, not {low} to {high}" for i, d in hardness.items() if d is not None and not low <= d <= high},
+        {
+            i: f"difficulty {d}, not {low} to {high}"
+            for i, d in hardness.items()
+            if d is not None and not low <= d <= high
+        },
         {i: "no answer of the screener" for i, d in hardness.items() if d is None},
     )
     classes = _asked("classifier", classify, left)
@@ -94,16 +105,22 @@ def curate(rows: Sequence[RawInstruction], bench: Mapping[str, str], screen: Scr
     )
     instructions = [
         Instruction(
-            id=row.id, category=classes[row.id][0], specialty=classes[row.id][1], source=row.source,
-            difficulty=hardness[row.id], messages=[Message(role="user", content=row.text)],
-        ) for row in left
-    ]  # fmt: skip
+            id=row.id,
+            category=classes[row.id][0],
+            specialty=classes[row.id][1],
+            source=row.source,
+            difficulty=hardness[row.id],
+            messages=[Message(role="user", content=row.text)],
+        )
+        for row in left
+    ]
     parts = ["id", "step", "reason"]
     return Curated(
         instructions,
         pd.DataFrame(steps, columns=["step", "before", "dropped", "queued", "after"]),
-        pd.DataFrame(lost, columns=parts), pd.DataFrame(waiting, columns=parts),
-    )  # fmt: skip
+        pd.DataFrame(lost, columns=parts),
+        pd.DataFrame(waiting, columns=parts),
+    )
 
 
 def wrong_licence(rows: Sequence[RawInstruction], licences: Sequence[str]) -> dict[str, str]:
@@ -120,18 +137,24 @@ def foreign(rows: Sequence[RawInstruction], allowed: Sequence[str]) -> dict[str,
 
 def wrong_length(rows: Sequence[RawInstruction], fewest: int, most: int) -> dict[str, str]:
     words = {r.id: len(r.text.split()) for r in rows}
-    return {i: f"{n} words, not {fewest} to {most}" for i, n in words.items() if not fewest <= n <= most}
+    return {
+        i: f"{n} words, not {fewest} to {most}" for i, n in words.items() if not fewest <= n <= most
+    }
 
 
 def duplicates(rows: Sequence[RawInstruction], embedder: str, threshold: float) -> dict[str, str]:
     """Rows that repeat another one, which is kept (see ``deduplication``)."""
     if not rows:
         return {}
-    gone = deduplication.deduplicate([r.id for r in rows], [r.text for r in rows], embedder, threshold)
+    gone = deduplication.deduplicate(
+        [r.id for r in rows], [r.text for r in rows], embedder, threshold
+    )
     return {r.id: f"{r.rule} of {r.kept_id}" for r in gone.itertuples()}
 
 
-def leaks(rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str, threshold: float) -> dict[str, str]:
+def leaks(
+    rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str, threshold: float
+) -> dict[str, str]:
     """Rows that hold an item of the bench, with the rule that found it, the item and how alike.
 
     n-gram overlap: of the item's word 5-grams, half stand in the row (so a quoted item is found).
@@ -189,7 +212,9 @@ def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple
         columns = [[place[w] for w in words if w in place] for words in rows]
         starts = np.cumsum([0, *map(len, columns)])
         flat = np.array([c for row in columns for c in row], np.int32)
-        return csr_matrix((np.ones(len(flat), np.float32), flat, starts), shape=(len(rows), len(place)))
+        return csr_matrix(
+            (np.ones(len(flat), np.float32), flat, starts), shape=(len(rows), len(place))
+        )
 
     sizes, against, hits = np.array([*map(len, wanted)]), table(wanted).T.tocsc(), {}
     for start in range(0, len(texts), 1000):
@@ -203,14 +228,18 @@ def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple
 
 
 def _words(text: str) -> set[str]:
-    return {word for sentence in deduplication.content(deduplication.read(text)) for word in sentence}
+    return {
+        word for sentence in deduplication.content(deduplication.read(text)) for word in sentence
+    }
 
 
 def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
     """Answers by id; KitError when their number is not that of the texts."""
     answers = list(ask([row.text for row in rows])) if rows else []
     if len(answers) != len(rows):
-        raise KitError(f"the {role} answered {len(answers)} of {len(rows)} texts: one answer, or None, for each")
+        raise KitError(
+            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer, or None, for each"
+        )
     return {row.id: answer for row, answer in zip(rows, answers)}
 
 
@@ -218,5 +247,7 @@ def _unique(rows: Sequence[RawInstruction]) -> None:
     seen = set()
     for row in rows:
         if row.id in seen:
-            raise KitError(f"two rows of the pool have the id {row.id!r}: make ids unique, e.g. by the source's name")
+            raise KitError(
+                f"two rows of the pool have the id {row.id!r}: make ids unique, e.g. by the source's name"
+            )
         seen.add(row.id)

@@ -5,7 +5,8 @@
 
 Each text is read into content words, and sketched: MinHash of its words (Broder 1997, by
 datasketch) and signs of random projections of its embedding (Charikar 2002), both cut into bands.
-Texts that share a band are compared, first by the cosine of their embeddings, then word by word.
+Texts that share a band are compared word by word; for a model, if the cosine of their embeddings
+reaches the threshold.
 Sketches of a text depend on nothing but the text, and what is compared depends on no order, so that
 neither rows, processes nor shards change the result; an index that is built row by row (HNSW, as
 in semhash) could not promise that.
@@ -35,9 +36,17 @@ import pyarrow as pa
 from rapidfuzz.distance import OSA
 
 from promedical_utils import embeddings
-from promedical_utils.workspace import KitError, read_json, replacing, sha256, short_hash, shown, write_json
+from promedical_utils.workspace import (
+    KitError,
+    read_json,
+    replacing,
+    sha256,
+    short_hash,
+    shown,
+    write_json,
+)
 
-THRESHOLD = 0.8  # least cosine of two duplicates
+THRESHOLD = 0.9  # least cosine of two duplicates, for a model's embeddings
 WORD_BANDS, WORD_ROWS = 24, 5  # MinHash
 SIGN_BANDS, SIGN_BITS = 24, 12  # random projections
 CELLS = 64
@@ -53,7 +62,9 @@ _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+|%")
 _SENTENCE = re.compile(r"[.!?;:]+(?=\s|$)|\n")
 _CAPITAL = re.compile(r"(?<=[a-z0-9,] )[A-Z]\w+")
-_CONTRACTED = re.compile(r"\b(?:(can|won|shan)'?t|(\w+)n't|(do|does|did|is|are|was|has|have|had|should|could|would)nt)\b")
+_CONTRACTED = re.compile(
+    r"\b(?:(can|won|shan)'?t|(\w+)n't|(do|does|did|is|are|was|has|have|had|should|could|would)nt)\b"
+)
 _ENDING = re.compile(r"'(?:s|m|re|ve|ll|d)\b")
 # What is said to whom, and not what is asked
 _COURTESY = re.compile(
@@ -76,7 +87,9 @@ _FUNCTION = frozenset(
 )
 _NUMBERS = {
     word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve".split()
+    )
 }
 # Facts among the words: what a model's closeness may not explain away
 _UNITS = frozenset(
@@ -91,7 +104,7 @@ _OPPOSITES = frozenset(
     safe/unsafe safe/dangerous acute/chronic benign/malignant positive/negative with/without early/late
     first/last fast/slow long/short allowed/forbidden inside/outside gain/lose gain/loss upper/lower systolic/diastolic
     """.split()
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------- one text, two texts
@@ -112,7 +125,9 @@ def read(text: str) -> list[list[str]]:
     plain = _CONTRACTED.sub(lambda m: f"{m[1] or m[2] or m[3]} not", plain)
     sentences = _SENTENCE.split(_COURTESY.sub(" . ", _ENDING.sub("", plain)))
     words = [[_normal(w) for w in _TOKEN.findall(sentence)] for sentence in sentences]
-    return [sentence for sentence in words if sentence] or [_TOKEN.findall(plain) or [plain.strip()]]
+    return [sentence for sentence in words if sentence] or [
+        _TOKEN.findall(plain) or [plain.strip()]
+    ]
 
 
 def content(sentences: list[list[str]]) -> list[list[str]]:
@@ -122,7 +137,10 @@ def content(sentences: list[list[str]]) -> list[list[str]]:
 
 
 def compare(
-    a: list[list[str]], b: list[list[str]], rows: Mapping[str, int], names: frozenset[str] | None = None
+    a: list[list[str]],
+    b: list[list[str]],
+    rows: Mapping[str, int],
+    names: frozenset[str] | None = None,
 ) -> int:
     """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``, for two texts as ``read`` gives them.
 
@@ -134,7 +152,10 @@ def compare(
     only_a, only_b = count_a - count_b, count_b - count_a
     typed = {}
     for word in sorted(only_b):
-        meant = next((w for w in sorted(only_a) if only_a[w] == only_b[word] and _one_word(w, word, rows)), None)
+        meant = next(
+            (w for w in sorted(only_a) if only_a[w] == only_b[word] and _one_word(w, word, rows)),
+            None,
+        )
         if meant:
             typed[word] = meant
             del only_a[meant], only_b[word]
@@ -142,7 +163,9 @@ def compare(
     rest = only_a | only_b
     if rest and (names is None or _facts(only_a, only_b, names)):
         return DIFFERENT
-    if _exchanged(_followers(a), _followers([[typed.get(w, w) for w in sentence] for sentence in b])):
+    if _exchanged(
+        _followers(a), _followers([[typed.get(w, w) for w in sentence] for sentence in b])
+    ):
         return DIFFERENT
     return SEMANTIC if rest else NEAR
 
@@ -168,7 +191,13 @@ def _facts(only_a: Iterable[str], only_b: Iterable[str], names: frozenset[str]) 
 
 def _prefix(a: str, b: str) -> bool:
     """hyper- against hypo-, and a word against its own negation by un-, in-, non-."""
-    return a.replace("hyper", "hypo") == b != a or b in (f"un{a}", f"in{a}", f"non{a}", f"im{a}", f"ab{a}")
+    return a.replace("hyper", "hypo") == b != a or b in (
+        f"un{a}",
+        f"in{a}",
+        f"non{a}",
+        f"im{a}",
+        f"ab{a}",
+    )
 
 
 def _followers(sentences: list[list[str]]) -> set[tuple[str, str]]:
@@ -183,8 +212,10 @@ def _exchanged(a: set[tuple[str, str]], b: set[tuple[str, str]]) -> bool:
         return True
     return any(
         (left, other) in now and (place, word) in now
-        for left, word in was for place, other in was if word != other
-    )  # fmt: skip
+        for left, word in was
+        for place, other in was
+        if word != other
+    )
 
 
 # ---------------------------------------------------------------- sketches
@@ -222,13 +253,26 @@ def sketch(rows: np.ndarray, texts: Sequence[str], embedder: str) -> Sketches:
     words = [[w for sentence in content(sentences) for w in sentence] for sentences in whole_texts]
     exact = np.array([_hash(" ".join(row)) for row in words], np.uint64)
     guard = np.array([_hash(" ".join(_numbers(row))) for row in words], np.uint64)
-    sizes = np.array([len(row) if embedder == embeddings.HASHING else 0 for row in words], np.uint32)
+    sizes = np.array(
+        [len(row) if embedder == embeddings.HASHING else 0 for row in words], np.uint32
+    )
     vectors = in_whole_numbers(embeddings.embed(texts, embedder))
     hashed, tallies = _word_bands(words)
     bands = np.hstack([hashed, _sign_bands(vectors)])
     counts = Counter(w for row in whole_texts for w in {w for sentence in row for w in sentence})
-    capital = Counter(w for t in texts for w in {_normal(c.casefold()) for c in _CAPITAL.findall(t)})
-    return Sketches(rows, exact, guard, sizes, tallies, bands, vectors, {w: (n, capital[w]) for w, n in counts.items()})
+    capital = Counter(
+        w for t in texts for w in {_normal(c.casefold()) for c in _CAPITAL.findall(t)}
+    )
+    return Sketches(
+        rows,
+        exact,
+        guard,
+        sizes,
+        tallies,
+        bands,
+        vectors,
+        {w: (n, capital[w]) for w, n in counts.items()},
+    )
 
 
 def _hash(text: str) -> int:
@@ -343,7 +387,7 @@ def cosine(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def spelled_alike(found: Sketches, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which pairs (P,) can have the same words but for typing errors in a fifth of them, or in two.
+    """Which pairs (P,) can have the same words but for typing errors in a fifth of them, or in three.
 
     A word that differs changes two cells by one; so no such pair is lost, and few others are left.
     """
@@ -351,7 +395,7 @@ def spelled_alike(found: Sketches, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     for start in range(0, len(a), CHUNK):
         x, y = (part[start : start + CHUNK] for part in (a, b))
         apart = np.abs(found.tallies[x].astype(np.int16) - found.tallies[y]).sum(axis=1)
-        result[start : start + CHUNK] = apart <= 2 * np.maximum(2, found.sizes[x] // 5) + 1
+        result[start : start + CHUNK] = apart <= 2 * np.maximum(3, found.sizes[x] // 5) + 1
     return result
 
 
@@ -376,7 +420,9 @@ def _known(words: Mapping[str, tuple[int, int]], embedder: str) -> tuple[dict, f
     return rows, frozenset(w for w, (n, capital) in words.items() if 2 * capital >= n)
 
 
-def _mapped(function: Callable, tasks: Iterator[tuple], count: int, workers: int, known=({}, None)) -> Iterator:
+def _mapped(
+    function: Callable, tasks: Iterator[tuple], count: int, workers: int, known=({}, None)
+) -> Iterator:
     """Results in the order of ``tasks``, a few of which are held at a time."""
     if workers == 1 or count <= 1:
         _take_words(*known)
@@ -404,8 +450,14 @@ def sketches(texts: pa.Array, rows: np.ndarray, embedder: str, workers: int) -> 
     return Sketches.joined(list(_mapped(sketch, tasks, len(parts), workers)))
 
 
-def clusters(ids: Sequence[str], texts: pa.Array, found: Sketches, embedder: str, threshold: float,
-             workers: int) -> pd.DataFrame:  # fmt: skip
+def clusters(
+    ids: Sequence[str],
+    texts: pa.Array,
+    found: Sketches,
+    embedder: str,
+    threshold: float,
+    workers: int,
+) -> pd.DataFrame:
     """The duplicates: a row (id, kept_id, rule, similarity) for each text to be left out, by id.
 
     Duplicates of duplicates are one cluster; of each, the smallest id is kept. ``similarity`` is
@@ -419,10 +471,13 @@ def clusters(ids: Sequence[str], texts: pa.Array, found: Sketches, embedder: str
     names, rows, vectors = names[order], found.rows[order], found.vectors[order]
     _, first, inverse = np.unique(found.exact[order], return_index=True, return_inverse=True)
     single = np.sort(first)
-    pairs = single[candidates(*(part[order[single]] for part in (found.bands, found.guard, found.sizes)))]
+    pairs = single[
+        candidates(*(part[order[single]] for part in (found.bands, found.guard, found.sizes)))
+    ]
     if embedder == embeddings.HASHING:
         pairs = pairs[spelled_alike(found, *order[pairs].T)]
-    pairs = pairs[cosine(vectors, *pairs.T) >= threshold]
+    else:
+        pairs = pairs[cosine(vectors, *pairs.T) >= threshold]
 
     def tasks():
         for start in range(0, len(pairs), CHUNK):
@@ -431,7 +486,9 @@ def clusters(ids: Sequence[str], texts: pa.Array, found: Sketches, embedder: str
 
     known = _known(found.words, embedder)
     chunks = -(-len(pairs) // CHUNK)
-    rule = np.concatenate([np.empty(0, np.uint8), *_mapped(_compare_chunk, tasks(), chunks, workers, known)])
+    rule = np.concatenate(
+        [np.empty(0, np.uint8), *_mapped(_compare_chunk, tasks(), chunks, workers, known)]
+    )
     pairs, rule = pairs[rule != DIFFERENT], rule[rule != DIFFERENT]
     n = len(names)
     edges = np.concatenate([pairs, np.stack([np.arange(n), first[inverse]], axis=1)])
@@ -444,14 +501,22 @@ def clusters(ids: Sequence[str], texts: pa.Array, found: Sketches, embedder: str
         np.minimum.at(weakest, side, rule)
     how = np.where(first[inverse] == first[inverse[kept]], 0, weakest[first[inverse]])
     gone = np.flatnonzero(kept != np.arange(n))
-    return pd.DataFrame({
-        "id": names[gone], "kept_id": names[kept[gone]], "rule": [RULES[h] for h in how[gone]],
-        "similarity": cosine(vectors, gone, kept[gone]).round(4),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "id": names[gone],
+            "kept_id": names[kept[gone]],
+            "rule": [RULES[h] for h in how[gone]],
+            "similarity": cosine(vectors, gone, kept[gone]).round(4),
+        }
+    )
 
 
-def deduplicate(ids: Sequence[str], texts: Sequence[str], embedder: str = embeddings.HASHING,
-                threshold: float = THRESHOLD) -> pd.DataFrame:  # fmt: skip
+def deduplicate(
+    ids: Sequence[str],
+    texts: Sequence[str],
+    embedder: str = embeddings.HASHING,
+    threshold: float = THRESHOLD,
+) -> pd.DataFrame:
     """``clusters`` of texts in memory. Raises KitError on a repeated id or a text of blanks."""
     table = pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.large_string())})
     _check(table, "the pool")
@@ -460,15 +525,20 @@ def deduplicate(ids: Sequence[str], texts: Sequence[str], embedder: str = embedd
     return clusters(ids, column, found, embedder, threshold, workers)
 
 
-def matches(texts: Sequence[str], others: Sequence[str], embedder: str = embeddings.HASHING,
-            threshold: float = THRESHOLD) -> dict[int, tuple[int, float]]:  # fmt: skip
+def matches(
+    texts: Sequence[str],
+    others: Sequence[str],
+    embedder: str = embeddings.HASHING,
+    threshold: float = THRESHOLD,
+) -> dict[int, tuple[int, float]]:
     """Which of ``texts`` duplicate one of the few ``others``: row -> (row of the other, cosine).
 
     By the same rules as ``clusters``, but every text is compared with every other one.
     """
     workers = _workers(embedder)
     mine, theirs = (
-        sketches(pa.array(part, pa.large_string()), np.arange(len(part)), embedder, workers) for part in (texts, others)
+        sketches(pa.array(part, pa.large_string()), np.arange(len(part)), embedder, workers)
+        for part in (texts, others)
     )
     known = _known(Sketches.joined([mine, theirs]).words, embedder)
     contents, found = [read(text) for text in others], {}
@@ -476,10 +546,13 @@ def matches(texts: Sequence[str], others: Sequence[str], embedder: str = embeddi
         alike = np.flatnonzero(theirs.guard == mine.guard[row])  # every size: there are few
         if not len(alike):
             continue
-        close = cosine(np.concatenate([mine.vectors[row : row + 1], theirs.vectors[alike]]),
-                       np.zeros(len(alike), np.int64), np.arange(1, len(alike) + 1))  # fmt: skip
+        close = cosine(
+            np.concatenate([mine.vectors[row : row + 1], theirs.vectors[alike]]),
+            np.zeros(len(alike), np.int64),
+            np.arange(1, len(alike) + 1),
+        )
         for at in np.argsort(-close, kind="stable"):
-            if close[at] < threshold:
+            if embedder != embeddings.HASHING and close[at] < threshold:
                 break
             if compare(contents[alike[at]], read(texts[row]), *known) != DIFFERENT:
                 found[row] = (int(alike[at]), float(close[at]))
@@ -524,19 +597,31 @@ def _check(table: pa.Table, where: str) -> None:
         empty = compute.indices_nonzero(compute.fill_null(blank, True))
         if len(empty):
             row = empty[0].as_py()
-            raise KitError(f"{where}, row {row + 1} ({table['id'][row]}): empty {name}; fill or remove the row")
+            raise KitError(
+                f"{where}, row {row + 1} ({table['id'][row]}): empty {name}; fill or remove the row"
+            )
     counts = table["id"].value_counts()
     if len(counts) < table.num_rows:
         twice = compute.filter(counts.field("values"), compute.greater(counts.field("counts"), 1))
         first = min(twice.to_pylist())
-        raise KitError(f"{where}: {len(twice)} ids stand more than once, the first is {first!r}; make ids unique")
+        raise KitError(
+            f"{where}: {len(twice)} ids stand more than once, the first is {first!r}; make ids unique"
+        )
 
 
 def _origin(pool: Path, embedder: str) -> dict:
     """What a shard must share with the others."""
     from importlib.metadata import version
 
-    shape = (WORD_BANDS, WORD_ROWS, SIGN_BANDS, SIGN_BITS, SEED, embeddings.DIMENSIONS, version("datasketch"))
+    shape = (
+        WORD_BANDS,
+        WORD_ROWS,
+        SIGN_BANDS,
+        SIGN_BITS,
+        SEED,
+        embeddings.DIMENSIONS,
+        version("datasketch"),
+    )
     return {"pool_sha256": sha256(pool), "embedder": embedder, "settings": short_hash(*shape)}
 
 
@@ -552,7 +637,9 @@ def write_shard(pool: Path, out: Path, number: int, of: int, embedder: str) -> P
     with replacing(data) as temporary, temporary.open("wb") as file:
         arrays = {name: getattr(found, name) for name in ARRAYS}
         np.savez(file, **arrays, words=words, counts=np.array([*found.words.values()], np.int64))
-    content = {"shard": number, "of": of, "rows": len(rows), "sha256": sha256(data)} | _origin(pool, embedder)
+    content = {"shard": number, "of": of, "rows": len(rows), "sha256": sha256(data)} | _origin(
+        pool, embedder
+    )
     return write_json(data.with_suffix(".json"), content)
 
 
@@ -560,21 +647,31 @@ def read_shards(pool: Path, out: Path, embedder: str) -> Sketches:
     """All shards under ``out``; KitError when one is missing, broken or of something else."""
     manifests = {path: read_json(path, "") for path in sorted((out / "shards").glob("*.json"))}
     if not manifests:
-        raise KitError(f"no shard in {shown(out)}/shards: run the command with --shard 1/n to n/n first")
+        raise KitError(
+            f"no shard in {shown(out)}/shards: run the command with --shard 1/n to n/n first"
+        )
     origin = _origin(pool, embedder)
     of = {m["of"] for m in manifests.values()}
     if len(of) > 1:
-        raise KitError(f"{shown(out)}/shards has shards of {sorted(of)}: remove those of other runs")
+        raise KitError(
+            f"{shown(out)}/shards has shards of {sorted(of)}: remove those of other runs"
+        )
     for path, manifest in manifests.items():
         wrong = [name for name, value in origin.items() if manifest.get(name) != value]
         if wrong:
-            raise KitError(f"{shown(path)} is of another {' and '.join(wrong)}; remove it, run that shard again")
+            raise KitError(
+                f"{shown(path)} is of another {' and '.join(wrong)}; remove it, run that shard again"
+            )
         data = path.with_suffix(".npz")
         if not data.exists() or sha256(data) != manifest["sha256"]:
-            raise KitError(f"{shown(data)} is missing or not what its manifest says; run that shard again")
+            raise KitError(
+                f"{shown(data)} is missing or not what its manifest says; run that shard again"
+            )
     missing = sorted(set(range(1, max(of) + 1)) - {m["shard"] for m in manifests.values()})
     if missing:
-        raise KitError(f"missing shard {', '.join(f'{n}/{max(of)}' for n in missing)}: run it, then --merge")
+        raise KitError(
+            f"missing shard {', '.join(f'{n}/{max(of)}' for n in missing)}: run it, then --merge"
+        )
     parts = []
     for path in manifests:
         with np.load(path.with_suffix(".npz")) as found:
@@ -584,7 +681,9 @@ def read_shards(pool: Path, out: Path, embedder: str) -> Sketches:
     return Sketches.joined(parts)
 
 
-def write_result(pool: Path, out: Path, found: Sketches | None, embedder: str, threshold: float) -> dict:
+def write_result(
+    pool: Path, out: Path, found: Sketches | None, embedder: str, threshold: float
+) -> dict:
     """Write kept.parquet (the pool's rows by id), duplicates.parquet and, last, manifest.json."""
     import pyarrow.compute as compute
     import pyarrow.parquet as parquet
@@ -595,7 +694,9 @@ def write_result(pool: Path, out: Path, found: Sketches | None, embedder: str, t
         found = sketches(texts, np.arange(table.num_rows), embedder, workers)
     ids = table["id"].to_pylist()
     gone = clusters(ids, texts, found, embedder, threshold, workers)
-    kept = table.filter(compute.invert(compute.is_in(table["id"], pa.array(gone.id, table["id"].type))))
+    kept = table.filter(
+        compute.invert(compute.is_in(table["id"], pa.array(gone.id, table["id"].type)))
+    )
     files = {
         "kept.parquet": kept.sort_by("id"),
         "duplicates.parquet": pa.Table.from_pandas(gone, preserve_index=False),
@@ -604,9 +705,12 @@ def write_result(pool: Path, out: Path, found: Sketches | None, embedder: str, t
         with replacing(out / name) as temporary:
             parquet.write_table(content, temporary)
     manifest = {
-        "rows": table.num_rows, "kept": kept.num_rows, "duplicates": gone.rule.value_counts().sort_index().to_dict(),
-        "threshold": threshold, "files": {name: sha256(out / name) for name in files},
-    } | _origin(pool, embedder)  # fmt: skip
+        "rows": table.num_rows,
+        "kept": kept.num_rows,
+        "duplicates": gone.rule.value_counts().sort_index().to_dict(),
+        "threshold": threshold,
+        "files": {name: sha256(out / name) for name in files},
+    } | _origin(pool, embedder)
     write_json(out / "manifest.json", manifest)
     return manifest
 
@@ -619,14 +723,18 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="promedical_utils.deduplication", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="promedical_utils.deduplication", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("pool", type=Path, help="Parquet file with columns id and text")
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", type=_shard, metavar="i/n", help="only sketch this part")
     part.add_argument("--merge", action="store_true", help="compare what the shards have sketched")
     parser.add_argument("--embedder", default=embeddings.HASHING)
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="least cosine of duplicates")
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, help="least cosine, for a model's embeddings"
+    )
     given = parser.parse_args(arguments)
     try:
         if given.shard:

@@ -26,6 +26,7 @@ from promedical_utils.profiles import Role
 from promedical_utils.workspace import KitError, shown
 
 ASKS = 4  # how often a request is put when its answers cannot be read
+WARMER = 0.2  # temperature that each further one of these adds
 LONGEST_WAIT = 60.0  # seconds before a retry, whatever the server asks for
 NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
 AGAIN = (408, 409, 429)  # and everything from 500 on
@@ -183,7 +184,7 @@ class Endpoint:
         for attempt in range(ASKS):
             if self._stop.is_set():
                 return Answer(None, "stopped")
-            body = self._body(request)
+            body = self._body(request, attempt)
             key = _key(body, attempt)
             found = self.answers.get(key)
             if found is None:
@@ -198,11 +199,12 @@ class Endpoint:
                 reason = str(error)
         return Answer(None, f"no usable answer in {ASKS}: {reason}")
 
-    def _body(self, request: Request) -> dict:
+    def _body(self, request: Request, attempt: int) -> dict:
         body = {
             "model": self.settings.model,
             "messages": list(request.messages),
-            "temperature": self.settings.temperature,
+            # at temperature 0 a model would give the same unusable answer again
+            "temperature": round(self.settings.temperature + WARMER * attempt, 2),
             "max_tokens": self.settings.max_tokens,
         }
         if request.schema is None:

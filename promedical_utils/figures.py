@@ -440,9 +440,8 @@ def plot_judge_errors(df: pd.DataFrame) -> Figure:
     figure, [[axis]] = _figure(7, 1.4 + 0.45 * df.dimension.nunique())
     names = list(dict.fromkeys(df.dimension))
     y = dict(zip(names, _rows(axis, names), strict=True))
-    for (error, part), shift, colour, mark in zip(
-        df.groupby("error", sort=True), (0.15, -0.15), (RED, SKY), "os", strict=True
-    ):
+    for error, shift, colour, mark in (("lenient", 0.15, RED, "o"), ("strict", -0.15, SKY, "s")):
+        part = df[df.error == error]
         places = part.dimension.map(y).to_numpy() + shift
         _interval(axis, places, *(100 * part[c].to_numpy() for c in ("rate", "low", "high")),
                   fmt=mark, color=colour, ms=5, capsize=4)  # fmt: skip

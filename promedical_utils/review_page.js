@@ -52,8 +52,7 @@ function render({ model, el }) {
   const buttons = make("div", { class: "pmr-buttons" });
   const root = make(
     "section",
-    // without the attribute JupyterLab takes the keys for itself: "a" would add a cell
-    { class: "pmr", "aria-label": "Rubric review", tabindex: "0", "data-lm-suppress-shortcuts": "true" },
+    { class: "pmr", "aria-label": "Rubric review", tabindex: "0" },
     head, alarm,
     make("div", { class: "pmr-sides" }, message, make("section", { class: "pmr-draft", "aria-label": "Draft" }, list)),
     make("div", { class: "pmr-foot" }, buttons, status),
@@ -266,7 +265,7 @@ function render({ model, el }) {
     const inField = event.target.closest("input, textarea, select");
     const form = list.querySelector(".pmr-form");
     const plain = !inField && !event.ctrlKey && !event.metaKey && !event.altKey;
-    event.stopPropagation(); // what is typed here is nothing for the notebook
+    event.stopPropagation(); // or JupyterLab takes it too: "b" adds a cell, "x" cuts this one
     if (event.key === "Escape" && inField) {
       root.focus({ preventScroll: true }); // the text stays: only Cancel throws it away
     } else if (form && event.key === "Enter" && (event.ctrlKey || event.metaKey)) {

@@ -230,6 +230,7 @@ def _open_rubrics(profile: Profile, run: Path) -> dict:
     writer = _Writer(profile, asked, played)
     ids = [i for i in by_id if i not in written]
     if profile.reviewers:  # who repeat themselves: what they finished is asked for again
+        records.save(asked, run / "data/to_review.parquet")  # the page shows them beside the drafts
         reviewing = partial(store.reviewed, reviewers=profile.reviewers)
         made = _reviewed(profile, writer, ids, reviewing)
     else:

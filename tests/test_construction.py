@@ -2,9 +2,10 @@
 
 from functools import partial
 
+import pandas as pd
 from endpoints_clinic import QUICK
 
-from promedical_utils import clinic, profiles, records, review, stages
+from promedical_utils import clinic, figures, profiles, records, review, stages
 from promedical_utils.clinic import pool
 from promedical_utils.clinic.server import Clinic, Server
 from promedical_utils.profiles import CLINIC
@@ -121,3 +122,23 @@ def test_judge_errors_by_hand():
     assert (found.n["lenient"], found.rate["lenient"]) == (2, 0.5)
     assert (found.n["strict"], found.rate["strict"]) == (2, 0.5)
     assert frame[frame.dimension == "safety"].rate.isna().all()
+
+
+def test_figures_show_what_the_frames_hold():
+    frame = pd.DataFrame({"step": ["licence", "length"], "before": [100, 90], "dropped": [10, 5],
+                          "queued": [0, 3], "after": [90, 82]})  # fmt: skip
+    axis = figures.plot_funnel(frame).axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [90, 82, 10, 8]  # kept, then dropped or queued
+    assert [text.get_text() for text in axis.texts] == ["90   −10", "82   −5   3 queued"]
+    rounds = pd.DataFrame({"round": [1, 2, 3], "blind_pass_rate": [0.8, 0.9, None],
+                           "low": [0.7, 0.8, 0.0], "high": [0.9, 0.95, 1.0]})  # fmt: skip
+    line = figures.plot_pass_rate(rounds, 0.964).axes[0].lines[0]
+    assert line.get_ydata().tolist() == [80.0, 90.0]  # a round without a blind sample has no point
+    rates = pd.DataFrame({"dimension": ["safety"] * 2, "error": ["lenient", "strict"], "rate": [0.2, 0.1],
+                          "low": [0.1, 0.05], "high": [0.3, 0.2], "n": [10, 20]})  # fmt: skip
+    axis = figures.plot_judge_errors(rates).axes[0]
+    assert [round(c[0].get_xdata()[0], 6) for c in axis.containers] == [20.0, 10.0]
+    assert [text.get_text() for text in axis.texts] == ["n = 10", "n = 20"]
+    made = pd.DataFrame({"category": ["triage"], "proficiency": [3.0], "excellence": [1.0], "safety": [2.0]})
+    axis = figures.plot_composition(made).axes[0]
+    assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == [(0, 3), (3, 1), (4, 2)]

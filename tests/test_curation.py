@@ -20,7 +20,11 @@ def row(id_, text=ASKED, licence="MIT"):
 
 def run(rows, bench=None, difficulty=7, found=QUESTION, **settings):
     return curate(
-        rows, bench or {}, lambda t: [difficulty] * len(t), lambda t: [found] * len(t), Settings(**settings)
+        rows,
+        bench or {},
+        lambda t: [difficulty] * len(t),
+        lambda t: [found] * len(t),
+        Settings(**settings),
     )
 
 
@@ -33,7 +37,10 @@ def world():
 def planted(world):
     """A raw pool, its truth, and what curation made of it."""
     rows, truth = pool.raw(world, world.ids("train"), 11)
-    bench = {i: pool.text_of(next(x for x in world.instructions if x.id == i).messages) for i in world.ids("bench")}
+    bench = {
+        i: pool.text_of(next(x for x in world.instructions if x.id == i).messages)
+        for i in world.ids("bench")
+    }
     truth_of = {r.text: truth[r.id] for r in rows}
     asked = {"screen": [], "classify": []}
 
@@ -44,7 +51,9 @@ def planted(world):
     def classify(texts):
         asked["classify"] += texts
         found = [truth_of[t] for t in texts]
-        return [NOT_MEDICAL if p.kind == "not_medical" else (p.category, p.specialty) for p in found]
+        return [
+            NOT_MEDICAL if p.kind == "not_medical" else (p.category, p.specialty) for p in found
+        ]
 
     return rows, truth, curate(rows, bench, screen, classify), asked
 
@@ -55,10 +64,20 @@ def planted(world):
 def test_each_planted_row_ends_where_it_belongs(planted):
     rows, truth, out, _ = planted
     ends = {
-        "licence": "licence", "language": "language", "length": "length", "duplicate": "duplicates", "leak": "bench",
-        "too_easy": "difficulty", "too_hard": "difficulty", "not_medical": "medical", "kept": "kept", "near_miss": "kept",
-    }  # fmt: skip
-    end = dict.fromkeys((i.id for i in out.instructions), "kept") | dict(zip(out.dropped.id, out.dropped.step))
+        "licence": "licence",
+        "language": "language",
+        "length": "length",
+        "duplicate": "duplicates",
+        "leak": "bench",
+        "too_easy": "difficulty",
+        "too_hard": "difficulty",
+        "not_medical": "medical",
+        "kept": "kept",
+        "near_miss": "kept",
+    }
+    end = dict.fromkeys((i.id for i in out.instructions), "kept") | dict(
+        zip(out.dropped.id, out.dropped.step)
+    )
     assert {p.kind for p in truth.values()} == set(ends)
     wrong = Counter((p.kind, end[i]) for i, p in truth.items() if end[i] != ends[p.kind])
     # what is missed is a duplicate or two, e.g. with a typing error in a negation
@@ -68,9 +87,19 @@ def test_each_planted_row_ends_where_it_belongs(planted):
 def test_the_funnel_adds_up_and_nothing_vanishes(planted):
     rows, _, out, _ = planted
     f = out.funnel
-    assert f.step.tolist() == ["licence", "language", "length", "duplicates", "bench", "difficulty", "medical"]
+    assert f.step.tolist() == [
+        "licence",
+        "language",
+        "length",
+        "duplicates",
+        "bench",
+        "difficulty",
+        "medical",
+    ]
     assert (f.before - f.dropped - f.queued == f.after).all()
-    assert f.before.tolist() == [len(rows), *f.after.tolist()[:-1]] and f.after.iloc[-1] == len(out.instructions)
+    assert f.before.tolist() == [len(rows), *f.after.tolist()[:-1]] and f.after.iloc[-1] == len(
+        out.instructions
+    )
     assert out.dropped.groupby("step").size().to_dict() == dict(zip(f.step, f.dropped))
     ids = [*(i.id for i in out.instructions), *out.dropped.id, *out.queued.id]
     assert sorted(ids) == sorted(r.id for r in rows)
@@ -82,11 +111,17 @@ def test_instructions_say_what_the_roles_said_of_them(planted):
     texts = {r.id: r.text for r in rows}
     for i in out.instructions:
         p = truth[i.id]
-        assert isinstance(i, Instruction) and (i.category, i.specialty, i.difficulty) == (p.category, p.specialty, p.difficulty)
+        assert isinstance(i, Instruction) and (i.category, i.specialty, i.difficulty) == (
+            p.category,
+            p.specialty,
+            p.difficulty,
+        )
         assert [(m.role, m.content) for m in i.messages] == [("user", texts[i.id])]
     # a model is asked of what the cheap steps left, and classifies what the screener let pass
     before = dict(zip(out.funnel.step, out.funnel.before))
-    assert len(asked["screen"]) == before["difficulty"] and len(asked["classify"]) == before["medical"]
+    assert (
+        len(asked["screen"]) == before["difficulty"] and len(asked["classify"]) == before["medical"]
+    )
 
 
 def test_a_raw_pool_is_a_function_of_its_seed(world):
@@ -111,7 +146,13 @@ def test_a_synthetic_pool_has_the_share_of_duplicates_that_is_asked_for():
 
 
 def test_only_listed_licences_pass():
-    out = run([row("a"), row("b", "Which drops help against an itch?", "cc-by-4.0"), row("c", licence="none stated")])
+    out = run(
+        [
+            row("a"),
+            row("b", "Which drops help against an itch?", "cc-by-4.0"),
+            row("c", licence="none stated"),
+        ]
+    )
     assert {i.id for i in out.instructions} == {"a", "b"}
     assert out.dropped.values.tolist() == [["c", "licence", "licence none stated"]]
 
@@ -134,7 +175,9 @@ def test_invented_names_and_short_english_are_not_foreign(text):
 
 def test_the_clinics_messages_are_surely_english(world):
     texts = [pool.text_of(i.messages) for i in world.instructions[:60]]
-    assert all(languages.detect(t)[0] == "en" and languages.detect(t)[1] >= languages.SURE for t in texts)
+    assert all(
+        languages.detect(t)[0] == "en" and languages.detect(t)[1] >= languages.SURE for t in texts
+    )
 
 
 def test_sentences_in_other_languages_are_foreign():
@@ -158,22 +201,38 @@ def test_both_bounds_of_the_length_pass():
 
 
 def test_both_bounds_of_the_difficulty_pass_and_no_answer_is_queued():
-    texts = [f"Which {drops} drops help against an itch?" for drops in "red green blue white black".split()]
+    texts = [
+        f"Which {drops} drops help against an itch?"
+        for drops in "red green blue white black".split()
+    ]
     rows = [row(str(n), t) for n, t in enumerate(texts)]
     answers = dict(zip(texts, [4, 5, 9, 10, None]))
-    out = curate(rows, {}, lambda ts: [answers[t] for t in ts], lambda ts: [QUESTION if "blue" in t else None for t in ts])
+    out = curate(
+        rows,
+        {},
+        lambda ts: [answers[t] for t in ts],
+        lambda ts: [QUESTION if "blue" in t else None for t in ts],
+    )
     assert [i.id for i in out.instructions] == ["2"]
     assert out.dropped.values.tolist() == [
-        ["0", "difficulty", "difficulty 4, not 5 to 9"], ["3", "difficulty", "difficulty 10, not 5 to 9"]
-    ]  # fmt: skip
+        ["0", "difficulty", "difficulty 4, not 5 to 9"],
+        ["3", "difficulty", "difficulty 10, not 5 to 9"],
+    ]
     assert out.queued.values.tolist() == [
-        ["4", "difficulty", "no answer of the screener"], ["1", "medical", "no answer of the classifier"]
-    ]  # fmt: skip
+        ["4", "difficulty", "no answer of the screener"],
+        ["1", "medical", "no answer of the classifier"],
+    ]
     assert out.funnel.queued.tolist() == [0, 0, 0, 0, 0, 1, 1]
 
 
 def test_a_duplicate_names_the_row_that_is_kept():
-    out = run([row("b", f"Hello, {ASKED.lower()} Thanks!"), row("a"), row("c", ASKED.replace("milk", "water"))])
+    out = run(
+        [
+            row("b", f"Hello, {ASKED.lower()} Thanks!"),
+            row("a"),
+            row("c", ASKED.replace("milk", "water")),
+        ]
+    )
     assert {i.id for i in out.instructions} == {"a", "c"}
     assert out.dropped.values.tolist() == [["b", "duplicates", "same words of a"]]
 
@@ -187,32 +246,41 @@ ITEM = "I have twitch in my elbow for 12 weeks. Leaflet: Danger snoring. Maximum
     ("text", "rule"),
     [
         (ITEM, "n-gram overlap 1.00"),
-        (f"Please answer as a poet would. {ITEM} Answer in one line of verse, and no more.", "n-gram overlap 1.00"),
+        (
+            f"Please answer as a poet would. {ITEM} Answer in one line of verse, and no more.",
+            "n-gram overlap 1.00",
+        ),
         (ITEM.replace("snoring", "snorring").replace("twitch", "twich"), "n-gram overlap"),
         (ITEM.replace("30", "45"), "n-gram overlap"),  # another dose is a leak all the same
-        ("Never give Ravtidor. Danger snoring. For 12 weeks twitch in my elbow I have. Leaflet: a day maximum 30 units.",
-         "word overlap 1.00"),
+        (
+            "Never give Ravtidor. Danger snoring. For 12 weeks twitch in my elbow I have. Leaflet: a day maximum 30 units.",
+            "word overlap 1.00",
+        ),
         ("Nevr mind. Twich in elbw", None),
     ],
-)  # fmt: skip
+)
 def test_a_leak_is_found_and_named_with_its_rule(text, rule):
     bench = {"other": "Where do I keep the drops of the thumb in a warm summer?", "item": ITEM}
-    found = curation.leaks([row("r", text), row("clean")], bench, "hashing", 0.8)
+    found = curation.leaks([row("r", text), row("clean")], bench, "hashing", 0.9)
     assert set(found) == ({"r"} if rule else set())
     if rule:
         assert found["r"].startswith(rule) and found["r"].endswith("with bench item item")
 
 
 def test_a_short_bench_item_with_a_typing_error_is_found_by_its_embedding():
-    found = curation.leaks([row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}, "hashing", 0.7)
+    found = curation.leaks(
+        [row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}, "hashing", 0.9
+    )
     assert found["r"].startswith("embedding")
-    assert not curation.leaks([row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"}, "hashing", 0.5)
+    assert not curation.leaks(
+        [row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"}, "hashing", 0.9
+    )
 
 
 def test_other_patients_of_the_same_clinic_are_no_leak(world):
     known = {i.id: pool.text_of(i.messages) for i in world.instructions}
     rows = [row(i, known[i]) for i in world.ids("train")]
-    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}, "hashing", 0.8) == {}
+    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}, "hashing", 0.9) == {}
 
 
 # ---------------------------------------------------------------- bad input

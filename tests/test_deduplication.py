@@ -60,7 +60,10 @@ def test_the_same_in_other_words_or_letters_is_a_duplicate(b):
         (LEAFLET, LEAFLET.replace("Must avoid", "Must not avoid")),  # negation
         ("You can take it.", "You can't take it."),
         ("Should I take it? I do smoke.", "Should I take it? I dont smoke."),
-        (LEAFLET, "First choice Cilvador. Must avoid Bripimune. Daily limit 45 units."),  # exchanged
+        (
+            LEAFLET,
+            "First choice Cilvador. Must avoid Bripimune. Daily limit 45 units.",
+        ),  # exchanged
         ("Switch from Morlodor to Cilvador?", "Switch from Cilvador to Morlodor?"),
         ("Limit 45 units, visit after 7 days.", "Limit 7 units, visit after 45 days."),
         ("Take 5 mg of Morlodor.", "Take 5 mcg of Morlodor."),  # unit
@@ -105,14 +108,19 @@ def test_recall_precision_and_near_misses_on_a_planted_pool(synthetic, found):
     pairs = [(kept[a] == kept[b], clusters[a] == clusters[b]) for a, b in combinations(some, 2)]
     by_hand = sum(x and y for x, y in pairs) / sum(y for _, y in pairs)
     held = {i: k for i, k in zip(found.id, found.kept_id) if i in set(some)}
-    assert pool.scores({i: clusters[i] for i in some}, [], held)["recall"] == pytest.approx(by_hand, abs=0.02)
+    assert pool.scores({i: clusters[i] for i in some}, [], held)["recall"] == pytest.approx(
+        by_hand, abs=0.02
+    )
 
 
 def test_the_smallest_id_of_a_cluster_is_kept(synthetic, found):
     gone = set(found.id)
     assert not gone & set(found.kept_id) and (found.id > found.kept_id).all()
     assert found.id.is_monotonic_increasing
-    assert set(found.rule) == {"same words", "near-duplicate"} and found.similarity.between(0.5, 1).all()
+    assert (
+        set(found.rule) == {"same words", "near-duplicate"}
+        and found.similarity.between(0.5, 1).all()
+    )
 
 
 def test_neither_order_nor_chunks_nor_processes_change_the_result(synthetic, found, monkeypatch):
@@ -130,11 +138,14 @@ def test_pairs_are_those_that_share_a_band_and_the_guard():
     guard = draw.integers(0, 2, 60).astype(np.uint64)
     sizes = draw.integers(4, 8, 60).astype(np.uint32)
     by_hand = {
-        (a, b) for a, b in combinations(range(60), 2)
-        if guard[a] == guard[b] and any(
-            bands[a, n] == bands[b, n] and (sizes[a] + n % 2) // 2 == (sizes[b] + n % 2) // 2 for n in range(4)
+        (a, b)
+        for a, b in combinations(range(60), 2)
+        if guard[a] == guard[b]
+        and any(
+            bands[a, n] == bands[b, n] and (sizes[a] + n % 2) // 2 == (sizes[b] + n % 2) // 2
+            for n in range(4)
         )
-    }  # fmt: skip
+    }
     assert set(map(tuple, deduplication.candidates(bands, guard, sizes))) == by_hand
 
 
@@ -151,7 +162,9 @@ def test_cosine_of_whole_numbers_is_that_of_the_vectors():
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     a, b = np.arange(10), np.arange(10, 20)
     rounded = deduplication.in_whole_numbers(unit)
-    assert deduplication.cosine(rounded, a, b) == pytest.approx((unit[a] * unit[b]).sum(axis=1), abs=5e-3)
+    assert deduplication.cosine(rounded, a, b) == pytest.approx(
+        (unit[a] * unit[b]).sum(axis=1), abs=5e-3
+    )
     assert np.abs(rounded).max(axis=1).tolist() == [127] * 20
 
 
@@ -161,9 +174,14 @@ def test_cosine_of_whole_numbers_is_that_of_the_vectors():
 def test_hashed_vectors_do_not_depend_on_their_company(synthetic):
     texts = list(synthetic[0].values())[:200]
     vectors = embeddings.embed(texts)
-    assert vectors.dtype == np.float32 and np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(200))
+    assert vectors.dtype == np.float32 and np.linalg.norm(vectors, axis=1) == pytest.approx(
+        np.ones(200)
+    )
     assert np.array_equal(embeddings.embed(texts[50:60]), vectors[50:60])
-    assert not embeddings.embed(["?!"]).any() and embeddings.embed([]).shape == (0, embeddings.DIMENSIONS)
+    assert not embeddings.embed(["?!"]).any() and embeddings.embed([]).shape == (
+        0,
+        embeddings.DIMENSIONS,
+    )
 
 
 def test_nearest_finds_the_same_text_first_and_a_typing_error_next():
@@ -193,9 +211,14 @@ def synonyms(tmp_path_factory):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     weights = np.random.default_rng(0).normal(size=(len(ids), 64)).astype(np.float32)
     weights[ids["physician"]], weights[ids["ache"]] = weights[ids["doctor"]], weights[ids["pain"]]
-    weights[ids["cilvador"]], weights[ids["not"]] = weights[ids["morlodor"]], 0  # a model that sees no difference
+    weights[ids["cilvador"]], weights[ids["not"]] = (
+        weights[ids["morlodor"]],
+        0,
+    )  # a model that sees no difference
     folder = tmp_path_factory.mktemp("model")
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu").save(str(folder))
+    SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu"
+    ).save(str(folder))
     return str(folder)
 
 
@@ -220,7 +243,9 @@ def test_a_model_finds_what_spelling_does_not_and_the_guard_holds(synonyms):
 def source(tmp_path, synthetic):
     texts = dict(list(synthetic[0].items())[:600])
     path = tmp_path / "pool.parquet"
-    table = pa.table({"id": list(texts), "text": list(texts.values()), "licence": ["MIT"] * len(texts)})
+    table = pa.table(
+        {"id": list(texts), "text": list(texts.values()), "licence": ["MIT"] * len(texts)}
+    )
     parquet.write_table(table, path)
     return path
 
@@ -241,12 +266,16 @@ def test_sharded_equals_unsharded_to_the_byte(source, tmp_path):
     assert not (parts / "manifest.json").exists()
     assert command(source, "--out", parts, "--merge") == 0
     assert content(parts) == content(whole) and set(content(whole)) == {
-        "kept.parquet", "duplicates.parquet", "manifest.json"
-    }  # fmt: skip
+        "kept.parquet",
+        "duplicates.parquet",
+        "manifest.json",
+    }
     manifest = json.loads((whole / "manifest.json").read_text())
     kept, gone = (parquet.read_table(whole / f"{n}.parquet") for n in ("kept", "duplicates"))
     assert manifest["rows"] == 600 == kept.num_rows + gone.num_rows and gone.num_rows > 50
-    assert kept.column_names == ["id", "text", "licence"] and kept["id"].to_pylist() == sorted(kept["id"].to_pylist())
+    assert kept.column_names == ["id", "text", "licence"] and kept["id"].to_pylist() == sorted(
+        kept["id"].to_pylist()
+    )
 
 
 def test_a_missing_broken_or_foreign_shard_is_one_clear_error(source, tmp_path, capsys):
@@ -279,7 +308,10 @@ def test_a_missing_broken_or_foreign_shard_is_one_clear_error(source, tmp_path, 
 @pytest.mark.parametrize(
     ("columns", "complaint"),
     [
-        ({"id": ["a", "b", "a"], "text": ["x y", "x z", "q"]}, "1 ids stand more than once, the first is 'a'"),
+        (
+            {"id": ["a", "b", "a"], "text": ["x y", "x z", "q"]},
+            "1 ids stand more than once, the first is 'a'",
+        ),
         ({"id": ["a", "b"], "text": ["x y", " \n"]}, r"row 2 \(b\): empty text"),
         ({"id": ["a", "b"], "text": ["x y", None]}, "empty text"),
         ({"id": ["a"], "question": ["x y"]}, "no column text"),

@@ -253,7 +253,8 @@ def test_a_draft_that_breaks_a_rule_can_be_mended_but_not_accepted(tmp_path):
     task = json.loads(path.read_text(encoding="utf-8"))[0]
 
     def imported(fields):
-        path.write_text(json.dumps([task | {"annotations": [annotation(fields)]}]), encoding="utf-8")
+        tasks = [task | {"annotations": [annotation(fields)]}]
+        path.write_text(json.dumps(tasks), encoding="utf-8")
         return label_studio.import_annotations(path, [broken])
 
     assert plain(imported(FILLED)) == decisions("account-2")
@@ -371,12 +372,17 @@ def signed_up(server, path, email):
     return client, answer.json()["token"]
 
 
+@pytest.fixture(scope="module")
+def lead(server):
+    """(client, token) of the account that started the server; it has one token at a time."""
+    return signed_up(server, "/user/login/", "lead@clinic.example")
+
+
 @pytest.mark.slow
-def test_the_server_takes_page_and_tasks_and_gives_back_decisions(server, tmp_path, monkeypatch):
-    lead, lead_token = signed_up(server, "/user/login/", "lead@clinic.example")
-    link = lead.get("/api/invite").json()["invite_url"]
-    second, second_token = signed_up(server, link, "second@clinic.example")
-    monkeypatch.setenv(label_studio.KEY, lead_token)
+def test_the_server_takes_tasks_and_gives_back_decisions(server, lead, tmp_path, monkeypatch):
+    link = lead[0].get("/api/invite").json()["invite_url"]
+    second = signed_up(server, link, "second@clinic.example")
+    monkeypatch.setenv(label_studio.KEY, lead[1])
     with label_studio._signed_in(server) as call:
         page = label_studio.labelling_configuration()
         check = "/api/projects/validate/"
@@ -388,7 +394,7 @@ def test_the_server_takes_page_and_tasks_and_gives_back_decisions(server, tmp_pa
     tasks = label_studio.export_tasks(DRAFTS, ASKED, tmp_path / "tasks.json")
     project = label_studio.push(server, "Round 1", tasks, reviewers=2)
     accounts = []
-    for token in (lead_token, second_token):
+    for _, token in (lead, second):
         monkeypatch.setenv(label_studio.KEY, token)
         with label_studio._signed_in(server) as call:
             accounts.append(f"account-{call('GET', '/api/current-user/whoami').json()['id']}")
@@ -416,9 +422,8 @@ def test_the_server_takes_page_and_tasks_and_gives_back_decisions(server, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_server_refuses_a_wrong_token_and_a_wrong_project(server, tmp_path, monkeypatch):
-    token = signed_up(server, "/user/login/", "lead@clinic.example")[1]
-    path = tmp_path / "export.json"
+def test_the_server_refuses_a_wrong_token_and_a_wrong_project(server, lead, tmp_path, monkeypatch):
+    token, path = lead[1], tmp_path / "export.json"
     for value, says in ((token[:-4] + "AAAA", "/api/token/refresh: 401"), (token, "export: 404")):
         monkeypatch.setenv(label_studio.KEY, value)
         with pytest.raises(KitError, match=says) as error:

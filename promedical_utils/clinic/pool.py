@@ -17,11 +17,30 @@ from promedical_utils.clinic.world import Patient, World, conditions, draw_patie
 from promedical_utils.records import Message, RawInstruction
 from promedical_utils.workspace import short_hash
 
-Kind = Literal["kept", "duplicate", "near_miss", "licence", "language", "length", "not_medical",
-               "leak", "too_easy", "too_hard"]  # fmt: skip
+Kind = Literal[
+    "kept",
+    "duplicate",
+    "near_miss",
+    "licence",
+    "language",
+    "length",
+    "not_medical",
+    "leak",
+    "too_easy",
+    "too_hard",
+]
 # rows of each kind for one row that is kept
-SHARES = {"duplicate": 0.3, "near_miss": 0.1, "licence": 0.06, "language": 0.06, "length": 0.04,
-          "not_medical": 0.08, "leak": 0.03, "too_easy": 0.1, "too_hard": 0.06}  # fmt: skip
+SHARES = {
+    "duplicate": 0.3,
+    "near_miss": 0.1,
+    "licence": 0.06,
+    "language": 0.06,
+    "length": 0.04,
+    "not_medical": 0.08,
+    "leak": 0.03,
+    "too_easy": 0.1,
+    "too_hard": 0.06,
+}
 NEAR_MISSES = ("dose", "drug", "sign", "swap", "not")
 NEAR_MISS_SHARE = 0.05  # of a synthetic pool
 
@@ -46,8 +65,13 @@ def text_of(told: Sequence[Message]) -> str:
     return " ".join(m.content for m in told if m.role == "user")
 
 
-def raw(world: World, ids: Sequence[str], seed: int, bench: Sequence[str] | None = None,
-        shares: dict[str, float] = SHARES) -> tuple[list[RawInstruction], dict[str, Planted]]:  # fmt: skip
+def raw(
+    world: World,
+    ids: Sequence[str],
+    seed: int,
+    bench: Sequence[str] | None = None,
+    shares: dict[str, float] = SHARES,
+) -> tuple[list[RawInstruction], dict[str, Planted]]:
     """Rows around the messages of ``ids``, shuffled, and the truth of each by its id.
 
     A row that is kept has its instruction's id. ``bench`` are the instructions to leak, by default
@@ -59,7 +83,9 @@ def raw(world: World, ids: Sequence[str], seed: int, bench: Sequence[str] | None
     rows: list[RawInstruction] = []
     truth: dict[str, Planted] = {}
 
-    def add(kind: Kind, text: str, of: str = "", licence: str = "", id_: str = "", difficulty: int = -1) -> None:
+    def add(
+        kind: Kind, text: str, of: str = "", licence: str = "", id_: str = "", difficulty: int = -1
+    ) -> None:
         base = known.get(of)
         id_ = id_ or f"raw-{seed}-{short_hash(kind, of, text)}"
         if id_ in truth:
@@ -67,13 +93,17 @@ def raw(world: World, ids: Sequence[str], seed: int, bench: Sequence[str] | None
         about = (base.category, base.specialty, base.difficulty) if base else _drawn(rng)
         truth[id_] = Planted(kind, of, *about[:2], about[2] if difficulty < 0 else difficulty)
         licence = licence or rng.choice(texts["licences"]["open"])
-        rows.append(RawInstruction(id=id_, text=text, source="raw pool (invented)", licence=licence))
+        rows.append(
+            RawInstruction(id=id_, text=text, source="raw pool (invented)", licence=licence)
+        )
 
     for id_ in ids:
         add("kept", text_of(known[id_].messages), id_, id_=id_)
     count = {kind: max(1, round(share * len(ids))) for kind, share in shares.items()}
     foreign = [s for lines in texts["foreign"].values() for s in lines]
-    off_topic = [form.format(thing=thing) for form in texts["not_medical"] for thing in texts["things"]]
+    off_topic = [
+        form.format(thing=thing) for form in texts["not_medical"] for thing in texts["things"]
+    ]
     easy = [f.format(organ=o, problem=p) for f in texts["easy"] for o, p in conditions()]
     for _ in range(count["duplicate"]):
         of = rng.choice(ids)
@@ -86,7 +116,10 @@ def raw(world: World, ids: Sequence[str], seed: int, bench: Sequence[str] | None
     for text in rng.sample(foreign, min(count["language"], len(foreign))):
         add("language", text)
     for n in range(count["length"]):
-        add("length", rng.choice(texts["short"]) if n % 2 else " ".join(_message(rng) for _ in range(24)))
+        add(
+            "length",
+            rng.choice(texts["short"]) if n % 2 else " ".join(_message(rng) for _ in range(24)),
+        )
     for text in rng.sample(off_topic, min(count["not_medical"], len(off_topic))):
         add("not_medical", text)
     for text in rng.sample(easy, min(count["too_easy"], len(easy))):
@@ -130,7 +163,9 @@ def synthetic(n: int, seed: int, share: float = 0.2) -> Iterator[tuple[str, str,
             made, cluster = made + 1, cluster + 1
 
 
-def scores(clusters: Mapping[str, int], near_misses: Iterable[str], kept_of: Mapping[str, str]) -> dict[str, float]:
+def scores(
+    clusters: Mapping[str, int], near_misses: Iterable[str], kept_of: Mapping[str, str]
+) -> dict[str, float]:
     """How well duplicates were found: ``kept_of`` is removed id -> the id that is kept for it.
 
     Over pairs of rows: precision is the share of the pairs put together that are of one true
@@ -151,11 +186,13 @@ def scores(clusters: Mapping[str, int], near_misses: Iterable[str], kept_of: Map
     misses = list(near_misses)
     safe = sum(clusters[kept_of.get(i, i)] == clusters[i] for i in misses)
     return {
-        "precision": hits / put if put else 1.0, "recall": hits / wanted if wanted else 1.0,
+        "precision": hits / put if put else 1.0,
+        "recall": hits / wanted if wanted else 1.0,
         "removed_rightly": right / len(kept_of) if kept_of else 1.0,
         "removed_of_true": right / max(1, len(clusters) - len(true)),
-        "near_misses": len(misses), "near_misses_kept": safe,
-    }  # fmt: skip
+        "near_misses": len(misses),
+        "near_misses_kept": safe,
+    }
 
 
 # ---------------------------------------------------------------- how a text is changed
@@ -163,7 +200,13 @@ def scores(clusters: Mapping[str, int], near_misses: Iterable[str], kept_of: Map
 
 def reworded(text: str, rng: random.Random) -> str:
     """The text said again: one to three of typing errors, fillers, line order, greeting, letters."""
-    changes = [_reordered, _typed, _filled, _greeted, _lettered]  # in an order that none of them hides
+    changes = [
+        _reordered,
+        _typed,
+        _filled,
+        _greeted,
+        _lettered,
+    ]  # in an order that none of them hides
     drawn = rng.sample(changes, rng.choice((1, 2, 2, 3)))
     for change in sorted(drawn, key=changes.index):
         text = change(text, rng)
@@ -174,11 +217,17 @@ def near_miss(patient: Patient, text: str, rng: random.Random) -> str:
     """The text with one fact changed: another dose, drug or sign, two drugs exchanged, or a ``not``."""
     f, kind = patient.facts, rng.choice(NEAR_MISSES)
     other = {
-        "dose": lambda: _replaced(text, r"(?<=limit |ximum )\d+", _another("units", f["limit"], rng)),
-        "drug": lambda: text.replace(f["first"], _another("drug", f["first"], rng, f["avoid"], f["other"])),
+        "dose": lambda: _replaced(
+            text, r"(?<=limit |ximum )\d+", _another("units", f["limit"], rng)
+        ),
+        "drug": lambda: text.replace(
+            f["first"], _another("drug", f["first"], rng, f["avoid"], f["other"])
+        ),
         "sign": lambda: text.replace(f["danger"], _another("sign", f["danger"], rng, f["mild"])),
         "swap": lambda: re.sub(
-            f"{f['first']}|{f['avoid']}", lambda m: f["avoid"] if m[0] == f["first"] else f["first"], text
+            f"{f['first']}|{f['avoid']}",
+            lambda m: f["avoid"] if m[0] == f["first"] else f["first"],
+            text,
         ),
     }
     if kind in other:
@@ -205,9 +254,13 @@ def _typed(text: str, rng: random.Random) -> str:
         word, at = words[n], rng.randrange(1, len(words[n]) - 2)
         wrong = rng.choice("abcdefghijklmnopqrstuvwxyz")
         words[n] = word[:at] + rng.choice(
-            (word[at] * 2 + word[at + 1 :], word[at + 1 :], wrong + word[at + 1 :],
-             word[at + 1] + word[at] + word[at + 2 :])
-        )  # fmt: skip
+            (
+                word[at] * 2 + word[at + 1 :],
+                word[at + 1 :],
+                wrong + word[at + 1 :],
+                word[at + 1] + word[at] + word[at + 2 :],
+            )
+        )
     return " ".join(words)
 
 
@@ -233,8 +286,15 @@ def _greeted(text: str, rng: random.Random) -> str:
 
 def _lettered(text: str, rng: random.Random) -> str:
     """Small letters, capitals, no commas, no stops or double spaces."""
-    change = rng.choice((str.lower, str.upper, lambda t: t.replace(",", ""),
-                         lambda t: re.sub(r"[.?!]", "", t), lambda t: t.replace(". ", ".  ")))  # fmt: skip
+    change = rng.choice(
+        (
+            str.lower,
+            str.upper,
+            lambda t: t.replace(",", ""),
+            lambda t: re.sub(r"[.?!]", "", t),
+            lambda t: t.replace(". ", ".  "),
+        )
+    )
     return change(text)
 
 
@@ -245,4 +305,8 @@ def _message(rng: random.Random) -> str:
 
 def _drawn(rng: random.Random) -> tuple[str, str, int]:
     words = read("vocabulary")
-    return rng.choice(words["categories"]), rng.choice(list(words["specialties"].values())), rng.randint(5, 9)
+    return (
+        rng.choice(words["categories"]),
+        rng.choice(list(words["specialties"].values())),
+        rng.randint(5, 9),
+    )
