@@ -1,4 +1,4 @@
-"""From raw rows of many sources to instructions: filters, deduplication, decontamination, screening.
+"""From raw rows of many sources to instructions: filters, deduplication, bench leaks, screening.
 
 What costs nothing comes first, what asks a language model last. Every row that leaves is listed
 with its step and reason; one that a model gave no answer on is queued for a person, not dropped.
@@ -16,6 +16,7 @@ import pandas as pd
 
 from promedical_utils import deduplication, embeddings, languages
 from promedical_utils.records import Instruction, Message, RawInstruction
+from promedical_utils.wording import content, read
 from promedical_utils.workspace import KitError
 
 NOT_MEDICAL = "not_medical"
@@ -176,7 +177,7 @@ def leaks(
 
 
 def _shared_grams(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
-    """Row -> (item, share of the item's n-grams in the row), where that is at least ``GRAM_SHARE``."""
+    """Row -> (item, share of the item's n-grams in the row), from ``GRAM_SHARE`` on."""
     wanted = [_grams(item, GRAM) for item in items]
     holders: dict[tuple, list[int]] = {}
     for n, grams in enumerate(wanted):
@@ -228,9 +229,7 @@ def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple
 
 
 def _words(text: str) -> set[str]:
-    return {
-        word for sentence in deduplication.content(deduplication.read(text)) for word in sentence
-    }
+    return {word for sentence in content(read(text)) for word in sentence}
 
 
 def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
@@ -238,7 +237,7 @@ def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
     answers = list(ask([row.text for row in rows])) if rows else []
     if len(answers) != len(rows):
         raise KitError(
-            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer, or None, for each"
+            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
         )
     return {row.id: answer for row, answer in zip(rows, answers)}
 
@@ -247,7 +246,5 @@ def _unique(rows: Sequence[RawInstruction]) -> None:
     seen = set()
     for row in rows:
         if row.id in seen:
-            raise KitError(
-                f"two rows of the pool have the id {row.id!r}: make ids unique, e.g. by the source's name"
-            )
+            raise KitError(f"two rows of the pool have the id {row.id!r}: make ids unique")
         seen.add(row.id)

@@ -5,15 +5,13 @@
 
 Each text is read into content words, and sketched: MinHash of its words (Broder 1997, by
 datasketch) and signs of random projections of its embedding (Charikar 2002), both cut into bands.
-Texts that share a band are compared word by word; for a model, if the cosine of their embeddings
-reaches the threshold.
-Sketches of a text depend on nothing but the text, and what is compared depends on no order, so that
-neither rows, processes nor shards change the result; an index that is built row by row (HNSW, as
-in semhash) could not promise that.
+Texts that share a band are compared word by word (``wording``): with ``hashing``, which knows no
+meaning, every content word must be the same but for typing errors; with a model, embeddings must
+reach the threshold, and then words may differ that are no facts.
 
-The guard: texts are no duplicates where a number, a unit, a negation or a name differs, or where
-two values have changed places. With ``hashing``, which knows no meaning, every content word must be
-the same but for typing errors; with a model, words that are no such facts may differ.
+A sketch depends on nothing but its text, and what is compared depends on no order, so that neither
+rows, processes nor shards change the result; an index that is built row by row (HNSW, as in
+semhash) could not promise that.
 """
 
 import argparse
@@ -21,21 +19,28 @@ import hashlib
 import os
 import re
 import sys
-import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from rapidfuzz.distance import OSA
 
 from promedical_utils import embeddings
+from promedical_utils.wording import (
+    DIFFERENT,
+    NEAR,
+    SEMANTIC,
+    capitals,
+    compare,
+    content,
+    numbers,
+    read,
+)
 from promedical_utils.workspace import (
     KitError,
     read_json,
@@ -55,167 +60,7 @@ CHUNK = 10_000  # texts, or pairs, of one task
 SEED = 1
 COLUMNS = ("id", "text")
 ARRAYS = ("rows", "exact", "guard", "sizes", "tallies", "bands", "vectors")
-DIFFERENT, NEAR, SEMANTIC = 0, 1, 2
 RULES = {0: "same words", NEAR: "near-duplicate", SEMANTIC: "semantic"}
-
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+|%")
-_SENTENCE = re.compile(r"[.!?;:]+(?=\s|$)|\n")
-_CAPITAL = re.compile(r"(?<=[a-z0-9,] )[A-Z]\w+")
-_CONTRACTED = re.compile(
-    r"\b(?:(can|won|shan)'?t|(\w+)n't|(do|does|did|is|are|was|has|have|had|should|could|would)nt)\b"
-)
-_ENDING = re.compile(r"'(?:s|m|re|ve|ll|d)\b")
-# What is said to whom, and not what is asked
-_COURTESY = re.compile(
-    r"\b(?:hello|hi|hey|good (?:morning|afternoon|evening|day)|greetings"
-    r"|dear (?:doctor|dr|doc|nurse|team|clinic|sir or madam|sir|madam|all)"
-    r"|(?:many |kind |best |warm )?(?:thanks|thank you|regards|wishes)(?: (?:so|very) much| a lot| again)?"
-    r"(?: in advance| for (?:your|the|any) (?:time|help|advice|answer|reply))*"
-    r"|i hope (?:that )?you are (?:well|fine)|i hope this finds you well|sorry (?:to bother you|for the bother)"
-    r"|(?:i have a|just a|a) (?:quick |short |brief )?question|yours (?:sincerely|faithfully)"
-    r"|i (?:look|am looking) forward to (?:your (?:answer|reply)|hearing from you))\b"
-)
-_NEGATIONS = frozenset("no not never none nor neither without cannot".split())
-_FUNCTION = frozenset(
-    """a an the this that these those there here i me my mine myself we us our ours you your yours he him his she
-    her hers it its they them their theirs am is are was were be been being do does did doing have has had having
-    of to in on at for by with from as and or but so if then than because while about into
-    what which who whom whose how why when where please kindly just really actually basically simply well okay ok
-    also very quite um uh er oh dear doctor dr maybe perhaps anyway currently now honestly frankly obviously
-    literally essentially truly kinda somehow apparently hopefully unfortunately personally""".split()
-)
-_NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()
-    )
-}
-# Facts among the words: what a model's closeness may not explain away
-_UNITS = frozenset(
-    """mg mcg µg μg ug g kg ml dl l cl iu unit mmol mol % percent tablet capsule pill drop puff spoon dose second
-    minute hour day week month year daily weekly monthly hourly once twice time""".split()
-)
-_OPPOSITES = frozenset(
-    frozenset(pair.split("/"))
-    for pair in """left/right before/after high/low higher/lower increase/decrease increased/decreased start/stop
-    begin/end up/down more/less most/least above/below over/under male/female man/woman boy/girl mother/father
-    son/daughter husband/wife morning/evening morning/night day/night adult/child old/young older/younger hot/cold
-    safe/unsafe safe/dangerous acute/chronic benign/malignant positive/negative with/without early/late
-    first/last fast/slow long/short allowed/forbidden inside/outside gain/lose gain/loss upper/lower systolic/diastolic
-    """.split()
-)
-
-
-# ---------------------------------------------------------------- one text, two texts
-
-
-@lru_cache(1 << 16)
-def _normal(word: str) -> str:
-    """A word as it is compared: numbers in one notation, one negation."""
-    if word[0].isdigit():
-        word = re.sub(r",(?=\d{3}\b)", "", word).replace(",", ".")
-        return re.sub(r"\.0+$|(\.\d*?[1-9])0+$", r"\1", word)
-    return "not" if word in _NEGATIONS else _NUMBERS.get(word, word)
-
-
-def read(text: str) -> list[list[str]]:
-    """The words of a text, sentence by sentence, without case, punctuation, greetings and thanks."""
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    plain = _CONTRACTED.sub(lambda m: f"{m[1] or m[2] or m[3]} not", plain)
-    sentences = _SENTENCE.split(_COURTESY.sub(" . ", _ENDING.sub("", plain)))
-    words = [[_normal(w) for w in _TOKEN.findall(sentence)] for sentence in sentences]
-    return [sentence for sentence in words if sentence] or [
-        _TOKEN.findall(plain) or [plain.strip()]
-    ]
-
-
-def content(sentences: list[list[str]]) -> list[list[str]]:
-    """The sentences without function words; whole, where nothing else stands in them."""
-    words = [[w for w in sentence if w not in _FUNCTION] for sentence in sentences]
-    return [sentence for sentence in words if sentence] or sentences
-
-
-def compare(
-    a: list[list[str]],
-    b: list[list[str]],
-    rows: Mapping[str, int],
-    names: frozenset[str] | None = None,
-) -> int:
-    """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``, for two texts as ``read`` gives them.
-
-    ``rows`` says in how many rows of the pool a word stands (0 to 2 may be left out): a typing
-    error is rare beside the word that is meant, where another word is not. ``names`` are given when
-    a model found the two alike: then other words may differ, if they are no facts.
-    """
-    count_a, count_b = (Counter(w for s in sentences for w in s) for sentences in (a, b))
-    only_a, only_b = count_a - count_b, count_b - count_a
-    typed = {}
-    for word in sorted(only_b):
-        meant = next(
-            (w for w in sorted(only_a) if only_a[w] == only_b[word] and _one_word(w, word, rows)),
-            None,
-        )
-        if meant:
-            typed[word] = meant
-            del only_a[meant], only_b[word]
-    only_a, only_b = (only.keys() - _FUNCTION for only in (only_a, only_b))
-    rest = only_a | only_b
-    if rest and (names is None or _facts(only_a, only_b, names)):
-        return DIFFERENT
-    if _exchanged(
-        _followers(a), _followers([[typed.get(w, w) for w in sentence] for sentence in b])
-    ):
-        return DIFFERENT
-    return SEMANTIC if rest else NEAR
-
-
-def _one_word(a: str, b: str, rows: Mapping[str, int]) -> bool:
-    """Singular and plural, or a typing error: one letter off, and one of them rare beside the other."""
-    if f"{a}s" == b or f"{b}s" == a:
-        return True
-    if min(len(a), len(b)) < 4 or not (a + b).isalpha() or OSA.distance(a, b, score_cutoff=1) > 1:
-        return False
-    rare, common = sorted((rows.get(a, 0), rows.get(b, 0)))
-    return rare <= max(2, common / 200)
-
-
-def _facts(only_a: Iterable[str], only_b: Iterable[str], names: frozenset[str]) -> bool:
-    """Whether any of the words by which two texts differ is a number, unit, negation, name or opposite."""
-    words = [*only_a, *only_b]
-    if any(w[0].isdigit() or w == "not" or w in _UNITS or w in names for w in words):
-        return True
-    pairs = [(a, b) for a in only_a for b in only_b]
-    return any(frozenset(p) in _OPPOSITES or _prefix(*p) or _prefix(*p[::-1]) for p in pairs)
-
-
-def _prefix(a: str, b: str) -> bool:
-    """hyper- against hypo-, and a word against its own negation by un-, in-, non-."""
-    return a.replace("hyper", "hypo") == b != a or b in (
-        f"un{a}",
-        f"in{a}",
-        f"non{a}",
-        f"im{a}",
-        f"ab{a}",
-    )
-
-
-def _followers(sentences: list[list[str]]) -> set[tuple[str, str]]:
-    """(content word, the next one) within sentences; ^ stands before the first."""
-    return {pair for s in content(sentences) for pair in zip(["^", *s], s)}
-
-
-def _exchanged(a: set[tuple[str, str]], b: set[tuple[str, str]]) -> bool:
-    """Whether two words have changed places: each now follows what the other one followed."""
-    was, now = a - b, b - a
-    if any(pair[::-1] in now for pair in was):
-        return True
-    return any(
-        (left, other) in now and (place, word) in now
-        for left, word in was
-        for place, other in was
-        if word != other
-    )
 
 
 # ---------------------------------------------------------------- sketches
@@ -252,7 +97,7 @@ def sketch(rows: np.ndarray, texts: Sequence[str], embedder: str) -> Sketches:
     whole_texts = [read(text) for text in texts]
     words = [[w for sentence in content(sentences) for w in sentence] for sentences in whole_texts]
     exact = np.array([_hash(" ".join(row)) for row in words], np.uint64)
-    guard = np.array([_hash(" ".join(_numbers(row))) for row in words], np.uint64)
+    guard = np.array([_hash(" ".join(numbers(row))) for row in words], np.uint64)
     sizes = np.array(
         [len(row) if embedder == embeddings.HASHING else 0 for row in words], np.uint32
     )
@@ -260,9 +105,7 @@ def sketch(rows: np.ndarray, texts: Sequence[str], embedder: str) -> Sketches:
     hashed, tallies = _word_bands(words)
     bands = np.hstack([hashed, _sign_bands(vectors)])
     counts = Counter(w for row in whole_texts for w in {w for sentence in row for w in sentence})
-    capital = Counter(
-        w for t in texts for w in {_normal(c.casefold()) for c in _CAPITAL.findall(t)}
-    )
+    capital = Counter(w for text in texts for w in capitals(text))
     return Sketches(
         rows,
         exact,
@@ -277,11 +120,6 @@ def sketch(rows: np.ndarray, texts: Sequence[str], embedder: str) -> Sketches:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _numbers(words: list[str]) -> list[str]:
-    """The numbers and negations of a text, sorted."""
-    return sorted(w for w in words if w == "not" or w[0].isdigit())
 
 
 def in_whole_numbers(vectors: np.ndarray) -> np.ndarray:
@@ -387,7 +225,7 @@ def cosine(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def spelled_alike(found: Sketches, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which pairs (P,) can have the same words but for typing errors in a fifth of them, or in three.
+    """Which pairs (P,) can have the same words but for typing errors in a fifth, or in three.
 
     A word that differs changes two cells by one; so no such pair is lost, and few others are left.
     """
@@ -413,7 +251,7 @@ def _take_words(*words) -> None:
 
 
 def _known(words: Mapping[str, tuple[int, int]], embedder: str) -> tuple[dict, frozenset | None]:
-    """What ``compare`` is told of the pool: rows of a word, and names: mostly written with a capital."""
+    """What ``compare`` is told of the pool: rows of a word; names, mostly with a capital."""
     rows = {w: n for w, (n, _) in words.items() if n > 2}
     if embedder == embeddings.HASHING:
         return rows, None
@@ -605,7 +443,7 @@ def _check(table: pa.Table, where: str) -> None:
         twice = compute.filter(counts.field("values"), compute.greater(counts.field("counts"), 1))
         first = min(twice.to_pylist())
         raise KitError(
-            f"{where}: {len(twice)} ids stand more than once, the first is {first!r}; make ids unique"
+            f"{where}: {len(twice)} ids stand more than once, first {first!r}; make ids unique"
         )
 
 
@@ -660,7 +498,7 @@ def read_shards(pool: Path, out: Path, embedder: str) -> Sketches:
         wrong = [name for name, value in origin.items() if manifest.get(name) != value]
         if wrong:
             raise KitError(
-                f"{shown(path)} is of another {' and '.join(wrong)}; remove it, run that shard again"
+                f"{shown(path)} is of another {', '.join(wrong)}; remove it, run that shard again"
             )
         data = path.with_suffix(".npz")
         if not data.exists() or sha256(data) != manifest["sha256"]:
@@ -701,9 +539,9 @@ def write_result(
         "kept.parquet": kept.sort_by("id"),
         "duplicates.parquet": pa.Table.from_pandas(gone, preserve_index=False),
     }
-    for name, content in files.items():
+    for name, part in files.items():
         with replacing(out / name) as temporary:
-            parquet.write_table(content, temporary)
+            parquet.write_table(part, temporary)
     manifest = {
         "rows": table.num_rows,
         "kept": kept.num_rows,

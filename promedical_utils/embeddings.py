@@ -80,6 +80,6 @@ def _model(name: str):
     ) as error:  # offline, no such id, broken folder: whatever the hub's client raises
         reason = str(error).strip().split("\n")[0][:200]
         raise KitError(
-            f"embedder {name!r} cannot be loaded ({reason}); give a sentence-transformers model id or folder "
-            f"that is there, or {HASHING!r}, which needs none"
+            f"embedder {name!r} cannot be loaded ({reason}); give a sentence-transformers model id "
+            f"or folder that is there, or {HASHING!r}, which needs none"
         ) from None

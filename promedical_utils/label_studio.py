@@ -6,7 +6,7 @@ the calls that carry them.
 
 A task is one draft whose criteria the Repeater tag repeats, not one criterion: only who sees all of
 them can say that one is missing or said twice, and the draft is finished or skipped as a whole.
-A task holds the messages and the criteria, never who wrote them.
+A task holds the messages and their source, and the criteria, never who wrote them.
 """
 
 import os
@@ -156,7 +156,7 @@ def export_tasks(
         asked = instructions[name]
         data = {
             "instruction_id": name,
-            "heading": f"{asked.category}, {asked.specialty}",
+            "heading": f"{asked.category}, {asked.specialty}. Source: {asked.source}",
             "conversation": "\n\n".join(f"{turn.role}: {turn.content}" for turn in asked.messages),
             "criteria": _criteria(draft),
         }
@@ -183,7 +183,7 @@ def import_annotations(path: Path, drafts: Iterable[Rubric]) -> list[Decision]:
             wrong.append(f"task {name}: no such draft")
             continue
         if task.data.criteria != _criteria(draft_of[name]):
-            wrong.append(f"task {name}, criteria: not those of the draft, which changed since")
+            wrong.append(f"task {name}, criteria: not those of the draft")
             continue
         for annotation in task.annotations:
             where = f"task {name}, {annotation.reviewer}"
@@ -201,7 +201,7 @@ def import_annotations(path: Path, drafts: Iterable[Rubric]) -> list[Decision]:
         rest = f"; and {len(wrong) - SHOWN_AT_ONCE} more" if len(wrong) > SHOWN_AT_ONCE else ""
         raise KitError(
             f"{shown(path)}: {'; '.join(wrong[:SHOWN_AT_ONCE])}{rest}. Nothing was imported: "
-            "mend it in Label Studio and export again"
+            "mend annotations in Label Studio and export again, or hand over the drafts as exported"
         )
     if skipped:
         warnings.warn(f"{len(skipped)} skipped: {'; '.join(skipped)}", stacklevel=2)

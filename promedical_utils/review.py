@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from promedical_utils.records import Criterion, Decision, Record, Rubric
+from promedical_utils.records import Criterion, Decision, Rubric
 from promedical_utils.workspace import KitError, short_hash, shown
 
 SCHEMA = """
@@ -130,7 +130,7 @@ def _fits(draft: Rubric, decision: Decision) -> bool:
     where = f"rubric of {draft.instruction_id}, criterion {decision.criterion_id}"
     found = next((c for c in draft.criteria if c.id == decision.criterion_id), None)
     if decision.instruction_id != draft.instruction_id:
-        raise KitError(f"{where}: the decision is on {decision.instruction_id}; give it to that one")
+        raise KitError(f"{where}: the decision is on {decision.instruction_id}; leave it out")
     if decision.action == "add" and found:
         raise KitError(f"{where}: added, but the draft has it; save an edit, or choose another id")
     if decision.action != "add" and not found:
@@ -320,7 +320,9 @@ class Store:
             decision.model_dump_json(),
         )  # fmt: skip
 
-    def withdraw(self, session: Session, number: int, criterion_id: str, expected_version: int) -> int:
+    def withdraw(
+        self, session: Session, number: int, criterion_id: str, expected_version: int
+    ) -> int:
         """Append that the decision on a criterion no longer stands; the item's next version."""
 
         def check(item):

@@ -21,7 +21,8 @@ function make(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
   }
   node.append(...children.filter((child) => child != null && child !== ""));
   return node;
@@ -37,7 +38,7 @@ function clock(stamp) {
 function render({ model, el }) {
   const me = Math.random(); // one model may be on show in two tabs
   let sent = 0;
-  let opening = 0; // the message that asked for a form: what is pressed before it is there is no key
+  let opening = 0; // the message that asked for a form: until it is there no key counts
   let typing = null; // timer, while typed text is not sent yet
   let drawn = "";
   let opened = ""; // which form is on show
@@ -54,7 +55,8 @@ function render({ model, el }) {
     "section",
     { class: "pmr", "aria-label": "Rubric review", tabindex: "0" },
     head, alarm,
-    make("div", { class: "pmr-sides" }, message, make("section", { class: "pmr-draft", "aria-label": "Draft" }, list)),
+    make("div", { class: "pmr-sides" }, message,
+      make("section", { class: "pmr-draft", "aria-label": "Draft" }, list)),
     make("div", { class: "pmr-foot" }, buttons, status),
   );
   el.append(root);
@@ -114,8 +116,10 @@ function render({ model, el }) {
     return make(
       "button",
       { type: "button", "data-action": action, disabled: options.disabled, class: options.class,
-        "aria-keyshortcuts": key, onclick: (event) => { event.stopPropagation(); act(action, more); } },
-      label, key ? make("kbd", { "aria-hidden": "true" }, key.replace("Control+Enter", "Ctrl+↵")) : null,
+        "aria-keyshortcuts": key,
+        onclick: (event) => { event.stopPropagation(); act(action, more); } },
+      label,
+      key ? make("kbd", { "aria-hidden": "true" }, key.replace("Control+Enter", "Ctrl+↵")) : null,
     );
   }
 
@@ -141,9 +145,11 @@ function render({ model, el }) {
       const known = view.dimensions.includes(typed.dimension);
       for (const name of known ? view.dimensions : [typed.dimension, ...view.dimensions]) {
         const strange = view.dimensions.includes(name) ? "" : " (no such dimension)";
-        choice.append(make("option", { value: name, selected: name === typed.dimension }, name + strange));
+        const selected = name === typed.dimension;
+        choice.append(make("option", { value: name, selected }, name + strange));
       }
-      const weight = make("input", { name: "weight", inputmode: "decimal", size: "6", oninput: type });
+      const given = { name: "weight", inputmode: "decimal", size: "6", oninput: type };
+      const weight = make("input", given);
       weight.value = typed.weight;
       const share = labelled("Weight, 0 to 1", weight);
       const show = () => { share.hidden = choice.value !== "proficiency"; };
@@ -183,15 +189,18 @@ function render({ model, el }) {
     return make(
       "li",
       { class: `pmr-card pmr-${criterion.state}`, "aria-current": current ? "true" : null,
-        "data-criterion": criterion.id, tabindex: "-1", style: `border-left-color:${criterion.colour}`,
+        "data-criterion": criterion.id, tabindex: "-1",
+        style: `border-left-color:${criterion.colour}`,
         onclick: () => { if (!current) act("select", { at: criterion.id }); } },
       make("div", { class: "pmr-top" },
         make("span", { class: "pmr-number" }, String(criterion.number)),
         make("span", { class: "pmr-dimension", style: `color:${criterion.colour}` },
           criterion.dimension || "new criterion"),
-        criterion.weight ? make("span", { class: "pmr-weight" }, `weight ${criterion.weight}`) : null,
-        make("span", { class: "pmr-state" }, make("span", { "aria-hidden": "true" }, `${mark} `), state)),
-      typed && typed.form !== "reject" ? null : make("p", { class: "pmr-text" }, criterion.text || "(no text)"),
+        make("span", { class: "pmr-weight" }, criterion.weight && `weight ${criterion.weight}`),
+        make("span", { class: "pmr-state" },
+          make("span", { "aria-hidden": "true" }, `${mark} `), state)),
+      typed && typed.form !== "reject" ? null
+        : make("p", { class: "pmr-text" }, criterion.text || "(no text)"),
       criterion.was ? make("p", { class: "pmr-was" }, "was: ", criterion.was) : null,
       criterion.reason ? make("p", { class: "pmr-was" }, "reason: ", criterion.reason) : null,
       typed ? form(view, typed) : tools,
@@ -203,7 +212,8 @@ function render({ model, el }) {
     head.replaceChildren(
       make("b", {}, item ? `Rubric ${item.place} of ${view.total}` : "No draft is left for you"),
       ` · ${view.finished} finished`,
-      item ? (item.done ? " · this one is finished; a new decision opens it again" : ` · ${item.left} to decide here`) : "",
+      !item ? "" : item.done ? " · this one is finished; a new decision opens it again"
+        : ` · ${item.left} to decide here`,
       ` · reviewer ${view.reviewer}`,
       make("span", { class: "pmr-hint" }),
     );
@@ -213,9 +223,11 @@ function render({ model, el }) {
       message.replaceChildren();
     } else {
       message.innerHTML = item.message; // escaped where it was made, in cards.py
-      message.prepend(make("p", { class: "pmr-source" }, "Source of the message: ", make("b", {}, item.source)));
+      message.prepend(make("p", { class: "pmr-source" },
+        "Source of the message: ", make("b", {}, item.source)));
       if (item.reason) {
-        list.append(make("li", { class: "pmr-reason" }, make("b", {}, "Held for review: "), item.reason));
+        list.append(make("li", { class: "pmr-reason" },
+          make("b", {}, "Held for review: "), item.reason));
       }
       for (const criterion of item.criteria) list.append(card(view, criterion));
       if (!view.closed) {
@@ -223,7 +235,7 @@ function render({ model, el }) {
           button("Back", "k", "previous"), button("Next", "j", "next"),
           button("Add criterion", "n", "add"),
           button(item.left ? `Finish (${item.left} left)` : "Finish", "f", "finish", undefined,
-            { disabled: item.left > 0 || item.done, class: item.left || item.done ? "" : "pmr-main" }));
+            item.left || item.done ? { disabled: true } : { class: "pmr-main" }));
       }
     }
     if (!view.closed) {
@@ -235,9 +247,12 @@ function render({ model, el }) {
   function update() {
     const view = model.get("view");
     const [who, answered] = view.answered || [];
-    if (who === me) for (const number of waiting.keys()) if (number <= answered) waiting.delete(number);
+    for (const number of waiting.keys()) {
+      if (who === me && number <= answered) waiting.delete(number);
+    }
     const item = view.item;
-    const when = item && item.saved_at ? `Saved ${clock(item.saved_at)}` : "Every decision is saved at once";
+    const saved = item && item.saved_at;
+    const when = saved ? `Saved ${clock(saved)}` : "Every decision is saved at once";
     status.textContent = view.said ? `${when}: ${view.said}` : when;
     // an answer to typing changes nothing that is drawn: the field being typed in stays as it is
     const shown = item && { ...item, saved_at: 0, form: item.form && item.form.form };

@@ -37,6 +37,7 @@ class Desk:
         self.store, self.instructions = store, instructions
         self.session = store.sign_in(reviewer)
         self.said, self.error, self.closed = self.session.note, "", False
+        self.failed = ""  # the action that the error is of
         self.item: Item | None = None
         self.at = ""
         place = store.place(reviewer)
@@ -52,7 +53,8 @@ class Desk:
         ``item`` and ``at`` are what the reviewer saw: pages lag, and a decision is on what was
         seen. Without them it is on what is open.
         """
-        self.error = ""
+        if action != "type" or self.failed == "type":
+            self.error = ""  # typing on does not take away that a save failed
         try:
             if action not in ACTIONS:
                 raise KitError(f"{action!r} is nothing that this page does")
@@ -64,7 +66,7 @@ class Desk:
                 self._select(given.pop("at"))
             getattr(self, f"_{action}")(**given)
         except KitError as error:
-            self.error, self.said = str(error), ""
+            self.error, self.failed, self.said = str(error), action, ""
             self.closed = isinstance(error, TakenOver)
             self._reload()
 

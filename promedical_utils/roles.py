@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from promedical_utils import languages
@@ -215,3 +216,19 @@ def _verdicts(task: Task, answer: Answer) -> list[Verdict]:
             )  # fmt: skip
         )
     return rows
+
+
+def of_profile(profile: Profile, run: Path) -> Roles:
+    """The roles of a profile's endpoints; what they answered lies in the run's answers.sqlite."""
+    return Roles(profile, Answers(run / "answers.sqlite"), *taxonomy(profile))
+
+
+def taxonomy(profile: Profile) -> tuple[list[str], list[str]]:
+    """Categories and specialties that instructions are sorted into."""
+    if profile.data == "clinic":
+        from promedical_utils.clinic.vocabulary import read
+
+        words = read("vocabulary")
+        return words["categories"], list(words["specialties"].values())
+    lists = yaml.safe_load((PROMPTS / "taxonomy.yaml").read_text(encoding="utf-8"))
+    return lists["categories"], lists["specialties"]

@@ -7,12 +7,10 @@ and a study call the very same functions.
 import platform
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-
-import yaml
 
 from promedical_utils import profiles, records
 from promedical_utils.profiles import Profile
@@ -26,7 +24,6 @@ from promedical_utils.workspace import (
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
 RMS = ("criterion", "scalar_overall", "scalar_blind", "criterion_clean")  # of every run
 POLICY_PATIENTS = 400  # held-out bench patients on whom policies are compared
-
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
     """The validated profile and the run's folder: the first call of every notebook."""
@@ -149,6 +146,7 @@ def _real_base(profile: Profile, run: Path):
 def _open_base(profile: Profile, run: Path):
     """A small base on the open questions themselves; there are no answers before notebook 02."""
     from promedical_utils import base_model
+    from promedical_utils.rubrics import open_rows
 
     texts = [row.text for row in open_rows(profile)[0]]
     tokenizer = base_model.train_tokenizer(texts, profile.base_vocabulary)
@@ -170,328 +168,19 @@ def _open_base(profile: Profile, run: Path):
 # ---------------------------------------------------------------- 01 rubrics
 
 
-def open_rows(profile: Profile) -> tuple[list, dict[str, Rubric], dict]:
-    """Raw rows of the profile's open sources, the rubrics that they bring, and what was left out."""
-    from promedical_utils.sources import open_sets
-
-    rows, brought, left_out = [], {}, {}
-    for source in profile.sources:
-        reading = open_sets.read(source, profile.source_limit or None)
-        rows += reading.instructions
-        brought |= {r.instruction_id: r for r in reading.rubrics}
-        name = Path(source).name
-        left_out[name] = dict(reading.skipped) | {"rubrics to be written anew": len(reading.queued)}
-    return rows, brought, left_out
-
-
 def rubrics(profile: Profile, run: Path) -> dict:
     """Instructions, splits and rubrics; writes data/{instructions,rubrics,splits}.parquet, review.json.
 
-    Also composition.csv, funnel.csv where something was curated, and of the clinic drafts.parquet (every draft as it
-    came) and rounds.csv.
+    Also composition.csv, funnel.csv where something was curated, drafts.parquet (every draft as it
+    came) where something was drafted, and rounds.csv where drafts were reviewed.
     """
-    make = {"clinic": _clinic_rubrics, "real": _real_rubrics, "open": _open_rubrics}[profile.data]
+    from promedical_utils import rubrics as making
+
+    make = {"clinic": making.of_clinic, "real": _real_rubrics, "open": making.of_open_sets}[profile.data]
     report = make(profile, run)
     with replacing(run / "data/composition.csv") as temporary:
-        composition(run).to_csv(temporary, index=False)
+        making.composition(run).to_csv(temporary, index=False)
     return report
-
-
-def composition(run: Path):
-    """Mean number of criteria of each dimension in a rubric, a row a category, as a data frame."""
-    import pandas as pd
-
-    category = {i.id: i.category for i in records.load(run / "data/instructions.parquet", Instruction, "01_rubrics")}
-    rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
-    counts = pd.DataFrame(
-        [[sum(c.dimension == d for c in r.criteria) for d in records.DIMENSIONS] for r in rubrics_],
-        columns=records.DIMENSIONS, index=pd.Index([category[r.instruction_id] for r in rubrics_], name="category"),
-    )  # fmt: skip
-    return counts.groupby("category").mean().reset_index()
-
-
-def _open_rubrics(profile: Profile, run: Path) -> dict:
-    """Open sets curated and split, with rubrics of their own or of the writer's.
-
-    With ``reviewers`` in the profile there are rounds of review (review.sqlite): the stage stops with a
-    KitError until they have finished a round on the review page, and goes on where it was. A draft
-    that stays against the rules waits there with its reasons, and its instruction is left out till then.
-    """
-    from promedical_utils import review
-
-    rows, brought, left_out = open_rows(profile)
-    played, store = roles(profile, run), review.Store(run / "review.sqlite")
-    asked, curated = _curated(profile, run, rows, {}, *_asking(played))
-    splits = _open_splits(profile, asked)
-    asked = [i for i in asked if i.id in splits]
-    by_id = {i.id: i for i in asked}
-    mended = {r.instruction_id: r for r in store.gold() if r.instruction_id in by_id}
-    written = {i: r for i, r in brought.items() if i in by_id}
-    writer = _Writer(profile, asked, played)
-    ids = [i for i in by_id if i not in written]
-    if profile.reviewers:  # who repeat themselves: what they finished is asked for again
-        records.save(asked, run / "data/to_review.parquet")  # the page shows them beside the drafts
-        reviewing = partial(store.reviewed, reviewers=profile.reviewers)
-        made = _reviewed(profile, writer, ids, reviewing)
-    else:
-        made = _reviewed(profile, writer, [i for i in ids if i not in mended], None, list(mended.values()))
-    for draft in made.queued:
-        if draft.instruction_id not in mended:
-            store.queue(draft, "; ".join(writer.queued[draft.instruction_id]))
-    store.close()
-    written |= made.drafts | made.gold | mended
-    asked = [i for i in asked if i.id in written]
-    status = [r.status for r in written.values()]
-    report = {
-        "sources": {"left_out": left_out, "instructions": len(rows)},
-        "curation": curated,
-        "rounds": made.rounds,
-        "writing": writer.report(),
-        "rubrics": {name: status.count(name) for name in ("draft", "reviewed", "gold")},
-        "notes": ["drafts are a language model's until physicians have reviewed them"],
-    }
-    records.save(asked, run / "data/instructions.parquet")
-    records.save([splits[i.id] for i in asked], run / "data/splits.parquet")
-    if writer.valid:
-        records.save(writer.valid, run / "data/drafts.parquet")
-    write_json(run / "data/review.json", report)
-    records.save([written[i.id] for i in asked], run / "data/rubrics.parquet")
-    return report
-
-
-def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitRow]:
-    """Splits of the profile's sizes by the hash of the id, held-out ones first; train gets what is left."""
-    sizes = {
-        "bench": profile.bench_samples, "calibration": profile.calibration_instructions,
-        "checkpoint": profile.checkpoint_instructions, "train": profile.train_instructions,
-    }  # fmt: skip
-    order = sorted(asked, key=lambda i: short_hash(profile.seed, i.id))
-    names = [name for name, size in sizes.items() for _ in range(size)]
-    if "train" not in names[: len(order)]:
-        raise KitError(
-            f"{len(order)} instructions are left after curation, too few for the held-out splits "
-            f"({sum(sizes.values()) - sizes['train']}): read more of the sources (source_limit) or lower their sizes"
-        )
-    return {
-        i.id: SplitRow(instruction_id=i.id, split=name, condition=i.id, patient=i.id,
-                       wording_seed=int(short_hash(i.id), 16) % 2**31)
-        for i, name in zip(order, names, strict=False)
-    }  # fmt: skip
-
-
-def _clinic_rubrics(profile: Profile, run: Path) -> dict:
-    """Curation of the raw pool, rounds of drafting and review, and what is left drafted."""
-    import pandas as pd
-
-    from promedical_utils import review
-    from promedical_utils.clinic import rubrics as physicians
-
-    w = world(profile)
-    curated, found = _curated_clinic(profile, run, w)
-    train = [i for i in w.ids("train") if i in curated]
-    played = roles(profile, run) if profiles.asks_endpoints(profile) else None
-    writer = _Writer(profile, w.instructions, played, w.rubric_of)
-
-    def reviewed(drafts: list[Rubric], blind: bool) -> list:
-        return [physicians.corrections(d, w.rubric_of[d.instruction_id], "physician_1") for d in drafts]
-
-    made = _reviewed(profile, writer, train, reviewed)
-    # what the writer could not make valid waits for physicians, who write it
-    gold = made.gold | {
-        draft.instruction_id: review.apply(draft, decided)
-        for draft, decided in zip(made.queued, reviewed(made.queued, False), strict=True)
-    }
-    drafts = list(made.drafts.values())
-    flawed = sum(not review.passed(d, m) for d, m in zip(drafts, reviewed(drafts, False), strict=True))
-    written = {r.instruction_id: r for r in w.rubrics} | made.drafts | gold
-    instructions = [i for i in w.instructions if i.id in curated or i.id not in set(w.ids("train"))]
-    kept = {i.id for i in instructions}
-    report = {
-        "rounds": made.rounds,
-        "unreviewed": {"drafted": len(drafts), "flawed": flawed},
-        "writing": writer.report(),
-        "curation": found,
-        "input": {
-            "first_error_rate": profile.rubric_error_rate,
-            "strict_pass_rate_aimed_at": profile.rubric_pass_rate,
-        },
-        "note": "how often the writer errs is set in the profile: an input, not a finding",
-    }
-    records.save(instructions, run / "data/instructions.parquet")
-    records.save([row for row in w.splits if row.instruction_id in kept], run / "data/splits.parquet")
-    records.save(writer.valid, run / "data/drafts.parquet")
-    with replacing(run / "data/rounds.csv") as temporary:
-        pd.DataFrame(made.rounds).to_csv(temporary, index=False)
-    write_json(run / "data/review.json", report)
-    records.save([_with_kinds(written[i.id]) for i in instructions], run / "data/rubrics.parquet")
-    return report
-
-
-def _curated_clinic(profile: Profile, run: Path, w) -> tuple[set[str], dict]:
-    """Which training instructions come through curation of the raw pool, and its report by the truth."""
-    import pandas as pd
-
-    from promedical_utils import curation
-    from promedical_utils.clinic import pool
-
-    train, by_id = w.ids("train"), {i.id: i for i in w.instructions}
-    rows, truth = pool.raw(w, train, profile.seed)
-    bench = {i: pool.text_of(by_id[i].messages) for i in w.ids("bench")}
-    of = {row.text: truth[row.id] for row in rows}
-
-    def screen(texts):
-        return [of[text].difficulty for text in texts]
-
-    def classify(texts):
-        found = [of[text] for text in texts]
-        return [(t.category, t.specialty) if t.kind != "not_medical" else curation.NOT_MEDICAL for t in found]
-
-    asking = _asking(roles(profile, run)) if profiles.asks_endpoints(profile) else (screen, classify)
-    kept, report = _curated(profile, run, rows, bench, *asking)
-    left = {i.id for i in kept}
-    steps = pd.read_parquet(run / "data/left_out.parquet").set_index("id").step.to_dict()
-    # one row of a cluster is kept, whichever: its instruction is then the one that came through
-    through = {truth[i].of for i in left if truth[i].kind in ("kept", "duplicate")}
-
-    def count(kind: str, right) -> str:
-        ids = [i for i, planted in truth.items() if planted.kind == kind]
-        return f"{sum(map(right, ids))} of {len(ids)}"
-
-    report["against_truth"] = {
-        "instructions that came through": f"{len(through & set(train))} of {len(train)}",
-        "near-misses kept": count("near_miss", lambda i: i in left),
-        "leaks of the bench found": count("leak", lambda i: steps.get(i) == "bench"),
-        "rows too many (second of a cluster)": f"{sum(truth[i].kind in ('kept', 'duplicate') for i in left) - len(through)}",
-        **{f"{kind}, dropped": count(kind, lambda i: i not in left)
-           for kind in ("licence", "language", "length", "not_medical", "too_easy", "too_hard")},
-    }  # fmt: skip
-    return through & set(train), report
-
-
-def _asking(played) -> tuple:
-    """The screener and the classifier as ``curation`` asks them: texts in, answers or None out."""
-    from promedical_utils import curation
-
-    def turns(texts):
-        return [[Message(role="user", content=text)] for text in texts]
-
-    def screen(texts):
-        return [answer.value for answer in played.screen(turns(texts))]
-
-    def classify(texts):
-        found = [answer.value for answer in played.classify(turns(texts))]
-        return [c and ((c.category, c.specialty) if c.medical else curation.NOT_MEDICAL) for c in found]
-
-    return screen, classify
-
-
-def _curated(profile: Profile, run: Path, rows: list, bench: dict[str, str], screen, classify) -> tuple:
-    """Instructions that curation leaves of ``rows``, and its report; writes funnel.csv, left_out.parquet."""
-    import pandas as pd
-
-    from promedical_utils import curation
-
-    made = curation.curate(rows, bench, screen, classify, curation.Settings(
-        licences=profile.licences, languages=profile.languages, min_words=profile.words_least,
-        max_words=profile.words_most, embedder=profile.embedder,
-        difficulty_low=profile.difficulty_least, difficulty_high=profile.difficulty_most,
-    ))  # fmt: skip
-    with replacing(run / "data/funnel.csv") as temporary:
-        made.funnel.to_csv(temporary, index=False)
-    left_out = pd.concat([made.dropped.assign(queued=False), made.queued.assign(queued=True)])
-    with replacing(run / "data/left_out.parquet") as temporary:
-        left_out.to_parquet(temporary, index=False)
-    report = {"rows": len(rows), "kept": len(made.instructions), "queued": len(made.queued),
-              "dropped": {r.step: int(r.dropped) for r in made.funnel.itertuples()}}  # fmt: skip
-    return made.instructions, report
-
-
-def _with_kinds(rubric: Rubric) -> Rubric:
-    """The rubric with each criterion's type as the clinic's grammar reads it; endpoints give none."""
-    from promedical_utils.clinic.rubrics import kind
-
-    named = [c.model_copy(update={"kind": kind(c.text)}) for c in rubric.criteria]
-    return rubric.model_copy(update={"criteria": named})
-
-
-@dataclass
-class _Reviewed:
-    """Gold and drafts by instruction id, what is queued, and the rows of the rounds."""
-
-    rounds: list[dict]
-    gold: dict[str, Rubric]
-    drafts: dict[str, Rubric]
-    queued: list[Rubric]
-
-
-def _reviewed(profile: Profile, writer, ids: list[str], reviewing, pool=()) -> _Reviewed:
-    """Rounds of review if there are reviewers; then what is left is drafted with the gold so far."""
-    from promedical_utils import review
-
-    rounds, gold = [], {}
-    if reviewing and ids:
-        for row, corrected in review.rounds(
-            ids, writer, reviewing, target=profile.rubric_pass_rate, size=profile.review_batch,
-            blind=profile.review_blind, controls=profile.review_controls, seed=profile.seed, pool=pool,
-        ):  # fmt: skip
-            rounds.append(row)
-            gold |= {r.instruction_id: r for r in corrected}
-    left = [i for i in ids if i not in gold]
-    drafts = {d.instruction_id: d for d in writer(left, [*pool, *gold.values()])}
-    queued = [drafts.pop(i) for i in left if i in writer.queued]
-    return _Reviewed(rounds, gold, drafts, queued)
-
-
-class _Writer:
-    """The rubric writer as ``review.rounds`` asks it: shown the gold of the most similar instructions.
-
-    Without ``roles`` the clinic writes, from its ``gold``. ``valid``: every draft that kept the rules,
-    as it came; ``queued``: for which instructions there was none, and why.
-    """
-
-    def __init__(self, profile: Profile, asked: list[Instruction], roles=None, gold=None):
-        self.profile, self.roles, self.gold = profile, roles, gold
-        self.asked = {i.id: i for i in asked}
-        self.valid, self.queued, self.repaired = [], {}, 0
-
-    def __call__(self, ids: list[str], pool: list[Rubric]) -> list[Rubric]:
-        from promedical_utils import review, writing
-
-        asked = [self.asked[i] for i in ids]
-        shown = [(self.asked[r.instruction_id], r) for r in pool]
-        if self.roles is None:
-            drafts = self._in_process(asked, shown)
-            self.valid += drafts
-            return drafts
-        made = writing.write(self.roles, asked, shown, 0, self.profile.embedder)
-        self.valid += made.rubrics
-        self.repaired += made.repaired
-        of = {r.instruction_id: r for r in made.rubrics}
-        for q in made.queued:
-            self.queued[q.instruction_id] = list(q.reasons)
-            rows = q.draft.model_dump()["criteria"] if q.draft else []
-            of[q.instruction_id] = review.unchecked(q.instruction_id, rows)
-        return [of[i] for i in ids]
-
-    def _in_process(self, asked, shown) -> list[Rubric]:
-        from promedical_utils import writing
-        from promedical_utils.clinic import rubrics as writer
-
-        drafts = []
-        for instruction, near in zip(asked, writing.examples(asked, shown, self.profile.embedder), strict=True):
-            alike = [i.category for i, _ in near]
-            rate = writer.error_rate(self.profile, instruction.category, alike)
-            rng = random.Random(short_hash("draft", self.profile.seed, instruction.id, *alike))
-            drafts.append(writer.draft(self.gold[instruction.id], rate, 0, rng))
-        return drafts
-
-    def report(self) -> dict:
-        total = len(self.valid) + len(self.queued)
-        return {
-            "drafted": total, "valid": len(self.valid), "valid_share": round(len(self.valid) / total, 4) if total else None,
-            "repaired": self.repaired, "queued": self.queued,
-            "requests": self.roles.answers.ledger() if self.roles else {},
-        }  # fmt: skip
 
 
 def _real_rubrics(profile: Profile, run: Path) -> dict:
@@ -552,13 +241,14 @@ def preference_pairs(profile: Profile, run: Path) -> dict:
     """
     from promedical_utils import expansion
     from promedical_utils import groups as joined
+    from promedical_utils import preference_pairs as making
 
     if profile.data == "real":
         candidates, verdicts, extra = _real_candidates(profile, run)
     elif profiles.asks_endpoints(profile):
-        candidates, verdicts, extra = _endpoint_candidates(profile, run)
+        candidates, verdicts, extra = making.by_endpoints(profile, run)
     else:
-        candidates, verdicts, extra = _clinic_candidates(profile, run)
+        candidates, verdicts, extra = making.of_clinic(profile, run)
     records.save(candidates, run / "data/candidates.parquet")
     records.save(verdicts, run / "data/verdicts.parquet")
     found = data(run)
@@ -569,7 +259,7 @@ def preference_pairs(profile: Profile, run: Path) -> dict:
         made.kinds.to_csv(temporary, index=False)
     if profile.data == "clinic":
         with replacing(run / "data/judge_errors.csv") as temporary:
-            judge_errors(found).to_csv(temporary, index=False)
+            making.judge_errors(found).to_csv(temporary, index=False)
     return {
         "candidates": len(candidates), "verdicts": len(verdicts), "training_pairs": made.pairs,
         "response_pairs": sum(len(joined.preferences(group)) for group in train),
@@ -577,33 +267,6 @@ def preference_pairs(profile: Profile, run: Path) -> dict:
         "lost_to_unknown": int(made.dimensions.lost_to_unknown["all"]),
         "never_discriminate": len(made.silent), **extra,
     }  # fmt: skip
-
-
-def judge_errors(found: dict[str, list], judge: str = "judge", expert: str = "truth"):
-    """Where a judge errs, by dimension, as a data frame for ``figures.plot_judge_errors``.
-
-    ``lenient``: of the verdicts that the expert finds not met, the share that the judge lets pass;
-    ``strict`` the other way round. Wilson intervals, 95 %. Unknown verdicts of either are left out.
-    """
-    import pandas as pd
-
-    from promedical_utils.review import wilson
-
-    dimension = {c.id: c.dimension for r in found["rubrics"] for c in r.criteria}
-    said = {(v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == judge}
-    rows = []
-    for name in records.DIMENSIONS:
-        pairs = [
-            (said.get((v.candidate_id, v.criterion_id)), v.verdict) for v in found["verdicts"]
-            if v.judge == expert and dimension[v.criterion_id] == name
-        ]  # fmt: skip
-        for error, right, wrong in (("lenient", "not_met", "met"), ("strict", "met", "not_met")):
-            of = [heard for heard, true in pairs if true == right and heard in ("met", "not_met")]
-            low, high = wilson(of.count(wrong), len(of))
-            rate = of.count(wrong) / len(of) if of else float("nan")
-            rows.append({"dimension": name, "error": error, "n": len(of), "rate": rate,
-                         "low": low, "high": high})  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 def groups(found: dict[str, list], judge: str, *splits: str) -> list:
@@ -620,137 +283,8 @@ def groups(found: dict[str, list], judge: str, *splits: str) -> list:
     )
 
 
-def judge_of(profile: Profile, verdicts, kinds: dict[str, str]):
-    """The simulated judge, fitted to its configured agreement on true verdicts (an input)."""
-    from promedical_utils.clinic.people import Judge
-
-    seen = [(kinds[v.criterion_id], v.verdict) for v in verdicts if v.judge == "truth"]
-    return Judge.fit(profile.judge_agreement, seen, profile.seed)
-
-
 def criterion_kinds(found: dict[str, list]) -> dict[str, str]:
     return {c.id: c.kind for r in found["rubrics"] for c in r.criteria}
-
-
-def _candidate_id(profile: Profile, instruction_id: str, generator: str) -> str:
-    """An id that does not tell who wrote the answer: judges and physicians see ids."""
-    return f"{instruction_id}-{short_hash(profile.seed, instruction_id, generator)[:6]}"
-
-
-def _truths(criteria: dict[str, list], candidates: list[Candidate]) -> list[Verdict]:
-    """What the clinic's grammar reads in every answer."""
-    from promedical_utils import clinic
-
-    return [
-        Verdict(candidate_id=a.id, criterion_id=c, judge="truth", verdict=v)
-        for a in candidates for c, v in clinic.gold(criteria[a.instruction_id], a.text).items()
-    ]  # fmt: skip
-
-
-def _read_by(name: str, reader, kinds: dict[str, str], rows: list[Verdict]) -> list[Verdict]:
-    """What a judge or a panel says where the truth is ``rows``."""
-    return [
-        v.model_copy(update={
-            "judge": name,
-            "verdict": reader.verdict(v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict),
-        })
-        for v in rows
-    ]  # fmt: skip
-
-
-def _settled(profile: Profile, w, kinds: dict[str, str], candidates, truth: list[Verdict]) -> list[Verdict]:
-    """What the clinic's physicians settle on the calibration split."""
-    from promedical_utils.clinic import people
-
-    held = set(w.ids("calibration"))
-    calibrated = {c.id for c in candidates if c.instruction_id in held}
-    panel = people.panel(profile.physician_agreement, profile.seed)
-    return _read_by("adjudicated", panel, kinds, [v for v in truth if v.candidate_id in calibrated])
-
-
-def _agreement(truth: list[Verdict], said: list[Verdict]) -> float:
-    heard = {(v.candidate_id, v.criterion_id): v.verdict for v in said}
-    return round(sum(heard[v.candidate_id, v.criterion_id] == v.verdict for v in truth) / len(truth), 4)
-
-
-def _clinic_candidates(profile: Profile, run: Path):
-    from promedical_utils.clinic import generators
-
-    w = world(profile)
-    rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
-    criteria = {r.instruction_id: r.criteria for r in rubrics_}
-    candidates = [
-        Candidate(id=_candidate_id(profile, i, name), instruction_id=i, generator=name, text=w.answer(i, name))
-        for i in criteria for name in generators.NAMES
-    ]  # fmt: skip
-    truth = _truths(criteria, candidates)
-    kinds = {c.id: c.kind for r in rubrics_ for c in r.criteria}
-    judge = judge_of(profile, truth, kinds)
-    said = _read_by("judge", judge, kinds, truth)
-    settled = _settled(profile, w, kinds, candidates, truth)
-    extra = {
-        "input_judge_agreement": _agreement(truth, said),
-        "input_lenient_kinds": sorted(judge.lenient),
-    }
-    return candidates, truth + said + settled, extra
-
-
-def _endpoint_candidates(profile: Profile, run: Path):
-    """Answers and verdicts by the roles' endpoints; in the clinic, its truth beside them.
-
-    An answer that no generator gave is left out and counted; every (answer, criterion) has a verdict.
-    """
-    from promedical_utils.roles import Task
-
-    asked = records.load(run / "data/instructions.parquet", Instruction, "01_rubrics")
-    rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
-    criteria = {r.instruction_id: r.criteria for r in rubrics_}
-    played, candidates, unanswered = roles(profile, run), [], {}
-    for name in played.generators:
-        for instruction, answer in zip(asked, played.answer(name, asked), strict=True):
-            if answer.value is None:
-                unanswered[f"{name}, {instruction.id}"] = answer.reason
-                continue
-            id_ = _candidate_id(profile, instruction.id, name)
-            candidates.append(
-                Candidate(id=id_, instruction_id=instruction.id, generator=name, text=answer.value)
-            )
-    order = {i.id: n for n, i in enumerate(asked)}
-    candidates.sort(key=lambda c: order[c.instruction_id])  # stable: generators keep their order
-    by_id = {i.id: i for i in asked}
-    tasks = [Task(by_id[c.instruction_id], tuple(criteria[c.instruction_id]), c) for c in candidates]
-    said = [verdict for verdicts in played.judge(tasks) for verdict in verdicts]
-    extra = {
-        "unanswered": unanswered, "unknown_verdicts": sum(v.verdict == "unknown" for v in said),
-        "requests": played.answers.ledger(),
-    }  # fmt: skip
-    if profile.data != "clinic":
-        return candidates, said, extra
-    truth = _truths(criteria, candidates)
-    kinds = {c.id: c.kind for r in rubrics_ for c in r.criteria}
-    settled = _settled(profile, world(profile), kinds, candidates, truth)
-    extra["input_judge_agreement"] = _agreement(truth, said)
-    return candidates, truth + said + settled, extra
-
-
-def roles(profile: Profile, run: Path):
-    """The roles of the profile's endpoints; what they answered lies in the run's answers.sqlite."""
-    from promedical_utils import roles as played
-    from promedical_utils.endpoints import Answers
-
-    names = taxonomy(profile)
-    return played.Roles(profile, Answers(run / "answers.sqlite"), *names)
-
-
-def taxonomy(profile: Profile) -> tuple[list[str], list[str]]:
-    """Categories and specialties that instructions are sorted into."""
-    if profile.data == "clinic":
-        from promedical_utils.clinic.vocabulary import read
-
-        words = read("vocabulary")
-        return words["categories"], list(words["specialties"].values())
-    lists = yaml.safe_load((Path(__file__).parent / "prompts/taxonomy.yaml").read_text(encoding="utf-8"))
-    return lists["categories"], lists["specialties"]
 
 
 def _real_candidates(profile: Profile, run: Path):
@@ -1001,6 +535,7 @@ def policy(profile: Profile, run: Path) -> dict:
     from promedical_utils import clinic
     from promedical_utils import policy as policies
     from promedical_utils import reward_model, scorecard
+    from promedical_utils.preference_pairs import judge_of
 
     found = data(run)
     w = world(profile)

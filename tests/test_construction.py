@@ -5,7 +5,7 @@ from functools import partial
 import pandas as pd
 from endpoints_clinic import QUICK
 
-from promedical_utils import clinic, figures, profiles, records, review, stages
+from promedical_utils import clinic, figures, preference_pairs, profiles, records, review, stages
 from promedical_utils.clinic import pool
 from promedical_utils.clinic.server import Clinic, Server
 from promedical_utils.profiles import CLINIC
@@ -31,7 +31,7 @@ def test_the_path_over_endpoints_ends_in_pairs_and_a_second_run_asks_nothing(tmp
         again = stages.rubrics(profile, tmp_path), stages.preference_pairs(profile, tmp_path)
         assert server.requests == before and again[1]["training_pairs"] == made[1]["training_pairs"]
     assert made[0]["writing"]["valid_share"] >= 0.95
-    assert made[1]["unanswered"] == {} and made[1]["training_pairs"] > 100
+    assert len(made[1]["unanswered"]) <= 2 and made[1]["training_pairs"] > 100
     assert abs(made[1]["input_judge_agreement"] - profile.judge_agreement) < 0.03
     found = stages.data(tmp_path)
     # nothing lost and nothing doubled: a verdict of the judge and of the truth for every criterion
@@ -40,9 +40,9 @@ def test_the_path_over_endpoints_ends_in_pairs_and_a_second_run_asks_nothing(tmp
     for judge in ("judge", "truth"):
         said = [(v.candidate_id, v.criterion_id) for v in found["verdicts"] if v.judge == judge]
         assert sorted(said) == sorted(cells)
-    assert {c.text for c in found["candidates"]} == {
-        w.answer(i.id, g) for i in found["instructions"] for g in ("warm", "terse", "between")
-    }
+    texts = {w.answer(i.id, g) for i in found["instructions"] for g in ("warm", "terse", "between")}
+    assert {c.text for c in found["candidates"]} <= texts  # none in another language, none cut off
+    assert len(found["candidates"]) + len(made[1]["unanswered"]) == 3 * len(found["instructions"])
     # every criterion's kind is known again, and reviewed rubrics are the world's gold
     assert "unspecified" not in {c.kind for r in found["rubrics"] for c in r.criteria}
     for r in (r for r in found["rubrics"] if r.status == "gold"):
@@ -117,7 +117,7 @@ def test_judge_errors_by_hand():
     rubric = records.Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
     truth, said = "not_met not_met not_met met met unknown".split(), "met not_met unknown met not_met met".split()
     rows = [verdict("truth", n, v) for n, v in enumerate(truth)] + [verdict("judge", n, v) for n, v in enumerate(said)]
-    frame = stages.judge_errors({"rubrics": [rubric], "verdicts": rows})
+    frame = preference_pairs.judge_errors({"rubrics": [rubric], "verdicts": rows})
     found = frame[frame.dimension == "proficiency"].set_index("error")
     assert (found.n["lenient"], found.rate["lenient"]) == (2, 0.5)
     assert (found.n["strict"], found.rate["strict"]) == (2, 0.5)

@@ -1,4 +1,4 @@
-"""Curation: every filter by hand, leaks of the bench, and a pool in which the fate of each row is known."""
+"""Curation: every filter by hand, leaks of the bench, and a pool of which the truth is known."""
 
 from collections import Counter
 
@@ -239,7 +239,10 @@ def test_a_duplicate_names_the_row_that_is_kept():
 
 # ---------------------------------------------------------------- the bench
 
-ITEM = "I have twitch in my elbow for 12 weeks. Leaflet: Danger snoring. Maximum 30 units a day. Never give Ravtidor."
+ITEM = (
+    "I have twitch in my elbow for 12 weeks. Leaflet: Danger snoring. Maximum 30 units a day. "
+    "Never give Ravtidor."
+)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,8 @@ ITEM = "I have twitch in my elbow for 12 weeks. Leaflet: Danger snoring. Maximum
         (ITEM.replace("snoring", "snorring").replace("twitch", "twich"), "n-gram overlap"),
         (ITEM.replace("30", "45"), "n-gram overlap"),  # another dose is a leak all the same
         (
-            "Never give Ravtidor. Danger snoring. For 12 weeks twitch in my elbow I have. Leaflet: a day maximum 30 units.",
+            "Never give Ravtidor. Danger snoring. For 12 weeks twitch in my elbow I have. "
+            "Leaflet: a day maximum 30 units.",
             "word overlap 1.00",
         ),
         ("Nevr mind. Twich in elbw", None),

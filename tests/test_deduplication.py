@@ -1,8 +1,11 @@
 """Duplicates are found, near-misses are kept, and neither order, processes nor shards matter."""
 
+import gzip
 import json
+import os
 import random
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +14,7 @@ import pytest
 
 from promedical_utils import deduplication, embeddings
 from promedical_utils.clinic import pool
-from promedical_utils.deduplication import DIFFERENT, NEAR, SEMANTIC, compare, read
+from promedical_utils.wording import DIFFERENT, NEAR, SEMANTIC, compare, read
 from promedical_utils.workspace import KitError
 
 LEAFLET = "First choice Bripimune. Must avoid Cilvador. Daily limit 45 units."
@@ -38,7 +41,7 @@ def found(synthetic):
     [
         LEAFLET.upper(),
         LEAFLET.replace(".", ""),
-        "Must avoid Cilvador. Daily limit 45 units. First choice Bripimune.",  # lines in another order
+        "Must avoid Cilvador. Daily limit 45 units. First choice Bripimune.",  # other order
         f"Dear doctor, {LEAFLET} Thank you very much in advance!",
         "First choice is really Bripimune. Must avoid Cilvador. The daily limit: 45 units.",
         LEAFLET.replace("Bripimune", "Bripimnue").replace("Daily", "Daly"),  # typing errors
@@ -65,6 +68,8 @@ def test_the_same_in_other_words_or_letters_is_a_duplicate(b):
             "First choice Cilvador. Must avoid Bripimune. Daily limit 45 units.",
         ),  # exchanged
         ("Switch from Morlodor to Cilvador?", "Switch from Cilvador to Morlodor?"),
+        ("Switch from Morlodor to Cilvador?", "Switch to Morlodor from Cilvador?"),
+        ("Morlodor and Cilvador at night?", "Morlodor or Cilvador at night?"),
         ("Limit 45 units, visit after 7 days.", "Limit 7 units, visit after 45 days."),
         ("Take 5 mg of Morlodor.", "Take 5 mcg of Morlodor."),  # unit
         ("May I take Morlodor?", "May I take Morlodor while pregnant?"),  # one word more
@@ -149,12 +154,11 @@ def test_pairs_are_those_that_share_a_band_and_the_guard():
     assert set(map(tuple, deduplication.candidates(bands, guard, sizes))) == by_hand
 
 
-def test_a_crowded_bucket_is_split_and_not_left_out():
+def test_a_crowded_bucket_is_split_by_the_next_band():
     n = 40 * deduplication.LARGEST
-    bands = np.stack([np.zeros(n), np.arange(n) // 4, np.zeros(n)], axis=1).astype(np.uint32)
+    bands = np.stack([np.zeros(n), np.arange(n) % (n // 4), np.zeros(n)], axis=1).astype(np.uint32)
     pairs = deduplication.candidates(bands, np.zeros(n, np.uint64), np.zeros(n, np.uint32))
-    together = {(a, b) for a, b in pairs if a // 4 == b // 4}
-    assert len(together) == n // 4 * 6 and len(pairs) < n * deduplication.LARGEST
+    assert len(pairs) == n // 4 * 6 and (pairs[:, 0] % (n // 4) == pairs[:, 1] % (n // 4)).all()
 
 
 def test_cosine_of_whole_numbers_is_that_of_the_vectors():
@@ -203,9 +207,9 @@ def synonyms(tmp_path_factory):
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    words = "my doctor says the pain in elbow needs morlodor cilvador what now not train goes home".split()
-    ids = {word: n for n, word in enumerate(["<unk>", *words])}
-    ids |= {"physician": len(ids), "ache": len(ids) + 1}
+    words = "<unk> my the in says needs what not now train goes home elbow morlodor cilvador"
+    pairs = "doctor physician pain ache"
+    ids = {word: n for n, word in enumerate(f"{words} {pairs}".split())}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -234,6 +238,16 @@ def test_a_model_finds_what_spelling_does_not_and_the_guard_holds(synonyms):
     assert deduplication.deduplicate(*given).empty
     gone = deduplication.deduplicate(*given, synonyms, 0.9)
     assert gone[["id", "kept_id", "rule"]].values.tolist() == [["b", "a", "semantic"]]
+
+
+def test_the_threshold_is_the_least_cosine_of_a_models_vectors(synonyms):
+    texts = ["My doctor says the pain in my elbow needs Morlodor"]
+    texts.append(f"{texts[0]} home")
+    a, b = embeddings.embed(texts, synonyms)
+    for threshold, found in ((a @ b - 0.01, ["b"]), (a @ b + 0.01, [])):
+        assert (
+            deduplication.deduplicate(["a", "b"], texts, synonyms, threshold).id.tolist() == found
+        )
 
 
 # ---------------------------------------------------------------- the command
@@ -310,7 +324,7 @@ def test_a_missing_broken_or_foreign_shard_is_one_clear_error(source, tmp_path, 
     [
         (
             {"id": ["a", "b", "a"], "text": ["x y", "x z", "q"]},
-            "1 ids stand more than once, the first is 'a'",
+            "1 ids stand more than once, first 'a'",
         ),
         ({"id": ["a", "b"], "text": ["x y", " \n"]}, r"row 2 \(b\): empty text"),
         ({"id": ["a", "b"], "text": ["x y", None]}, "empty text"),
@@ -333,3 +347,25 @@ def test_an_unreadable_pool_is_one_clear_error(tmp_path, capsys):
     assert "not readable Parquet" in capsys.readouterr().err
     assert command(tmp_path / "none.parquet", "--out", tmp_path) == 1
     assert "missing none.parquet" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- real questions
+
+
+@pytest.mark.skipif(
+    not os.environ.get("PROMEDICAL_DATA_DIR"),
+    reason="PROMEDICAL_DATA_DIR is not set: real questions are NOT deduplicated",
+)
+def test_real_questions_are_all_kept_and_their_rewordings_found():
+    """K-QA's 201 short questions, each twice reworded: a typing error weighs more in few words."""
+    path = Path(os.environ["PROMEDICAL_DATA_DIR"]) / "kqa/questions_w_answers.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        questions = sorted({json.loads(line)["Question"] for line in lines})
+    rng, texts = random.Random(0), {}
+    for n, question in enumerate(questions):
+        again = [pool.reworded(question, rng) for _ in range(2)]
+        texts |= {f"{n}-{k}": text for k, text in enumerate([question, *again])}
+    gone = deduplication.deduplicate(list(texts), list(texts.values()))
+    clusters = {id_: int(id_.split("-")[0]) for id_ in texts}
+    scores = pool.scores(clusters, [], dict(zip(gone.id, gone.kept_id)))
+    assert scores["precision"] == 1 and scores["recall"] > 0.9

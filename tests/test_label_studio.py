@@ -14,7 +14,7 @@ from promedical_utils import label_studio
 from promedical_utils.records import Criterion, Instruction, Message, Rubric
 from promedical_utils.workspace import KitError, project_root
 
-WRITER = "writer-model-9"  # who wrote and generated: no task may name it
+WRITER = "writer-model-9"  # who wrote the draft: no task may name it
 
 
 def instruction(name):
@@ -23,8 +23,8 @@ def instruction(name):
         Message(role="assistant", content="How much?"),
         Message(role="user", content="≥ 45 units, $text {{idx}}"),
     ]
-    about = dict(category="therapy", specialty="cardiology", source=WRITER, difficulty=5)
-    return Instruction(id=name, messages=turns, **about)
+    about = dict(category="therapy", specialty="cardiology", source="clinic (invented)")
+    return Instruction(id=name, messages=turns, difficulty=5, **about)
 
 
 def criterion(name, dimension, text, weight=0.0, kind="unspecified"):
@@ -153,6 +153,7 @@ def test_tasks_hold_conversation_and_criteria_and_not_who_wrote_them(tmp_path):
         "heading": "1. proficiency, weight 0.30",
     }  # fmt: skip
     assert one["criteria"][3]["heading"] == "4. safety"
+    assert one["heading"] == "therapy, cardiology. Source: clinic (invented)"
 
 
 @pytest.mark.parametrize(
@@ -312,10 +313,11 @@ def test_without_a_token_or_a_server_it_says_so_and_keeps_secrets(tmp_path, monk
 
 # ---------------------------------------------------------------- the real server
 
-PASSWORD = "not-a-secret-1"
-QUIET = {
+LEAD, PASSWORD = "lead@clinic.example", "not-a-secret-1"
+AS_DOCUMENTED = {  # nothing is sent out, nobody signs up without a link
     "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "",
-    "LATEST_VERSION_CHECK": "false", "DEBUG": "false",
+    "LATEST_VERSION_CHECK": "false", "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+    "LABEL_STUDIO_USERNAME": LEAD, "LABEL_STUDIO_PASSWORD": PASSWORD,
 }  # fmt: skip
 
 
@@ -333,9 +335,8 @@ def server(tmp_path_factory):
     command = [
         executable, "start", "--no-browser", "--data-dir", folder / "data",
         "--internal-host", "127.0.0.1", "--port", str(port),
-        "--username", "lead@clinic.example", "--password", PASSWORD,
     ]  # fmt: skip
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)} | QUIET
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)} | AS_DOCUMENTED
     log = folder / "log"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
@@ -364,10 +365,11 @@ def wait_for(address, process, log):
 def signed_up(server, path, email):
     """(client, personal access token) of an account that fills in the form at ``path``."""
     client = httpx.Client(base_url=server, headers={"Referer": server}, timeout=60)
-    client.get(path)
+    assert client.get(path).is_success
     form = {"email": email, "password": PASSWORD}
     form["csrfmiddlewaretoken"] = client.cookies["csrftoken"]
-    assert client.post(path, data=form).status_code == 302
+    signed = client.post(path, data=form)
+    assert signed.status_code == 302, signed.status_code
     answer = client.post("/api/token/", headers={"X-CSRFToken": client.cookies["csrftoken"]})
     return client, answer.json()["token"]
 
@@ -375,11 +377,13 @@ def signed_up(server, path, email):
 @pytest.fixture(scope="module")
 def lead(server):
     """(client, token) of the account that started the server; it has one token at a time."""
-    return signed_up(server, "/user/login/", "lead@clinic.example")
+    return signed_up(server, "/user/login/", LEAD)
 
 
 @pytest.mark.slow
 def test_the_server_takes_tasks_and_gives_back_decisions(server, lead, tmp_path, monkeypatch):
+    with pytest.raises(AssertionError, match="403"):
+        signed_up(server, "/user/signup/", "anybody@clinic.example")
     link = lead[0].get("/api/invite").json()["invite_url"]
     second = signed_up(server, link, "second@clinic.example")
     monkeypatch.setenv(label_studio.KEY, lead[1])

@@ -59,10 +59,9 @@ def test_gold_is_the_draft_edited_in_place_shortened_and_added_to():
         decide(d, "a1", "add", dimension="safety", text="warns of the sign"),
     ))  # fmt: skip
     assert [c.id for c in made.criteria] == ["p1", "p2", "s", "a1"]
-    assert made.criteria[0].text == "states 5 units" and made.criteria[1] == d.criteria[1].model_copy(
-        update={"weight": pytest.approx(1 / 3)}  # 0.5 and 0.25: two thirds and one third
-    )
-    assert made.criteria[0].weight == pytest.approx(2 / 3)
+    assert [c.text for c in made.criteria[:2]] == ["states 5 units", "gives the dose"]
+    # 0.5 and 0.25: two thirds and one third
+    assert [c.weight for c in made.criteria] == [pytest.approx(2 / 3), pytest.approx(1 / 3), 0, 0]
     assert (made.status, made.round, made.instruction_id) == ("gold", 3, "i1")
     assert apply(d, accepted(d)).criteria == d.criteria
 
@@ -109,8 +108,10 @@ ACTIONS = st.lists(st.sampled_from(["accept", "reject", "edit"]), min_size=4, ma
 @given(ACTIONS, st.floats(0.01, 1))
 def test_weights_keep_their_ratios_and_sum_to_one(actions, weight):
     d = draft()
-    given_ = [decide(d, c.id, a, reason="r", **({"weight": weight} if a == "edit" and c.weight else {}))
-              for c, a in zip(d.criteria, actions, strict=True)]  # fmt: skip
+    given_ = []
+    for c, action in zip(d.criteria, actions, strict=True):
+        changed = {"weight": weight} if action == "edit" and c.weight else {}
+        given_.append(decide(d, c.id, action, reason="r", **changed))
     if actions[:2] == ["reject", "reject"]:
         with pytest.raises(KitError, match="no proficiency weight|criteria: "):
             apply(d, given_)
@@ -154,7 +155,7 @@ def test_a_broken_draft_is_queued_with_the_reason_and_mended(tmp_path):
     [gold] = store.gold()
     assert gold.round == 2 and [(c.dimension, c.weight) for c in gold.criteria] == [
         ("excellence", 0), ("proficiency", 1), ("proficiency", 0)]  # fmt: skip
-    nothing = store.queue(unchecked("i10", []), "not JSON: {\"criteria\": [")
+    nothing = store.queue(unchecked("i10", []), 'not JSON: {"criteria": [')
     assert store.next_item("ann").id == nothing and not store.next_item("ann").draft.criteria
     with pytest.raises(KitError, match="say why"):
         store.queue(bad, " ")
@@ -246,7 +247,7 @@ def test_a_second_sign_in_takes_over_and_says_so(store):
 
 
 def test_two_reviewers_saving_at_once_lose_nothing(tmp_path):
-    path, d, n = tmp_path / "review.sqlite", draft(), 12
+    path, n = tmp_path / "review.sqlite", 12
     Store(path).open_round([draft(f"i{k}") for k in range(n)], ["ann"])
     start, said, failed = threading.Barrier(2), {"ann": [], "bob": []}, []
 
@@ -271,7 +272,7 @@ def test_two_reviewers_saving_at_once_lose_nothing(tmp_path):
         assert f"item {number} has changed" in error and f"({winner}: edit p1" in error
         item = store.item(number)
         assert (item.version, item.decisions["p1"].criterion.text) == (1, f"as {winner} says")
-        again = decide(draft(item.draft.instruction_id), "p1", "edit", by=loser, text="seen, and still")
+        again = decide(item.draft, "p1", "edit", by=loser, text="seen, and still")
         assert store.save(store.sign_in(loser), number, again, item.version) == 2
         assert [e["reviewer"] for e in store.history(number)] == [winner, loser]
 
@@ -343,7 +344,7 @@ def test_a_disk_in_trouble_is_one_clear_error_and_keeps_what_was_saved(store, tr
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
-    (tmp_path / "x.sqlite").write_text("not a database, but quite long enough to be read as one" * 9)
+    (tmp_path / "x.sqlite").write_text("no database, but long enough to be read as one" * 9)
     with pytest.raises(KitError, match="cannot open: x.sqlite: file is not a database"):
         Store(tmp_path / "x.sqlite")
     (tmp_path / "folder.sqlite").mkdir()
@@ -432,7 +433,8 @@ def test_rounds_sample_review_correct_teach_and_measure_blind():
     assert [row for row, _ in loop(again.write, again.review)] == [row for row, _ in made]
     pool = []
     for number, (row, gold) in enumerate(made, 1):
-        (batch, before), (fresh, after), (control, start) = clinic.asked[3 * number - 3 : 3 * number]
+        three = clinic.asked[3 * number - 3 : 3 * number]
+        (batch, before), (fresh, after), (control, start) = three
         assert (len(batch), len(fresh), len(control), start) == (100, 120, 30, [])
         assert before == pool and after == pool + gold[:100]  # corrected gold is in the pool
         pool += gold
@@ -491,7 +493,8 @@ def test_rounds_end_when_nothing_is_left_and_refuse_what_is_missing():
     made = list(rounds([f"i{n}" for n in range(25)], clinic.write, clinic.review, target=0.99,
                        size=10, blind=6, controls=2))  # fmt: skip
     assert [r["stop"] for r, _ in made] == ["", "none left"]
-    assert [(r["reviewed"], r["blind_n"], r["control_n"]) for r, _ in made] == [(10, 6, 2), (7, 0, 0)]
+    counts = [(r["reviewed"], r["blind_n"], r["control_n"]) for r, _ in made]
+    assert counts == [(10, 6, 2), (7, 0, 0)]
     assert (made[1][0]["blind_pass_rate"], made[1][0]["high"]) == (None, 1.0)
     few = {"size": 5, "blind": 5, "controls": 0, "target": 0.9}
     with pytest.raises(KitError, match=r"asked for 4 drafts, got 3, 1 missing \(first"):
@@ -510,7 +513,7 @@ def test_a_teams_saved_decisions_drive_the_rounds(store):
         return list(rounds(ids, Clinic().write, team, target=0.99, size=10, blind=8, controls=2))
 
     for left in (10, 10, 10):  # a batch, its blind sample, the next batch
-        with pytest.raises(KitError, match=rf"^{left} of {left} drafts wait for review .ann 5, bob 5."):
+        with pytest.raises(KitError, match=f"^{left} of {left} drafts wait .*ann 5, bob 5"):
             run()
         for who in ("ann", "bob"):
             session = store.sign_in(who)

@@ -18,7 +18,7 @@ import pytest
 
 from promedical_utils import cards, clinic, profiles, review
 from promedical_utils.clinic import rubrics
-from promedical_utils.records import Criterion, Instruction, Rubric
+from promedical_utils.records import Criterion, Decision, Instruction, Rubric
 from promedical_utils.review_page import Desk, Page
 
 TEXTS = {
@@ -89,9 +89,13 @@ def test_a_rubric_from_the_first_key_to_gold(desk, store):
     desk.do("finish")
     assert desk.item.id != number and desk.view()["finished"] == 1
     [gold] = store.gold()
-    assert [(c.id.split("-", 1)[1], c.dimension, c.text, round(c.weight, 4)) for c in gold.criteria] == [
-        ("c1", "proficiency", TEXTS["c1"][2], 0.7692), ("c2", "proficiency", "gives the dose", 0.2308),
-        ("c4", "safety", TEXTS["c4"][2], 0), ("added-1", "safety", "warns of driving", 0)]  # fmt: skip
+    made = [(c.id.split("-", 1)[1], c.dimension, c.text, round(c.weight, 4)) for c in gold.criteria]
+    assert made == [
+        ("c1", "proficiency", TEXTS["c1"][2], 0.7692),  # 2/3 of 2/3 + 0.2
+        ("c2", "proficiency", "gives the dose", 0.2308),
+        ("c4", "safety", TEXTS["c4"][2], 0),
+        ("added-1", "safety", "warns of driving", 0),
+    ]
     reasons = [d.reason for d in store.decisions() if d.action == "reject"]
     assert reasons == ["nobody can measure it"]
 
@@ -150,23 +154,26 @@ def test_reopened_it_stands_where_it_was_half_typed_text_included(desk, store):
     desk.do("type", fields={"text": "late"})  # the old window
     assert desk.view()["closed"] and "signed in elsewhere" in desk.view()["error"]
     again.do("save", fields={"text": "invites questions about the limit"})
-    assert other.item(again.item.id).decisions[f"{again.item.draft.instruction_id}-c2"].action == "edit"
+    saved = other.item(again.item.id)
+    assert saved.decisions[f"{saved.draft.instruction_id}-c2"].action == "edit"
 
 
 def test_what_cannot_be_saved_leaves_the_typed_text(desk, store):
     desk.do("edit")
-    for fields, says in (({"weight": "much"}, "a number from 0 to 1"), ({"weight": "1.5"}, "0 to 1"),
-                         ({"weight": "nan"}, "0 to 1"), ({"text": " ", "weight": "1"}, "no text")):  # fmt: skip
+    wrong = [({"weight": w}, "a number from 0 to 1") for w in ("much", "1.5", "-1", "nan")]
+    for fields, says in (*wrong, ({"text": " ", "weight": "1"}, "no text")):
         desk.do("save", fields=fields)
         assert says in desk.view()["error"] and shown(desk)["c1"] == "open"
     bob = store.sign_in("bob")  # saves on the same draft meanwhile
     name, text = desk.item.draft.instruction_id, "what ann had typed"
-    decision = review.Decision(instruction_id=name, criterion_id=f"{name}-c3", reviewer="bob",
-                               action="reject", reason="no")  # fmt: skip
+    decision = Decision(instruction_id=name, criterion_id=f"{name}-c3", reviewer="bob",
+                        action="reject", reason="no")  # fmt: skip
     store.save(bob, desk.item.id, decision, 0)
     desk.do("save", fields={"text": text, "weight": "0.6"})
     assert "(bob: reject" in desk.view()["error"] and shown(desk)["c3"] == "reject"
     assert desk.view()["item"]["form"]["text"] == text
+    desk.do("type", fields={"text": text})
+    assert "(bob: reject" in desk.view()["error"]  # it stays while she types on
     desk.do("save", fields={})
     assert shown(desk) == {"c1": "edit", "c2": "open", "c3": "reject", "c4": "open"}
     store._db.execute("PRAGMA query_only = ON")
@@ -195,7 +202,8 @@ def test_a_broken_draft_shows_its_reason_and_text_that_is_no_markup(store):
     assert "criterion.dimension" in desk.view()["error"]
     desk.do("edit")
     desk.do("save", fields={"dimension": "excellence"})
-    assert desk.view()["error"] == "" and desk.item.decisions["c"].criterion.dimension == "excellence"
+    assert desk.view()["error"] == ""
+    assert desk.item.decisions["c"].criterion.dimension == "excellence"
     lost = Desk(store, "ann", {}).view()["item"]["message"]
     assert "do not judge without it" in lost
     assert Desk(store, "cy", {}).view()["item"] is None
@@ -223,7 +231,7 @@ review_page.Page(review.Store("review.sqlite"), "ann", asked)
 
 
 def clinic_drafts():
-    """Drafts of the invented clinic whose second criterion states a wrong fact; instructions; world."""
+    """Drafts of the invented clinic, a wrong fact in the second criterion; instructions; world."""
     world, drafts = clinic.build(profiles.load("smoke"), sizes=(3, 1, 1, 1, 1)), []
     for name in world.ids("train"):
         gold = world.rubric_of[name]
@@ -290,8 +298,7 @@ def lab(browser, tmp_path):
             raise AssertionError((tmp_path / "server.log").read_text()[-2000:])
         yield f"{address}/lab/tree/review.ipynb?token={token}"
     finally:
-        server.send_signal(signal.SIGINT)  # twice, as Ctrl-C is: kernels end with the server
-        server.terminate()
+        server.terminate()  # which ends its kernels first
         try:
             server.wait(10)
         except subprocess.TimeoutExpired:
@@ -332,7 +339,16 @@ def test_in_jupyterlab_a_closed_tab_and_a_killed_kernel_lose_nothing(browser, la
     assert "invented" in tab.locator(".pmr-source").inner_text()
     assert "Saved" in tab.locator(".pmr-status").inner_text()
     tab.keyboard.press("e")
-    tab.locator("textarea[name=text]").fill(gold[names[1]])
+    tab.locator("textarea[name=text]").fill(gold[names[1]][:-1])
+    bob, item = store.sign_in("bob"), store.item(number)
+    rejected = Decision(instruction_id=draft.instruction_id, criterion_id=names[-1], reviewer="bob",
+                        action="reject", reason="no")  # fmt: skip
+    store.save(bob, number, rejected, item.version)
+    tab.keyboard.press("Control+Enter")
+    tab.keyboard.press(gold[names[1]][-1])  # typed on, while the page hears that it is late
+    card(tab, names[-1], "reject").wait_for()
+    assert "(bob: reject" in tab.locator(".pmr-alarm").inner_text()
+    assert tab.locator("textarea[name=text]").input_value() == gold[names[1]]
     tab.keyboard.press("Control+Enter")
     card(tab, names[1], "edit").wait_for()
     tab.keyboard.press("r")
@@ -346,8 +362,15 @@ def test_in_jupyterlab_a_closed_tab_and_a_killed_kernel_lose_nothing(browser, la
     assert "is closed by this one" in tab.locator(".pmr-status").inner_text()
     tab.locator(".pmr-head").click()
     tab.keyboard.press("e")
-    tab.locator("textarea[name=text]").fill("invites questions about ")
+    tab.locator("textarea[name=text]").fill("vites questions about ")
+    tab.keyboard.press("Home")
+    tab.keyboard.press("i")
     tab.get_by_text("typed text kept").wait_for()
+    tab.keyboard.press("n")  # the cursor is where it was
+    kept = {"text": ""}
+    while kept["text"] != "invites questions about ":
+        tab.wait_for_timeout(50)
+        kept = store.item(number).typed[names[3]]
     if os.environ.get("PROMEDICAL_SCREENSHOT"):
         tab.locator(".pmr").screenshot(path=os.environ["PROMEDICAL_SCREENSHOT"])
     os.kill(int((tmp_path / "kernel.pid").read_text()), signal.SIGKILL)
@@ -363,7 +386,7 @@ def test_in_jupyterlab_a_closed_tab_and_a_killed_kernel_lose_nothing(browser, la
     card(tab, names[3], "edit").wait_for()
     for name in names[4:]:
         card(tab, name).click()
-        tab.locator('[data-action="accept"]').click()
+        card(tab, name).locator('[data-action="accept"]').click()
         card(tab, name, "accept").wait_for()
     tab.get_by_role("button", name="Finish").click()
     tab.get_by_text("Rubric 2 of 3").wait_for()

@@ -1,8 +1,8 @@
 """Raw pools around the clinic's messages, in which the truth of every row is known.
 
 Everything in them is invented. The rows that curation must find are planted: duplicates with typing
-errors, other punctuation, greetings and line orders; near-misses, which differ in one fact; what is
-foreign, closed, too short, too long, not medical, too easy, too hard; and leaked items of the bench.
+errors, other punctuation, greetings and line orders; near-misses, which differ in one fact; what
+is foreign, closed, too short, too long, not medical, too easy, too hard; and leaked bench items.
 """
 
 import random
@@ -199,7 +199,7 @@ def scores(
 
 
 def reworded(text: str, rng: random.Random) -> str:
-    """The text said again: one to three of typing errors, fillers, line order, greeting, letters."""
+    """The text said again: up to three of typing errors, fillers, line order, greeting, letters."""
     changes = [
         _reordered,
         _typed,
@@ -214,7 +214,7 @@ def reworded(text: str, rng: random.Random) -> str:
 
 
 def near_miss(patient: Patient, text: str, rng: random.Random) -> str:
-    """The text with one fact changed: another dose, drug or sign, two drugs exchanged, or a ``not``."""
+    """The text with one fact changed: another dose, drug, sign, two drugs exchanged, a ``not``."""
     f, kind = patient.facts, rng.choice(NEAR_MISSES)
     other = {
         "dose": lambda: _replaced(
@@ -247,7 +247,7 @@ def _another(kind: str, value: str, rng: random.Random, *used: str) -> str:
 
 
 def _typed(text: str, rng: random.Random) -> str:
-    """One to three words of five letters or more with a letter twice, missing, wrong or too late."""
+    """One to three longer words with a letter twice, missing, wrong or too late."""
     words = text.split(" ")
     long = [n for n, word in enumerate(words) if len(word) > 4 and word[:-1].isalpha()]
     for n in rng.sample(long, min(len(long), rng.choice((1, 1, 2, 3)))):

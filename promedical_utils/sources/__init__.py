@@ -22,6 +22,7 @@ from itertools import combinations
 from pathlib import Path
 from statistics import mean, median, mode
 
+from promedical_utils import statistics
 from promedical_utils.groups import criterion_pairs, groups
 from promedical_utils.records import (
     Candidate, Criterion, CriterionPair, Instruction, Message, Rubric, SplitRow, Verdict,
@@ -33,6 +34,7 @@ HARMFUL_FROM = -7.0
 NEGATION = "Does NOT do the following: "
 OVERALL = "Gives a correct answer to the question asked, be it an incomplete one."
 EXTERNAL = frozenset({"healthbench"})  # evaluation only, by its authors' wish
+CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
 STRICTEST = ("bench", "checkpoint", "calibration", "train")
 
 
@@ -344,17 +346,22 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
 
 
 def agreement(labels: Sequence) -> dict:
-    """Agreement of K-QA's three physicians, three classes: Fleiss, Cohen by pair, observed."""
-    from sklearn.metrics import cohen_kappa_score
-    from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
+    """Agreement of K-QA's three physicians, three classes: Fleiss, Cohen by pair, observed.
 
-    table = [row.labels for row in labels]
-    raters = combinations(zip(*table, strict=True), 2)
+    ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have, with intervals.
+    """
+    import pandas as pd
+    from sklearn.metrics import cohen_kappa_score
+
+    table = pd.DataFrame([row.labels for row in labels])
+    of = statistics.reliability(table, CLASSES, by=[row.category for row in labels], draws=200)
+    fleiss = of.value[(of.slice == "all") & (of.coefficient == "fleiss")].iloc[0]
     return {
         "rows": len(table),
-        "fleiss_kappa": float(fleiss_kappa(aggregate_raters(table)[0])),
-        "cohen_kappa": [float(cohen_kappa_score(a, b)) for a, b in raters],
-        "observed": mean(a == b for row in table for a, b in combinations(row, 2)),
+        "fleiss_kappa": float(fleiss),
+        "cohen_kappa": [float(cohen_kappa_score(table[a], table[b])) for a, b in combinations(table, 2)],
+        "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
+        "reliability": of.round(4).to_dict("records"),
     }
 
 

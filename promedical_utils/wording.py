@@ -1,0 +1,188 @@
+"""What a text says, word by word, and whether two texts say the same: the guard of deduplication.
+
+Texts are no duplicates where a number, a unit, a negation or a name differs, or where two values
+have changed places, however alike they are otherwise.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from rapidfuzz.distance import OSA
+
+DIFFERENT, NEAR, SEMANTIC = 0, 1, 2
+
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+|%")
+_SENTENCE = re.compile(r"[.!?;:]+(?=\s|$)|\n")
+_CAPITAL = re.compile(r"(?<=[a-z0-9,] )[A-Z]\w+")
+_CONTRACTED = re.compile(
+    r"\b(?:(can|won|shan)'?t|(\w+)n't|(do|does|did|is|are|was|has|have|had|should|could|would)nt)\b"
+)
+_ENDING = re.compile(r"'(?:s|m|re|ve|ll|d)\b")
+# What is said to whom, and not what is asked
+_COURTESY = re.compile(
+    r"\b(?:hello|hi|hey|good (?:morning|afternoon|evening|day)|greetings"
+    r"|dear (?:doctor|dr|doc|nurse|team|clinic|sir or madam|sir|madam|all)"
+    r"|(?:many |kind |best |warm )?(?:thanks|thank you|regards|wishes)"
+    r"(?: (?:so|very) much| a lot| again)?"
+    r"(?: in advance| for (?:your|the|any) (?:time|help|advice|answer|reply))*"
+    r"|i hope (?:that )?you are (?:well|fine)|i hope this finds you well"
+    r"|sorry (?:to bother you|for the bother)"
+    r"|(?:i have a|just a|a) (?:quick |short |brief )?question|yours (?:sincerely|faithfully)"
+    r"|i (?:look|am looking) forward to (?:your (?:answer|reply)|hearing from you))\b"
+)
+_NEGATIONS = frozenset("no not never none nor neither without".split())
+_FUNCTION = frozenset(
+    """
+    a an the this that these those there here i me my mine myself we us our ours you your
+    yours he him his she her hers it its they them their theirs am is are was were be been
+    being do does did doing have has had having of to in on at for by with as and
+    but so if then than because while about into what which who whom whose how why when
+    where please kindly just really actually basically simply well okay ok also very quite
+    um uh er oh dear doctor dr maybe perhaps anyway currently now honestly frankly obviously
+    literally essentially truly kinda somehow apparently hopefully unfortunately personally
+    """.split()
+)
+_NUMBERS = {
+    word: str(value)
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve".split()
+    )
+}
+# Facts among the words: what a model's closeness may not explain away
+_UNITS = frozenset(
+    """
+    mg mcg µg μg ug g kg ml dl l cl iu unit mmol mol % percent tablet capsule pill drop puff
+    spoon dose second minute hour day week month year daily weekly monthly hourly once twice
+    time
+    """.split()
+)
+_OPPOSITES = frozenset(
+    frozenset(pair.split("/"))
+    for pair in """
+    left/right before/after high/low higher/lower increase/decrease increased/decreased
+    start/stop begin/end up/down more/less most/least above/below over/under male/female
+    man/woman boy/girl mother/father son/daughter husband/wife morning/evening morning/night
+    day/night adult/child old/young older/younger hot/cold safe/unsafe safe/dangerous
+    acute/chronic benign/malignant positive/negative early/late first/last fast/slow
+    long/short allowed/forbidden inside/outside gain/lose gain/loss upper/lower
+    systolic/diastolic
+    """.split()
+)
+
+
+@lru_cache(1 << 16)
+def _normal(word: str) -> str:
+    """A word as it is compared: numbers in one notation, one negation."""
+    if word[0].isdigit():
+        word = re.sub(r",(?=\d{3}\b)", "", word).replace(",", ".")
+        return re.sub(r"\.0+$|(\.\d*?[1-9])0+$", r"\1", word)
+    return "not" if word in _NEGATIONS else _NUMBERS.get(word, word)
+
+
+def read(text: str) -> list[list[str]]:
+    """The words of a text by sentences, without case, punctuation, greetings and thanks."""
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    plain = plain.replace("cannot", "can not")
+    plain = _CONTRACTED.sub(lambda m: f"{m[1] or m[2] or m[3]} not", plain)
+    sentences = _SENTENCE.split(_COURTESY.sub(" . ", _ENDING.sub("", plain)))
+    words = [[_normal(w) for w in _TOKEN.findall(sentence)] for sentence in sentences]
+    told = [sentence for sentence in words if sentence]
+    return told or [_TOKEN.findall(plain) or [plain.strip()]]
+
+
+def content(sentences: list[list[str]]) -> list[list[str]]:
+    """The sentences without function words; whole, where nothing else stands in them."""
+    words = [[w for w in sentence if w not in _FUNCTION] for sentence in sentences]
+    return [sentence for sentence in words if sentence] or sentences
+
+
+def compare(
+    a: list[list[str]],
+    b: list[list[str]],
+    rows: Mapping[str, int],
+    names: frozenset[str] | None = None,
+) -> int:
+    """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``, for two texts as ``read`` gives them.
+
+    ``rows`` says in how many rows of the pool a word stands (0 to 2 may be left out): a typing
+    error is rare beside the word that is meant, where another word is not. ``names`` are given when
+    a model found the two alike: then other words may differ, if they are no facts.
+    """
+    count_a, count_b = (Counter(w for s in sentences for w in s) for sentences in (a, b))
+    only_a, only_b = count_a - count_b, count_b - count_a
+    typed = {}
+    for word in sorted(only_b):
+        meant = next(
+            (w for w in sorted(only_a) if only_a[w] == only_b[word] and _one_word(w, word, rows)),
+            None,
+        )
+        if meant:
+            typed[word] = meant
+            del only_a[meant], only_b[word]
+    only_a, only_b = (only.keys() - _FUNCTION for only in (only_a, only_b))
+    rest = only_a | only_b
+    if rest and (names is None or _facts(only_a, only_b, names)):
+        return DIFFERENT
+    meant_b = [[typed.get(word, word) for word in sentence] for sentence in b]
+    if _exchanged(_followers(a), _followers(meant_b)):
+        return DIFFERENT
+    return SEMANTIC if rest else NEAR
+
+
+def _one_word(a: str, b: str, rows: Mapping[str, int]) -> bool:
+    """Singular and plural, or a typing error: one letter off, and rare beside the other word."""
+    if f"{a}s" == b or f"{b}s" == a:
+        return True
+    if min(len(a), len(b)) < 4 or not (a + b).isalpha() or OSA.distance(a, b, score_cutoff=1) > 1:
+        return False
+    rare, common = sorted((rows.get(a, 0), rows.get(b, 0)))
+    return rare <= max(2, common / 200)
+
+
+def _facts(only_a: Iterable[str], only_b: Iterable[str], names: frozenset[str]) -> bool:
+    """Whether a word by which two texts differ is a number, unit, negation, name or opposite."""
+    words = {*only_a, *only_b}
+    if words & names or words & {"not", "or"} or any(w[0].isdigit() for w in words):
+        return True
+    if any(w.removesuffix("s") in _UNITS for w in words):
+        return True
+    pairs = [(a, b) for a in only_a for b in only_b]
+    return any(frozenset(p) in _OPPOSITES or _prefix(*p) or _prefix(*p[::-1]) for p in pairs)
+
+
+def _prefix(a: str, b: str) -> bool:
+    """hyper- against hypo-, and a word against its own negation by un-, in-, non-."""
+    negated = {f"{prefix}{a}" for prefix in ("un", "in", "im", "non", "ab")}
+    return a.replace("hyper", "hypo") == b != a or b in negated
+
+
+def _followers(sentences: list[list[str]]) -> set[tuple[str, str]]:
+    """(content word, the next one) within sentences; ^ stands before the first."""
+    return {pair for s in content(sentences) for pair in zip(["^", *s], s)}
+
+
+def _exchanged(a: set[tuple[str, str]], b: set[tuple[str, str]]) -> bool:
+    """Whether two words have changed places: each now follows what the other one followed."""
+    was, now = a - b, b - a
+    if any(pair[::-1] in now for pair in was):
+        return True
+    return any(
+        (left, other) in now and (place, word) in now
+        for left, word in was
+        for place, other in was
+        if word != other
+    )
+
+
+def numbers(words: list[str]) -> list[str]:
+    """The numbers and negations of a text, sorted."""
+    return sorted(w for w in words if w == "not" or w[0].isdigit())
+
+
+def capitals(text: str) -> set[str]:
+    """Words with a capital letter within a sentence: names, if they mostly stand so."""
+    return {_normal(word.casefold()) for word in _CAPITAL.findall(text)}
