@@ -371,30 +371,35 @@ def matches(
 ) -> dict[int, tuple[int, float]]:
     """Which of ``texts`` duplicate one of the few ``others``: row -> (row of the other, cosine).
 
-    By the same rules as ``clusters``, but every text is compared with every other one.
+    By the rules of ``clusters``, but each text is compared with every other one of its guard.
     """
     workers = _workers(embedder)
-    mine, theirs = (
+    theirs, mine = (
         sketches(pa.array(part, pa.large_string()), np.arange(len(part)), embedder, workers)
-        for part in (texts, others)
+        for part in (others, texts)
     )
-    known = _known(Sketches.joined([mine, theirs]).words, embedder)
-    contents, found = [read(text) for text in others], {}
-    for row in range(len(texts)):
-        alike = np.flatnonzero(theirs.guard == mine.guard[row])  # every size: there are few
-        if not len(alike):
-            continue
-        close = cosine(
-            np.concatenate([mine.vectors[row : row + 1], theirs.vectors[alike]]),
-            np.zeros(len(alike), np.int64),
-            np.arange(1, len(alike) + 1),
-        )
-        for at in np.argsort(-close, kind="stable"):
-            if embedder != embeddings.HASHING and close[at] < threshold:
-                break
-            if compare(contents[alike[at]], read(texts[row]), *known) != DIFFERENT:
-                found[row] = (int(alike[at]), float(close[at]))
-                break
+    both = Sketches.joined([theirs, mine])
+    known, contents = _known(both.words, embedder), [read(text) for text in others]
+    order = np.argsort(theirs.guard, kind="stable")
+    first, last = (
+        np.searchsorted(theirs.guard[order], mine.guard, side) for side in ("left", "right")
+    )
+    found: dict[int, tuple[int, float]] = {}
+    for start in range(0, len(texts), CHUNK):
+        low, count = first[start : start + CHUNK], (last - first)[start : start + CHUNK]
+        row = np.repeat(np.arange(start, start + len(low)), count)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        other = order[np.repeat(low, count) + place]
+        if embedder == embeddings.HASHING:
+            alike = spelled_alike(both, len(others) + row, other)
+            row, other = row[alike], other[alike]
+        close = cosine(both.vectors, len(others) + row, other)
+        if embedder != embeddings.HASHING:
+            row, other, close = (part[close >= threshold] for part in (row, other, close))
+        for n in np.lexsort((other, -close)):
+            r, o = int(row[n]), int(other[n])
+            if r not in found and compare(contents[o], read(texts[r]), *known) != DIFFERENT:
+                found[r] = (o, float(close[n]))
     return found
 
 

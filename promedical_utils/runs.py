@@ -278,6 +278,10 @@ def reproduce(name: str, run_dir: str = "") -> None:
     for left_out in sorted(set(profile.notebooks) - set(names)):
         print(f"{left_out} is left out: it needs the clinic's truth, and data is {profile.data}")
     print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
+    if profiles.asks_endpoints(profile):
+        from promedical_utils import doctor  # late: it imports this module
+
+        print("\n".join(doctor.asked(profile)), flush=True)
     before, line, log = timings(run), run / "failure.txt", run / "snakemake.log"
     command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")
     variables = os.environ | {"PROMEDICAL_PYTHON": sys.executable}

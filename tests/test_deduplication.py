@@ -172,6 +172,18 @@ def test_cosine_of_whole_numbers_is_that_of_the_vectors():
     assert np.abs(rounded).max(axis=1).tolist() == [127] * 20
 
 
+def test_matches_are_the_duplicates_among_others(synthetic):
+    texts, clusters, _ = synthetic
+    ids = list(texts)
+    some, rest = ids[:800:2], ids[1:800:2]
+    found = deduplication.matches([texts[i] for i in rest], [texts[i] for i in some])
+    assert all(clusters[rest[row]] == clusters[some[other]] for row, (other, _) in found.items())
+    held = {clusters[i] for i in some}
+    wanted = [n for n, i in enumerate(rest) if clusters[i] in held]
+    assert wanted and len(found) >= 0.9 * len(wanted)
+    assert all(0.5 < cosine <= 1 for _, cosine in found.values())
+
+
 # ---------------------------------------------------------------- embeddings
 
 
