@@ -14,6 +14,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # The stamp carries the lock's checksum: another lock installs, the same one does not.
 READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
+REVIEW := .venv-label-studio/bin/label-studio
 # Quiet, offline and repeatable, for tests
 TESTING := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 \
 	TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 \
@@ -22,7 +23,7 @@ TESTING := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_P
 .PHONY: help setup reproduce test bench lab figures publish doctor study refresh label-studio clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo; echo "PROFILE=$(PROFILE) (smoke, cpu, real, gpu, paper); BASE=, SET=\"key=value ...\" override it"
 
 setup: $(READY) ## create .venv from requirements.lock (every target below does this first)
@@ -74,11 +75,12 @@ refresh: $(READY) ## run the notebooks in place (smoke) and store their outputs,
 	@$(TESTING) $(PY) -m nbconvert --log-level WARN --to notebook --inplace --execute \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 
-label-studio: ## Label Studio for a team of reviewers, in .venv-label-studio (docs/label_studio.md)
-	@test -x .venv-label-studio/bin/label-studio || { \
-	    $(or $(PYTHON),python3.11) -m venv .venv-label-studio && \
-	    .venv-label-studio/bin/pip install -q --disable-pip-version-check -r requirements-label-studio.txt; }
-	@.venv-label-studio/bin/label-studio --version | head -1
+label-studio: $(REVIEW) ## Label Studio for a team of reviewers, in .venv-label-studio (docs/label_studio.md)
+
+$(REVIEW): requirements-label-studio.txt | $(READY)
+	@$(PY) -m venv --clear .venv-label-studio
+	@.venv-label-studio/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
 
 clean: ## remove runs/ and .venv, nothing else
 	@rm -rf runs $(VENV)
