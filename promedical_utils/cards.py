@@ -100,9 +100,14 @@ def rubric(written: Rubric, gold: Rubric | None = None) -> Card:
     rows = []
     for c in _ordered(written.criteria):
         bar = f"{c.weight:.2f} {'▇' * round(10 * c.weight)}" if c.weight else ""
-        wrong = "" if c.text == right[c.id].text else f"⚠ wrong fact: {right[c.id].text}"
-        if c.dimension != right[c.id].dimension:
-            wrong = f"⚠ wrong dimension: this is {right[c.id].dimension}"
+        asked = right.get(c.id)
+        asked, wrong = right.get(c.id), ""
+        if not asked:
+            wrong = "⚠ not asked for"
+        elif c.dimension != asked.dimension:
+            wrong = f"⚠ wrong dimension: this is {asked.dimension}"
+        elif c.text != asked.text:
+            wrong = f"⚠ wrong fact: {asked.text}"
         css = WARN if wrong else ""
         rows.append([_dimension(c.dimension), (c.text, css), (bar, f"color:{BLUE}"), (wrong, css)])
     for c in (c for c in right.values() if c.id not in {kept.id for kept in written.criteria}):

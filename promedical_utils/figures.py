@@ -404,13 +404,17 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
 
     ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
     """
-    df = df.dropna(subset="blind_pass_rate")
+    reviewed, df = df, df.dropna(subset="blind_pass_rate")
     figure, [[axis]] = _figure(6, 2.8)
     ends = np.clip([df.blind_pass_rate - df.low, df.high - df.blind_pass_rate], 0, None)
     axis.errorbar(df["round"], 100 * df.blind_pass_rate, yerr=100 * ends, fmt="o-", color=BLUE, capsize=4)
+    axis.plot(reviewed["round"], 100 * reviewed.pass_rate, "s", mfc="white", mec=ORANGE)
     axis.axhline(100 * aimed, color="black", lw=1, ls="--")
-    axis.annotate("aimed at", (1, 100 * aimed), xycoords=("axes fraction", "data"), ha="right",
-                  xytext=(0, 4), textcoords="offset points", color=GREY)  # fmt: skip
+    _legend(figure, {
+        "blind sample, 95 % interval": {"marker": "o", "color": BLUE},
+        "batch before it": {"marker": "s", "mfc": "white", "mec": ORANGE},
+        "aimed at": {"marker": "_", "color": "black", "ms": 12},
+    })  # fmt: skip
     axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
     axis.set_ylim(top=min(103, axis.get_ylim()[1]))
     axis.margins(x=0.08)

@@ -130,7 +130,7 @@ def test_figures_show_what_the_frames_hold():
     axis = figures.plot_funnel(frame).axes[0]
     assert [bar.get_width() for bar in axis.patches] == [90, 82, 10, 8]  # kept, then dropped or queued
     assert [text.get_text() for text in axis.texts] == ["90   −10", "82   −5   3 queued"]
-    rounds = pd.DataFrame({"round": [1, 2, 3], "blind_pass_rate": [0.8, 0.9, None],
+    rounds = pd.DataFrame({"round": [1, 2, 3], "pass_rate": [0.7, 0.8, 0.9], "blind_pass_rate": [0.8, 0.9, None],
                            "low": [0.7, 0.8, 0.0], "high": [0.9, 0.95, 1.0]})  # fmt: skip
     line = figures.plot_pass_rate(rounds, 0.964).axes[0].lines[0]
     assert line.get_ydata().tolist() == [80.0, 90.0]  # a round without a blind sample has no point
