@@ -252,6 +252,16 @@ def test_the_physician_corrects_each_flaw_and_only_that(world, kind):
     assert review.passed(gold, rubrics.corrections(gold, gold, "physician_1"))
 
 
+def test_another_weight_is_corrected_too(world):
+    gold = world.rubric_of[world.ids("train")[0]]
+    place = next(n for n, c in enumerate(gold.criteria) if c.weight)
+    criteria = list(gold.criteria)
+    criteria[place] = criteria[place].model_copy(update={"weight": criteria[place].weight / 2})
+    made = rubrics.corrections(gold.model_copy(update={"criteria": criteria}), gold, "p")
+    assert [d.action for d in made].count("edit") == 1
+    assert made[place].criterion == gold.criteria[place]
+
+
 def test_a_demand_that_is_not_the_leaflets_is_rejected_with_a_reason(world):
     gold = world.rubric_of[world.ids("train")[0]]
     extra = gold.criteria[0].model_copy(update={"id": "x", "text": "Mentions the weather", "weight": 0.0})

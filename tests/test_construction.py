@@ -96,6 +96,45 @@ def test_open_questions_without_a_key_end_in_pairs_and_physicians_can_join(tmp_p
     )
 
 
+def test_a_draft_against_the_rules_waits_for_physicians_and_is_never_used(tmp_path, monkeypatch):
+    plain = settings("")
+    w = clinic.build(plain)
+    train = set(w.ids("train"))
+    rows = [records.RawInstruction(id=i.id, text=pool.text_of(i.messages), source="clinic", licence="MIT")
+            for i in w.instructions if i.id in train]  # fmt: skip
+    source = tmp_path / "pool.jsonl"
+    source.write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    played = Clinic(w, plain)
+    write, refused = played._roles["writer"], w.ids("train")[:3]
+
+    def short(asked):
+        found = write(asked)
+        instruction = next(turn["instruction"] for turn in reversed(asked) if "instruction" in turn)
+        return {"criteria": found["criteria"][:2]} if played._patient(instruction) in refused else found
+
+    monkeypatch.setitem(played._roles, "writer", short)
+    sizes = {"train_instructions": 30, "calibration_instructions": 4, "checkpoint_instructions": 2, "bench_samples": 4}
+    with Server(played) as server:
+        profile = profiles.load("gpu", data="open", endpoint=server.url, sources=[str(source)],
+                                **sizes)  # fmt: skip
+        report = stages.rubrics(profile, tmp_path / "open")
+        over_http = stages.rubrics(settings(server.url), tmp_path / "clinic")
+    assert set(report["writing"]["queued"]) == set(refused)
+    written = records.load(tmp_path / "open/data/rubrics.parquet", records.Rubric, "01_rubrics")
+    assert not {r.instruction_id for r in written} & set(refused) and len(written) == 37
+    store = review.Store(tmp_path / "open/review.sqlite")
+    reasons = [store.next_item(name).reason for name in ("ann", "bob", "cem")]
+    store.close()
+    assert all("2 criteria; write 5 to 12" in reason for reason in reasons)
+    # in the clinic its physicians write it at once
+    gold = {r.instruction_id: r for r in records.load(
+        tmp_path / "clinic/data/rubrics.parquet", records.Rubric, "01_rubrics")}  # fmt: skip
+    assert set(over_http["writing"]["queued"]) == set(refused)
+    for i in refused:
+        assert gold[i].status == "gold"
+        assert {c.text for c in gold[i].criteria} == {c.text for c in w.rubric_of[i].criteria}
+
+
 def test_in_process_drafts_are_corrected_in_rounds_and_the_rest_is_drafted(tmp_path):
     profile = profiles.load("smoke", **SMALL | {"review_blind": 4, "review_controls": 2, "rubric_error_rate": 0.5})
     report = stages.rubrics(profile, tmp_path)
