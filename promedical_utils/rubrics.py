@@ -3,6 +3,7 @@
 What notebook 01 does for the clinic and for open questions; ``stages.rubrics`` calls it.
 """
 
+import os
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils import clinic, curation, profiles, records, review, writing
+from promedical_utils import clinic, curation, profiles, records, review, sources, writing
 from promedical_utils.clinic import pool
 from promedical_utils.clinic import rubrics as people
 from promedical_utils.profiles import Profile
 from promedical_utils.records import Instruction, Message, Rubric, SplitRow
 from promedical_utils.roles import of_profile
 from promedical_utils.sources import open_sets
+from promedical_utils.sources.cards import VARIABLE
 from promedical_utils.workspace import KitError, replacing, short_hash, write_json
 
 
@@ -30,6 +32,13 @@ def open_rows(profile: Profile) -> tuple[list, dict[str, Rubric], dict]:
         name = Path(source).name
         left_out[name] = dict(reading.skipped) | {"rubrics to be written anew": len(reading.queued)}
     return rows, brought, left_out
+
+
+def outside_benches(profile: Profile) -> dict[str, str]:
+    """Questions of the real sets by id, as far as they are at hand: open sets may hold them, too."""
+    if not os.environ.get(VARIABLE):
+        return {}
+    return {i.id: pool.text_of(i.messages) for i in sources.load_real(profile.seed).instructions}
 
 
 def composition(run: Path):
@@ -52,7 +61,8 @@ def of_open_sets(profile: Profile, run: Path) -> dict:
     """
     rows, brought, left_out = open_rows(profile)
     played, store = of_profile(profile, run), review.Store(run / "review.sqlite")
-    asked, curated = _curated(profile, run, rows, {}, *_asking(played))
+    bench = outside_benches(profile)
+    asked, curated = _curated(profile, run, rows, bench, *_asking(played))
     splits = _open_splits(profile, asked)
     asked = [i for i in asked if i.id in splits]
     by_id = {i.id: i for i in asked}
@@ -79,7 +89,11 @@ def of_open_sets(profile: Profile, run: Path) -> dict:
         "rounds": made.rounds,
         "writing": writer.report(),
         "rubrics": {name: status.count(name) for name in ("draft", "reviewed", "gold")},
-        "notes": ["drafts are a language model's until physicians have reviewed them"],
+        "notes": [
+            "drafts are a language model's until physicians have reviewed them",
+            f"decontaminated against {len(bench)} questions of the sets of profile real"
+            if bench else f"not decontaminated against outside benches: {VARIABLE} is not set",
+        ],
     }
     records.save(asked, run / "data/instructions.parquet")
     records.save([splits[i.id] for i in asked], run / "data/splits.parquet")

@@ -1,11 +1,12 @@
 """Rubrics and pairs made over endpoints, as notebooks 01 and 02 do it, against the clinic's server."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pandas as pd
 from endpoints_clinic import QUICK
 
-from promedical_utils import clinic, figures, preference_pairs, profiles, records, review, stages
+from promedical_utils import clinic, figures, preference_pairs, profiles, records, review, sources, stages
 from promedical_utils.clinic import pool
 from promedical_utils.clinic.server import Clinic, Server
 from promedical_utils.profiles import CLINIC
@@ -113,7 +114,11 @@ def test_a_draft_against_the_rules_waits_for_physicians_and_is_never_used(tmp_pa
         return {"criteria": found["criteria"][:2]} if played._patient(instruction) in refused else found
 
     monkeypatch.setitem(played._roles, "writer", short)
-    sizes = {"train_instructions": 30, "calibration_instructions": 4, "checkpoint_instructions": 2, "bench_samples": 4}
+    sizes = {"train_instructions": 30, "calibration_instructions": 4, "checkpoint_instructions": 2, "bench_samples": 3}
+    # one of the questions stands in a set that others are tested on
+    known = SimpleNamespace(instructions=[i for i in w.instructions if i.id == w.ids("train")[5]])
+    monkeypatch.setattr(sources, "load_real", lambda seed: known)
+    monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
     with Server(played) as server:
         profile = profiles.load("gpu", data="open", endpoint=server.url, sources=[str(source)],
                                 **sizes)  # fmt: skip
@@ -121,7 +126,10 @@ def test_a_draft_against_the_rules_waits_for_physicians_and_is_never_used(tmp_pa
         over_http = stages.rubrics(settings(server.url), tmp_path / "clinic")
     assert set(report["writing"]["queued"]) == set(refused)
     written = records.load(tmp_path / "open/data/rubrics.parquet", records.Rubric, "01_rubrics")
-    assert not {r.instruction_id for r in written} & set(refused) and len(written) == 37
+    assert not {r.instruction_id for r in written} & set(refused) and len(written) == 36
+    assert report["curation"]["dropped"]["bench"] == 1
+    left_out = pd.read_parquet(tmp_path / "open/data/left_out.parquet").set_index("id")
+    assert left_out.step[w.ids("train")[5]] == "bench"
     store = review.Store(tmp_path / "open/review.sqlite")
     reasons = [store.next_item(name).reason for name in ("ann", "bob", "cem")]
     store.close()
