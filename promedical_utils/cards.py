@@ -100,7 +100,6 @@ def rubric(written: Rubric, gold: Rubric | None = None) -> Card:
     rows = []
     for c in _ordered(written.criteria):
         bar = f"{c.weight:.2f} {'▇' * round(10 * c.weight)}" if c.weight else ""
-        asked = right.get(c.id)
         asked, wrong = right.get(c.id), ""
         if not asked:
             wrong = "⚠ not asked for"

@@ -524,16 +524,19 @@ def read_shards(pool: Path, out: Path, embedder: str) -> Sketches:
     return Sketches.joined(parts)
 
 
-def write_result(
-    pool: Path, out: Path, found: Sketches | None, embedder: str, threshold: float
-) -> dict:
-    """Write kept.parquet (the pool's rows by id), duplicates.parquet and, last, manifest.json."""
+def write_result(pool: Path, out: Path, merge: bool, embedder: str, threshold: float) -> dict:
+    """Write kept.parquet (the pool's rows by id), duplicates.parquet and, last, manifest.json.
+
+    ``merge``: of what the shards under ``out`` have sketched; else of the pool, sketched here.
+    """
     import pyarrow.compute as compute
     import pyarrow.parquet as parquet
 
     table, workers = read_pool(pool), _workers(embedder)
     texts = table["text"].combine_chunks()
-    if found is None:
+    if merge:
+        found = read_shards(pool, out, embedder)
+    else:
         found = sketches(texts, np.arange(table.num_rows), embedder, workers)
     ids = table["id"].to_pylist()
     gone = clusters(ids, texts, found, embedder, threshold, workers)
@@ -584,11 +587,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = write_shard(given.pool, given.out, *given.shard, given.embedder)
             print(f"sketched into {shown(path)}; --merge when all {given.shard[1]} are there")
             return 0
-        found = None
-        if given.merge:
-            read_pool(given.pool)
-            found = read_shards(given.pool, given.out, given.embedder)
-        result = write_result(given.pool, given.out, found, given.embedder, given.threshold)
+        result = write_result(given.pool, given.out, given.merge, given.embedder, given.threshold)
         print(f"{result['rows']} rows, {result['kept']} kept -> {shown(given.out)}")
     except (KitError, OSError) as error:  # a full disk, too: nothing is left half-written
         print(error, file=sys.stderr)

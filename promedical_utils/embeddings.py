@@ -75,9 +75,7 @@ def _model(name: str):
         from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(name)
-    except (
-        Exception
-    ) as error:  # offline, no such id, broken folder: whatever the hub's client raises
+    except Exception as error:  # offline, no such id, broken folder: the hub client's are many
         reason = str(error).strip().split("\n")[0][:200]
         raise KitError(
             f"embedder {name!r} cannot be loaded ({reason}); give a sentence-transformers model id "

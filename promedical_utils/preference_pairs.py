@@ -11,8 +11,8 @@ from promedical_utils import clinic, records
 from promedical_utils.clinic import generators, people
 from promedical_utils.profiles import Profile
 from promedical_utils.records import Candidate, Instruction, Rubric, Verdict
-from promedical_utils.review import wilson
 from promedical_utils.roles import Task, of_profile
+from promedical_utils.statistics import wilson
 from promedical_utils.workspace import short_hash
 
 

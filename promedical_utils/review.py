@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from promedical_utils.records import Criterion, Decision, Rubric
+from promedical_utils.statistics import wilson
 from promedical_utils.workspace import KitError, short_hash, shown
 
 SCHEMA = """
@@ -621,16 +622,6 @@ def stop_reason(rows: Sequence[Mapping], target: float, tolerance: float) -> str
         if last["low"] <= rows[-2]["blind_pass_rate"] <= last["high"]:
             return "converged"
     return ""
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a rate, to four places; everything if nothing was counted."""
-    from scipy.stats import binomtest
-
-    if not n:
-        return 0.0, 1.0
-    found = binomtest(hits, n).proportion_ci(method="wilson")
-    return round(float(found.low), 4), round(float(found.high), 4)
 
 
 def _drafted(write: Write, ids: list[str], pool: list[Rubric], number: int) -> list[Rubric]:

@@ -119,13 +119,24 @@ def _clinic_base(profile: Profile, run: Path):
     return model, tokenizer, report
 
 
+def _text_base(profile: Profile, run: Path, texts: list[str], lesson):
+    """A small base with a tokenizer of ``texts``, trained on ``lesson``s; without copy rates."""
+    from promedical_utils import base_model
+
+    tokenizer = base_model.train_tokenizer(texts, profile.base_vocabulary)
+    model = base_model.new_model(tokenizer, profile.base_layers, profile.base_width, profile.seed)
+    report = base_model.train(
+        model, tokenizer, lesson, profile.base_steps, profile.base_batch,
+        profile.base_learning_rate, profile.seed, run / "base",
+    )  # fmt: skip
+    return model, tokenizer, report | {"copy_rates": {}, "texts": len(texts)}
+
+
 def _real_base(profile: Profile, run: Path):
     from promedical_utils import base_model, sources
 
     study = sources.load_real(profile.seed)
     texts = sources.corpus(study)
-    tokenizer = base_model.train_tokenizer(texts, profile.base_vocabulary)
-    model = base_model.new_model(tokenizer, profile.base_layers, profile.base_width, profile.seed)
     usable = {row.instruction_id for row in study.splits if row.split == "train"}
     messages = {i.id: i.messages for i in study.instructions if i.id in usable}
     answers = [(messages[c.instruction_id], c.text) for c in study.candidates if c.instruction_id in usable]
@@ -136,11 +147,7 @@ def _real_base(profile: Profile, run: Path):
         asked, text = rng.choice(answers)
         return [Message(role=m.role, content=m.content[:600]) for m in asked], text[:900], ()
 
-    report = base_model.train(
-        model, tokenizer, lesson, profile.base_steps, profile.base_batch,
-        profile.base_learning_rate, profile.seed, run / "base",
-    )  # fmt: skip
-    return model, tokenizer, report | {"copy_rates": {}, "texts": len(texts)}
+    return _text_base(profile, run, texts, lesson)
 
 
 def _open_base(profile: Profile, run: Path):
@@ -149,8 +156,6 @@ def _open_base(profile: Profile, run: Path):
     from promedical_utils.rubrics import open_rows
 
     texts = [row.text for row in open_rows(profile)[0]]
-    tokenizer = base_model.train_tokenizer(texts, profile.base_vocabulary)
-    model = base_model.new_model(tokenizer, profile.base_layers, profile.base_width, profile.seed)
 
     def lesson(index: int, total: int) -> base_model.Lesson:
         """The first half of a question, answered by its second half."""
@@ -158,11 +163,7 @@ def _open_base(profile: Profile, run: Path):
         half = (len(words) + 1) // 2
         return [Message(role="user", content=" ".join(words[:half]))], " ".join(words[half:]) or "?", ()
 
-    report = base_model.train(
-        model, tokenizer, lesson, profile.base_steps, profile.base_batch,
-        profile.base_learning_rate, profile.seed, run / "base",
-    )  # fmt: skip
-    return model, tokenizer, report | {"copy_rates": {}, "texts": len(texts)}
+    return _text_base(profile, run, texts, lesson)
 
 
 # ---------------------------------------------------------------- 01 rubrics

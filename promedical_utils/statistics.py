@@ -68,6 +68,16 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.where(empty, np.nan, ends))
 
 
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a rate, to four places; everything if nothing was counted."""
+    from scipy.stats import binomtest
+
+    if not n:
+        return 0.0, 1.0
+    found = binomtest(hits, n).proportion_ci(method="wilson")
+    return round(float(found.low), 4), round(float(found.high), 4)
+
+
 def contrast(numerators, denominators, coefficients: Mapping[int, float], weights) -> dict:
     """``sum coefficient * ratio`` over columns, with its interval; paired: all share the draws."""
     columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
