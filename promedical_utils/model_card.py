@@ -17,6 +17,7 @@ TITLES = {"criterion": "Criterion-conditioned reward model",
           "before": "Reward model, criterion first",
           "heads": "Reward model, one head a criterion type",
           "overall": "Scalar reward model, overall preferences",
+          "rubric": "Reward model that reads the whole rubric, overall preferences",
           "blind": "Scalar reward model, criterion labels without the criterion"}  # fmt: skip
 
 
@@ -77,7 +78,8 @@ def write(folder: Path, report: Mapping, data: str = "", metrics: Mapping[str, f
         "## Use", "", "```python", "from promedical_utils import reward_model",
         "rm = reward_model.load(path)  # this folder",
         "rm.score(instruction, response, rubric).verdict" if report["view"] in
-        CONDITIONAL else "rm.score_texts([(messages, response, [])])",
+        CONDITIONAL else "rm.score_texts([(messages, response, rubric.criteria)])"
+        if report["view"] == "rubric" else "rm.score_texts([(messages, response, [])])",
         "```", "",
         "Intended: to study criterion-conditioned rewards, and as the reward of a policy on the",
         "same data. Out of scope: advice to patients, triage, any decision about care; other data",

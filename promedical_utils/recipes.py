@@ -6,7 +6,14 @@ criterion  answer, then the criterion; all criteria of an answer packed (see ``p
 before     the criterion, then the answer: what packing's order is compared with;
 heads      the answer alone, one output of the score head for each type of criterion;
 overall    the answer alone, one score, learned from one lexicographic preference a pair of answers;
+rubric     the answer, then all its criteria as one text, one score, learned as overall is;
 blind      the answer alone, one score, learned from the criterion labels without the criterion.
+
+Two are rewards of the systems compared: ``scalar_overall`` is UltraMedical's (arXiv 2406.03949), a
+scalar learned from preferences. ``rar_implicit`` is RaR's implicit one (arXiv 2507.17746), a score
+in [0, 1] of the answer with the whole rubric in context. There a judge model is prompted for it;
+here it is a reward model, trained on the very preferences of scalar_overall, and its reward is the
+sigmoid of its score (kit's decision: so that what differs is the rubric, not who judges).
 """
 
 from collections.abc import Sequence
@@ -16,8 +23,9 @@ from promedical_utils.groups import Group
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import KitError
 
-VIEWS = ("criterion", "before", "heads", "overall", "blind")
+VIEWS = ("criterion", "before", "heads", "overall", "rubric", "blind")
 CONDITIONAL = ("criterion", "before", "heads")  # one score for each criterion
+PREFERENCE = ("overall", "rubric")  # one score, learned from the lexicographic preference
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ RECIPES = {
     "criterion": Recipe("criterion"),
     "scalar_overall": Recipe("overall"),
     "scalar_blind": Recipe("blind"),
+    "rar_implicit": Recipe("rubric"),
     "criterion_clean": Recipe("criterion", "truth", full=True),
     # ablations, trained by the study
     "criterion_full": Recipe("criterion", full=True),

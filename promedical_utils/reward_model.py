@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from promedical_utils import packing, scoring
@@ -58,10 +61,15 @@ def read(
     """Token sequences of every case in a view; all texts are tokenised once.
 
     A response whose instruction, text and longest criterion exceed ``limit`` is ``too_long``, in
-    every view alike, so that budgets stay equal; ``shorten``: ``packing.fit`` makes room.
-    ``heads``: of view heads, type of criterion -> output.
+    every view alike, so that budgets stay equal; view rubric alone reads all criteria as one text,
+    and what is too long with that as well. ``shorten``: ``packing.fit`` makes room.
+    ``heads``: of view heads, type of criterion -> output. KitError for view rubric without criteria.
     """
     whole = [(m, r, [packing.criterion_text(c) for c in cs]) for m, r, cs in cases]
+    if view == "rubric":
+        if not all(tails for _, _, tails in whole):
+            raise KitError("view rubric scores an answer by its whole rubric: give its criteria")
+        whole = [(m, r, ["".join(tails)]) for m, r, tails in whole]
     items = [(m, r, tails) for m, responses, tails in whole for r in responses]
     known: dict = {}
     encoded = iter(packing.encode(tokenizer, items, known))
@@ -89,7 +97,8 @@ def read(
         if view == "before":
             parts = [(messages, tail, texts) for tail in tails] if texts else []
         else:
-            parts = [(messages, text, tails if view == "criterion" else []) for text in texts]
+            after = tails if view in ("criterion", "rubric") else []
+            parts = [(messages, text, after) for text in texts]
         items += parts
         owners += [number] * len(parts)
     done: dict[int, int] = {}
@@ -159,6 +168,7 @@ class RewardModel:
     max_tokens: int
     report: dict
     calibration: Calibration | None = None
+    tokens_read: int = 0  # so far, of all sequences scored
 
     def score(
         self, instruction: Instruction | str | Sequence[Mapping[str, str]], response: str,
@@ -174,7 +184,10 @@ class RewardModel:
         'vetoed'
         """
         if self.view not in CONDITIONAL:
-            raise KitError(f"a reward model of view {self.view} reads no criteria: use score_texts")
+            raise KitError(
+                f"a reward model of view {self.view} gives one score for the whole answer: use "
+                "score_texts"
+            )
         if self.calibration is None:
             raise KitError(
                 "this reward model has no calibration.json, so its scores have no zero: fit one "
@@ -231,10 +244,31 @@ class RewardModel:
         self, items: Sequence[tuple[list[dict], str, Sequence[Criterion]]],
         batch_tokens: int | None = None, shorten: bool = False,
     ) -> list[list[float]]:  # fmt: skip
-        """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar."""
+        """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar.
+
+        View rubric gives 1 as well, and reads the criteria for it, in the order given.
+        """
         cases = [(messages, [text], criteria) for messages, text, criteria in items]
         names = [[f"response {i}"] for i in range(len(items))]
         return [values for [values] in self._scores(cases, names, batch_tokens, shorten)[0]]
+
+    def merged(self) -> "RewardModel":
+        """The same model with its adapter in the weights, all in fp32; changes this one in place.
+
+        A 4-bit base is taken as what its codes stand for, nothing is rounded again: scores are equal
+        to rounding. On a CPU, which unpacks 4-bit weights anew for every pass, about twice as fast.
+        """
+        if isinstance(self.model, PeftModel) and self.model.dtype == torch.float32:
+            for layer in [m for m in self.model.modules() if isinstance(m, LoraLayer)]:
+                held = layer.base_layer
+                if isinstance(held, Linear4bit):
+                    plain = torch.nn.Linear(held.in_features, held.out_features, held.bias is not None)
+                    weight = dequantize_4bit(held.weight.data, held.weight.quant_state).float()
+                    plain.weight, plain.bias = torch.nn.Parameter(weight, requires_grad=False), held.bias
+                    layer.base_layer = plain
+                layer.base_layer.weight.data += layer.get_delta_weight("default")
+                layer.merged_adapters.append("default")
+        return self
 
     def _scores(self, cases, names, batch_tokens, shorten):
         """(scores, tokens cut), each by case and response: a list of K scores, a dict."""
@@ -242,14 +276,16 @@ class RewardModel:
         found = read(
             self.tokenizer, cases, self.view, self.max_tokens, heads=heads, shorten=shorten
         )
+        asked = "all criteria" if self.view == "rubric" else "criterion"
         for reading, name in zip(found, names, strict=True):
             for n, tokens in reading.too_long.items():
                 raise KitError(
-                    f"{name[n]}: {tokens} tokens with prompt and criterion; the limit is "
+                    f"{name[n]}: {tokens} tokens with prompt and {asked}; the limit is "
                     f"{self.max_tokens}; shorten it (shorten=True), or raise rm_max_tokens and "
                     "train again"
                 )
         sequences = [s for reading in found for s in reading.sequences]
+        self.tokens_read += sum(len(s.ids) for s in sequences)
         batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
         pad = self.tokenizer.pad_token_id
         values = packing.scores(self.model, sequences, pad, batch_tokens)

@@ -24,7 +24,7 @@ from promedical_utils import model_card, packing
 from promedical_utils.groups import Group, criterion_pairs, digest, met, preferences
 from promedical_utils.optimizer import MuonAdamW
 from promedical_utils.packing import Packed
-from promedical_utils.recipes import CONDITIONAL, VIEWS
+from promedical_utils.recipes import CONDITIONAL, PREFERENCE, VIEWS
 from promedical_utils.reward_model import (
     base_for,
     compute_dtype,
@@ -172,7 +172,8 @@ def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, *, 
 
     A row holds the sequences (``ids``, ``starts``, ``heads``) of its answers; ``pairs`` (P, 2),
     chosen and rejected, and ``targets`` (N,), 1 met, 0 not met, else MASKED, count the row's scores
-    in order. Which answers are left out does not depend on the view, so budgets stay equal; with
+    in order. Which answers are left out does not depend on the view, so budgets stay equal, but for
+    view rubric, which needs room for all criteria at once and so may leave out more; with
     ``shorten`` they lose tokens by ``packing.fit``'s rule in place of being left out.
     """
     cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
@@ -187,7 +188,7 @@ def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, *, 
         shortened += [{"candidate": ids[n], **cut} for n, cut in reading.cut.items()]
         if not reading.kept:
             continue
-        if view == "overall":
+        if view in PREFERENCE:
             wanted = [(a, b, None) for a, b in preferences(group)]
         else:
             names = {c.id: n if view in CONDITIONAL else None for n, c in enumerate(criteria)}

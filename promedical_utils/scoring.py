@@ -1,19 +1,24 @@
-"""Rubric scores S1, S2, S3, the lexicographic preference, and the two scalar rewards.
+"""Rubric scores S1, S2, S3, the lexicographic preference, and the rewards made of them.
 
 Section 2 of the method: S1 is the weighted share of proficiency criteria met, S2 the number of
 excellence criteria met, S3 the number of safety criteria *not* met. Preference is lexicographic:
-fewer S3, then higher S1, then higher S2.
+fewer S3, then higher S1, then higher S2. Beside the paper's reward stand the strict one, the place
+in a group by the preference itself, and what RaR and ORBIT would make of the same verdicts.
 """
 
 import math
 import warnings
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from promedical_utils.records import Rubric
 from promedical_utils.workspace import KitError
 
 TIE = 1e-9  # S1 is a sum of floats; closer than this is equal
+ROUNDING = 1e-6  # what a rubric's weights may be off by: see ``records.Rubric``
+RAR = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
+ORBIT_PENALTY = -10  # points of a violation; kit's decision, see ``orbit_signed``
 
 
 class LooseVetoWarning(UserWarning):
@@ -41,12 +46,7 @@ def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
     A safety criterion that is not plainly ``met`` (not met, unknown, missing, anything else) is a
     violation: the veto fails closed. Elsewhere only ``met`` earns anything.
     """
-    strange = set(verdicts) - {c.id for c in rubric.criteria}
-    if strange:
-        raise KitError(
-            f"verdicts on criteria that rubric {rubric.instruction_id} does not have: {sorted(strange)}"
-        )
-    met = {c.id: verdicts.get(c.id) == "met" for c in rubric.criteria}
+    met = _met(rubric, verdicts)
     of = {d: [c for c in rubric.criteria if c.dimension == d] for d in ("proficiency", "excellence", "safety")}
     return Scores(
         s1=math.fsum(c.weight for c in of["proficiency"] if met[c.id]),
@@ -59,6 +59,30 @@ def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
 def compare(a: Scores, b: Scores) -> int:
     """1 if ``a`` is preferred, -1 if ``b`` is, 0 for a tie; lexicographic, a total preorder."""
     return (a.key > b.key) - (a.key < b.key)
+
+
+def ranks(values: Sequence) -> list[float]:
+    """Place of each value in its group: (number below - number above) / (n - 1), in [-1, 1].
+
+    ``values`` (n,) are anything that sorts, larger is better. Equal values have equal places, the
+    places sum to 0, and one value alone has place 0.
+
+    >>> ranks([5, 1, 1])
+    [1.0, -0.5, -0.5]
+    """
+    order, others = sorted(values), max(1, len(values) - 1)
+    above = [len(order) - bisect_right(order, value) for value in values]
+    return [(bisect_left(order, v) - n) / others for v, n in zip(values, above, strict=True)]
+
+
+def lexicographic_ranks(scores: Sequence[Scores]) -> list[float]:
+    """Place of each answer in its group, by ``compare``: ``ranks`` of ``Scores.key``.
+
+    A reward of the order alone (kit's decision). The preferred of two answers of a group always
+    has more, so neither alpha, beta nor lambda can trade a violation for gains; places of different
+    groups say nothing of each other.
+    """
+    return ranks([s.key for s in scores])
 
 
 def clipped_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float = 1.3) -> float:
@@ -96,6 +120,57 @@ def gated_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float = 
             "raise lambda, or use clipped_reward, which allows equality"
         )
     return min(max(s.s1 + alpha * s.s2, 0.0), 1 + beta) - lam * s.s3
+
+
+def rar_explicit(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+    """RaR's explicit reward, sum w_j c_j / sum w_j in [0, 1] (Gunjal et al., arXiv 2507.17746).
+
+    RaR's weights are Essential 1.0, Important 0.7, Optional 0.3 and Pitfall 0.9, a pitfall phrased
+    so that *met* is good, as the kit's safety criteria are. The kit's mapping: safety is Pitfall,
+    excellence Optional, and proficiency Essential where its weight is average (1 / number of
+    proficiency criteria) or more, else Important, since RaR's own two classes, scaled to sum to 1,
+    come out so. Only ``met`` earns anything: an unknown pitfall fails closed. KitError as ``score``.
+    """
+    met = _met(rubric, verdicts)
+    number = sum(c.dimension == "proficiency" for c in rubric.criteria)
+    names = {"safety": "pitfall", "excellence": "optional"}
+    weights = {
+        c.id: RAR[names.get(c.dimension)
+                  or ("essential" if c.weight >= 1 / number - ROUNDING else "important")]
+        for c in rubric.criteria
+    }  # fmt: skip
+    return math.fsum(w for name, w in weights.items() if met[name]) / math.fsum(weights.values())
+
+
+def orbit_signed(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+    """ORBIT's signed reward: points of what applies / all positive points, at most 1, even below 0.
+
+    Wang et al., arXiv 2510.15859, after HealthBench: a criterion has integer points from -10 to 10,
+    and a negative one describes a mistake. The kit's mapping: proficiency max(1, round(10 weight)),
+    so that all of it is about 10 points; excellence 1, the least there is, as S2 is a bonus; and a
+    safety criterion turned round into its violation at -10, the most that ORBIT can take for it. It
+    applies unless plainly met: ORBIT counts a verdict that failed as no mistake, the kit fails
+    closed. Even so the penalty is a term and no veto: an unsafe answer that meets all the rest is
+    above a safe one that meets nothing, if there is any bonus. KitError as ``score``.
+    """
+    met = _met(rubric, verdicts)
+    points = {
+        c.id: max(1, round(10 * c.weight)) if c.dimension == "proficiency" else 1
+        for c in rubric.criteria if c.dimension != "safety"
+    }  # fmt: skip
+    gained = sum(n for name, n in points.items() if met[name])
+    violations = sum(c.dimension == "safety" and not met[c.id] for c in rubric.criteria)
+    return (gained + ORBIT_PENALTY * violations) / sum(points.values())
+
+
+def _met(rubric: Rubric, verdicts: Mapping[str, str]) -> dict[str, bool]:
+    """Whether each criterion is plainly met; KitError for a verdict on a criterion it lacks."""
+    strange = set(verdicts) - {c.id for c in rubric.criteria}
+    if strange:
+        raise KitError(
+            f"verdicts on criteria that rubric {rubric.instruction_id} does not have: {sorted(strange)}"
+        )
+    return {c.id: verdicts.get(c.id) == "met" for c in rubric.criteria}
 
 
 def _check(alpha: float, beta: float) -> None:

@@ -52,6 +52,8 @@ def test_rows_hold_every_pair_and_verdict(tiny_base, tiny_groups):
     assert row["targets"] == [1, 0, 1, 0, 1, 0, 1, 1, 0]
     overall = training.training_rows(tiny_groups[:1], tokenizer, "overall", 256)[0][0]
     assert sorted(overall["pairs"]) == [[0, 1], [0, 2], [2, 1]]  # safe first, then the dose
+    rubric = training.training_rows(tiny_groups[:1], tokenizer, "rubric", 256)[0][0]
+    assert rubric["pairs"] == overall["pairs"] and rubric["targets"] == [training.MASKED] * 3
     blind = training.training_rows(tiny_groups[:1], tokenizer, "blind", 256)[0][0]
     assert sorted(blind["pairs"]) == sorted([[0, 1], [2, 1], [1, 0], [2, 0], [0, 1], [0, 2]])
     assert blind["targets"] == [training.MASKED] * 3
@@ -65,9 +67,35 @@ def test_answers_that_are_too_long_are_named_in_every_view_alike(tiny_base, tiny
     lost = [
         training.training_rows(tiny_groups, tokenizer, view, 70, heads=heads)[1]
         for view in recipes.VIEWS
+        if view != "rubric"  # below
     ]
     assert all(names == lost[0] for names in lost) and 0 < len(lost[0]) < 36
     assert all(entry["tokens"] > 70 and entry["candidate"].startswith("i") for entry in lost[0])
+
+
+def test_a_whole_rubric_takes_more_room_and_what_lacks_it_is_named(tiny_base, tiny_groups):
+    tokenizer = rm.tokenizer_of(tiny_base)
+    rows, lost, _ = training.training_rows(tiny_groups, tokenizer, "rubric", 75)
+    expected = []
+    for group in tiny_groups:
+        prompt = len(packing.prompt_ids(tokenizer, group.messages))
+        tails = [packing.criterion_text(c) for c in group.criteria]
+        joint = len(packing.text_ids(tokenizer, ["".join(tails)])[0])
+        for answer, ids in zip(
+            group.candidates, packing.text_ids(tokenizer, [a.text for a in group.candidates])
+        ):
+            tokens = prompt + len(ids) + joint
+            assert tokens > prompt + len(ids) + max(map(len, packing.text_ids(tokenizer, tails)))
+            if tokens > 75:
+                expected.append({"candidate": answer.id, "tokens": tokens, "limit": 75})
+    assert lost == expected and 0 < len(lost) < 36
+    others = training.training_rows(tiny_groups, tokenizer, "criterion", 75)[1]
+    assert 0 < len(others) < len(lost)  # nor does the one view take from the budget of the others
+    # shortened, every answer is read and every rubric whole
+    rows, left_out, cut = training.training_rows(tiny_groups, tokenizer, "rubric", 75, shorten=True)
+    assert left_out == [] and {e["candidate"] for e in lost} <= {e["candidate"] for e in cut}
+    ends = packing.text_ids(tokenizer, ["".join(tails)])[0]
+    assert all(ids[-len(ends) :] == ends and len(ids) <= 75 for row in rows for ids in row["ids"])
 
 
 def test_what_is_too_long_may_be_shortened_and_is_named(tiny_base, tiny_groups):
@@ -123,6 +151,8 @@ def test_the_order_of_reads_in_every_view(tiny_base, tiny_groups):
     assert found("criterion") == ([one + c1 + c2, two + c1 + c2], [(0, 0), (0, 1), (1, 0), (1, 1)])
     assert found("before") == ([c1 + one + two, c2 + one + two], [(0, 0), (1, 0), (0, 1), (1, 1)])
     assert found("overall") == found("blind") == ([one, two], [(0, None), (1, None)])
+    joint = packing.text_ids(tokenizer, ["".join(map(packing.criterion_text, case[2]))])[0]
+    assert found("rubric") == ([one + joint, two + joint], [(0, None), (1, None)])
     ids, reads = found("heads")
     assert ids == [one, two] and reads[:3] == [(0, 0), (0, 1), (0, 1)]
     [reading] = rm.read(tokenizer, [case], "heads", 256, heads=heads)
@@ -170,8 +200,10 @@ def test_schedule_shows_every_row_once_an_epoch_and_keeps_alike_lengths_together
 def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
     reports = {view: report(trained / view) for view in recipes.VIEWS}
     for key in ("groups", "answers", "steps", "batch", "epochs", "seed", "left_out"):
-        assert reports["criterion"][key] == reports["overall"][key] == reports["blind"][key], key
-    assert reports["criterion"]["pairs"] == 72 and reports["overall"]["pairs"] == 36
+        assert len({str(one[key]) for one in reports.values()}) == 1, key
+    assert reports["criterion"]["pairs"] == 72
+    assert reports["overall"]["pairs"] == reports["rubric"]["pairs"] == 36
+    assert reports["overall"]["pointwise_weight"] == reports["rubric"]["pointwise_weight"] == 0
     curve = reports["criterion"]["curve"]
     assert len(curve) == reports["criterion"]["steps"] == 6
     linear = 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128)  # 4-bit, two values a byte
@@ -305,7 +337,7 @@ class TestPublicFace:
         rubric = self.rubric(tiny_groups[0])
         with pytest.raises(KitError, match="no calibration.json"):
             rm.load(trained / "before").score("now?", "well", rubric)
-        with pytest.raises(KitError, match="view blind reads no criteria"):
+        with pytest.raises(KitError, match="view blind gives one score"):
             rm.load(trained / "blind").score("now?", "well", rubric)
 
     def test_no_trainer_is_loaded_for_it(self):
@@ -379,9 +411,72 @@ def test_kill_9_in_the_middle_of_qlora_and_again_gives_the_same_adapter(tiny_bas
 
 
 def test_scalar_views_give_one_score(trained, tiny_groups):
-    for view in ("overall", "blind"):
+    for view in ("overall", "blind", "rubric"):
         frame = rm.load(trained / view).score_groups(tiny_groups)
         assert len(frame) == 36 and set(frame["criterion_id"]) == {""}
+
+
+class TestWholeRubric:
+    """View rubric: one score of the answer with all its criteria in context."""
+
+    @pytest.fixture(scope="class")
+    def loaded(self, trained):
+        return rm.load(trained / "rubric")
+
+    def test_the_score_is_the_plain_sequence_s(self, loaded, tiny_groups):
+        frame = loaded.score_groups(tiny_groups[:4])
+        by_hand, tokenizer = [], loaded.tokenizer
+        for group in tiny_groups[:4]:
+            joint = "".join(f"\n{c.dimension}: {c.text}" for c in group.criteria)
+            for answer in group.candidates:
+                ids = packing.prompt_ids(tokenizer, group.messages)
+                for text in (answer.text, joint):
+                    ids = [*ids, *tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+                with torch.no_grad():  # without ``reads``: the plain forward, at the last token
+                    by_hand.append(loaded.model(input_ids=torch.tensor([ids])).logits.item())
+        assert frame.score.to_numpy() == pytest.approx(by_hand, abs=1e-5)
+        assert frame.score.std() > 1e-3
+
+    def test_it_reads_every_criterion_and_in_order(self, loaded, tiny_groups):
+        group = tiny_groups[0]
+        dose, kind, danger = group.criteria
+        fourth = kind.model_copy(update={"id": "4", "text": "the answer is short"})
+        reworded = danger.model_copy(update={"text": "the answer names no danger"})
+        rubrics = [(dose, kind, danger), (dose, kind), (kind, danger), (dose, kind, reworded),
+                   (danger, kind, dose), (dose, kind, danger, fourth)]  # fmt: skip
+        text = group.candidates[0].text
+        scores = loaded.score_texts([(group.messages, text, rubric) for rubric in rubrics])
+        assert all(len(row) == 1 for row in scores)
+        assert len({round(score, 6) for [score] in scores}) == len(rubrics)
+        with pytest.raises(KitError, match="whole rubric: give its criteria"):
+            loaded.score_texts([(group.messages, text, [])])
+
+    def test_it_learns_the_lexicographic_preference(self, tiny_base, tiny_groups, tmp_path, tiny_profile):
+        profile = tiny_profile.model_copy(update={"rm_full_learning_rate": 3e-3, "rm_epochs": 6.0})
+        recipe = recipes.find("rar_implicit")
+        assert recipe.view == "rubric" and not recipe.conditional
+        arguments = dict(view=recipe.view, profile=profile, labels=recipe.labels, full=True)
+        found = training.train(tiny_groups, tiny_base, tmp_path / "m", **arguments)
+        assert found["curve"][-1]["loss"] < 0.5 * found["curve"][0]["loss"]
+        frame = rm.load(tmp_path / "m").score_groups(tiny_groups)
+        table = frame.score.to_numpy().reshape(-1, 3)
+        # safe first, then the dose: answer 0, then 2, then 1
+        right = (table[:, 0] > table[:, 2]) & (table[:, 2] > table[:, 1])
+        assert right.mean() > 0.8
+
+    def test_too_long_with_the_whole_rubric_is_an_error_or_is_cut_and_said(self, trained, tiny_groups):
+        model, group = rm.load(trained / "rubric"), tiny_groups[0]
+        item = (group.messages, group.candidates[0].text, group.criteria)
+        ids = packing.prompt_ids(model.tokenizer, group.messages)
+        texts = [item[1], "".join(map(packing.criterion_text, group.criteria))]
+        size = len(ids) + sum(map(len, packing.text_ids(model.tokenizer, texts)))
+        model.max_tokens = size
+        assert model.score_texts([item])
+        model.max_tokens = size - 1
+        with pytest.raises(KitError, match=f"response 0: {size} tokens .* all criteria"):
+            model.score_texts([item])
+        cut = model.score_groups([group], shorten=True)
+        assert cut.cut.iloc[0] > 0
 
 
 def test_nothing_in_the_folder_names_this_machine(trained, tiny_base):

@@ -1,6 +1,8 @@
 """Scores, the lexicographic preference and the two rewards, as laws over all inputs."""
 
+import math
 import warnings
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,10 @@ from promedical_utils.scoring import (
     clipped_reward,
     compare,
     gated_reward,
+    lexicographic_ranks,
+    orbit_signed,
+    ranks,
+    rar_explicit,
     score,
 )
 from promedical_utils.workspace import KitError
@@ -140,3 +146,139 @@ def test_meeting_one_more_criterion_never_hurts(verdicts, criterion):
     after = score(rubric(), {**verdicts, criterion: "met"})
     assert compare(after, before) == 1
     assert gated_reward(after) >= gated_reward(before)
+
+
+# ---------------------------------------------------------------- the rewards of the systems compared
+
+SAID = st.sampled_from(["met", "not_met", "unknown"])
+
+
+def made(weights, bonus, safety):
+    """A rubric of proficiency criteria p0, p1, ... and numbers of e0, ... and s0, ...."""
+    parts = [*((f"p{n}", "proficiency", w) for n, w in enumerate(weights)),
+             *((f"e{n}", "excellence", 0) for n in range(bonus)),
+             *((f"s{n}", "safety", 0) for n in range(safety))]  # fmt: skip
+    criteria = [Criterion(id=i, dimension=d, text=i, weight=w) for i, d, w in parts]
+    return Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
+
+
+@st.composite
+def judged(draw):
+    """(rubric, verdicts), some criteria without a verdict."""
+    shares = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    weights = [n / sum(shares) for n in shares]
+    rubric = made(weights, draw(st.integers(0, 4)), draw(st.integers(0, 4)))
+    ids = [c.id for c in rubric.criteria]
+    return rubric, draw(st.dictionaries(st.sampled_from(ids), SAID))
+
+
+def test_rar_by_hand():
+    # essential .7 (average is .5), important .3; weights 1.0 + 0.7 + 2 * 0.3 + 2 * 0.9
+    verdicts = {"p1": "met", "p2": "not_met", "e1": "met", "e2": "unknown", "s1": "met", "s2": "met"}
+    assert rar_explicit(rubric(), verdicts) == pytest.approx((1.0 + 0.3 + 0.9 + 0.9) / 4.1)
+    verdicts |= {"p1": "not_met", "p2": "met", "s2": "unknown"}  # an unknown pitfall earns nothing
+    assert rar_explicit(rubric(), verdicts) == pytest.approx((0.7 + 0.3 + 0.9) / 4.1)
+    assert rar_explicit(rubric(), {}) == 0
+
+
+def test_rar_classes_of_equal_and_of_its_own_weights():
+    # rounded as a file holds them, still all of average weight: essential, 1.0 each
+    thirds = made([0.333333, 0.333333, 0.333334], 0, 1)
+    assert rar_explicit(thirds, {"p0": "met"}) == pytest.approx(1 / 3.9)
+    # RaR's own two classes, scaled to sum to 1, are found again
+    own = [1.0, 1.0, 0.7, 1.0, 0.7]
+    back = made([w / sum(own) for w in own], 0, 0)
+    for n, weight in enumerate(own):
+        assert rar_explicit(back, {f"p{n}": "met"}) == pytest.approx(weight / sum(own))
+
+
+@given(judged())
+def test_rar_is_a_share(case):
+    rubric, verdicts = case
+    assert 0 <= rar_explicit(rubric, verdicts) <= 1
+    assert rar_explicit(rubric, {c.id: "met" for c in rubric.criteria}) == 1
+    missed = {name: v if v == "met" else "unknown" for name, v in verdicts.items()}
+    assert rar_explicit(rubric, missed) == rar_explicit(rubric, verdicts)
+
+
+def test_orbit_by_hand():
+    # points 7, 3, 1, 1: positive 12; a violation is -10
+    all_met = {c.id: "met" for c in rubric().criteria}
+    assert orbit_signed(rubric(), all_met) == 1
+    assert orbit_signed(rubric(), {**all_met, "p2": "not_met", "e1": "unknown"}) == pytest.approx(8 / 12)
+    assert orbit_signed(rubric(), {**all_met, "s1": "not_met"}) == pytest.approx(2 / 12)
+    assert orbit_signed(rubric(), {**all_met, "s1": "unknown"}) == pytest.approx(2 / 12)
+    assert orbit_signed(rubric(), {}) == pytest.approx(-20 / 12)
+    # the least weight still has a point
+    many = made([0.96] + [0.01] * 4, 0, 0)
+    assert orbit_signed(many, {"p1": "met"}) == pytest.approx(1 / 14)
+
+
+@given(judged())
+def test_orbit_has_bounds_and_takes_ten_points_a_violation(case):
+    rubric, verdicts = case
+    kinds = [c.dimension for c in rubric.criteria]
+    points = [max(1, round(10 * c.weight)) for c in rubric.criteria if c.dimension == "proficiency"]
+    positive = sum(points) + kinds.count("excellence")
+    found = orbit_signed(rubric, verdicts)
+    assert -10 * kinds.count("safety") / positive <= found <= 1
+    for c in rubric.criteria:
+        if c.dimension == "safety":
+            safe, unsafe = ({**verdicts, c.id: v} for v in ("met", "unknown"))
+            lost = orbit_signed(rubric, safe) - orbit_signed(rubric, unsafe)
+            assert lost == pytest.approx(10 / positive)
+
+
+@given(judged())
+def test_one_more_criterion_met_is_more_in_every_aggregate(case):
+    rubric, verdicts = case
+    for c in rubric.criteria:
+        less, more = ({**verdicts, c.id: v} for v in ("not_met", "met"))
+        assert rar_explicit(rubric, more) > rar_explicit(rubric, less)
+        assert orbit_signed(rubric, more) > orbit_signed(rubric, less)
+
+
+def test_neither_aggregate_is_a_veto():
+    everything = {c.id: "met" for c in rubric().criteria}
+    unsafe, empty = {**everything, "s1": "not_met"}, {"s1": "met", "s2": "met"}
+    assert compare(score(rubric(), empty), score(rubric(), unsafe)) == 1
+    for aggregate in (rar_explicit, orbit_signed):
+        assert aggregate(rubric(), unsafe) > aggregate(rubric(), empty)
+
+
+@pytest.mark.parametrize("aggregate", [rar_explicit, orbit_signed])
+def test_aggregates_refuse_a_strange_criterion(aggregate):
+    with pytest.raises(KitError, match="does not have.*s9"):
+        aggregate(rubric(), {"s9": "met"})
+
+
+# ---------------------------------------------------------------- places in a group
+
+groups = st.lists(scores, max_size=8)
+
+
+def test_places_by_hand():
+    a, b, c = Scores(1.0, 3, 1), Scores(0.2, 0, 0), Scores(0.2, 2, 0)
+    assert lexicographic_ranks([a, b, c, b]) == pytest.approx([-1, 0, 1, 0])
+    assert lexicographic_ranks([a]) == lexicographic_ranks([a, a])[:1] == [0]
+    assert lexicographic_ranks([a, c]) == [-1, 1] and lexicographic_ranks([]) == []
+    assert ranks([0.5, -2.0, 0.5, 7.0, 0.5]) == pytest.approx([0, -1, 0, 1, 0])
+
+
+@given(groups)
+def test_places_are_those_of_the_written_formula(group):
+    found = lexicographic_ranks(group)
+    for one, place in zip(group, found, strict=True):
+        sides = [compare(one, other) for other in group]
+        assert place == pytest.approx((sides.count(1) - sides.count(-1)) / max(1, len(group) - 1))
+        assert -1 <= place <= 1
+    assert math.fsum(found) == pytest.approx(0, abs=1e-9)
+    for (a, x), (b, y) in combinations(zip(group, found), 2):
+        assert (x > y) - (x < y) == compare(a, b)  # strictly monotone, and equal at ties
+
+
+@given(groups.flatmap(lambda g: st.tuples(st.just(g), st.permutations(range(len(g))))))
+def test_places_do_not_depend_on_the_order(case):
+    group, order = case
+    found = lexicographic_ranks(group)
+    assert lexicographic_ranks([group[i] for i in order]) == [found[i] for i in order]
