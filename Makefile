@@ -6,7 +6,7 @@ SET ?=
 # Folder of the run, when it is not runs/$(PROFILE)
 RUN ?=
 STUDY ?=
-BENCH ?= speed scale
+BENCH ?= speed scale policy
 
 export PROMEDICAL_SET := $(strip $(SET) $(if $(BASE),base_model=$(BASE)))
 SHELL := bash
@@ -50,7 +50,7 @@ test: $(READY) ## all tests, then every notebook against its stored outputs (nbv
 	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-kernel-name python3 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
-bench: $(READY) ## timed with nothing else running, into runs/speed and runs/scale; BENCH=speed or =scale alone
+bench: $(READY) ## timed with nothing else running, into runs/speed, scale and policy; BENCH=speed and so on: one alone
 	@for part in $(BENCH); do mkdir -p runs/$$part && $(TESTING) $(PY) -m pytest -q -p no:cacheprovider \
 	    --benchmark-only --benchmark-columns=median,rounds --benchmark-json=runs/$$part/measured.json \
 	    benchmarks/test_*_$$part.py && $(PY) -m promedical_utils bench $$part || exit 1; done

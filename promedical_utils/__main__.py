@@ -6,18 +6,18 @@ import sys
 
 from promedical_utils import doctor, profiles, publish, runs, stages, workspace
 
-COMMANDS = ("reproduce", "notebook", "doctor", "publish", "figures", "study", "bench")
+COMMANDS = ("reproduce", "notebook", "policy", "doctor", "publish", "figures", "study", "bench")
 
 
 def bench_summary(part: str) -> str:
-    """What ``make bench`` measured of ``speed`` or ``scale``, written beside it."""
+    """What ``make bench`` measured of a part, written beside it."""
     folder = workspace.project_root() / "runs" / part
-    if part not in ("speed", "scale") or not (folder / "measured.json").exists():
+    if part not in publish.MEASURED or not (folder / "measured.json").exists():
         raise workspace.KitError(f"missing runs/{part}/measured.json, which make bench BENCH={part} writes")
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
-    if part == "scale":  # rows as the benchmarks state them, without the machine's description
+    if part != "speed":  # rows as the benchmarks state them, without the machine's description
         rows = [b["extra_info"] for b in measured["benchmarks"]]
-        workspace.write_json(folder / "scale.json", {"cases": rows})
+        workspace.write_json(folder / f"{part}.json", {"cases": rows})
         return "\n".join(json.dumps(row) for row in rows) + f"\n-> {workspace.shown(folder)}"
 
     from promedical_utils import speed  # loads torch
@@ -42,6 +42,11 @@ def main() -> int:
             case "notebook":
                 parameters = runs.overrides(" ".join(given.parameter))
                 runs.execute(given.name, given.profile, given.run, parameters)
+            case "policy":  # what notebook 05 calls, for accelerate launch
+                profile = runs.profile_for(given.name)
+                folder = workspace.run_folder(given.name, given.run)
+                report = stages.policy(profile, folder)
+                print(f"step {report['best']['step']} of {report['steps']} kept -> {workspace.shown(folder)}")
             case "doctor":
                 print(doctor.report(given.name))
             case "publish":

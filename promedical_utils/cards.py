@@ -70,6 +70,19 @@ def _ordered(criteria: Iterable) -> list:
     return sorted(criteria, key=lambda c: DIMENSIONS.index(c.dimension))
 
 
+def _weight(criterion) -> str:
+    """0.25 ▇▇, or nothing where there is no weight."""
+    return f"{criterion.weight:.2f} {'▇' * round(10 * criterion.weight)}" if criterion.weight else ""
+
+
+def _scores(group: groups.Group) -> list[scoring.Scores]:
+    """Scores of each answer, from the group's verdicts."""
+    asked = group.instruction.id
+    whole = Rubric.model_construct(instruction_id=asked, criteria=list(group.criteria))
+    said = [{c.id: group.verdicts[a.id, c.id] for c in group.criteria} for a in group.candidates]
+    return [scoring.score(whole, verdicts) for verdicts in said]
+
+
 def _names(group: groups.Group) -> dict[str, tuple[str, str]]:
     """Candidate id -> "A (warm)" in bold."""
     return {c.id: (f"{chr(65 + n)} ({c.generator})", BOLD) for n, c in enumerate(group.candidates)}
@@ -99,7 +112,7 @@ def rubric(written: Rubric, gold: Rubric | None = None) -> Card:
     right = {c.id: c for c in (gold or written).criteria}
     rows = []
     for c in _ordered(written.criteria):
-        bar = f"{c.weight:.2f} {'▇' * round(10 * c.weight)}" if c.weight else ""
+        bar = _weight(c)
         asked, wrong = right.get(c.id), ""
         if not asked:
             wrong = "⚠ not asked for"
@@ -126,10 +139,7 @@ def grid(group: groups.Group, other: Mapping | None = None) -> Card:
                 css += f";outline:2px solid {ORANGE}"
             row.append((text, css))
         rows.append(row)
-    asked = group.instruction.id
-    whole = Rubric.model_construct(instruction_id=asked, criteria=list(group.criteria))
-    said = [{c.id: group.verdicts[a.id, c.id] for c in group.criteria} for a in group.candidates]
-    found = [scoring.score(whole, verdicts) for verdicts in said]
+    found = _scores(group)
     for name, values in {
         "S1, weight of proficiency met": [f"{s.s1:.2f}" for s in found],
         "S2, excellence met": [str(s.s2) for s in found],
@@ -137,7 +147,34 @@ def grid(group: groups.Group, other: Mapping | None = None) -> Card:
         "place, safety first": [str(1 + sum(o.key > s.key for o in found)) for s in found],
     }.items():
         rows.append(["", (name, BOLD), *((value, BOLD) for value in values)])
-    return table(f"verdicts on the answers to {asked}", rows)
+    return table(f"verdicts on the answers to {group.instruction.id}", rows)
+
+
+def before_after(group: groups.Group, why: str = "") -> Card:
+    """Two policies' answers to one patient and, beside each criterion, the verdicts on both.
+
+    ``group`` as from ``scorecard.beside``, the first answer before and the last after; ``why`` it
+    is this patient stands in the title. The last column says what changed.
+    """
+    names = _names(group)
+    before, after = group.candidates[0].id, group.candidates[-1].id
+    rows = [["", ("criterion", BOLD), ("weight", BOLD), names[before], names[after], ("change", BOLD)]]
+    for c in _ordered(group.criteria):
+        said = [group.verdicts[answer, c.id] for answer in (before, after)]
+        met = [verdict == "met" for verdict in said]
+        change = "" if met[0] == met[1] else "▲ now met" if met[1] else "▼ no longer met"
+        bar = (_weight(c), f"color:{BLUE};white-space:nowrap")
+        rows.append([_dimension(c.dimension), c.text, bar, *(MARKS[v] for v in said), (change, BOLD)])
+    scores = _scores(group)
+    for name, key, form in (("S1, weight of proficiency met", "s1", ".2f"),
+                            ("S2, excellence met", "s2", "d"), ("S3, violations", "s3", "d")):  # fmt: skip
+        one, two = getattr(scores[0], key), getattr(scores[-1], key)
+        less = f"{two - one:+{form}}" if abs(two - one) > scoring.TIE else ""
+        cells = (f"{one:{form}}", f"{two:{form}}", less)
+        rows.append(["", (name, BOLD), "", *((cell, BOLD) for cell in cells)])
+    title = f"{group.instruction.id}, before and after{f': {why}' if why else ''}"
+    said, asked = table(title, rows), answers(group)
+    return Card(f"{said.text}\n\n{asked.text}", f"{said.html}<br>{asked.html}")
 
 
 def scored(group: groups.Group, answer: str, found, calibration, text: bool = True) -> Card:

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from promedical_utils.workspace import replacing
 
@@ -77,7 +78,7 @@ def _points(axis, y, df: pd.DataFrame, column: str, colour: str, marker: str = "
 
 
 def _legend(figure, marks) -> None:
-    handles = [Line2D([], [], ls="", label=label, **style) for label, style in marks.items()]
+    handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
@@ -120,35 +121,182 @@ def plot_seen_unseen(df: pd.DataFrame) -> Figure:
     return figure
 
 
+CURVE_PANELS = {  # axis label -> series of policy/curve.csv: (column, legend, colour, dash)
+    "reward": (("proxy", "proxy", RED, "-"), ("gold", "gold", BLUE, "--"),
+               ("judged", "judged", ORANGE, ":")),
+    "answers (%)": (("violation_rate", "violation", RED, "-"),
+                    ("judged_violation_rate", "violation, judged", ORANGE, ":"),
+                    ("veto_rate", "vetoed", PURPLE, "-."), ("unparsed", "unknown verdict", GREY, "--")),
+    "met: share of S1, number of S2": (("proficiency", "S1, proficiency", BLUE, "-"),
+                                       ("excellence", "S2, excellence", GREEN, "--")),
+    "KL to the base (nats an answer)": (("kl", "", PURPLE, "-"),),
+    "entropy (nats a token)": (("entropy", "", SKY, "-"),),
+    "length (tokens)": (("length", "", GREY, "-"),),
+}  # fmt: skip
+REWARDS = {"proxy": (RED, "s", "-"), "gold": (BLUE, "o", "--"), "judged": (ORANGE, "^", ":")}
+
+
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
     """GRPO on held-out prompts, from policy/curve.csv: rewards, violations, what is met, KL.
 
-    The vertical line is the checkpoint that is kept, the best by judged reward.
+    The vertical line is the checkpoint that is kept, the best by judged reward. A series or a panel
+    without a value is left out: data without truth have no gold. Only the reward starts below 0.
     """
     panels = {
-        "reward": {"proxy": RED, "gold": BLUE, "judged": ORANGE},
-        "answers (%)": {"violation_rate": RED, "unparsed": GREY},
-        "met: share of S1, number of S2": {"proficiency": BLUE, "excellence": GREEN},
-        "KL to the base (nats a token)": {"kl": PURPLE},
-        "entropy (nats a token)": {"entropy": SKY},
-        "length (tokens)": {"length": GREY},
+        label: [line for line in lines if line[0] in df and df[line[0]].notna().any()]
+        for label, lines in CURVE_PANELS.items()
     }
-    names = {"violation_rate": "with a violation", "unparsed": "with an unknown verdict"}
-    figure, axes = _figure(10, 5, 3, 2, sharex=True)
-    for axis, (label, lines) in zip(axes.flat, panels.items(), strict=True):
-        for (column, colour), dash in zip(lines.items(), ("-", "--", ":"), strict=False):
+    panels = {label: lines for label, lines in panels.items() if lines}
+    columns = min(3, len(panels))
+    size = 3.4 * columns, 2.75 * -(-len(panels) // columns)
+    figure, axes = _figure(*size, columns, -(-len(panels) // columns))
+    for axis, (label, lines) in zip(axes.flat, panels.items(), strict=False):
+        for column, name, colour, dash in lines:
             part = df[df[column].notna()]
             y = part[column] * (100 if "%" in label else 1)
-            text = names.get(column, column)
-            axis.plot(part.step, y, color=colour, label=text, ls=dash, marker="o", ms=3.5)
-        axis.set_ylabel(label)
-        if len(axis.lines) > 1:
-            axis.legend(fontsize=7)
+            axis.plot(part.step, y, color=colour, label=name, ls=dash, marker="o", ms=3.5)
+        axis.set(ylabel=label, xlim=_wider(df.step), xlabel="optimiser step (line: kept)")
+        if lines[0][1]:  # above the axes, where no line is
+            axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2 + (len(lines) == 3),
+                        borderpad=0.1, borderaxespad=0.2, columnspacing=1, handlelength=2.6)  # fmt: skip
         if label != "reward":  # a share or an amount, and zero is none of it
             axis.set_ylim(0, 1.1 * axis.dataLim.y1 or 1)
-        axis.axvline(df.step[df.judged.idxmax()], color=GREY, lw=0.8, ls="--", zorder=0)
-    for axis in axes[-1]:
-        axis.set_xlabel("optimiser step (line: kept)")
+        if (kept := _kept(df)) is not None:
+            axis.axvline(df.step[kept], color="black", lw=0.8, ls="--", zorder=1)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    return figure
+
+
+def _wider(values: pd.Series) -> tuple[float, float]:
+    low, high = values.min(), values.max()
+    return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
+
+
+def _kept(df: pd.DataFrame):
+    """Index of the evaluation whose policy is kept: the first of the best by judged reward."""
+    return df.judged.idxmax() if df.judged.notna().any() else None
+
+
+def plot_gold_over_kl(df: pd.DataFrame, shared: bool = True) -> Figure:
+    """Proxy, gold and judged reward over KL to the base, a panel a ``run`` where there are several.
+
+    Columns of policy/curve.csv and, for several, ``run``; ``shared``: rewards of one scale, so one
+    y axis. KL in nats an answer on a square-root axis, as Gao, Schulman and Hilton draw it
+    (arXiv:2210.10760); numbers are optimiser steps, the ring is the kept checkpoint.
+    """
+    df = df if "run" in df else df.assign(run="")
+    runs = list(dict.fromkeys(df.run))
+    figure, [axes] = _figure(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=shared)
+    marks = {name: look for name, look in REWARDS.items() if df[name].notna().any()}
+    for axis, run in zip(axes, runs, strict=True):
+        part = df[(df.run == run) & df.kl.notna()].sort_values("step")
+        for name, (colour, marker, dash) in marks.items():
+            axis.plot(part.kl, part[name], dash, color=colour, marker=marker, ms=4, lw=1.3)
+        axis.set_xscale("function", functions=(_root, _square))
+        top = max(part.kl.max(), 1e-9)
+        axis.set(xlim=(-0.002 * top, 1.1 * top), xlabel="KL to the base (nats an answer, square-root axis)")
+        ticks = [t for t in MaxNLocator(5).tick_values(0, top) if 0 < t <= 1.1 * top]
+        near = float(f"{ticks[0] / 4:.1g}")  # one more near zero, where a square root has room
+        axis.set_xticks(ticks := [0, near, *ticks], [f"{tick:g}" for tick in ticks])
+        axis.margins(y=0.1)
+        axis.set_title(run, fontsize=9)
+        _steps(axis, part, next(iter(marks)))
+        if (kept := _kept(part)) is not None:
+            for name in marks:
+                axis.plot(part.kl[kept], part[name][kept], "o", mfc="none", mec="black", ms=9, mew=0.8)
+    axes[0].set_ylabel("reward on held-out prompts")
+    shown = {name: {"color": c, "marker": m, "ls": d} for name, (c, m, d) in marks.items()}
+    kept = {"kept": {"marker": "o", "mfc": "none", "mec": "black", "ms": 9}}
+    _legend(figure, shown | (kept if df.judged.notna().any() else {}))
+    return figure
+
+
+def _root(values):
+    return np.sign(values) * np.sqrt(np.abs(values))  # below zero is the margin on the left
+
+
+def _square(values):
+    return np.sign(values) * np.square(values)
+
+
+def _steps(axis, part: pd.DataFrame, column: str) -> None:
+    """The step above the points of a column, where there is room for it beside the one before."""
+    high, last = _root(part.kl.max()) or 1, -1.0
+    for kl, value, step in part[["kl", column, "step"]].sort_values("kl").itertuples(index=False):
+        if (at := _root(kl) / high) - last > 0.055:
+            axis.annotate(f"{step:g}", (kl, value), xytext=(0, 6), textcoords="offset points",
+                          ha="center", fontsize=7, color=GREY)  # fmt: skip
+            last = at
+
+
+def plot_policy_by(df: pd.DataFrame) -> Figure:
+    """Base beside GRPO by dimension or specialty, from ``tables.build_policy_by``.
+
+    For each measure the values, and the difference paired by patient with its interval.
+    """
+    by, measures = df.columns[0], list(dict.fromkeys(df.measure))
+    names = list(dict.fromkeys(df[by]))
+    size = 2.2 + 5.2 * len(measures), 1.3 + 0.24 * max(len(names), 4)
+    figure, [axes] = _figure(*size, 2 * len(measures), sharey=True)
+    for number, measure in enumerate(measures):
+        part = df[df.measure == measure].set_index(by).reindex(names)
+        values, less = axes[2 * number : 2 * number + 2]
+        y = _rows(values, names)
+        what, _, unit = measure.rpartition(" (")
+        values.hlines(y, part.run_base, part.run_grpo, color=GREY, lw=1)
+        values.plot(part.run_base, y, "s", color=ORANGE, ms=5)
+        values.plot(part.run_grpo, y, "o", color=BLUE, ms=5)
+        values.set(xlabel=f"{what}\n({unit}")
+        if "%" in unit or "100" in unit:
+            values.set_xlim(-2, 102)
+        _interval(less, y, *(part[f"run_difference{end}"] for end in ("", "_low", "_high")),
+                  fmt="o", color=BLUE, ms=4, capsize=2)  # fmt: skip
+        less.axvline(0, color=GREY, lw=0.8, ls="--")
+        less.set_xlabel(f"{what}:\nGRPO less base (points)")
+        if names[0] == "all" and len(names) > 1:
+            for axis in (values, less):
+                axis.axhline(y[0] - 0.5, color=GREY, lw=0.8, ls=":")
+    _legend(figure, {
+        "base": {"marker": "s", "color": ORANGE},
+        "GRPO": {"marker": "o", "color": BLUE},
+        "paired difference, 95 % interval": {"marker": "o", "color": BLUE, "ls": "-"},
+    })  # fmt: skip
+    return figure
+
+
+def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
+    """Violations, S1 and bench score, a row a variant; from ``policy_bench.study_table``.
+
+    Small points are training seeds, the line is the interval over patients, the dashed line the
+    base; a cross is a reward without a veto. A dotted line parts groups.
+    """
+    panels = {"violations": "answers with a violation (%)", "proficiency": "proficiency S1 (%)",
+              "bench_score": "ProMedical-Bench score (0 to 100)"}  # fmt: skip
+    first, df = df[df.variant == base], df[df.variant != base].reset_index(drop=True)
+    veto = df.veto.astype(bool).to_numpy()
+    names = [label if n else f"{label} (not run)" for label, n in zip(df.label, df.seeds, strict=True)]
+    figure, [axes] = _figure(12, 1.4 + 0.32 * len(df), len(panels), sharey=True)
+    for axis, (column, label) in zip(axes, panels.items(), strict=True):
+        y = _rows(axis, names)
+        for kind, marker, colour in ((veto, "o", BLUE), (~veto, "X", RED)):
+            ends = (df[f"{column}{end}"].to_numpy(float)[kind] for end in ("", "_low", "_high"))
+            _interval(axis, y[kind], *ends, fmt=marker, color=colour, ms=6, capsize=3)
+            for height, cell in zip(y[kind], df[f"{column}_seeds"][kind], strict=True):
+                seeds = [] if pd.isna(cell) else [float(v) for v in str(cell).split("|")]
+                if len(seeds) > 1:
+                    axis.plot(seeds, [height - 0.27] * len(seeds), ".", color=colour, ms=4, alpha=0.7)
+        for value in first[column].dropna():
+            axis.axvline(value, color="black", lw=0.9, ls="--", zorder=1)
+        for n in np.flatnonzero(df.group.fillna("").ne(df.group.fillna("").shift()))[1:]:
+            axis.axhline(y[n] + 0.5, color=GREY, lw=0.8, ls=":")
+        axis.set(xlabel=label, xlim=(0, None))
+    _legend(figure, {
+        "veto in the reward": {"marker": "o", "color": BLUE},
+        "no veto": {"marker": "X", "color": RED, "ms": 6},
+        "a training seed": {"marker": ".", "color": GREY, "ms": 4},
+        "base": {"color": "black", "ls": "--", "lw": 0.9},
+    })  # fmt: skip
     return figure
 
 

@@ -136,6 +136,8 @@ class Profile(BaseModel):
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
     # policy
+    policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field("grpo", description="PPO left TRL with 1.16")
+    policy_prompts: int = Field(0, ge=0, description="bench prompts that policies answer; 0: all")
     grpo_steps: int = Field(0, ge=0)
     grpo_group: int = Field(8, ge=2)
     grpo_prompts: int = Field(8, ge=1, description="prompts per optimiser step")
@@ -145,7 +147,20 @@ class Profile(BaseModel):
     grpo_top_p: float = Field(1.0, gt=0, le=1)
     grpo_lora_rank: int = Field(32, ge=0, description="0: full fine-tuning")
     grpo_eval_every: int = Field(25, ge=1)
+    grpo_patience: int = Field(
+        3, ge=0, description="evaluations without a better judged one that end a run; 0: never"
+    )
     grpo_max_tokens: int = Field(128, ge=8)
+    grpo_checkpointing: bool = Field(False, description="gradient checkpointing: less memory, more time")
+    grpo_vllm: str = Field("", description="base URL of trl vllm-serve on GPUs of its own")
+    dpo_learning_rate: float = Field(1e-4, gt=0)
+    dpo_beta: float = Field(0.1, gt=0)
+    reward_model: str = Field("criterion", description="recipe of the reward model, by name")
+    reward_rule: Literal[
+        "veto", "no_veto", "no_bonus", "scalar", "rar_explicit", "rar_implicit", "orbit"
+    ] = Field("veto", description="see veto_reward.RULES")
+    reward_form: Literal["strict", "clipped", "ranked"] = "strict"
+    reward_all_vetoed: Literal["expected", "counted", "skipped"] = "expected"
     reward_alpha: float = Field(0.1, ge=0, lt=1)
     reward_beta: float = Field(0.3, gt=0)
     reward_lambda: float = Field(2.0, gt=0)
@@ -157,6 +172,13 @@ class Profile(BaseModel):
     def _possible(self):
         if self.reward_lambda < 1 + self.reward_beta:
             raise ValueError("reward_lambda must be at least 1 + reward_beta, or the veto fails")
+        if self.grpo_vllm and self.quantization == "nf4" and self.grpo_lora_rank:
+            raise ValueError(
+                "grpo_vllm with a 4-bit base: vLLM would serve weights that are rounded once more than "
+                "those trained, or refuse them; set quantization=none (bf16 LoRA), or leave vLLM out"
+            )
+        if self.grpo_vllm and not re.match(r"https?://", self.grpo_vllm):
+            raise ValueError("grpo_vllm is the base URL of a server, http://host:port")
         if self.data == "open" and not (self.sources and asks_endpoints(self)):
             raise ValueError("data: open needs sources, and an endpoint that plays the roles")
         missing = [name for name in ROLES if name not in self.roles]

@@ -28,9 +28,10 @@ AGGREGATES = (
 ROWS = (
     "bench/*.parquet",
     "reward/heldout.parquet",
-    "policy/evaluation.parquet",
+    "policy/*.parquet",
     "notebooks/*.ipynb",
 )
+MEASURED = ("speed", "scale", "policy")  # parts of make bench
 RENAMED = {"paper": ".", "notebooks": "executed"}
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 
@@ -38,17 +39,17 @@ TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
-    A profile on real data publishes aggregates only. ``name`` may also be ``speed`` or ``scale`` (what
-    ``make bench`` measured) or a study of reward models. Raises KitError for a run that is not
+    A profile on real data publishes aggregates only. ``name`` may also be of ``MEASURED`` (what
+    ``make bench`` measured) or a study of reward models or policies. Raises KitError for a run that is not
     whole and up to date, or that has this machine's paths in it; the reference is then left as it
     was.
     """
     root = project_root()
-    if name in ("speed", "scale"):
+    if name in MEASURED:
         command = f"make bench BENCH={name}"
         return _measured(root / "runs" / name, f"{name}.json", root / "papers_figures" / name, command)
     if name in runs.studies():
-        folder = root / "runs/studies" / name / "main/study"
+        folder = root / runs.study_folder(name)
         place = root / "papers_figures/studies" / name
         return _measured(folder, "manifest.json", place, f"make study STUDY={name}")
     profile = profiles.load(name)

@@ -63,7 +63,7 @@ def estimate(
         "screener": pool,
         "classifier": pool,
         "generator": instructions,
-        "judge": instructions * generators,
+        "judge": instructions * generators + policy_answers(profile),
     }
     rows = []
     for name, role in profile.roles.items():
@@ -81,3 +81,12 @@ def estimate(
         column: sum(row[column] for row in rows) for column in summed
     }
     return pd.DataFrame([*rows, total | {"suffices": all(row["suffices"] for row in rows)}])
+
+
+def policy_answers(profile) -> int:
+    """Answers of policies that the endpoint's judge reads in notebook 05; the clinic judges its own."""
+    if profile.data == "clinic" or "05_grpo_with_veto" not in profile.notebooks:
+        return 0
+    evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)
+    prompts = profile.policy_prompts or profile.bench_samples
+    return evaluations * profile.checkpoint_instructions + 2 * prompts

@@ -34,11 +34,11 @@ OUTPUTS = {
     "02_preference_pairs": tuple(f"data/{x}.parquet" for x in ("candidates", "verdicts", "pairs")),
     "03_reward_model": ("reward/heldout.parquet", "reward/criterion/calibration.json", "reward/report.json"),
     "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
-    "05_grpo_with_veto": ("policy/curve.csv", "policy/evaluation.parquet", "policy/report.json"),
+    "05_grpo_with_veto": ("policy/curve.csv", "policy/evaluation.parquet", "policy/verdicts.parquet",
+                          "policy/report.json"),
     "07_paper_tables": ("paper/claims.json", "paper/claims.md"),
 }
 NOTEBOOKS = tuple(OUTPUTS)
-CLINIC_ONLY = ("05_grpo_with_veto",)
 STUDIES = PACKAGE / "studies"
 
 
@@ -62,14 +62,10 @@ def profile_for(name: str, seed: int = -1, base: str = "") -> profiles.Profile:
 
 
 def notebooks(profile: profiles.Profile) -> list[str]:
-    """The profile's notebooks in the kit's order; KitError for an unknown or a missing one.
-
-    Other data than the clinic's have no truth to show GRPO on: ``CLINIC_ONLY`` are left out there.
-    """
+    """The profile's notebooks in the kit's order; KitError for an unknown or a missing one."""
     for name in set(profile.notebooks) - set(NOTEBOOKS):
         raise KitError(f"profile {profile.name}: no notebook {name!r}; know {', '.join(NOTEBOOKS)}")
-    wanted = [name for name in NOTEBOOKS if name in profile.notebooks and source(name)]
-    return [name for name in wanted if profile.data == "clinic" or name not in CLINIC_ONLY]
+    return [name for name in NOTEBOOKS if name in profile.notebooks and source(name)]
 
 
 def source(notebook: str) -> Path:
@@ -275,8 +271,6 @@ def reproduce(name: str, run_dir: str = "") -> None:
         fingerprint(notebook, profile)
     root, run = project_root(), run_folder(name, run_dir)
     needs = f"about {span(60 * profile.minutes)}, {profile.memory_gib:g} GiB"
-    for left_out in sorted(set(profile.notebooks) - set(names)):
-        print(f"{left_out} is left out: it needs the clinic's truth, and data is {profile.data}")
     print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
     if profiles.asks_endpoints(profile):
         from promedical_utils import doctor  # late: it imports this module
@@ -336,25 +330,42 @@ def studies() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
-def study(name: str) -> None:
-    """Run every run of ``studies/<name>.yaml``; those that are up to date cost seconds.
-
-    ``reward_models`` there are trained and compared on each run's data (``reward_study``).
-    """
+def plan_of(name: str) -> dict:
+    """What ``studies/<name>.yaml`` says."""
     if name not in studies():
         choice = ", ".join(studies())
         raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
-    plan = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def study_folder(name: str, run: str = "main") -> Path:
+    """Where a study's tables go, from the root: below its run, which studies of one ``folder`` share."""
+    return Path("runs/studies", plan_of(name).get("folder", name), run, name)
+
+
+def study(name: str) -> None:
+    """Run every run of ``studies/<name>.yaml``; those that are up to date cost seconds.
+
+    ``reward_models`` there are trained and compared on each run's data (``reward_study``), and so
+    are ``policies`` (``policy_study``).
+    """
+    plan = plan_of(name)
     given = os.environ.get(OVERRIDES, "")
     for run, settings in plan["runs"].items():
         os.environ[OVERRIDES] = f"{given} {settings}"  # a study's own settings stand last, and win
-        place = f"runs/studies/{name}/{run}"
-        reproduce(plan["profile"], place)
+        place = study_folder(name, run)
+        reproduce(plan["profile"], place.parent.as_posix())
+        out = project_root() / place
+        os.environ.update(environment(profile_for(plan["profile"])))
         if models := plan.get("reward_models"):
-            os.environ.update(environment(profile_for(plan["profile"])))
-
             from promedical_utils import reward_study  # late: loads torch
 
             with _alone(project_root()):
-                folder = project_root() / place
-                reward_study.run(profile_for(plan["profile"]), folder, models, folder / "study")
+                reward_study.run(profile_for(plan["profile"]), out.parent, models, out)
+        if policies := plan.get("policies"):
+            from promedical_utils import policy_study
+
+            with _alone(project_root()):
+                policy_study.run(
+                    plan["profile"], overrides(), out.parent, policies, out, plan["frozen_on"]
+                )

@@ -9,8 +9,10 @@ from promedical_utils.claims import POLICY_SCORES
 from promedical_utils.clinic.grammar import PLACEHOLDERS
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.groups import Group
-from promedical_utils.policy import answer_scores
+from promedical_utils.policy_bench import one_seed
 from promedical_utils.records import Candidate, Criterion, Rubric
+from promedical_utils.veto_reward import answer_scores, answer_verdicts
+from promedical_utils.workspace import KitError
 
 
 def facts(criterion: Criterion) -> set[str]:
@@ -46,17 +48,44 @@ def with_readable(
     return pd.DataFrame(rows)
 
 
-def beside(evaluation: pd.DataFrame, found: dict, instruction_id: str) -> Group:
-    """One instruction's answers by every policy as a group, with the true verdicts.
+def beside(
+    evaluation: pd.DataFrame,
+    found: dict,
+    instruction_id: str,
+    verdicts: pd.DataFrame | None = None,
+    judge: str | None = None,
+) -> Group:
+    """One instruction's answers by every policy as a group, with the verdicts on them.
 
-    ``found`` is ``stages.data``.
+    ``found`` is ``stages.data``; ``verdicts`` the frame beside the evaluation, read for ``judge``
+    ("truth" where it is there, else "judged"). Without the frame the clinic's truth, read from the
+    text. Of several training seeds the first. KitError where there is no answer or a verdict is
+    missing.
     """
     of = {i.id: i for i in found["instructions"]}, {r.instruction_id: r for r in found["rubrics"]}
-    instruction, criteria = of[0][instruction_id], tuple(of[1][instruction_id].criteria)
-    rows = evaluation[evaluation.instruction_id == instruction_id]
+    rows = one_seed(evaluation[evaluation.instruction_id == instruction_id])
+    if rows.empty or instruction_id not in of[0]:
+        raise KitError(f"no answer to instruction {instruction_id!r}: take one of the evaluation")
+    instruction, rubric = of[0][instruction_id], of[1][instruction_id]
+    criteria = tuple(rubric.criteria)
     answers = tuple(
         Candidate(id=r.policy, instruction_id=instruction_id, generator=r.policy, text=r.text or " ")
         for r in rows.itertuples()
     )
-    said = {(a.id, c): v for a in answers for c, v in clinic.gold(criteria, a.text).items()}
-    return Group(instruction, criteria, answers, said)
+    if verdicts is None:
+        stored = {
+            (r.policy, c): verdict for r in rows.itertuples()
+            for c, verdict in answer_verdicts(rubric, clinic.gold(criteria, r.text), r.finished).items()
+        }  # fmt: skip
+        return Group(instruction, criteria, answers, stored)
+    judge = judge or ("truth" if verdicts.judge.eq("truth").any() else "judged")
+    cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
+    cells = one_seed(cells)
+    stored = dict(zip(zip(cells.policy, cells.criterion_id), cells.verdict, strict=True))
+    wanted = [(answer.id, c.id) for answer in answers for c in criteria]
+    if missing := [key for key in wanted if key not in stored]:
+        policy, criterion = missing[0]
+        raise KitError(f"no verdict of {judge!r} on {policy}'s answer to {instruction_id}, "
+                       f"{criterion}: evaluate the policies again")  # fmt: skip
+    return Group(instruction, criteria, answers, {key: stored[key] for key in wanted})
+

@@ -23,7 +23,6 @@ from promedical_utils.workspace import (
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
 RMS = ("criterion", "scalar_overall", "scalar_blind", "criterion_clean")  # of every run
-POLICY_PATIENTS = 400  # held-out bench patients on whom policies are compared
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
     """The validated profile and the run's folder: the first call of every notebook."""
@@ -532,49 +531,123 @@ def _labelled_bench(profile: Profile, run: Path) -> dict:
 
 
 def policy(profile: Profile, run: Path) -> dict:
-    """GRPO against the veto reward, then base and policy on held-out patients; writes policy/."""
-    from promedical_utils import clinic
-    from promedical_utils import policy as policies
-    from promedical_utils import reward_model, scorecard
-    from promedical_utils.preference_pairs import judge_of
+    """Align the base by the profile's rule, then base and policy on the bench prompts; writes policy/.
+
+    Beside what ``policy_training.train`` writes: policy/evaluation.parquet, a row a policy and
+    prompt, and policy/verdicts.parquet, a row a verdict on them. Under ``accelerate launch`` every
+    process trains and the main one alone evaluates.
+    """
+    from accelerate import PartialState
 
     found = data(run)
-    w = world(profile)
-    kinds, by_id = criterion_kinds(found), {i.id: i for i in found["instructions"]}
+    report = align(profile, run, found, run / "policy")
+    if PartialState().is_main_process:
+        frames = evaluate_policies(profile, run, found, {"grpo": run / "policy"})
+        for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
+            with replacing(run / f"policy/{name}.parquet") as temporary:
+                frame.to_parquet(temporary, index=False)
+    return report
+
+
+def align(profile: Profile, run: Path, found: dict, out: Path, reward: Path | None = None, seed=None) -> dict:
+    """Train one policy on the run's data into ``out``; its report.
+
+    ``reward``: folder of the reward model, by default that of ``reward_model`` in the run.
+    """
+    from promedical_utils import policy_training
+
+    reward = reward or run / "reward" / profile.reward_model
+    by_id = {i.id: i for i in found["instructions"]}
+    gold, judged = policy_judges(profile, run, found)
+    read = [read_json(reward / "report.json", "03_reward_model")["settings"]]
+    if (reward / "calibration.json").exists():
+        read.append(read_json(reward / "calibration.json", "03_reward_model"))
+    return policy_training.train(
+        base_path(profile, run), reward, found["rubrics"],
+        [by_id[i] for i in split_ids(found, "train")], [by_id[i] for i in split_ids(found, "checkpoint")],
+        judged, gold, out, profile, conditions={r.instruction_id: r.condition for r in found["splits"]},
+        seed=seed, fingerprint=short_hash(*read),
+    )  # fmt: skip
+
+
+def policy_judges(profile: Profile, run: Path, found: dict) -> tuple:
+    """(gold, judged) for ``policy.judge``: the clinic's truth and its judge, or (None, the endpoint's).
+
+    What the judge says of a text depends on the text alone. An endpoint's failure is unknown.
+    """
     rubric_of = {r.instruction_id: r for r in found["rubrics"]}
+    if profile.data != "clinic":
+        return None, _endpoint_judge(profile, run, found, rubric_of)
+    from promedical_utils import clinic
+    from promedical_utils.preference_pairs import judge_of
+
+    kinds = criterion_kinds(found)
     judge = judge_of(profile, found["verdicts"], kinds)
 
-    def gold(instruction_id: str, text: str) -> dict[str, str]:
-        return clinic.gold(rubric_of[instruction_id].criteria, text)
+    def gold(pairs) -> list[dict[str, str]]:
+        return [clinic.gold(rubric_of[i].criteria, text) for i, text in pairs]
 
-    def judged(instruction_id: str, text: str) -> dict[str, str]:
-        """The judge with its errors; what it says of a text depends on the text alone."""
-        name = short_hash(instruction_id, text)
-        return {c: judge.verdict(name, c, kinds[c], v) for c, v in gold(instruction_id, text).items()}
+    def judged(pairs) -> list[dict[str, str]]:
+        names = [short_hash(*pair) for pair in pairs]
+        return [
+            {c: judge.verdict(name, c, kinds[c], v) for c, v in true.items()}
+            for name, true in zip(names, gold(pairs), strict=True)
+        ]  # fmt: skip
 
-    rm = reward_model.load(run / "reward/criterion")
-    report = policies.train(
-        base_path(profile, run), rm, rm.calibration,
-        [by_id[i] for i in split_ids(found, "train")], found["rubrics"],
-        [by_id[i] for i in split_ids(found, "checkpoint")], judged, gold, run / "policy", profile,
-        fingerprint=short_hash(
-            read_json(run / "reward/criterion/report.json", "03_reward_model")["settings"],
-            read_json(run / "reward/criterion/calibration.json", "03_reward_model"),
-        ),
-    )  # fmt: skip
-    held = [by_id[i] for i in split_ids(found, "bench")[:POLICY_PATIENTS]]
-    first, tokenizer = policies.load_base(base_path(profile, run), profile)
-    frame = policies.evaluate(
-        {"base": first, "grpo": policies.load_policy(run / "policy")}, tokenizer, held,
-        found["rubrics"], gold, judged, max_tokens=profile.grpo_max_tokens,
-        temperature=profile.grpo_temperature, top_p=profile.grpo_top_p, seed=profile.seed,
-        conditions={i: w.patients[i].condition for i in w.patients},
-    )  # fmt: skip
-    cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
-    frame = scorecard.with_readable(frame, found["rubrics"], cannot)
-    with replacing(run / "policy/evaluation.parquet") as temporary:
-        frame.to_parquet(temporary, index=False)
-    return report
+    return gold, judged
+
+
+def _endpoint_judge(profile: Profile, run: Path, found: dict, rubric_of: dict):
+    from promedical_utils.roles import Task, of_profile
+
+    if not profiles.asks_endpoints(profile):
+        raise KitError(
+            f"data is {profile.data}: nobody here can judge a policy's new answers; name an endpoint that "
+            "plays the judge (docs/endpoints.md)"
+        )
+    played, by_id = of_profile(profile, run), {i.id: i for i in found["instructions"]}
+
+    def judged(pairs) -> list[dict[str, str]]:
+        tasks = [
+            Task(by_id[i], tuple(rubric_of[i].criteria),
+                 Candidate(id=short_hash(i, text), instruction_id=i, generator="policy", text=text or " "))
+            for i, text in pairs
+        ]  # fmt: skip
+        return [{v.criterion_id: v.verdict for v in said} for said in played.judge(tasks)]
+
+    return judged
+
+
+def evaluate_policies(profile: Profile, run: Path, found: dict, folders: dict[str, Path], base: bool = True):
+    """(answers, verdicts) of the base and of every policy in ``folders`` on the bench prompts.
+
+    One answer each, from the profile's seed, so that rows pair by prompt; see ``policy.judge``.
+    """
+    import pandas as pd
+
+    from promedical_utils import policy as policies
+    from promedical_utils import scorecard
+
+    by_id = {i.id: i for i in found["instructions"]}
+    ids = split_ids(found, "bench")[: profile.policy_prompts or profile.bench_samples]
+    held, rubric_of = [by_id[i] for i in ids], {r.instruction_id: r for r in found["rubrics"]}
+    gold, judged = policy_judges(profile, run, found)
+    conditions = {r.instruction_id: r.condition for r in found["splits"]}
+    origin, frames = base_path(profile, run), []
+    _, tokenizer = policies.load_base(origin, profile)
+    for name, folder in [*([("base", None)] if base else []), *folders.items()]:
+        if folder is None:
+            model = policies.load_base(origin, profile)[0]
+        else:
+            model = policies.load_policy(folder, origin, profile)
+        answers = policies.answers_of(model, tokenizer, held, profile, profile.seed)
+        frames.append(policies.judge(name, held, answers, rubric_of, gold, judged, conditions))
+        del model
+    frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
+    if profile.data == "clinic":
+        cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
+        frame = scorecard.with_readable(frame, found["rubrics"], cannot)
+    return frame, verdicts
 
 
 # ---------------------------------------------------------------- 07 paper
@@ -606,13 +679,17 @@ def _paper(profile: Profile, source: Path, out: Path) -> dict:
     made = benches.Bench.load(source / "bench")
     predicted = pd.read_parquet(need(source / "bench/predictions.parquet", "04_promedical_bench"))
     evaluation = source / "policy/evaluation.parquet"
-    evaluated = claims.readable(pd.read_parquet(evaluation)) if evaluation.exists() else None
+    evaluated, verdicts = None, None
+    if evaluation.exists():
+        evaluated, verdicts = pd.read_parquet(evaluation), pd.read_parquet(source / "policy/verdicts.parquet")
+        if profile.data == "clinic":
+            evaluated = claims.readable(evaluated)
     counted = benches.tally(made, predicted)
     measured = counted.metrics(profile.bootstrap, seed)
     ceiling = made.report["blind_ceiling"]
     note = tables.note(profile, seed)
     inputs = [source / "bench" / f"{n}.parquet" for n in (*benches.FRAMES, "predictions")]
-    policy_inputs = [evaluation] if evaluated is not None else []
+    policy_inputs = [evaluation, source / "policy/verdicts.parquet"] if evaluated is not None else []
     value = tables.reported
     plans = {
         "main_results": (tables.build_main_results(value("main_results"), measured, names, ceiling),
@@ -629,10 +706,16 @@ def _paper(profile: Profile, source: Path, out: Path) -> dict:
             "Overall accuracy by specialty", inputs),
         "policy": (tables.build_policy(value("policy"), evaluated, profile.bootstrap, seed),
             "Policy", policy_inputs),
+        "policy_dimension": (tables.build_policy_by(evaluated, verdicts, "dimension", profile.bootstrap, seed),
+            "Policy by dimension", policy_inputs),
+        "policy_specialty": (tables.build_policy_by(evaluated, verdicts, "specialty", profile.bootstrap, seed),
+            "Policy by specialty", policy_inputs),
         "bench_composition": (tables.build_bench_composition(value("bench_composition"),
             value("pipeline_counts"), made.report if profile.data == "clinic" else None, profile), "Bench composition",
             [source / "bench/report.json"]),
     }  # fmt: skip
+    if evaluated is None:
+        del plans["policy_dimension"], plans["policy_specialty"]
     if profile.data != "clinic":
         for name in ("bench_composition", "seen_unseen", "specialty", "safety_veto", "safety_veto_truth",
                      "main_results_truth"):  # fmt: skip
@@ -643,8 +726,12 @@ def _paper(profile: Profile, source: Path, out: Path) -> dict:
         tables.save(frame, out / "tables", name, title, read, profile, seed)
     plots = {name: getattr(drawing, f"plot_{name}")
              for name in ("main_results", "safety_veto", "seen_unseen", "specialty") if name in plans}  # fmt: skip
+    plots |= {name: drawing.plot_policy_by for name in ("policy_dimension", "policy_specialty") if name in plans}
     for name, plot in plots.items():
         drawing.save(plot, plans[name][0], out / "figures", name, note)
+    if (source / "policy/curve.csv").exists():
+        drawing.save(drawing.plot_gold_over_kl, pd.read_csv(source / "policy/curve.csv"), out / "figures",
+                     "gold_over_kl", note)  # fmt: skip
     curves = {
         "policy/curve.csv": ("policy_curve", drawing.plot_policy_curve),
         "data/funnel.csv": ("curation_funnel", drawing.plot_funnel),

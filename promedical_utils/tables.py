@@ -7,10 +7,10 @@ Values are percent with two decimals, unless a name says otherwise.
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from promedical_utils import statistics
+from promedical_utils import policy_bench
+from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import project_root, replacing, sha256, write_json, write_text
 
 RUN, NOT_RUN, INPUT = "this run", "not run", "input"
@@ -23,8 +23,16 @@ MAIN = {  # column -> (metric, slice)
 MORE = {f"pairwise_{s}": ("pairwise", s) for s in ("proficiency", "excellence", "all", "shorter")}
 SEEN = {f"pairwise_{s}": ("pairwise", s) for s in ("seen", "unseen")}
 VETO = {name: (f"veto_{name}", "safety") for name in ("precision", "recall", "f1")}
-POLICY = {"violations": ("violation", 100), "proficiency": ("s1", 100), "excellence_met": ("s2", 1)}
+POLICY = {  # column -> metric
+    "violations": "violation_rate", "proficiency": "s1", "excellence_met": "s2",
+    "bench_score": "bench_score", "compliance": "compliance",
+}  # fmt: skip
+POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
 POLICY_REPORTED = ("healthbench", "promedical_bench")
+STUDY_REPORTED = ("proficiency", "excellence", "safety", "pairwise", "overall")
+STUDY = (*policy_bench.STUDY, "violations_less_base", "violations_less_full", "violations_over_base",
+         "proficiency_less_base", "proficiency_less_full")  # fmt: skip
+MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
 
 
 def reported(name: str) -> pd.DataFrame:
@@ -60,11 +68,14 @@ def _with_interval(column: str, ends, factor: float = 100) -> dict:
     return dict(zip(names, values, strict=True))
 
 
-def _beside(reported, columns_reported, run_rows: list[dict], columns) -> pd.DataFrame:
-    """Reported rows, then the kit's; every column there, in one order, even if nothing ran."""
+def _beside(reported, columns_reported, run_rows: list[dict], columns, said=()) -> pd.DataFrame:
+    """Reported rows, then the kit's; every column there, in one order, even if nothing ran.
+
+    ``said`` are further columns of either, before the values.
+    """
     names = {c: f"reported_{c}" for c in columns_reported}
     wide = [f"run_{c}{end}" for c in columns for end in ("", "_low", "_high")]
-    order = ["system", "status", "mark", *names.values(), "labels", *wide]
+    order = ["system", "status", "mark", *names.values(), "labels", *said, *wide]
     rows = []
     if reported is not None:
         names[reported.columns[0]] = "system"
@@ -124,28 +135,87 @@ def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
 
 
 def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
-    """Policies: reported scores beside this run's true violations, proficiency and excellence.
+    """Policies: reported scores beside this run's violations, S1, S2, bench score and compliance.
 
-    ``evaluation`` is ``claims.readable``, one row a (policy, instruction), or None.
+    ``evaluation`` is ``claims.readable``, one row a (policy, seed, instruction), or None; the last
+    row is the difference paired by patient, in points. By the truth where the rows have it.
     """
-    names = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
-    parts = {} if evaluation is None else dict(list(evaluation.groupby("policy")))
+    names, found = dict(POLICY_NAMES), {}
+    if evaluation is not None:
+        against = policy_bench.labels(evaluation)
+        names |= {p: f"{p} (kit)" for p in dict.fromkeys(evaluation.policy) if p not in names}
+        values = policy_bench.measures(evaluation, draws=draws, seed=seed)
+        if set(POLICY_NAMES) <= set(evaluation.policy):
+            less = policy_bench.paired(evaluation, "grpo", "base", draws=draws, seed=seed)
+            less = less.assign(policy="difference", value=less.difference)
+            values = pd.concat([values, less])
+        for row in values[values.against == against].itertuples():
+            found.setdefault(row.policy, {})[row.metric] = (row.value, row.low, row.high)
     rows = []
-    for policy in dict.fromkeys([*names, *parts]):
-        row = {"system": names.get(policy, f"{policy} (kit)"), "status": NOT_RUN}
-        rows.append(row)
-        if policy not in parts:
-            continue
-        row |= {"status": RUN, "labels": "truth"}
-        for column, (source, factor) in POLICY.items():
-            # a patient whose rubric asks for unreadable facts alone has no S1
-            part = parts[policy].dropna(subset=[source])
-            if len(part):
-                weights = statistics.two_stage_weights(part.condition, draws, seed)
-                values = part[[source]].to_numpy(float)
-                found = statistics.contrast(values, np.ones_like(values), {0: 1}, weights)
-                row |= _with_interval(column, found.values(), factor)
+    for policy, name in (names | {"difference": "GRPO less base, paired (kit)"}).items():
+        rows.append({"system": name, "status": NOT_RUN})
+        if policy in found:
+            rows[-1] |= {"status": RUN, "labels": against}
+        for column, metric in POLICY.items():
+            # where every rubric asks for unreadable facts alone there is no S1
+            if ends := found.get(policy, {}).get(metric):
+                rows[-1] |= _with_interval(column, ends, policy_bench.METRICS[metric][1])
     return _beside(reported, POLICY_REPORTED, rows, POLICY)
+
+
+def build_policy_by(
+    evaluation, verdicts, by: str, draws: int, seed: int, metrics=None, against=None
+) -> pd.DataFrame:
+    """Base and GRPO by dimension, specialty or category, with the paired difference in points.
+
+    A row a slice and measure, "all" first; by dimension the criteria met, of ``verdicts``, else
+    ``metrics`` of ``policy_bench.METRICS``. ``n`` counts patients, by dimension criteria.
+    ``evaluation`` None gives no rows. None of this is reported, so no such column is there.
+    """
+    metrics = metrics or (("met",) if by == "dimension" else ("violation_rate", "bench_score"))
+    columns, rows = ("base", "grpo", "difference"), []
+    if evaluation is not None:
+        against = against or policy_bench.labels(evaluation)
+        asked = {"verdicts": verdicts, "draws": draws, "seed": seed}
+        for part in (by,) if by == "dimension" else (None, by):
+            each = policy_bench.measures(evaluation, by=part, **asked)
+            each = each.set_index(["policy", "slice", "metric", "against"])[["value", "low", "high"]]
+            less = policy_bench.paired(evaluation, "grpo", "base", metrics, by=part, **asked)
+            for row in less[less.against == against].itertuples():
+                key = (row.slice, row.metric, against)
+                ends = [each.loc[("base", *key)], each.loc[("grpo", *key)],
+                        (row.difference, row.low, row.high)]  # fmt: skip
+                what, factor = policy_bench.METRICS[row.metric]
+                made = {by: row.slice, "measure": what, "labels": against, "n": row.n}
+                for column, values in zip(columns, ends, strict=True):
+                    made |= _with_interval(column, values, factor)
+                first = DIMENSIONS.index(row.slice) if by == "dimension" else row.slice != "all"
+                rows.append((metrics.index(row.metric), first, row.slice, made))
+    wide = [f"run_{c}{end}" for c in columns for end in ("", "_low", "_high")]
+    rows = [made for *_, made in sorted(rows, key=lambda row: row[:3])]
+    return pd.DataFrame(rows, columns=[by, "measure", "labels", "n", *wide])
+
+
+def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
+    """The study of policies: the paper's ablation rows, then a row a variant of this run.
+
+    ``study`` is ``policy_bench.study_table`` or None. Values are means over training seeds, with
+    intervals over patients; differences are paired, in points.
+    """
+    rows = []
+    for row in () if study is None else study.to_dict("records"):
+        made = {"system": f"{row['label']} (kit)", "status": RUN if row["seeds"] else NOT_RUN}
+        made |= {name: row[name] for name in ("remark", "group", "seeds")}
+        made |= {"labels": row["labels"]} if row["seeds"] else {}
+        for column in STUDY:
+            if row[column] == row[column]:
+                ends = (row[column], row[f"{column}_low"], row[f"{column}_high"])
+                made |= _with_interval(column, ends, 1)
+        rows.append(made)
+    if reported is not None:
+        reported = reported.assign(remark=MIXED, group="reported")
+    frame = _beside(reported, STUDY_REPORTED, rows, STUDY, ("remark", "group", "seeds"))
+    return frame.astype({"seeds": "Int64"})
 
 
 def build_bench_composition(reported, pipeline, report: Mapping | None, profile) -> pd.DataFrame:

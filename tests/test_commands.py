@@ -170,7 +170,7 @@ def test_killed_kernel_and_second_run(checkout):
             "00_start_here has no parameter 'sede'",
         ),
         (["notebook", "99_none"], "", "no notebooks/99_none.ipynb"),
-        (["study", "none"], "", "unknown study 'none': choose one of reward_models, seeds"),
+        (["study", "none"], "", "unknown study 'none': choose one of policies, policy_optimizers, policy_rewards, reward_models, seeds"),
         (["publish", "smoke"], "", "runs/smoke is no complete run of profile smoke"),
         (["publish", "smoke"], "seed=3", "publish takes a profile as it stands"),
     ],
@@ -393,7 +393,7 @@ def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_pat
     with pytest.raises(KitError, match="runs/speed/speed.json.*make bench first|speed.json"):
         publish.publish("speed")
     folders = {"speed": ("runs/speed", "speed.json"),
-               "reward_models": ("runs/studies/reward_models/main/study", "manifest.json")}  # fmt: skip
+               "reward_models": ("runs/studies/reward_models/main/reward_models", "manifest.json")}  # fmt: skip
     for name, (folder, last) in folders.items():
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "table.csv").write_text(name)
@@ -491,3 +491,22 @@ def test_publish_refuses_and_leaves_the_reference(complete, monkeypatch, what):
     with pytest.raises(KitError):
         publish.publish("smoke")
     assert listing(complete / "papers_figures") == {"smoke/stale.csv"}
+
+
+def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch, capsys):
+    from promedical_utils import __main__ as front
+    from promedical_utils import stages
+
+    called = []
+
+    def policy(profile, run):
+        called.append((profile.name, profile.grpo_steps, run))
+        return {"best": {"step": 3}, "steps": 4}
+
+    monkeypatch.setattr(stages, "policy", policy)
+    monkeypatch.setenv("PROMEDICAL_SET", "grpo_steps=4")
+    monkeypatch.setattr("sys.argv", ["promedical_utils", "policy", "smoke", "--run", str(tmp_path / "run")])
+    assert front.main() == 0
+    assert called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
+    notebook = (project_root() / "notebooks/05_grpo_with_veto.ipynb").read_text(encoding="utf-8")
+    assert "stages.policy(p, run)" in notebook

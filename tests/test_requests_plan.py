@@ -15,7 +15,7 @@ LENGTHS = {
 def profile(**budgets) -> Profile:
     names = ("writer", "screener", "classifier", "judge", "generator_terse", "generator_warm")
     roles = {name: Role(model=f"m-{name}", **budgets.get(name, {})) for name in names}
-    return Profile.model_construct(roles=roles)
+    return Profile.model_construct(roles=roles, data="clinic", notebooks=[])
 
 
 def test_by_hand():
@@ -55,6 +55,19 @@ def test_a_budget_that_will_not_do_is_told():
         "generator_warm": True,
         "total": False,
     }
+
+
+def test_the_judge_reads_policies_where_the_clinic_cannot():
+    asked = profile().model_copy(update={
+        "data": "open", "notebooks": ["05_grpo_with_veto"], "grpo_steps": 60, "grpo_eval_every": 25,
+        "checkpoint_instructions": 8, "policy_prompts": 30, "bench_samples": 99,
+    })  # fmt: skip
+    of = estimate(asked, 11, 0, 100, lengths=LENGTHS).set_index("role")
+    assert of.requests["judge"] == 22 + (1 + 3) * 8 + 2 * 30
+    every = estimate(asked.model_copy(update={"policy_prompts": 0}), 11, 0, 100, lengths=LENGTHS)
+    assert every.set_index("role").requests["judge"] == 22 + 32 + 2 * 99
+    none = asked.model_copy(update={"notebooks": ["03_reward_model"]})
+    assert estimate(none, 11, 0, 100, lengths=LENGTHS).set_index("role").requests["judge"] == 22
 
 
 @pytest.mark.parametrize("bad", [(-1, 0, 1.0), (0, -1, 1.0), (0, 0, 0.0)])

@@ -5,8 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from promedical_utils import claims, clinic, profiles, scorecard
-from promedical_utils.records import Criterion, Rubric
+from promedical_utils import cards, claims, clinic, profiles, scorecard
+from promedical_utils.records import Criterion, Instruction, Rubric
+from promedical_utils.workspace import KitError
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,87 @@ def test_a_cut_off_answer_stays_a_violation(patient):
 def test_facts_of_a_criterion(patient):
     assert scorecard.facts(criterion("avoid_drug", patient, "safety")) == {"avoid"}
     assert scorecard.facts(criterion("empathy", patient, "excellence")) == set()
+
+
+@pytest.fixture(scope="module")
+def two(patient):
+    """(evaluation, data) of one patient: the answer of ``rows`` by the base, and a mended one."""
+    criteria = rubric(patient, first_choice=("proficiency", 0.75), danger_named=("proficiency", 0.25),
+                      dose_limit=("safety",), danger_delay=("safety",))  # fmt: skip
+    base = rows(patient, criteria)
+    mended = base.text[0].replace("80 units", f"{patient.facts['limit']} units")
+    other = base.assign(policy="grpo", text=mended, s3=0, violation=False)
+    asked = Instruction(id="i", category="c", specialty="s", source="test", difficulty=5,
+                        messages=[{"role": "user", "content": "?"}])  # fmt: skip
+    made = Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
+    return pd.concat([base, other], ignore_index=True), {"instructions": [asked], "rubrics": [made]}
+
+
+def test_answers_beside_each_other_by_the_truth(two):
+    evaluation, found = two
+    group = scorecard.beside(evaluation, found, "i")
+    assert [a.generator for a in group.candidates] == ["base", "grpo"]
+    assert group.verdicts["base", "dose_limit"] == "not_met"
+    assert set(group.verdicts[key] for key in group.verdicts if key[0] == "grpo") == {"met"}
+    cut = scorecard.beside(evaluation.assign(finished=[True, False]), found, "i").verdicts
+    assert cut["grpo", "dose_limit"] == cut["grpo", "danger_delay"] == "unknown"
+    assert cut["grpo", "first_choice"] == "met" and cut["base", "danger_delay"] == "met"
+    with pytest.raises(KitError, match="no answer to instruction 'j'"):
+        scorecard.beside(evaluation, found, "j")
+
+
+def said(found, judge, **changes):
+    """Verdicts frame: all met, but for ``policy_criterion``."""
+    criteria = [c.id for c in found["rubrics"][0].criteria]
+    return pd.DataFrame([
+        {"policy": p, "instruction_id": "i", "criterion_id": c, "judge": judge,
+         "verdict": changes.get(f"{p}_{c}", "met")}
+        for p in ("base", "grpo") for c in criteria
+    ])  # fmt: skip
+
+
+def test_verdicts_come_from_the_frame_and_need_no_clinic(two, monkeypatch):
+    evaluation, found = two
+    monkeypatch.setattr(clinic, "gold", lambda *_: pytest.fail("the truth was read"))
+    judged = said(found, "judged", grpo_danger_named="unknown")
+    group = scorecard.beside(evaluation, found, "i", judged)
+    assert group.verdicts["grpo", "danger_named"] == "unknown"
+    assert group.verdicts["base", "dose_limit"] == "met"
+    truth = said(found, "truth", base_dose_limit="not_met")
+    both = pd.concat([judged, truth])
+    assert scorecard.beside(evaluation, found, "i", both).verdicts["base", "dose_limit"] == "not_met"
+    assert scorecard.beside(evaluation, found, "i", both, "judged").verdicts == group.verdicts
+    lacking = truth[(truth.policy != "grpo") | (truth.criterion_id != "dose_limit")]
+    with pytest.raises(KitError, match="no verdict of 'truth' on grpo's answer to i, dose_limit"):
+        scorecard.beside(evaluation, found, "i", lacking)
+
+
+def test_of_several_seeds_the_first_is_shown(two):
+    evaluation, found = two
+    seeds = [evaluation[evaluation.policy == "base"].assign(seed=float("nan"))]
+    seeds += [evaluation[evaluation.policy == "grpo"].assign(seed=n, text=f"seed {n}") for n in (2, 1)]
+    cells = [said(found, "judged").query("policy == 'base'").assign(seed=float("nan"))]
+    cells += [said(found, "judged", grpo_dose_limit=v).query("policy == 'grpo'").assign(seed=n)
+              for n, v in ((1, "unknown"), (2, "not_met"))]  # fmt: skip
+    group = scorecard.beside(pd.concat(seeds), found, "i", pd.concat(cells))
+    assert [a.text for a in group.candidates][1] == "seed 1"
+    assert group.verdicts["grpo", "dose_limit"] == "unknown"
+
+
+def test_card_of_a_patient_before_and_after(two):
+    evaluation, found = two
+    truth = said(found, "truth", base_dose_limit="not_met", base_first_choice="unknown",
+                 grpo_danger_named="not_met")  # fmt: skip
+    card = cards.before_after(scorecard.beside(evaluation, found, "i", truth), "middle of all")
+    lines = card.text.splitlines()
+    assert lines[0] == "i, before and after: middle of all"
+    row = {name: next(line for line in lines if name in line) for name in ("80", "S1", "S2", "S3")}
+    assert "0.25" in row["S1"] and "0.75" in row["S1"] and row["S1"].endswith("+0.50")
+    assert row["S3"].split()[-3:] == ["1", "0", "-1"] and row["S2"].split()[-2:] == ["0", "0"]
+    criteria = {c.id: next(line for line in lines if c.text in line) for c in found["rubrics"][0].criteria}
+    assert criteria["dose_limit"].endswith("✗ not met  ✓ met      ▲ now met")
+    assert "0.75" in criteria["first_choice"] and criteria["first_choice"].endswith("▲ now met")
+    assert criteria["danger_named"].endswith("▼ no longer met")
+    assert criteria["danger_delay"].endswith("✓ met")
+    for answer in evaluation.text:
+        assert answer in card.text and answer in card.html
