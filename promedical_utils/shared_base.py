@@ -92,7 +92,9 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
     if base.config._attn_implementation not in MASKED_4D or repacks and base.device.type == "cpu":
         raise KitError("the policy's base cannot be read as the reward model's: use shared_base.load")
     weights = load_peft_weights(str(path), device="cpu")
-    head = weights.pop(HEAD)
+    head = weights.pop(HEAD, None)
+    if head is None:
+        raise KitError(f"the adapter in {shown(path)} has no score head: train it again")
     score = torch.nn.Linear(head.shape[1], head.shape[0], bias=False, device="meta")  # draws nothing
     score.load_state_dict({"weight": head.float().to(base.device)}, assign=True)
     model = _Reader(policy_model, _parts(policy_model, path, weights), score)
@@ -109,7 +111,7 @@ def reference(policy_model: PeftModel):
     Unlike PEFT's ``disable_adapter`` it leaves ``requires_grad`` alone, so that a frozen policy
     stays one.
     """
-    return _reading(policy_model, None)
+    return _reading(policy_model, ())
 
 
 def in_full(policy_model: torch.nn.Module) -> None:
@@ -155,7 +157,7 @@ class _Reader(torch.nn.Module):
 
 @contextlib.contextmanager
 def _reading(policy_model: PeftModel, parts):
-    """Inside, the layers read the adapter made of ``parts`` alone (None: the base alone).
+    """Inside, the layers read the adapter made of ``parts`` alone, or without any the base alone.
 
     Afterwards they read what they did before. PEFT's own switches also set ``requires_grad`` of
     every adapter, and what is listed there is in every checkpoint.
@@ -166,8 +168,8 @@ def _reading(policy_model: PeftModel, parts):
     before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
     try:
         for layer in layers:
-            layer._active_adapter, layer._disable_adapters = [NAME], parts is None
-        for layer, a, b, scaling in parts or ():
+            layer._active_adapter, layer._disable_adapters = [NAME], not parts
+        for layer, a, b, scaling in parts:
             layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME] = a, b, scaling
             layer.lora_dropout[NAME] = torch.nn.Identity()
         yield

@@ -4,6 +4,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 from endpoints_clinic import QUICK
 
 from promedical_utils import clinic, figures, preference_pairs, profiles, records, review, sources, stages
@@ -70,6 +71,18 @@ def test_open_questions_without_a_key_end_in_pairs_and_physicians_can_join(tmp_p
         assert made["training_pairs"] > 30 and made["unanswered"] == {}
         splits = [row.split for row in stages.data(tmp_path / "run")["splits"]]
         assert [splits.count(s) for s in ("train", "calibration", "checkpoint", "bench")] == [20, 6, 2, 6]
+
+        # a policy's answers are read by the endpoint's judge, criterion by criterion; there is no truth
+        found = stages.data(tmp_path / "run")
+        gold, judged = stages.policy_judges(gpu(), tmp_path / "run", found)
+        some, stored = found["candidates"][:3], {}
+        for v in found["verdicts"]:
+            stored.setdefault(v.candidate_id, {})[v.criterion_id] = v.verdict
+        assert gold is None and judged([(c.instruction_id, c.text) for c in some]) == [
+            stored[c.id] for c in some
+        ]
+        with pytest.raises(KitError, match="nobody here can judge"):
+            stages.policy_judges(profiles.load("real"), tmp_path / "run", found)
 
         people = gpu(reviewers=["ann", "bob"])
         for _ in range(20):

@@ -161,6 +161,7 @@ def test_the_policy_is_that_of_a_model_of_its_own(trained, tiny_base, tiny_group
     # the plain base's weights, as they are stored: the same bytes, and the head is not quantised
     mine, theirs = model.get_base_model(), alone.get_base_model()
     assert mine.lm_head.weight.dtype == torch.float32
+    assert mine.config._attn_implementation == packing.ATTENTION  # half the work of a long answer
     assert mine.lm_head.weight is mine.model.embed_tokens.weight
     stored = dict(mine.named_parameters())
     assert all(torch.equal(p, stored.pop(n)) for n, p in theirs.named_parameters()) and not stored
@@ -242,6 +243,8 @@ def test_gradients_know_nothing_of_a_scoring_in_between(
         assert all(torch.equal(a, b) for a, b in zip(gradients(between), found, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(gradients(lambda: None), found, strict=True))
     assert all(p.grad is None for p in shared.model.parameters())
+    alone = packing.collate([packing.Packed([5, 6, 7], [3])], 0)
+    assert not shared.model(**alone).logits.requires_grad  # whoever calls it, wherever
     with torch.autocast("cpu", dtype=torch.bfloat16):
         again = shared.score_groups(tiny_groups[:3]).score
     assert (again == scores[0]).all() and model.training
@@ -287,6 +290,7 @@ def test_attaching_changes_nothing_of_the_policy(trained, tiny_base, tiny_groups
             assert flags == {n for n, flag in before["grads"].items() if flag}
             assert state(model)["active"] == before["active"]
             assert not [n for n, _ in model.named_modules() if "reward" in n]
+            assert {tuple(active) for active, _ in state(model)["layers"]} == {("default",)}
             assert not any(p.requires_grad for p in shared.model.parameters())
             found = shared.score_groups(tiny_groups[:2]).score
         assert near(found.tolist(), rm.load(trained / "nf4").score_groups(tiny_groups[:2]).score.tolist())
@@ -357,7 +361,7 @@ def test_what_cannot_be_shared_is_refused_and_said(
     broken = shutil.copytree(trained / "nf4", tmp_path / "broken")
     file = broken / "adapter_model.safetensors"
     weights = load_file(file)
-    gone = next(n for n in weights if "lora_A" in n)
+    gone = next(n for n in weights if "layers.0" in n and "lora_A" in n)
     save_file({n.replace("layers.1", "layers.9"): w for n, w in weights.items()}, file)
     model = on()
     before = logps(model)
@@ -365,8 +369,14 @@ def test_what_cannot_be_shared_is_refused_and_said(
     report["base"]["folder"] = "elsewhere"  # where it is does not matter, what it is does
     (broken / "report.json").write_text(json.dumps(report))
     refused(model, broken, "does not fit")
-    save_file({n: w for n, w in weights.items() if n != gone}, file)
-    refused(model, broken, "does not fit")
+    save_file({n: w for n, w in weights.items() if "score" not in n}, file)
+    refused(model, broken, "no score head")
+    for misfit in (
+        {n: w for n, w in weights.items() if n != gone},
+        weights | {gone.replace("layers.0", "layers.9"): weights[gone].clone()},
+    ):
+        save_file(misfit, file)
+        refused(model, broken, "does not fit")
     assert torch.equal(logps(model), before) and list(model.peft_config) == ["default"]
 
 
