@@ -170,13 +170,14 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
 def plot_external(df: pd.DataFrame) -> Figure:
     """RM pairwise accuracy outside, a panel a set, from ``tables.build_external``.
 
-    A row a system; colour and marker are the text that the RM is given. The reported panel first.
+    A row a system; colour and marker are the text that the RM is given. The reported panel first; a
+    set that did not run has none.
     """
     given = {"q": ("Q", GREY, "s", 0.2), "q_criteria": ("Q + criteria", BLUE, "o", 0.0),
              "q_sub": ("Q + sub-criteria", GREEN, "D", -0.2)}  # fmt: skip
     values = [f"{who}_{column}" for who in ("reported", "run") for column in given]
     df = df[df[values].notna().any(axis=1)]
-    sets = list(dict.fromkeys(df["set"])) or ["reported"]
+    sets = list(dict.fromkeys(df["set"]))
     sizes = [max(1, (df["set"] == name).sum()) for name in sets]
     figure = Figure(figsize=(7.5, 1.2 + 0.62 * len(sets) + 0.34 * sum(sizes)), layout="constrained")
     axes = figure.subplots(len(sets), 1, squeeze=False, sharex=True,
@@ -189,6 +190,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
         pairs = part.pairs.dropna()
         count = f", {int(pairs.max()):,} pairs" if len(pairs) else ""
         axis.set_title(f"{name}{count}", fontsize=9, loc="left")
+        axis.grid(False, axis="y")
         axis.axvline(50, color=GREY, lw=0.8, ls=":")
     axes[-1].set_xlabel("pairs ordered rightly (%); reported hollow, this run filled with its 95 % interval")
     _legend(figure, {label: {"marker": m, "color": c} for label, c, m, _ in given.values()})

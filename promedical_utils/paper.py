@@ -22,11 +22,12 @@ from promedical_utils.workspace import need, project_root, read_json, shown
 
 BENCH = (*(f"bench/{name}.parquet" for name in (*benches.FRAMES, "predictions")), "bench/report.json")
 POLICY = ("policy/evaluation.parquet", "policy/verdicts.parquet")
+EXTERNAL = ("external/predictions.parquet", "external/report.json")
 CALIBRATIONS = "reward/*/calibration.json"
 WRITTEN_BY = {  # first folder of a file -> the notebook that writes it
     "data": "01_rubrics or 02_preference_pairs", "reward": "03_reward_model",
     "bench": "04_promedical_bench", "policy": "05_grpo_with_veto",
-    "external": "06_external_generalization",
+    "external": "06_external_generalization", "healthbench": "07_paper_tables",
 }  # fmt: skip
 POLICY_STUDIES = ("policies", "policy_optimizers")
 STUDY_FILES = ("reward_models/results.csv",
@@ -91,6 +92,16 @@ class Run:
         fitted = {path.parent.name: calibration.Calibration.load(path)
                   for path in sorted(self.source.glob(CALIBRATIONS))}  # fmt: skip
         return calibration_rows(self.bench, self.predicted, fitted, self.table("reward/heldout.parquet"))
+
+    @cached_property
+    def outside(self) -> pd.DataFrame | None:
+        return self.table("external/predictions.parquet")
+
+    @cached_property
+    def healthbench(self) -> dict:
+        from promedical_utils import healthbench
+
+        return healthbench.policy_column(self.profile, self.source)
 
     @cached_property
     def studied(self) -> pd.DataFrame:
@@ -256,6 +267,20 @@ def _by_source(run: Run) -> pd.DataFrame:
     return tables.build_by_source(pd.concat(parts), run.names)
 
 
+def _external(run: Run) -> pd.DataFrame:
+    from promedical_utils import generalization
+
+    found, path, report = None, run.source / "external/report.json", None
+    if run.outside is not None and path.exists():
+        found, report = generalization.measures(run.outside, **run.settings), read_json(path, "06")
+    return tables.build_external(reported("external"), found, report, run.names)
+
+
+def _rewardbench(run: Run) -> pd.DataFrame:
+    found = None if run.outside is None else tables.subsets(run.outside, **run.settings)
+    return tables.build_medical_rewardbench(reported("ultramedical_rewardbench"), found, run.names)
+
+
 TABLES = {
     "main_results": Table("Main results", tables.build_main_results,
         lambda run: _main(run, "adjudicated"), needs=BENCH, reported=("main_results",)),
@@ -276,12 +301,17 @@ TABLES = {
         lambda run: tables.build_calibration(run.calibrated, run.names),
         key=("system", "dimension", "where"), needs=(*BENCH, "reward/criterion/calibration.json"),
         reads=(CALIBRATIONS, "reward/heldout.parquet"), data=CLINIC),
+    "external": Table("External generalization, RM pairwise accuracy", tables.build_external, _external,
+        key=("set", "system"), reads=EXTERNAL, reported=("external",)),
+    "medical_rewardbench": Table("Medical RewardBench", tables.build_medical_rewardbench, _rewardbench,
+        reads=EXTERNAL[:1], reported=("ultramedical_rewardbench",)),
     "ablation": Table("Ablation", tables.build_ablation,
         lambda run: tables.build_ablation(reported("ablation"), run.studied),
         key=("ablation", "system", "study"), reported=("ablation",), studies=STUDY_FILES),
     "policy": Table("Policy", tables.build_policy,
-        lambda run: tables.build_policy(reported("policy"), run.evaluated, **run.settings),
-        reads=POLICY[:1], reported=("policy",)),
+        lambda run: tables.build_policy(reported("policy"), run.evaluated, **run.settings,
+                                        healthbench=run.healthbench),
+        reads=(*POLICY[:1], "healthbench/graded.json"), reported=("policy",)),
     "policy_dimension": Table("Policy by dimension", tables.build_policy_by,
         lambda run: _policy_by(run, "dimension"), key=("dimension",), needs=POLICY),
     "policy_specialty": Table("Policy by specialty", tables.build_policy_by,
@@ -305,6 +335,7 @@ FIGURES = {
     "specialty": Picture(drawing.plot_specialty, "specialty"),
     "calibration": Picture(drawing.plot_calibration, "calibration",
                            lambda run, frames: reliability(run.calibrated)),
+    "external": Picture(drawing.plot_external, "external"),
     "policy_dimension": Picture(drawing.plot_policy_by, "policy_dimension"),
     "policy_specialty": Picture(drawing.plot_policy_by, "policy_specialty"),
     "gold_over_kl": _of_file(drawing.plot_gold_over_kl, "policy/curve.csv"),

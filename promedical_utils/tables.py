@@ -57,7 +57,17 @@ OF_REWARD = {  # column of the ablation -> (metric, slice) of a study of reward 
     "veto_f1": ("veto_f1", "safety"), "overall": ("overall", "all"),
 }  # fmt: skip
 OF_POLICY = ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
-EXTERNAL = ("q", "q_criteria", "q_sub")
+EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
+SETS = {"clinic": "external clinic (invented)", "mediqa": "MEDIQA-2019", "medquad": "MedQuAD, judged",
+        "medical_rewardbench": "Medical RewardBench"}  # fmt: skip
+OUTSIDE = {  # (system, with retrieval) -> reported method whose way it is
+    ("scalar_overall", False): "Ultra-Medical", ("rar_explicit", False): "RaR",
+    ("rar_implicit", False): "RaR", ("orbit", False): "InfiMed-ORBIT",
+    ("criterion", False): "ProMedical", ("criterion", True): "ProMedical-RAG",
+    ("criterion_llama", False): "ProMedical", ("criterion_llama", True): "ProMedical-RAG",
+}  # fmt: skip
+NAMES_OUTSIDE = {"criterion_llama": "criterion RM, Llama", "rar_explicit": "RaR, explicit",
+                 "rar_implicit": "RaR, implicit", "orbit": "ORBIT, signed points"}  # fmt: skip
 SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}  # pairs of Medical RewardBench
 
 
@@ -297,8 +307,8 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
                 row |= {"system": f"{ran.label} (kit)", "remark": ran.remark, "seeds": ran.seeds}
                 if ran.seeds:
                     row |= {"status": STUDY_RAN, "labels": ran.labels}
-                for column in columns:
-                    ends = [ran[f"{column}{end}"] for end in ("", "_low", "_high")]
+                for column in columns:  # a study of one kind has none of the other's columns
+                    ends = [ran.get(f"{column}{end}") for end in ("", "_low", "_high")]
                     row |= _with_interval(column, ends, 1) if pd.notna(ends[0]) else {}
             rows.append(row)
     reported = reported.assign(ablation=reported.variant, remark=MIXED, study="")
@@ -333,45 +343,82 @@ def of_policy_study(table: pd.DataFrame, study: str) -> pd.DataFrame:
     return kept.assign(study=study, remark=kept.remark.fillna(""))
 
 
-def build_external(reported, found: pd.DataFrame | None, names: Mapping) -> pd.DataFrame:
-    """RM pairwise accuracy outside, with the text that the RM is given as columns, a part a set.
+def build_external(reported, found: pd.DataFrame | None, report: Mapping | None, names: Mapping) -> pd.DataFrame:
+    """RM pairwise accuracy outside: a row a set and system, the text that the RM is given as columns.
 
-    ``found``: set, scorer, column (of ``EXTERNAL``), value, low, high, n (shares); None where 06 did
-    not run. The reported part says no set: most likely it is Medical RewardBench (kit's arithmetic).
+    ``found``: ``generalization.measures``, ``report``: external/report.json; None where 06 did not
+    run. ``beside`` is the reported method whose way a row is. The reported rows name no set: by the
+    kit's arithmetic theirs is most likely Medical RewardBench.
     """
-    rows = []
-    for (part, scorer), ran in [] if found is None else found.groupby(["set", "scorer"], sort=False):
-        row = {"set": part, "system": names.get(scorer, f"{scorer} (kit)"), "status": RUN,
-               "pairs": int(ran.n.max())}  # fmt: skip
-        for each in ran.itertuples():
-            row |= _with_interval(each.column, (each.value, each.low, each.high))
-        rows.append(row)
-    if found is None:
-        rows = [{"set": "", "system": name, "status": NOT_RUN} for name in names.values()]
-    frame = _beside(reported, EXTERNAL, rows, EXTERNAL, ("pairs",))
-    frame.insert(0, "set", [*["reported"] * len(reported), *(row["set"] for row in rows)])
-    return frame.astype({"pairs": "Int64"})
+    rows, sets = [], (report or {}).get("sets", {})
+    for part, label in SETS.items():
+        said = sets.get(part, {"status": NOT_RUN, "reason": "notebook 06 did not run"})
+        if said["status"] == NOT_RUN:
+            rows.append({"set": label, "system": "every system (kit)", "status": NOT_RUN, "remark": said["reason"]})
+            continue
+        measured = found[found["set"] == part]
+        for (system, retrieval), ran in measured.groupby(["system", "retrieval"], sort=False):
+            row = {"set": label, "system": _outside(system, retrieval, names), "status": RUN,
+                   "beside": OUTSIDE.get((system, retrieval), ""), "pairs": int(ran.n.max())}  # fmt: skip
+            for each in ran.itertuples():
+                row |= _with_interval(each.text, (each.value, each.low, each.high))
+            rows.append(row)
+        for system, why in report["systems_not_run"].items():
+            rows.append({"set": label, "system": _outside(system, False, names), "status": NOT_RUN,
+                         "beside": OUTSIDE.get((system, False), ""), "remark": why})  # fmt: skip
+    frame = _beside(reported, EXTERNAL, rows, EXTERNAL, ("beside", "pairs", "remark"))
+    frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
+    return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
+
+
+def _outside(system: str, retrieval: bool, names: Mapping) -> str:
+    name = names.get(system) or f"{NAMES_OUTSIDE.get(system, system)} (kit)"
+    return f"{name}, with retrieval" if retrieval else name
+
+
+def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
+    """Medical RewardBench of external/predictions.parquet by subset, and their macro mean, as shares.
+
+    Columns system, text, retrieval, subset ("macro mean" too), value, low, high. A subset that is not
+    whole there has no mean. Draws are of conditions, then of instructions, as everywhere.
+    """
+    rows = predictions[predictions["set"] == "medical_rewardbench"]
+    asked = rows[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
+    weights = statistics.two_stage_weights(asked.condition, draws, seed) if len(asked) else None
+    place, made = pd.Index(asked.instruction_id), []
+    for key, part in rows.groupby(["system", "text", "retrieval"], sort=False):
+        hits, counts = np.zeros((2, len(asked), len(SUBSETS)))
+        at = place.get_indexer(part.instruction_id), pd.Index(SUBSETS).get_indexer(part.subset)
+        np.add.at(hits, at, part.prefers.eq(part.label).to_numpy(float))
+        np.add.at(counts, at, 1)
+        asks = {name: {n: 1.0} for n, name in enumerate(SUBSETS)}
+        asks["macro mean"] = {n: 1 / len(SUBSETS) for n in range(len(SUBSETS))}
+        for name, parts in asks.items():
+            ran = statistics.contrast(hits, counts, parts, weights)
+            made.append((*key, name, ran["difference"], ran["low"], ran["high"]))
+    return pd.DataFrame(made, columns=["system", "text", "retrieval", "subset", "value", "low", "high"])
 
 
 def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mapping) -> pd.DataFrame:
     """Medical RewardBench by subset; the macro mean of the reported subsets stands beside theirs.
 
-    ``found``: scorer, subset (of ``SUBSETS``), value, low, high, n (shares), and rows of subset
-    "macro mean"; None where it could not be reached: *not run*.
+    ``found``: ``subsets`` of this run, None or empty where the set could not be reached: *not run*.
     """
-    columns, rows = [*SUBSETS, "macro_mean"], []
-    for scorer, name in names.items():
-        row = {"system": name, "status": NOT_RUN}
-        for each in () if found is None else found[found.scorer == scorer].itertuples():
-            column = each.subset.replace(" ", "_")
-            row |= {"status": RUN, **_with_interval(column, (each.value, each.low, each.high))}
+    columns, rows, texts = [*SUBSETS, "macro_mean"], [], dict(zip(EXTERNAL, TEXTS, strict=True))
+    ran = [] if found is None else found.groupby(["system", "text", "retrieval"], sort=False)
+    for (system, text, retrieval), part in ran:
+        row = {"system": f"{_outside(system, retrieval, names)}, {texts[text]}", "status": RUN}
+        for each in part.dropna(subset="value").itertuples():
+            row |= _with_interval(each.subset.replace(" ", "_"), (each.value, each.low, each.high))
         rows.append(row)
+    if not rows:
+        systems = dict.fromkeys(system for system, _ in OUTSIDE)
+        rows = [{"system": _outside(system, False, names), "status": NOT_RUN} for system in systems]
     frame = _beside(reported, [*SUBSETS, "average"], rows, columns)
     parts = frame[[f"reported_{name}" for name in SUBSETS]]
-    mean = parts.mean(axis=1, skipna=False)
     by_pairs = (parts * list(SUBSETS.values())).sum(axis=1, skipna=False) / sum(SUBSETS.values())
     place = frame.columns.get_loc("reported_average") + 1
-    frame.insert(place, "recomputed_macro_mean", mean.round(2))
+    frame.insert(place, "recomputed_macro_mean", parts.mean(axis=1, skipna=False).round(2))
     frame.insert(place + 1, "recomputed_mean_by_pairs", by_pairs.round(2))
     return frame
 

@@ -284,14 +284,69 @@ def test_medical_rewardbench_recomputes_the_mean_in_a_column_of_its_own():
     assert row.recomputed_macro_mean == round((94.12 + 73.47 + 77.3 + 77.22) / 4, 2) == row.reported_average
     by_pairs = (94.12 * 238 + 73.47 * 196 + 77.22 * 180 + 77.3 * 163) / 777
     assert row.recomputed_mean_by_pairs == round(by_pairs, 2)
-    kit = df.loc[list(NAMES.values())]
+    kit = df.drop(reported.reward_model)
     assert (kit.status == "not run").all() and kit.filter(regex="run_|reported|recomputed").isna().all(axis=None)
-    ran = pd.DataFrame([{"scorer": "criterion", "subset": s, "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-                        for s in ("easy", "macro mean")])  # fmt: skip
-    df = tables.build_medical_rewardbench(reported, ran, NAMES).set_index("system")
-    assert df.run_macro_mean[NAMES["criterion"]] == 50 and df.run_easy_low[NAMES["criterion"]] == 40
-    assert df.status[NAMES["criterion"]] == "this run" and pd.isna(df.run_hard[NAMES["criterion"]])
+    assert len(kit) == 6 and NAMES["criterion"] in kit.index and "ORBIT, signed points (kit)" in kit.index
+    df = tables.build_medical_rewardbench(reported, tables.subsets(outside(), 30, 0), NAMES).set_index("system")
+    row = df.loc[f"{NAMES['criterion']}, Q"]
+    assert [row[f"run_{s}"] for s in tables.SUBSETS] == [100, 50, 50, 0] and row.run_macro_mean == 50
+    assert row.run_macro_mean_low <= 50 <= row.run_macro_mean_high and row.status == "this run"
+    half = df.loc[f"{NAMES['scalar_overall']}, Q"]  # one subset alone: no mean
+    assert half.run_easy == 100 and pd.isna(half.run_hard) and pd.isna(half.run_macro_mean)
     assert df.loc[reported.reward_model].filter(like="run_").isna().all(axis=None)
+
+
+def outside():
+    """external/predictions.parquet: a pair an instruction, of two sets, right or not by hand."""
+    rows = []
+    rights = {"easy": (1, 1), "hard": (1, 0), "length": (0, 1), "human": (0, 0)}
+    for subset, said in rights.items():
+        rows += [("medical_rewardbench", "criterion", "q", False, subset, f"{subset}{n}", f"{subset}{n}", r)
+                 for n, r in enumerate(said)]  # fmt: skip
+    rows += [("medical_rewardbench", "scalar_overall", "q", False, "easy", f"easy{n}", f"easy{n}", 1) for n in range(2)]
+    for text, right in (("q", (1, 0, 0, 0)), ("q_criteria", (1, 1, 1, 0))):
+        rows += [("clinic", "criterion", text, r, "", f"x{n}", f"c{n % 2}", hit)
+                 for r in (False, True) for n, hit in enumerate(right)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["set", "system", "text", "retrieval", "subset", "instruction_id",
+                                        "condition", "right"])  # fmt: skip
+    frame = frame.assign(a_id="a", b_id="b", label=1, prefers=frame.right * 2.0 - 1, score_a=0.0, score_b=0.0)
+    return frame.drop(columns="right")
+
+
+OUTSIDE_REPORT = {"sets": {"clinic": {"status": "run", "reason": ""},
+                           "mediqa": {"status": "not run", "reason": "no words of it"},
+                           "medquad": {"status": "not run", "reason": "no words of it"},
+                           "medical_rewardbench": {"status": "run", "reason": ""}},
+                  "systems_not_run": {"criterion_llama": "not trained"}}  # fmt: skip
+
+
+def test_external_has_a_row_a_set_and_system_and_says_what_did_not_run():
+    found = pd.DataFrame([("clinic", "criterion", t, r, v, v - 0.1, v + 0.1, 40, 0) for r in (False, True)
+                          for t, v in (("q", 0.5), ("q_sub", 0.75))],
+                         columns=["set", "system", "text", "retrieval", "value", "low", "high", "n", "ties"])  # fmt: skip
+    report = {**OUTSIDE_REPORT, "sets": OUTSIDE_REPORT["sets"] | {"medical_rewardbench": {
+        "status": "not run", "reason": "not reached"}}}  # fmt: skip
+    reported = tables.reported("external")
+    df = tables.build_external(reported, found, report, NAMES)
+    assert not df.duplicated(["set", "system"]).any()
+    head, own = df.iloc[: len(reported)], df.iloc[len(reported) :].set_index(["set", "system"])
+    assert head.reported_q_sub.tolist()[-1] == 84.28 and set(head["set"]) == {"as reported"}
+    assert head.filter(like="run_").isna().all(axis=None) and own.filter(like="reported_").isna().all(axis=None)
+    clinic = own.loc["external clinic (invented)"]
+    row = clinic.loc[f"{NAMES['criterion']}, with retrieval"]
+    assert (row.run_q, row.run_q_sub, row.run_q_sub_low, row.beside) == (50, 75, 65, "ProMedical-RAG")
+    assert pd.isna(row.run_q_criteria) and row.pairs == 40
+    llama = clinic.loc["criterion RM, Llama (kit)"]
+    assert (llama.status, llama.remark) == ("not run", "not trained")
+    rest = own.drop("external clinic (invented)")
+    assert rest.index.tolist() == [(tables.SETS[s], "every system (kit)") for s in
+                                   ("mediqa", "medquad", "medical_rewardbench")]  # fmt: skip
+    assert (rest.status == "not run").all() and rest.remark.iloc[-1] == "not reached"
+    nothing = tables.build_external(reported, None, None, NAMES)
+    assert (nothing.status == "not run").all() and list(nothing) == list(df)
+    axes = figures.plot_external(df).axes
+    assert [axis.get_title(loc="left") for axis in axes] == ["as reported", "external clinic (invented), 40 pairs"]
+    assert "%" in axes[-1].get_xlabel() and figures.plot_external(nothing).axes
 
 
 def test_rar_did_not_run():
