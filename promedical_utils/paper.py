@@ -470,13 +470,14 @@ def figures(profile: Profile) -> str:
     root = project_root() / "papers_figures"
     place = root / profile.name
     need(place / "bench/predictions.parquet", "of a published run; make publish")
-    report = build(profile, place, place)
-    lines = [f"redrawn: {shown(place)}, {len(report['tables'])} tables, {len(report['figures'])} figures"]
-    lines += [f"not built: {name} {why}" for name, why in report["not_built"].items()]
-    for path in sorted(root.glob("studies/*/manifest.json")):
+    lines = []
+    for path in sorted(root.glob("studies/*/manifest.json")):  # first: the ablation reads their files
         manifest = read_json(path, "of a study (make study)")
         if profiles.of_manifest(manifest).name == profile.name:
             study = reward_study if (path.parent / "results.csv").exists() else policy_study
             study.redraw(path.parent)
             lines.append(f"redrawn: {shown(path.parent)}")
-    return "\n".join(lines)
+    report = build(profile, place, place)
+    counts = f"{len(report['tables'])} tables, {len(report['figures'])} figures"
+    lines.append(f"redrawn: {shown(place)}, {counts}")
+    return "\n".join(lines + [f"not built: {name} {why}" for name, why in report["not_built"].items()])

@@ -96,6 +96,12 @@ def contents(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are counted and not drawn, which takes most of the time."""
+    monkeypatch.setattr(paper.drawing, "save", lambda plot, frame, *rest: None)
+
+
 def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):
     sizes = {name: getattr(PROFILE, name) for name in benches.SIZES}
     command = (
@@ -103,44 +109,44 @@ def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):
         f"print(paper.figures(profiles.load('cpu', **{sizes}))); "
         "assert not {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)"
     )
-    other = here.parent / "other"
-    shutil.copytree(checkout, other)
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", command], cwd=other, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", command], cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said = paper.figures(PROFILE)
-    assert said == done.stdout.strip() and "redrawn: papers_figures/studies/policies" in said
+    first = contents(here)
+    assert len(first) > len(contents(checkout))
+    said = paper.figures(PROFILE)  # in place, from what it has just written, in another process
+    assert contents(here) == first and said == done.stdout.strip()
+    assert "redrawn: papers_figures/studies/policies" in said
     assert "not built" not in said and "another_profile" not in said
-    one, two = contents(here), contents(other)
-    assert one == two and len(one) > len(contents(checkout))
-    before = contents(here)
-    paper.figures(PROFILE)  # in place, from what it has just written
-    assert contents(here) == before
-    for name, content in one.items():
+    for name, content in first.items():
         if name.endswith(".pdf"):
             assert b"CreationDate" not in content and b"ModDate" not in content, name
         if name.endswith(".png"):
             assert b"tIME" not in content and b"Software" not in content, name
         if name.endswith((".csv", ".md", ".tex", ".json")):
             assert str(here).encode() not in content, name
+    place, tables_made = here / "papers_figures/cpu", set(paper.TABLES) - {"by_source"}
+    assert {p.stem for p in place.glob("tables/*.md")} == tables_made
+    for ending in ("csv", "png", "pdf", "json"):
+        assert {p.stem for p in place.glob(f"figures/*.{ending}")} == set(paper.FIGURES)
+    facts = json.loads((place / "figures/dimensions.json").read_text())
+    assert facts["table"] == "main_results" and "bench/predictions.parquet" in facts["sources"]
+    assert facts["function"] == "figures.plot_dimensions" and facts["seed"] == PROFILE.seed
 
 
-def test_a_whole_run_gives_every_table_and_figure_with_its_sources(here):
-    place = here / "papers_figures/cpu"
-    report = paper.build(PROFILE, place, here / "out")
+def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
+    report = paper.build(PROFILE, here / "papers_figures/cpu", here / "out")
     wanted = {name for name, table in paper.TABLES.items() if "clinic" in table.data}
     assert set(report["tables"]) == wanted and report["not_built"] == {}
     assert set(report["figures"]) == set(paper.FIGURES)
-    made = {p.name for p in (here / "out").rglob("*.*")}
-    assert {f"{n}.{e}" for n in wanted for e in ("csv", "md", "tex", "json")} <= made
-    assert {f"{n}.{e}" for n in paper.FIGURES for e in ("csv", "png", "pdf", "json")} <= made
     assert (here / "out/claims.json").exists() and report["claims"]
     facts = json.loads((here / "out/tables/ablation.json").read_text())
     assert set(facts["studies"]) == {"policies/evaluation.parquet", "policies/study.csv"}
     assert facts["sources"] == {} and "not this run" in facts["note"] and facts["reported"].keys() == {"ablation.csv"}
-    facts = json.loads((here / "out/figures/dimensions.json").read_text())
-    assert facts["table"] == "main_results" and "bench/predictions.parquet" in facts["sources"]
-    assert facts["function"] == "figures.plot_dimensions" and facts["seed"] == PROFILE.seed
+    policy = pd.read_csv(here / "out/tables/policy.csv")  # the small base has no words for HealthBench
+    assert set(policy.healthbench.dropna()) == {"not testable in this profile"}
+    external = pd.read_csv(here / "out/tables/external.csv")
+    assert external.run_q_criteria[external.beside == "ProMedical-RAG"].tolist() == [75.0]
 
 
 def test_reported_and_own_values_share_no_row_and_keys_name_one(here):
@@ -172,7 +178,7 @@ def test_reported_and_own_values_share_no_row_and_keys_name_one(here):
          {"policy_dimension", "policy_specialty"}),
     ],
 )  # fmt: skip
-def test_what_cannot_be_built_is_said_in_a_line(here, file, tables_gone, figures_gone):
+def test_what_cannot_be_built_is_said_in_a_line(here, undrawn, file, tables_gone, figures_gone):
     place = here / "papers_figures/cpu"
     (place / file).unlink()
     report = paper.build(PROFILE, place, here / "out")
@@ -250,7 +256,7 @@ def test_calibration_rows_by_hand():
     assert (part.met * part.n).sum() == pytest.approx(own.label.sum())
 
 
-def test_a_page_drops_empty_columns_and_folds_intervals(here):
+def test_a_page_drops_empty_columns_and_folds_intervals(here, undrawn):
     paper.build(PROFILE, here / "papers_figures/cpu", here / "out")
     text = paper.page(here / "out", "main_results", ("system", "run_overall_accuracy"))
     head, _, *rows = text.splitlines()
