@@ -179,7 +179,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
     df = df[df[values].notna().any(axis=1)]
     sets = list(dict.fromkeys(df["set"]))
     sizes = [max(1, (df["set"] == name).sum()) for name in sets]
-    figure = Figure(figsize=(7.5, 1.2 + 0.62 * len(sets) + 0.34 * sum(sizes)), layout="constrained")
+    figure = Figure(figsize=(8.5, 1.3 + 0.62 * len(sets) + 0.34 * sum(sizes)), layout="constrained")
     axes = figure.subplots(len(sets), 1, squeeze=False, sharex=True,
                            gridspec_kw={"height_ratios": [s + 0.8 for s in sizes]})[:, 0]  # fmt: skip
     for axis, name in zip(axes, sets, strict=True):
@@ -192,8 +192,11 @@ def plot_external(df: pd.DataFrame) -> Figure:
         axis.set_title(f"{name}{count}", fontsize=9, loc="left")
         axis.grid(False, axis="y")
         axis.axvline(50, color=GREY, lw=0.8, ls=":")
-    axes[-1].set_xlabel("pairs ordered rightly (%); reported hollow, this run filled with its 95 % interval")
-    _legend(figure, {label: {"marker": m, "color": c} for label, c, m, _ in given.values()})
+    axes[-1].set_xlabel("pairs ordered rightly (%)")
+    marks = {label: {"marker": m, "color": c} for label, c, m, _ in given.values()}
+    hollow = {"marker": "o", "mfc": "white", "mec": GREY}
+    _legend(figure, marks | {"reported": hollow, "this run, 95 % interval": {"marker": "o", "color": GREY, "ls": "-"}},
+            columns=3)  # fmt: skip
     return figure
 
 

@@ -272,7 +272,7 @@ def _external(run: Run) -> pd.DataFrame:
 
     found, path, report = None, run.source / "external/report.json", None
     if run.outside is not None and path.exists():
-        found, report = generalization.measures(run.outside, **run.settings), read_json(path, "06")
+        found, report = generalization.measures(run.outside, **run.settings), read_json(path, "06_external_generalization")
     return tables.build_external(reported("external"), found, report, run.names)
 
 
@@ -412,8 +412,7 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
                 missing.setdefault(name, missing[picture.table])
             continue
         if lacking := _lacking(run, picture.needs):
-            if picture.frame is overview or run.profile.data == "clinic":
-                missing[name] = lacking
+            missing[name] = lacking
             continue
         _draw(run, name, picture, made, out)
         drawn.append(name)

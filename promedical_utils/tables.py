@@ -356,8 +356,10 @@ def build_external(reported, found: pd.DataFrame | None, report: Mapping | None,
         if said["status"] == NOT_RUN:
             rows.append({"set": label, "system": "every system (kit)", "status": NOT_RUN, "remark": said["reason"]})
             continue
-        measured = found[found["set"] == part]
-        for (system, retrieval), ran in measured.groupby(["system", "retrieval"], sort=False):
+        place = {system: n for n, system in enumerate((*names, *NAMES_OUTSIDE))}
+        measured = found[found["set"] == part].groupby(["system", "retrieval"], sort=False)
+        ordered = sorted(measured, key=lambda group: (place.get(group[0][0], len(place)), group[0]))
+        for (system, retrieval), ran in ordered:
             row = {"set": label, "system": _outside(system, retrieval, names), "status": RUN,
                    "beside": OUTSIDE.get((system, retrieval), ""), "pairs": int(ran.n.max())}  # fmt: skip
             for each in ran.itertuples():
