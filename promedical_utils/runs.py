@@ -99,7 +99,7 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
         module = _module(name)
         if name == f"{PACKAGE.name}.stages":  # one function a notebook, which depends on it alone
             module = _only(module, used)
-        elif name == f"{PACKAGE.name}.tables":
+        elif name in {f"{PACKAGE.name}.tables", f"{PACKAGE.name}.paper_audit"}:
             reached["values"] = _contents(project_root() / "papers_figures" / "paper_values")
         elif name == f"{PACKAGE.name}.paper":
             reached["studies"] = _contents(project_root() / "papers_figures" / "studies")
