@@ -43,7 +43,8 @@ def _load(kind, source: Path | str, nf4: bool, dtype, head: str):
         )  # fmt: skip
     except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise KitError(f"{_said(source)} cannot be loaded: {first}") from None
+        said = first.replace(str(source), _said(source))  # no machine's path
+        raise KitError(f"{_said(source)} cannot be loaded: {said}") from None
     if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
         raise KitError(f"{_said(source)} lacks weights of its architecture: {missing[0]}")
     if not nf4:
