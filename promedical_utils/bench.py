@@ -451,6 +451,12 @@ def _preferred(scorer: str, frame, wanted, sides: tuple[str, str], criteria) -> 
     return np.where(np.abs(margin) > EVEN, np.sign(margin), 0)  # NaN prefers nothing
 
 
+def load_preferences(folder: Path) -> pd.DataFrame | None:
+    """The preferences of a bench's folder, or None where no scorer compared two answers."""
+    path = Path(folder) / "preferences.parquet"
+    return pd.read_parquet(path) if path.exists() else None
+
+
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:
     """What each scorer did here: a row a scorer, booleans pointwise, overall and pairwise.
 
