@@ -405,12 +405,11 @@ def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINS
         if scorer in asked:
             frame = asked[scorer]
             whole = frame.criterion_id == ""
-            by_answer, by_criterion = frame[whole], frame[~whole]
-            sides = ("chosen_id", "rejected_id")
+            by_answer, by_criterion, of = frame[whole], frame[~whole], ("chosen_id", "rejected_id")
             if len(by_criterion):
-                sign = _preferred(scorer, by_criterion, pairs, sides, pairs.criterion_id)
+                sign = _preferred(scorer, by_criterion, pairs, of, pairs.criterion_id)
             else:
-                sign = _preferred(scorer, by_answer, pairs, sides, "")
+                sign = _preferred(scorer, by_answer, pairs, of, "")
             if len(by_answer):
                 order = _preferred(scorer, by_answer, grades, ("a_id", "b_id"), "")
         for column in against:
