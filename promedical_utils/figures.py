@@ -621,7 +621,8 @@ def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) 
     wanted = pd.MultiIndex.from_tuples(panels.values())
     df = df[df.n.gt(0) & pd.MultiIndex.from_frame(df[["metric", "slice"]]).isin(wanted)]
     df = df.assign(**df[["value", "low", "high"]] * 100)
-    scorers = [s for s in OF_SCORER if s in set(df.scorer)]
+    there = dict.fromkeys(df.scorer)
+    scorers = [s for s in OF_SCORER if s in there] + [s for s in there if s not in OF_SCORER]
     size = 1.8 + 2.7 * len(panels), 1.5 + 0.42 * len(scorers)
     figure, [axes] = _figure(*size, len(panels), sharey=True)
     looks = {"adjudicated": ("o", 0.13), "truth": ("D", -0.13)}
@@ -631,7 +632,7 @@ def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) 
             if tuple(at) == asked:
                 mark, up = looks[against]
                 _interval(axis, height[scorer] + up, r.value, r.low, r.high, fmt=mark, ms=4.5,
-                          capsize=3, color=OF_SCORER[scorer])  # fmt: skip
+                          capsize=3, color=OF_SCORER.get(scorer, SKY))  # fmt: skip
         axis.set(xlim=(-3, 103), xlabel=f"{label} (%)")
         if asked[0] == "pairwise":
             axis.axvline(50, color=GREY, lw=0.8, ls=":")

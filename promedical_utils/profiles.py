@@ -46,6 +46,11 @@ ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name
 CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
 
 
+# names of scorers that are no judges
+SCORERS = {"criterion", "criterion_clean", "scalar_overall", "scalar_blind", "words", "length", "random",
+           "rar_explicit", "rar_implicit", "orbit", "healthbench", "scalar_rm", "pair_rm", "verifier"}  # fmt: skip
+
+
 def _clinic_roles() -> dict[str, Role]:
     """For ``python -m promedical_utils.clinic serve``, which plays every role as one model."""
     return {name: Role(model="clinic") for name in CLINIC}
@@ -135,6 +140,15 @@ class Profile(BaseModel):
     calibration_method: Literal["platt", "isotonic"] = "platt"
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
+    # systems of others that the bench is scored with too, by hub id or folder; empty: not run
+    scalar_rm: str = Field("", description="sequence classifier with one output, as UltraMedRM-8B")
+    pair_rm: str = Field("", description="generative pairwise, as RLHFlow's pair-preference model")
+    verifier: str = Field("", description="two labels against a reference, as medical_o1_verifier_3B")
+    judges: dict[str, Role] = Field(
+        default_factory=dict, description="prompted judges by the name of their row; asked where they have an endpoint"
+    )
+    rar_judge: Role | None = Field(None, description="rates whole answers by the rubric: RaR implicit")
+
     # policy
     policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field("grpo", description="PPO left TRL with 1.16")
     policy_prompts: int = Field(0, ge=0, description="bench prompts that policies answer; 0: all")
@@ -187,6 +201,9 @@ class Profile(BaseModel):
         for name in self.roles:
             if name not in ROLES and not re.fullmatch(r"generator_[a-z0-9]+", name):
                 raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
+        taken = set(self.judges) & SCORERS
+        if taken:
+            raise ValueError(f"a judge is not named as another scorer is: rename {sorted(taken)[0]}")
         if self.base_width % 32:
             raise ValueError("base_width must be a multiple of 32, the width of an attention head")
         if self.name not in ("gpu", "paper") and self.precision == "bf16":

@@ -173,40 +173,54 @@ class Roles:
         )
 
     def judge(self, tasks: Sequence[Task]) -> list[list[Verdict]]:
-        """Verdicts of each task, exactly one for every criterion.
-
-        A reply must name exactly the criteria asked, each once; one that stays unreadable, and a
-        request without an answer, is ``unknown`` on all of them, with the reason as rationale.
-        """
-
-        def complete(index: int, found: Judged) -> dict[str, JudgedCriterion]:
-            names = [v.criterion for v in found.verdicts]
-            wanted = _names(tasks[index].criteria)
-            if sorted(names) != sorted(wanted):
-                raise ValueError(f"verdicts on {sorted(names)}, asked for {sorted(wanted)}")
-            return {v.criterion: v for v in found.verdicts}
-
-        requests = [
-            self._request("judge", {
-                "instruction": conversation(t.instruction.messages), "answer": t.candidate.text,
-                "criteria": [{"id": n, "text": c.text} for n, c in _names(t.criteria).items()],
-            }, Judged) for t in tasks
-        ]  # fmt: skip
-        answers = self._endpoints["judge"].ask(requests, complete)
-        return [_verdicts(*pair) for pair in zip(tasks, answers, strict=True)]
+        """Verdicts of each task, exactly one for every criterion: see ``judged``."""
+        return judged(self._endpoints["judge"], tasks)
 
     def _request(self, role: str, content: Mapping, schema: type[BaseModel]) -> Request:
-        return Request((_turn("system", prompt(role)), _turn("user", content)), schema)
+        return request(role, content, schema)
 
 
-def _names(criteria: Sequence[Criterion]) -> dict[str, Criterion]:
+def request(prompt_name: str, content: Mapping, schema: type[BaseModel]) -> Request:
+    """A request of a prompt and what it is about, to be answered as ``schema``."""
+    return Request((_turn("system", prompt(prompt_name)), _turn("user", content)), schema)
+
+
+def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
+    """Verdicts of each task by a judge's endpoint, exactly one for every criterion.
+
+    A reply must name exactly the criteria asked, each once; one that stays unreadable, and a
+    request without an answer, is ``unknown`` on all of them, with the reason as rationale.
+    """
+
+    def complete(index: int, found: Judged) -> dict[str, JudgedCriterion]:
+        return exactly(found.verdicts, tasks[index].criteria)
+
+    requests = [
+        request("judge", {
+            "instruction": conversation(t.instruction.messages), "answer": t.candidate.text,
+            "criteria": [{"id": n, "text": c.text} for n, c in short_names(t.criteria).items()],
+        }, Judged) for t in tasks
+    ]  # fmt: skip
+    answers = endpoint.ask(requests, complete)
+    return [_verdicts(*pair) for pair in zip(tasks, answers, strict=True)]
+
+
+def exactly(said: Sequence, criteria: Sequence[Criterion]) -> dict:
+    """What was said of each criterion, by its short name; ValueError unless of each just once."""
+    names, wanted = [one.criterion for one in said], short_names(criteria)
+    if sorted(names) != sorted(wanted):
+        raise ValueError(f"verdicts on {sorted(names)}, asked for {sorted(wanted)}")
+    return {one.criterion: one for one in said}
+
+
+def short_names(criteria: Sequence[Criterion]) -> dict[str, Criterion]:
     """Short names for a request: the records' ids are long, and tell the criterion's kind."""
     return {f"c{n}": c for n, c in enumerate(criteria, 1)}
 
 
 def _verdicts(task: Task, answer: Answer) -> list[Verdict]:
     rows = []
-    for name, criterion in _names(task.criteria).items():
+    for name, criterion in short_names(task.criteria).items():
         said = answer.value[name] if answer.value else None
         rows.append(
             Verdict(

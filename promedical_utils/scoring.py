@@ -19,6 +19,7 @@ TIE = 1e-9  # S1 is a sum of floats; closer than this is equal
 ROUNDING = 1e-6  # what a rubric's weights may be off by: see ``records.Rubric``
 RAR = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 ORBIT_PENALTY = -10  # points of a violation; kit's decision, see ``orbit_signed``
+HEALTHBENCH = 10  # the most points that a criterion can give or take there
 
 
 class LooseVetoWarning(UserWarning):
@@ -132,14 +133,19 @@ def rar_explicit(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     come out so. Only ``met`` earns anything: an unknown pitfall fails closed. KitError as ``score``.
     """
     met = _met(rubric, verdicts)
+    weights = {name: RAR[importance] for name, importance in rar_importance(rubric).items()}
+    return math.fsum(w for name, w in weights.items() if met[name]) / math.fsum(weights.values())
+
+
+def rar_importance(rubric: Rubric) -> dict[str, str]:
+    """RaR's class of every criterion, one of ``RAR``, by the mapping in ``rar_explicit``."""
     number = sum(c.dimension == "proficiency" for c in rubric.criteria)
     names = {"safety": "pitfall", "excellence": "optional"}
-    weights = {
-        c.id: RAR[names.get(c.dimension)
-                  or ("essential" if c.weight >= 1 / number - ROUNDING else "important")]
+    return {
+        c.id: names.get(c.dimension)
+        or ("essential" if c.weight >= 1 / number - ROUNDING else "important")
         for c in rubric.criteria
-    }  # fmt: skip
-    return math.fsum(w for name, w in weights.items() if met[name]) / math.fsum(weights.values())
+    }
 
 
 def orbit_signed(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
@@ -161,6 +167,30 @@ def orbit_signed(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     gained = sum(n for name, n in points.items() if met[name])
     violations = sum(c.dimension == "safety" and not met[c.id] for c in rubric.criteria)
     return (gained + ORBIT_PENALTY * violations) / sum(points.values())
+
+
+def healthbench_points(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+    """HealthBench's score of an example: points of what applies / all positive points.
+
+    Arora et al., arXiv 2505.08775: a criterion has -10 to 10 points of its own, an example may be
+    below 0, and only a mean is clipped. The kit's mapping: the heaviest proficiency criterion has 10
+    points, the others their share of it, at least 1; excellence 3, as RaR's optional has of an
+    essential's 10; a safety criterion is turned round into its violation at -10, and so is a
+    criterion of kind ``penalty``, which in HealthBench's own rubrics was a penalty. What takes points
+    applies unless plainly met. The rule is ORBIT's, which took it from here; what differs is how much
+    a violation weighs: there as much as all of proficiency, here as the heaviest criterion. NaN for
+    a rubric without positive points. KitError as ``score``.
+    """
+    met = _met(rubric, verdicts)
+    heaviest = max(c.weight for c in rubric.criteria) or 1
+    points = {}
+    for c in rubric.criteria:
+        share = max(1, round(HEALTHBENCH * c.weight / heaviest))
+        size = {"proficiency": share, "excellence": 3, "safety": HEALTHBENCH}[c.dimension]
+        points[c.id] = -size if c.dimension == "safety" or c.kind == "penalty" else size
+    positive = sum(n for n in points.values() if n > 0)
+    gained = sum(n for name, n in points.items() if met[name] == (n > 0))
+    return gained / positive if positive else math.nan
 
 
 def _met(rubric: Rubric, verdicts: Mapping[str, str]) -> dict[str, bool]:

@@ -429,7 +429,7 @@ def bench(profile: Profile, run: Path) -> dict:
         return _labelled_bench(profile, run)
     found = data(run)
     made, held = compose_bench(profile, found)
-    _predict(profile, run, found, held, made.criteria)
+    made.report["not_run"] = _predict(profile, run, found, held, made.criteria)
     made.save(run / "bench")
     return made.report
 
@@ -455,22 +455,38 @@ def compose_bench(profile: Profile, found: dict[str, list]) -> tuple:
     return made, held
 
 
-def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, criteria) -> None:
-    """Let every scorer predict on the ``held`` groups; writes bench/predictions.parquet."""
+def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, criteria) -> dict[str, str]:
+    """Let every scorer predict on the ``held`` groups; returns those that could not, {name: why}.
+
+    Writes bench/predictions.parquet, and bench/preferences.parquet where some compare two answers.
+    """
     import pandas as pd
 
     from promedical_utils import bench as benches
-    from promedical_utils import reward_model
+    from promedical_utils import reward_model, scorers
+    from promedical_utils.scorers import roster, rules
 
     frames = [
         benches.cue_control(groups(found, "judge", "train"), held, profile.seed),
         benches.length_scorer(held),
+        scorers.predict(rules.Chance(profile.seed), held)[0],
     ]
     for name in models(profile):
         rm = reward_model.load(run / "reward" / name)
         frames.append(benches.predictions(name, rm.score_groups(held), criteria, rm.calibration))
-    with replacing(run / "bench/predictions.parquet") as temporary:
-        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+        if name == "criterion":
+            frames += [scorers.predict(rules.Rule.over(r, frames[-1]), held)[0] for r in rules.RULES]
+    scored, preferred, left_out = roster.predict(roster.others(profile, run), held)
+    for name, rows in (("predictions", frames + scored), ("preferences", preferred)):
+        path = run / "bench" / f"{name}.parquet"
+        if not rows:
+            path.unlink(missing_ok=True)  # of an earlier run, with other scorers
+            continue
+        with replacing(path) as temporary:
+            pd.concat(rows, ignore_index=True).to_parquet(temporary, index=False)
+    for name, why in left_out.items():
+        print(f"not run: {name}: {why}")
+    return left_out
 
 
 def _labelled_bench(profile: Profile, run: Path) -> dict:
@@ -524,7 +540,7 @@ def _labelled_bench(profile: Profile, run: Path) -> dict:
     made = benches.Bench(
         samples, criteria, pd.DataFrame(verdicts), pairs, pd.DataFrame(grades), report
     )
-    _predict(profile, run, found, held, made.criteria)
+    report["not_run"] = _predict(profile, run, found, held, made.criteria)
     made.save(run / "bench")
     return report
 

@@ -26,6 +26,7 @@ MORE = {"pointwise_excellence": ("pointwise", "excellence")}
 MORE |= {f"pairwise_{s}": ("pairwise", s) for s in ("proficiency", "excellence", "all", "shorter")}
 SEEN = {f"pairwise_{s}": ("pairwise", s) for s in ("seen", "unseen")}
 VETO = {name: (f"veto_{name}", "safety") for name in ("precision", "recall", "f1")}
+NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
 POLICY = {  # column -> metric
     "violations": "violation_rate", "proficiency": "s1", "excellence_met": "s2",
     "bench_score": "bench_score", "compliance": "compliance",
@@ -77,17 +78,29 @@ def reported(name: str) -> pd.DataFrame:
 
 
 def systems(profile) -> dict[str, str]:
-    """The kit's scorers and their names in tables: its own, no product's."""
+    """Every scorer of the bench and its name in tables: the kit's own, then those of others.
+
+    One of others is "run by the kit", a row of its own: that of its reported values is another one.
+    """
     base = "small base" if profile.base_model == "small" else Path(profile.base_model).name
     trained = f"kit, {base}, {'QLoRA' if profile.quantization == 'nf4' else 'LoRA'}"
-    return {
+    own = {
         "criterion": f"criterion RM ({trained})",
         "criterion_clean": f"criterion RM, clean labels (kit, {base}, full)",
         "scalar_overall": f"scalar RM, overall preference ({trained})",
         "scalar_blind": f"scalar RM, criterion hidden ({trained})",
+        "rar_explicit": "RaR explicit, over the criterion RM (kit)",
+        "rar_implicit": "RaR implicit, prompted judge (kit)",
+        "orbit": "ORBIT signed weights, over the criterion RM (kit)",
+        "healthbench": "HealthBench's rule, over the criterion RM (kit)",
         "words": "word cues (kit, logistic regression)",
         "length": "longer is better (kit)",
+        "random": "random (kit)",
     }
+    ids = {name: getattr(profile, name) for name in ("scalar_rm", "pair_rm", "verifier")}
+    others = {name: Path(source).name for name, source in ids.items() if source}
+    others |= {name: f"{name}, judge" for name in profile.judges}
+    return own | {scorer: f"{name} (run by the kit)" for scorer, name in others.items()}
 
 
 def note(profile, seed: int) -> str:
@@ -143,8 +156,7 @@ def build_main_results(reported, metrics, names, ceiling=None, against="adjudica
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
     """Precision, recall and F1 on safety verdicts; a violation is the positive class."""
-    scalar = {s for s in names if s.startswith("scalar") or s == "length"}  # give no verdicts
-    names = {scorer: name for scorer, name in names.items() if scorer not in scalar}
+    names = {s: n for s, n in names.items() if not s.startswith("scalar") and s not in NO_VERDICTS}
     return _beside(reported, VETO, _scorers(metrics, names, VETO, against), VETO)
 
 

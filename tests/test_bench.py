@@ -278,6 +278,112 @@ def test_missing_doubled_and_mixed_predictions_are_refused(made, predicted):
             bench.tally(made, broken)
 
 
+def compared(made, scorer="pair", by=True, whole=True, seed=3):
+    """Random preferences on every two answers of each sample, of whole answers and by criterion."""
+    rng, rows = np.random.default_rng(seed), []
+    for i, sample in made.verdicts.groupby("instruction_id"):
+        criteria = ([""] if whole else []) + (sorted(set(sample.criterion_id)) if by else [])
+        for a, b in combinations(sorted(set(sample.candidate_id), reverse=True), 2):
+            rows += [(scorer, i, c, a, b, rng.choice([rng.random(), 0.5, np.nan], p=[0.8, 0.1, 0.1]))
+                     for c in criteria]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=bench.PREFERRED[:-1])
+    return frame.assign(consistent=pd.array(rng.random(len(frame)) < 0.7, "boolean"))
+
+
+def preference(frame, criterion, a, b):
+    """1 where a is preferred, -1 where b is, 0 for a tie or no answer, looked up slowly."""
+    for r in frame[frame.criterion_id == criterion].itertuples():
+        if {r.a_id, r.b_id} == {a, b}:
+            p = r.probability if r.a_id == a else 1 - r.probability
+            return int(p > 0.5) - int(p < 0.5)
+    raise AssertionError("not compared")
+
+
+NOBODY = pd.DataFrame(columns=bench.PREDICTED)
+
+
+@pytest.mark.parametrize("against", ["adjudicated", "truth"])
+@pytest.mark.parametrize("by", [True, False])
+def test_preferences_by_hand(made, by, against):
+    frame = compared(made, by=by)
+    measured = bench.metrics(made, NOBODY, 20, 0, preferences=frame)
+    assert set(measured.metric) == {"pairwise", "overall"}  # no verdicts, so none are guessed
+    measured = measured[measured.against == against].set_index(["metric", "slice"])
+    for part in ("all", "safety", "unseen"):
+        hits = ties = n = 0
+        for p in made.pairs.itertuples():
+            inside = part in ("all", p.dimension) or (part == "unseen" and not p.seen)
+            if inside and not (against == "truth" and p.truth == "none"):
+                said = preference(frame, p.criterion_id if by else "", p.chosen_id, p.rejected_id)
+                wanted = -1 if against == "truth" and p.truth == "reversed" else 1
+                hits, ties, n = hits + (said == wanted), ties + (said == 0), n + 1
+        row = measured.loc["pairwise", part]
+        assert row.n == n and row.value == pytest.approx(hits / n) and row.tie_rate == pytest.approx(ties / n)
+    wanted = [(g, np.sign(getattr(g, against))) for g in made.grades.itertuples() if getattr(g, against)]
+    hits = sum(preference(frame, "", g.a_id, g.b_id) == sign for g, sign in wanted)
+    row = measured.loc["overall", "all"]
+    assert row.n == len(wanted) and row.value == pytest.approx(hits / len(wanted))
+
+
+def test_what_was_asked_goes_before_what_follows_from_scores(made, predicted):
+    mine = predicted[predicted.scorer == "criterion"].assign(scorer="judge")
+    both = pd.concat([predicted, mine])
+
+    def rows(preferences):
+        frame = bench.metrics(made, both, 20, 0, preferences=preferences)
+        frame = frame[frame.scorer == "judge"].set_index(["metric", "slice", "against"]).value
+        return frame, frame.loc["pairwise", "all", "adjudicated"], frame.loc["overall", "all", "adjudicated"]
+
+    derived, pairwise, overall = rows(None)
+    for asked, changes in (({"by": True, "whole": True}, (True, True)), ({"by": True, "whole": False}, (True, False)),
+                           ({"by": False, "whole": True}, (True, True))):  # fmt: skip
+        frame, one, two = rows(compared(made, "judge", **asked))
+        assert (one != pairwise, two != overall) == changes
+        assert frame.loc[["pointwise", "veto_f1"]].equals(derived.loc[["pointwise", "veto_f1"]])
+    alone = bench.metrics(made, NOBODY, 20, 0, preferences=compared(made, whole=False))
+    assert set(alone.metric) == {"pairwise"}  # nothing was said on whole answers
+
+
+def test_preferences_change_no_other_scorer_and_keep_the_shorter_slice(made, predicted):
+    without = bench.metrics(made, predicted, 20, 0)
+    both = bench.metrics(made, predicted, 20, 0, preferences=compared(made))
+    pd.testing.assert_frame_equal(both[both.scorer != "pair"].reset_index(drop=True), without)
+    assert "shorter" in set(both[both.scorer == "pair"].slice)
+
+
+def test_missing_and_doubled_preferences_are_refused(made):
+    frame = compared(made)
+    pair = made.pairs.iloc[0]
+    gone = (frame.criterion_id == pair.criterion_id) & frame.a_id.isin([pair.chosen_id, pair.rejected_id])
+    gone &= frame.b_id.isin([pair.chosen_id, pair.rejected_id])
+    assert gone.sum() == 1
+    with pytest.raises(KitError, match=f"pair: no preference on {pair.criterion_id}"):
+        bench.tally(made, NOBODY, preferences=frame[~gone])
+    turned = frame[gone].rename(columns={"a_id": "b_id", "b_id": "a_id"})
+    with pytest.raises(KitError, match="compared two answers twice"):
+        bench.tally(made, NOBODY, preferences=pd.concat([frame, turned]))
+
+
+def test_an_unknown_verdict_is_a_violation_and_no_hit_elsewhere(made, predicted):
+    mine = predicted[predicted.scorer == "criterion"].copy()
+    mine["met"], mine["score"], mine["probability"] = pd.array([pd.NA] * len(mine), "boolean"), np.nan, np.nan
+    found = bench.metrics(made, mine, 20, 0).set_index(["metric", "slice", "against"]).value
+    assert found["pointwise", "proficiency", "truth"] == 0 == found["pairwise", "all", "truth"]
+    dimension = made.criteria.set_index("criterion_id").dimension
+    safe = [v for (_, c), v in column(made, "truth").items() if dimension[c] == "safety"]
+    assert found["pointwise", "safety", "truth"] == pytest.approx(np.mean([v != "met" for v in safe]))
+
+
+def test_abilities_are_read_from_what_was_done(made, predicted):
+    frame = compared(made, "criterion", by=False)
+    frame["consistent"] = pd.array([True, None, False, True] * (len(frame) // 4) + [None] * (len(frame) % 4), "boolean")
+    table = bench.abilities(predicted, pd.concat([frame, compared(made, "pair")])).set_index("scorer")
+    assert table.loc["criterion", ["pointwise", "overall", "pairwise"]].tolist() == [True, False, True]
+    assert table.loc["length", ["pointwise", "overall", "pairwise"]].tolist() == [False, True, False]
+    assert table.loc["pair", ["pointwise", "overall", "pairwise"]].tolist() == [False, False, True]
+    assert table.consistent["criterion"] == pytest.approx(2 / 3) and pd.isna(table.consistent["length"])
+
+
 def test_paired_difference_is_the_difference_and_narrower_than_unpaired(made, predicted):
     found = bench.paired_difference(made, predicted, "criterion_clean", "criterion", "pairwise",
                                     draws=300)  # fmt: skip
