@@ -23,7 +23,7 @@ from promedical_utils.recipes import CONDITIONAL
 from promedical_utils.records import Candidate, Criterion, Instruction, Rubric, SplitRow
 from promedical_utils.sources import OVERALL, judged
 from promedical_utils.sources.judged import Question
-from promedical_utils.workspace import KitError, replacing, write_json
+from promedical_utils.workspace import KitError, project_root, replacing, write_json
 
 TEXTS = ("q", "q_criteria", "q_sub")
 # the one criterion that a model of criteria is given where there is no rubric: MEDIQA's in notebook 01
@@ -81,15 +81,18 @@ def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
 
 
 def lexicographic(rubric: Rubric, likely: Mapping[str, float], met: Mapping[str, bool]) -> tuple:
-    """Sort key of an answer: S3, S1, S2 of its verdicts, then the same expected, as on the bench."""
+    """Sort key of an answer: S3, S1, S2 of its verdicts, then the same expected, as on the bench.
+
+    Expected sums are rounded: the last digit of a sum of floats is no reason to prefer an answer.
+    """
     said = {c: "met" if passed else "not_met" for c, passed in met.items()}
     of = {d: [c for c in rubric.criteria if c.dimension == d] for d in records.DIMENSIONS}
-    return (
-        *scoring.score(rubric, said).key,
+    expected = (
         sum(likely[c.id] for c in of["safety"]),
         sum(likely[c.id] * c.weight for c in of["proficiency"]),
         sum(likely[c.id] for c in of["excellence"]),
     )
+    return (*scoring.score(rubric, said).key, *map(_whole, expected))
 
 
 def by_rule(rule, rubric: Rubric, likely: Mapping[str, float], met: Mapping[str, bool]) -> tuple:
@@ -100,8 +103,12 @@ def by_rule(rule, rubric: Rubric, likely: Mapping[str, float], met: Mapping[str,
     none = rule(rubric, {})
     share = {c.id: rule(rubric, {c.id: "met"}) - none for c in rubric.criteria}
     value = rule(rubric, {c: "met" for c, passed in met.items() if passed})
-    # as integers of a billionth: equal sums of floats must be equal
-    return round(value / scoring.TIE), sum(likely[c] * gain for c, gain in share.items())
+    return _whole(value), _whole(sum(likely[c] * gain for c, gain in share.items()))
+
+
+def _whole(value: float) -> int:
+    """In billionths, so that equal sums of floats are equal."""
+    return round(value / scoring.TIE)
 
 
 # ---------------------------------------------------------------- predictions
@@ -282,7 +289,9 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
             yield "clinic", "external_instructions is 0"
     else:
         yield "clinic", f"data is {profile.data}: these reward models have not learned from the clinic"
-    documents = retrieval.read_documents(profile.documents) if profile.documents else {}
+    documents = {}
+    if profile.documents:  # a notebook runs in more than one folder, so a path is from the root
+        documents = retrieval.read_documents(project_root() / profile.documents)
     for name in judged.CARD:
         if profile.data == "clinic" and profile.base_model == "small":
             yield name, NOT_TESTABLE

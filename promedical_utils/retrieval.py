@@ -30,12 +30,13 @@ class Index:
     def __init__(self, documents: Mapping[str, str]):
         import bm25s
 
-        if not documents:
-            raise KitError("retrieval: no documents to search; give a folder that holds some")
-        self.documents = dict(sorted(documents.items()))
-        self.ids = list(self.documents)
+        names = sorted(documents)
+        words = dict(zip(names, _words(documents[name] for name in names), strict=True))
+        self.ids = [name for name in names if words[name]]  # one of stop words only is never found
+        if not self.ids:
+            raise KitError("retrieval: no documents with a word to search for; give some")
         self._scorer = bm25s.BM25()
-        self._scorer.index(_words(self.documents.values()), show_progress=False)
+        self._scorer.index([words[name] for name in self.ids], show_progress=False)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[str]]:
         """Ids of the ``k`` best documents of each query, best first.
@@ -46,6 +47,9 @@ class Index:
         """
         found = []
         for words in _words(queries):
+            if not words:
+                found.append([])
+                continue
             scores = self._scorer.get_scores(list(dict.fromkeys(words)))
             best = np.argsort(-scores, kind="stable")[:k]  # stable: the ids are sorted
             found.append([self.ids[n] for n in best if scores[n] > 0])
