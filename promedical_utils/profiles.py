@@ -148,6 +148,11 @@ class Profile(BaseModel):
         default_factory=dict, description="prompted judges by the name of their row; asked where they have an endpoint"
     )
     rar_judge: Role | None = Field(None, description="rates whole answers by the rubric: RaR implicit")
+    # external generalization
+    documents: str = Field(
+        "", description="file or folder of one's own texts to retrieve from on real sets; empty: none"
+    )
+    retrieved: int = Field(5, ge=1, description="documents retrieved for an instruction")
 
     # policy
     policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field("grpo", description="PPO left TRL with 1.16")
