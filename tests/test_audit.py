@@ -32,7 +32,7 @@ def test_a_percentage_of_counts_always_passes(count, at, rule):
     found = audit.grim(audit.rounded(Fraction(100 * k, n), at, rule), n)
     assert found.verdict in (ADDS_UP, NO_TEST)
     if found.verdict == NO_TEST:
-        assert n > 0.9 * 100 * 10**at
+        assert 1.5 * n > 0.95 * 100 * 10**at  # at most every second count is midway and passes for two
 
 
 @settings(deadline=None)
@@ -46,7 +46,7 @@ def test_what_passes_is_a_count_by_brute_force(n, value):
     assert min(abs(float(x) - float(text)) for x in found.near) <= 50 / n + 0.01
 
 
-@pytest.mark.parametrize("n, at", [(7, 0), (16, 1), (160, 2), (230, 2), (40, 0), (795, 1), (3000, 2)])
+@pytest.mark.parametrize("n, at", [(7, 0), (16, 1), (160, 2), (230, 2), (40, 0), (80, 0), (795, 1), (3000, 2)])
 def test_chance_is_the_share_of_values_that_pass(n, at):
     step = 10**at
     values = [audit.rounded(Fraction(v, step), at) for v in range(100 * step)]  # one period
