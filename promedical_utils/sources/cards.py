@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from promedical_utils.records import Message, validated
 from promedical_utils.workspace import KitError, sha256
@@ -56,6 +56,7 @@ class MediqaQuestion(BaseModel):
 class Point(BaseModel):
     criterion: Text
     points: float = Field(ge=-10, le=10)
+    tags: list[str] = []
 
 
 class GradedPoint(Point):
@@ -63,8 +64,13 @@ class GradedPoint(Point):
 
 
 class HealthRubric(BaseModel):
+    """``prompt`` is one string in a part of the public rows; ``sources`` says which rows are parts."""
+
     prompt_id: Text
+    prompt: list[Message] | str = ""
+    example_tags: list[str] | None = None
     rubrics: list[Point] = Field(min_length=1)
+    sources: list[str] = []
 
 
 class HealthGraded(BaseModel):
@@ -73,6 +79,34 @@ class HealthGraded(BaseModel):
     prompt: list[Message] = Field(min_length=1)
     response: Text
     criteria: list[GradedPoint] = Field(min_length=1)
+    healthbench_score: float | None = None
+
+
+class PhysicianShare(BaseModel):
+    mean_physician_positive: float = Field(ge=0, le=1)
+    n_items: int = Field(ge=1)
+
+
+class HealthMeta(BaseModel):
+    """A criterion of an answer, rated: by physicians in the whole set, by models in the public part."""
+
+    prompt: list[Message] = []
+    conversation: str = ""
+    completion: Text
+    rubric: Text
+    prompt_id: str = ""
+    category: str = ""
+    binary_labels: list[bool] = []
+    anonymized_physician_ids: list[str] = []
+    graders: dict[str, bool | None] = {}
+    clusters_possible: list[str] = []
+    cluster_physician_aggregate: PhysicianShare | None = None
+
+    @model_validator(mode="after")
+    def _rated(self):
+        if len(self.binary_labels) != len(self.anonymized_physician_ids):
+            raise ValueError("as many physicians as labels are needed")
+        return self
 
 
 class MedquadAnswer(BaseModel):
@@ -104,6 +138,7 @@ ROWS = {
     "healthbench_graded": HealthGraded,
     "medquad_judged": MedquadAnswer,
     "medical_rewardbench": RewardBenchPair,
+    "healthbench_meta": HealthMeta,
 }
 
 
@@ -133,10 +168,18 @@ def reachable(key: str) -> bool:
     return bool(os.environ.get(VARIABLE) or CARDS[key].hub or CARDS[key].address)
 
 
-def read(key: str) -> list[BaseModel]:
-    """All rows of source ``key``, validated; KitError names the file, or file, row and field."""
-    card = CARDS[key]
-    rows = _local(card) if os.environ.get(VARIABLE) else _remote(key, card)
+def folder() -> str:
+    """The folder that ``VARIABLE`` names, "" if it is not set."""
+    return os.environ.get(VARIABLE, "")
+
+
+def read(key: str, within: Path | str = "") -> list[BaseModel]:
+    """All rows of source ``key``, validated; KitError names the file, or file, row and field.
+
+    ``within``: a folder to read from, in place of that of ``VARIABLE``.
+    """
+    card, within = CARDS[key], within or folder()
+    rows = _local(card, Path(within)) if within else _remote(key, card)
     return validated(rows, ROWS[key], card.file)
 
 
@@ -149,8 +192,8 @@ def as_first_read(key: str) -> bool | None:
     return sha256(path) == (known or sha256(path)) if path.is_file() else None
 
 
-def _local(card: Card) -> list[dict]:
-    path = Path(os.environ[VARIABLE]) / card.file
+def _local(card: Card, within: Path) -> list[dict]:
+    path = within / card.file
     if not path.is_file():
         raise KitError(
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
