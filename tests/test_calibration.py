@@ -146,8 +146,8 @@ def test_json_keeps_everything(tmp_path):
 
 
 def test_reliability_by_hand():
-    labels = [0, 0, 1, 0, 1, 1, 1, 1]
-    likely = [0.1, 0.2, 0.3, 0.4, 0.9, 0.8, 0.7, 0.6]  # in no order
+    labels = [1, 0, 1, 0, 1, 0, 1, 1]
+    likely = [0.9, 0.1, 0.3, 0.2, 0.8, 0.4, 0.7, 0.6]  # in no order
     found = calibration.reliability(labels, likely, bins=2)
     assert found.probability.tolist() == pytest.approx([0.25, 0.75])
     assert found.met.tolist() == [0.25, 1] and found.n.tolist() == [4, 4]

@@ -324,8 +324,10 @@ def test_external_has_a_row_a_set_and_system_and_says_what_did_not_run():
     found = pd.DataFrame([("clinic", "criterion", t, r, v, v - 0.1, v + 0.1, 40, 0) for r in (False, True)
                           for t, v in (("q", 0.5), ("q_sub", 0.75))],
                          columns=["set", "system", "text", "retrieval", "value", "low", "high", "n", "ties"])  # fmt: skip
-    report = {**OUTSIDE_REPORT, "sets": OUTSIDE_REPORT["sets"] | {"medical_rewardbench": {
-        "status": "not run", "reason": "not reached"}}}  # fmt: skip
+    found = pd.concat([found, found.iloc[:1].assign(set="mediqa", value=0.9, n=7)])
+    report = {**OUTSIDE_REPORT, "sets": OUTSIDE_REPORT["sets"] | {
+        "mediqa": {"status": "run", "reason": ""},
+        "medical_rewardbench": {"status": "not run", "reason": "not reached"}}}  # fmt: skip
     reported = tables.reported("external")
     df = tables.build_external(reported, found, report, NAMES)
     assert not df.duplicated(["set", "system"]).any()
@@ -338,14 +340,16 @@ def test_external_has_a_row_a_set_and_system_and_says_what_did_not_run():
     assert pd.isna(row.run_q_criteria) and row.pairs == 40
     llama = clinic.loc["criterion RM, Llama (kit)"]
     assert (llama.status, llama.remark) == ("not run", "not trained")
-    rest = own.drop("external clinic (invented)")
-    assert rest.index.tolist() == [(tables.SETS[s], "every system (kit)") for s in
-                                   ("mediqa", "medquad", "medical_rewardbench")]  # fmt: skip
+    mediqa = own.loc["MEDIQA-2019"].loc[NAMES["criterion"]]
+    assert (mediqa.run_q, mediqa.pairs) == (90, 7) and pd.isna(mediqa.run_q_sub)  # no criteria there
+    rest = own[own.index.get_level_values("system") == "every system (kit)"]
+    assert rest.index.get_level_values("set").tolist() == ["MedQuAD, judged", "Medical RewardBench"]
     assert (rest.status == "not run").all() and rest.remark.iloc[-1] == "not reached"
     nothing = tables.build_external(reported, None, None, NAMES)
     assert (nothing.status == "not run").all() and list(nothing) == list(df)
     axes = figures.plot_external(df).axes
-    assert [axis.get_title(loc="left") for axis in axes] == ["as reported", "external clinic (invented), 40 pairs"]
+    assert [axis.get_title(loc="left") for axis in axes] == [
+        "as reported", "external clinic (invented), 40 pairs", "MEDIQA-2019, 7 pairs"]  # fmt: skip
     assert "%" in axes[-1].get_xlabel() and figures.plot_external(nothing).axes
 
 
