@@ -5,9 +5,9 @@ counts them one by one, so that a table that counted other rows than it says is 
 here loads a model. ``trace`` prints what is found.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class Origin:
 
     ``text`` is None where it cannot be recomputed from what is kept. ``rows``: one row an item, with
     ``hit`` and ``counted`` where it is a ratio; ``answers``: columns of ``rows`` with candidate ids.
-    ``reads``: file -> (keys, columns): the rows of the file, and which columns of them, that could
+    ``reads()``: file -> (keys, columns): the rows of the file, and which columns of them, that could
     change the cell. ``models``: folders below the run of what made the predictions.
     """
 
@@ -45,14 +45,12 @@ class Origin:
     ratio: str = ""
     rows: pd.DataFrame | None = None
     answers: tuple[str, ...] = ()
-    reads: Mapping[str, tuple[pd.DataFrame, frozenset]] = field(default_factory=dict)
+    reads: Callable[[], Mapping[str, tuple[pd.DataFrame, frozenset]]] = dict
     models: tuple[str, ...] = ()
 
     def depends_on(self, file: str, where: Mapping, columns) -> bool:
         """Whether the cell hangs on these columns of the rows of ``file`` that ``where`` names."""
-        if file not in self.reads:
-            return False
-        keys, read = self.reads[file]
+        keys, read = self.reads().get(file, (None, frozenset()))
         if not read & set(columns):
             return False
         mask = np.ones(len(keys), bool)
@@ -300,8 +298,9 @@ def of_bench(place: Place, scorer: str, asked: tuple[str, str], against: str, en
     key = (scorer, metric, part, against, within, "text")
     texts = place.once(key, lambda: _texts(items, place.profile, 100))
     return Origin(
-        MEASURED, said, (PREDICTIONS, *BENCH), texts[end], items.ratio(), _with_people(place, items.rows),
-        ANSWERS.get(metric, ("candidate_id",)), _reads(place, items, scorer, metric, part), (f"reward/{scorer}",),
+        MEASURED, said, (PREDICTIONS, *BENCH), texts[end], items.ratio(), items.rows,
+        ANSWERS.get(metric, ("candidate_id",)), partial(_reads, place, items, scorer, metric, part),
+        (f"reward/{scorer}",),
     )  # fmt: skip
 
 
@@ -312,7 +311,7 @@ def _texts(items: Items, profile, unit: float) -> dict[str, str]:
     return {end: written(unit * value) for end, value in ends.items()}
 
 
-def _with_people(place: Place, rows: pd.DataFrame) -> pd.DataFrame:
+def with_people(place: Place, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with what the two physicians, the adjudicator and the truth say of each answer."""
     if "chosen_id" not in rows:
         return rows  # they stand in it
@@ -381,7 +380,7 @@ def of_policy(place: Place, metric: str, factors: Mapping[str, float], end: str 
     said = f"{_difference(factors)}: {what}, by {against}{', on what the base can read' * readable}"
     said += f", {within[0]} {within[1]}" if within else ""
     return Origin(MEASURED, said, (EVALUATION,), _texts(items, place.profile, unit)[end], items.ratio(),
-                  items.rows, (), {EVALUATION: (keys, columns)}, _of_policies(factors))  # fmt: skip
+                  items.rows, (), lambda: {EVALUATION: (keys, columns)}, _of_policies(factors))  # fmt: skip
 
 
 def of_verdicts(place: Place, dimension: str, factors: Mapping[str, float], end: str = "") -> Origin:
@@ -394,7 +393,7 @@ def of_verdicts(place: Place, dimension: str, factors: Mapping[str, float], end:
     keys = items.rows[["policy", "instruction_id", "criterion_id", "judge"]]
     said = f"{_difference(factors)}: criteria of {dimension} met, by {against}; unknown is not met"
     return Origin(MEASURED, said, (VERDICTS, EVALUATION), _texts(items, place.profile, 100)[end], items.ratio(),
-                  items.rows, (), {VERDICTS: (keys, frozenset({"verdict"}))}, _of_policies(factors))  # fmt: skip
+                  items.rows, (), lambda: {VERDICTS: (keys, frozenset({"verdict"}))}, _of_policies(factors))  # fmt: skip
 
 
 def _difference(factors: Mapping[str, float]) -> str:
@@ -465,37 +464,40 @@ def _by_source(place, row, base, end) -> Origin:
 
 def _counted(found: Origin) -> Origin:
     """The number of items, which no prediction changes but by what is counted at all."""
-    return replace(found, said=f"items of {found.said}", text=f"{found.rows.counted.sum():.0f}", reads={})
+    return replace(found, said=f"items of {found.said}", text=f"{found.rows.counted.sum():.0f}", reads=dict)
 
 
 def _calibration(place, row, base, end) -> Origin:
     """Mean gap of share met and mean P(met) over ten bins of equal size."""
     scorer, where = place.systems[row["system"]], row["where"]
+    file = PREDICTIONS if where.startswith("bench") else "reward/heldout.parquet"
+    rows = place.once(("calibration", scorer, where), lambda: _probabilities(place, scorer, where))
+    rows = rows[(rows.dimension == row["dimension"]) & rows.label.notna()]
+    rows = rows.assign(label=rows.label.astype(float), counted=1)
+    column = "score" if base == "run_error_before" else "probability"
+    likely = 1 / (1 + np.exp(-rows.score.astype(float))) if column == "score" else rows.probability.astype(float)
+    order, total = np.argsort(likely.to_numpy(), kind="stable"), 0.0
+    for part in np.array_split(order, min(10, len(rows))):
+        total += abs(rows.label.to_numpy()[part].sum() - likely.to_numpy()[part].sum())
+    text = f"{len(rows)}" if base == "n" else written(100 * total / len(rows))
+    reads = {} if base == "n" else {file: (rows[benches.CELL].assign(scorer=scorer), frozenset({column}))}
+    files = (file, *BENCH[1:3], f"reward/{scorer}/calibration.json")
+    return Origin(MEASURED, f"{scorer}: gap of share met and mean P(met), {row['dimension']}, {where}, over ten "
+                  "bins of equal size", files, text, f"{len(rows)} cells", rows, ("candidate_id",), lambda: reads,
+                  (f"reward/{scorer}",))  # fmt: skip
+
+
+def _probabilities(place: Place, scorer: str, where: str) -> pd.DataFrame:
+    """Scores, P(met) and true labels, on the bench or the split that the calibration was fitted on."""
     if where.startswith("bench"):
         own = place.run.predicted[place.run.predicted.scorer == scorer]
         # in the order of the predictions, which decides between equal probabilities
         cells = own.merge(place.cells, on=["instruction_id", *benches.CELL])
         cells = cells[cells.seen if where.endswith(" seen") else ~cells.seen]
-        rows, file = cells.assign(label=_label(cells, "truth")), PREDICTIONS
-    else:
-        file = "reward/heldout.parquet"
-        rows = place.run.table(file).query("scorer == @scorer").rename(columns={"truth": "label"})
-        fitted = calibration.Calibration.load(place.folder / f"reward/{scorer}/calibration.json")
-        rows = rows.assign(probability=fitted.probability(rows.score, rows.dimension))
-    rows = rows[(rows.dimension == row["dimension"]) & rows.label.notna()]
-    rows = rows.assign(label=rows.label.astype(float), counted=1)
-    rows = rows.assign(hit=rows.label, probability=rows.probability.astype(float))
-    column = "score" if base == "run_error_before" else "probability"
-    likely = 1 / (1 + np.exp(-rows.score.astype(float))) if column == "score" else rows.probability
-    order, total = np.argsort(likely.to_numpy(), kind="stable"), 0.0
-    for part in np.array_split(order, min(10, len(rows))):
-        total += abs(rows.label.to_numpy()[part].sum() - likely.to_numpy()[part].sum())
-    text = f"{len(rows)}" if base == "n" else written(100 * total / len(rows))
-    reads = {} if base == "n" else {file: (rows[[*benches.CELL]].assign(scorer=scorer), frozenset({column}))}
-    files = (file, *BENCH[1:3], f"reward/{scorer}/calibration.json")
-    return Origin(MEASURED, f"{scorer}: gap of share met and mean P(met), {row['dimension']}, {where}, over ten "
-                  "bins of equal size", files, text, f"{len(rows)} cells", rows, ("candidate_id",), reads,
-                  (f"reward/{scorer}",))  # fmt: skip
+        return cells.assign(label=_label(cells, "truth"))
+    rows = place.run.table("reward/heldout.parquet").query("scorer == @scorer").rename(columns={"truth": "label"})
+    fitted = calibration.Calibration.load(place.folder / f"reward/{scorer}/calibration.json")
+    return rows.assign(probability=fitted.probability(rows.score, rows.dimension))
 
 
 def _policy(place, row, base, end) -> Origin:
@@ -525,7 +527,7 @@ def _policy_specialty(place, row, base, end) -> Origin:
 
 def _least(found: Origin) -> Origin:
     """Items of one policy and seed, of the patients that both have."""
-    return replace(found, said=f"items of {found.said}", text=str(found.rows.groupby("part").size().min()), reads={})
+    return replace(found, said=f"items of {found.said}", text=str(found.rows.groupby("part").size().min()), reads=dict)
 
 
 def _composition(place, row, base, end) -> Origin:
@@ -644,7 +646,7 @@ def _ablation(place, row, base, end) -> Origin:
         said = (f"study {study}: {label}, {metric} on {part}, a row of results.csv; its predictions stay in the "
                 f"study's folder, runs/studies/{study}")  # fmt: skip
         return Origin(MEASURED, said, (f"studies/{study}/results.csv",), written(100 * value), rows=rows)
-    answers = pd.read_parquet(folder / "evaluation.parquet")
+    answers = place.once((study,), lambda: pd.read_parquet(folder / "evaluation.parquet"))
     named = pd.read_csv(folder / "study.csv").set_index("label").variant
     policy, files = named[label], (f"studies/{study}/evaluation.parquet",)
     own = answers[answers.policy == policy]
@@ -659,7 +661,7 @@ def _ablation(place, row, base, end) -> Origin:
     keys = items.rows[["policy", "seed", "instruction_id"]]
     return Origin(MEASURED, f"study {study}, {label}: {what}, by {against}, mean of its training seeds", files,
                   texts[end], items.ratio(), items.rows, (),
-                  {files[0]: (keys, frozenset(FIELDS[metric]))})  # fmt: skip
+                  lambda: {files[0]: (keys, frozenset(FIELDS[metric]))})  # fmt: skip
 
 
 _MAKE = {

@@ -129,7 +129,7 @@ def _rows(place: Place, found: Origin, examples: int) -> list[str]:
     rows = found.rows[found.rows.counted > 0] if "counted" in found.rows else found.rows
     lines = [_line("rows", f"{len(rows):,}; the first {min(examples, len(rows))}:")]
     texts, where = _texts(place) if found.answers else ({}, "")
-    for number, (_, row) in enumerate(rows.head(examples).iterrows(), 1):
+    for number, (_, row) in enumerate(origins.with_people(place, rows.head(examples)).iterrows(), 1):
         shows = [f"{k} {_short(v)}" for k, v in row.items() if k not in QUIET and not _nothing(v)]
         hit = f"{row.hit:g} of {row.counted:g}; " if "hit" in row and not found.kind == origins.REPORTED else ""
         lines += textwrap.wrap(hit + ", ".join(shows), 110, initial_indent=f"  {number}. ", subsequent_indent="     ")
