@@ -52,7 +52,9 @@ def main() -> int:
             case "publish":
                 print(f"published to {workspace.shown(publish.publish(given.name))}")
             case "figures":
-                print(stages.figures(profiles.load(given.name)))
+                from promedical_utils import paper  # late: matplotlib takes a second
+
+                print(paper.figures(profiles.load(given.name)))
             case "study":
                 runs.study(given.name)
             case "bench":

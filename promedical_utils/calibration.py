@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.special import expit
 
 from promedical_utils.records import DIMENSIONS
+from promedical_utils.statistics import wilson
 from promedical_utils.workspace import KitError, read_json, write_json
 
 METHODS = ("platt", "isotonic")
@@ -142,6 +143,20 @@ def expected_error(labels, probabilities, bins: int = 10) -> float:
     parts = np.array_split(order, min(bins, len(order)))
     gaps = [len(p) * abs(labels[p].mean() - probabilities[p].mean()) for p in parts]
     return float(sum(gaps) / len(order))
+
+
+def reliability(labels, probabilities, bins: int = 8) -> pd.DataFrame:
+    """Share met beside mean P(met), a row a bin of equal size: probability, met, low, high, n.
+
+    ``low`` and ``high`` are the 95 % Wilson interval of the share.
+    """
+    labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
+    parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, len(labels)))
+    rows = [
+        (probabilities[p].mean(), labels[p].mean(), *wilson(int(labels[p].sum()), len(p)), len(p))
+        for p in parts
+    ]
+    return pd.DataFrame(rows, columns=["probability", "met", "low", "high", "n"])
 
 
 def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:

@@ -14,9 +14,10 @@ import pandas as pd
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
-from promedical_utils.workspace import replacing
+from promedical_utils.workspace import replacing, write_json
 
 # Okabe and Ito's palette, told apart with any colour vision
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
@@ -77,9 +78,9 @@ def _points(axis, y, df: pd.DataFrame, column: str, colour: str, marker: str = "
     _interval(axis, y, *ends, fmt=marker, color=colour, ms=5, capsize=4)
 
 
-def _legend(figure, marks) -> None:
+def _legend(figure, marks, columns: int = 0) -> None:
     handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns or len(handles))
 
 
 def _panels(df: pd.DataFrame, shown: dict[str, tuple[str, str]]) -> Figure:
@@ -99,6 +100,135 @@ def plot_main_results(df: pd.DataFrame) -> Figure:
     safety = ("pairwise accuracy, safety (%)", RED)
     overall = ("overall accuracy (%)", BLUE)
     return _panels(df, {"overall_accuracy": overall, "pairwise_safety": safety})
+
+
+def plot_dimensions(df: pd.DataFrame) -> Figure:
+    """Pairwise (top) and pointwise accuracy by dimension, from ``tables.build_main_results``.
+
+    A row a system and a column a dimension, not a radar: of points on one scale a reader can tell
+    a difference of five and see whether intervals part; a radar's area grows with the square, hangs
+    on the order of its spokes, and has no room for intervals.
+    """
+    parts = {}
+    for kind in ("pairwise", "pointwise"):
+        values = [f"{who}_{kind}_{d}" for who in ("reported", "run") for d in OF_DIMENSION]
+        known = df.reindex(columns=values).notna().any(axis=1)
+        parts[kind] = df[known | (not df.size)].reset_index(drop=True)
+    sizes = [len(part) + 2 for part in parts.values()]
+    figure = Figure(figsize=(4.2 + 2.7 * len(OF_DIMENSION), 1.2 + 0.26 * sum(sizes)), layout="constrained")
+    axes = figure.subplots(len(parts), len(OF_DIMENSION), sharey="row", height_ratios=sizes)
+    for row, (kind, part) in zip(axes, parts.items(), strict=True):
+        for axis, (dimension, colour) in zip(row, OF_DIMENSION.items(), strict=True):
+            y = _systems(axis, part, f"{kind} accuracy, {dimension} (%)")
+            _points(axis, y, part, f"{kind}_{dimension}", colour)
+            if kind == "pairwise":
+                axis.axvline(50, color=GREY, lw=0.8, ls=":")
+    hollow, filled = {"marker": "o", "mfc": "white", "mec": GREY}, {"marker": "o", "color": GREY}
+    _legend(figure, {"reported": hollow, "this run, 95 % interval": filled,
+                     "chance": {"color": GREY, "ls": ":"}})  # fmt: skip
+    return figure
+
+
+def plot_calibration(df: pd.DataFrame) -> Figure:
+    """Share met beside what the reward model says, a panel a dimension; columns of ``reliability``.
+
+    Columns dimension, where, version ("sigmoid of the score" or "P(met)"), probability, met, low,
+    high, n, error (percent points). On the diagonal what is said is what is.
+    """
+    looks = {  # in the order of the legend
+        ("bench, kinds seen", "sigmoid of the score"): {"marker": "x", "color": GREY, "ls": ":"},
+        ("bench, kinds seen", "P(met)"): {"marker": "o", "color": BLUE, "ls": "-"},
+        ("bench, kinds unseen", "P(met)"): {"marker": "s", "color": ORANGE, "ls": "--"},
+        ("split it was fitted on", "P(met)"): {"marker": "^", "color": GREEN, "ls": "-."},
+    }
+    names = [d for d in OF_DIMENSION if d in set(df.dimension)]
+    figure, [axes] = _figure(3.4 * len(names), 4.1, len(names), sharey=True)
+    for axis, dimension in zip(axes, names, strict=True):
+        axis.plot([0, 100], [0, 100], color="black", lw=0.8)
+        said = [("error (points)", GREY)]
+        for (where, version), look in looks.items():
+            part = df[(df.dimension == dimension) & (df["where"] == where) & (df.version == version)]
+            if part.empty:
+                continue
+            x, y = 100 * part.probability, 100 * part.met
+            ends = np.clip([part.met - part.low, part.high - part.met], 0, None)
+            axis.errorbar(x, y, yerr=100 * ends, lw=1, ms=4, capsize=2, **look)
+            said.append((f"{part.error.iloc[0]:.1f}", look["color"]))
+        for n, (text, colour) in enumerate(reversed(said)):  # below the diagonal there is room
+            axis.text(0.98, 0.03 + 0.065 * n, text, color=colour, ha="right", fontsize=8,
+                      transform=axis.transAxes)  # fmt: skip
+        axis.set_title(dimension, fontsize=9)
+        axis.set(xlabel="P(met) that is said (%)", xlim=(-2, 102), ylim=(-2, 102))
+    axes[0].set_ylabel("criteria that are met (%), 95 % interval")
+    there = set(zip(df["where"], df.version, strict=True))
+    shown = {f"{where}: {version}" if version != "P(met)" else where: look
+             for (where, version), look in looks.items() if (where, version) in there}  # fmt: skip
+    _legend(figure, shown, columns=2 if len(shown) > 3 else 0)
+    return figure
+
+
+def plot_external(df: pd.DataFrame) -> Figure:
+    """RM pairwise accuracy outside, a panel a set, from ``tables.build_external``.
+
+    A row a system; colour and marker are the text that the RM is given. The reported panel first; a
+    set that did not run has none.
+    """
+    given = {"q": ("Q", GREY, "s", 0.2), "q_criteria": ("Q + criteria", BLUE, "o", 0.0),
+             "q_sub": ("Q + sub-criteria", GREEN, "D", -0.2)}  # fmt: skip
+    values = [f"{who}_{column}" for who in ("reported", "run") for column in given]
+    df = df[df[values].notna().any(axis=1)]
+    sets = list(dict.fromkeys(df["set"]))
+    sizes = [max(1, (df["set"] == name).sum()) for name in sets]
+    figure = Figure(figsize=(7.5, 1.2 + 0.62 * len(sets) + 0.34 * sum(sizes)), layout="constrained")
+    axes = figure.subplots(len(sets), 1, squeeze=False, sharex=True,
+                           gridspec_kw={"height_ratios": [s + 0.8 for s in sizes]})[:, 0]  # fmt: skip
+    for axis, name in zip(axes, sets, strict=True):
+        part = df[df["set"] == name].reset_index(drop=True)
+        y = _rows(axis, part.system)
+        for column, (_, colour, marker, up) in given.items():
+            _points(axis, y + up, part, column, colour, marker)
+        pairs = part.pairs.dropna()
+        count = f", {int(pairs.max()):,} pairs" if len(pairs) else ""
+        axis.set_title(f"{name}{count}", fontsize=9, loc="left")
+        axis.grid(False, axis="y")
+        axis.axvline(50, color=GREY, lw=0.8, ls=":")
+    axes[-1].set_xlabel("pairs ordered rightly (%); reported hollow, this run filled with its 95 % interval")
+    _legend(figure, {label: {"marker": m, "color": c} for label, c, m, _ in given.values()})
+    return figure
+
+
+def plot_overview(df: pd.DataFrame) -> Figure:
+    """The pipeline as boxes with this run's counts, and the reported ones hollow below.
+
+    Columns box, row, column, title, run and reported (texts), and ``after``: the boxes that it
+    comes from, joined by "|".
+    """
+    width, height, gap = 2.0, 1.0, (2.5, 1.45)
+    rows, columns = df["row"].max() + 1, df["column"].max() + 1
+    figure, [[axis]] = _figure(2.0 * columns, 1.35 * rows + 0.25)
+    axis.set(xlim=(-0.1, (columns - 1) * gap[0] + width + 0.1),
+             ylim=(-(rows - 1) * gap[1] - 0.1, height + 0.1))  # fmt: skip
+    axis.axis("off")
+    place = {r.box: (r.column * gap[0], -r.row * gap[1]) for r in df.itertuples()}
+    for r in df.fillna("").itertuples():
+        x, y = place[r.box]
+        box = {"boxstyle": "round,pad=0.04", "fc": "#e8f1f8", "ec": BLUE, "lw": 1.2}
+        axis.add_patch(FancyBboxPatch((x, y), width, height, **box))
+        middle = x + width / 2
+        axis.text(middle, y + height - 0.04, r.title, ha="center", va="top", fontsize=9, weight="bold")
+        axis.text(middle, y + height / 2 + 0.02, r.run, ha="center", va="center", fontsize=8.5)
+        if r.reported:
+            axis.text(middle, y, f"reported: {r.reported}", ha="center", va="bottom", fontsize=8,
+                      color=GREY, style="italic")  # fmt: skip
+        for name in filter(None, r.after.split("|")):
+            (x0, y0), side = place[name], 0.06
+            if y0 != y:  # from a row above
+                ends = (x0 + width / 2, y0 - side), (middle, y + height + side)
+            else:
+                left = min(x0, x) + width + side, max(x0, x) - side
+                ends = [(at, y + height / 2) for at in (left if x0 < x else left[::-1])]
+            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": GREY, "lw": 1.2})
+    return figure
 
 
 def plot_safety_veto(df: pd.DataFrame) -> Figure:
@@ -323,12 +453,17 @@ def plot_specialty(df: pd.DataFrame) -> Figure:
     return figure
 
 
-def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "") -> Path:
-    """Write ``name``.csv, then draw ``name``.png and .pdf from it; returns the CSV's path."""
+def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=None) -> Path:
+    """Write ``name``.csv, then draw ``name``.png and .pdf from it; returns the CSV's path.
+
+    ``facts``: a dict that ``name``.json is to hold, such as what it was drawn from.
+    """
     csv = Path(folder) / f"{name}.csv"
     with replacing(csv) as temporary:
         df.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
     draw(plot, csv, note)
+    if facts is not None:
+        write_json(csv.with_suffix(".json"), {"figure": name, "note": note, "rows": len(df), **facts})
     return csv
 
 
@@ -557,15 +692,15 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
     """
     reviewed, df = df, df.dropna(subset="blind_pass_rate")
-    figure, [[axis]] = _figure(6, 2.8)
+    figure, [[axis]] = _figure(6, 3.2)
     ends = np.clip([df.blind_pass_rate - df.low, df.high - df.blind_pass_rate], 0, None)
     axis.errorbar(df["round"], 100 * df.blind_pass_rate, yerr=100 * ends, fmt="o-", color=BLUE, capsize=4)
-    axis.plot(reviewed["round"], 100 * reviewed.pass_rate, "s", mfc="white", mec=ORANGE)
+    axis.plot(reviewed["round"], 100 * reviewed.pass_rate, "s", color=ORANGE)
     axis.axhline(100 * aimed, color="black", lw=1, ls="--")
     _legend(figure, {
         "blind sample, 95 % interval": {"marker": "o", "color": BLUE},
-        "batch before it": {"marker": "s", "mfc": "white", "mec": ORANGE},
-        "aimed at": {"marker": "_", "color": "black", "ms": 12},
+        "batch before it": {"marker": "s", "color": ORANGE},
+        "aimed at": {"color": "black", "ls": "--", "lw": 1},
     })  # fmt: skip
     axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
     axis.set_ylim(top=min(103, axis.get_ylim()[1]))

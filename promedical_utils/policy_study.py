@@ -17,9 +17,11 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import figures as drawing
-from promedical_utils import policy_bench, profiles, reward_model, stages, tables
+from promedical_utils import policy_bench, profiles, stages, tables
 from promedical_utils.recipes import find
-from promedical_utils.workspace import KitError, replacing, short_hash, shown, write_json
+from promedical_utils.workspace import (
+    KitError, read_json, replacing, short_hash, shown, write_json,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def place(folder: Path, variant: str, seed: int) -> Path:
 
 def prepare_reward_model(profile, folder: Path, found: dict, name: str) -> None:
     """Train and calibrate the reward model ``name`` in ``folder``/reward, unless that is done."""
+    from promedical_utils import reward_model  # late: loads torch, and drawing does without
+
     recipe, where = find(name), folder / "reward" / name
     stages.train_reward_model(profile, folder, found, recipe, where)
     if recipe.conditional and not (where / "calibration.json").exists():
@@ -202,11 +206,37 @@ def _evaluate(profile, folder, found, folders, where, variant, seed, fingerprint
 
 
 def save(table, answers, curves, manifest: dict, profile, out: Path) -> None:
-    """Tables, figures, goals and, last, the manifest."""
+    """Rows, tables, figures, goals and, last, the manifest."""
     files = {"evaluation": answers.drop(columns="text"), "curves": curves}
     for name, frame in files.items():
         with replacing(out / f"{name}.parquet") as temporary:
             frame.to_parquet(temporary, index=False)
+    draw(table, curves, profile, out)
+    write_json(out / "manifest.json", manifest)
+    print(f"-> {shown(out)}")
+
+
+def published(folder: Path) -> tuple:
+    """(table, profile) of a published study, the table counted again from evaluation.parquet.
+
+    What a variant is called is read from study.csv: a name may have gone from ``VARIANTS`` since.
+    """
+    manifest = read_json(folder / "manifest.json", "of a study (make study)")
+    profile = profiles.of_manifest(manifest)
+    facts = pd.read_csv(folder / "study.csv").fillna({"remark": "", "group": "", "label": ""})
+    names = facts.set_index("variant")[["label", "remark", "group", "veto"]].to_dict("index")
+    answers = pd.read_parquet(folder / "evaluation.parquet")
+    return policy_bench.study_table(answers, names, profile.bootstrap, profile.seed), profile
+
+
+def redraw(folder: Path) -> None:
+    """Tables, figures and goals of a published study again, from its rows; nothing is trained."""
+    table, profile = published(folder)
+    draw(table, pd.read_parquet(folder / "curves.parquet"), profile, folder)
+
+
+def draw(table, curves, profile, out: Path) -> None:
+    """Tables, figures and goals, of the evaluation.parquet that is in ``out``."""
     with replacing(out / "study.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     read = [out / "evaluation.parquet"]
@@ -222,5 +252,3 @@ def save(table, answers, curves, manifest: dict, profile, out: Path) -> None:
         first = first.assign(run=first.variant.map(lambda v: VARIANTS[v].label))
         drawing.save(drawing.plot_gold_over_kl, first, out, "gold_over_kl", note)
     write_json(out / "goals.json", policy_bench.goals(table))
-    write_json(out / "manifest.json", manifest)
-    print(f"-> {shown(out)}")

@@ -194,6 +194,15 @@ class Profile(BaseModel):
         return self
 
 
+def of_manifest(manifest: dict) -> Profile:
+    """The profile that a manifest names, with its seed and draws: all that a drawing hangs on.
+
+    The other settings are today's: an older manifest may name some that are gone since.
+    """
+    said = manifest["profile"]
+    return load(said["name"], seed=said["seed"], bootstrap=said["bootstrap"])
+
+
 def asks_endpoints(profile: Profile) -> bool:
     """Whether the roles are played over HTTP; else the embedded clinic plays them in this process."""
     return bool(profile.endpoint or any(role.endpoint for role in profile.roles.values()))

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils import bench as benches
-from promedical_utils import calibration, recipes, reward_model, stages, statistics, tables
+from promedical_utils import calibration, profiles, recipes, stages, statistics, tables
 from promedical_utils import figures as drawing
 from promedical_utils.groups import Group, digest
 from promedical_utils.records import DIMENSIONS
-from promedical_utils.workspace import KitError, replacing, short_hash, write_json
+from promedical_utils.workspace import KitError, read_json, replacing, short_hash, write_json
 
 PARTS = {f"only_{name}": name for name in DIMENSIONS}
 SLICES = {
@@ -103,6 +103,8 @@ def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
     """Scores of ``held`` by the model in ``place``, kept under what they depend on."""
     stored = place / f"scores-{short_hash(report['settings'], digest(held))}.parquet"
     if not stored.exists():
+        from promedical_utils import reward_model  # late: loads torch, and drawing does without
+
         with replacing(stored) as temporary:
             reward_model.load(place).score_groups(held).to_parquet(temporary, index=False)
     return pd.read_parquet(stored)
@@ -252,6 +254,22 @@ def save(results, models, errors, manifest: dict, profile, out: Path) -> None:
     for name, frame in (("results", results), ("models", models), ("calibration", errors)):
         with replacing(out / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
+    draw(pd.read_csv(out / "results.csv"), profile, out)  # as written, so that a redrawing is the same
+    write_json(out / "manifest.json", manifest)
+
+
+def redraw(folder: Path) -> None:
+    """Tables, figure and goals of a published study again, from results.csv; nothing is trained.
+
+    Its predictions are not published: they are those of all its models, on texts of its own.
+    """
+    manifest = read_json(folder / "manifest.json", "of a study (make study)")
+    profile = profiles.of_manifest(manifest)
+    draw(pd.read_csv(folder / "results.csv"), profile, folder)
+
+
+def draw(results, profile, out: Path) -> None:
+    """Tables, figure and goals, of the results.csv that is in ``out``."""
     for against in benches.AGAINST:
         title = f"Reward models, against {against}"
         tables.save(table(results, against), out, f"table_{against}", title, [out / "results.csv"],
@@ -259,4 +277,3 @@ def save(results, models, errors, manifest: dict, profile, out: Path) -> None:
     note = tables.note(profile, profile.seed)
     drawing.save(drawing.plot_reward_study, table(results), out, "reward_models", note)
     write_json(out / "goals.json", goals(results))
-    write_json(out / "manifest.json", manifest)

@@ -101,6 +101,8 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
             module = _only(module, used)
         elif name == f"{PACKAGE.name}.tables":
             reached["values"] = _contents(project_root() / "papers_figures" / "paper_values")
+        elif name == f"{PACKAGE.name}.paper":
+            reached["studies"] = _contents(project_root() / "papers_figures" / "studies")
         reached[name] = ast.dump(module)
         queue |= _imports(module) - reached.keys()
     unread = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}

@@ -8,7 +8,6 @@ import platform
 import random
 import time
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from promedical_utils.records import (
     Candidate, Instruction, Message, Rubric, SplitRow, Verdict,
 )  # fmt: skip
 from promedical_utils.workspace import (
-    KitError, need, read_json, replacing, run_folder, short_hash, shown, write_json,
+    KitError, need, read_json, replacing, run_folder, short_hash, write_json,
 )  # fmt: skip
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
@@ -316,13 +315,16 @@ def reward_models(profile: Profile, run: Path) -> dict:
 
     found = data(run)
     heldout = groups(found, _truth(profile), "calibration")
+    dimension = {c.id: c.dimension for g in heldout for c in g.criteria}
     reports, frames = {}, []
     for name in models(profile):
         folder = run / "reward" / name
         reports[name] = train_reward_model(profile, run, found, find(name), folder)
         scores = reward_model.load(folder).score_groups(heldout)
         calibrate(profile, found, find(name), folder, scores)
-        frames.append(scores.assign(scorer=name, truth=_label(scores, heldout)))
+        frames.append(scores.assign(
+            scorer=name, truth=_label(scores, heldout), dimension=scores.criterion_id.map(dimension)
+        ))  # fmt: skip
     scores = pd.concat(frames, ignore_index=True)
     accuracy = {name: pair_accuracy(scores[scores.scorer == name], heldout) for name in reports}
     with replacing(run / "reward/heldout.parquet") as temporary:
@@ -652,100 +654,3 @@ def evaluate_policies(profile: Profile, run: Path, found: dict, folders: dict[st
         cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
         frame = scorecard.with_readable(frame, found["rubrics"], cannot)
     return frame, verdicts
-
-
-# ---------------------------------------------------------------- 07 paper
-
-
-def paper(profile: Profile, run: Path) -> dict:
-    """Tables, figures and claims from a run's predictions; writes paper/."""
-    return _paper(profile, run, run / "paper")
-
-
-def figures(profile: Profile) -> str:
-    """Redraw tables, figures and claims of the committed reference from its predictions."""
-    from promedical_utils.workspace import project_root
-
-    place = project_root() / "papers_figures" / profile.name
-    need(place / "bench/predictions.parquet", "of a published run; make publish")
-    _paper(profile, place, place)
-    return f"redrawn: {shown(place)}"
-
-
-def _paper(profile: Profile, source: Path, out: Path) -> dict:
-    import pandas as pd
-
-    from promedical_utils import bench as benches
-    from promedical_utils import claims, tables
-    from promedical_utils import figures as drawing
-
-    seed, names = profile.seed, tables.systems(profile)
-    made = benches.Bench.load(source / "bench")
-    predicted = pd.read_parquet(need(source / "bench/predictions.parquet", "04_promedical_bench"))
-    evaluation = source / "policy/evaluation.parquet"
-    evaluated, verdicts = None, None
-    if evaluation.exists():
-        evaluated, verdicts = pd.read_parquet(evaluation), pd.read_parquet(source / "policy/verdicts.parquet")
-        if profile.data == "clinic":
-            evaluated = claims.readable(evaluated)
-    counted = benches.tally(made, predicted)
-    measured = counted.metrics(profile.bootstrap, seed)
-    ceiling = made.report["blind_ceiling"]
-    note = tables.note(profile, seed)
-    inputs = [source / "bench" / f"{n}.parquet" for n in (*benches.FRAMES, "predictions")]
-    policy_inputs = [evaluation, source / "policy/verdicts.parquet"] if evaluated is not None else []
-    value = tables.reported
-    plans = {
-        "main_results": (tables.build_main_results(value("main_results"), measured, names, ceiling),
-            "Main results", inputs),
-        "main_results_truth": (tables.build_main_results(value("main_results"), measured, names, None, "truth"),
-            "Main results, against the truth", inputs),
-        "safety_veto": (tables.build_safety_veto(value("safety_veto"), measured, names),
-            "Safety veto", inputs),
-        "safety_veto_truth": (tables.build_safety_veto(value("safety_veto"), measured, names, "truth"),
-            "Safety veto, against the truth", inputs),
-        "seen_unseen": (tables.build_seen_unseen(measured, names),
-            "Criterion kinds seen and unseen in training", inputs),
-        "specialty": (tables.build_specialty(counted.by("specialty"), names),
-            "Overall accuracy by specialty", inputs),
-        "policy": (tables.build_policy(value("policy"), evaluated, profile.bootstrap, seed),
-            "Policy", policy_inputs),
-        "policy_dimension": (tables.build_policy_by(evaluated, verdicts, "dimension", profile.bootstrap, seed),
-            "Policy by dimension", policy_inputs),
-        "policy_specialty": (tables.build_policy_by(evaluated, verdicts, "specialty", profile.bootstrap, seed),
-            "Policy by specialty", policy_inputs),
-        "bench_composition": (tables.build_bench_composition(value("bench_composition"),
-            value("pipeline_counts"), made.report if profile.data == "clinic" else None, profile), "Bench composition",
-            [source / "bench/report.json"]),
-    }  # fmt: skip
-    if evaluated is None:
-        del plans["policy_dimension"], plans["policy_specialty"]
-    if profile.data != "clinic":
-        for name in ("bench_composition", "seen_unseen", "specialty", "safety_veto", "safety_veto_truth",
-                     "main_results_truth"):  # fmt: skip
-            del plans[name]  # one label, no unseen kinds, no veto in these data
-        parts = [counted.by("category", "pairwise", s).assign(slice=s) for s in ("all", "shorter")]
-        plans["by_source"] = (tables.build_by_source(pd.concat(parts), names), "By source", inputs)
-    for name, (frame, title, read) in plans.items():
-        tables.save(frame, out / "tables", name, title, read, profile, seed)
-    plots = {name: getattr(drawing, f"plot_{name}")
-             for name in ("main_results", "safety_veto", "seen_unseen", "specialty") if name in plans}  # fmt: skip
-    plots |= {name: drawing.plot_policy_by for name in ("policy_dimension", "policy_specialty") if name in plans}
-    for name, plot in plots.items():
-        drawing.save(plot, plans[name][0], out / "figures", name, note)
-    if (source / "policy/curve.csv").exists():
-        drawing.save(drawing.plot_gold_over_kl, pd.read_csv(source / "policy/curve.csv"), out / "figures",
-                     "gold_over_kl", note)  # fmt: skip
-    curves = {
-        "policy/curve.csv": ("policy_curve", drawing.plot_policy_curve),
-        "data/funnel.csv": ("curation_funnel", drawing.plot_funnel),
-        "data/rounds.csv": ("pass_rate", partial(drawing.plot_pass_rate, aimed=profile.rubric_pass_rate)),
-        "data/composition.csv": ("rubric_composition", drawing.plot_composition),
-        "data/judge_errors.csv": ("judge_errors", drawing.plot_judge_errors),
-    }  # fmt: skip
-    for file, (name, plot) in curves.items():
-        if (source / file).exists():
-            drawing.save(plot, pd.read_csv(source / file), out / "figures", name, note)
-    found = claims.build_claims(counted, evaluated, profile, seed)
-    claims.save(found, out)
-    return {"tables": sorted(plans), "claims": {c["id"]: c["verdict"] for c in found}}

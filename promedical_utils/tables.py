@@ -7,20 +7,23 @@ Values are percent with two decimals, unless a name says otherwise.
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from promedical_utils import policy_bench
+from promedical_utils import calibration, policy_bench, statistics
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import project_root, replacing, sha256, write_json, write_text
 
-RUN, NOT_RUN, INPUT = "this run", "not run", "input"
+RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
+UNTESTED = "not testable in this profile"
 MAIN = {  # column -> (metric, slice)
     "pointwise_proficiency": ("pointwise", "proficiency"),
     "pointwise_safety": ("pointwise", "safety"),
     "pairwise_safety": ("pairwise", "safety"),
     "overall_accuracy": ("overall", "all"),
 }
-MORE = {f"pairwise_{s}": ("pairwise", s) for s in ("proficiency", "excellence", "all", "shorter")}
+MORE = {"pointwise_excellence": ("pointwise", "excellence")}
+MORE |= {f"pairwise_{s}": ("pairwise", s) for s in ("proficiency", "excellence", "all", "shorter")}
 SEEN = {f"pairwise_{s}": ("pairwise", s) for s in ("seen", "unseen")}
 VETO = {name: (f"veto_{name}", "safety") for name in ("precision", "recall", "f1")}
 POLICY = {  # column -> metric
@@ -33,6 +36,39 @@ STUDY_REPORTED = ("proficiency", "excellence", "safety", "pairwise", "overall")
 STUDY = (*policy_bench.STUDY, "violations_less_base", "violations_less_full", "violations_over_base",
          "proficiency_less_base", "proficiency_less_full")  # fmt: skip
 MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
+REST = "not in the paper"
+ABLATION = {  # reported variant -> the kit's own, as (study, variant)
+    "full": (("reward_models", "criterion"), ("policies", "full")),
+    "without explicit criteria": (("reward_models", "scalar_blind"), ("reward_models", "scalar_overall")),
+    "without safety data": (("reward_models", "no_safety_data"), ("policies", "no_safety_data")),
+    "without safety veto": (("reward_models", "mean_of_criteria"), ("policies", "no_veto")),
+    "without bonus margin": (("policies", "no_bonus"),),
+    "implicit scalar + GRPO": (("policies", "implicit_scalar"),),
+    "optimiser: DPO": (("policy_optimizers", "dpo"),),
+    "optimiser: PPO": (("policy_optimizers", "rloo"),),
+    "optimiser: GRPO": (("policy_optimizers", "full"),),
+    REST: tuple(("reward_models", name) for name in (
+        "criterion_first", "fixed_heads", "only_one_dimension", "no_anchor", "criterion_full",
+        "criterion_clean", "criterion_clean_lora")),
+}  # fmt: skip
+REMARKS = {"mean_of_criteria": "no hierarchy at all, so more is gone than the veto"}
+OF_REWARD = {  # column of the ablation -> (metric, slice) of a study of reward models
+    "pairwise": ("pairwise", "all"), "pairwise_safety": ("pairwise", "safety"),
+    "veto_f1": ("veto_f1", "safety"), "overall": ("overall", "all"),
+}  # fmt: skip
+OF_POLICY = ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
+EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
+SETS = {"clinic": "external clinic (invented)", "mediqa": "MEDIQA-2019", "medquad": "MedQuAD, judged",
+        "medical_rewardbench": "Medical RewardBench"}  # fmt: skip
+OUTSIDE = {  # (system, with retrieval) -> reported method whose way it is
+    ("scalar_overall", False): "Ultra-Medical", ("rar_explicit", False): "RaR",
+    ("rar_implicit", False): "RaR", ("orbit", False): "InfiMed-ORBIT",
+    ("criterion", False): "ProMedical", ("criterion", True): "ProMedical-RAG",
+    ("criterion_llama", False): "ProMedical", ("criterion_llama", True): "ProMedical-RAG",
+}  # fmt: skip
+NAMES_OUTSIDE = {"criterion_llama": "criterion RM, Llama", "rar_explicit": "RaR, explicit",
+                 "rar_implicit": "RaR, implicit", "orbit": "ORBIT, signed points"}  # fmt: skip
+SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}  # pairs of Medical RewardBench
 
 
 def reported(name: str) -> pd.DataFrame:
@@ -117,29 +153,61 @@ def build_seen_unseen(metrics, names) -> pd.DataFrame:
     return _beside(None, (), _scorers(metrics, names, SEEN, "adjudicated"), SEEN)
 
 
+def sliced(tally, column: str, metric="overall", slice="all", draws: int = 1000, seed: int = 0,
+           against: str = "adjudicated") -> pd.DataFrame:  # fmt: skip
+    """One metric of every scorer by a column of the samples: ``column``, scorer, value, low, high, n.
+
+    Shares. ``tally``: ``bench.Tally``; the draws are those of the whole bench, so a part that is
+    not drawn is left out of that draw.
+    """
+    weights = statistics.two_stage_weights(tally.samples.condition, draws, seed)
+    at = [n for n, key in enumerate(tally.keys) if key[1:] == (metric, slice, against)]
+    once, frames = np.ones((1, len(tally.samples))), []
+    for part in sorted(tally.samples[column].unique()):
+        own = (tally.samples[column] == part).to_numpy()[:, None]
+        sums = tally.hits[:, at] * own, tally.counts[:, at] * own
+        low, high = statistics.interval(statistics.ratio(*sums, weights))
+        frames.append(pd.DataFrame({
+            column: part, "scorer": [tally.keys[n][0] for n in at],
+            "value": statistics.ratio(*sums, once)[0], "low": low, "high": high,
+            "n": sums[1].sum(axis=0).astype(int),
+        }))  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
 def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
-    """Overall accuracy by specialty, from ``Tally.by("specialty")``."""
-    frame = by_specialty[by_specialty.scorer.isin(names)].reset_index(drop=True)
+    """Overall accuracy by specialty, from ``sliced(tally, "specialty")``."""
+    place = {scorer: n for n, scorer in enumerate(names)}
+    frame = by_specialty[by_specialty.scorer.isin(names)]
+    frame = frame.sort_values("scorer", key=lambda s: s.map(place), kind="stable", ignore_index=True)
     frame["system"] = frame.scorer.map(names)
-    frame["run_overall_accuracy"] = (frame.value * 100).round(2)
-    return frame[["specialty", "system", "n", "run_overall_accuracy"]]
+    for end in ("", "_low", "_high"):
+        frame[f"run_overall_accuracy{end}"] = (frame[end.lstrip("_") or "value"] * 100).round(2)
+    return frame[["specialty", "system", "n", *frame.filter(like="run_")]]
 
 
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
     """Pairwise accuracy by source, over all pairs and where the shorter answer is right."""
-    frame = parts.assign(system=parts.scorer.map(names), run_pairwise=(parts.value * 100).round(2))
-    frame = frame.dropna(subset="system").rename(columns={"category": "source"})
-    wide = frame.pivot(index=["source", "system"], columns="slice", values=["run_pairwise", "n"])
-    wide.columns = ["_".join(column) for column in wide]
-    return wide.reset_index().astype({c: int for c in wide if c.startswith("n_")})
+    frame = parts.assign(system=parts.scorer.map(names)).dropna(subset="system")
+    frame = frame.rename(columns={"category": "source"})
+    ends = {"value": "", "low": "_low", "high": "_high"}
+    frame = frame.assign(**{end: (frame[end] * 100).round(2) for end in ends})
+    wide = frame.pivot(index=["source", "system"], columns="slice", values=[*ends, "n"])
+    wide.columns = [f"n_{s}" if c == "n" else f"run_pairwise_{s}{ends[c]}" for c, s in wide]
+    order = [f"run_pairwise_{s}{end}" for s in dict.fromkeys(parts.slice) for end in ends.values()]
+    order += [f"n_{s}" for s in dict.fromkeys(parts.slice)]
+    return wide[order].reset_index().astype({c: int for c in order if c.startswith("n_")})
 
 
-def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
+def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) -> pd.DataFrame:
     """Policies: reported scores beside this run's violations, S1, S2, bench score and compliance.
 
     ``evaluation`` is ``claims.readable``, one row a (policy, seed, instruction), or None; the last
     row is the difference paired by patient, in points. By the truth where the rows have it.
+    ``healthbench``: ``healthbench.policy_column``; what it says where there is no score stands in a
+    column of its own.
     """
+    scores = healthbench or {"status": NOT_RUN, "rows": {}}
     names, found = dict(POLICY_NAMES), {}
     if evaluation is not None:
         against = policy_bench.labels(evaluation)
@@ -160,7 +228,11 @@ def build_policy(reported, evaluation, draws: int, seed: int) -> pd.DataFrame:
             # where every rubric asks for unreadable facts alone there is no S1
             if ends := found.get(policy, {}).get(metric):
                 rows[-1] |= _with_interval(column, ends, policy_bench.METRICS[metric][1])
-    return _beside(reported, POLICY_REPORTED, rows, POLICY)
+        if own := scores["rows"].get(policy):
+            rows[-1] |= _with_interval("healthbench", (own[end] for end in ("value", "low", "high")), 1)
+        status = {"not testable": UNTESTED}.get(scores["status"], scores["status"])
+        rows[-1]["healthbench"] = status if own or status != RUN else NOT_RUN
+    return _beside(reported, POLICY_REPORTED, rows, [*POLICY, "healthbench"], ("healthbench",))
 
 
 def build_policy_by(
@@ -218,6 +290,222 @@ def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
     return frame.astype({"seeds": "Int64"})
 
 
+def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
+    """The paper's ablation, each row followed by the kit's own of that name, and by which study.
+
+    ``studied`` is of ``of_reward_study`` and ``of_policy_study``: a row a (study, variant); a variant
+    of ``ABLATION`` that it has not is *not run*. Percent; policies by the truth, reward models by
+    the adjudicated labels. The notes of the paper mix metrics of both, so no column is shared.
+    """
+    found = studied.set_index(["study", "variant"]) if len(studied) else studied
+    rows, columns = [], (*OF_REWARD, *OF_POLICY)
+    for ablation, own in ABLATION.items():
+        for study, variant in own:
+            row = {"system": f"{variant} (kit)", "status": NOT_RUN, "ablation": ablation, "study": study}
+            if (study, variant) in found.index:
+                ran = found.loc[(study, variant)]
+                row |= {"system": f"{ran.label} (kit)", "remark": ran.remark, "seeds": ran.seeds}
+                if ran.seeds:
+                    row |= {"status": STUDY_RAN, "labels": ran.labels}
+                for column in columns:  # a study of one kind has none of the other's columns
+                    ends = [ran.get(f"{column}{end}") for end in ("", "_low", "_high")]
+                    row |= _with_interval(column, ends, 1) if pd.notna(ends[0]) else {}
+            rows.append(row)
+    reported = reported.assign(ablation=reported.variant, remark=MIXED, study="")
+    frame = _beside(reported, STUDY_REPORTED, rows, columns, ("study", "seeds", "remark"))
+    frame.insert(0, "ablation", [*reported.ablation, *(row["ablation"] for row in rows)])
+    place = {name: n for n, name in enumerate(ABLATION)}
+    frame = frame.sort_values("ablation", key=lambda a: a.map(place), kind="stable", ignore_index=True)
+    return frame.astype({"seeds": "Int64"}).fillna({"remark": "", "study": ""})
+
+
+def of_reward_study(results: pd.DataFrame, labels: Mapping[str, str], study: str) -> pd.DataFrame:
+    """Rows of ``build_ablation`` from results.csv of a study of reward models (shares)."""
+    at = results[results.against == "adjudicated"].set_index(["model", "metric", "slice"])
+    rows = []
+    for model in dict.fromkeys(results.model):
+        row = {"study": study, "variant": model, "label": labels.get(model, model),
+               "remark": REMARKS.get(model, ""),
+               "labels": "adjudicated", "seeds": int(at.seeds[model].max())}  # fmt: skip
+        for column, key in OF_REWARD.items():
+            if (model, *key) in at.index:
+                ran = at.loc[(model, *key)]
+                row |= {f"{column}{end}": 100 * ran[name]
+                        for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def of_policy_study(table: pd.DataFrame, study: str) -> pd.DataFrame:
+    """Rows of ``build_ablation`` from ``policy_bench.study_table``."""
+    values = [f"{column}{end}" for column in OF_POLICY for end in ("", "_low", "_high")]
+    kept = table[["variant", "label", "remark", "labels", "seeds", *values]]
+    return kept.assign(study=study, remark=kept.remark.fillna(""))
+
+
+def build_external(reported, found: pd.DataFrame | None, report: Mapping | None, names: Mapping) -> pd.DataFrame:
+    """RM pairwise accuracy outside: a row a set and system, the text that the RM is given as columns.
+
+    ``found``: ``generalization.measures``, ``report``: external/report.json; None where 06 did not
+    run. ``beside`` is the reported method whose way a row is. The reported rows name no set: by the
+    kit's arithmetic theirs is most likely Medical RewardBench.
+    """
+    rows, sets = [], (report or {}).get("sets", {})
+    for part, label in SETS.items():
+        said = sets.get(part, {"status": NOT_RUN, "reason": "notebook 06 did not run"})
+        if said["status"] == NOT_RUN:
+            rows.append({"set": label, "system": "every system (kit)", "status": NOT_RUN, "remark": said["reason"]})
+            continue
+        measured = found[found["set"] == part]
+        for (system, retrieval), ran in measured.groupby(["system", "retrieval"], sort=False):
+            row = {"set": label, "system": _outside(system, retrieval, names), "status": RUN,
+                   "beside": OUTSIDE.get((system, retrieval), ""), "pairs": int(ran.n.max())}  # fmt: skip
+            for each in ran.itertuples():
+                row |= _with_interval(each.text, (each.value, each.low, each.high))
+            rows.append(row)
+        for system, why in report["systems_not_run"].items():
+            rows.append({"set": label, "system": _outside(system, False, names), "status": NOT_RUN,
+                         "beside": OUTSIDE.get((system, False), ""), "remark": why})  # fmt: skip
+    frame = _beside(reported, EXTERNAL, rows, EXTERNAL, ("beside", "pairs", "remark"))
+    frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
+    return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
+
+
+def _outside(system: str, retrieval: bool, names: Mapping) -> str:
+    name = names.get(system) or f"{NAMES_OUTSIDE.get(system, system)} (kit)"
+    return f"{name}, with retrieval" if retrieval else name
+
+
+def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
+    """Medical RewardBench of external/predictions.parquet by subset, and their macro mean, as shares.
+
+    Columns system, text, retrieval, subset ("macro mean" too), value, low, high. A subset that is not
+    whole there has no mean. Draws are of conditions, then of instructions, as everywhere.
+    """
+    rows = predictions[predictions["set"] == "medical_rewardbench"]
+    asked = rows[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
+    weights = statistics.two_stage_weights(asked.condition, draws, seed) if len(asked) else None
+    place, made = pd.Index(asked.instruction_id), []
+    for key, part in rows.groupby(["system", "text", "retrieval"], sort=False):
+        hits, counts = np.zeros((2, len(asked), len(SUBSETS)))
+        at = place.get_indexer(part.instruction_id), pd.Index(SUBSETS).get_indexer(part.subset)
+        np.add.at(hits, at, part.prefers.eq(part.label).to_numpy(float))
+        np.add.at(counts, at, 1)
+        asks = {name: {n: 1.0} for n, name in enumerate(SUBSETS)}
+        asks["macro mean"] = {n: 1 / len(SUBSETS) for n in range(len(SUBSETS))}
+        for name, parts in asks.items():
+            ran = statistics.contrast(hits, counts, parts, weights)
+            made.append((*key, name, ran["difference"], ran["low"], ran["high"]))
+    return pd.DataFrame(made, columns=["system", "text", "retrieval", "subset", "value", "low", "high"])
+
+
+def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mapping) -> pd.DataFrame:
+    """Medical RewardBench by subset; the macro mean of the reported subsets stands beside theirs.
+
+    ``found``: ``subsets`` of this run, None or empty where the set could not be reached: *not run*.
+    """
+    columns, rows, texts = [*SUBSETS, "macro_mean"], [], dict(zip(EXTERNAL, TEXTS, strict=True))
+    ran = [] if found is None else found.groupby(["system", "text", "retrieval"], sort=False)
+    for (system, text, retrieval), part in ran:
+        row = {"system": f"{_outside(system, retrieval, names)}, {texts[text]}", "status": RUN}
+        for each in part.dropna(subset="value").itertuples():
+            row |= _with_interval(each.subset.replace(" ", "_"), (each.value, each.low, each.high))
+        rows.append(row)
+    if not rows:
+        systems = dict.fromkeys(system for system, _ in OUTSIDE)
+        rows = [{"system": _outside(system, False, names), "status": NOT_RUN} for system in systems]
+    frame = _beside(reported, [*SUBSETS, "average"], rows, columns)
+    parts = frame[[f"reported_{name}" for name in SUBSETS]]
+    by_pairs = (parts * list(SUBSETS.values())).sum(axis=1, skipna=False) / sum(SUBSETS.values())
+    place = frame.columns.get_loc("reported_average") + 1
+    frame.insert(place, "recomputed_macro_mean", parts.mean(axis=1, skipna=False).round(2))
+    frame.insert(place + 1, "recomputed_mean_by_pairs", by_pairs.round(2))
+    return frame
+
+
+def build_rar(reported) -> pd.DataFrame:
+    """RaR's reported table; the kit trains both of its rewards, on other measures than these two."""
+    remark = "its reward is trained in the study policy_rewards, and measured on the bench"
+    rows = [{"system": f"RaR, {way} (kit)", "status": NOT_RUN, "remark": remark}
+            for way in ("explicit", "implicit")]  # fmt: skip
+    frame = _beside(reported, ("healthbench", "gpqa_diamond"), rows, ("healthbench", "gpqa_diamond"), ("remark",))
+    return frame.fillna({"remark": ""})
+
+
+def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profile) -> pd.DataFrame:
+    """From raw rows to criterion pairs, reported beside this run; what is set is *input*.
+
+    Frames are of funnel.csv, rounds.csv, expansion.csv and judge_errors.csv under data/, or None.
+    In the clinic how often the writer and the judge err is set, so what is measured of them is
+    *input* too.
+    """
+    known = {r.quantity: (float(r.value), r.mark) for r in reported.itertuples()}
+    share = 100 * known["kept instructions"][0] / known["raw samples"][0]
+    known["kept percent of raw"] = (share, "D")
+    run, given, clinic = {}, set(), profile.data == "clinic"
+
+    def ratio(name: str, hits, n, set_too: bool) -> None:
+        low, high = statistics.wilson(int(hits), int(n))
+        run[name] = tuple(round(100 * v, 2) for v in (hits / n, low, high))
+        given.update([name] if set_too else [])
+
+    if funnel is not None and len(funnel):
+        raw, kept = int(funnel.before.iloc[0]), int(funnel.after.iloc[-1])
+        run |= {"raw samples": raw, "kept instructions": kept}
+        run |= {f"dropped or queued: {r.step}": int(r.before - r.after) for r in funnel.itertuples()}
+        run["kept percent of raw"] = round(100 * kept / raw, 2)
+        given |= {"raw samples"} if clinic else set()
+    settings = {"difficulty kept low": profile.difficulty_least, "difficulty kept high": profile.difficulty_most,
+                "review batch per round": profile.review_batch}  # fmt: skip
+    if clinic:
+        settings |= {"physicians": 3, "judge agreement that is set percent": 100 * profile.judge_agreement,
+                     "strict pass rate that ends the review percent": 100 * profile.rubric_pass_rate}  # fmt: skip
+    run |= settings
+    if rounds is not None and len(rounds) and (last := rounds.iloc[-1]).blind_n:
+        run["review rounds"] = len(rounds)
+        ratio("rubric strict pass rate percent", last.blind_passed, last.blind_n, clinic)
+    if judge_errors is not None:
+        n = judge_errors.n.sum()
+        hits = n - round((judge_errors.rate * judge_errors.n).sum())
+        ratio("judge agreement with experts percent", hits, n, clinic)
+    if expansion is not None:
+        run |= {"training verdicts": int(expansion.verdicts.sum()), "answers compared on a criterion": int(expansion.comparisons.sum()),
+                "criterion pairs": int(expansion.pairs.sum())}  # fmt: skip
+        by = expansion.groupby("dimension").pairs.sum()
+        run |= {f"criterion pairs, {d}": int(by.get(d, 0)) for d in DIMENSIONS}
+    given |= set(settings)
+    order = ["raw samples", *(n for n in run if n.startswith("dropped")), "kept instructions",
+             "kept percent of raw", "difficulty kept low", "difficulty kept high", "review batch per round",
+             "review rounds", "rubric strict pass rate percent", "physicians",
+             "judge agreement with experts percent"]  # fmt: skip
+    order += [n for n in run if n not in order]
+    rows = []
+    for name in order:
+        ends = run.get(name, ("",))
+        value, low, high = ends if isinstance(ends, tuple) and len(ends) == 3 else (run.get(name, ""), "", "")
+        said, mark = known.get(name, ("", ""))
+        said = f"{round(said, 2):.10g}" if mark else ""
+        status = INPUT if name in given else RUN if name in run else NOT_RUN
+        rows.append((name, said, mark, *map(plain, (value, low, high)), status))
+    return pd.DataFrame(rows, columns=["quantity", "reported", "mark", "run", "run_low", "run_high", "status"])
+
+
+def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
+    """Calibration error by scorer, dimension and where, before and after; from ``calibration_rows``.
+
+    Percent points: the mean gap of share met and mean P(met), over ten bins of equal size.
+    """
+    made = []
+    for (scorer, dimension, where), part in rows.groupby(["scorer", "dimension", "where"], sort=False):
+        row = {"system": names.get(scorer, f"{scorer} (kit)"), "dimension": dimension, "where": where,
+               "n": len(part)}  # fmt: skip
+        for column, name in (("raw", "before"), ("probability", "after")):
+            error = calibration.expected_error(part.label, part[column])
+            row[f"run_error_{name}"] = round(100 * error, 2)
+        made.append(row)
+    return pd.DataFrame(made, columns=["system", "dimension", "where", "n", "run_error_before", "run_error_after"])
+
+
 def build_bench_composition(reported, pipeline, report: Mapping | None, profile) -> pd.DataFrame:
     """Counts of the bench, reported beside this run; what the configuration sets is *input*."""
     known = {r.dimension: (r.criterion_pairs, r.mark) for r in reported.itertuples()}
@@ -232,16 +520,13 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
         run |= {f"{d} pairs in reserve": c["reserve"] for d, c in pairs.items()}
         run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
         given = {
-            "judge agreement with experts percent": profile.judge_agreement * 100,
-            "rubric strict pass rate percent": profile.rubric_pass_rate * 100,
             "bench weighted kappa": grades["kappa_quadratic"],
             "bench linear kappa": grades["kappa_linear"],
             "bench verdict kappa": verdicts["kappa"],
             "bench verdict agreement percent": verdicts["observed"] * 100,
         }
     run |= given
-    order = [*reported.dimension, "categories", "specialties", "bench weighted kappa",
-             "judge agreement with experts percent", "rubric strict pass rate percent"]  # fmt: skip
+    order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
     rows = [
         (q, *known.get(q, ("", "")), plain(run.get(q)),
          INPUT if q in given else RUN if q in run else NOT_RUN)
@@ -257,7 +542,7 @@ def plain(value) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _folded(text: pd.DataFrame) -> pd.DataFrame:
+def folded(text: pd.DataFrame) -> pd.DataFrame:
     """For reading: a value and its interval in one cell, no underscores in the header."""
     for low in [c for c in text if c.endswith("_low")]:
         column, high = low.removesuffix("_low"), low.replace("_low", "_high")
@@ -267,23 +552,37 @@ def _folded(text: pd.DataFrame) -> pd.DataFrame:
     return text.rename(columns=lambda c: c.replace("_", " "))
 
 
-def save(df, folder: Path, name: str, title: str, sources, profile, seed: int) -> Path:
+def save(df, folder: Path, name: str, title: str, sources, profile, seed: int, said: str = "",
+         facts: Mapping | None = None) -> Path:  # fmt: skip
     """Write ``name``.csv, .md, .tex and .json (sources with sha256, profile, seed) to ``folder``.
 
-    No dates and no machine's paths, so a rerun gives the same bytes. Returns the CSV's path.
+    ``sources``: label -> path, or paths; ``said`` stands in place of ``note``; ``facts`` go into the
+    json too. No dates and no machine's paths, so a rerun gives the same bytes. Returns the CSV's path.
     """
-    folder, said, text = Path(folder), note(profile, seed), df.map(plain)
-    read = _folded(text)
+    folder, said, text = Path(folder), said or note(profile, seed), df.map(plain)
+    read = folded(text)
     with replacing(folder / f"{name}.csv") as temporary:
         text.to_csv(temporary, index=False, lineterminator="\n")
-    rows = [list(read), ["---"] * len(read.columns), *read.to_numpy().tolist()]
-    body = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
-    write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{body}\n")
+    write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{markdown(read)}\n")
     tex = read.to_latex(index=False, escape=True)
     write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
-    # sources are named from the run's folder, so that a redrawn reference has the same bytes
-    read_from = {f"{path.parent.name}/{path.name}": sha256(path) for path in map(Path, sources)}
-    facts = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed,
-             "rows": len(df), "columns": list(df.columns), "sources": read_from}  # fmt: skip
-    write_json(folder / f"{name}.json", facts)
+    made = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed,
+            "rows": len(df), "columns": list(df.columns), "sources": digests(sources)}  # fmt: skip
+    write_json(folder / f"{name}.json", made | dict(facts or {}))
     return folder / f"{name}.csv"
+
+
+def markdown(text: pd.DataFrame) -> str:
+    """A frame of texts as a table in Markdown."""
+    rows = [list(text), ["---"] * len(text.columns), *text.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
+
+
+def digests(sources) -> dict[str, str]:
+    """sha256 of each source, by its label: where it is below the run's folder.
+
+    Not by its whole path, so that a redrawn reference has the same bytes.
+    """
+    if not isinstance(sources, Mapping):
+        sources = {f"{path.parent.name}/{path.name}": path for path in map(Path, sources)}
+    return {label: sha256(path) for label, path in sources.items()}

@@ -143,3 +143,13 @@ def test_json_keeps_everything(tmp_path):
     assert fitted.curves["safety"]["scores"]
     assert Calibration.load(fitted.save(tmp_path / "calibration.json")) == fitted
     assert json.loads((tmp_path / "calibration.json").read_text())["threshold"] == 3
+
+
+def test_reliability_by_hand():
+    labels = [0, 0, 1, 0, 1, 1, 1, 1]
+    likely = [0.1, 0.2, 0.3, 0.4, 0.9, 0.8, 0.7, 0.6]  # in no order
+    found = calibration.reliability(labels, likely, bins=2)
+    assert found.probability.tolist() == pytest.approx([0.25, 0.75])
+    assert found.met.tolist() == [0.25, 1] and found.n.tolist() == [4, 4]
+    assert found.low[1] < 1 == found.high[1] and found.low[0] < 0.25 < found.high[0]
+    assert len(calibration.reliability([1.0], [0.5])) == 1  # no more bins than rows

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from promedical_utils import profiles, stages
+from promedical_utils import paper, profiles, stages
 from promedical_utils.sources import cards
 
 
@@ -83,7 +83,7 @@ def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
     assert set(trained["models"]) == {"criterion", "scalar_overall", "scalar_blind"}
     bench = stages.bench(profile, run)
     assert set(bench["pairs_by_source"]) == {"kqa", "mediqa", "healthbench"}
-    made = stages.paper(profile, run)
+    made = paper.paper(profile, run)
     assert "by_source" in made["tables"] and "safety_veto" not in made["tables"]
     assert made["claims"]["veto_fewer_violations"] == "not testable in this profile"
     # no text of a source stands in what may be published

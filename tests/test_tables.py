@@ -192,10 +192,215 @@ def test_what_the_configuration_sets_is_an_input(run):
     ).set_index("quantity")
     assert df.loc["safety", ["reported", "run", "status"]].tolist() == [230, "9", "this run"]
     assert df.loc["total", "run"] == "50"
-    assert df.loc["judge agreement with experts percent"].tolist() == ["93.2", "n", "93.20", "input"]
+    assert df.loc["bench weighted kappa", ["reported", "mark", "status"]].tolist() == ["0.88", "N", "input"]
+    assert not {"judge agreement with experts percent", "rubric strict pass rate percent"} & set(df.index)
     for name in df.index:
         if "kappa" in name or "agreement" in name or "pass rate" in name:
             assert df.loc[name, "status"] == "input"
+
+
+PIPELINE = tables.reported("pipeline_counts")
+
+
+def curated():
+    """funnel, rounds, expansion and judge errors of a run, small enough to count by hand."""
+    funnel = pd.DataFrame({"step": ["licence", "medical"], "before": [200, 150], "dropped": [50, 20],
+                           "queued": [0, 10], "after": [150, 120]})  # fmt: skip
+    rounds = pd.DataFrame({"round": [1, 2], "blind_n": [40, 50], "blind_passed": [30, 48]})
+    expansion = pd.DataFrame({"dimension": ["safety", "proficiency", "safety"], "verdicts": [9, 6, 3],
+                              "comparisons": [9, 6, 3], "pairs": [4, 2, 1]})  # fmt: skip
+    errors = pd.DataFrame({"n": [60, 140], "rate": [0.1, 0.05]})
+    return funnel, rounds, expansion, errors
+
+
+def test_data_pipeline_by_hand():
+    df = tables.build_data_pipeline(PIPELINE, *curated(), SETTINGS).set_index("quantity")
+    cells = {name: row.tolist() for name, row in df.iterrows()}
+    assert cells["raw samples"] == ["823703", "N", "200", "", "", "input"]
+    assert cells["kept instructions"] == ["51990", "n", "120", "", "", "this run"]
+    assert cells["kept percent of raw"][:3] == [f"{5199000 / 823703:.2f}", "D", "60.00"]
+    assert cells["dropped or queued: medical"][2] == "30" and cells["review batch per round"][5] == "input"
+    assert cells["rubric strict pass rate percent"][:3] == ["96.4", "N", "96.00"]  # the last round's
+    low, high = map(float, cells["rubric strict pass rate percent"][3:5])
+    assert 80 < low < 96 < high < 100 and cells["rubric strict pass rate percent"][5] == "input"
+    assert cells["judge agreement with experts percent"][2] == f"{100 * (200 - 13) / 200:.2f}"
+    assert cells["criterion pairs"][2] == "7" and cells["criterion pairs, safety"][2] == "5"
+    assert cells["physicians"][:3] == ["10", "n", "3"]
+    assert not {"headline overall accuracy gain", "categories"} & set(df.index)  # a claim's, the bench's
+    nothing = tables.build_data_pipeline(PIPELINE, *[None] * 4, SETTINGS).set_index("quantity")
+    assert nothing.status["raw samples"] == "not run" and nothing.run["raw samples"] == ""
+    real = tables.build_data_pipeline(PIPELINE, *curated(), SETTINGS.model_copy(update={"data": "open"}))
+    real = real.set_index("quantity").status  # nobody set how real raters err
+    assert real["raw samples"] == "this run" and real["rubric strict pass rate percent"] == "this run"
+    assert real["physicians"] == "not run"
+
+
+def test_ablation_stands_each_reported_row_before_the_kits_own():
+    study = studied()[1]
+    policies = tables.of_policy_study(study, "policies")
+    results = pd.DataFrame([
+        {"model": m, "metric": metric, "slice": s, "against": a, "value": v, "low": v - 0.01,
+         "high": v + 0.01, "seeds": 3}
+        for m in ("criterion", "scalar_blind") for a, v in (("adjudicated", 0.75), ("truth", 0.99))
+        for metric, s in tables.OF_REWARD.values()
+        if not (m == "scalar_blind" and metric == "veto_f1")
+    ])  # fmt: skip
+    rewards = tables.of_reward_study(results, {"criterion": "criterion RM"}, "reward_models")
+    reported = tables.reported("ablation")
+    df = tables.build_ablation(reported, pd.concat([rewards, policies]))
+    assert df.ablation.drop_duplicates().tolist() == [*reported.variant, tables.REST]
+    assert not df.duplicated(["ablation", "system", "study"]).any()
+    full = df[df.ablation == "full"].reset_index(drop=True)
+    assert full.system.tolist() == ["full", "criterion RM (kit)", "full (kit)"]
+    assert full.status.tolist() == ["not run", "study", "study"]
+    assert full.study.tolist() == ["", "reward_models", "policies"] and full.remark[0] == tables.MIXED
+    assert full.reported_overall.tolist()[0] == 76.39 and full.reported_overall[1:].isna().all()
+    assert full.run_pairwise.tolist()[1:2] == [75] and pd.isna(full.run_pairwise[2])
+    assert (full.run_violations[2], full.seeds[2], full.labels[2]) == (8.33, 2, "truth")
+    blind = df.set_index("system").loc["scalar_blind (kit)"]  # no label is known: its name
+    assert pd.isna(blind.run_veto_f1) and blind.run_pairwise_low == 74 and blind.labels == "adjudicated"
+    missing = df[df.system == "no_bonus (kit)"].iloc[0]
+    assert missing.status == "not run" and pd.isna(missing.run_violations) and missing.study == "policies"
+    own = df.filter(like="run_").notna().any(axis=1)
+    assert not (own & df.filter(like="reported_").notna().any(axis=1)).any()
+    nothing = tables.build_ablation(reported, pd.DataFrame())
+    assert (nothing.status == "not run").all() and list(nothing) == list(df) and len(nothing) == len(df)
+
+
+def test_ablation_names_variants_that_studies_have():
+    from promedical_utils import policy_study, recipes, reward_study
+
+    for own in tables.ABLATION.values():
+        for study, variant in own:
+            known = policy_study.VARIANTS if study != "reward_models" else reward_study.NAMES
+            assert variant in known, variant
+    assert set(recipes.RECIPES) > {v for s, v in tables.ABLATION["full"] if s == "reward_models"}
+
+
+def test_medical_rewardbench_recomputes_the_mean_in_a_column_of_its_own():
+    reported = tables.reported("ultramedical_rewardbench")
+    df = tables.build_medical_rewardbench(reported, None, NAMES).set_index("system")
+    row = df.loc["UltraMedRM-8B"]
+    assert row.recomputed_macro_mean == round((94.12 + 73.47 + 77.3 + 77.22) / 4, 2) == row.reported_average
+    by_pairs = (94.12 * 238 + 73.47 * 196 + 77.22 * 180 + 77.3 * 163) / 777
+    assert row.recomputed_mean_by_pairs == round(by_pairs, 2)
+    kit = df.drop(reported.reward_model)
+    assert (kit.status == "not run").all() and kit.filter(regex="run_|reported|recomputed").isna().all(axis=None)
+    assert len(kit) == 6 and NAMES["criterion"] in kit.index and "ORBIT, signed points (kit)" in kit.index
+    df = tables.build_medical_rewardbench(reported, tables.subsets(outside(), 30, 0), NAMES).set_index("system")
+    row = df.loc[f"{NAMES['criterion']}, Q"]
+    assert [row[f"run_{s}"] for s in tables.SUBSETS] == [100, 50, 50, 0] and row.run_macro_mean == 50
+    assert row.run_macro_mean_low <= 50 <= row.run_macro_mean_high and row.status == "this run"
+    half = df.loc[f"{NAMES['scalar_overall']}, Q"]  # one subset alone: no mean
+    assert half.run_easy == 100 and pd.isna(half.run_hard) and pd.isna(half.run_macro_mean)
+    assert df.loc[reported.reward_model].filter(like="run_").isna().all(axis=None)
+
+
+def outside():
+    """external/predictions.parquet: a pair an instruction, of two sets, right or not by hand."""
+    rows = []
+    rights = {"easy": (1, 1), "hard": (1, 0), "length": (0, 1), "human": (0, 0)}
+    for subset, said in rights.items():
+        rows += [("medical_rewardbench", "criterion", "q", False, subset, f"{subset}{n}", f"{subset}{n}", r)
+                 for n, r in enumerate(said)]  # fmt: skip
+    rows += [("medical_rewardbench", "scalar_overall", "q", False, "easy", f"easy{n}", f"easy{n}", 1) for n in range(2)]
+    for text, right in (("q", (1, 0, 0, 0)), ("q_criteria", (1, 1, 1, 0))):
+        rows += [("clinic", "criterion", text, r, "", f"x{n}", f"c{n % 2}", hit)
+                 for r in (False, True) for n, hit in enumerate(right)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["set", "system", "text", "retrieval", "subset", "instruction_id",
+                                        "condition", "right"])  # fmt: skip
+    frame = frame.assign(a_id="a", b_id="b", label=1, prefers=frame.right * 2.0 - 1, score_a=0.0, score_b=0.0)
+    return frame.drop(columns="right")
+
+
+OUTSIDE_REPORT = {"sets": {"clinic": {"status": "run", "reason": ""},
+                           "mediqa": {"status": "not run", "reason": "no words of it"},
+                           "medquad": {"status": "not run", "reason": "no words of it"},
+                           "medical_rewardbench": {"status": "run", "reason": ""}},
+                  "systems_not_run": {"criterion_llama": "not trained"}}  # fmt: skip
+
+
+def test_external_has_a_row_a_set_and_system_and_says_what_did_not_run():
+    found = pd.DataFrame([("clinic", "criterion", t, r, v, v - 0.1, v + 0.1, 40, 0) for r in (False, True)
+                          for t, v in (("q", 0.5), ("q_sub", 0.75))],
+                         columns=["set", "system", "text", "retrieval", "value", "low", "high", "n", "ties"])  # fmt: skip
+    report = {**OUTSIDE_REPORT, "sets": OUTSIDE_REPORT["sets"] | {"medical_rewardbench": {
+        "status": "not run", "reason": "not reached"}}}  # fmt: skip
+    reported = tables.reported("external")
+    df = tables.build_external(reported, found, report, NAMES)
+    assert not df.duplicated(["set", "system"]).any()
+    head, own = df.iloc[: len(reported)], df.iloc[len(reported) :].set_index(["set", "system"])
+    assert head.reported_q_sub.tolist()[-1] == 84.28 and set(head["set"]) == {"as reported"}
+    assert head.filter(like="run_").isna().all(axis=None) and own.filter(like="reported_").isna().all(axis=None)
+    clinic = own.loc["external clinic (invented)"]
+    row = clinic.loc[f"{NAMES['criterion']}, with retrieval"]
+    assert (row.run_q, row.run_q_sub, row.run_q_sub_low, row.beside) == (50, 75, 65, "ProMedical-RAG")
+    assert pd.isna(row.run_q_criteria) and row.pairs == 40
+    llama = clinic.loc["criterion RM, Llama (kit)"]
+    assert (llama.status, llama.remark) == ("not run", "not trained")
+    rest = own.drop("external clinic (invented)")
+    assert rest.index.tolist() == [(tables.SETS[s], "every system (kit)") for s in
+                                   ("mediqa", "medquad", "medical_rewardbench")]  # fmt: skip
+    assert (rest.status == "not run").all() and rest.remark.iloc[-1] == "not reached"
+    nothing = tables.build_external(reported, None, None, NAMES)
+    assert (nothing.status == "not run").all() and list(nothing) == list(df)
+    axes = figures.plot_external(df).axes
+    assert [axis.get_title(loc="left") for axis in axes] == ["as reported", "external clinic (invented), 40 pairs"]
+    assert "%" in axes[-1].get_xlabel() and figures.plot_external(nothing).axes
+
+
+def test_rar_did_not_run():
+    df = tables.build_rar(tables.reported("rar"))
+    assert (df.status == "not run").all() and len(df) == 9 and df.filter(like="run_").isna().all(axis=None)
+    assert set(df.system[df.reported_healthbench.isna()]) == {"RaR, explicit (kit)", "RaR, implicit (kit)"}
+
+
+def test_policy_says_why_there_is_no_healthbench():
+    rows = evaluated()[0]
+    untested = {"status": "not testable", "rows": {}}
+    df = tables.build_policy(tables.reported("policy"), rows, 20, 0, untested).set_index("system")
+    assert df.healthbench.dropna().tolist() == ["not testable in this profile"] * 3
+    assert df.run_healthbench.isna().all() and df.reported_healthbench.notna().tolist()[:2] == [True, True]
+    ends = {"value": 12.5, "low": 10.0, "high": 15.0}
+    ran = {"status": "this run", "rows": {"base": ends}}
+    df = tables.build_policy(tables.reported("policy"), rows, 20, 0, ran).set_index("system")
+    assert df.run_healthbench["base policy (kit)"] == 12.5 and df.run_healthbench_high["base policy (kit)"] == 15
+    assert df.healthbench["base policy (kit)"] == "this run"
+    assert df.healthbench["GRPO with gated veto (kit)"] == "not run"
+
+
+def test_sliced_by_hand(run):
+    made, counted = run
+    df = tables.sliced(counted, "specialty", draws=40, seed=1)
+    n = counted.keys.index(("criterion", "overall", "all", "adjudicated"))
+    for part in sorted(made.samples.specialty.unique()):
+        own = (made.samples.specialty == part).to_numpy()
+        row = df[(df.specialty == part) & (df.scorer == "criterion")].iloc[0]
+        assert row.value == counted.hits[own, n].sum() / counted.counts[own, n].sum()
+        assert row.n == counted.counts[own, n].sum() and row.low <= row.value <= row.high
+    by = counted.by("specialty").set_index(["scorer", "specialty"]).value
+    pd.testing.assert_series_equal(by.sort_index(), df.set_index(["scorer", "specialty"]).value.sort_index())
+
+
+def test_by_source_has_intervals_in_order():
+    parts = pd.DataFrame([
+        {"scorer": "criterion", "category": "kqa", "slice": s, "value": v, "low": v - 0.1, "high": v + 0.1, "n": 7}
+        for s, v in (("all", 0.5), ("shorter", 0.25))
+    ])  # fmt: skip
+    df = tables.build_by_source(parts, NAMES)
+    assert list(df)[:5] == ["source", "system", "run_pairwise_all", "run_pairwise_all_low", "run_pairwise_all_high"]
+    row = df.iloc[0]
+    assert (row.run_pairwise_all, row.run_pairwise_shorter_low, row.n_shorter) == (50, 15, 7)
+
+
+def test_calibration_error_by_hand():
+    rows = pd.DataFrame({"scorer": "criterion", "dimension": "safety", "where": "bench, kinds seen",
+                         "raw": 0.5, "probability": [0.2] * 5 + [0.8] * 5, "label": [0, 0, 0, 0, 1] + [1] * 5})  # fmt: skip
+    df = tables.build_calibration(rows, NAMES)
+    assert df.system.tolist() == [NAMES["criterion"]] and df.n.tolist() == [10]
+    # ten bins of one row each: four of 0.2 off, one of 0.8 off, five of 0.2 off
+    assert df.run_error_after.tolist() == [round(100 * (9 * 0.2 + 0.8) / 10, 2)]
+    assert df.run_error_before.tolist() == [50]
 
 
 def test_saved_tables_are_the_same_bytes_and_lead_back(metrics, tmp_path):
@@ -327,7 +532,7 @@ def test_figures_are_drawn_from_the_csv_and_byte_equal(run, metrics, tmp_path):
         figures.plot_seen_unseen: tables.build_seen_unseen(metrics, NAMES),
         figures.plot_policy_curve: curve(),
         figures.plot_gold_over_kl: curve(),
-        figures.plot_specialty: tables.build_specialty(run[1].by("specialty"), NAMES),
+        figures.plot_specialty: tables.build_specialty(tables.sliced(run[1], "specialty", draws=20), NAMES),
     }  # fmt: skip
     for plot, df in plots.items():
         if plot in (figures.plot_seen_unseen, figures.plot_policy_curve, figures.plot_gold_over_kl):
@@ -340,6 +545,51 @@ def test_figures_are_drawn_from_the_csv_and_byte_equal(run, metrics, tmp_path):
             assert axis.get_xlabel() or axis.get_ylabel() or axis.get_subplotspec().is_first_row()
             if "run_overall_accuracy" not in df and "step" not in df:
                 assert "%" in axis.get_xlabel()
+
+
+def test_dimensions_leave_out_what_has_no_value(metrics):
+    df = tables.build_main_results(tables.reported("main_results"), metrics, NAMES)
+    axes = figures.plot_dimensions(df).axes
+    assert len(axes) == 6
+    names = [[t.get_text() for t in axis.get_yticklabels()] for axis in (axes[0], axes[3])]
+    assert NAMES["scalar_blind"] in names[0] and NAMES["scalar_blind"] not in names[1]  # no verdicts of it
+    assert "Meditron-70B" not in names[0] + names[1] and NAMES["words"] not in names[0]
+    row = df.set_index("system").loc[NAMES["criterion"]]
+    for axis, column in zip(axes, ("pairwise_proficiency", "pairwise_excellence", "pairwise_safety"), strict=False):
+        filled = [x for line in axis.lines if line.get_markerfacecolor() != "white" for x in line.get_xdata()]
+        assert row[f"run_{column}"] in filled and "%" in axis.get_xlabel()
+
+
+def test_overview_has_arrows_between_boxes_and_never_through_one():
+    df = pd.DataFrame([("a", 0, 0, "A", "1 row", "9", ""), ("b", 0, 1, "B", "2", "", "a"),
+                       ("c", 1, 1, "C", "3", "", "b"), ("d", 1, 0, "D", "4", "", "c")],
+                      columns=["box", "row", "column", "title", "run", "reported", "after"])  # fmt: skip
+    axis = figures.plot_overview(df).axes[0]
+    texts = [t.get_text() for t in axis.texts]
+    assert "reported: 9" in texts and "1 row" in texts and sum(t.startswith("reported") for t in texts) == 1
+    boxes = [patch.get_bbox() for patch in axis.patches if hasattr(patch, "get_boxstyle")]
+    arrows = [t for t in axis.texts if t.get_text() == "" and hasattr(t, "arrow_patch")]
+    assert len(boxes) == 4 and len(arrows) == 3
+    for arrow in arrows:
+        (x0, y0), (x1, y1) = arrow.xyann, arrow.xy
+        middle = (x0 + x1) / 2, (y0 + y1) / 2
+        assert not any(b.x0 < middle[0] < b.x1 and b.y0 < middle[1] < b.y1 for b in boxes)
+    (x0, _), (x1, _) = arrows[2].xyann, arrows[2].xy
+    assert x1 < x0  # from right to left in the second row
+
+
+def test_calibration_figure_shows_each_curve_with_its_error():
+    rows = [(d, w, v, p, p + 0.1, p, p + 0.2, 9, 12.5) for d in ("proficiency", "safety")
+            for w, v in (("bench, kinds seen", "P(met)"), ("bench, kinds unseen", "P(met)")) for p in (0.2, 0.6)]  # fmt: skip
+    df = pd.DataFrame(rows, columns=["dimension", "where", "version", "probability", "met", "low", "high",
+                                     "n", "error"])  # fmt: skip
+    axes = figures.plot_calibration(df).axes
+    assert [axis.get_title() for axis in axes] == ["proficiency", "safety"]
+    for axis in axes:
+        assert [t.get_text() for t in axis.texts].count("12.5") == 2
+        points = [line for line in axis.lines if line.get_marker() in ("o", "s")]
+        assert [list(line.get_ydata()) for line in points] == [pytest.approx([30, 70])] * 2
+        assert "%" in axis.get_xlabel()
 
 
 def test_reported_markers_are_hollow_and_run_markers_filled(metrics):
