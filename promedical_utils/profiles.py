@@ -135,6 +135,12 @@ class Profile(BaseModel):
     calibration_method: Literal["platt", "isotonic"] = "platt"
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
+    # external generalization
+    documents: str = Field(
+        "", description="file or folder of one's own texts to retrieve from on real sets; empty: none"
+    )
+    retrieved: int = Field(5, ge=1, description="documents retrieved for an instruction")
+
     # policy
     policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field("grpo", description="PPO left TRL with 1.16")
     policy_prompts: int = Field(0, ge=0, description="bench prompts that policies answer; 0: all")

@@ -26,7 +26,8 @@ def say(act: str, form: int, a: str = "", b: str = "") -> str:
     return read("sentences")[act]["forms"][form].format(a=a, b=b)
 
 
-def _pattern(form: str, types: dict[str, str]) -> re.Pattern:
+def pattern(form: str, types: dict[str, str]) -> re.Pattern:
+    """What matches a form with any values in its places; ``types``: place -> type of value."""
     text = re.escape(form)
     for name, kind in types.items():
         text = text.replace(re.escape("{%s}" % name), f"(?P<{name}>{'|'.join(values(kind))})", 1)
@@ -36,7 +37,7 @@ def _pattern(form: str, types: dict[str, str]) -> re.Pattern:
 @cache
 def _sentence_patterns() -> list[tuple[str, re.Pattern]]:
     return [
-        (act, _pattern(form, spec["values"]))
+        (act, pattern(form, spec["values"]))
         for act, spec in read("sentences").items()
         for form in spec["forms"]
     ]
@@ -45,7 +46,7 @@ def _sentence_patterns() -> list[tuple[str, re.Pattern]]:
 @cache
 def _criterion_patterns() -> list[tuple[str, re.Pattern]]:
     return [
-        (kind, _pattern(form, {n: t for n, t in PLACEHOLDERS.items() if "{%s}" % n in form}))
+        (kind, pattern(form, {n: t for n, t in PLACEHOLDERS.items() if "{%s}" % n in form}))
         for kind, spec in read("criteria").items()
         for form in spec["forms"]
     ]

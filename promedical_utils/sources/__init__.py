@@ -427,7 +427,7 @@ def aggregate_report(study: RealStudy) -> dict:
             for what, n in sorted(words.items())
         },
         "bench_answers_also_in_train": {"n": sum(bench), "of": len(bench)},
-        "files_as_first_read": {key: as_first_read(key) for key in CARDS},
+        "files_as_first_read": {key: as_first_read(key) for key in CARDS if CARDS[key].sha256},
         "kqa_agreement": agreement(read("kqa_labels")),
     }
     if EXTERNAL & set(source.values()):

@@ -75,12 +75,35 @@ class HealthGraded(BaseModel):
     criteria: list[GradedPoint] = Field(min_length=1)
 
 
+class MedquadAnswer(BaseModel):
+    qid: Text
+    question: Text
+    aid: Text
+    score: int = Field(ge=1, le=4)
+    answer: Text
+
+
+class RewardBenchPair(BaseModel):
+    """``chosen``, ``rejected``: an answer, or a conversation that ends in it."""
+
+    label_type: Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")]
+    prompt: Text
+    chosen: Text | Annotated[list[Message], Field(min_length=1)]
+    rejected: Text | Annotated[list[Message], Field(min_length=1)]
+
+    def last(self, side: str) -> str:
+        given = getattr(self, side)
+        return given if isinstance(given, str) else given[-1].content
+
+
 ROWS = {
     "kqa_questions": KqaQuestion,
     "kqa_labels": KqaLabel,
     "mediqa": MediqaQuestion,
     "healthbench_rubrics": HealthRubric,
     "healthbench_graded": HealthGraded,
+    "medquad_judged": MedquadAnswer,
+    "medical_rewardbench": RewardBenchPair,
 }
 
 
@@ -118,9 +141,12 @@ def read(key: str) -> list[BaseModel]:
 
 
 def as_first_read(key: str) -> bool | None:
-    """Whether the local file is byte for byte that of the card; None without a local file."""
-    path = Path(os.environ.get(VARIABLE, "")) / CARDS[key].file
-    return sha256(path) == CARDS[key].sha256 if path.is_file() else None
+    """Whether the local file is byte for byte that of the card; None without a local file.
+
+    A card without a hash, of a file that the kit has not seen, takes any.
+    """
+    path, known = Path(os.environ.get(VARIABLE, "")) / CARDS[key].file, CARDS[key].sha256
+    return sha256(path) == (known or sha256(path)) if path.is_file() else None
 
 
 def _local(card: Card) -> list[dict]:
@@ -130,15 +156,22 @@ def _local(card: Card) -> list[dict]:
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
             f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
         )
+    zipped = card.file.endswith(".gz")
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as lines:
             return _parsed(lines, card.file)
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        what = type(error).__name__
-        raise KitError(f"{card.file} is not gzipped text ({what}): fetch it again") from None
+        what = f"not {'gzipped ' * zipped}text ({type(error).__name__})"
+        raise KitError(f"{card.file} is {what}: fetch it again") from None
 
 
 def _parsed(lines: Iterable[str], where: str) -> list[dict]:
+    """Rows of JSON lines, or of one array where the name ends in ``.json``."""
+    if where.endswith(".json"):
+        try:
+            return list(json.loads("".join(lines)))
+        except json.JSONDecodeError as error:
+            raise KitError(f"{where}: not one JSON array ({error.msg}); fetch it again") from None
     rows = []
     for number, line in enumerate(lines, 1):
         try:

@@ -1,0 +1,209 @@
+"""The external clinic: what a reward model of the embedded clinic has never met, with known truth.
+
+Other specialties (so other conditions), other patients, other words in messages and answers, and
+four authors of other habits; the facts are of the same kinds. Part of the leaflet is withheld: it
+stands in the knowledge base, and the rubric asks for it without stating it. Two criteria of a
+dimension may be joined into one composite, which ``generalization.sub_criteria`` takes apart.
+"""
+
+import random
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from promedical_utils.clinic import generators, grammar
+from promedical_utils.clinic.vocabulary import read, values
+from promedical_utils.clinic.world import CORE_LINES, Patient, draw_patient, rubric
+from promedical_utils.records import DIMENSIONS, Candidate, Criterion, Instruction, Message, Rubric
+from promedical_utils.workspace import short_hash
+
+JOIN = ", and also "  # between the parts of a composite criterion
+SOURCE = "external clinic (invented)"
+Entry = tuple[str, str, str]  # organ, problem, kind of patient
+
+
+@dataclass(frozen=True)
+class External:
+    """Instructions with answers, two rubrics each, and the knowledge base.
+
+    ``gold``: atomic criteria that state every fact, from which the truth is read. ``shown``: what a
+    reward model is given, composites and references among them; ``parts``: criterion id of ``shown``
+    -> ids in ``gold`` that it asks for. ``documents``: {id: text}; ``withheld``: instruction id ->
+    ids of the documents that state what its message withholds. ``conditions``: instruction id ->
+    condition; ``patients``: instruction id -> patient; ``questions``: instruction id -> what the
+    patient asks, without the leaflet (its sentences would find the leaflets of others).
+    """
+
+    instructions: list[Instruction]
+    gold: dict[str, Rubric]
+    shown: dict[str, Rubric]
+    parts: dict[str, tuple[str, ...]]
+    candidates: list[Candidate]
+    documents: dict[str, str]
+    withheld: dict[str, tuple[str, ...]]
+    conditions: dict[str, str]
+    patients: dict[str, Patient]
+    questions: dict[str, str]
+
+    def verdicts(self, candidate: Candidate) -> dict[str, str]:
+        """True verdicts by the gold rubric."""
+        return grammar.gold(self.gold[candidate.instruction_id].criteria, translated(candidate.text))
+
+
+def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
+    """The external clinic of ``size`` instructions; the same arguments give the same clinic.
+
+    ``taken``: wording seeds of the other splits, which no patient here gets.
+    """
+    rng, words = random.Random(f"external-{seed}"), read("external")
+    entries = [
+        (organ, problem, who)
+        for organ in words["specialties"] for problem in values("problem") for who in words["patients"]
+    ]  # fmt: skip
+    known = {e: draw_patient(rng, n, seed, e[:2]) for n, e in enumerate(entries)}
+    lacks = {e: tuple(sorted(rng.sample(words["withholdable"], words["withheld"]))) for e in entries}
+    made = External([], {}, {}, {}, [], knowledge_base(known, lacks, seed), {}, {}, {}, {})
+    order, used = rng.sample(entries, len(entries)), set(taken)
+    for number in range(size):
+        entry = order[number % len(order)]
+        wording = next(w for w in iter(lambda: rng.randrange(2**31), None) if w not in used)
+        used.add(wording)
+        patient = replace(
+            known[entry], id=f"x{seed}-{number:05d}", wording_seed=wording,
+            category=rng.choice(read("vocabulary")["categories"]),
+        )  # fmt: skip
+        name = f"x{seed}-{number + 1:05d}"
+        made.instructions.append(Instruction(
+            id=name, category=patient.category, specialty=words["specialties"][patient.organ],
+            messages=messages(patient, entry[2], lacks[entry]), source=SOURCE,
+            difficulty=rng.randint(5, 9),
+        ))  # fmt: skip
+        made.gold[name] = rubric(patient, name, unseen=True)
+        made.shown[name], parts = shown(made.gold[name], lacks[entry], random.Random(wording + 2))
+        made.parts.update(parts)
+        made.withheld[name] = tuple(document_id(entry, fact) for fact in lacks[entry])
+        made.conditions[name], made.patients[name] = patient.condition, patient
+        told = " ".join(m.content for m in made.instructions[-1].messages if m.role == "user")
+        made.questions[name] = told.split(words["lead"])[0].strip()
+        for author in words["habits"]:
+            drawn = random.Random(short_hash("external answer", seed, name, author))
+            made.candidates.append(Candidate(
+                id=f"{name}-{short_hash(seed, name, author)[:6]}", instruction_id=name,
+                generator=author, text=answer(patient, author, drawn),
+            ))  # fmt: skip
+    return made
+
+
+def document_id(entry: Entry, fact: str) -> str:
+    return "-".join(("k", *entry, fact))
+
+
+def knowledge_base(known: Mapping[Entry, Patient], lacks: Mapping[Entry, tuple], seed: int) -> dict[str, str]:
+    """What leaflets withhold, one sentence a document, and distractors; {id: text}.
+
+    Every condition and kind of patient is in it, so that nearly all of it is about other people.
+    """
+    rng, words, documents = random.Random(f"documents-{seed}"), read("external"), {}
+    for entry, patient in known.items():
+        about = dict(zip(("organ", "problem", "who"), entry, strict=True))
+        for fact in lacks[entry]:
+            line = rng.choice(words["leaflet"][fact]).format(**patient.facts)
+            documents[document_id(entry, fact)] = words["document"].format(**about, line=line)
+        for n, text in enumerate(words["distractors"]):
+            # the same sentence of several entries is one document
+            documents.setdefault(f"k-{short_hash(text.format(**about))}", text.format(**about))
+    return documents
+
+
+def messages(patient: Patient, who: str, withheld: Collection[str]) -> list[Message]:
+    """The message in the external clinic's words, with a leaflet that lacks ``withheld`` facts."""
+    rng, words = random.Random(patient.wording_seed), read("external")
+    opening = rng.choice(words["openings"]).format(organ=patient.organ, problem=patient.problem, who=who)
+    question = rng.choice(words["questions"][patient.category])
+    names = [n for n in (*CORE_LINES, *patient.extras) if n not in withheld]
+    names += ["limit_other"] if rng.random() < 0.5 else []
+    rng.shuffle(names)
+    lines = [rng.choice(words["leaflet"][name]).format(**patient.facts) for name in names]
+    sheet = " ".join([words["lead"], *lines])
+    turns = [f"{question} {opening} {sheet}"]
+    if rng.random() < 0.35:
+        turns = [f"{question} {opening}", rng.choice(words["asks"]), sheet]
+    return [Message(role=("user", "assistant")[i % 2], content=t) for i, t in enumerate(turns)]
+
+
+def answer(patient: Patient, author: str, rng: random.Random) -> str:
+    """An answer in the external clinic's words, by the habits of one of its authors."""
+    words = read("external")
+    return reworded(generators.write(patient, words["habits"][author], rng), rng)
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of a text; a text that is not made of whole sentences is one piece."""
+    parts = re.findall(r"[^.]+\.", text)
+    return [part.strip() for part in parts] if "".join(parts) == text else [text]
+
+
+def reworded(text: str, rng: random.Random) -> str:
+    """An answer of the embedded clinic in the external clinic's words, act by act."""
+    forms, fillers = read("external")["sentences"], read("sentences")["filler"]["forms"]
+    told = []
+    for sentence in sentences(text):
+        act, a, b = grammar.read_sentence(sentence)
+        # fillers keep their number: two of one answer must not become the same
+        n = fillers.index(sentence) if act == "filler" else rng.randrange(len(forms[act]))
+        told.append(forms[act][n].format(a=a, b=b))
+    return " ".join(told)
+
+
+@cache
+def _patterns() -> list[tuple]:
+    types = {act: spec["values"] for act, spec in read("sentences").items()}
+    return [
+        (act, n, grammar.pattern(form, {place: kind for place, kind in types[act].items() if "{%s}" % place in form}))
+        for act, forms in read("external")["sentences"].items() for n, form in enumerate(forms)
+    ]  # fmt: skip
+
+
+def translated(text: str) -> str:
+    """An answer in the external words in those of the embedded clinic, whose grammar reads it.
+
+    A sentence that is no external form stays as it is, so that the grammar decides (mostly: unknown).
+    """
+    told = []
+    for sentence in sentences(text):
+        for act, n, pattern in _patterns():
+            if match := pattern.fullmatch(sentence):
+                number = n if act == "filler" else 0
+                sentence = grammar.say(act, number, **{k: match.groupdict().get(k) or "" for k in "ab"})
+                break
+        told.append(sentence)
+    return " ".join(told)
+
+
+def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[Rubric, dict]:
+    """The rubric as a reward model is given it, and {criterion id: ids in ``gold``}.
+
+    A criterion on a withheld fact refers to it. Of every dimension with two criteria or more two are
+    joined into a composite, met if both parts are, with the sum of their weights.
+    """
+    references = read("external")["references"]
+    told = [
+        c.model_copy(update={"text": references[c.kind]["text"]})
+        if c.kind in references and references[c.kind]["fact"] in withheld else c
+        for c in gold.criteria
+    ]  # fmt: skip
+    parts = {c.id: (c.id,) for c in told}
+    for dimension in DIMENSIONS:
+        same = [c for c in told if c.dimension == dimension]
+        if len(same) < 2:
+            continue
+        first, second = rng.sample(same, 2)
+        joined = Criterion(
+            id=f"{gold.instruction_id}-{first.kind}+{second.kind}", dimension=dimension,
+            text=first.text + JOIN + second.text, weight=first.weight + second.weight, kind="composite",
+        )  # fmt: skip
+        parts[joined.id] = (parts.pop(first.id)[0], parts.pop(second.id)[0])
+        told[told.index(first)] = joined
+        told.remove(second)
+    return gold.model_copy(update={"criteria": told}), parts
