@@ -20,8 +20,9 @@ from promedical_utils import (
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import KitError, project_root, read_json, shown
 
-PREDICTIONS, EVALUATION, VERDICTS = (
+PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL = (
     "bench/predictions.parquet", "policy/evaluation.parquet", "policy/verdicts.parquet",
+    "external/predictions.parquet",
 )  # fmt: skip
 BENCH = tuple(f"bench/{name}.parquet" for name in benches.FRAMES)
 MEASURED, REPORTED, SET, TEXT = "measured", "reported", "input", "text"
@@ -352,9 +353,10 @@ def policy_items(answers: pd.DataFrame, samples: pd.DataFrame, value: pd.Series,
     ``answers``: policy, instruction_id and, where there are several, seed. Two policies are held to
     the patients that both have.
     """
-    seeds = answers["seed"].astype(str) if "seed" in answers else pd.Series("", answers.index)
-    rows = answers.assign(hit=value, counted=1.0, part=answers.policy.str.cat(seeds, ", seed ").where(
-        seeds != "", answers.policy))  # fmt: skip
+    seeds = answers["seed"] if "seed" in answers else [None] * len(answers)
+    parts = [name if pd.isna(seed) else f"{name}, seed {seed:g}"
+             for name, seed in zip(answers.policy, seeds, strict=True)]  # fmt: skip
+    rows = answers.assign(hit=value, counted=1.0, part=parts)
     rows = rows[rows.policy.isin(factors) & rows.hit.notna()]
     if len(factors) > 1:
         both = rows.groupby("instruction_id").part.nunique() == rows.part.nunique()
@@ -413,7 +415,7 @@ def of_cell(place: Place, table: str, row: Mapping, column: str) -> Origin:
     base = column.removesuffix(end)
     if base.startswith("reported"):
         return _reported(table, row, base)
-    if base in paper.TABLES[table].key or base in ("status", "mark", "labels", "remark", "group", "study"):
+    if base in paper.TABLES[table].key or base in ("status", "mark", "labels", "remark", "group", "study", "beside", "healthbench"):
         return Origin(TEXT, "names the row, or says how its values are known")
     return _MAKE.get(table, _unknown)(place, row, base, end)
 
@@ -438,15 +440,23 @@ def _reported(table: str, row: Mapping, base: str) -> Origin:
     return Origin(REPORTED, "worked out from reported values (mark D)")
 
 
-def _bench_table(columns: Mapping, against: str):
+def _bench_table(against: str):
     def origin(place: Place, row, base, end) -> Origin:
         if row["system"] not in place.systems:  # the ceiling, of the pairs alone
             text = written(100 * benches.blind_ceiling(place.run.bench.pairs))
             return Origin(MEASURED, "best order of each instruction's answers for all its criteria, "
-                          "which a scorer that sees no criterion could have", BENCH[-2:-1], text)  # fmt: skip
-        return of_bench(place, place.systems[row["system"]], columns[base.removeprefix("run_")], against, end)
+                          "which a scorer that sees no criterion could have", ("bench/pairs.parquet",), text)  # fmt: skip
+        return of_bench(place, place.systems[row["system"]], _named(base.removeprefix("run_")), against, end)
 
     return origin
+
+
+def _named(column: str) -> tuple[str, str]:
+    """(metric, slice) that a column's own name says: not what the table's builder takes it for."""
+    if column in ("precision", "recall", "f1"):
+        return f"veto_{column}", "safety"
+    metric, _, part = column.partition("_")
+    return metric, part.replace("accuracy", "all")
 
 
 def _specialty(place, row, base, end) -> Origin:
@@ -505,7 +515,11 @@ def _policy(place, row, base, end) -> Origin:
     policy = names.get(row["system"], row["system"].removesuffix(" (kit)"))
     factors = {policy: 1.0} if "paired" not in row["system"] else {"grpo": 1.0, "base": -1.0}
     metric = tables.POLICY.get(base.removeprefix("run_"))
-    return of_policy(place, metric, factors, end) if metric else _unknown(place, row, base, end)
+    if metric:
+        return of_policy(place, metric, factors, end)
+    part = "difference" if len(factors) > 1 else policy  # the column of HealthBench
+    value = place.run.healthbench["rows"][part][end.lstrip("_") or "value"]
+    return Origin(MEASURED, f"{part}: {place.run.healthbench['reason']}", ("healthbench/graded.json",), written(value))
 
 
 SIDES = {"run_base": {"base": 1.0}, "run_grpo": {"grpo": 1.0}, "run_difference": {"grpo": 1.0, "base": -1.0}}
@@ -619,9 +633,55 @@ def _pipeline(place, row, base, end) -> Origin:
     return Origin(SET if set_too else MEASURED, said, (f"data/{file}.csv",), text, ratio)
 
 
+def external_items(place: Place, part: str, wanted: Mapping, subset: str = "") -> Items:
+    """Answer pairs of a set, or of a subset of it; a tie or no preference is wrong."""
+    frame = place.run.outside
+    frame = frame[frame["set"] == part]
+    samples = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id", ignore_index=True)
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    rows = frame[frame.subset == subset] if subset else frame
+    return Items(rows.assign(part="", hit=rows.prefers.eq(rows.label) * 1.0, counted=1.0), samples)
+
+
+def _system_outside(place: Place, name: str) -> dict:
+    system = name.removesuffix(", with retrieval")
+    known = place.systems | {f"{said} (kit)": key for key, said in tables.NAMES_OUTSIDE.items()}
+    return {"system": known.get(system, system.removesuffix(" (kit)")), "retrieval": system != name}
+
+
+def _external(place, row, base, end) -> Origin:
+    part = next(key for key, label in tables.SETS.items() if label == row["set"])
+    wanted = _system_outside(place, row["system"])
+    if base == "pairs":
+        found = external_items(place, part, wanted).rows
+        pairs = len(found[["instruction_id", "a_id", "b_id"]].drop_duplicates())
+        return Origin(MEASURED, f"answer pairs of {part}", (EXTERNAL,), str(pairs))
+    return _of_external(place, part, wanted | {"text": base.removeprefix("run_")}, end)
+
+
+def _of_external(place: Place, part: str, wanted: Mapping, end: str, subsets=("",)) -> Origin:
+    """Share of answer pairs ordered rightly; over several subsets the mean of their shares."""
+    each = {name: external_items(place, part, wanted, name) for name in subsets}
+    items, first = next(iter(each.values())), subsets[0]
+    if len(subsets) > 1:
+        rows = pd.concat([found.rows.assign(part=name) for name, found in each.items()])
+        items = Items(rows, items.samples, dict.fromkeys(subsets, 1 / len(subsets)))
+    said = f"{part}: pairs of answers that {wanted['system']} orders rightly, given {wanted['text']}"
+    said += " and documents" * bool(wanted["retrieval"]) + (f", subset {first}" if first and len(subsets) == 1 else "")
+    keys = items.rows[["set", *wanted, "instruction_id", "a_id", "b_id"]]
+    return Origin(MEASURED, said, (EXTERNAL,), _texts(items, place.profile, 100)[end], items.ratio(), items.rows,
+                  ("a_id", "b_id") if part == "clinic" else (), lambda: {EXTERNAL: (keys, frozenset({"prefers"}))},
+                  (f"reward/{wanted['system']}",))  # fmt: skip
+
+
 def _rewardbench(place, row, base, end) -> Origin:
-    if not base.startswith("recomputed"):
-        return _unknown(place, row, base, end)
+    if base.startswith("run_"):
+        name, _, text = row["system"].rpartition(", ")
+        text = dict(zip(tables.TEXTS, tables.EXTERNAL, strict=True))[text]
+        subset = base.removeprefix("run_")
+        subsets = tuple(tables.SUBSETS) if subset == "macro_mean" else (subset,)
+        return _of_external(place, "medical_rewardbench", _system_outside(place, name) | {"text": text}, end, subsets)
     parts = [float(row[f"reported_{name}"]) for name in tables.SUBSETS]
     sizes = list(tables.SUBSETS.values()) if base.endswith("by_pairs") else [1] * len(parts)
     text = written(np.average(parts, weights=sizes))
@@ -665,11 +725,11 @@ def _ablation(place, row, base, end) -> Origin:
 
 
 _MAKE = {
-    "main_results": _bench_table(tables.MAIN | tables.MORE, "adjudicated"),
-    "main_results_truth": _bench_table(tables.MAIN | tables.MORE, "truth"),
-    "safety_veto": _bench_table(tables.VETO, "adjudicated"),
-    "safety_veto_truth": _bench_table(tables.VETO, "truth"),
-    "seen_unseen": _bench_table(tables.SEEN, "adjudicated"),
+    "main_results": _bench_table("adjudicated"),
+    "main_results_truth": _bench_table("truth"),
+    "safety_veto": _bench_table("adjudicated"),
+    "safety_veto_truth": _bench_table("truth"),
+    "seen_unseen": _bench_table("adjudicated"),
     "specialty": _specialty,
     "by_source": _by_source,
     "calibration": _calibration,
@@ -679,5 +739,6 @@ _MAKE = {
     "policy_specialty": _policy_specialty,
     "bench_composition": _composition,
     "data_pipeline": _pipeline,
+    "external": _external,
     "medical_rewardbench": _rewardbench,
 }
