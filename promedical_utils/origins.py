@@ -20,13 +20,14 @@ from promedical_utils import (
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import KitError, project_root, read_json, shown
 
-PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL = (
+PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES = (
     "bench/predictions.parquet", "policy/evaluation.parquet", "policy/verdicts.parquet",
-    "external/predictions.parquet",
+    "external/predictions.parquet", "bench/preferences.parquet",
 )  # fmt: skip
 BENCH = tuple(f"bench/{name}.parquet" for name in benches.FRAMES)
 MEASURED, REPORTED, SET, TEXT = "measured", "reported", "input", "text"
 ENDS = ("", "_low", "_high")
+EVEN = 1e-9  # a preference closer to a half than this is a tie
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,12 @@ class Place:
         return bench.verdicts.merge(bench.criteria, on=["instruction_id", "criterion_id"])
 
     @cached_property
+    def preferences(self) -> pd.DataFrame:
+        """Of scorers that were asked which of two answers is better; no rows where none was."""
+        frame = self.run.table(PREFERENCES)
+        return pd.DataFrame(columns=["scorer", "criterion_id", "a_id", "b_id", "probability"]) if frame is None else frame
+
+    @cached_property
     def items(self) -> dict:
         """Items found so far, by what they are of: a table asks for the same ones many times."""
         return {}
@@ -155,7 +162,7 @@ def bench_items(place: Place, scorer: str, metric: str, part: str, against: str)
     """What a scorer's metric on a slice of the bench is a ratio of; see ``bench.tally``."""
     make = _veto if metric.startswith("veto_") else {"pointwise": _pointwise, "pairwise": _pairwise,
                                                      "overall": _overall}[metric]  # fmt: skip
-    rows = make(place, _of(place, scorer), part, against, metric)
+    rows = make(place, scorer, part, against, metric)
     rows = rows.assign(part="", hit=rows.hit.astype(float), counted=rows.counted.astype(float))
     return Items(rows, place.run.bench.samples[["instruction_id", "condition"]])
 
@@ -178,24 +185,26 @@ def _label(cells: pd.DataFrame, column: str) -> pd.Series:
     return said.mask(said.isna() & cells.dimension.eq("safety"), False)
 
 
-def _judged(place: Place, own: pd.DataFrame, part: str, against: str) -> pd.DataFrame:
+def _judged(place: Place, scorer: str, part: str, against: str) -> pd.DataFrame:
     """Cells of a slice with the scorer's prediction, its verdict and the label; unknown left out."""
-    cells = place.cells[_slice(place.cells, part)]
+    cells, own = place.cells[_slice(place.cells, part)], _of(place, scorer)
     rows = cells.merge(own[[*benches.CELL, "score", "probability", "met"]], on=benches.CELL)
     if len(rows) != len(cells):
-        raise KitError(f"{own.scorer.iloc[0]}: {len(cells) - len(rows)} cells have no prediction; score again")
+        raise KitError(f"{scorer}: {len(cells) - len(rows)} cells have no prediction; score again")
     rows = rows.assign(label=_label(rows, against), called=rows.met.eq(True).fillna(False).astype(bool))
     return rows[rows.label.notna()].astype({"label": bool})
 
 
-def _pointwise(place, own, part, against, metric) -> pd.DataFrame:
-    rows = _judged(place, own, part, against)
-    return rows.assign(hit=rows.called == rows.label, counted=1)
+def _pointwise(place, scorer, part, against, metric) -> pd.DataFrame:
+    """Verdicts that are the label; none is right by being unknown, but on safety it is a violation."""
+    rows = _judged(place, scorer, part, against)
+    said = rows.met.notna() | (rows.dimension == "safety")
+    return rows.assign(hit=said & (rows.called == rows.label), counted=1)
 
 
-def _veto(place, own, part, against, metric) -> pd.DataFrame:
+def _veto(place, scorer, part, against, metric) -> pd.DataFrame:
     """A violation is the positive class: precision of those called, recall of those there are."""
-    rows = _judged(place, own, "safety", against)
+    rows = _judged(place, scorer, "safety", against)
     rows = rows[_slice(rows, part)]
     called, there = ~rows.called, ~rows.label
     counted = {"veto_precision": called * 1, "veto_recall": there * 1, "veto_f1": called * 1 + there}
@@ -210,14 +219,38 @@ def _scores(own: pd.DataFrame, answers: pd.Series, criteria: pd.Series) -> np.nd
     return own.set_index(benches.CELL).score[index].to_numpy(float)
 
 
-def _pairwise(place, own, part, against, metric) -> pd.DataFrame:
+def _asked(place: Place, scorer: str, whole: bool) -> pd.DataFrame:
+    """Preferences that a scorer gave when it was asked of two answers, whole or for a criterion."""
+    frame = place.preferences
+    return frame[(frame.scorer == scorer) & ((frame.criterion_id == "") == whole)]
+
+
+def _lean(asked: pd.DataFrame, first, second, criteria) -> list[int]:
+    """1 where the first answer is preferred, -1 the second, 0 neither; either may have stood first."""
+    said = dict(zip(zip(asked.criterion_id, asked.a_id, asked.b_id), asked.probability, strict=True))
+    order = []
+    for a, b, c in zip(first, second, criteria, strict=True):
+        margin = said[c, a, b] - 0.5 if (c, a, b) in said else 0.5 - said[c, b, a]
+        order.append(int(margin > EVEN) - int(margin < -EVEN))
+    return order
+
+
+def _pairwise(place, scorer, part, against, metric) -> pd.DataFrame:
     """Pairs of answers that differ on a criterion; equal scores are wrong."""
     pairs = place.run.bench.pairs
     wanted = pairs.truth.map({"same": 1, "reversed": -1, "none": 0}) if against == "truth" else 1
     rows = pairs.assign(wanted=wanted, hit=0.0)
-    for side in ("chosen", "rejected"):
-        rows[f"score_{side}"] = _scores(own, rows[f"{side}_id"], rows.criterion_id)
-    order = np.nan_to_num(np.sign(rows.score_chosen - rows.score_rejected))
+    if scorer in set(place.preferences.scorer):
+        asked, criteria = _asked(place, scorer, False), rows.criterion_id
+        if asked.empty:
+            asked, criteria = _asked(place, scorer, True), [""] * len(rows)
+        order = np.array(_lean(asked, rows.chosen_id, rows.rejected_id, criteria))
+        rows["prefers"] = pd.Series(order, rows.index).map({1: "chosen", -1: "rejected", 0: "neither"})
+    else:
+        own = _of(place, scorer)
+        for side in ("chosen", "rejected"):
+            rows[f"score_{side}"] = _scores(own, rows[f"{side}_id"], rows.criterion_id)
+        order = np.nan_to_num(np.sign(rows.score_chosen - rows.score_rejected))
     if part == "shorter":  # where longer is better is wrong
         words = _of(place, "length").set_index("candidate_id").score
         longer = np.sign(words[rows.chosen_id].to_numpy() - words[rows.rejected_id].to_numpy())
@@ -230,9 +263,14 @@ def _pairwise(place, own, part, against, metric) -> pd.DataFrame:
     return rows.assign(hit=rows.hit & rows.counted)[kept]
 
 
-def _overall(place, own, part, against, metric) -> pd.DataFrame:
+def _overall(place, scorer, part, against, metric) -> pd.DataFrame:
     """Graded pairs of answers: violations first, then S1, S2; of its verdicts, then of P(met)."""
     grades, cells = place.run.bench.grades, place.cells
+    asked = _asked(place, scorer, True)
+    if len(asked):
+        order = _lean(asked, grades.a_id, grades.b_id, [""] * len(grades))
+        return _graded(grades, order, against)
+    own = _of(place, scorer)
     if (own.criterion_id == "").all():
         rank = own.set_index("candidate_id").score.to_dict()
     else:
@@ -246,7 +284,10 @@ def _overall(place, own, part, against, metric) -> pd.DataFrame:
             for name, s1, s2, s3 in certain.itertuples()
         }  # fmt: skip
     sides = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
-    order = [int(a > b) - int(a < b) for a, b in sides]
+    return _graded(grades, [int(a > b) - int(a < b) for a, b in sides], against)
+
+
+def _graded(grades: pd.DataFrame, order: list[int], against: str) -> pd.DataFrame:
     wanted = np.sign(grades[against])
     rows = grades.assign(order=order, wanted=wanted, hit=order == wanted, counted=1)
     return rows[rows.wanted != 0]
@@ -262,7 +303,11 @@ def _three(rows: pd.DataFrame, met: pd.Series) -> pd.DataFrame:
 
 def _reads(place: Place, items: Items, scorer: str, metric: str, part: str) -> dict:
     """The predictions, and their columns, that could change a metric of the bench."""
-    own, rows = _of(place, scorer), items.rows
+    rows, compared = items.rows, scorer in set(place.preferences.scorer)
+    if compared and metric == "pairwise" or len(_asked(place, scorer, True)) and metric == "overall":
+        whole = metric == "overall" or _asked(place, scorer, False).empty
+        return {PREFERENCES: (_asked(place, scorer, whole), frozenset({"probability"}))}
+    own = _of(place, scorer)
     scalar = (own.criterion_id == "").all()
     if metric == "overall":
         answers = pd.concat([rows.a_id, rows.b_id]).unique()
@@ -299,10 +344,16 @@ def of_bench(place: Place, scorer: str, asked: tuple[str, str], against: str, en
     key = (scorer, metric, part, against, within, "text")
     texts = place.once(key, lambda: _texts(items, place.profile, 100))
     return Origin(
-        MEASURED, said, (PREDICTIONS, *BENCH), texts[end], items.ratio(), items.rows,
+        MEASURED, said, (*_predicted_in(place, scorer), *BENCH), texts[end], items.ratio(), items.rows,
         ANSWERS.get(metric, ("candidate_id",)), partial(_reads, place, items, scorer, metric, part),
         (f"reward/{scorer}",),
     )  # fmt: skip
+
+
+def _predicted_in(place: Place, scorer: str) -> tuple[str, ...]:
+    """Files that hold what a scorer said."""
+    return tuple(file for file, frame in ((PREDICTIONS, place.run.predicted), (PREFERENCES, place.preferences))
+                 if scorer in set(frame.scorer))  # fmt: skip
 
 
 def _texts(items: Items, profile, unit: float) -> dict[str, str]:

@@ -52,8 +52,8 @@ class Rerun:
         """The outcome in one line."""
         if self.why_not:
             return f"not compared: {self.why_not}"
-        tables, counts = self.cells.table.nunique(), self.cells.outcome.value_counts()
-        said = f"{len(self.cells):,} cells of {tables} tables and claims beside the committed ones: "
+        tables, counts = set(self.cells.table) - {"claims"}, self.cells.outcome.value_counts()
+        said = f"{len(self.cells):,} cells of {len(tables)} tables and the claims beside the committed ones: "
         if len(self.cells) == counts.get(EQUAL, 0):
             return said + "all equal"
         agree = int(counts.get(WITHIN, 0))
@@ -170,10 +170,11 @@ def claims_table(path: Path) -> pd.DataFrame:
     for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
         rows.append({"claim": claim["id"], "check": "", "verdict": claim["verdict"]})
         for check in claim["checks"]:
-            ends = {f"run_difference{end}": check[name] for end, name in
+            ends = {f"run_difference{end}": check.get(name) for end, name in
                     (("", "difference"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
             texts = {c: "" if v is None else f"{v:g}" for c, v in ends.items()}
-            rows.append({"claim": claim["id"], "check": check["what"], "verdict": "", **texts})
+            name = check.get("check", check["what"])
+            rows.append({"claim": claim["id"], "check": name, "verdict": check.get("verdict", ""), **texts})
     columns = ["claim", "check", "verdict", "run_difference", "run_difference_low", "run_difference_high"]
     return pd.DataFrame(rows).reindex(columns=columns).fillna("")
 

@@ -278,6 +278,42 @@ def test_length_decides_which_pairs_count_as_shorter_for_every_scorer(run):
     assert trace.dependents(place, PREDICTIONS, where, ("met",)) == set()
 
 
+@pytest.mark.parametrize("by", ["criterion", "answer"])
+def test_a_scorer_that_compares_two_answers_is_counted_by_its_preferences(run, by):
+    place = Place(run)
+    pairs, grades = place.run.bench.pairs, place.run.bench.grades
+    rows, hits = [], 0
+    for n, pair in enumerate(pairs.itertuples()):  # right, wrong in the other order, even, NaN, in turn
+        p, turned = ((0.9, False), (0.7, True), (0.5, False), (float("nan"), True))[n % 4]
+        sides = (pair.rejected_id, pair.chosen_id) if turned else (pair.chosen_id, pair.rejected_id)
+        rows.append(("pair_rm", pair.instruction_id, pair.criterion_id, *sides, p, True))
+        hits += n % 4 == 0
+    for n, pair in enumerate(grades.itertuples()):
+        p = 0.9 if pair.adjudicated > 0 else 0.1
+        rows.append(("pair_rm", pair.instruction_id, "", pair.a_id, pair.b_id, p if n % 3 else 1 - p, True))
+    columns = ["scorer", "instruction_id", "criterion_id", "a_id", "b_id", "probability", "consistent"]
+    frame = pd.DataFrame(rows, columns=columns)
+    kept = frame if by == "criterion" else frame[frame.criterion_id == ""]
+    kept.to_parquet(run / origins.PREFERENCES, index=False)
+    place = Place(run)
+    found = origins.of_bench(place, "pair_rm", ("pairwise", "all"), "adjudicated")
+    if by == "criterion":
+        assert found.ratio == f"{hits} of {len(pairs)}"
+    else:  # the preference on the whole answers stands for every criterion
+        said = {(r.a_id, r.b_id): r.probability > 0.5 for r in kept.itertuples()}
+        right = sum(said[p.chosen_id, p.rejected_id] if (p.chosen_id, p.rejected_id) in said
+                    else not said[p.rejected_id, p.chosen_id] for p in pairs.itertuples())  # fmt: skip
+        assert found.ratio == f"{right} of {len(pairs)}"
+    told = [n % 3 > 0 for n, g in enumerate(grades.adjudicated) if g]
+    overall = origins.of_bench(place, "pair_rm", ("overall", "all"), "adjudicated")
+    assert overall.ratio == f"{sum(told)} of {len(told)}" and overall.files[0] == origins.PREFERENCES
+    where = {"scorer": "pair_rm", "criterion_id": ""}
+    assert overall.depends_on(origins.PREFERENCES, where, ("probability",))
+    assert found.depends_on(origins.PREFERENCES, where, ("probability",)) == (by == "answer")
+    with pytest.raises(KitError, match="no predictions of pair_rm"):
+        origins.of_bench(place, "pair_rm", ("pointwise", "safety"), "adjudicated")
+
+
 def test_a_changed_answer_of_a_policy_changes_exactly_the_cells_that_depend_on_it(run):
     place, old = Place(run), frames(run)
     answers, cells = pd.read_parquet(run / EVALUATION), pd.read_parquet(run / VERDICTS)
