@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import expit
 
 from promedical_utils import bench as benches
-from promedical_utils import calibration, claims, policy_study, profiles, reward_study, tables
+from promedical_utils import calibration, claims, policy_study, profiles, provenance, reward_study, tables
 from promedical_utils import figures as drawing
 from promedical_utils.profiles import Profile
 from promedical_utils.records import DIMENSIONS
@@ -385,7 +385,7 @@ def _lacking(run: Run, files: tuple[str, ...]) -> str:
 
 def facts(run: Run) -> dict:
     """What every table's and figure's json says of the run, beside its sources."""
-    return {"profile": run.profile.name, "seed": run.profile.seed}
+    return {"profile": run.profile.name, "seed": run.profile.seed, "run": provenance.of_run(run.source)}
 
 
 def build(profile: Profile, source: Path, out: Path) -> dict:

@@ -23,12 +23,18 @@ AGGREGATES = (
     "bench/*.json",
     "policy/*.json",
     "policy/curve.csv",
+    "external/*.json",
+    "healthbench/*.json",
+    "audit/*.csv",
+    "audit/*.json",
+    "audit/*.md",
 )
 # Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
 ROWS = (
     "bench/*.parquet",
     "reward/heldout.parquet",
     "policy/*.parquet",
+    "external/*.parquet",
     "notebooks/*.ipynb",
 )
 MEASURED = ("speed", "scale", "policy")  # parts of make bench
@@ -64,6 +70,8 @@ def publish(name: str) -> Path:
         )
     patterns = AGGREGATES + (ROWS if profile.data == "clinic" else ())
     files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
+    if profile.data == "clinic":
+        _own_rows(run / "external/predictions.parquet")
     return _replace(run, files, root / "papers_figures" / name)
 
 
@@ -95,6 +103,15 @@ def _replace(run: Path, files: list[Path], place: Path) -> Path:
                 old.rename(place)
             raise
     return place
+
+
+def _own_rows(path: Path) -> None:
+    """KitError where the clinic's run has rows of real sets beside its own: they are not published."""
+    if path.exists():
+        import pandas as pd  # late: takes a second
+
+        if real := sorted(set(pd.read_parquet(path, columns=["set"])["set"]) - {"clinic"}):
+            raise KitError(f"{shown(path)} has rows of {', '.join(real)}: run notebook 06 without these sets")
 
 
 def _check(path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from promedical_utils import profiles, workspace
+from promedical_utils import profiles, provenance, workspace
 from promedical_utils.workspace import KitError, project_root, run_folder, shown
 
 PACKAGE = Path(__file__).parent
@@ -179,7 +179,7 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
 
 
 def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> None:
-    """Run one notebook into ``<run>/notebooks/``, its seconds and memory into ``timings.json``.
+    """Run one notebook into ``<run>/notebooks/``, its seconds, memory and code into ``timings.json``.
 
     ``parameters`` go over ``profile``, ``run_dir`` and ``seed``. Prints which notebook, of how
     many, how long, since when. Raises KitError for an unknown parameter, and for a failed cell
@@ -201,7 +201,7 @@ def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | N
             raise KitError(f"{notebook} has no parameter {key!r}: it takes {', '.join(known)}")
     number = names.index(notebook) + 1 if notebook in names else 0
     print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
-    start = time.time()
+    start, code = time.time(), provenance.kit()  # before it runs: an edit meanwhile is not what ran
     with workspace.replacing(place) as temporary:
         try:
             options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
@@ -215,7 +215,7 @@ def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | N
     seconds = time.time() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB on Linux, bytes on macOS
     peak /= 2**30 if sys.platform == "darwin" else 2**20
-    row = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
+    row = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)} | code
     workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
     since = time.time() - float(os.environ.get("PROMEDICAL_STARTED", start))
     print(f"{span(seconds)}, {span(since)} elapsed", flush=True)
@@ -265,6 +265,7 @@ def span(seconds: float) -> str:
 def reproduce(name: str, run_dir: str = "") -> None:
     """Bring a run up to date through Snakemake, whose own log goes to ``<run>/snakemake.log``.
 
+    Then sets it beside the committed reference (``rerun``), and prints the outcome in one line.
     Raises KitError: of a wrong profile before anything runs, of a failed notebook its line.
     """
     profile = profile_for(name)
@@ -296,6 +297,10 @@ def reproduce(name: str, run_dir: str = "") -> None:
         raise KitError(f"{log.read_text().strip()}\nsnakemake failed, see {shown(log)}")
     done = "up to date" if timings(run) != before else "up to date, nothing to do"
     print(f"{shown(run)} is {done}")
+    from promedical_utils import rerun  # late: pandas takes a second
+
+    found = rerun.report(name, run_dir)
+    print(f"{shown(run / 'rerun.md')}: {found.line()}")
 
 
 def _snakemake(name: str, run_dir: str, *options: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from promedical_utils import profiles, records
+from promedical_utils import profiles, provenance, records
 from promedical_utils.profiles import Profile
 from promedical_utils.records import (
     Candidate, Instruction, Message, Rubric, SplitRow, Verdict,
@@ -55,8 +55,9 @@ def base_path(profile: Profile, run: Path):
 
 
 def manifest(profile: Profile, run: Path) -> dict:
-    """What this run is: settings, packages, machine kind. No paths, no dates."""
+    """What this run is: the kit's code, settings, packages, machine kind. No paths, no dates."""
     content = {
+        "kit": provenance.kit(),
         "profile": profile.model_dump(),
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -170,7 +171,7 @@ def _open_base(profile: Profile, run: Path):
 def rubrics(profile: Profile, run: Path) -> dict:
     """Instructions, splits and rubrics; writes data/{instructions,rubrics,splits}.parquet, review.json.
 
-    Also composition.csv, funnel.csv where something was curated, drafts.parquet (every draft as it
+    Also hashes.json, composition.csv, funnel.csv where something was curated, drafts.parquet (every draft as it
     came) where something was drafted, and rounds.csv where drafts were reviewed.
     """
     from promedical_utils import rubrics as making
@@ -179,6 +180,7 @@ def rubrics(profile: Profile, run: Path) -> dict:
     report = make(profile, run)
     with replacing(run / "data/composition.csv") as temporary:
         making.composition(run).to_csv(temporary, index=False)
+    provenance.hash_data(run)
     return report
 
 
@@ -235,8 +237,8 @@ def split_ids(found: dict[str, list], *names: str) -> list[str]:
 def preference_pairs(profile: Profile, run: Path) -> dict:
     """Candidates, verdicts, and the training pairs as a join over the judge's verdicts.
 
-    Writes data/{candidates,verdicts,pairs}.parquet, expansion.csv (what became of every two answers)
-    and, in the clinic, judge_errors.csv.
+    Writes data/{candidates,verdicts,pairs}.parquet, hashes.json, expansion.csv (what became of every
+    two answers) and, in the clinic, judge_errors.csv.
     """
     from promedical_utils import expansion
     from promedical_utils import groups as joined
@@ -256,6 +258,7 @@ def preference_pairs(profile: Profile, run: Path) -> dict:
     made = expansion.expand(**files, judge="judge", ids=[g.instruction.id for g in train])
     with replacing(run / "data/expansion.csv") as temporary:
         made.kinds.to_csv(temporary, index=False)
+    provenance.hash_data(run)
     if profile.data == "clinic":
         with replacing(run / "data/judge_errors.csv") as temporary:
             making.judge_errors(found).to_csv(temporary, index=False)
@@ -330,7 +333,8 @@ def reward_models(profile: Profile, run: Path) -> dict:
         "heldout_pair_accuracy": accuracy,
         "models": {
             name: {k: r[k] for k in ("view", "labels", "full", "steps", "groups", "pairs", "verdicts",
-                                     "tokens", "seconds", "parameters", "trained_parameters")}
+                                     "tokens", "seconds", "parameters", "trained_parameters",
+                                     "seed", "settings", "base")}
             | {"left_out": len(r["left_out"]), "shortened": len(r["shortened"]), "padding": r["padding"]}
             for name, r in reports.items()
         },

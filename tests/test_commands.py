@@ -10,6 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from promedical_utils import doctor, publish, runs
@@ -465,6 +466,34 @@ def test_publish_of_real_data_is_aggregates_only(complete, monkeypatch):
     published = listing(publish.publish("real"))
     assert "claims.json" in published
     assert not [path for path in published if path.endswith((".parquet", ".ipynb"))]
+
+
+NEW = ("paper/claims.csv", "audit/audit.csv", "audit/audit.json", "audit/audit.md", "external/report.json",
+       "healthbench/graded.json", "paper/figures/overview.json")  # fmt: skip
+ROWS = ("bench/preferences.parquet", "policy/verdicts.parquet", "external/texts.parquet", "external/predictions.parquet")
+KEPT_BACK = ("rerun.md", "rerun.csv", "rerun.json", "data/candidates.parquet", "external/cache.bin")
+
+
+@pytest.mark.parametrize("name", ["smoke", "real"])
+def test_publish_takes_ledger_audit_and_external_and_rows_of_the_clinic_alone(complete, monkeypatch, name):
+    run = complete / "runs" / name
+    for path in (*NEW, *ROWS, *KEPT_BACK):
+        (run / path).parent.mkdir(parents=True, exist_ok=True)
+        (run / path).write_text("new")
+    sets = pd.DataFrame({"set": ["clinic" if name == "smoke" else "mediqa"]})
+    sets.to_parquet(run / "external/predictions.parquet")
+    data = {"smoke": "clinic", "real": "real"}[name]
+    settings = runs.profiles.load("smoke").model_copy(update={"data": data})
+    monkeypatch.setattr(publish.profiles, "load", lambda asked: settings)
+    published = listing(publish.publish(name))
+    assert {path.removeprefix("paper/") for path in NEW} <= published
+    assert set(ROWS) & published == (set(ROWS) if name == "smoke" else set())
+    assert not set(KEPT_BACK) & published
+    if name == "smoke":
+        pd.DataFrame({"set": ["clinic", "mediqa"]}).to_parquet(run / "external/predictions.parquet")
+        with pytest.raises(KitError, match="has rows of mediqa"):
+            publish.publish("smoke")
+        assert listing(complete / "papers_figures/smoke") == published  # left as it was
 
 
 def test_publish_puts_the_reference_back_when_the_new_one_cannot_be_placed(complete, monkeypatch):
