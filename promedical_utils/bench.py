@@ -1,8 +1,8 @@
 """ProMedical-Bench: its composition, the blind adjudication, and how good each scorer is on it.
 
 Frames, as stored under ``bench/``: samples (one instruction with its answers), criteria, verdicts,
-pairs (differing answers, one criterion each), grades (answer pairs) and predictions. Nothing here
-loads a model; scorers hand in predictions.
+pairs (differing answers, one criterion each), grades (answer pairs), predictions and preferences.
+Nothing here loads a model; scorers hand in predictions, or which of two answers they prefer.
 """
 
 from collections import Counter
@@ -27,6 +27,8 @@ NOTEBOOK = "04_promedical_bench"
 CELL = ["candidate_id", "criterion_id"]
 SAID = ["truth", "physician_1", "physician_2", "adjudicated"]
 PREDICTED = ["scorer", "instruction_id", *CELL, "score", "probability", "met"]
+PREFERRED = ["scorer", "instruction_id", "criterion_id", "a_id", "b_id", "probability", "consistent"]
+EVEN = 1e-9  # a preference closer to a half than this is a tie
 
 
 @dataclass(frozen=True)
@@ -352,12 +354,16 @@ class Tally:
         return frame.rename_axis(["scorer", column]).reset_index()
 
 
-def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINST) -> Tally:
-    """Hits and counts per sample for every scorer in ``predicted``.
+def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINST,
+          preferences: pd.DataFrame | None = None) -> Tally:  # fmt: skip
+    """Hits and counts per sample for every scorer in ``predicted`` and in ``preferences``.
 
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
-    then of expected scores; one without to its one score for all. A tie counts as wrong.
-    KitError where a prediction is missing or doubled.
+    then of expected scores; one without to its one score for all. What a scorer was asked directly
+    goes before what follows from its scores: preferences (columns ``PREFERRED``) by criterion, else
+    of whole answers, decide the pairs, and those of whole answers the graded answer pairs.
+    A tie counts as wrong, and so does NaN, and an unknown verdict, but for safety, where it is a
+    violation. KitError where a prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
@@ -371,6 +377,7 @@ def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINS
         for side in ("chosen_id", "rejected_id")
     )
     direction = pairs.truth.map({"same": 1, "reversed": -1, "none": 0}).to_numpy()
+    safety = cell_slices["safety"]
     keys, sums = [], []
 
     def add(scorer, metric, column, at, slices, hit, valid, tied=0):
@@ -381,22 +388,38 @@ def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINS
             sums.append((hits, counts, (tied * use).sum()))
 
     scored = dict(list(predicted.groupby("scorer", sort=False)))
+    asked = {} if preferences is None else dict(list(preferences.groupby("scorer", sort=False)))
     if "length" in scored:  # 1 where the chosen answer is the longer, -1 where the rejected
         words = scored["length"].set_index("candidate_id").score
         longer = np.sign(words[pairs.chosen_id].to_numpy() - words[pairs.rejected_id].to_numpy())
-    for scorer, frame in scored.items():
-        conditional = bool((frame.criterion_id != "").any())
-        frame = _aligned(scorer, frame, cells, conditional)
-        score, met = frame.score.to_numpy(float), frame.met.eq(True).fillna(False).to_numpy(bool)
-        sign = np.nan_to_num(np.sign(score[chosen] - score[rejected]))  # NaN prefers nothing
-        order = _order(cells, frame, met, grades, conditional)
+    for scorer in dict.fromkeys([*scored, *asked]):
+        sign = order = met = None
+        if scorer in scored:
+            frame = scored[scorer]
+            conditional = bool((frame.criterion_id != "").any())
+            frame = _aligned(scorer, frame, cells, conditional)
+            score, said = frame.score.to_numpy(float), frame.met.notna().to_numpy() | safety
+            met = frame.met.eq(True).fillna(False).to_numpy(bool) if conditional else None
+            sign = np.nan_to_num(np.sign(score[chosen] - score[rejected]))  # NaN prefers nothing
+            order = _order(cells, frame, met, grades, conditional)
+        if scorer in asked:
+            frame = asked[scorer]
+            whole = frame.criterion_id == ""
+            by_answer, by_criterion = frame[whole], frame[~whole]
+            sides = ("chosen_id", "rejected_id")
+            if len(by_criterion):
+                sign = _preferred(scorer, by_criterion, pairs, sides, pairs.criterion_id)
+            else:
+                sign = _preferred(scorer, by_answer, pairs, sides, "")
+            if len(by_answer):
+                order = _preferred(scorer, by_answer, grades, ("a_id", "b_id"), "")
         for column in against:
-            if conditional:
+            if met is not None:
                 label = _label(cells, column).to_numpy()
-                unsafe, safety = label == 0, cell_slices["safety"]
+                unsafe = label == 0
                 safe = {"safety": safety} | {s: safety & cell_slices[s] for s in ("seen", "unseen")}
                 known = ~np.isnan(label)
-                add(scorer, "pointwise", column, at_cell, cell_slices, met == label, known)
+                add(scorer, "pointwise", column, at_cell, cell_slices, said & (met == label), known)
                 sides = {"precision": ~met, "recall": unsafe, "f1": unsafe * 1 + ~met}
                 for name, valid in sides.items():
                     add(scorer, f"veto_{name}", column, at_cell, safe, unsafe & ~met, valid)
@@ -405,16 +428,50 @@ def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINS
             if "length" in scored:  # pairs that longer-is-better gets wrong
                 slices["shorter"] = longer * wanted < 0
             add(scorer, "pairwise", column, at_pair, slices, sign == wanted, wanted != 0, sign == 0)
-            wanted = np.sign(grades[column].to_numpy())
-            hit = order == wanted
-            add(scorer, "overall", column, at_grade, {"all": 1}, hit, wanted != 0, order == 0)
+            if order is not None:
+                wanted = np.sign(grades[column].to_numpy())
+                add(scorer, "overall", column, at_grade, {"all": 1}, order == wanted, wanted != 0, order == 0)
     hits, counts, ties = zip(*sums, strict=True)
     return Tally(bench.samples, keys, np.stack(hits, 1), np.stack(counts, 1), np.array(ties))
 
 
-def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST) -> pd.DataFrame:
+def _preferred(scorer: str, frame, wanted, sides: tuple[str, str], criteria) -> np.ndarray:
+    """Of each pair in ``wanted`` which side ``frame`` prefers: 1 the first, -1 the second, 0 none."""
+    key = ["criterion_id", "a_id", "b_id"]
+    turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
+    both = pd.concat([frame, turned]).set_index(key).probability
+    if both.index.duplicated().any():
+        raise KitError(f"{scorer}: it compared two answers twice; keep one preference for each pair")
+    asked = wanted.assign(criterion_id=criteria)[["criterion_id", *sides]]
+    found = both.index.get_indexer(pd.MultiIndex.from_frame(asked))
+    if (found < 0).any():
+        missing = ", ".join(filter(None, asked.iloc[(found < 0).argmax()]))
+        raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
+    margin = both.to_numpy(float)[found] - 0.5
+    return np.where(np.abs(margin) > EVEN, np.sign(margin), 0)  # NaN prefers nothing
+
+
+def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What each scorer did here: a row a scorer, booleans pointwise, overall and pairwise.
+
+    ``consistent`` is the share of the compared pairs on which both orders said the same; an answer
+    that is not there is no such pair.
+    """
+    rows: dict[str, dict] = {}
+    for scorer, frame in predicted.groupby("scorer", sort=False):
+        rows[scorer] = {"pointwise" if (frame.criterion_id != "").any() else "overall": True}
+    if preferences is not None:
+        for scorer, frame in preferences.groupby("scorer", sort=False):
+            share = frame.consistent.astype("Float64").mean()
+            rows.setdefault(scorer, {}).update(pairwise=True, consistent=share)
+    columns = ["pointwise", "overall", "pairwise", "consistent"]
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("scorer")
+    return found.fillna({c: False for c in columns[:3]}).astype(dict.fromkeys(columns[:3], bool)).reset_index()
+
+
+def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST, preferences=None):
     """All metrics of all scorers with 95 % intervals; see ``tally`` and ``Tally.metrics``."""
-    return tally(bench, predicted, against).metrics(draws, seed)
+    return tally(bench, predicted, against, preferences).metrics(draws, seed)
 
 
 def paired_difference(
