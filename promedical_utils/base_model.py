@@ -1,4 +1,4 @@
-"""The kit's own small base: a tokenizer and a Qwen3-architecture causal LM, saved as a hub model is.
+"""The kit's own small base: a tokenizer and a Qwen3 or Llama causal LM, saved as a hub model is.
 
 It stands in where no weights can be downloaded, and is loaded by the same calls as a hub model.
 """
@@ -20,6 +20,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+ARCHITECTURES = ("qwen3", "llama")
 
 # messages, an answer, and (question, reply) turns about that answer
 Lesson = tuple[Sequence[Message], str, Sequence[tuple[str, str]]]
@@ -64,28 +65,31 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, whole: Sequence[str] 
     return tokenizer
 
 
-def new_model(tokenizer, layers: int, width: int, seed: int):
-    """A Qwen3-architecture causal LM with tied embeddings whose attention starts as copying.
+def new_model(tokenizer, layers: int, width: int, seed: int, architecture: str = "qwen3"):
+    """A causal LM of an architecture of ``ARCHITECTURES``, embeddings tied, that starts as copying.
 
     Value and output projections start as each other's transpose ("mimetic" initialisation,
     Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and a
     few heads start as an induction circuit. Reading a fact needs both, and from a random start they
-    take thousands of steps to form.
+    take thousands of steps to form. Llama's start is Qwen3's as far as it can be: the same weights,
+    sizes and circuit; what differs is that Llama does not normalise queries and keys.
+    KitError for an unknown architecture.
     """
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed
+    import transformers
 
-    set_seed(seed)
+    if architecture not in ARCHITECTURES:
+        raise KitError(f"unknown architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
+    transformers.set_seed(seed)
     heads = width // 32
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
-            num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-            head_dim=32, max_position_embeddings=8192, tie_word_embeddings=True,
-            initializer_range=0.06, pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-        )  # fmt: skip
-    )
+    sizes = dict(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        head_dim=32, max_position_embeddings=8192, tie_word_embeddings=True,
+        initializer_range=0.06, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes))
     with torch.no_grad():
         for layer in model.model.layers:
             attention = layer.self_attn
@@ -95,7 +99,35 @@ def new_model(tokenizer, layers: int, width: int, seed: int):
             attention.q_norm.weight.fill_(1.5)
             attention.k_norm.weight.fill_(1.5)
         _induction(model)
+        if architecture == "llama":
+            alike = transformers.LlamaConfig(**sizes, rope_parameters=model.config.rope_parameters)
+            model = _without_normalisation(model, transformers.LlamaForCausalLM(alike))
     return model
+
+
+def _without_normalisation(model, plain):
+    """``plain``, a model without normalised queries and keys, with the weights of ``model``.
+
+    Its query and key rows are scaled, head by head, such that over random tokens their size is what
+    the normalisation gives: so attention starts as sharp, and the circuit as good.
+    """
+    import torch
+
+    size = model.config.head_dim
+    ids = torch.randint(model.config.vocab_size, (8, 64), generator=torch.Generator().manual_seed(0))
+    states = model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    weights = {k: v.clone() for k, v in model.state_dict().items() if "_norm.weight" not in k}
+    for n, (layer, state) in enumerate(zip(model.model.layers, states)):
+        read = layer.input_layernorm(state)
+        for name in ("q", "k"):
+            projection = getattr(layer.self_attn, f"{name}_proj")
+            found = projection(read).unflatten(-1, (-1, size)).square().mean(dim=(0, 1, 3)).sqrt()
+            gain = getattr(layer.self_attn, f"{name}_norm").weight.mean() / found
+            key = f"model.layers.{n}.self_attn.{name}_proj.weight"
+            weights[key] *= gain.repeat_interleave(size)[:, None]
+    missing = plain.load_state_dict(weights, strict=False)
+    assert not missing.unexpected_keys and not missing.missing_keys, missing
+    return plain
 
 
 def _induction(model) -> None:

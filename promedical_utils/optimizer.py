@@ -17,20 +17,22 @@ class MuonAdamW(torch.optim.Optimizer):
         trained = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trained if p.ndim == 2 and id(p) not in heads]
         known = {id(p) for p in matrices}
-        self.muon = torch.optim.Muon(
+        muon = torch.optim.Muon(
             matrices, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
         )
-        rest = [p for p in trained if id(p) not in known]
-        self.adamw = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-        for part, name in ((self.muon, "muon"), (self.adamw, "adamw")):
+        self.parts = {"muon": muon}
+        if rest := [p for p in trained if id(p) not in known]:  # an adapter alone has matrices only
+            adamw = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+            self.parts["adamw"] = adamw
+        for name, part in self.parts.items():
             for group in part.param_groups:
                 group["part"] = name
-        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        super().__init__([g for part in self.parts.values() for g in part.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure=None):
         loss = None if closure is None else closure()
-        for part, name in ((self.muon, "muon"), (self.adamw, "adamw")):
+        for name, part in self.parts.items():
             # a checkpoint puts new groups and a new state in place of the old ones
             part.param_groups = [g for g in self.param_groups if g["part"] == name]
             part.state = self.state

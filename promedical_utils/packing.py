@@ -245,9 +245,10 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 def read_many(model):
     """Let a sequence classification model score many positions; returns the same model.
 
-    Its ``forward`` takes what ``collate`` gives and returns logits (N,) of the heads asked for. It
-    stays the model's own forward, so that PEFT, autocast and distributed wrappers, which all call
-    that, keep working. Without ``reads`` it is the plain forward.
+    Its ``forward`` takes what ``collate`` gives and returns logits (N,) of the heads asked for, or
+    (N, outputs) of all of them where ``reads`` has no heads. It stays the model's own forward, so
+    that PEFT, autocast and distributed wrappers, which all call that, keep working. Without
+    ``reads`` it is the plain forward. A causal LM is read alike: its outputs are next tokens.
     """
     plain = model.forward
 
@@ -262,8 +263,14 @@ def read_many(model):
         ).last_hidden_state
         # bf16 scores tie, and a tie counts as wrong: the head works in fp32 whatever the body does
         with torch.autocast(hidden.device.type, enabled=False):
-            scores = model.score(hidden[reads[:, 0], reads[:, 1]].float())
-        return SequenceClassifierOutputWithPast(logits=scores.gather(1, reads[:, 2:])[:, 0])
+            at = hidden[reads[:, 0], reads[:, 1]].float()
+            if hasattr(model, "score"):
+                scores = model.score(at)
+            else:
+                scores = torch.nn.functional.linear(at, model.get_output_embeddings().weight.float())
+        if reads.shape[1] == 3:
+            scores = scores.gather(1, reads[:, 2:])[:, 0]
+        return SequenceClassifierOutputWithPast(logits=scores)
 
     model.forward = forward
     return model

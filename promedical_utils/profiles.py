@@ -76,6 +76,7 @@ class Profile(BaseModel):
 
     # base model: "small" is trained by notebook 00, anything else is a hub id or a folder
     base_model: str
+    base_architecture: Literal["qwen3", "llama"] = Field("qwen3", description="of the small base")
     base_layers: int = Field(4, ge=2, description="two make an induction circuit")
     base_width: int = Field(128, ge=64)
     base_vocabulary: int = Field(2048, ge=300)

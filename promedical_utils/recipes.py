@@ -33,7 +33,8 @@ class Recipe:
     """``labels``: the judge's name; ``full``: all weights, not an adapter.
 
     ``dimensions``: the criteria it learns from; ``anchor``: with the pointwise term in the loss;
-    ``share``: of the steps, for models of which several share the budget of one.
+    ``share``: of the steps, for models of which several share the budget of one; ``architecture``:
+    of the small base that it is trained on, the run's own where empty.
     """
 
     view: str
@@ -42,6 +43,7 @@ class Recipe:
     dimensions: tuple[str, ...] = DIMENSIONS
     anchor: bool = True
     share: float = 1.0
+    architecture: str = ""
 
     @property
     def conditional(self) -> bool:
@@ -69,6 +71,8 @@ RECIPES = {
     "scalar_blind": Recipe("blind"),
     "rar_implicit": Recipe("rubric"),
     "criterion_clean": Recipe("criterion", "truth", full=True),
+    # the backbone claim, trained by the study of systems
+    "criterion_llama": Recipe("criterion", architecture="llama"),
     # ablations, trained by the study
     "criterion_full": Recipe("criterion", full=True),
     "criterion_clean_lora": Recipe("criterion", "truth"),

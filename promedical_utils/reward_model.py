@@ -19,7 +19,9 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig,
+)  # fmt: skip
 
 from promedical_utils import packing, scoring
 from promedical_utils.calibration import Calibration
@@ -259,15 +261,7 @@ class RewardModel:
         to rounding. On a CPU, which unpacks 4-bit weights anew for every pass, about twice as fast.
         """
         if isinstance(self.model, PeftModel) and self.model.dtype == torch.float32:
-            for layer in [m for m in self.model.modules() if isinstance(m, LoraLayer)]:
-                held = layer.base_layer
-                if isinstance(held, Linear4bit):
-                    plain = torch.nn.Linear(held.in_features, held.out_features, held.bias is not None)
-                    weight = dequantize_4bit(held.weight.data, held.weight.quant_state).float()
-                    plain.weight, plain.bias = torch.nn.Parameter(weight, requires_grad=False), held.bias
-                    layer.base_layer = plain
-                layer.base_layer.weight.data += layer.get_delta_weight("default")
-                layer.merged_adapters.append("default")
+            merge(self.model)
         return self
 
     def _scores(self, cases, names, batch_tokens, shorten):
@@ -298,6 +292,19 @@ class RewardModel:
             result.append([[sum(cell) / len(cell) for cell in row] for row in sums])
             cuts.append([reading.cut.get(n, {}) for n in range(len(responses))])
         return result, cuts
+
+
+def merge(model: PeftModel) -> None:
+    """Merge an fp32 model's adapter into its weights, in place; 4-bit ones become what they stand for."""
+    for layer in [m for m in model.modules() if isinstance(m, LoraLayer)]:
+        held = layer.base_layer
+        if isinstance(held, Linear4bit):
+            plain = torch.nn.Linear(held.in_features, held.out_features, held.bias is not None)
+            weight = dequantize_4bit(held.weight.data, held.weight.quant_state).float()
+            plain.weight, plain.bias = torch.nn.Parameter(weight, requires_grad=False), held.bias
+            layer.base_layer = plain
+        layer.base_layer.weight.data += layer.get_delta_weight("default")
+        layer.merged_adapters.append("default")
 
 
 def load(path: Path | str) -> RewardModel:
@@ -336,23 +343,29 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if native else torch.float16
 
 
-def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int = 1):
-    """A base with a score head of ``outputs``, read at many positions (``packing.read_many``)."""
+def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int | None = 1):
+    """A base with a score head of ``outputs``, read at many positions (``packing.read_many``).
+
+    ``outputs`` None: a causal LM with its own head.
+    """
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
+    kind, head = AutoModelForSequenceClassification, {"num_labels": max(1, outputs or 0)}
+    if outputs is None:
+        kind, head = AutoModelForCausalLM, {}
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["score"],
+        llm_int8_skip_modules=["score" if head else "lm_head"],
     )
     with suppress_seqcls_warning():
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = kind.from_pretrained(
             base,
-            num_labels=max(1, outputs),
             dtype=dtype,
             attn_implementation=packing.ATTENTION,
             quantization_config=quantization if nf4 else None,
+            **head,
         )
     if not nf4:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -361,7 +374,8 @@ def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int = 1):
         # would depend on the machine, on what else is packed, and differ from those trained
         if dtype == torch.float32 and hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    model.score.float()
+    if head:
+        model.score.float()
     model.config.num_labels = 1  # TRL refuses more; ``reads`` picks one for each score
     return packing.read_many(model)
 

@@ -62,7 +62,7 @@ def train(
         raise KitError(f"unknown view {view!r} of a reward model: choose one of {', '.join(VIEWS)}")
     out, seed = Path(out), profile.seed if seed is None else seed
     source = source_of(base, out)
-    settings = _settings(groups, source, view, profile, labels, full, seed)
+    settings = settings_of(groups, source, view, profile, labels, full, seed)
     if (out / "report.json").exists():
         report = read_json(out / "report.json", "03_reward_model")
         if report["settings"] == settings:
@@ -87,49 +87,19 @@ def train(
     order = schedule(lengths, profile.rm_batch, profile.rm_epochs, seed)
     batch = max(1, profile.rm_batch // int(os.environ.get("WORLD_SIZE", 1)))
     steps = math.ceil(len(order) / (batch * int(os.environ.get("WORLD_SIZE", 1))))
-    # a checkpoint falls on a logged step: what was summed since the last log is not in it
-    logged_every = max(1, steps // 40)
-    saved_every = logged_every * math.ceil(max(20, math.ceil(steps / 4)) / logged_every)
     rate = profile.rm_full_learning_rate if full else profile.rm_learning_rate
-    gpu, checkpoints = torch.cuda.is_available(), out / f"checkpoints-{settings}"
-    collator = Passes(tokenizer.pad_token_id, profile.rm_pass_tokens)
+    checkpoints = out / f"checkpoints-{settings}"
     trainer = PackedRewardTrainer(
         model=model,
-        args=RewardConfig(
-            output_dir=str(checkpoints),
-            per_device_train_batch_size=batch,
-            num_train_epochs=1,  # ``order`` already holds all epochs
-            train_sampling_strategy="sequential",
-            learning_rate=rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, round(0.06 * steps)),
-            max_length=None,  # TRL would drop what is longer without a word; see ``left_out``
-            logging_steps=logged_every,
-            save_steps=saved_every,
-            save_total_limit=2,
-            activation_checkpointing=gpu,
-            bf16=gpu and mixed == torch.bfloat16,
-            fp16=gpu and mixed == torch.float16,
-            use_cpu=not gpu,
-            dataloader_pin_memory=gpu,
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            report_to="none",
-            seed=seed,
-        ),
-        data_collator=collator,
+        args=arguments(checkpoints, steps, batch, rate, mixed, seed),
+        data_collator=Passes(tokenizer.pad_token_id, profile.rm_pass_tokens),
         train_dataset=Dataset.from_list(rows).select(order),
         processing_class=tokenizer,
-        peft_config=None if full else _lora(profile.rm_lora_rank),
+        peft_config=None if full else lora(profile.rm_lora_rank),
         pointwise_weight=profile.rm_pointwise_weight,
         muon=profile.rm_optimizer == "muon",
     )
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
-    seconds = round(time.monotonic() - started, 1)
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    if not all(math.isfinite(entry["loss"]) for entry in logged):
-        raise KitError(f"the loss of {shown(out)} is not finite: lower its learning rate, {rate}")
+    seconds, curve = course(trainer, checkpoints)
 
     tokens = [sum(map(len, row["ids"])) for row in rows]
     report = {
@@ -148,7 +118,7 @@ def train(
         "padding": padding([rows[i] for i in order], batch, profile.rm_pass_tokens),
         "parameters": trainer.model.num_parameters(),
         "trained_parameters": trainer.model.num_parameters(only_trainable=True),
-        "curve": [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged],
+        "curve": curve,
     }
     if trainer.is_world_process_zero():
         _save(trainer.model, tokenizer, source, out)
@@ -157,6 +127,51 @@ def train(
         model_card.write(out, report)
         write_json(out / "report.json", report)
     return report
+
+
+def arguments(checkpoints: Path, steps: int, batch: int, rate: float, mixed, seed: int) -> RewardConfig:
+    """The trainer's settings, of every model that learns from groups; a dataset holds all epochs."""
+    # a checkpoint falls on a logged step: what was summed since the last log is not in it
+    logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
+    return RewardConfig(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(0.06 * steps)),
+        max_length=None,  # TRL would drop what is longer without a word; see ``left_out``
+        logging_steps=logged_every,
+        save_steps=logged_every * math.ceil(max(20, math.ceil(steps / 4)) / logged_every),
+        save_total_limit=2,
+        activation_checkpointing=gpu,
+        bf16=gpu and mixed == torch.bfloat16,
+        fp16=gpu and mixed == torch.float16,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        seed=seed,
+    )
+
+
+def course(trainer, checkpoints: Path) -> tuple[float, list[dict]]:
+    """Train, on from the last whole checkpoint if there is one: (seconds, curve of loss and accuracy).
+
+    KitError when the loss is not finite.
+    """
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    seconds = round(time.monotonic() - started, 1)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if not all(math.isfinite(entry["loss"]) for entry in logged):
+        raise KitError(
+            f"the loss of {shown(checkpoints.parent)} is not finite: lower its learning rate, "
+            f"{trainer.args.learning_rate}"
+        )
+    return seconds, [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged]
 
 
 def heads_of(groups: Sequence[Group]) -> dict[str, int]:
@@ -337,18 +352,19 @@ class PackedRewardTrainer(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def _lora(rank: int) -> LoraConfig:
+def lora(rank: int, head: str | None = "score") -> LoraConfig:
+    """Adapters on all layers; ``head`` is trained whole, and None leaves a causal LM's own as it is."""
     # with neither task_type nor modules_to_save the head stays frozen at random, without a word
     return LoraConfig(
-        task_type="SEQ_CLS",
+        task_type="SEQ_CLS" if head else "CAUSAL_LM",
         r=rank,
         lora_alpha=2 * rank,
-        target_modules="all-linear",  # but the head, which is trained whole
-        modules_to_save=["score"],
+        target_modules="all-linear",  # but the head
+        modules_to_save=[head] if head else None,
     )
 
 
-def _settings(groups, source, view, profile, labels, full, seed) -> str:
+def settings_of(groups, source, view, profile, labels, full, seed) -> str:
     """Hash of all that decides the outcome; the base's place does not, its content does."""
     values = {k: v for k, v in profile.model_dump().items() if k.startswith("rm_")}
     values |= {"quantization": profile.quantization, "precision": profile.precision}

@@ -354,7 +354,7 @@ def study(name: str) -> None:
     """Run every run of ``studies/<name>.yaml``; those that are up to date cost seconds.
 
     ``reward_models`` there are trained and compared on each run's data (``reward_study``), and so
-    are ``policies`` (``policy_study``).
+    are ``systems`` (``systems_study``) and ``policies`` (``policy_study``).
     """
     plan = plan_of(name)
     given = os.environ.get(OVERRIDES, "")
@@ -369,6 +369,12 @@ def study(name: str) -> None:
 
             with _alone(project_root()):
                 reward_study.run(profile_for(plan["profile"]), out.parent, models, out)
+        if systems := plan.get("systems"):
+            from promedical_utils import systems_study
+
+            with _alone(project_root()):
+                settled = profile_for(plan["profile"])
+                systems_study.run(settled, out.parent, systems, out, plan["frozen_on"])
         if policies := plan.get("policies"):
             from promedical_utils import policy_study
 

@@ -49,9 +49,19 @@ def world(profile: Profile):
 # ---------------------------------------------------------------- 00 base model
 
 
-def base_path(profile: Profile, run: Path):
-    """Folder of the kit's own base, or the profile's hub id (or folder) as it stands."""
-    return need(run / "base", "00_start_here") if profile.base_model == "small" else profile.base_model
+def base_path(profile: Profile, run: Path, architecture: str = ""):
+    """Folder of the kit's own base, or the profile's hub id (or folder) as it stands.
+
+    One of another ``architecture`` than the profile's stands in a folder of that name, which the
+    study of systems writes; KitError where the base is not the kit's own.
+    """
+    if architecture in ("", profile.base_architecture):
+        return need(run / "base", "00_start_here") if profile.base_model == "small" else profile.base_model
+    if profile.base_model != "small":
+        raise KitError(f"no {architecture} base beside {profile.base_model}: base_model=small trains one")
+    if not (base := run / architecture / "base").exists():
+        raise KitError(f"missing {shown(base)}: make study STUDY=systems trains it")
+    return base
 
 
 def manifest(profile: Profile, run: Path) -> dict:
@@ -92,6 +102,14 @@ def base(profile: Profile, run: Path) -> dict:
     return report
 
 
+def _new_base(profile: Profile, tokenizer):
+    from promedical_utils import base_model
+
+    return base_model.new_model(
+        tokenizer, profile.base_layers, profile.base_width, profile.seed, profile.base_architecture
+    )
+
+
 def _clinic_base(profile: Profile, run: Path):
     from promedical_utils import base_model
     from promedical_utils.clinic import generators, lessons, vocabulary
@@ -104,7 +122,7 @@ def _clinic_base(profile: Profile, run: Path):
     tokenizer = base_model.train_tokenizer(
         lessons.corpus(texts), profile.base_vocabulary, vocabulary.single_tokens()
     )
-    model = base_model.new_model(tokenizer, profile.base_layers, profile.base_width, profile.seed)
+    model = _new_base(profile, tokenizer)
     conditions = sorted({(w.patients[i].organ, w.patients[i].problem) for i in ids})
     report = base_model.train(
         model, tokenizer, lambda i, n: lessons.lesson(i, n, profile.seed, conditions),
@@ -123,7 +141,7 @@ def _text_base(profile: Profile, run: Path, texts: list[str], lesson):
     from promedical_utils import base_model
 
     tokenizer = base_model.train_tokenizer(texts, profile.base_vocabulary)
-    model = base_model.new_model(tokenizer, profile.base_layers, profile.base_width, profile.seed)
+    model = _new_base(profile, tokenizer)
     report = base_model.train(
         model, tokenizer, lesson, profile.base_steps, profile.base_batch,
         profile.base_learning_rate, profile.seed, run / "base",
@@ -352,7 +370,7 @@ def train_reward_model(profile: Profile, run: Path, found: dict, recipe, folder:
     train = groups(found, recipe.labels, "train")
     refuse_external(group.instruction for group in train)
     return reward_training.train(
-        recipe.groups(train), base_path(profile, run), folder,
+        recipe.groups(train), base_path(profile, run, recipe.architecture), folder,
         view=recipe.view, profile=recipe.profile(profile), labels=recipe.labels, full=recipe.full,
         seed=seed,
     )  # fmt: skip

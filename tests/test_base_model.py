@@ -42,8 +42,10 @@ def test_loss_is_on_the_answer_or_on_the_replies_alone(tokenizer):
         assert learned[start:stop] == [-100] * len(turn) + ids(reply)
 
 
-def test_attention_starts_as_an_induction_circuit(tokenizer):
-    model = base_model.new_model(tokenizer, layers=3, width=128, seed=0)
+@pytest.mark.parametrize("architecture", base_model.ARCHITECTURES)
+def test_attention_starts_as_an_induction_circuit(tokenizer, architecture):
+    model = base_model.new_model(tokenizer, 3, 128, 0, architecture)
+    assert model.config.model_type == architecture
     model.set_attn_implementation("eager")
     before, two_before, after = [], [], []
     for seed in range(8):
@@ -62,8 +64,33 @@ def test_attention_starts_as_an_induction_circuit(tokenizer):
     assert sum(after) / 8 > 2 * uniform
 
 
-def test_course_learns_and_loads_as_a_hub_model(tokenizer, tmp_path):
-    model = base_model.new_model(tokenizer, layers=2, width=64, seed=1)
+def test_llama_starts_as_qwen3_but_for_the_size_of_queries_and_keys(tokenizer):
+    qwen, llama = (base_model.new_model(tokenizer, 2, 64, 5, a) for a in base_model.ARCHITECTURES)
+    weights = qwen.state_dict()
+    assert weights.keys() - llama.state_dict().keys() == {
+        f"model.layers.{n}.self_attn.{x}_norm.weight" for n in (0, 1) for x in "qk"
+    }
+    for key, weight in llama.state_dict().items():
+        same = torch.equal(weight, weights[key])
+        assert same != (".q_proj" in key or ".k_proj" in key), key
+    # of a head the rows are scaled alike, and such that queries are as long as normalised ones
+    name = "model.layers.0.self_attn.q_proj.weight"
+    moved = weights[name].abs() > 1e-3
+    ratio = (llama.state_dict()[name] / weights[name]).unflatten(0, (2, 32))
+    for head, kept in zip(ratio, moved.unflatten(0, (2, 32))):
+        torch.testing.assert_close(head[kept], head[kept][:1].expand_as(head[kept]))
+    ids = torch.arange(200, 264)[None]
+    read = llama.model.layers[0].input_layernorm(llama.model.embed_tokens(ids))
+    queries = llama.model.layers[0].self_attn.q_proj(read).unflatten(-1, (-1, 32))
+    size = queries.square().mean(dim=(0, 1, 3)).sqrt()
+    torch.testing.assert_close(size, torch.full_like(size, 2.0), rtol=0.1, atol=0)
+    with pytest.raises(KitError, match="unknown architecture 'gpt': choose one of qwen3, llama"):
+        base_model.new_model(tokenizer, 2, 64, 5, "gpt")
+
+
+@pytest.mark.parametrize("architecture", base_model.ARCHITECTURES)
+def test_course_learns_and_loads_as_a_hub_model(tokenizer, tmp_path, architecture):
+    model = base_model.new_model(tokenizer, 2, 64, 1, architecture)
 
     def lesson(index, total):
         value = ("tremor", "yawning")[index % 2]

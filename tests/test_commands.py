@@ -171,7 +171,7 @@ def test_killed_kernel_and_second_run(checkout):
             "00_start_here has no parameter 'sede'",
         ),
         (["notebook", "99_none"], "", "no notebooks/99_none.ipynb"),
-        (["study", "none"], "", "unknown study 'none': choose one of policies, policy_optimizers, policy_rewards, reward_models, seeds"),
+        (["study", "none"], "", "unknown study 'none': choose one of policies, policy_optimizers, policy_rewards, reward_models, seeds, systems"),
         (["publish", "smoke"], "", "runs/smoke is no complete run of profile smoke"),
         (["publish", "smoke"], "seed=3", "publish takes a profile as it stands"),
     ],

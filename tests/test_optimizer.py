@@ -34,6 +34,17 @@ def test_matrices_take_muon_and_all_else_adamw():
     assert set(names["adamw"]) == {n for n in named.values() if "proj" not in n}
 
 
+def test_an_adapter_alone_is_all_muons():
+    model = small()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("q_proj" in name)
+    before = model.model.layers[0].self_attn.q_proj.weight.clone()
+    optimizer = MuonAdamW(model, 1e-3, 1e-2)
+    assert [g["part"] for g in optimizer.param_groups] == ["muon"]
+    step(model, optimizer, 0)
+    assert not torch.equal(model.model.layers[0].self_attn.q_proj.weight, before)
+
+
 def test_first_steps_have_the_size_that_the_rate_says():
     model = small()
     before = copy.deepcopy(model.state_dict())
