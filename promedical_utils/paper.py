@@ -15,6 +15,7 @@ from scipy.special import expit
 from promedical_utils import bench as benches
 from promedical_utils import calibration, claims, policy_study, profiles, provenance, reward_study, tables
 from promedical_utils import figures as drawing
+from promedical_utils.claims_figure import claims_forest
 from promedical_utils.profiles import Profile
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.tables import reported
@@ -70,7 +71,8 @@ class Run:
 
     @cached_property
     def tally(self) -> benches.Tally:
-        return benches.tally(self.bench, self.predicted)
+        preferred = benches.load_preferences(self.source / "bench")
+        return benches.tally(self.bench, self.predicted, preferences=preferred)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -416,8 +418,13 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
             continue
         _draw(run, name, picture, made, out)
         drawn.append(name)
-    found = claims.build_claims(run.tally, run.evaluated, profile, profile.seed)
+    counted = claims.with_conflicts(run.tally, run.bench, run.predicted)
+    found = claims.build_claims(counted, run.evaluated, profile, profile.seed, external=run.outside,
+                                healthbench=run.healthbench)  # fmt: skip
     claims.save(found, out)
+    drawing.save(claims_forest, claims.frame(found), out / "figures", "claims_forest",
+                 tables.note(profile, profile.seed), facts(run))  # fmt: skip
+    drawn.append("claims_forest")
     return {"tables": list(made), "figures": drawn, "not_built": missing,
             "claims": {c["id"]: c["verdict"] for c in found}}  # fmt: skip
 

@@ -36,7 +36,10 @@ OUTPUTS = {
     "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
     "05_grpo_with_veto": ("policy/curve.csv", "policy/evaluation.parquet", "policy/verdicts.parquet",
                           "policy/report.json"),
-    "07_paper_tables": ("paper/claims.json", "paper/claims.md"),
+    "06_external_generalization": ("external/predictions.parquet", "external/texts.parquet", "external/report.json"),
+    "07_paper_tables": ("paper/tables/main_results.csv",
+                        *(f"paper/claims.{kind}" for kind in ("json", "md", "csv"))),
+    "08_paper_audit": ("audit/audit.csv", "audit/audit.md", "audit/audit.json"),
 }
 NOTEBOOKS = tuple(OUTPUTS)
 STUDIES = PACKAGE / "studies"

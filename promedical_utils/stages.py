@@ -17,7 +17,7 @@ from promedical_utils.records import (
     Candidate, Instruction, Message, Rubric, SplitRow, Verdict,
 )  # fmt: skip
 from promedical_utils.workspace import (
-    KitError, need, read_json, replacing, run_folder, short_hash, write_json,
+    KitError, need, read_json, replacing, run_folder, short_hash, shown, write_json,
 )  # fmt: skip
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
