@@ -45,7 +45,7 @@ def test_ties_are_in_the_order_of_the_ids_whatever_the_order_given():
     names = [f"d{n:02d}" for n in range(40)]
     random.Random(1).shuffle(names)
     assert Index(dict.fromkeys(names, "cold water")).search(["water"], 5) == [[f"d{n:02d}" for n in range(5)]]
-    many = {f"d{n:04d}": ("cold water", "water water", "water and tea")[n % 3] for n in range(900)}
+    many = {f"d{n:04d}": ("cold water", "water water", "water tea milk")[n % 3] for n in range(900)}
     [found] = Index(dict(reversed(many.items()))).search(["water"], 900)
     groups = [[name for name in many if many[name] == text] for text in dict.fromkeys(many[n] for n in found)]
     assert len(groups) == 3 and found == sum(groups, [])
