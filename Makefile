@@ -58,7 +58,7 @@ bench: $(READY) ## timed with nothing else running, into runs/speed, scale and p
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(PY) -m jupyter lab --notebook-dir=notebooks
 
-figures: $(READY) ## redraw figures and tables of PROFILE from its committed predictions, no training
+figures: $(READY) ## redraw all tables and figures of PROFILE and its studies from committed predictions
 	@$(PY) -m promedical_utils figures $(PROFILE)
 
 publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committed reference; STUDY=name, =speed, =scale
@@ -67,7 +67,7 @@ publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committe
 doctor: $(READY) ## machine, packages, data, keys; time and memory of each notebook of PROFILE
 	@$(PY) -m promedical_utils doctor $(PROFILE)
 
-study: $(READY) ## a longer, resumable study: make study STUDY=reward_models, =seeds
+study: $(READY) ## a longer, resumable study: make study STUDY=reward_models, =policies, =systems ...
 	@$(PY) -m promedical_utils study "$(STUDY)"
 
 refresh: $(READY) ## run the notebooks in place (smoke) and store their outputs, for nbval to compare

@@ -484,6 +484,7 @@ def figures(profile: Profile) -> str:
             study.redraw(path.parent)
             lines.append(f"redrawn: {shown(path.parent)}")
     report = build(profile, place, place)
+    paper_audit.save(profile, place)
     counts = f"{len(report['tables'])} tables, {len(report['figures'])} figures"
     lines.append(f"redrawn: {shown(place)}, {counts}")
     return "\n".join(lines + [f"not built: {name} {why}" for name, why in report["not_built"].items()])

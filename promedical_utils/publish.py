@@ -25,9 +25,7 @@ AGGREGATES = (
     "policy/curve.csv",
     "external/*.json",
     "healthbench/*.json",
-    "audit/*.csv",
-    "audit/*.json",
-    "audit/*.md",
+    "audit/*",
 )
 # Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
 ROWS = (

@@ -52,7 +52,7 @@ def overrides(text: str | None = None) -> dict:
         key, equals, value = part.partition("=")
         if not equals or key == "name":
             raise KitError(f'override {part!r}: write SET="key=value ...", keys of the profile')
-        values[key] = yaml.safe_load(value)
+        values[key] = yaml.safe_load(value) if value else ""  # "pair_rm=" leaves it out
         if isinstance(values[key], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", values[key]):
             values[key] = float(values[key])  # 1e-3, which YAML 1.1 takes for a word
     return values

@@ -20,7 +20,7 @@ from promedical_utils.workspace import (
     KitError, need, read_json, replacing, run_folder, short_hash, shown, write_json,
 )  # fmt: skip
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn")
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn", "bm25s")
 RMS = ("criterion", "scalar_overall", "scalar_blind", "criterion_clean")  # of every run
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:

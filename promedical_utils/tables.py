@@ -67,8 +67,9 @@ OUTSIDE = {  # (system, with retrieval) -> reported method whose way it is
     ("criterion", False): "ProMedical", ("criterion", True): "ProMedical-RAG",
     ("criterion_llama", False): "ProMedical", ("criterion_llama", True): "ProMedical-RAG",
 }  # fmt: skip
-NAMES_OUTSIDE = {"criterion_llama": "criterion RM, Llama", "rar_explicit": "RaR, explicit",
-                 "rar_implicit": "RaR, implicit", "orbit": "ORBIT, signed points"}  # fmt: skip
+NAMES_OUTSIDE = {  # of models that are no scorers of the bench
+    "criterion_llama": "criterion RM, Llama (kit)", "rar_implicit": "RaR implicit, a reward model (kit)",
+}  # fmt: skip
 SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}  # pairs of Medical RewardBench
 
 
@@ -386,7 +387,7 @@ def build_external(reported, found: pd.DataFrame | None, report: Mapping | None,
 
 
 def _outside(system: str, retrieval: bool, names: Mapping) -> str:
-    name = names.get(system) or f"{NAMES_OUTSIDE.get(system, system)} (kit)"
+    name = NAMES_OUTSIDE.get(system) or names.get(system, f"{system} (kit)")
     return f"{name}, with retrieval" if retrieval else name
 
 

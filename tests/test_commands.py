@@ -425,6 +425,7 @@ def complete(tmp_path, monkeypatch):
             ):
                 (run / path).parent.mkdir(parents=True, exist_ok=True)
                 (run / path).write_text("new")
+        pd.DataFrame({"set": ["clinic"]}).to_parquet(run / "external/predictions.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "pending", lambda name: [])
     monkeypatch.delenv(runs.OVERRIDES, raising=False)

@@ -64,6 +64,7 @@ def test_gpu_is_what_a_student_can_run():
         ("", {}),
         ("seed=11 base_model=Qwen/Qwen3-1.7B", {"seed": 11, "base_model": "Qwen/Qwen3-1.7B"}),
         ("rm_learning_rate=1e-3 rm_twin=false", {"rm_learning_rate": 0.001, "rm_twin": False}),
+        ("pair_rm= verifier=", {"pair_rm": "", "verifier": ""}),
         ("notebooks=[00_start_here,01_rubrics]", {"notebooks": ["00_start_here", "01_rubrics"]}),
     ],
 )

@@ -286,7 +286,7 @@ def test_medical_rewardbench_recomputes_the_mean_in_a_column_of_its_own():
     assert row.recomputed_mean_by_pairs == round(by_pairs, 2)
     kit = df.drop(reported.reward_model)
     assert (kit.status == "not run").all() and kit.filter(regex="run_|reported|recomputed").isna().all(axis=None)
-    assert len(kit) == 6 and NAMES["criterion"] in kit.index and "ORBIT, signed points (kit)" in kit.index
+    assert len(kit) == 6 and {NAMES["criterion"], NAMES["orbit"]} < set(kit.index)
     df = tables.build_medical_rewardbench(reported, tables.subsets(outside(), 30, 0), NAMES).set_index("system")
     row = df.loc[f"{NAMES['criterion']}, Q"]
     assert [row[f"run_{s}"] for s in tables.SUBSETS] == [100, 50, 50, 0] and row.run_macro_mean == 50
