@@ -29,7 +29,8 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     # the others of a claim are spread below it
     number = (~df.weakest).groupby(df.claim).cumsum()
     step = 0.36 / number.groupby(df.claim).transform("max").clip(lower=3)
-    df = df.assign(y=df.claim.map(heights) + np.where(df.weakest, 0.1, -0.02 - number * step))
+    y = df.claim.map(heights).astype(float)  # none at all in smoke
+    df = df.assign(y=y + np.where(df.weakest, 0.1, -0.02 - number * step))
     for (verdict, bold), part in df.groupby(["verdict", "weakest"]):
         colour, mark = LOOKS[verdict]
         size = {"ms": 5, "capsize": 3} if bold else {"ms": 2, "alpha": 0.5}
@@ -41,7 +42,7 @@ def claims_forest(df: pd.DataFrame) -> Figure:
         axis.annotate(f"{row.seeds:.0f}", (1.02, heights[row.claim]), xycoords=("axes fraction", "data"),
                       va="center", fontsize=8, color=GREY)  # fmt: skip
     reported = shown[(shown.unit == "points") & shown.reported.notna()]
-    axis.plot(reported.reported, reported.claim.map(heights) + 0.1, "D", mfc="white", mec="black", ms=5)
+    axis.plot(reported.reported, reported.claim.map(heights).astype(float) + 0.1, "D", mfc="white", mec="black", ms=5)
     axis.annotate("seeds", (1.0, 1.0), xycoords="axes fraction", fontsize=8, color=GREY)
     axis.axvline(0, color="black", lw=0.9)
     for name in shown.drop_duplicates("where").claim[1:]:  # a line between the tables

@@ -20,7 +20,7 @@ from promedical_utils import records, retrieval, scoring, statistics
 from promedical_utils.groups import Group
 from promedical_utils.profiles import Profile
 from promedical_utils.recipes import CONDITIONAL
-from promedical_utils.records import Candidate, Criterion, Instruction, Rubric, SplitRow
+from promedical_utils.records import Criterion, Rubric, SplitRow
 from promedical_utils.sources import OVERALL, judged
 from promedical_utils.sources.judged import Question
 from promedical_utils.workspace import KitError, project_root, replacing, write_json

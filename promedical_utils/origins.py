@@ -697,7 +697,7 @@ def external_items(place: Place, part: str, wanted: Mapping, subset: str = "") -
 
 def _system_outside(place: Place, name: str) -> dict:
     system = name.removesuffix(", with retrieval")
-    known = place.systems | {f"{said} (kit)": key for key, said in tables.NAMES_OUTSIDE.items()}
+    known = place.systems | {said: key for key, said in tables.NAMES_OUTSIDE.items()}
     return {"system": known.get(system, system.removesuffix(" (kit)")), "retrieval": system != name}
 
 

@@ -13,7 +13,10 @@ import pandas as pd
 from scipy.special import expit
 
 from promedical_utils import bench as benches
-from promedical_utils import calibration, claims, policy_study, profiles, provenance, reward_study, tables
+from promedical_utils import (
+    calibration, claims, paper_audit, policy_study, profiles, provenance, reward_study, runs, systems_study,
+    tables,
+)  # fmt: skip
 from promedical_utils import figures as drawing
 from promedical_utils.claims_figure import claims_forest
 from promedical_utils.profiles import Profile
@@ -33,6 +36,7 @@ WRITTEN_BY = {  # first folder of a file -> the notebook that writes it
 POLICY_STUDIES = ("policies", "policy_optimizers")
 STUDY_FILES = ("reward_models/results.csv",
                *(f"{s}/{name}" for s in POLICY_STUDIES for name in ("evaluation.parquet", "study.csv")))  # fmt: skip
+STUDIES = {"reward_models": reward_study, "systems": systems_study, "policies": policy_study}  # by what a plan lists
 STUDIED = (
     "Own values: studies of the kit in an invented clinic, not this run, and no medical result. "
     "Policies by the truth, reward models by the adjudicated labels."
@@ -480,8 +484,8 @@ def figures(profile: Profile) -> str:
     for path in sorted(root.glob("studies/*/manifest.json")):  # first: the ablation reads their files
         manifest = read_json(path, "of a study (make study)")
         if profiles.of_manifest(manifest).name == profile.name:
-            study = reward_study if (path.parent / "results.csv").exists() else policy_study
-            study.redraw(path.parent)
+            plan = runs.plan_of(path.parent.name)
+            next(module for key, module in STUDIES.items() if key in plan).redraw(path.parent)
             lines.append(f"redrawn: {shown(path.parent)}")
     report = build(profile, place, place)
     paper_audit.save(profile, place)

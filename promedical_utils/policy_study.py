@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import figures as drawing
-from promedical_utils import policy_bench, profiles, stages, tables
+from promedical_utils import policy_bench, profiles, provenance, stages, tables
 from promedical_utils.recipes import find
 from promedical_utils.workspace import (
     KitError, read_json, replacing, short_hash, shown, write_json,
@@ -211,13 +211,13 @@ def save(table, answers, curves, manifest: dict, profile, out: Path) -> None:
     for name, frame in files.items():
         with replacing(out / f"{name}.parquet") as temporary:
             frame.to_parquet(temporary, index=False)
-    draw(table, curves, profile, out)
+    draw(table, curves, manifest, profile, out)
     write_json(out / "manifest.json", manifest)
     print(f"-> {shown(out)}")
 
 
 def published(folder: Path) -> tuple:
-    """(table, profile) of a published study, the table counted again from evaluation.parquet.
+    """(table, manifest, profile) of a published study, the table counted again from evaluation.parquet.
 
     What a variant is called is read from study.csv: a name may have gone from ``VARIANTS`` since.
     """
@@ -226,29 +226,31 @@ def published(folder: Path) -> tuple:
     facts = pd.read_csv(folder / "study.csv").fillna({"remark": "", "group": "", "label": ""})
     names = facts.set_index("variant")[["label", "remark", "group", "veto"]].to_dict("index")
     answers = pd.read_parquet(folder / "evaluation.parquet")
-    return policy_bench.study_table(answers, names, profile.bootstrap, profile.seed), profile
+    return policy_bench.study_table(answers, names, profile.bootstrap, profile.seed), manifest, profile
 
 
 def redraw(folder: Path) -> None:
     """Tables, figures and goals of a published study again, from its rows; nothing is trained."""
-    table, profile = published(folder)
-    draw(table, pd.read_parquet(folder / "curves.parquet"), profile, folder)
+    table, manifest, profile = published(folder)
+    draw(table, pd.read_parquet(folder / "curves.parquet"), manifest, profile, folder)
 
 
-def draw(table, curves, profile, out: Path) -> None:
+def draw(table, curves, manifest: dict, profile, out: Path) -> None:
     """Tables, figures and goals, of the evaluation.parquet that is in ``out``."""
     with replacing(out / "study.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     read = [out / "evaluation.parquet"]
     reported = tables.reported("ablation") if "dpo" in set(table.variant) else None
+    facts = {"run": provenance.of_manifest(manifest)}
     tables.save(tables.build_policy_study(reported, table), out, "table", "Policies", read, profile,
-                profile.seed)  # fmt: skip
+                profile.seed, facts=facts)  # fmt: skip
     note = tables.note(profile, profile.seed)
-    drawing.save(drawing.plot_policy_study, table, out, "policies", note)
+    facts |= {"sources": tables.digests([*read, out / "curves.parquet"])}
+    drawing.save(drawing.plot_policy_study, table, out, "policies", note, facts)
     shown_runs = [v for v in ("full", "hacking") if v in set(curves.variant)]
     if shown_runs:
         first = curves[curves.variant.isin(shown_runs)]
         first = first[first.seed == first.groupby("variant").seed.transform("min")]
         first = first.assign(run=first.variant.map(lambda v: VARIANTS[v].label))
-        drawing.save(drawing.plot_gold_over_kl, first, out, "gold_over_kl", note)
+        drawing.save(drawing.plot_gold_over_kl, first, out, "gold_over_kl", note, facts)
     write_json(out / "goals.json", policy_bench.goals(table))

@@ -10,7 +10,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from promedical_utils.workspace import project_root, sha256, write_json
+from promedical_utils.workspace import json_text, project_root, sha256, write_json
 
 UNCOMMITTED = "uncommitted"
 CODE = ("promedical_utils", "notebooks", "papers_figures/paper_values", "requirements.lock")
@@ -76,11 +76,15 @@ def of_run(run: Path) -> dict:
     if policy := _json(run / "policy/report.json"):
         models["policy"] = {"settings": policy.get("fingerprint"),
                             "seed": policy.get("settings", {}).get("seed")}  # fmt: skip
-    facts = {"data": _json(run / HASHES), "models": models}
-    if manifest:
-        facts["manifest"] = sha256(run / "manifest.json")
-        facts |= {name: manifest[name] for name in ("kit", "packages", "python") if name in manifest}
-    return facts
+    return {"data": _json(run / HASHES), "models": models} | of_manifest(manifest)
+
+
+def of_manifest(manifest: dict) -> dict:
+    """The manifest's SHA-256, commit, content and packages, of a run or of a study; {} of none."""
+    if not manifest:
+        return {}
+    known = {name: manifest[name] for name in ("kit", "packages", "python") if name in manifest}
+    return {"manifest": hashlib.sha256(json_text(manifest).encode()).hexdigest()} | known
 
 
 def _json(path: Path) -> dict:

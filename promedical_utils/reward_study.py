@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils import bench as benches
-from promedical_utils import calibration, profiles, recipes, stages, statistics, tables
+from promedical_utils import calibration, profiles, provenance, recipes, stages, statistics, tables
 from promedical_utils import figures as drawing
 from promedical_utils.groups import Group, digest
 from promedical_utils.records import DIMENSIONS
@@ -254,7 +254,7 @@ def save(results, models, errors, manifest: dict, profile, out: Path) -> None:
     for name, frame in (("results", results), ("models", models), ("calibration", errors)):
         with replacing(out / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
-    draw(pd.read_csv(out / "results.csv"), profile, out)  # as written, so that a redrawing is the same
+    draw(pd.read_csv(out / "results.csv"), manifest, profile, out)  # as written, so that a redrawing is the same
     write_json(out / "manifest.json", manifest)
 
 
@@ -265,15 +265,17 @@ def redraw(folder: Path) -> None:
     """
     manifest = read_json(folder / "manifest.json", "of a study (make study)")
     profile = profiles.of_manifest(manifest)
-    draw(pd.read_csv(folder / "results.csv"), profile, folder)
+    draw(pd.read_csv(folder / "results.csv"), manifest, profile, folder)
 
 
-def draw(results, profile, out: Path) -> None:
+def draw(results, manifest: dict, profile, out: Path) -> None:
     """Tables, figure and goals, of the results.csv that is in ``out``."""
+    facts, read = {"run": provenance.of_manifest(manifest)}, [out / "results.csv"]
     for against in benches.AGAINST:
         title = f"Reward models, against {against}"
-        tables.save(table(results, against), out, f"table_{against}", title, [out / "results.csv"],
-                    profile, profile.seed)  # fmt: skip
+        tables.save(table(results, against), out, f"table_{against}", title, read, profile, profile.seed,
+                    facts=facts)  # fmt: skip
     note = tables.note(profile, profile.seed)
-    drawing.save(drawing.plot_reward_study, table(results), out, "reward_models", note)
+    facts |= {"sources": tables.digests(read)}
+    drawing.save(drawing.plot_reward_study, table(results), out, "reward_models", note, facts)
     write_json(out / "goals.json", goals(results))

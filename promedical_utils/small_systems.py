@@ -120,7 +120,7 @@ def train(name: str, groups: Sequence[Group], base: Path | str, out: Path, *, pr
 
 def load(name: str, path: Path, **settings):
     """The scorer of ``scorers`` on the model that was trained into ``path``."""
-    report = read_json(Path(path) / "report.json", "03_reward_model")
+    read_json(Path(path) / "report.json", "03_reward_model")  # written last: without it training is not done
     return SCORERS[name].load(path, name=name, **settings)
 
 

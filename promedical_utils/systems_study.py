@@ -22,10 +22,9 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils import bench as benches
-from promedical_utils import recipes, reward_study, scorers, small_systems, stages, statistics, tables
+from promedical_utils import profiles, provenance, recipes, reward_study, scorers, stages, statistics, tables
 from promedical_utils.groups import Group, digest
 from promedical_utils.records import DIMENSIONS
-from promedical_utils.reward_model import source_of
 from promedical_utils.sources import refuse_external
 from promedical_utils.workspace import KitError, read_json, replacing, short_hash, shown, write_json
 
@@ -71,10 +70,10 @@ def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path, frozen_
     for number, (name, seed) in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", end=" ", flush=True)
         started = time.perf_counter()
-        if name in small_systems.NAMES:
-            frame, row = small(profile, folder, found, held, name, seed)
-        else:
+        if name in recipes.RECIPES:
             frame, row, _ = reward_study.one(profile, folder, found, made, held, name, seed)
+        else:
+            frame, row = small(profile, folder, found, held, name, seed)
         (preferred if "a_id" in frame else predicted).append(frame)
         models.append(row)
         print(f"{time.perf_counter() - started:.0f} s", flush=True)
@@ -96,7 +95,9 @@ def prepare_bases(profile, folder: Path, plan) -> dict[str, dict]:
 
     Another is trained once, by the same lessons in the same steps, into a folder of its name.
     """
-    asked = {recipes.find(name).architecture for name in plan if name not in small_systems.NAMES}
+    from promedical_utils.reward_model import source_of  # late: loads torch
+
+    asked = {recipes.find(name).architecture for name in plan if name in recipes.RECIPES}
     own = read_json(folder / "base_report.json", "00_start_here")
     reports = {profile.base_architecture: own}
     for architecture in sorted(asked - {"", profile.base_architecture}):
@@ -120,6 +121,8 @@ def prepare_bases(profile, folder: Path, plan) -> dict[str, dict]:
 
 def small(profile, folder: Path, found: dict, held: list[Group], name: str, seed: int):
     """(predictions or preferences on the bench, a row on the training) of one of ``small_systems``."""
+    from promedical_utils import small_systems  # late: loads torch
+
     train, place = stages.groups(found, "judge", "train"), folder / "reward" / f"{name}-{seed}"
     refuse_external(group.instruction for group in train)
     base = stages.base_path(profile, folder)
@@ -236,6 +239,14 @@ def table(found: pd.DataFrame, models: pd.DataFrame, against: str) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def redraw(folder: Path) -> None:
+    """Results, contrasts and tables of a published study again, from what was predicted."""
+    manifest = read_json(folder / "manifest.json", "of a study (make study)")
+    profile = profiles.of_manifest(manifest)
+    found = of_folder(folder, profile.bootstrap, profile.seed)
+    draw(*found, pd.read_csv(folder / "models.csv"), manifest, profile, folder)
+
+
 def save(counted, frames: Mapping, models, manifest: dict, profile, out: Path) -> pd.DataFrame:
     """What was predicted, results, contrasts, tables and, last, the manifest; returns the results."""
     for name, frame in frames.items():
@@ -244,12 +255,20 @@ def save(counted, frames: Mapping, models, manifest: dict, profile, out: Path) -
                 frame.to_parquet(temporary, index=False)
     found = results(counted, profile.bootstrap, profile.seed)
     less = contrasts(counted, profile.bootstrap, profile.seed)
-    for name, frame in (("results", found), ("contrasts", less), ("models", models)):
-        with replacing(out / f"{name}.csv") as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
-    for against in benches.AGAINST:
-        tables.save(table(found, models, against), out, f"table_{against}", f"Systems, against {against}",
-                    [out / "results.csv"], profile, profile.seed)  # fmt: skip
+    with replacing(out / "models.csv") as temporary:
+        models.to_csv(temporary, index=False, float_format="%.6g")
+    draw(found, less, models, manifest, profile, out)
     write_json(out / "manifest.json", manifest)
     print(f"-> {shown(out)}")
     return found
+
+
+def draw(found, less, models, manifest: dict, profile, out: Path) -> None:
+    """Results, contrasts and tables."""
+    for name, frame in (("results", found), ("contrasts", less)):
+        with replacing(out / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
+    facts = {"run": provenance.of_manifest(manifest)}
+    for against in benches.AGAINST:
+        tables.save(table(found, models, against), out, f"table_{against}", f"Systems, against {against}",
+                    [out / "results.csv"], profile, profile.seed, facts=facts)  # fmt: skip

@@ -12,6 +12,7 @@ import pandas as pd
 
 from promedical_utils import calibration, policy_bench, statistics
 from promedical_utils.records import DIMENSIONS
+from promedical_utils.sources.judged import SUBSETS
 from promedical_utils.workspace import project_root, replacing, sha256, write_json, write_text
 
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
@@ -70,7 +71,6 @@ OUTSIDE = {  # (system, with retrieval) -> reported method whose way it is
 NAMES_OUTSIDE = {  # of models that are no scorers of the bench
     "criterion_llama": "criterion RM, Llama (kit)", "rar_implicit": "RaR implicit, a reward model (kit)",
 }  # fmt: skip
-SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}  # pairs of Medical RewardBench
 
 
 def reported(name: str) -> pd.DataFrame:

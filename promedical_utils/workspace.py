@@ -68,10 +68,13 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_json(path: Path, value) -> Path:
+def json_text(value) -> str:
     """JSON with sorted keys and a final newline; NaN is refused, since JSON has none."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return write_text(path, f"{text}\n")
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, value) -> Path:
+    return write_text(path, json_text(value))
 
 
 def read_json(path: Path, notebook: str):
