@@ -67,7 +67,7 @@ def write_study(folder, profile="cpu"):
     names = {v: {**facts, "remark": ""} for v, facts in VARIANTS.items() if v in ("base", "full")}
     policy_bench.study_table(rows, names, draws=20).to_csv(folder / "study.csv", index=False)
     curve().assign(variant="full", seed=1).to_parquet(folder / "curves.parquet", index=False)
-    settings = {"name": profile, "seed": 5, "bootstrap": 20}
+    settings = {"name": profile, "seed": 5, "bootstrap": 20, "data": "clinic"}
     write_json(folder / "manifest.json", {"profile": settings, "plan": {"full": [1, 2]}})
 
 
