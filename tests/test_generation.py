@@ -31,6 +31,10 @@ def test_generate_is_that_of_transformers_and_repeatable(model):
     one = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3)
     assert torch.equal(state, torch.get_rng_state())
     assert one != generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=4)
+    for training in (True, False):  # an evaluation in between leaves a policy in training
+        lm.train(training)
+        generation.generate(lm, tokenizer, INSTRUCTIONS[:1], max_tokens=2)
+        assert lm.training is training
     with pytest.raises(KitError, match="instruction i2: .* prompt tokens"):
         generation.generate(lm, tokenizer, [INSTRUCTIONS[2]], max_tokens=1010)
 

@@ -70,6 +70,9 @@ def test_samples_of_a_step_are_seeded_by_prompt_and_step(tiny_base, tmp_path):
     assert trainer._generate_single_turn(rows[4:])[0] == first[4:]  # as another process has them
     trainer.state.global_step = 1
     assert trainer._generate_single_turn(rows)[0] != first
+    trainer.args.top_p = 1e-6  # the narrowest nucleus: the likeliest token, whatever the draw
+    greedy = trainer._generate_single_turn(rows)[0]
+    assert greedy[:4] == [greedy[0]] * 4 and greedy[4:] == [greedy[4]] * 4
 
 
 def run(base, out, profile=None, table=letter_scores, judged=by_letter, gold=by_letter, **rest):
