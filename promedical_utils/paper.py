@@ -110,6 +110,13 @@ class Run:
         return healthbench.policy_column(self.profile, self.source)
 
     @cached_property
+    def claims(self) -> list[dict]:
+        """``claims.build_claims`` of the run and of the published studies."""
+        counted = claims.with_conflicts(self.tally, self.bench, self.predicted)
+        return claims.build_claims(counted, self.evaluated, self.profile, self.profile.seed,
+                                   external=self.outside, healthbench=self.healthbench)  # fmt: skip
+
+    @cached_property
     def studied(self) -> pd.DataFrame:
         """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
         root, parts = project_root() / "papers_figures/studies", []
@@ -344,6 +351,7 @@ FIGURES = {
     "external": Picture(drawing.plot_external, "external"),
     "policy_dimension": Picture(drawing.plot_policy_by, "policy_dimension"),
     "policy_specialty": Picture(drawing.plot_policy_by, "policy_specialty"),
+    "claims_forest": Picture(claims_forest, frame=lambda run, frames: claims.frame(run.claims), needs=BENCH),
     "gold_over_kl": _of_file(drawing.plot_gold_over_kl, "policy/curve.csv"),
     "policy_curve": _of_file(drawing.plot_policy_curve, "policy/curve.csv"),
     "curation_funnel": _of_file(drawing.plot_funnel, "data/funnel.csv"),
@@ -422,15 +430,9 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
             continue
         _draw(run, name, picture, made, out)
         drawn.append(name)
-    counted = claims.with_conflicts(run.tally, run.bench, run.predicted)
-    found = claims.build_claims(counted, run.evaluated, profile, profile.seed, external=run.outside,
-                                healthbench=run.healthbench)  # fmt: skip
-    claims.save(found, out)
-    drawing.save(claims_forest, claims.frame(found), out / "figures", "claims_forest",
-                 tables.note(profile, profile.seed), facts(run))  # fmt: skip
-    drawn.append("claims_forest")
+    claims.save(run.claims, out)
     return {"tables": list(made), "figures": drawn, "not_built": missing,
-            "claims": {c["id"]: c["verdict"] for c in found}}  # fmt: skip
+            "claims": {c["id"]: c["verdict"] for c in run.claims}}  # fmt: skip
 
 
 def _draw(run: Run, name: str, picture: Picture, made: Mapping[str, Plan], out: Path) -> None:
