@@ -324,7 +324,7 @@ def test_real_profile_is_whole():
     assert profile.data == "real" and not profile.rm_twin
     assert profile.notebooks == [
         "00_start_here", "01_rubrics", "02_preference_pairs", "03_reward_model",
-        "04_promedical_bench", "07_paper_tables",
+        "04_promedical_bench", "06_external_generalization", "07_paper_tables", "08_paper_audit",
     ]
 
 

@@ -182,7 +182,7 @@ def test_texts_come_from_the_run_that_was_published_and_from_no_other(run):
 def test_a_claim_leads_to_its_check(run):
     said = trace.trace(run, "claims", "injection_overall", "verdict")
     assert said.startswith("claims | injection_overall | verdict = ")
-    said = trace.trace(run, "claims", "injection_overall / scalar_blind, adjudicated", "difference")
+    said = trace.trace(run, "claims", "injection_overall / run: criterion - scalar_blind, overall, adjudicated", "difference")
     assert re.search(r"^rule +same direction where the low end, -?[\d.]+, is above 0", said, re.MULTILINE)
 
 
