@@ -54,7 +54,8 @@ def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int, *,
     ``studies``: folder of the committed studies (default: those of the checkout); one that is
     missing, or of another kind of data than the profile's, makes its checks not testable.
     """
-    smoke = profile.name == "smoke"
+    smoke, none_ran = profile.name == "smoke", external is not None and external.empty
+    external = None if none_ran else external
     run = f"this run: {evidence.ran_on(profile.name, seed, profile.data)}"
     drawn = profile.bootstrap, seed
     makers = {
@@ -82,7 +83,7 @@ def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int, *,
                     reason = f"study {name} is of other data ({study.profile['data']})"
             if source is None:
                 lost = f"this run has no {check['files'][0]}" if name in RUN_FILES else f"study {name} not run"
-                reason = reason or lost
+                reason = reason or ("notebook 06 ran no set" if name == "external" and none_ran else lost)
             checks.append(_check(given, source, study, check, reason))
         found.append(_claim(spec, checks))
     return found

@@ -91,7 +91,7 @@ def trace(folder: Path, table: str, row: str, column: str, examples: int = 3) ->
 
 
 def _line(name: str, text: str) -> str:
-    return f"{name:10}{text}"
+    return f"{name:<9} {text}"
 
 
 def _is_end(values: Mapping, column: str) -> bool:

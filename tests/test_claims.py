@@ -170,6 +170,8 @@ def test_healthbench_and_external_are_evidence_where_they_ran(tmp_path):
     order = found["external_order_promedical"]["checks"]
     assert [c["difference"] for c in order] == [0, 0, 100, 100] and order[0]["verdict"] == claims.NOT_SEEN
     assert "no criterion_rag" in found["external_rag_hurts_q"]["reason"]
+    found = build(None, None, tmp_path, external=frame[:0])["external_rag_hurts_q"]  # as on open data
+    assert found["verdict"] == claims.UNTESTED and found["reason"] == "notebook 06 ran no set"
 
 
 # ---------------------------------------------------------------- what is claimed
