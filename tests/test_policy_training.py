@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -158,6 +159,15 @@ def test_selected_by_judge_not_by_truth_or_reward_model(tiny_base, tmp_path):
     assert any("lora_B" in n for n, _ in saved.named_parameters())
     assert all(not p.any() for n, p in saved.named_parameters() if "lora_B" in n), "not step 0's"
     assert base is not saved
+
+
+def test_what_came_after_the_step_that_a_run_goes_on_from_is_forgotten(tmp_path):
+    curve = policy_training.Curve(tmp_path, None, None)  # no measure: step 2 is not evaluated again
+    curve.rows = [{"step": step, "judged": float(step)} for step in (0, 2, 4)]
+    curve.answers = pd.DataFrame({"step": [0, 0, 2, 4]})
+    curve.catch_up(SimpleNamespace(global_step=2), None)
+    assert [row["step"] for row in curve.rows] == [0, 2] and curve.best["step"] == 2
+    assert curve.answers.step.tolist() == [0, 0, 2]
 
 
 def test_patience_ends_a_run_and_a_rerun_does_not_go_on(tiny_base, tmp_path, monkeypatch):
