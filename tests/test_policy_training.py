@@ -133,6 +133,14 @@ def test_dpo_pairs_are_answers_of_the_base_ordered_by_the_reward(tiny_base):
         ends = [row[key][-1] == tokenizer.eos_token_id for key in ("chosen_ids", "rejected_ids")]
         read = reward.read([(f"i{i}", [], t, e) for t, e in zip(texts, ends)])
         assert read[0].scores.s3 <= read[1].scores.s3
+    reward.of_group = lambda read, rubric: [1.0] * len(read)  # a tie prefers nothing
+    assert policy_training.preference_rows(lm, tokenizer, reward, INSTRUCTIONS[:6], profile, 0) == []
+
+
+def test_grpo_is_set_up_as_its_docstrings_say(tiny_base, tmp_path):
+    a = trainer_of(tiny_base, tmp_path, small()).args
+    assert a.scale_rewards == "group" and a.use_bias_correction_kl and a.num_iterations == 1
+    assert a.mask_truncated_completions is False  # a cut-off answer is a violation to be learned from
 
 
 def test_selected_by_judge_not_by_truth_or_reward_model(tiny_base, tmp_path):
