@@ -117,6 +117,11 @@ class Run:
                                    external=self.outside, healthbench=self.healthbench)  # fmt: skip
 
     @cached_property
+    def facts(self) -> dict:
+        """What every table's and figure's json says of the run, beside its sources."""
+        return {"profile": self.profile.name, "seed": self.profile.seed, "run": provenance.of_run(self.source)}
+
+    @cached_property
     def studied(self) -> pd.DataFrame:
         """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
         root, parts = project_root() / "papers_figures/studies", []
@@ -397,11 +402,6 @@ def _lacking(run: Run, files: tuple[str, ...]) -> str:
     return ""
 
 
-def facts(run: Run) -> dict:
-    """What every table's and figure's json says of the run, beside its sources."""
-    return {"profile": run.profile.name, "seed": run.profile.seed, "run": provenance.of_run(run.source)}
-
-
 def build(profile: Profile, source: Path, out: Path) -> dict:
     """Write tables, figures and claims of the run in ``source`` to ``out``; what came out.
 
@@ -414,7 +414,7 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
     made, missing = _plans(run)
     for name, plan in made.items():
         said = STUDIED if plan.studies else ""
-        more = facts(run) | {"function": f"tables.{plan.table.function.__name__}"}
+        more = run.facts | {"function": f"tables.{plan.table.function.__name__}"}
         more |= {"reported": tables.digests(plan.reported), "studies": tables.digests(plan.studies)}
         tables.save(plan.frame, out / "tables", name, plan.table.title, plan.sources, profile,
                     profile.seed, said, more)  # fmt: skip
@@ -439,7 +439,7 @@ def _draw(run: Run, name: str, picture: Picture, made: Mapping[str, Plan], out: 
     plan = made.get(picture.table)
     sources = plan.sources if plan else {file: run.source / file for file in picture.needs}
     frame = picture.frame(run, {n: p.frame for n, p in made.items()}) if picture.frame else plan.frame
-    more = facts(run) | {"function": f"figures.{picture.plot.__name__}", "table": picture.table}
+    more = run.facts | {"function": f"figures.{picture.plot.__name__}", "table": picture.table}
     more |= {"sources": tables.digests(sources)}
     plot = partial(picture.plot, **picture.settings(run.profile))
     note = tables.note(run.profile, run.profile.seed)
