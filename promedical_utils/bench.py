@@ -512,7 +512,8 @@ def _order(cells, frame, met, grades, conditional: bool) -> np.ndarray:
     if conditional:
         likely = frame.probability.fillna(pd.Series(met * 1.0, frame.index)).to_numpy(float)
         scores, expected = candidate_scores(cells, met), _sums(cells, likely).itertuples()
-        rank = {e.Index: (*scores[e.Index].key, -e.s3, e.s1, e.s2) for e in expected}
+        whole = scoring.whole  # the last digit of a sum of floats is no preference
+        rank = {e.Index: (*scores[e.Index].key, *map(whole, (-e.s3, e.s1, e.s2))) for e in expected}
     else:
         rank = dict(zip(cells.candidate_id, frame.score, strict=True))
     pairs = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]

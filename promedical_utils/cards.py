@@ -13,7 +13,7 @@ from io import BytesIO
 import matplotlib
 
 from promedical_utils import groups, scoring
-from promedical_utils.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, _figure
+from promedical_utils.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, canvas
 from promedical_utils.records import DIMENSIONS, Instruction, Rubric
 
 COLOURS = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
@@ -235,7 +235,7 @@ def _picture(plot):
 @_picture
 def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = None):
     """Stacked horizontal bars: a row a bar, a column a part; ``line`` is a value to compare to."""
-    figure, [[axis]] = _figure(7, 1.1 + 0.24 * len(frame))
+    figure, [[axis]] = canvas(7, 1.1 + 0.24 * len(frame))
     colours, left = list(colours) or [COLOURS[c] for c in frame.columns], 0
     style = {"edgecolor": "white", "lw": 0.5}
     for column, colour, hatch in zip(frame.columns, colours, ("", "///", "..."), strict=False):
@@ -256,7 +256,7 @@ def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = No
 @_picture
 def curve(frame, label: str, marks: Mapping[str, float] | None = None):
     """Columns of ``frame`` over its index; ``marks`` are named places on the way."""
-    figure, [[axis]] = _figure(7, 2.8)
+    figure, [[axis]] = canvas(7, 2.8)
     colours = dict(zip(frame.columns, (BLUE, ORANGE, PURPLE), strict=False))
     frame.plot(ax=axis, style=["o-", "s-", "^-"], color=colours, ms=4, ylabel=label, legend=None)
     for text, place in (marks or {}).items():

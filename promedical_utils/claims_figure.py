@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from promedical_utils.claims import NOT_SEEN, SAME, UNTESTED
-from promedical_utils.figures import BLUE, GREY, RED, _figure, _interval, _legend, _rows
+from promedical_utils.figures import BLUE, GREY, RED, canvas, draw_interval, draw_legend, name_rows
 
 LOOKS = {SAME: (BLUE, "o"), NOT_SEEN: (RED, "s")}
 SCALES = {"points": 1, "criteria": 100}  # what is counted by answer, in hundredths
@@ -23,9 +23,9 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     ends = df[["difference", "low", "high"]].sub(df.above, axis=0).mul(df.unit.map(SCALES), axis=0)
     df = df.assign(weakest=df.weakest.astype(bool), **ends)
     shown = df[df.weakest]
-    figure, [[axis]] = _figure(9.5, 1.6 + 0.34 * len(shown))
+    figure, [[axis]] = canvas(9.5, 1.6 + 0.34 * len(shown))
     names = [name + " (1/100 criteria)" * (unit != "points") for name, unit in zip(shown.claim, shown.unit)]
-    heights = dict(zip(shown.claim, _rows(axis, names), strict=True))
+    heights = dict(zip(shown.claim, name_rows(axis, names), strict=True))
     # the others of a claim are spread below it
     number = (~df.weakest).groupby(df.claim).cumsum()
     step = 0.36 / number.groupby(df.claim).transform("max").clip(lower=3)
@@ -35,7 +35,7 @@ def claims_forest(df: pd.DataFrame) -> Figure:
         colour, mark = LOOKS[verdict]
         size = {"ms": 5, "capsize": 3} if bold else {"ms": 2, "alpha": 0.5}
         values = (part[name].to_numpy() for name in ("difference", "low", "high"))
-        _interval(axis, part.y.to_numpy(), *values, fmt=mark, color=colour, **size)
+        draw_interval(axis, part.y.to_numpy(), *values, fmt=mark, color=colour, **size)
     for label, row in zip(axis.get_yticklabels(), shown.itertuples(), strict=True):
         label.set_color(LOOKS[row.claim_verdict][0])
         label.set_fontweight("bold" if row.claim_verdict == NOT_SEEN else "normal")
@@ -48,7 +48,7 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     for name in shown.drop_duplicates("where").claim[1:]:  # a line between the tables
         axis.axhline(heights[name] + 0.5, color=GREY, lw=0.6, ls=":")
     axis.set_xlabel(f"points above the claim's bound, 95 % interval; not testable here: {untested} more claims")
-    _legend(figure, {
+    draw_legend(figure, {
         SAME: {"marker": "o", "color": BLUE}, NOT_SEEN: {"marker": "s", "color": RED},
         "other checks of the claim": {"marker": "o", "color": GREY, "ms": 3},
         "reported": {"marker": "D", "mfc": "white", "mec": "black"},

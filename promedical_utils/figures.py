@@ -41,12 +41,13 @@ STYLE = {
 }
 
 
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):
+def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):
+    """(Figure, axes (rows, columns)) of a size in inches; ``kwargs`` as of ``Figure.subplots``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
-def _rows(axis, names, margin: float = 0.6) -> np.ndarray:
+def name_rows(axis, names, margin: float = 0.6) -> np.ndarray:
     """One row a name, the first on top; their heights (N,)."""
     y = np.arange(len(names))[::-1]
     axis.set_yticks(y, names)
@@ -56,7 +57,7 @@ def _rows(axis, names, margin: float = 0.6) -> np.ndarray:
 
 def _systems(axis, df: pd.DataFrame, label: str) -> np.ndarray:
     """One row a system; a dotted line between reported systems and the kit's."""
-    y = _rows(axis, df.system, 0.7)
+    y = name_rows(axis, df.system, 0.7)
     axis.set_xlim(0, 102)
     axis.set_xlabel(label)
     kit = df.filter(like="reported_").isna().all(axis=1).sum()
@@ -65,7 +66,7 @@ def _systems(axis, df: pd.DataFrame, label: str) -> np.ndarray:
     return y
 
 
-def _interval(axis, y, value, low, high, **style) -> None:
+def draw_interval(axis, y, value, low, high, **style) -> None:
     """Points with their intervals; an end that is NaN is not drawn."""
     ends = np.nan_to_num(np.clip([value - low, high - value], 0, None))
     axis.errorbar(value, y, xerr=ends, lw=1, **style)
@@ -75,10 +76,11 @@ def _points(axis, y, df: pd.DataFrame, column: str, colour: str, marker: str = "
     if f"reported_{column}" in df:
         axis.plot(df[f"reported_{column}"], y, marker, mfc="white", mec=colour, ms=5)
     ends = (df[f"run_{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-    _interval(axis, y, *ends, fmt=marker, color=colour, ms=5, capsize=4)
+    draw_interval(axis, y, *ends, fmt=marker, color=colour, ms=5, capsize=4)
 
 
-def _legend(figure, marks, columns: int = 0) -> None:
+def draw_legend(figure, marks, columns: int = 0) -> None:
+    """A legend below all panels: ``marks`` is label -> style of its marker; ``columns``: 0 for one line."""
     handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns or len(handles))
 
@@ -87,11 +89,11 @@ def _panels(df: pd.DataFrame, shown: dict[str, tuple[str, str]]) -> Figure:
     """A panel a column, a row a system that has a value; reported hollow, this run filled."""
     values = [f"{who}_{column}" for column in shown for who in ("reported", "run")]
     df = df[df[values].notna().any(axis=1)]
-    figure, [axes] = _figure(5 + 2.3 * len(shown), 1.4 + 0.27 * len(df), len(shown), sharey=True)
+    figure, [axes] = canvas(5 + 2.3 * len(shown), 1.4 + 0.27 * len(df), len(shown), sharey=True)
     for axis, (column, (label, colour)) in zip(axes, shown.items(), strict=True):
         _points(axis, _systems(axis, df, label), df, column, colour)
     hollow, filled = {"marker": "o", "mfc": "white", "mec": GREY}, {"marker": "o", "color": GREY}
-    _legend(figure, {"reported": hollow, "this run, 95 % interval": filled})
+    draw_legend(figure, {"reported": hollow, "this run, 95 % interval": filled})
     return figure
 
 
@@ -124,7 +126,7 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
             if kind == "pairwise":
                 axis.axvline(50, color=GREY, lw=0.8, ls=":")
     hollow, filled = {"marker": "o", "mfc": "white", "mec": GREY}, {"marker": "o", "color": GREY}
-    _legend(figure, {"reported": hollow, "this run, 95 % interval": filled,
+    draw_legend(figure, {"reported": hollow, "this run, 95 % interval": filled,
                      "chance": {"color": GREY, "ls": ":"}})  # fmt: skip
     return figure
 
@@ -142,7 +144,7 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
         ("split it was fitted on", "P(met)"): {"marker": "^", "color": GREEN, "ls": "-."},
     }
     names = [d for d in OF_DIMENSION if d in set(df.dimension)]
-    figure, [axes] = _figure(3.4 * len(names), 4.1, len(names), sharey=True)
+    figure, [axes] = canvas(3.4 * len(names), 4.1, len(names), sharey=True)
     for axis, dimension in zip(axes, names, strict=True):
         axis.plot([0, 100], [0, 100], color="black", lw=0.8)
         said = [("error (points)", GREY)]
@@ -163,7 +165,7 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
     there = set(zip(df["where"], df.version, strict=True))
     shown = {f"{where}: {version}" if version != "P(met)" else where: look
              for (where, version), look in looks.items() if (where, version) in there}  # fmt: skip
-    _legend(figure, shown, columns=2 if len(shown) > 3 else 0)
+    draw_legend(figure, shown, columns=2 if len(shown) > 3 else 0)
     return figure
 
 
@@ -184,7 +186,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
                            gridspec_kw={"height_ratios": [s + 0.8 for s in sizes]})[:, 0]  # fmt: skip
     for axis, name in zip(axes, sets, strict=True):
         part = df[df["set"] == name].reset_index(drop=True)
-        y = _rows(axis, part.system)
+        y = name_rows(axis, part.system)
         for column, (_, colour, marker, up) in given.items():
             _points(axis, y + up, part, column, colour, marker)
         pairs = part.pairs.dropna()
@@ -195,7 +197,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
     axes[-1].set_xlabel("pairs ordered rightly (%)")
     marks = {label: {"marker": m, "color": c} for label, c, m, _ in given.values()}
     hollow = {"marker": "o", "mfc": "white", "mec": GREY}
-    _legend(figure, marks | {"reported": hollow, "this run, 95 % interval": {"marker": "o", "color": GREY, "ls": "-"}},
+    draw_legend(figure, marks | {"reported": hollow, "this run, 95 % interval": {"marker": "o", "color": GREY, "ls": "-"}},
             columns=3)  # fmt: skip
     return figure
 
@@ -208,7 +210,7 @@ def plot_overview(df: pd.DataFrame) -> Figure:
     """
     width, height, gap = 2.0, 1.0, (2.5, 1.45)
     rows, columns = df["row"].max() + 1, df["column"].max() + 1
-    figure, [[axis]] = _figure(2.0 * columns, 1.35 * rows + 0.25)
+    figure, [[axis]] = canvas(2.0 * columns, 1.35 * rows + 0.25)
     axis.set(xlim=(-0.1, (columns - 1) * gap[0] + width + 0.1),
              ylim=(-(rows - 1) * gap[1] - 0.1, height + 0.1))  # fmt: skip
     axis.axis("off")
@@ -243,14 +245,14 @@ def plot_safety_veto(df: pd.DataFrame) -> Figure:
 def plot_seen_unseen(df: pd.DataFrame) -> Figure:
     """Pairwise accuracy on seen and unseen criterion kinds, from ``tables.build_seen_unseen``."""
     df = df[df.run_pairwise_seen.notna() | df.run_pairwise_unseen.notna()]
-    figure, [[axis]] = _figure(7.5, 1.4 + 0.42 * len(df))
+    figure, [[axis]] = canvas(7.5, 1.4 + 0.42 * len(df))
     y = _systems(axis, df, "pairwise accuracy (%), this run, 95 % interval")
     _points(axis, y + 0.15, df, "pairwise_seen", BLUE)
     _points(axis, y - 0.15, df, "pairwise_unseen", ORANGE, "s")
     axis.axvline(50, color=GREY, lw=0.8, ls="--")
     axis.annotate("chance", (50, 1), xycoords=("data", "axes fraction"), ha="center", color=GREY)
     seen, unseen = {"marker": "o", "color": BLUE}, {"marker": "s", "color": ORANGE}
-    _legend(figure, {"kinds seen in training": seen, "kinds unseen in training": unseen})
+    draw_legend(figure, {"kinds seen in training": seen, "kinds unseen in training": unseen})
     return figure
 
 
@@ -282,7 +284,7 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
     panels = {label: lines for label, lines in panels.items() if lines}
     columns = min(3, len(panels))
     size = 3.4 * columns, 2.75 * -(-len(panels) // columns)
-    figure, axes = _figure(*size, columns, -(-len(panels) // columns))
+    figure, axes = canvas(*size, columns, -(-len(panels) // columns))
     for axis, (label, lines) in zip(axes.flat, panels.items(), strict=False):
         for column, name, colour, dash in lines:
             part = df[df[column].notna()]
@@ -320,7 +322,7 @@ def plot_gold_over_kl(df: pd.DataFrame, shared: bool = True) -> Figure:
     """
     df = df if "run" in df else df.assign(run="")
     runs = list(dict.fromkeys(df.run))
-    figure, [axes] = _figure(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=shared)
+    figure, [axes] = canvas(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=shared)
     marks = {name: look for name, look in REWARDS.items() if df[name].notna().any()}
     for axis, run in zip(axes, runs, strict=True):
         part = df[(df.run == run) & df.kl.notna()].sort_values("step")
@@ -341,7 +343,7 @@ def plot_gold_over_kl(df: pd.DataFrame, shared: bool = True) -> Figure:
     axes[0].set_ylabel("reward on held-out prompts")
     shown = {name: {"color": c, "marker": m, "ls": d} for name, (c, m, d) in marks.items()}
     kept = {"kept": {"marker": "o", "mfc": "none", "mec": "black", "ms": 9}}
-    _legend(figure, shown | (kept if df.judged.notna().any() else {}))
+    draw_legend(figure, shown | (kept if df.judged.notna().any() else {}))
     return figure
 
 
@@ -371,11 +373,11 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
     by, measures = df.columns[0], list(dict.fromkeys(df.measure))
     names = list(dict.fromkeys(df[by]))
     size = 2.2 + 5.2 * len(measures), 1.3 + 0.24 * max(len(names), 4)
-    figure, [axes] = _figure(*size, 2 * len(measures), sharey=True)
+    figure, [axes] = canvas(*size, 2 * len(measures), sharey=True)
     for number, measure in enumerate(measures):
         part = df[df.measure == measure].set_index(by).reindex(names)
         values, less = axes[2 * number : 2 * number + 2]
-        y = _rows(values, names)
+        y = name_rows(values, names)
         what, _, unit = measure.rpartition(" (")
         values.hlines(y, part.run_base, part.run_grpo, color=GREY, lw=1)
         values.plot(part.run_base, y, "s", color=ORANGE, ms=5)
@@ -383,14 +385,14 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
         values.set(xlabel=f"{what}\n({unit}")
         if "%" in unit or "100" in unit:
             values.set_xlim(-2, 102)
-        _interval(less, y, *(part[f"run_difference{end}"] for end in ("", "_low", "_high")),
+        draw_interval(less, y, *(part[f"run_difference{end}"] for end in ("", "_low", "_high")),
                   fmt="o", color=BLUE, ms=4, capsize=2)  # fmt: skip
         less.axvline(0, color=GREY, lw=0.8, ls="--")
         less.set_xlabel(f"{what}:\nGRPO less base (points)")
         if names[0] == "all" and len(names) > 1:
             for axis in (values, less):
                 axis.axhline(y[0] - 0.5, color=GREY, lw=0.8, ls=":")
-    _legend(figure, {
+    draw_legend(figure, {
         "base": {"marker": "s", "color": ORANGE},
         "GRPO": {"marker": "o", "color": BLUE},
         "paired difference, 95 % interval": {"marker": "o", "color": BLUE, "ls": "-"},
@@ -410,12 +412,12 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
     first, df = df[df.variant == base], df[df.variant != base].reset_index(drop=True)
     veto = df.veto.astype(bool).to_numpy()
     names = [label if n else f"{label} (not run)" for label, n in zip(df.label, df.seeds, strict=True)]
-    figure, [axes] = _figure(12, 1.4 + 0.32 * len(df), len(panels), sharey=True)
+    figure, [axes] = canvas(12, 1.4 + 0.32 * len(df), len(panels), sharey=True)
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
-        y = _rows(axis, names)
+        y = name_rows(axis, names)
         for kind, marker, colour in ((veto, "o", BLUE), (~veto, "X", RED)):
             ends = (df[f"{column}{end}"].to_numpy(float)[kind] for end in ("", "_low", "_high"))
-            _interval(axis, y[kind], *ends, fmt=marker, color=colour, ms=6, capsize=3)
+            draw_interval(axis, y[kind], *ends, fmt=marker, color=colour, ms=6, capsize=3)
             if column == "violations":
                 axis.plot(df.plain_violations[kind], y[kind], marker, mfc="white", color=colour, ms=6)
             for height, cell in zip(y[kind], df[f"{column}_seeds"][kind], strict=True):
@@ -427,7 +429,7 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
         for n in np.flatnonzero(df.group.fillna("").ne(df.group.fillna("").shift()))[1:]:
             axis.axhline(y[n] + 0.5, color=GREY, lw=0.8, ls=":")
         axis.set(xlabel=label, xlim=(0, None))
-    _legend(figure, {
+    draw_legend(figure, {
         "veto in the reward": {"marker": "o", "color": BLUE},
         **({} if veto.all() else {"no veto": {"marker": "X", "color": RED, "ms": 6}}),
         "plainly said, the rest unknown": {"marker": "o", "color": BLUE, "mfc": "white"},
@@ -441,7 +443,7 @@ def plot_specialty(df: pd.DataFrame) -> Figure:
     """Heat map of overall accuracy, systems by specialty, from ``tables.build_specialty``."""
     wide = df.pivot(index="specialty", columns="system", values="run_overall_accuracy")
     wide = wide[list(dict.fromkeys(df.system))]
-    figure, [[axis]] = _figure(3.2 + 0.8 * len(wide.columns), 1.6 + 0.22 * len(wide))
+    figure, [[axis]] = canvas(3.2 + 0.8 * len(wide.columns), 1.6 + 0.22 * len(wide))
     low = np.floor(np.nan_to_num(np.nanmin(wide.to_numpy(float))) / 10) * 10
     image = axis.imshow(wide, cmap="cividis", vmin=min(low, 90), vmax=100, aspect="auto")
     axis.grid(False)
@@ -499,7 +501,7 @@ def show(plot, *args, **kwargs) -> None:
 def plot_packed_mask(segments: np.ndarray, allowed: np.ndarray) -> Figure:
     """Attention mask of one packed sequence: ``segments`` (T,), ``allowed`` (T, T) bool."""
     kind = np.where(allowed, np.where(segments[None, :] == 0, 1, 2), 0)  # 0: not read
-    figure, [[axis]] = _figure(6.4, 6)
+    figure, [[axis]] = canvas(6.4, 6)
     axis.imshow(kind, cmap=ListedColormap(["white", SKY, RED]), vmin=0, vmax=2)
     axis.grid(False)
     ends = np.flatnonzero(np.diff(segments, append=segments[-1] + 1)) + 1
@@ -511,13 +513,13 @@ def plot_packed_mask(segments: np.ndarray, allowed: np.ndarray) -> Figure:
     axis.set(xlabel="token that is read", ylabel="token that reads")
     hollow = {"mfc": "white", "mec": GREY}
     marks = {"shared": {"color": SKY}, "own criterion": {"color": RED}, "not read": hollow}
-    _legend(figure, {name: {"marker": "s", **style} for name, style in marks.items()})
+    draw_legend(figure, {name: {"marker": "s", **style} for name, style in marks.items()})
     return figure
 
 
 def plot_training(df: pd.DataFrame) -> Figure:
     """Loss and pair accuracy by optimiser step; columns scorer, step, loss, accuracy."""
-    figure, [[loss, accuracy]] = _figure(9, 3.2, 2)
+    figure, [[loss, accuracy]] = canvas(9, 3.2, 2)
     for scorer, part in df.groupby("scorer", sort=False):
         style = {"color": OF_SCORER[scorer], "label": scorer, "marker": "o", "ms": 3}
         loss.plot(part.step, part.loss, **style)
@@ -536,7 +538,7 @@ def plot_reliability(df: pd.DataFrame) -> Figure:
     """
     from sklearn.calibration import CalibrationDisplay
 
-    figure, [axes] = _figure(8.4, 4.4, 2, sharey=True)
+    figure, [axes] = canvas(8.4, 4.4, 2, sharey=True)
     for axis, column in zip(axes, ("raw", "probability"), strict=True):
         for dimension, part in df.groupby("dimension"):
             CalibrationDisplay.from_predictions(
@@ -557,7 +559,7 @@ def plot_speed(df: pd.DataFrame) -> Figure:
 
     From ``speed.summary``; the line is the bound that the tokens give.
     """
-    figure, [axes] = _figure(10.5, 3.4, 3)
+    figure, [axes] = canvas(10.5, 3.4, 3)
     for axis, case, column, label in (
         (axes[0], "over K", "K", "criteria K, at 480 shared tokens"),
         (axes[1], "over L", "L", "shared tokens L, at 7 criteria"),
@@ -575,7 +577,7 @@ def plot_speed(df: pd.DataFrame) -> Figure:
     axes[0].legend(fontsize=8)
     part = df[df.case.isin(["published", "clinic mix"])].sort_values(["case", "task"])
     names = [f"{c},\n{t}" for c, t in zip(part.case, part.task, strict=True)]
-    y = _rows(axes[2], names)
+    y = name_rows(axes[2], names)
     axes[2].barh(y, part.ratio, height=0.5, color=part.task.map({"scoring": BLUE, "training": ORANGE}))
     axes[2].plot(part.bound, y, "|", color="black", ms=24, label="bound")
     for at, ratio, share in zip(y, part.ratio, part.share, strict=True):
@@ -590,10 +592,10 @@ def plot_reward_study(df: pd.DataFrame) -> Figure:
     panels = {"pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
               "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
               "overall": ("overall, safety first (%)", RED)}  # fmt: skip
-    figure, [axes] = _figure(11.5, 1.4 + 0.3 * len(df), len(panels), sharey=True)
+    figure, [axes] = canvas(11.5, 1.4 + 0.3 * len(df), len(panels), sharey=True)
     for axis, (column, (label, colour)) in zip(axes, panels.items(), strict=True):
         names = [f"{m} ({n} seeds)" if n > 1 else m for m, n in zip(df.model, df.seeds, strict=True)]
-        _points(axis, _rows(axis, names), df, column, colour)
+        _points(axis, name_rows(axis, names), df, column, colour)
         axis.set(xlim=(0, 102), xlabel=label)
         axis.axvline(50, color=GREY, lw=0.8, ls=":")
     return figure
@@ -603,7 +605,7 @@ def plot_grades(df: pd.DataFrame) -> Figure:
     """Two physicians' grades of the same pairs, counts; columns physician_1, physician_2."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    figure, [[axis]] = _figure(4.2, 3.8)
+    figure, [[axis]] = canvas(4.2, 3.8)
     ConfusionMatrixDisplay.from_predictions(
         df.physician_1, df.physician_2, labels=[-2, -1, 0, 1, 2], ax=axis, cmap="Blues",
         display_labels=["-2", "-1", "0", "+1", "+2"], colorbar=False,
@@ -624,14 +626,14 @@ def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) 
     there = dict.fromkeys(df.scorer)
     scorers = [s for s in OF_SCORER if s in there] + [s for s in there if s not in OF_SCORER]
     size = 1.8 + 2.7 * len(panels), 1.5 + 0.42 * len(scorers)
-    figure, [axes] = _figure(*size, len(panels), sharey=True)
+    figure, [axes] = canvas(*size, len(panels), sharey=True)
     looks = {"adjudicated": ("o", 0.13), "truth": ("D", -0.13)}
     for axis, (label, asked) in zip(axes, panels.items(), strict=True):
-        height = dict(zip(scorers, _rows(axis, scorers), strict=True))
+        height = dict(zip(scorers, name_rows(axis, scorers), strict=True))
         for (*at, scorer, against), r in df.groupby(["metric", "slice", "scorer", "against"]):
             if tuple(at) == asked:
                 mark, up = looks[against]
-                _interval(axis, height[scorer] + up, r.value, r.low, r.high, fmt=mark, ms=4.5,
+                draw_interval(axis, height[scorer] + up, r.value, r.low, r.high, fmt=mark, ms=4.5,
                           capsize=3, color=OF_SCORER.get(scorer, SKY))  # fmt: skip
         axis.set(xlim=(-3, 103), xlabel=f"{label} (%)")
         if asked[0] == "pairwise":
@@ -642,13 +644,13 @@ def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) 
              for a, (m, _) in looks.items() if a in set(df.against)}  # fmt: skip
     if ceiling is not None:
         marks["ceiling without criteria"] = {"marker": "|", "color": "black", "ms": 12}
-    _legend(figure, marks)
+    draw_legend(figure, marks)
     return figure
 
 
 def plot_reward_order(df: pd.DataFrame, rewards: dict[str, str]) -> Figure:
     """Reward of every (s1, s2, s3); ``rewards``: column -> title, a panel each, a row an S3."""
-    figure, [axes] = _figure(9, 2.6, len(rewards), sharey=True)
+    figure, [axes] = canvas(9, 2.6, len(rewards), sharey=True)
     for axis, (column, title) in zip(axes, rewards.items(), strict=True):
         points = axis.scatter(df[column], df.s3, c=df.s1, cmap="cividis", marker="|", s=320)
         for s3, part in df.groupby("s3"):
@@ -662,9 +664,9 @@ def plot_reward_order(df: pd.DataFrame, rewards: dict[str, str]) -> Figure:
 
 def plot_paired(df: pd.DataFrame) -> Figure:
     """Paired differences in points; columns what, difference, low, high, above (the bound)."""
-    figure, [[axis]] = _figure(7, 1 + 0.45 * len(df))
-    y = _rows(axis, df.what)
-    _interval(axis, y, df.difference, df.low, df.high, fmt="o", color=BLUE, ms=5, capsize=4)
+    figure, [[axis]] = canvas(7, 1 + 0.45 * len(df))
+    y = name_rows(axis, df.what)
+    draw_interval(axis, y, df.difference, df.low, df.high, fmt="o", color=BLUE, ms=5, capsize=4)
     axis.plot(df.above, y, "|", color=RED, ms=18)
     axis.axvline(0, color=GREY, lw=0.8, ls="--")
     axis.set_xlabel("points, 95 % interval; the red tick is what it has to stay above")
@@ -676,8 +678,8 @@ def plot_funnel(df: pd.DataFrame) -> Figure:
 
     Blue is what a step lets through, the hatched end what it drops or queues for a person.
     """
-    figure, [[axis]] = _figure(7.5, 1.0 + 0.32 * len(df))
-    y = _rows(axis, df.step)
+    figure, [[axis]] = canvas(7.5, 1.0 + 0.32 * len(df))
+    y = name_rows(axis, df.step)
     axis.barh(y, df.after, color=BLUE)
     axis.barh(y, df.before - df.after, left=df.after, color="white", edgecolor=GREY, hatch="////", lw=0.5)
     for place, row in zip(y, df.itertuples(), strict=True):
@@ -696,12 +698,12 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
     """
     reviewed, df = df, df.dropna(subset="blind_pass_rate")
-    figure, [[axis]] = _figure(6, 3.2)
+    figure, [[axis]] = canvas(6, 3.2)
     ends = np.clip([df.blind_pass_rate - df.low, df.high - df.blind_pass_rate], 0, None)
     axis.errorbar(df["round"], 100 * df.blind_pass_rate, yerr=100 * ends, fmt="o-", color=BLUE, capsize=4)
     axis.plot(reviewed["round"], 100 * reviewed.pass_rate, "s", color=ORANGE)
     axis.axhline(100 * aimed, color="black", lw=1, ls="--")
-    _legend(figure, {
+    draw_legend(figure, {
         "blind sample, 95 % interval": {"marker": "o", "color": BLUE},
         "batch before it": {"marker": "s", "color": ORANGE},
         "aimed at": {"color": "black", "ls": "--", "lw": 1},
@@ -715,8 +717,8 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
 def plot_composition(df: pd.DataFrame) -> Figure:
     """Criteria of a rubric: columns category, and a dimension each with its mean count."""
     df = df.set_index("category")
-    figure, [[axis]] = _figure(7, 1.2 + 0.3 * len(df))
-    y, left = _rows(axis, df.index), np.zeros(len(df))
+    figure, [[axis]] = canvas(7, 1.2 + 0.3 * len(df))
+    y, left = name_rows(axis, df.index), np.zeros(len(df))
     for name, hatch in zip(df.columns, ("", "///", "..."), strict=True):
         axis.barh(y, df[name], left=left, color=OF_DIMENSION[name], hatch=hatch, edgecolor="white",
                   lw=0.5, label=name)  # fmt: skip
@@ -732,13 +734,13 @@ def plot_judge_errors(df: pd.DataFrame) -> Figure:
 
     Columns dimension, error (lenient | strict), rate, low, high (fractions), n.
     """
-    figure, [[axis]] = _figure(7, 1.4 + 0.45 * df.dimension.nunique())
+    figure, [[axis]] = canvas(7, 1.4 + 0.45 * df.dimension.nunique())
     names = list(dict.fromkeys(df.dimension))
-    y = dict(zip(names, _rows(axis, names), strict=True))
+    y = dict(zip(names, name_rows(axis, names), strict=True))
     for error, shift, colour, mark in (("lenient", 0.15, RED, "o"), ("strict", -0.15, SKY, "s")):
         part = df[df.error == error]
         places = part.dimension.map(y).to_numpy() + shift
-        _interval(axis, places, *(100 * part[c].to_numpy() for c in ("rate", "low", "high")),
+        draw_interval(axis, places, *(100 * part[c].to_numpy() for c in ("rate", "low", "high")),
                   fmt=mark, color=colour, ms=5, capsize=4)  # fmt: skip
         for place, row in zip(places, part.itertuples(), strict=True):
             axis.annotate(f"n = {row.n:,}", (100 * row.high, place), xytext=(6, 0),
@@ -747,5 +749,5 @@ def plot_judge_errors(df: pd.DataFrame) -> Figure:
     axis.margins(x=0.15)
     lenient = {"marker": "o", "color": RED}
     strict = {"marker": "s", "color": SKY}
-    _legend(figure, {"judge: met, expert: not met": lenient, "judge: not met, expert: met": strict})
+    draw_legend(figure, {"judge: met, expert: not met": lenient, "judge: not met, expert: met": strict})
     return figure

@@ -92,7 +92,7 @@ def lexicographic(rubric: Rubric, likely: Mapping[str, float], met: Mapping[str,
         sum(likely[c.id] * c.weight for c in of["proficiency"]),
         sum(likely[c.id] for c in of["excellence"]),
     )
-    return (*scoring.score(rubric, said).key, *map(_whole, expected))
+    return (*scoring.score(rubric, said).key, *map(scoring.whole, expected))
 
 
 def by_rule(rule, rubric: Rubric, likely: Mapping[str, float], met: Mapping[str, bool]) -> tuple:
@@ -103,12 +103,7 @@ def by_rule(rule, rubric: Rubric, likely: Mapping[str, float], met: Mapping[str,
     none = rule(rubric, {})
     share = {c.id: rule(rubric, {c.id: "met"}) - none for c in rubric.criteria}
     value = rule(rubric, {c: "met" for c, passed in met.items() if passed})
-    return _whole(value), _whole(sum(likely[c] * gain for c, gain in share.items()))
-
-
-def _whole(value: float) -> int:
-    """In billionths, so that equal sums of floats are equal."""
-    return round(value / scoring.TIE)
+    return scoring.whole(value), scoring.whole(sum(likely[c] * gain for c, gain in share.items()))
 
 
 # ---------------------------------------------------------------- predictions

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from promedical_utils import __version__, audit
 from promedical_utils.audit import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD, number
-from promedical_utils.figures import BLUE, GREY, ORANGE, RED, SKY, _figure, _legend, _rows
+from promedical_utils.figures import BLUE, GREY, ORANGE, RED, SKY, canvas, draw_legend, name_rows
 from promedical_utils.workspace import KitError, project_root, replacing, sha256, write_json, write_text
 
 TABLES = ("bench_composition", "main_results", "safety_veto", "external", "ablation", "policy",
@@ -513,9 +513,9 @@ def plot_percentages(df: pd.DataFrame) -> Figure:
     band what rounding allows; what fails is named where most of a column fits a strong check.
     """
     groups = list(df.groupby(["table", "column", "n"], sort=False))
-    figure, [[axis]] = _figure(9.5, 1.6 + 0.36 * len(groups))
+    figure, [[axis]] = canvas(9.5, 1.6 + 0.36 * len(groups))
     names = [f"{t.replace('_', ' ')}: {c.replace('_', ' ')}, of {n:,}" for (t, c, n), _ in groups]
-    heights = _rows(axis, names)
+    heights = name_rows(axis, names)
     for y, (_, part) in zip(heights, groups, strict=True):
         half = part.half_step.iloc[0]
         axis.plot([-half, half], [y, y], color="#dddddd", lw=9, solid_capstyle="butt", zorder=1)
@@ -532,7 +532,7 @@ def plot_percentages(df: pd.DataFrame) -> Figure:
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
     axis.minorticks_off()
     axis.set(xlabel="reported value less the nearest count (units of its last decimal)", xlim=(-40, 40))
-    _legend(figure, {
+    draw_legend(figure, {
         "a count, to rounding": {"marker": "o", "mfc": "white", "mec": BLUE},
         "no count": {"marker": "x", "mec": RED},
         "where random values lie": {"marker": "s", "color": "#dddddd", "ms": 9},
@@ -558,8 +558,8 @@ def gains(values: Values) -> pd.DataFrame:
 
 def plot_gains(df: pd.DataFrame) -> Figure:
     """The abstract's gains beside what the tables subtract to, from ``gains``; all reported."""
-    figure, [[axis]] = _figure(8, 1.3 + 0.34 * len(df))
-    y = _rows(axis, [f"{what} ({mark})" for what, mark in zip(df.what, df.mark, strict=True)])
+    figure, [[axis]] = canvas(8, 1.3 + 0.34 * len(df))
+    y = name_rows(axis, [f"{what} ({mark})" for what, mark in zip(df.what, df.mark, strict=True)])
     looks = {"abstract": ("D", GREY), "judges": ("o", BLUE), "policy": ("s", ORANGE)}
     for place, row in zip(y, df.itertuples(), strict=True):
         marker, colour = looks[row.kind]

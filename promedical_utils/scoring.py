@@ -38,7 +38,16 @@ class Scores:
     @property
     def key(self) -> tuple:
         """Sort key: larger is better."""
-        return (-self.s3, round(self.s1 / TIE), self.s2)
+        return (-self.s3, whole(self.s1), self.s2)
+
+
+def whole(value: float) -> int:
+    """``value`` in whole ties of 1e-9, so that sums of floats that should be equal are.
+
+    >>> 0.1 + 0.2 == 0.3, whole(0.1 + 0.2) == whole(0.3)
+    (False, True)
+    """
+    return round(value / TIE)
 
 
 def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:

@@ -202,6 +202,14 @@ def test_overall_is_the_lexicographic_order_then_expectation(made, predicted, ag
     assert row.n == counted and row.value == pytest.approx(right / counted)
 
 
+def test_the_last_digit_of_a_sum_prefers_no_answer(made, predicted):
+    flat = predicted[predicted.scorer == "criterion"].assign(met=False, probability=0.3)
+    truth = flat.merge(made.verdicts, on=["candidate_id", "criterion_id"], how="left").truth
+    for noise, right in ((0.0, False), (1e-13, False), (1e-6, True)):
+        told = flat.assign(probability=0.3 + noise * (truth == "met").to_numpy())
+        assert (value_of(made, told, "criterion", "overall", against="truth").value > 0) == right
+
+
 @pytest.mark.parametrize("against", ["adjudicated", "truth"])
 @pytest.mark.parametrize("scorer", ["criterion", "scalar_blind"])
 def test_pairwise_by_hand(made, predicted, scorer, against):
