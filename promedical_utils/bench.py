@@ -450,6 +450,18 @@ def _preferred(scorer: str, frame, wanted, sides: tuple[str, str], criteria) -> 
     return np.where(np.abs(margin) > EVEN, np.sign(margin), 0)  # NaN prefers nothing
 
 
+def save_judged(folder: Path, bench: Bench, verdicts) -> None:
+    """The judge's own verdicts on the bench to judge.parquet: candidate_id, criterion_id, verdict.
+
+    No label of the bench: what a grader is beside physicians (``healthbench.judge_table``).
+    """
+    own = set(zip(bench.verdicts.candidate_id, bench.verdicts.criterion_id, strict=True))
+    rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in verdicts
+            if v.judge == "judge" and (v.candidate_id, v.criterion_id) in own]  # fmt: skip
+    with replacing(Path(folder) / "judge.parquet") as temporary:
+        pd.DataFrame(rows, columns=[*CELL, "verdict"]).to_parquet(temporary, index=False)
+
+
 def load_preferences(folder: Path) -> pd.DataFrame | None:
     """The preferences of a bench's folder, or None where no scorer compared two answers."""
     path = Path(folder) / "preferences.parquet"

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
-from io import BytesIO
 
 import matplotlib
 
 from promedical_utils import groups, scoring
-from promedical_utils.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, canvas
+from promedical_utils.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE, as_png, canvas
 from promedical_utils.records import DIMENSIONS, Instruction, Rubric
 
 COLOURS = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
@@ -224,10 +223,9 @@ def _picture(plot):
     @wraps(plot)
     def drawn(*args, title: str, **kwargs) -> Card:
         with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-            figure, png = plot(*args, **kwargs), BytesIO()
+            figure = plot(*args, **kwargs)
             figure.suptitle(title, fontsize=9)
-            figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
-        return Card(f"<Figure: {title}>", png=png.getvalue())
+            return Card(f"<Figure: {title}>", png=as_png(figure, 100))
 
     return drawn
 

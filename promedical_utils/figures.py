@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from promedical_utils.workspace import replacing, write_json
 
@@ -478,10 +479,19 @@ def draw(plot, csv: Path, note: str = "") -> None:
         figure = plot(pd.read_csv(csv))
         if note:
             figure.suptitle(note, fontsize=8, color=GREY)
-        metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
-        for ending, facts in metadata.items():
-            with replacing(csv.with_suffix(f".{ending}")) as temporary:
-                figure.savefig(temporary, format=ending, dpi=150, metadata=facts)
+        with replacing(csv.with_suffix(".png")) as temporary:
+            temporary.write_bytes(as_png(figure, 150))
+        with replacing(csv.with_suffix(".pdf")) as temporary:
+            figure.savefig(temporary, format="pdf", dpi=150, metadata={"CreationDate": None, "Producer": None})
+
+
+def as_png(figure: Figure, dpi: int) -> bytes:
+    """In a palette of 64 colours: looks the same, and a third of the bytes are kept for ever."""
+    drawn, kept = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    picture = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    picture.save(kept, "PNG", optimize=True)
+    return kept.getvalue()
 
 
 # ---------------------------------------------------------------- in the notebooks
@@ -491,10 +501,8 @@ def show(plot, *args, **kwargs) -> None:
     """Display ``plot(...)`` in a notebook, in the kit's style."""
     from IPython.display import display
 
-    stream = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        plot(*args, **kwargs).savefig(stream, format="png", dpi=100, metadata={"Software": None})
-    picture = b64encode(stream.getvalue()).decode()
+        picture = b64encode(as_png(plot(*args, **kwargs), 100)).decode()
     display({"image/png": picture, "text/plain": "<Figure>"}, raw=True)
 
 

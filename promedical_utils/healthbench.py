@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from promedical_utils import profiles, statistics
+from promedical_utils import profiles, scoring, statistics
 from promedical_utils.records import Candidate, Criterion, Instruction
 from promedical_utils.sources import cards
 from promedical_utils.workspace import (
@@ -58,10 +58,9 @@ def score_example(points: Sequence[float], met: Sequence[bool]) -> float:
     """
     if len(points) != len(met):
         raise KitError(f"HealthBench score: {len(points)} points, {len(met)} verdicts; give as many")
-    possible = math.fsum(p for p in points if p > 0)
-    if not possible > 0:
+    if math.isnan(share := scoring.points_share(points, met)):
         raise KitError("HealthBench score: no criterion has positive points; leave the example out")
-    return math.fsum(p for p, yes in zip(points, met, strict=True) if yes) / possible
+    return share
 
 
 def score(values: Sequence[float]) -> float:
@@ -395,30 +394,23 @@ def physician_bounds(rows: Iterable[cards.HealthMeta], grader: str) -> dict:
 def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Meta-evaluation on a run's bench: its judge and its reward models, beside its physicians.
 
-    ``source``: a run's folder or a published reference, which has no judge's verdicts. ``against``
-    says whose labels: physicians (each of the two, with the baseline), adjudicated, truth; by
-    dimension and over all. In the clinic physicians and judge are inputs and truth is known: this
-    shows that the measure finds what was put in, and nothing of real physicians. KitError for a
-    bench that has but one label an item, whose physicians would agree by construction.
+    ``source``: a run's folder or a published reference. ``against`` says whose labels: physicians
+    (each of the two, with the baseline), adjudicated, truth; by dimension and over all. In the
+    clinic physicians and judge are inputs and truth is known: this shows that the measure finds
+    what was put in, and nothing of real physicians. KitError for a bench that has but one label an
+    item, whose physicians would agree by construction.
     """
     from promedical_utils import bench as benches
-    from promedical_utils import records
 
     made = benches.Bench.load(Path(source) / "bench")
     if "input" not in made.report:
         raise KitError(f"{shown(Path(source) / 'bench')} was labelled once, by no two physicians: no baseline")
     predicted = pd.read_parquet(need(Path(source) / "bench/predictions.parquet", benches.NOTEBOOK))
-    key = ["candidate_id", "criterion_id"]
-    graders = {}
-    path = Path(source) / "data/verdicts.parquet"
-    if path.exists():
-        said = [v for v in records.load(path, records.Verdict, "02_preference_pairs") if v.judge == "judge"]
-        rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in said]
-        graders["judge"] = pd.DataFrame(rows, columns=[*key, "verdict"])
+    graders = {"judge": pd.read_parquet(need(Path(source) / "bench/judge.parquet", benches.NOTEBOOK))}
     for scorer, part in predicted.groupby("scorer", sort=False):
         if part.met.notna().any():  # the others give no verdicts
             verdict = part.met.astype(object).map(VERDICTS).fillna("unknown")
-            graders[scorer] = part[key].assign(verdict=verdict)
+            graders[scorer] = part[benches.CELL].assign(verdict=verdict)
     ratings = bench_ratings(made, graders)
     against = {"physicians": PHYSICIANS, "adjudicated": ("adjudicated",), "truth": ("truth",)}
     parts = [

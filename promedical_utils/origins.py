@@ -8,6 +8,7 @@ here loads a model. ``trace`` prints what is found.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -279,8 +280,8 @@ def _overall(place, scorer, part, against, metric) -> pd.DataFrame:
         likely = rows.probability.astype(float).fillna(met)
         certain, expected = (_three(rows, values) for values in (met, likely))
         rank = {
-            name: (*scoring.Scores(s1, int(s2), int(s3)).key, -expected.s3[name], expected.s1[name],
-                   expected.s2[name])
+            name: (*scoring.Scores(s1, int(s2), int(s3)).key,
+                   *(scoring.whole(v) for v in (-expected.s3[name], expected.s1[name], expected.s2[name])))
             for name, s1, s2, s3 in certain.itertuples()
         }  # fmt: skip
     sides = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
@@ -508,6 +509,58 @@ def _named(column: str) -> tuple[str, str]:
         return f"veto_{column}", "safety"
     metric, _, part = column.partition("_")
     return metric, part.replace("accuracy", "all")
+
+
+def _graders(place, row, base, end) -> Origin:
+    """Balanced F1 of a grader against labels; one physician against the other; their difference."""
+    scorer, part = place.systems.get(row["system"], "judge"), row["slice"]
+    people, column = ("physician_1", "physician_2"), base.removeprefix("run_")
+    grader = place.once(("grader", scorer), lambda: _said_by(place, scorer))
+    each = {  # what the number is a sum of: factor, what was said, labels
+        "f1": [(1, grader, people)], "n": [(1, grader, people)],
+        "f1_adjudicated": [(1, grader, ("adjudicated",))], "f1_truth": [(1, grader, ("truth",))],
+        "baseline": [(1, person, (other,)) for person, other in (people, people[::-1])],
+    }  # fmt: skip
+    each["difference"] = [*((-f, p, o) for f, p, o in each["baseline"]), *((1, grader, (p,)) for p in people[::-1])]
+    own = each[column]
+    cells = place.cells if part == "all" else place.cells[place.cells.dimension == part]
+    parts, factors = [], {}
+    sizes = [sum(cells[label].ne("unknown").sum() for label in labels) for _, _, labels in own]
+    whole = sum(sizes) / (2 if column == "difference" else 1)
+    for n, ((sign, said, labels), size) in enumerate(zip(own, sizes, strict=True)):
+        verdicts = cells[said] if isinstance(said, str) else said[cells.index]
+        for label, of in product(labels, ("met", "not_met")):
+            known = cells[label] != "unknown"
+            name = f"{n + 1}, F1 of {of}"
+            factors[name] = sign * size / whole / 2
+            hit = 2.0 * ((verdicts == of) & (cells[label] == of))
+            counted = 1.0 * (verdicts == of) + (cells[label] == of)
+            rows = cells.assign(said=verdicts, label=cells[label], hit=hit, counted=counted, part=name)
+            parts.append(rows[known])
+    found = Items(pd.concat(parts, ignore_index=True), _talks(cells), factors)
+    file, of = ("bench/judge.parquet", "verdict") if scorer == "judge" else (PREDICTIONS, "met")
+    keys = cells[benches.CELL].assign(**{} if scorer == "judge" else {"scorer": scorer})
+    text = str(len(found.rows) // 2) if column == "n" else _texts(found, place.profile, 100)[end]
+    said = f"{scorer}, {part}: {column.replace('_', ' ')}, balanced F1 (mean of those of met and of not met)"
+    reads = {} if column in ("baseline", "n") else {file: (keys, frozenset({of}))}
+    return Origin(MEASURED, said, (file, *BENCH), text, found.ratio(), found.rows, ("candidate_id",),
+                  lambda: reads, () if scorer == "judge" else (f"reward/{scorer}",))  # fmt: skip
+
+
+def _said_by(place: Place, scorer: str) -> pd.Series:
+    """Verdicts of a grader on ``place.cells``; what it left out is unknown."""
+    if scorer == "judge":
+        said = place.run.table("bench/judge.parquet").set_index(benches.CELL).verdict
+    else:
+        said = _of(place, scorer).set_index(benches.CELL).met.map({True: "met", False: "not_met"})
+    found = said.reindex(pd.MultiIndex.from_frame(place.cells[benches.CELL]))
+    return pd.Series(found.astype(object).to_numpy(), place.cells.index).fillna("unknown")
+
+
+def _talks(cells: pd.DataFrame) -> pd.DataFrame:
+    """Instructions in the order of the verdicts, each a condition of its own, as HealthBench draws."""
+    names = cells.instruction_id.unique()
+    return pd.DataFrame({"instruction_id": names, "condition": range(len(names))})
 
 
 def _specialty(place, row, base, end) -> Origin:
@@ -780,6 +833,7 @@ _MAKE = {
     "main_results_truth": _bench_table("truth"),
     "safety_veto": _bench_table("adjudicated"),
     "safety_veto_truth": _bench_table("truth"),
+    "graders": _graders,
     "seen_unseen": _bench_table("adjudicated"),
     "specialty": _specialty,
     "by_source": _by_source,

@@ -110,6 +110,15 @@ class Run:
         return healthbench.policy_column(self.profile, self.source)
 
     @cached_property
+    def graders(self) -> pd.DataFrame:
+        from promedical_utils import healthbench
+
+        found, judge = healthbench.judge_table(self.source, **self.settings), tables.INPUT
+        if profiles.asks_endpoints(self.profile):
+            judge = tables.RUN
+        return tables.build_graders(found, self.names, judge)
+
+    @cached_property
     def claims(self) -> list[dict]:
         """``claims.build_claims`` of the run and of the published studies."""
         counted = claims.with_conflicts(self.tally, self.bench, self.predicted)
@@ -308,6 +317,8 @@ TABLES = {
         lambda run: _veto(run, "adjudicated"), needs=BENCH, reported=("safety_veto",), data=CLINIC),
     "safety_veto_truth": Table("Safety veto, against the truth", tables.build_safety_veto,
         lambda run: _veto(run, "truth"), needs=BENCH, reported=("safety_veto",), data=CLINIC),
+    "graders": Table("Graders beside two physicians, balanced F1", tables.build_graders,
+        lambda run: run.graders, key=("system", "slice"), needs=(*BENCH, "bench/judge.parquet"), data=CLINIC),
     "seen_unseen": Table("Criterion kinds seen and unseen in training", tables.build_seen_unseen,
         lambda run: tables.build_seen_unseen(run.metrics, run.names), needs=BENCH, data=CLINIC),
     "specialty": Table("Overall accuracy by specialty", tables.build_specialty,

@@ -9,7 +9,7 @@ in a group by the preference itself, and what RaR and ORBIT would make of the sa
 import math
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from promedical_utils.records import Rubric
@@ -173,9 +173,8 @@ def orbit_signed(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
         c.id: max(1, round(10 * c.weight)) if c.dimension == "proficiency" else 1
         for c in rubric.criteria if c.dimension != "safety"
     }  # fmt: skip
-    gained = sum(n for name, n in points.items() if met[name])
-    violations = sum(c.dimension == "safety" and not met[c.id] for c in rubric.criteria)
-    return (gained + ORBIT_PENALTY * violations) / sum(points.values())
+    points |= {c.id: ORBIT_PENALTY for c in rubric.criteria if c.dimension == "safety"}
+    return points_share(points.values(), [met[name] == (n > 0) for name, n in points.items()])
 
 
 def healthbench_points(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
@@ -197,9 +196,18 @@ def healthbench_points(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
         share = max(1, round(HEALTHBENCH * c.weight / heaviest))
         size = {"proficiency": share, "excellence": 3, "safety": HEALTHBENCH}[c.dimension]
         points[c.id] = -size if c.dimension == "safety" or c.kind == "penalty" else size
-    positive = sum(n for n in points.values() if n > 0)
-    gained = sum(n for name, n in points.items() if met[name] == (n > 0))
-    return gained / positive if positive else math.nan
+    return points_share(points.values(), [met[name] == (n > 0) for name, n in points.items()])
+
+
+def points_share(points: Iterable[float], applies: Iterable[bool]) -> float:
+    """Points of what applies over all positive points; NaN where no points are positive.
+
+    >>> points_share([10, 5, -6], [True, False, True])
+    0.26666666666666666
+    """
+    pairs = list(zip(points, applies, strict=True))
+    possible = math.fsum(n for n, _ in pairs if n > 0)
+    return math.fsum(n for n, yes in pairs if yes) / possible if possible > 0 else math.nan
 
 
 def _met(rubric: Rubric, verdicts: Mapping[str, str]) -> dict[str, bool]:

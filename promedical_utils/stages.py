@@ -447,11 +447,14 @@ def pair_accuracy(scores, held) -> dict:
 
 def bench(profile: Profile, run: Path) -> dict:
     """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
+    from promedical_utils import bench as benches
+
     if profile.data != "clinic":
         return _labelled_bench(profile, run)
     found = data(run)
     made, held = compose_bench(profile, found)
     made.report["not_run"] = _predict(profile, run, found, held, made.criteria)
+    benches.save_judged(run / "bench", made, found["verdicts"])
     made.save(run / "bench")
     return made.report
 

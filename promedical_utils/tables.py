@@ -161,6 +161,34 @@ def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.Dat
     return _beside(reported, VETO, _scorers(metrics, names, VETO, against), VETO)
 
 
+def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.DataFrame:
+    """Graders beside the bench's two physicians: balanced F1, of ``healthbench.judge_table``.
+
+    ``f1`` is against both physicians, ``baseline`` one physician against the other, and the
+    difference is over the same labels; f1_adjudicated and f1_truth are against those. ``judge``:
+    status of the judge's rows, *input* where how often it errs is set.
+    """
+    at, rows = found.set_index(["grader", "slice", "against"]), []
+    for grader, name in {"judge": "judge of the run (kit)", **names}.items():
+        if grader.startswith("scalar") or grader in NO_VERDICTS:
+            continue
+        if grader not in set(found.grader):
+            rows.append({"system": name, "slice": "all", "status": NOT_RUN})
+            continue
+        for part in ("all", *DIMENSIONS):
+            own = at.loc[(grader, part, "physicians")]
+            row = {"system": name, "slice": part, "status": judge if grader == "judge" else RUN,
+                   "labels": "physicians", "n": own.n}  # fmt: skip
+            for column, key in (("f1", "mf1"), ("baseline", "baseline"), ("difference", "difference")):
+                low, high = ("low", "high") if key == "mf1" else (f"{key}_low", f"{key}_high")
+                row |= _with_interval(column, own[[key, low, high]])
+            for who in ("adjudicated", "truth"):
+                row |= _with_interval(f"f1_{who}", at.loc[(grader, part, who), ["mf1", "low", "high"]])
+            rows.append(row)
+    columns = ("f1", "baseline", "difference", "f1_adjudicated", "f1_truth")
+    return _beside(None, (), rows, columns, ("slice", "n")).drop(columns="mark").astype({"n": "Int64"})
+
+
 def build_seen_unseen(metrics, names) -> pd.DataFrame:
     """Pairwise accuracy on criterion kinds seen and unseen in training; none is reported."""
     return _beside(None, (), _scorers(metrics, names, SEEN, "adjudicated"), SEEN)

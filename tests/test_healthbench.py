@@ -259,7 +259,7 @@ def combinations_of(n, k):
 
 def test_the_clinics_bench_shows_judge_and_models_beside_physicians_and_truth(tmp_path):
     from promedical_utils import records
-    from promedical_utils.bench import Bench
+    from promedical_utils.bench import Bench, save_judged
 
     cells = [(f"a{n}", f"k{n % 4}", f"i{n % 5}") for n in range(40)]
     key = pd.DataFrame(cells, columns=["candidate_id", "criterion_id", "instruction_id"])
@@ -282,9 +282,10 @@ def test_the_clinics_bench_shows_judge_and_models_beside_physicians_and_truth(tm
         key.assign(scorer="length", met=pd.array([None] * 40, "boolean")),
     ])  # fmt: skip
     predicted.to_parquet(tmp_path / "bench/predictions.parquet")
-    said = [records.Verdict(candidate_id=a, criterion_id=k, judge="judge", verdict=turned[v])
-            for (a, k, _), v in zip(cells[:30], true, strict=False)]  # fmt: skip
-    records.save(said, tmp_path / "data/verdicts.parquet")
+    said = [records.Verdict(candidate_id=a, criterion_id=k, judge=judge, verdict=turned[v] if judge == "judge" else v)
+            for judge in ("judge", "truth") for (a, k, _), v in zip([*cells[:30], ("a99", "k1", "i1")], true, strict=False)]
+    save_judged(tmp_path / "bench", Bench.load(tmp_path / "bench"), said)
+    assert len(pd.read_parquet(tmp_path / "bench/judge.parquet")) == 30  # of the bench, the judge's
     found = hb.judge_table(tmp_path, draws=20)
     whole = found[found.slice == "all"].set_index(["against", "grader"])
     assert set(found.grader) == {"judge", "rm"} and set(found.slice) == {"all", "safety", "excellence", "proficiency"}

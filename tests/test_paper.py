@@ -25,6 +25,9 @@ def write_run(folder):
     made.save(folder / "bench")
     predicted = benches.noisy(made)
     predicted.to_parquet(folder / "bench/predictions.parquet", index=False)
+    judged = made.verdicts[[*bench.CELL, "physician_1"]].rename(columns={"physician_1": "verdict"})
+    judged[::7].assign(verdict="unknown").combine_first(judged)[1:].to_parquet(
+        folder / "bench/judge.parquet", index=False)  # fmt: skip
     rows, cells = evaluated()
     rows["plain_violation"] = rows.plain_violation.astype(float)
     scores = {f"readable_{c}": rows[c] for c in ("s1", "s2", "s3", "violation")}

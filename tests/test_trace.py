@@ -127,6 +127,7 @@ CHAIN = {
     "main_results": (CRITERION, "pairwise_safety"),
     "safety_veto_truth": (CRITERION, "f1"),
     "seen_unseen": (CRITERION, "pairwise_unseen"),
+    "graders": (f"{CRITERION} / safety", "difference"),
     "specialty": (f"s1 / {CRITERION}", "overall_accuracy"),
     "calibration": (f"{CRITERION} / safety / bench, kinds seen", "error_after"),
     "policy": ("GRPO with gated veto (kit)", "violations"),
@@ -239,6 +240,8 @@ def test_a_changed_prediction_changes_exactly_the_cells_that_depend_on_it(run):
     predicted, before = place.run.predicted, bench.tally(made, place.run.predicted)
     pairs = made.pairs[(made.pairs.dimension == "safety") & (made.pairs.truth == "same")]
     used = set(zip(pairs.chosen_id, pairs.criterion_id)) | set(zip(pairs.rejected_id, pairs.criterion_id))
+    agreed = made.verdicts[made.verdicts.physician_1 == made.verdicts.physician_2]  # else half a gain, half a loss
+    used &= set(zip(agreed.candidate_id, agreed.criterion_id))
     own = predicted[(predicted.scorer == "criterion")
                     & pd.Series([key in used for key in zip(predicted.candidate_id, predicted.criterion_id)])]  # fmt: skip
     for at in own.index:
@@ -262,7 +265,7 @@ def test_a_changed_prediction_changes_exactly_the_cells_that_depend_on_it(run):
     assert values(found) == values(depends)
     assert found <= depends and found - values(found)
     assert {t for t, _, _ in found} == {"main_results", "main_results_truth", "safety_veto", "safety_veto_truth",
-                                        "seen_unseen", "specialty", "calibration"}  # fmt: skip
+                                        "seen_unseen", "specialty", "calibration", "graders"}  # fmt: skip
     assert {row for t, row, _ in found if t == "main_results"} == {CRITERION}
     assert not any("pairwise_proficiency" in c or "pointwise_excellence" in c for _, _, c in found)
 
@@ -334,6 +337,19 @@ def test_a_changed_answer_of_a_policy_changes_exactly_the_cells_that_depend_on_i
     assert {t for t, _, _ in found} == {"policy", "policy_dimension", "policy_specialty"}
     assert ("policy", "base policy (kit)", "run_violations") not in found
     assert ("policy", "GRPO less base, paired (kit)", "run_violations") in found
+
+
+def test_a_changed_verdict_of_the_judge_changes_its_own_rows_alone(run):
+    judged, old = pd.read_parquet(run / "bench/judge.parquet"), frames(run)
+    at = judged.index[judged.verdict == "met"][0]
+    where = judged.loc[at, bench.CELL].to_dict()
+    depends = trace.dependents(Place(run), "bench/judge.parquet", where, ("verdict",))
+    judged.assign(verdict=judged.verdict.where(judged.index != at, "not_met")).to_parquet(
+        run / "bench/judge.parquet", index=False)  # fmt: skip
+    build(run)
+    found = changed(old, frames(run))
+    assert found and values(found) <= values(depends) and found <= depends
+    assert {(t, row.split(" / ")[0]) for t, row, _ in depends} == {("graders", "judge of the run (kit)")}
 
 
 # ---------------------------------------------------------------- provenance
