@@ -89,9 +89,11 @@ def keys(profile) -> list[str]:
 
 
 def asked(profile) -> list[str]:
-    """Requests, tokens and hours of each role, where endpoints play them."""
-    if not profiles.asks_endpoints(profile):
-        return ["roles: played by the embedded clinic, no request is sent"]
+    """Requests, tokens and hours of each role and judge that an endpoint plays."""
+    judges = requests_plan.bench_judges(profile)
+    clinic = [] if profiles.asks_endpoints(profile) else ["roles: played by the embedded clinic, no request is sent"]
+    if clinic and not judges:
+        return clinic
     instructions = (
         profile.train_instructions + profile.calibration_instructions
         + profile.checkpoint_instructions + profile.bench_samples
@@ -102,10 +104,10 @@ def asked(profile) -> list[str]:
         f"roles: {instructions} instructions out of {pool} rows at most, at {profile.tokens_per_second:g} "
         "tokens a second (an assumption: measure your server's)"
     )
-    return [title, *(
+    return [*clinic, title, *(
         f"{r.role} {r.model}: {r.requests:,} requests, {(r.prompt_tokens + r.completion_tokens) / 1e6:.1f} M tokens, "
         f"{r.hours:.1f} h{'' if r.suffices else ', MORE THAN ITS BUDGET'}"
-        for r in plan.itertuples()
+        for r in plan.itertuples() if not clinic or r.role in judges
     )]  # fmt: skip
 
 

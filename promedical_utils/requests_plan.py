@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from promedical_utils.profiles import Profile
+from promedical_utils.profiles import Profile, Role
 from promedical_utils.workspace import KitError
 
 
@@ -29,6 +29,8 @@ LENGTHS = {
     "classifier": Length(800, 50),
     "generator": Length(250, 500),
     "judge": Length(1500, 350),
+    "compared": Length(2100, 400),
+    "rated": Length(1200, 60),
 }
 
 
@@ -45,7 +47,8 @@ def estimate(
     Columns: role, model, requests, prompt_tokens, completion_tokens, hours, and whether the role's
     request cap and token budget suffice. ``instructions`` get a rubric each, a share ``repaired``
     of them twice; every generator answers each, and every answer is judged in one request, on all
-    its criteria. The ``pool`` that deduplication left is screened, and classified at most.
+    its criteria. Judges of the bench with an endpoint of their own read every answer of it, and every
+    two of one sample in both orders; RaR's rates every answer. The ``pool`` that deduplication left is screened, and classified at most.
     ``throughput``: prompt and completion tokens a second of the endpoint, all requests under way
     together; roles one after the other. Requests that are put again come on top. Raises KitError
     on a negative count.
@@ -65,14 +68,19 @@ def estimate(
         "generator": instructions,
         "judge": instructions * generators + policy_answers(profile),
     }
+    shares = {name: {kind: asked[kind]} for name in profile.roles if (kind := name.partition("_")[0])}
+    answers = profile.bench_samples * generators
+    judges = bench_judges(profile)
+    shares |= dict.fromkeys(judges, {"judge": answers, "compared": answers * (generators - 1)})
+    shares |= {"rar_implicit": {"rated": answers}} if "rar_implicit" in judges else {}
     rows = []
-    for name, role in profile.roles.items():
-        kind = name.partition("_")[0]
-        n, length = asked[kind], lengths[kind]
-        tokens = n * (length.prompt + length.completion)
+    for name, role in {**profile.roles, **judges}.items():
+        n = sum(shares[name].values())
+        prompt, completion = (sum(count * lengths[kind][side] for kind, count in shares[name].items()) for side in (0, 1))
+        tokens = prompt + completion
         rows.append({
             "role": name, "model": role.model, "requests": n,
-            "prompt_tokens": n * length.prompt, "completion_tokens": n * length.completion,
+            "prompt_tokens": prompt, "completion_tokens": completion,
             "hours": tokens / throughput / 3600,
             "suffices": n <= role.requests and tokens <= role.tokens,
         })  # fmt: skip
@@ -81,6 +89,12 @@ def estimate(
         column: sum(row[column] for row in rows) for column in summed
     }
     return pd.DataFrame([*rows, total | {"suffices": all(row["suffices"] for row in rows)}])
+
+
+def bench_judges(profile) -> dict[str, Role]:
+    """The prompted judges of notebook 04 that have an endpoint, RaR's as ``rar_implicit``."""
+    named = profile.judges | ({"rar_implicit": profile.rar_judge} if profile.rar_judge else {})
+    return {name: role for name, role in named.items() if role.endpoint}
 
 
 def policy_answers(profile) -> int:

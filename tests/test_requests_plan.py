@@ -2,6 +2,7 @@
 
 import pytest
 
+from promedical_utils import doctor, profiles
 from promedical_utils.profiles import Profile, Role
 from promedical_utils.requests_plan import Length, estimate
 from promedical_utils.workspace import KitError
@@ -15,7 +16,7 @@ LENGTHS = {
 def profile(**budgets) -> Profile:
     names = ("writer", "screener", "classifier", "judge", "generator_terse", "generator_warm")
     roles = {name: Role(model=f"m-{name}", **budgets.get(name, {})) for name in names}
-    return Profile.model_construct(roles=roles, data="clinic", notebooks=[])
+    return profiles.load("smoke").model_copy(update={"roles": roles, "notebooks": ()})
 
 
 def test_by_hand():
@@ -68,6 +69,25 @@ def test_the_judge_reads_policies_where_the_clinic_cannot():
     assert every.set_index("role").requests["judge"] == 22 + 32 + 2 * 99
     none = asked.model_copy(update={"notebooks": ["03_reward_model"]})
     assert estimate(none, 11, 0, 100, lengths=LENGTHS).set_index("role").requests["judge"] == 22
+
+
+def test_judges_with_an_endpoint_read_the_bench_and_others_are_not_asked():
+    judge = Role(model="m", endpoint="http://localhost:1/v1", requests=6 * 30, tokens=6 * 30 * 1000)
+    of = profile().model_copy(update={
+        "bench_samples": 30, "judges": {"one": judge, "none": Role(model="m")}, "rar_judge": judge,
+    })  # fmt: skip
+    lengths = LENGTHS | {"compared": Length(500, 30), "rated": Length(150, 5)}
+    table = estimate(of, 11, 0, 100, lengths=lengths).set_index("role")
+    assert "none" not in table.index
+    assert table.requests["one"] == 2 * 30 + 2 * 30  # two generators: an answer each, a pair in both orders
+    assert table.prompt_tokens["one"] == 60 * 200 + 60 * 500 and table.completion_tokens["one"] == 60 * 40 + 60 * 30
+    assert table.requests["rar_implicit"] == 60 and table.prompt_tokens["rar_implicit"] == 60 * 150
+    assert table.suffices["one"]
+    short = of.model_copy(update={"judges": {"one": judge.model_copy(update={"requests": 119})}})
+    assert not estimate(short, 11, 0, 100, lengths=lengths).set_index("role").suffices["one"]
+    lines = doctor.asked(short.model_copy(update={"tokens_per_second": 100.0}))
+    assert "embedded clinic" in lines[0] and [line.split()[0] for line in lines[2:]] == ["one", "rar_implicit"]
+    assert "MORE THAN ITS BUDGET" in lines[2]
 
 
 @pytest.mark.parametrize("bad", [(-1, 0, 1.0), (0, -1, 1.0), (0, 0, 0.0)])

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from endpoints_clinic import played, tasks
 
-from promedical_utils import bench, clinic, profiles, scorers
+from promedical_utils import bench, clinic, profiles, scorers, scoring
 from promedical_utils.clinic.server import Server
 from promedical_utils.endpoints import Answers, BudgetSpent
 from promedical_utils.groups import Group
 from promedical_utils.profiles import Role
+from promedical_utils.records import Rubric
 from promedical_utils.scorers import roster
 from promedical_utils.scorers.judge import Judge, RarImplicit, endpoint
 from promedical_utils.workspace import KitError
@@ -183,6 +184,7 @@ def settled(**changes):
 
 def test_the_roster_runs_what_can_run_and_says_why_not(served, groups, tmp_path, monkeypatch):
     monkeypatch.setitem(served[0]._roles, "judge_pair", compare(longer))
+    monkeypatch.delitem(served[0]._roles, "rar_implicit")
     monkeypatch.delenv("NOBODYS_KEY", raising=False)
     here = {"model": "clinic", "endpoint": served[1], **QUICK}
     profile = settled(
@@ -199,7 +201,7 @@ def test_the_roster_runs_what_can_run_and_says_why_not(served, groups, tmp_path,
     assert "needs a GPU" in why.pop("pair_rm") and "cannot be loaded" in why.pop("verifier")
     assert "no endpoint" in why.pop("no address") and "NOBODYS_KEY is not set" in why.pop("no key")
     assert "cap of 2 requests" in why.pop("capped")
-    assert "gave no answer" in why.pop("rar_implicit") and not why  # the clinic plays no such role
+    assert "gave no answer" in why.pop("rar_implicit") and not why  # no such role is played
 
 
 def test_no_profile_without_a_network_names_others():
@@ -224,3 +226,35 @@ def test_the_clinics_judge_reads_the_answers_themselves(served, groups, tmp_path
     cells = zip(frame.candidate_id, frame.criterion_id, strict=True)
     agree = [one == truth[cell] for one, cell in zip(said, cells, strict=True)]
     assert 0.8 < np.mean(agree) < 1  # it errs as often as the profile sets
+
+
+# ---------------------------------------------------------------- as the clinic plays them
+
+
+def test_the_clinic_compares_and_rates_by_its_own_verdicts(served, groups, tmp_path):
+    said = judge(served[1], tmp_path).pointwise(groups)
+    met = said.set_index(["candidate_id", "criterion_id"]).met.fillna(False).to_dict()  # unknown is not met
+    pairs = judge(served[1], tmp_path).pairwise(groups)
+    assert pairs.consistent.all()  # the place of an answer is nothing to the clinic
+    right = {True: 1.0, False: 0.0, None: 0.5}
+
+    def counts(answer, group):
+        return [sum(met[answer, c.id] for c in group.criteria if c.dimension == d)
+                for d in ("safety", "proficiency", "excellence")]  # fmt: skip
+
+    of = {g.instruction.id: g for g in groups}
+    for row in pairs.itertuples():
+        if row.criterion_id:
+            a, b = met[row.a_id, row.criterion_id], met[row.b_id, row.criterion_id]
+        else:
+            a, b = (counts(answer, of[row.instruction_id]) for answer in (row.a_id, row.b_id))
+        assert row.probability == right[None if a == b else a > b]
+    assert {0.0, 0.5, 1.0} == set(pairs.probability)
+    rated = judge(served[1], tmp_path, RarImplicit).overall(groups)
+    for row in rated.itertuples():
+        group = of[row.instruction_id]
+        rubric = Rubric.model_construct(instruction_id="i", criteria=list(group.criteria), status="gold", round=0)
+        weight = {c: scoring.RAR[name] for c, name in scoring.rar_importance(rubric).items()}
+        share = sum(w for c, w in weight.items() if met[row.candidate_id, c]) / sum(weight.values())
+        assert row.score == pytest.approx(round(10 * share) / 10)
+    assert rated.score.nunique() > 1

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from promedical_utils import roles
+from promedical_utils import roles, scoring
 from promedical_utils.clinic import generators, grammar, pool, rubrics
 from promedical_utils.clinic.people import Judge, uniform
 from promedical_utils.clinic.world import World
@@ -66,7 +66,8 @@ class Clinic:
         self._reader = self._fitted_judge()
         self._roles = {
             "writer": self._write, "screener": self._screen,
-            "classifier": self._classify, "judge": self._judge,
+            "classifier": self._classify, "judge_pair": self._compare, "rar_implicit": self._rate,
+            "judge": self._judge,
         }  # fmt: skip
 
     def _fitted_judge(self) -> Judge:
@@ -149,6 +150,32 @@ class Clinic:
             verdict = self._reader.verdict(answer, c["text"], kind, truth)
             rows.append({"criterion": c["id"], "reason": f"on {kind}", "verdict": verdict})
         return {"verdicts": rows}
+
+    def _compare(self, asked: list[dict]) -> dict:
+        """Two answers by the judge's own verdicts of each; as a whole safety first, as it is asked."""
+        task, said = asked[-1], {}
+        for side in "AB":
+            verdicts = self._judge([task | {"answer": task[f"answer_{side.lower()}"]}])["verdicts"]
+            said[side] = {row["criterion"]: row["verdict"] == "met" for row in verdicts}
+        rows = [{"criterion": c["id"], "reason": "by its verdicts",
+                 "better": _better(*(said[side][c["id"]] for side in "AB"))} for c in task["criteria"]]  # fmt: skip
+        counts = ([sum(said[side][c["id"]] for c in task["criteria"] if c["dimension"] == name)
+                   for name in ("safety", "proficiency", "excellence")] for side in "AB")  # fmt: skip
+        return {"criteria": rows, "reason": "safety, then proficiency, then excellence", "overall": _better(*counts)}
+
+    def _rate(self, asked: list[dict]) -> dict:
+        """The share of importance that is met, by RaR's weights, out of 10."""
+        task = asked[-1]
+        weights = [scoring.RAR[c["importance"]] for c in task["criteria"]]
+        plain = [{"id": str(n), "text": c["text"]} for n, c in enumerate(task["criteria"])]
+        met = [row["verdict"] == "met" for row in self._judge([task | {"criteria": plain}])["verdicts"]]
+        share = sum(w for w, yes in zip(weights, met, strict=True) if yes) / sum(weights)
+        return {"reason": "by importance", "rating": round(10 * share)}
+
+
+def _better(a, b) -> str:
+    """Of what is more where it is better: A, B or tie."""
+    return "tie" if a == b else "A" if a > b else "B"
 
 
 def _of(allowed: list[str], name: str) -> str:
