@@ -51,7 +51,8 @@ def check(answers: pd.DataFrame) -> dict:
     T (T - 1) / 2, though fewer are looked at: the best so far is picked by the numbers that it is
     then compared by, so its mean is partly luck and falls by itself (winner's curse), and it could
     have been any. With every pair covered that choice costs no false alarms; the fall against a
-    best so far is still overstated, the one against the start is not. ``ALPHA`` is for one check of a whole run, not one after each step.
+    best so far is still overstated, the one against the start is not. ``ALPHA`` is for one check of a
+    whole run, not one after each step.
 
     - flagged, name, since (first step), against ("judged", or "" when nothing is flagged)
     - tested: False with one evaluation, or with fewer than ``FEWEST`` conditions in all or with a

@@ -100,7 +100,8 @@ class Place:
     def preferences(self) -> pd.DataFrame:
         """Of scorers that were asked which of two answers is better; no rows where none was."""
         frame = self.run.table(PREFERENCES)
-        return pd.DataFrame(columns=["scorer", "criterion_id", "a_id", "b_id", "probability"]) if frame is None else frame
+        columns = ["scorer", "criterion_id", "a_id", "b_id", "probability"]
+        return pd.DataFrame(columns=columns) if frame is None else frame
 
     @cached_property
     def items(self) -> dict:
@@ -460,6 +461,8 @@ def _of_policies(factors: Mapping[str, float]) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- tables
 
+WORDS = ("status", "mark", "labels", "remark", "group", "study", "beside", "healthbench")  # columns of text
+
 
 def of_cell(place: Place, table: str, row: Mapping, column: str) -> Origin:
     """Origin of a cell that has something in it; ``row``: the row of the CSV, as text."""
@@ -467,7 +470,7 @@ def of_cell(place: Place, table: str, row: Mapping, column: str) -> Origin:
     base = column.removesuffix(end)
     if base.startswith("reported"):
         return _reported(table, row, base)
-    if base in paper.TABLES[table].key or base in ("status", "mark", "labels", "remark", "group", "study", "beside", "healthbench"):
+    if base in paper.TABLES[table].key or base in WORDS:
         return Origin(TEXT, "names the row, or says how its values are known")
     return _MAKE.get(table, _unknown)(place, row, base, end)
 
@@ -718,7 +721,7 @@ def _pipeline(place, row, base, end) -> Origin:
         found["judge agreement with experts percent"] = ("judge_errors", (n - wrong, n))
     if expansion is not None:
         found |= {"training verdicts": ("expansion", int(expansion.verdicts.sum())),
-                  "comparisons": ("expansion", int(expansion.comparisons.sum())),
+                  "answers compared on a criterion": ("expansion", int(expansion.comparisons.sum())),
                   "criterion pairs": ("expansion", int(expansion.pairs.sum()))}  # fmt: skip
         found |= {f"criterion pairs, {d}": ("expansion", int(expansion.pairs[expansion.dimension == d].sum()))
                   for d in DIMENSIONS}  # fmt: skip

@@ -299,7 +299,8 @@ def _external(run: Run) -> pd.DataFrame:
 
     found, path, report = None, run.source / "external/report.json", None
     if run.outside is not None and path.exists():
-        found, report = generalization.measures(run.outside, **run.settings), read_json(path, "06_external_generalization")
+        found = generalization.measures(run.outside, **run.settings)
+        report = read_json(path, "06_external_generalization")
     return tables.build_external(reported("external"), found, report, run.names)
 
 

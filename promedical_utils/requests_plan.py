@@ -48,7 +48,8 @@ def estimate(
     request cap and token budget suffice. ``instructions`` get a rubric each, a share ``repaired``
     of them twice; every generator answers each, and every answer is judged in one request, on all
     its criteria. Judges of the bench with an endpoint of their own read every answer of it, and every
-    two of one sample in both orders; RaR's rates every answer. The ``pool`` that deduplication left is screened, and classified at most.
+    two of one sample in both orders; RaR's rates every answer. The ``pool`` that deduplication left is
+    screened, and classified at most.
     ``throughput``: prompt and completion tokens a second of the endpoint, all requests under way
     together; roles one after the other. Requests that are put again come on top. Raises KitError
     on a negative count.
@@ -76,7 +77,8 @@ def estimate(
     rows = []
     for name, role in {**profile.roles, **judges}.items():
         n = sum(shares[name].values())
-        prompt, completion = (sum(count * lengths[kind][side] for kind, count in shares[name].items()) for side in (0, 1))
+        of = shares[name].items()
+        prompt, completion = (sum(count * lengths[kind][side] for kind, count in of) for side in (0, 1))
         tokens = prompt + completion
         rows.append({
             "role": name, "model": role.model, "requests": n,

@@ -512,7 +512,8 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
         hits = n - round((judge_errors.rate * judge_errors.n).sum())
         ratio("judge agreement with experts percent", hits, n, clinic)
     if expansion is not None:
-        run |= {"training verdicts": int(expansion.verdicts.sum()), "answers compared on a criterion": int(expansion.comparisons.sum()),
+        run |= {"training verdicts": int(expansion.verdicts.sum()),
+                "answers compared on a criterion": int(expansion.comparisons.sum()),
                 "criterion pairs": int(expansion.pairs.sum())}  # fmt: skip
         by = expansion.groupby("dimension").pairs.sum()
         run |= {f"criterion pairs, {d}": int(by.get(d, 0)) for d in DIMENSIONS}

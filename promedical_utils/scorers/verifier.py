@@ -2,7 +2,8 @@
 
 ``FreedomIntelligence/medical_o1_verifier_3B`` (HuatuoGPT-o1, arXiv 2412.18925): a sequence
 classifier on Llama 3.2 3B; response and reference stand in tags, the question is not shown, and the
-softmax's second label is *true*, above a half a pass; template and rule as its model card gives them.
+softmax's second label is *true*, above a half a pass; template and rule as its authors' public
+script has them (its model card was not read).
 
 What the reference is, is the kit's decision: the criterion's text. The bench has criteria for every
 sample and no reference answers, the paper reports pointwise values of this verifier, which only a
