@@ -72,6 +72,26 @@ def test_a_second_run_trains_nothing_and_writes_the_same(done, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in (folder / "trained").rglob("*.*")} == times
 
 
+def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_path, monkeypatch):
+    asked = []
+
+    def answers(profile, folder, found, folders, base):
+        asked.append((profile.policy_prompts, base))
+        return pd.DataFrame({"n": [len(asked)]}), pd.DataFrame({"n": [len(asked)]})
+
+    monkeypatch.setattr(stages, "evaluate_policies", answers)
+    profile = profiles.load("smoke", policy_prompts=6)
+    where = tmp_path / "full-1"
+    for settings, fingerprint, calls in (({}, "a", 1), ({}, "a", 1), ({}, "b", 2), ({"policy_prompts": 5}, "b", 3),
+                                         ({"policy_prompts": 5, "seed": 8}, "b", 4)):  # fmt: skip
+        other = profile.model_copy(update=settings)
+        policy_study._evaluate(other, tmp_path, {}, {"full": where}, where, "full", 1, fingerprint)
+        assert len(asked) == calls
+        assert pd.read_parquet(where / "evaluation.parquet").to_dict("list") == {"n": [calls], "seed": [1]}
+    policy_study._evaluate(profile, tmp_path, {}, {}, tmp_path / "base-0", "base", 0)
+    assert asked[-1] == (6, True) and not asked[0][1]
+
+
 def test_variants_are_settings_that_a_profile_takes(done):
     settings = done[0]
     profile = profiles.load("smoke", **settings)
