@@ -17,7 +17,7 @@ import pandas as pd
 from promedical_utils import groups as joined
 from promedical_utils import scoring, statistics
 from promedical_utils.records import DIMENSIONS
-from promedical_utils.workspace import KitError, need, read_json, replacing, short_hash, write_json
+from promedical_utils.workspace import KitError, need, read_json, short_hash, write_json, write_rows
 
 FRAMES = ("samples", "criteria", "verdicts", "pairs", "grades")
 AGAINST = ("adjudicated", "truth")
@@ -45,8 +45,7 @@ class Bench:
     def save(self, folder: Path) -> None:
         """Write the frames as Parquet and then the report, which marks the bench as whole."""
         for name in FRAMES:
-            with replacing(Path(folder) / f"{name}.parquet") as temporary:
-                getattr(self, name).to_parquet(temporary, index=False)
+            write_rows(Path(folder) / f"{name}.parquet", getattr(self, name))
         write_json(Path(folder) / "report.json", self.report)
 
     @classmethod
@@ -458,8 +457,7 @@ def save_judged(folder: Path, bench: Bench, verdicts) -> None:
     own = set(zip(bench.verdicts.candidate_id, bench.verdicts.criterion_id, strict=True))
     rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in verdicts
             if v.judge == "judge" and (v.candidate_id, v.criterion_id) in own]  # fmt: skip
-    with replacing(Path(folder) / "judge.parquet") as temporary:
-        pd.DataFrame(rows, columns=[*CELL, "verdict"]).to_parquet(temporary, index=False)
+    write_rows(Path(folder) / "judge.parquet", pd.DataFrame(rows, columns=[*CELL, "verdict"]))
 
 
 def load_preferences(folder: Path) -> pd.DataFrame | None:

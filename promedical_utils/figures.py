@@ -132,6 +132,32 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
     return figure
 
 
+def plot_graders(df: pd.DataFrame) -> Figure:
+    """Balanced F1 of graders, a panel a slice, from ``tables.build_graders``.
+
+    The band is the interval of one physician against the other: what agreement with physicians can
+    be hoped for. A grader may be above it against the truth, which the clinic knows.
+    """
+    df = df[df.run_f1.notna()]
+    slices = list(dict.fromkeys(df["slice"]))
+    systems = df.system.nunique()
+    figure, [axes] = canvas(3.2 + 2.3 * len(slices), 1.5 + 0.36 * systems, len(slices), sharey=True)
+    looks = {"run_f1": ("against physicians", BLUE, "o", 0.15), "run_f1_truth": ("against the truth", ORANGE, "D", -0.15)}
+    for axis, part in zip(axes, slices, strict=True):
+        own = df[df["slice"] == part].reset_index(drop=True)
+        y = name_rows(axis, own.system)
+        axis.axvspan(own.run_baseline_low.iloc[0], own.run_baseline_high.iloc[0], color=GREY, alpha=0.35, lw=0)
+        for column, (_, colour, marker, up) in looks.items():
+            ends = (own[f"{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+            draw_interval(axis, y + up, *ends, fmt=marker, color=colour, ms=4.5, capsize=3)
+        axis.set_title(part, fontsize=9)
+        axis.set(xlabel="balanced F1 (%)", xlim=(0, 102))
+    band = {"marker": "s", "color": GREY, "alpha": 0.35, "ms": 9}
+    marks = {label: {"marker": marker, "color": colour, "ls": "-"} for label, colour, marker, _ in looks.values()}
+    draw_legend(figure, {"one physician against the other": band} | marks)
+    return figure
+
+
 def plot_calibration(df: pd.DataFrame) -> Figure:
     """Share met beside what the reward model says, a panel a dimension; columns of ``reliability``.
 

@@ -23,7 +23,7 @@ from promedical_utils.recipes import CONDITIONAL
 from promedical_utils.records import Criterion, Rubric, SplitRow
 from promedical_utils.sources import OVERALL, judged
 from promedical_utils.sources.judged import Question
-from promedical_utils.workspace import KitError, project_root, replacing, write_json
+from promedical_utils.workspace import KitError, project_root, replacing, write_json, write_rows
 
 TEXTS = ("q", "q_criteria", "q_sub")
 # the one criterion that a model of criteria is given where there is no rubric: MEDIQA's in notebook 01
@@ -410,8 +410,7 @@ def external(profile: Profile, run: Path) -> dict:
         name: "not trained in this run" for name in MODELS if name not in there
     }
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
-    with replacing(run / "external/predictions.parquet") as temporary:
-        frame.to_parquet(temporary, index=False)
+    write_rows(run / "external/predictions.parquet", frame)
     texts = [
         (c.instruction_id, c.id, c.text) for q in runs.get("clinic", Set(())).questions for c in q.candidates
     ]

@@ -361,6 +361,7 @@ FIGURES = {
     "main_results": Picture(drawing.plot_main_results, "main_results"),
     "dimensions": Picture(drawing.plot_dimensions, "main_results"),
     "safety_veto": Picture(drawing.plot_safety_veto, "safety_veto"),
+    "graders": Picture(drawing.plot_graders, "graders"),
     "seen_unseen": Picture(drawing.plot_seen_unseen, "seen_unseen"),
     "specialty": Picture(drawing.plot_specialty, "specialty"),
     "calibration": Picture(drawing.plot_calibration, "calibration",

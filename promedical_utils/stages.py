@@ -17,7 +17,7 @@ from promedical_utils.records import (
     Candidate, Instruction, Message, Rubric, SplitRow, Verdict,
 )  # fmt: skip
 from promedical_utils.workspace import (
-    KitError, need, read_json, replacing, run_folder, short_hash, shown, write_json,
+    KitError, need, read_json, replacing, run_folder, short_hash, shown, write_json, write_rows,
 )  # fmt: skip
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn", "bm25s")
@@ -507,8 +507,7 @@ def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, cr
         if not rows:
             path.unlink(missing_ok=True)  # of an earlier run, with other scorers
             continue
-        with replacing(path) as temporary:
-            pd.concat(rows, ignore_index=True).to_parquet(temporary, index=False)
+        write_rows(path, pd.concat(rows, ignore_index=True))
     for name, why in left_out.items():
         print(f"not run: {name}: {why}")
     return left_out

@@ -26,7 +26,7 @@ from promedical_utils import profiles, provenance, recipes, reward_study, scorer
 from promedical_utils.groups import Group, digest
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.sources import refuse_external
-from promedical_utils.workspace import KitError, read_json, replacing, short_hash, shown, write_json
+from promedical_utils.workspace import KitError, read_json, replacing, short_hash, shown, write_json, write_rows
 
 NAMES = {
     "criterion": "criterion RM (kit, small Qwen3 base)",
@@ -251,8 +251,7 @@ def save(counted, frames: Mapping, models, manifest: dict, profile, out: Path) -
     """What was predicted, results, contrasts, tables and, last, the manifest; returns the results."""
     for name, frame in frames.items():
         if frame is not None:
-            with replacing(out / f"{name}.parquet") as temporary:
-                frame.to_parquet(temporary, index=False)
+            write_rows(out / f"{name}.parquet", frame)
     found = results(counted, profile.bootstrap, profile.seed)
     less = contrasts(counted, profile.bootstrap, profile.seed)
     with replacing(out / "models.csv") as temporary:

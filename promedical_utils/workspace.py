@@ -77,6 +77,16 @@ def write_json(path: Path, value) -> Path:
     return write_text(path, json_text(value))
 
 
+def write_rows(path: Path, frame) -> Path:
+    """A data frame to Parquet, packed closely: floats byte by byte, which halves what is committed."""
+    floats = [c for c in frame if frame[c].dtype.kind == "f"]
+    others = [c for c in frame if c not in floats]
+    with replacing(path) as temporary:
+        frame.to_parquet(temporary, index=False, compression="zstd", compression_level=12,
+                         use_dictionary=others, use_byte_stream_split=floats)  # fmt: skip
+    return path
+
+
 def read_json(path: Path, notebook: str):
     return json.loads(need(path, notebook).read_text(encoding="utf-8"))
 
