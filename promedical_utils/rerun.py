@@ -25,6 +25,7 @@ from promedical_utils.workspace import (
 EQUAL, WITHIN, END, DIFFERS = "equal", "within", "end of an interval", "differs"
 MISSING, EXTRA = "only committed", "only in the rerun"
 COLUMNS = ["table", "row", "column", "committed", "low", "high", "rerun", "outcome"]
+FEW = 5  # settings that one line names
 BAD = (DIFFERS, MISSING, EXTRA)
 # Of a profile: what no number hangs on
 UNREAD = ("description", "minutes", "memory_gib", "notebooks", "tokens_per_second")
@@ -196,7 +197,8 @@ def compare(run: Path, reference: Path) -> Rerun:
         except ValueError:
             return Rerun(none, f"{shown(place / 'manifest.json')} is no JSON")
     if other := settings_apart(*(m["profile"] for m in manifests)):
-        return Rerun(none, f"{shown(reference)} was run with other settings: {'; '.join(other)}")
+        more = f"; and {len(other) - FEW} more" if len(other) > FEW else ""
+        return Rerun(none, f"{shown(reference)} was run with other settings: {'; '.join(other[:FEW])}{more}")
     remarks = [
         f"{what}: committed {before}, here {after}" for what, before, after in _circumstances(*manifests)
     ]

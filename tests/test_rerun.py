@@ -149,15 +149,17 @@ def test_what_differs_is_named_and_what_is_within_is_listed(root, capsys):
     assert "claims | gain /  | verdict: same direction -> not seen (differs)" in out and "5 differ" in out
 
 
-@pytest.mark.parametrize("why", ["seed", "new setting", "no reference", "no tables", "no json"])
+@pytest.mark.parametrize("why", ["seed", "new setting", "many", "no reference", "no tables", "no json"])
 def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
     report(root)
     manifest, line = json.loads(json.dumps(MANIFEST)), {
         "seed": "papers_figures/cpu was run with other settings: seed 1 -> 2",
         "new setting": "other settings: reward_form unset -> strict",
+        "many": "d unset -> 0; e unset -> 0; and 2 more",
         "no reference": "no committed reference papers_figures/cpu",
         "no tables": "runs/cpu has no tables", "no json": "runs/cpu/manifest.json is no JSON"}[why]  # fmt: skip
-    manifest["profile"] |= {"seed": {"seed": 2}, "new setting": {"reward_form": "strict"}}.get(why, {})
+    other = {"seed": {"seed": 2}, "new setting": {"reward_form": "strict"}, "many": dict.fromkeys("abcdefg", 0)}
+    manifest["profile"] |= other.get(why, {})
     write_json(root / "runs/cpu/manifest.json", manifest)
     if why == "no reference":
         shutil.rmtree(root / "papers_figures/cpu")
