@@ -516,10 +516,24 @@ def _named(column: str) -> tuple[str, str]:
 
 def _graders(place, row, base, end) -> Origin:
     """Balanced F1 of a grader against labels; one physician against the other; their difference."""
-    scorer, part = place.systems.get(row["system"], "judge"), row["slice"]
-    people, column = ("physician_1", "physician_2"), base.removeprefix("run_")
+    scorer, part, column = place.systems.get(row["system"], "judge"), row["slice"], base.removeprefix("run_")
+    found = place.once((scorer, part, column, "graders"), lambda: _balanced_f1(place, scorer, part, column))
+    texts = place.once((scorer, part, column, "texts"), lambda: _texts(found, place.profile, 100))
+    text = str(len(found.rows) // 2) if column == "n" else texts[end]  # a row for met and one for not met
+    file, of = ("bench/judge.parquet", "verdict") if scorer == "judge" else (PREDICTIONS, "met")
+    keys = found.rows[benches.CELL].drop_duplicates()
+    keys = keys if scorer == "judge" else keys.assign(scorer=scorer)
+    said = f"{scorer}, {part}: {column.replace('_', ' ')}, balanced F1 (mean of those of met and of not met)"
+    reads = {} if column in ("baseline", "n") else {file: (keys, frozenset({of}))}
+    return Origin(MEASURED, said, (file, *BENCH), text, found.ratio(), found.rows, ("candidate_id",),
+                  lambda: reads, () if scorer == "judge" else (f"reward/{scorer}",))  # fmt: skip
+
+
+def _balanced_f1(place: Place, scorer: str, part: str, column: str) -> Items:
+    """What a number of the graders' table is a sum of: a part for each F1, of each pair of raters."""
+    people = ("physician_1", "physician_2")
     grader = place.once(("grader", scorer), lambda: _said_by(place, scorer))
-    each = {  # what the number is a sum of: factor, what was said, labels
+    each = {  # factor, what was said, labels
         "f1": [(1, grader, people)], "n": [(1, grader, people)],
         "f1_adjudicated": [(1, grader, ("adjudicated",))], "f1_truth": [(1, grader, ("truth",))],
         "baseline": [(1, person, (other,)) for person, other in (people, people[::-1])],
@@ -533,21 +547,13 @@ def _graders(place, row, base, end) -> Origin:
     for n, ((sign, said, labels), size) in enumerate(zip(own, sizes, strict=True)):
         verdicts = cells[said] if isinstance(said, str) else said[cells.index]
         for label, of in product(labels, ("met", "not_met")):
-            known = cells[label] != "unknown"
             name = f"{n + 1}, F1 of {of}"
             factors[name] = sign * size / whole / 2
             hit = 2.0 * ((verdicts == of) & (cells[label] == of))
             counted = 1.0 * (verdicts == of) + (cells[label] == of)
             rows = cells.assign(said=verdicts, label=cells[label], hit=hit, counted=counted, part=name)
-            parts.append(rows[known])
-    found = Items(pd.concat(parts, ignore_index=True), _talks(cells), factors)
-    file, of = ("bench/judge.parquet", "verdict") if scorer == "judge" else (PREDICTIONS, "met")
-    keys = cells[benches.CELL].assign(**{} if scorer == "judge" else {"scorer": scorer})
-    text = str(len(found.rows) // 2) if column == "n" else _texts(found, place.profile, 100)[end]
-    said = f"{scorer}, {part}: {column.replace('_', ' ')}, balanced F1 (mean of those of met and of not met)"
-    reads = {} if column in ("baseline", "n") else {file: (keys, frozenset({of}))}
-    return Origin(MEASURED, said, (file, *BENCH), text, found.ratio(), found.rows, ("candidate_id",),
-                  lambda: reads, () if scorer == "judge" else (f"reward/{scorer}",))  # fmt: skip
+            parts.append(rows[cells[label] != "unknown"])
+    return Items(pd.concat(parts, ignore_index=True), _talks(cells), factors)
 
 
 def _said_by(place: Place, scorer: str) -> pd.Series:
