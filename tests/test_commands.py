@@ -425,6 +425,7 @@ def complete(tmp_path, monkeypatch):
             ):
                 (run / path).parent.mkdir(parents=True, exist_ok=True)
                 (run / path).write_text("new")
+        (run / "paper/tables/.main_results-half.csv").write_text("half-written, and left by a run that was killed")
         pd.DataFrame({"set": ["clinic"]}).to_parquet(run / "external/predictions.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "pending", lambda name: [])
@@ -454,7 +455,7 @@ def test_publish_replaces_the_reference(complete):
     } <= listing(place)
     assert {f"executed/{name}.ipynb" for name in NOTEBOOKS} <= listing(place)
     assert "stale.csv" not in listing(place) and not any(
-        "data/pairs" in path for path in listing(place)
+        "data/pairs" in path or path.rpartition("/")[2].startswith(".") for path in listing(place)
     )
     assert sorted(path.name for path in place.parent.iterdir()) == ["smoke"]
 

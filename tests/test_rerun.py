@@ -59,6 +59,8 @@ def test_without_an_interval_wilsons_of_n_is_the_tolerance():
     assert outcome("run_safety", inside, table=table) == rerun.WITHIN
     assert outcome("run_safety", outside, table=table) == rerun.DIFFERS
     assert outcome("run_safety", inside, table=table.assign(n="")) == rerun.DIFFERS
+    count = table.assign(run_safety="120.00")  # no share: Wilson's interval says nothing of it
+    assert outcome("run_safety", "119.99", table=count) == rerun.DIFFERS
 
 
 def test_counts_and_inputs_must_be_equal_and_a_measured_share_need_not():
@@ -170,6 +172,24 @@ def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
     found, facts, said = report(root)
     assert found.cells.empty and facts["agrees"] is None and line in said and line in found.line()
     assert pd.read_csv(root / "runs/cpu/rerun.csv").empty  # nothing of an earlier comparison stays
+
+
+@pytest.mark.parametrize("where, outcome", [("papers_figures/cpu", rerun.EXTRA), ("runs/cpu/paper", rerun.MISSING)])
+def test_a_ledger_that_one_side_lacks_is_named(root, where, outcome):
+    (root / where / "claims.json").unlink()
+    found, facts, _ = report(root)
+    assert facts["agrees"] is False
+    assert found.differing[["table", "row", "outcome"]].values.tolist() == [["claims", "(table)", outcome]]
+
+
+def test_a_check_of_another_verdict_differs_though_the_claim_and_its_number_do_not(root):
+    said = claims()
+    said["claims"][0]["checks"][0]["verdict"] = "same direction"
+    write_json(root / "papers_figures/cpu/claims.json", said)
+    said["claims"][0]["checks"][0]["verdict"] = "not seen"
+    write_json(root / "runs/cpu/paper/claims.json", said)
+    found, _, _ = report(root)
+    assert found.differing[["row", "column"]].values.tolist() == [["gain / a - b, adjudicated labels", "verdict"]]
 
 
 def test_other_versions_and_code_are_said_and_minutes_are_no_setting(root):
