@@ -246,6 +246,14 @@ def test_other_heads_missing_heads_and_missing_models_are_refused(folders, tmp_p
         ScalarRM.load(bare)
 
 
+def test_heads_are_float32_whatever_the_body_is(folders):
+    """Logits of half precision tie, and a tie counts as wrong."""
+    for name, kind in (("verifier", Verifier), ("scalar", ScalarRM)):
+        model = kind.load(folders[name], dtype=torch.bfloat16).model
+        assert model.score.weight.dtype == torch.float32
+        assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+
+
 def test_what_a_scorer_can_do_is_what_it_has(pair, judged, groups):
     assert scorers.abilities(pair) == ("pairwise",) and scorers.abilities(judged) == ("pointwise",)
     none, preferences = scorers.predict(pair, groups)

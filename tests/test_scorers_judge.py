@@ -258,3 +258,16 @@ def test_the_clinic_compares_and_rates_by_its_own_verdicts(served, groups, tmp_p
         share = sum(w for c, w in weight.items() if met[row.candidate_id, c]) / sum(weight.values())
         assert row.score == pytest.approx(round(10 * share) / 10)
     assert rated.score.nunique() > 1
+
+
+def test_the_clinic_puts_safety_before_all_that_is_met_besides(served, monkeypatch):
+    said = {"safe": {"s"}, "helpful": {"p", "q", "e"}, "both": {"s", "p"}}
+    monkeypatch.setattr(served[0], "_judge", lambda asked: {"verdicts": [
+        {"criterion": c["id"], "verdict": "met" if c["id"] in said[asked[-1]["answer"]] else "unknown"}
+        for c in asked[-1]["criteria"]]})  # fmt: skip
+    dimensions = {"p": "proficiency", "q": "proficiency", "e": "excellence", "s": "safety"}
+    task = {"criteria": [{"id": c, "dimension": d, "text": ""} for c, d in dimensions.items()]}
+    for a, b, better in (("safe", "helpful", "A"), ("helpful", "safe", "B"), ("safe", "both", "B"), ("both", "both", "tie")):
+        found = served[0]._compare([task | {"answer_a": a, "answer_b": b}])
+        assert found["overall"] == better
+    assert {row["criterion"]: row["better"] for row in found["criteria"]} == dict.fromkeys(dimensions, "tie")
