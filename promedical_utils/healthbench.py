@@ -16,6 +16,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -194,6 +195,7 @@ def _by_conversation(names: Iterable, *columns: Iterable) -> list[np.ndarray]:
     return [np.bincount(codes, np.asarray(c, float), len(found))[:, None] for c in columns]
 
 
+@lru_cache(maxsize=8)  # every grader of a slice asks for the same
 def _weights(count: int, draws: int, seed: int) -> np.ndarray:
     """How often each of ``count`` conversations is drawn, (draws, count)."""
     return statistics.two_stage_weights(np.arange(count), draws, seed)

@@ -28,6 +28,7 @@ PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES = (
 BENCH = tuple(f"bench/{name}.parquet" for name in benches.FRAMES)
 MEASURED, REPORTED, SET, TEXT = "measured", "reported", "input", "text"
 ENDS = ("", "_low", "_high")
+PEOPLE = ("physician_1", "physician_2")
 EVEN = 1e-9  # a preference closer to a half than this is a tie
 
 
@@ -100,8 +101,7 @@ class Place:
     def preferences(self) -> pd.DataFrame:
         """Of scorers that were asked which of two answers is better; no rows where none was."""
         frame = self.run.table(PREFERENCES)
-        columns = ["scorer", "criterion_id", "a_id", "b_id", "probability"]
-        return pd.DataFrame(columns=columns) if frame is None else frame
+        return pd.DataFrame(columns=benches.PREFERRED) if frame is None else frame
 
     @cached_property
     def items(self) -> dict:
@@ -531,14 +531,13 @@ def _graders(place, row, base, end) -> Origin:
 
 def _balanced_f1(place: Place, scorer: str, part: str, column: str) -> Items:
     """What a number of the graders' table is a sum of: a part for each F1, of each pair of raters."""
-    people = ("physician_1", "physician_2")
     grader = place.once(("grader", scorer), lambda: _said_by(place, scorer))
     each = {  # factor, what was said, labels
-        "f1": [(1, grader, people)], "n": [(1, grader, people)],
+        "f1": [(1, grader, PEOPLE)], "n": [(1, grader, PEOPLE)],
         "f1_adjudicated": [(1, grader, ("adjudicated",))], "f1_truth": [(1, grader, ("truth",))],
-        "baseline": [(1, person, (other,)) for person, other in (people, people[::-1])],
+        "baseline": [(1, person, (other,)) for person, other in (PEOPLE, PEOPLE[::-1])],
     }  # fmt: skip
-    each["difference"] = [*((-f, p, o) for f, p, o in each["baseline"]), *((1, grader, (p,)) for p in people[::-1])]
+    each["difference"] = [*((-f, p, o) for f, p, o in each["baseline"]), *((1, grader, (p,)) for p in PEOPLE[::-1])]
     own = each[column]
     cells = place.cells if part == "all" else place.cells[place.cells.dimension == part]
     parts, factors = [], {}
@@ -660,7 +659,7 @@ def _least(found: Origin) -> Origin:
 def _composition(place, row, base, end) -> Origin:
     """Counts of the bench, from its frames."""
     bench, name = place.run.bench, row["quantity"]
-    pairs, people = bench.pairs.dimension.value_counts(), ["physician_1", "physician_2"]
+    pairs, people = bench.pairs.dimension.value_counts(), list(PEOPLE)
     cells = place.cells.assign(label=_label(place.cells, "adjudicated").astype(float)).dropna(subset="label")
     met = cells.groupby(["dimension", "instruction_id", "criterion_id"]).label.agg(["sum", "size"])
     differing = (met["sum"] * (met["size"] - met["sum"])).groupby("dimension").sum().astype(int)

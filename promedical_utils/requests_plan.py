@@ -69,7 +69,8 @@ def estimate(
         "generator": instructions,
         "judge": instructions * generators + policy_answers(profile),
     }
-    shares = {name: {kind: asked[kind]} for name in profile.roles if (kind := name.partition("_")[0])}
+    kinds = {name: name.partition("_")[0] for name in profile.roles}
+    shares = {name: {kind: asked[kind]} for name, kind in kinds.items()}
     answers = profile.bench_samples * generators
     judges = bench_judges(profile)
     shares |= dict.fromkeys(judges, {"judge": answers, "compared": answers * (generators - 1)})

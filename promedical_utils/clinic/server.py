@@ -169,8 +169,7 @@ class Clinic:
         weights = [scoring.RAR[c["importance"]] for c in task["criteria"]]
         plain = [{"id": str(n), "text": c["text"]} for n, c in enumerate(task["criteria"])]
         met = [row["verdict"] == "met" for row in self._judge([task | {"criteria": plain}])["verdicts"]]
-        share = sum(w for w, yes in zip(weights, met, strict=True) if yes) / sum(weights)
-        return {"reason": "by importance", "rating": round(10 * share)}
+        return {"reason": "by importance", "rating": round(10 * scoring.points_share(weights, met))}
 
 
 def _better(a, b) -> str:
