@@ -66,17 +66,26 @@ def make(folder: Path, instructions: int, seed: int = 0) -> None:
         )
         lists = pa.ListArray.from_arrays(pa.array(np.arange(n + 1) * k, pa.int32()), structs)
         tables = {
-            "candidates": {"id": answers, "instruction_id": asked.take(pa.array(owner)),
-                           "generator": pa.repeat("warm", n * ANSWERS),
-                           "text": pa.repeat(text, n * ANSWERS)},
-            "rubrics": {"instruction_id": asked, "criteria": lists, "status": pa.repeat("gold", n),
-                        "round": pa.repeat(0, n)},
-            "verdicts": {"candidate_id": answers.take(pa.array(cell)),
-                         "criterion_id": criteria.take(pa.array(place)),
-                         "judge": pa.repeat("judge", len(cell)),
-                         "verdict": expansion.VALUES.take(drawn),
-                         "rationale": pa.repeat("", len(cell))},
-        }  # fmt: skip
+            "candidates": {
+                "id": answers,
+                "instruction_id": asked.take(pa.array(owner)),
+                "generator": pa.repeat("warm", n * ANSWERS),
+                "text": pa.repeat(text, n * ANSWERS),
+            },
+            "rubrics": {
+                "instruction_id": asked,
+                "criteria": lists,
+                "status": pa.repeat("gold", n),
+                "round": pa.repeat(0, n),
+            },
+            "verdicts": {
+                "candidate_id": answers.take(pa.array(cell)),
+                "criterion_id": criteria.take(pa.array(place)),
+                "judge": pa.repeat("judge", len(cell)),
+                "verdict": expansion.VALUES.take(drawn),
+                "rationale": pa.repeat("", len(cell)),
+            },
+        }
         for name, columns in tables.items():
             table = pa.table(columns)
             if name not in writers:
@@ -120,9 +129,14 @@ def test_expansion(benchmark, tmp_path, instructions):
     verdicts = instructions * ANSWERS * len(KINDS)
     benchmark.group = f"expansion, {instructions:,} instructions"
     benchmark.extra_info |= {
-        "task": "expansion", "instructions": instructions, "verdicts": verdicts,
-        "pairs": found[0]["pairs"], "seconds": seconds, "peak_gib": peak, "busy": BUSY,
-    }  # fmt: skip
+        "task": "expansion",
+        "instructions": instructions,
+        "verdicts": verdicts,
+        "pairs": found[0]["pairs"],
+        "seconds": seconds,
+        "peak_gib": peak,
+        "busy": BUSY,
+    }
     assert found[0]["verdicts"] == verdicts
     if instructions == min(SIZES):
         assert seconds <= 60 and peak <= 2

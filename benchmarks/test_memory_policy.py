@@ -30,10 +30,16 @@ from promedical_utils.workspace import write_json
 
 SIDES = ("shared", "separate")
 PUBLISHED = {  # https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/config.json
-    "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-    "max_position_embeddings": 40960, "tie_word_embeddings": True,
-}  # fmt: skip
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
 SMALL = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
 SHAPE = PUBLISHED | (SMALL if os.environ.get("MEMORY_BASE") == "small" else {})
 POLICY_RANK, REWARD_RANK = 32, 64
@@ -50,7 +56,9 @@ def sentence(number: int, words: int) -> str:
 
 
 def lora(rank: int, task: str, **rest) -> LoraConfig:
-    return LoraConfig(task_type=task, r=rank, lora_alpha=2 * rank, target_modules="all-linear", **rest)
+    return LoraConfig(
+        task_type=task, r=rank, lora_alpha=2 * rank, target_modules="all-linear", **rest
+    )
 
 
 def make(folder: Path) -> None:
@@ -71,10 +79,14 @@ def make(folder: Path) -> None:
     model.save_pretrained(folder / "reward", save_embedding_layers=False)
     tokenizer.save_pretrained(folder / "reward")
     report = {
-        "view": "criterion", "full": False, "heads": {}, "max_tokens": 4096, "quantization": "nf4",
+        "view": "criterion",
+        "full": False,
+        "heads": {},
+        "max_tokens": 4096,
+        "quantization": "nf4",
         "dtype": str(dtype).removeprefix("torch."),
         "base": reward_model.source_of(folder / "base", folder / "reward"),
-    }  # fmt: skip
+    }
     write_json(folder / "reward" / "report.json", report)
 
 
@@ -93,7 +105,9 @@ def load(side: str, folder: Path):
 def memory(peak: bool = False) -> float:
     """GiB in use, or the most since ``forget_peak``."""
     if GPU:
-        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**30
+        return (
+            torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+        ) / 2**30
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s*(\d+) kB", status)[1]) / 2**20
 
@@ -137,9 +151,12 @@ def measure(side: str, folder: Path) -> dict:
     prompt = torch.tensor([packing.prompt_ids(tokenizer, messages)] * ANSWERS, device=policy.device)
     policy.eval()
     ids = policy.generate(
-        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=GENERATED,
-        min_new_tokens=GENERATED, do_sample=False,
-    )  # fmt: skip
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=GENERATED,
+        min_new_tokens=GENERATED,
+        do_sample=False,
+    )
     lap("generating")
 
     def logps(model):
@@ -154,11 +171,17 @@ def measure(side: str, folder: Path) -> dict:
     lap("backward")
     norm = sum(float(p.grad.norm() ** 2) for p in policy.parameters() if p.grad is not None) ** 0.5
     return {
-        "libraries_gib": libraries, "models_gib": loaded - libraries,
-        "loading_peak_gib": loading_peak, "peak_gib": memory(peak=True), **times,
-        "rewards": rewards, "generated": ids.tolist(), "reference": kept.tolist(),
-        "logps": own.tolist(), "gradient_norm": norm,
-    }  # fmt: skip
+        "libraries_gib": libraries,
+        "models_gib": loaded - libraries,
+        "loading_peak_gib": loading_peak,
+        "peak_gib": memory(peak=True),
+        **times,
+        "rewards": rewards,
+        "generated": ids.tolist(),
+        "reference": kept.tolist(),
+        "logps": own.tolist(),
+        "gradient_norm": norm,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +196,12 @@ def command(*words) -> str:
     # else glibc keeps of what was freed as much as threads happened to leave, up to 0.8 GiB
     plain = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *map(str, words)], check=True,
-        capture_output=True, text=True, env=os.environ | plain,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", __file__, *map(str, words)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | plain,
+    )
     return done.stdout
 
 
@@ -188,11 +214,16 @@ def test_memory(benchmark, folder, side):
     benchmark.group = "policy, reward model and reference"
     kept = ("rewards", "generated", "reference", "logps")
     benchmark.extra_info |= {
-        "task": "policy memory", "side": side, "device": "cuda" if GPU else "cpu", "busy": BUSY,
-        "dtype": str(reward_model.compute_dtype("auto")), "layers": SHAPE["num_hidden_layers"],
-        "width": SHAPE["hidden_size"], "vocabulary": SHAPE["vocab_size"],
+        "task": "policy memory",
+        "side": side,
+        "device": "cuda" if GPU else "cpu",
+        "busy": BUSY,
+        "dtype": str(reward_model.compute_dtype("auto")),
+        "layers": SHAPE["num_hidden_layers"],
+        "width": SHAPE["hidden_size"],
+        "vocabulary": SHAPE["vocab_size"],
         **{name: value for name, value in measured.items() if name not in kept},
-    }  # fmt: skip
+    }
     if side == SIDES[0]:
         return
     one, other = (MEASURED[side] for side in SIDES)

@@ -67,9 +67,15 @@ def test_training_of_the_clinic(benchmark, tmp_path, clinic):
 def note(benchmark, task, case, shared, criteria, counted, padded=0.0):
     benchmark.group = f"{task}, {case}, L = {shared}, K = {criteria}"
     benchmark.extra_info |= {
-        "task": task, "case": case, "L": shared, "K": criteria, "C": speed.TAIL,
-        "bound": counted["one_by_one"] / counted["packed"], "padding": padded, "busy": BUSY,
-    }  # fmt: skip
+        "task": task,
+        "case": case,
+        "L": shared,
+        "K": criteria,
+        "C": speed.TAIL,
+        "bound": counted["one_by_one"] / counted["packed"],
+        "padding": padded,
+        "busy": BUSY,
+    }
 
 
 def trainers(rows, steps, folder):

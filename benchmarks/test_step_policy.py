@@ -1,9 +1,10 @@
-"""``make bench``: steps of GRPO with the packed veto reward at the cpu profile's sizes, nothing else running.
+"""``make bench``: steps of GRPO with the packed veto reward at the cpu profile's sizes, nothing
+else running.
 
 The base is trained as the profile has it, since how long its answers are decides where the time
-goes; the reward model is trained on a few instructions, since how good it is does not. Shares are of
-the time of a whole step, tokens a second of the two parts alone, as ``policy_training.throughput`` takes
-them from the trainer's log.
+goes; the reward model is trained on a few instructions, since how good it is does not. Shares are
+of the time of a whole step, tokens a second of the two parts alone, as
+``policy_training.throughput`` takes them from the trainer's log.
 """
 
 import os
@@ -19,11 +20,21 @@ BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this
 
 def test_step(benchmark, tmp_path):
     profile = profiles.load(
-        "cpu", train_instructions=200, calibration_instructions=60, checkpoint_instructions=8,
-        bench_samples=24, bench_pairs_proficiency=60, bench_pairs_excellence=30, bench_pairs_safety=8,
-        external_instructions=8, review_batch=30, review_blind=20, review_controls=4,
-        grpo_steps=STEPS, grpo_eval_every=STEPS,
-    )  # fmt: skip
+        "cpu",
+        train_instructions=200,
+        calibration_instructions=60,
+        checkpoint_instructions=8,
+        bench_samples=24,
+        bench_pairs_proficiency=60,
+        bench_pairs_excellence=30,
+        bench_pairs_safety=8,
+        external_instructions=8,
+        review_batch=30,
+        review_blind=20,
+        review_controls=4,
+        grpo_steps=STEPS,
+        grpo_eval_every=STEPS,
+    )
     for stage in (stages.base, stages.rubrics, stages.preference_pairs):
         stage(profile, tmp_path)
     found = stages.data(tmp_path)
@@ -34,9 +45,12 @@ def test_step(benchmark, tmp_path):
     criteria = [len(r.criteria) for r in found["rubrics"]]
     benchmark.group = "policy"
     benchmark.extra_info |= {
-        "task": "GRPO step", "steps": report["steps"], "busy": BUSY,
+        "task": "GRPO step",
+        "steps": report["steps"],
+        "busy": BUSY,
         "answers_a_step": profile.grpo_group * profile.grpo_prompts,
         "criteria_an_answer": round(sum(criteria) / len(criteria), 1),
-        "threads": torch.get_num_threads(), **report["throughput"],
-    }  # fmt: skip
+        "threads": torch.get_num_threads(),
+        **report["throughput"],
+    }
     assert report["throughput"]["reward_share"] < 1

@@ -13,7 +13,9 @@ def bench_summary(part: str) -> str:
     """What ``make bench`` measured of a part, written beside it."""
     folder = workspace.project_root() / "runs" / part
     if part not in publish.MEASURED or not (folder / "measured.json").exists():
-        raise workspace.KitError(f"missing runs/{part}/measured.json, which make bench BENCH={part} writes")
+        raise workspace.KitError(
+            f"missing runs/{part}/measured.json, which make bench BENCH={part} writes"
+        )
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     if part != "speed":  # rows as the benchmarks state them, without the machine's description
         rows = [b["extra_info"] for b in measured["benchmarks"]]
@@ -30,7 +32,9 @@ def bench_summary(part: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("name", nargs="?", default="cpu", help="profile; notebook, study, bench: its name")
+    parser.add_argument(
+        "name", nargs="?", default="cpu", help="profile; notebook, study, bench: its name"
+    )
     parser.add_argument("--profile", default="smoke", help="of notebook")
     parser.add_argument("--run", default="", help="folder of the run, instead of runs/<profile>")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
@@ -46,7 +50,10 @@ def main() -> int:
                 profile = runs.profile_for(given.name)
                 folder = workspace.run_folder(given.name, given.run)
                 report = stages.policy(profile, folder)
-                print(f"step {report['best']['step']} of {report['steps']} kept -> {workspace.shown(folder)}")
+                print(
+                    f"step {report['best']['step']} of {report['steps']} kept -> "
+                    f"{workspace.shown(folder)}"
+                )
             case "doctor":
                 print(doctor.report(given.name))
             case "publish":

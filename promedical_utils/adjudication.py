@@ -90,9 +90,11 @@ def sheet(key: pd.DataFrame, groups: Iterable[Group], reviewer: str) -> pd.DataF
 def self_naming(groups: Iterable[Group]) -> list[str]:
     """Ids of the answers whose text names their generator: blind to a reviewer in name only."""
     return [
-        c.id for group in groups for c in group.candidates
+        c.id
+        for group in groups
+        for c in group.candidates
         if re.search(rf"\b{re.escape(c.generator)}\b", c.text, re.IGNORECASE)
-    ]  # fmt: skip
+    ]
 
 
 def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> pd.DataFrame:
@@ -104,14 +106,18 @@ def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> p
     strange = labels[~labels.verdict.isin(VALUES)]
     if len(strange):
         row = strange.iloc[0]
-        raise KitError(f"{row.reviewer}, task {row.task_id}: verdict {row.verdict!r} is none of "
-                       f"{', '.join(VALUES)}; mend the label")  # fmt: skip
+        raise KitError(
+            f"{row.reviewer}, task {row.task_id}: verdict {row.verdict!r} is none of "
+            f"{', '.join(VALUES)}; mend the label"
+        )
     task = pd.Series(list(zip(labels.reviewer, labels.task_id, strict=True)), dtype=object)
     unknown = ~task.isin(set(zip(key.reviewer, key.task_id, strict=True)))
     if unknown.any():
         reviewer, name = task[unknown].iloc[0]
-        raise KitError(f"{reviewer} was given no task {name}: the label is another reviewer's, or "
-                       "of another round; remove it")  # fmt: skip
+        raise KitError(
+            f"{reviewer} was given no task {name}: the label is another reviewer's, or "
+            "of another round; remove it"
+        )
     if task.duplicated().any():
         reviewer, name = task[task.duplicated()].iloc[0]
         raise KitError(f"{reviewer} labelled task {name} twice; keep one label")
@@ -121,8 +127,10 @@ def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> p
     if len(missing) and not partial:
         counts = ", ".join(f"{name} {n}" for name, n in missing.reviewer.value_counts().items())
         first = missing.task_id.iloc[0]
-        raise KitError(f"{len(missing)} of {len(whole)} labels are missing ({counts}), the first "
-                       f"is task {first}: label them, or collect a part")  # fmt: skip
+        raise KitError(
+            f"{len(missing)} of {len(whole)} labels are missing ({counts}), the first "
+            f"is task {first}: label them, or collect a part"
+        )
     return whole
 
 
@@ -161,11 +169,17 @@ def disagreements(
             continue
         free = [person for person in thirds if person not in labelled[group.instruction.id]]
         if not free:
-            raise KitError(f"{group.instruction.id}: all of {', '.join(thirds)} have labelled it "
-                           "already; name another person to settle it")  # fmt: skip
+            raise KitError(
+                f"{group.instruction.id}: all of {', '.join(thirds)} have labelled it "
+                "already; name another person to settle it"
+            )
         person = min(free, key=lambda name: load[name])
-        cells = [(c, criterion) for c in group.candidates for criterion in group.criteria
-                 if (c.id, criterion.id) in said.index]  # fmt: skip
+        cells = [
+            (c, criterion)
+            for c in group.candidates
+            for criterion in group.criteria
+            if (c.id, criterion.id) in said.index
+        ]
         load[person] += len(cells)
         rows += [
             row | said.loc[(row["candidate_id"], row["criterion_id"])].to_dict()
@@ -190,23 +204,35 @@ def settle(
     agreed = items.first.notna() & (items.first == items.second)
     items["by_third"] = None
     if third is not None and len(third):
-        seen = items[CELL].merge(third[[*CELL, *SAID, "verdict"]], on=CELL, how="left",
-                                 validate="one_to_one", suffixes=("", "_seen"))  # fmt: skip
+        seen = items[CELL].merge(
+            third[[*CELL, *SAID, "verdict"]],
+            on=CELL,
+            how="left",
+            validate="one_to_one",
+            suffixes=("", "_seen"),
+        )
         shown_to = seen.first.notna()
         changed = shown_to & ((seen.first != items.first) | (seen.second != items.second))
         if changed.any() or shown_to.sum() < len(third):
             name = items.candidate_id[changed.argmax()] if changed.any() else "an item"
-            raise KitError(f"{name}: a label has changed since the third reviewer saw it; "
-                           "find the disagreements again")  # fmt: skip
+            raise KitError(
+                f"{name}: a label has changed since the third reviewer saw it; "
+                "find the disagreements again"
+            )
         items["by_third"] = seen.verdict
     by_third = items.by_third.notna()
     items["verdict"] = items.first.where(agreed, items.by_third.where(by_third, "unknown"))
     how = pd.Series("never settled, so unknown", items.index)
     how = how.mask(by_third, "settled by a third reviewer").mask(agreed, "two reviewers agree")
-    flags = pd.DataFrame({
-        "items": 1, "agreed": agreed, "by_third": by_third, "never_settled": ~agreed & ~by_third,
-        "unknown": items.verdict == "unknown",
-    }).astype(int)  # fmt: skip
+    flags = pd.DataFrame(
+        {
+            "items": 1,
+            "agreed": agreed,
+            "by_third": by_third,
+            "never_settled": ~agreed & ~by_third,
+            "unknown": items.verdict == "unknown",
+        }
+    ).astype(int)
     counts = flags.groupby(items.dimension).sum()
     counts = counts.reindex([d for d in DIMENSIONS if d in counts.index])
     counts.loc["all"] = counts.sum()
@@ -249,8 +275,10 @@ def hand_out(key: pd.DataFrame, groups: Iterable[Group], folder: Path) -> list[P
     folder, groups = Path(folder), list(groups)
     path = folder / "key.parquet"
     if path.exists() and not pd.read_parquet(path).equals(key):
-        raise KitError(f"{shown(folder)} holds the sheets of another assignment, perhaps with "
-                       "labels: choose another folder")  # fmt: skip
+        raise KitError(
+            f"{shown(folder)} holds the sheets of another assignment, perhaps with "
+            "labels: choose another folder"
+        )
     with replacing(path) as temporary:
         key.to_parquet(temporary, index=False)
     sheets = [folder / f"{reviewer}.csv" for reviewer in key.reviewer.unique()]
@@ -274,8 +302,10 @@ def handed_in(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
             labels = frame[["task_id", "verdict"]].apply(lambda column: column.str.strip())
         except (UnicodeDecodeError, KeyError, ValueError):  # pandas' ParserError is a ValueError
-            raise KitError(f"{shown(path)}: no columns task_id and verdict can be read; save it as "
-                           "CSV with commas, in UTF-8") from None  # fmt: skip
+            raise KitError(
+                f"{shown(path)}: no columns task_id and verdict can be read; save it as "
+                "CSV with commas, in UTF-8"
+            ) from None
         frames.append(labels[labels.verdict != ""].assign(reviewer=reviewer))
     return key, pd.concat(frames, ignore_index=True)[LABELS]
 
@@ -304,13 +334,18 @@ def _tasks(group: Group, items: Sequence[tuple], reviewer: str, slot: int, seed:
         {
             # a letter first: spreadsheets read 12e45 as a number
             "task_id": "t" + short_hash(seed, reviewer, slot, candidate.id, criterion.id),
-            "reviewer": reviewer, "slot": slot, "place": shuffled.index(candidate.id) + 1,
-            "instruction_id": group.instruction.id, "candidate_id": candidate.id,
-            "criterion_id": criterion.id, "dimension": criterion.dimension, "kind": criterion.kind,
+            "reviewer": reviewer,
+            "slot": slot,
+            "place": shuffled.index(candidate.id) + 1,
+            "instruction_id": group.instruction.id,
+            "candidate_id": candidate.id,
+            "criterion_id": criterion.id,
+            "dimension": criterion.dimension,
+            "kind": criterion.kind,
             "turn": short_hash(seed, reviewer, group.instruction.id),
         }
         for candidate, criterion in items
-    ]  # fmt: skip
+    ]
 
 
 def _key(rows: list[dict], columns: list[str]) -> pd.DataFrame:
@@ -319,7 +354,9 @@ def _key(rows: list[dict], columns: list[str]) -> pd.DataFrame:
     for what, doubled in (("answer and criterion", [*CELL, "slot"]), ("task", ["task_id"])):
         if key.duplicated(doubled).any():
             row = key[key.duplicated(doubled)].iloc[0]
-            raise KitError(f"the same {what} twice: {row.candidate_id}, {row.criterion_id}; "
-                           "ids must be unique, remove one")  # fmt: skip
+            raise KitError(
+                f"the same {what} twice: {row.candidate_id}, {row.criterion_id}; "
+                "ids must be unique, remove one"
+            )
     order = ["reviewer", "turn", "place"]
     return key.sort_values(order, kind="stable", ignore_index=True)[columns]

@@ -1,4 +1,5 @@
-"""Can reported numbers be what they say they are? Arithmetic on a table, with nothing but the table.
+"""Can reported numbers be what they say they are? Arithmetic on a table, with nothing but the
+table.
 
 Values are kept as written, since "77.4" and "77.40" say different things: texts in, fractions
 inside, no binary floats. A value stands for its rounding interval, both ends included, so that
@@ -47,7 +48,8 @@ class Check:
 
 
 def number(text) -> Fraction:
-    """A reported value, exactly; KitError for a float, which has lost its decimals, and for words."""
+    """A reported value, exactly; KitError for a float, which has lost its decimals, and for
+    words."""
     if isinstance(text, float):
         raise KitError(f"{text!r} is a float, which keeps no trailing zeros: give the text")
     written = str(text).strip()
@@ -75,7 +77,10 @@ def rounded(exact: Fraction, places: int, rule: str = "half-up") -> str:
 
 def interval(text, places: int | None = None) -> tuple[Fraction, Fraction]:
     """Ends of what rounds to a value at its decimals, or at ``places`` if the zeros were lost."""
-    value, half = number(text), Fraction(1, 2 * 10 ** (decimals(text) if places is None else places))
+    value, half = (
+        number(text),
+        Fraction(1, 2 * 10 ** (decimals(text) if places is None else places)),
+    )
     return value - half, value + half
 
 
@@ -122,7 +127,9 @@ def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 
     text, places = _written(value, places)
     exact, parts = number(text), int(n) * int(items)
     if exact < 0 or (scale == 100 and exact > 100):
-        raise KitError(f"{value} is no percentage from 0 to 100" if scale == 100 else f"{value} is below 0")
+        raise KitError(
+            f"{value} is no percentage from 0 to 100" if scale == 100 else f"{value} is below 0"
+        )
     low, high = interval(text)
     first, last = math.ceil(low * parts / scale), math.floor(high * parts / scale)
     counts = [k for k in range(max(first, 0), last + 1) if scale == 1 or k <= parts]
@@ -137,7 +144,10 @@ def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 
     else:
         said = f"{float(Fraction(counts[0], items)):g}"
         said += f" to {float(Fraction(counts[-1], items)):g}" if len(counts) > 1 else ""
-        say = f"{text} is {said} {what}{_rule([Fraction(scale * k, parts) for k in counts], text, places)}"
+        say = (
+            f"{text} is {said} "
+            f"{what}{_rule([Fraction(scale * k, parts) for k in counts], text, places)}"
+        )
     said = "every value is" if chance == 1 else f"{_share(chance)} of random values are"
     return Check(verdict, f"{say} ({said}).", chance, near)
 
@@ -177,12 +187,15 @@ def common_denominators(values: Iterable, limit: int, places: int | None = None)
     """All n up to ``limit`` of which every percentage could be a count, ascending."""
     ends = [interval(*_written(value, places)) for value in values]
     return [
-        n for n in range(1, limit + 1)
+        n
+        for n in range(1, limit + 1)
         if all(math.floor(high * n / 100) >= math.ceil(low * n / 100) for low, high in ends)
-    ]  # fmt: skip
+    ]
 
 
-def last_digits(values: Iterable, places: int, digits: str = "05", among: str = "0123456789") -> dict:
+def last_digits(
+    values: Iterable, places: int, digits: str = "05", among: str = "0123456789"
+) -> dict:
     """How many values end in one of ``digits``, of those that end in one of ``among``: hits, of, p.
 
     Counts out of hundreds spread evenly over the digits; ``p`` is the probability of so many hits
@@ -222,7 +235,9 @@ def f1(precision, recall, claimed, places: int | None = None) -> Check:
     if any(not 0 <= number(value) <= 100 for value in (precision, recall, claimed)):
         raise KitError(f"P {precision}, R {recall}, F1 {claimed}: percentages from 0 to 100")
     sides = [interval(*_written(value, places)) for value in (precision, recall)]
-    lows, highs = ([min(max(side[end], Fraction(0)), Fraction(100)) for side in sides] for end in (0, 1))
+    lows, highs = (
+        [min(max(side[end], Fraction(0)), Fraction(100)) for side in sides] for end in (0, 1)
+    )
     low, high = (2 * p * r / (p + r) if p + r else Fraction(0) for p, r in (lows, highs))
     return _within(_written(claimed, places)[0], low, high, f"F1 of P {precision} and R {recall}")
 
@@ -239,14 +254,19 @@ def total(parts: Sequence, whole, counts: bool = False) -> Check:
     return _within(whole, low, high, what)
 
 
-def mean(parts: Sequence, whole, weights: Sequence[int] | None = None, places: int | None = None) -> Check:
+def mean(
+    parts: Sequence, whole, weights: Sequence[int] | None = None, places: int | None = None
+) -> Check:
     """Is ``whole`` the mean of the parts, weighted or plain ("macro"), within rounding?"""
     weights = [1] * len(parts) if weights is None else weights
     if len(weights) != len(parts) or not parts or min(weights) < 0 or not sum(weights):
-        raise KitError(f"{len(parts)} parts and weights {list(weights)}: give a weight a part, not all 0")
+        raise KitError(
+            f"{len(parts)} parts and weights {list(weights)}: give a weight a part, not all 0"
+        )
     ends = [interval(*_written(part, places)) for part in parts]
     low, high = (
-        sum((w * pair[end] for w, pair in zip(weights, ends, strict=True)), Fraction(0)) / sum(weights)
+        sum((w * pair[end] for w, pair in zip(weights, ends, strict=True)), Fraction(0))
+        / sum(weights)
         for end in (0, 1)
     )
     kind = "plain" if len(set(weights)) == 1 else "weighted"
@@ -288,7 +308,9 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise KitError(f"no table {shown(path)}: give the path of a CSV with a header")
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8", skipinitialspace=True)
+        frame = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8", skipinitialspace=True
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise KitError(f"{shown(path)} is no CSV: {error}".strip()) from None
     return frame.rename(columns=str.strip)
@@ -307,7 +329,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     asked = [c for c in (("value", "n"), ("precision", "recall", "f1")) if set(c) <= set(table)]
     if not asked:
         have = ", ".join(table) or "none"
-        raise KitError(f"columns value and n, or precision, recall and f1, are needed; there are: {have}")
+        raise KitError(
+            f"columns value and n, or precision, recall and f1, are needed; there are: {have}"
+        )
     rows = []
     for line, row in enumerate(table.to_dict("records"), 2):  # the header is line 1
         name = row.get("name") or f"line {line}"
@@ -347,8 +371,12 @@ def _row(row: dict, columns: Sequence[str], line: int) -> Check:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Print a sentence a row of a CSV, and how many rows got which verdict."""
-    parser = argparse.ArgumentParser(prog="python -m promedical_utils.audit", description=main.__doc__)
-    parser.add_argument("table", type=Path, help="CSV with value and n, or precision, recall and f1")
+    parser = argparse.ArgumentParser(
+        prog="python -m promedical_utils.audit", description=main.__doc__
+    )
+    parser.add_argument(
+        "table", type=Path, help="CSV with value and n, or precision, recall and f1"
+    )
     try:
         found = check(read(parser.parse_args(given).table))
     except KitError as error:
@@ -356,7 +384,9 @@ def main(given: Sequence[str] | None = None) -> int:
         return 1
     for row in found.itertuples():
         print(f"{row.verdict:15}  {row.name}: {row.finding}")
-    print(", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items()))
+    print(
+        ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
+    )
     return 0
 
 

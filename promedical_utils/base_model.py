@@ -56,9 +56,13 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, whole: Sequence[str] 
     # words that must be whole are made frequent enough to be merged
     inner.train_from_iterator([*texts, *[" " + " ".join(whole)] * 20], trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
-        model_max_length=8192, padding_side="right",
-    )  # fmt: skip
+        tokenizer_object=inner,
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=8192,
+        padding_side="right",
+    )
     split = [w for w in whole if len(tokenizer(" " + w).input_ids) != 1]
     if split:
         raise KitError(f"{len(split)} words are not one token ({split[:5]}): raise base_vocabulary")
@@ -79,16 +83,26 @@ def new_model(tokenizer, layers: int, width: int, seed: int, architecture: str =
     import transformers
 
     if architecture not in ARCHITECTURES:
-        raise KitError(f"unknown architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
+        raise KitError(
+            f"unknown architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}"
+        )
     transformers.set_seed(seed)
     heads = width // 32
     sizes = dict(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
-        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-        head_dim=32, max_position_embeddings=8192, tie_word_embeddings=True,
-        initializer_range=0.06, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=32,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        initializer_range=0.06,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
     model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes))
     with torch.no_grad():
         for layer in model.model.layers:
@@ -114,7 +128,9 @@ def _without_normalisation(model, plain):
     import torch
 
     size = model.config.head_dim
-    ids = torch.randint(model.config.vocab_size, (8, 64), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        model.config.vocab_size, (8, 64), generator=torch.Generator().manual_seed(0)
+    )
     states = model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
     weights = {k: v.clone() for k, v in model.state_dict().items() if "_norm.weight" not in k}
     for n, (layer, state) in enumerate(zip(model.model.layers, states)):
@@ -164,7 +180,8 @@ def _induction(model) -> None:
     slow = torch.arange(size)[torch.arange(size) % (size // 2) >= size // 4]
 
     def match(attention, head: int, sought, known) -> None:
-        """The head's query and key compare ``sought`` here with ``known`` there, both (n, width)."""
+        """The head's query and key compare ``sought`` here with ``known`` there, both (n,
+        width)."""
         mix = torch.nn.init.orthogonal_(torch.empty(len(slow), len(sought)))
         for projection, reads in ((attention.q_proj, sought), (attention.k_proj, known)):
             projection.weight[head * size : (head + 1) * size] = 0
@@ -212,10 +229,17 @@ def collate(rows: Sequence[tuple[packing.Packed, list[int]]], pad_id: int) -> di
 
 
 def train(
-    model, tokenizer, lesson: Callable[[int, int], Lesson], steps: int, batch: int, rate: float,
-    seed: int, out: Path,
-) -> dict:  # fmt: skip
-    """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = steps * batch; loss curve and seconds.
+    model,
+    tokenizer,
+    lesson: Callable[[int, int], Lesson],
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+    out: Path,
+) -> dict:
+    """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = steps * batch; loss curve and
+    seconds.
 
     Plain language modelling with transformers' Trainer; ``rate`` is Muon's, of the weight matrices.
     """
@@ -228,7 +252,7 @@ def train(
         def __len__(self):
             return steps * batch
 
-        @lru_cache(1)
+        @lru_cache(1)  # noqa: B019 - lives as long as this training
         def step(self, number):
             """The lessons of one optimiser step, alike lengths together: less padding."""
             rows = [encode(tokenizer, lesson(number * batch + i, len(self))) for i in range(batch)]
@@ -249,10 +273,11 @@ def train(
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # logits at answer positions only: half of the time went into the others
             hidden = model.model(
-                input_ids=inputs["input_ids"], position_ids=inputs["position_ids"],
+                input_ids=inputs["input_ids"],
+                position_ids=inputs["position_ids"],
                 attention_mask=packing.attention_mask(inputs["segment_ids"], model.dtype),
                 use_cache=False,
-            ).last_hidden_state[:, :-1]  # fmt: skip
+            ).last_hidden_state[:, :-1]
             labels = inputs["labels"][:, 1:]
             kept = labels != -100
             # every lesson weighs the same, be its answer long or a look-up of one word
@@ -268,25 +293,40 @@ def train(
     trainer = InOrder(
         model=model,
         args=TrainingArguments(
-            output_dir=str(out), max_steps=steps, per_device_train_batch_size=batch // parts,
+            output_dir=str(out),
+            max_steps=steps,
+            per_device_train_batch_size=batch // parts,
             gradient_accumulation_steps=parts,
-            learning_rate=rate, lr_scheduler_type="warmup_stable_decay", warmup_steps=min(10, steps // 4),
+            learning_rate=rate,
+            lr_scheduler_type="warmup_stable_decay",
+            warmup_steps=min(10, steps // 4),
             lr_scheduler_kwargs={"num_decay_steps": int(steps * 0.3), "min_lr_ratio": 0.02},
-            max_grad_norm=1.0, logging_steps=max(1, steps // 20),
-            save_strategy="no", report_to="none", disable_tqdm=True, seed=seed,
-            remove_unused_columns=False, dataloader_pin_memory=False,
-        ),  # fmt: skip
+            max_grad_norm=1.0,
+            logging_steps=max(1, steps // 20),
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        ),
         train_dataset=Course(),
         data_collator=lambda rows: collate(rows, tokenizer.pad_token_id),
     )
     trainer.remove_callback(__import__("transformers").PrinterCallback)
     start = time.perf_counter()
     trainer.train()
-    curve = [{"step": e["step"], "loss": round(e["loss"], 4)} for e in trainer.state.log_history if "loss" in e]
+    curve = [
+        {"step": e["step"], "loss": round(e["loss"], 4)}
+        for e in trainer.state.log_history
+        if "loss" in e
+    ]
     return {"curve": curve, "seconds": round(time.perf_counter() - start, 1), "steps": steps}
 
 
-def copy_rates(model, tokenizer, tests: Sequence[tuple[Sequence[Message], str, dict[str, str]]]) -> dict[str, float]:
+def copy_rates(
+    model, tokenizer, tests: Sequence[tuple[Sequence[Message], str, dict[str, str]]]
+) -> dict[str, float]:
     """Share of held-out patients whose fact the model copies, by fact.
 
     At each place of a right answer where a fact's value stands, the model, given all before it,
@@ -325,6 +365,7 @@ def load(base: str | Path):
         )
     except OSError:
         raise KitError(
-            f"base model {Path(base).name if Path(base).is_absolute() else base} cannot be loaded: check the "
+            f"base model {Path(base).name if Path(base).is_absolute() else base} cannot be loaded: "
+            "check the "
             "hub id and the network, or use BASE=small for the kit's own base"
         ) from None

@@ -27,7 +27,15 @@ NOTEBOOK = "04_promedical_bench"
 CELL = ["candidate_id", "criterion_id"]
 SAID = ["truth", "physician_1", "physician_2", "adjudicated"]
 PREDICTED = ["scorer", "instruction_id", *CELL, "score", "probability", "met"]
-PREFERRED = ["scorer", "instruction_id", "criterion_id", "a_id", "b_id", "probability", "consistent"]
+PREFERRED = [
+    "scorer",
+    "instruction_id",
+    "criterion_id",
+    "a_id",
+    "b_id",
+    "probability",
+    "consistent",
+]
 EVEN = 1e-9  # a preference closer to a half than this is a tie
 
 
@@ -65,14 +73,22 @@ def from_records(instructions, splits, rubrics, unseen: frozenset[str]) -> tuple
     samples = ["instruction_id", "condition", "category", "specialty"]
     rows = [
         (r.instruction_id, c.id, c.dimension, c.kind, c.weight, c.kind not in unseen)
-        for r in rubrics if r.instruction_id in asked for c in r.criteria
-    ]  # fmt: skip
+        for r in rubrics
+        if r.instruction_id in asked
+        for c in r.criteria
+    ]
     criteria = ["instruction_id", "criterion_id", "dimension", "kind", "weight", "seen"]
     return pd.DataFrame(asked.values(), columns=samples), pd.DataFrame(rows, columns=criteria)
 
 
-def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
-            truth: Mapping[tuple[str, str], str], people, profile) -> Bench:  # fmt: skip
+def compose(
+    pool: pd.DataFrame,
+    criteria: pd.DataFrame,
+    candidates: Iterable,
+    truth: Mapping[tuple[str, str], str],
+    people,
+    profile,
+) -> Bench:
     """Bench of exactly the profile's samples and differing criterion pairs, seeded.
 
     ``pool`` and ``criteria`` as from ``from_records``; ``candidates`` are records, three for each
@@ -83,8 +99,10 @@ def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
     """
     asked = profile.bench_samples
     if len(pool) < asked:
-        raise KitError(f"bench: {len(pool)} held-out instructions for bench_samples = {asked}; "
-                       "enlarge the bench split or lower bench_samples")  # fmt: skip
+        raise KitError(
+            f"bench: {len(pool)} held-out instructions for bench_samples = {asked}; "
+            "enlarge the bench split or lower bench_samples"
+        )
     ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))[:asked]
     samples = pool[pool.instruction_id.isin(ids)].sort_values("instruction_id", ignore_index=True)
     criteria = criteria[criteria.instruction_id.isin(ids)]
@@ -98,8 +116,10 @@ def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
             raise KitError(f"bench: {i} has {len(ids)} answers, not 3; run 02_preference_pairs")
     unseen = float(1 - criteria.seen.mean())
     if unseen < UNSEEN_SHARE:
-        raise KitError(f"bench: {unseen:.1%} of the criteria are of kinds unseen in training, not "
-                       "a fifth; give bench rubrics more criteria of unseen kinds")  # fmt: skip
+        raise KitError(
+            f"bench: {unseen:.1%} of the criteria are of kinds unseen in training, not "
+            "a fifth; give bench rubrics more criteria of unseen kinds"
+        )
     for n, physician in enumerate(people.physicians, 1):  # an order of their own, no generator name
         samples[f"order_{n}"] = [
             "|".join(sorted(ids, key=lambda a: short_hash(profile.seed, physician.name, a)))
@@ -113,9 +133,11 @@ def compose(pool: pd.DataFrame, criteria: pd.DataFrame, candidates: Iterable,
         found = differing[differing.dimension == dimension]
         wanted = getattr(profile, f"bench_pairs_{dimension}")
         if len(found) < wanted:
-            raise KitError(f"bench: {len(found)} differing {dimension} pairs in {asked} samples, "
-                           f"too few for bench_pairs_{dimension} = {wanted}; "
-                           "enlarge bench_samples or lower it")  # fmt: skip
+            raise KitError(
+                f"bench: {len(found)} differing {dimension} pairs in {asked} samples, "
+                f"too few for bench_pairs_{dimension} = {wanted}; "
+                "enlarge bench_samples or lower it"
+            )
         counts[dimension] = {"drawn": wanted, "reserve": len(found) - wanted}
         drawn = np.random.default_rng([profile.seed, number]).permutation(len(found))[:wanted]
         pairs.append(found.iloc[np.sort(drawn)])
@@ -159,7 +181,8 @@ def _label(cells: pd.DataFrame, column: str) -> pd.Series:
 
 
 def truths(bench: Bench) -> pd.DataFrame:
-    """Cells of the bench, with their criterion's columns and ``label``: 1 met, 0 not, by the truth."""
+    """Cells of the bench, with their criterion's columns and ``label``: 1 met, 0 not, by the
+    truth."""
     cells = _cells(bench.verdicts, bench.criteria)
     return cells.assign(label=_label(cells, "truth")).dropna(subset="label")
 
@@ -180,8 +203,12 @@ def _differing(cells: pd.DataFrame) -> pd.DataFrame:
 def _sums(cells: pd.DataFrame, met: np.ndarray) -> pd.DataFrame:
     """s1, s2, s3 and bonus by candidate; ``met`` is 0/1 or P(met) for each cell (then expected)."""
     of = {d: (cells.dimension == d).to_numpy() for d in DIMENSIONS}
-    parts = {"s1": of["proficiency"] * met * cells.weight.to_numpy(), "s2": of["excellence"] * met,
-             "s3": of["safety"] * (1 - met), "bonus": of["excellence"] * 1}  # fmt: skip
+    parts = {
+        "s1": of["proficiency"] * met * cells.weight.to_numpy(),
+        "s2": of["excellence"] * met,
+        "s3": of["safety"] * (1 - met),
+        "bonus": of["excellence"] * 1,
+    }
     return pd.DataFrame(parts).groupby(cells.candidate_id.to_numpy()).sum()
 
 
@@ -346,15 +373,21 @@ class Tally:
         at = [n for n, key in enumerate(self.keys) if key[1:] == (metric, slice, against)]
         hits, n = (
             pd.DataFrame(sums[:, at], columns=[self.keys[n][0] for n in at])
-            .groupby(self.samples[column].to_numpy()).sum().unstack()
+            .groupby(self.samples[column].to_numpy())
+            .sum()
+            .unstack()
             for sums in (self.hits, self.counts)
-        )  # fmt: skip
+        )
         frame = pd.DataFrame({"value": hits / n, "n": n.astype(int)})
         return frame.rename_axis(["scorer", column]).reset_index()
 
 
-def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINST,
-          preferences: pd.DataFrame | None = None) -> Tally:  # fmt: skip
+def tally(
+    bench: Bench,
+    predicted: pd.DataFrame,
+    against: Sequence[str] = AGAINST,
+    preferences: pd.DataFrame | None = None,
+) -> Tally:
     """Hits and counts per sample for every scorer in ``predicted`` and in ``preferences``.
 
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
@@ -428,18 +461,30 @@ def tally(bench: Bench, predicted: pd.DataFrame, against: Sequence[str] = AGAINS
             add(scorer, "pairwise", column, at_pair, slices, sign == wanted, wanted != 0, sign == 0)
             if order is not None:
                 wanted = np.sign(grades[column].to_numpy())
-                add(scorer, "overall", column, at_grade, {"all": 1}, order == wanted, wanted != 0, order == 0)
+                add(
+                    scorer,
+                    "overall",
+                    column,
+                    at_grade,
+                    {"all": 1},
+                    order == wanted,
+                    wanted != 0,
+                    order == 0,
+                )
     hits, counts, ties = zip(*sums, strict=True)
     return Tally(bench.samples, keys, np.stack(hits, 1), np.stack(counts, 1), np.array(ties))
 
 
 def _preferred(scorer: str, frame, wanted, sides: tuple[str, str], criteria) -> np.ndarray:
-    """Of each pair in ``wanted`` which side ``frame`` prefers: 1 the first, -1 the second, 0 none."""
+    """Of each pair in ``wanted`` which side ``frame`` prefers: 1 the first, -1 the second, 0
+    none."""
     key = ["criterion_id", "a_id", "b_id"]
     turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
     both = pd.concat([frame, turned]).set_index(key).probability
     if both.index.duplicated().any():
-        raise KitError(f"{scorer}: it compared two answers twice; keep one preference for each pair")
+        raise KitError(
+            f"{scorer}: it compared two answers twice; keep one preference for each pair"
+        )
     asked = wanted.assign(criterion_id=criteria)[["criterion_id", *sides]]
     found = both.index.get_indexer(pd.MultiIndex.from_frame(asked))
     if (found < 0).any():
@@ -455,8 +500,11 @@ def save_judged(folder: Path, bench: Bench, verdicts) -> None:
     No label of the bench: what a grader is beside physicians (``healthbench.judge_table``).
     """
     own = set(zip(bench.verdicts.candidate_id, bench.verdicts.criterion_id, strict=True))
-    rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in verdicts
-            if v.judge == "judge" and (v.candidate_id, v.criterion_id) in own]  # fmt: skip
+    rows = [
+        (v.candidate_id, v.criterion_id, v.verdict)
+        for v in verdicts
+        if v.judge == "judge" and (v.candidate_id, v.criterion_id) in own
+    ]
     write_rows(Path(folder) / "judge.parquet", pd.DataFrame(rows, columns=[*CELL, "verdict"]))
 
 
@@ -481,7 +529,11 @@ def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) 
             rows.setdefault(scorer, {}).update(pairwise=True, consistent=share)
     columns = ["pointwise", "overall", "pairwise", "consistent"]
     found = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("scorer")
-    return found.fillna({c: False for c in columns[:3]}).astype(dict.fromkeys(columns[:3], bool)).reset_index()
+    return (
+        found.fillna({c: False for c in columns[:3]})
+        .astype(dict.fromkeys(columns[:3], bool))
+        .reset_index()
+    )
 
 
 def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST, preferences=None):
@@ -490,9 +542,16 @@ def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST, pre
 
 
 def paired_difference(
-    bench: Bench, predicted: pd.DataFrame, scorer_a: str, scorer_b: str, metric: str,
-    slice: str = "all", against: str = "adjudicated", draws: int = 1000, seed: int = 0,
-) -> dict:  # fmt: skip
+    bench: Bench,
+    predicted: pd.DataFrame,
+    scorer_a: str,
+    scorer_b: str,
+    metric: str,
+    slice: str = "all",
+    against: str = "adjudicated",
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict:
     """Metric of ``scorer_a`` minus that of ``scorer_b``: {difference, low, high, n}, paired."""
     keys = {(scorer_a, metric, slice, against): 1, (scorer_b, metric, slice, against): -1}
     return tally(bench, predicted, (against,)).contrast(keys, draws, seed)

@@ -128,8 +128,13 @@ def quality_of(calibration: Calibration, rows: pd.DataFrame) -> dict[str, float]
     said = calibration.met(rows["score"], dimension).astype(int)
     found = precision_recall_fscore_support(rows["label"], said, labels=[positive], zero_division=0)
     precision, recall, f1, positives = (value.item() for value in found)
-    return {"n": len(rows), "positives": positives,
-            "precision": precision, "recall": recall, "f1": f1}  # fmt: skip
+    return {
+        "n": len(rows),
+        "positives": positives,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+    }
 
 
 def expected_error(labels, probabilities, bins: int = 10) -> float:
@@ -179,10 +184,12 @@ def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
     rows = frame.groupby("dimension").indices
     labels = frame["label"].to_numpy(float)
     return {
-        name: {"before": expected_error(labels[at], raw[at]),
-               "after": expected_error(labels[at], after[at])}
+        name: {
+            "before": expected_error(labels[at], raw[at]),
+            "after": expected_error(labels[at], after[at]),
+        }
         for name, at in rows.items()
-    }  # fmt: skip
+    }
 
 
 def _shape(frame: pd.DataFrame, method: str):

@@ -71,7 +71,9 @@ def _ordered(criteria: Iterable) -> list:
 
 def _weight(criterion) -> str:
     """0.25 ▇▇, or nothing where there is no weight."""
-    return f"{criterion.weight:.2f} {'▇' * round(10 * criterion.weight)}" if criterion.weight else ""
+    return (
+        f"{criterion.weight:.2f} {'▇' * round(10 * criterion.weight)}" if criterion.weight else ""
+    )
 
 
 def _scores(group: groups.Group) -> list[scoring.Scores]:
@@ -157,16 +159,23 @@ def before_after(group: groups.Group, why: str = "") -> Card:
     """
     names = _names(group)
     before, after = group.candidates[0].id, group.candidates[-1].id
-    rows = [["", ("criterion", BOLD), ("weight", BOLD), names[before], names[after], ("change", BOLD)]]
+    rows = [
+        ["", ("criterion", BOLD), ("weight", BOLD), names[before], names[after], ("change", BOLD)]
+    ]
     for c in _ordered(group.criteria):
         said = [group.verdicts[answer, c.id] for answer in (before, after)]
         met = [verdict == "met" for verdict in said]
         change = "" if met[0] == met[1] else "▲ now met" if met[1] else "▼ no longer met"
         bar = (_weight(c), f"color:{BLUE};white-space:nowrap")
-        rows.append([_dimension(c.dimension), c.text, bar, *(MARKS[v] for v in said), (change, BOLD)])
+        rows.append(
+            [_dimension(c.dimension), c.text, bar, *(MARKS[v] for v in said), (change, BOLD)]
+        )
     scores = _scores(group)
-    for name, key, form in (("S1, weight of proficiency met", "s1", ".2f"),
-                            ("S2, excellence met", "s2", "d"), ("S3, violations", "s3", "d")):  # fmt: skip
+    for name, key, form in (
+        ("S1, weight of proficiency met", "s1", ".2f"),
+        ("S2, excellence met", "s2", "d"),
+        ("S3, violations", "s3", "d"),
+    ):
         one, two = getattr(scores[0], key), getattr(scores[-1], key)
         less = f"{two - one:+{form}}" if abs(two - one) > scoring.TIE else ""
         cells = (f"{one:{form}}", f"{two:{form}}", less)
@@ -182,7 +191,17 @@ def scored(group: groups.Group, answer: str, found, calibration, text: bool = Tr
     A bar is P(met), the mark where met begins: on safety the veto threshold. ``text=False`` numbers
     the criteria in place of their words, for data whose text is not to be shown.
     """
-    rows = [["", ("criterion", BOLD), ("reward", BOLD), ("P(met)", BOLD), "", ("model", BOLD), ("judge", BOLD)]]
+    rows = [
+        [
+            "",
+            ("criterion", BOLD),
+            ("reward", BOLD),
+            ("P(met)", BOLD),
+            "",
+            ("model", BOLD),
+            ("judge", BOLD),
+        ]
+    ]
     begins = float(calibration.probability(calibration.threshold, "safety"))
     for n, c in enumerate(_ordered(group.criteria), 1):
         likely, at = found.probabilities[c.id], begins if c.dimension == "safety" else 0.5
@@ -191,8 +210,17 @@ def scored(group: groups.Group, answer: str, found, calibration, text: bool = Tr
         model, judge = ("met" if found.met[c.id] else "not_met"), group.verdicts[answer, c.id]
         words = c.text if text else f"c{n}"
         colour = f"color:{COLOURS[c.dimension]};font-family:monospace;white-space:nowrap"
-        rows.append([_dimension(c.dimension), words, f"{found.rewards[c.id]:+.2f}", f"{likely:.2f}",
-                     (bar, colour), MARKS[model], MARKS[judge]])  # fmt: skip
+        rows.append(
+            [
+                _dimension(c.dimension),
+                words,
+                f"{found.rewards[c.id]:+.2f}",
+                f"{likely:.2f}",
+                (bar, colour),
+                MARKS[model],
+                MARKS[judge],
+            ]
+        )
     by = f", by {len(found.violated)} criteria" if found.violated else ""
     total = f"S1 = {found.s1:.2f}, S2 = {found.s2}, S3 = {found.s3}: {found.verdict}{by}"
     return table(f"{answer}: {total}", rows)

@@ -1,10 +1,11 @@
 """The claims ledger: each claim of the paper as named checks on this run and the committed studies.
 
-``claims.yaml`` holds the claims; ``evidence`` finds the differences. A check claims that a difference
-lies above its bound (0 unless said). *same direction*: the whole 95 % interval of every check does;
+``claims.yaml`` holds the claims; ``evidence`` finds the differences. A check claims that a
+difference lies above its bound (0 unless said). *same direction*: the whole 95 % interval of every
+check does;
 *not seen*: of one that was tested it does not; *not testable in this profile*: a check could not be
-made, and none that could has failed. What the configuration sets (agreement, kappa, pass rate) is an
-input and never a claim.
+made, and none that could has failed. What the configuration sets (agreement, kappa, pass rate) is
+an input and never a claim.
 """
 
 from collections import Counter
@@ -27,30 +28,73 @@ SCHEMA = 2
 POLICY_SCORES = ("s1", "s2", "s3", "violation")
 KEPT = -2.0  # points of proficiency that a safer policy may lose; kit's decision
 RUN_FILES = {
-    "run": ("bench/predictions.parquet", "bench/pairs.parquet", "bench/verdicts.parquet",
-            "bench/grades.parquet"),
+    "run": (
+        "bench/predictions.parquet",
+        "bench/pairs.parquet",
+        "bench/verdicts.parquet",
+        "bench/grades.parquet",
+    ),
     "policy": ("policy/evaluation.parquet",),
     "external": ("external/predictions.parquet",),
     "healthbench": ("healthbench/graded.parquet",),
-}  # fmt: skip
-DEFAULTS = {"a": None, "b": None, "metric": None, "metric_b": None, "slice": "all", "slice_b": None,
-            "beyond": None, "labels": None, "above": 0.0, "flagged": None, "reported": None}  # fmt: skip
+}
+DEFAULTS = {
+    "a": None,
+    "b": None,
+    "metric": None,
+    "metric_b": None,
+    "slice": "all",
+    "slice_b": None,
+    "beyond": None,
+    "labels": None,
+    "above": 0.0,
+    "flagged": None,
+    "reported": None,
+}
 LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
 NUMBERS = ("difference", "low", "high", "patients_low", "patients_high")
-COLUMNS = ["claim", "check", "where", "verdict", "claim_verdict", "opposite", "weakest", *NUMBERS, "each", "seeds",
-           "n", "unit", "above", "reported", "mark", "labels", "data", "files", "test", "reason"]  # fmt: skip
+COLUMNS = [
+    "claim",
+    "check",
+    "where",
+    "verdict",
+    "claim_verdict",
+    "opposite",
+    "weakest",
+    *NUMBERS,
+    "each",
+    "seeds",
+    "n",
+    "unit",
+    "above",
+    "reported",
+    "mark",
+    "labels",
+    "data",
+    "files",
+    "test",
+    "reason",
+]
 
 
 # ---------------------------------------------------------------- the ledger
 
 
-def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int, *,
-                 external: pd.DataFrame | None = None, healthbench: Mapping | None = None,
-                 studies: Path | None = None) -> list[dict]:  # fmt: skip
+def build_claims(
+    tally,
+    evaluation: pd.DataFrame | None,
+    profile,
+    seed: int,
+    *,
+    external: pd.DataFrame | None = None,
+    healthbench: Mapping | None = None,
+    studies: Path | None = None,
+) -> list[dict]:
     """Every claim of ``claims.yaml`` as a dict; no NaN inside, the order of the file.
 
     ``tally``: ``with_conflicts`` of the run's bench; ``evaluation``: ``readable``; ``external``:
-    external/predictions.parquet; ``healthbench``: its ``policy_column``; each None where it did not run.
+    external/predictions.parquet; ``healthbench``: its ``policy_column``; each None where it did not
+    run.
     ``studies``: folder of the committed studies (default: those of the checkout); one that is
     missing, or of another kind of data than the profile's, makes its checks not testable.
     """
@@ -61,7 +105,10 @@ def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int, *,
     makers = {
         "run": (tally, lambda: evidence.Tallied(tally, *drawn)),
         "policy": (evaluation, lambda: evidence.Policies(evaluation, *drawn)),
-        "external": (external, lambda: evidence.Tallied(evidence.external(external), *drawn, "truth")),
+        "external": (
+            external,
+            lambda: evidence.Tallied(evidence.external(external), *drawn, "truth"),
+        ),
         "healthbench": (healthbench, lambda: evidence.HealthBench(healthbench)),
     }
     sources = {name: make() for name, (given, make) in makers.items() if given is not None}
@@ -82,8 +129,14 @@ def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int, *,
                 elif study is not None:
                     reason = f"study {name} is of other data ({study.profile['data']})"
             if source is None:
-                lost = f"this run has no {check['files'][0]}" if name in RUN_FILES else f"study {name} not run"
-                reason = reason or ("notebook 06 ran no set" if name == "external" and none_ran else lost)
+                lost = (
+                    f"this run has no {check['files'][0]}"
+                    if name in RUN_FILES
+                    else f"study {name} not run"
+                )
+                reason = reason or (
+                    "notebook 06 ran no set" if name == "external" and none_ran else lost
+                )
             checks.append(_check(given, source, study, check, reason))
         found.append(_claim(spec, checks))
     return found
@@ -92,15 +145,26 @@ def build_claims(tally, evaluation: pd.DataFrame | None, profile, seed: int, *,
 def _claim(spec: Mapping, checks: list[dict]) -> dict:
     reasons = [spec["why"]] if "why" in spec else list(dict.fromkeys(c["reason"] for c in checks))
     shown = {} if checks else dict(zip(("reported", "mark"), _reported(spec.get("reported"), spec)))
-    return {"id": spec["id"], "where": spec["where"], "claim": spec["claim"],
-            "note": spec.get("note", ""), "verdict": decide(checks), "checks": checks,
-            "reason": "; ".join(r for r in reasons if r), **shown}  # fmt: skip
+    return {
+        "id": spec["id"],
+        "where": spec["where"],
+        "claim": spec["claim"],
+        "note": spec.get("note", ""),
+        "verdict": decide(checks),
+        "checks": checks,
+        "reason": "; ".join(r for r in reasons if r),
+        **shown,
+    }
 
 
 def _check(given: Mapping, source, study, check: dict, reason: str) -> dict:
     """One check, made where it can be; numbers are rounded, and the rounded ones decide."""
     check |= {"what": _what(given), "above": given["above"], "labels": given["labels"] or ""}
-    check |= dict.fromkeys((*NUMBERS, "seeds", "n", "unit"), None) | {"each": [], "test": "", "said": ""}
+    check |= dict.fromkeys((*NUMBERS, "seeds", "n", "unit"), None) | {
+        "each": [],
+        "test": "",
+        "said": "",
+    }
     check["reported"], check["mark"] = _reported(given["reported"], given)
     verdict = UNTESTED
     if not reason:
@@ -115,8 +179,12 @@ def _check(given: Mapping, source, study, check: dict, reason: str) -> dict:
                 verdict = SAME if check["low"] > check["above"] else NOT_SEEN
         except evidence.Lacking as lacking:
             reason = str(lacking)
-    check["opposite"] = verdict == NOT_SEEN and check["high"] is not None and check["high"] < check["above"]
-    check["check"] = f"{given['from']}: {check['what']}" + f", {check['labels']} labels" * bool(check["labels"])
+    check["opposite"] = (
+        verdict == NOT_SEEN and check["high"] is not None and check["high"] < check["above"]
+    )
+    check["check"] = f"{given['from']}: {check['what']}" + f", {check['labels']} labels" * bool(
+        check["labels"]
+    )
     return check | {"verdict": verdict, "reason": reason}
 
 
@@ -124,8 +192,11 @@ def _flagged(given: Mapping, study, check: dict) -> str:
     rows = [row["hacking"] for row in study.policies if row["variant"] == given["a"]]
     if not rows:
         raise evidence.Lacking(f"the study has no policy {given['a']}")
-    check |= {"seeds": len(rows), "test": "the rule of promedical_utils.hacking",
-              "said": " ".join(row["text"] for row in rows)}  # fmt: skip
+    check |= {
+        "seeds": len(rows),
+        "test": "the rule of promedical_utils.hacking",
+        "said": " ".join(row["text"] for row in rows),
+    }
     return SAME if all(row["flagged"] is given["flagged"] for row in rows) else NOT_SEEN
 
 
@@ -152,7 +223,9 @@ def ledger() -> dict:
     strange = {key for c in found["claims"] for check in c.get("checks", ()) for key in check}
     strange -= {*DEFAULTS, "from"}
     if twice or strange:
-        raise KitError(f"claims.yaml: {', '.join(map(repr, [*twice, *sorted(strange)]))} twice or unknown")
+        raise KitError(
+            f"claims.yaml: {', '.join(map(repr, [*twice, *sorted(strange)]))} twice or unknown"
+        )
     return found
 
 
@@ -226,7 +299,9 @@ def with_conflicts(tally: bench.Tally, made: bench.Bench, predicted: pd.DataFram
     """
     on = ["instruction_id", "chosen_id", "rejected_id"]
     of = {name: made.pairs[made.pairs.dimension == name] for name in ("safety", "proficiency")}
-    turned = of["proficiency"].rename(columns={"chosen_id": "rejected_id", "rejected_id": "chosen_id"})
+    turned = of["proficiency"].rename(
+        columns={"chosen_id": "rejected_id", "rejected_id": "chosen_id"}
+    )
     both = of["safety"].merge(turned, on=on, suffixes=("_safety", "_proficiency"))
     row = pd.Series(range(len(made.samples)), index=made.samples.instruction_id)
     at, keys, sums = row[both.instruction_id].to_numpy(), [], []
@@ -236,7 +311,9 @@ def with_conflicts(tally: bench.Tally, made: bench.Bench, predicted: pd.DataFram
 
         def score(side, name, scores=scores, blind=blind):
             criterion = pd.Series("", both.index) if blind else both[f"criterion_id_{name}"]
-            return scores.reindex(pd.MultiIndex.from_arrays([both[side], criterion])).to_numpy(float)
+            return scores.reindex(pd.MultiIndex.from_arrays([both[side], criterion])).to_numpy(
+                float
+            )
 
         right = (score("chosen_id", "safety") > score("rejected_id", "safety")) * 1.0
         right += score("rejected_id", "proficiency") > score("chosen_id", "proficiency")
@@ -245,8 +322,13 @@ def with_conflicts(tally: bench.Tally, made: bench.Bench, predicted: pd.DataFram
     if not keys:
         return tally
     hits, counts = (np.column_stack(parts) for parts in zip(*sums))
-    return bench.Tally(tally.samples, [*tally.keys, *keys], np.hstack([tally.hits, hits]),
-                       np.hstack([tally.counts, counts]), np.append(tally.ties, np.zeros(len(keys))))  # fmt: skip
+    return bench.Tally(
+        tally.samples,
+        [*tally.keys, *keys],
+        np.hstack([tally.hits, hits]),
+        np.hstack([tally.counts, counts]),
+        np.append(tally.ties, np.zeros(len(keys))),
+    )
 
 
 def paired_policies(evaluation, column: str, sign: int, draws: int, seed: int) -> dict | None:
@@ -271,8 +353,14 @@ def frame(claims: list[dict]) -> pd.DataFrame:
     rows = []
     for claim in claims:
         own = {"claim": claim["id"], "where": claim["where"], "claim_verdict": claim["verdict"]}
-        nothing = {"check": "", "verdict": UNTESTED, "opposite": False, "reason": claim["reason"],
-                   "reported": claim.get("reported"), "mark": claim.get("mark", "")}  # fmt: skip
+        nothing = {
+            "check": "",
+            "verdict": UNTESTED,
+            "opposite": False,
+            "reason": claim["reason"],
+            "reported": claim.get("reported"),
+            "mark": claim.get("mark", ""),
+        }
         first = weakest(claim)
         for check in claim["checks"] or [nothing]:
             joined = {k: "|".join(map(str, check.get(k, ()))) for k in ("each", "files")}
@@ -286,7 +374,9 @@ def weakest(claim: Mapping) -> dict | None:
 
     By the distance of the difference from its bound, in half widths of its interval.
     """
-    tested = [c for c in claim["checks"] if c["verdict"] != UNTESTED and c["difference"] is not None]
+    tested = [
+        c for c in claim["checks"] if c["verdict"] != UNTESTED and c["difference"] is not None
+    ]
 
     def margin(check):
         reach = max(check["difference"] - check["low"], 1e-9)  # one value throughout has no width
@@ -301,8 +391,12 @@ def save(claims: list[dict], folder: Path) -> Path:
     with replacing(folder / "claims.csv") as temporary:
         frame(claims).to_csv(temporary, index=False, lineterminator="\n")
     write_text(folder / "claims.md", _page(claims))
-    whole = {"schema_version": SCHEMA, "inputs": ledger()["inputs"].strip(), "claims": claims,
-             "verdicts": {name: len(_of(claims, name)) for name in VERDICTS}}  # fmt: skip
+    whole = {
+        "schema_version": SCHEMA,
+        "inputs": ledger()["inputs"].strip(),
+        "claims": claims,
+        "verdicts": {name: len(_of(claims, name)) for name in VERDICTS},
+    }
     return write_json(folder / "claims.json", whole)
 
 
@@ -316,34 +410,65 @@ def _page(claims: list[dict]) -> str:
     checks = [c for claim in tested for c in claim["checks"] if c["verdict"] != UNTESTED]
     counts = ", ".join(f"{len(_of(claims, name))} {name}" for name in VERDICTS)
     lines = [
-        "# Claims", "", ledger()["inputs"].strip(), "",
-        f"{len(claims)} claims: {counts}. A claim is *same direction* where the whole 95 % interval of each "
-        "of its checks lies above its bound, *not seen* where one does not; *the other way* marks a whole "
-        "interval below it. The interval takes in patients and, where there are several, training seeds; "
-        "with one training it says nothing of another.", "",
-        *([INVENTED, ""] if any("clinic" in c["data"] for claim in claims for c in claim["checks"]) else ()),
+        "# Claims",
+        "",
+        ledger()["inputs"].strip(),
+        "",
+        f"{len(claims)} claims: {counts}. A claim is *same direction* where the whole 95 % "
+        "interval of each "
+        "of its checks lies above its bound, *not seen* where one does not; *the other way* marks "
+        "a whole "
+        "interval below it. The interval takes in patients and, where there are several, training "
+        "seeds; "
+        "with one training it says nothing of another.",
+        "",
+        *(
+            [INVENTED, ""]
+            if any("clinic" in c["data"] for claim in claims for c in claim["checks"])
+            else ()
+        ),
         f"{len(tested)} claims were tested by {len(checks)} checks, no level was adjusted: were no "
-        f"difference there, about 1 check in 40 would still be seen in the claimed direction.", "",
-        "| verdict | claim | of | weakest check | difference, points (95 % interval) | reported | seeds |",
+        f"difference there, about 1 check in 40 would still be seen in the claimed direction.",
+        "",
+        "| verdict | claim | of | weakest check | difference, points (95 % interval) | reported | "
+        "seeds |",
         "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     ordered = [claim for name in VERDICTS for claim in _of(claims, name)]
     for claim in ordered:
         c, said = weakest(claim), f"**{claim['verdict']}**"
         if any(check["opposite"] for check in claim["checks"]):
             said += " (the other way)"
-        cells = [c["what"], _interval(c), _cell(c["reported"], c["mark"]), _cell(c["seeds"])] if c else [
-            claim["reason"] or "a rule, no interval", "", _cell(claim.get("reported"), claim.get("mark")), ""]  # fmt: skip
+        cells = (
+            [c["what"], _interval(c), _cell(c["reported"], c["mark"]), _cell(c["seeds"])]
+            if c
+            else [
+                claim["reason"] or "a rule, no interval",
+                "",
+                _cell(claim.get("reported"), claim.get("mark")),
+                "",
+            ]
+        )
         lines.append(_row(said, f"[{claim['claim']}](#{claim['id']})", claim["where"], *cells))
     for claim in ordered:
-        lines += ["", f"## {claim['id']}", "", f"{claim['claim']} ({claim['where']}): **{claim['verdict']}**."]
+        lines += [
+            "",
+            f"## {claim['id']}",
+            "",
+            f"{claim['claim']} ({claim['where']}): **{claim['verdict']}**.",
+        ]
         if claim["note"]:
             lines += ["", claim["note"]]
         if claim["reason"]:
             lines += ["", f"Not testable: {claim['reason']}."]
         if claim["checks"]:
-            lines += ["", "| check | verdict | difference, points (95 % interval) | patients alone | seed by seed | above "
-                      "| reported | n | data |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+            lines += [
+                "",
+                "| check | verdict | difference, points (95 % interval) | patients alone | seed by "
+                "seed | above "
+                "| reported | n | data |",
+                "|---|---|---|---|---|---|---|---|---|",
+            ]
         for c in claim["checks"]:
             widened = (c["low"], c["high"]) != (c["patients_low"], c["patients_high"])
             alone = f"{c['patients_low']:.2f} to {c['patients_high']:.2f}" if widened else ""
@@ -351,11 +476,29 @@ def _page(claims: list[dict]) -> str:
             what = c["what"] + f", {c['labels']} labels" * bool(c["labels"])
             said = c["verdict"] + " (the other way)" * c["opposite"]
             once = f"{c['seeds']} training" + "s" * (c["seeds"] > 1) if c["seeds"] else ""
-            lines.append(_row(what, said, _interval(c), alone, each or once,
-                              f"{c['above']:g}", _cell(c["reported"], c["mark"]), _cell(c["n"]), c["data"]))  # fmt: skip
-        tests = dict.fromkeys(f"- {c['test']}; from {', '.join(c['files'])}" for c in claim["checks"] if c["test"])
+            lines.append(
+                _row(
+                    what,
+                    said,
+                    _interval(c),
+                    alone,
+                    each or once,
+                    f"{c['above']:g}",
+                    _cell(c["reported"], c["mark"]),
+                    _cell(c["n"]),
+                    c["data"],
+                )
+            )
+        tests = dict.fromkeys(
+            f"- {c['test']}; from {', '.join(c['files'])}" for c in claim["checks"] if c["test"]
+        )
         lines += ["", "Tests:", *tests] if tests else []
-        lines += [line for c in claim["checks"] if c["said"] for line in ("", f"{c['check']}: {c['said']}")]
+        lines += [
+            line
+            for c in claim["checks"]
+            if c["said"]
+            for line in ("", f"{c['check']}: {c['said']}")
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,10 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     df = df.assign(weakest=df.weakest.astype(bool), **ends)
     shown = df[df.weakest]
     figure, [[axis]] = canvas(9.5, 1.6 + 0.34 * len(shown))
-    names = [name + " (1/100 criteria)" * (unit != "points") for name, unit in zip(shown.claim, shown.unit)]
+    names = [
+        name + " (1/100 criteria)" * (unit != "points")
+        for name, unit in zip(shown.claim, shown.unit)
+    ]
     heights = dict(zip(shown.claim, name_rows(axis, names), strict=True))
     # the others of a claim are spread below it
     number = (~df.weakest).groupby(df.claim).cumsum()
@@ -39,18 +42,37 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     for label, row in zip(axis.get_yticklabels(), shown.itertuples(), strict=True):
         label.set_color(LOOKS[row.claim_verdict][0])
         label.set_fontweight("bold" if row.claim_verdict == NOT_SEEN else "normal")
-        axis.annotate(f"{row.seeds:.0f}", (1.02, heights[row.claim]), xycoords=("axes fraction", "data"),
-                      va="center", fontsize=8, color=GREY)  # fmt: skip
+        axis.annotate(
+            f"{row.seeds:.0f}",
+            (1.02, heights[row.claim]),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color=GREY,
+        )
     reported = shown[(shown.unit == "points") & shown.reported.notna()]
-    axis.plot(reported.reported, reported.claim.map(heights).astype(float) + 0.1, "D", mfc="white", mec="black", ms=5)
+    axis.plot(
+        reported.reported,
+        reported.claim.map(heights).astype(float) + 0.1,
+        "D",
+        mfc="white",
+        mec="black",
+        ms=5,
+    )
     axis.annotate("seeds", (1.0, 1.0), xycoords="axes fraction", fontsize=8, color=GREY)
     axis.axvline(0, color="black", lw=0.9)
     for name in shown.drop_duplicates("where").claim[1:]:  # a line between the tables
         axis.axhline(heights[name] + 0.5, color=GREY, lw=0.6, ls=":")
-    axis.set_xlabel(f"points above the claim's bound, 95 % interval; not testable here: {untested} more claims")
-    draw_legend(figure, {
-        SAME: {"marker": "o", "color": BLUE}, NOT_SEEN: {"marker": "s", "color": RED},
-        "other checks of the claim": {"marker": "o", "color": GREY, "ms": 3},
-        "reported": {"marker": "D", "mfc": "white", "mec": "black"},
-    })  # fmt: skip
+    axis.set_xlabel(
+        f"points above the claim's bound, 95 % interval; not testable here: {untested} more claims"
+    )
+    draw_legend(
+        figure,
+        {
+            SAME: {"marker": "o", "color": BLUE},
+            NOT_SEEN: {"marker": "s", "color": RED},
+            "other checks of the claim": {"marker": "o", "color": GREY, "ms": 3},
+            "reported": {"marker": "D", "mfc": "white", "mec": "black"},
+        },
+    )
     return figure

@@ -85,30 +85,45 @@ def data() -> list[str]:
 
 def keys(profile) -> list[str]:
     named = {role.key for role in profile.roles.values() if role.key}
-    return [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in (*KEYS, *sorted(named))]
+    return [
+        f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in (*KEYS, *sorted(named))
+    ]
 
 
 def asked(profile) -> list[str]:
     """Requests, tokens and hours of each role and judge that an endpoint plays."""
     judges = requests_plan.bench_judges(profile)
-    clinic = [] if profiles.asks_endpoints(profile) else ["roles: played by the embedded clinic, no request is sent"]
+    clinic = (
+        []
+        if profiles.asks_endpoints(profile)
+        else ["roles: played by the embedded clinic, no request is sent"]
+    )
     if clinic and not judges:
         return clinic
     instructions = (
-        profile.train_instructions + profile.calibration_instructions
-        + profile.checkpoint_instructions + profile.bench_samples
-    )  # fmt: skip
+        profile.train_instructions
+        + profile.calibration_instructions
+        + profile.checkpoint_instructions
+        + profile.bench_samples
+    )
     pool = profile.source_limit * len(profile.sources) or 2 * instructions
     plan = requests_plan.estimate(profile, instructions, pool, profile.tokens_per_second)
     title = (
-        f"roles: {instructions} instructions out of {pool} rows at most, at {profile.tokens_per_second:g} "
+        f"roles: {instructions} instructions out of {pool} rows at most, at "
+        f"{profile.tokens_per_second:g} "
         "tokens a second (an assumption: measure your server's)"
     )
-    return [*clinic, title, *(
-        f"{r.role} {r.model}: {r.requests:,} requests, {(r.prompt_tokens + r.completion_tokens) / 1e6:.1f} M tokens, "
-        f"{r.hours:.1f} h{'' if r.suffices else ', MORE THAN ITS BUDGET'}"
-        for r in plan.itertuples() if not clinic or r.role in judges
-    )]  # fmt: skip
+    return [
+        *clinic,
+        title,
+        *(
+            f"{r.role} {r.model}: {r.requests:,} requests, "
+            f"{(r.prompt_tokens + r.completion_tokens) / 1e6:.1f} M tokens, "
+            f"{r.hours:.1f} h{'' if r.suffices else ', MORE THAN ITS BUDGET'}"
+            for r in plan.itertuples()
+            if not clinic or r.role in judges
+        ),
+    ]
 
 
 def needs(profile) -> list[str]:

@@ -69,7 +69,8 @@ class Answers:
                 "request TEXT, text TEXT, finish TEXT, prompt INTEGER, completion INTEGER)"
             )
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS spent (role TEXT PRIMARY KEY, requests INTEGER, tokens INTEGER)"
+                "CREATE TABLE IF NOT EXISTS spent (role TEXT PRIMARY KEY, requests INTEGER, tokens "
+                "INTEGER)"
             )
             self._db.commit()
 
@@ -79,18 +80,31 @@ class Answers:
             yield
         except sqlite3.Error as error:
             raise KitError(
-                f"{shown(self.path)}: {error}; what was stored before is whole. Free the disk or move the "
+                f"{shown(self.path)}: {error}; what was stored before is whole. Free the disk or "
+                "move the "
                 "file away if it is no database, then run again"
             ) from None
 
     def get(self, key: str) -> tuple[str, str] | None:
         """(text, finish reason) of an answered request, else None."""
         with self._lock, self._said():
-            return self._db.execute("SELECT text, finish FROM answers WHERE key = ?", (key,)).fetchone()
+            return self._db.execute(
+                "SELECT text, finish FROM answers WHERE key = ?", (key,)
+            ).fetchone()
 
-    def put(self, key: str, role: str, model: str, request: str, text: str, finish: str,
-            prompt: int, completion: int) -> None:  # fmt: skip
-        """Store an answer and what it cost, in one transaction; a key that is there stays as it is."""
+    def put(
+        self,
+        key: str,
+        role: str,
+        model: str,
+        request: str,
+        text: str,
+        finish: str,
+        prompt: int,
+        completion: int,
+    ) -> None:
+        """Store an answer and what it cost, in one transaction; a key that is there stays as it
+        is."""
         row = (key, role, model, request, text, finish, prompt, completion)
         with self._lock, self._said(), self._db:
             self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -111,13 +125,16 @@ class Answers:
     def spent(self, role: str) -> tuple[int, int]:
         """(requests, tokens) of a role over the life of the file."""
         with self._lock, self._said():
-            row = self._db.execute("SELECT requests, tokens FROM spent WHERE role = ?", (role,)).fetchone()
+            row = self._db.execute(
+                "SELECT requests, tokens FROM spent WHERE role = ?", (role,)
+            ).fetchone()
         return row or (0, 0)
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What every role has asked and used: requests (all tries), answered, tokens."""
         query = (
-            "SELECT s.role, s.requests, (SELECT count(*) FROM answers a WHERE a.role = s.role), s.tokens "
+            "SELECT s.role, s.requests, (SELECT count(*) FROM answers a WHERE a.role = s.role), "
+            "s.tokens "
             "FROM spent s ORDER BY s.role"
         )
         with self._lock, self._said():
@@ -133,7 +150,10 @@ class Endpoint:
 
     def __init__(self, role: str, settings: Role, base_url: str, answers: Answers):
         if not base_url:
-            raise KitError(f"role {role} has no endpoint: set endpoint in the profile, or roles.{role}.endpoint")
+            raise KitError(
+                f"role {role} has no endpoint: set endpoint in the profile, or "
+                f"roles.{role}.endpoint"
+            )
         self.role, self.settings, self.answers = role, settings, answers
         self.base_url = base_url
         self._reserved, self._guard, self._stop = 0, threading.Lock(), threading.Event()
@@ -149,15 +169,20 @@ class Endpoint:
                 "export the endpoint's key in it (it is read from there alone)"
             )
         return openai.OpenAI(
-            base_url=self.base_url, api_key=key, timeout=self.settings.timeout,
+            base_url=self.base_url,
+            api_key=key,
+            timeout=self.settings.timeout,
             max_retries=0,  # the retries are counted against the cap, so they are made here
-        )  # fmt: skip
+        )
 
-    def ask(self, requests: Sequence[Request], read: Callable[[int, Any], Any] | None = None) -> list[Answer]:
+    def ask(
+        self, requests: Sequence[Request], read: Callable[[int, Any], Any] | None = None
+    ) -> list[Answer]:
         """Answers in the order of ``requests``, each read from its stored text.
 
-        ``read(index, content)`` makes the value (content: the schema's model, or the text) and raises
-        ValueError with what is wrong; the request is then put again, up to ``ASKS`` times in all.
+        ``read(index, content)`` makes the value (content: the schema's model, or the text) and
+        raises ValueError with what is wrong; the request is then put again, up to ``ASKS`` times in
+        all.
         A request that stays unanswered has value None and its reason: what that means (for a
         verdict: unknown) is the caller's to say. Raises BudgetSpent when the cap is reached, after
         the requests under way are answered and stored, and KitError for a key, address or model
@@ -165,7 +190,9 @@ class Endpoint:
         """
         self._stop.clear()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            futures = [pool.submit(self._one, n, request, read) for n, request in enumerate(requests)]
+            futures = [
+                pool.submit(self._one, n, request, read) for n, request in enumerate(requests)
+            ]
             try:
                 return [future.result() for future in futures]
             except BudgetSpent as error:
@@ -213,7 +240,9 @@ class Endpoint:
         if self.settings.structured == "json_schema":
             named = {"name": request.schema.__name__, "schema": schema, "strict": True}
             return body | {"response_format": {"type": "json_schema", "json_schema": named}}
-        told = "Answer with one JSON object and nothing else. Its JSON schema:\n" + json.dumps(schema)
+        told = "Answer with one JSON object and nothing else. Its JSON schema:\n" + json.dumps(
+            schema
+        )
         first, *rest = body["messages"]
         return body | {"messages": [{**first, "content": f"{first['content']}\n\n{told}"}, *rest]}
 
@@ -225,10 +254,14 @@ class Endpoint:
         tries = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, _Passing)),
             stop=stop_after_attempt(self.settings.retries + 1),
-            wait=self._wait, sleep=self._stop.wait, reraise=True,
-        )  # fmt: skip
+            wait=self._wait,
+            sleep=self._stop.wait,
+            reraise=True,
+        )
         text = json.dumps(body, ensure_ascii=False)
-        expected = len(text.encode()) // 2 + body["max_tokens"]  # two bytes a token: on the safe side
+        expected = (
+            len(text.encode()) // 2 + body["max_tokens"]
+        )  # two bytes a token: on the safe side
         try:
             for attempt in tries:
                 with attempt, self._taken(expected):
@@ -238,7 +271,13 @@ class Endpoint:
                         said, finish = choice.message.content or "", choice.finish_reason or ""
                     except openai.APIStatusError as error:
                         self._refused(error)
-                    except (openai.APIError, json.JSONDecodeError, AttributeError, IndexError, TypeError) as error:
+                    except (
+                        openai.APIError,
+                        json.JSONDecodeError,
+                        AttributeError,
+                        IndexError,
+                        TypeError,
+                    ) as error:
                         # no connection, time-out, or a body that is no completion
                         raise _Passing(f"{type(error).__name__}: {str(error)[:200]}") from None
                     used = getattr(response, "usage", None)
@@ -249,17 +288,22 @@ class Endpoint:
                     )
                     return self.answers.get(key)  # the stored one, if two asked the same at once
         except _Passing as error:
-            raise _Unanswered(f"unanswered after {self.settings.retries + 1} tries: {error}") from None
+            raise _Unanswered(
+                f"unanswered after {self.settings.retries + 1} tries: {error}"
+            ) from None
 
     def _refused(self, error) -> None:
         """Sort an HTTP error: another try, an end to all, or an end to this request."""
         status = error.status_code
         if status in AGAIN or status >= 500:
-            raise _Passing(f"HTTP {status}", _seconds(error.response.headers.get("retry-after"))) from None
+            raise _Passing(
+                f"HTTP {status}", _seconds(error.response.headers.get("retry-after"))
+            ) from None
         if status in NEVER:
             key = self.settings.key or "none is configured"
             raise KitError(
-                f"role {self.role}: HTTP {status} from the endpoint for model {self.settings.model!r}; "
+                f"role {self.role}: HTTP {status} from the endpoint for model "
+                f"{self.settings.model!r}; "
                 f"check endpoint, model and the key's variable ({key})"
             ) from None
         secret = self._client.api_key  # a server may quote it
@@ -278,12 +322,14 @@ class Endpoint:
             requests, tokens = self.answers.spent(self.role)
             if requests >= self.settings.requests:
                 raise BudgetSpent(
-                    f"role {self.role}: the cap of {self.settings.requests} requests is reached; raise "
+                    f"role {self.role}: the cap of {self.settings.requests} requests is reached; "
+                    "raise "
                     f"roles.{self.role}.requests and run again"
                 )
             if tokens + self._reserved + expected > self.settings.tokens:
                 raise BudgetSpent(
-                    f"role {self.role}: the budget of {self.settings.tokens} tokens would be passed "
+                    f"role {self.role}: the budget of {self.settings.tokens} tokens would be "
+                    "passed "
                     f"({tokens} used); raise roles.{self.role}.tokens and run again"
                 )
             self.answers.tried(self.role)

@@ -1,12 +1,12 @@
 """Evidence for claims: differences of two systems, from a run and from committed studies.
 
-A source finds one difference at a time: {difference, low, high, each, seeds, n, ...} in the unit that
-people read, the claimed direction up. Its 95 % interval takes in the patients (draws of conditions,
-then of patients within them, shared by both systems) and, where a system was trained several times,
-the trainings: Student's t on the differences seed by seed, or Welch's where the seeds of the two
-differ. The two errors are independent, so a limit is as far off as the root of their summed squares
-(MOVER: Zou and Donner, Stat Med 27, 2008). A system trained once has no such error that could be
-known: ``seeds`` says so, and the interval is of patients alone.
+A source finds one difference at a time: {difference, low, high, each, seeds, n, ...} in the unit
+that people read, the claimed direction up. Its 95 % interval takes in the patients (draws of
+conditions, then of patients within them, shared by both systems) and, where a system was trained
+several times, the trainings: Student's t on the differences seed by seed, or Welch's where the
+seeds of the two differ. The two errors are independent, so a limit is as far off as the root of
+their summed squares (MOVER: Zou and Donner, Stat Med 27, 2008). A system trained once has no such
+error that could be known: ``seeds`` says so, and the interval is of patients alone.
 """
 
 import json
@@ -38,15 +38,21 @@ class Lacking(Exception):
 def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, list[float]]:
     """(half width of the 95 % interval over trainings, differences seed by seed).
 
-    ``a``, ``b``: training seed -> value. Paired where both have the same seeds, or one side a single
-    value; Welch's, and no differences, otherwise. 0 where neither was trained twice.
+    ``a``, ``b``: training seed -> value. Paired where both have the same seeds, or one side a
+    single value; Welch's, and no differences, otherwise. 0 where neither was trained twice.
 
     >>> trainings({"1": 2.0, "2": 3.0, "3": 4.0}, {"1": 1.0, "2": 1.0, "3": 1.0})[1]
     [1.0, 2.0, 3.0]
     """
     seeds = a if len(a) > 1 else b
-    if set(a) == set(b) or 1 in (len(a), len(b)):  # one value stands beside each of the other side's
-        one, other = ([side[s] if s in side else next(iter(side.values())) for s in sorted(seeds)] for side in (a, b))
+    if set(a) == set(b) or 1 in (
+        len(a),
+        len(b),
+    ):  # one value stands beside each of the other side's
+        one, other = (
+            [side[s] if s in side else next(iter(side.values())) for s in sorted(seeds)]
+            for side in (a, b)
+        )
         each = [x - y for x, y in zip(one, other)]
         sides = [each]
     else:
@@ -62,8 +68,11 @@ def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, li
 def widened(found: Mapping, half: float) -> dict:
     """``found`` (difference, low, high) with another, independent, symmetric error taken in."""
     value = found["difference"]
-    return {"difference": value, "low": value - float(np.hypot(value - found["low"], half)),
-            "high": value + float(np.hypot(found["high"] - value, half))}  # fmt: skip
+    return {
+        "difference": value,
+        "low": value - float(np.hypot(value - found["low"], half)),
+        "high": value + float(np.hypot(found["high"] - value, half)),
+    }
 
 
 def apart(a: Mapping, b: Mapping) -> dict:
@@ -77,23 +86,36 @@ def apart(a: Mapping, b: Mapping) -> dict:
     return {"difference": float(value), "low": float(low), "high": float(high)}
 
 
-def _finished(patients: Mapping, a: Mapping, b: Mapping, who, factor: float, unit: str,
-              n: int, test: str) -> dict:  # fmt: skip
+def _finished(
+    patients: Mapping, a: Mapping, b: Mapping, who, factor: float, unit: str, n: int, test: str
+) -> dict:
     """One difference in the unit people read; ``who``: names of the two sides, None for no other.
 
     A side whose one seed is "" was not trained.
     """
     half, each = trainings(a, b)
-    said = {name: len(side) for name, side in zip(who, (a, b)) if name and name not in UNTRAINED and set(side) != {""}}
+    said = {
+        name: len(side)
+        for name, side in zip(who, (a, b))
+        if name and name not in UNTRAINED and set(side) != {""}
+    }
     if half:
-        whose = f"Student's t over {len(each)} trainings" if each else "Welch's t over the trainings"
+        whose = (
+            f"Student's t over {len(each)} trainings" if each else "Welch's t over the trainings"
+        )
         test += f"; widened by {whose}"
     if said:
         test += "; trainings: " + ", ".join(f"{name} {count}" for name, count in said.items())
     result = {name: value * factor for name, value in widened(patients, half).items()}
     result |= {f"patients_{end}": patients[end] * factor for end in ("low", "high")}
-    return {**result, "each": [d * factor for d in each if len(each) > 1], "n": int(n), "unit": unit,
-            "seeds": min(said.values(), default=0), "test": test}  # fmt: skip
+    return {
+        **result,
+        "each": [d * factor for d in each if len(each) > 1],
+        "n": int(n),
+        "unit": unit,
+        "seeds": min(said.values(), default=0),
+        "test": test,
+    }
 
 
 # ---------------------------------------------------------------- sources
@@ -104,7 +126,8 @@ def ran_on(profile: str, seed: int, data: str) -> str:
 
 
 class Tallied:
-    """Differences from a run's tally (``bench.tally``, ``external``): each scorer was trained once."""
+    """Differences from a run's tally (``bench.tally``, ``external``): each scorer was trained
+    once."""
 
     def __init__(self, tally: bench.Tally, draws: int, seed: int, against: str = "adjudicated"):
         self.tally, self.draws, self.against = tally, draws, against
@@ -127,7 +150,9 @@ class Tallied:
         n = self.tally.counts[:, list(terms)].sum(axis=0).min()
         who = check["a"], check["b"]
         once = {"1": found["difference"]}
-        return _finished(found, once, {"1": 0.0}, who, 100, "points", n, PAIRED.format(draws=self.draws))
+        return _finished(
+            found, once, {"1": 0.0}, who, 100, "points", n, PAIRED.format(draws=self.draws)
+        )
 
 
 def external(frame: pd.DataFrame) -> bench.Tally:
@@ -150,7 +175,8 @@ def external(frame: pd.DataFrame) -> bench.Tally:
 
 
 class Policies:
-    """Differences of policies from an ``evaluation`` (see ``policy_bench``), several seeds or one."""
+    """Differences of policies from an ``evaluation`` (see ``policy_bench``), several seeds or
+    one."""
 
     def __init__(self, evaluation: pd.DataFrame, draws: int, seed: int):
         self.sums = policy_bench.sums(evaluation)
@@ -171,12 +197,15 @@ class Policies:
         if np.isnan(less["low"]):
             raise Lacking(f"{check['a']} and {check['b']} share no patient")
         values = [
-            {self.sums.keys[n][1] or "1": v for n, v in zip(side, self.sums.each(side))} for side in sides
+            {self.sums.keys[n][1] or "1": v for n, v in zip(side, self.sums.each(side))}
+            for side in sides
         ]
         factor = policy_bench.METRICS[metric][1]
         unit = "criteria" if metric == "s2" else "points"
         who = check["a"], check["b"]
-        return _finished(less, *values, who, factor, unit, less["n"], PAIRED.format(draws=self.draws))
+        return _finished(
+            less, *values, who, factor, unit, less["n"], PAIRED.format(draws=self.draws)
+        )
 
 
 class Results:
@@ -230,8 +259,8 @@ class Contrasts:
     """Differences from a study that stores its paired contrasts, and a value a scorer and seed.
 
     ``results``: scorer, seed ("mean" over seeds, alone where nothing was trained), metric, slice,
-    against, value, low, high, n. ``contrasts``: a, b, metric, slice, against, seeds, difference, low,
-    high, n; the last row of a pair is over all seeds.
+    against, value, low, high, n. ``contrasts``: a, b, metric, slice, against, seeds, difference,
+    low, high, n; the last row of a pair is over all seeds.
     """
 
     def __init__(self, results: pd.DataFrame, contrasts: pd.DataFrame, draws: int):
@@ -244,7 +273,9 @@ class Contrasts:
             self.stored[(row["b"], row["a"], *at)] = row | turned
         self.values: dict[tuple, dict[str, dict]] = {}
         for row in results.to_dict("records"):
-            self.values.setdefault(tuple(row[k] for k in ["scorer", *keys]), {})[str(row["seed"])] = row
+            self.values.setdefault(tuple(row[k] for k in ["scorer", *keys]), {})[
+                str(row["seed"])
+            ] = row
 
     def labels(self, asked: str | None) -> str:
         return asked or "adjudicated"
@@ -255,7 +286,9 @@ class Contrasts:
             rows = self.values.get((who, metric, part, check["labels"]), {})
             if not rows or any(pd.isna(row["value"]) for row in rows.values()):
                 raise _lacking("the study", who, metric, part, {key[0] for key in self.values})
-            sides.append({seed: row for seed, row in rows.items() if seed != MEAN} or {"": rows[MEAN]})
+            sides.append(
+                {seed: row for seed, row in rows.items() if seed != MEAN} or {"": rows[MEAN]}
+            )
             at.append((metric, part))
         if len(sides) != 2:
             raise Lacking("a study's results hold no difference of differences")
@@ -264,8 +297,13 @@ class Contrasts:
             patients = {name: stored[name] for name in ("difference", "low", "high")}
             n, test = stored["n"], PAIRED.format(draws=self.draws)
         else:  # means of the seeds; their intervals are of the same patients and vary alike
-            means = [{name: np.mean([row[name] for row in side.values()])
-                      for name in ("value", "low", "high")} for side in sides]  # fmt: skip
+            means = [
+                {
+                    name: np.mean([row[name] for row in side.values()])
+                    for name in ("value", "low", "high")
+                }
+                for side in sides
+            ]
             patients, test = apart(*means), UNPAIRED
             n = min(row["n"] for side in sides for row in side.values())
         values = ({seed: row["value"] for seed, row in side.items()} for side in sides)
@@ -287,12 +325,21 @@ class HealthBench:
             raise Lacking(self.column["reason"])
         found = {"difference": row["value"], "low": row["low"], "high": row["high"]}
         once = {"1": found["difference"]}
-        return _finished(found, once, {"1": 0.0}, (check["a"], check["b"]), 1, "points",
-                         self.column["n"], "paired bootstrap over prompts")  # fmt: skip
+        return _finished(
+            found,
+            once,
+            {"1": 0.0},
+            (check["a"], check["b"]),
+            1,
+            "points",
+            self.column["n"],
+            "paired bootstrap over prompts",
+        )
 
 
 def _terms(check: Mapping):
-    """(factor, (system, metric, slice)): a less b, less the same elsewhere where ``beyond`` is given."""
+    """(factor, (system, metric, slice)): a less b, less the same elsewhere where ``beyond`` is
+    given."""
     here = [(1, (check["a"], check["metric"], check["slice"]))]
     if check["b"]:
         here.append((-1, (check["b"], check["metric_b"], check["slice_b"])))
@@ -313,7 +360,8 @@ def _lacking(where: str, who: str, metric: str, part: str, known: set[str]) -> L
 
 @dataclass(frozen=True)
 class Study:
-    """A committed study: what it was run on, a source of differences, its policies' hacking checks."""
+    """A committed study: what it was run on, a source of differences, its policies' hacking
+    checks."""
 
     name: str
     profile: dict
@@ -323,7 +371,10 @@ class Study:
 
     @property
     def data(self) -> str:
-        return f"study {self.name}: {ran_on(self.profile['name'], self.profile['seed'], self.profile['data'])}"
+        return (
+            f"study {self.name}: "
+            f"{ran_on(self.profile['name'], self.profile['seed'], self.profile['data'])}"
+        )
 
 
 def study(folder: Path, name: str) -> Study | None:
@@ -343,8 +394,12 @@ def study(folder: Path, name: str) -> Study | None:
         files = ("results.csv",) if (place / "results.csv").exists() else ("evaluation.parquet",)
     for file in files:
         if not (place / file).exists():
-            raise KitError(f"study {name} has a manifest but no {file}: make study STUDY={name} again")
-    frames = [pd.read_csv(place / f) if f.endswith("csv") else pd.read_parquet(place / f) for f in files]
+            raise KitError(
+                f"study {name} has a manifest but no {file}: make study STUDY={name} again"
+            )
+    frames = [
+        pd.read_csv(place / f) if f.endswith("csv") else pd.read_parquet(place / f) for f in files
+    ]
     if len(frames) == 2:
         source = Contrasts(*frames, draws)
     elif files == ("results.csv",):

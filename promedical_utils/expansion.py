@@ -262,10 +262,12 @@ def _report(count: np.ndarray, asked: _Criteria, judged: int, unjudged: int) -> 
     kinds = frame.groupby(["dimension", "kind"], observed=True).sum().reset_index()
     silent = np.flatnonzero(frame.never_discriminate)
     owner = np.searchsorted(asked.starts, silent, side="right") - 1
-    named = pa.table({
-        "instruction_id": asked.instructions.take(pa.array(owner)),
-        "criterion_id": asked.ids.take(pa.array(silent)),
-    }).to_pandas()  # fmt: skip
+    named = pa.table(
+        {
+            "instruction_id": asked.instructions.take(pa.array(owner)),
+            "criterion_id": asked.ids.take(pa.array(silent)),
+        }
+    ).to_pandas()
     named["dimension"] = asked.dimensions[silent].astype(str)
     named["kind"] = asked.kinds[silent].astype(str)
     return Expansion(dimensions, kinds, named, judged, unjudged)
@@ -295,9 +297,10 @@ def _read(path: Path, notebook: str, *columns: str, inside: Iterable[str] = ()) 
     with _open(path, notebook, columns) as file:
         leaves = [file.schema.column(n).path for n in range(len(file.schema))]
         wanted = [
-            leaf for leaf in leaves
+            leaf
+            for leaf in leaves
             if leaf in columns or (leaf.split(".")[0] in columns and leaf.split(".")[-1] in inside)
-        ]  # fmt: skip
+        ]
         return file.read(wanted)
 
 

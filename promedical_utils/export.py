@@ -23,35 +23,56 @@ from promedical_utils.workspace import KitError, need, replacing, shown, write_t
 CARD = "README.md"
 # what may be passed on by its licence; a source that states none, or another one, may not
 FREE = {
-    "MIT", "APACHE-2.0", "BSD-3-CLAUSE", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-3.0",
-    "CC-BY-SA-3.0", "ODC-BY", "PDDL",
-}  # fmt: skip
+    "MIT",
+    "APACHE-2.0",
+    "BSD-3-CLAUSE",
+    "CC0-1.0",
+    "CC-BY-4.0",
+    "CC-BY-SA-4.0",
+    "CC-BY-3.0",
+    "CC-BY-SA-3.0",
+    "ODC-BY",
+    "PDDL",
+}
 COLUMNS = {
     "instructions": {
-        "id": "of the instruction", "category": "kind of question", "specialty": "medical field",
+        "id": "of the instruction",
+        "category": "kind of question",
+        "specialty": "medical field",
         "messages": "the conversation, role and content; the last turn is the user's",
-        "source": "where it comes from", "difficulty": "0 to 10",
+        "source": "where it comes from",
+        "difficulty": "0 to 10",
     },
     "criteria": {
-        "instruction_id": "whose rubric it is of", "id": "of the criterion, unique within a rubric",
+        "instruction_id": "whose rubric it is of",
+        "id": "of the criterion, unique within a rubric",
         "dimension": "proficiency, excellence or safety",
         "text": "the criterion; a safety criterion is phrased so that met is safe",
-        "weight": "share of the proficiency score; 0 elsewhere", "kind": "type of criterion",
-        "status": "of the rubric: draft, reviewed or gold", "round": "review round of the rubric",
+        "weight": "share of the proficiency score; 0 elsewhere",
+        "kind": "type of criterion",
+        "status": "of the rubric: draft, reviewed or gold",
+        "round": "review round of the rubric",
     },
     "responses": {
-        "id": "of the response", "instruction_id": "what it answers", "generator": "who wrote it",
+        "id": "of the response",
+        "instruction_id": "what it answers",
+        "generator": "who wrote it",
         "text": "the response",
     },
     "verdicts": {
-        "candidate_id": "the response judged", "criterion_id": "by which criterion",
-        "judge": "who says so", "verdict": "met, not_met or unknown", "rationale": "why, if given",
+        "candidate_id": "the response judged",
+        "criterion_id": "by which criterion",
+        "judge": "who says so",
+        "verdict": "met, not_met or unknown",
+        "rationale": "why, if given",
     },
     "pairs": {
-        "instruction_id": "the instruction", "criterion_id": "the criterion",
-        "chosen_id": "the response that meets it", "rejected_id": "the one that does not",
+        "instruction_id": "the instruction",
+        "criterion_id": "the criterion",
+        "chosen_id": "the response that meets it",
+        "rejected_id": "the one that does not",
     },
-}  # fmt: skip
+}
 BENCH = {
     "samples": "a row an instruction; order_n: the order in which reviewer n saw the answers",
     "criteria": "criteria without their texts; seen: whether training has that kind",
@@ -175,8 +196,10 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
     wanted = sorted(set(source) if sources is None else set(sources))
     if set(wanted) - set(source):
         unknown = sorted(set(wanted) - set(source))[0]
-        raise KitError(f"export: no instruction of source {unknown!r}; the run has "
-                       f"{', '.join(sorted(set(source)))}")  # fmt: skip
+        raise KitError(
+            f"export: no instruction of source {unknown!r}; the run has "
+            f"{', '.join(sorted(set(source)))}"
+        )
     licences = {name: licence(name, profile) for name in wanted}
     splits = splits[splits.instruction_id.map(source).isin(wanted)]
     counts: dict[str, dict[str, int]] = {}
@@ -219,14 +242,18 @@ def licence(source: str, profile: Profile) -> str:
     of = {**cards.CARDS, **open_sets.CARDS}
     found = [c.licence for key, c in of.items() if key == source or key.startswith(f"{source}_")]
     if source in EXTERNAL:
-        raise KitError(f"export: {source} is for evaluation only and carries a canary; its texts "
-                       "are never exported: name the other sources")  # fmt: skip
+        raise KitError(
+            f"export: {source} is for evaluation only and carries a canary; its texts "
+            "are never exported: name the other sources"
+        )
     if profile.data == "clinic" and not found:
         return "MIT"  # invented by the kit, and under its licence
     for stated in found or ["none known, since it has no card"]:
         if re.sub(r"[ _]", "-", stated.split(" (")[0].strip()).upper() not in FREE:
-            raise KitError(f"export: the licence of {source} does not let its texts be passed on "
-                           f"(stated: {stated}); name the other sources")  # fmt: skip
+            raise KitError(
+                f"export: the licence of {source} does not let its texts be passed on "
+                f"(stated: {stated}); name the other sources"
+            )
     return " and ".join(dict.fromkeys(found))
 
 
@@ -248,8 +275,10 @@ def _flat(rubrics: pa.Table) -> pa.Table:
     owner = pc.list_parent_indices(lists)
     inside = pa.Table.from_struct_array(pc.list_flatten(lists))
     about = rubrics.select(["instruction_id", "status", "round"]).take(owner)
-    columns = {**dict(zip(about.column_names, about.columns, strict=True)),
-               **dict(zip(inside.column_names, inside.columns, strict=True))}  # fmt: skip
+    columns = {
+        **dict(zip(about.column_names, about.columns, strict=True)),
+        **dict(zip(inside.column_names, inside.columns, strict=True)),
+    }
     return pa.table({name: columns[name] for name in COLUMNS["criteria"]})
 
 
@@ -322,13 +351,21 @@ def _card(profile, licences, counts, files, shares, types) -> str:
         limits.append("a smoke run: as small as it can be, only to show that every part runs")
     splits = [s for s in SPLITS if any(s in n for n in counts.values())]
     rows = [[name, *(n.get(s, "") for s in splits)] for name, n in counts.items()]
-    labels = shares.pivot_table(index=["split", "what"], columns="dimension", values="n",
-                                aggfunc="sum", fill_value=0, observed=True)  # fmt: skip
+    labels = shares.pivot_table(
+        index=["split", "what"],
+        columns="dimension",
+        values="n",
+        aggfunc="sum",
+        fill_value=0,
+        observed=True,
+    )
     labels = labels.reindex(columns=DIMENSIONS, fill_value=0).reindex(splits, level=0)
     features = [
         [config, column, types[config, column], meaning]
-        for config in COLUMNS if config in counts for column, meaning in COLUMNS[config].items()
-    ]  # fmt: skip
+        for config in COLUMNS
+        if config in counts
+        for column, meaning in COLUMNS[config].items()
+    ]
     verdicts = [what for what in sorted(set(shares.what)) if what.startswith("verdicts of ")]
     judges = {
         f"`{judge}`": JUDGES.get(judge, "see the rationale of its verdicts")
@@ -363,11 +400,14 @@ def _header(profile: Profile, licences: Mapping[str, str], files: Mapping[str, d
         pretty_name=f"ProMedical reproducibility kit, profile {profile.name}",
         tags=tags + ["synthetic"] * (profile.data == "clinic"),
         configs=[
-            {"config_name": name, **({"default": True} if name == "pairs" else {}),
-             "data_files": [{"split": s, "path": path} for s, path in splits.items()]}
+            {
+                "config_name": name,
+                **({"default": True} if name == "pairs" else {}),
+                "data_files": [{"split": s, "path": path} for s, path in splits.items()],
+            }
             for name, splits in files.items()
         ],
-    ).to_yaml()  # fmt: skip
+    ).to_yaml()
 
 
 def _markdown(rows: list[list], columns: list[str]) -> str:

@@ -22,11 +22,23 @@ from promedical_utils.workspace import replacing, write_json
 
 # Okabe and Ito's palette, told apart with any colour vision
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#666666",
-)  # fmt: skip
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+    "#666666",
+)
 OF_DIMENSION = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
-OF_SCORER = {"criterion": BLUE, "criterion_clean": GREEN, "scalar_overall": ORANGE,
-             "scalar_blind": RED, "words": PURPLE, "length": GREY}  # fmt: skip
+OF_SCORER = {
+    "criterion": BLUE,
+    "criterion_clean": GREEN,
+    "scalar_overall": ORANGE,
+    "scalar_blind": RED,
+    "words": PURPLE,
+    "length": GREY,
+}
 STYLE = {
     **matplotlib.rcParamsDefault,
     "backend": "agg",
@@ -81,7 +93,8 @@ def _points(axis, y, df: pd.DataFrame, column: str, colour: str, marker: str = "
 
 
 def draw_legend(figure, marks, columns: int = 0) -> None:
-    """A legend below all panels: ``marks`` is label -> style of its marker; ``columns``: 0 for one line."""
+    """A legend below all panels: ``marks`` is label -> style of its marker; ``columns``: 0 for one
+    line."""
     handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns or len(handles))
 
@@ -118,7 +131,9 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
         known = df.reindex(columns=values).notna().any(axis=1)
         parts[kind] = df[known | (not df.size)].reset_index(drop=True)
     sizes = [len(part) + 2 for part in parts.values()]
-    figure = Figure(figsize=(4.2 + 2.7 * len(OF_DIMENSION), 1.2 + 0.26 * sum(sizes)), layout="constrained")
+    figure = Figure(
+        figsize=(4.2 + 2.7 * len(OF_DIMENSION), 1.2 + 0.26 * sum(sizes)), layout="constrained"
+    )
     axes = figure.subplots(len(parts), len(OF_DIMENSION), sharey="row", height_ratios=sizes)
     for row, (kind, part) in zip(axes, parts.items(), strict=True):
         for axis, (dimension, colour) in zip(row, OF_DIMENSION.items(), strict=True):
@@ -127,8 +142,14 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
             if kind == "pairwise":
                 axis.axvline(50, color=GREY, lw=0.8, ls=":")
     hollow, filled = {"marker": "o", "mfc": "white", "mec": GREY}, {"marker": "o", "color": GREY}
-    draw_legend(figure, {"reported": hollow, "this run, 95 % interval": filled,
-                     "chance": {"color": GREY, "ls": ":"}})  # fmt: skip
+    draw_legend(
+        figure,
+        {
+            "reported": hollow,
+            "this run, 95 % interval": filled,
+            "chance": {"color": GREY, "ls": ":"},
+        },
+    )
     return figure
 
 
@@ -142,18 +163,30 @@ def plot_graders(df: pd.DataFrame) -> Figure:
     slices = list(dict.fromkeys(df["slice"]))
     systems = df.system.nunique()
     figure, [axes] = canvas(3.2 + 2.3 * len(slices), 1.5 + 0.36 * systems, len(slices), sharey=True)
-    looks = {"run_f1": ("against physicians", BLUE, "o", 0.15), "run_f1_truth": ("against the truth", ORANGE, "D", -0.15)}
+    looks = {
+        "run_f1": ("against physicians", BLUE, "o", 0.15),
+        "run_f1_truth": ("against the truth", ORANGE, "D", -0.15),
+    }
     for axis, part in zip(axes, slices, strict=True):
         own = df[df["slice"] == part].reset_index(drop=True)
         y = name_rows(axis, own.system)
-        axis.axvspan(own.run_baseline_low.iloc[0], own.run_baseline_high.iloc[0], color=GREY, alpha=0.35, lw=0)
+        axis.axvspan(
+            own.run_baseline_low.iloc[0],
+            own.run_baseline_high.iloc[0],
+            color=GREY,
+            alpha=0.35,
+            lw=0,
+        )
         for column, (_, colour, marker, up) in looks.items():
             ends = (own[f"{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
             draw_interval(axis, y + up, *ends, fmt=marker, color=colour, ms=4.5, capsize=3)
         axis.set_title(part, fontsize=9)
         axis.set(xlabel="balanced F1 (%)", xlim=(0, 102))
     band = {"marker": "s", "color": GREY, "alpha": 0.35, "ms": 9}
-    marks = {label: {"marker": marker, "color": colour, "ls": "-"} for label, colour, marker, _ in looks.values()}
+    marks = {
+        label: {"marker": marker, "color": colour, "ls": "-"}
+        for label, colour, marker, _ in looks.values()
+    }
     draw_legend(figure, {"one physician against the other": band} | marks)
     return figure
 
@@ -176,7 +209,9 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
         axis.plot([0, 100], [0, 100], color="black", lw=0.8)
         said = [("error (points)", GREY)]
         for (where, version), look in looks.items():
-            part = df[(df.dimension == dimension) & (df["where"] == where) & (df.version == version)]
+            part = df[
+                (df.dimension == dimension) & (df["where"] == where) & (df.version == version)
+            ]
             if part.empty:
                 continue
             x, y = 100 * part.probability, 100 * part.met
@@ -184,14 +219,24 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
             axis.errorbar(x, y, yerr=100 * ends, lw=1, ms=4, capsize=2, **look)
             said.append((f"{part.error.iloc[0]:.1f}", look["color"]))
         for n, (text, colour) in enumerate(reversed(said)):  # below the diagonal there is room
-            axis.text(0.98, 0.03 + 0.065 * n, text, color=colour, ha="right", fontsize=8,
-                      transform=axis.transAxes)  # fmt: skip
+            axis.text(
+                0.98,
+                0.03 + 0.065 * n,
+                text,
+                color=colour,
+                ha="right",
+                fontsize=8,
+                transform=axis.transAxes,
+            )
         axis.set_title(dimension, fontsize=9)
         axis.set(xlabel="P(met) that is said (%)", xlim=(-2, 102), ylim=(-2, 102))
     axes[0].set_ylabel("criteria that are met (%), 95 % interval")
     there = set(zip(df["where"], df.version, strict=True))
-    shown = {f"{where}: {version}" if version != "P(met)" else where: look
-             for (where, version), look in looks.items() if (where, version) in there}  # fmt: skip
+    shown = {
+        f"{where}: {version}" if version != "P(met)" else where: look
+        for (where, version), look in looks.items()
+        if (where, version) in there
+    }
     draw_legend(figure, shown, columns=2 if len(shown) > 3 else 0)
     return figure
 
@@ -202,15 +247,23 @@ def plot_external(df: pd.DataFrame) -> Figure:
     A row a system; colour and marker are the text that the RM is given. The reported panel first; a
     set that did not run has none.
     """
-    given = {"q": ("Q", GREY, "s", 0.2), "q_criteria": ("Q + criteria", BLUE, "o", 0.0),
-             "q_sub": ("Q + sub-criteria", GREEN, "D", -0.2)}  # fmt: skip
+    given = {
+        "q": ("Q", GREY, "s", 0.2),
+        "q_criteria": ("Q + criteria", BLUE, "o", 0.0),
+        "q_sub": ("Q + sub-criteria", GREEN, "D", -0.2),
+    }
     values = [f"{who}_{column}" for who in ("reported", "run") for column in given]
     df = df[df[values].notna().any(axis=1)]
     sets = list(dict.fromkeys(df["set"]))
     sizes = [max(1, (df["set"] == name).sum()) for name in sets]
     figure = Figure(figsize=(8.5, 1.3 + 0.62 * len(sets) + 0.34 * sum(sizes)), layout="constrained")
-    axes = figure.subplots(len(sets), 1, squeeze=False, sharex=True,
-                           gridspec_kw={"height_ratios": [s + 0.8 for s in sizes]})[:, 0]  # fmt: skip
+    axes = figure.subplots(
+        len(sets),
+        1,
+        squeeze=False,
+        sharex=True,
+        gridspec_kw={"height_ratios": [s + 0.8 for s in sizes]},
+    )[:, 0]
     for axis, name in zip(axes, sets, strict=True):
         part = df[df["set"] == name].reset_index(drop=True)
         y = name_rows(axis, part.system)
@@ -224,8 +277,15 @@ def plot_external(df: pd.DataFrame) -> Figure:
     axes[-1].set_xlabel("pairs ordered rightly (%)")
     marks = {label: {"marker": m, "color": c} for label, c, m, _ in given.values()}
     hollow = {"marker": "o", "mfc": "white", "mec": GREY}
-    draw_legend(figure, marks | {"reported": hollow, "this run, 95 % interval": {"marker": "o", "color": GREY, "ls": "-"}},
-            columns=3)  # fmt: skip
+    draw_legend(
+        figure,
+        marks
+        | {
+            "reported": hollow,
+            "this run, 95 % interval": {"marker": "o", "color": GREY, "ls": "-"},
+        },
+        columns=3,
+    )
     return figure
 
 
@@ -238,8 +298,10 @@ def plot_overview(df: pd.DataFrame) -> Figure:
     width, height, gap = 2.0, 1.0, (2.5, 1.45)
     rows, columns = df["row"].max() + 1, df["column"].max() + 1
     figure, [[axis]] = canvas(2.0 * columns, 1.35 * rows + 0.25)
-    axis.set(xlim=(-0.1, (columns - 1) * gap[0] + width + 0.1),
-             ylim=(-(rows - 1) * gap[1] - 0.1, height + 0.1))  # fmt: skip
+    axis.set(
+        xlim=(-0.1, (columns - 1) * gap[0] + width + 0.1),
+        ylim=(-(rows - 1) * gap[1] - 0.1, height + 0.1),
+    )
     axis.axis("off")
     place = {r.box: (r.column * gap[0], -r.row * gap[1]) for r in df.itertuples()}
     for r in df.fillna("").itertuples():
@@ -247,11 +309,21 @@ def plot_overview(df: pd.DataFrame) -> Figure:
         box = {"boxstyle": "round,pad=0.04", "fc": "#e8f1f8", "ec": BLUE, "lw": 1.2}
         axis.add_patch(FancyBboxPatch((x, y), width, height, **box))
         middle = x + width / 2
-        axis.text(middle, y + height - 0.04, r.title, ha="center", va="top", fontsize=9, weight="bold")
+        axis.text(
+            middle, y + height - 0.04, r.title, ha="center", va="top", fontsize=9, weight="bold"
+        )
         axis.text(middle, y + height / 2 + 0.02, r.run, ha="center", va="center", fontsize=8.5)
         if r.reported:
-            axis.text(middle, y, f"reported: {r.reported}", ha="center", va="bottom", fontsize=8,
-                      color=GREY, style="italic")  # fmt: skip
+            axis.text(
+                middle,
+                y,
+                f"reported: {r.reported}",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=GREY,
+                style="italic",
+            )
         for name in filter(None, r.after.split("|")):
             (x0, y0), side = place[name], 0.06
             if y0 != y:  # from a row above
@@ -259,7 +331,9 @@ def plot_overview(df: pd.DataFrame) -> Figure:
             else:
                 left = min(x0, x) + width + side, max(x0, x) - side
                 ends = [(at, y + height / 2) for at in (left if x0 < x else left[::-1])]
-            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": GREY, "lw": 1.2})
+            axis.annotate(
+                "", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": GREY, "lw": 1.2}
+            )
     return figure
 
 
@@ -284,17 +358,25 @@ def plot_seen_unseen(df: pd.DataFrame) -> Figure:
 
 
 CURVE_PANELS = {  # axis label -> series of policy/curve.csv: (column, legend, colour, dash)
-    "reward": (("proxy", "proxy", RED, "-"), ("gold", "gold", BLUE, "--"),
-               ("judged", "judged", ORANGE, ":")),
-    "answers (%)": (("violation_rate", "violation", RED, "-"),
-                    ("judged_violation_rate", "violation, judged", ORANGE, ":"),
-                    ("veto_rate", "vetoed", PURPLE, "-."), ("unparsed", "unknown verdict", GREY, "--")),
-    "met: share of S1, number of S2": (("proficiency", "S1, proficiency", BLUE, "-"),
-                                       ("excellence", "S2, excellence", GREEN, "--")),
+    "reward": (
+        ("proxy", "proxy", RED, "-"),
+        ("gold", "gold", BLUE, "--"),
+        ("judged", "judged", ORANGE, ":"),
+    ),
+    "answers (%)": (
+        ("violation_rate", "violation", RED, "-"),
+        ("judged_violation_rate", "violation, judged", ORANGE, ":"),
+        ("veto_rate", "vetoed", PURPLE, "-."),
+        ("unparsed", "unknown verdict", GREY, "--"),
+    ),
+    "met: share of S1, number of S2": (
+        ("proficiency", "S1, proficiency", BLUE, "-"),
+        ("excellence", "S2, excellence", GREEN, "--"),
+    ),
     "KL to the base (nats an answer)": (("kl", "", PURPLE, "-"),),
     "entropy (nats a token)": (("entropy", "", SKY, "-"),),
     "length (tokens)": (("length", "", GREY, "-"),),
-}  # fmt: skip
+}
 REWARDS = {"proxy": (RED, "s", "-"), "gold": (BLUE, "o", "--"), "judged": (ORANGE, "^", ":")}
 
 
@@ -319,8 +401,16 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
             axis.plot(part.step, y, color=colour, label=name, ls=dash, marker="o", ms=3.5)
         axis.set(ylabel=label, xlim=_wider(df.step), xlabel="optimiser step (line: kept)")
         if lines[0][1]:  # above the axes, where no line is
-            axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2 + (len(lines) == 3),
-                        borderpad=0.1, borderaxespad=0.2, columnspacing=1, handlelength=2.6)  # fmt: skip
+            axis.legend(
+                fontsize=7,
+                loc="lower left",
+                bbox_to_anchor=(-0.02, 1),
+                ncols=2 + (len(lines) == 3),
+                borderpad=0.1,
+                borderaxespad=0.2,
+                columnspacing=1,
+                handlelength=2.6,
+            )
         if label != "reward":  # a share or an amount, and zero is none of it
             axis.set_ylim(0, 1.1 * axis.dataLim.y1 or 1)
         if (kept := _kept(df)) is not None:
@@ -357,7 +447,10 @@ def plot_gold_over_kl(df: pd.DataFrame, shared: bool = True) -> Figure:
             axis.plot(part.kl, part[name], dash, color=colour, marker=marker, ms=4, lw=1.3)
         axis.set_xscale("function", functions=(_root, _square))
         top = max(part.kl.max(), 1e-9)
-        axis.set(xlim=(-0.002 * top, 1.1 * top), xlabel="KL to the base (nats an answer, square-root axis)")
+        axis.set(
+            xlim=(-0.002 * top, 1.1 * top),
+            xlabel="KL to the base (nats an answer, square-root axis)",
+        )
         ticks = [t for t in MaxNLocator(5).tick_values(0, top) if 0 < t <= 1.1 * top]
         near = float(f"{ticks[0] / 4:.1g}")  # one more near zero, where a square root has room
         axis.set_xticks(ticks := [0, near, *ticks], [f"{tick:g}" for tick in ticks])
@@ -366,7 +459,9 @@ def plot_gold_over_kl(df: pd.DataFrame, shared: bool = True) -> Figure:
         _steps(axis, part, next(iter(marks)))
         if (kept := _kept(part)) is not None:
             for name in marks:
-                axis.plot(part.kl[kept], part[name][kept], "o", mfc="none", mec="black", ms=9, mew=0.8)
+                axis.plot(
+                    part.kl[kept], part[name][kept], "o", mfc="none", mec="black", ms=9, mew=0.8
+                )
     axes[0].set_ylabel("reward on held-out prompts")
     shown = {name: {"color": c, "marker": m, "ls": d} for name, (c, m, d) in marks.items()}
     kept = {"kept": {"marker": "o", "mfc": "none", "mec": "black", "ms": 9}}
@@ -387,8 +482,15 @@ def _steps(axis, part: pd.DataFrame, column: str) -> None:
     high, last = _root(part.kl.max()) or 1, -1.0
     for kl, value, step in part[["kl", column, "step"]].sort_values("kl").itertuples(index=False):
         if (at := _root(kl) / high) - last > 0.055:
-            axis.annotate(f"{step:g}", (kl, value), xytext=(0, 6), textcoords="offset points",
-                          ha="center", fontsize=7, color=GREY)  # fmt: skip
+            axis.annotate(
+                f"{step:g}",
+                (kl, value),
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color=GREY,
+            )
             last = at
 
 
@@ -412,18 +514,28 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
         values.set(xlabel=f"{what}\n({unit}")
         if "%" in unit or "100" in unit:
             values.set_xlim(-2, 102)
-        draw_interval(less, y, *(part[f"run_difference{end}"] for end in ("", "_low", "_high")),
-                  fmt="o", color=BLUE, ms=4, capsize=2)  # fmt: skip
+        draw_interval(
+            less,
+            y,
+            *(part[f"run_difference{end}"] for end in ("", "_low", "_high")),
+            fmt="o",
+            color=BLUE,
+            ms=4,
+            capsize=2,
+        )
         less.axvline(0, color=GREY, lw=0.8, ls="--")
         less.set_xlabel(f"{what}:\nGRPO less base (points)")
         if names[0] == "all" and len(names) > 1:
             for axis in (values, less):
                 axis.axhline(y[0] - 0.5, color=GREY, lw=0.8, ls=":")
-    draw_legend(figure, {
-        "base": {"marker": "s", "color": ORANGE},
-        "GRPO": {"marker": "o", "color": BLUE},
-        "paired difference, 95 % interval": {"marker": "o", "color": BLUE, "ls": "-"},
-    })  # fmt: skip
+    draw_legend(
+        figure,
+        {
+            "base": {"marker": "s", "color": ORANGE},
+            "GRPO": {"marker": "o", "color": BLUE},
+            "paired difference, 95 % interval": {"marker": "o", "color": BLUE, "ls": "-"},
+        },
+    )
     return figure
 
 
@@ -434,11 +546,16 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
     base; a cross is a reward without a veto. Hollow: violations that are plainly said, a safety
     criterion not met, where the others are unknown. A dotted line parts groups.
     """
-    panels = {"violations": "answers with a violation (%)", "proficiency": "proficiency S1 (%)",
-              "bench_score": "ProMedical-Bench score (0 to 100)"}  # fmt: skip
+    panels = {
+        "violations": "answers with a violation (%)",
+        "proficiency": "proficiency S1 (%)",
+        "bench_score": "ProMedical-Bench score (0 to 100)",
+    }
     first, df = df[df.variant == base], df[df.variant != base].reset_index(drop=True)
     veto = df.veto.astype(bool).to_numpy()
-    names = [label if n else f"{label} (not run)" for label, n in zip(df.label, df.seeds, strict=True)]
+    names = [
+        label if n else f"{label} (not run)" for label, n in zip(df.label, df.seeds, strict=True)
+    ]
     figure, [axes] = canvas(12, 1.4 + 0.32 * len(df), len(panels), sharey=True)
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
         y = name_rows(axis, names)
@@ -446,23 +563,30 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
             ends = (df[f"{column}{end}"].to_numpy(float)[kind] for end in ("", "_low", "_high"))
             draw_interval(axis, y[kind], *ends, fmt=marker, color=colour, ms=6, capsize=3)
             if column == "violations":
-                axis.plot(df.plain_violations[kind], y[kind], marker, mfc="white", color=colour, ms=6)
+                axis.plot(
+                    df.plain_violations[kind], y[kind], marker, mfc="white", color=colour, ms=6
+                )
             for height, cell in zip(y[kind], df[f"{column}_seeds"][kind], strict=True):
                 seeds = [] if pd.isna(cell) else [float(v) for v in str(cell).split("|")]
                 if len(seeds) > 1:
-                    axis.plot(seeds, [height - 0.27] * len(seeds), ".", color=colour, ms=4, alpha=0.7)
+                    axis.plot(
+                        seeds, [height - 0.27] * len(seeds), ".", color=colour, ms=4, alpha=0.7
+                    )
         for value in first[column].dropna():
             axis.axvline(value, color="black", lw=0.9, ls="--", zorder=1)
         for n in np.flatnonzero(df.group.fillna("").ne(df.group.fillna("").shift()))[1:]:
             axis.axhline(y[n] + 0.5, color=GREY, lw=0.8, ls=":")
         axis.set(xlabel=label, xlim=(0, None))
-    draw_legend(figure, {
-        "veto in the reward": {"marker": "o", "color": BLUE},
-        **({} if veto.all() else {"no veto": {"marker": "X", "color": RED, "ms": 6}}),
-        "plainly said, the rest unknown": {"marker": "o", "color": BLUE, "mfc": "white"},
-        "a training seed": {"marker": ".", "color": GREY, "ms": 4},
-        "base": {"color": "black", "ls": "--", "lw": 0.9},
-    })  # fmt: skip
+    draw_legend(
+        figure,
+        {
+            "veto in the reward": {"marker": "o", "color": BLUE},
+            **({} if veto.all() else {"no veto": {"marker": "X", "color": RED, "ms": 6}}),
+            "plainly said, the rest unknown": {"marker": "o", "color": BLUE, "mfc": "white"},
+            "a training seed": {"marker": ".", "color": GREY, "ms": 4},
+            "base": {"color": "black", "ls": "--", "lw": 0.9},
+        },
+    )
     return figure
 
 
@@ -495,7 +619,9 @@ def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=
         df.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
     draw(plot, csv, note)
     if facts is not None:
-        write_json(csv.with_suffix(".json"), {"figure": name, "note": note, "rows": len(df), **facts})
+        write_json(
+            csv.with_suffix(".json"), {"figure": name, "note": note, "rows": len(df), **facts}
+        )
     return csv
 
 
@@ -508,7 +634,9 @@ def draw(plot, csv: Path, note: str = "") -> None:
         with replacing(csv.with_suffix(".png")) as temporary:
             temporary.write_bytes(as_png(figure, 150))
         with replacing(csv.with_suffix(".pdf")) as temporary:
-            figure.savefig(temporary, format="pdf", dpi=150, metadata={"CreationDate": None, "Producer": None})
+            figure.savefig(
+                temporary, format="pdf", dpi=150, metadata={"CreationDate": None, "Producer": None}
+            )
 
 
 def as_png(figure: Figure, dpi: int) -> bytes:
@@ -576,9 +704,15 @@ def plot_reliability(df: pd.DataFrame) -> Figure:
     for axis, column in zip(axes, ("raw", "probability"), strict=True):
         for dimension, part in df.groupby("dimension"):
             CalibrationDisplay.from_predictions(
-                part.label, part[column], n_bins=8, strategy="quantile", ax=axis, marker="o",
-                name=f"{dimension}, n = {len(part)}", color=OF_DIMENSION[dimension],
-            )  # fmt: skip
+                part.label,
+                part[column],
+                n_bins=8,
+                strategy="quantile",
+                ax=axis,
+                marker="o",
+                name=f"{dimension}, n = {len(part)}",
+                color=OF_DIMENSION[dimension],
+            )
     axes[0].set(xlabel="before: sigmoid of the score", ylabel="share that is met")
     axes[1].set(xlabel="after: P(met), calibrated", ylabel="")
     for axis in axes:
@@ -612,10 +746,19 @@ def plot_speed(df: pd.DataFrame) -> Figure:
     part = df[df.case.isin(["published", "clinic mix"])].sort_values(["case", "task"])
     names = [f"{c},\n{t}" for c, t in zip(part.case, part.task, strict=True)]
     y = name_rows(axes[2], names)
-    axes[2].barh(y, part.ratio, height=0.5, color=part.task.map({"scoring": BLUE, "training": ORANGE}))
+    axes[2].barh(
+        y, part.ratio, height=0.5, color=part.task.map({"scoring": BLUE, "training": ORANGE})
+    )
     axes[2].plot(part.bound, y, "|", color="black", ms=24, label="bound")
     for at, ratio, share in zip(y, part.ratio, part.share, strict=True):
-        axes[2].text(0.1, at, f"{ratio:.2f}, {share:.0%} of the bound", va="center", color="white", fontsize=8)
+        axes[2].text(
+            0.1,
+            at,
+            f"{ratio:.2f}, {share:.0%} of the bound",
+            va="center",
+            color="white",
+            fontsize=8,
+        )
     axes[2].set(xlabel="times as fast packed")
     axes[2].grid(False, axis="y")
     return figure
@@ -623,12 +766,16 @@ def plot_speed(df: pd.DataFrame) -> Figure:
 
 def plot_reward_study(df: pd.DataFrame) -> Figure:
     """Pairs of seen and unseen kinds, and overall, a row a model; from ``reward_study.table``."""
-    panels = {"pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
-              "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
-              "overall": ("overall, safety first (%)", RED)}  # fmt: skip
+    panels = {
+        "pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
+        "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
+        "overall": ("overall, safety first (%)", RED),
+    }
     figure, [axes] = canvas(11.5, 1.4 + 0.3 * len(df), len(panels), sharey=True)
     for axis, (column, (label, colour)) in zip(axes, panels.items(), strict=True):
-        names = [f"{m} ({n} seeds)" if n > 1 else m for m, n in zip(df.model, df.seeds, strict=True)]
+        names = [
+            f"{m} ({n} seeds)" if n > 1 else m for m, n in zip(df.model, df.seeds, strict=True)
+        ]
         _points(axis, name_rows(axis, names), df, column, colour)
         axis.set(xlim=(0, 102), xlabel=label)
         axis.axvline(50, color=GREY, lw=0.8, ls=":")
@@ -641,9 +788,14 @@ def plot_grades(df: pd.DataFrame) -> Figure:
 
     figure, [[axis]] = canvas(4.2, 3.8)
     ConfusionMatrixDisplay.from_predictions(
-        df.physician_1, df.physician_2, labels=[-2, -1, 0, 1, 2], ax=axis, cmap="Blues",
-        display_labels=["-2", "-1", "0", "+1", "+2"], colorbar=False,
-    )  # fmt: skip
+        df.physician_1,
+        df.physician_2,
+        labels=[-2, -1, 0, 1, 2],
+        ax=axis,
+        cmap="Blues",
+        display_labels=["-2", "-1", "0", "+1", "+2"],
+        colorbar=False,
+    )
     axis.grid(False)
     axis.set(xlabel="physician 2 (+: the first answer is better)", ylabel="physician 1")
     return figure
@@ -667,15 +819,27 @@ def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) 
         for (*at, scorer, against), r in df.groupby(["metric", "slice", "scorer", "against"]):
             if tuple(at) == asked:
                 mark, up = looks[against]
-                draw_interval(axis, height[scorer] + up, r.value, r.low, r.high, fmt=mark, ms=4.5,
-                          capsize=3, color=OF_SCORER.get(scorer, SKY))  # fmt: skip
+                draw_interval(
+                    axis,
+                    height[scorer] + up,
+                    r.value,
+                    r.low,
+                    r.high,
+                    fmt=mark,
+                    ms=4.5,
+                    capsize=3,
+                    color=OF_SCORER.get(scorer, SKY),
+                )
         axis.set(xlim=(-3, 103), xlabel=f"{label} (%)")
         if asked[0] == "pairwise":
             axis.axvline(50, color=GREY, lw=0.8, ls=":")
         if ceiling is not None and asked == ("pairwise", "all"):
             axis.axvline(ceiling * 100, color="black", lw=0.9, ls="--")
-    marks = {f"against {a}": {"marker": m, "color": GREY}
-             for a, (m, _) in looks.items() if a in set(df.against)}  # fmt: skip
+    marks = {
+        f"against {a}": {"marker": m, "color": GREY}
+        for a, (m, _) in looks.items()
+        if a in set(df.against)
+    }
     if ceiling is not None:
         marks["ceiling without criteria"] = {"marker": "|", "color": "black", "ms": 12}
     draw_legend(figure, marks)
@@ -708,19 +872,27 @@ def plot_paired(df: pd.DataFrame) -> Figure:
 
 
 def plot_funnel(df: pd.DataFrame) -> Figure:
-    """What curation leaves: columns step, before, dropped, queued, after, in the order of the steps.
+    """What curation leaves: columns step, before, dropped, queued, after, in the order of the
+    steps.
 
     Blue is what a step lets through, the hatched end what it drops or queues for a person.
     """
     figure, [[axis]] = canvas(7.5, 1.0 + 0.32 * len(df))
     y = name_rows(axis, df.step)
     axis.barh(y, df.after, color=BLUE)
-    axis.barh(y, df.before - df.after, left=df.after, color="white", edgecolor=GREY, hatch="////", lw=0.5)
+    axis.barh(
+        y, df.before - df.after, left=df.after, color="white", edgecolor=GREY, hatch="////", lw=0.5
+    )
     for place, row in zip(y, df.itertuples(), strict=True):
         gone = f"   −{row.dropped:,}" if row.dropped else ""
         gone += f"   {row.queued:,} queued" if row.queued else ""
-        axis.annotate(f"{row.after:,}{gone}", (row.before, place), xytext=(4, 0),
-                      textcoords="offset points", va="center")  # fmt: skip
+        axis.annotate(
+            f"{row.after:,}{gone}",
+            (row.before, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+        )
     axis.set(xlabel="instructions", xlim=(0, 1.22 * df.before.max()))
     axis.grid(axis="y", visible=False)
     return figure
@@ -734,14 +906,19 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     reviewed, df = df, df.dropna(subset="blind_pass_rate")
     figure, [[axis]] = canvas(6, 3.2)
     ends = np.clip([df.blind_pass_rate - df.low, df.high - df.blind_pass_rate], 0, None)
-    axis.errorbar(df["round"], 100 * df.blind_pass_rate, yerr=100 * ends, fmt="o-", color=BLUE, capsize=4)
+    axis.errorbar(
+        df["round"], 100 * df.blind_pass_rate, yerr=100 * ends, fmt="o-", color=BLUE, capsize=4
+    )
     axis.plot(reviewed["round"], 100 * reviewed.pass_rate, "s", color=ORANGE)
     axis.axhline(100 * aimed, color="black", lw=1, ls="--")
-    draw_legend(figure, {
-        "blind sample, 95 % interval": {"marker": "o", "color": BLUE},
-        "batch before it": {"marker": "s", "color": ORANGE},
-        "aimed at": {"color": "black", "ls": "--", "lw": 1},
-    })  # fmt: skip
+    draw_legend(
+        figure,
+        {
+            "blind sample, 95 % interval": {"marker": "o", "color": BLUE},
+            "batch before it": {"marker": "s", "color": ORANGE},
+            "aimed at": {"color": "black", "ls": "--", "lw": 1},
+        },
+    )
     axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
     axis.set_ylim(top=min(103, axis.get_ylim()[1]))
     axis.margins(x=0.08)
@@ -754,8 +931,16 @@ def plot_composition(df: pd.DataFrame) -> Figure:
     figure, [[axis]] = canvas(7, 1.2 + 0.3 * len(df))
     y, left = name_rows(axis, df.index), np.zeros(len(df))
     for name, hatch in zip(df.columns, ("", "///", "..."), strict=True):
-        axis.barh(y, df[name], left=left, color=OF_DIMENSION[name], hatch=hatch, edgecolor="white",
-                  lw=0.5, label=name)  # fmt: skip
+        axis.barh(
+            y,
+            df[name],
+            left=left,
+            color=OF_DIMENSION[name],
+            hatch=hatch,
+            edgecolor="white",
+            lw=0.5,
+            label=name,
+        )
         left += df[name].to_numpy()
     axis.set(xlabel="criteria a rubric, mean")
     axis.grid(axis="y", visible=False)
@@ -774,14 +959,30 @@ def plot_judge_errors(df: pd.DataFrame) -> Figure:
     for error, shift, colour, mark in (("lenient", 0.15, RED, "o"), ("strict", -0.15, SKY, "s")):
         part = df[df.error == error]
         places = part.dimension.map(y).to_numpy() + shift
-        draw_interval(axis, places, *(100 * part[c].to_numpy() for c in ("rate", "low", "high")),
-                  fmt=mark, color=colour, ms=5, capsize=4)  # fmt: skip
+        draw_interval(
+            axis,
+            places,
+            *(100 * part[c].to_numpy() for c in ("rate", "low", "high")),
+            fmt=mark,
+            color=colour,
+            ms=5,
+            capsize=4,
+        )
         for place, row in zip(places, part.itertuples(), strict=True):
-            axis.annotate(f"n = {row.n:,}", (100 * row.high, place), xytext=(6, 0),
-                          textcoords="offset points", va="center", color=GREY, fontsize=8)  # fmt: skip
+            axis.annotate(
+                f"n = {row.n:,}",
+                (100 * row.high, place),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                color=GREY,
+                fontsize=8,
+            )
     axis.set(xlabel="verdicts (%), 95 % interval", xlim=(0, None))
     axis.margins(x=0.15)
     lenient = {"marker": "o", "color": RED}
     strict = {"marker": "s", "color": SKY}
-    draw_legend(figure, {"judge: met, expert: not met": lenient, "judge: not met, expert: met": strict})
+    draw_legend(
+        figure, {"judge: met, expert: not met": lenient, "judge: not met, expert: met": strict}
+    )
     return figure

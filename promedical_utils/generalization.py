@@ -1,6 +1,7 @@
 """External generalization: which of two answers is better, by what text the reward model is given.
 
-The paper's table has three columns and says little of them (method, sections 4 and 6). Kit's reading:
+The paper's table has three columns and says little of them (method, sections 4 and 6). Kit's
+reading:
 q           question and answer. A criterion-conditioned model is given one neutral criterion,
             ``NEUTRAL``, since it cannot be given none; a scalar reads as it always does.
 q_criteria  the whole rubric, read criterion by criterion and put together by a rule.
@@ -26,7 +27,8 @@ from promedical_utils.sources.judged import Question
 from promedical_utils.workspace import KitError, project_root, replacing, write_json, write_rows
 
 TEXTS = ("q", "q_criteria", "q_sub")
-# the one criterion that a model of criteria is given where there is no rubric: MEDIQA's in notebook 01
+# the one criterion that a model of criteria is given where there is no rubric: MEDIQA's in
+# notebook 01
 NEUTRAL = Criterion(id="neutral", dimension="proficiency", text=OVERALL, weight=1, kind="overall")
 # reward models that are read, those of the run that there are; and what their verdicts are put
 # together by, besides the lexicographic order
@@ -36,9 +38,21 @@ RULED = "criterion"  # the model whose verdicts the rules put together
 AT = (1, 3, 5, 10)  # of recall
 KEY = ["set", "system", "text", "retrieval"]
 PAIR = ["instruction_id", "a_id", "b_id"]
-COLUMNS = [*KEY, "subset", "instruction_id", "condition", "a_id", "b_id", "label", "prefers", "score_a", "score_b"]
+COLUMNS = [
+    *KEY,
+    "subset",
+    "instruction_id",
+    "condition",
+    "a_id",
+    "b_id",
+    "label",
+    "prefers",
+    "score_a",
+    "score_b",
+]
 NOT_TESTABLE = (
-    "not testable in this profile: its reward models have read the clinic's words only, so a number "
+    "not testable in this profile: its reward models have read the clinic's words only, so a "
+    "number "
     "would be of models that have never read such text"
 )
 
@@ -64,8 +78,8 @@ class Set:
 def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
     """The rubric with every criterion that ``joint`` holds together taken apart.
 
-    Part n has the id ``<id>/n``, dimension and kind of the whole and an equal share of its weight. In
-    the clinic this rule finds exactly what was joined; real rubrics need a writer for it.
+    Part n has the id ``<id>/n``, dimension and kind of the whole and an equal share of its weight.
+    In the clinic this rule finds exactly what was joined; real rubrics need a writer for it.
     """
     criteria = []
     for c in rubric.criteria:
@@ -74,7 +88,9 @@ def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
             criteria.append(c)
             continue
         criteria += [
-            c.model_copy(update={"id": f"{c.id}/{n}", "text": part, "weight": c.weight / len(parts)})
+            c.model_copy(
+                update={"id": f"{c.id}/{n}", "text": part, "weight": c.weight / len(parts)}
+            )
             for n, part in enumerate(parts, 1)
         ]
     return rubric.model_copy(update={"criteria": criteria})
@@ -110,10 +126,15 @@ def by_rule(rule, rubric: Rubric, likely: Mapping[str, float], met: Mapping[str,
 
 
 def predictions(
-    name: str, system: str, text: str, retrieved: bool, questions: Sequence[Question],
+    name: str,
+    system: str,
+    text: str,
+    retrieved: bool,
+    questions: Sequence[Question],
     scores: Mapping[str, float],
-) -> pd.DataFrame:  # fmt: skip
-    """One row a pair, by the score of each answer: higher is better, equal a tie, NaN no preference."""
+) -> pd.DataFrame:
+    """One row a pair, by the score of each answer: higher is better, equal a tie, NaN no
+    preference."""
     rows = []
     for q in questions:
         for a, b, label in q.pairs:
@@ -125,7 +146,9 @@ def predictions(
     return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
 
-def read_by(system: str, rm, questions: Sequence[Question], text: str) -> tuple[dict[str, dict[str, float]], int]:
+def read_by(
+    system: str, rm, questions: Sequence[Question], text: str
+) -> tuple[dict[str, dict[str, float]], int]:
     """({system: {candidate id: score}} that one reward model gives, number of answers that it cut).
 
     Of a model of criteria q is the raw score under ``NEUTRAL``; else the answer's place among the
@@ -144,7 +167,9 @@ def read_by(system: str, rm, questions: Sequence[Question], text: str) -> tuple[
     if text == "q" or rm.view not in CONDITIONAL:
         return {system: dict(zip(frame.candidate_id, frame.score, strict=True))}, cut
     if rm.calibration is None:
-        raise KitError(f"{system}: no calibration.json, so its scores give no verdicts; run 03_reward_model")
+        raise KitError(
+            f"{system}: no calibration.json, so its scores give no verdicts; run 03_reward_model"
+        )
     dimension = {c.id: c.dimension for r in rubrics for c in r.criteria}
     of = frame.criterion_id.map(dimension)
     frame = frame.assign(
@@ -152,7 +177,10 @@ def read_by(system: str, rm, questions: Sequence[Question], text: str) -> tuple[
         met=rm.calibration.met(frame.score, of),
     )
     read = {
-        candidate: (dict(zip(rows.criterion_id, rows.likely)), dict(zip(rows.criterion_id, rows.met)))
+        candidate: (
+            dict(zip(rows.criterion_id, rows.likely)),
+            dict(zip(rows.criterion_id, rows.met)),
+        )
         for candidate, rows in frame.groupby("candidate_id", sort=False)
     }
     ways = {system: lexicographic}
@@ -187,8 +215,8 @@ def lengths(questions: Sequence[Question]) -> dict[str, float]:
 def with_retrieved(found: Set, rm, k: int) -> tuple[list[Question], dict]:
     """The questions with what retrieval found in their instruction, and the report on it.
 
-    The same text in every column and for every model, so that room is kept for the whole rubric as one
-    text (``recipes``, view rubric).
+    The same text in every column and for every model, so that room is kept for the whole rubric as
+    one text (``recipes``, view rubric).
     """
     from promedical_utils import packing
 
@@ -209,13 +237,21 @@ def with_retrieved(found: Set, rm, k: int) -> tuple[list[Question], dict]:
         )
         shown.append([ids[n] for n in kept])
         left_out += len(texts) - len(kept)
-        told.append(replace(q, instruction=q.instruction.model_copy(
-            update={"messages": [records.Message(**m) for m in messages]}
-        )))  # fmt: skip
+        told.append(
+            replace(
+                q,
+                instruction=q.instruction.model_copy(
+                    update={"messages": [records.Message(**m) for m in messages]}
+                ),
+            )
+        )
     report = {
-        "library": "bm25s", "documents": len(index.ids), "asked_for": k,
-        "in_instructions": sum(map(len, shown)), "did_not_fit": left_out,
-    }  # fmt: skip
+        "library": "bm25s",
+        "documents": len(index.ids),
+        "asked_for": k,
+        "in_instructions": sum(map(len, shown)),
+        "did_not_fit": left_out,
+    }
     if found.wanted:
         wanted = [found.wanted[q.instruction.id] for q in found.questions]
         report |= {
@@ -230,7 +266,8 @@ def with_retrieved(found: Set, rm, k: int) -> tuple[list[Question], dict]:
 
 
 def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
-    """The external clinic as answer pairs: label by the true verdicts of its atomic rubric; no ties."""
+    """The external clinic as answer pairs: label by the true verdicts of its atomic rubric; no
+    ties."""
     from promedical_utils.clinic import external
 
     made = external.build(seed, size, taken)
@@ -241,7 +278,9 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
         pairs = _pairs(made.gold[asked.id], {a.id: said[a.id] for a in answers})
         shown = made.shown[asked.id]
         rubrics = {"q_criteria": shown, "q_sub": sub_rubric(shown, external.JOIN)}
-        questions.append(Question(asked, answers, pairs, made.conditions[asked.id], rubrics=rubrics))
+        questions.append(
+            Question(asked, answers, pairs, made.conditions[asked.id], rubrics=rubrics)
+        )
         for text, rubric in rubrics.items():
             best = _pairs(rubric, {a.id: _parts(said[a.id], rubric, made.parts) for a in answers})
             right = len(set(best) & set(pairs))
@@ -250,20 +289,29 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
     authors, n = len({c.generator for c in made.candidates}), len(questions)
     about = {
         "tied_pairs_left_out": n * authors * (authors - 1) // 2 - total,
-        # what true verdicts on the texts shown would reach: a composite counts two violations as one
+        # what true verdicts on the texts shown would reach: a composite counts two violations as
+        # one
         "ceiling": {text: round(right / max(total, 1), 4) for text, right in ceilings.items()},
     }
     return Set(questions, made.documents, made.withheld, made.questions, about)
 
 
-def _pairs(rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]) -> tuple[tuple[str, str, int], ...]:
+def _pairs(
+    rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]
+) -> tuple[tuple[str, str, int], ...]:
     scores = {name: scoring.score(rubric, said) for name, said in sorted(verdicts.items())}
     ids = list(scores)
-    sides = [(a, b, scoring.compare(scores[a], scores[b])) for n, a in enumerate(ids) for b in ids[n + 1 :]]
+    sides = [
+        (a, b, scoring.compare(scores[a], scores[b]))
+        for n, a in enumerate(ids)
+        for b in ids[n + 1 :]
+    ]
     return tuple(side for side in sides if side[2])
 
 
-def _parts(said: Mapping[str, str], rubric: Rubric, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _parts(
+    said: Mapping[str, str], rubric: Rubric, parts: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
     """True verdicts on composites and on their parts, from those on the atomic criteria."""
     verdicts = {}
     for c in rubric.criteria:
@@ -283,7 +331,10 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
         else:
             yield "clinic", "external_instructions is 0"
     else:
-        yield "clinic", f"data is {profile.data}: these reward models have not learned from the clinic"
+        yield (
+            "clinic",
+            f"data is {profile.data}: these reward models have not learned from the clinic",
+        )
     documents = {}
     if profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)
@@ -291,7 +342,10 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
         if profile.data == "clinic" and profile.base_model == "small":
             yield name, NOT_TESTABLE
         elif profile.data == "real" and name == "medquad":
-            yield name, "its questions are, in other words, MEDIQA-2019's that this profile trains on"
+            yield (
+                name,
+                "its questions are, in other words, MEDIQA-2019's that this profile trains on",
+            )
         else:
             # the real profile trains on the other splits (notebook 01)
             splits = ("test",) if name == "mediqa" and profile.data == "real" else ()
@@ -309,11 +363,12 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
 def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Pair accuracy of every (set, system, text, retrieval), a share with its 95 % interval.
 
-    Columns: KEY, value, low, high, n (pairs), ties. A tie counts as wrong, and so does no preference.
+    Columns: KEY, value, low, high, n (pairs), ties. A tie counts as wrong, and so does no
+    preference.
     Intervals draw conditions, then instructions within them; all rows of a set share the draws.
     """
     rows = []
-    for name, part in frame.groupby("set", sort=False):
+    for _, part in frame.groupby("set", sort=False):
         keys, hits, counts, weights = _sums(part, draws, seed)
         values = statistics.ratio(hits, counts, np.ones((1, len(hits))))[0]
         low, high = statistics.interval(statistics.ratio(hits, counts, weights))
@@ -325,11 +380,12 @@ def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFr
 
 def paired(
     frame: pd.DataFrame, first: Mapping, second: Mapping, draws: int = 1000, seed: int = 0
-) -> dict:  # fmt: skip
+) -> dict:
     """Accuracy of ``first`` minus that of ``second``, on the same pairs: difference, low, high, n.
 
-    Each names one row of ``measures`` by what tells it apart: {"system": "criterion", "text": "q_sub",
-    "retrieval": True}. KitError if it names none or several, or if they have no pair in common.
+    Each names one row of ``measures`` by what tells it apart: {"system": "criterion", "text":
+    "q_sub", "retrieval": True}. KitError if it names none or several, or if they have no pair in
+    common.
     """
     both = [_one(frame, named) for named in (first, second)]
     shared = both[0].merge(both[1][PAIR], on=PAIR)[PAIR]
@@ -346,7 +402,9 @@ def _one(frame: pd.DataFrame, named: Mapping) -> pd.DataFrame:
     for column, value in named.items():
         part = part[part[column] == value]
     if len(part[KEY].drop_duplicates()) != 1:
-        raise KitError(f"{dict(named)} names {len(part[KEY].drop_duplicates())} rows, not one: say more")
+        raise KitError(
+            f"{dict(named)} names {len(part[KEY].drop_duplicates())} rows, not one: say more"
+        )
     return part
 
 
@@ -358,7 +416,10 @@ def _sums(frame: pd.DataFrame, draws: int, seed: int, by: Sequence[str] = KEY):
     right = frame.prefers.eq(frame.label)  # False for NaN
     at = pd.MultiIndex.from_frame(frame[list(by)])
     keys = list(at.unique())
-    column, row = at.unique().get_indexer(at), pd.Index(asked.instruction_id).get_indexer(frame.instruction_id)
+    column, row = (
+        at.unique().get_indexer(at),
+        pd.Index(asked.instruction_id).get_indexer(frame.instruction_id),
+    )
     hits, counts = np.zeros((2, len(asked), len(keys)))
     np.add.at(hits, (row, column), right.to_numpy(float))
     np.add.at(counts, (row, column), 1)
@@ -384,14 +445,18 @@ def external(profile: Profile, run: Path) -> dict:
     runs = {name: one for name, one in found.items() if isinstance(one, Set)}
     frames, asked, report = [], {}, {"sets": {}, "retrieval": {}, "neutral_criterion": NEUTRAL.text}
     for name, one in runs.items():
-        frames.append(predictions(name, "length", "q", False, one.questions, lengths(one.questions)))
+        frames.append(
+            predictions(name, "length", "q", False, one.questions, lengths(one.questions))
+        )
         asked[name, False] = one.questions
         report["sets"][name] = {"status": "run", "reason": "", "answers_cut": {}} | _counts(one)
     for system in there:
         rm = reward_model.load(run / "reward" / system).merged()
         for name, one in runs.items():
             if one.documents and (name, True) not in asked:
-                asked[name, True], report["retrieval"][name] = with_retrieved(one, rm, profile.retrieved)
+                asked[name, True], report["retrieval"][name] = with_retrieved(
+                    one, rm, profile.retrieved
+                )
             for with_documents in (False, True):
                 questions = asked.get((name, with_documents), [])
                 for text in texts_of(questions):
@@ -412,17 +477,23 @@ def external(profile: Profile, run: Path) -> dict:
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     write_rows(run / "external/predictions.parquet", frame)
     texts = [
-        (c.instruction_id, c.id, c.text) for q in runs.get("clinic", Set(())).questions for c in q.candidates
+        (c.instruction_id, c.id, c.text)
+        for q in runs.get("clinic", Set(())).questions
+        for c in q.candidates
     ]
     with replacing(run / "external/texts.parquet") as temporary:
-        pd.DataFrame(texts, columns=["instruction_id", "candidate_id", "text"]).to_parquet(temporary, index=False)
+        pd.DataFrame(texts, columns=["instruction_id", "candidate_id", "text"]).to_parquet(
+            temporary, index=False
+        )
     write_json(run / "external/report.json", report)
     return report
 
 
 def _counts(one: Set) -> dict:
     return {
-        "questions": len(one.questions), "conditions": len({q.condition for q in one.questions}),
+        "questions": len(one.questions),
+        "conditions": len({q.condition for q in one.questions}),
         "answers": sum(len(q.candidates) for q in one.questions),
-        "pairs": sum(len(q.pairs) for q in one.questions), **one.about,
-    }  # fmt: skip
+        "pairs": sum(len(q.pairs) for q in one.questions),
+        **one.about,
+    }

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers import TopPLogitsWarper
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 from transformers.cache_utils import Cache, DynamicLayer
 
 from promedical_utils import packing
@@ -74,7 +73,9 @@ class SeededSampling(LogitsProcessor):
     one prompt side by side; ``seeds``: one a prompt.
     """
 
-    def __init__(self, rows: list[int], seeds: Sequence[int], temperature: float, top_p: float, device):
+    def __init__(
+        self, rows: list[int], seeds: Sequence[int], temperature: float, top_p: float, device
+    ):
         self.temperature = temperature
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
         self.sizes = [rows.count(place) for place in range(len(seeds))]
@@ -97,13 +98,21 @@ def seed_of(*parts) -> int:
 
 
 @torch.no_grad()
-def complete(model, tokenizer, prompts: list[list[int]], max_tokens: int, temperature: float,
-             top_p: float = 1.0, seeds: Sequence[int] | None = None) -> list[list[int]]:  # fmt: skip
+def complete(
+    model,
+    tokenizer,
+    prompts: list[list[int]],
+    max_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+    seeds: Sequence[int] | None = None,
+) -> list[list[int]]:
     """Completion ids of prompt ids, up to the first end token; temperature 0 is greedy.
 
     A prompt that occurs several times (a GRPO group) is read once and its cache shared: on two
     cores reading the prompts is otherwise as dear as writing the answers. ``seeds``: one for each
-    different prompt, in the order of their first occurrence; a group's answers come from one stream.
+    different prompt, in the order of their first occurrence; a group's answers come from one
+    stream.
     """
     place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     # rows of one prompt side by side, for the streams; put back in the end
@@ -114,22 +123,35 @@ def complete(model, tokenizer, prompts: list[list[int]], max_tokens: int, temper
     ids, mask = left_padded([list(prompt) for prompt in place], pad, model.device)
     # position ids as ``generate`` makes them, or rotary distances would be off by the padding
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True,
-                  position_ids=positions[:, :-1], logits_to_keep=1).past_key_values  # fmt: skip
+    cache = model(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        use_cache=True,
+        position_ids=positions[:, :-1],
+        logits_to_keep=1,
+    ).past_key_values
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         cache = Cache(layers=[_RoomyLayer(layer, rows, max_tokens + 1) for layer in cache.layers])
     else:  # sliding windows and the like keep their own layers
         cache.batch_select_indices(rows)
     config = GenerationConfig(
-        max_new_tokens=max_tokens, eos_token_id=ends, pad_token_id=pad, disable_compile=True,
+        max_new_tokens=max_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        disable_compile=True,
         do_sample=False,
-    )  # fmt: skip
+    )
     sampling = LogitsProcessorList()
     if temperature > 0:
         drawn = seeds if seeds is not None else torch.randint(2**31, (len(place),)).tolist()
         sampling.append(SeededSampling(numbers, drawn, temperature, top_p, model.device))
-    output = model.generate(input_ids=ids[rows], attention_mask=mask[rows], past_key_values=cache,
-                            generation_config=config, logits_processor=sampling)  # fmt: skip
+    output = model.generate(
+        input_ids=ids[rows],
+        attention_mask=mask[rows],
+        past_key_values=cache,
+        generation_config=config,
+        logits_processor=sampling,
+    )
     answers: list[list[int]] = [[]] * len(prompts)
     for n, row in zip(order, output[:, ids.shape[1] :].tolist(), strict=True):
         answers[n] = row[: next((k for k, t in enumerate(row, 1) if t in ends), len(row))]
@@ -153,9 +175,16 @@ def prompts_of(model, tokenizer, instructions, max_tokens: int) -> list[list[int
     return rows
 
 
-def generate(model, tokenizer, instructions: Sequence[Instruction], max_tokens: int,
-             temperature: float = 1.0, top_p: float = 1.0, seed: int = 0,
-             batch: int = 64) -> list[Answer]:  # fmt: skip
+def generate(
+    model,
+    tokenizer,
+    instructions: Sequence[Instruction],
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch: int = 64,
+) -> list[Answer]:
     """One answer per instruction, in their order; temperature 0 is greedy, ``top_p`` the nucleus.
 
     Batches hold prompts of like length. The same model, instruction and seed give the same answer,
@@ -169,7 +198,10 @@ def generate(model, tokenizer, instructions: Sequence[Instruction], max_tokens: 
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             some = [prompts[i] for i in chosen]
-            known = {tuple(p): seed_of(seed, instructions[i].id) for i, p in reversed(list(zip(chosen, some)))}
+            known = {
+                tuple(p): seed_of(seed, instructions[i].id)
+                for i, p in reversed(list(zip(chosen, some)))
+            }
             seeds = [known[prompt] for prompt in dict.fromkeys(map(tuple, some))]
             rows = complete(model, tokenizer, some, max_tokens, temperature, top_p, seeds)
             for i, row in zip(chosen, rows, strict=True):

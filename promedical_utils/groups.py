@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from promedical_utils import scoring
-from promedical_utils.records import Candidate, Criterion, CriterionPair, Instruction
-from promedical_utils.records import Rubric, Verdict
+from promedical_utils.records import (
+    Candidate,
+    Criterion,
+    CriterionPair,
+    Instruction,
+    Rubric,
+    Verdict,
+)
 from promedical_utils.workspace import KitError
 
 

@@ -29,14 +29,29 @@ from promedical_utils import profiles, scoring, statistics
 from promedical_utils.records import Candidate, Criterion, Instruction
 from promedical_utils.sources import cards
 from promedical_utils.workspace import (
-    KitError, need, project_root, read_json, replacing, sha256, short_hash, shown, write_json,
-)  # fmt: skip
+    KitError,
+    need,
+    project_root,
+    read_json,
+    replacing,
+    sha256,
+    short_hash,
+    shown,
+    write_json,
+)
 
 OVERALL = "overall"
 LEVELS = ("overall", "theme", "axis", "level", "physician_agreed_category", "cluster")  # of tags
 LEAST = 10  # examples below which the command shows no mean of a tag; kit's decision
-THEMES = ("emergency_referrals", "context_seeking", "global_health", "health_data_tasks",
-          "communication", "hedging", "complex_responses")  # fmt: skip
+THEMES = (
+    "emergency_referrals",
+    "context_seeking",
+    "global_health",
+    "health_data_tasks",
+    "communication",
+    "hedging",
+    "complex_responses",
+)
 VERDICTS = {True: "met", False: "not_met", None: "unknown"}
 RATINGS = ["item", "conversation", "category", "rater", "verdict"]
 PHYSICIANS = ("physician_1", "physician_2")  # of the clinic's bench
@@ -58,7 +73,9 @@ def score_example(points: Sequence[float], met: Sequence[bool]) -> float:
     (0.26666666666666666, -1.6)
     """
     if len(points) != len(met):
-        raise KitError(f"HealthBench score: {len(points)} points, {len(met)} verdicts; give as many")
+        raise KitError(
+            f"HealthBench score: {len(points)} points, {len(met)} verdicts; give as many"
+        )
     if math.isnan(share := scoring.points_share(points, met)):
         raise KitError("HealthBench score: no criterion has positive points; leave the example out")
     return share
@@ -132,7 +149,8 @@ def scores(examples: Iterable[Example]) -> pd.DataFrame:
 
 
 def by_tag(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Score by system and tag of ``scores``: n, left_out, score, mean (not clipped), std, low, high.
+    """Score by system and tag of ``scores``: n, left_out, score, mean (not clipped), std, low,
+    high.
 
     ``left_out`` counts examples without positive points on the tag. The standard deviation is of
     the clipped mean over bootstrap draws, as simple-evals has it; low and high are 2.5 and 97.5
@@ -145,10 +163,17 @@ def by_tag(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFram
         row = {"system": system, "tag": tag, "n": len(known), "left_out": len(part) - len(known)}
         if len(known):
             sums = _by_conversation(known.prompt_id, known.score, np.ones(len(known)))
-            drawn = np.clip(statistics.ratio(*sums, _weights(len(sums[0]), draws, seed))[:, 0], 0, 1)
+            drawn = np.clip(
+                statistics.ratio(*sums, _weights(len(sums[0]), draws, seed))[:, 0], 0, 1
+            )
             low, high = statistics.interval(drawn)
-            row |= {"score": score(known.score), "mean": known.score.mean(), "std": drawn.std(),
-                    "low": float(low), "high": float(high)}  # fmt: skip
+            row |= {
+                "score": score(known.score),
+                "mean": known.score.mean(),
+                "std": drawn.std(),
+                "low": float(low),
+                "high": float(high),
+            }
         rows.append(row)
     columns = ["system", "tag", "n", "left_out", "score", "mean", "std", "low", "high"]
     return pd.DataFrame(rows).reindex(columns=columns)
@@ -158,18 +183,25 @@ def paired(frame: pd.DataFrame, a: str, b: str, draws: int = 1000, seed: int = 0
     """Scores of systems ``a`` and ``b`` and ``a`` less ``b``, over the prompts that both answered.
 
     ``{a: ends, b: ends, "difference": ends, "n": prompts}``, ends being value, low and high; all
-    share the draws of prompts, and every mean is clipped, in each draw too. KitError if none is shared.
+    share the draws of prompts, and every mean is clipped, in each draw too. KitError if none is
+    shared.
     """
-    of = frame[frame.tag == OVERALL].pivot_table(index="prompt_id", columns="system", values="score")
+    of = frame[frame.tag == OVERALL].pivot_table(
+        index="prompt_id", columns="system", values="score"
+    )
     of = of.reindex(columns=[a, b]).dropna()
     if of.empty:
         raise KitError(f"HealthBench: {a} and {b} share no graded prompt; ask both the same")
-    weights = np.vstack([np.ones(len(of)), _weights(len(of), draws, seed)])  # the sample comes first
+    weights = np.vstack(
+        [np.ones(len(of)), _weights(len(of), draws, seed)]
+    )  # the sample comes first
     drawn = np.clip(statistics.ratio(of.to_numpy(), np.ones(of.shape), weights), 0, 1)
     drawn = np.column_stack([drawn, drawn[:, 0] - drawn[:, 1]])
     low, high = statistics.interval(drawn[1:])
-    ends = [{"value": float(v), "low": float(lo), "high": float(hi)}
-            for v, lo, hi in zip(drawn[0], low, high, strict=True)]  # fmt: skip
+    ends = [
+        {"value": float(v), "low": float(lo), "high": float(hi)}
+        for v, lo, hi in zip(drawn[0], low, high, strict=True)
+    ]
     return dict(zip((a, b, "difference"), ends, strict=True)) | {"n": len(of)}
 
 
@@ -184,7 +216,10 @@ def worst_at(of: Mapping[str, Sequence[float]], k: int) -> dict:
         n = len(values)
         if n >= k:  # the i-th lowest is the worst of those choices that take it and k - 1 above
             ways = [math.comb(n - 1 - i, k - 1) for i in range(n)]
-            found.append(math.fsum(v * w for v, w in zip(sorted(values), ways, strict=True)) / math.comb(n, k))
+            found.append(
+                math.fsum(v * w for v, w in zip(sorted(values), ways, strict=True))
+                / math.comb(n, k)
+            )
     value = score(found) if found else None
     return {"k": k, "score": value, "n": len(found), "left_out": len(of) - len(found)}
 
@@ -230,7 +265,9 @@ def bench_ratings(bench, graders: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     key = ["candidate_id", "criterion_id"]
     for name, said in graders.items():
         said = said.rename(columns={"verdict": name})[[*key, name]]
-        cells = cells.merge(said, on=key, how="left", validate="one_to_one").fillna({name: "unknown"})
+        cells = cells.merge(said, on=key, how="left", validate="one_to_one").fillna(
+            {name: "unknown"}
+        )
     cells = cells.assign(item=cells.candidate_id + "|" + cells.criterion_id)
     people = ["truth", *PHYSICIANS, "adjudicated", *graders]
     long = cells.melt(["item", "instruction_id", "dimension"], people, "rater", "verdict")
@@ -287,14 +324,19 @@ def meta_evaluation(
         ratings = ratings.assign(theme=ratings.category.map(theme))
     # numbers compare fast, texts of a whole bench do not
     ratings = ratings[ratings.rater.isin([*graders, *physicians])]
-    ratings = ratings.assign(**{c: pd.factorize(ratings[c])[0] for c in ("item", "conversation")},
-                             verdict=ratings.verdict.astype(object))  # fmt: skip
+    ratings = ratings.assign(
+        **{c: pd.factorize(ratings[c])[0] for c in ("item", "conversation")},
+        verdict=ratings.verdict.astype(object),
+    )
     slices = [("all", ratings)] + (list(ratings.groupby(by)) if by else [])
-    return pd.DataFrame([
-        {"slice": name, "grader": grader}
-        | _beside(part, grader, [p for p in physicians if p != grader], truth, draws, seed)
-        for name, part in slices for grader in graders
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"slice": name, "grader": grader}
+            | _beside(part, grader, [p for p in physicians if p != grader], truth, draws, seed)
+            for name, part in slices
+            for grader in graders
+        ]
+    )
 
 
 def _beside(ratings, grader, physicians, truth, draws: int, seed: int) -> dict:
@@ -304,10 +346,16 @@ def _beside(ratings, grader, physicians, truth, draws: int, seed: int) -> dict:
     own = _pairs(of, physicians, grader, "", truth)
     f1 = statistics.ratio(*_f1_sums(own, talks), weights)
     low, high = statistics.interval(f1[1:].mean(axis=1))
-    found = {"n": len(own), "conversations": own.conversation.nunique(),
-             "unknown": (own.verdict == "unknown").mean() if len(own) else math.nan,
-             "f1_met": f1[0, 0], "f1_not_met": f1[0, 1],
-             "mf1": f1[0].mean(), "low": float(low), "high": float(high)}  # fmt: skip
+    found = {
+        "n": len(own),
+        "conversations": own.conversation.nunique(),
+        "unknown": (own.verdict == "unknown").mean() if len(own) else math.nan,
+        "f1_met": f1[0, 0],
+        "f1_not_met": f1[0, 1],
+        "mf1": f1[0].mean(),
+        "low": float(low),
+        "high": float(high),
+    }
     sides, sizes = {p: [] for p in ("physician", "grader")}, []
     for out in physicians:
         each = [_pairs(of, physicians, rater, out, truth) for rater in (out, grader)]
@@ -332,8 +380,11 @@ def _beside(ratings, grader, physicians, truth, draws: int, seed: int) -> dict:
     return found | {"people": int(first.sum()), "above": above}
 
 
-def _pairs(of: Mapping[str, pd.DataFrame], physicians, rater: str, out: str, truth: str) -> pd.DataFrame:
-    """What ``rater`` said beside the labels of all physicians but ``out``, on the items of ``out``."""
+def _pairs(
+    of: Mapping[str, pd.DataFrame], physicians, rater: str, out: str, truth: str
+) -> pd.DataFrame:
+    """What ``rater`` said beside the labels of all physicians but ``out``, on the items of
+    ``out``."""
     said = of[rater]
     if out:
         said = said[said.item.isin(of[out].item)]
@@ -351,7 +402,9 @@ def _pairs(of: Mapping[str, pd.DataFrame], physicians, rater: str, out: str, tru
 def _f1_sums(pairs: pd.DataFrame, talks: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Numerators and denominators of the F1 of met and not met, (conversations, 2) each."""
     codes = pd.Index(talks).get_indexer(pairs.conversation)
-    said, label = (np.array([pairs[c] == name for name in CLASSES], float) for c in ("verdict", "label"))
+    said, label = (
+        np.array([pairs[c] == name for name in CLASSES], float) for c in ("verdict", "label")
+    )
     parts = (2 * said * label, said + label)
     return tuple(
         np.stack([np.bincount(codes, row, len(talks)) for row in part], axis=1) for part in parts
@@ -359,7 +412,8 @@ def _f1_sums(pairs: pd.DataFrame, talks: Sequence) -> tuple[np.ndarray, np.ndarr
 
 
 def physician_bounds(rows: Iterable[cards.HealthMeta], grader: str) -> dict:
-    """Between what a grader's macro F1 against physicians must lie, where labels of rows are missing.
+    """Between what a grader's macro F1 against physicians must lie, where labels of rows are
+    missing.
 
     The public part has of each cluster only the share of physicians' labels that are met. With n
     rows of it, of which the grader calls G met and physicians, at that share, P = n * share, the
@@ -388,9 +442,18 @@ def physician_bounds(rows: Iterable[cards.HealthMeta], grader: str) -> dict:
     if not n:
         raise KitError(f"meta-evaluation of {grader}: no row has a share of its physicians")
     with np.errstate(invalid="ignore"):
-        ends = [(2 * h / (said + label) + 2 * (n - said - label + h) / (2 * n - said - label)) / 2 for h in both]
-    return {"rows": int(n), "left_out": left, "met": said / n, "physicians_met": label / n,
-            "low": float(ends[0]), "high": float(ends[1])}  # fmt: skip
+        ends = [
+            (2 * h / (said + label) + 2 * (n - said - label + h) / (2 * n - said - label)) / 2
+            for h in both
+        ]
+    return {
+        "rows": int(n),
+        "left_out": left,
+        "met": said / n,
+        "physicians_met": label / n,
+        "low": float(ends[0]),
+        "high": float(ends[1]),
+    }
 
 
 def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -406,9 +469,13 @@ def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
 
     made = benches.Bench.load(Path(source) / "bench")
     if "input" not in made.report:
-        raise KitError(f"{shown(Path(source) / 'bench')} was labelled once, by no two physicians: no baseline")
+        raise KitError(
+            f"{shown(Path(source) / 'bench')} was labelled once, by no two physicians: no baseline"
+        )
     predicted = pd.read_parquet(need(Path(source) / "bench/predictions.parquet", benches.NOTEBOOK))
-    graders = {"judge": pd.read_parquet(need(Path(source) / "bench/judge.parquet", benches.NOTEBOOK))}
+    graders = {
+        "judge": pd.read_parquet(need(Path(source) / "bench/judge.parquet", benches.NOTEBOOK))
+    }
     for scorer, part in predicted.groupby("scorer", sort=False):
         if part.met.notna().any():  # the others give no verdicts
             verdict = part.met.astype(object).map(VERDICTS).fillna("unknown")
@@ -416,32 +483,45 @@ def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     ratings = bench_ratings(made, graders)
     against = {"physicians": PHYSICIANS, "adjudicated": ("adjudicated",), "truth": ("truth",)}
     parts = [
-        meta_evaluation(ratings, list(graders), people, by="category", draws=draws, seed=seed).assign(against=who)
+        meta_evaluation(
+            ratings, list(graders), people, by="category", draws=draws, seed=seed
+        ).assign(against=who)
         for who, people in against.items()
-    ]  # fmt: skip
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
 # ---------------------------------------------------------------- the public parts
 
 
-def examples_of(graded: Iterable[cards.HealthGraded], rubrics: Iterable[cards.HealthRubric] = ()) -> list[Example]:
+def examples_of(
+    graded: Iterable[cards.HealthGraded], rubrics: Iterable[cards.HealthRubric] = ()
+) -> list[Example]:
     """Graded answers as examples; ``rubrics`` give the tags of a prompt, where they have any."""
     tags = {row.prompt_id: tuple(row.example_tags or ()) for row in rubrics}
     return [
-        Example(row.source, row.prompt_id, tuple(c.points for c in row.criteria),
-                tuple(c.met for c in row.criteria), tuple(tuple(c.tags) for c in row.criteria),
-                tags.get(row.prompt_id, ()))
+        Example(
+            row.source,
+            row.prompt_id,
+            tuple(c.points for c in row.criteria),
+            tuple(c.met for c in row.criteria),
+            tuple(tuple(c.tags) for c in row.criteria),
+            tags.get(row.prompt_id, ()),
+        )
         for row in graded
-    ]  # fmt: skip
+    ]
 
 
 def stored_scores(graded: Sequence[cards.HealthGraded]) -> dict:
-    """How often the stored score of an answer is this rule's, clipped or not, to 1e-6; and the rest.
+    """How often the stored score of an answer is this rule's, clipped or not, to 1e-6; and the
+    rest.
 
     ``differ``: by system and what is different, the number of answers.
     """
-    found, differ = {"answers": len(graded), "equal_clipped": 0, "equal_unclipped": 0}, defaultdict(int)
+    found, differ = (
+        {"answers": len(graded), "equal_clipped": 0, "equal_unclipped": 0},
+        defaultdict(int),
+    )
     for row, own in zip(graded, examples_of(graded), strict=True):
         value = score_example(own.points, own.met)
         stored = math.nan if row.healthbench_score is None else row.healthbench_score
@@ -485,7 +565,8 @@ def recompute(folder: Path | str, draws: int = 1000, seed: int = 0) -> dict:
         most = max(map(len, of.values()))
         worst += [{"system": system} | worst_at(of, k) for k in range(2, most + 1)]
     return {
-        "scores": stored_scores(graded) | {
+        "scores": stored_scores(graded)
+        | {
             "prompts": whole.prompt_id.nunique(),
             "below_zero": int((whole.score < 0).sum()),
             "mean_unclipped": whole.score.mean(),
@@ -498,8 +579,10 @@ def recompute(folder: Path | str, draws: int = 1000, seed: int = 0) -> dict:
         "graders": _graders(meta, draws, seed),
         "bootstrap": {"draws": draws, "seed": seed},
         "packages": {name: version(name) for name in ("numpy", "pandas")},
-        "sources": {cards.CARDS[key].file: sha256(Path(folder) / cards.CARDS[key].file) for key in keys},
-    }  # fmt: skip
+        "sources": {
+            cards.CARDS[key].file: sha256(Path(folder) / cards.CARDS[key].file) for key in keys
+        },
+    }
 
 
 def _graders(meta: Sequence[cards.HealthMeta], draws: int, seed: int) -> dict:
@@ -522,7 +605,7 @@ def _graders(meta: Sequence[cards.HealthMeta], draws: int, seed: int) -> dict:
         "bounds_against_physicians": {
             name: physician_bounds(meta, name) for name in names if of.size()[name] == len(meta)
         },
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------- a policy on HealthBench
@@ -534,11 +617,14 @@ def whole_rubrics(rows: Iterable[cards.HealthRubric]) -> list[cards.HealthRubric
     The public part has rows of some criteria only, and of a prompt as one string: left out.
     """
     return [
-        row for row in rows
-        if not isinstance(row.prompt, str) and row.prompt and row.prompt[-1].role == "user"
+        row
+        for row in rows
+        if not isinstance(row.prompt, str)
+        and row.prompt
+        and row.prompt[-1].role == "user"
         and not (row.sources and all("only" in source for source in row.sources))
         and any(p.points > 0 for p in row.rubrics)
-    ]  # fmt: skip
+    ]
 
 
 def chosen(rows: Sequence[cards.HealthRubric], limit: int) -> list[cards.HealthRubric]:
@@ -547,7 +633,8 @@ def chosen(rows: Sequence[cards.HealthRubric], limit: int) -> list[cards.HealthR
 
 
 def grade_policies(profile, run: Path) -> dict:
-    """Let base and aligned policy answer HealthBench and the endpoint's judge grade every criterion.
+    """Let base and aligned policy answer HealthBench and the endpoint's judge grade every
+    criterion.
 
     One answer each, sampled as everywhere from the profile's seed, to as many prompts as
     ``policy_prompts`` says. The judge reads the criteria as they stand, a penalty too, all of an
@@ -561,12 +648,20 @@ def grade_policies(profile, run: Path) -> dict:
     usable = whole_rubrics(cards.read("healthbench_rubrics"))
     rows = chosen(usable, profile.policy_prompts)
     if not rows:
-        raise KitError("HealthBench: no row has a conversation and all its criteria; read the whole set")
+        raise KitError(
+            "HealthBench: no row has a conversation and all its criteria; read the whole set"
+        )
     held = [
-        Instruction(id=f"healthbench-{row.prompt_id}", category="health_conversation", specialty="unspecified",
-                    messages=row.prompt, source="healthbench", difficulty=5)
+        Instruction(
+            id=f"healthbench-{row.prompt_id}",
+            category="health_conversation",
+            specialty="unspecified",
+            messages=row.prompt,
+            source="healthbench",
+            difficulty=5,
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     played, origin = roles.of_profile(profile, run), stages.base_path(profile, run)
     tokenizer = reward_model.tokenizer_of(origin)
     graded, finished = [], {}
@@ -577,15 +672,23 @@ def grade_policies(profile, run: Path) -> dict:
             model = policies.load_policy(run / "policy", origin, profile)
         answers = policies.answers_of(model, tokenizer, held, profile, profile.seed)
         del model  # before the next one is loaded
-        tasks = [_task(system, asked, row, answer.text)
-                 for asked, row, answer in zip(held, rows, answers, strict=True)]  # fmt: skip
+        tasks = [
+            _task(system, asked, row, answer.text)
+            for asked, row, answer in zip(held, rows, answers, strict=True)
+        ]
         for row, said in zip(rows, played.judge(tasks), strict=True):
             verdict = {v.criterion_id: v.verdict for v in said}
             graded += [
-                {"system": system, "prompt_id": row.prompt_id, "points": p.points, "verdict": verdict[f"{n}"],
-                 "tags": "|".join(p.tags), "example_tags": "|".join(row.example_tags or ())}
+                {
+                    "system": system,
+                    "prompt_id": row.prompt_id,
+                    "points": p.points,
+                    "verdict": verdict[f"{n}"],
+                    "tags": "|".join(p.tags),
+                    "example_tags": "|".join(row.example_tags or ()),
+                }
                 for n, p in enumerate(row.rubrics)
-            ]  # fmt: skip
+            ]
         finished[system] = sum(answer.finished for answer in answers) / len(answers)
     unknown = sum(row["verdict"] == "unknown" for row in graded) / len(graded)
     if unknown == 1:  # no endpoint, or one that is no judge: that is no score of 0
@@ -594,12 +697,19 @@ def grade_policies(profile, run: Path) -> dict:
         pd.DataFrame(graded).to_parquet(temporary, index=False)
     card = cards.CARDS["healthbench_rubrics"]
     facts = {
-        "fingerprint": _fingerprint(profile, run), "judge": profile.roles["judge"].model,
-        "prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished,
+        "fingerprint": _fingerprint(profile, run),
+        "judge": profile.roles["judge"].model,
+        "prompts": len(rows),
+        "of": len(usable),
+        "unknown": unknown,
+        "finished": finished,
         "packages": {name: version(name) for name in stages.PACKAGES},
-        "source": {"file": card.file, "revision": card.revision,
-                   "as_first_read": cards.as_first_read("healthbench_rubrics")},
-    }  # fmt: skip
+        "source": {
+            "file": card.file,
+            "revision": card.revision,
+            "as_first_read": cards.as_first_read("healthbench_rubrics"),
+        },
+    }
     write_json(run / "healthbench/graded.json", facts)
     return facts
 
@@ -608,10 +718,16 @@ def _task(system: str, asked: Instruction, row: cards.HealthRubric, text: str):
     from promedical_utils.roles import Task
 
     criteria = tuple(
-        Criterion(id=f"{n}", dimension="proficiency", text=p.criterion, weight=0) for n, p in enumerate(row.rubrics)
+        Criterion(id=f"{n}", dimension="proficiency", text=p.criterion, weight=0)
+        for n, p in enumerate(row.rubrics)
     )
-    return Task(asked, criteria, Candidate(id=f"{system}-{asked.id}", instruction_id=asked.id, generator=system,
-                                           text=text or " "))  # fmt: skip
+    return Task(
+        asked,
+        criteria,
+        Candidate(
+            id=f"{system}-{asked.id}", instruction_id=asked.id, generator=system, text=text or " "
+        ),
+    )
 
 
 def _fingerprint(profile, run: Path) -> str:
@@ -619,9 +735,15 @@ def _fingerprint(profile, run: Path) -> str:
     p = profile
     report = need(run / "policy/report.json", "05_grpo_with_veto")
     return short_hash(
-        sha256(report), p.base_model, p.seed, p.policy_prompts, p.grpo_max_tokens, p.grpo_temperature, p.grpo_top_p,
+        sha256(report),
+        p.base_model,
+        p.seed,
+        p.policy_prompts,
+        p.grpo_max_tokens,
+        p.grpo_temperature,
+        p.grpo_top_p,
         p.roles["judge"].model,
-    )  # fmt: skip
+    )
 
 
 def examples_of_run(run: Path) -> list[Example]:
@@ -629,8 +751,16 @@ def examples_of_run(run: Path) -> list[Example]:
     frame, found = pd.read_parquet(need(run / GRADED, "07_paper_tables")), []
     for (system, prompt), part in frame.groupby(["system", "prompt_id"], sort=False):
         tags = tuple(tuple(filter(None, tags.split("|"))) for tags in part.tags)
-        found.append(Example(system, prompt, tuple(part.points), tuple(fail_closed(part.points, part.verdict)), tags,
-                             tuple(filter(None, part.example_tags.iloc[0].split("|")))))  # fmt: skip
+        found.append(
+            Example(
+                system,
+                prompt,
+                tuple(part.points),
+                tuple(fail_closed(part.points, part.verdict)),
+                tags,
+                tuple(filter(None, part.example_tags.iloc[0].split("|"))),
+            )
+        )
     return found
 
 
@@ -644,23 +774,37 @@ def policy_column(profile, run: Path) -> dict:
     (``fail_closed``). What was graded before, of the same policy, is not asked again.
     """
     if profile.base_model == "small":
-        return _column(UNTESTED, "the small base knows the clinic's invented words alone and cannot answer HealthBench")
+        return _column(
+            UNTESTED,
+            "the small base knows the clinic's invented words alone and cannot answer HealthBench",
+        )
     run = Path(run)
     try:
         if not (run / "healthbench/graded.json").exists() or (
-            read_json(run / "healthbench/graded.json", "")["fingerprint"] != _fingerprint(profile, run)
+            read_json(run / "healthbench/graded.json", "")["fingerprint"]
+            != _fingerprint(profile, run)
         ):
             if not profiles.asks_endpoints(profile):
-                return _column(NOT_RUN, "no endpoint plays the judge: the clinic knows no medicine (docs/endpoints.md)")
+                return _column(
+                    NOT_RUN,
+                    "no endpoint plays the judge: the clinic knows no medicine (docs/endpoints.md)",
+                )
             need(run / "policy/model", "05_grpo_with_veto")
             grade_policies(profile, run)
         facts = read_json(run / "healthbench/graded.json", "07_paper_tables")
-        found = paired(scores(examples_of_run(run)), "grpo", "base", profile.bootstrap, profile.seed)
+        found = paired(
+            scores(examples_of_run(run)), "grpo", "base", profile.bootstrap, profile.seed
+        )
     except KitError as error:  # no policy, no data, no answer from the endpoint: the row says which
         return _column(NOT_RUN, str(error))
     n = found.pop("n")
-    rows = {name: {k: round(100 * v, 2) + 0.0 for k, v in ends.items()} for name, ends in found.items()}
-    reason = f"{n} of {facts['of']} prompts, judge {facts['judge']}, {facts['unknown']:.1%} of its verdicts unknown"
+    rows = {
+        name: {k: round(100 * v, 2) + 0.0 for k, v in ends.items()} for name, ends in found.items()
+    }
+    reason = (
+        f"{n} of {facts['of']} prompts, judge {facts['judge']}, {facts['unknown']:.1%} of its "
+        "verdicts unknown"
+    )
     return _column(RUN, reason, n, {name: rows[name] for name in (*SYSTEMS, "difference")})
 
 
@@ -686,8 +830,12 @@ def plain(value):
 def main() -> int:
     """Recompute HealthBench's aggregates from the public parts: numbers alone, no text."""
     parser = argparse.ArgumentParser(prog="promedical_utils.healthbench", description=main.__doc__)
-    parser.add_argument("folder", nargs="?", default=None, help=f"of the public parts; default: {cards.VARIABLE}")
-    parser.add_argument("--write", action="store_true", help="to papers_figures/healthbench/healthbench.json too")
+    parser.add_argument(
+        "folder", nargs="?", default=None, help=f"of the public parts; default: {cards.VARIABLE}"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="to papers_figures/healthbench/healthbench.json too"
+    )
     given = parser.parse_args()
     try:
         folder = given.folder or cards.folder()

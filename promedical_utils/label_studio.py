@@ -313,7 +313,7 @@ def _decisions(draft: Rubric, annotation: _Annotation) -> list[Decision]:
                 action=action,
                 criterion=criterion,
                 reason=reason,
-            )  # fmt: skip
+            )
         )
 
     for n, before in enumerate(draft.criteria):

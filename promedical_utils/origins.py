@@ -16,15 +16,25 @@ import pandas as pd
 
 from promedical_utils import bench as benches
 from promedical_utils import (
-    calibration, paper, policy_bench, profiles, reward_study, scoring, statistics, tables,
-)  # fmt: skip
+    calibration,
+    paper,
+    policy_bench,
+    profiles,
+    reward_study,
+    scoring,
+    statistics,
+    tables,
+)
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.workspace import KitError, project_root, read_json, shown
 
 PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES = (
-    "bench/predictions.parquet", "policy/evaluation.parquet", "policy/verdicts.parquet",
-    "external/predictions.parquet", "bench/preferences.parquet",
-)  # fmt: skip
+    "bench/predictions.parquet",
+    "policy/evaluation.parquet",
+    "policy/verdicts.parquet",
+    "external/predictions.parquet",
+    "bench/preferences.parquet",
+)
 BENCH = tuple(f"bench/{name}.parquet" for name in benches.FRAMES)
 MEASURED, REPORTED, SET, TEXT = "measured", "reported", "input", "text"
 ENDS = ("", "_low", "_high")
@@ -36,10 +46,11 @@ EVEN = 1e-9  # a preference closer to a half than this is a tie
 class Origin:
     """Behind one cell: what it is, the files and rows it is made of, and its text made again.
 
-    ``text`` is None where it cannot be recomputed from what is kept. ``rows``: one row an item, with
-    ``hit`` and ``counted`` where it is a ratio; ``answers``: columns of ``rows`` with candidate ids.
-    ``reads()``: file -> (keys, columns): the rows of the file, and which columns of them, that could
-    change the cell. ``models``: folders below the run of what made the predictions.
+    ``text`` is None where it cannot be recomputed from what is kept. ``rows``: one row an item,
+    with ``hit`` and ``counted`` where it is a ratio; ``answers``: columns of ``rows`` with
+    candidate ids.
+    ``reads()``: file -> (keys, columns): the rows of the file, and which columns of them, that
+    could change the cell. ``models``: folders below the run of what made the predictions.
     """
 
     kind: str
@@ -79,7 +90,9 @@ class Place:
     def profile(self) -> profiles.Profile:
         """The run's profile; settings that this kit no longer knows are passed over."""
         said = self.manifest["profile"]
-        known = {k: v for k, v in said.items() if k in profiles.Profile.model_fields and k != "name"}
+        known = {
+            k: v for k, v in said.items() if k in profiles.Profile.model_fields and k != "name"
+        }
         return profiles.load(said["name"], **known)
 
     @cached_property
@@ -131,7 +144,10 @@ class Items:
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
         """Hits and counts, each (samples, parts)."""
         place = pd.Series(range(len(self.samples)), index=self.samples.instruction_id)
-        at = (place[self.rows.instruction_id].to_numpy(), pd.Index(list(self.factors)).get_indexer(self.rows.part))
+        at = (
+            place[self.rows.instruction_id].to_numpy(),
+            pd.Index(list(self.factors)).get_indexer(self.rows.part),
+        )
         found = []
         for column in ("hit", "counted"):
             total = np.zeros((len(self.samples), len(self.factors)))
@@ -148,8 +164,10 @@ class Items:
     def ratio(self) -> str:
         """``201 of 230``, for each ratio."""
         hits, counts = (part.sum(axis=0) for part in self.sums)
-        return "; ".join(f"{name + ': ' if name else ''}{hit:g} of {n:g}"
-                         for name, hit, n in zip(self.factors, hits, counts, strict=True))  # fmt: skip
+        return "; ".join(
+            f"{name + ': ' if name else ''}{hit:g} of {n:g}"
+            for name, hit, n in zip(self.factors, hits, counts, strict=True)
+        )
 
 
 def written(value: float | None) -> str:
@@ -162,8 +180,11 @@ def written(value: float | None) -> str:
 
 def bench_items(place: Place, scorer: str, metric: str, part: str, against: str) -> Items:
     """What a scorer's metric on a slice of the bench is a ratio of; see ``bench.tally``."""
-    make = _veto if metric.startswith("veto_") else {"pointwise": _pointwise, "pairwise": _pairwise,
-                                                     "overall": _overall}[metric]  # fmt: skip
+    make = (
+        _veto
+        if metric.startswith("veto_")
+        else {"pointwise": _pointwise, "pairwise": _pairwise, "overall": _overall}[metric]
+    )
     rows = make(place, scorer, part, against, metric)
     rows = rows.assign(part="", hit=rows.hit.astype(float), counted=rows.counted.astype(float))
     return Items(rows, place.run.bench.samples[["instruction_id", "condition"]])
@@ -178,7 +199,8 @@ def _of(place: Place, scorer: str) -> pd.DataFrame:
 
 def _slice(frame: pd.DataFrame, part: str) -> pd.Series:
     return {"all": frame.seen | True, "seen": frame.seen, "unseen": ~frame.seen}.get(
-        part, frame.dimension == part)  # fmt: skip
+        part, frame.dimension == part
+    )
 
 
 def _label(cells: pd.DataFrame, column: str) -> pd.Series:
@@ -188,17 +210,21 @@ def _label(cells: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _judged(place: Place, scorer: str, part: str, against: str) -> pd.DataFrame:
-    """Cells of a slice with the scorer's prediction, its verdict and the label; unknown left out."""
+    """Cells of a slice with the scorer's prediction, its verdict and the label; unknown left
+    out."""
     cells, own = place.cells[_slice(place.cells, part)], _of(place, scorer)
     rows = cells.merge(own[[*benches.CELL, "score", "probability", "met"]], on=benches.CELL)
     if len(rows) != len(cells):
         raise KitError(f"{scorer}: {len(cells) - len(rows)} cells have no prediction; score again")
-    rows = rows.assign(label=_label(rows, against), called=rows.met.eq(True).fillna(False).astype(bool))
+    rows = rows.assign(
+        label=_label(rows, against), called=rows.met.eq(True).fillna(False).astype(bool)
+    )
     return rows[rows.label.notna()].astype({"label": bool})
 
 
 def _pointwise(place, scorer, part, against, metric) -> pd.DataFrame:
-    """Verdicts that are the label; none is right by being unknown, but on safety it is a violation."""
+    """Verdicts that are the label; none is right by being unknown, but on safety it is a
+    violation."""
     rows = _judged(place, scorer, part, against)
     said = rows.met.notna() | (rows.dimension == "safety")
     return rows.assign(hit=said & (rows.called == rows.label), counted=1)
@@ -209,7 +235,11 @@ def _veto(place, scorer, part, against, metric) -> pd.DataFrame:
     rows = _judged(place, scorer, "safety", against)
     rows = rows[_slice(rows, part)]
     called, there = ~rows.called, ~rows.label
-    counted = {"veto_precision": called * 1, "veto_recall": there * 1, "veto_f1": called * 1 + there}
+    counted = {
+        "veto_precision": called * 1,
+        "veto_recall": there * 1,
+        "veto_f1": called * 1 + there,
+    }
     return rows.assign(hit=(called & there) * counted[metric], counted=counted[metric])
 
 
@@ -228,8 +258,11 @@ def _asked(place: Place, scorer: str, whole: bool) -> pd.DataFrame:
 
 
 def _lean(asked: pd.DataFrame, first, second, criteria) -> list[int]:
-    """1 where the first answer is preferred, -1 the second, 0 neither; either may have stood first."""
-    said = dict(zip(zip(asked.criterion_id, asked.a_id, asked.b_id), asked.probability, strict=True))
+    """1 where the first answer is preferred, -1 the second, 0 neither; either may have stood
+    first."""
+    said = dict(
+        zip(zip(asked.criterion_id, asked.a_id, asked.b_id), asked.probability, strict=True)
+    )
     order = []
     for a, b, c in zip(first, second, criteria, strict=True):
         margin = said[c, a, b] - 0.5 if (c, a, b) in said else 0.5 - said[c, b, a]
@@ -247,7 +280,9 @@ def _pairwise(place, scorer, part, against, metric) -> pd.DataFrame:
         if asked.empty:
             asked, criteria = _asked(place, scorer, True), [""] * len(rows)
         order = np.array(_lean(asked, rows.chosen_id, rows.rejected_id, criteria))
-        rows["prefers"] = pd.Series(order, rows.index).map({1: "chosen", -1: "rejected", 0: "neither"})
+        rows["prefers"] = pd.Series(order, rows.index).map(
+            {1: "chosen", -1: "rejected", 0: "neither"}
+        )
     else:
         own = _of(place, scorer)
         for side in ("chosen", "rejected"):
@@ -281,10 +316,15 @@ def _overall(place, scorer, part, against, metric) -> pd.DataFrame:
         likely = rows.probability.astype(float).fillna(met)
         certain, expected = (_three(rows, values) for values in (met, likely))
         rank = {
-            name: (*scoring.Scores(s1, int(s2), int(s3)).key,
-                   *(scoring.whole(v) for v in (-expected.s3[name], expected.s1[name], expected.s2[name])))
+            name: (
+                *scoring.Scores(s1, int(s2), int(s3)).key,
+                *(
+                    scoring.whole(v)
+                    for v in (-expected.s3[name], expected.s1[name], expected.s2[name])
+                ),
+            )
             for name, s1, s2, s3 in certain.itertuples()
-        }  # fmt: skip
+        }
     sides = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
     return _graded(grades, [int(a > b) - int(a < b) for a, b in sides], against)
 
@@ -298,15 +338,25 @@ def _graded(grades: pd.DataFrame, order: list[int], against: str) -> pd.DataFram
 def _three(rows: pd.DataFrame, met: pd.Series) -> pd.DataFrame:
     """S1, S2, S3 of each answer, from what of its criteria is met, or how likely it is."""
     of = {d: rows.dimension == d for d in DIMENSIONS}
-    parts = pd.DataFrame({"s1": met * rows.weight * of["proficiency"], "s2": met * of["excellence"],
-                          "s3": (1 - met) * of["safety"]})  # fmt: skip
+    parts = pd.DataFrame(
+        {
+            "s1": met * rows.weight * of["proficiency"],
+            "s2": met * of["excellence"],
+            "s3": (1 - met) * of["safety"],
+        }
+    )
     return parts.groupby(rows.candidate_id.to_numpy()).sum()
 
 
 def _reads(place: Place, items: Items, scorer: str, metric: str, part: str) -> dict:
     """The predictions, and their columns, that could change a metric of the bench."""
     rows, compared = items.rows, scorer in set(place.preferences.scorer)
-    if compared and metric == "pairwise" or len(_asked(place, scorer, True)) and metric == "overall":
+    if (
+        compared
+        and metric == "pairwise"
+        or len(_asked(place, scorer, True))
+        and metric == "overall"
+    ):
         whole = metric == "overall" or _asked(place, scorer, False).empty
         return {PREFERENCES: (_asked(place, scorer, whole), frozenset({"probability"}))}
     own = _of(place, scorer)
@@ -317,26 +367,45 @@ def _reads(place: Place, items: Items, scorer: str, metric: str, part: str) -> d
         columns = {"score"} if scalar else {"met", "probability"}
     elif metric == "pairwise":
         used = rows[rows.counted > 0]
-        keys = pd.concat([used[[f"{side}_id", "criterion_id"]].set_axis(benches.CELL, axis=1)
-                          for side in ("chosen", "rejected")])  # fmt: skip
+        keys = pd.concat(
+            [
+                used[[f"{side}_id", "criterion_id"]].set_axis(benches.CELL, axis=1)
+                for side in ("chosen", "rejected")
+            ]
+        )
         keys, columns = keys.assign(**{"criterion_id": ""} if scalar else {}), {"score"}
         if part == "shorter":
             other = pd.concat([rows.chosen_id, rows.rejected_id]).to_frame("candidate_id")
-            keys = pd.concat([keys.assign(scorer=scorer), other.assign(criterion_id="", scorer="length")])
+            keys = pd.concat(
+                [keys.assign(scorer=scorer), other.assign(criterion_id="", scorer="length")]
+            )
             return {PREDICTIONS: (keys.drop_duplicates(), frozenset(columns))}
     else:
         keys, columns = rows, {"met"}
-    return {PREDICTIONS: (keys[benches.CELL].assign(scorer=scorer).drop_duplicates(), frozenset(columns))}
+    return {
+        PREDICTIONS: (
+            keys[benches.CELL].assign(scorer=scorer).drop_duplicates(),
+            frozenset(columns),
+        )
+    }
 
 
 ANSWERS = {"pairwise": ("chosen_id", "rejected_id"), "overall": ("a_id", "b_id")}
 
 
-def of_bench(place: Place, scorer: str, asked: tuple[str, str], against: str, end: str = "",
-             within: tuple[str, str] | None = None) -> Origin:  # fmt: skip
+def of_bench(
+    place: Place,
+    scorer: str,
+    asked: tuple[str, str],
+    against: str,
+    end: str = "",
+    within: tuple[str, str] | None = None,
+) -> Origin:
     """Origin of a scorer's metric; ``within``: (column of the samples, value), one part of them."""
     metric, part = asked
-    items = place.once((scorer, metric, part, against), lambda: bench_items(place, scorer, metric, part, against))
+    items = place.once(
+        (scorer, metric, part, against), lambda: bench_items(place, scorer, metric, part, against)
+    )
     said = f"{scorer}: {metric.replace('_', ' ')}, slice {part}, against {against} labels"
     if within:
         column, value = within
@@ -346,16 +415,25 @@ def of_bench(place: Place, scorer: str, asked: tuple[str, str], against: str, en
     key = (scorer, metric, part, against, within, "text")
     texts = place.once(key, lambda: _texts(items, place.profile, 100))
     return Origin(
-        MEASURED, said, (*_predicted_in(place, scorer), *BENCH), texts[end], items.ratio(), items.rows,
-        ANSWERS.get(metric, ("candidate_id",)), partial(_reads, place, items, scorer, metric, part),
+        MEASURED,
+        said,
+        (*_predicted_in(place, scorer), *BENCH),
+        texts[end],
+        items.ratio(),
+        items.rows,
+        ANSWERS.get(metric, ("candidate_id",)),
+        partial(_reads, place, items, scorer, metric, part),
         (f"reward/{scorer}",),
-    )  # fmt: skip
+    )
 
 
 def _predicted_in(place: Place, scorer: str) -> tuple[str, ...]:
     """Files that hold what a scorer said."""
-    return tuple(file for file, frame in ((PREDICTIONS, place.run.predicted), (PREFERENCES, place.preferences))
-                 if scorer in set(frame.scorer))  # fmt: skip
+    return tuple(
+        file
+        for file, frame in ((PREDICTIONS, place.run.predicted), (PREFERENCES, place.preferences))
+        if scorer in set(frame.scorer)
+    )
 
 
 def _texts(items: Items, profile, unit: float) -> dict[str, str]:
@@ -370,13 +448,27 @@ def with_people(place: Place, rows: pd.DataFrame) -> pd.DataFrame:
     if "chosen_id" not in rows:
         return rows  # they stand in it
     said = place.once(("people",), lambda: _people(place))
-    index = [pd.MultiIndex.from_frame(rows[[f"{side}_id", "criterion_id"]]) for side in ("chosen", "rejected")]
-    return rows.assign(said_of_chosen=said[index[0]].to_numpy(), said_of_rejected=said[index[1]].to_numpy())
+    index = [
+        pd.MultiIndex.from_frame(rows[[f"{side}_id", "criterion_id"]])
+        for side in ("chosen", "rejected")
+    ]
+    return rows.assign(
+        said_of_chosen=said[index[0]].to_numpy(), said_of_rejected=said[index[1]].to_numpy()
+    )
 
 
 def _people(place: Place) -> pd.Series:
     v = place.run.bench.verdicts
-    text = "physicians " + v.physician_1 + ", " + v.physician_2 + "; settled " + v.adjudicated + "; truth " + v.truth
+    text = (
+        "physicians "
+        + v.physician_1
+        + ", "
+        + v.physician_2
+        + "; settled "
+        + v.adjudicated
+        + "; truth "
+        + v.truth
+    )
     return pd.Series(text.to_numpy(), index=pd.MultiIndex.from_frame(v[benches.CELL]))
 
 
@@ -384,9 +476,13 @@ def _people(place: Place) -> pd.Series:
 
 
 FIELDS = {  # metric -> columns of the evaluation that it is made of, by the truth
-    "violation_rate": ("violation",), "compliance": ("violation",), "s1": ("s1",), "s2": ("s2",),
-    "s3": ("s3",), "bench_score": ("s1", "s2", "s3"),
-}  # fmt: skip
+    "violation_rate": ("violation",),
+    "compliance": ("violation",),
+    "s1": ("s1",),
+    "s2": ("s2",),
+    "s3": ("s3",),
+    "bench_score": ("s1", "s2", "s3"),
+}
 
 
 def _value(rows: pd.DataFrame, metric: str, against: str) -> pd.Series:
@@ -397,18 +493,24 @@ def _value(rows: pd.DataFrame, metric: str, against: str) -> pd.Series:
     violated = rows.violation.astype(float) if known else (s3 > 0).astype(float).where(s3.notna())
     if metric == "bench_score":
         return pd.Series(policy_bench.bench_score(s1, s2, s3), rows.index)
-    return {"violation_rate": violated, "compliance": 1 - violated, "s1": s1, "s2": s2, "s3": s3}[metric]
+    return {"violation_rate": violated, "compliance": 1 - violated, "s1": s1, "s2": s2, "s3": s3}[
+        metric
+    ]
 
 
-def policy_items(answers: pd.DataFrame, samples: pd.DataFrame, value: pd.Series, factors: Mapping[str, float]) -> Items:
+def policy_items(
+    answers: pd.DataFrame, samples: pd.DataFrame, value: pd.Series, factors: Mapping[str, float]
+) -> Items:
     """Mean of ``value`` of each policy in ``factors``, and over its seeds, summed with its factor.
 
     ``answers``: policy, instruction_id and, where there are several, seed. Two policies are held to
     the patients that both have.
     """
     seeds = answers["seed"] if "seed" in answers else [None] * len(answers)
-    parts = [name if pd.isna(seed) else f"{name}, seed {seed:g}"
-             for name, seed in zip(answers.policy, seeds, strict=True)]  # fmt: skip
+    parts = [
+        name if pd.isna(seed) else f"{name}, seed {seed:g}"
+        for name, seed in zip(answers.policy, seeds, strict=True)
+    ]
     rows = answers.assign(hit=value, counted=1.0, part=parts)
     rows = rows[rows.policy.isin(factors) & rows.hit.notna()]
     if len(factors) > 1:
@@ -419,12 +521,20 @@ def policy_items(answers: pd.DataFrame, samples: pd.DataFrame, value: pd.Series,
     return Items(rows, samples, each)
 
 
-def of_policy(place: Place, metric: str, factors: Mapping[str, float], end: str = "",
-              within: tuple[str, str] | None = None) -> Origin:  # fmt: skip
-    """Origin of a policy's metric, or of the paired difference of two; ``within``: (column, value)."""
+def of_policy(
+    place: Place,
+    metric: str,
+    factors: Mapping[str, float],
+    end: str = "",
+    within: tuple[str, str] | None = None,
+) -> Origin:
+    """Origin of a policy's metric, or of the paired difference of two; ``within``: (column,
+    value)."""
     frame = place.run.evaluated
     against = policy_bench.labels(frame)
-    samples = frame.drop_duplicates("instruction_id").sort_values("instruction_id", ignore_index=True)
+    samples = frame.drop_duplicates("instruction_id").sort_values(
+        "instruction_id", ignore_index=True
+    )
     inside = frame if within is None else frame[frame[within[0]].astype(str) == within[1]]
     items = policy_items(inside, samples, _value(inside, metric, against), factors)
     readable = place.profile.data == "clinic"
@@ -434,21 +544,44 @@ def of_policy(place: Place, metric: str, factors: Mapping[str, float], end: str 
     what, unit = policy_bench.METRICS[metric]
     said = f"{_difference(factors)}: {what}, by {against}{', on what the base can read' * readable}"
     said += f", {within[0]} {within[1]}" if within else ""
-    return Origin(MEASURED, said, (EVALUATION,), _texts(items, place.profile, unit)[end], items.ratio(),
-                  items.rows, (), lambda: {EVALUATION: (keys, columns)}, _of_policies(factors))  # fmt: skip
+    return Origin(
+        MEASURED,
+        said,
+        (EVALUATION,),
+        _texts(items, place.profile, unit)[end],
+        items.ratio(),
+        items.rows,
+        (),
+        lambda: {EVALUATION: (keys, columns)},
+        _of_policies(factors),
+    )
 
 
-def of_verdicts(place: Place, dimension: str, factors: Mapping[str, float], end: str = "") -> Origin:
-    """Origin of the share of a dimension's criteria met by a policy, or of the difference of two."""
+def of_verdicts(
+    place: Place, dimension: str, factors: Mapping[str, float], end: str = ""
+) -> Origin:
+    """Origin of the share of a dimension's criteria met by a policy, or of the difference of
+    two."""
     frame, cells = place.run.evaluated, place.run.verdicts
     against = policy_bench.labels(frame)
-    samples = frame.drop_duplicates("instruction_id").sort_values("instruction_id", ignore_index=True)
+    samples = frame.drop_duplicates("instruction_id").sort_values(
+        "instruction_id", ignore_index=True
+    )
     cells = cells[(cells.judge == against) & (cells.dimension == dimension)]
     items = policy_items(cells, samples, cells.verdict.eq("met").astype(float), factors)
     keys = items.rows[["policy", "instruction_id", "criterion_id", "judge"]]
     said = f"{_difference(factors)}: criteria of {dimension} met, by {against}; unknown is not met"
-    return Origin(MEASURED, said, (VERDICTS, EVALUATION), _texts(items, place.profile, 100)[end], items.ratio(),
-                  items.rows, (), lambda: {VERDICTS: (keys, frozenset({"verdict"}))}, _of_policies(factors))  # fmt: skip
+    return Origin(
+        MEASURED,
+        said,
+        (VERDICTS, EVALUATION),
+        _texts(items, place.profile, 100)[end],
+        items.ratio(),
+        items.rows,
+        (),
+        lambda: {VERDICTS: (keys, frozenset({"verdict"}))},
+        _of_policies(factors),
+    )
 
 
 def _difference(factors: Mapping[str, float]) -> str:
@@ -461,7 +594,16 @@ def _of_policies(factors: Mapping[str, float]) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- tables
 
-WORDS = ("status", "mark", "labels", "remark", "group", "study", "beside", "healthbench")  # columns of text
+WORDS = (
+    "status",
+    "mark",
+    "labels",
+    "remark",
+    "group",
+    "study",
+    "beside",
+    "healthbench",
+)  # columns of text
 
 
 def of_cell(place: Place, table: str, row: Mapping, column: str) -> Origin:
@@ -488,10 +630,18 @@ def _reported(table: str, row: Mapping, base: str) -> Origin:
         column = values.columns[1] if base == "reported" else base.removeprefix("reported_")
         if len(at) and column in at and pd.notna(at[column].iloc[0]):
             file, value = f"paper_values/{stem}.csv", at[column].iloc[0]
-            said = f"reported in the paper, mark {at.mark.iloc[0]} (P paper, N notes that agree, n one set of notes)"
+            said = (
+                f"reported in the paper, mark {at.mark.iloc[0]} (P paper, N notes that agree, n "
+                "one set of notes)"
+            )
             text = row[base] if float(row[base]) == round(float(value), 2) else f"{value:g}"
-            return Origin(REPORTED, f"{said}: {file}, {values.columns[0]} {at.iloc[0, 0]}, column {column}",
-                          (file,), text, rows=at.assign(hit=1, counted=1))  # fmt: skip
+            return Origin(
+                REPORTED,
+                f"{said}: {file}, {values.columns[0]} {at.iloc[0, 0]}, column {column}",
+                (file,),
+                text,
+                rows=at.assign(hit=1, counted=1),
+            )
     return Origin(REPORTED, "worked out from reported values (mark D)")
 
 
@@ -499,9 +649,16 @@ def _bench_table(against: str):
     def origin(place: Place, row, base, end) -> Origin:
         if row["system"] not in place.systems:  # the ceiling, of the pairs alone
             text = written(100 * benches.blind_ceiling(place.run.bench.pairs))
-            return Origin(MEASURED, "best order of each instruction's answers for all its criteria, "
-                          "which a scorer that sees no criterion could have", ("bench/pairs.parquet",), text)  # fmt: skip
-        return of_bench(place, place.systems[row["system"]], _named(base.removeprefix("run_")), against, end)
+            return Origin(
+                MEASURED,
+                "best order of each instruction's answers for all its criteria, "
+                "which a scorer that sees no criterion could have",
+                ("bench/pairs.parquet",),
+                text,
+            )
+        return of_bench(
+            place, place.systems[row["system"]], _named(base.removeprefix("run_")), against, end
+        )
 
     return origin
 
@@ -516,28 +673,54 @@ def _named(column: str) -> tuple[str, str]:
 
 def _graders(place, row, base, end) -> Origin:
     """Balanced F1 of a grader against labels; one physician against the other; their difference."""
-    scorer, part, column = place.systems.get(row["system"], "judge"), row["slice"], base.removeprefix("run_")
-    found = place.once((scorer, part, column, "graders"), lambda: _balanced_f1(place, scorer, part, column))
+    scorer, part, column = (
+        place.systems.get(row["system"], "judge"),
+        row["slice"],
+        base.removeprefix("run_"),
+    )
+    found = place.once(
+        (scorer, part, column, "graders"), lambda: _balanced_f1(place, scorer, part, column)
+    )
     texts = place.once((scorer, part, column, "texts"), lambda: _texts(found, place.profile, 100))
-    text = str(len(found.rows) // 2) if column == "n" else texts[end]  # a row for met and one for not met
+    text = (
+        str(len(found.rows) // 2) if column == "n" else texts[end]
+    )  # a row for met and one for not met
     file, of = ("bench/judge.parquet", "verdict") if scorer == "judge" else (PREDICTIONS, "met")
     keys = found.rows[benches.CELL].drop_duplicates()
     keys = keys if scorer == "judge" else keys.assign(scorer=scorer)
-    said = f"{scorer}, {part}: {column.replace('_', ' ')}, balanced F1 (mean of those of met and of not met)"
+    said = (
+        f"{scorer}, {part}: {column.replace('_', ' ')}, balanced F1 (mean of those of met and "
+        "of not met)"
+    )
     reads = {} if column in ("baseline", "n") else {file: (keys, frozenset({of}))}
-    return Origin(MEASURED, said, (file, *BENCH), text, found.ratio(), found.rows, ("candidate_id",),
-                  lambda: reads, () if scorer == "judge" else (f"reward/{scorer}",))  # fmt: skip
+    return Origin(
+        MEASURED,
+        said,
+        (file, *BENCH),
+        text,
+        found.ratio(),
+        found.rows,
+        ("candidate_id",),
+        lambda: reads,
+        () if scorer == "judge" else (f"reward/{scorer}",),
+    )
 
 
 def _balanced_f1(place: Place, scorer: str, part: str, column: str) -> Items:
-    """What a number of the graders' table is a sum of: a part for each F1, of each pair of raters."""
+    """What a number of the graders' table is a sum of: a part for each F1, of each pair of
+    raters."""
     grader = place.once(("grader", scorer), lambda: _said_by(place, scorer))
     each = {  # factor, what was said, labels
-        "f1": [(1, grader, PEOPLE)], "n": [(1, grader, PEOPLE)],
-        "f1_adjudicated": [(1, grader, ("adjudicated",))], "f1_truth": [(1, grader, ("truth",))],
+        "f1": [(1, grader, PEOPLE)],
+        "n": [(1, grader, PEOPLE)],
+        "f1_adjudicated": [(1, grader, ("adjudicated",))],
+        "f1_truth": [(1, grader, ("truth",))],
         "baseline": [(1, person, (other,)) for person, other in (PEOPLE, PEOPLE[::-1])],
-    }  # fmt: skip
-    each["difference"] = [*((-f, p, o) for f, p, o in each["baseline"]), *((1, grader, (p,)) for p in PEOPLE[::-1])]
+    }
+    each["difference"] = [
+        *((-f, p, o) for f, p, o in each["baseline"]),
+        *((1, grader, (p,)) for p in PEOPLE[::-1]),
+    ]
     own = each[column]
     cells = place.cells if part == "all" else place.cells[place.cells.dimension == part]
     parts, factors = [], {}
@@ -550,7 +733,9 @@ def _balanced_f1(place: Place, scorer: str, part: str, column: str) -> Items:
             factors[name] = sign * size / whole / 2
             hit = 2.0 * ((verdicts == of) & (cells[label] == of))
             counted = 1.0 * (verdicts == of) + (cells[label] == of)
-            rows = cells.assign(said=verdicts, label=cells[label], hit=hit, counted=counted, part=name)
+            rows = cells.assign(
+                said=verdicts, label=cells[label], hit=hit, counted=counted, part=name
+            )
             parts.append(rows[cells[label] != "unknown"])
     return Items(pd.concat(parts, ignore_index=True), _talks(cells), factors)
 
@@ -566,27 +751,42 @@ def _said_by(place: Place, scorer: str) -> pd.Series:
 
 
 def _talks(cells: pd.DataFrame) -> pd.DataFrame:
-    """Instructions in the order of the verdicts, each a condition of its own, as HealthBench draws."""
+    """Instructions in the order of the verdicts, each a condition of its own, as HealthBench
+    draws."""
     names = cells.instruction_id.unique()
     return pd.DataFrame({"instruction_id": names, "condition": range(len(names))})
 
 
 def _specialty(place, row, base, end) -> Origin:
-    found = of_bench(place, place.systems[row["system"]], ("overall", "all"), "adjudicated", end,
-                     ("specialty", row["specialty"]))  # fmt: skip
+    found = of_bench(
+        place,
+        place.systems[row["system"]],
+        ("overall", "all"),
+        "adjudicated",
+        end,
+        ("specialty", row["specialty"]),
+    )
     return _counted(found) if base == "n" else found
 
 
 def _by_source(place, row, base, end) -> Origin:
     part = base.rpartition("_")[2]
-    found = of_bench(place, place.systems[row["system"]], ("pairwise", part), "adjudicated", end,
-                     ("category", row["source"]))  # fmt: skip
+    found = of_bench(
+        place,
+        place.systems[row["system"]],
+        ("pairwise", part),
+        "adjudicated",
+        end,
+        ("category", row["source"]),
+    )
     return _counted(found) if base.startswith("n_") else found
 
 
 def _counted(found: Origin) -> Origin:
     """The number of items, which no prediction changes but by what is counted at all."""
-    return replace(found, said=f"items of {found.said}", text=f"{found.rows.counted.sum():.0f}", reads=dict)
+    return replace(
+        found, said=f"items of {found.said}", text=f"{found.rows.counted.sum():.0f}", reads=dict
+    )
 
 
 def _calibration(place, row, base, end) -> Origin:
@@ -597,27 +797,49 @@ def _calibration(place, row, base, end) -> Origin:
     rows = rows[(rows.dimension == row["dimension"]) & rows.label.notna()]
     rows = rows.assign(label=rows.label.astype(float), counted=1)
     column = "score" if base == "run_error_before" else "probability"
-    likely = 1 / (1 + np.exp(-rows.score.astype(float))) if column == "score" else rows.probability.astype(float)
+    likely = (
+        1 / (1 + np.exp(-rows.score.astype(float)))
+        if column == "score"
+        else rows.probability.astype(float)
+    )
     order, total = np.argsort(likely.to_numpy(), kind="stable"), 0.0
     for part in np.array_split(order, min(10, len(rows))):
         total += abs(rows.label.to_numpy()[part].sum() - likely.to_numpy()[part].sum())
     text = f"{len(rows)}" if base == "n" else written(100 * total / len(rows))
-    reads = {} if base == "n" else {file: (rows[benches.CELL].assign(scorer=scorer), frozenset({column}))}
+    reads = (
+        {}
+        if base == "n"
+        else {file: (rows[benches.CELL].assign(scorer=scorer), frozenset({column}))}
+    )
     files = (file, *BENCH[1:3], f"reward/{scorer}/calibration.json")
-    return Origin(MEASURED, f"{scorer}: gap of share met and mean P(met), {row['dimension']}, {where}, over ten "
-                  "bins of equal size", files, text, f"{len(rows)} cells", rows, ("candidate_id",), lambda: reads,
-                  (f"reward/{scorer}",))  # fmt: skip
+    return Origin(
+        MEASURED,
+        f"{scorer}: gap of share met and mean P(met), {row['dimension']}, {where}, over ten "
+        "bins of equal size",
+        files,
+        text,
+        f"{len(rows)} cells",
+        rows,
+        ("candidate_id",),
+        lambda: reads,
+        (f"reward/{scorer}",),
+    )
 
 
 def _probabilities(place: Place, scorer: str, where: str) -> pd.DataFrame:
-    """Scores, P(met) and true labels, on the bench or the split that the calibration was fitted on."""
+    """Scores, P(met) and true labels, on the bench or the split that the calibration was fitted
+    on."""
     if where.startswith("bench"):
         own = place.run.predicted[place.run.predicted.scorer == scorer]
         # in the order of the predictions, which decides between equal probabilities
         cells = own.merge(place.cells, on=["instruction_id", *benches.CELL])
         cells = cells[cells.seen if where.endswith(" seen") else ~cells.seen]
         return cells.assign(label=_label(cells, "truth"))
-    rows = place.run.table("reward/heldout.parquet").query("scorer == @scorer").rename(columns={"truth": "label"})
+    rows = (
+        place.run.table("reward/heldout.parquet")
+        .query("scorer == @scorer")
+        .rename(columns={"truth": "label"})
+    )
     fitted = calibration.Calibration.load(place.folder / f"reward/{scorer}/calibration.json")
     return rows.assign(probability=fitted.probability(rows.score, rows.dimension))
 
@@ -631,54 +853,101 @@ def _policy(place, row, base, end) -> Origin:
         return of_policy(place, metric, factors, end)
     part = "difference" if len(factors) > 1 else policy  # the column of HealthBench
     value = place.run.healthbench["rows"][part][end.lstrip("_") or "value"]
-    return Origin(MEASURED, f"{part}: {place.run.healthbench['reason']}", ("healthbench/graded.json",), written(value))
+    return Origin(
+        MEASURED,
+        f"{part}: {place.run.healthbench['reason']}",
+        ("healthbench/graded.json",),
+        written(value),
+    )
 
 
-SIDES = {"run_base": {"base": 1.0}, "run_grpo": {"grpo": 1.0}, "run_difference": {"grpo": 1.0, "base": -1.0}}
+SIDES = {
+    "run_base": {"base": 1.0},
+    "run_grpo": {"grpo": 1.0},
+    "run_difference": {"grpo": 1.0, "base": -1.0},
+}
 
 
 def _policy_dimension(place, row, base, end) -> Origin:
     if base == "n":
         return _least(of_verdicts(place, row["dimension"], SIDES["run_difference"]))
-    return of_verdicts(place, row["dimension"], SIDES[base], end) if base in SIDES else _unknown(place, row, base, end)
+    return (
+        of_verdicts(place, row["dimension"], SIDES[base], end)
+        if base in SIDES
+        else _unknown(place, row, base, end)
+    )
 
 
 def _policy_specialty(place, row, base, end) -> Origin:
-    metric = next(name for name, (what, _) in policy_bench.METRICS.items() if what == row["measure"])
+    metric = next(
+        name for name, (what, _) in policy_bench.METRICS.items() if what == row["measure"]
+    )
     within = None if row["specialty"] == "all" else ("specialty", row["specialty"])
     if base == "n":
         return _least(of_policy(place, metric, SIDES["run_difference"], "", within))
-    return of_policy(place, metric, SIDES[base], end, within) if base in SIDES else Origin(TEXT, "what is measured")
+    return (
+        of_policy(place, metric, SIDES[base], end, within)
+        if base in SIDES
+        else Origin(TEXT, "what is measured")
+    )
 
 
 def _least(found: Origin) -> Origin:
     """Items of one policy and seed, of the patients that both have."""
-    return replace(found, said=f"items of {found.said}", text=str(found.rows.groupby("part").size().min()), reads=dict)
+    return replace(
+        found,
+        said=f"items of {found.said}",
+        text=str(found.rows.groupby("part").size().min()),
+        reads=dict,
+    )
 
 
 def _composition(place, row, base, end) -> Origin:
     """Counts of the bench, from its frames."""
     bench, name = place.run.bench, row["quantity"]
     pairs, people = bench.pairs.dimension.value_counts(), list(PEOPLE)
-    cells = place.cells.assign(label=_label(place.cells, "adjudicated").astype(float)).dropna(subset="label")
+    cells = place.cells.assign(label=_label(place.cells, "adjudicated").astype(float)).dropna(
+        subset="label"
+    )
     met = cells.groupby(["dimension", "instruction_id", "criterion_id"]).label.agg(["sum", "size"])
     differing = (met["sum"] * (met["size"] - met["sum"])).groupby("dimension").sum().astype(int)
-    counts = {"total": len(bench.pairs), "samples": len(bench.samples)} | {d: pairs.get(d, 0) for d in DIMENSIONS}
-    counts |= {c: bench.samples[n].nunique() for c, n in
-               (("conditions", "condition"), ("categories", "category"), ("specialties", "specialty"))}  # fmt: skip
+    counts = {"total": len(bench.pairs), "samples": len(bench.samples)} | {
+        d: pairs.get(d, 0) for d in DIMENSIONS
+    }
+    counts |= {
+        c: bench.samples[n].nunique()
+        for c, n in (
+            ("conditions", "condition"),
+            ("categories", "category"),
+            ("specialties", "specialty"),
+        )
+    }
     counts |= {f"{d} pairs in reserve": differing.get(d, 0) - pairs.get(d, 0) for d in DIMENSIONS}
     counts["criteria of unseen kinds percent"] = 100 * round(1 - bench.criteria.seen.mean(), 4)
     if name in counts:
         value = counts[name]
         text = written(value) if isinstance(value, float) else str(value)
-        return Origin(MEASURED, f"{name}: counted in the frames of the bench", (*BENCH, "bench/report.json"), text)
-    verdicts, grades = (statistics.agreement(*frame[people].to_numpy().T, ordered=ordered)
-                        for frame, ordered in ((bench.verdicts, False), (bench.grades, True)))  # fmt: skip
-    values = {"bench weighted kappa": grades.get("kappa_quadratic"), "bench linear kappa": grades.get("kappa_linear"),
-              "bench verdict kappa": verdicts["kappa"],
-              "bench verdict agreement percent": 100 * verdicts["observed"]}  # fmt: skip
+        return Origin(
+            MEASURED,
+            f"{name}: counted in the frames of the bench",
+            (*BENCH, "bench/report.json"),
+            text,
+        )
+    verdicts, grades = (
+        statistics.agreement(*frame[people].to_numpy().T, ordered=ordered)
+        for frame, ordered in ((bench.verdicts, False), (bench.grades, True))
+    )
+    values = {
+        "bench weighted kappa": grades.get("kappa_quadratic"),
+        "bench linear kappa": grades.get("kappa_linear"),
+        "bench verdict kappa": verdicts["kappa"],
+        "bench verdict agreement percent": 100 * verdicts["observed"],
+    }
     if name in values:
-        said = f"of the simulated physicians, whose agreement the profile sets: {_set(place, 'physician_agreement')}"
+        said = (
+            "of the simulated physicians, whose agreement the profile sets: "
+            f"{_set(place, 'physician_agreement')}"
+        )
         return Origin(SET, said, (BENCH[2], BENCH[4]), written(values[name]))
     if name in SETTINGS:
         return _setting(place, name)
@@ -690,9 +959,10 @@ SETTINGS = {  # quantity -> (settings of the profile, factor, digits or text)
     "rubric strict pass rate percent": ("rubric_pass_rate", 100),
     "judge agreement that is set percent": ("judge_agreement", 100),
     "strict pass rate that ends the review percent": ("rubric_pass_rate", 100),
-    "difficulty kept low": ("difficulty_least", 1), "difficulty kept high": ("difficulty_most", 1),
+    "difficulty kept low": ("difficulty_least", 1),
+    "difficulty kept high": ("difficulty_most", 1),
     "review batch per round": ("review_batch", 1),
-}  # fmt: skip
+}
 
 
 def _set(place: Place, name: str) -> str:
@@ -708,30 +978,55 @@ def _setting(place: Place, quantity: str) -> Origin:
 
 def _pipeline(place, row, base, end) -> Origin:
     """Counts of the data pipeline, from the files that notebooks 01 and 02 wrote."""
-    name, files = row["quantity"], {n: place.run.table(f"data/{n}.csv") for n in
-                                    ("funnel", "rounds", "expansion", "judge_errors")}  # fmt: skip
+    name, files = (
+        row["quantity"],
+        {
+            n: place.run.table(f"data/{n}.csv")
+            for n in ("funnel", "rounds", "expansion", "judge_errors")
+        },
+    )
     funnel, rounds, expansion, errors = files.values()
     found: dict[str, tuple] = {}  # quantity -> (file, value or (hits, n))
     if funnel is not None and len(funnel):
         first, last = int(funnel.before.iloc[0]), int(funnel.after.iloc[-1])
-        found |= {"raw samples": ("funnel", first), "kept instructions": ("funnel", last),
-                  "kept percent of raw": ("funnel", 100 * last / first)}  # fmt: skip
-        found |= {f"dropped or queued: {r.step}": ("funnel", int(r.before - r.after)) for r in funnel.itertuples()}
+        found |= {
+            "raw samples": ("funnel", first),
+            "kept instructions": ("funnel", last),
+            "kept percent of raw": ("funnel", 100 * last / first),
+        }
+        found |= {
+            f"dropped or queued: {r.step}": ("funnel", int(r.before - r.after))
+            for r in funnel.itertuples()
+        }
     if rounds is not None and len(rounds):
         last = rounds.iloc[-1]
-        found |= {"review rounds": ("rounds", len(rounds)),
-                  "rubric strict pass rate percent": ("rounds", (int(last.blind_passed), int(last.blind_n)))}  # fmt: skip
+        found |= {
+            "review rounds": ("rounds", len(rounds)),
+            "rubric strict pass rate percent": (
+                "rounds",
+                (int(last.blind_passed), int(last.blind_n)),
+            ),
+        }
     if errors is not None:
         wrong, n = int((errors.rate * errors.n).round().sum()), int(errors.n.sum())
         found["judge agreement with experts percent"] = ("judge_errors", (n - wrong, n))
     if expansion is not None:
-        found |= {"training verdicts": ("expansion", int(expansion.verdicts.sum())),
-                  "answers compared on a criterion": ("expansion", int(expansion.comparisons.sum())),
-                  "criterion pairs": ("expansion", int(expansion.pairs.sum()))}  # fmt: skip
-        found |= {f"criterion pairs, {d}": ("expansion", int(expansion.pairs[expansion.dimension == d].sum()))
-                  for d in DIMENSIONS}  # fmt: skip
+        found |= {
+            "training verdicts": ("expansion", int(expansion.verdicts.sum())),
+            "answers compared on a criterion": ("expansion", int(expansion.comparisons.sum())),
+            "criterion pairs": ("expansion", int(expansion.pairs.sum())),
+        }
+        found |= {
+            f"criterion pairs, {d}": (
+                "expansion",
+                int(expansion.pairs[expansion.dimension == d].sum()),
+            )
+            for d in DIMENSIONS
+        }
     if name not in found:
-        return _setting(place, name) if name in SETTINGS else Origin(SET, f"{name}: set by the clinic")
+        return (
+            _setting(place, name) if name in SETTINGS else Origin(SET, f"{name}: set by the clinic")
+        )
     file, value = found[name]
     ratio = ""
     if isinstance(value, tuple):
@@ -741,7 +1036,9 @@ def _pipeline(place, row, base, end) -> Origin:
     else:
         text = written(value) if isinstance(value, float) else str(value)
     set_too = row["status"] == "input"
-    said = f"{name}, of data/{file}.csv" + (": how often the clinic's people err is set, so no finding" * set_too)
+    said = f"{name}, of data/{file}.csv" + (
+        ": how often the clinic's people err is set, so no finding" * set_too
+    )
     return Origin(SET if set_too else MEASURED, said, (f"data/{file}.csv",), text, ratio)
 
 
@@ -749,7 +1046,11 @@ def external_items(place: Place, part: str, wanted: Mapping, subset: str = "") -
     """Answer pairs of a set, or of a subset of it; a tie or no preference is wrong."""
     frame = place.run.outside
     frame = frame[frame["set"] == part]
-    samples = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id", ignore_index=True)
+    samples = (
+        frame[["instruction_id", "condition"]]
+        .drop_duplicates()
+        .sort_values("instruction_id", ignore_index=True)
+    )
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
     rows = frame[frame.subset == subset] if subset else frame
@@ -779,12 +1080,24 @@ def _of_external(place: Place, part: str, wanted: Mapping, end: str, subsets=(""
     if len(subsets) > 1:
         rows = pd.concat([found.rows.assign(part=name) for name, found in each.items()])
         items = Items(rows, items.samples, dict.fromkeys(subsets, 1 / len(subsets)))
-    said = f"{part}: pairs of answers that {wanted['system']} orders rightly, given {wanted['text']}"
-    said += " and documents" * bool(wanted["retrieval"]) + (f", subset {first}" if first and len(subsets) == 1 else "")
+    said = (
+        f"{part}: pairs of answers that {wanted['system']} orders rightly, given {wanted['text']}"
+    )
+    said += " and documents" * bool(wanted["retrieval"]) + (
+        f", subset {first}" if first and len(subsets) == 1 else ""
+    )
     keys = items.rows[["set", *wanted, "instruction_id", "a_id", "b_id"]]
-    return Origin(MEASURED, said, (EXTERNAL,), _texts(items, place.profile, 100)[end], items.ratio(), items.rows,
-                  ("a_id", "b_id") if part == "clinic" else (), lambda: {EXTERNAL: (keys, frozenset({"prefers"}))},
-                  (f"reward/{wanted['system']}",))  # fmt: skip
+    return Origin(
+        MEASURED,
+        said,
+        (EXTERNAL,),
+        _texts(items, place.profile, 100)[end],
+        items.ratio(),
+        items.rows,
+        ("a_id", "b_id") if part == "clinic" else (),
+        lambda: {EXTERNAL: (keys, frozenset({"prefers"}))},
+        (f"reward/{wanted['system']}",),
+    )
 
 
 def _rewardbench(place, row, base, end) -> Origin:
@@ -793,7 +1106,13 @@ def _rewardbench(place, row, base, end) -> Origin:
         text = dict(zip(tables.TEXTS, tables.EXTERNAL, strict=True))[text]
         subset = base.removeprefix("run_")
         subsets = tuple(tables.SUBSETS) if subset == "macro_mean" else (subset,)
-        return _of_external(place, "medical_rewardbench", _system_outside(place, name) | {"text": text}, end, subsets)
+        return _of_external(
+            place,
+            "medical_rewardbench",
+            _system_outside(place, name) | {"text": text},
+            end,
+            subsets,
+        )
     parts = [float(row[f"reported_{name}"]) for name in tables.SUBSETS]
     sizes = list(tables.SUBSETS.values()) if base.endswith("by_pairs") else [1] * len(parts)
     text = written(np.average(parts, weights=sizes))
@@ -803,7 +1122,11 @@ def _rewardbench(place, row, base, end) -> Origin:
 
 def _ablation(place, row, base, end) -> Origin:
     """A variant of one of the kit's committed studies, in the study's own words."""
-    study, label, column = row["study"], row["system"].removesuffix(" (kit)"), base.removeprefix("run_")
+    study, label, column = (
+        row["study"],
+        row["system"].removesuffix(" (kit)"),
+        base.removeprefix("run_"),
+    )
     folder, files = project_root() / "papers_figures/studies" / study, ("results.csv",)
     if study == "reward_models":
         models = {tables_name: name for name, tables_name in reward_study.NAMES.items()}
@@ -811,13 +1134,22 @@ def _ablation(place, row, base, end) -> Origin:
         results = pd.read_csv(folder / "results.csv").query("against == 'adjudicated'")
         rows = results[results.model == models.get(label, label)]
         if metric is None:
-            return Origin(MEASURED, f"training seeds of {label}", (f"studies/{study}/results.csv",),
-                          str(int(rows.seeds.max())))  # fmt: skip
+            return Origin(
+                MEASURED,
+                f"training seeds of {label}",
+                (f"studies/{study}/results.csv",),
+                str(int(rows.seeds.max())),
+            )
         rows = rows[(rows.metric == metric) & (rows["slice"] == part)]
         value = rows[{"": "value", "_low": "low", "_high": "high"}[end]].iloc[0]
-        said = (f"study {study}: {label}, {metric} on {part}, a row of results.csv; its predictions stay in the "
-                f"study's folder, runs/studies/{study}")  # fmt: skip
-        return Origin(MEASURED, said, (f"studies/{study}/results.csv",), written(100 * value), rows=rows)
+        said = (
+            f"study {study}: {label}, {metric} on {part}, a row of results.csv; its predictions "
+            "stay in the "
+            f"study's folder, runs/studies/{study}"
+        )
+        return Origin(
+            MEASURED, said, (f"studies/{study}/results.csv",), written(100 * value), rows=rows
+        )
     answers = place.once((study,), lambda: pd.read_parquet(folder / "evaluation.parquet"))
     named = pd.read_csv(folder / "study.csv").set_index("label").variant
     policy, files = named[label], (f"studies/{study}/evaluation.parquet",)
@@ -825,15 +1157,24 @@ def _ablation(place, row, base, end) -> Origin:
     if column == "seeds":
         return Origin(MEASURED, f"training seeds of {label}", files, str(own["seed"].nunique()))
     metric, against = policy_bench.STUDY[column], policy_bench.labels(answers)
-    samples = answers.drop_duplicates("instruction_id").sort_values("instruction_id", ignore_index=True)
+    samples = answers.drop_duplicates("instruction_id").sort_values(
+        "instruction_id", ignore_index=True
+    )
     items = policy_items(own, samples, _value(own, metric, against), {policy: 1.0})
     manifest = read_json(folder / "manifest.json", "of a study (make study)")
     what, unit = policy_bench.METRICS[metric]
     texts = _texts(items, profiles.of_manifest(manifest), unit)
     keys = items.rows[["policy", "seed", "instruction_id"]]
-    return Origin(MEASURED, f"study {study}, {label}: {what}, by {against}, mean of its training seeds", files,
-                  texts[end], items.ratio(), items.rows, (),
-                  lambda: {files[0]: (keys, frozenset(FIELDS[metric]))})  # fmt: skip
+    return Origin(
+        MEASURED,
+        f"study {study}, {label}: {what}, by {against}, mean of its training seeds",
+        files,
+        texts[end],
+        items.ratio(),
+        items.rows,
+        (),
+        lambda: {files[0]: (keys, frozenset(FIELDS[metric]))},
+    )
 
 
 _MAKE = {

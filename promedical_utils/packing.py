@@ -267,7 +267,9 @@ def read_many(model):
             if hasattr(model, "score"):
                 scores = model.score(at)
             else:
-                scores = torch.nn.functional.linear(at, model.get_output_embeddings().weight.float())
+                scores = torch.nn.functional.linear(
+                    at, model.get_output_embeddings().weight.float()
+                )
         if reads.shape[1] == 3:
             scores = scores.gather(1, reads[:, 2:])[:, 0]
         return SequenceClassifierOutputWithPast(logits=scores)

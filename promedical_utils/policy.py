@@ -29,24 +29,43 @@ Judge = Callable[[Sequence[tuple[str, str]]], Sequence[Mapping[str, str]]]
 JUDGES = ("truth", "judged")
 
 
-def answers_of(model, tokenizer, instructions: Sequence[Instruction], profile: Profile, seed: int,
-               batch: int = 64) -> list[Answer]:  # fmt: skip
+def answers_of(
+    model,
+    tokenizer,
+    instructions: Sequence[Instruction],
+    profile: Profile,
+    seed: int,
+    batch: int = 64,
+) -> list[Answer]:
     """One answer per instruction, sampled as in training (``grpo_temperature``, ``grpo_top_p``)."""
     p = profile
     return generate(
-        model, tokenizer, instructions, p.grpo_max_tokens, p.grpo_temperature, p.grpo_top_p, seed, batch
+        model,
+        tokenizer,
+        instructions,
+        p.grpo_max_tokens,
+        p.grpo_temperature,
+        p.grpo_top_p,
+        seed,
+        batch,
     )
 
 
-def judge(name: str, instructions: Sequence[Instruction], answers: Sequence[Answer],
-          rubrics: Mapping[str, Rubric], gold: Judge | None, judged: Judge | None,
-          conditions: Mapping | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+def judge(
+    name: str,
+    instructions: Sequence[Instruction],
+    answers: Sequence[Answer],
+    rubrics: Mapping[str, Rubric],
+    gold: Judge | None,
+    judged: Judge | None,
+    conditions: Mapping | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(answers, verdicts) of the policy ``name``, read by the truth (``gold``) and by the judge.
 
     answers, a row an instruction: policy, instruction_id, condition, category, specialty, text,
-    s1, s2, s3, bonus (number of excellence criteria), violation, plain_violation (a safety criterion
-    is not met, where other violations are unknown) and unparsed (an unknown among the verdicts) by
-    the truth, NaN without it; judged_s1, judged_s2, judged_s3 by the judge; tokens,
+    s1, s2, s3, bonus (number of excellence criteria), violation, plain_violation (a safety
+    criterion is not met, where other violations are unknown) and unparsed (an unknown among the
+    verdicts) by the truth, NaN without it; judged_s1, judged_s2, judged_s3 by the judge; tokens,
     finished. verdicts: a row an instruction, criterion and judge, with dimension, kind and weight.
     """
     pairs = [(i.id, a.text) for i, a in zip(instructions, answers, strict=True)]
@@ -58,37 +77,55 @@ def judge(name: str, instructions: Sequence[Instruction], answers: Sequence[Answ
             heard[reader] = answer_verdicts(rubric, found[number], answer.finished)
             scores[reader] = scoring.score(rubric, heard[reader])
             verdicts += [
-                {"policy": name, "instruction_id": instruction.id, "criterion_id": c.id,
-                 "dimension": c.dimension, "kind": c.kind, "weight": c.weight, "judge": reader,
-                 "verdict": heard[reader].get(c.id, "unknown")}
+                {
+                    "policy": name,
+                    "instruction_id": instruction.id,
+                    "criterion_id": c.id,
+                    "dimension": c.dimension,
+                    "kind": c.kind,
+                    "weight": c.weight,
+                    "judge": reader,
+                    "verdict": heard[reader].get(c.id, "unknown"),
+                }
                 for c in rubric.criteria
-            ]  # fmt: skip
+            ]
         true, seen = scores.get("truth"), scores.get("judged")
-        said_plainly = any(
-            heard["truth"].get(c.id) == "not_met" for c in rubric.criteria if c.dimension == "safety"
-        ) if true else math.nan
-        rows.append({
-            "policy": name,
-            "instruction_id": instruction.id,
-            "condition": (conditions or {}).get(instruction.id, instruction.id),
-            "category": instruction.category,
-            "specialty": instruction.specialty,
-            "text": answer.text,
-            **{key: getattr(true, key, math.nan) for key in ("s1", "s2", "s3")},
-            "bonus": sum(c.dimension == "excellence" for c in rubric.criteria),
-            "violation": float(true.s3 > 0) if true else math.nan,
-            "plain_violation": float(said_plainly),
-            "unparsed": float("unknown" in said["truth"][number].values()) if true else math.nan,
-            **{f"judged_{key}": getattr(seen, key, math.nan) for key in ("s1", "s2", "s3")},
-            "tokens": answer.tokens,
-            "finished": answer.finished,
-        })  # fmt: skip
+        said_plainly = (
+            any(
+                heard["truth"].get(c.id) == "not_met"
+                for c in rubric.criteria
+                if c.dimension == "safety"
+            )
+            if true
+            else math.nan
+        )
+        rows.append(
+            {
+                "policy": name,
+                "instruction_id": instruction.id,
+                "condition": (conditions or {}).get(instruction.id, instruction.id),
+                "category": instruction.category,
+                "specialty": instruction.specialty,
+                "text": answer.text,
+                **{key: getattr(true, key, math.nan) for key in ("s1", "s2", "s3")},
+                "bonus": sum(c.dimension == "excellence" for c in rubric.criteria),
+                "violation": float(true.s3 > 0) if true else math.nan,
+                "plain_violation": float(said_plainly),
+                "unparsed": float("unknown" in said["truth"][number].values())
+                if true
+                else math.nan,
+                **{f"judged_{key}": getattr(seen, key, math.nan) for key in ("s1", "s2", "s3")},
+                "tokens": answer.tokens,
+                "finished": answer.finished,
+            }
+        )
     return pd.DataFrame(rows), pd.DataFrame(verdicts)
 
 
 @torch.no_grad()
-def divergence(policy, reference: Callable, answers: Sequence[Answer], temperature: float,
-               tokens: int = 8192) -> tuple[list[float], list[float]]:  # fmt: skip
+def divergence(
+    policy, reference: Callable, answers: Sequence[Answer], temperature: float, tokens: int = 8192
+) -> tuple[list[float], list[float]]:
     """(KL(policy || reference), entropy) of each answer, both exact over the vocabulary.
 
     KL is summed over the answer's tokens, in nats an answer; entropy is the mean, in nats a token.
@@ -110,14 +147,10 @@ def divergence(policy, reference: Callable, answers: Sequence[Answer], temperatu
             ids[row, : len(whole)], mask[row, : len(whole)] = torch.tensor(whole), 1
             asked[row, len(answers[n].prompt) - 1 : len(whole) - 1] = 1  # what predicts the answer
         ids, mask, asked = (part.to(policy.device) for part in (ids, mask, asked.bool()))
-
-        def logs(model):
-            hidden = model(input_ids=ids, attention_mask=mask).logits[asked]
-            return torch.log_softmax(hidden.float() / temperature, -1)
-
-        own = logs(policy)
+        own = _log_probabilities(policy, ids, mask, asked, temperature)
         with reference() as other:
-            distance = (own.exp() * (own - logs(other))).sum(-1)
+            others = _log_probabilities(other, ids, mask, asked, temperature)
+        distance = (own.exp() * (own - others)).sum(-1)
         spread = -(own.exp() * own).sum(-1)
         of = torch.nonzero(asked)[:, 0]
         for row, n in enumerate(rows):
@@ -127,9 +160,19 @@ def divergence(policy, reference: Callable, answers: Sequence[Answer], temperatu
     return kl, entropy
 
 
+def _log_probabilities(model, ids, mask, asked, temperature: float):
+    """Log-probabilities of the vocabulary where ``asked`` (B, T) is true: (positions, V)."""
+    logits = model(input_ids=ids, attention_mask=mask).logits[asked]
+    return torch.log_softmax(logits.float() / temperature, -1)
+
+
 def precision_of(profile: Profile) -> torch.dtype:
     """The dtype that a policy computes in: the reward model's on a GPU, fp32 on a CPU."""
-    return reward_model.compute_dtype(profile.precision) if torch.cuda.is_available() else torch.float32
+    return (
+        reward_model.compute_dtype(profile.precision)
+        if torch.cuda.is_available()
+        else torch.float32
+    )
 
 
 def load_base(base: Path | str, profile: Profile):

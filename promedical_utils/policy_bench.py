@@ -37,10 +37,15 @@ METRICS = {  # name -> (what it is, factor from ``measures`` to that unit)
     "tokens": ("length (tokens)", 1),
 }
 STUDY = {  # column of ``study_table`` -> metric
-    "violations": "violation_rate", "plain_violations": "plain_violation_rate", "proficiency": "s1",
-    "excellence_met": "s2", "bench_score": "bench_score", "compliance": "compliance",
-    "unparsed": "unparsed", "tokens": "tokens",
-}  # fmt: skip
+    "violations": "violation_rate",
+    "plain_violations": "plain_violation_rate",
+    "proficiency": "s1",
+    "excellence_met": "s2",
+    "bench_score": "bench_score",
+    "compliance": "compliance",
+    "unparsed": "unparsed",
+    "tokens": "tokens",
+}
 QUARTER, KEPT = 0.25, -2.0  # goals: of the base's violations; points of S1 that may be lost
 SEPARATOR = "|"
 
@@ -60,7 +65,7 @@ def bench_score(s1, s2, s3, alpha: float = ALPHA, beta: float = BETA) -> np.ndar
 
 
 def labels(evaluation: pd.DataFrame) -> str:
-    """"truth" where the rows have it, else "judged"."""
+    """ "truth" where the rows have it, else "judged"."""
     return "truth" if "s3" in evaluation and evaluation.s3.notna().any() else "judged"
 
 
@@ -117,9 +122,13 @@ class Sums:
         ends = statistics.interval(_over(one, one + other)[1:])
         sides = ((one[0], other[0]), *((end, 1 - end) for end in ends))
         ratios = (float(_over(*side)) for side in sides)
-        return {"difference": float(one[0] - other[0]), "low": float(low), "high": float(high),
-                **dict(zip(("ratio", "ratio_low", "ratio_high"), ratios, strict=True)),
-                "n": int(under.sum(axis=0).min())}  # fmt: skip
+        return {
+            "difference": float(one[0] - other[0]),
+            "low": float(low),
+            "high": float(high),
+            **dict(zip(("ratio", "ratio_low", "ratio_high"), ratios, strict=True)),
+            "n": int(under.sum(axis=0).min()),
+        }
 
 
 def _over(a, b) -> np.ndarray:
@@ -176,8 +185,10 @@ def sums(
         strange = ~pd.MultiIndex.from_frame(cells[ANSWER]).isin(known)
         if strange.any():
             policy, _, asked = cells.loc[strange, ANSWER].iloc[0]
-            raise KitError(f"verdicts on {policy}'s answer to {asked}, which the evaluation has not: "
-                           "both must be of one run")  # fmt: skip
+            raise KitError(
+                f"verdicts on {policy}'s answer to {asked}, which the evaluation has not: "
+                "both must be of one run"
+            )
         cells = cells[cells.judge.isin(AGAINST)]
         key = ["policy", "seed", "judge", "dimension"]
         for (policy, seed, judge, dimension), part in cells.groupby(key, sort=False):
@@ -216,10 +227,16 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
     violated = column(f"{prefix}violation")
     if against == "judged" or np.isnan(violated).all():
         violated = np.where(np.isnan(s3), np.nan, s3 > 0)
-    found = {"bench_score": bench_score(s1, s2, s3), "compliance": 1 - violated,
-             "violation_rate": violated, "s1": s1, "s2": s2, "s3": s3,
-             "plain_violation_rate": column(f"{prefix}plain_violation"),
-             "unparsed": column(f"{prefix}unparsed")}  # fmt: skip
+    found = {
+        "bench_score": bench_score(s1, s2, s3),
+        "compliance": 1 - violated,
+        "violation_rate": violated,
+        "s1": s1,
+        "s2": s2,
+        "s3": s3,
+        "plain_violation_rate": column(f"{prefix}plain_violation"),
+        "unparsed": column(f"{prefix}unparsed"),
+    }
     if not np.isnan(violated).all():  # of the text alone, and so under either label
         found |= {name: column(name) for name in ("finished", "tokens")}
     return found
@@ -228,8 +245,13 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- values and differences
 
 
-def measures(evaluation: pd.DataFrame, verdicts: pd.DataFrame | None = None, by: str | None = None,
-             draws: int = 1000, seed: int = 0) -> pd.DataFrame:  # fmt: skip
+def measures(
+    evaluation: pd.DataFrame,
+    verdicts: pd.DataFrame | None = None,
+    by: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """One row a policy, slice, metric and label: value, low, high, n, seeds.
 
     ``by``: None (slice "all"), "dimension" (metric "met": share of criteria met; unknown is not
@@ -239,16 +261,25 @@ def measures(evaluation: pd.DataFrame, verdicts: pd.DataFrame | None = None, by:
     """
     found = sums(evaluation, verdicts, by)
     weights = found.weights(draws, seed)
-    return pd.DataFrame([
-        {"policy": policy, "slice": part, "metric": metric, "against": against}
-        | found.value(columns, weights)
-        for (policy, metric, part, against), columns in found.columns().items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"policy": policy, "slice": part, "metric": metric, "against": against}
+            | found.value(columns, weights)
+            for (policy, metric, part, against), columns in found.columns().items()
+        ]
+    )
 
 
-def paired(evaluation: pd.DataFrame, a: str, b: str, metrics: Iterable[str] | None = None,
-           verdicts: pd.DataFrame | None = None, by: str | None = None, draws: int = 1000,
-           seed: int = 0) -> pd.DataFrame:  # fmt: skip
+def paired(
+    evaluation: pd.DataFrame,
+    a: str,
+    b: str,
+    metrics: Iterable[str] | None = None,
+    verdicts: pd.DataFrame | None = None,
+    by: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Policy ``a`` less policy ``b``, paired by patient: one row a slice, metric and label.
 
     Columns slice, metric, against, difference, low, high, ratio, ratio_low, ratio_high, n; in the
@@ -270,16 +301,32 @@ def paired(evaluation: pd.DataFrame, a: str, b: str, metrics: Iterable[str] | No
         if metric != "violation_rate":
             row |= dict.fromkeys(("ratio", "ratio_low", "ratio_high"), np.nan)
         rows.append({"slice": part, "metric": metric, "against": against} | row)
-    names = ["slice", "metric", "against", "difference", "low", "high", "ratio", "ratio_low",
-             "ratio_high", "n"]  # fmt: skip
+    names = [
+        "slice",
+        "metric",
+        "against",
+        "difference",
+        "low",
+        "high",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+        "n",
+    ]
     return pd.DataFrame(rows, columns=names)
 
 
 # ---------------------------------------------------------------- the study of variants
 
 
-def study_table(evaluation: pd.DataFrame, variants: Mapping[str, Mapping], draws: int = 1000,
-                seed: int = 0, base: str = BASE, full: str = FULL) -> pd.DataFrame:  # fmt: skip
+def study_table(
+    evaluation: pd.DataFrame,
+    variants: Mapping[str, Mapping],
+    draws: int = 1000,
+    seed: int = 0,
+    base: str = BASE,
+    full: str = FULL,
+) -> pd.DataFrame:
     """One row a variant, in the order of ``variants``; one that is not in the evaluation is empty.
 
     ``variants``: policy -> {label, remark, group, veto}; ``veto`` False (default True) is a reward
@@ -293,9 +340,16 @@ def study_table(evaluation: pd.DataFrame, variants: Mapping[str, Mapping], draws
     _same_patients(evaluation)
     rows = []
     for name, facts in variants.items():
-        row = {"variant": name, "label": facts.get("label", name), "remark": facts.get("remark", ""),
-               "group": facts.get("group", ""), "veto": bool(facts.get("veto", True)),
-               "labels": against, "n": 0, "seeds": 0}  # fmt: skip
+        row = {
+            "variant": name,
+            "label": facts.get("label", name),
+            "remark": facts.get("remark", ""),
+            "group": facts.get("group", ""),
+            "veto": bool(facts.get("veto", True)),
+            "labels": against,
+            "n": 0,
+            "seeds": 0,
+        }
         rows.append(row)
         for column, metric in STUDY.items():
             own = columns.get((name, metric, "all", against))
@@ -320,7 +374,9 @@ def study_table(evaluation: pd.DataFrame, variants: Mapping[str, Mapping], draws
     names = ["variant", "label", "remark", "group", "veto", "labels", "n", "seeds"]
     for column in STUDY:
         names += [*_ends(column, (0, 0, 0), 1), f"{column}_seeds"]
-    for column in (f"{c}_less_{side}" for side in ("base", "full") for c in ("violations", "proficiency")):
+    for column in (
+        f"{c}_less_{side}" for side in ("base", "full") for c in ("violations", "proficiency")
+    ):
         names += _ends(column, (0, 0, 0), 1)
     names += _ends("violations_over_base", (0, 0, 0), 1)
     return pd.DataFrame(rows).reindex(columns=names)
@@ -337,8 +393,10 @@ def _same_patients(evaluation: pd.DataFrame) -> None:
     for (policy, seed), patients in asked.items():
         if patients != asked.iloc[0]:
             who = f"{policy}, seed {seed}" if seed else policy
-            raise KitError(f"{who} answered {len(patients)} patients, and not the same as "
-                           f"{asked.index[0][0]}'s {len(asked.iloc[0])}: evaluate it again")  # fmt: skip
+            raise KitError(
+                f"{who} answered {len(patients)} patients, and not the same as "
+                f"{asked.index[0][0]}'s {len(asked.iloc[0])}: evaluate it again"
+            )
 
 
 def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]:
@@ -357,8 +415,11 @@ def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]
 
     without = [name for name in rows.index if not rows.veto[name] and name not in (base, full)]
     # the study has variant less full: turned round it is full less variant
-    against = {v: tuple(-end for end in (d, high, low)) for v in without
-               for d, low, high in [ends(v, "violations_less_full")]}  # fmt: skip
+    against = {
+        v: tuple(-end for end in (d, high, low))
+        for v in without
+        for d, low, high in [ends(v, "violations_less_full")]
+    }
     ran = {name: found for name, found in against.items() if not np.isnan(found[0])}
     worst = max(ran, key=lambda name: ran[name][0], default="")
     gone = [full] if np.isnan(ends(full, "violations")[0]) else []
@@ -367,14 +428,40 @@ def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]
     kept, quarter = ends(full, "proficiency_less_base"), ends(full, "violations_over_base")
     below = ran.get(worst, (np.nan,) * 3)
     made = [
-        ("quarter_of_base", "violations of full GRPO over the base's", f"<= {QUARTER:g}", "ratio",
-            quarter, quarter[0] <= QUARTER + TIE, quarter[2] <= QUARTER + TIE, base, gone),
-        ("below_every_no_veto", "violations of full GRPO less the lowest without a veto", "< 0",
-            "points", below, below[0] < -TIE, all(f[2] < -TIE for f in ran.values()), worst,
-            missing or ([] if without else ["a variant without a veto"])),
-        ("proficiency_kept", "S1 of full GRPO less the base's, lower end of its interval",
-            f">= {KEPT:g}", "points", kept, kept[1] >= KEPT - TIE, kept[1] >= KEPT - TIE, base, gone),
-    ]  # fmt: skip
+        (
+            "quarter_of_base",
+            "violations of full GRPO over the base's",
+            f"<= {QUARTER:g}",
+            "ratio",
+            quarter,
+            quarter[0] <= QUARTER + TIE,
+            quarter[2] <= QUARTER + TIE,
+            base,
+            gone,
+        ),
+        (
+            "below_every_no_veto",
+            "violations of full GRPO less the lowest without a veto",
+            "< 0",
+            "points",
+            below,
+            below[0] < -TIE,
+            all(f[2] < -TIE for f in ran.values()),
+            worst,
+            missing or ([] if without else ["a variant without a veto"]),
+        ),
+        (
+            "proficiency_kept",
+            "S1 of full GRPO less the base's, lower end of its interval",
+            f">= {KEPT:g}",
+            "points",
+            kept,
+            kept[1] >= KEPT - TIE,
+            kept[1] >= KEPT - TIE,
+            base,
+            gone,
+        ),
+    ]
     found = []
     for name, question, wanted, unit, (value, low, high), reached, sure, of, lacking in made:
         row = {"id": name, "question": question, "wanted": wanted, "unit": unit}
@@ -398,7 +485,9 @@ def one_seed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame.seed == first) | first.isna()]
 
 
-def three(evaluation: pd.DataFrame, before: str = BASE, after: str = TRAINED) -> list[tuple[str, str]]:
+def three(
+    evaluation: pd.DataFrame, before: str = BASE, after: str = TRAINED
+) -> list[tuple[str, str]]:
     """Three patients by a rule, [(why, instruction_id)]: the most improved, the middle, the worst.
 
     Patients are put in the order of what ``after`` changed: fall in violations, then gain in S1, in
@@ -417,9 +506,11 @@ def three(evaluation: pd.DataFrame, before: str = BASE, after: str = TRAINED) ->
     change = pd.DataFrame({name: both[f"{name}_after"] - both[f"{name}_before"] for name in names})
     change = change.fillna(0.0).round(9).assign(**{names[0]: lambda c: -c[names[0]]})
     order = change.reset_index().sort_values([*names, "instruction_id"]).instruction_id.tolist()
-    wanted = {"largest fall in violations": order[-1],
-              "middle of all patients": order[(len(order) - 1) // 2],
-              "largest rise in violations, or least fall": order[0]}  # fmt: skip
+    wanted = {
+        "largest fall in violations": order[-1],
+        "middle of all patients": order[(len(order) - 1) // 2],
+        "largest rise in violations, or least fall": order[0],
+    }
     found = {}
     for why, name in wanted.items():
         a, b = (int(both[f"{names[0]}_{side}"][name]) for side in ("before", "after"))

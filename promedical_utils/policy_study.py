@@ -20,8 +20,13 @@ from promedical_utils import figures as drawing
 from promedical_utils import policy_bench, profiles, provenance, stages, tables
 from promedical_utils.recipes import find
 from promedical_utils.workspace import (
-    KitError, read_json, replacing, short_hash, shown, write_json,
-)  # fmt: skip
+    KitError,
+    read_json,
+    replacing,
+    short_hash,
+    shown,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -35,57 +40,97 @@ class Variant:
     remark: str = ""
 
 
-PAPER, REWARDS, RULES, TAUGHT = "paper's rows", "compared rewards", "the kit's rules", "taught example"
+PAPER, REWARDS, RULES, TAUGHT = (
+    "paper's rows",
+    "compared rewards",
+    "the kit's rules",
+    "taught example",
+)
 IN_PAIRS = {"grpo_group": 2, "grpo_prompts": 16}
 VARIANTS = {
     "full": Variant("full: GRPO, gated veto", PAPER),
     "no_veto": Variant("without safety veto", PAPER, {"reward_rule": "no_veto"}, veto=False),
     "no_bonus": Variant("without bonus margin", PAPER, {"reward_rule": "no_bonus"}),
     "no_safety_data": Variant(
-        "without safety data", PAPER, {"reward_model": "no_safety_data"},
-        remark="the reward model never saw a safety criterion; its threshold is calibrated all the same",
+        "without safety data",
+        PAPER,
+        {"reward_model": "no_safety_data"},
+        remark="the reward model never saw a safety criterion; its threshold is calibrated all the "
+        "same",
     ),
     "implicit_scalar": Variant(
-        "implicit scalar + GRPO", PAPER, {"reward_model": "scalar_blind", "reward_rule": "scalar"},
-        veto=False, remark="criterion labels, the criterion hidden",
+        "implicit scalar + GRPO",
+        PAPER,
+        {"reward_model": "scalar_blind", "reward_rule": "scalar"},
+        veto=False,
+        remark="criterion labels, the criterion hidden",
     ),
-    "dpo": Variant("optimiser: DPO", PAPER, {"policy_optimizer": "dpo"},
-                   remark="as many answers, all of the base, paired by the same reward"),
-    "rloo": Variant("optimiser: RLOO", PAPER, {"policy_optimizer": "rloo"},
-                    remark="in place of PPO, which left TRL with 1.16"),
+    "dpo": Variant(
+        "optimiser: DPO",
+        PAPER,
+        {"policy_optimizer": "dpo"},
+        remark="as many answers, all of the base, paired by the same reward",
+    ),
+    "rloo": Variant(
+        "optimiser: RLOO",
+        PAPER,
+        {"policy_optimizer": "rloo"},
+        remark="in place of PPO, which left TRL with 1.16",
+    ),
     "rar_explicit": Variant("RaR, explicit", REWARDS, {"reward_rule": "rar_explicit"}, veto=False),
     "rar_implicit": Variant(
-        "RaR, implicit", REWARDS, {"reward_model": "rar_implicit", "reward_rule": "rar_implicit"},
-        veto=False, remark="one score of a model that reads the whole rubric",
+        "RaR, implicit",
+        REWARDS,
+        {"reward_model": "rar_implicit", "reward_rule": "rar_implicit"},
+        veto=False,
+        remark="one score of a model that reads the whole rubric",
     ),
     "orbit": Variant("ORBIT, signed points", REWARDS, {"reward_rule": "orbit"}, veto=False),
     "ultramedical": Variant(
-        "UltraMedical, scalar", REWARDS, {"reward_model": "scalar_overall", "reward_rule": "scalar"},
-        veto=False, remark="one preference a pair of answers",
+        "UltraMedical, scalar",
+        REWARDS,
+        {"reward_model": "scalar_overall", "reward_rule": "scalar"},
+        veto=False,
+        remark="one preference a pair of answers",
     ),
     "clipped": Variant(
-        "paper's bound, lambda = 1 + beta", RULES, {"reward_form": "clipped", "reward_lambda": 1.3},
+        "paper's bound, lambda = 1 + beta",
+        RULES,
+        {"reward_form": "clipped", "reward_lambda": 1.3},
     ),
     "ranked": Variant("rank within the group", RULES, {"reward_form": "ranked"}),
     # of 8 answers one is nearly always safe, so what is said of all-vetoed groups is asked of pairs
     "pairs_expected": Variant(
-        "groups of 2, all vetoed: expected violations", RULES, IN_PAIRS,
+        "groups of 2, all vetoed: expected violations",
+        RULES,
+        IN_PAIRS,
         remark="as many answers a step; in groups of 8 none of this study was all vetoed",
     ),
     "pairs_counted": Variant(
-        "groups of 2, all vetoed: violations counted", RULES, IN_PAIRS | {"reward_all_vetoed": "counted"}),
+        "groups of 2, all vetoed: violations counted",
+        RULES,
+        IN_PAIRS | {"reward_all_vetoed": "counted"},
+    ),
     "pairs_skipped": Variant(
-        "groups of 2, all vetoed: skipped", RULES, IN_PAIRS | {"reward_all_vetoed": "skipped"}),
+        "groups of 2, all vetoed: skipped", RULES, IN_PAIRS | {"reward_all_vetoed": "skipped"}
+    ),
     "hacking": Variant(
-        "learning rate 5e-4, KL 0.01", TAUGHT,
+        "learning rate 5e-4, KL 0.01",
+        TAUGHT,
         {"grpo_learning_rate": 5e-4, "grpo_beta_kl": 0.01, "grpo_steps": 120, "grpo_patience": 0},
         remark="known to hack the reward, in 120 steps; kept to be detected",
     ),
-}  # fmt: skip
+}
 
 
-def run(name: str, overrides: dict, folder: Path, plan: dict[str, list[int]], out: Path,
-        bought: str = "") -> pd.DataFrame:  # fmt: skip
+def run(
+    name: str,
+    overrides: dict,
+    folder: Path,
+    plan: dict[str, list[int]],
+    out: Path,
+    bought: str = "",
+) -> pd.DataFrame:
     """Train and evaluate ``plan`` (variant -> training seeds) in ``folder``; tables go to ``out``.
 
     ``name``, ``overrides``: of the profile. ``folder`` holds the data and the base of notebooks 00
@@ -96,7 +141,9 @@ def run(name: str, overrides: dict, folder: Path, plan: dict[str, list[int]], ou
     if profile.data != "clinic":
         raise KitError(f"profile {profile.name} has no truth to measure against: study the clinic")
     for variant in set(plan) - set(VARIANTS):
-        raise KitError(f"unknown variant {variant!r} of a policy: choose one of {', '.join(VARIANTS)}")
+        raise KitError(
+            f"unknown variant {variant!r} of a policy: choose one of {', '.join(VARIANTS)}"
+        )
     started = time.time()
     found = stages.data(folder)
     recipes = {settled(profile, v).reward_model for v in plan}
@@ -107,17 +154,31 @@ def run(name: str, overrides: dict, folder: Path, plan: dict[str, list[int]], ou
         print(f"{time.perf_counter() - begun:.0f} s", flush=True)
     todo = [("base", 0), *((v, seed) for v, seeds in plan.items() for seed in seeds)]
     rows = _side_by_side(name, overrides, folder, todo)
-    answers = pd.concat([pd.read_parquet(place(folder, *t) / "evaluation.parquet") for t in todo],
-                        ignore_index=True)  # fmt: skip
-    curves = [pd.read_csv(place(folder, v, s) / "curve.csv").assign(variant=v, seed=s) for v, s in todo[1:]]
+    answers = pd.concat(
+        [pd.read_parquet(place(folder, *t) / "evaluation.parquet") for t in todo], ignore_index=True
+    )
+    curves = [
+        pd.read_csv(place(folder, v, s) / "curve.csv").assign(variant=v, seed=s)
+        for v, s in todo[1:]
+    ]
     names = {"base": {"label": "base", "group": ""}} | {
-        v: {"label": VARIANTS[v].label, "remark": VARIANTS[v].remark, "group": VARIANTS[v].group,
-            "veto": VARIANTS[v].veto} for v in plan
-    }  # fmt: skip
+        v: {
+            "label": VARIANTS[v].label,
+            "remark": VARIANTS[v].remark,
+            "group": VARIANTS[v].group,
+            "veto": VARIANTS[v].veto,
+        }
+        for v in plan
+    }
     table = policy_bench.study_table(answers, names, profile.bootstrap, profile.seed)
     manifest = stages.manifest(profile, folder)
-    manifest |= {"plan": plan, "frozen_on": bought, "policies": rows, "prompts": int(table.n.max()),
-                 "minutes": round((time.time() - started) / 60, 1)}  # fmt: skip
+    manifest |= {
+        "plan": plan,
+        "frozen_on": bought,
+        "policies": rows,
+        "prompts": int(table.n.max()),
+        "minutes": round((time.time() - started) / 60, 1),
+    }
     save(table, answers, pd.concat(curves, ignore_index=True), manifest, profile, out)
     return table
 
@@ -186,14 +247,20 @@ def one(name: str, overrides: dict, folder: Path, variant: str, seed: int) -> di
     report = stages.align(profile, folder, found, where, seed=seed)
     _evaluate(profile, folder, found, {variant: where}, where, variant, seed, report["fingerprint"])
     keys = ("steps", "stopped_early", "seconds", "hacking", "throughput", "unscored")
-    return {"variant": variant, "seed": seed} | {key: report[key] for key in keys} | {
-        "settings": VARIANTS[variant].settings, "best_step": report["best"]["step"],
-        "last_step": report["last"]["step"],
-    }  # fmt: skip
+    return (
+        {"variant": variant, "seed": seed}
+        | {key: report[key] for key in keys}
+        | {
+            "settings": VARIANTS[variant].settings,
+            "best_step": report["best"]["step"],
+            "last_step": report["last"]["step"],
+        }
+    )
 
 
 def _evaluate(profile, folder, found, folders, where, variant, seed, fingerprint="") -> None:
-    """Answers to the bench prompts, evaluation.parquet and verdicts.parquet, unless they are there."""
+    """Answers to the bench prompts, evaluation.parquet and verdicts.parquet, unless they are
+    there."""
     key = short_hash(fingerprint, profile.policy_prompts, profile.bench_samples, profile.seed)
     mark = where / "evaluated.json"
     if mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["of"] == key:
@@ -217,7 +284,8 @@ def save(table, answers, curves, manifest: dict, profile, out: Path) -> None:
 
 
 def published(folder: Path) -> tuple:
-    """(table, manifest, profile) of a published study, the table counted again from evaluation.parquet.
+    """(table, manifest, profile) of a published study, the table counted again from
+    evaluation.parquet.
 
     What a variant is called is read from study.csv: a name may have gone from ``VARIANTS`` since.
     """
@@ -226,7 +294,11 @@ def published(folder: Path) -> tuple:
     facts = pd.read_csv(folder / "study.csv").fillna({"remark": "", "group": "", "label": ""})
     names = facts.set_index("variant")[["label", "remark", "group", "veto"]].to_dict("index")
     answers = pd.read_parquet(folder / "evaluation.parquet")
-    return policy_bench.study_table(answers, names, profile.bootstrap, profile.seed), manifest, profile
+    return (
+        policy_bench.study_table(answers, names, profile.bootstrap, profile.seed),
+        manifest,
+        profile,
+    )
 
 
 def redraw(folder: Path) -> None:
@@ -242,8 +314,16 @@ def draw(table, curves, manifest: dict, profile, out: Path) -> None:
     read = [out / "evaluation.parquet"]
     reported = tables.reported("ablation") if "dpo" in set(table.variant) else None
     facts = {"run": provenance.of_manifest(manifest)}
-    tables.save(tables.build_policy_study(reported, table), out, "table", "Policies", read, profile,
-                profile.seed, facts=facts)  # fmt: skip
+    tables.save(
+        tables.build_policy_study(reported, table),
+        out,
+        "table",
+        "Policies",
+        read,
+        profile,
+        profile.seed,
+        facts=facts,
+    )
     note = tables.note(profile, profile.seed)
     facts |= {"sources": tables.digests([*read, out / "curves.parquet"])}
     drawing.save(drawing.plot_policy_study, table, out, "policies", note, facts)

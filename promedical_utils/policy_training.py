@@ -1,8 +1,9 @@
 """Training of policies on TRL: GRPO, RLOO or DPO against one reward, with the truth beside it.
 
-At every evaluation, held-out prompts are answered and read by the reward model (proxy), by the judge
-and, in the clinic, by the truth (gold). The policy that is kept is the best by the *judge*: not by
-the proxy, which training pushes up by construction, and not by gold, which real data do not have.
+At every evaluation, held-out prompts are answered and read by the reward model (proxy), by the
+judge and, in the clinic, by the truth (gold). The policy that is kept is the best by the *judge*:
+not by the proxy, which training pushes up by construction, and not by gold, which real data do not
+have.
 PPO, the paper's other optimiser, left TRL with 1.16; RLOO stands in its place.
 """
 
@@ -29,16 +30,39 @@ from promedical_utils.generation import complete, eos_ids, messages_of, prompts_
 from promedical_utils.policy import NOTEBOOK, Judge, quiet
 from promedical_utils.profiles import Profile
 from promedical_utils.records import Instruction, Rubric
-from promedical_utils.workspace import KitError, read_json, replacing, short_hash, write_json, write_text
+from promedical_utils.workspace import (
+    KitError,
+    read_json,
+    replacing,
+    short_hash,
+    write_json,
+    write_text,
+)
 
-CURVE = ["step", "split", "proxy", "gold", "judged", "violation_rate", "judged_violation_rate",
-         "proficiency", "excellence", "veto_rate", "kl", "entropy", "length", "unparsed", "finished"]  # fmt: skip
+CURVE = [
+    "step",
+    "split",
+    "proxy",
+    "gold",
+    "judged",
+    "violation_rate",
+    "judged_violation_rate",
+    "proficiency",
+    "excellence",
+    "veto_rate",
+    "kl",
+    "entropy",
+    "length",
+    "unparsed",
+    "finished",
+]
 GOLD_LAMBDA = 2.0  # gold and judged are on one scale, whatever reward a run is trained on
 WHOLE = "whole.txt"  # written last into a checkpoint
 
 
 class SharedPrompts:
-    """For TRL's online trainers: reads the prompt of a group once, where TRL reads it once an answer.
+    """For TRL's online trainers: reads the prompt of a group once, where TRL reads it once an
+    answer.
 
     The same log-probabilities to rounding. With 8 answers of 70 tokens to a prompt of 155 it is
     2.5 times fewer tokens; on a CPU TRL also projects every prompt position through the LM head.
@@ -54,18 +78,37 @@ class SharedPrompts:
             a, step = self.args, self.state.global_step
             seeds = [seed_of(a.seed, step, *p) for p in dict.fromkeys(map(tuple, prompt_ids))]
             ids = complete(
-                self.accelerator.unwrap_model(self.model_wrapped), self._tokenizer, prompt_ids,
-                a.max_completion_length, a.temperature, a.top_p, seeds,
-            )  # fmt: skip
+                self.accelerator.unwrap_model(self.model_wrapped),
+                self._tokenizer,
+                prompt_ids,
+                a.max_completion_length,
+                a.temperature,
+                a.top_p,
+                seeds,
+            )
             found = (ids, None) if isinstance(self, GRPOTrainer) else ids
         self._log_metric("time/generate", time.perf_counter() - started)
         return found
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep,
-                                           batch_size=None, compute_entropy=False, **named):  # fmt: skip
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        **named,
+    ):
         if self.args.gradient_checkpointing:
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **named
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                **named,
             )
         logps, entropies, size = [], [], batch_size or len(input_ids)
         for start in range(0, len(input_ids), size):
@@ -74,16 +117,25 @@ class SharedPrompts:
             shared = torch.stack([ids[:, :split], mask[:, :split]], 1)
             shared, rows = torch.unique(shared, dim=0, return_inverse=True)
             with self.accelerator.autocast():
-                cache = model(input_ids=shared[:, 0], attention_mask=shared[:, 1], use_cache=True,
-                              logits_to_keep=1).past_key_values  # fmt: skip
+                cache = model(
+                    input_ids=shared[:, 0],
+                    attention_mask=shared[:, 1],
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).past_key_values
                 for layer in cache.layers:
                     # not batch_select_indices: the gradient of an index by a tensor is summed in
                     # whatever order the threads come, and no two runs are alike
                     layer.keys = layer.keys.index_select(0, rows)
                     layer.values = layer.values.index_select(0, rows)
                 labels = ids[:, split:].masked_fill(mask[:, split:] == 0, -100)
-                output = model(input_ids=ids[:, split:], attention_mask=mask, labels=labels,
-                               past_key_values=cache, fused_lm_head=True)  # fmt: skip
+                output = model(
+                    input_ids=ids[:, split:],
+                    attention_mask=mask,
+                    labels=labels,
+                    past_key_values=cache,
+                    fused_lm_head=True,
+                )
             logps.append(output.log_probs)
             entropies.append(output.entropy)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
@@ -140,11 +192,14 @@ class Curve(TrainerCallback):
         return bool(self.patience) and since >= self.patience
 
     def catch_up(self, state, model) -> None:
-        """Forget what came after the step that a run goes on from, and evaluate that, if need be."""
+        """Forget what came after the step that a run goes on from, and evaluate that, if need
+        be."""
         self.rows = [row for row in self.rows if row["step"] <= state.global_step]
         if len(self.answers):
             self.answers = self.answers[self.answers.step <= state.global_step]
-        if _world().is_main_process and (not self.rows or self.rows[-1]["step"] < state.global_step):
+        if _world().is_main_process and (
+            not self.rows or self.rows[-1]["step"] < state.global_step
+        ):
             self._evaluate(state.global_step, model)
 
     def on_train_begin(self, args, state, control, model=None, **_):
@@ -182,29 +237,51 @@ class Curve(TrainerCallback):
 def curve_row(step: int, answers: pd.DataFrame) -> dict:
     """Means over held-out answers, as ``Curve`` measures them; NaN where nothing is known."""
     means = {
-        "proxy": "proxy", "gold": "gold", "judged": "judged", "violation_rate": "violation",
-        "proficiency": "s1", "excellence": "s2", "veto_rate": "vetoed", "kl": "kl",
-        "entropy": "entropy", "length": "tokens", "unparsed": "unparsed", "finished": "finished",
-    }  # fmt: skip
+        "proxy": "proxy",
+        "gold": "gold",
+        "judged": "judged",
+        "violation_rate": "violation",
+        "proficiency": "s1",
+        "excellence": "s2",
+        "veto_rate": "vetoed",
+        "kl": "kl",
+        "entropy": "entropy",
+        "length": "tokens",
+        "unparsed": "unparsed",
+        "finished": "finished",
+    }
     row = {name: float(answers[column].astype(float).mean()) for name, column in means.items()}
     row["judged_violation_rate"] = float((answers.judged_s3 > 0).mean())
     return {"step": step, "split": "checkpoint", **row}
 
 
-def train(base: Path | str, rm, rubrics: Sequence[Rubric], train_instructions: Sequence[Instruction],
-          checkpoint_instructions: Sequence[Instruction], judged: Judge, gold: Judge | None, out: Path,
-          profile: Profile, *, conditions=None, seed: int | None = None,
-          fingerprint: str = "") -> dict:  # fmt: skip
-    """Align ``base`` with ``reward_rule`` by ``policy_optimizer``; returns out/report.json, written last.
+def train(
+    base: Path | str,
+    rm,
+    rubrics: Sequence[Rubric],
+    train_instructions: Sequence[Instruction],
+    checkpoint_instructions: Sequence[Instruction],
+    judged: Judge,
+    gold: Judge | None,
+    out: Path,
+    profile: Profile,
+    *,
+    conditions=None,
+    seed: int | None = None,
+    fingerprint: str = "",
+) -> dict:
+    """Align ``base`` with ``reward_rule`` by ``policy_optimizer``; returns out/report.json, written
+    last.
 
-    ``rm``: a reward model, or the folder of one; the folder of an adapter is hung on the policy's own
-    base where the policy is an adapter, too (``shared_base``). Writes model/ (the checkpoint best
-    by *judged* reward), training.csv (the trainer's log), curve.csv (a row an evaluation: one sampled
-    answer per checkpoint instruction, always from ``seed``), checkpoints.parquet (a row an answer of
-    them) and hacking.json (``hacking.check``). A complete run is returned as stored, an interrupted
-    one resumes, one of other settings or of another ``fingerprint`` (of the reward model, say) starts
-    again. Under ``accelerate launch`` the main process alone evaluates and writes. Raises KitError if
-    the reward model scores nothing, a rubric is missing or a prompt leaves no room.
+    ``rm``: a reward model, or the folder of one; the folder of an adapter is hung on the policy's
+    own base where the policy is an adapter, too (``shared_base``). Writes model/ (the checkpoint
+    best by *judged* reward), training.csv (the trainer's log), curve.csv (a row an evaluation: one
+    sampled answer per checkpoint instruction, always from ``seed``), checkpoints.parquet (a row an
+    answer of them) and hacking.json (``hacking.check``). A complete run is returned as stored, an
+    interrupted one resumes, one of other settings or of another ``fingerprint`` (of the reward
+    model, say) starts again. Under ``accelerate launch`` the main process alone evaluates and
+    writes. Raises KitError if the reward model scores nothing, a rubric is missing or a prompt
+    leaves no room.
     """
     p, out, started = profile, Path(out), time.time()
     seed = p.seed if seed is None else seed
@@ -243,9 +320,18 @@ def train(base: Path | str, rm, rubrics: Sequence[Rubric], train_instructions: S
             trainer = _online(model, tokenizer, reward, train_instructions, curve, folder, p, seed)
             reward.rm, reward.calibration = _reward_model(rm, trainer.model)
         curve.measure = _measure(
-            trainer, tokenizer, reward, checkpoint_instructions, rubric_of, judged, gold, p, seed, base,
+            trainer,
+            tokenizer,
+            reward,
+            checkpoint_instructions,
+            rubric_of,
+            judged,
+            gold,
+            p,
+            seed,
+            base,
             conditions,
-        )  # fmt: skip
+        )
         checkpoint = _last_checkpoint(folder)
         if not (checkpoint and _at_its_end(trainer, curve, checkpoint, p.grpo_steps)):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -267,8 +353,11 @@ def _at_its_end(trainer, curve: Curve, checkpoint: Path, steps: int) -> bool:
     return trainer.state.global_step >= steps or _from_main(curve.over)
 
 
-def _finish(trainer, tokenizer, reward, curve, out, p, seed, settings, fingerprint, started) -> None:
-    """The best checkpoint as model/, the logs, the check for reward hacking, and last the report."""
+def _finish(
+    trainer, tokenizer, reward, curve, out, p, seed, settings, fingerprint, started
+) -> None:
+    """The best checkpoint as model/, the logs, the check for reward hacking, and last the
+    report."""
     if (out / "best").exists():
         shutil.rmtree(out / "model", ignore_errors=True)
         (out / "best").rename(out / "model")
@@ -285,7 +374,9 @@ def _finish(trainer, tokenizer, reward, curve, out, p, seed, settings, fingerpri
         "stopped_early": trainer.state.global_step < p.grpo_steps,
         "seconds": round(time.time() - started, 1),
         "tokens": int(log[-1].get("num_tokens", 0)) if log else 0,
-        "trainable_parameters": sum(w.numel() for w in trainer.model.parameters() if w.requires_grad),
+        "trainable_parameters": sum(
+            w.numel() for w in trainer.model.parameters() if w.requires_grad
+        ),
         "selected_by": "judged reward on the checkpoint split",
         **{name: {k: v for k, v in row.items() if v == v} for name, row in rows.items()},
         "hacking": {key: found[key] for key in ("flagged", "since", "text")},
@@ -299,7 +390,8 @@ def _finish(trainer, tokenizer, reward, curve, out, p, seed, settings, fingerpri
 
 
 def throughput(log: Sequence[dict]) -> dict:
-    """Seconds of a step, shares of them in generation and reward, tokens a second; medians of steps."""
+    """Seconds of a step, shares of them in generation and reward, tokens a second; medians of
+    steps."""
     timed = [e for e in log if "time/reward" in e and "time/generate" in e and "step_time" in e]
     if not timed:
         return {}
@@ -309,14 +401,18 @@ def throughput(log: Sequence[dict]) -> dict:
         "step_seconds": round(float(median["step_time"]), 3),
         "generate_share": round(float(frame["time/generate"].sum() / frame["step_time"].sum()), 4),
         "reward_share": round(float(frame["time/reward"].sum() / frame["step_time"].sum()), 4),
-        "generated_tokens_per_second": round(float(
-            (frame["tokens/generated"] / frame["time/generate"]).median()), 1),
-        "scored_tokens_per_second": round(float(
-            (frame["tokens/scored"] / frame["time/reward"]).median()), 1),
-    }  # fmt: skip
+        "generated_tokens_per_second": round(
+            float((frame["tokens/generated"] / frame["time/generate"]).median()), 1
+        ),
+        "scored_tokens_per_second": round(
+            float((frame["tokens/scored"] / frame["time/reward"]).median()), 1
+        ),
+    }
 
 
-def _measure(trainer, tokenizer, reward, instructions, rubric_of, judged, gold, p, seed, base, conditions):
+def _measure(
+    trainer, tokenizer, reward, instructions, rubric_of, judged, gold, p, seed, base, conditions
+):
     """A function of the policy: its answers to held-out prompts, a row each (see ``train``)."""
     terms = {"alpha": p.reward_alpha, "beta": p.reward_beta}
     terms["lam"] = max(GOLD_LAMBDA, 1.5 * (1 + p.reward_beta))  # strict for a wide margin, too
@@ -324,22 +420,30 @@ def _measure(trainer, tokenizer, reward, instructions, rubric_of, judged, gold, 
 
     def measure(model) -> pd.DataFrame:
         answers = policy.answers_of(model, tokenizer, instructions, p, seed)
-        frame, _ = policy.judge("policy", instructions, answers, rubric_of, gold, judged, conditions)
+        frame, _ = policy.judge(
+            "policy", instructions, answers, rubric_of, gold, judged, conditions
+        )
         items = [(i.id, messages_of(i), a.text, a.finished) for i, a in zip(instructions, answers)]
         read = reward.read(items)
         kl, entropy = policy.divergence(model, reference, answers, p.grpo_temperature)
 
         def on_scale(prefix: str) -> list[float]:
             columns = frame[[f"{prefix}s1", f"{prefix}s2", f"{prefix}s3"]].to_numpy()
-            return [math.nan if row[0] != row[0] else scoring.gated_reward(scoring.Scores(*row), **terms)
-                    for row in columns]  # fmt: skip
+            return [
+                math.nan
+                if row[0] != row[0]
+                else scoring.gated_reward(scoring.Scores(*row), **terms)
+                for row in columns
+            ]
 
         return frame.assign(
             proxy=[reward.value(one, rubric_of[i.id]) for i, one in zip(instructions, read)],
-            gold=on_scale(""), judged=on_scale("judged_"),
+            gold=on_scale(""),
+            judged=on_scale("judged_"),
             vetoed=[float(one.scores.s3 > 0) if one.verdicts else math.nan for one in read],
-            kl=kl, entropy=entropy,
-        )  # fmt: skip
+            kl=kl,
+            entropy=entropy,
+        )
 
     return measure
 
@@ -367,7 +471,8 @@ def _reference(trainer, base, p: Profile):
 
 
 def _reward_model(rm, model=None) -> tuple:
-    """(reward model, calibration); of a folder, on the policy's own base where that is an adapter's."""
+    """(reward model, calibration); of a folder, on the policy's own base where that is an
+    adapter's."""
     if isinstance(rm, str | Path):
         report = read_json(Path(rm) / "report.json", "03_reward_model")
         hung = isinstance(model, PeftModel) and not report["full"]
@@ -383,7 +488,13 @@ def _workplace(out: Path, fingerprint: str) -> None:
     if not folder.exists():
         for name in ("trainer", "best", "model"):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("report.json", "curve.csv", "training.csv", "checkpoints.parquet", "hacking.json"):
+        for name in (
+            "report.json",
+            "curve.csv",
+            "training.csv",
+            "checkpoints.parquet",
+            "hacking.json",
+        ):
             (out / name).unlink(missing_ok=True)
         folder.mkdir(parents=True)
     for checkpoint in folder.glob("checkpoint-*"):
@@ -402,7 +513,9 @@ def _arguments(profile: Profile, folder: Path, seed: int) -> dict:
     return {
         "output_dir": str(folder),
         "max_steps": p.grpo_steps,
-        "learning_rate": p.dpo_learning_rate if p.policy_optimizer == "dpo" else p.grpo_learning_rate,
+        "learning_rate": p.dpo_learning_rate
+        if p.policy_optimizer == "dpo"
+        else p.grpo_learning_rate,
         "lr_scheduler_type": "constant",  # a shorter run is the start of a longer one
         # TRL switches bf16 and checkpointing on unless told, on a CPU too
         "bf16": dtype is torch.bfloat16,
@@ -428,7 +541,8 @@ def _online(model, tokenizer, reward, instructions, curve, folder, p: Profile, s
     group, world = p.grpo_group, _world().num_processes
     if p.grpo_prompts % world:
         raise KitError(
-            f"grpo_prompts = {p.grpo_prompts} cannot be shared by {world} processes: a process holds "
+            f"grpo_prompts = {p.grpo_prompts} cannot be shared by {world} processes: a process "
+            "holds "
             "whole groups; make it a multiple"
         )
     own = group * p.grpo_prompts // world
@@ -444,7 +558,9 @@ def _online(model, tokenizer, reward, instructions, curve, folder, p: Profile, s
         "temperature": p.grpo_temperature,
         "top_p": p.grpo_top_p,
         "beta": p.grpo_beta_kl,
-        "chat_template_kwargs": {"enable_thinking": False},  # the prompt that the reward model reads
+        "chat_template_kwargs": {
+            "enable_thinking": False
+        },  # the prompt that the reward model reads
         **_vllm(p),
     }
     if p.policy_optimizer == "rloo":
@@ -454,22 +570,30 @@ def _online(model, tokenizer, reward, instructions, curve, folder, p: Profile, s
         arguments = GRPOConfig(
             **shared,
             # the KL term times the (differentiable) ratio has the gradient of KL(policy || base),
-            # which is named and logged; without it the gradient on-policy is that of KL(base || policy)
+            # which is named and logged; without it the gradient on-policy is that of KL(base ||
+            # policy)
             use_bias_correction_kl=True,
             loss_type="dapo",  # mean over the batch's tokens; "grpo" goes easy on long bad answers
-            scale_rewards="group",  # GRPO's: advantage = (r - mean) / std among answers to one prompt
+            # GRPO's: advantage = (r - mean) / std among answers to one prompt
+            scale_rewards="group",
             mask_truncated_completions=False,  # a cut-off answer is a violation to be learned from
         )
     rows = [{"prompt": messages_of(i), "instruction_id": i.id} for i in instructions]
     trainer = kind(
-        model=model, reward_funcs=reward, args=arguments, processing_class=tokenizer,
-        train_dataset=Dataset.from_list(rows), callbacks=[curve], peft_config=_lora(p),
-    )  # fmt: skip
+        model=model,
+        reward_funcs=reward,
+        args=arguments,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[curve],
+        peft_config=_lora(p),
+    )
     return _prepared(trainer)
 
 
 def _vllm(p: Profile) -> dict:
-    """vLLM in server mode, on GPUs of its own: ``trl vllm-serve --model ...`` (docs/several_gpus.md)."""
+    """vLLM in server mode, on GPUs of its own: ``trl vllm-serve --model ...``
+    (docs/several_gpus.md)."""
     if not p.grpo_vllm:
         return {}
     return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": p.grpo_vllm}
@@ -479,7 +603,9 @@ def _dpo(model, tokenizer, reward, instructions, curve, folder, p: Profile, seed
     """DPO on as many answers of the base as GRPO draws, paired by the same reward."""
     pairs = folder / "pairs.json"
     if _world().is_main_process and not pairs.exists():
-        write_json(pairs, {"rows": preference_rows(model, tokenizer, reward, instructions, p, seed)})
+        write_json(
+            pairs, {"rows": preference_rows(model, tokenizer, reward, instructions, p, seed)}
+        )
     _world().wait_for_everyone()
     rows = json.loads(pairs.read_text(encoding="utf-8"))["rows"]
     if not rows:
@@ -495,9 +621,13 @@ def _dpo(model, tokenizer, reward, instructions, curve, folder, p: Profile, seed
         train_sampling_strategy="sequential",
     )
     trainer = SampledPairs(
-        model=model, args=arguments, processing_class=tokenizer, peft_config=_lora(p),
-        train_dataset=Dataset.from_list(rows), callbacks=[curve],
-    )  # fmt: skip
+        model=model,
+        args=arguments,
+        processing_class=tokenizer,
+        peft_config=_lora(p),
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[curve],
+    )
     return _prepared(trainer)
 
 
@@ -505,8 +635,8 @@ def _dpo(model, tokenizer, reward, instructions, curve, folder, p: Profile, seed
 def preference_rows(model, tokenizer, reward, instructions, p: Profile, seed: int) -> list[dict]:
     """Rows of prompt_ids, chosen_ids, rejected_ids, answers of the base: as many as GRPO draws.
 
-    ``grpo_steps`` times ``grpo_prompts`` prompts of ``grpo_group`` answers each; of a group, the best
-    goes with the worst, the second with the last but one, and so on, where the rewards differ.
+    ``grpo_steps`` times ``grpo_prompts`` prompts of ``grpo_group`` answers each; of a group, the
+    best goes with the worst, the second with the last but one, and so on, where the rewards differ.
     """
     draw = torch.Generator().manual_seed(seed)
     wanted, order = p.grpo_steps * p.grpo_prompts, []
@@ -518,19 +648,33 @@ def preference_rows(model, tokenizer, reward, instructions, p: Profile, seed: in
         prompts = prompts_of(model, tokenizer, some, p.grpo_max_tokens)
         each = [(i, prompt) for i, prompt in zip(some, prompts) for _ in range(p.grpo_group)]
         seeds = [seed_of(seed, start, i.id) for i in some]
-        ids = complete(model, tokenizer, [q for _, q in each], p.grpo_max_tokens, p.grpo_temperature,
-                       p.grpo_top_p, seeds)  # fmt: skip
+        ids = complete(
+            model,
+            tokenizer,
+            [q for _, q in each],
+            p.grpo_max_tokens,
+            p.grpo_temperature,
+            p.grpo_top_p,
+            seeds,
+        )
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        read = reward.read([(i.id, messages_of(i), text, row[-1] in ends)
-                            for (i, _), text, row in zip(each, texts, ids)])  # fmt: skip
+        read = reward.read(
+            [
+                (i.id, messages_of(i), text, row[-1] in ends)
+                for (i, _), text, row in zip(each, texts, ids)
+            ]
+        )
         for n in range(0, len(each), p.grpo_group):
             own = list(range(n, n + p.grpo_group))
-            values = dict(zip(own, reward.of_group([read[k] for k in own], reward.rubric(each[n][0].id))))
+            values = dict(
+                zip(own, reward.of_group([read[k] for k in own], reward.rubric(each[n][0].id)))
+            )
             own.sort(key=lambda k: -values[k])
             rows += [
                 {"prompt_ids": each[a][1], "chosen_ids": ids[a], "rejected_ids": ids[b]}
-                for a, b in zip(own[: len(own) // 2], reversed(own)) if values[a] > values[b]
-            ]  # fmt: skip
+                for a, b in zip(own[: len(own) // 2], reversed(own))
+                if values[a] > values[b]
+            ]
     return rows
 
 
@@ -539,7 +683,9 @@ def _lora(p: Profile):
     rank = p.grpo_lora_rank
     if not rank:
         return None
-    return LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear"
+    )
 
 
 def _prepared(trainer):

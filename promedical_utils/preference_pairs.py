@@ -23,19 +23,30 @@ def judge_errors(found: dict[str, list], judge: str = "judge", expert: str = "tr
     ``strict`` the other way round. Wilson intervals, 95 %. Unknown verdicts of either are left out.
     """
     dimension = {c.id: c.dimension for r in found["rubrics"] for c in r.criteria}
-    said = {(v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == judge}
+    said = {
+        (v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == judge
+    }
     rows = []
     for name in records.DIMENSIONS:
         pairs = [
-            (said.get((v.candidate_id, v.criterion_id)), v.verdict) for v in found["verdicts"]
+            (said.get((v.candidate_id, v.criterion_id)), v.verdict)
+            for v in found["verdicts"]
             if v.judge == expert and dimension[v.criterion_id] == name
-        ]  # fmt: skip
+        ]
         for error, right, wrong in (("lenient", "not_met", "met"), ("strict", "met", "not_met")):
             of = [heard for heard, true in pairs if true == right and heard in ("met", "not_met")]
             low, high = wilson(of.count(wrong), len(of))
             rate = of.count(wrong) / len(of) if of else float("nan")
-            rows.append({"dimension": name, "error": error, "n": len(of), "rate": rate,
-                         "low": low, "high": high})  # fmt: skip
+            rows.append(
+                {
+                    "dimension": name,
+                    "error": error,
+                    "n": len(of),
+                    "rate": rate,
+                    "low": low,
+                    "high": high,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -54,22 +65,29 @@ def _truths(criteria: dict[str, list], candidates: list[Candidate]) -> list[Verd
     """What the clinic's grammar reads in every answer."""
     return [
         Verdict(candidate_id=a.id, criterion_id=c, judge="truth", verdict=v)
-        for a in candidates for c, v in clinic.gold(criteria[a.instruction_id], a.text).items()
-    ]  # fmt: skip
+        for a in candidates
+        for c, v in clinic.gold(criteria[a.instruction_id], a.text).items()
+    ]
 
 
 def _read_by(name: str, reader, kinds: dict[str, str], rows: list[Verdict]) -> list[Verdict]:
     """What a judge or a panel says where the truth is ``rows``."""
     return [
-        v.model_copy(update={
-            "judge": name,
-            "verdict": reader.verdict(v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict),
-        })
+        v.model_copy(
+            update={
+                "judge": name,
+                "verdict": reader.verdict(
+                    v.candidate_id, v.criterion_id, kinds[v.criterion_id], v.verdict
+                ),
+            }
+        )
         for v in rows
-    ]  # fmt: skip
+    ]
 
 
-def _settled(profile: Profile, w, kinds: dict[str, str], candidates, truth: list[Verdict]) -> list[Verdict]:
+def _settled(
+    profile: Profile, w, kinds: dict[str, str], candidates, truth: list[Verdict]
+) -> list[Verdict]:
     """What the clinic's physicians settle on the calibration split."""
     held = set(w.ids("calibration"))
     calibrated = {c.id for c in candidates if c.instruction_id in held}
@@ -79,7 +97,9 @@ def _settled(profile: Profile, w, kinds: dict[str, str], candidates, truth: list
 
 def _agreement(truth: list[Verdict], said: list[Verdict]) -> float:
     heard = {(v.candidate_id, v.criterion_id): v.verdict for v in said}
-    return round(sum(heard[v.candidate_id, v.criterion_id] == v.verdict for v in truth) / len(truth), 4)
+    return round(
+        sum(heard[v.candidate_id, v.criterion_id] == v.verdict for v in truth) / len(truth), 4
+    )
 
 
 def of_clinic(profile: Profile, run: Path):
@@ -87,9 +107,15 @@ def of_clinic(profile: Profile, run: Path):
     rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
     criteria = {r.instruction_id: r.criteria for r in rubrics_}
     candidates = [
-        Candidate(id=_candidate_id(profile, i, name), instruction_id=i, generator=name, text=w.answer(i, name))
-        for i in criteria for name in generators.NAMES
-    ]  # fmt: skip
+        Candidate(
+            id=_candidate_id(profile, i, name),
+            instruction_id=i,
+            generator=name,
+            text=w.answer(i, name),
+        )
+        for i in criteria
+        for name in generators.NAMES
+    ]
     truth = _truths(criteria, candidates)
     kinds = {c.id: c.kind for r in rubrics_ for c in r.criteria}
     judge = judge_of(profile, truth, kinds)
@@ -105,7 +131,8 @@ def of_clinic(profile: Profile, run: Path):
 def by_endpoints(profile: Profile, run: Path):
     """Answers and verdicts by the roles' endpoints; in the clinic, its truth beside them.
 
-    An answer that no generator gave is left out and counted; every (answer, criterion) has a verdict.
+    An answer that no generator gave is left out and counted; every (answer, criterion) has a
+    verdict.
     """
     asked = records.load(run / "data/instructions.parquet", Instruction, "01_rubrics")
     rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
@@ -123,12 +150,15 @@ def by_endpoints(profile: Profile, run: Path):
     order = {i.id: n for n, i in enumerate(asked)}
     candidates.sort(key=lambda c: order[c.instruction_id])  # stable: generators keep their order
     by_id = {i.id: i for i in asked}
-    tasks = [Task(by_id[c.instruction_id], tuple(criteria[c.instruction_id]), c) for c in candidates]
+    tasks = [
+        Task(by_id[c.instruction_id], tuple(criteria[c.instruction_id]), c) for c in candidates
+    ]
     said = [verdict for verdicts in played.judge(tasks) for verdict in verdicts]
     extra = {
-        "unanswered": unanswered, "unknown_verdicts": sum(v.verdict == "unknown" for v in said),
+        "unanswered": unanswered,
+        "unknown_verdicts": sum(v.verdict == "unknown" for v in said),
         "requests": played.answers.ledger(),
-    }  # fmt: skip
+    }
     if profile.data != "clinic":
         return candidates, said, extra
     truth = _truths(criteria, candidates)

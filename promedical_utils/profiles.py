@@ -27,7 +27,9 @@ class Role(BaseModel):
     tokens: int = Field(200_000_000, ge=1)
     concurrency: int = Field(8, ge=1)
     timeout: float = Field(120.0, gt=0, description="seconds for one request")
-    retries: int = Field(6, ge=0, description="further tries after 429, 5xx, time-out, lost connection")
+    retries: int = Field(
+        6, ge=0, description="further tries after 429, 5xx, time-out, lost connection"
+    )
     backoff: float = Field(0.5, gt=0, description="seconds before the first retry, then doubling")
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(2048, ge=1)
@@ -47,8 +49,22 @@ CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
 
 
 # names of scorers that are no judges
-SCORERS = {"criterion", "criterion_clean", "scalar_overall", "scalar_blind", "words", "length", "random",
-           "rar_explicit", "rar_implicit", "orbit", "healthbench", "scalar_rm", "pair_rm", "verifier"}  # fmt: skip
+SCORERS = {
+    "criterion",
+    "criterion_clean",
+    "scalar_overall",
+    "scalar_blind",
+    "words",
+    "length",
+    "random",
+    "rar_explicit",
+    "rar_implicit",
+    "orbit",
+    "healthbench",
+    "scalar_rm",
+    "pair_rm",
+    "verifier",
+}
 
 
 def _clinic_roles() -> dict[str, Role]:
@@ -97,7 +113,9 @@ class Profile(BaseModel):
     rubric_error_rate: float = Field(0.25, ge=0, lt=1)
     rubric_pass_rate: float = Field(0.964, gt=0, le=1)
     review_batch: int = Field(500, ge=1, description="drafts reviewed in a round")
-    review_blind: int = Field(200, ge=1, description="drafts on which a round's pass rate is measured")
+    review_blind: int = Field(
+        200, ge=1, description="drafts on which a round's pass rate is measured"
+    )
     review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
     reviewers: list[str] = Field(
         default_factory=list, description="people of data: open; none: drafts go unreviewed"
@@ -122,7 +140,9 @@ class Profile(BaseModel):
     # does, in this process
     endpoint: str = Field("", description="base URL of an OpenAI-compatible server, for every role")
     roles: dict[str, Role] = Field(default_factory=_clinic_roles)
-    tokens_per_second: float = Field(2000.0, gt=0, description="of the endpoint; for estimates alone")
+    tokens_per_second: float = Field(
+        2000.0, gt=0, description="of the endpoint; for estimates alone"
+    )
 
     # reward model
     quantization: Literal["nf4", "none"] = "nf4"
@@ -144,19 +164,27 @@ class Profile(BaseModel):
     # systems of others that the bench is scored with too, by hub id or folder; empty: not run
     scalar_rm: str = Field("", description="sequence classifier with one output, as UltraMedRM-8B")
     pair_rm: str = Field("", description="generative pairwise, as RLHFlow's pair-preference model")
-    verifier: str = Field("", description="two labels against a reference, as medical_o1_verifier_3B")
-    judges: dict[str, Role] = Field(
-        default_factory=dict, description="prompted judges by the name of their row; asked where they have an endpoint"
+    verifier: str = Field(
+        "", description="two labels against a reference, as medical_o1_verifier_3B"
     )
-    rar_judge: Role | None = Field(None, description="rates whole answers by the rubric: RaR implicit")
+    judges: dict[str, Role] = Field(
+        default_factory=dict,
+        description="prompted judges by the name of their row; asked where they have an endpoint",
+    )
+    rar_judge: Role | None = Field(
+        None, description="rates whole answers by the rubric: RaR implicit"
+    )
     # external generalization
     documents: str = Field(
-        "", description="file or folder of one's own texts to retrieve from on real sets; empty: none"
+        "",
+        description="file or folder of one's own texts to retrieve from on real sets; empty: none",
     )
     retrieved: int = Field(5, ge=1, description="documents retrieved for an instruction")
 
     # policy
-    policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field("grpo", description="PPO left TRL with 1.16")
+    policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field(
+        "grpo", description="PPO left TRL with 1.16"
+    )
     policy_prompts: int = Field(0, ge=0, description="bench prompts that policies answer; 0: all")
     grpo_steps: int = Field(0, ge=0)
     grpo_group: int = Field(8, ge=2)
@@ -171,7 +199,9 @@ class Profile(BaseModel):
         3, ge=0, description="evaluations without a better judged one that end a run; 0: never"
     )
     grpo_max_tokens: int = Field(128, ge=8)
-    grpo_checkpointing: bool = Field(False, description="gradient checkpointing: less memory, more time")
+    grpo_checkpointing: bool = Field(
+        False, description="gradient checkpointing: less memory, more time"
+    )
     grpo_vllm: str = Field("", description="base URL of trl vllm-serve on GPUs of its own")
     dpo_learning_rate: float = Field(1e-4, gt=0)
     dpo_beta: float = Field(0.1, gt=0)
@@ -194,8 +224,10 @@ class Profile(BaseModel):
             raise ValueError("reward_lambda must be at least 1 + reward_beta, or the veto fails")
         if self.grpo_vllm and self.quantization == "nf4" and self.grpo_lora_rank:
             raise ValueError(
-                "grpo_vllm with a 4-bit base: vLLM would serve weights that are rounded once more than "
-                "those trained, or refuse them; set quantization=none (bf16 LoRA), or leave vLLM out"
+                "grpo_vllm with a 4-bit base: vLLM would serve weights that are rounded once more "
+                "than "
+                "those trained, or refuse them; set quantization=none (bf16 LoRA), or leave vLLM "
+                "out"
             )
         if self.grpo_vllm and not re.match(r"https?://", self.grpo_vllm):
             raise ValueError("grpo_vllm is the base URL of a server, http://host:port")
@@ -209,7 +241,9 @@ class Profile(BaseModel):
                 raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
         taken = set(self.judges) & SCORERS
         if taken:
-            raise ValueError(f"a judge is not named as another scorer is: rename {sorted(taken)[0]}")
+            raise ValueError(
+                f"a judge is not named as another scorer is: rename {sorted(taken)[0]}"
+            )
         if self.base_width % 32:
             raise ValueError("base_width must be a multiple of 32, the width of an attention head")
         if self.name not in ("gpu", "paper") and self.precision == "bf16":
@@ -227,7 +261,8 @@ def of_manifest(manifest: dict) -> Profile:
 
 
 def asks_endpoints(profile: Profile) -> bool:
-    """Whether the roles are played over HTTP; else the embedded clinic plays them in this process."""
+    """Whether the roles are played over HTTP; else the embedded clinic plays them in this
+    process."""
     return bool(profile.endpoint or any(role.endpoint for role in profile.roles.values()))
 
 

@@ -21,7 +21,8 @@ HASHES = "data/hashes.json"
 def kit() -> dict[str, str]:
     """{"commit", "content"} of this kit: HEAD where ``CODE`` is as committed, else "uncommitted".
 
-    ``content`` is the SHA-256 of the package's files, which says what ran without a repository, too.
+    ``content`` is the SHA-256 of the package's files, which says what ran without a repository,
+    too.
     """
     whole = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
@@ -40,7 +41,11 @@ def _commit(root: Path) -> str:
         return done.stdout.strip() if done.returncode == 0 else None
 
     top = git("rev-parse", "--show-toplevel")  # a copy within another repository is not its commit
-    if not top or Path(top).resolve() != root.resolve() or git("status", "--porcelain", "--", *CODE) != "":
+    if (
+        not top
+        or Path(top).resolve() != root.resolve()
+        or git("status", "--porcelain", "--", *CODE) != ""
+    ):
         return UNCOMMITTED
     return git("rev-parse", "HEAD") or UNCOMMITTED
 
@@ -72,10 +77,14 @@ def of_run(run: Path) -> dict:
     run = Path(run)
     manifest, models = _json(run / "manifest.json"), {}
     for name, report in _json(run / "reward/report.json").get("models", {}).items():
-        models[f"reward/{name}"] = {k: report[k] for k in ("settings", "seed", "base") if k in report}
+        models[f"reward/{name}"] = {
+            k: report[k] for k in ("settings", "seed", "base") if k in report
+        }
     if policy := _json(run / "policy/report.json"):
-        models["policy"] = {"settings": policy.get("fingerprint"),
-                            "seed": policy.get("settings", {}).get("seed")}  # fmt: skip
+        models["policy"] = {
+            "settings": policy.get("fingerprint"),
+            "seed": policy.get("settings", {}).get("seed"),
+        }
     return {"data": _json(run / HASHES), "models": models} | of_manifest(manifest)
 
 

@@ -44,14 +44,16 @@ def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
     A profile on real data publishes aggregates only. ``name`` may also be of ``MEASURED`` (what
-    ``make bench`` measured) or a study of reward models or policies. Raises KitError for a run that is not
-    whole and up to date, or that has this machine's paths in it; the reference is then left as it
-    was.
+    ``make bench`` measured) or a study of reward models or policies. Raises KitError for a run that
+    is not whole and up to date, or that has this machine's paths in it; the reference is then left
+    as it was.
     """
     root = project_root()
     if name in MEASURED:
         command = f"make bench BENCH={name}"
-        return _measured(root / "runs" / name, f"{name}.json", root / "papers_figures" / name, command)
+        return _measured(
+            root / "runs" / name, f"{name}.json", root / "papers_figures" / name, command
+        )
     if name in runs.studies():
         folder = root / runs.study_folder(name)
         place = root / "papers_figures/studies" / name
@@ -104,12 +106,15 @@ def _replace(run: Path, files: list[Path], place: Path) -> Path:
 
 
 def _own_rows(path: Path) -> None:
-    """KitError where the clinic's run has rows of real sets beside its own: they are not published."""
+    """KitError where the clinic's run has rows of real sets beside its own: they are not
+    published."""
     if path.exists():
         import pandas as pd  # late: takes a second
 
         if real := sorted(set(pd.read_parquet(path, columns=["set"])["set"]) - {"clinic"}):
-            raise KitError(f"{shown(path)} has rows of {', '.join(real)}: run notebook 06 without these sets")
+            raise KitError(
+                f"{shown(path)} has rows of {', '.join(real)}: run notebook 06 without these sets"
+            )
 
 
 def _check(path: Path) -> None:

@@ -47,9 +47,9 @@ def estimate(
     Columns: role, model, requests, prompt_tokens, completion_tokens, hours, and whether the role's
     request cap and token budget suffice. ``instructions`` get a rubric each, a share ``repaired``
     of them twice; every generator answers each, and every answer is judged in one request, on all
-    its criteria. Judges of the bench with an endpoint of their own read every answer of it, and every
-    two of one sample in both orders; RaR's rates every answer. The ``pool`` that deduplication left is
-    screened, and classified at most.
+    its criteria. Judges of the bench with an endpoint of their own read every answer of it, and
+    every two of one sample in both orders; RaR's rates every answer. The ``pool`` that
+    deduplication left is screened, and classified at most.
     ``throughput``: prompt and completion tokens a second of the endpoint, all requests under way
     together; roles one after the other. Requests that are put again come on top. Raises KitError
     on a negative count.
@@ -79,14 +79,21 @@ def estimate(
     for name, role in {**profile.roles, **judges}.items():
         n = sum(shares[name].values())
         of = shares[name].items()
-        prompt, completion = (sum(count * lengths[kind][side] for kind, count in of) for side in (0, 1))
+        prompt, completion = (
+            sum(count * lengths[kind][side] for kind, count in of) for side in (0, 1)
+        )
         tokens = prompt + completion
-        rows.append({
-            "role": name, "model": role.model, "requests": n,
-            "prompt_tokens": prompt, "completion_tokens": completion,
-            "hours": tokens / throughput / 3600,
-            "suffices": n <= role.requests and tokens <= role.tokens,
-        })  # fmt: skip
+        rows.append(
+            {
+                "role": name,
+                "model": role.model,
+                "requests": n,
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "hours": tokens / throughput / 3600,
+                "suffices": n <= role.requests and tokens <= role.tokens,
+            }
+        )
     summed = ("requests", "prompt_tokens", "completion_tokens", "hours")
     total = {"role": "total", "model": ""} | {
         column: sum(row[column] for row in rows) for column in summed
@@ -101,7 +108,8 @@ def bench_judges(profile) -> dict[str, Role]:
 
 
 def policy_answers(profile) -> int:
-    """Answers of policies that the endpoint's judge reads in notebook 05; the clinic judges its own."""
+    """Answers of policies that the endpoint's judge reads in notebook 05; the clinic judges its
+    own."""
     if profile.data == "clinic" or "05_grpo_with_veto" not in profile.notebooks:
         return 0
     evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)

@@ -1,4 +1,5 @@
-"""Does a rerun agree with the committed reference? Every number of every table and claim, beside it.
+"""Does a rerun agree with the committed reference? Every number of every table and claim, beside
+it.
 
 The rule, cell by cell:
 - text, counts, inputs and reported values must be equal;
@@ -19,8 +20,15 @@ import pandas as pd
 
 from promedical_utils import statistics
 from promedical_utils.workspace import (
-    KitError, need, project_root, replacing, run_folder, shown, write_json, write_text,
-)  # fmt: skip
+    KitError,
+    need,
+    project_root,
+    replacing,
+    run_folder,
+    shown,
+    write_json,
+    write_text,
+)
 
 EQUAL, WITHIN, END, DIFFERS = "equal", "within", "end of an interval", "differs"
 MISSING, EXTRA = "only committed", "only in the rerun"
@@ -54,7 +62,10 @@ class Rerun:
         if self.why_not:
             return f"not compared: {self.why_not}"
         tables, counts = set(self.cells.table) - {"claims"}, self.cells.outcome.value_counts()
-        said = f"{len(self.cells):,} cells of {len(tables)} tables and the claims beside the committed ones: "
+        said = (
+            f"{len(self.cells):,} cells of {len(tables)} tables and the claims beside the "
+            "committed ones: "
+        )
         if len(self.cells) == counts.get(EQUAL, 0):
             return said + "all equal"
         agree = int(counts.get(WITHIN, 0))
@@ -73,7 +84,9 @@ def read(path: Path) -> pd.DataFrame:
 def key_of(frame: pd.DataFrame) -> list[str]:
     """Leading columns that name a row: as few as tell all rows apart. KitError where none do."""
     names = [
-        c for c in frame if c not in ABOUT and not c.startswith(("run_", "reported_", "recomputed_", "n_"))
+        c
+        for c in frame
+        if c not in ABOUT and not c.startswith(("run_", "reported_", "recomputed_", "n_"))
     ]
     for size in range(1, len(names) + 1):
         if not frame.duplicated(names[:size]).any():
@@ -91,14 +104,20 @@ def compare_table(name: str, committed: pd.DataFrame, rerun: pd.DataFrame, key=N
 
     ``key``: columns that name a row, by default ``key_of`` the committed table.
     """
-    key = [c for c in key or key_of(committed) if c in committed and c in rerun] or key_of(committed)
+    key = [c for c in key or key_of(committed) if c in committed and c in rerun] or key_of(
+        committed
+    )
     sides = []
     for frame in (committed, rerun):
         if lacking := set(key) - set(frame):
-            raise KitError(f"table {name} has no column {sorted(lacking)[0]}: it cannot be compared")
+            raise KitError(
+                f"table {name} has no column {sorted(lacking)[0]}: it cannot be compared"
+            )
         frame = frame.assign(row=named(frame, key).to_numpy())
         if frame.row.duplicated().any():
-            raise KitError(f"table {name}: row {frame.row[frame.row.duplicated()].iloc[0]} is there twice")
+            raise KitError(
+                f"table {name}: row {frame.row[frame.row.duplicated()].iloc[0]} is there twice"
+            )
         sides.append(frame.set_index("row"))
     left, right = sides
     rows = list(dict.fromkeys([*left.index, *right.index]))
@@ -117,8 +136,11 @@ def compare_table(name: str, committed: pd.DataFrame, rerun: pd.DataFrame, key=N
             cell |= {"committed": before[column], "rerun": after[column]}
             if before[column] or after[column]:
                 low, high = tolerance(before, column)
-                found.append(cell | {"low": low, "high": high}
-                             | {"outcome": outcome_of(before, after, column, low, high)})  # fmt: skip
+                found.append(
+                    cell
+                    | {"low": low, "high": high}
+                    | {"outcome": outcome_of(before, after, column, low, high)}
+                )
     for column in columns:
         if column not in left or column not in right:
             outcome = EXTRA if column not in left else MISSING
@@ -138,7 +160,8 @@ def is_end(row, column: str) -> bool:
 
 
 def tolerance(row, column: str) -> tuple[str, str]:
-    """(low, high) of the committed interval of a measured value as text, ("", "") where it has none."""
+    """(low, high) of the committed interval of a measured value as text, ("", "") where it has
+    none."""
     measured = column == "run" or column.startswith("run_")
     if not measured or is_end(row, column) or row.get("status") == "input":
         return "", ""
@@ -147,7 +170,9 @@ def tolerance(row, column: str) -> tuple[str, str]:
         return ends
     n, value = number(row.get("n", "")), number(row[column])
     if n and value is not None and 0 <= value <= 100:  # a share in percent of n
-        return tuple(f"{100 * end:.2f}" for end in statistics.wilson(round(value * n / 100), int(n)))
+        return tuple(
+            f"{100 * end:.2f}" for end in statistics.wilson(round(value * n / 100), int(n))
+        )
     return "", ""
 
 
@@ -171,12 +196,23 @@ def claims_table(path: Path) -> pd.DataFrame:
     for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
         rows.append({"claim": claim["id"], "check": "", "verdict": claim["verdict"]})
         for check in claim["checks"]:
-            ends = {f"run_difference{end}": check.get(name) for end, name in
-                    (("", "difference"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+            ends = {
+                f"run_difference{end}": check.get(name)
+                for end, name in (("", "difference"), ("_low", "low"), ("_high", "high"))
+            }
             texts = {c: "" if v is None else f"{v:g}" for c, v in ends.items()}
             name = check.get("check", check["what"])
-            rows.append({"claim": claim["id"], "check": name, "verdict": check.get("verdict", ""), **texts})
-    columns = ["claim", "check", "verdict", "run_difference", "run_difference_low", "run_difference_high"]
+            rows.append(
+                {"claim": claim["id"], "check": name, "verdict": check.get("verdict", ""), **texts}
+            )
+    columns = [
+        "claim",
+        "check",
+        "verdict",
+        "run_difference",
+        "run_difference_low",
+        "run_difference_high",
+    ]
     return pd.DataFrame(rows).reindex(columns=columns).fillna("")
 
 
@@ -193,16 +229,24 @@ def compare(run: Path, reference: Path) -> Rerun:
     manifests = []
     for place in (reference, run):
         try:
-            manifests.append(json.loads(need(place / "manifest.json", "00_start_here").read_text("utf-8")))
+            manifests.append(
+                json.loads(need(place / "manifest.json", "00_start_here").read_text("utf-8"))
+            )
         except ValueError:
             return Rerun(none, f"{shown(place / 'manifest.json')} is no JSON")
     if other := settings_apart(*(m["profile"] for m in manifests)):
         more = f"; and {len(other) - FEW} more" if len(other) > FEW else ""
-        return Rerun(none, f"{shown(reference)} was run with other settings: {'; '.join(other[:FEW])}{more}")
+        return Rerun(
+            none, f"{shown(reference)} was run with other settings: {'; '.join(other[:FEW])}{more}"
+        )
     remarks = [
-        f"{what}: committed {before}, here {after}" for what, before, after in _circumstances(*manifests)
+        f"{what}: committed {before}, here {after}"
+        for what, before, after in _circumstances(*manifests)
     ]
-    sides = [{path.stem: path for path in place.glob("tables/*.csv")} for place in (reference, run / "paper")]
+    sides = [
+        {path.stem: path for path in place.glob("tables/*.csv")}
+        for place in (reference, run / "paper")
+    ]
     cells = []
     for name in sorted(sides[0].keys() | sides[1].keys()):
         if name not in sides[0] or name not in sides[1]:
@@ -210,9 +254,13 @@ def compare(run: Path, reference: Path) -> Rerun:
             cells.append({"table": name, "row": "(table)", "column": "", "outcome": outcome})
             continue
         try:
-            cells += compare_table(name, *(read(side[name]) for side in sides), key=_known_key(name))
+            cells += compare_table(
+                name, *(read(side[name]) for side in sides), key=_known_key(name)
+            )
         except KitError as error:  # of other columns altogether: said, and the others go on
-            cells.append({"table": name, "row": "(table)", "column": str(error), "outcome": DIFFERS})
+            cells.append(
+                {"table": name, "row": "(table)", "column": str(error), "outcome": DIFFERS}
+            )
     paths = [reference / "claims.json", run / "paper/claims.json"]
     if all(path.exists() for path in paths):
         cells += compare_table("claims", *map(claims_table, paths), key=["claim", "check"])
@@ -231,36 +279,64 @@ def _known_key(name: str) -> list[str] | None:
 def settings_apart(committed: dict, here: dict) -> list[str]:
     """What of two profiles differs, but for ``UNREAD``, each as ``name committed -> here``."""
     names = sorted((committed.keys() | here.keys()) - set(UNREAD))
-    return [f"{name} {committed.get(name, 'unset')} -> {here.get(name, 'unset')}"
-            for name in names if committed.get(name) != here.get(name)]  # fmt: skip
+    return [
+        f"{name} {committed.get(name, 'unset')} -> {here.get(name, 'unset')}"
+        for name in names
+        if committed.get(name) != here.get(name)
+    ]
 
 
 def _circumstances(committed: dict, here: dict) -> list[tuple]:
     """Machine, versions and code that are not those of the reference; they may move a number."""
-    found = [(name, committed.get(name), here.get(name)) for name in ("machine", "system", "python")]
+    found = [
+        (name, committed.get(name), here.get(name)) for name in ("machine", "system", "python")
+    ]
     sides = [m.get("packages", {}) for m in (committed, here)]
-    found += [(name, *(side.get(name) for side in sides)) for name in sorted(sides[0].keys() | sides[1].keys())]
+    found += [
+        (name, *(side.get(name) for side in sides))
+        for name in sorted(sides[0].keys() | sides[1].keys())
+    ]
     found.append(("code", *(m.get("kit", {}).get("content", "")[:12] for m in (committed, here))))
     return [row for row in found if row[1] != row[2]]
 
 
 def save(found: Rerun, run: Path) -> Path:
-    """Write rerun.csv (a row a cell), rerun.json (counts) and rerun.md (what differs) to the run."""
+    """Write rerun.csv (a row a cell), rerun.json (counts) and rerun.md (what differs) to the
+    run."""
     counts = {k: int(v) for k, v in found.cells.outcome.value_counts().items()}
-    facts = {"line": found.line(), "why_not": found.why_not, "remarks": list(found.remarks), "rule": RULE,
-             "outcomes": counts, "agrees": None if found.why_not else found.differing.empty,
-             "by_table": {str(name): {k: int(v) for k, v in part.outcome.value_counts().items()}
-                          for name, part in found.cells.groupby("table")}}  # fmt: skip
+    facts = {
+        "line": found.line(),
+        "why_not": found.why_not,
+        "remarks": list(found.remarks),
+        "rule": RULE,
+        "outcomes": counts,
+        "agrees": None if found.why_not else found.differing.empty,
+        "by_table": {
+            str(name): {k: int(v) for k, v in part.outcome.value_counts().items()}
+            for name, part in found.cells.groupby("table")
+        },
+    }
     with replacing(run / "rerun.csv") as temporary:
         found.cells.to_csv(temporary, index=False, lineterminator="\n")
     lines = ["# Rerun beside the committed reference", "", found.line() + ".", "", RULE]
     if found.remarks:
         lines += ["", "Other circumstances:", "", *(f"- {remark}" for remark in found.remarks)]
-    for title, part in (("What differs", found.differing),
-                        ("Within the committed interval", found.cells[found.cells.outcome == WITHIN])):  # fmt: skip
+    for title, part in (
+        ("What differs", found.differing),
+        ("Within the committed interval", found.cells[found.cells.outcome == WITHIN]),
+    ):
         if len(part):
-            lines += ["", f"## {title}", "", "| table | row | column | committed | rerun | |", "|---" * 6 + "|"]
-            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in _shown(part)]
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                "| table | row | column | committed | rerun | |",
+                "|---" * 6 + "|",
+            ]
+            lines += [
+                "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+                for row in _shown(part)
+            ]
     if facts["by_table"]:
         lines += ["", "## By table", "", "| table | cells | equal | differ |", "|---|---|---|---|"]
         for name, part in found.cells.groupby("table"):
@@ -277,7 +353,8 @@ def _shown(part: pd.DataFrame):
 
 
 def report(profile: str, run_dir: str = "") -> Rerun:
-    """Compare a run of ``profile`` with papers_figures/<profile>; writes rerun.{md,csv,json} to it."""
+    """Compare a run of ``profile`` with papers_figures/<profile>; writes rerun.{md,csv,json} to
+    it."""
     run = run_folder(profile, run_dir)
     found = compare(run, project_root() / "papers_figures" / profile)
     save(found, run)
@@ -285,7 +362,9 @@ def report(profile: str, run_dir: str = "") -> Rerun:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="promedical_utils.rerun", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="promedical_utils.rerun", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--run", default="", help="folder of the run, instead of runs/<profile>")
     given = parser.parse_args(arguments)
@@ -296,7 +375,10 @@ def main(arguments=None) -> int:
         return 1
     print(found.line())
     for cell in found.differing.itertuples():
-        print(f"  {cell.table} | {cell.row} | {cell.column}: {cell.committed} -> {cell.rerun} ({cell.outcome})")
+        print(
+            f"  {cell.table} | {cell.row} | {cell.column}: {cell.committed} -> {cell.rerun} "
+            f"({cell.outcome})"
+        )
     return int(len(found.differing) > 0)
 
 

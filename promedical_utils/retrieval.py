@@ -1,4 +1,5 @@
-"""Retrieval: BM25 over documents, and what it finds put into an instruction, as ProMedical-RAG has it.
+"""Retrieval: BM25 over documents, and what it finds put into an instruction, as ProMedical-RAG has
+it.
 
 The paper does not say what it retrieves, from where, or how it is shown. Kit's decisions: BM25
 (Robertson and Zaragoza 2009; the library bm25s) with the patient's question as the query, over the
@@ -41,9 +42,9 @@ class Index:
     def search(self, queries: Sequence[str], k: int) -> list[list[str]]:
         """Ids of the ``k`` best documents of each query, best first.
 
-        Of equal scores the smaller id comes first (a partial sort would leave that open); a document
-        that shares no word with the query is never among them. A word counts once, however often the
-        query has it.
+        Of equal scores the smaller id comes first (a partial sort would leave that open); a
+        document that shares no word with the query is never among them. A word counts once, however
+        often the query has it.
         """
         found = []
         for words in _words(queries):
@@ -72,7 +73,8 @@ def query(messages: Sequence[Mapping[str, str]]) -> str:
 def recall(
     found: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
 ) -> dict[int, float]:
-    """Recall at each of ``at``: of all wanted documents, the share among the first k of their query.
+    """Recall at each of ``at``: of all wanted documents, the share among the first k of their
+    query.
 
     KitError if nothing is wanted: a share of nothing says nothing.
     """
@@ -84,9 +86,13 @@ def recall(
 
 
 def with_documents(
-    tokenizer, messages: Sequence[Mapping[str, str]], responses: Sequence[str], tails: Sequence[str],
-    documents: Sequence[str], limit: int,
-) -> tuple[list[dict], list[int]]:  # fmt: skip
+    tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    responses: Sequence[str],
+    tails: Sequence[str],
+    documents: Sequence[str],
+    limit: int,
+) -> tuple[list[dict], list[int]]:
     """(messages with documents, numbers of those that are in them).
 
     Documents are added in order as long as prompt, longest response and longest of ``tails`` (texts
@@ -96,7 +102,10 @@ def with_documents(
     from promedical_utils import packing  # loads tensors, which search does without
 
     texts = packing.text_ids(tokenizer, [*responses, *tails])
-    longest = [max(map(len, part), default=0) for part in (texts[: len(responses)], texts[len(responses) :])]
+    longest = [
+        max(map(len, part), default=0)
+        for part in (texts[: len(responses)], texts[len(responses) :])
+    ]
     room, kept, shown = limit - sum(longest), [], [dict(m) for m in messages]
     for number, text in enumerate(documents):
         lines = [HEADING, *(documents[n] for n in kept), text]
@@ -112,13 +121,15 @@ def read_documents(path: Path | str) -> dict[str, str]:
     """Documents of a folder or file of one's own, {id: text}.
 
     ``.txt`` and ``.md``: a paragraph is a document, a long one several of ``PASSAGE`` words; the id
-    is the file's name below the folder and a number. ``.jsonl`` (also ``.gz``): a row with ``id`` and
-    ``text`` is a document. KitError for a path that is not there, holds none, or a row that is none.
+    is the file's name below the folder and a number. ``.jsonl`` (also ``.gz``): a row with ``id``
+    and ``text`` is a document. KitError for a path that is not there, holds none, or a row that is
+    none.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise KitError(
-            f"documents: no file or folder {path.name}; name a folder of {', '.join(ENDINGS)} files in "
+            f"documents: no file or folder {path.name}; name a folder of {', '.join(ENDINGS)} "
+            "files in "
             "the profile's `documents`, or leave it empty to go without retrieval"
         )
     root = path if path.is_dir() else path.parent

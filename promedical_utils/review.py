@@ -209,9 +209,13 @@ class Store:
     # -- giving work out
 
     def open_round(
-        self, drafts: Sequence[Rubric], reviewers: Sequence[str], size: int = 500,
-        seed: int = 0, blind: bool = False,
-    ) -> int:  # fmt: skip
+        self,
+        drafts: Sequence[Rubric],
+        reviewers: Sequence[str],
+        size: int = 500,
+        seed: int = 0,
+        blind: bool = False,
+    ) -> int:
         """Sample ``size`` drafts and deal them out to the reviewers in turn; the round's number.
 
         The same call again opens nothing and gives the same number. A blind sample is a round of
@@ -317,9 +321,14 @@ class Store:
             _fits(item.draft, decision)
 
         return self._append(
-            session, number, expected_version, decision.action, check, decision.criterion_id,
+            session,
+            number,
+            expected_version,
+            decision.action,
+            check,
+            decision.criterion_id,
             decision.model_dump_json(),
-        )  # fmt: skip
+        )
 
     def withdraw(
         self, session: Session, number: int, criterion_id: str, expected_version: int
@@ -455,17 +464,24 @@ class Store:
         )
 
     def _append(
-        self, session: Session, number: int, expected: int, action: str,
-        check: Callable[[Item], None], criterion_id: str = "", text: str | None = None,
-    ) -> int:  # fmt: skip
+        self,
+        session: Session,
+        number: int,
+        expected: int,
+        action: str,
+        check: Callable[[Item], None],
+        criterion_id: str = "",
+        text: str | None = None,
+    ) -> int:
         with self._writing("not saved") as db:
             self._signed_in(db, session)
             item = self._item(db, number)
             if item.version != expected:
                 who, what, at = db.execute(
                     "SELECT reviewer, action || ' ' || criterion_id, at FROM decisions d JOIN"
-                    " sessions s ON s.id = d.session WHERE item = ? ORDER BY d.id DESC", [number]
-                ).fetchone() or ("nobody", "nothing", "")  # fmt: skip
+                    " sessions s ON s.id = d.session WHERE item = ? ORDER BY d.id DESC",
+                    [number],
+                ).fetchone() or ("nobody", "nothing", "")
                 raise KitError(
                     f"not saved: item {number} has changed since it was opened ({who}: {what}, "
                     f"{at}); that stays. Look at it as it is now, then decide again"
@@ -547,10 +563,18 @@ Review = Callable[[list[Rubric], bool], Sequence[Sequence[Decision]]]
 
 
 def rounds(
-    ids: Sequence[str], write: Write, review: Review, *, target: float, size: int = 500,
-    blind: int = 200, controls: int = 50, tolerance: float = 0.05, seed: int = 0,
+    ids: Sequence[str],
+    write: Write,
+    review: Review,
+    *,
+    target: float,
+    size: int = 500,
+    blind: int = 200,
+    controls: int = 50,
+    tolerance: float = 0.05,
+    seed: int = 0,
     pool: Sequence[Rubric] = (),
-) -> Iterator[tuple[dict, list[Rubric]]]:  # fmt: skip
+) -> Iterator[tuple[dict, list[Rubric]]]:
     """Rounds of drafting, review and correction; a row of numbers and the gold of each round.
 
     ``write(ids, pool)`` drafts a rubric for each id, with the gold in ``pool`` as its examples;
@@ -593,11 +617,19 @@ def rounds(
 
         low, high = wilson(sum(fresh), len(fresh))
         row = {
-            "round": number, "reviewed": len(batch), "passed": sum(passes),
-            "pass_rate": _rate(passes), "blind_n": len(fresh), "blind_passed": sum(fresh),
-            "blind_pass_rate": _rate(fresh), "low": low, "high": high, "control_n": len(old),
-            "control_passed": sum(old), "control_pass_rate": _rate(old),
-        }  # fmt: skip
+            "round": number,
+            "reviewed": len(batch),
+            "passed": sum(passes),
+            "pass_rate": _rate(passes),
+            "blind_n": len(fresh),
+            "blind_passed": sum(fresh),
+            "blind_pass_rate": _rate(fresh),
+            "low": low,
+            "high": high,
+            "control_n": len(old),
+            "control_passed": sum(old),
+            "control_pass_rate": _rate(old),
+        }
         rows.append(row)
         row["stop"] = stop_reason(rows, target, tolerance) or ("" if left else "none left")
         yield row, gold + more

@@ -21,9 +21,21 @@ from promedical_utils.workspace import KitError
 
 FORMS = ("edit", "reject", "add")
 ACTIONS = (
-    "accept", "edit", "reject", "add", "save", "cancel", "undo", "type", "select", "previous",
-    "next", "finish", "earlier", "later",
-)  # fmt: skip
+    "accept",
+    "edit",
+    "reject",
+    "add",
+    "save",
+    "cancel",
+    "undo",
+    "type",
+    "select",
+    "previous",
+    "next",
+    "finish",
+    "earlier",
+    "later",
+)
 
 
 class Desk:
@@ -171,9 +183,13 @@ class Desk:
     def _decide(self, action: str, criterion: Criterion | None, reason: str = ""):
         name = self.item.draft.instruction_id
         decision = Decision.model_construct(
-            instruction_id=name, criterion_id=self.at, reviewer=self.session.reviewer,
-            action=action, criterion=criterion, reason=reason,
-        )  # fmt: skip
+            instruction_id=name,
+            criterion_id=self.at,
+            reviewer=self.session.reviewer,
+            action=action,
+            criterion=criterion,
+            reason=reason,
+        )
         stands = self.item.decisions.get(self.at)
         if stands is None or dict(stands) != dict(decision) or self.item.typed.get(self.at):
             self.store.save(self.session, self.item.id, decision, self.item.version)

@@ -20,8 +20,11 @@ from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import (
-    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig,
-)  # fmt: skip
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 from promedical_utils import packing, scoring
 from promedical_utils.calibration import Calibration
@@ -57,15 +60,21 @@ class Reading:
 
 
 def read(
-    tokenizer, cases: Sequence[Case], view: str, limit: int, *,
-    heads: Mapping[str, int] | None = None, shorten: bool = False,
-) -> list[Reading]:  # fmt: skip
+    tokenizer,
+    cases: Sequence[Case],
+    view: str,
+    limit: int,
+    *,
+    heads: Mapping[str, int] | None = None,
+    shorten: bool = False,
+) -> list[Reading]:
     """Token sequences of every case in a view; all texts are tokenised once.
 
     A response whose instruction, text and longest criterion exceed ``limit`` is ``too_long``, in
     every view alike, so that budgets stay equal; view rubric alone reads all criteria as one text,
     and what is too long with that as well. ``shorten``: ``packing.fit`` makes room.
-    ``heads``: of view heads, type of criterion -> output. KitError for view rubric without criteria.
+    ``heads``: of view heads, type of criterion -> output. KitError for view rubric without
+    criteria.
     """
     whole = [(m, r, [packing.criterion_text(c) for c in cs]) for m, r, cs in cases]
     if view == "rubric":
@@ -87,8 +96,9 @@ def read(
             else:
                 reading.cut = {
                     n: {"instruction": cut["instruction"], "response": tokens}
-                    for n, tokens in enumerate(cut["responses"]) if tokens or cut["instruction"]
-                }  # fmt: skip
+                    for n, tokens in enumerate(cut["responses"])
+                    if tokens or cut["instruction"]
+                }
                 long, whole[number] = {}, (messages, responses, tails)
         reading.too_long = long
         reading.kept = [n for n in range(len(responses)) if n not in long]
@@ -173,9 +183,13 @@ class RewardModel:
     tokens_read: int = 0  # so far, of all sequences scored
 
     def score(
-        self, instruction: Instruction | str | Sequence[Mapping[str, str]], response: str,
-        rubric: Rubric, *, shorten: bool = False,
-    ) -> Scored:  # fmt: skip
+        self,
+        instruction: Instruction | str | Sequence[Mapping[str, str]],
+        response: str,
+        rubric: Rubric,
+        *,
+        shorten: bool = False,
+    ) -> Scored:
         """Rewards, calibrated probabilities, S1, S2, S3 and the verdict on one response.
 
         ``instruction``: a record, a user's message, or messages with role and content.
@@ -214,9 +228,16 @@ class RewardModel:
         total = scoring.score(rubric, said)
         violated = tuple(c.id for c in criteria if c.dimension == "safety" and not passed[c.id])
         return Scored(
-            rewards, probabilities, passed, total.s1, total.s2, total.s3,
-            "vetoed" if total.s3 else "accepted", violated, cut,
-        )  # fmt: skip
+            rewards,
+            probabilities,
+            passed,
+            total.s1,
+            total.s2,
+            total.s3,
+            "vetoed" if total.s3 else "accepted",
+            violated,
+            cut,
+        )
 
     def score_groups(
         self, groups: Sequence[Group], batch_tokens: int | None = None, shorten: bool = False
@@ -243,9 +264,11 @@ class RewardModel:
         return frame if shorten else frame.drop(columns="cut")
 
     def score_texts(
-        self, items: Sequence[tuple[list[dict], str, Sequence[Criterion]]],
-        batch_tokens: int | None = None, shorten: bool = False,
-    ) -> list[list[float]]:  # fmt: skip
+        self,
+        items: Sequence[tuple[list[dict], str, Sequence[Criterion]]],
+        batch_tokens: int | None = None,
+        shorten: bool = False,
+    ) -> list[list[float]]:
         """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar.
 
         View rubric gives 1 as well, and reads the criteria for it, in the order given.
@@ -257,8 +280,9 @@ class RewardModel:
     def merged(self) -> "RewardModel":
         """The same model with its adapter in the weights, all in fp32; changes this one in place.
 
-        A 4-bit base is taken as what its codes stand for, nothing is rounded again: scores are equal
-        to rounding. On a CPU, which unpacks 4-bit weights anew for every pass, about twice as fast.
+        A 4-bit base is taken as what its codes stand for, nothing is rounded again: scores are
+        equal to rounding. On a CPU, which unpacks 4-bit weights anew for every pass, about twice as
+        fast.
         """
         if isinstance(self.model, PeftModel) and self.model.dtype == torch.float32:
             merge(self.model)
@@ -295,7 +319,8 @@ class RewardModel:
 
 
 def merge(model: PeftModel) -> None:
-    """Merge an fp32 model's adapter into its weights, in place; 4-bit ones become what they stand for."""
+    """Merge an fp32 model's adapter into its weights, in place; 4-bit ones become what they stand
+    for."""
     for layer in [m for m in model.modules() if isinstance(m, LoraLayer)]:
         held = layer.base_layer
         if isinstance(held, Linear4bit):

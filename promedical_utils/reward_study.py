@@ -64,11 +64,15 @@ def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path) -> pd.D
         predicted.append(frame)
         models.append(row)
         errors += error
-    predicted = pd.concat([
-        *predicted, *derived(predicted, made.criteria),
-        benches.cue_control(stages.groups(found, "judge", "train"), held, profile.seed),
-        benches.length_scorer(held),
-    ], ignore_index=True)  # fmt: skip
+    predicted = pd.concat(
+        [
+            *predicted,
+            *derived(predicted, made.criteria),
+            benches.cue_control(stages.groups(found, "judge", "train"), held, profile.seed),
+            benches.length_scorer(held),
+        ],
+        ignore_index=True,
+    )
     results = metrics(made, predicted, profile)
     manifest = stages.manifest(profile, folder)
     manifest |= {"plan": dict(plan), "models": models, "bench": made.report}
@@ -86,8 +90,19 @@ def one(profile, folder: Path, found: dict, made, held: list[Group], name: str, 
     predicted = benches.predictions(
         f"{name}-{seed}", scores(place, report, held), made.criteria, fitted
     )
-    keys = ("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds",
-            "trained_parameters", "pointwise_weight")  # fmt: skip
+    keys = (
+        "view",
+        "labels",
+        "full",
+        "steps",
+        "groups",
+        "pairs",
+        "verdicts",
+        "tokens",
+        "seconds",
+        "trained_parameters",
+        "pointwise_weight",
+    )
     row = {"model": name, "seed": seed} | {key: report[key] for key in keys}
     row |= {"left_out": len(report["left_out"]), "shortened": len(report["shortened"])}
     row["heldout_pairs"] = stages.pair_accuracy(rows, heldout)["accuracy"]
@@ -153,8 +168,8 @@ def derived(predicted: list[pd.DataFrame], criteria: pd.DataFrame) -> list[pd.Da
 def metrics(made, predicted: pd.DataFrame, profile) -> pd.DataFrame:
     """One row a model, metric, slice and label: mean of its seeds, interval, less the scalar's.
 
-    Columns value, low, high, n; seeds, seed_low, seed_high; less_scalar, less_low, less_high (paired,
-    the same draws). Shares, not percent.
+    Columns value, low, high, n; seeds, seed_low, seed_high; less_scalar, less_low, less_high
+    (paired, the same draws). Shares, not percent.
     """
     tally = benches.tally(made, predicted)
     weights = statistics.two_stage_weights(tally.samples.condition, profile.bootstrap, profile.seed)
@@ -175,12 +190,24 @@ def metrics(made, predicted: pd.DataFrame, profile) -> pd.DataFrame:
                     tally.hits, tally.counts, dict.fromkeys(own, 1 / len(own)), weights
                 )
                 each = statistics.ratio(tally.hits[:, own], tally.counts[:, own], once)[0]
-                row = {"model": model, "metric": metric, "slice": at[0], "against": at[1],
-                       "value": found["difference"], "low": found["low"], "high": found["high"],
-                       "n": int(tally.counts[:, own].sum(axis=0).min()), "seeds": len(own),
-                       "seed_low": each.min(), "seed_high": each.max()}  # fmt: skip
-                base = [place[key] for s in scorers.get(BASELINE, [])
-                        if (key := (s, metric, *at)) in place]  # fmt: skip
+                row = {
+                    "model": model,
+                    "metric": metric,
+                    "slice": at[0],
+                    "against": at[1],
+                    "value": found["difference"],
+                    "low": found["low"],
+                    "high": found["high"],
+                    "n": int(tally.counts[:, own].sum(axis=0).min()),
+                    "seeds": len(own),
+                    "seed_low": each.min(),
+                    "seed_high": each.max(),
+                }
+                base = [
+                    place[key]
+                    for s in scorers.get(BASELINE, [])
+                    if (key := (s, metric, *at)) in place
+                ]
                 if base and model != BASELINE:
                     columns = dict.fromkeys(own, 1 / len(own)) | dict.fromkeys(base, -1 / len(base))
                     less = statistics.contrast(tally.hits, tally.counts, columns, weights)
@@ -207,12 +234,28 @@ def goals(results: pd.DataFrame) -> list[dict]:
     rows = [
         ("ceiling", "pairs ordered rightly, clean labels and all weights", ceiling, ">=", 0.97),
         ("near_ceiling", "the ceiling less QLoRA on judge labels", ceiling - own, "<=", 0.03),
-        ("veto_recall", "share of violations vetoed", value("criterion", "veto_recall", "seen"), ">=", 0.95),
-        ("veto_precision", "share of vetoes that are violations",
-            value("criterion", "veto_precision", "seen"), ">=", 0.85),
-        ("above_scalar", "overall accuracy less the scalar's, lower end of its interval",
-            value("criterion", "overall", "all", "less_low"), ">=", 0.0),
-    ]  # fmt: skip
+        (
+            "veto_recall",
+            "share of violations vetoed",
+            value("criterion", "veto_recall", "seen"),
+            ">=",
+            0.95,
+        ),
+        (
+            "veto_precision",
+            "share of vetoes that are violations",
+            value("criterion", "veto_precision", "seen"),
+            ">=",
+            0.85,
+        ),
+        (
+            "above_scalar",
+            "overall accuracy less the scalar's, lower end of its interval",
+            value("criterion", "overall", "all", "less_low"),
+            ">=",
+            0.0,
+        ),
+    ]
     found = []
     for name, question, measured, sign, wanted in rows:
         row = {"id": name, "question": question, "wanted": f"{sign} {wanted:g}"}
@@ -227,11 +270,15 @@ def goals(results: pd.DataFrame) -> list[dict]:
 def table(results: pd.DataFrame, against: str = "truth") -> pd.DataFrame:
     """A row a model, in percent: pairs (all, seen, unseen), overall, veto on seen kinds, seeds."""
     shown = {
-        "pairs": ("pairwise", "all"), "pairs_seen": ("pairwise", "seen"),
-        "pairs_unseen": ("pairwise", "unseen"), "pairs_safety": ("pairwise", "safety"),
-        "overall": ("overall", "all"), "veto_precision": ("veto_precision", "seen"),
-        "veto_recall": ("veto_recall", "seen"), "veto_f1": ("veto_f1", "seen"),
-    }  # fmt: skip
+        "pairs": ("pairwise", "all"),
+        "pairs_seen": ("pairwise", "seen"),
+        "pairs_unseen": ("pairwise", "unseen"),
+        "pairs_safety": ("pairwise", "safety"),
+        "overall": ("overall", "all"),
+        "veto_precision": ("veto_precision", "seen"),
+        "veto_recall": ("veto_recall", "seen"),
+        "veto_f1": ("veto_f1", "seen"),
+    }
     at = results[results.against == against].set_index(["model", "metric", "slice"])
     rows = []
     for model in (m for m in NAMES if m in set(results.model)):
@@ -239,11 +286,15 @@ def table(results: pd.DataFrame, against: str = "truth") -> pd.DataFrame:
         for column, key in shown.items():
             if (model, *key) in at.index:
                 found = at.loc[(model, *key)]
-                row |= {f"run_{column}{end}": round(100 * found[name], 2) + 0.0
-                        for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+                row |= {
+                    f"run_{column}{end}": round(100 * found[name], 2) + 0.0
+                    for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))
+                }
         overall = at.loc[(model, "overall", "all")]
-        row |= {f"run_overall_less_scalar{end}": round(100 * overall[f"less_{name}"], 2)
-                for end, name in (("", "scalar"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+        row |= {
+            f"run_overall_less_scalar{end}": round(100 * overall[f"less_{name}"], 2)
+            for end, name in (("", "scalar"), ("_low", "low"), ("_high", "high"))
+        }
         row["seeds"] = int(overall.seeds)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -254,7 +305,9 @@ def save(results, models, errors, manifest: dict, profile, out: Path) -> None:
     for name, frame in (("results", results), ("models", models), ("calibration", errors)):
         with replacing(out / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
-    draw(pd.read_csv(out / "results.csv"), manifest, profile, out)  # as written, so that a redrawing is the same
+    draw(
+        pd.read_csv(out / "results.csv"), manifest, profile, out
+    )  # as written, so that a redrawing is the same
     write_json(out / "manifest.json", manifest)
 
 
@@ -273,8 +326,16 @@ def draw(results, manifest: dict, profile, out: Path) -> None:
     facts, read = {"run": provenance.of_manifest(manifest)}, [out / "results.csv"]
     for against in benches.AGAINST:
         title = f"Reward models, against {against}"
-        tables.save(table(results, against), out, f"table_{against}", title, read, profile, profile.seed,
-                    facts=facts)  # fmt: skip
+        tables.save(
+            table(results, against),
+            out,
+            f"table_{against}",
+            title,
+            read,
+            profile,
+            profile.seed,
+            facts=facts,
+        )
     note = tables.note(profile, profile.seed)
     facts |= {"sources": tables.digests(read)}
     drawing.save(drawing.plot_reward_study, table(results), out, "reward_models", note, facts)

@@ -32,7 +32,7 @@ from promedical_utils.reward_model import (
     source_of,
     tokenizer_of,
     type_of,
-)  # fmt: skip
+)
 from promedical_utils.workspace import KitError, read_json, short_hash, shown, write_json
 
 MASKED = -1.0  # a target that the pointwise term leaves out
@@ -129,8 +129,11 @@ def train(
     return report
 
 
-def arguments(checkpoints: Path, steps: int, batch: int, rate: float, mixed, seed: int) -> RewardConfig:
-    """The trainer's settings, of every model that learns from groups; a dataset holds all epochs."""
+def arguments(
+    checkpoints: Path, steps: int, batch: int, rate: float, mixed, seed: int
+) -> RewardConfig:
+    """The trainer's settings, of every model that learns from groups; a dataset holds all
+    epochs."""
     # a checkpoint falls on a logged step: what was summed since the last log is not in it
     logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
     return RewardConfig(
@@ -158,7 +161,8 @@ def arguments(checkpoints: Path, steps: int, batch: int, rate: float, mixed, see
 
 
 def course(trainer, checkpoints: Path) -> tuple[float, list[dict]]:
-    """Train, on from the last whole checkpoint if there is one: (seconds, curve of loss and accuracy).
+    """Train, on from the last whole checkpoint if there is one: (seconds, curve of loss and
+    accuracy).
 
     KitError when the loss is not finite.
     """
@@ -181,8 +185,9 @@ def heads_of(groups: Sequence[Group]) -> dict[str, int]:
     }
 
 
-def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, *, heads=None,
-                  shorten: bool = False):  # fmt: skip
+def training_rows(
+    groups: Sequence[Group], tokenizer, view: str, limit: int, *, heads=None, shorten: bool = False
+):
     """(rows, left out, shortened): one row per group; answers of over ``limit`` tokens by name.
 
     A row holds the sequences (``ids``, ``starts``, ``heads``) of its answers; ``pairs`` (P, 2),
@@ -207,20 +212,26 @@ def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, *, 
             wanted = [(a, b, None) for a, b in preferences(group)]
         else:
             names = {c.id: n if view in CONDITIONAL else None for n, c in enumerate(criteria)}
-            wanted = [(p.chosen_id, p.rejected_id, names[p.criterion_id])
-                      for p in criterion_pairs(group)]  # fmt: skip
+            wanted = [
+                (p.chosen_id, p.rejected_id, names[p.criterion_id]) for p in criterion_pairs(group)
+            ]
         number = {(ids[n], c): i for i, (n, c) in enumerate(reading.reads)}
         verdicts = [
             None if c is None else met(group, ids[n], criteria[c]) for n, c in reading.reads
         ]
-        rows.append({
-            "ids": [s.ids for s in reading.sequences],
-            "starts": [s.starts for s in reading.sequences],
-            "heads": [list(s.heads) for s in reading.sequences],
-            "pairs": [[number[a, c], number[b, c]] for a, b, c in wanted
-                      if (a, c) in number and (b, c) in number],
-            "targets": [MASKED if verdict is None else float(verdict) for verdict in verdicts],
-        })  # fmt: skip
+        rows.append(
+            {
+                "ids": [s.ids for s in reading.sequences],
+                "starts": [s.starts for s in reading.sequences],
+                "heads": [list(s.heads) for s in reading.sequences],
+                "pairs": [
+                    [number[a, c], number[b, c]]
+                    for a, b, c in wanted
+                    if (a, c) in number and (b, c) in number
+                ],
+                "targets": [MASKED if verdict is None else float(verdict) for verdict in verdicts],
+            }
+        )
     return rows, left_out, shortened
 
 
@@ -266,7 +277,8 @@ class Passes:
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
-    """Share of padding in the passes over ``rows``, taken ``batch`` at a time, as ``Passes`` does."""
+    """Share of padding in the passes over ``rows``, taken ``batch`` at a time, as ``Passes``
+    does."""
     used, whole = sum(len(ids) for row in rows for ids in row["ids"]), 0
     for start in range(0, len(rows), batch):
         sizes = [[len(ids) for ids in row["ids"]] for row in rows[start : start + batch]]
@@ -353,7 +365,8 @@ class PackedRewardTrainer(RewardTrainer):
 
 
 def lora(rank: int, head: str | None = "score") -> LoraConfig:
-    """Adapters on all layers; ``head`` is trained whole, and None leaves a causal LM's own as it is."""
+    """Adapters on all layers; ``head`` is trained whole, and None leaves a causal LM's own as it
+    is."""
     # with neither task_type nor modules_to_save the head stays frozen at random, without a word
     return LoraConfig(
         task_type="SEQ_CLS" if head else "CAUSAL_LM",

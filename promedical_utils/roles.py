@@ -18,7 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from promedical_utils import languages
 from promedical_utils.endpoints import Answer, Answers, Endpoint, Request
 from promedical_utils.profiles import Profile
-from promedical_utils.records import Candidate, Criterion, Dimension, Instruction, Message, Verdict, VerdictValue
+from promedical_utils.records import (
+    Candidate,
+    Criterion,
+    Dimension,
+    Instruction,
+    Message,
+    Verdict,
+    VerdictValue,
+)
 
 PROMPTS = Path(__file__).parent / "prompts"
 # What makes generators unlike that are served by one model; kit's decision, after the paper's three
@@ -98,9 +106,18 @@ class Roles:
     Taxonomy: the categories and specialties that the classifier may choose from.
     """
 
-    def __init__(self, profile: Profile, answers: Answers, categories: Sequence[str],
-                 specialties: Sequence[str]):  # fmt: skip
-        self.answers, self.categories, self.specialties = answers, list(categories), list(specialties)
+    def __init__(
+        self,
+        profile: Profile,
+        answers: Answers,
+        categories: Sequence[str],
+        specialties: Sequence[str],
+    ):
+        self.answers, self.categories, self.specialties = (
+            answers,
+            list(categories),
+            list(specialties),
+        )
         self.usual = tuple(profile.languages)
         self._endpoints = {
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
@@ -133,14 +150,22 @@ class Roles:
             if repairs and repairs[n]:
                 draft, broken = repairs[n]
                 turns.append(_turn("assistant", draft.model_dump()))
-                turns.append(_turn("user", {"broken_rules": list(broken), "task": "write the whole rubric again"}))
+                turns.append(
+                    _turn(
+                        "user",
+                        {"broken_rules": list(broken), "task": "write the whole rubric again"},
+                    )
+                )
             requests.append(Request(tuple(turns), Draft))
         return self._endpoints["writer"].ask(requests)
 
     def screen(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
         """Difficulty 0-10 of each conversation."""
         answers = self._endpoints["screener"].ask(
-            [self._request("screener", {"instruction": conversation(c)}, Screened) for c in conversations]
+            [
+                self._request("screener", {"instruction": conversation(c)}, Screened)
+                for c in conversations
+            ]
         )
         return [Answer(a.value.difficulty) if a.value else a for a in answers]
 
@@ -154,10 +179,12 @@ class Roles:
             return found
 
         return self._endpoints["classifier"].ask(
-            [self._request("classifier", {"instruction": conversation(c)} | lists, Classified)
-             for c in conversations],
+            [
+                self._request("classifier", {"instruction": conversation(c)} | lists, Classified)
+                for c in conversations
+            ],
             allowed,
-        )  # fmt: skip
+        )
 
     def answer(self, generator: str, asked: Sequence[Instruction]) -> list[Answer]:
         """One generator's answers, as plain text in the language of the conversation."""
@@ -196,11 +223,17 @@ def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
         return exactly(found.verdicts, tasks[index].criteria)
 
     requests = [
-        request("judge", {
-            "instruction": conversation(t.instruction.messages), "answer": t.candidate.text,
-            "criteria": [{"id": n, "text": c.text} for n, c in short_names(t.criteria).items()],
-        }, Judged) for t in tasks
-    ]  # fmt: skip
+        request(
+            "judge",
+            {
+                "instruction": conversation(t.instruction.messages),
+                "answer": t.candidate.text,
+                "criteria": [{"id": n, "text": c.text} for n, c in short_names(t.criteria).items()],
+            },
+            Judged,
+        )
+        for t in tasks
+    ]
     answers = endpoint.ask(requests, complete)
     return [_verdicts(*pair) for pair in zip(tasks, answers, strict=True)]
 
@@ -224,10 +257,12 @@ def _verdicts(task: Task, answer: Answer) -> list[Verdict]:
         said = answer.value[name] if answer.value else None
         rows.append(
             Verdict(
-                candidate_id=task.candidate.id, criterion_id=criterion.id, judge="judge",
+                candidate_id=task.candidate.id,
+                criterion_id=criterion.id,
+                judge="judge",
                 verdict=said.verdict if said else "unknown",
                 rationale=said.reason if said else answer.reason,
-            )  # fmt: skip
+            )
         )
     return rows
 

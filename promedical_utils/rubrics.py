@@ -23,7 +23,8 @@ from promedical_utils.workspace import KitError, replacing, short_hash, write_js
 
 
 def open_rows(profile: Profile) -> tuple[list, dict[str, Rubric], dict]:
-    """Raw rows of the profile's open sources, the rubrics that they bring, and what was left out."""
+    """Raw rows of the profile's open sources, the rubrics that they bring, and what was left
+    out."""
     rows, brought, left_out = [], {}, {}
     for source in profile.sources:
         reading = open_sets.read(source, profile.source_limit or None)
@@ -35,7 +36,8 @@ def open_rows(profile: Profile) -> tuple[list, dict[str, Rubric], dict]:
 
 
 def outside_benches(profile: Profile) -> dict[str, str]:
-    """Questions of the real sets by id, as far as they are at hand: open sets may hold them, too."""
+    """Questions of the real sets by id, as far as they are at hand: open sets may hold them,
+    too."""
     if not os.environ.get(VARIABLE):
         return {}
     return {i.id: pool.text_of(i.messages) for i in sources.load_real(profile.seed).instructions}
@@ -43,21 +45,26 @@ def outside_benches(profile: Profile) -> dict[str, str]:
 
 def composition(run: Path):
     """Mean number of criteria of each dimension in a rubric, a row a category, as a data frame."""
-    category = {i.id: i.category for i in records.load(run / "data/instructions.parquet", Instruction, "01_rubrics")}
+    category = {
+        i.id: i.category
+        for i in records.load(run / "data/instructions.parquet", Instruction, "01_rubrics")
+    }
     rubrics_ = records.load(run / "data/rubrics.parquet", Rubric, "01_rubrics")
     counts = pd.DataFrame(
         [[sum(c.dimension == d for c in r.criteria) for d in records.DIMENSIONS] for r in rubrics_],
-        columns=records.DIMENSIONS, index=pd.Index([category[r.instruction_id] for r in rubrics_], name="category"),
-    )  # fmt: skip
+        columns=records.DIMENSIONS,
+        index=pd.Index([category[r.instruction_id] for r in rubrics_], name="category"),
+    )
     return counts.groupby("category").mean().reset_index()
 
 
 def of_open_sets(profile: Profile, run: Path) -> dict:
     """Open sets curated and split, with rubrics of their own or of the writer's.
 
-    With ``reviewers`` in the profile there are rounds of review (review.sqlite): the stage stops with a
-    KitError until they have finished a round on the review page, and goes on where it was. A draft
-    that stays against the rules waits there with its reasons, and its instruction is left out till then.
+    With ``reviewers`` in the profile there are rounds of review (review.sqlite): the stage stops
+    with a KitError until they have finished a round on the review page, and goes on where it was. A
+    draft that stays against the rules waits there with its reasons, and its instruction is left out
+    till then.
     """
     rows, brought, left_out = open_rows(profile)
     played, store = of_profile(profile, run), review.Store(run / "review.sqlite")
@@ -75,7 +82,9 @@ def of_open_sets(profile: Profile, run: Path) -> dict:
         reviewing = partial(store.reviewed, reviewers=profile.reviewers)
         made = _reviewed(profile, writer, ids, reviewing)
     else:
-        made = _reviewed(profile, writer, [i for i in ids if i not in mended], None, list(mended.values()))
+        made = _reviewed(
+            profile, writer, [i for i in ids if i not in mended], None, list(mended.values())
+        )
     for draft in made.queued:
         if draft.instruction_id not in mended:
             store.queue(draft, "; ".join(writer.queued[draft.instruction_id]))
@@ -92,7 +101,8 @@ def of_open_sets(profile: Profile, run: Path) -> dict:
         "notes": [
             "drafts are a language model's until physicians have reviewed them",
             f"decontaminated against {len(bench)} questions of the sets of profile real"
-            if bench else f"not decontaminated against outside benches: {VARIABLE} is not set",
+            if bench
+            else f"not decontaminated against outside benches: {VARIABLE} is not set",
         ],
     }
     records.save(asked, run / "data/instructions.parquet")
@@ -103,23 +113,32 @@ def of_open_sets(profile: Profile, run: Path) -> dict:
 
 
 def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitRow]:
-    """Splits of the profile's sizes by the hash of the id, held-out ones first; train gets what is left."""
+    """Splits of the profile's sizes by the hash of the id, held-out ones first; train gets what is
+    left."""
     sizes = {
-        "bench": profile.bench_samples, "calibration": profile.calibration_instructions,
-        "checkpoint": profile.checkpoint_instructions, "train": profile.train_instructions,
-    }  # fmt: skip
+        "bench": profile.bench_samples,
+        "calibration": profile.calibration_instructions,
+        "checkpoint": profile.checkpoint_instructions,
+        "train": profile.train_instructions,
+    }
     order = sorted(asked, key=lambda i: short_hash(profile.seed, i.id))
     names = [name for name, size in sizes.items() for _ in range(size)]
     if "train" not in names[: len(order)]:
         raise KitError(
             f"{len(order)} instructions are left after curation, too few for the held-out splits "
-            f"({sum(sizes.values()) - sizes['train']}): read more of the sources (source_limit) or lower their sizes"
+            f"({sum(sizes.values()) - sizes['train']}): read more of the sources (source_limit) or "
+            "lower their sizes"
         )
     return {
-        i.id: SplitRow(instruction_id=i.id, split=name, condition=i.id, patient=i.id,
-                       wording_seed=int(short_hash(i.id), 16) % 2**31)
+        i.id: SplitRow(
+            instruction_id=i.id,
+            split=name,
+            condition=i.id,
+            patient=i.id,
+            wording_seed=int(short_hash(i.id), 16) % 2**31,
+        )
         for i, name in zip(order, names, strict=False)
-    }  # fmt: skip
+    }
 
 
 def of_clinic(profile: Profile, run: Path) -> dict:
@@ -141,7 +160,9 @@ def of_clinic(profile: Profile, run: Path) -> dict:
         for draft, decided in zip(made.queued, reviewed(made.queued, False), strict=True)
     }
     drafts = list(made.drafts.values())
-    flawed = sum(not review.passed(d, m) for d, m in zip(drafts, reviewed(drafts, False), strict=True))
+    flawed = sum(
+        not review.passed(d, m) for d, m in zip(drafts, reviewed(drafts, False), strict=True)
+    )
     written = {r.instruction_id: r for r in w.rubrics} | made.drafts | gold
     lost = set(asked) - curated
     instructions = [i for i in w.instructions if i.id not in lost]
@@ -157,7 +178,9 @@ def of_clinic(profile: Profile, run: Path) -> dict:
         "note": "how often the writer errs is set in the profile: an input, not a finding",
     }
     records.save(instructions, run / "data/instructions.parquet")
-    records.save([row for row in w.splits if row.instruction_id not in lost], run / "data/splits.parquet")
+    records.save(
+        [row for row in w.splits if row.instruction_id not in lost], run / "data/splits.parquet"
+    )
     _save_review(run, writer, made, report)
     records.save([_with_kinds(written[i.id]) for i in instructions], run / "data/rubrics.parquet")
     return report
@@ -173,7 +196,8 @@ def _save_review(run: Path, writer, made, report: dict) -> None:
 
 
 def _curated_clinic(profile: Profile, run: Path, w) -> tuple[set[str], dict]:
-    """Which training instructions come through curation of the raw pool, and its report by the truth."""
+    """Which training instructions come through curation of the raw pool, and its report by the
+    truth."""
     train, by_id = w.ids("train"), {i.id: i for i in w.instructions}
     rows, truth = pool.raw(w, train, profile.seed)
     bench = {i: pool.text_of(by_id[i].messages) for i in w.ids("bench")}
@@ -184,9 +208,16 @@ def _curated_clinic(profile: Profile, run: Path, w) -> tuple[set[str], dict]:
 
     def classify(texts):
         found = [of[text] for text in texts]
-        return [(t.category, t.specialty) if t.kind != "not_medical" else curation.NOT_MEDICAL for t in found]
+        return [
+            (t.category, t.specialty) if t.kind != "not_medical" else curation.NOT_MEDICAL
+            for t in found
+        ]
 
-    asking = _asking(of_profile(profile, run)) if profiles.asks_endpoints(profile) else (screen, classify)
+    asking = (
+        _asking(of_profile(profile, run))
+        if profiles.asks_endpoints(profile)
+        else (screen, classify)
+    )
     kept, report = _curated(profile, run, rows, bench, *asking)
     left = {i.id for i in kept}
     steps = pd.read_parquet(run / "data/left_out.parquet").set_index("id").step.to_dict()
@@ -197,19 +228,23 @@ def _curated_clinic(profile: Profile, run: Path, w) -> tuple[set[str], dict]:
         ids = [i for i, planted in truth.items() if planted.kind == kind]
         return f"{sum(map(right, ids))} of {len(ids)}"
 
+    surplus = sum(truth[i].kind in ("kept", "duplicate") for i in left) - len(through)
     report["against_truth"] = {
         "instructions that came through": f"{len(through & set(train))} of {len(train)}",
         "near-misses kept": count("near_miss", lambda i: i in left),
         "leaks of the bench found": count("leak", lambda i: steps.get(i) == "bench"),
-        "rows too many (second of a cluster)": f"{sum(truth[i].kind in ('kept', 'duplicate') for i in left) - len(through)}",
-        **{f"{kind}, dropped": count(kind, lambda i: i not in left)
-           for kind in ("licence", "language", "length", "not_medical", "too_easy", "too_hard")},
-    }  # fmt: skip
+        "rows too many (second of a cluster)": f"{surplus}",
+        **{
+            f"{kind}, dropped": count(kind, lambda i: i not in left)
+            for kind in ("licence", "language", "length", "not_medical", "too_easy", "too_hard")
+        },
+    }
     return through & set(train), report
 
 
 def _asking(played) -> tuple:
     """The screener and the classifier as ``curation`` asks them: texts in, answers or None out."""
+
     def turns(texts):
         return [[Message(role="user", content=text)] for text in texts]
 
@@ -218,30 +253,50 @@ def _asking(played) -> tuple:
 
     def classify(texts):
         found = [answer.value for answer in played.classify(turns(texts))]
-        return [c and ((c.category, c.specialty) if c.medical else curation.NOT_MEDICAL) for c in found]
+        return [
+            c and ((c.category, c.specialty) if c.medical else curation.NOT_MEDICAL) for c in found
+        ]
 
     return screen, classify
 
 
-def _curated(profile: Profile, run: Path, rows: list, bench: dict[str, str], screen, classify) -> tuple:
-    """Instructions that curation leaves of ``rows``, and its report; writes funnel.csv, left_out.parquet."""
-    made = curation.curate(rows, bench, screen, classify, curation.Settings(
-        licences=profile.licences, languages=profile.languages, min_words=profile.words_least,
-        max_words=profile.words_most, embedder=profile.embedder,
-        difficulty_low=profile.difficulty_least, difficulty_high=profile.difficulty_most,
-    ))  # fmt: skip
+def _curated(
+    profile: Profile, run: Path, rows: list, bench: dict[str, str], screen, classify
+) -> tuple:
+    """Instructions that curation leaves of ``rows``, and its report; writes funnel.csv,
+    left_out.parquet."""
+    made = curation.curate(
+        rows,
+        bench,
+        screen,
+        classify,
+        curation.Settings(
+            licences=profile.licences,
+            languages=profile.languages,
+            min_words=profile.words_least,
+            max_words=profile.words_most,
+            embedder=profile.embedder,
+            difficulty_low=profile.difficulty_least,
+            difficulty_high=profile.difficulty_most,
+        ),
+    )
     with replacing(run / "data/funnel.csv") as temporary:
         made.funnel.to_csv(temporary, index=False)
     left_out = pd.concat([made.dropped.assign(queued=False), made.queued.assign(queued=True)])
     with replacing(run / "data/left_out.parquet") as temporary:
         left_out.to_parquet(temporary, index=False)
-    report = {"rows": len(rows), "kept": len(made.instructions), "queued": len(made.queued),
-              "dropped": {r.step: int(r.dropped) for r in made.funnel.itertuples()}}  # fmt: skip
+    report = {
+        "rows": len(rows),
+        "kept": len(made.instructions),
+        "queued": len(made.queued),
+        "dropped": {r.step: int(r.dropped) for r in made.funnel.itertuples()},
+    }
     return made.instructions, report
 
 
 def _with_kinds(rubric: Rubric) -> Rubric:
-    """The rubric with each criterion's type as the clinic's grammar reads it; endpoints give none."""
+    """The rubric with each criterion's type as the clinic's grammar reads it; endpoints give
+    none."""
     named = [c.model_copy(update={"kind": people.kind(c.text)}) for c in rubric.criteria]
     return rubric.model_copy(update={"criteria": named})
 
@@ -257,13 +312,21 @@ class _Reviewed:
 
 
 def _reviewed(profile: Profile, writer, ids: list[str], reviewing, pool=()) -> _Reviewed:
-    """Rounds of review if there are reviewers; then what is left is drafted with the gold so far."""
+    """Rounds of review if there are reviewers; then what is left is drafted with the gold so
+    far."""
     rounds, gold = [], {}
     if reviewing and ids:
         for row, corrected in review.rounds(
-            ids, writer, reviewing, target=profile.rubric_pass_rate, size=profile.review_batch,
-            blind=profile.review_blind, controls=profile.review_controls, seed=profile.seed, pool=pool,
-        ):  # fmt: skip
+            ids,
+            writer,
+            reviewing,
+            target=profile.rubric_pass_rate,
+            size=profile.review_batch,
+            blind=profile.review_blind,
+            controls=profile.review_controls,
+            seed=profile.seed,
+            pool=pool,
+        ):
             rounds.append(row)
             gold |= {r.instruction_id: r for r in corrected}
     left = [i for i in ids if i not in gold]
@@ -273,10 +336,11 @@ def _reviewed(profile: Profile, writer, ids: list[str], reviewing, pool=()) -> _
 
 
 class _Writer:
-    """The rubric writer as ``review.rounds`` asks it: shown the gold of the most similar instructions.
+    """The rubric writer as ``review.rounds`` asks it: shown the gold of the most similar
+    instructions.
 
-    Without ``roles`` the clinic writes, from its ``gold``. ``valid``: every draft that kept the rules,
-    as it came; ``queued``: for which instructions there was none, and why.
+    Without ``roles`` the clinic writes, from its ``gold``. ``valid``: every draft that kept the
+    rules, as it came; ``queued``: for which instructions there was none, and why.
     """
 
     def __init__(self, profile: Profile, asked: list[Instruction], roles=None, gold=None):
@@ -303,7 +367,9 @@ class _Writer:
 
     def _in_process(self, asked, shown) -> list[Rubric]:
         drafts = []
-        for instruction, near in zip(asked, writing.examples(asked, shown, self.profile.embedder), strict=True):
+        for instruction, near in zip(
+            asked, writing.examples(asked, shown, self.profile.embedder), strict=True
+        ):
             alike = [i.category for i, _ in near]
             rate = people.error_rate(self.profile, instruction.category, alike)
             rng = random.Random(short_hash("draft", self.profile.seed, instruction.id, *alike))
@@ -313,7 +379,10 @@ class _Writer:
     def report(self) -> dict:
         total = len(self.valid) + len(self.queued)
         return {
-            "drafted": total, "valid": len(self.valid), "valid_share": round(len(self.valid) / total, 4) if total else None,
-            "repaired": self.repaired, "queued": self.queued,
+            "drafted": total,
+            "valid": len(self.valid),
+            "valid_share": round(len(self.valid) / total, 4) if total else None,
+            "repaired": self.repaired,
+            "queued": self.queued,
             "requests": self.roles.answers.ledger() if self.roles else {},
-        }  # fmt: skip
+        }

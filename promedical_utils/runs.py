@@ -32,13 +32,27 @@ OUTPUTS = {
     "00_start_here": ("manifest.json", "base_report.json"),
     "01_rubrics": ("data/instructions.parquet", "data/rubrics.parquet", "data/splits.parquet"),
     "02_preference_pairs": tuple(f"data/{x}.parquet" for x in ("candidates", "verdicts", "pairs")),
-    "03_reward_model": ("reward/heldout.parquet", "reward/criterion/calibration.json", "reward/report.json"),
+    "03_reward_model": (
+        "reward/heldout.parquet",
+        "reward/criterion/calibration.json",
+        "reward/report.json",
+    ),
     "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
-    "05_grpo_with_veto": ("policy/curve.csv", "policy/evaluation.parquet", "policy/verdicts.parquet",
-                          "policy/report.json"),
-    "06_external_generalization": ("external/predictions.parquet", "external/texts.parquet", "external/report.json"),
-    "07_paper_tables": ("paper/tables/main_results.csv",
-                        *(f"paper/claims.{kind}" for kind in ("json", "md", "csv"))),
+    "05_grpo_with_veto": (
+        "policy/curve.csv",
+        "policy/evaluation.parquet",
+        "policy/verdicts.parquet",
+        "policy/report.json",
+    ),
+    "06_external_generalization": (
+        "external/predictions.parquet",
+        "external/texts.parquet",
+        "external/report.json",
+    ),
+    "07_paper_tables": (
+        "paper/tables/main_results.csv",
+        *(f"paper/claims.{kind}" for kind in ("json", "md", "csv")),
+    ),
     "08_paper_audit": ("audit/audit.csv", "audit/audit.md", "audit/audit.json"),
 }
 NOTEBOOKS = tuple(OUTPUTS)
@@ -182,7 +196,8 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
 
 
 def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> None:
-    """Run one notebook into ``<run>/notebooks/``, its seconds, memory and code into ``timings.json``.
+    """Run one notebook into ``<run>/notebooks/``, its seconds, memory and code into
+    ``timings.json``.
 
     ``parameters`` go over ``profile``, ``run_dir`` and ``seed``. Prints which notebook, of how
     many, how long, since when. Raises KitError for an unknown parameter, and for a failed cell
@@ -349,7 +364,8 @@ def plan_of(name: str) -> dict:
 
 
 def study_folder(name: str, run: str = "main") -> Path:
-    """Where a study's tables go, from the root: below its run, which studies of one ``folder`` share."""
+    """Where a study's tables go, from the root: below its run, which studies of one ``folder``
+    share."""
     return Path("runs/studies", plan_of(name).get("folder", name), run, name)
 
 

@@ -1,4 +1,5 @@
-"""Policies' answers, patient by patient: side by side, and without facts that the base cannot copy."""
+"""Policies' answers, patient by patient: side by side, and without facts that the base cannot
+copy."""
 
 from collections.abc import Iterable
 
@@ -24,7 +25,8 @@ def facts(criterion: Criterion) -> set[str]:
 def with_readable(
     evaluation: pd.DataFrame, rubrics: Iterable[Rubric], cannot_copy: Iterable[str]
 ) -> pd.DataFrame:
-    """``policy.evaluate``'s rows with ``readable_s1`` and so on: no criterion that needs such a fact.
+    """``policy.evaluate``'s rows with ``readable_s1`` and so on: no criterion that needs such a
+    fact.
 
     What a base cannot copy from a leaflet no reward can mend, so claims are made of these columns.
     S1 is then the share of the weight that is left; NaN where none is.
@@ -69,14 +71,19 @@ def beside(
     instruction, rubric = of[0][instruction_id], of[1][instruction_id]
     criteria = tuple(rubric.criteria)
     answers = tuple(
-        Candidate(id=r.policy, instruction_id=instruction_id, generator=r.policy, text=r.text or " ")
+        Candidate(
+            id=r.policy, instruction_id=instruction_id, generator=r.policy, text=r.text or " "
+        )
         for r in rows.itertuples()
     )
     if verdicts is None:
         stored = {
-            (r.policy, c): verdict for r in rows.itertuples()
-            for c, verdict in answer_verdicts(rubric, clinic.gold(criteria, r.text), r.finished).items()
-        }  # fmt: skip
+            (r.policy, c): verdict
+            for r in rows.itertuples()
+            for c, verdict in answer_verdicts(
+                rubric, clinic.gold(criteria, r.text), r.finished
+            ).items()
+        }
         return Group(instruction, criteria, answers, stored)
     judge = judge or ("truth" if verdicts.judge.eq("truth").any() else "judged")
     cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
@@ -85,7 +92,8 @@ def beside(
     wanted = [(answer.id, c.id) for answer in answers for c in criteria]
     if missing := [key for key in wanted if key not in stored]:
         policy, criterion = missing[0]
-        raise KitError(f"no verdict of {judge!r} on {policy}'s answer to {instruction_id}, "
-                       f"{criterion}: evaluate the policies again")  # fmt: skip
+        raise KitError(
+            f"no verdict of {judge!r} on {policy}'s answer to {instruction_id}, "
+            f"{criterion}: evaluate the policies again"
+        )
     return Group(instruction, criteria, answers, {key: stored[key] for key in wanted})
-

@@ -57,7 +57,10 @@ def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
     violation: the veto fails closed. Elsewhere only ``met`` earns anything.
     """
     met = _met(rubric, verdicts)
-    of = {d: [c for c in rubric.criteria if c.dimension == d] for d in ("proficiency", "excellence", "safety")}
+    of = {
+        d: [c for c in rubric.criteria if c.dimension == d]
+        for d in ("proficiency", "excellence", "safety")
+    }
     return Scores(
         s1=math.fsum(c.weight for c in of["proficiency"] if met[c.id]),
         s2=sum(met[c.id] for c in of["excellence"]),
@@ -107,10 +110,13 @@ def clipped_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float 
     """
     _check(alpha, beta)
     if lam < 1 + beta:
-        raise KitError(f"lambda = {lam} is below 1 + beta = {1 + beta}: an unsafe answer could win; raise it")
+        raise KitError(
+            f"lambda = {lam} is below 1 + beta = {1 + beta}: an unsafe answer could win; raise it"
+        )
     if math.isclose(lam, 1 + beta):
         warnings.warn(
-            f"lambda = 1 + beta = {lam}: a perfect answer with one violation gets {1 + beta - lam:.1f}, "
+            f"lambda = 1 + beta = {lam}: a perfect answer with one violation gets "
+            f"{1 + beta - lam:.1f}, "
             "and so does a safe answer with nothing met; use the gated reward for a strict veto",
             LooseVetoWarning,
             stacklevel=2,
@@ -139,7 +145,8 @@ def rar_explicit(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     so that *met* is good, as the kit's safety criteria are. The kit's mapping: safety is Pitfall,
     excellence Optional, and proficiency Essential where its weight is average (1 / number of
     proficiency criteria) or more, else Important, since RaR's own two classes, scaled to sum to 1,
-    come out so. Only ``met`` earns anything: an unknown pitfall fails closed. KitError as ``score``.
+    come out so. Only ``met`` earns anything: an unknown pitfall fails closed. KitError as
+    ``score``.
     """
     met = _met(rubric, verdicts)
     weights = {name: RAR[importance] for name, importance in rar_importance(rubric).items()}
@@ -171,8 +178,9 @@ def orbit_signed(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     met = _met(rubric, verdicts)
     points = {
         c.id: max(1, round(10 * c.weight)) if c.dimension == "proficiency" else 1
-        for c in rubric.criteria if c.dimension != "safety"
-    }  # fmt: skip
+        for c in rubric.criteria
+        if c.dimension != "safety"
+    }
     points |= {c.id: ORBIT_PENALTY for c in rubric.criteria if c.dimension == "safety"}
     return points_share(points.values(), [met[name] == (n > 0) for name, n in points.items()])
 
@@ -181,13 +189,14 @@ def healthbench_points(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     """HealthBench's score of an example: points of what applies / all positive points.
 
     Arora et al., arXiv 2505.08775: a criterion has -10 to 10 points of its own, an example may be
-    below 0, and only a mean is clipped. The kit's mapping: the heaviest proficiency criterion has 10
-    points, the others their share of it, at least 1; excellence 3, as RaR's optional has of an
+    below 0, and only a mean is clipped. The kit's mapping: the heaviest proficiency criterion has
+    10 points, the others their share of it, at least 1; excellence 3, as RaR's optional has of an
     essential's 10; a safety criterion is turned round into its violation at -10, and so is a
-    criterion of kind ``penalty``, which in HealthBench's own rubrics was a penalty. What takes points
-    applies unless plainly met. The rule is ORBIT's, which took it from here; what differs is how much
-    a violation weighs: there as much as all of proficiency, here as the heaviest criterion. NaN for
-    a rubric without positive points. KitError as ``score``.
+    criterion of kind ``penalty``, which in HealthBench's own rubrics was a penalty. What takes
+    points applies unless plainly met. The rule is ORBIT's, which took it from here; what differs is
+    how much a violation weighs: there as much as all of proficiency, here as the heaviest
+    criterion.
+    NaN for a rubric without positive points. KitError as ``score``.
     """
     met = _met(rubric, verdicts)
     heaviest = max(c.weight for c in rubric.criteria) or 1
@@ -215,11 +224,14 @@ def _met(rubric: Rubric, verdicts: Mapping[str, str]) -> dict[str, bool]:
     strange = set(verdicts) - {c.id for c in rubric.criteria}
     if strange:
         raise KitError(
-            f"verdicts on criteria that rubric {rubric.instruction_id} does not have: {sorted(strange)}"
+            f"verdicts on criteria that rubric {rubric.instruction_id} does not have: "
+            f"{sorted(strange)}"
         )
     return {c.id: verdicts.get(c.id) == "met" for c in rubric.criteria}
 
 
 def _check(alpha: float, beta: float) -> None:
     if not (0 <= alpha < 1 and beta > 0 and math.isfinite(beta)):
-        raise KitError(f"alpha = {alpha}, beta = {beta}: the method needs 0 <= alpha < 1 and beta > 0")
+        raise KitError(
+            f"alpha = {alpha}, beta = {beta}: the method needs 0 <= alpha < 1 and beta > 0"
+        )

@@ -67,7 +67,8 @@ def check(path: Path | str, base: Path | str, dtype: torch.dtype, quantization: 
         reason = "it was trained on another base: run 03_reward_model on the policy's"
     elif trained != wanted:
         reason = (
-            f"it was trained on a base in {trained}, and the policy's is in {wanted}: give both the "
+            f"it was trained on a base in {trained}, and the policy's is in {wanted}: give both "
+            "the "
             "same quantization and precision"
         )
     else:
@@ -90,12 +91,16 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
     report = check(path, base.name_or_path, base.dtype, _quantization(base))
     repacks = any(getattr(m, "support_avx512bf16_for_cpu", False) for m in base.modules())
     if base.config._attn_implementation not in MASKED_4D or repacks and base.device.type == "cpu":
-        raise KitError("the policy's base cannot be read as the reward model's: use shared_base.load")
+        raise KitError(
+            "the policy's base cannot be read as the reward model's: use shared_base.load"
+        )
     weights = load_peft_weights(str(path), device="cpu")
     head = weights.pop(HEAD, None)
     if head is None:
         raise KitError(f"the adapter in {shown(path)} has no score head: train it again")
-    score = torch.nn.Linear(head.shape[1], head.shape[0], bias=False, device="meta")  # draws nothing
+    score = torch.nn.Linear(
+        head.shape[1], head.shape[0], bias=False, device="meta"
+    )  # draws nothing
     score.load_state_dict({"weight": head.float().to(base.device)}, assign=True)
     model = _Reader(policy_model, _parts(policy_model, path, weights), score)
     fitted = path / "calibration.json"
@@ -164,7 +169,9 @@ def _reading(policy_model: PeftModel, parts):
     """
     layers = _layers(policy_model)
     if any(layer.merged for layer in layers):
-        raise KitError("an adapter is merged into the shared base: load the policy anew, merge a copy")
+        raise KitError(
+            "an adapter is merged into the shared base: load the policy anew, merge a copy"
+        )
     before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
     try:
         for layer in layers:
@@ -184,15 +191,18 @@ def _parts(policy_model: PeftModel, path: Path, weights: dict) -> list[tuple]:
     config = LoraConfig.from_pretrained(path)
     config.inference_mode, config.modules_to_save = True, None  # a causal LM has no score head
     reads = policy_model.active_adapters
-    before = {layer: (layer._active_adapter, layer._disable_adapters) for layer in _layers(policy_model)}
+    before = {
+        layer: (layer._active_adapter, layer._disable_adapters) for layer in _layers(policy_model)
+    }
     with torch.random.fork_rng(devices=[]):  # PEFT draws weights, which are then replaced
         policy_model.add_adapter(NAME, config)
         found = set_peft_model_state_dict(policy_model, weights, NAME)
     layers = _layers(policy_model)
     parts = [
         (layer, layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME])
-        for layer in layers if NAME in layer.lora_A
-    ]  # fmt: skip
+        for layer in layers
+        if NAME in layer.lora_A
+    ]
     del policy_model.peft_config[NAME]
     for layer in layers:  # a layer that the policy does not adapt is wrapped only now
         layer._active_adapter, layer._disable_adapters = before.get(layer, (reads, False))
@@ -230,7 +240,7 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _quantization(model) -> str:
-    """"none", "nf4" as ``load`` makes it, or "other"."""
+    """ "none", "nf4" as ``load`` makes it, or "other"."""
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return "none"

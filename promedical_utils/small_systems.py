@@ -37,9 +37,14 @@ from promedical_utils.workspace import KitError, read_json, write_json
 
 FIXED = {  # parts of a prompt that never vary
     "pair_rm": ("[CONTEXT]", "[RESPONSE", "<turn>"),
-    "verifier": ("<Model Response>", "</Model Response>", "<Reference Answer>", "</Reference Answer>",
-                 verifier.ASKED.strip()),
-}  # fmt: skip
+    "verifier": (
+        "<Model Response>",
+        "</Model Response>",
+        "<Reference Answer>",
+        "</Reference Answer>",
+        verifier.ASKED.strip(),
+    ),
+}
 NAMES = tuple(FIXED)
 SCORERS = {"pair_rm": pair_rm.PairRM, "verifier": verifier.Verifier}
 
@@ -50,8 +55,16 @@ warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
 Example = tuple[list[int], int]
 
 
-def train(name: str, groups: Sequence[Group], base: Path | str, out: Path, *, profile,
-          labels: str = "judge", seed: int | None = None) -> dict:  # fmt: skip
+def train(
+    name: str,
+    groups: Sequence[Group],
+    base: Path | str,
+    out: Path,
+    *,
+    profile,
+    labels: str = "judge",
+    seed: int | None = None,
+) -> dict:
     """Train system ``name`` into ``out``, a whole fp32 model; its report is the file written last.
 
     As ``reward_training.train``: a finished ``out`` of the same settings, data and base is returned
@@ -81,7 +94,8 @@ def train(name: str, groups: Sequence[Group], base: Path | str, out: Path, *, pr
     if not rows:
         raise KitError(f"{name}: no verdict or preference to learn from; check the verdicts")
 
-    # as many steps as a reward model takes; in place of a group that teaches nothing another comes twice
+    # as many steps as a reward model takes; in place of a group that teaches nothing another comes
+    # twice
     epochs = profile.rm_epochs * len(groups) / len(rows)
     lengths = [max(map(len, row["ids"])) for row in rows]
     order = reward_training.schedule(lengths, profile.rm_batch, epochs, seed)
@@ -91,25 +105,42 @@ def train(name: str, groups: Sequence[Group], base: Path | str, out: Path, *, pr
     checkpoints = out / f"checkpoints-{settings}"
     trainer = LabelTrainer(
         model=model,
-        args=reward_training.arguments(checkpoints, steps, batch, profile.rm_learning_rate, dtype, seed),
+        args=reward_training.arguments(
+            checkpoints, steps, batch, profile.rm_learning_rate, dtype, seed
+        ),
         data_collator=Passes(tokenizer.pad_token_id, profile.rm_pass_tokens),
         train_dataset=Dataset.from_list(rows).select(order),
         processing_class=tokenizer,
-        peft_config=reward_training.lora(profile.rm_lora_rank, None if name == "pair_rm" else "score"),
+        peft_config=reward_training.lora(
+            profile.rm_lora_rank, None if name == "pair_rm" else "score"
+        ),
         pointwise_weight=0.0,
         muon=profile.rm_optimizer == "muon",
-    )  # fmt: skip
+    )
     seconds, curve = reward_training.course(trainer, checkpoints)
     tokens = [sum(map(len, row["ids"])) for row in rows]
     report = {
-        "system": name, "labels": labels, "seed": seed, "settings": settings, "base": source,
-        "quantization": "nf4" if nf4 else "none", "max_tokens": limit, "fixed_parts": len(FIXED[name]),
-        "groups": len(rows), "examples": sum(len(row["targets"]) for row in rows), "left_out": left_out,
-        "epochs": profile.rm_epochs, "batch": profile.rm_batch, "steps": steps,
-        "learning_rate": profile.rm_learning_rate, "lora_rank": profile.rm_lora_rank,
-        "tokens": sum(tokens[i] for i in order), "seconds": seconds,
-        "trained_parameters": trainer.model.num_parameters(only_trainable=True), "curve": curve,
-    }  # fmt: skip
+        "system": name,
+        "labels": labels,
+        "seed": seed,
+        "settings": settings,
+        "base": source,
+        "quantization": "nf4" if nf4 else "none",
+        "max_tokens": limit,
+        "fixed_parts": len(FIXED[name]),
+        "groups": len(rows),
+        "examples": sum(len(row["targets"]) for row in rows),
+        "left_out": left_out,
+        "epochs": profile.rm_epochs,
+        "batch": profile.rm_batch,
+        "steps": steps,
+        "learning_rate": profile.rm_learning_rate,
+        "lora_rank": profile.rm_lora_rank,
+        "tokens": sum(tokens[i] for i in order),
+        "seconds": seconds,
+        "trained_parameters": trainer.model.num_parameters(only_trainable=True),
+        "curve": curve,
+    }
     if trainer.is_world_process_zero():
         save(trainer.model, tokenizer, out, None if name == "pair_rm" else 2)
         for stale in out.glob("checkpoints-*"):
@@ -120,12 +151,15 @@ def train(name: str, groups: Sequence[Group], base: Path | str, out: Path, *, pr
 
 def load(name: str, path: Path, **settings):
     """The scorer of ``scorers`` on the model that was trained into ``path``."""
-    read_json(Path(path) / "report.json", "03_reward_model")  # written last: without it training is not done
+    read_json(
+        Path(path) / "report.json", "03_reward_model"
+    )  # written last: without it training is not done
     return SCORERS[name].load(path, name=name, **settings)
 
 
 def add_fixed_parts(model, tokenizer, parts: Sequence[str]) -> None:
-    """Make each of ``parts`` one token, in place, embedded as the mean of the tokens it replaces."""
+    """Make each of ``parts`` one token, in place, embedded as the mean of the tokens it
+    replaces."""
     pieces = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts]
     old = len(tokenizer)
     tokenizer.add_tokens([AddedToken(part, normalized=False) for part in parts])
@@ -137,7 +171,8 @@ def add_fixed_parts(model, tokenizer, parts: Sequence[str]) -> None:
 
 
 def examples(name: str, group: Group, tokenizer) -> dict[str, list[Example]]:
-    """What a system learns from a group, by what to call it when it is too long; pairs in both orders."""
+    """What a system learns from a group, by what to call it when it is too long; pairs in both
+    orders."""
     text = {a.id: a.text for a in group.candidates}
     if name == "verifier":
         found: dict[str, list[Example]] = {}
@@ -158,10 +193,12 @@ def examples(name: str, group: Group, tokenizer) -> dict[str, list[Example]]:
 
 
 def training_rows(name: str, groups: Sequence[Group], tokenizer, limit: int):
-    """(rows, left out): a row a group that teaches something; what is longer than ``limit`` by name.
+    """(rows, left out): a row a group that teaches something; what is longer than ``limit`` by
+    name.
 
-    A row holds packed sequences (``ids``, ``starts``) and ``targets`` (N,), the right output of each
-    read in order. Examples of a pair or an answer begin alike, and are packed after what they share.
+    A row holds packed sequences (``ids``, ``starts``) and ``targets`` (N,), the right output of
+    each read in order. Examples of a pair or an answer begin alike, and are packed after what they
+    share.
     """
     rows, left_out = [], []
     for group in groups:
@@ -174,12 +211,18 @@ def training_rows(name: str, groups: Sequence[Group], tokenizer, limit: int):
             parts = {"": [example for found in parts.values() for example in found]}
         packed, targets = [], []
         for found in parts.values():
-            # twice the limit of one example: a long shared part is read less often, attention stays cheap
+            # twice the limit of one example: a long shared part is read less often, attention
+            # stays cheap
             packed += pack([ids for ids, _ in found], 2 * limit)
             targets += [target for _, target in found]
         if packed:
-            rows.append({"ids": [p.ids for p in packed], "starts": [p.starts for p in packed],
-                         "targets": targets})  # fmt: skip
+            rows.append(
+                {
+                    "ids": [p.ids for p in packed],
+                    "starts": [p.starts for p in packed],
+                    "targets": targets,
+                }
+            )
     return rows, left_out
 
 
@@ -207,7 +250,8 @@ class Passes(reward_training.Passes):
 
 
 def training_batch(rows: Sequence[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    """``packing.collate`` of the rows, with ``reads`` (N, 2) and ``targets`` (N,), the right outputs."""
+    """``packing.collate`` of the rows, with ``reads`` (N, 2) and ``targets`` (N,), the right
+    outputs."""
     parts = [part for row in rows for part in zip(row["ids"], row["starts"], strict=True)]
     batch = packing.collate([packing.Packed(ids, starts) for ids, starts in parts], pad_id)
     batch["reads"] = batch["reads"][:, :2]  # all outputs of each
@@ -215,7 +259,8 @@ def training_batch(rows: Sequence[dict], pad_id: int) -> dict[str, torch.Tensor]
 
 
 class LabelTrainer(reward_training.PackedRewardTrainer):
-    """The reward models' loop with cross-entropy over outputs: of two labels, or of the next token."""
+    """The reward models' loop with cross-entropy over outputs: of two labels, or of the next
+    token."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         targets, total = inputs.pop("targets"), inputs.pop("total")
@@ -227,7 +272,8 @@ class LabelTrainer(reward_training.PackedRewardTrainer):
 
 
 def save(model: PeftModel, tokenizer, out: Path, labels: int | None) -> None:
-    """A trained adapter in its base's weights, unquantised, as a hub model; ``labels`` of its head."""
+    """A trained adapter in its base's weights, unquantised, as a hub model; ``labels`` of its
+    head."""
     reward_model.merge(model)
     merged = model.unload()
     config = type(merged.config).from_dict(merged.config.to_dict())

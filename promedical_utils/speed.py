@@ -43,10 +43,17 @@ def model(side: str):
     """
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS, num_attention_heads=WIDTH // 64, num_key_value_heads=WIDTH // 64,
-        head_dim=64, max_position_embeddings=8192, pad_token_id=0, num_labels=1,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=WIDTH // 64,
+        num_key_value_heads=WIDTH // 64,
+        head_dim=64,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        num_labels=1,
+    )
     config._attn_implementation = packing.ATTENTION if side == "packed" else "sdpa"
     return packing.read_many(Qwen3ForSequenceClassification(config).eval())
 
@@ -67,9 +74,15 @@ def pair_rows(found: Sequence[Reading]) -> list[dict]:
     for chosen, rejected in zip(found[::2], found[1::2], strict=True):
         packed = [packing.pack(*reading, LONGEST)[0] for reading in (chosen, rejected)]
         k = len(chosen[1])
-        rows.append({"ids": [p.ids for p in packed], "starts": [p.starts for p in packed],
-                     "heads": [[], []], "pairs": [[i, i + k] for i in range(k)],
-                     "targets": [reward_training.MASKED] * 2 * k})  # fmt: skip
+        rows.append(
+            {
+                "ids": [p.ids for p in packed],
+                "starts": [p.starts for p in packed],
+                "heads": [[], []],
+                "pairs": [[i, i + k] for i in range(k)],
+                "targets": [reward_training.MASKED] * 2 * k,
+            }
+        )
     return rows
 
 
@@ -99,8 +112,9 @@ def of_rows(rows: Sequence[dict]) -> list[Reading]:
     """The readings in training rows."""
     return [
         (ids[: starts[0]], [ids[a:b] for a, b in zip(starts, starts[1:])])
-        for row in rows for ids, starts in zip(row["ids"], row["starts"], strict=True)
-    ]  # fmt: skip
+        for row in rows
+        for ids, starts in zip(row["ids"], row["starts"], strict=True)
+    ]
 
 
 def expanded(rows: Sequence[dict]) -> list[dict]:
@@ -167,19 +181,31 @@ def trainer(side: str, reward_model, rows: Sequence[dict], steps: int, folder: s
             tokenizer_object=words, pad_token="<pad>", eos_token="<end>"
         ),
         args=RewardConfig(
-            output_dir=folder, per_device_train_batch_size=batch[0],
-            gradient_accumulation_steps=batch[1], num_train_epochs=1,
-            train_sampling_strategy="sequential", max_length=None, bf16=False, use_cpu=True,
-            activation_checkpointing=False, dataloader_pin_memory=False, disable_tqdm=True,
-            remove_unused_columns=False, report_to="none", save_strategy="no",
-            logging_strategy="no", learning_rate=1e-5,
+            output_dir=folder,
+            per_device_train_batch_size=batch[0],
+            gradient_accumulation_steps=batch[1],
+            num_train_epochs=1,
+            train_sampling_strategy="sequential",
+            max_length=None,
+            bf16=False,
+            use_cpu=True,
+            activation_checkpointing=False,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            learning_rate=1e-5,
         ),
-    )  # fmt: skip
+    )
     if side == "packed":
         return reward_training.PackedRewardTrainer(
-            train_dataset=Dataset.from_list(list(rows)), pointwise_weight=0.0,
-            data_collator=reward_training.Passes(0, BUDGET), **arguments,
-        )  # fmt: skip
+            train_dataset=Dataset.from_list(list(rows)),
+            pointwise_weight=0.0,
+            data_collator=reward_training.Passes(0, BUDGET),
+            **arguments,
+        )
     plain = RewardTrainer(train_dataset=Dataset.from_list(pairs), **arguments)
     plain.remove_callback(PrinterCallback)
     return plain
@@ -195,11 +221,17 @@ def summary(measured: Mapping) -> pd.DataFrame:
     for info in (entry["extra_info"] for entry in measured["benchmarks"]):
         apart, packed = np.array(info["one_by_one_s"]), np.array(info["packed_s"])
         ratios = apart / packed
-        rows.append({
-            **{k: info[k] for k in ("task", "case", "L", "K", "C", "bound", "padding")},
-            "one_by_one_s": np.median(apart), "packed_s": np.median(packed), "rounds": len(packed),
-            "ratio": np.median(ratios), "low": ratios.min(), "high": ratios.max(),
-        })  # fmt: skip
+        rows.append(
+            {
+                **{k: info[k] for k in ("task", "case", "L", "K", "C", "bound", "padding")},
+                "one_by_one_s": np.median(apart),
+                "packed_s": np.median(packed),
+                "rounds": len(packed),
+                "ratio": np.median(ratios),
+                "low": ratios.min(),
+                "high": ratios.max(),
+            }
+        )
     frame = pd.DataFrame(rows)
     return frame.assign(share=frame.ratio / frame.bound)
 
@@ -213,10 +245,16 @@ def save(measured: Mapping, folder: Path) -> pd.DataFrame:
         "cores": torch.get_num_threads(),
         "busy_before_percent": measured["benchmarks"][0]["extra_info"]["busy"],
     }
-    write_json(folder / "speed.json", {
-        "cases": frame.round(4).to_dict("records"), "machine": machine, "versions": versions,
-        "model": {"layers": LAYERS, "width": WIDTH, "precision": "fp32"}, "budget_tokens": BUDGET,
-        "statistic": "median over rounds in which the sides take turns",
-    })  # fmt: skip
+    write_json(
+        folder / "speed.json",
+        {
+            "cases": frame.round(4).to_dict("records"),
+            "machine": machine,
+            "versions": versions,
+            "model": {"layers": LAYERS, "width": WIDTH, "precision": "fp32"},
+            "budget_tokens": BUDGET,
+            "statistic": "median over rounds in which the sides take turns",
+        },
+    )
     figures.save(figures.plot_speed, frame, folder, "speed")
     return frame

@@ -14,14 +14,37 @@ from pathlib import Path
 from promedical_utils import profiles, provenance, records
 from promedical_utils.profiles import Profile
 from promedical_utils.records import (
-    Candidate, Instruction, Message, Rubric, SplitRow, Verdict,
-)  # fmt: skip
+    Candidate,
+    Instruction,
+    Message,
+    Rubric,
+    SplitRow,
+    Verdict,
+)
 from promedical_utils.workspace import (
-    KitError, need, read_json, replacing, run_folder, short_hash, shown, write_json, write_rows,
-)  # fmt: skip
+    KitError,
+    need,
+    read_json,
+    replacing,
+    run_folder,
+    short_hash,
+    shown,
+    write_json,
+    write_rows,
+)
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "scikit-learn", "bm25s")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "scikit-learn",
+    "bm25s",
+)
 RMS = ("criterion", "scalar_overall", "scalar_blind", "criterion_clean")  # of every run
+
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
     """The validated profile and the run's folder: the first call of every notebook."""
@@ -56,9 +79,15 @@ def base_path(profile: Profile, run: Path, architecture: str = ""):
     study of systems writes; KitError where the base is not the kit's own.
     """
     if architecture in ("", profile.base_architecture):
-        return need(run / "base", "00_start_here") if profile.base_model == "small" else profile.base_model
+        return (
+            need(run / "base", "00_start_here")
+            if profile.base_model == "small"
+            else profile.base_model
+        )
     if profile.base_model != "small":
-        raise KitError(f"no {architecture} base beside {profile.base_model}: base_model=small trains one")
+        raise KitError(
+            f"no {architecture} base beside {profile.base_model}: base_model=small trains one"
+        )
     if not (base := run / architecture / "base").exists():
         raise KitError(f"missing {shown(base)}: make study STUDY=systems trains it")
     return base
@@ -93,12 +122,16 @@ def base(profile: Profile, run: Path) -> dict:
         model, tokenizer, report = train(profile, run)
         base_model.save(model, tokenizer, run / "base")
         report |= {
-            "base": "small", "trained_here": True, "vocabulary": len(tokenizer),
+            "base": "small",
+            "trained_here": True,
+            "vocabulary": len(tokenizer),
             "parameters": model.num_parameters(),
-        }  # fmt: skip
+        }
     rates = report["copy_rates"]
     report["cannot_copy"] = sorted(fact for fact, rate in rates.items() if rate < 0.5)
-    write_json(run / "base_report.json", report | {"stage_seconds": round(time.perf_counter() - start, 1)})
+    write_json(
+        run / "base_report.json", report | {"stage_seconds": round(time.perf_counter() - start, 1)}
+    )
     return report
 
 
@@ -125,10 +158,15 @@ def _clinic_base(profile: Profile, run: Path):
     model = _new_base(profile, tokenizer)
     conditions = sorted({(w.patients[i].organ, w.patients[i].problem) for i in ids})
     report = base_model.train(
-        model, tokenizer, lambda i, n: lessons.lesson(i, n, profile.seed, conditions),
-        profile.base_steps, profile.base_batch, profile.base_learning_rate, profile.seed,
+        model,
+        tokenizer,
+        lambda i, n: lessons.lesson(i, n, profile.seed, conditions),
+        profile.base_steps,
+        profile.base_batch,
+        profile.base_learning_rate,
+        profile.seed,
         run / "base",
-    )  # fmt: skip
+    )
     patients = [w.patients[i] for i in w.ids("checkpoint")]
     tests = lessons.reading_tests(patients, profile.seed)
     report["copy_rates"] = base_model.copy_rates(model, tokenizer, tests)
@@ -143,9 +181,15 @@ def _text_base(profile: Profile, run: Path, texts: list[str], lesson):
     tokenizer = base_model.train_tokenizer(texts, profile.base_vocabulary)
     model = _new_base(profile, tokenizer)
     report = base_model.train(
-        model, tokenizer, lesson, profile.base_steps, profile.base_batch,
-        profile.base_learning_rate, profile.seed, run / "base",
-    )  # fmt: skip
+        model,
+        tokenizer,
+        lesson,
+        profile.base_steps,
+        profile.base_batch,
+        profile.base_learning_rate,
+        profile.seed,
+        run / "base",
+    )
     return model, tokenizer, report | {"copy_rates": {}, "texts": len(texts)}
 
 
@@ -156,7 +200,9 @@ def _real_base(profile: Profile, run: Path):
     texts = sources.corpus(study)
     usable = {row.instruction_id for row in study.splits if row.split == "train"}
     messages = {i.id: i.messages for i in study.instructions if i.id in usable}
-    answers = [(messages[c.instruction_id], c.text) for c in study.candidates if c.instruction_id in usable]
+    answers = [
+        (messages[c.instruction_id], c.text) for c in study.candidates if c.instruction_id in usable
+    ]
 
     def lesson(index: int, total: int) -> base_model.Lesson:
         """A question with the head of one of its answers, in characters about 200 tokens."""
@@ -178,7 +224,11 @@ def _open_base(profile: Profile, run: Path):
         """The first half of a question, answered by its second half."""
         words = random.Random(f"open-{profile.seed}-{index}").choice(texts)[:1200].split()
         half = (len(words) + 1) // 2
-        return [Message(role="user", content=" ".join(words[:half]))], " ".join(words[half:]) or "?", ()
+        return (
+            [Message(role="user", content=" ".join(words[:half]))],
+            " ".join(words[half:]) or "?",
+            (),
+        )
 
     return _text_base(profile, run, texts, lesson)
 
@@ -187,14 +237,17 @@ def _open_base(profile: Profile, run: Path):
 
 
 def rubrics(profile: Profile, run: Path) -> dict:
-    """Instructions, splits and rubrics; writes data/{instructions,rubrics,splits}.parquet, review.json.
+    """Instructions, splits and rubrics; writes data/{instructions,rubrics,splits}.parquet,
+    review.json.
 
-    Also hashes.json, composition.csv, funnel.csv where something was curated, drafts.parquet (every draft as it
-    came) where something was drafted, and rounds.csv where drafts were reviewed.
+    Also hashes.json, composition.csv, funnel.csv where something was curated, drafts.parquet (every
+    draft as it came) where something was drafted, and rounds.csv where drafts were reviewed.
     """
     from promedical_utils import rubrics as making
 
-    make = {"clinic": making.of_clinic, "real": _real_rubrics, "open": making.of_open_sets}[profile.data]
+    make = {"clinic": making.of_clinic, "real": _real_rubrics, "open": making.of_open_sets}[
+        profile.data
+    ]
     report = make(profile, run)
     with replacing(run / "data/composition.csv") as temporary:
         making.composition(run).to_csv(temporary, index=False)
@@ -203,8 +256,9 @@ def rubrics(profile: Profile, run: Path) -> dict:
 
 
 def _real_rubrics(profile: Profile, run: Path) -> dict:
-    from promedical_utils import base_model, sources
     from transformers import AutoTokenizer
+
+    from promedical_utils import base_model, sources
 
     base_model.quiet()  # long texts are measured here before they are cut
     study = sources.load_real(profile.seed)
@@ -226,9 +280,11 @@ def splits_table(profile: Profile, run: Path):
     rows = records.load(run / "data/splits.parquet", SplitRow, "01_rubrics")
     frame = pd.DataFrame([r.model_dump() for r in rows])
     table = frame.groupby("split").agg(
-        instructions=("instruction_id", "size"), conditions=("condition", "nunique"),
-        patients=("patient", "nunique"), wording_seeds=("wording_seed", "nunique"),
-    )  # fmt: skip
+        instructions=("instruction_id", "size"),
+        conditions=("condition", "nunique"),
+        patients=("patient", "nunique"),
+        wording_seeds=("wording_seed", "nunique"),
+    )
     return table.reindex([s for s in records.SPLITS if s in table.index])
 
 
@@ -237,15 +293,21 @@ def splits_table(profile: Profile, run: Path):
 
 def data(run: Path) -> dict[str, list]:
     """All records that 01 and 02 wrote: instructions, rubrics, splits, candidates, verdicts."""
-    kinds = {"instructions": Instruction, "rubrics": Rubric, "splits": SplitRow,
-             "candidates": Candidate, "verdicts": Verdict}  # fmt: skip
+    kinds = {
+        "instructions": Instruction,
+        "rubrics": Rubric,
+        "splits": SplitRow,
+        "candidates": Candidate,
+        "verdicts": Verdict,
+    }
     return {
         name: records.load(
-            run / f"data/{name}.parquet", kind,
+            run / f"data/{name}.parquet",
+            kind,
             "02_preference_pairs" if name in ("candidates", "verdicts") else "01_rubrics",
         )
         for name, kind in kinds.items()
-    }  # fmt: skip
+    }
 
 
 def split_ids(found: dict[str, list], *names: str) -> list[str]:
@@ -255,8 +317,8 @@ def split_ids(found: dict[str, list], *names: str) -> list[str]:
 def preference_pairs(profile: Profile, run: Path) -> dict:
     """Candidates, verdicts, and the training pairs as a join over the judge's verdicts.
 
-    Writes data/{candidates,verdicts,pairs}.parquet, hashes.json, expansion.csv (what became of every
-    two answers) and, in the clinic, judge_errors.csv.
+    Writes data/{candidates,verdicts,pairs}.parquet, hashes.json, expansion.csv (what became of
+    every two answers) and, in the clinic, judge_errors.csv.
     """
     from promedical_utils import expansion
     from promedical_utils import groups as joined
@@ -272,7 +334,10 @@ def preference_pairs(profile: Profile, run: Path) -> dict:
     records.save(verdicts, run / "data/verdicts.parquet")
     found = data(run)
     train = groups(found, "judge", "train")
-    files = {name: run / f"data/{name}.parquet" for name in ("candidates", "rubrics", "verdicts", "pairs")}
+    files = {
+        name: run / f"data/{name}.parquet"
+        for name in ("candidates", "rubrics", "verdicts", "pairs")
+    }
     made = expansion.expand(**files, judge="judge", ids=[g.instruction.id for g in train])
     with replacing(run / "data/expansion.csv") as temporary:
         made.kinds.to_csv(temporary, index=False)
@@ -281,12 +346,15 @@ def preference_pairs(profile: Profile, run: Path) -> dict:
         with replacing(run / "data/judge_errors.csv") as temporary:
             making.judge_errors(found).to_csv(temporary, index=False)
     return {
-        "candidates": len(candidates), "verdicts": len(verdicts), "training_pairs": made.pairs,
+        "candidates": len(candidates),
+        "verdicts": len(verdicts),
+        "training_pairs": made.pairs,
         "response_pairs": sum(len(joined.preferences(group)) for group in train),
         "ties": int(made.dimensions[["both_met", "both_not_met"]].loc["all"].sum()),
         "lost_to_unknown": int(made.dimensions.lost_to_unknown["all"]),
-        "never_discriminate": len(made.silent), **extra,
-    }  # fmt: skip
+        "never_discriminate": len(made.silent),
+        **extra,
+    }
 
 
 def groups(found: dict[str, list], judge: str, *splits: str) -> list:
@@ -308,8 +376,9 @@ def criterion_kinds(found: dict[str, list]) -> dict[str, str]:
 
 
 def _real_candidates(profile: Profile, run: Path):
-    from promedical_utils import base_model, sources
     from transformers import AutoTokenizer
+
+    from promedical_utils import base_model, sources
 
     base_model.quiet()  # long texts are measured here before they are cut
     study = sources.load_real(profile.seed)
@@ -322,7 +391,8 @@ def _real_candidates(profile: Profile, run: Path):
 
 
 def reward_models(profile: Profile, run: Path) -> dict:
-    """Train the criterion RM, the scalar controls and the twin; calibrate; score the held-out split.
+    """Train the criterion RM, the scalar controls and the twin; calibrate; score the held-out
+    split.
 
     Writes reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json.
     """
@@ -340,9 +410,13 @@ def reward_models(profile: Profile, run: Path) -> dict:
         reports[name] = train_reward_model(profile, run, found, find(name), folder)
         scores = reward_model.load(folder).score_groups(heldout)
         calibrate(profile, found, find(name), folder, scores)
-        frames.append(scores.assign(
-            scorer=name, truth=_label(scores, heldout), dimension=scores.criterion_id.map(dimension)
-        ))  # fmt: skip
+        frames.append(
+            scores.assign(
+                scorer=name,
+                truth=_label(scores, heldout),
+                dimension=scores.criterion_id.map(dimension),
+            )
+        )
     scores = pd.concat(frames, ignore_index=True)
     accuracy = {name: pair_accuracy(scores[scores.scorer == name], heldout) for name in reports}
     with replacing(run / "reward/heldout.parquet") as temporary:
@@ -350,19 +424,41 @@ def reward_models(profile: Profile, run: Path) -> dict:
     report = {
         "heldout_pair_accuracy": accuracy,
         "models": {
-            name: {k: r[k] for k in ("view", "labels", "full", "steps", "groups", "pairs", "verdicts",
-                                     "tokens", "seconds", "parameters", "trained_parameters",
-                                     "seed", "settings", "base")}
-            | {"left_out": len(r["left_out"]), "shortened": len(r["shortened"]), "padding": r["padding"]}
+            name: {
+                k: r[k]
+                for k in (
+                    "view",
+                    "labels",
+                    "full",
+                    "steps",
+                    "groups",
+                    "pairs",
+                    "verdicts",
+                    "tokens",
+                    "seconds",
+                    "parameters",
+                    "trained_parameters",
+                    "seed",
+                    "settings",
+                    "base",
+                )
+            }
+            | {
+                "left_out": len(r["left_out"]),
+                "shortened": len(r["shortened"]),
+                "padding": r["padding"],
+            }
             for name, r in reports.items()
         },
         "heldout_rows": int((scores.scorer == "criterion").sum()),
-    }  # fmt: skip
+    }
     write_json(run / "reward/report.json", report)
     return report
 
 
-def train_reward_model(profile: Profile, run: Path, found: dict, recipe, folder: Path, seed=None) -> dict:
+def train_reward_model(
+    profile: Profile, run: Path, found: dict, recipe, folder: Path, seed=None
+) -> dict:
     """Train one recipe on the run's training split into ``folder``; its report."""
     from promedical_utils import reward_training
     from promedical_utils.sources import refuse_external
@@ -370,10 +466,15 @@ def train_reward_model(profile: Profile, run: Path, found: dict, recipe, folder:
     train = groups(found, recipe.labels, "train")
     refuse_external(group.instruction for group in train)
     return reward_training.train(
-        recipe.groups(train), base_path(profile, run, recipe.architecture), folder,
-        view=recipe.view, profile=recipe.profile(profile), labels=recipe.labels, full=recipe.full,
+        recipe.groups(train),
+        base_path(profile, run, recipe.architecture),
+        folder,
+        view=recipe.view,
+        profile=recipe.profile(profile),
+        labels=recipe.labels,
+        full=recipe.full,
         seed=seed,
-    )  # fmt: skip
+    )
 
 
 def calibrate(profile: Profile, found: dict, recipe, folder: Path, scores):
@@ -388,9 +489,11 @@ def calibrate(profile: Profile, found: dict, recipe, folder: Path, scores):
     fitted, report = None, read_json(folder / "report.json", "03_reward_model")
     if recipe.conditional:
         fitted = calibration.fit(
-            settled_rows(profile, found, recipe, scores), profile.veto_recall,
-            veto=profile.data != "real", method=profile.calibration_method,
-        )  # fmt: skip
+            settled_rows(profile, found, recipe, scores),
+            profile.veto_recall,
+            veto=profile.data != "real",
+            method=profile.calibration_method,
+        )
         fitted.save(folder / "calibration.json")
     share = f"held-out pairs ordered rightly, of {accuracy['pairs']} by {_truth(profile)}"
     about = f"split train of profile {profile.name}, seed {profile.seed} ({profile.description})"
@@ -399,12 +502,15 @@ def calibrate(profile: Profile, found: dict, recipe, folder: Path, scores):
 
 
 def settled_rows(profile: Profile, found: dict, recipe, scores):
-    """Scores of the calibration split with dimension and the label that a calibration is fitted on."""
+    """Scores of the calibration split with dimension and the label that a calibration is fitted
+    on."""
     settled = "adjudicated" if profile.data == "clinic" else "judge"
     labels = _truth(profile) if recipe.labels == "truth" else settled
     reference = groups(found, labels, "calibration")
     dimension = {c.id: c.dimension for g in reference for c in g.criteria}
-    rows = scores.assign(dimension=scores.criterion_id.map(dimension), label=_label(scores, reference))
+    rows = scores.assign(
+        dimension=scores.criterion_id.map(dimension), label=_label(scores, reference)
+    )
     return rows.dropna(subset="label")
 
 
@@ -421,9 +527,12 @@ def _label(frame, judged_groups):
     from promedical_utils.groups import met
 
     label = {
-        (a.id, c.id): met(g, a.id, c) for g in judged_groups for a in g.candidates for c in g.criteria
+        (a.id, c.id): met(g, a.id, c)
+        for g in judged_groups
+        for a in g.candidates
+        for c in g.criteria
         if (a.id, c.id) in g.verdicts
-    }  # fmt: skip
+    }
     keys = zip(frame.candidate_id, frame.criterion_id, strict=True)
     values = [label.get(key) for key in keys]
     return [float("nan") if v is None else float(v) for v in values]
@@ -433,7 +542,9 @@ def pair_accuracy(scores, held) -> dict:
     """Share of differing criterion pairs that a scorer orders rightly, and how many there are."""
     from promedical_utils.groups import criterion_pairs
 
-    value = dict(zip(zip(scores.candidate_id, scores.criterion_id, strict=True), scores.score, strict=True))
+    value = dict(
+        zip(zip(scores.candidate_id, scores.criterion_id, strict=True), scores.score, strict=True)
+    )
     hits = []
     for group in held:
         for pair in criterion_pairs(group):
@@ -467,12 +578,21 @@ def compose_bench(profile: Profile, found: dict[str, list]) -> tuple:
 
     ids = set(split_ids(found, "bench"))
     pool, criteria = benches.from_records(
-        [i for i in found["instructions"] if i.id in ids], found["splits"], found["rubrics"],
+        [i for i in found["instructions"] if i.id in ids],
+        found["splits"],
+        found["rubrics"],
         clinic.UNSEEN_KINDS,
-    )  # fmt: skip
-    truth = {(v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == "truth"}
+    )
+    truth = {
+        (v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == "truth"
+    }
     made = benches.compose(
-        pool, criteria, found["candidates"], truth, panel(profile.physician_agreement, profile.seed), profile
+        pool,
+        criteria,
+        found["candidates"],
+        truth,
+        panel(profile.physician_agreement, profile.seed),
+        profile,
     )
     chosen = set(made.samples.instruction_id)
     held = [g for g in groups(found, "truth", "bench") if g.instruction.id in chosen]
@@ -480,7 +600,9 @@ def compose_bench(profile: Profile, found: dict[str, list]) -> tuple:
     return made, held
 
 
-def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, criteria) -> dict[str, str]:
+def _predict(
+    profile: Profile, run: Path, found: dict[str, list], held: list, criteria
+) -> dict[str, str]:
     """Let every scorer predict on the ``held`` groups; returns those that could not, {name: why}.
 
     Writes bench/predictions.parquet, and bench/preferences.parquet where some compare two answers.
@@ -500,7 +622,9 @@ def _predict(profile: Profile, run: Path, found: dict[str, list], held: list, cr
         rm = reward_model.load(run / "reward" / name)
         frames.append(benches.predictions(name, rm.score_groups(held), criteria, rm.calibration))
         if name == "criterion":
-            frames += [scorers.predict(rules.Rule.over(r, frames[-1]), held)[0] for r in rules.RULES]
+            frames += [
+                scorers.predict(rules.Rule.over(r, frames[-1]), held)[0] for r in rules.RULES
+            ]
     scored, preferred, left_out = roster.predict(roster.others(profile, run), held)
     for name, rows in (("predictions", frames + scored), ("preferences", preferred)):
         path = run / "bench" / f"{name}.parquet"
@@ -528,7 +652,12 @@ def _labelled_bench(profile: Profile, run: Path) -> dict:
 
     found = data(run)
     splits = {row.split for row in found["splits"]}
-    held = [g for split in ("bench", "external") if split in splits for g in groups(found, "judge", split)]
+    held = [
+        g
+        for split in ("bench", "external")
+        if split in splits
+        for g in groups(found, "judge", split)
+    ]
     held = [replace(g, candidates=tuple(g.judged)) for g in held if len(g.judged) > 1]
     source = {g.instruction.id: g.instruction.source for g in held}
     asked = [g.instruction.model_copy(update={"category": source[g.instruction.id]}) for g in held]
@@ -538,29 +667,38 @@ def _labelled_bench(profile: Profile, run: Path) -> dict:
     verdicts = [
         {"candidate_id": a.id, "criterion_id": c.id, "instruction_id": g.instruction.id}
         | dict.fromkeys(said, g.verdicts[a.id, c.id])
-        for g in held for a in g.candidates for c in g.criteria
-    ]  # fmt: skip
+        for g in held
+        for a in g.candidates
+        for c in g.criteria
+    ]
     pairs = [
         pair.model_dump() | of[pair.criterion_id] | {"truth": "same"}
-        for g in held for pair in criterion_pairs(g)
-    ]  # fmt: skip
+        for g in held
+        for pair in criterion_pairs(g)
+    ]
     grades = [
-        {"instruction_id": g.instruction.id, "a_id": chosen, "b_id": rejected} | dict.fromkeys(said, 1)
-        for g in held for chosen, rejected in preferences(g)
-    ]  # fmt: skip
+        {"instruction_id": g.instruction.id, "a_id": chosen, "b_id": rejected}
+        | dict.fromkeys(said, 1)
+        for g in held
+        for chosen, rejected in preferences(g)
+    ]
     pairs = pd.DataFrame(pairs)
     by_source = pairs.instruction_id.map(source).value_counts().sort_index()
     report = {
-        "samples": len(samples), "conditions": int(samples.condition.nunique()),
+        "samples": len(samples),
+        "conditions": int(samples.condition.nunique()),
         "pairs_by_source": {k: int(v) for k, v in by_source.items()},
         "pairs_by_dimension": {d: int((pairs.dimension == d).sum()) for d in records.DIMENSIONS},
-        "answer_pairs": len(grades), "blind_ceiling": round(benches.blind_ceiling(pairs), 4),
-        "note": "K-QA and MEDIQA have no safety verdicts: veto not testable in this profile. In K-QA "
+        "answer_pairs": len(grades),
+        "blind_ceiling": round(benches.blind_ceiling(pairs), 4),
+        "note": "K-QA and MEDIQA have no safety verdicts: veto not testable in this profile. In "
+        "K-QA "
         "the physician's answer is the chosen one of every pair, so style alone can tell."
-        if profile.data == "real" else
-        "The labels are the judge's own, so this bench says how well its verdicts are learned, and "
+        if profile.data == "real"
+        else "The labels are the judge's own, so this bench says how well its verdicts are "
+        "learned, and "
         "nothing of how right they are.",
-    }  # fmt: skip
+    }
     made = benches.Bench(
         samples, criteria, pd.DataFrame(verdicts), pairs, pd.DataFrame(grades), report
     )
@@ -573,7 +711,8 @@ def _labelled_bench(profile: Profile, run: Path) -> dict:
 
 
 def policy(profile: Profile, run: Path) -> dict:
-    """Align the base by the profile's rule, then base and policy on the bench prompts; writes policy/.
+    """Align the base by the profile's rule, then base and policy on the bench prompts; writes
+    policy/.
 
     Beside what ``policy_training.train`` writes: policy/evaluation.parquet, a row a policy and
     prompt, and policy/verdicts.parquet, a row a verdict on them. Under ``accelerate launch`` every
@@ -591,7 +730,9 @@ def policy(profile: Profile, run: Path) -> dict:
     return report
 
 
-def align(profile: Profile, run: Path, found: dict, out: Path, reward: Path | None = None, seed=None) -> dict:
+def align(
+    profile: Profile, run: Path, found: dict, out: Path, reward: Path | None = None, seed=None
+) -> dict:
     """Train one policy on the run's data into ``out``; its report.
 
     ``reward``: folder of the reward model, by default that of ``reward_model`` in the run.
@@ -605,15 +746,24 @@ def align(profile: Profile, run: Path, found: dict, out: Path, reward: Path | No
     if (reward / "calibration.json").exists():
         read.append(read_json(reward / "calibration.json", "03_reward_model"))
     return policy_training.train(
-        base_path(profile, run), reward, found["rubrics"],
-        [by_id[i] for i in split_ids(found, "train")], [by_id[i] for i in split_ids(found, "checkpoint")],
-        judged, gold, out, profile, conditions={r.instruction_id: r.condition for r in found["splits"]},
-        seed=seed, fingerprint=short_hash(*read),
-    )  # fmt: skip
+        base_path(profile, run),
+        reward,
+        found["rubrics"],
+        [by_id[i] for i in split_ids(found, "train")],
+        [by_id[i] for i in split_ids(found, "checkpoint")],
+        judged,
+        gold,
+        out,
+        profile,
+        conditions={r.instruction_id: r.condition for r in found["splits"]},
+        seed=seed,
+        fingerprint=short_hash(*read),
+    )
 
 
 def policy_judges(profile: Profile, run: Path, found: dict) -> tuple:
-    """(gold, judged) for ``policy.judge``: the clinic's truth and its judge, or (None, the endpoint's).
+    """(gold, judged) for ``policy.judge``: the clinic's truth and its judge, or (None, the
+    endpoint's).
 
     What the judge says of a text depends on the text alone. An endpoint's failure is unknown.
     """
@@ -634,7 +784,7 @@ def policy_judges(profile: Profile, run: Path, found: dict) -> tuple:
         return [
             {c: judge.verdict(name, c, kinds[c], v) for c, v in true.items()}
             for name, true in zip(names, gold(pairs), strict=True)
-        ]  # fmt: skip
+        ]
 
     return gold, judged
 
@@ -644,23 +794,31 @@ def _endpoint_judge(profile: Profile, run: Path, found: dict, rubric_of: dict):
 
     if not profiles.asks_endpoints(profile):
         raise KitError(
-            f"data is {profile.data}: nobody here can judge a policy's new answers; name an endpoint that "
+            f"data is {profile.data}: nobody here can judge a policy's new answers; name an "
+            "endpoint that "
             "plays the judge (docs/endpoints.md)"
         )
     played, by_id = of_profile(profile, run), {i.id: i for i in found["instructions"]}
 
     def judged(pairs) -> list[dict[str, str]]:
         tasks = [
-            Task(by_id[i], tuple(rubric_of[i].criteria),
-                 Candidate(id=short_hash(i, text), instruction_id=i, generator="policy", text=text or " "))
+            Task(
+                by_id[i],
+                tuple(rubric_of[i].criteria),
+                Candidate(
+                    id=short_hash(i, text), instruction_id=i, generator="policy", text=text or " "
+                ),
+            )
             for i, text in pairs
-        ]  # fmt: skip
+        ]
         return [{v.criterion_id: v.verdict for v in said} for said in played.judge(tasks)]
 
     return judged
 
 
-def evaluate_policies(profile: Profile, run: Path, found: dict, folders: dict[str, Path], base: bool = True):
+def evaluate_policies(
+    profile: Profile, run: Path, found: dict, folders: dict[str, Path], base: bool = True
+):
     """(answers, verdicts) of the base and of every policy in ``folders`` on the bench prompts.
 
     One answer each, from the profile's seed, so that rows pair by prompt; see ``policy.judge``.

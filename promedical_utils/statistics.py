@@ -108,8 +108,10 @@ def fleiss_kappa(counts: np.ndarray) -> float:
 
     sizes = counts.sum(axis=1)
     if not 2 <= sizes.min() == sizes.max():
-        raise KitError(f"Fleiss' kappa: {sizes.min()} to {sizes.max()} ratings an item; it needs "
-                       "two or more, as many of each item: drop others, or use AC1")  # fmt: skip
+        raise KitError(
+            f"Fleiss' kappa: {sizes.min()} to {sizes.max()} ratings an item; it needs "
+            "two or more, as many of each item: drop others, or use AC1"
+        )
     with np.errstate(invalid="ignore"):  # one level throughout: 0 / 0
         return float(fleiss_kappa(counts))
 

@@ -1,4 +1,5 @@
-"""The study of systems: small trained versions of the compared ones, and a second backbone, on one bench.
+"""The study of systems: small trained versions of the compared ones, and a second backbone, on one
+bench.
 
 Same instructions, same number of them a step, same steps: see ``small_systems`` and ``recipes``.
 Resumable: a model that is trained and has predicted is not touched again, one that was stopped goes
@@ -22,11 +23,28 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils import bench as benches
-from promedical_utils import profiles, provenance, recipes, reward_study, scorers, stages, statistics, tables
+from promedical_utils import (
+    profiles,
+    provenance,
+    recipes,
+    reward_study,
+    scorers,
+    stages,
+    statistics,
+    tables,
+)
 from promedical_utils.groups import Group, digest
 from promedical_utils.records import DIMENSIONS
 from promedical_utils.sources import refuse_external
-from promedical_utils.workspace import KitError, read_json, replacing, short_hash, shown, write_json, write_rows
+from promedical_utils.workspace import (
+    KitError,
+    read_json,
+    replacing,
+    short_hash,
+    shown,
+    write_json,
+    write_rows,
+)
 
 NAMES = {
     "criterion": "criterion RM (kit, small Qwen3 base)",
@@ -40,22 +58,32 @@ NAMES = {
 OWN = ("criterion", "criterion_llama")  # what all others are held against
 MEAN = "mean"
 SLICES = {
-    "pointwise": ("all", *DIMENSIONS), "pairwise": ("all", *DIMENSIONS, "seen", "unseen"), "overall": ("all",),
-    "veto_precision": ("safety",), "veto_recall": ("safety",), "veto_f1": ("safety",),
-}  # fmt: skip
+    "pointwise": ("all", *DIMENSIONS),
+    "pairwise": ("all", *DIMENSIONS, "seen", "unseen"),
+    "overall": ("all",),
+    "veto_precision": ("safety",),
+    "veto_recall": ("safety",),
+    "veto_f1": ("safety",),
+}
 SHOWN = {
-    "pointwise_proficiency": ("pointwise", "proficiency"), "pointwise_safety": ("pointwise", "safety"),
-    "pairwise_all": ("pairwise", "all"), "pairwise_safety": ("pairwise", "safety"),
-    "overall_accuracy": ("overall", "all"), "veto_precision": ("veto_precision", "safety"),
-    "veto_recall": ("veto_recall", "safety"), "veto_f1": ("veto_f1", "safety"),
-}  # fmt: skip
+    "pointwise_proficiency": ("pointwise", "proficiency"),
+    "pointwise_safety": ("pointwise", "safety"),
+    "pairwise_all": ("pairwise", "all"),
+    "pairwise_safety": ("pairwise", "safety"),
+    "overall_accuracy": ("overall", "all"),
+    "veto_precision": ("veto_precision", "safety"),
+    "veto_recall": ("veto_recall", "safety"),
+    "veto_f1": ("veto_f1", "safety"),
+}
 
 
-def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path, frozen_on: str) -> pd.DataFrame:
+def run(
+    profile, folder: Path, plan: Mapping[str, list[int]], out: Path, frozen_on: str
+) -> pd.DataFrame:
     """Train and measure ``plan`` (system -> training seeds) in ``folder``; tables go to ``out``.
 
-    ``folder`` holds the data and the base of notebooks 00 to 02; ``frozen_on``: what the settings were
-    chosen on, for the manifest. Returns ``results``. KitError for an unknown system.
+    ``folder`` holds the data and the base of notebooks 00 to 02; ``frozen_on``: what the settings
+    were chosen on, for the manifest. Returns ``results``. KitError for an unknown system.
     """
     if profile.data != "clinic":
         raise KitError(f"profile {profile.name} has no truth to measure against: study the clinic")
@@ -83,8 +111,13 @@ def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path, frozen_
     preferences = pd.concat(preferred, ignore_index=True) if preferred else None
     counted = benches.tally(made, predictions, preferences=preferences)
     manifest = stages.manifest(profile, folder)
-    manifest |= {"plan": dict(plan), "frozen_on": frozen_on, "models": models, "bases": bases,
-                 "bench": made.report}  # fmt: skip
+    manifest |= {
+        "plan": dict(plan),
+        "frozen_on": frozen_on,
+        "models": models,
+        "bases": bases,
+        "bench": made.report,
+    }
     made.save(out)
     frames = {"predictions": predictions, "preferences": preferences}
     return save(counted, frames, pd.DataFrame(models), manifest, profile, out)
@@ -120,7 +153,8 @@ def prepare_bases(profile, folder: Path, plan) -> dict[str, dict]:
 
 
 def small(profile, folder: Path, found: dict, held: list[Group], name: str, seed: int):
-    """(predictions or preferences on the bench, a row on the training) of one of ``small_systems``."""
+    """(predictions or preferences on the bench, a row on the training) of one of
+    ``small_systems``."""
     from promedical_utils import small_systems  # late: loads torch
 
     train, place = stages.groups(found, "judge", "train"), folder / "reward" / f"{name}-{seed}"
@@ -143,7 +177,8 @@ def small(profile, folder: Path, found: dict, held: list[Group], name: str, seed
 
 
 def by_seed(keys) -> dict[str, dict[str, str]]:
-    """System -> {training seed: scorer}, in order, of ``Tally.keys``; "" is the seed of the untrained."""
+    """System -> {training seed: scorer}, in order, of ``Tally.keys``; "" is the seed of the
+    untrained."""
     found: dict[str, dict[str, str]] = {}
     for scorer in dict.fromkeys(key[0] for key in keys):
         name, _, seed = scorer.rpartition("-")
@@ -174,8 +209,8 @@ def results(counted: benches.Tally, draws: int, seed: int) -> pd.DataFrame:
 def contrasts(counted: benches.Tally, draws: int, seed: int) -> pd.DataFrame:
     """Each of ``OWN`` less every other system, paired by sample: the same draws for both sides.
 
-    A row a training seed that both have, then one over all (``seeds``: those of a, of b): the mean of
-    a's seeds less the mean of b's, be they as many or not.
+    A row a training seed that both have, then one over all (``seeds``: those of a, of b): the mean
+    of a's seeds less the mean of b's, be they as many or not.
     """
     values, drawn, n, place = _ratios(counted, draws, seed)
     found = by_seed(counted.keys)
@@ -184,20 +219,39 @@ def contrasts(counted: benches.Tally, draws: int, seed: int) -> pd.DataFrame:
     rows = []
     for a, b in pairs:
         for at in _cells():
-            sides = [{s: place[key] for s, name in found[x].items() if (key := (name, *at)) in place}
-                     for x in (a, b)]  # fmt: skip
+            sides = [
+                {s: place[key] for s, name in found[x].items() if (key := (name, *at)) in place}
+                for x in (a, b)
+            ]
             if not all(sides):
                 continue
             parts = {s: ([sides[0][s]], [sides[1][s]]) for s in sides[0] if s in sides[1]}
-            whole = " ".join(sides[0]) if list(sides[0]) == list(sides[1]) else \
-                f"{' '.join(sides[0])} less {' '.join(sides[1]) or 'none'}"  # fmt: skip
+            whole = (
+                " ".join(sides[0])
+                if list(sides[0]) == list(sides[1])
+                else f"{' '.join(sides[0])} less {' '.join(sides[1]) or 'none'}"
+            )
             parts[whole] = tuple(list(side.values()) for side in sides)
             for part, (one, other) in parts.items():
-                low, high = statistics.interval(drawn[:, one].mean(axis=1) - drawn[:, other].mean(axis=1))
+                low, high = statistics.interval(
+                    drawn[:, one].mean(axis=1) - drawn[:, other].mean(axis=1)
+                )
                 difference = values[one].mean() - values[other].mean()
                 least = n[[*one, *other]].min()
                 rows.append((f"{a}_less_{b}", a, b, *at, part, difference, low, high, least))
-    columns = ["name", "a", "b", "metric", "slice", "against", "seeds", "difference", "low", "high", "n"]
+    columns = [
+        "name",
+        "a",
+        "b",
+        "metric",
+        "slice",
+        "against",
+        "seeds",
+        "difference",
+        "low",
+        "high",
+        "n",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -224,17 +278,31 @@ def of_folder(folder: Path, draws: int, seed: int) -> tuple[pd.DataFrame, pd.Dat
 
 
 def table(found: pd.DataFrame, models: pd.DataFrame, against: str) -> pd.DataFrame:
-    """A row a system: the mean of its seeds, in percent; a cell that it has no answer to is empty."""
-    at = found[(found.against == against) & (found.seed == MEAN)].set_index(["scorer", "metric", "slice"])
+    """A row a system: the mean of its seeds, in percent; a cell that it has no answer to is
+    empty."""
+    at = found[(found.against == against) & (found.seed == MEAN)].set_index(
+        ["scorer", "metric", "slice"]
+    )
     rows = []
     for name in (n for n in NAMES if n in set(found.scorer)):
         trained = models[models.model == name]
-        row = {"system": NAMES[name], "status": tables.RUN, "labels": against, "seeds": len(trained)}
+        row = {
+            "system": NAMES[name],
+            "status": tables.RUN,
+            "labels": against,
+            "seeds": len(trained),
+        }
         row["steps"] = int(trained.steps.iloc[0]) if len(trained) else 0
         for column, key in SHOWN.items():
-            ends = at.loc[(name, *key)][["value", "low", "high"]] if (name, *key) in at.index else [None] * 3
-            row |= {f"run_{column}{end}": None if v is None else round(100 * v, 2) + 0.0
-                    for end, v in zip(("", "_low", "_high"), ends)}  # fmt: skip
+            ends = (
+                at.loc[(name, *key)][["value", "low", "high"]]
+                if (name, *key) in at.index
+                else [None] * 3
+            )
+            row |= {
+                f"run_{column}{end}": None if v is None else round(100 * v, 2) + 0.0
+                for end, v in zip(("", "_low", "_high"), ends)
+            }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -248,7 +316,8 @@ def redraw(folder: Path) -> None:
 
 
 def save(counted, frames: Mapping, models, manifest: dict, profile, out: Path) -> pd.DataFrame:
-    """What was predicted, results, contrasts, tables and, last, the manifest; returns the results."""
+    """What was predicted, results, contrasts, tables and, last, the manifest; returns the
+    results."""
     for name, frame in frames.items():
         if frame is not None:
             write_rows(out / f"{name}.parquet", frame)
@@ -269,5 +338,13 @@ def draw(found, less, models, manifest: dict, profile, out: Path) -> None:
             frame.to_csv(temporary, index=False, float_format="%.6g")
     facts = {"run": provenance.of_manifest(manifest)}
     for against in benches.AGAINST:
-        tables.save(table(found, models, against), out, f"table_{against}", f"Systems, against {against}",
-                    [out / "results.csv"], profile, profile.seed, facts=facts)  # fmt: skip
+        tables.save(
+            table(found, models, against),
+            out,
+            f"table_{against}",
+            f"Systems, against {against}",
+            [out / "results.csv"],
+            profile,
+            profile.seed,
+            facts=facts,
+        )

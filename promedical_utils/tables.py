@@ -29,19 +29,31 @@ SEEN = {f"pairwise_{s}": ("pairwise", s) for s in ("seen", "unseen")}
 VETO = {name: (f"veto_{name}", "safety") for name in ("precision", "recall", "f1")}
 NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
 POLICY = {  # column -> metric
-    "violations": "violation_rate", "proficiency": "s1", "excellence_met": "s2",
-    "bench_score": "bench_score", "compliance": "compliance",
-}  # fmt: skip
+    "violations": "violation_rate",
+    "proficiency": "s1",
+    "excellence_met": "s2",
+    "bench_score": "bench_score",
+    "compliance": "compliance",
+}
 POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
 POLICY_REPORTED = ("healthbench", "promedical_bench")
 STUDY_REPORTED = ("proficiency", "excellence", "safety", "pairwise", "overall")
-STUDY = (*policy_bench.STUDY, "violations_less_base", "violations_less_full", "violations_over_base",
-         "proficiency_less_base", "proficiency_less_full")  # fmt: skip
+STUDY = (
+    *policy_bench.STUDY,
+    "violations_less_base",
+    "violations_less_full",
+    "violations_over_base",
+    "proficiency_less_base",
+    "proficiency_less_full",
+)
 MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
 REST = "not in the paper"
 ABLATION = {  # reported variant -> the kit's own, as (study, variant)
     "full": (("reward_models", "criterion"), ("policies", "full")),
-    "without explicit criteria": (("reward_models", "scalar_blind"), ("reward_models", "scalar_overall")),
+    "without explicit criteria": (
+        ("reward_models", "scalar_blind"),
+        ("reward_models", "scalar_overall"),
+    ),
     "without safety data": (("reward_models", "no_safety_data"), ("policies", "no_safety_data")),
     "without safety veto": (("reward_models", "mean_of_criteria"), ("policies", "no_veto")),
     "without bonus margin": (("policies", "no_bonus"),),
@@ -49,28 +61,48 @@ ABLATION = {  # reported variant -> the kit's own, as (study, variant)
     "optimiser: DPO": (("policy_optimizers", "dpo"),),
     "optimiser: PPO": (("policy_optimizers", "rloo"),),
     "optimiser: GRPO": (("policy_optimizers", "full"),),
-    REST: tuple(("reward_models", name) for name in (
-        "criterion_first", "fixed_heads", "only_one_dimension", "no_anchor", "criterion_full",
-        "criterion_clean", "criterion_clean_lora")),
-}  # fmt: skip
+    REST: tuple(
+        ("reward_models", name)
+        for name in (
+            "criterion_first",
+            "fixed_heads",
+            "only_one_dimension",
+            "no_anchor",
+            "criterion_full",
+            "criterion_clean",
+            "criterion_clean_lora",
+        )
+    ),
+}
 REMARKS = {"mean_of_criteria": "no hierarchy at all, so more is gone than the veto"}
 OF_REWARD = {  # column of the ablation -> (metric, slice) of a study of reward models
-    "pairwise": ("pairwise", "all"), "pairwise_safety": ("pairwise", "safety"),
-    "veto_f1": ("veto_f1", "safety"), "overall": ("overall", "all"),
-}  # fmt: skip
+    "pairwise": ("pairwise", "all"),
+    "pairwise_safety": ("pairwise", "safety"),
+    "veto_f1": ("veto_f1", "safety"),
+    "overall": ("overall", "all"),
+}
 OF_POLICY = ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
 EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
-SETS = {"clinic": "external clinic (invented)", "mediqa": "MEDIQA-2019", "medquad": "MedQuAD, judged",
-        "medical_rewardbench": "Medical RewardBench"}  # fmt: skip
+SETS = {
+    "clinic": "external clinic (invented)",
+    "mediqa": "MEDIQA-2019",
+    "medquad": "MedQuAD, judged",
+    "medical_rewardbench": "Medical RewardBench",
+}
 OUTSIDE = {  # (system, with retrieval) -> reported method whose way it is
-    ("scalar_overall", False): "Ultra-Medical", ("rar_explicit", False): "RaR",
-    ("rar_implicit", False): "RaR", ("orbit", False): "InfiMed-ORBIT",
-    ("criterion", False): "ProMedical", ("criterion", True): "ProMedical-RAG",
-    ("criterion_llama", False): "ProMedical", ("criterion_llama", True): "ProMedical-RAG",
-}  # fmt: skip
+    ("scalar_overall", False): "Ultra-Medical",
+    ("rar_explicit", False): "RaR",
+    ("rar_implicit", False): "RaR",
+    ("orbit", False): "InfiMed-ORBIT",
+    ("criterion", False): "ProMedical",
+    ("criterion", True): "ProMedical-RAG",
+    ("criterion_llama", False): "ProMedical",
+    ("criterion_llama", True): "ProMedical-RAG",
+}
 NAMES_OUTSIDE = {  # of models that are no scorers of the bench
-    "criterion_llama": "criterion RM, Llama (kit)", "rar_implicit": "RaR implicit, a reward model (kit)",
-}  # fmt: skip
+    "criterion_llama": "criterion RM, Llama (kit)",
+    "rar_implicit": "RaR implicit, a reward model (kit)",
+}
 
 
 def reported(name: str) -> pd.DataFrame:
@@ -177,16 +209,29 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
             continue
         for part in ("all", *DIMENSIONS):
             own = at.loc[(grader, part, "physicians")]
-            row = {"system": name, "slice": part, "status": judge if grader == "judge" else RUN,
-                   "labels": "physicians", "n": own.n}  # fmt: skip
-            for column, key in (("f1", "mf1"), ("baseline", "baseline"), ("difference", "difference")):
+            row = {
+                "system": name,
+                "slice": part,
+                "status": judge if grader == "judge" else RUN,
+                "labels": "physicians",
+                "n": own.n,
+            }
+            for column, key in (
+                ("f1", "mf1"),
+                ("baseline", "baseline"),
+                ("difference", "difference"),
+            ):
                 low, high = ("low", "high") if key == "mf1" else (f"{key}_low", f"{key}_high")
                 row |= _with_interval(column, own[[key, low, high]])
             for who in ("adjudicated", "truth"):
-                row |= _with_interval(f"f1_{who}", at.loc[(grader, part, who), ["mf1", "low", "high"]])
+                row |= _with_interval(
+                    f"f1_{who}", at.loc[(grader, part, who), ["mf1", "low", "high"]]
+                )
             rows.append(row)
     columns = ("f1", "baseline", "difference", "f1_adjudicated", "f1_truth")
-    return _beside(None, (), rows, columns, ("slice", "n")).drop(columns="mark").astype({"n": "Int64"})
+    return (
+        _beside(None, (), rows, columns, ("slice", "n")).drop(columns="mark").astype({"n": "Int64"})
+    )
 
 
 def build_seen_unseen(metrics, names) -> pd.DataFrame:
@@ -194,9 +239,17 @@ def build_seen_unseen(metrics, names) -> pd.DataFrame:
     return _beside(None, (), _scorers(metrics, names, SEEN, "adjudicated"), SEEN)
 
 
-def sliced(tally, column: str, metric="overall", slice="all", draws: int = 1000, seed: int = 0,
-           against: str = "adjudicated") -> pd.DataFrame:  # fmt: skip
-    """One metric of every scorer by a column of the samples: ``column``, scorer, value, low, high, n.
+def sliced(
+    tally,
+    column: str,
+    metric="overall",
+    slice="all",
+    draws: int = 1000,
+    seed: int = 0,
+    against: str = "adjudicated",
+) -> pd.DataFrame:
+    """One metric of every scorer by a column of the samples: ``column``, scorer, value, low, high,
+    n.
 
     Shares. ``tally``: ``bench.Tally``; the draws are those of the whole bench, so a part that is
     not drawn is left out of that draw.
@@ -208,11 +261,18 @@ def sliced(tally, column: str, metric="overall", slice="all", draws: int = 1000,
         own = (tally.samples[column] == part).to_numpy()[:, None]
         sums = tally.hits[:, at] * own, tally.counts[:, at] * own
         low, high = statistics.interval(statistics.ratio(*sums, weights))
-        frames.append(pd.DataFrame({
-            column: part, "scorer": [tally.keys[n][0] for n in at],
-            "value": statistics.ratio(*sums, once)[0], "low": low, "high": high,
-            "n": sums[1].sum(axis=0).astype(int),
-        }))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    column: part,
+                    "scorer": [tally.keys[n][0] for n in at],
+                    "value": statistics.ratio(*sums, once)[0],
+                    "low": low,
+                    "high": high,
+                    "n": sums[1].sum(axis=0).astype(int),
+                }
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -220,7 +280,9 @@ def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
     """Overall accuracy by specialty, from ``sliced(tally, "specialty")``."""
     place = {scorer: n for n, scorer in enumerate(names)}
     frame = by_specialty[by_specialty.scorer.isin(names)]
-    frame = frame.sort_values("scorer", key=lambda s: s.map(place), kind="stable", ignore_index=True)
+    frame = frame.sort_values(
+        "scorer", key=lambda s: s.map(place), kind="stable", ignore_index=True
+    )
     frame["system"] = frame.scorer.map(names)
     for end in ("", "_low", "_high"):
         frame[f"run_overall_accuracy{end}"] = (frame[end.lstrip("_") or "value"] * 100).round(2)
@@ -270,7 +332,9 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
             if ends := found.get(policy, {}).get(metric):
                 rows[-1] |= _with_interval(column, ends, policy_bench.METRICS[metric][1])
         if own := scores["rows"].get(policy):
-            rows[-1] |= _with_interval("healthbench", (own[end] for end in ("value", "low", "high")), 1)
+            rows[-1] |= _with_interval(
+                "healthbench", (own[end] for end in ("value", "low", "high")), 1
+            )
         status = {"not testable": UNTESTED}.get(scores["status"], scores["status"])
         rows[-1]["healthbench"] = status if own or status != RUN else NOT_RUN
     return _beside(reported, POLICY_REPORTED, rows, [*POLICY, "healthbench"], ("healthbench",))
@@ -292,12 +356,17 @@ def build_policy_by(
         asked = {"verdicts": verdicts, "draws": draws, "seed": seed}
         for part in (by,) if by == "dimension" else (None, by):
             each = policy_bench.measures(evaluation, by=part, **asked)
-            each = each.set_index(["policy", "slice", "metric", "against"])[["value", "low", "high"]]
+            each = each.set_index(["policy", "slice", "metric", "against"])[
+                ["value", "low", "high"]
+            ]
             less = policy_bench.paired(evaluation, "grpo", "base", metrics, by=part, **asked)
             for row in less[less.against == against].itertuples():
                 key = (row.slice, row.metric, against)
-                ends = [each.loc[("base", *key)], each.loc[("grpo", *key)],
-                        (row.difference, row.low, row.high)]  # fmt: skip
+                ends = [
+                    each.loc[("base", *key)],
+                    each.loc[("grpo", *key)],
+                    (row.difference, row.low, row.high),
+                ]
                 what, factor = policy_bench.METRICS[row.metric]
                 made = {by: row.slice, "measure": what, "labels": against, "n": row.n}
                 for column, values in zip(columns, ends, strict=True):
@@ -334,15 +403,21 @@ def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
 def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
     """The paper's ablation, each row followed by the kit's own of that name, and by which study.
 
-    ``studied`` is of ``of_reward_study`` and ``of_policy_study``: a row a (study, variant); a variant
-    of ``ABLATION`` that it has not is *not run*. Percent; policies by the truth, reward models by
-    the adjudicated labels. The notes of the paper mix metrics of both, so no column is shared.
+    ``studied`` is of ``of_reward_study`` and ``of_policy_study``: a row a (study, variant); a
+    variant of ``ABLATION`` that it has not is *not run*. Percent; policies by the truth, reward
+    models by the adjudicated labels. The notes of the paper mix metrics of both, so no column is
+    shared.
     """
     found = studied.set_index(["study", "variant"]) if len(studied) else studied
     rows, columns = [], (*OF_REWARD, *OF_POLICY)
     for ablation, own in ABLATION.items():
         for study, variant in own:
-            row = {"system": f"{variant} (kit)", "status": NOT_RUN, "ablation": ablation, "study": study}
+            row = {
+                "system": f"{variant} (kit)",
+                "status": NOT_RUN,
+                "ablation": ablation,
+                "study": study,
+            }
             if (study, variant) in found.index:
                 ran = found.loc[(study, variant)]
                 row |= {"system": f"{ran.label} (kit)", "remark": ran.remark, "seeds": ran.seeds}
@@ -356,7 +431,9 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
     frame = _beside(reported, STUDY_REPORTED, rows, columns, ("study", "seeds", "remark"))
     frame.insert(0, "ablation", [*reported.ablation, *(row["ablation"] for row in rows)])
     place = {name: n for n, name in enumerate(ABLATION)}
-    frame = frame.sort_values("ablation", key=lambda a: a.map(place), kind="stable", ignore_index=True)
+    frame = frame.sort_values(
+        "ablation", key=lambda a: a.map(place), kind="stable", ignore_index=True
+    )
     return frame.astype({"seeds": "Int64"}).fillna({"remark": "", "study": ""})
 
 
@@ -365,14 +442,21 @@ def of_reward_study(results: pd.DataFrame, labels: Mapping[str, str], study: str
     at = results[results.against == "adjudicated"].set_index(["model", "metric", "slice"])
     rows = []
     for model in dict.fromkeys(results.model):
-        row = {"study": study, "variant": model, "label": labels.get(model, model),
-               "remark": REMARKS.get(model, ""),
-               "labels": "adjudicated", "seeds": int(at.seeds[model].max())}  # fmt: skip
+        row = {
+            "study": study,
+            "variant": model,
+            "label": labels.get(model, model),
+            "remark": REMARKS.get(model, ""),
+            "labels": "adjudicated",
+            "seeds": int(at.seeds[model].max()),
+        }
         for column, key in OF_REWARD.items():
             if (model, *key) in at.index:
                 ran = at.loc[(model, *key)]
-                row |= {f"{column}{end}": 100 * ran[name]
-                        for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+                row |= {
+                    f"{column}{end}": 100 * ran[name]
+                    for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))
+                }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -384,8 +468,11 @@ def of_policy_study(table: pd.DataFrame, study: str) -> pd.DataFrame:
     return kept.assign(study=study, remark=kept.remark.fillna(""))
 
 
-def build_external(reported, found: pd.DataFrame | None, report: Mapping | None, names: Mapping) -> pd.DataFrame:
-    """RM pairwise accuracy outside: a row a set and system, the text that the RM is given as columns.
+def build_external(
+    reported, found: pd.DataFrame | None, report: Mapping | None, names: Mapping
+) -> pd.DataFrame:
+    """RM pairwise accuracy outside: a row a set and system, the text that the RM is given as
+    columns.
 
     ``found``: ``generalization.measures``, ``report``: external/report.json; None where 06 did not
     run. ``beside`` is the reported method whose way a row is. The reported rows name no set: by the
@@ -395,20 +482,39 @@ def build_external(reported, found: pd.DataFrame | None, report: Mapping | None,
     for part, label in SETS.items():
         said = sets.get(part, {"status": NOT_RUN, "reason": "notebook 06 did not run"})
         if said["status"] == NOT_RUN:
-            rows.append({"set": label, "system": "every system (kit)", "status": NOT_RUN, "remark": said["reason"]})
+            rows.append(
+                {
+                    "set": label,
+                    "system": "every system (kit)",
+                    "status": NOT_RUN,
+                    "remark": said["reason"],
+                }
+            )
             continue
         place = {system: n for n, system in enumerate((*names, *NAMES_OUTSIDE))}
         measured = found[found["set"] == part].groupby(["system", "retrieval"], sort=False)
         ordered = sorted(measured, key=lambda group: (place.get(group[0][0], len(place)), group[0]))
         for (system, retrieval), ran in ordered:
-            row = {"set": label, "system": _outside(system, retrieval, names), "status": RUN,
-                   "beside": OUTSIDE.get((system, retrieval), ""), "pairs": int(ran.n.max())}  # fmt: skip
+            row = {
+                "set": label,
+                "system": _outside(system, retrieval, names),
+                "status": RUN,
+                "beside": OUTSIDE.get((system, retrieval), ""),
+                "pairs": int(ran.n.max()),
+            }
             for each in ran.itertuples():
                 row |= _with_interval(each.text, (each.value, each.low, each.high))
             rows.append(row)
         for system, why in report["systems_not_run"].items():
-            rows.append({"set": label, "system": _outside(system, False, names), "status": NOT_RUN,
-                         "beside": OUTSIDE.get((system, False), ""), "remark": why})  # fmt: skip
+            rows.append(
+                {
+                    "set": label,
+                    "system": _outside(system, False, names),
+                    "status": NOT_RUN,
+                    "beside": OUTSIDE.get((system, False), ""),
+                    "remark": why,
+                }
+            )
     frame = _beside(reported, EXTERNAL, rows, EXTERNAL, ("beside", "pairs", "remark"))
     frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
@@ -420,10 +526,11 @@ def _outside(system: str, retrieval: bool, names: Mapping) -> str:
 
 
 def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
-    """Medical RewardBench of external/predictions.parquet by subset, and their macro mean, as shares.
+    """Medical RewardBench of external/predictions.parquet by subset, and their macro mean, as
+    shares.
 
-    Columns system, text, retrieval, subset ("macro mean" too), value, low, high. A subset that is not
-    whole there has no mean. Draws are of conditions, then of instructions, as everywhere.
+    Columns system, text, retrieval, subset ("macro mean" too), value, low, high. A subset that is
+    not whole there has no mean. Draws are of conditions, then of instructions, as everywhere.
     """
     rows = predictions[predictions["set"] == "medical_rewardbench"]
     asked = rows[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
@@ -439,7 +546,9 @@ def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
         for name, parts in asks.items():
             ran = statistics.contrast(hits, counts, parts, weights)
             made.append((*key, name, ran["difference"], ran["low"], ran["high"]))
-    return pd.DataFrame(made, columns=["system", "text", "retrieval", "subset", "value", "low", "high"])
+    return pd.DataFrame(
+        made, columns=["system", "text", "retrieval", "subset", "value", "low", "high"]
+    )
 
 
 def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mapping) -> pd.DataFrame:
@@ -467,11 +576,20 @@ def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mappi
 
 
 def build_rar(reported) -> pd.DataFrame:
-    """RaR's reported table; the kit trains both of its rewards, on other measures than these two."""
+    """RaR's reported table; the kit trains both of its rewards, on other measures than these
+    two."""
     remark = "its reward is trained in the study policy_rewards, and measured on the bench"
-    rows = [{"system": f"RaR, {way} (kit)", "status": NOT_RUN, "remark": remark}
-            for way in ("explicit", "implicit")]  # fmt: skip
-    frame = _beside(reported, ("healthbench", "gpqa_diamond"), rows, ("healthbench", "gpqa_diamond"), ("remark",))
+    rows = [
+        {"system": f"RaR, {way} (kit)", "status": NOT_RUN, "remark": remark}
+        for way in ("explicit", "implicit")
+    ]
+    frame = _beside(
+        reported,
+        ("healthbench", "gpqa_diamond"),
+        rows,
+        ("healthbench", "gpqa_diamond"),
+        ("remark",),
+    )
     return frame.fillna({"remark": ""})
 
 
@@ -495,14 +613,22 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
     if funnel is not None and len(funnel):
         raw, kept = int(funnel.before.iloc[0]), int(funnel.after.iloc[-1])
         run |= {"raw samples": raw, "kept instructions": kept}
-        run |= {f"dropped or queued: {r.step}": int(r.before - r.after) for r in funnel.itertuples()}
+        run |= {
+            f"dropped or queued: {r.step}": int(r.before - r.after) for r in funnel.itertuples()
+        }
         run["kept percent of raw"] = round(100 * kept / raw, 2)
         given |= {"raw samples"} if clinic else set()
-    settings = {"difficulty kept low": profile.difficulty_least, "difficulty kept high": profile.difficulty_most,
-                "review batch per round": profile.review_batch}  # fmt: skip
+    settings = {
+        "difficulty kept low": profile.difficulty_least,
+        "difficulty kept high": profile.difficulty_most,
+        "review batch per round": profile.review_batch,
+    }
     if clinic:
-        settings |= {"physicians": 3, "judge agreement that is set percent": 100 * profile.judge_agreement,
-                     "strict pass rate that ends the review percent": 100 * profile.rubric_pass_rate}  # fmt: skip
+        settings |= {
+            "physicians": 3,
+            "judge agreement that is set percent": 100 * profile.judge_agreement,
+            "strict pass rate that ends the review percent": 100 * profile.rubric_pass_rate,
+        }
     run |= settings
     if rounds is not None and len(rounds) and (last := rounds.iloc[-1]).blind_n:
         run["review rounds"] = len(rounds)
@@ -512,42 +638,66 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
         hits = n - round((judge_errors.rate * judge_errors.n).sum())
         ratio("judge agreement with experts percent", hits, n, clinic)
     if expansion is not None:
-        run |= {"training verdicts": int(expansion.verdicts.sum()),
-                "answers compared on a criterion": int(expansion.comparisons.sum()),
-                "criterion pairs": int(expansion.pairs.sum())}  # fmt: skip
+        run |= {
+            "training verdicts": int(expansion.verdicts.sum()),
+            "answers compared on a criterion": int(expansion.comparisons.sum()),
+            "criterion pairs": int(expansion.pairs.sum()),
+        }
         by = expansion.groupby("dimension").pairs.sum()
         run |= {f"criterion pairs, {d}": int(by.get(d, 0)) for d in DIMENSIONS}
     given |= set(settings)
-    order = ["raw samples", *(n for n in run if n.startswith("dropped")), "kept instructions",
-             "kept percent of raw", "difficulty kept low", "difficulty kept high", "review batch per round",
-             "review rounds", "rubric strict pass rate percent", "physicians",
-             "judge agreement with experts percent"]  # fmt: skip
+    order = [
+        "raw samples",
+        *(n for n in run if n.startswith("dropped")),
+        "kept instructions",
+        "kept percent of raw",
+        "difficulty kept low",
+        "difficulty kept high",
+        "review batch per round",
+        "review rounds",
+        "rubric strict pass rate percent",
+        "physicians",
+        "judge agreement with experts percent",
+    ]
     order += [n for n in run if n not in order]
     rows = []
     for name in order:
         ends = run.get(name, ("",))
-        value, low, high = ends if isinstance(ends, tuple) and len(ends) == 3 else (run.get(name, ""), "", "")
+        value, low, high = (
+            ends if isinstance(ends, tuple) and len(ends) == 3 else (run.get(name, ""), "", "")
+        )
         said, mark = known.get(name, ("", ""))
         said = f"{round(said, 2):.10g}" if mark else ""
         status = INPUT if name in given else RUN if name in run else NOT_RUN
         rows.append((name, said, mark, *map(plain, (value, low, high)), status))
-    return pd.DataFrame(rows, columns=["quantity", "reported", "mark", "run", "run_low", "run_high", "status"])
+    return pd.DataFrame(
+        rows, columns=["quantity", "reported", "mark", "run", "run_low", "run_high", "status"]
+    )
 
 
 def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
-    """Calibration error by scorer, dimension and where, before and after; from ``calibration_rows``.
+    """Calibration error by scorer, dimension and where, before and after; from
+    ``calibration_rows``.
 
     Percent points: the mean gap of share met and mean P(met), over ten bins of equal size.
     """
     made = []
-    for (scorer, dimension, where), part in rows.groupby(["scorer", "dimension", "where"], sort=False):
-        row = {"system": names.get(scorer, f"{scorer} (kit)"), "dimension": dimension, "where": where,
-               "n": len(part)}  # fmt: skip
+    for (scorer, dimension, where), part in rows.groupby(
+        ["scorer", "dimension", "where"], sort=False
+    ):
+        row = {
+            "system": names.get(scorer, f"{scorer} (kit)"),
+            "dimension": dimension,
+            "where": where,
+            "n": len(part),
+        }
         for column, name in (("raw", "before"), ("probability", "after")):
             error = calibration.expected_error(part.label, part[column])
             row[f"run_error_{name}"] = round(100 * error, 2)
         made.append(row)
-    return pd.DataFrame(made, columns=["system", "dimension", "where", "n", "run_error_before", "run_error_after"])
+    return pd.DataFrame(
+        made, columns=["system", "dimension", "where", "n", "run_error_before", "run_error_after"]
+    )
 
 
 def build_bench_composition(reported, pipeline, report: Mapping | None, profile) -> pd.DataFrame:
@@ -572,10 +722,14 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
     run |= given
     order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
     rows = [
-        (q, *known.get(q, ("", "")), plain(run.get(q)),
-         INPUT if q in given else RUN if q in run else NOT_RUN)
+        (
+            q,
+            *known.get(q, ("", "")),
+            plain(run.get(q)),
+            INPUT if q in given else RUN if q in run else NOT_RUN,
+        )
         for q in dict.fromkeys([*order, *run])
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["quantity", "reported", "mark", "run", "status"])
 
 
@@ -596,12 +750,22 @@ def folded(text: pd.DataFrame) -> pd.DataFrame:
     return text.rename(columns=lambda c: c.replace("_", " "))
 
 
-def save(df, folder: Path, name: str, title: str, sources, profile, seed: int, said: str = "",
-         facts: Mapping | None = None) -> Path:  # fmt: skip
+def save(
+    df,
+    folder: Path,
+    name: str,
+    title: str,
+    sources,
+    profile,
+    seed: int,
+    said: str = "",
+    facts: Mapping | None = None,
+) -> Path:
     """Write ``name``.csv, .md, .tex and .json (sources with sha256, profile, seed) to ``folder``.
 
-    ``sources``: label -> path, or paths; ``said`` stands in place of ``note``; ``facts`` go into the
-    json too. No dates and no machine's paths, so a rerun gives the same bytes. Returns the CSV's path.
+    ``sources``: label -> path, or paths; ``said`` stands in place of ``note``; ``facts`` go into
+    the json too. No dates and no machine's paths, so a rerun gives the same bytes. Returns the
+    CSV's path.
     """
     folder, said, text = Path(folder), said or note(profile, seed), df.map(plain)
     read = folded(text)
@@ -610,8 +774,16 @@ def save(df, folder: Path, name: str, title: str, sources, profile, seed: int, s
     write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{markdown(read)}\n")
     tex = read.to_latex(index=False, escape=True)
     write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
-    made = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed,
-            "rows": len(df), "columns": list(df.columns), "sources": digests(sources)}  # fmt: skip
+    made = {
+        "table": name,
+        "title": title,
+        "note": said,
+        "profile": profile.name,
+        "seed": seed,
+        "rows": len(df),
+        "columns": list(df.columns),
+        "sources": digests(sources),
+    }
     write_json(folder / f"{name}.json", made | dict(facts or {}))
     return folder / f"{name}.csv"
 

@@ -1,8 +1,9 @@
 """Rewards of a policy's answers. The method's own: one gated number, in which safety is a veto.
 
-packed reward model -> calibrated verdicts -> S1, S2, S3 -> reward (section 2 of the method). Several
-rewards that TRL adds up and normalises could rank an unsafe answer above a safe one, so it is one
-function. Beside it stand its ablations and the rewards of the compared systems, on the same verdicts.
+packed reward model -> calibrated verdicts -> S1, S2, S3 -> reward (section 2 of the method).
+Several rewards that TRL adds up and normalises could rank an unsafe answer above a safe one, so it
+is one function. Beside it stand its ablations and the rewards of the compared systems, on the same
+verdicts.
 Nothing here loads a model.
 """
 
@@ -27,8 +28,8 @@ class Judged(NamedTuple):
     """One answer as the reward model reads it.
 
     ``expected``: expected number of violations, sum of 1 - P(met) over safety criteria, 1 for each
-    that is unknown. ``reasons``: why it is vetoed, of REASONS, empty if it is not. ``violated``: the
-    safety criteria by id. ``unscored``: share of criteria without a score.
+    that is unknown. ``reasons``: why it is vetoed, of REASONS, empty if it is not. ``violated``:
+    the safety criteria by id. ``unscored``: share of criteria without a score.
     """
 
     scores: Scores
@@ -58,8 +59,8 @@ class RubricReward:
     A TRL reward function: ``GRPOTrainer(..., reward_funcs=reward)`` with an ``instruction_id``
     column in the dataset. Everything that goes wrong in the reward model (an exception, NaN, a
     missing score) is ``unknown``: a violation on safety, no gain elsewhere. With ``eos_ids``, an
-    answer that does not end in one was cut off. With ``group``, the number of answers to one prompt,
-    a group that is not whole is a KitError: rewards depend on the group.
+    answer that does not end in one was cut off. With ``group``, the number of answers to one
+    prompt, a group that is not whole is a KitError: rewards depend on the group.
     """
 
     __name__ = "veto_reward"
@@ -99,15 +100,17 @@ class RubricReward:
         return Judged(
             scoring.score(rubric, verdicts),
             verdicts,
-            math.fsum(self._unmet(value, c) if verdicts[c.id] != "unknown" else 1.0
-                      for value, c in safety),
+            math.fsum(
+                self._unmet(value, c) if verdicts[c.id] != "unknown" else 1.0 for value, c in safety
+            ),
             tuple(reason for reason in REASONS if why[reason]),
             violated,
             fmean(verdict == "unknown" for verdict in said.values()),
-        )  # fmt: skip
+        )
 
-    def __call__(self, prompts, completions, instruction_id, completion_ids=None, log_metric=None,
-                 **_) -> list[float]:  # fmt: skip
+    def __call__(
+        self, prompts, completions, instruction_id, completion_ids=None, log_metric=None, **_
+    ) -> list[float]:
         """Rewards of a batch; ``completions`` are texts or one-message conversations (TRL 1.16)."""
         started, before = time.perf_counter(), getattr(self.rm, "tokens_read", 0)
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
@@ -118,9 +121,10 @@ class RubricReward:
         judged = self.read(list(zip(instruction_id, prompts, texts, ended, strict=True)))
         groups = self._groups(instruction_id)
         rewards = [
-            reward for g in groups
+            reward
+            for g in groups
             for reward in self.of_group([judged[i] for i in g], self.rubric(instruction_id[g[0]]))
-        ]  # fmt: skip
+        ]
         if log_metric:
             log_metric("time/reward", time.perf_counter() - started)
             log_metric("tokens/generated", float(sum(map(len, completion_ids or []))))
@@ -136,8 +140,10 @@ class RubricReward:
         for found in groups if self.group else ():
             if len(found) % self.group:
                 raise KitError(
-                    f"instruction {instruction_id[found[0]]}: {len(found)} answers side by side, not "
-                    f"{self.group}: a process must hold whole groups; make the batch of a process a "
+                    f"instruction {instruction_id[found[0]]}: {len(found)} answers side by side, "
+                    "not "
+                    f"{self.group}: a process must hold whole groups; make the batch of a process "
+                    "a "
                     "multiple of grpo_group"
                 )
         size = self.group or len(instruction_id)
@@ -181,9 +187,12 @@ class RubricReward:
         """Scores per item and criterion, None where there is none; a bad item spares the rest."""
         scored = self._texts(items)
         # a list of another length cannot be matched to the criteria, so none of it counts
-        return [list(values) if values is not None and len(values) == len(criteria)
-                else [None] * len(criteria)
-                for values, (_, _, criteria) in zip(scored, items, strict=True)]  # fmt: skip
+        return [
+            list(values)
+            if values is not None and len(values) == len(criteria)
+            else [None] * len(criteria)
+            for values, (_, _, criteria) in zip(scored, items, strict=True)
+        ]
 
     def _texts(self, items) -> list:
         try:
@@ -225,7 +234,8 @@ class VetoReward(RubricReward):
 
     Where a whole group is vetoed, ``all_vetoed`` says what its answers are told apart by:
 
-    expected  -lambda times the expected number of violations by the calibrated probabilities: safety
+    expected  -lambda times the expected number of violations by the calibrated probabilities:
+    safety
               alone, and finer than a count that is the same for all;
     counted   the form's own value: equal counts leave S1 and S2 to decide, so that a group learns
               to be better and no safer;
@@ -235,8 +245,20 @@ class VetoReward(RubricReward):
     for a veto that is loose (strict), or below the paper's bound.
     """
 
-    def __init__(self, rm, calibration, rubrics, *, alpha=0.1, beta=0.3, lam=2.0, form="strict",
-                 all_vetoed="expected", eos_ids=(), group: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        rm,
+        calibration,
+        rubrics,
+        *,
+        alpha=0.1,
+        beta=0.3,
+        lam=2.0,
+        form="strict",
+        all_vetoed="expected",
+        eos_ids=(),
+        group: int = 0,
+    ):
         super().__init__(rm, calibration, rubrics, eos_ids=eos_ids, group=group)
         for name, given, known in (("form", form, FORMS), ("all_vetoed", all_vetoed, ALL_VETOED)):
             if given not in known:
@@ -246,7 +268,8 @@ class VetoReward(RubricReward):
         self.reward(Scores(0.0, 0, 0))  # refuses a loose veto now, not at step 1
 
     def reward(self, scores: Scores) -> float:
-        """The form's value of one answer; that of ranked, which needs a group, is the strict one."""
+        """The form's value of one answer; that of ranked, which needs a group, is the strict
+        one."""
         of = scoring.clipped_reward if self.form == "clipped" else scoring.gated_reward
         return of(scores, **self.terms)
 
@@ -267,7 +290,8 @@ class VetoReward(RubricReward):
 
 
 class AggregateReward(RubricReward):
-    """The same verdicts put together by ``aggregate(rubric, verdicts)``: no veto, but what that has."""
+    """The same verdicts put together by ``aggregate(rubric, verdicts)``: no veto, but what that
+    has."""
 
     def __init__(self, *args, aggregate: Callable[[Rubric, Mapping[str, str]], float], **settings):
         super().__init__(*args, **settings)
@@ -292,7 +316,9 @@ class ScalarReward(RubricReward):
         scored = self._texts([(item[1], item[2], self.rubric(item[0]).criteria) for item in items])
         values = [row[0] if row is not None and len(row) == 1 else None for row in scored]
         values = [v if v is not None and math.isfinite(v) else math.nan for v in values]
-        return [Judged(Scores(self._shape(v), 0, 0), {}, unscored=float(math.isnan(v))) for v in values]
+        return [
+            Judged(Scores(self._shape(v), 0, 0), {}, unscored=float(math.isnan(v))) for v in values
+        ]
 
     def _shape(self, value: float) -> float:
         return 1 / (1 + math.exp(-value)) if self.squashed else value
@@ -342,8 +368,15 @@ def build(profile, rm, calibration, rubrics, eos_ids=()) -> RubricReward:
     rule = profile.reward_rule
     if rule in ("veto", "no_bonus"):
         terms |= {"lam": profile.reward_lambda} | ({"alpha": 0.0} if rule == "no_bonus" else {})
-        return VetoReward(rm, calibration, rubrics, **terms, form=profile.reward_form,
-                          all_vetoed=profile.reward_all_vetoed, **common)  # fmt: skip
+        return VetoReward(
+            rm,
+            calibration,
+            rubrics,
+            **terms,
+            form=profile.reward_form,
+            all_vetoed=profile.reward_all_vetoed,
+            **common,
+        )
     if rule in ("scalar", "rar_implicit"):
         return ScalarReward(rm, rubrics, squashed=rule == "rar_implicit", **common)
     aggregate = {

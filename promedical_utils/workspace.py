@@ -38,7 +38,9 @@ def run_folder(profile: str, run_dir: str | None = None) -> Path:
 def need(path: Path, notebook: str) -> Path:
     """``path`` if it exists, else a KitError naming the notebook that writes it."""
     if not path.exists():
-        raise KitError(f"missing {shown(path)}: run notebook {notebook} first (make reproduce does)")
+        raise KitError(
+            f"missing {shown(path)}: run notebook {notebook} first (make reproduce does)"
+        )
     return path
 
 
@@ -78,12 +80,19 @@ def write_json(path: Path, value) -> Path:
 
 
 def write_rows(path: Path, frame) -> Path:
-    """A data frame to Parquet, packed closely: floats byte by byte, which halves what is committed."""
+    """A data frame to Parquet, packed closely: floats byte by byte, which halves what is
+    committed."""
     floats = [c for c in frame if frame[c].dtype.kind == "f"]
     others = [c for c in frame if c not in floats]
     with replacing(path) as temporary:
-        frame.to_parquet(temporary, index=False, compression="zstd", compression_level=12,
-                         use_dictionary=others, use_byte_stream_split=floats)  # fmt: skip
+        frame.to_parquet(
+            temporary,
+            index=False,
+            compression="zstd",
+            compression_level=12,
+            use_dictionary=others,
+            use_byte_stream_split=floats,
+        )
     return path
 
 

@@ -19,19 +19,25 @@ WEIGHTS_OFF = 0.02  # what rounding may leave of the weights' sum; then they are
 EXAMPLES = 3
 # what points outside the criterion, so that a grader of this criterion alone cannot follow
 POINTS_ELSEWHERE = re.compile(
-    r"\b(as (stated|mentioned|described) (above|before)|(see|the) above|the (other|previous|next) criteri\w+"
+    r"\b(as (stated|mentioned|described) (above|before)|(see|the) above|the (other|previous|next) "
+    r"criteri\w+"
     r"|criterion \d+|(reference|ideal|model) answer|this rubric|ditto)\b",
     re.IGNORECASE,
 )
 # A safety criterion that *names* the violation is met by an unsafe answer. Such texts begin with
 # what the answer does wrong; "does not", "avoids", "stays below" begin otherwise.
 NAMES_VIOLATION = re.compile(
-    r"^(the (answer|response) )?(fails|neglects|omits|ignores|misses|recommends|advises|suggests|urges|tells"
-    r"|prescribes|claims|pretends|poses|plays down|downplays|dismisses|encourages|invents|fabricates"
-    r"|hallucinates|diagnoses|discriminates|leaks|reveals|exceeds|contains|includes|is (unsafe|dangerous|wrong))\b",
+    r"^(the (answer|response) "
+    r")?(fails|neglects|omits|ignores|misses|recommends|advises|suggests|urges|tells"
+    r"|prescribes|claims|pretends|poses|plays "
+    r"down|downplays|dismisses|encourages|invents|fabricates"
+    r"|hallucinates|diagnoses|discriminates|leaks|reveals|exceeds|contains|includes|is "
+    r"(unsafe|dangerous|wrong))\b",
     re.IGNORECASE,
 )
-TURNED = re.compile(r"\b(not|no|never|only|against|avoid\w*|stop\w*|without|before)\b", re.IGNORECASE)
+TURNED = re.compile(
+    r"\b(not|no|never|only|against|avoid\w*|stop\w*|without|before)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,9 @@ def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
             found.append(f"criteria {first} and {number} say the same; keep one")
     total = sum(c.weight for c in criteria if c.dimension == "proficiency")
     if not abs(total - 1) <= WEIGHTS_OFF:  # a NaN is off, too
-        found.append(f"the weights of the proficiency criteria sum to {total:.3f}; they must sum to 1")
+        found.append(
+            f"the weights of the proficiency criteria sum to {total:.3f}; they must sum to 1"
+        )
     try:
         languages.same(_text(instruction), " ".join(c.text for c in criteria))
     except ValueError as error:
@@ -91,7 +99,9 @@ def _broken(c: DraftedCriterion) -> list[str]:
     if c.dimension != "proficiency" and c.weight != 0:
         found.append(f"weight {c.weight}; only proficiency criteria carry a weight")
     if c.dimension == "safety" and NAMES_VIOLATION.match(c.text) and not TURNED.search(c.text):
-        found.append("names the violation; phrase it so that met is safe (does not ..., avoids ...)")
+        found.append(
+            "names the violation; phrase it so that met is safe (does not ..., avoids ...)"
+        )
     return found
 
 
@@ -103,17 +113,26 @@ def rubric(draft: Draft, instruction_id: str, round_: int) -> Rubric:
     """A draft that keeps the rules as a record; its weights are scaled to sum to 1 exactly."""
     total = sum(c.weight for c in draft.criteria)
     return Rubric(
-        instruction_id=instruction_id, status="draft", round=round_,
+        instruction_id=instruction_id,
+        status="draft",
+        round=round_,
         criteria=[
-            Criterion(id=f"{instruction_id}-c{n:02}", dimension=c.dimension, text=c.text.strip(),
-                      weight=c.weight / total)
+            Criterion(
+                id=f"{instruction_id}-c{n:02}",
+                dimension=c.dimension,
+                text=c.text.strip(),
+                weight=c.weight / total,
+            )
             for n, c in enumerate(draft.criteria, 1)
         ],
-    )  # fmt: skip
+    )
 
 
 def examples(
-    asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]], embedder: str, count: int = EXAMPLES
+    asked: Sequence[Instruction],
+    pool: Sequence[tuple[Instruction, Rubric]],
+    embedder: str,
+    count: int = EXAMPLES,
 ) -> list[list[tuple[Instruction, Sequence[Criterion]]]]:
     """For each instruction the ``count`` gold rubrics of the pool's most similar instructions.
 
@@ -137,10 +156,14 @@ def _text(instruction: Instruction) -> str:
 
 
 def write(
-    roles: Roles, asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]], round_: int,
+    roles: Roles,
+    asked: Sequence[Instruction],
+    pool: Sequence[tuple[Instruction, Rubric]],
+    round_: int,
     embedder: str,
-) -> Written:  # fmt: skip
-    """Drafts of all ``asked``, each valid or queued: none is left out and none is used half-right."""
+) -> Written:
+    """Drafts of all ``asked``, each valid or queued: none is left out and none is used
+    half-right."""
     shown = examples(asked, pool, embedder)
     first = roles.write(asked, shown)
     rubrics: dict[str, Rubric] = {}
@@ -154,9 +177,10 @@ def write(
         else:
             rubrics[instruction.id] = rubric(answer.value, instruction.id, round_)
     second = roles.write(
-        [asked[n] for n, *_ in again], [shown[n] for n, *_ in again],
+        [asked[n] for n, *_ in again],
+        [shown[n] for n, *_ in again],
         [(draft, broken) for _, draft, broken in again],
-    )  # fmt: skip
+    )
     repaired = 0
     for (n, draft, before), answer in zip(again, second, strict=True):
         instruction = asked[n]

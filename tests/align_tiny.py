@@ -1,7 +1,7 @@
 """A tiny alignment in processes of its own, for the tests that kill it or share it out.
 
-``align_tiny.py BASE OUT RANK [MOMENT ...]``: OUT/whole in one go, then OUT/killed, with SIGKILL at each
-moment ("step 1" and the like) in turn, then to its end; prints how each process ended. Without
+``align_tiny.py BASE OUT RANK [MOMENT ...]``: OUT/whole in one go, then OUT/killed, with SIGKILL at
+each moment ("step 1" and the like) in turn, then to its end; prints how each process ended. Without
 moments the run is OUT itself, which ``accelerate launch`` may share out.
 """
 
@@ -80,13 +80,24 @@ def align(folder: Path) -> None:
 
     veto_reward.RubricReward.__call__ = logged
     profile = small(grpo_steps=4, grpo_lora_rank=int(rank), grpo_learning_rate=1e-3)
-    policy_training.train(base, Scorer(letter_scores), RUBRICS, INSTRUCTIONS[:6], INSTRUCTIONS[6:],
-                          by_letter, by_letter, folder, profile)  # fmt: skip
+    policy_training.train(
+        base,
+        Scorer(letter_scores),
+        RUBRICS,
+        INSTRUCTIONS[:6],
+        INSTRUCTIONS[6:],
+        by_letter,
+        by_letter,
+        folder,
+        profile,
+    )
 
 
 if not moments:
     align(Path(out))
-for name, moment in [("whole", ""), *(("killed", m) for m in moments), ("killed", "")] if moments else []:
+for name, moment in (
+    [("whole", ""), *(("killed", m) for m in moments), ("killed", "")] if moments else []
+):
     child = os.fork()  # with everything imported: a fresh start takes longer than the run
     if not child:
         align(Path(out, name))

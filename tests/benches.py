@@ -9,8 +9,13 @@ from promedical_utils.records import Candidate, Criterion, Instruction, Message,
 
 KINDS = {"dose": "proficiency", "review": "proficiency", "empathy": "excellence", "avoid": "safety"}
 UNSEEN = frozenset({"review"})
-SIZES = {"bench_samples": 24, "bench_pairs_proficiency": 30, "bench_pairs_excellence": 11,
-         "bench_pairs_safety": 9, "bootstrap": 50}  # fmt: skip
+SIZES = {
+    "bench_samples": 24,
+    "bench_pairs_proficiency": 30,
+    "bench_pairs_excellence": 11,
+    "bench_pairs_safety": 9,
+    "bootstrap": 50,
+}
 
 
 def profile(**changes):
@@ -24,20 +29,42 @@ def world(n=30, seed=0):
     for i in (f"i{number:03d}" for number in range(n)):
         number = int(i[1:])
         instructions.append(
-            Instruction(id=i, category=f"k{number % 2}", specialty=f"s{number % 3}", source="test",
-                        messages=[Message(role="user", content="?")], difficulty=5)
-        )  # fmt: skip
-        splits.append(SplitRow(instruction_id=i, split="bench", condition=f"c{number % 8}",
-                               patient=i, wording_seed=number))  # fmt: skip
+            Instruction(
+                id=i,
+                category=f"k{number % 2}",
+                specialty=f"s{number % 3}",
+                source="test",
+                messages=[Message(role="user", content="?")],
+                difficulty=5,
+            )
+        )
+        splits.append(
+            SplitRow(
+                instruction_id=i,
+                split="bench",
+                condition=f"c{number % 8}",
+                patient=i,
+                wording_seed=number,
+            )
+        )
         criteria = [
-            Criterion(id=f"{i}-{k}", dimension=d, kind=k, text=f"gives {k}",
-                      weight={"dose": 0.6, "review": 0.4}.get(k, 0))
+            Criterion(
+                id=f"{i}-{k}",
+                dimension=d,
+                kind=k,
+                text=f"gives {k}",
+                weight={"dose": 0.6, "review": 0.4}.get(k, 0),
+            )
             for k, d in KINDS.items()
-        ]  # fmt: skip
+        ]
         rubrics.append(Rubric(instruction_id=i, criteria=criteria, status="gold", round=0))
         for letter in "abc":
-            answer = Candidate(id=f"{i}{letter}", instruction_id=i, generator=letter,
-                               text="word " * int(rng.integers(3, 30)))  # fmt: skip
+            answer = Candidate(
+                id=f"{i}{letter}",
+                instruction_id=i,
+                generator=letter,
+                text="word " * int(rng.integers(3, 30)),
+            )
             candidates.append(answer)
             for c in criteria:
                 drawn = rng.choice(["met", "not_met", "unknown"], p=[0.5, 0.42, 0.08])
@@ -54,7 +81,9 @@ def make(agreement=0.9, n=30, seed=0, **changes):
     return bench.compose(pool, criteria, candidates, truth, panel, settings), truth
 
 
-def noisy(composed, names=("criterion", "criterion_clean", "scalar_overall", "scalar_blind", "length")):
+def noisy(
+    composed, names=("criterion", "criterion_clean", "scalar_overall", "scalar_blind", "length")
+):
     """Predictions: criterion scorers near the truth, scalar ones near noise."""
     rng, frames = np.random.default_rng(1), []
     cells = composed.verdicts
@@ -63,9 +92,11 @@ def noisy(composed, names=("criterion", "criterion_clean", "scalar_overall", "sc
             spread = 0.1 if name == "criterion_clean" else 0.6
             score = (cells.truth == "met") * 2.0 - 1 + rng.normal(0, spread, len(cells))
             frame = cells[["instruction_id", *bench.CELL]].assign(
-                scorer=name, score=score, probability=1 / (1 + np.exp(-3 * score)),
+                scorer=name,
+                score=score,
+                probability=1 / (1 + np.exp(-3 * score)),
                 met=pd.array(score > 0, "boolean"),
-            )  # fmt: skip
+            )
         else:
             answers = cells[["instruction_id", "candidate_id"]].drop_duplicates()
             score = rng.integers(0, 9, len(answers)) * 1.0
@@ -78,6 +109,8 @@ def evaluation(n=60, base=0.6, grpo=0.1):
     rng, rows = np.random.default_rng(2), []
     for number in range(n):
         for policy, rate in (("base", base), ("grpo", grpo)):
-            rows.append((policy, f"i{number}", f"c{number % 12}", 0.6, 1, 0, bool(rng.random() < rate)))
+            rows.append(
+                (policy, f"i{number}", f"c{number % 12}", 0.6, 1, 0, bool(rng.random() < rate))
+            )
     columns = ["policy", "instruction_id", "condition", "s1", "s2", "s3", "violation"]
     return pd.DataFrame(rows, columns=columns)

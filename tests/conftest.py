@@ -90,12 +90,23 @@ def make_groups():
     for i in range(12):
         name = f"i{i}"
         records["instructions"].append(
-            Instruction(id=name, category="c", specialty="s", source="test", difficulty=5,
-                        messages=[{"role": "user", "content": "what now? " * (1 + i % 3)}])
+            Instruction(
+                id=name,
+                category="c",
+                specialty="s",
+                source="test",
+                difficulty=5,
+                messages=[{"role": "user", "content": "what now? " * (1 + i % 3)}],
+            )
         )
         criteria = [
-            Criterion(id=f"{name}-{word}", dimension=dimension, text=f"the answer names {word}",
-                      weight=float(dimension == "proficiency"), kind=word)
+            Criterion(
+                id=f"{name}-{word}",
+                dimension=dimension,
+                text=f"the answer names {word}",
+                weight=float(dimension == "proficiency"),
+                kind=word,
+            )
             for dimension, word in kinds
         ]
         records["rubrics"].append(
@@ -112,7 +123,11 @@ def make_groups():
                 if j == 2 and dimension == "safety":
                     verdict = "unknown"
                 records["verdicts"].append(
-                    Verdict(candidate_id=answer, criterion_id=criterion.id, judge="judge",
-                            verdict=verdict)
+                    Verdict(
+                        candidate_id=answer,
+                        criterion_id=criterion.id,
+                        judge="judge",
+                        verdict=verdict,
+                    )
                 )
     return groups(**records)

@@ -1,4 +1,5 @@
-"""A small clinic served over loopback, and roles that ask it: for the tests of the endpoint path."""
+"""A small clinic served over loopback, and roles that ask it: for the tests of the endpoint
+path."""
 
 from promedical_utils import clinic, profiles
 from promedical_utils.clinic import generators
@@ -15,7 +16,9 @@ QUICK = {"backoff": 0.001, "retries": 12, "timeout": 5.0, "concurrency": 4}
 
 def profile(url: str = "", **settings):
     """The smoke profile, its roles at ``url`` and quick to try again."""
-    return profiles.load("smoke", endpoint=url, roles={n: {"model": "clinic"} | QUICK | settings for n in CLINIC})
+    return profiles.load(
+        "smoke", endpoint=url, roles={n: {"model": "clinic"} | QUICK | settings for n in CLINIC}
+    )
 
 
 def played() -> Clinic:
@@ -26,14 +29,20 @@ def played() -> Clinic:
 def roles(url: str, folder, **settings) -> Roles:
     words = read("vocabulary")
     answers = Answers(folder / "answers.sqlite")
-    return Roles(profile(url, **settings), answers, words["categories"], list(words["specialties"].values()))
+    return Roles(
+        profile(url, **settings), answers, words["categories"], list(words["specialties"].values())
+    )
 
 
 def tasks(world, count: int) -> list[Task]:
     """The three generators' answers to the first training instructions, to be judged."""
     by_id = {i.id: i for i in world.instructions}
     return [
-        Task(by_id[i], tuple(world.rubric_of[i].criteria),
-             Candidate(id=f"{i}-{g}", instruction_id=i, generator=g, text=world.answer(i, g)))
-        for i in world.ids("train")[:count] for g in generators.NAMES
-    ]  # fmt: skip
+        Task(
+            by_id[i],
+            tuple(world.rubric_of[i].criteria),
+            Candidate(id=f"{i}-{g}", instruction_id=i, generator=g, text=world.answer(i, g)),
+        )
+        for i in world.ids("train")[:count]
+        for g in generators.NAMES
+    ]

@@ -1,4 +1,5 @@
-"""What the tests of policies share: instructions, rubrics, and a reward model that looks scores up."""
+"""What the tests of policies share: instructions, rubrics, and a reward model that looks scores
+up."""
 
 from types import SimpleNamespace
 
@@ -10,21 +11,29 @@ DIMENSIONS = ("proficiency", "proficiency", "excellence", "safety", "safety")
 
 def rubric(name):
     weights = (0.75, 0.25, 0, 0, 0)
-    criteria = [Criterion(id=f"{name}-{k}", dimension=d, text=f"criterion {k}", weight=w, kind=f"kind{k}")
-                for k, (d, w) in enumerate(zip(DIMENSIONS, weights, strict=True))]  # fmt: skip
+    criteria = [
+        Criterion(id=f"{name}-{k}", dimension=d, text=f"criterion {k}", weight=w, kind=f"kind{k}")
+        for k, (d, w) in enumerate(zip(DIMENSIONS, weights, strict=True))
+    ]
     return Rubric(instruction_id=name, criteria=criteria, status="gold", round=0)
 
 
 INSTRUCTIONS = [
-    Instruction(id=f"i{n}", category="c", specialty="s", source="test", difficulty=5,
-                messages=[{"role": "user", "content": "what now " * (1 + n % 3) + str(n)}])
+    Instruction(
+        id=f"i{n}",
+        category="c",
+        specialty="s",
+        source="test",
+        difficulty=5,
+        messages=[{"role": "user", "content": "what now " * (1 + n % 3) + str(n)}],
+    )
     for n in range(10)
-]  # fmt: skip
+]
 RUBRICS = [rubric(i.id) for i in INSTRUCTIONS]
 
 
 def logistic(score, dimension):
-    return 1 / (1 + 2.718281828459045 ** -score)
+    return 1 / (1 + 2.718281828459045**-score)
 
 
 CALIBRATION = SimpleNamespace(met=lambda score, dimension: score > 0, probability=logistic)
@@ -49,7 +58,9 @@ def by_letter(pairs):
     found = []
     for instruction_id, text in pairs:
         met = ["e" in text, "o" in text, "a" in text, len(text) < 25, "z" not in text]
-        found.append({f"{instruction_id}-{k}": "met" if m else "not_met" for k, m in enumerate(met)})
+        found.append(
+            {f"{instruction_id}-{k}": "met" if m else "not_met" for k, m in enumerate(met)}
+        )
     return found
 
 
@@ -58,6 +69,12 @@ def letter_scores(text, criteria):
 
 
 def small(**changes):
-    values = {"grpo_steps": 3, "grpo_eval_every": 2, "grpo_max_tokens": 8, "grpo_lora_rank": 4,
-              "grpo_learning_rate": 1e-2, "quantization": "none"}  # fmt: skip
+    values = {
+        "grpo_steps": 3,
+        "grpo_eval_every": 2,
+        "grpo_max_tokens": 8,
+        "grpo_lora_rank": 4,
+        "grpo_learning_rate": 1e-2,
+        "quantization": "none",
+    }
     return profiles.load("smoke", **{**values, **changes})

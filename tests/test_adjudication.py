@@ -91,8 +91,12 @@ def test_a_sheet_tells_neither_who_wrote_nor_what_the_other_said(asked, key):
     assert (handed.verdict == "").all() and set(handed.answer) == {1, 2, 3}
     blocks = list(zip(handed.question, handed.answer, strict=True))
     assert sum(a != b for a, b in pairwise(blocks)) + 1 == len(set(blocks))  # kept together
-    other = next(r for r in TEAM[1:] if set(key[key.reviewer == r].instruction_id)
-                 & set(key[key.reviewer == "Ada"].instruction_id))  # fmt: skip
+    other = next(
+        r
+        for r in TEAM[1:]
+        if set(key[key.reviewer == r].instruction_id)
+        & set(key[key.reviewer == "Ada"].instruction_id)
+    )
     assert not set(handed.task_id) & set(adjudication.sheet(key, asked, other).task_id)
     # every text of a row is that of its task
     task = key[key.reviewer == "Ada"].set_index("task_id")
@@ -210,8 +214,11 @@ def test_settling_fails_closed(asked, key):
     assert counts[["items", "agreed", "by_third", "never_settled"]].tolist() == [108, 70, 34, 4]
     assert counts.unknown == sum(v.verdict == "unknown" for v in settled.verdicts)
     assert settled.counts.never_settled.to_dict() == {
-        "proficiency": 1, "excellence": 1, "safety": 2, "all": 4,
-    }  # fmt: skip
+        "proficiency": 1,
+        "excellence": 1,
+        "safety": 2,
+        "all": 4,
+    }
     nobody = adjudication.settle(said)  # no third reviewer at all
     assert nobody.counts.never_settled["all"] == 38
     assert not any(v.verdict == "met" for v in nobody.verdicts if v.criterion_id.endswith("danger"))
@@ -273,8 +280,10 @@ def test_the_third_round_goes_out_and_comes_back(tmp_path, asked, key):
 
 def test_a_text_is_no_formula_in_a_spreadsheet(tmp_path, asked):
     group = asked[0]
-    answers = tuple(c.model_copy(update={"text": f"{sign}1+1\nand, \"é\""})
-                    for c, sign in zip(group.candidates, "=-x", strict=True))  # fmt: skip
+    answers = tuple(
+        c.model_copy(update={"text": f'{sign}1+1\nand, "é"'})
+        for c, sign in zip(group.candidates, "=-x", strict=True)
+    )
     group = type(group)(group.instruction, group.criteria, answers, {})
     key = adjudication.assign([group], ["Ada", "Ben"], 0)
     path = adjudication.hand_out(key, [group], tmp_path)[0]
@@ -318,9 +327,16 @@ def test_the_bench_could_be_made_with_it_and_its_numbers_stay():
 
 def test_every_pair_of_a_larger_team_meets(asked):
     met = Counter()
-    many = [type(g)(g.instruction.model_copy(update={"id": f"{n}-{g.instruction.id}"}), g.criteria,
-                    tuple(c.model_copy(update={"id": f"{n}-{c.id}"}) for c in g.candidates), {})
-            for n in range(5) for g in asked]  # fmt: skip
+    many = [
+        type(g)(
+            g.instruction.model_copy(update={"id": f"{n}-{g.instruction.id}"}),
+            g.criteria,
+            tuple(c.model_copy(update={"id": f"{n}-{c.id}"}) for c in g.candidates),
+            {},
+        )
+        for n in range(5)
+        for g in asked
+    ]
     key = adjudication.assign(many, TEAM, 1)
     for _, mine in key.groupby("instruction_id"):
         met[tuple(sorted(set(mine.reviewer)))] += 1

@@ -32,21 +32,27 @@ def test_a_percentage_of_counts_always_passes(count, at, rule):
     found = audit.grim(audit.rounded(Fraction(100 * k, n), at, rule), n)
     assert found.verdict in (ADDS_UP, NO_TEST)
     if found.verdict == NO_TEST:
-        assert 1.5 * n > 0.95 * 100 * 10**at  # at most every second count is midway and passes for two
+        assert (
+            1.5 * n > 0.95 * 100 * 10**at
+        )  # at most every second count is midway and passes for two
 
 
 @settings(deadline=None)
 @given(st.integers(1, 400), st.integers(0, 10000))
 def test_what_passes_is_a_count_by_brute_force(n, value):
     text = f"{value // 100}.{value % 100:02}"
-    possible = {audit.rounded(Fraction(100 * k, n), 2, r) for k in range(n + 1) for r in audit.RULES}
+    possible = {
+        audit.rounded(Fraction(100 * k, n), 2, r) for k in range(n + 1) for r in audit.RULES
+    }
     found = audit.grim(text, n)
     assert (found.verdict != DOES_NOT) == (text in possible)
     assert set(found.near) <= {audit.rounded(Fraction(100 * k, n), 2) for k in range(n + 1)}
     assert min(abs(float(x) - float(text)) for x in found.near) <= 50 / n + 0.01
 
 
-@pytest.mark.parametrize("n, at", [(7, 0), (16, 1), (160, 2), (230, 2), (40, 0), (80, 0), (795, 1), (3000, 2)])
+@pytest.mark.parametrize(
+    "n, at", [(7, 0), (16, 1), (160, 2), (230, 2), (40, 0), (80, 0), (795, 1), (3000, 2)]
+)
 def test_chance_is_the_share_of_values_that_pass(n, at):
     step = 10**at
     values = [audit.rounded(Fraction(v, step), at) for v in range(100 * step)]  # one period
@@ -60,7 +66,9 @@ def test_a_denominator_as_large_as_the_grid_is_no_test():
     assert audit.grim("77.40", 230).verdict == DOES_NOT  # 178 / 230 is 77.39
     assert audit.grim("77.4", 230).verdict == ADDS_UP  # the same value, written shorter
     assert audit.grim("77.4", 230, places=2).verdict == DOES_NOT  # unless its zero was lost
-    assert audit.grim("5.00", 9990).verdict == DOES_NOT  # 499 are 4.99 and 500 are 5.01, weak as it is
+    assert (
+        audit.grim("5.00", 9990).verdict == DOES_NOT
+    )  # 499 are 4.99 and 500 are 5.01, weak as it is
 
 
 def test_means_items_and_half_points():
@@ -85,7 +93,11 @@ positive = st.integers(0, 500)
 @given(positive, positive, positive, rules, st.integers(1, 3))
 def test_f1_of_counts_always_passes(tp, fp, fn, rule, at):
     if tp + fp and tp + fn:
-        exact = Fraction(100 * tp, tp + fp), Fraction(100 * tp, tp + fn), Fraction(200 * tp, 2 * tp + fp + fn)
+        exact = (
+            Fraction(100 * tp, tp + fp),
+            Fraction(100 * tp, tp + fn),
+            Fraction(200 * tp, 2 * tp + fp + fn),
+        )
         assert audit.f1(*(audit.rounded(x, at, rule) for x in exact)).verdict == ADDS_UP
 
 
@@ -119,9 +131,14 @@ def test_sums_and_means():
 def test_a_mean_of_counts_always_passes(parts, rule):
     shares = [Fraction(100 * k, n) for k, n in parts]
     text = [audit.rounded(share, 2, rule) for share in shares]
-    macro, pooled = sum(shares) / len(parts), Fraction(100 * sum(k for k, _ in parts), sum(n for _, n in parts))
+    macro, pooled = (
+        sum(shares) / len(parts),
+        Fraction(100 * sum(k for k, _ in parts), sum(n for _, n in parts)),
+    )
     assert audit.mean(text, audit.rounded(macro, 2, rule)).verdict == ADDS_UP
-    assert audit.mean(text, audit.rounded(pooled, 2, rule), [n for _, n in parts]).verdict == ADDS_UP
+    assert (
+        audit.mean(text, audit.rounded(pooled, 2, rule), [n for _, n in parts]).verdict == ADDS_UP
+    )
     assert audit.between(text, audit.rounded(pooled, 2, rule)).verdict != DOES_NOT
 
 
@@ -152,7 +169,11 @@ def test_a_column_and_a_denominator():
 
 def test_last_digits():
     values = ["1.00", "1.05", "1.15", "1.23"]
-    assert audit.last_digits(values, 2) == {"hits": 3, "of": 4, "p": pytest.approx(4 * 0.2**3 * 0.8 + 0.2**4)}
+    assert audit.last_digits(values, 2) == {
+        "hits": 3,
+        "of": 4,
+        "p": pytest.approx(4 * 0.2**3 * 0.8 + 0.2**4),
+    }
     without = audit.last_digits(values, 2, "5", "123456789")
     assert without == {"hits": 2, "of": 3, "p": pytest.approx(3 * 8 / 9**3 + 1 / 9**3)}
     assert audit.last_digits(["1.1"], 2)["hits"] == 1  # at two decimals its last digit is 0
@@ -168,7 +189,10 @@ def table(folder: Path, text: str) -> Path:
 
 
 def test_a_table_of_ones_own(tmp_path):
-    path = table(tmp_path, 'name,value,n,decimals\nours,77.39,230,\ntheirs,77.4,230,2\nmany,50.0,"5,505",\nnone,12.5,,\n')
+    path = table(
+        tmp_path,
+        'name,value,n,decimals\nours,77.39,230,\ntheirs,77.4,230,2\nmany,50.0,"5,505",\nnone,12.5,,\n',
+    )
     found = audit.check(audit.read(path)).set_index("name")
     assert list(found.verdict) == [ADDS_UP, DOES_NOT, NO_TEST, UNTOLD]
     assert found.finding["theirs"].startswith("77.40 is no count out of 230: the nearest are 77.39")
@@ -181,30 +205,37 @@ def test_zeros_at_the_end_are_kept(tmp_path):
 
 
 def test_a_table_of_f1_and_one_of_means(tmp_path):
-    found = audit.check(audit.read(table(tmp_path, "precision,recall,f1\n79.24,73.85,76.45\n50,50,60\n50,,60\n")))
+    found = audit.check(
+        audit.read(table(tmp_path, "precision,recall,f1\n79.24,73.85,76.45\n50,50,60\n50,,60\n"))
+    )
     assert list(found.verdict) == [ADDS_UP, DOES_NOT, UNTOLD]
-    found = audit.check(audit.read(table(tmp_path, "value,n,kind,items\n3.48,20,mean,\n3.48,25,mean,1\n")))
+    found = audit.check(
+        audit.read(table(tmp_path, "value,n,kind,items\n3.48,20,mean,\n3.48,25,mean,1\n"))
+    )
     assert list(found.verdict) == [DOES_NOT, ADDS_UP]
 
 
-@pytest.mark.parametrize("text, words", [
-    ("value,n\n77.39,23x\n", "line 2, column n: '23x'"),
-    ("value,n\n77.39,230\n12,0\n", "line 3, column n: '0' is no whole number from 1"),
-    ("value,n\n12,7.5\n", "line 2, column n"),
-    ('value,n\n"77,4",230\n', "line 2, column value: '77,4'"),
-    ("value,n\nhigh,230\n", "line 2, column value: 'high'"),
-    ("value,n\n77.4%,230\n", "line 2, column value"),
-    ("value,n\nnan,230\n", "line 2, column value"),
-    ("value,n\n177.4,230\n", "line 2, column value: 177.4 is no percentage"),
-    ("value,n\n-1,230\n", "line 2, column value"),
-    ("value,n,decimals\n77.39,230,1\n", "line 2, column value: 77.39 has 2 decimals, not 1"),
-    ("value,n,decimals\n77.39,230,x\n", "line 2, column decimals"),
-    ("value,n,kind\n77.39,230,median\n", "line 2, column kind: 'median'"),
-    ("value,n,items\n77.39,230,0\n", "line 2, column items"),
-    ("precision,recall,f1\n50,50,101\n", "line 2, column precision"),
-    ("value,total\n77.39,230\n", "there are: value, total"),
-    ("", "is no CSV"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("value,n\n77.39,23x\n", "line 2, column n: '23x'"),
+        ("value,n\n77.39,230\n12,0\n", "line 3, column n: '0' is no whole number from 1"),
+        ("value,n\n12,7.5\n", "line 2, column n"),
+        ('value,n\n"77,4",230\n', "line 2, column value: '77,4'"),
+        ("value,n\nhigh,230\n", "line 2, column value: 'high'"),
+        ("value,n\n77.4%,230\n", "line 2, column value"),
+        ("value,n\nnan,230\n", "line 2, column value"),
+        ("value,n\n177.4,230\n", "line 2, column value: 177.4 is no percentage"),
+        ("value,n\n-1,230\n", "line 2, column value"),
+        ("value,n,decimals\n77.39,230,1\n", "line 2, column value: 77.39 has 2 decimals, not 1"),
+        ("value,n,decimals\n77.39,230,x\n", "line 2, column decimals"),
+        ("value,n,kind\n77.39,230,median\n", "line 2, column kind: 'median'"),
+        ("value,n,items\n77.39,230,0\n", "line 2, column items"),
+        ("precision,recall,f1\n50,50,101\n", "line 2, column precision"),
+        ("value,total\n77.39,230\n", "there are: value, total"),
+        ("", "is no CSV"),
+    ],
+)
 def test_bad_input_is_one_line_that_names_row_and_column(tmp_path, capsys, text, words):
     assert audit.main([str(table(tmp_path, text))]) == 1
     said = capsys.readouterr()
@@ -220,7 +251,9 @@ def test_floats_are_refused():
 
 
 def test_the_command_prints_a_sentence_a_row(tmp_path, capsys):
-    assert audit.main([str(table(tmp_path, "name,value,n\nours,77.39,230\ntheirs,65.64,230\n"))]) == 0
+    assert (
+        audit.main([str(table(tmp_path, "name,value,n\nours,77.39,230\ntheirs,65.64,230\n"))]) == 0
+    )
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "adds up          ours: 77.39 is 178 out of 230 (2.3 % of random values are)."
     assert said[1].startswith("does not add up  theirs: 65.64 is no count")

@@ -36,7 +36,9 @@ def test_loss_is_on_the_answer_or_on_the_replies_alone(tokenizer):
     asked, learned = base_model.encode(tokenizer, (said, "Come in.", lookups))
     assert asked.ids[: len(packed.ids)] == packed.ids  # the answer is given, then come the turns
     assert set(learned[: len(packed.ids)]) == {-100}
-    for (question, reply), start, stop in zip(lookups, asked.starts, asked.starts[1:], strict=False):
+    for (question, reply), start, stop in zip(
+        lookups, asked.starts, asked.starts[1:], strict=False
+    ):
         turn = [*ids(question), end]  # ends in the token whose state a reward model scores
         assert asked.ids[start:stop] == turn + ids(reply)
         assert learned[start:stop] == [-100] * len(turn) + ids(reply)

@@ -43,8 +43,13 @@ def by_hand(verdicts, made):
 
 
 def column(made, name):
-    return dict(zip(zip(made.verdicts.candidate_id, made.verdicts.criterion_id, strict=True),
-                    made.verdicts[name], strict=True))  # fmt: skip
+    return dict(
+        zip(
+            zip(made.verdicts.candidate_id, made.verdicts.criterion_id, strict=True),
+            made.verdicts[name],
+            strict=True,
+        )
+    )
 
 
 # ---------------------------------------------------------------- composition
@@ -53,8 +58,10 @@ def column(made, name):
 def test_counts_are_exact_and_pairs_are_real(made):
     assert len(made.samples) == 24 and len(made.grades) == 72
     assert made.pairs.dimension.value_counts().to_dict() == {
-        "proficiency": 30, "excellence": 11, "safety": 9,
-    }  # fmt: skip
+        "proficiency": 30,
+        "excellence": 11,
+        "safety": 9,
+    }
     label, truth = column(made, "adjudicated"), column(made, "truth")
     value = {"met": 1, "not_met": 0, "unknown": None}
     for p in made.pairs.itertuples():
@@ -77,7 +84,9 @@ def test_reserve_counts_every_differing_pair(made):
     for criterion, said in by_criterion.items():
         if criteria[criterion] == "safety":
             said = ["met" if v == "met" else "not_met" for v in said]
-        found[criteria[criterion]] += sum({a, b} == {"met", "not_met"} for a, b in combinations(said, 2))
+        found[criteria[criterion]] += sum(
+            {a, b} == {"met", "not_met"} for a, b in combinations(said, 2)
+        )
     for dimension, counts in made.report["pairs"].items():
         assert counts["drawn"] + counts["reserve"] == found[dimension]
 
@@ -119,7 +128,9 @@ def test_unseen_kinds_answers_and_truth_are_checked():
     pool, criteria = bench.from_records(instructions, splits, rubrics, benches.UNSEEN)
     assert criteria.seen.mean() == 0.75
     with pytest.raises(KitError, match="2 answers, not 3"):
-        bench.compose(pool, criteria, candidates[1:], truth, panel, benches.profile(bench_samples=30))
+        bench.compose(
+            pool, criteria, candidates[1:], truth, panel, benches.profile(bench_samples=30)
+        )
     with pytest.raises(KitError, match="no truth of"):
         bench.compose(pool, criteria, candidates, {}, panel, settings)
     with pytest.raises(KitError, match="in no split"):
@@ -128,7 +139,9 @@ def test_unseen_kinds_answers_and_truth_are_checked():
 
 def test_grading_is_blind_and_follows_the_lexicographic_order(made):
     first, second = made.samples.order_1, made.samples.order_2
-    assert all(sorted(a.split("|")) == sorted(b.split("|")) for a, b in zip(first, second, strict=True))
+    assert all(
+        sorted(a.split("|")) == sorted(b.split("|")) for a, b in zip(first, second, strict=True)
+    )
     assert (first != second).any() and len(set(first.map(lambda o: o.replace("i", "")[3]))) == 3
     scores = by_hand(column(made, "truth"), made)
     for g in made.grades.itertuples():
@@ -149,7 +162,9 @@ def test_grading_is_blind_and_follows_the_lexicographic_order(made):
 def test_ceiling_beats_majorities_that_no_order_keeps():
     votes = {("a", "b"): 3, ("b", "a"): 1, ("b", "c"): 2, ("c", "a"): 4}  # a > b > c > a
     rows = [("i", "x", *pair) for pair, n in votes.items() for _ in range(n)]
-    pairs = pd.DataFrame(rows, columns=["instruction_id", "criterion_id", "chosen_id", "rejected_id"])
+    pairs = pd.DataFrame(
+        rows, columns=["instruction_id", "criterion_id", "chosen_id", "rejected_id"]
+    )
     # by hand: c > a > b keeps 4 + 3; majorities alone would give 3 + 2 + 4 = 9 of 10
     assert bench.blind_ceiling(pairs) == 7 / 10
 
@@ -159,8 +174,10 @@ def test_no_scalar_scorer_beats_the_ceiling(made):
     for _, group in pairs.groupby("instruction_id"):
         names = sorted({*group.chosen_id, *group.rejected_id})
         ranks = [dict(zip(order, range(len(order)), strict=True)) for order in permutations(names)]
-        best += max(sum(r[w] > r[v] for w, v in zip(group.chosen_id, group.rejected_id, strict=True))
-                    for r in ranks)  # fmt: skip
+        best += max(
+            sum(r[w] > r[v] for w, v in zip(group.chosen_id, group.rejected_id, strict=True))
+            for r in ranks
+        )
     assert bench.blind_ceiling(pairs) == best / len(pairs) < 1
 
 
@@ -232,18 +249,26 @@ def test_pairwise_by_hand(made, predicted, scorer, against):
 
 
 def test_veto_and_pointwise_by_hand(made, predicted):
-    mine = predicted[predicted.scorer == "criterion"].set_index(["candidate_id", "criterion_id"]).met
+    mine = (
+        predicted[predicted.scorer == "criterion"].set_index(["candidate_id", "criterion_id"]).met
+    )
     dimension = made.criteria.set_index("criterion_id").dimension
     tp = fp = fn = right = n = 0
     for (candidate, criterion), verdict in column(made, "truth").items():
         called = not mine[candidate, criterion]
         if dimension[criterion] == "safety":
             violation = verdict != "met"  # unknown is a violation
-            tp, fp, fn = tp + (called and violation), fp + (called and not violation), fn + (violation and not called)
+            tp, fp, fn = (
+                tp + (called and violation),
+                fp + (called and not violation),
+                fn + (violation and not called),
+            )
         elif dimension[criterion] == "proficiency" and verdict != "unknown":
             right, n = right + (called == (verdict == "not_met")), n + 1
-    found = {name: value_of(made, predicted, "criterion", f"veto_{name}", "safety", "truth").value
-             for name in ("precision", "recall", "f1")}  # fmt: skip
+    found = {
+        name: value_of(made, predicted, "criterion", f"veto_{name}", "safety", "truth").value
+        for name in ("precision", "recall", "f1")
+    }
     precision, recall = tp / (tp + fp), tp / (tp + fn)
     assert found["precision"] == pytest.approx(precision)
     assert found["recall"] == pytest.approx(recall)
@@ -292,8 +317,10 @@ def compared(made, scorer="pair", by=True, whole=True, seed=3):
     for i, sample in made.verdicts.groupby("instruction_id"):
         criteria = ([""] if whole else []) + (sorted(set(sample.criterion_id)) if by else [])
         for a, b in combinations(sorted(set(sample.candidate_id), reverse=True), 2):
-            rows += [(scorer, i, c, a, b, rng.choice([rng.random(), 0.5, np.nan], p=[0.8, 0.1, 0.1]))
-                     for c in criteria]  # fmt: skip
+            rows += [
+                (scorer, i, c, a, b, rng.choice([rng.random(), 0.5, np.nan], p=[0.8, 0.1, 0.1]))
+                for c in criteria
+            ]
     frame = pd.DataFrame(rows, columns=bench.PREFERRED[:-1])
     return frame.assign(consistent=pd.array(rng.random(len(frame)) < 0.7, "boolean"))
 
@@ -326,8 +353,14 @@ def test_preferences_by_hand(made, by, against):
                 wanted = -1 if against == "truth" and p.truth == "reversed" else 1
                 hits, ties, n = hits + (said == wanted), ties + (said == 0), n + 1
         row = measured.loc["pairwise", part]
-        assert row.n == n and row.value == pytest.approx(hits / n) and row.tie_rate == pytest.approx(ties / n)
-    wanted = [(g, np.sign(getattr(g, against))) for g in made.grades.itertuples() if getattr(g, against)]
+        assert (
+            row.n == n
+            and row.value == pytest.approx(hits / n)
+            and row.tie_rate == pytest.approx(ties / n)
+        )
+    wanted = [
+        (g, np.sign(getattr(g, against))) for g in made.grades.itertuples() if getattr(g, against)
+    ]
     hits = sum(preference(frame, "", g.a_id, g.b_id) == sign for g, sign in wanted)
     row = measured.loc["overall", "all"]
     assert row.n == len(wanted) and row.value == pytest.approx(hits / len(wanted))
@@ -340,11 +373,18 @@ def test_what_was_asked_goes_before_what_follows_from_scores(made, predicted):
     def rows(preferences):
         frame = bench.metrics(made, both, 20, 0, preferences=preferences)
         frame = frame[frame.scorer == "judge"].set_index(["metric", "slice", "against"]).value
-        return frame, frame.loc["pairwise", "all", "adjudicated"], frame.loc["overall", "all", "adjudicated"]
+        return (
+            frame,
+            frame.loc["pairwise", "all", "adjudicated"],
+            frame.loc["overall", "all", "adjudicated"],
+        )
 
     derived, pairwise, overall = rows(None)
-    for asked, changes in (({"by": True, "whole": True}, (True, True)), ({"by": True, "whole": False}, (True, False)),
-                           ({"by": False, "whole": True}, (True, True))):  # fmt: skip
+    for asked, changes in (
+        ({"by": True, "whole": True}, (True, True)),
+        ({"by": True, "whole": False}, (True, False)),
+        ({"by": False, "whole": True}, (True, True)),
+    ):
         frame, one, two = rows(compared(made, "judge", **asked))
         assert (one != pairwise, two != overall) == changes
         assert frame.loc[["pointwise", "veto_f1"]].equals(derived.loc[["pointwise", "veto_f1"]])
@@ -362,7 +402,9 @@ def test_preferences_change_no_other_scorer_and_keep_the_shorter_slice(made, pre
 def test_missing_and_doubled_preferences_are_refused(made):
     frame = compared(made)
     pair = made.pairs.iloc[0]
-    gone = (frame.criterion_id == pair.criterion_id) & frame.a_id.isin([pair.chosen_id, pair.rejected_id])
+    gone = (frame.criterion_id == pair.criterion_id) & frame.a_id.isin(
+        [pair.chosen_id, pair.rejected_id]
+    )
     gone &= frame.b_id.isin([pair.chosen_id, pair.rejected_id])
     assert gone.sum() == 1
     with pytest.raises(KitError, match=f"pair: no preference on {pair.criterion_id}"):
@@ -374,32 +416,58 @@ def test_missing_and_doubled_preferences_are_refused(made):
 
 def test_an_unknown_verdict_is_a_violation_and_no_hit_elsewhere(made, predicted):
     mine = predicted[predicted.scorer == "criterion"].copy()
-    mine["met"], mine["score"], mine["probability"] = pd.array([pd.NA] * len(mine), "boolean"), np.nan, np.nan
+    mine["met"], mine["score"], mine["probability"] = (
+        pd.array([pd.NA] * len(mine), "boolean"),
+        np.nan,
+        np.nan,
+    )
     found = bench.metrics(made, mine, 20, 0).set_index(["metric", "slice", "against"]).value
     assert found["pointwise", "proficiency", "truth"] == 0 == found["pairwise", "all", "truth"]
     dimension = made.criteria.set_index("criterion_id").dimension
     safe = [v for (_, c), v in column(made, "truth").items() if dimension[c] == "safety"]
-    assert found["pointwise", "safety", "truth"] == pytest.approx(np.mean([v != "met" for v in safe]))
+    assert found["pointwise", "safety", "truth"] == pytest.approx(
+        np.mean([v != "met" for v in safe])
+    )
 
 
 def test_abilities_are_read_from_what_was_done(made, predicted):
     frame = compared(made, "criterion", by=False)
-    frame["consistent"] = pd.array([True, None, False, True] * (len(frame) // 4) + [None] * (len(frame) % 4), "boolean")
-    table = bench.abilities(predicted, pd.concat([frame, compared(made, "pair")])).set_index("scorer")
-    assert table.loc["criterion", ["pointwise", "overall", "pairwise"]].tolist() == [True, False, True]
-    assert table.loc["length", ["pointwise", "overall", "pairwise"]].tolist() == [False, True, False]
+    frame["consistent"] = pd.array(
+        [True, None, False, True] * (len(frame) // 4) + [None] * (len(frame) % 4), "boolean"
+    )
+    table = bench.abilities(predicted, pd.concat([frame, compared(made, "pair")])).set_index(
+        "scorer"
+    )
+    assert table.loc["criterion", ["pointwise", "overall", "pairwise"]].tolist() == [
+        True,
+        False,
+        True,
+    ]
+    assert table.loc["length", ["pointwise", "overall", "pairwise"]].tolist() == [
+        False,
+        True,
+        False,
+    ]
     assert table.loc["pair", ["pointwise", "overall", "pairwise"]].tolist() == [False, False, True]
-    assert table.consistent["criterion"] == pytest.approx(2 / 3) and pd.isna(table.consistent["length"])
+    assert table.consistent["criterion"] == pytest.approx(2 / 3) and pd.isna(
+        table.consistent["length"]
+    )
 
 
 def test_paired_difference_is_the_difference_and_narrower_than_unpaired(made, predicted):
-    found = bench.paired_difference(made, predicted, "criterion_clean", "criterion", "pairwise",
-                                    draws=300)  # fmt: skip
-    clean, noisy = (value_of(made, predicted, s, "pairwise") for s in ("criterion_clean", "criterion"))
+    found = bench.paired_difference(
+        made, predicted, "criterion_clean", "criterion", "pairwise", draws=300
+    )
+    clean, noisy = (
+        value_of(made, predicted, s, "pairwise") for s in ("criterion_clean", "criterion")
+    )
     assert found["difference"] == pytest.approx(clean.value - noisy.value)
     assert found["low"] <= found["difference"] <= found["high"] and found["n"] == 50
     same = bench.paired_difference(made, predicted, "length", "length", "overall")
-    assert same["n"] and same["difference"] in (0, -value_of(made, predicted, "length", "overall").value)
+    assert same["n"] and same["difference"] in (
+        0,
+        -value_of(made, predicted, "length", "overall").value,
+    )
     with pytest.raises(KitError, match="add the predictions"):
         bench.paired_difference(made, predicted, "criterion", "nobody", "overall")
 
@@ -419,15 +487,22 @@ def cue_groups(n, offset=0, order_matters=False):
     """Answers that name the right dose or not; with ``order_matters`` only the order tells."""
     made, rng = [], np.random.default_rng(offset)
     instructions = benches.world(n)[0]
-    criterion = Criterion(id="c", dimension="proficiency", kind="dose", text="gives alpha", weight=1)
+    criterion = Criterion(
+        id="c", dimension="proficiency", kind="dose", text="gives alpha", weight=1
+    )
     for instruction in instructions:
         candidates, verdicts = [], {}
         for k in "abc":
             good = bool(rng.integers(2))
-            text = ("not alpha but beta" if good else "not beta but alpha") if order_matters else (
-                "take alpha" if good else "take beta")  # fmt: skip
+            text = (
+                ("not alpha but beta" if good else "not beta but alpha")
+                if order_matters
+                else ("take alpha" if good else "take beta")
+            )
             name = f"{instruction.id}{k}"
-            candidates.append(Candidate(id=name, instruction_id=instruction.id, generator=k, text=text))
+            candidates.append(
+                Candidate(id=name, instruction_id=instruction.id, generator=k, text=text)
+            )
             verdicts[name, "c"] = "met" if good else "not_met"
         made.append(Group(instruction, (criterion,), tuple(candidates), verdicts))
     return made
@@ -437,8 +512,15 @@ def cue_groups(n, offset=0, order_matters=False):
 def test_cue_control_learns_words_and_nothing_else(order_matters):
     held_out = cue_groups(20, 1, order_matters)
     frame = bench.cue_control(cue_groups(40, 0, order_matters), held_out)
-    assert list(frame) == ["scorer", "instruction_id", "candidate_id", "criterion_id", "score",
-                           "probability", "met"]  # fmt: skip
+    assert list(frame) == [
+        "scorer",
+        "instruction_id",
+        "candidate_id",
+        "criterion_id",
+        "score",
+        "probability",
+        "met",
+    ]
     truth = {key: v == "met" for g in held_out for key, v in g.verdicts.items()}
     said = zip(frame.candidate_id, frame.criterion_id, frame.met, strict=True)
     right = np.mean([truth[a, c] == met for a, c, met in said])

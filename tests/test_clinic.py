@@ -39,7 +39,9 @@ def test_size_of_the_world(world):
     assert len(conditions()) == 312
     assert {len(i.messages) for i in world.instructions} == {1, 3}
     assert all(5 <= len(r.criteria) <= 12 for r in world.rubrics)
-    assert all({c.dimension for c in r.criteria} >= {"proficiency", "safety"} for r in world.rubrics)
+    assert all(
+        {c.dimension for c in r.criteria} >= {"proficiency", "safety"} for r in world.rubrics
+    )
 
 
 @pytest.mark.parametrize("column", ["condition", "patient", "wording_seed", "instruction_id"])
@@ -62,7 +64,9 @@ def test_unseen_kinds_stay_out_of_training(world):
     def kinds(split):
         return [c.kind for i in world.ids(split) for c in world.rubric_of[i].criteria]
 
-    assert not clinic.UNSEEN_KINDS & set(kinds("train") + kinds("calibration") + kinds("checkpoint"))
+    assert not clinic.UNSEEN_KINDS & set(
+        kinds("train") + kinds("calibration") + kinds("checkpoint")
+    )
     bench = kinds("bench")
     assert sum(k in clinic.UNSEEN_KINDS for k in bench) / len(bench) >= 0.2
 
@@ -76,9 +80,12 @@ def test_every_sentence_and_criterion_reads_back():
             assert grammar.read_sentence(grammar.say(act, form, a, b)) == (act, a, b)
     for kind, spec in vocabulary.read("criteria").items():
         for form in spec["forms"]:
-            name = next((n for n in grammar.PLACEHOLDERS if "{%s}" % n in form), None)
+            name = next((n for n in grammar.PLACEHOLDERS if f"{{{n}}}" in form), None)
             value = vocabulary.values(grammar.PLACEHOLDERS[name])[2] if name else ""
-            assert grammar.read_criterion(form.format(**{name: value} if name else {})) == (kind, value)
+            assert grammar.read_criterion(form.format(**{name: value} if name else {})) == (
+                kind,
+                value,
+            )
 
 
 A, B, C = vocabulary.values("drug")[:3]
@@ -94,7 +101,11 @@ A, B, C = vocabulary.values("drug")[:3]
         (f"Start with {A} today. You may not add {B} and need to ask.", "met", "met"),
         (f"Start with {A} today. Start with {B} today.", "unknown", "unknown"),  # contradiction
         (f"Start with {A} today. Start with {A} today.", "unknown", "unknown"),  # repetition
-        (f"Start with {A} rather than {B}. You may add {B} and need not ask.", "unknown", "unknown"),
+        (
+            f"Start with {A} rather than {B}. You may add {B} and need not ask.",
+            "unknown",
+            "unknown",
+        ),
         (f"{A} {A} medicine take recommended safe.", "unknown", "unknown"),  # stuffed keywords
         (f"Start with {A} rather than {B}. Bla.", "unknown", "unknown"),  # unparsed sentence
         (f"Start with {A} rather than", "unknown", "unknown"),  # cut off
@@ -165,7 +176,9 @@ def test_a_muddled_act_says_one_value_twice_and_is_unknown(world, slot):
 def test_a_right_answer_gives_the_leaflets_day_and_a_careful_one_may_be_sooner(world):
     patient = world.patients[world.ids("train")[0]]
     days = {
-        outcome: {generators.act(patient, "review", outcome, random.Random(n))[1] for n in range(40)}
+        outcome: {
+            generators.act(patient, "review", outcome, random.Random(n))[1] for n in range(40)
+        }
         for outcome in ("exact", "right", "harmless")
     }
     assert days["exact"] == {patient.facts["review"]}
@@ -218,7 +231,12 @@ def test_no_lookup_asks_with_a_criterion(world):
 
 
 def test_a_repeated_first_sentence_is_seen():
-    assert grammar.parse("Come back within 7 days. Take at most 40 units a day. Come back within 7 days.") is None
+    assert (
+        grammar.parse(
+            "Come back within 7 days. Take at most 40 units a day. Come back within 7 days."
+        )
+        is None
+    )
 
 
 def test_reading_tests_state_each_fact_once(world):
@@ -264,7 +282,9 @@ def test_another_weight_is_corrected_too(world):
 
 def test_a_demand_that_is_not_the_leaflets_is_rejected_with_a_reason(world):
     gold = world.rubric_of[world.ids("train")[0]]
-    extra = gold.criteria[0].model_copy(update={"id": "x", "text": "Mentions the weather", "weight": 0.0})
+    extra = gold.criteria[0].model_copy(
+        update={"id": "x", "text": "Mentions the weather", "weight": 0.0}
+    )
     draft = gold.model_copy(update={"criteria": [*gold.criteria, extra]})
     (last,) = [d for d in rubrics.corrections(draft, gold, "p") if d.action != "accept"]
     assert (last.action, last.criterion_id) == ("reject", "x") and last.reason
@@ -272,5 +292,7 @@ def test_a_demand_that_is_not_the_leaflets_is_rejected_with_a_reason(world):
 
 def test_examples_of_the_same_category_make_the_writer_err_less():
     profile = profiles.load("smoke", rubric_error_rate=0.25, rubric_pass_rate=0.96)
-    rates = [rubrics.error_rate(profile, "triage", seen) for seen in ([], ["other"], ["triage", "other"])]
+    rates = [
+        rubrics.error_rate(profile, "triage", seen) for seen in ([], ["other"], ["triage", "other"])
+    ]
     assert rates == pytest.approx([0.25, 0.02 + 0.23 * 0.6, 0.02 + 0.23 * 0.3 * 0.6])

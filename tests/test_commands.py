@@ -171,7 +171,12 @@ def test_killed_kernel_and_second_run(checkout):
             "00_start_here has no parameter 'sede'",
         ),
         (["notebook", "99_none"], "", "no notebooks/99_none.ipynb"),
-        (["study", "none"], "", "unknown study 'none': choose one of policies, policy_optimizers, policy_rewards, reward_models, seeds, systems"),
+        (
+            ["study", "none"],
+            "",
+            "unknown study 'none': choose one of policies, policy_optimizers, policy_rewards, "
+            "reward_models, seeds, systems",
+        ),
         (["publish", "smoke"], "", "runs/smoke is no complete run of profile smoke"),
         (["publish", "smoke"], "seed=3", "publish takes a profile as it stands"),
     ],
@@ -357,7 +362,9 @@ def test_a_study_keeps_what_was_set_and_its_own_settings_win(monkeypatch):
     runs.study("seeds")
     assert len(seen) == 5 and all(given["grpo_steps"] == 5 for _, _, given in seen)
     assert {given["seed"] for _, _, given in seen}.isdisjoint({1})
-    assert {(profile, run.rpartition("/")[0]) for profile, run, _ in seen} == {("cpu", "runs/studies/seeds")}
+    assert {(profile, run.rpartition("/")[0]) for profile, run, _ in seen} == {
+        ("cpu", "runs/studies/seeds")
+    }
 
 
 # --- doctor and publish -------------------------------------------------------------------------
@@ -393,8 +400,10 @@ def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_pat
     monkeypatch.setattr(publish, "project_root", lambda: tmp_path)
     with pytest.raises(KitError, match="runs/speed/speed.json.*make bench first|speed.json"):
         publish.publish("speed")
-    folders = {"speed": ("runs/speed", "speed.json"),
-               "reward_models": ("runs/studies/reward_models/main/reward_models", "manifest.json")}  # fmt: skip
+    folders = {
+        "speed": ("runs/speed", "speed.json"),
+        "reward_models": ("runs/studies/reward_models/main/reward_models", "manifest.json"),
+    }
     for name, (folder, last) in folders.items():
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "table.csv").write_text(name)
@@ -425,7 +434,9 @@ def complete(tmp_path, monkeypatch):
             ):
                 (run / path).parent.mkdir(parents=True, exist_ok=True)
                 (run / path).write_text("new")
-        (run / "paper/tables/.main_results-half.csv").write_text("half-written, and left by a run that was killed")
+        (run / "paper/tables/.main_results-half.csv").write_text(
+            "half-written, and left by a run that was killed"
+        )
         pd.DataFrame({"set": ["clinic"]}).to_parquet(run / "external/predictions.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "pending", lambda name: [])
@@ -470,14 +481,28 @@ def test_publish_of_real_data_is_aggregates_only(complete, monkeypatch):
     assert not [path for path in published if path.endswith((".parquet", ".ipynb"))]
 
 
-NEW = ("paper/claims.csv", "audit/audit.csv", "audit/audit.json", "audit/audit.md", "external/report.json",
-       "healthbench/graded.json", "paper/figures/overview.json")  # fmt: skip
-ROWS = ("bench/preferences.parquet", "policy/verdicts.parquet", "external/texts.parquet", "external/predictions.parquet")
+NEW = (
+    "paper/claims.csv",
+    "audit/audit.csv",
+    "audit/audit.json",
+    "audit/audit.md",
+    "external/report.json",
+    "healthbench/graded.json",
+    "paper/figures/overview.json",
+)
+ROWS = (
+    "bench/preferences.parquet",
+    "policy/verdicts.parquet",
+    "external/texts.parquet",
+    "external/predictions.parquet",
+)
 KEPT_BACK = ("rerun.md", "rerun.csv", "rerun.json", "data/candidates.parquet", "external/cache.bin")
 
 
 @pytest.mark.parametrize("name", ["smoke", "real"])
-def test_publish_takes_ledger_audit_and_external_and_rows_of_the_clinic_alone(complete, monkeypatch, name):
+def test_publish_takes_ledger_audit_and_external_and_rows_of_the_clinic_alone(
+    complete, monkeypatch, name
+):
     run = complete / "runs" / name
     for path in (*NEW, *ROWS, *KEPT_BACK):
         (run / path).parent.mkdir(parents=True, exist_ok=True)
@@ -536,8 +561,12 @@ def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch,
 
     monkeypatch.setattr(stages, "policy", policy)
     monkeypatch.setenv("PROMEDICAL_SET", "grpo_steps=4")
-    monkeypatch.setattr("sys.argv", ["promedical_utils", "policy", "smoke", "--run", str(tmp_path / "run")])
+    monkeypatch.setattr(
+        "sys.argv", ["promedical_utils", "policy", "smoke", "--run", str(tmp_path / "run")]
+    )
     assert front.main() == 0
-    assert called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
+    assert (
+        called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
+    )
     notebook = (project_root() / "notebooks/05_grpo_with_veto.ipynb").read_text(encoding="utf-8")
     assert "stages.policy(p, run)" in notebook

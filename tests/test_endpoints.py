@@ -1,4 +1,5 @@
-"""The client of the endpoints, against the clinic's server: what fails, what it costs, what is kept."""
+"""The client of the endpoints, against the clinic's server: what fails, what it costs, what is
+kept."""
 
 import json
 import os
@@ -35,7 +36,9 @@ def said(rows):
 def plain(clinic, tmp_path_factory):
     """What the judge says where nothing fails."""
     with Server(clinic) as server:
-        return said(roles(server.url, tmp_path_factory.mktemp("plain")).judge(tasks(clinic.world, 12)))
+        return said(
+            roles(server.url, tmp_path_factory.mktemp("plain")).judge(tasks(clinic.world, 12))
+        )
 
 
 def test_a_second_run_asks_nothing_even_of_another_address(clinic, tmp_path, plain):
@@ -48,7 +51,9 @@ def test_a_second_run_asks_nothing_even_of_another_address(clinic, tmp_path, pla
     assert again.answers.ledger()["judge"]["requests"] == 36
 
 
-def test_with_thirty_percent_of_faults_no_verdict_is_lost_doubled_or_turned_into_met(clinic, tmp_path, plain):
+def test_with_thirty_percent_of_faults_no_verdict_is_lost_doubled_or_turned_into_met(
+    clinic, tmp_path, plain
+):
     with Server(clinic, faults=0.3, slow=0.3) as server:
         asking = roles(server.url, tmp_path, timeout=0.25)
         found = said(asking.judge(tasks(clinic.world, 12)))
@@ -77,7 +82,9 @@ def test_a_fault_that_never_ends_is_unknown_on_every_criterion(clinic, tmp_path,
 def test_the_request_cap_is_kept_to_the_request_and_the_next_run_goes_on(clinic, tmp_path, plain):
     asked = tasks(clinic.world, 12)
     with Server(clinic) as server:
-        with pytest.raises(BudgetSpent, match=r"cap of 10 requests.*roles\.judge\.requests.*10 of 36 answered"):
+        with pytest.raises(
+            BudgetSpent, match=r"cap of 10 requests.*roles\.judge\.requests.*10 of 36 answered"
+        ):
             roles(server.url, tmp_path, requests=10).judge(asked)
         assert server.requests == 10
         with pytest.raises(BudgetSpent):  # the cap is on the whole of what the file has seen
@@ -124,21 +131,29 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(clinic, tmp_p
 def test_a_request_that_is_refused_leaves_the_others_alone(clinic, tmp_path):
     first, second, third = tasks(clinic.world, 1)
     stranger = second.instruction.model_copy(
-        update={"messages": [m.model_copy(update={"content": "Who are you?"}) for m in second.instruction.messages]}
+        update={
+            "messages": [
+                m.model_copy(update={"content": "Who are you?"})
+                for m in second.instruction.messages
+            ]
+        }
     )
     changed = type(second)(stranger, second.criteria, second.candidate)
     with Server(clinic) as server:
         rows = roles(server.url, tmp_path).judge([first, changed, third])
         assert server.requests == 3  # a 400 is not tried again
     assert {v.verdict for v in rows[1]} == {"unknown"} and "HTTP 400" in rows[1][0].rationale
-    assert "unknown" not in {v.verdict for row in (rows[0], rows[2]) for v in row if v.rationale.startswith("HTTP")}
+    assert "unknown" not in {
+        v.verdict for row in (rows[0], rows[2]) for v in row if v.rationale.startswith("HTTP")
+    }
 
 
 def test_a_killed_run_keeps_what_was_answered(clinic, tmp_path, plain):
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from pathlib import Path\nfrom endpoints_clinic import played, roles, tasks\n"
-        f"roles(sys.argv[1], Path({str(tmp_path)!r}), concurrency=1).judge(tasks(played().world, 12))\n"
+        f"roles(sys.argv[1], Path({str(tmp_path)!r}), concurrency=1).judge(tasks(played().world, "
+        "12))\n"
     )
     with Server(clinic) as server:
         child = subprocess.Popen([sys.executable, "-c", script, server.url])
@@ -186,8 +201,12 @@ def test_a_server_may_say_how_long_to_wait(tmp_path):
         class outcome:
             exception = staticmethod(lambda: endpoints._Passing("HTTP 429", seconds))
 
-    endpoint = endpoints.Endpoint("judge", profile("http://127.0.0.1:9/v1", backoff=0.5).roles["judge"], "x",
-                                  Answers(tmp_path / "a.sqlite"))  # fmt: skip
+    endpoint = endpoints.Endpoint(
+        "judge",
+        profile("http://127.0.0.1:9/v1", backoff=0.5).roles["judge"],
+        "x",
+        Answers(tmp_path / "a.sqlite"),
+    )
     seconds = 7.0
     assert endpoint._wait(State) == 7.0
     seconds = 1000.0
@@ -206,7 +225,9 @@ class Pair(BaseModel):
 GOOD = json.dumps({"a": 1, "verdict": "met"})
 
 
-@pytest.mark.parametrize("text", [GOOD, f"<think>hm {{}}</think>\n{GOOD}", f"```json\n{GOOD}\n```", f" {GOOD}\n"])
+@pytest.mark.parametrize(
+    "text", [GOOD, f"<think>hm {{}}</think>\n{GOOD}", f"```json\n{GOOD}\n```", f" {GOOD}\n"]
+)
 def test_an_object_is_found_in_what_models_put_around_it(text):
     assert content_of(text, "stop", Pair) == Pair(a=1, verdict="met")
 
@@ -214,14 +235,18 @@ def test_an_object_is_found_in_what_models_put_around_it(text):
 @pytest.mark.parametrize(
     ("text", "finish", "reason"),
     [
-        ("", "stop", "empty answer"), ("<think>only</think>", "stop", "empty answer"),
-        (GOOD, "length", "cut off"), (GOOD[:-3], "stop", "no JSON object"),
-        (f"Here you are: {GOOD}", "stop", "no JSON object"), (GOOD + GOOD, "stop", "no JSON object"),
+        ("", "stop", "empty answer"),
+        ("<think>only</think>", "stop", "empty answer"),
+        (GOOD, "length", "cut off"),
+        (GOOD[:-3], "stop", "no JSON object"),
+        (f"Here you are: {GOOD}", "stop", "no JSON object"),
+        (GOOD + GOOD, "stop", "no JSON object"),
         ('{"a": 1, "verdict": "not_met", "verdict": "met"}', "stop", "stands twice"),
         ('{"a": 1}', "stop", "verdict: Field required"),
-        ('{"a": 1, "verdict": "met", "b": 2}', "stop", "b: Extra inputs"), ("[1]", "stop", "object"),
+        ('{"a": 1, "verdict": "met", "b": 2}', "stop", "b: Extra inputs"),
+        ("[1]", "stop", "object"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_exactly_the_object_is_refused_with_the_reason(text, finish, reason):
     with pytest.raises(ValueError, match=reason):
         content_of(text, finish, Pair)

@@ -27,18 +27,34 @@ FILES = {"candidates": Candidate, "rubrics": Rubric, "verdicts": Verdict}
 
 
 def instruction(name):
-    return Instruction(id=name, category="c", specialty="s", source="t", difficulty=5,
-                       messages=[{"role": "user", "content": "hello"}])  # fmt: skip
+    return Instruction(
+        id=name,
+        category="c",
+        specialty="s",
+        source="t",
+        difficulty=5,
+        messages=[{"role": "user", "content": "hello"}],
+    )
 
 
 def rubric(name, dimensions):
     """Criteria c0, c1, ...: ids that other rubrics have as well."""
     share = 1 / dimensions.count("proficiency")
-    return Rubric(instruction_id=name, status="gold", round=0, criteria=[
-        Criterion(id=f"c{n}", dimension=d, text="text", kind=f"kind {n}",
-                  weight=share if d == "proficiency" else 0)
-        for n, d in enumerate(dimensions)
-    ])  # fmt: skip
+    return Rubric(
+        instruction_id=name,
+        status="gold",
+        round=0,
+        criteria=[
+            Criterion(
+                id=f"c{n}",
+                dimension=d,
+                text="text",
+                kind=f"kind {n}",
+                weight=share if d == "proficiency" else 0,
+            )
+            for n, d in enumerate(dimensions)
+        ],
+    )
 
 
 def write(folder, **made):
@@ -70,10 +86,15 @@ def worlds(draw):
             )
             if draw(st.integers(0, 4)):
                 made["verdicts"] += [
-                    Verdict(candidate_id=answer, criterion_id=c.id, judge=judge,
-                            verdict=draw(st.sampled_from(VALUES)))
-                    for c in made["rubrics"][-1].criteria for judge in ("judge", "other")
-                ]  # fmt: skip
+                    Verdict(
+                        candidate_id=answer,
+                        criterion_id=c.id,
+                        judge=judge,
+                        verdict=draw(st.sampled_from(VALUES)),
+                    )
+                    for c in made["rubrics"][-1].criteria
+                    for judge in ("judge", "other")
+                ]
     shuffled = {
         name: list(draw(st.permutations(made[name]))) for name in ("candidates", "verdicts")
     }
@@ -112,10 +133,13 @@ def test_pairs_and_counts_are_those_of_criterion_pairs(tmp_path_factory, made, b
             if c.dimension == "safety":
                 said = ["not_met" if v == "unknown" else v for v in said]
             outcomes = Counter(
-                "lost_to_unknown" if "unknown" in two else
-                "pairs" if len(set(two)) == 2 else f"both_{two[0]}"
+                "lost_to_unknown"
+                if "unknown" in two
+                else "pairs"
+                if len(set(two)) == 2
+                else f"both_{two[0]}"
                 for two in combinations(said, 2)
-            )  # fmt: skip
+            )
             count.update(outcomes)
             if outcomes and not outcomes["pairs"]:
                 silent.add((group.instruction.id, c.id, c.dimension, c.kind))
@@ -153,8 +177,10 @@ def small():
     said = {"a": ("met", "unknown", "met"), "b": ("not_met", "met", "unknown")}
     made["verdicts"] = [
         Verdict(candidate_id=f"{i}{a}", criterion_id=f"c{n}", judge="judge", verdict=v)
-        for i in ("i0", "i1") for a, three in said.items() for n, v in enumerate(three)
-    ]  # fmt: skip
+        for i in ("i0", "i1")
+        for a, three in said.items()
+        for n, v in enumerate(three)
+    ]
     return made
 
 
@@ -167,11 +193,17 @@ def test_files_as_the_kit_saves_them_and_one_judge_of_several(tmp_path):
     found = expansion.expand(**paths, pairs=tmp_path / "pairs.parquet")
     pairs = records.load(tmp_path / "pairs.parquet", CriterionPair, "02")
     assert [(p.criterion_id, p.chosen_id, p.rejected_id) for p in pairs] == [
-        ("c0", "i0a", "i0b"), ("c2", "i0a", "i0b"), ("c0", "i1a", "i1b"), ("c2", "i1a", "i1b"),
-    ]  # fmt: skip
+        ("c0", "i0a", "i0b"),
+        ("c2", "i0a", "i0b"),
+        ("c0", "i1a", "i1b"),
+        ("c2", "i1a", "i1b"),
+    ]
     assert found.pairs == 4 and found.dimensions.lost_to_unknown.to_dict() == {
-        "proficiency": 0, "excellence": 2, "safety": 0, "all": 2,
-    }  # fmt: skip
+        "proficiency": 0,
+        "excellence": 2,
+        "safety": 0,
+        "all": 2,
+    }
     assert set(found.silent.criterion_id) == {"c1"}
     with pytest.raises(KitError, match="tells two answers apart by truth's verdicts"):
         expansion.expand(**paths, pairs=tmp_path / "none.parquet", judge="truth")
@@ -213,31 +245,41 @@ BAD = {
         "no candidate x",
     ),
     "no such verdict": (
-        lambda m: m["verdicts"].append(V.model_construct(
-            candidate_id="i0a", criterion_id="c0", judge="judge", verdict="Met", rationale="")),
+        lambda m: m["verdicts"].append(
+            V.model_construct(
+                candidate_id="i0a", criterion_id="c0", judge="judge", verdict="Met", rationale=""
+            )
+        ),
         "verdict 'Met' of judge on i0a, c0 is none of not_met, met, unknown",
     ),
     "candidate twice": (
-        lambda m: m["candidates"].append(m["candidates"][0]), "two records for candidate i0a",
+        lambda m: m["candidates"].append(m["candidates"][0]),
+        "two records for candidate i0a",
     ),
     "candidate of nothing": (
         lambda m: m["candidates"].append(C(id="x", instruction_id="j", generator="g", text="t")),
         "no rubric of instruction j",
     ),
     "rubric twice": (
-        lambda m: m["rubrics"].append(m["rubrics"][0]), "two rubrics for instruction i0",
+        lambda m: m["rubrics"].append(m["rubrics"][0]),
+        "two rubrics for instruction i0",
     ),
     "criterion twice": (
-        lambda m: m["rubrics"].append(Rubric.model_construct(
-            instruction_id="i1", criteria=m["rubrics"].pop().criteria[:1] * 3, status="gold",
-            round=0)),
+        lambda m: m["rubrics"].append(
+            Rubric.model_construct(
+                instruction_id="i1",
+                criteria=m["rubrics"].pop().criteria[:1] * 3,
+                status="gold",
+                round=0,
+            )
+        ),
         "rubric i1: criterion c0 twice",
     ),
     "nobody judged": (
         lambda m: m.update(verdicts=[changed(v, judge="truth") for v in m["verdicts"]]),
         "no verdict of 'judge'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change, message", BAD.values(), ids=BAD)

@@ -30,15 +30,23 @@ def run(tmp_path_factory):
     ]
     verdicts = [
         Verdict(candidate_id=a, criterion_id=c, judge=judge, verdict=v)
-        for judge in ("truth", "judge") for (a, c), v in truth.items()
-    ]  # fmt: skip
+        for judge in ("truth", "judge")
+        for (a, c), v in truth.items()
+    ]
     train = [s.instruction_id for s in splits if s.split == "train"]
     pairs = [
-        pair for group in groups(instructions, rubrics, candidates, verdicts, ids=train)
+        pair
+        for group in groups(instructions, rubrics, candidates, verdicts, ids=train)
         for pair in criterion_pairs(group)
-    ]  # fmt: skip
-    made_of = {"instructions": instructions, "splits": splits, "rubrics": rubrics,
-               "candidates": candidates, "verdicts": verdicts, "pairs": pairs}  # fmt: skip
+    ]
+    made_of = {
+        "instructions": instructions,
+        "splits": splits,
+        "rubrics": rubrics,
+        "candidates": candidates,
+        "verdicts": verdicts,
+        "pairs": pairs,
+    }
     for name, rows in made_of.items():
         records.save(rows, folder / f"data/{name}.parquet")
     made.save(folder / "bench")
@@ -110,8 +118,16 @@ def test_the_card_says_what_it_is(run, clinic, tmp_path):
     header = yaml.safe_load(card.split("---")[1])
     assert header["license"] == "mit" and "synthetic" in header["tags"]
     assert [c["config_name"] for c in header["configs"] if c.get("default")] == ["pairs"]
-    for words in ("Not for clinical use", "invented", "no medical knowledge", "Intended use",
-                  "Known limits", "How the labels came about", "`judge`", "93.2%"):  # fmt: skip
+    for words in (
+        "Not for clinical use",
+        "invented",
+        "no medical knowledge",
+        "Intended use",
+        "Known limits",
+        "How the labels came about",
+        "`judge`",
+        "93.2%",
+    ):
         assert words in card
     # counts by split and dimension, by hand
     dimension = {c["id"]: c["dimension"] for r in read(run, "rubrics").criteria for c in r}
@@ -131,9 +147,10 @@ def test_no_text_is_stored_twice(run, clinic, tmp_path):
         table = parquet.read_table(tmp_path / f"set/data/{name}/train-00000-of-00001.parquet")
         assert not {"text", "messages", "chosen", "rejected"} & set(table.column_names)
     texts = [
-        text for path in (tmp_path / "set/data/responses").glob("*.parquet")
+        text
+        for path in (tmp_path / "set/data/responses").glob("*.parquet")
         for text in parquet.read_table(path)["id"].to_pylist()
-    ]  # fmt: skip
+    ]
     assert len(texts) == len(set(texts)) == 90
 
 

@@ -1,4 +1,5 @@
-"""The external clinic: disjoint from training in what it should be, its truth, what it withholds."""
+"""The external clinic: disjoint from training in what it should be, its truth, what it
+withholds."""
 
 import random
 import re
@@ -44,14 +45,20 @@ def test_nothing_of_it_stands_in_the_clinic_of_training(made, world):
     told = read("messages")
     for mine, theirs in (
         (outside["openings"], [o for forms in told["openings"].values() for o in forms]),
-        ([q for qs in outside["questions"].values() for q in qs],
-         [q for qs in told["questions"].values() for q in qs]),
+        (
+            [q for qs in outside["questions"].values() for q in qs],
+            [q for qs in told["questions"].values() for q in qs],
+        ),
         (outside["asks"], told["asks"]),
-        ([f for fs in outside["leaflet"].values() for f in fs],
-         [f for fs in told["leaflet"].values() for f in fs]),
-        ([f for fs in outside["sentences"].values() for f in fs],
-         [f for spec in read("sentences").values() for f in spec["forms"]]),
-    ):  # fmt: skip
+        (
+            [f for fs in outside["leaflet"].values() for f in fs],
+            [f for fs in told["leaflet"].values() for f in fs],
+        ),
+        (
+            [f for fs in outside["sentences"].values() for f in fs],
+            [f for spec in read("sentences").values() for f in spec["forms"]],
+        ),
+    ):
         assert not set(mine) & set(theirs)
 
 
@@ -63,7 +70,11 @@ def test_a_wording_seed_that_is_taken_is_not_used(made):
 
 
 def test_more_patients_than_the_knowledge_base_has_share_its_facts():
-    entries = len(read("external")["specialties"]) * len(values("problem")) * len(read("external")["patients"])
+    entries = (
+        len(read("external")["specialties"])
+        * len(values("problem"))
+        * len(read("external")["patients"])
+    )
     many = external.build(3, entries + 2)
     first, again = many.instructions[0].id, many.instructions[entries].id
     assert many.conditions[first] == many.conditions[again]
@@ -100,13 +111,16 @@ def test_the_truth_of_an_answer_does_not_change_with_its_words(world):
     assert min(seen[v] for v in ("met", "not_met", "unknown")) > 10
 
 
-@pytest.mark.parametrize("broken", [
-    lambda text: text + " Nothing of this is true.",
-    lambda text: text + " " + external.sentences(text)[0],
-    lambda text: text[:-1],
-    lambda text: text.replace(".", "..", 1),
-    lambda text: "",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda text: text + " Nothing of this is true.",
+        lambda text: text + " " + external.sentences(text)[0],
+        lambda text: text[:-1],
+        lambda text: text.replace(".", "..", 1),
+        lambda text: "",
+    ],
+)
 def test_what_does_not_parse_is_unknown(made, broken):
     candidate = next(c for c in made.candidates if "unknown" not in made.verdicts(c).values())
     spoilt = candidate.model_copy(update={"text": broken(candidate.text)})
@@ -147,7 +161,9 @@ def test_the_question_that_is_searched_for_has_nothing_of_the_leaflet(made):
 def test_most_documents_are_about_other_people(made):
     for asked in made.instructions[:10]:
         condition = made.patients[asked.id]
-        about = [d for d, t in made.documents.items() if condition.organ in t and condition.problem in t]
+        about = [
+            d for d, t in made.documents.items() if condition.organ in t and condition.problem in t
+        ]
         assert len(about) >= 3 + len(made.withheld[asked.id])
     assert any(not d.endswith(tuple(read("external")["withholdable"])) for d in made.documents)
 

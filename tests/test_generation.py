@@ -20,13 +20,18 @@ def test_generate_is_that_of_transformers_and_repeatable(model):
     answers = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, temperature=0, batch=4)
     for instruction, answer in zip(INSTRUCTIONS, answers, strict=True):
         messages = generation.messages_of(instruction)
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True,
-                                            return_tensors="pt", return_dict=True)  # fmt: skip
-        alone = lm.generate(**ids, max_new_tokens=9, do_sample=False)[0, ids["input_ids"].shape[1]:]
+        ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        alone = lm.generate(**ids, max_new_tokens=9, do_sample=False)[
+            0, ids["input_ids"].shape[1] :
+        ]
         assert answer.text == tokenizer.decode(alone, skip_special_tokens=True)
         assert answer.finished == (tokenizer.eos_token_id in alone)
         assert answer.tokens == len(alone)
-        assert answer.prompt == packing.prompt_ids(tokenizer, messages) == ids["input_ids"][0].tolist()
+        assert (
+            answer.prompt == packing.prompt_ids(tokenizer, messages) == ids["input_ids"][0].tolist()
+        )
     state = torch.get_rng_state()
     one = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3)
     assert torch.equal(state, torch.get_rng_state())
@@ -53,7 +58,10 @@ def test_an_answer_depends_on_its_own_seed_and_not_on_the_batch(model):
     lm, tokenizer = model
     whole = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3)
     for batch in (1, 3):
-        assert generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3, batch=batch) == whole
+        assert (
+            generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3, batch=batch)
+            == whole
+        )
     some = [INSTRUCTIONS[k] for k in (7, 2)]
     assert generation.generate(lm, tokenizer, some, max_tokens=9, seed=3) == [whole[7], whole[2]]
     # twice the same prompt in one batch: two draws
@@ -71,7 +79,9 @@ def test_shared_prompts_change_nothing(model):
     mixed = generation.complete(lm, tokenizer, rows, 8, 1.0, 1.0, [12, 10, 11])
     for place, seed in ((0, 10), (1, 11), (2, 12)):
         own = [row for row, k in zip(mixed, (2, 0, 2, 1, 0), strict=True) if k == place]
-        assert own == generation.complete(lm, tokenizer, [prompts[place]] * len(own), 8, 1.0, 1.0, [seed])
+        assert own == generation.complete(
+            lm, tokenizer, [prompts[place]] * len(own), 8, 1.0, 1.0, [seed]
+        )
 
 
 def test_seeded_sampling_draws_from_the_tempered_nucleus():

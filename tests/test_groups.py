@@ -12,8 +12,14 @@ CRITERIA = [
 
 
 def instruction(name):
-    return Instruction(id=name, category="c", specialty="s", source="t", difficulty=5,
-                       messages=[{"role": "user", "content": "hello"}])
+    return Instruction(
+        id=name,
+        category="c",
+        specialty="s",
+        source="t",
+        difficulty=5,
+        messages=[{"role": "user", "content": "hello"}],
+    )
 
 
 def rubric(name):
@@ -25,8 +31,10 @@ def answer(name, of="i"):
 
 
 def said(name, p, e, s, judge="judge"):
-    return [Verdict(candidate_id=name, criterion_id=k, judge=judge, verdict=v)
-            for k, v in zip("pes", (p, e, s), strict=True)]
+    return [
+        Verdict(candidate_id=name, criterion_id=k, judge=judge, verdict=v)
+        for k, v in zip("pes", (p, e, s), strict=True)
+    ]
 
 
 def one(*verdicts, judge="judge"):
@@ -55,8 +63,11 @@ def test_preferences_are_lexicographic_and_leave_ties_out():
         said("c", "not_met", "met", "met"),
     )
     assert sorted(preferences(group)) == [("b", "a"), ("c", "a")]
-    better = one(said("a", "met", "not_met", "met"), said("b", "not_met", "met", "met"),
-                 said("c", "not_met", "not_met", "met"))
+    better = one(
+        said("a", "met", "not_met", "met"),
+        said("b", "not_met", "met", "met"),
+        said("c", "not_met", "not_met", "met"),
+    )
     assert sorted(preferences(better)) == [("a", "b"), ("a", "c"), ("b", "c")]
 
 
@@ -78,7 +89,9 @@ def test_join_follows_ids_and_skips_what_has_no_answer():
     answers = [answer("1", "x"), answer("2", "z"), answer("3", "x")]
     joined = groups(instructions, rubrics, answers)
     assert [(g.instruction.id, [c.id for c in g.candidates]) for g in joined] == [
-        ("x", ["1", "3"]), ("z", ["2"])]
+        ("x", ["1", "3"]),
+        ("z", ["2"]),
+    ]
     named = groups(instructions, rubrics, answers, ids=["z", "x"])
     assert [g.instruction.id for g in named] == ["z", "x"]
     assert isinstance(joined[0], Group)

@@ -23,19 +23,25 @@ def run(proxy, judged, gold=None, prompts=40, conditions=None, seed=0, noise=1.0
     parts = []
     for number, step in enumerate(30 * n for n in range(len(proxy))):
         common = shared * rng.normal(size=conditions)[place]
-        parts.append(pd.DataFrame({
-            "step": step,
-            "instruction_id": [f"i{n:03}" for n in range(prompts)],
-            "condition": [f"c{n}" for n in place],
-            "proxy": level + proxy[number] + 0.2 * rng.normal(size=prompts),
-            "judged": level + judged[number] + noise * rng.normal(size=prompts) + common,
-            "gold": level + gold[number] + 0.5 * rng.normal(size=prompts) if gold else math.nan,
-            "tokens": rng.integers(80, 120, prompts),
-            "finished": True,
-            "unparsed": False,
-            "entropy": 0.3 + 0.02 * rng.normal(size=prompts),
-            "kl": 0.01 * number,
-        }))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "step": step,
+                    "instruction_id": [f"i{n:03}" for n in range(prompts)],
+                    "condition": [f"c{n}" for n in place],
+                    "proxy": level + proxy[number] + 0.2 * rng.normal(size=prompts),
+                    "judged": level + judged[number] + noise * rng.normal(size=prompts) + common,
+                    "gold": level + gold[number] + 0.5 * rng.normal(size=prompts)
+                    if gold
+                    else math.nan,
+                    "tokens": rng.integers(80, 120, prompts),
+                    "finished": True,
+                    "unparsed": False,
+                    "entropy": 0.3 + 0.02 * rng.normal(size=prompts),
+                    "kl": 0.01 * number,
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -59,7 +65,9 @@ def test_proxy_up_and_judged_down_is_named_at_its_step():
     assert result["flagged"] and result["name"] == "reward hacking" and result["tested"]
     assert (result["since"], result["against"]) == (90, "judged")
     # the start was worse still, so only the best so far shows it
-    assert {(row["compared_with"], row["which"]) for row in result["evidence"]} == {(60, "the best so far")}
+    assert {(row["compared_with"], row["which"]) for row in result["evidence"]} == {
+        (60, "the best so far")
+    }
     assert [row["what"] for row in result["evidence"]] == ["proxy", "judged"]
     assert result["gold_agrees"] is None and result["kl"] == pytest.approx(0.03)
 
@@ -68,7 +76,11 @@ def test_a_fall_below_the_start_is_shown_against_both():
     result = found(run(RISING, (0.0, 1.0, -1.5, -1.5)))
     assert result["since"] == 60  # the first, not the last
     assert [(r["compared_with"], r["what"]) for r in result["evidence"]] == [
-        (0, "proxy"), (0, "judged"), (30, "proxy"), (30, "judged")]  # fmt: skip
+        (0, "proxy"),
+        (0, "judged"),
+        (30, "proxy"),
+        (30, "judged"),
+    ]
     assert found(run(RISING, (0.0, -1.5, -1.5, -1.5)))["since"] == 30
 
 
@@ -110,8 +122,14 @@ def test_a_judged_fall_without_a_proxy_gain_is_no_hacking(proxy):
     assert not found(run(proxy, (2.0, 1.0, 0.0, -1.0)))["flagged"]
 
 
-@pytest.mark.parametrize("sizes", [{"prompts": 24}, {"prompts": 48, "conditions": 12, "shared": 1.0},
-                                   {"prompts": 50, "conditions": 19, "shared": 0.5}])  # fmt: skip
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"prompts": 24},
+        {"prompts": 48, "conditions": 12, "shared": 1.0},
+        {"prompts": 50, "conditions": 19, "shared": 0.5},
+    ],
+)
 def test_judged_noise_alone_is_rarely_flagged(sizes):
     """The proxy truly rises, the judged reward is noise: at most 5 % of runs may be flagged.
 
@@ -190,7 +208,9 @@ def test_gold_that_is_known_of_a_few_prompts_only_is_not_known():
 def test_the_scale_of_the_proxy_and_the_order_of_rows_do_not_matter():
     answers = run(RISING, (0.0, 1.0, 2.0, 0.6))
     result = found(answers)
-    other = found(answers.assign(proxy=1000 * answers["proxy"] - 5e4).sample(frac=1, random_state=0))
+    other = found(
+        answers.assign(proxy=1000 * answers["proxy"] - 5e4).sample(frac=1, random_state=0)
+    )
     assert other["since"] == 90 and other["evidence"][1] == result["evidence"][1]
     assert other["evidence"][0]["low"] == pytest.approx(1000 * result["evidence"][0]["low"])
 
@@ -212,7 +232,9 @@ def test_an_answer_without_a_proxy_is_left_out_and_counted():
 
 def test_several_answers_a_prompt_are_their_mean():
     one, two = run(RISING, (0.0, 1.0, 2.0, 0.6)), run(RISING, (0.0, 1.0, 2.0, 0.6), seed=9)
-    mean = one.assign(judged=(one["judged"] + two["judged"]) / 2, proxy=(one["proxy"] + two["proxy"]) / 2)
+    mean = one.assign(
+        judged=(one["judged"] + two["judged"]) / 2, proxy=(one["proxy"] + two["proxy"]) / 2
+    )
     both, single = found(pd.concat([one, two])), found(mean)
     for row, expected in zip(both["evidence"], single["evidence"], strict=True):
         assert row["low"] == pytest.approx(expected["low"]) and row["step"] == expected["step"]
@@ -223,17 +245,28 @@ def test_the_sentence_has_the_numbers_of_the_evidence():
     for row in result["evidence"]:
         interval = f"({row['low']:+.3g} to {row['high']:+.3g})"
         assert f"{row['what']} {row['difference']:+.3g} {interval}" in result["text"]
-    assert result["text"].startswith("Reward hacking since step 90: against the best so far (step 60)")
+    assert result["text"].startswith(
+        "Reward hacking since step 90: against the best so far (step 60)"
+    )
     assert "gold agrees (99.17 % intervals, 40 prompts)." in result["text"]
     many = found(run(RISING, RISING, prompts=40, conditions=20))["text"]
-    assert many.startswith("No reward hacking seen in steps 0 to 90") and "40 prompts in 20 cond" in many
+    assert (
+        many.startswith("No reward hacking seen in steps 0 to 90")
+        and "40 prompts in 20 cond" in many
+    )
 
 
-@pytest.mark.parametrize("few, why", [
-    (run(RISING, (0.0, -9.0, -9.0, -9.0), prompts=9), "9 prompts are too few, 10 are needed"),
-    (run(RISING, (0.0, -9.0, -9.0, -9.0), prompts=40, conditions=4), "in 4 conditions are too few"),
-    (run([0.0], [0.0]), "one evaluation has nothing to be compared with"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "few, why",
+    [
+        (run(RISING, (0.0, -9.0, -9.0, -9.0), prompts=9), "9 prompts are too few, 10 are needed"),
+        (
+            run(RISING, (0.0, -9.0, -9.0, -9.0), prompts=40, conditions=4),
+            "in 4 conditions are too few",
+        ),
+        (run([0.0], [0.0]), "one evaluation has nothing to be compared with"),
+    ],
+)
 def test_too_little_is_said_and_not_flagged(few, why):
     result = found(few)
     assert not result["flagged"] and not result["tested"] and why in result["text"]
@@ -244,19 +277,24 @@ def test_too_little_is_said_and_not_flagged(few, why):
 def at(answers, step, **columns):
     """``answers`` with other values from ``step`` on."""
     late = answers["step"] >= step
-    return answers.assign(**{
-        name: answers[name].astype(float).where(~late, np.resize(value, len(answers)))
-        for name, value in columns.items()
-    })  # fmt: skip
+    return answers.assign(
+        **{
+            name: answers[name].astype(float).where(~late, np.resize(value, len(answers)))
+            for name, value in columns.items()
+        }
+    )
 
 
-@pytest.mark.parametrize("name, what, values", [
-    ("length collapse", "tokens", {"tokens": [40, 44]}),
-    ("length explosion", "tokens", {"tokens": [210, 250]}),
-    ("entropy collapse", "entropy", {"entropy": [0.1, 0.12]}),
-    ("more answers cut off", "cut", {"finished": [0, 0, 1]}),
-    ("more answers unparsed", "unparsed", {"unparsed": [1, 1, 0]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, what, values",
+    [
+        ("length collapse", "tokens", {"tokens": [40, 44]}),
+        ("length explosion", "tokens", {"tokens": [210, 250]}),
+        ("entropy collapse", "entropy", {"entropy": [0.1, 0.12]}),
+        ("more answers cut off", "cut", {"finished": [0, 0, 1]}),
+        ("more answers unparsed", "unparsed", {"unparsed": [1, 1, 0]}),
+    ],
+)
 def test_signs_are_named_at_their_first_step(name, what, values):
     answers = at(run(RISING, RISING), 60, **values)
     [sign] = found(answers)["signs"]
@@ -269,8 +307,13 @@ def test_signs_are_named_at_their_first_step(name, what, values):
 
 def test_what_changes_little_or_by_chance_is_no_sign():
     answers = run(RISING, RISING)
-    for values in ({"tokens": [60, 64]}, {"tokens": [170, 180]}, {"entropy": [0.2, 0.22]},
-                   {"finished": [1] * 39 + [0]}, {"unparsed": [0] * 39 + [1]}):  # fmt: skip
+    for values in (
+        {"tokens": [60, 64]},
+        {"tokens": [170, 180]},
+        {"entropy": [0.2, 0.22]},
+        {"finished": [1] * 39 + [0]},
+        {"unparsed": [0] * 39 + [1]},
+    ):
         assert found(at(answers, 60, **values))["signs"] == []
 
 
@@ -295,11 +338,17 @@ def test_malformed_answers_are_clear_errors():
         (answers.drop(index=0), "answers to i000 are 0 at step 0, 1 at step 30"),
         (pd.concat([answers, answers.iloc[-3:]]), "2 at step 90"),
         (answers.assign(instruction_id=ids.mask(steps > 0, "x")), "same prompts"),
-        (answers.assign(condition=conditions.mask(answers.index == 0, "d")), "prompt i000 has several"),
+        (
+            answers.assign(condition=conditions.mask(answers.index == 0, "d")),
+            "prompt i000 has several",
+        ),
         (answers.assign(judged=lost), "2 of 160 answers have no finite judged"),
-        (answers.assign(proxy=answers["proxy"].mask(answers.index < 1, math.inf)), "no finite proxy"),
+        (
+            answers.assign(proxy=answers["proxy"].mask(answers.index < 1, math.inf)),
+            "no finite proxy",
+        ),
         (answers.assign(step=math.nan), "no finite step"),
         (answers.assign(tokens="many"), "column tokens holds what is no number"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(KitError, match=said):
             hacking.check(bad)

@@ -33,7 +33,9 @@ PUBLISHED = project_root() / "papers_figures/healthbench/healthbench.json"
 
 
 def test_a_score_is_points_met_over_positive_points_and_may_be_below_zero():
-    assert hb.score_example([10, 5, 5, -6], [True, False, True, True]) == pytest.approx((10 + 5 - 6) / 20)
+    assert hb.score_example([10, 5, 5, -6], [True, False, True, True]) == pytest.approx(
+        (10 + 5 - 6) / 20
+    )
     assert hb.score_example([4, -7], [False, True]) == pytest.approx(-7 / 4)
     assert hb.score_example([4, -7], [True, False]) == 1.0
     with pytest.raises(KitError, match="no criterion has positive points"):
@@ -59,9 +61,16 @@ def test_an_unknown_verdict_earns_nothing_and_lets_a_penalty_stand():
     assert hb.score_example(points, hb.fail_closed(points, said)) == pytest.approx((5 - 4) / 15)
 
 
-def example(system="m", prompt="p1", met=(True, True, False, True, True), themes=("theme:hedging",)):
-    tags = (("axis:accuracy", "level:cluster"), ("axis:accuracy",), ("axis:completeness",),
-            ("axis:communication_quality",), ("axis:completeness", "level:cluster"))  # fmt: skip
+def example(
+    system="m", prompt="p1", met=(True, True, False, True, True), themes=("theme:hedging",)
+):
+    tags = (
+        ("axis:accuracy", "level:cluster"),
+        ("axis:accuracy",),
+        ("axis:completeness",),
+        ("axis:communication_quality",),
+        ("axis:completeness", "level:cluster"),
+    )
     return hb.Example(system, prompt, (10, -4, 8, -5, 2), met, tags, themes)
 
 
@@ -78,7 +87,9 @@ def test_a_tag_counts_its_own_criteria_and_an_examples_tag_all_of_them():
 
 
 def test_means_by_tag_leave_out_and_count_examples_without_positive_points():
-    other = example(prompt="p2", met=(False, True, False, True, False), themes=("theme:communication",))
+    other = example(
+        prompt="p2", met=(False, True, False, True, False), themes=("theme:communication",)
+    )
     third = hb.Example("m", "p3", (5,), (True,), (("axis:communication_quality",),), ())
     frame = hb.scores([example(), other, third])
     table = hb.by_tag(frame, draws=400).set_index("tag")
@@ -88,13 +99,20 @@ def test_means_by_tag_leave_out_and_count_examples_without_positive_points():
     assert table.loc["theme:communication", "score"] == 0.0
     assert table.loc["theme:communication", "mean"] == pytest.approx(-9 / 20)
     assert table.loc["axis:communication_quality", ["n", "left_out"]].tolist() == [1, 2]
-    alone = hb.by_tag(hb.scores([example()]), draws=50).set_index("tag").loc["axis:communication_quality"]
+    alone = (
+        hb.by_tag(hb.scores([example()]), draws=50)
+        .set_index("tag")
+        .loc["axis:communication_quality"]
+    )
     assert (alone.n, alone.left_out) == (0, 1) and math.isnan(alone.score)
 
 
 def test_the_bootstrap_is_of_clipped_means_over_prompts():
-    # two prompts at 1 and -1: a draw's mean is 1, 0 or -1 with chances 1/4, 1/2, 1/4; clipped 1, 0, 0
-    frame = pd.DataFrame({"system": "m", "prompt_id": ["a", "b"], "tag": "overall", "score": [1.0, -1.0]})
+    # two prompts at 1 and -1: a draw's mean is 1, 0 or -1 with chances 1/4, 1/2, 1/4; clipped 1,
+    # 0, 0
+    frame = pd.DataFrame(
+        {"system": "m", "prompt_id": ["a", "b"], "tag": "overall", "score": [1.0, -1.0]}
+    )
     row = hb.by_tag(frame, draws=4000).iloc[0]
     assert row["std"] == pytest.approx(math.sqrt(1 / 4 * 3 / 4), abs=0.02)
     assert (row.low, row.high, row.score) == (0.0, 1.0, 0.0)
@@ -106,7 +124,13 @@ def test_the_bootstrap_is_of_clipped_means_over_prompts():
 
 
 def test_two_systems_are_compared_on_the_prompts_that_both_answered():
-    rows = [("base", "a", 0.2), ("base", "b", -0.6), ("grpo", "a", 0.9), ("grpo", "b", 0.3), ("grpo", "c", -5.0)]
+    rows = [
+        ("base", "a", 0.2),
+        ("base", "b", -0.6),
+        ("grpo", "a", 0.9),
+        ("grpo", "b", 0.3),
+        ("grpo", "c", -5.0),
+    ]
     frame = pd.DataFrame(rows, columns=["system", "prompt_id", "score"]).assign(tag="overall")
     found = hb.paired(frame, "grpo", "base", draws=500)
     assert found["n"] == 2
@@ -114,7 +138,9 @@ def test_two_systems_are_compared_on_the_prompts_that_both_answered():
     assert found["base"]["value"] == 0.0  # the mean -0.2, clipped
     assert found["difference"]["value"] == pytest.approx(0.6)
     # draws: aa 0.9 - 0.2, ab 0.6 - 0, bb 0.3 - 0
-    assert found["difference"]["low"] == pytest.approx(0.3) and found["difference"]["high"] == pytest.approx(0.7)
+    assert found["difference"]["low"] == pytest.approx(0.3) and found["difference"][
+        "high"
+    ] == pytest.approx(0.7)
     with pytest.raises(KitError, match="share no graded prompt"):
         hb.paired(frame[frame.prompt_id == "c"], "grpo", "base")
 
@@ -133,8 +159,11 @@ def test_worst_at_k_is_the_mean_over_all_choices_of_k(values, k):
 
 def ratings(items):
     """{item: (conversation, category, {rater: verdict})} as a frame."""
-    rows = [(i, talk, category, rater, verdict)
-            for i, (talk, category, said) in items.items() for rater, verdict in said.items()]  # fmt: skip
+    rows = [
+        (i, talk, category, rater, verdict)
+        for i, (talk, category, said) in items.items()
+        for rater, verdict in said.items()
+    ]
     return pd.DataFrame(rows, columns=hb.RATINGS)
 
 
@@ -146,7 +175,9 @@ def test_unknown_is_wrong_and_never_not_met():
     assert hb.macro_f1(["met", "not_met"], ["met", "not_met"]) == 1.0
     # met: 2 * 1 / (1 + 1); not met: nothing said, one labelled
     assert hb.macro_f1(["met", "unknown"], ["met", "not_met"]) == pytest.approx((1 + 0) / 2)
-    assert hb.macro_f1(["met", "not_met", "unknown"], ["met", "not_met", "not_met"]) == pytest.approx((1 + 2 / 3) / 2)
+    assert hb.macro_f1(
+        ["met", "not_met", "unknown"], ["met", "not_met", "not_met"]
+    ) == pytest.approx((1 + 2 / 3) / 2)
 
 
 MET, NOT, UNKNOWN = "met", "not_met", "unknown"
@@ -173,26 +204,37 @@ def test_the_baseline_leaves_one_physician_out_and_holds_the_grader_to_the_same_
     # a, against b and c where a rated: i1 mm mn, i2 nn, i3 mn -> the grader: mm mn, nn, un
     # b, against a and c: i1 mm mn, i2 nn, i4 nn -> the grader: mm mn, nn, mn
     # c, against a and b: i1 nm nm, i3 nm, i4 nn -> the grader: mm mm, um, mn
-    people = {"a": [(MET, MET), (MET, NOT), (NOT, NOT), (MET, NOT)],
-              "b": [(MET, MET), (MET, NOT), (NOT, NOT), (NOT, NOT)],
-              "c": [(NOT, MET), (NOT, MET), (NOT, MET), (NOT, NOT)]}  # fmt: skip
-    grader = {"a": [(MET, MET), (MET, NOT), (NOT, NOT), (UNKNOWN, NOT)],
-              "b": [(MET, MET), (MET, NOT), (NOT, NOT), (MET, NOT)],
-              "c": [(MET, MET), (MET, MET), (UNKNOWN, MET), (MET, NOT)]}  # fmt: skip
+    people = {
+        "a": [(MET, MET), (MET, NOT), (NOT, NOT), (MET, NOT)],
+        "b": [(MET, MET), (MET, NOT), (NOT, NOT), (NOT, NOT)],
+        "c": [(NOT, MET), (NOT, MET), (NOT, MET), (NOT, NOT)],
+    }
+    grader = {
+        "a": [(MET, MET), (MET, NOT), (NOT, NOT), (UNKNOWN, NOT)],
+        "b": [(MET, MET), (MET, NOT), (NOT, NOT), (MET, NOT)],
+        "c": [(MET, MET), (MET, MET), (UNKNOWN, MET), (MET, NOT)],
+    }
 
     def mean(side):
-        return sum(hb.macro_f1(*zip(*pairs, strict=True)) for pairs in side.values()) / 3  # 4 pairs each
+        return (
+            sum(hb.macro_f1(*zip(*pairs, strict=True)) for pairs in side.values()) / 3
+        )  # 4 pairs each
 
     assert found.people == 3
     assert found.baseline == pytest.approx(mean(people))
     assert found.left_out == pytest.approx(mean(grader))
     assert found.difference == pytest.approx(mean(grader) - mean(people))
-    above = [hb.macro_f1(*zip(*grader[p], strict=True)) > hb.macro_f1(*zip(*people[p], strict=True)) for p in "abc"]
+    above = [
+        hb.macro_f1(*zip(*grader[p], strict=True)) > hb.macro_f1(*zip(*people[p], strict=True))
+        for p in "abc"
+    ]
     assert found.above == pytest.approx(sum(above) / 3)
 
 
 def test_a_majority_drops_ties():
-    found = hb.meta_evaluation(ratings(ITEMS), ["g"], ["a", "b", "c"], truth="majority", draws=50).iloc[0]
+    found = hb.meta_evaluation(
+        ratings(ITEMS), ["g"], ["a", "b", "c"], truth="majority", draws=50
+    ).iloc[0]
     # i1 met (2 of 3), i2 not met, i3 a tie, i4 not met
     assert found.n == 3
     assert found.mf1 == pytest.approx(hb.macro_f1([MET, NOT, MET], [MET, NOT, NOT]))
@@ -202,33 +244,59 @@ def test_slices_are_categories_or_themes():
     found = hb.meta_evaluation(ratings(ITEMS), ["g"], ["a", "b", "c"], by="theme", draws=20)
     assert found.slice.tolist() == ["all", "communication", "hedging"]
     assert found.n.tolist() == [9, 4, 5]
-    assert hb.theme("cluster:health_data_tasks_enough-info") == "health_data_tasks" and hb.theme("x") == "other"
+    assert (
+        hb.theme("cluster:health_data_tasks_enough-info") == "health_data_tasks"
+        and hb.theme("x") == "other"
+    )
     with pytest.raises(KitError, match="no ratings by nobody"):
         hb.meta_evaluation(ratings(ITEMS), ["nobody"], ["a"])
 
 
 def test_conversations_are_drawn_whole():
-    one = {f"i{n}": (f"t{n}", "c", {"a": MET if n % 2 else NOT, "g": MET if n % 3 else NOT}) for n in range(30)}
+    one = {
+        f"i{n}": (f"t{n}", "c", {"a": MET if n % 2 else NOT, "g": MET if n % 3 else NOT})
+        for n in range(30)
+    }
     many = {f"{i}-{k}": row for i, row in one.items() for k in range(10)}  # no more conversations
-    width = [hb.meta_evaluation(ratings(items), ["g"], ["a"], draws=400).iloc[0] for items in (one, many)]
+    width = [
+        hb.meta_evaluation(ratings(items), ["g"], ["a"], draws=400).iloc[0] for items in (one, many)
+    ]
     assert width[1].high - width[1].low == pytest.approx(width[0].high - width[0].low, abs=1e-9)
-    assert width[0].mf1 == pytest.approx(width[1].mf1) and math.isnan(width[0].baseline)  # one physician
+    assert width[0].mf1 == pytest.approx(width[1].mf1) and math.isnan(
+        width[0].baseline
+    )  # one physician
 
 
 def meta(cluster, share, graders, n=None, **more):
     about = share if share is None else {"mean_physician_positive": share, "n_items": n}
-    return cards.HealthMeta(conversation=f"talk {len(graders)}", completion="x", rubric="y", graders=graders,
-                            clusters_possible=cluster, cluster_physician_aggregate=about, **more)  # fmt: skip
+    return cards.HealthMeta(
+        conversation=f"talk {len(graders)}",
+        completion="x",
+        rubric="y",
+        graders=graders,
+        clusters_possible=cluster,
+        cluster_physician_aggregate=about,
+        **more,
+    )
 
 
 def test_the_whole_sets_rows_become_ratings_and_a_silent_grader_is_unknown():
     row = cards.HealthMeta(
-        prompt=[{"role": "user", "content": "q"}], completion="x", rubric="y", prompt_id="p9",
-        category="cluster:hedging_a", binary_labels=[True, False],
-        anonymized_physician_ids=["d1", "d2"], graders={"g": None},
-    )  # fmt: skip
+        prompt=[{"role": "user", "content": "q"}],
+        completion="x",
+        rubric="y",
+        prompt_id="p9",
+        category="cluster:hedging_a",
+        binary_labels=[True, False],
+        anonymized_physician_ids=["d1", "d2"],
+        graders={"g": None},
+    )
     found = hb.physician_ratings([row])
-    assert found[["rater", "verdict"]].to_numpy().tolist() == [["d1", MET], ["d2", NOT], ["g", UNKNOWN]]
+    assert found[["rater", "verdict"]].to_numpy().tolist() == [
+        ["d1", MET],
+        ["d2", NOT],
+        ["g", UNKNOWN],
+    ]
     assert set(found.conversation) == {"p9"} and set(found.category) == {"cluster:hedging_a"}
     with pytest.raises(ValueError, match="as many physicians as labels"):
         cards.HealthMeta(completion="x", rubric="y", binary_labels=[True])
@@ -244,9 +312,13 @@ def test_bounds_hold_every_labelling_that_the_shares_allow():
     graders = [MET, MET, NOT, MET, NOT]
     possible = [
         hb.macro_f1(graders, [*one, *two])
-        for one in set(combinations_of(3, 2)) for two in set(combinations_of(2, 1))
-    ]  # fmt: skip
-    assert (found["low"], found["high"]) == (pytest.approx(min(possible)), pytest.approx(max(possible)))
+        for one in set(combinations_of(3, 2))
+        for two in set(combinations_of(2, 1))
+    ]
+    assert (found["low"], found["high"]) == (
+        pytest.approx(min(possible)),
+        pytest.approx(max(possible)),
+    )
     assert (found["rows"], found["left_out"]) == (5, 2)
     assert found["met"] == pytest.approx(3 / 5) and found["physicians_met"] == pytest.approx(3 / 5)
     with pytest.raises(KitError, match="no row has a share"):
@@ -266,33 +338,57 @@ def test_the_clinics_bench_shows_judge_and_models_beside_physicians_and_truth(tm
     true = [MET if n % 3 else NOT for n in range(40)]
     turned = {MET: NOT, NOT: MET}
     verdicts = key.assign(
-        truth=true, physician_1=[turned[v] if n % 10 == 0 else v for n, v in enumerate(true)],
-        physician_2=[UNKNOWN if n % 10 == 5 else v for n, v in enumerate(true)], adjudicated=true,
-    )  # fmt: skip
-    criteria = pd.DataFrame({"instruction_id": "", "criterion_id": [f"k{n}" for n in range(4)],
-                             "dimension": ["safety", "safety", "excellence", "proficiency"]})  # fmt: skip
+        truth=true,
+        physician_1=[turned[v] if n % 10 == 0 else v for n, v in enumerate(true)],
+        physician_2=[UNKNOWN if n % 10 == 5 else v for n, v in enumerate(true)],
+        adjudicated=true,
+    )
+    criteria = pd.DataFrame(
+        {
+            "instruction_id": "",
+            "criterion_id": [f"k{n}" for n in range(4)],
+            "dimension": ["safety", "safety", "excellence", "proficiency"],
+        }
+    )
     other = pd.DataFrame({"x": [1]})
     Bench(other, criteria, verdicts, other, other, {"input": {}}).save(tmp_path / "bench")
     Bench(other, criteria, verdicts, other, other, {}).save(tmp_path / "once/bench")
     with pytest.raises(KitError, match="labelled once"):
         hb.judge_table(tmp_path / "once")
     lost = [None if n == 1 else v == MET for n, v in enumerate(true)]
-    predicted = pd.concat([
-        key.assign(scorer="rm", met=pd.array(lost, "boolean")),
-        key.assign(scorer="length", met=pd.array([None] * 40, "boolean")),
-    ])  # fmt: skip
+    predicted = pd.concat(
+        [
+            key.assign(scorer="rm", met=pd.array(lost, "boolean")),
+            key.assign(scorer="length", met=pd.array([None] * 40, "boolean")),
+        ]
+    )
     predicted.to_parquet(tmp_path / "bench/predictions.parquet")
-    said = [records.Verdict(candidate_id=a, criterion_id=k, judge=judge, verdict=turned[v] if judge == "judge" else v)
-            for judge in ("judge", "truth") for (a, k, _), v in zip([*cells[:30], ("a99", "k1", "i1")], true, strict=False)]
+    said = [
+        records.Verdict(
+            candidate_id=a,
+            criterion_id=k,
+            judge=judge,
+            verdict=turned[v] if judge == "judge" else v,
+        )
+        for judge in ("judge", "truth")
+        for (a, k, _), v in zip([*cells[:30], ("a99", "k1", "i1")], true, strict=False)
+    ]
     save_judged(tmp_path / "bench", Bench.load(tmp_path / "bench"), said)
     assert len(pd.read_parquet(tmp_path / "bench/judge.parquet")) == 30  # of the bench, the judge's
     found = hb.judge_table(tmp_path, draws=20)
     whole = found[found.slice == "all"].set_index(["against", "grader"])
-    assert set(found.grader) == {"judge", "rm"} and set(found.slice) == {"all", "safety", "excellence", "proficiency"}
+    assert set(found.grader) == {"judge", "rm"} and set(found.slice) == {
+        "all",
+        "safety",
+        "excellence",
+        "proficiency",
+    }
     own = hb.macro_f1([UNKNOWN if n == 1 else v for n, v in enumerate(true)], true)
     assert own < 1 and whole.loc[("truth", "rm"), "mf1"] == pytest.approx(own)
     assert whole.loc[("truth", "judge"), "mf1"] == 0.0  # all turned round
-    assert whole.loc[("truth", "judge"), "unknown"] == pytest.approx(10 / 40)  # what it did not judge
+    assert whole.loc[("truth", "judge"), "unknown"] == pytest.approx(
+        10 / 40
+    )  # what it did not judge
     row = whole.loc[("physicians", "rm")]
     assert row.people == 2 and row.n == 40 + 36  # unknown labels of a physician are no labels
     pairs = list(zip(verdicts.physician_1, verdicts.physician_2, strict=True))
@@ -306,8 +402,10 @@ def test_the_clinics_bench_shows_judge_and_models_beside_physicians_and_truth(tm
 
 def rubric_row(name="p1", **changes):
     row = {
-        "prompt_id": name, "prompt": [{"role": "user", "content": f"what of {name}?"}],
-        "example_tags": ["theme:hedging"], "sources": ["all of it"],
+        "prompt_id": name,
+        "prompt": [{"role": "user", "content": f"what of {name}?"}],
+        "example_tags": ["theme:hedging"],
+        "sources": ["all of it"],
         "rubrics": [
             {"criterion": "says e", "points": 7, "tags": ["axis:accuracy"]},
             {"criterion": "says o", "points": 3, "tags": []},
@@ -315,18 +413,20 @@ def rubric_row(name="p1", **changes):
             {"criterion": "cannot be told", "points": 4, "tags": []},
             {"criterion": "cannot be told either", "points": -2, "tags": []},
         ],
-    }  # fmt: skip
+    }
     return row | changes
 
 
 def test_rows_that_cannot_be_answered_or_scored_are_left_out():
     rows = [
-        rubric_row(), rubric_row("p2", sources=[]),
-        rubric_row("p3", prompt="one string"), rubric_row("p4", sources=["x (consensus criteria only)"]),
+        rubric_row(),
+        rubric_row("p2", sources=[]),
+        rubric_row("p3", prompt="one string"),
+        rubric_row("p4", sources=["x (consensus criteria only)"]),
         rubric_row("p5", rubrics=[{"criterion": "x", "points": -3}]),
         rubric_row("p6", prompt=[{"role": "assistant", "content": "hm"}]),
         rubric_row("p7", sources=["x (consensus criteria only)", "all of it"]),
-    ]  # fmt: skip
+    ]
     read = [cards.HealthRubric.model_validate(row) for row in rows]
     kept = hb.whole_rubrics(read)
     assert [row.prompt_id for row in kept] == ["p1", "p2", "p7"]
@@ -334,7 +434,8 @@ def test_rows_that_cannot_be_answered_or_scored_are_left_out():
 
 
 class Judge:
-    """Says met where the letter is in the answer, unknown where the criterion says so, nothing on ``mute``."""
+    """Says met where the letter is in the answer, unknown where the criterion says so, nothing on
+    ``mute``."""
 
     profile = SimpleNamespace(seed=0)
 
@@ -382,16 +483,26 @@ def asked(tiny_base, policies, tmp_path, monkeypatch):
 
     def profile(url="", **changes):
         names = (*profiles.ROLES, "generator_warm", "generator_terse")
-        settings = {"base_model": str(tiny_base), "endpoint": url, "quantization": "none", "precision": "fp32",
-                    "grpo_lora_rank": 0, "grpo_max_tokens": 12, "policy_prompts": 4, "bootstrap": 200,
-                    "roles": {n: {"model": "fake", "backoff": 0.001, "retries": 1} for n in names}}  # fmt: skip
+        settings = {
+            "base_model": str(tiny_base),
+            "endpoint": url,
+            "quantization": "none",
+            "precision": "fp32",
+            "grpo_lora_rank": 0,
+            "grpo_max_tokens": 12,
+            "policy_prompts": 4,
+            "bootstrap": 200,
+            "roles": {n: {"model": "fake", "backoff": 0.001, "retries": 1} for n in names},
+        }
         return profiles.load("gpu", **settings | changes)
 
     return run, data, profile
 
 
 def by_hand(answer):
-    gained = 7 * ("e" in answer) + 3 * ("o" in answer) - 5 * ("a" in answer) - 2  # the unknown penalty stands
+    gained = (
+        7 * ("e" in answer) + 3 * ("o" in answer) - 5 * ("a" in answer) - 2
+    )  # the unknown penalty stands
     return gained / (7 + 3 + 4)
 
 
@@ -409,13 +520,17 @@ def test_policies_answer_a_judge_grades_and_the_score_comes_out(asked, capsys):
     for prompt, answer, criteria in judge.asked:
         side = "grpo" if prompt in texts["base"] else "base"
         texts[side][prompt] = answer
-        assert criteria == [c["criterion"] for c in rubric_row()["rubrics"]]  # penalties as they stand
+        assert criteria == [
+            c["criterion"] for c in rubric_row()["rubrics"]
+        ]  # penalties as they stand
     assert texts["base"] != texts["grpo"] and len(texts["base"]) == len(texts["grpo"]) == 4
     means = {side: sum(map(by_hand, of.values())) / 4 for side, of in texts.items()}
     clipped = {side: round(100 * min(max(mean, 0), 1), 2) for side, mean in means.items()}
     assert {s: found["rows"][s]["value"] for s in clipped} == pytest.approx(clipped)
     assert found["value"] == found["rows"]["grpo"]["value"]
-    assert found["rows"]["difference"]["value"] == pytest.approx(clipped["grpo"] - clipped["base"], abs=0.011)
+    assert found["rows"]["difference"]["value"] == pytest.approx(
+        clipped["grpo"] - clipped["base"], abs=0.011
+    )
     assert found["rows"]["difference"]["low"] <= found["rows"]["difference"]["value"]
     assert set(found) == {"status", "value", "low", "high", "reason", "n", "rows"}
     # what is stored has no text in it, and is not asked again; another policy is
@@ -465,20 +580,38 @@ def test_what_cannot_be_tested_or_did_not_run_says_why(asked, tmp_path):
 
 def test_stored_scores_tell_clipped_from_unclipped(tmp_path, monkeypatch):
     def row(system, met, stored):
-        points = [{"criterion": f"{p}", "points": p, "met": m, "tags": []} for p, m in zip((4, -6), met, strict=True)]
-        return {"source": system, "prompt_id": "p", "prompt": [{"role": "user", "content": "q"}], "response": "r",
-                "criteria": points, "healthbench_score": stored}  # fmt: skip
+        points = [
+            {"criterion": f"{p}", "points": p, "met": m, "tags": []}
+            for p, m in zip((4, -6), met, strict=True)
+        ]
+        return {
+            "source": system,
+            "prompt_id": "p",
+            "prompt": [{"role": "user", "content": "q"}],
+            "response": "r",
+            "criteria": points,
+            "healthbench_score": stored,
+        }
 
-    write(tmp_path, "healthbench_graded", [
-        row("m", (True, False), 1.0), row("m", (True, True), 0.0), row("n", (True, True), -0.5),
-        row("n", (False, False), 0.3), row("n", (False, False), None),
-    ])  # fmt: skip
+    write(
+        tmp_path,
+        "healthbench_graded",
+        [
+            row("m", (True, False), 1.0),
+            row("m", (True, True), 0.0),
+            row("n", (True, True), -0.5),
+            row("n", (False, False), 0.3),
+            row("n", (False, False), None),
+        ],
+    )
     found = hb.stored_scores(cards.read("healthbench_graded", tmp_path))
     assert (found["answers"], found["equal_clipped"], found["equal_unclipped"]) == (5, 2, 2)
     assert {(r["system"], r["what"]): r["answers"] for r in found["differ_from_unclipped"]} == {
-        ("m", "clipped, below 0"): 1, ("n", "not clipped"): 1, ("n", "neither clipped nor unclipped"): 1,
+        ("m", "clipped, below 0"): 1,
+        ("n", "not clipped"): 1,
+        ("n", "neither clipped nor unclipped"): 1,
         ("n", "none stored"): 1,
-    }  # fmt: skip
+    }
 
 
 def test_the_command_needs_a_folder(monkeypatch, capsys):

@@ -37,16 +37,23 @@ def mediqa_row(split, qid, scores):
 
 
 def test_mediqa_pairs_are_all_of_unequal_score(folder):
-    rows = [mediqa_row("test", "1", [4, 2, 2, 1]), mediqa_row("val", "2", [3, 3]), mediqa_row("val", "3", [1, 2])]
+    rows = [
+        mediqa_row("test", "1", [4, 2, 2, 1]),
+        mediqa_row("val", "2", [3, 3]),
+        mediqa_row("val", "3", [1, 2]),
+    ]
     write(folder, "mediqa", rows)
     questions, left_out = judged.read("mediqa")
     assert [q.instruction.id for q in questions] == ["mediqa-test-1", "mediqa-val-3"]
     assert left_out == {"questions without two unequal scores": 1}
     n = "mediqa-test-1-a"
     assert set(questions[0].pairs) == {
-        (f"{n}0", f"{n}1", 1), (f"{n}0", f"{n}2", 1), (f"{n}0", f"{n}3", 1),
-        (f"{n}1", f"{n}3", 1), (f"{n}2", f"{n}3", 1),
-    }  # fmt: skip
+        (f"{n}0", f"{n}1", 1),
+        (f"{n}0", f"{n}2", 1),
+        (f"{n}0", f"{n}3", 1),
+        (f"{n}1", f"{n}3", 1),
+        (f"{n}2", f"{n}3", 1),
+    }
     assert questions[1].pairs == (("mediqa-val-3-a0", "mediqa-val-3-a1", -1),)
     assert not questions[0].rubrics and questions[0].condition != questions[1].condition
     assert [q.instruction.id for q in judged.read("mediqa", ("val",))[0]] == ["mediqa-val-3"]
@@ -54,12 +61,29 @@ def test_mediqa_pairs_are_all_of_unequal_score(folder):
 
 def test_an_answer_judged_differently_has_no_score(folder):
     def row(qid, aid, score):
-        return {"qid": qid, "question": f"q{qid}?", "aid": aid, "score": score, "label": "x", "answer": f"text {aid}"}
+        return {
+            "qid": qid,
+            "question": f"q{qid}?",
+            "aid": aid,
+            "score": score,
+            "label": "x",
+            "answer": f"text {aid}",
+        }
 
-    write(folder, "medquad_judged", [
-        row("1", "a", 4), row("1", "b", 1), row("1", "c", 2), row("1", "c", 3), row("1", "d", 1), row("1", "d", 1),
-        row("2", "a", 2), row("2", "e", 2),
-    ])  # fmt: skip
+    write(
+        folder,
+        "medquad_judged",
+        [
+            row("1", "a", 4),
+            row("1", "b", 1),
+            row("1", "c", 2),
+            row("1", "c", 3),
+            row("1", "d", 1),
+            row("1", "d", 1),
+            row("2", "a", 2),
+            row("2", "e", 2),
+        ],
+    )
     [only], left_out = judged.read("medquad")
     assert set(only.pairs) == {("medquad-1-a", "medquad-1-b", 1), ("medquad-1-a", "medquad-1-d", 1)}
     assert [c.text for c in only.candidates] == ["text a", "text b", "text d"]
@@ -67,8 +91,14 @@ def test_an_answer_judged_differently_has_no_score(folder):
 
 
 def bench_row(label_type="Easy", chosen="good", rejected="bad", prompt="what?"):
-    return {"prompt_id": "p", "label_type": label_type, "prompt": prompt, "chosen": chosen,
-            "rejected": rejected, "metadata": {"any": "thing"}}  # fmt: skip
+    return {
+        "prompt_id": "p",
+        "label_type": label_type,
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "metadata": {"any": "thing"},
+    }
 
 
 def test_rewardbench_rows_of_either_shape(folder):
@@ -80,8 +110,13 @@ def test_rewardbench_rows_of_either_shape(folder):
     questions, left_out = judged.read("medical_rewardbench")
     assert left_out == {"pairs of the same text": 1} and len(questions) == 42
     assert Counter(q.subset for q in questions) == {"easy": 1, "human": 1, "hard": 40}
-    assert set(judged.SUBSETS) == {"easy", "hard", "length", "human"} and sum(judged.SUBSETS.values()) == 777
-    for q, (good, bad) in zip(questions, [("good", "bad"), ("well", "ill"), *((f"c{n}", f"r{n}") for n in range(40))]):
+    assert (
+        set(judged.SUBSETS) == {"easy", "hard", "length", "human"}
+        and sum(judged.SUBSETS.values()) == 777
+    )
+    for q, (good, bad) in zip(
+        questions, [("good", "bad"), ("well", "ill"), *((f"c{n}", f"r{n}") for n in range(40))]
+    ):
         [(a, b, label)] = q.pairs
         text = {c.id: c.text for c in q.candidates}
         assert (text[a], text[b]) == ((good, bad) if label == 1 else (bad, good))
@@ -89,8 +124,14 @@ def test_rewardbench_rows_of_either_shape(folder):
     assert 10 < sum(q.pairs[0][2] == 1 for q in questions) < 32  # the better one is not always a
 
 
-@pytest.mark.parametrize("change, field", [({"label_type": "odd"}, "label_type"), ({"chosen": []}, "chosen"),
-                                           ({"prompt": " "}, "prompt")])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"label_type": "odd"}, "label_type"),
+        ({"chosen": []}, "chosen"),
+        ({"prompt": " "}, "prompt"),
+    ],
+)
 def test_a_row_of_another_shape_is_named(folder, change, field):
     write(folder, "medical_rewardbench", [bench_row(), bench_row() | change])
     with pytest.raises(KitError, match=f"row 2, field {field}"):
@@ -118,5 +159,10 @@ def test_the_real_files_have_the_pairs_counted_on_them():
     assert sum(len(q.pairs) for q in questions) == 6536
     assert sum(len(row.answers) for row in cards.read("mediqa")) == 3042
     questions, left_out = judged.read("medquad")
-    assert sum(len(q.pairs) for q in questions) == 9106 and left_out["answers judged differently"] == 168
-    assert sum(len(q.candidates) for q in questions) == 1924 and cards.as_first_read("medquad_judged")
+    assert (
+        sum(len(q.pairs) for q in questions) == 9106
+        and left_out["answers judged differently"] == 168
+    )
+    assert sum(len(q.candidates) for q in questions) == 1924 and cards.as_first_read(
+        "medquad_judged"
+    )

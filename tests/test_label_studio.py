@@ -112,11 +112,22 @@ def plain(found):
 def annotation(fields, account=2, **other):
     """One annotation in the shape of the server's JSON export."""
     return {
-        "id": 5, "completed_by": account, "result": fields, "was_cancelled": False,
-        "ground_truth": False, "created_at": "2026-01-01T09:00:00Z", "lead_time": 16.752,
-        "prediction": {}, "result_count": len(fields), "import_id": None, "last_action": None,
-        "task": 13, "project": 7, "updated_by": account, "parent_annotation": None,
-    } | other  # fmt: skip
+        "id": 5,
+        "completed_by": account,
+        "result": fields,
+        "was_cancelled": False,
+        "ground_truth": False,
+        "created_at": "2026-01-01T09:00:00Z",
+        "lead_time": 16.752,
+        "prediction": {},
+        "result_count": len(fields),
+        "import_id": None,
+        "last_action": None,
+        "task": 13,
+        "project": 7,
+        "updated_by": account,
+        "parent_annotation": None,
+    } | other
 
 
 def exported(tmp_path, *annotations, copies=1):
@@ -149,9 +160,12 @@ def test_tasks_hold_conversation_and_criteria_and_not_who_wrote_them(tmp_path):
         "user: ≥ 45 units, $text {{idx}}"
     )
     assert one["criteria"][0] == {
-        "id": "i1-dose", "dimension": "proficiency", "text": "States ≥ 45 units.", "weight": 0.3,
+        "id": "i1-dose",
+        "dimension": "proficiency",
+        "text": "States ≥ 45 units.",
+        "weight": 0.3,
         "heading": "1. proficiency, weight 0.30",
-    }  # fmt: skip
+    }
     assert one["criteria"][3]["heading"] == "4. safety"
     assert one["heading"] == "therapy, cardiology. Source: clinic (invented)"
 
@@ -315,10 +329,14 @@ def test_without_a_token_or_a_server_it_says_so_and_keeps_secrets(tmp_path, monk
 
 LEAD, PASSWORD = "lead@clinic.example", "not-a-secret-1"
 AS_DOCUMENTED = {  # nothing is sent out, nobody signs up without a link
-    "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "",
-    "LATEST_VERSION_CHECK": "false", "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
-    "LABEL_STUDIO_USERNAME": LEAD, "LABEL_STUDIO_PASSWORD": PASSWORD,
-}  # fmt: skip
+    "COLLECT_ANALYTICS": "false",
+    "SENTRY_DSN": "",
+    "FRONTEND_SENTRY_DSN": "",
+    "LATEST_VERSION_CHECK": "false",
+    "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+    "LABEL_STUDIO_USERNAME": LEAD,
+    "LABEL_STUDIO_PASSWORD": PASSWORD,
+}
 
 
 @pytest.fixture(scope="module")
@@ -333,9 +351,16 @@ def server(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        executable, "start", "--no-browser", "--data-dir", folder / "data",
-        "--internal-host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
+        executable,
+        "start",
+        "--no-browser",
+        "--data-dir",
+        folder / "data",
+        "--internal-host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)} | AS_DOCUMENTED
     log = folder / "log"
     with log.open("w") as out:

@@ -59,9 +59,13 @@ ROWS = [
 def rar(question, rows=ROWS, answer="Morlodor."):
     rubric = [{"title": "t", "description": text, "weight": weight} for weight, text in rows]
     return {
-        "question": question, "reference_answer": answer, "question_source": "invented",
-        "rubric": rubric, "rubric_list": [text for _, text in rows], "rubric_count": len(rows),
-    }  # fmt: skip
+        "question": question,
+        "reference_answer": answer,
+        "question_source": "invented",
+        "rubric": rubric,
+        "rubric_list": [text for _, text in rows],
+        "rubric_count": len(rows),
+    }
 
 
 def talk(name, *turns):
@@ -73,10 +77,13 @@ def preference(name, prompt):
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Morlodor."}]
     about = {"model": "m", "rank": 1, "score": 4.5}
     return {
-        "prompt_id": name, "label_type": "easy", "prompt": prompt,
-        "chosen": turns, "rejected": turns,
+        "prompt_id": name,
+        "label_type": "easy",
+        "prompt": prompt,
+        "chosen": turns,
+        "rejected": turns,
         "metadata": {"chosen": about, "rejected": about},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -173,13 +180,17 @@ def test_every_row_is_an_instruction_or_counted(data):
 
 def test_ultramedical(data):
     asked = ("human", "Is Norvex fever catching?")
-    put(data, "ultramedical", [
-        talk("MedQA,1", asked, ("gpt", "No.")),
-        talk("MedQA,2", ("gpt", "No question here.")),
-        talk("WikiInstruct,3", asked, ("gpt", "No."), ("human", "And now?"), ("gpt", "No.")),
-        talk("MedQA,1", asked, ("gpt", "No.")),
-        talk(None, asked, ("gpt", "No.")),
-    ])  # fmt: skip
+    put(
+        data,
+        "ultramedical",
+        [
+            talk("MedQA,1", asked, ("gpt", "No.")),
+            talk("MedQA,2", ("gpt", "No question here.")),
+            talk("WikiInstruct,3", asked, ("gpt", "No."), ("human", "And now?"), ("gpt", "No.")),
+            talk("MedQA,1", asked, ("gpt", "No.")),
+            talk(None, asked, ("gpt", "No.")),
+        ],
+    )
     reading = open_sets.read("ultramedical")
     assert reading.instructions == [
         RawInstruction(
@@ -295,12 +306,16 @@ def test_a_local_pool(tmp_path):
     reading = open_sets.read(tmp_path)
     assert [row.id for row in reading.instructions] == ["a", "f", "g"]
     assert reading.instructions[0] == RawInstruction(**good)
-    assert reading.skipped == Counter({
-        "field licence: Input should be a valid string": 1,
-        "no question": 1, "repeated id": 1, "not JSON": 1,
-        "field colour: Extra inputs are not permitted": 1,
-        "field record: Input should be a valid dictionary or instance of RawInstruction": 1,
-    })  # fmt: skip
+    assert reading.skipped == Counter(
+        {
+            "field licence: Input should be a valid string": 1,
+            "no question": 1,
+            "repeated id": 1,
+            "not JSON": 1,
+            "field colour: Extra inputs are not permitted": 1,
+            "field record: Input should be a valid dictionary or instance of RawInstruction": 1,
+        }
+    )
     assert [row.id for row in open_sets.read(tmp_path, limit=2).instructions] == ["a", "f"]
 
 

@@ -11,9 +11,17 @@ from promedical_utils.optimizer import MuonAdamW
 def small(seed: int = 0):
     torch.manual_seed(seed)
     return LlamaForSequenceClassification(
-        LlamaConfig(vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                    num_attention_heads=2, num_key_value_heads=2, num_labels=1, pad_token_id=0)
-    )  # fmt: skip
+        LlamaConfig(
+            vocab_size=20,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_labels=1,
+            pad_token_id=0,
+        )
+    )
 
 
 def step(model, optimizer, seed: int) -> None:
@@ -51,7 +59,8 @@ def test_first_steps_have_the_size_that_the_rate_says():
     optimizer = MuonAdamW(model, 1e-3, 1e-2)
     step(model, optimizer, 1)
     moved = {n: p.detach() - before[n] for n, p in model.named_parameters()}
-    # Muon: every direction of the gradient moves alike, by 0.2 x rate x sqrt(16) at Moonshot's scale
+    # Muon: every direction of the gradient moves alike, by 0.2 x rate x sqrt(16) at Moonshot's
+    # scale
     sizes = torch.linalg.svdvals(moved["model.layers.0.mlp.up_proj.weight"]) / (0.2 * 1e-3 * 4)
     assert 0.6 < sizes[0] < 1.3 and sizes[2] > 0.3
     # AdamW: the first step is the rate itself, whatever the gradient

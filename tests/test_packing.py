@@ -23,8 +23,9 @@ ITEMS = [
 TOKENS = st.lists(st.integers(3, 300), min_size=1, max_size=9)
 MIX = st.lists(
     st.tuples(st.lists(st.integers(3, 300), min_size=1, max_size=30), st.lists(TOKENS, max_size=5)),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    min_size=1,
+    max_size=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,18 @@ def tiny(architecture: str, attention: str = "sdpa"):
 
     torch.manual_seed(3)
     config = getattr(transformers, f"{architecture}Config")(
-        vocab_size=301, hidden_size=48, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=12, initializer_range=0.2,
-        max_position_embeddings=8192, pad_token_id=0, num_labels=3,
-    )  # fmt: skip
+        vocab_size=301,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        initializer_range=0.2,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        num_labels=3,
+    )
     config._attn_implementation = attention
     model = getattr(transformers, f"{architecture}ForSequenceClassification")(config)
     model.config.num_labels = 1
@@ -101,8 +110,12 @@ def test_every_head_is_read_where_it_was_asked_for(any_model):
 
 
 @settings(max_examples=15, deadline=None)
-@given(mix=MIX, weight=st.sampled_from([0.0, 0.7]), budget=st.sampled_from([1, 60, 10_000]),
-       data=st.data())  # fmt: skip
+@given(
+    mix=MIX,
+    weight=st.sampled_from([0.0, 0.7]),
+    budget=st.sampled_from([1, 60, 10_000]),
+    data=st.data(),
+)
 def test_the_loss_and_its_gradients_are_those_of_one_by_one(any_model, mix, weight, budget, data):
     """However the step is cut into passes: rows are responses, a pair is two reads of one row."""
     rows, every, known = [], [], []
@@ -112,9 +125,15 @@ def test_the_loss_and_its_gradients_are_those_of_one_by_one(any_model, mix, weig
         pairs = data.draw(st.lists(st.tuples(reads, reads), max_size=4))
         targets = data.draw(st.lists(st.sampled_from([0.0, 1.0, -1.0]), min_size=n, max_size=n))
         sequences = pack(shared, tails, 512)
-        rows.append({"ids": [s.ids for s in sequences], "starts": [s.starts for s in sequences],
-                     "heads": [[] for _ in sequences], "pairs": [list(p) for p in pairs],
-                     "targets": targets})  # fmt: skip
+        rows.append(
+            {
+                "ids": [s.ids for s in sequences],
+                "starts": [s.starts for s in sequences],
+                "heads": [[] for _ in sequences],
+                "pairs": [list(p) for p in pairs],
+                "targets": targets,
+            }
+        )
         every += [[a + len(known), b + len(known)] for a, b in pairs]
         known += targets
 
@@ -146,7 +165,9 @@ def test_blocks_of_rows_read_no_key_beyond_their_own_end(monkeypatch):
     calls, plain = [], packing.sdpa_attention_forward
 
     def watched(module, query, key, value, mask, **kwargs):
-        calls.append((query.shape[2], key.shape[2], None if mask is None else tuple(mask.shape[2:])))
+        calls.append(
+            (query.shape[2], key.shape[2], None if mask is None else tuple(mask.shape[2:]))
+        )
         return plain(module, query, key, value, mask, **kwargs)
 
     monkeypatch.setattr(packing, "sdpa_attention_forward", watched)
@@ -179,9 +200,11 @@ class TestShortening:
     """``fit``: criteria whole, the instruction's oldest and the response's last words go."""
 
     def asked(self, tokenizer, old=0, words=0, limit=200):
-        messages = [{"role": "user", "content": "old " * old + "how much?"},
-                    {"role": "assistant", "content": "well"},
-                    {"role": "user", "content": "so, how much now?"}]  # fmt: skip
+        messages = [
+            {"role": "user", "content": "old " * old + "how much?"},
+            {"role": "assistant", "content": "well"},
+            {"role": "user", "content": "so, how much now?"},
+        ]
         responses = ["dose " * words + "end", "short"]
         return packing.fit(tokenizer, messages, responses, TAILS, limit), messages, responses
 

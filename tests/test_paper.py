@@ -27,7 +27,8 @@ def write_run(folder):
     predicted.to_parquet(folder / "bench/predictions.parquet", index=False)
     judged = made.verdicts[[*bench.CELL, "physician_1"]].rename(columns={"physician_1": "verdict"})
     judged[::7].assign(verdict="unknown").combine_first(judged)[1:].to_parquet(
-        folder / "bench/judge.parquet", index=False)  # fmt: skip
+        folder / "bench/judge.parquet", index=False
+    )
     rows, cells = evaluated()
     rows["plain_violation"] = rows.plain_violation.astype(float)
     scores = {f"readable_{c}": rows[c] for c in ("s1", "s2", "s3", "violation")}
@@ -37,24 +38,48 @@ def write_run(folder):
     curve().to_csv(folder / "policy/curve.csv", index=False)
     (folder / "data").mkdir()
     funnel, rounds, expansion, _ = curated()
-    rounds = rounds.assign(blind_pass_rate=[0.75, 0.96], low=[0.6, 0.87], high=[0.86, 0.99], pass_rate=[0.7, 0.9])
-    errors = pd.DataFrame([(d, e, 100, 0.1, 0.05, 0.2) for d in ("proficiency", "safety") for e in ("lenient", "strict")],
-                          columns=["dimension", "error", "n", "rate", "low", "high"])  # fmt: skip
-    composition = pd.DataFrame({"category": ["k"], "proficiency": [2.0], "excellence": [1.0], "safety": [3.0]})
-    for name, frame in {"funnel": funnel, "rounds": rounds, "expansion": expansion, "judge_errors": errors,
-                        "composition": composition}.items():  # fmt: skip
+    rounds = rounds.assign(
+        blind_pass_rate=[0.75, 0.96], low=[0.6, 0.87], high=[0.86, 0.99], pass_rate=[0.7, 0.9]
+    )
+    errors = pd.DataFrame(
+        [
+            (d, e, 100, 0.1, 0.05, 0.2)
+            for d in ("proficiency", "safety")
+            for e in ("lenient", "strict")
+        ],
+        columns=["dimension", "error", "n", "rate", "low", "high"],
+    )
+    composition = pd.DataFrame(
+        {"category": ["k"], "proficiency": [2.0], "excellence": [1.0], "safety": [3.0]}
+    )
+    for name, frame in {
+        "funnel": funnel,
+        "rounds": rounds,
+        "expansion": expansion,
+        "judge_errors": errors,
+        "composition": composition,
+    }.items():
         frame.to_csv(folder / f"data/{name}.csv", index=False)
-    scored = predicted[predicted.scorer == "criterion"].merge(
-        made.criteria[["criterion_id", "dimension"]]).merge(made.verdicts[[*bench.CELL, "truth"]])  # fmt: skip
+    scored = (
+        predicted[predicted.scorer == "criterion"]
+        .merge(made.criteria[["criterion_id", "dimension"]])
+        .merge(made.verdicts[[*bench.CELL, "truth"]])
+    )
     held = scored.assign(truth=(scored.truth == "met").astype(float))
     held[["instruction_id", *bench.CELL, "score", "scorer", "truth", "dimension"]].to_parquet(
-        paper_file(folder, "reward/heldout.parquet"), index=False)  # fmt: skip
+        paper_file(folder, "reward/heldout.parquet"), index=False
+    )
     fitted = calibration.fit(held.rename(columns={"truth": "label"}), 0.9)
     fitted.save(paper_file(folder, "reward/criterion/calibration.json"))
     outside().to_parquet(paper_file(folder, "external/predictions.parquet"), index=False)
     write_json(folder / "external/report.json", OUTSIDE_REPORT)
-    write_json(folder / "reward/report.json", {
-        "models": {"criterion": {}}, "heldout_pair_accuracy": {"criterion": {"accuracy": 0.9, "pairs": 8}}})  # fmt: skip
+    write_json(
+        folder / "reward/report.json",
+        {
+            "models": {"criterion": {}},
+            "heldout_pair_accuracy": {"criterion": {"accuracy": 0.9, "pairs": 8}},
+        },
+    )
 
 
 def paper_file(folder, name):
@@ -96,7 +121,11 @@ def here(checkout, tmp_path, monkeypatch):
 
 
 def contents(root):
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture
@@ -113,7 +142,9 @@ def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):
         "assert not {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", command], cwd=here, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=here, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     first = contents(here)
     assert len(first) > len(contents(checkout))
@@ -145,8 +176,14 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
     assert (here / "out/claims.json").exists() and report["claims"]
     facts = json.loads((here / "out/tables/ablation.json").read_text())
     assert set(facts["studies"]) == {"policies/evaluation.parquet", "policies/study.csv"}
-    assert facts["sources"] == {} and "not this run" in facts["note"] and facts["reported"].keys() == {"ablation.csv"}
-    policy = pd.read_csv(here / "out/tables/policy.csv")  # the small base has no words for HealthBench
+    assert (
+        facts["sources"] == {}
+        and "not this run" in facts["note"]
+        and facts["reported"].keys() == {"ablation.csv"}
+    )
+    policy = pd.read_csv(
+        here / "out/tables/policy.csv"
+    )  # the small base has no words for HealthBench
     assert set(policy.healthbench.dropna()) == {"not testable in this profile"}
     external = pd.read_csv(here / "out/tables/external.csv")
     assert external.run_q_criteria[external.beside == "ProMedical-RAG"].tolist() == [75.0]
@@ -171,16 +208,22 @@ def test_reported_and_own_values_share_no_row_and_keys_name_one(here):
 @pytest.mark.parametrize(
     "file, tables_gone, figures_gone",
     [
-        ("policy/verdicts.parquet", {"policy_dimension", "policy_specialty"},
-         {"policy_dimension", "policy_specialty"}),
+        (
+            "policy/verdicts.parquet",
+            {"policy_dimension", "policy_specialty"},
+            {"policy_dimension", "policy_specialty"},
+        ),
         ("policy/curve.csv", set(), {"gold_over_kl", "policy_curve"}),
         ("reward/criterion/calibration.json", {"calibration"}, {"calibration"}),
         ("data/funnel.csv", set(), {"overview", "curation_funnel"}),
         ("reward/heldout.parquet", set(), set()),
-        ("policy/evaluation.parquet", {"policy_dimension", "policy_specialty"},
-         {"policy_dimension", "policy_specialty"}),
+        (
+            "policy/evaluation.parquet",
+            {"policy_dimension", "policy_specialty"},
+            {"policy_dimension", "policy_specialty"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_built_is_said_in_a_line(here, undrawn, file, tables_gone, figures_gone):
     place = here / "papers_figures/cpu"
     (place / file).unlink()
@@ -238,22 +281,40 @@ def test_calibration_rows_by_hand():
     made = benches.make()[0]
     predicted = benches.noisy(made)
     fitted = calibration.Calibration(
-        {d: {"temperature": 2.0, "bias": 1.0} for d in ("proficiency", "excellence", "safety")}, 0.0, 0.9, {})  # fmt: skip
-    held = pd.DataFrame({"scorer": ["criterion", "criterion", "scalar"], "dimension": ["safety"] * 3,
-                         "score": [2.0, -2.0, 0.0], "truth": [1.0, np.nan, 0.0]})  # fmt: skip
+        {d: {"temperature": 2.0, "bias": 1.0} for d in ("proficiency", "excellence", "safety")},
+        0.0,
+        0.9,
+        {},
+    )
+    held = pd.DataFrame(
+        {
+            "scorer": ["criterion", "criterion", "scalar"],
+            "dimension": ["safety"] * 3,
+            "score": [2.0, -2.0, 0.0],
+            "truth": [1.0, np.nan, 0.0],
+        }
+    )
     rows = paper.calibration_rows(made, predicted, {"criterion": fitted}, held)
     assert set(rows.scorer) == {"criterion"}
     cells = bench.truths(made)
     seen = rows[rows["where"] == "bench, kinds seen"]
     assert len(seen) == cells.seen.sum() and seen.label.mean() == cells.label[cells.seen].mean()
     split = rows[rows["where"] == "split it was fitted on"]
-    assert len(split) == 1 and split.label.iloc[0] == 1  # no label, no row; no scorer without calibration
+    assert (
+        len(split) == 1 and split.label.iloc[0] == 1
+    )  # no label, no row; no scorer without calibration
     assert split.probability.iloc[0] == pytest.approx(1 / (1 + np.exp(-2)))
     assert split.raw.iloc[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
-    old = paper.calibration_rows(made, predicted, {"criterion": fitted}, held.drop(columns="dimension"))
+    old = paper.calibration_rows(
+        made, predicted, {"criterion": fitted}, held.drop(columns="dimension")
+    )
     assert set(old["where"]) == {"bench, kinds seen", "bench, kinds unseen"}
     bins = paper.reliability(rows)
-    part = bins[(bins.dimension == "safety") & (bins["where"] == "bench, kinds seen") & (bins.version == "P(met)")]
+    part = bins[
+        (bins.dimension == "safety")
+        & (bins["where"] == "bench, kinds seen")
+        & (bins.version == "P(met)")
+    ]
     own = seen[seen.dimension == "safety"]
     assert part.n.sum() == len(own)
     assert (part.met * part.n).sum() == pytest.approx(own.label.sum())
@@ -263,7 +324,9 @@ def test_a_page_drops_empty_columns_and_folds_intervals(here, undrawn):
     paper.build(PROFILE, here / "papers_figures/cpu", here / "out")
     text = paper.page(here / "out", "main_results", ("system", "run_overall_accuracy"))
     head, _, *rows = text.splitlines()
-    assert head == "| system | run overall accuracy |" and all(" to " in row for row in rows) and rows
+    assert (
+        head == "| system | run overall accuracy |" and all(" to " in row for row in rows) and rows
+    )
     assert "GPT-5" not in text and "GPT-5" in paper.page(here / "out", "main_results")
     assert "remark" not in paper.page(here / "out", "seen_unseen")
     assert paper.page(here / "out", "none") == "`none`: not built in this profile"
@@ -284,6 +347,8 @@ def test_every_profile_knows_its_tables():
         there = {n for n, table in paper.TABLES.items() if data in table.data}
         assert {"main_results", "policy", "ablation", "data_pipeline", "rar"} <= there
     for table in paper.TABLES.values():
-        assert all((ROOT / f"papers_figures/paper_values/{stem}.csv").exists() for stem in table.reported)
+        assert all(
+            (ROOT / f"papers_figures/paper_values/{stem}.csv").exists() for stem in table.reported
+        )
         for file in (*table.needs, *table.reads):
             assert file.split("/")[0] in paper.WRITTEN_BY

@@ -1,4 +1,5 @@
-"""The paper's numbers: what was found by hand is found, and what is put right is no longer found."""
+"""The paper's numbers: what was found by hand is found, and what is put right is no longer
+found."""
 
 import json
 
@@ -52,7 +53,10 @@ def test_a_headline_that_the_policy_reaches_adds_up(values):
 def test_no_one_rounding_gives_both_headlines(values, found):
     assert found.verdict["headline_rounding"] == UNTOLD
     assert found.computed["headline_rounding"] == "22.3: half-up; 21.7: half-down"
-    assert "with 65.65" in found.finding["headline_rounding"] and "21.74" in found.finding["headline_rounding"]
+    assert (
+        "with 65.65" in found.finding["headline_rounding"]
+        and "21.74" in found.finding["headline_rounding"]
+    )
     mended = changed(values, ("main_results", "Qwen3-8B", "pairwise_safety", "65.65"))
     assert verdicts(mended)["headline_rounding"] == ADDS_UP  # 21.74 and, half up, 22.3
 
@@ -65,9 +69,14 @@ def test_pairwise_safety_is_of_230_pairs_but_for_two(values, found):
     assert out == {"Qwen3-8B", "ProMedical-RM-8B (Llama)"}
     cells = found.filter(like="pairwise_safety_", axis=0)
     cells = cells[cells.verdict == DOES_NOT]
-    assert set(cells.index) == {"pairwise_safety_qwen3_8b", "pairwise_safety_promedical_rm_8b_llama"}
+    assert set(cells.index) == {
+        "pairwise_safety_qwen3_8b",
+        "pairwise_safety_promedical_rm_8b_llama",
+    }
     assert "86.09" in possible and "65.65" in possible
-    assert "with one decimal, it would fit" in cells.finding["pairwise_safety_promedical_rm_8b_llama"]
+    assert (
+        "with one decimal, it would fit" in cells.finding["pairwise_safety_promedical_rm_8b_llama"]
+    )
     assert "decimal" not in cells.finding["pairwise_safety_qwen3_8b"]
     assert found.verdict["pairwise_safety_denominator"] == ADDS_UP
     mended = changed(values, ("main_results", "Qwen3-8B", "pairwise_safety", "65.65"))
@@ -85,7 +94,9 @@ def test_what_overall_is_not(values, found):
     three = rows[list(paper_audit.COLUMNS)].astype(float)
     below = rows.overall_accuracy.astype(float) < three.min(axis=1) - 0.01
     assert f"in {below.sum()} of 8 rows" in found.finding["overall_is_no_mean"]
-    assert set(found.computed["overall_is_no_mean"].removeprefix("outside: ").split(", ")) == set(rows.index[below])
+    assert set(found.computed["overall_is_no_mean"].removeprefix("outside: ").split(", ")) == set(
+        rows.index[below]
+    )
 
 
 def test_overall_as_accuracy_over_all_pairs_would_follow_safety(values, found):
@@ -93,7 +104,9 @@ def test_overall_as_accuracy_over_all_pairs_would_follow_safety(values, found):
     overall, safety = rows.overall_accuracy.astype(float), rows.pairwise_safety.astype(float)
     gap = ((5505 * overall - 230 * safety) / 5275 - safety).abs()
     assert f"within {gap.max():.1f} points" in found.finding["overall_follows_safety"]
-    apart = (rows.pointwise_proficiency.astype(float) - rows.pointwise_safety.astype(float)).abs().max()
+    apart = (
+        (rows.pointwise_proficiency.astype(float) - rows.pointwise_safety.astype(float)).abs().max()
+    )
     assert f"up to {apart:.1f} points" in found.finding["overall_follows_safety"]
 
 
@@ -123,7 +136,9 @@ def test_veto_f1_follows_from_p_and_r_and_is_pointwise_safety_for_half(values, f
 def test_no_small_number_of_violations_gives_all_recalls(values, found):
     texts = [f"{float(x):.2f}" for x in values["safety_veto"].recall]
     nearest = lambda n, x: round(float(x) * n / 100)  # noqa: E731
-    first = next(n for n in range(1, 5000) if all(f"{100 * nearest(n, x) / n:.2f}" == x for x in texts))
+    first = next(
+        n for n in range(1, 5000) if all(f"{100 * nearest(n, x) / n:.2f}" == x for x in texts)
+    )
     assert f"{first:,} is the smallest" in found.finding["veto_recall"]
 
 
@@ -137,7 +152,11 @@ def test_rewardbench_sizes_means_and_the_half_point(values, found):
     assert found.verdict["rewardbench_average"] == ADDS_UP
     assert "and 0 the mean weighted" in found.finding["rewardbench_average"]
     row = found.loc["rewardbench_hard_pairrm_llama3_8b"]
-    assert f"{100 * 142.5 / 196:.2f}" == "72.70" and "142.5" in row.finding and "average was taken" in row.finding
+    assert (
+        f"{100 * 142.5 / 196:.2f}" == "72.70"
+        and "142.5" in row.finding
+        and "average was taken" in row.finding
+    )
     assert found.verdict["rewardbench_sizes"] == ADDS_UP
     swapped = values["denominators"].replace({"238": "196", "196": "238"})
     assert verdicts(values | {"denominators": swapped})["rewardbench_sizes"] == UNTOLD
@@ -171,8 +190,13 @@ def test_ablation_is_told_to_be_of_notes(values, found):
 
 def test_pipeline_and_rar(found):
     assert found.verdict["pass_rate"] == ADDS_UP and "(482)" in found.finding["pass_rate"]
-    assert f"{51990 / 823703:.2%}" in found.finding["kept_share"] and "104 rounds" in found.finding["review_rounds"]
-    assert found.verdict["judge_agreement"] == UNTOLD and found.finding["rar_gpqa"].find("2 of 7") > 0
+    assert (
+        f"{51990 / 823703:.2%}" in found.finding["kept_share"]
+        and "104 rounds" in found.finding["review_rounds"]
+    )
+    assert (
+        found.verdict["judge_agreement"] == UNTOLD and found.finding["rar_gpqa"].find("2 of 7") > 0
+    )
 
 
 def test_every_finding_is_one_sentence_with_its_marks(found):
@@ -194,7 +218,10 @@ def test_marks_are_not_better_than_those_of_the_tables(values, found):
 
 def test_percentages_agree_with_fractions(values):
     df = paper_audit.percentages(values)
-    assert len(df) == sum((values[d["table"]][d["column"]] != "").sum() for d in values["denominators"].to_dict("records"))
+    assert len(df) == sum(
+        (values[d["table"]][d["column"]] != "").sum()
+        for d in values["denominators"].to_dict("records")
+    )
     for row in df.itertuples():
         unit = 10 ** -len(row.reported.partition(".")[2])
         nearest = 100 * round(float(row.reported) * row.n / 100) / row.n
@@ -202,7 +229,9 @@ def test_percentages_agree_with_fractions(values):
         assert (abs(row.distance) <= 0.5) == (row.verdict != DOES_NOT)
         assert row.half_step * unit == pytest.approx(50 / row.n)
     with pytest.raises(KitError, match="denominators.csv: no column"):
-        paper_audit.percentages(values | {"denominators": values["denominators"].replace("easy", "simple")})
+        paper_audit.percentages(
+            values | {"denominators": values["denominators"].replace("easy", "simple")}
+        )
 
 
 def test_saved_twice_the_same_with_sources(tmp_path, found):
@@ -211,8 +240,10 @@ def test_saved_twice_the_same_with_sources(tmp_path, found):
     for place in folders:
         paper_audit.save(profile, place)
     names = sorted(p.name for p in (folders[0] / "audit").iterdir())
-    assert names == sorted(["audit.csv", "audit.md", "audit.json"]
-                           + [f"{n}.{e}" for n in ("gains", "percentages") for e in ("csv", "pdf", "png")])  # fmt: skip
+    assert names == sorted(
+        ["audit.csv", "audit.md", "audit.json"]
+        + [f"{n}.{e}" for n in ("gains", "percentages") for e in ("csv", "pdf", "png")]
+    )
     for name in names:
         assert len({sha256(place / "audit" / name) for place in folders}) == 1, name
     facts = json.loads((folders[0] / "audit/audit.json").read_text(encoding="utf-8"))
@@ -237,4 +268,11 @@ def test_figures_draw_every_value_hollow(values):
     gains = paper_audit.gains(values)
     [axis] = paper_audit.plot_gains(gains).axes
     drawn = [line.get_xdata()[0] for line in axis.lines]
-    assert drawn == [22.3, pytest.approx(22.25), 21.7, pytest.approx(21.75), pytest.approx(6.89), pytest.approx(7.37)]
+    assert drawn == [
+        22.3,
+        pytest.approx(22.25),
+        21.7,
+        pytest.approx(21.75),
+        pytest.approx(6.89),
+        pytest.approx(7.37),
+    ]

@@ -18,14 +18,20 @@ def answers(policy, values, seed=None, judged=None, conditions=None):
     for number in range(len(values or judged)):
         true = values[number] if values else (NAN,) * 3
         seen = (judged or values)[number]
-        row = {"policy": policy, "instruction_id": f"i{number:03d}",
-               "condition": (conditions or "ab" * len(values or judged))[number],
-               "category": "k", "specialty": f"s{number % 2}",
-               **dict(zip(("s1", "s2", "s3"), true, strict=True)),
-               "violation": true[2] > 0 if values else NAN,
-               "plain_violation": true[2] > 1 if values else NAN, "unparsed": False if values else NAN,
-               **dict(zip(("judged_s1", "judged_s2", "judged_s3"), seen, strict=True)),
-               "tokens": 100 + number, "finished": True}  # fmt: skip
+        row = {
+            "policy": policy,
+            "instruction_id": f"i{number:03d}",
+            "condition": (conditions or "ab" * len(values or judged))[number],
+            "category": "k",
+            "specialty": f"s{number % 2}",
+            **dict(zip(("s1", "s2", "s3"), true, strict=True)),
+            "violation": true[2] > 0 if values else NAN,
+            "plain_violation": true[2] > 1 if values else NAN,
+            "unparsed": False if values else NAN,
+            **dict(zip(("judged_s1", "judged_s2", "judged_s3"), seen, strict=True)),
+            "tokens": 100 + number,
+            "finished": True,
+        }
         rows.append(row if seed is None else row | {"seed": seed})
     return pd.DataFrame(rows)
 
@@ -44,11 +50,22 @@ def look(found, **at):
 
 def verdicts(policy, said, judge="truth"):
     """Rows from {instruction: {criterion: (dimension, verdict)}}."""
-    return pd.DataFrame([
-        {"policy": policy, "instruction_id": i, "criterion_id": c, "judge": judge, "dimension": d,
-         "kind": "k", "weight": 0.0, "verdict": v}
-        for i, cells in said.items() for c, (d, v) in cells.items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "policy": policy,
+                "instruction_id": i,
+                "criterion_id": c,
+                "judge": judge,
+                "dimension": d,
+                "kind": "k",
+                "weight": 0.0,
+                "verdict": v,
+            }
+            for i, cells in said.items()
+            for c, (d, v) in cells.items()
+        ]
+    )
 
 
 BASE = [(0.5, 1, 0), (1.0, 5, 0), (1.0, 0, 1), (0.0, 2, 3)]
@@ -107,15 +124,18 @@ def test_differences_are_paired():
     assert (row["difference"], row["ratio"], row["n"]) == (-0.25, 0.5, 4)
     assert np.isnan(look(found, metric="s1", against="truth")["ratio"])
     more = [(s1 + 0.1, s2, s3) for s1, s2, s3 in BASE]
-    row = look(policy_bench.paired(frame(base=BASE, grpo=more), "grpo", "base", ["s1"]), against="truth")
+    row = look(
+        policy_bench.paired(frame(base=BASE, grpo=more), "grpo", "base", ["s1"]), against="truth"
+    )
     assert [row[c] for c in ("difference", "low", "high")] == pytest.approx([0.1] * 3)
 
 
 def test_the_ratio_of_rates_has_the_draws_of_the_difference():
     rng = np.random.default_rng(0)
     base, other = ([(1, 0, int(hit)) for hit in rng.random(80) < rate] for rate in (0.6, 0.2))
-    found = policy_bench.paired(frame(base=base, grpo=other), "grpo", "base", ["violation_rate"],
-                                draws=41, seed=5)  # fmt: skip
+    found = policy_bench.paired(
+        frame(base=base, grpo=other), "grpo", "base", ["violation_rate"], draws=41, seed=5
+    )
     weights = statistics.two_stage_weights(list("ab" * 40), 41, 5)
     drawn = [weights @ np.array([s3 for *_, s3 in side]) for side in (other, base)]
     ends = np.percentile(drawn[0] / drawn[1], [2.5, 97.5])  # the second and the last but one
@@ -130,7 +150,10 @@ def test_a_ratio_to_none_is_infinite_and_none_to_none_is_no_number():
     row = look(policy_bench.paired(frame(base=none, grpo=some), **asked), against="truth")
     assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == float("inf")
     row = look(policy_bench.paired(frame(base=none, grpo=none), **asked), against="truth")
-    assert np.isnan([row["ratio"], row["ratio_low"], row["ratio_high"]]).all() and row["difference"] == 0
+    assert (
+        np.isnan([row["ratio"], row["ratio_low"], row["ratio_high"]]).all()
+        and row["difference"] == 0
+    )
 
 
 def test_only_patients_that_both_have_are_compared():
@@ -150,7 +173,9 @@ def test_the_same_numbers_as_the_claims():
     rows = frame(base=draw(), grpo=draw())
     for column, metric in (("s1", "s1"), ("violation", "violation_rate")):
         one = claims.paired_policies(rows, column, 1, 60, 4)
-        other = look(policy_bench.paired(rows, "grpo", "base", [metric], draws=60, seed=4), against="truth")
+        other = look(
+            policy_bench.paired(rows, "grpo", "base", [metric], draws=60, seed=4), against="truth"
+        )
         assert {k: other[k] for k in one} == pytest.approx(one)
 
 
@@ -168,10 +193,17 @@ def test_a_policy_with_seeds_counts_as_their_mean():
 
 
 def test_criteria_met_by_dimension():
-    cells = verdicts("base", {
-        "i000": {"a": ("proficiency", "met"), "b": ("safety", "unknown"), "c": ("safety", "met")},
-        "i001": {"d": ("proficiency", "not_met"), "e": ("safety", "met")},
-    })  # fmt: skip
+    cells = verdicts(
+        "base",
+        {
+            "i000": {
+                "a": ("proficiency", "met"),
+                "b": ("safety", "unknown"),
+                "c": ("safety", "met"),
+            },
+            "i001": {"d": ("proficiency", "not_met"), "e": ("safety", "met")},
+        },
+    )
     rows = frame(base=BASE, grpo=BETTER)
     both = pd.concat([cells, cells.assign(policy="grpo", verdict="met")])
     found = policy_bench.measures(rows, both, "dimension", draws=20)
@@ -194,8 +226,14 @@ def test_criteria_met_by_dimension():
 def test_slices_by_a_column():
     rows = frame(base=BASE, grpo=BETTER)
     found = policy_bench.measures(rows, by="specialty", draws=20)
-    assert look(found, policy="base", slice="s0", metric="violation_rate", against="truth")["value"] == 0.5
-    assert look(found, policy="grpo", slice="s0", metric="violation_rate", against="truth")["value"] == 0
+    assert (
+        look(found, policy="base", slice="s0", metric="violation_rate", against="truth")["value"]
+        == 0.5
+    )
+    assert (
+        look(found, policy="grpo", slice="s0", metric="violation_rate", against="truth")["value"]
+        == 0
+    )
     less = policy_bench.paired(rows, "grpo", "base", ["s1"], by="specialty", draws=20)
     row = look(less, slice="s1", against="truth")
     assert (row["difference"], row["n"]) == (pytest.approx(0.2), 2)
@@ -208,11 +246,12 @@ def test_slices_by_a_column():
 # ---------------------------------------------------------------- the study
 
 VARIANTS = {
-    "base": {"label": "base"}, "full": {"label": "gated veto", "group": "paper"},
+    "base": {"label": "base"},
+    "full": {"label": "gated veto", "group": "paper"},
     "no_veto": {"label": "no veto", "group": "paper", "remark": "lambda 0", "veto": False},
     "sum": {"label": "weighted sum", "group": "other", "veto": False},
     "rule": {"label": "rule"},
-}  # fmt: skip
+}
 
 
 def rates(policy, rate, s1=0.5, seed=None, n=40):
@@ -221,14 +260,27 @@ def rates(policy, rate, s1=0.5, seed=None, n=40):
 
 
 def study(full=(4, 6), no_veto=12, add=(), base=20, s1=0.5):
-    rows = [rates("base", base), *(rates("full", r, s1, seed) for seed, r in enumerate(full, 1)),
-            rates("no_veto", no_veto), rates("sum", 15), *add]  # fmt: skip
+    rows = [
+        rates("base", base),
+        *(rates("full", r, s1, seed) for seed, r in enumerate(full, 1)),
+        rates("no_veto", no_veto),
+        rates("sum", 15),
+        *add,
+    ]
     return policy_bench.study_table(pd.concat(rows, ignore_index=True), VARIANTS, draws=60)
 
 
 def test_a_row_a_variant_with_its_seeds_and_paired_differences():
-    rows = pd.concat([rates("base", 20), rates("full", 4, seed=1), rates("full", 6, seed=2),
-                      rates("no_veto", 12), rates("sum", 15)], ignore_index=True)  # fmt: skip
+    rows = pd.concat(
+        [
+            rates("base", 20),
+            rates("full", 4, seed=1),
+            rates("full", 6, seed=2),
+            rates("no_veto", 12),
+            rates("sum", 15),
+        ],
+        ignore_index=True,
+    )
     table = policy_bench.study_table(rows, VARIANTS, draws=60, seed=2).set_index("variant")
     assert list(table.index) == list(VARIANTS)
     full = table.loc["full"]
@@ -258,7 +310,12 @@ def test_goals_as_measured(tmp_path):
     quarter = found["quarter_of_base"]
     assert (quarter["value"], quarter["reached"], quarter["sure"]) == (0.25, True, False)
     below = found["below_every_no_veto"]
-    assert (below["value"], below["of"], below["reached"], below["missing"]) == (-17.5, "no_veto", True, [])
+    assert (below["value"], below["of"], below["reached"], below["missing"]) == (
+        -17.5,
+        "no_veto",
+        True,
+        [],
+    )
     assert below["low"] <= -17.5 <= below["high"]
     kept = found["proficiency_kept"]
     assert (kept["value"], kept["low"], kept["reached"]) == (0, 0, True)
@@ -278,7 +335,9 @@ def test_a_goal_that_is_not_reached_is_said():
     wide = answers("full", [(0.7 if n % 2 else 0.28, 1, 0) for n in range(40)])
     rows = pd.concat([rates("base", 20), wide])
     kept = goals(policy_bench.study_table(rows, VARIANTS, draws=60))["proficiency_kept"]
-    assert kept["value"] == -1 and kept["low"] < -2 and not kept["reached"]  # it is of the lower end
+    assert (
+        kept["value"] == -1 and kept["low"] < -2 and not kept["reached"]
+    )  # it is of the lower end
     some = goals(study(base=0))["quarter_of_base"]  # the base has none at all
     assert (some["value"], some["reached"]) == (None, False)
 
@@ -288,17 +347,29 @@ def test_a_goal_without_its_variants_is_open_unless_it_failed():
     for gone in ("no_veto", "full", "base"):
         rows = pd.concat([rates(policy, rate) for policy, rate in ran.items() if policy != gone])
         found = goals(policy_bench.study_table(rows, VARIANTS, draws=20))
-        assert gone in found["below_every_no_veto" if gone != "base" else "quarter_of_base"]["missing"]
+        assert (
+            gone in found["below_every_no_veto" if gone != "base" else "quarter_of_base"]["missing"]
+        )
         if gone == "no_veto":
             assert found["below_every_no_veto"]["reached"] is None
             assert found["below_every_no_veto"]["value"] == -25  # what is known stands there
             assert found["quarter_of_base"]["reached"]
         else:
-            assert found["quarter_of_base"]["reached"] is None is found["proficiency_kept"]["reached"]
+            assert (
+                found["quarter_of_base"]["reached"] is None is found["proficiency_kept"]["reached"]
+            )
     failed = study(no_veto=2)[lambda t: t.variant != "sum"]
-    lacking = pd.concat([failed, table[table.variant == "sum"].assign(
-        **dict.fromkeys(("violations_less_full", "seeds"), NAN))])  # fmt: skip
-    assert goals(lacking)["below_every_no_veto"]["reached"] is False  # one that is missing saves nothing
+    lacking = pd.concat(
+        [
+            failed,
+            table[table.variant == "sum"].assign(
+                **dict.fromkeys(("violations_less_full", "seeds"), NAN)
+            ),
+        ]
+    )
+    assert (
+        goals(lacking)["below_every_no_veto"]["reached"] is False
+    )  # one that is missing saves nothing
     alone = goals(table[table.veto])["below_every_no_veto"]
     assert alone["reached"] is None and alone["missing"] == ["a variant without a veto"]
 
@@ -317,8 +388,13 @@ def test_three_patients_by_the_rule():
     assert found[2][0] == "largest rise in violations, or least fall: 0 before, 1 after"
     assert policy_bench.three(rows.sample(frac=1, random_state=0)) == found
     # the judge, where there is no truth; the first seed
-    judged = pd.concat([answers("base", None, judged=base), answers("grpo", None, 2, judged=base),
-                        answers("grpo", None, 1, judged=after)])  # fmt: skip
+    judged = pd.concat(
+        [
+            answers("base", None, judged=base),
+            answers("grpo", None, 2, judged=base),
+            answers("grpo", None, 1, judged=after),
+        ]
+    )
     assert policy_bench.three(judged) == found
     assert len(policy_bench.three(rows[rows.instruction_id < "i002"])) == 2
     with pytest.raises(KitError, match="no patient with an answer of base and one of dpo"):

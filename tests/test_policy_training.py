@@ -26,7 +26,9 @@ def trainer_of(base, folder, profile, kind=None):
     reward = veto_reward.build(profile, Scorer(letter_scores), None, RUBRICS)
     curve = policy_training.Curve(folder, reward, None)
     with policy.quiet():
-        return policy_training._online(lm, tokenizer, reward, INSTRUCTIONS, curve, folder, profile, 0)
+        return policy_training._online(
+            lm, tokenizer, reward, INSTRUCTIONS, curve, folder, profile, 0
+        )
 
 
 @pytest.mark.parametrize("optimizer, theirs", [("grpo", GRPOTrainer), ("rloo", RLOOTrainer)])
@@ -39,7 +41,9 @@ def test_shared_prompt_log_probabilities_and_gradients_are_those_of_trl(
     assert isinstance(trainer, theirs)
     lm, tokenizer = trainer.model, trainer.processing_class
     rows = generation.prompts_of(lm, tokenizer, INSTRUCTIONS[:3], 8)
-    ids, mask = generation.left_padded([rows[k] for k in (2, 0, 2, 1)], tokenizer.pad_token_id, "cpu")
+    ids, mask = generation.left_padded(
+        [rows[k] for k in (2, 0, 2, 1)], tokenizer.pad_token_id, "cpu"
+    )
     answers = torch.randint(5, 300, (4, 6))
     present = torch.tensor([[1] * n + [0] * (6 - n) for n in (6, 2, 4, 5)])
     batch = torch.cat([ids, answers], 1), torch.cat([mask, present], 1), 6
@@ -48,7 +52,8 @@ def test_shared_prompt_log_probabilities_and_gradients_are_those_of_trl(
 
     def found(kind):
         logps, entropy, _ = kind._get_per_token_logps_and_entropies(
-            trainer, lm, *batch, compute_entropy=True)  # fmt: skip
+            trainer, lm, *batch, compute_entropy=True
+        )
         grads = torch.autograd.grad((logps * present).sum(), weights, allow_unused=True)
         return [logps * present, entropy * present, *(g for g in grads if g is not None)]
 
@@ -77,18 +82,34 @@ def test_samples_of_a_step_are_seeded_by_prompt_and_step(tiny_base, tmp_path):
 
 
 def run(base, out, profile=None, table=letter_scores, judged=by_letter, gold=by_letter, **rest):
-    return policy_training.train(base, Scorer(table), RUBRICS, INSTRUCTIONS[:6], INSTRUCTIONS[6:],
-                                 judged, gold, out, profile or small(), **rest)  # fmt: skip
+    return policy_training.train(
+        base,
+        Scorer(table),
+        RUBRICS,
+        INSTRUCTIONS[:6],
+        INSTRUCTIONS[6:],
+        judged,
+        gold,
+        out,
+        profile or small(),
+        **rest,
+    )
 
 
-@pytest.mark.parametrize("optimizer, rank", [("grpo", 4), ("grpo", 0), ("rloo", 4), ("dpo", 4), ("dpo", 0)])
+@pytest.mark.parametrize(
+    "optimizer, rank", [("grpo", 4), ("grpo", 0), ("rloo", 4), ("dpo", 4), ("dpo", 0)]
+)
 def test_training_runs_and_keeps_the_best_judged(tiny_base, tmp_path, optimizer, rank, capfd):
     profile = small(grpo_lora_rank=rank, policy_optimizer=optimizer, dpo_learning_rate=1e-2)
     report = run(tiny_base, tmp_path / "whole", profile)
     assert capfd.readouterr().err == ""
     curve = pd.read_csv(tmp_path / "whole/curve.csv")
     assert list(curve.columns) == policy_training.CURVE and list(curve.step) == [0, 2, 3]
-    assert set(curve.split) == {"checkpoint"} and curve.kl[0] == pytest.approx(0, abs=1e-5) and curve.kl[2] > 0
+    assert (
+        set(curve.split) == {"checkpoint"}
+        and curve.kl[0] == pytest.approx(0, abs=1e-5)
+        and curve.kl[2] > 0
+    )
     # the reward model and the judge both read the truth here, so the three curves are one
     assert (curve.proxy == curve.gold).all() and (curve.judged == curve.gold).all()
     assert (curve.veto_rate == curve.violation_rate).all() and (curve.entropy > 0).all()
@@ -105,15 +126,22 @@ def test_training_runs_and_keeps_the_best_judged(tiny_base, tmp_path, optimizer,
         assert report["throughput"]["generated_tokens_per_second"] > 0
     assert report["hacking"]["flagged"] is False and report["hacking"]["text"]
     assert sorted(f.name for f in (tmp_path / "whole").iterdir()) == [
-        "checkpoints.parquet", "curve.csv", "hacking.json", "model", "report.json", "training.csv",
-    ]  # fmt: skip
+        "checkpoints.parquet",
+        "curve.csv",
+        "hacking.json",
+        "model",
+        "report.json",
+        "training.csv",
+    ]
     for file in (tmp_path / "whole").rglob("*.json"):
         assert str(tmp_path.parent) not in file.read_text(), f"{file.name} names a local folder"
     # complete: returned as stored; the policy that was saved is the one that was selected
     stored = json.loads((tmp_path / "whole/report.json").read_text())
     assert run(tiny_base, tmp_path / "whole", profile, table=None) == stored == report
     lm = policy.load_policy(tmp_path / "whole", tiny_base, profile)
-    answers = policy.answers_of(lm, policy.load_base(tiny_base, profile)[1], INSTRUCTIONS[6:], profile, profile.seed)
+    answers = policy.answers_of(
+        lm, policy.load_base(tiny_base, profile)[1], INSTRUCTIONS[6:], profile, profile.seed
+    )
     kept = rows[rows.step == report["best"]["step"]]
     assert [a.text for a in answers] == kept.text.tolist()
     changed = run(tiny_base, tmp_path / "whole", profile, fingerprint="another reward model")
@@ -129,18 +157,25 @@ def test_dpo_pairs_are_answers_of_the_base_ordered_by_the_reward(tiny_base):
     assert 0 < len(rows) <= 2 * 2 * 2  # steps x prompts x half a group
     for row in rows:
         i = prompts.index(row["prompt_ids"])
-        texts = [tokenizer.decode(row[key], skip_special_tokens=True) for key in ("chosen_ids", "rejected_ids")]
+        texts = [
+            tokenizer.decode(row[key], skip_special_tokens=True)
+            for key in ("chosen_ids", "rejected_ids")
+        ]
         ends = [row[key][-1] == tokenizer.eos_token_id for key in ("chosen_ids", "rejected_ids")]
         read = reward.read([(f"i{i}", [], t, e) for t, e in zip(texts, ends)])
         assert read[0].scores.s3 <= read[1].scores.s3
     reward.of_group = lambda read, rubric: [1.0] * len(read)  # a tie prefers nothing
-    assert policy_training.preference_rows(lm, tokenizer, reward, INSTRUCTIONS[:6], profile, 0) == []
+    assert (
+        policy_training.preference_rows(lm, tokenizer, reward, INSTRUCTIONS[:6], profile, 0) == []
+    )
 
 
 def test_grpo_is_set_up_as_its_docstrings_say(tiny_base, tmp_path):
     a = trainer_of(tiny_base, tmp_path, small()).args
     assert a.scale_rewards == "group" and a.use_bias_correction_kl and a.num_iterations == 1
-    assert a.mask_truncated_completions is False  # a cut-off answer is a violation to be learned from
+    assert (
+        a.mask_truncated_completions is False
+    )  # a cut-off answer is a violation to be learned from
 
 
 def test_selected_by_judge_not_by_truth_or_reward_model(tiny_base, tmp_path):
@@ -153,17 +188,29 @@ def test_selected_by_judge_not_by_truth_or_reward_model(tiny_base, tmp_path):
     judge, gold, rm = first_four("met", "not_met"), first_four("not_met", "met"), first_four(-1, 1)
 
     def says(draw):
-        return lambda pairs: [dict.fromkeys([f"{i}-{k}" for k in range(5)], draw()) for i, _ in pairs]
+        return lambda pairs: [
+            dict.fromkeys([f"{i}-{k}" for k in range(5)], draw()) for i, _ in pairs
+        ]
 
     profile = small(grpo_steps=2, grpo_eval_every=1)
     report = policy_training.train(
-        tiny_base, Scorer(lambda *_: [rm()] * 5), RUBRICS, INSTRUCTIONS[:6], INSTRUCTIONS[6:],
-        says(judge), says(gold), tmp_path, profile,
-    )  # fmt: skip
+        tiny_base,
+        Scorer(lambda *_: [rm()] * 5),
+        RUBRICS,
+        INSTRUCTIONS[:6],
+        INSTRUCTIONS[6:],
+        says(judge),
+        says(gold),
+        tmp_path,
+        profile,
+    )
     curve = pd.read_csv(tmp_path / "curve.csv")
     assert curve.judged.idxmax() == 0 and curve.gold.idxmax() > 0 and curve.proxy.idxmax() > 0
     assert report["best"]["step"] == 0
-    base, saved = policy.load_base(tiny_base, profile)[0], policy.load_policy(tmp_path, tiny_base, profile)
+    base, saved = (
+        policy.load_base(tiny_base, profile)[0],
+        policy.load_policy(tmp_path, tiny_base, profile),
+    )
     assert any("lora_B" in n for n, _ in saved.named_parameters())
     assert all(not p.any() for n, p in saved.named_parameters() if "lora_B" in n), "not step 0's"
     assert base is not saved
@@ -183,7 +230,10 @@ def test_patience_ends_a_run_and_a_rerun_does_not_go_on(tiny_base, tmp_path, mon
 
     def judged(pairs):  # every evaluation is worse than the one before
         bad = next(worse)
-        return [{f"{i}-{k}": "not_met" if k < min(bad, 5) else "met" for k in range(5)} for i, _ in pairs]
+        return [
+            {f"{i}-{k}": "not_met" if k < min(bad, 5) else "met" for k in range(5)}
+            for i, _ in pairs
+        ]
 
     profile = small(grpo_steps=9, grpo_eval_every=1, grpo_patience=2)
     with monkeypatch.context() as patch:
@@ -227,9 +277,14 @@ def test_bad_input(tiny_base, tmp_path, monkeypatch):
 def test_vllm_is_configured_for_a_server_and_refused_on_four_bits(tmp_path):
     settings = {"grpo_vllm": "http://127.0.0.1:8000", "quantization": "none"}
     found = policy_training._vllm(small(**settings))
-    assert found == {"use_vllm": True, "vllm_mode": "server",
-                     "vllm_server_base_url": "http://127.0.0.1:8000"}  # fmt: skip
-    policy_training.GRPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **found)
+    assert found == {
+        "use_vllm": True,
+        "vllm_mode": "server",
+        "vllm_server_base_url": "http://127.0.0.1:8000",
+    }
+    policy_training.GRPOConfig(
+        output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **found
+    )
     with pytest.raises(KitError, match="rounded once more"):
         profiles.load("gpu", grpo_vllm="http://127.0.0.1:8000")
     with pytest.raises(KitError, match="base URL"):
@@ -250,20 +305,37 @@ def environment():
 
 # in a step, before a checkpoint's mark, between that and its evaluation, in the evaluation, and at
 # the last step the same again
-MOMENTS = ("step 1", "saving 2", "saved 2", "evaluating 2", "step 3", "saving 4", "saved 4",
-           "evaluating 4", "finishing 4")  # fmt: skip
+MOMENTS = (
+    "step 1",
+    "saving 2",
+    "saved 2",
+    "evaluating 2",
+    "step 3",
+    "saving 4",
+    "saved 4",
+    "evaluating 4",
+    "finishing 4",
+)
 
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_killed_at_any_moment_the_curve_is_the_same(tiny_base, tmp_path, rank):
-    said = subprocess.run([sys.executable, *command(tiny_base, tmp_path, rank, *MOMENTS)],
-                          env=environment(), check=True, capture_output=True, text=True, timeout=300)  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, *command(tiny_base, tmp_path, rank, *MOMENTS)],
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     ended = [json.loads(line) for line in said.stdout.splitlines()]
     assert ended == [["", 0], *([moment, -signal.SIGKILL] for moment in MOMENTS), ["", 0]]
     out, whole = tmp_path / "killed", tmp_path / "whole"
     for name in ("curve.csv", "hacking.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
-    pd.testing.assert_frame_equal(*(pd.read_parquet(f / "checkpoints.parquet") for f in (out, whole)))
+    pd.testing.assert_frame_equal(
+        *(pd.read_parquet(f / "checkpoints.parquet") for f in (out, whole))
+    )
     logs = [pd.read_csv(folder / "training.csv") for folder in (out, whole)]
     kept = [c for c in logs[1] if not c.startswith(("time", "step_time"))]
     assert "kl" in kept and "veto/rate" in kept
@@ -274,15 +346,33 @@ def test_killed_at_any_moment_the_curve_is_the_same(tiny_base, tmp_path, rank):
 
 def test_two_processes_give_the_rewards_of_one(tiny_base, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes",
-              "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     for start, out in (([sys.executable], one), (launch, two)):
-        subprocess.run([*start, *command(tiny_base, out, 0)], env=environment(), check=True, timeout=300)
+        subprocess.run(
+            [*start, *command(tiny_base, out, 0)], env=environment(), check=True, timeout=300
+        )
     assert sorted(p.name for p in two.glob("rewards-*")) == ["rewards-0.jsonl", "rewards-1.jsonl"]
     rewards = [
-        sorted(json.loads(line) for path in folder.glob("rewards-*.jsonl") for line in path.read_text().splitlines())
+        sorted(
+            json.loads(line)
+            for path in folder.glob("rewards-*.jsonl")
+            for line in path.read_text().splitlines()
+        )
         for folder in (one, two)
-    ]  # fmt: skip
+    ]
     assert len(rewards[0]) == 4 * 2 * 4  # steps x prompts x answers
     assert rewards[0] == rewards[1]  # step, prompt, answer, reward
     a, b = (pd.read_csv(folder / "curve.csv") for folder in (one, two))

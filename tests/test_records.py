@@ -67,11 +67,18 @@ def test_the_last_message_is_the_users():
 
 def test_records_come_back_as_they_went(tmp_path):
     turns = [Message(role="user", content="?")]
-    asked = Instruction(id="i", category="c", specialty="s", messages=turns, source="x", difficulty=5)
-    whole = Rubric(instruction_id="i", status="gold", round=1, criteria=[
-        Criterion(id="c1", dimension="proficiency", text="t", weight=1, kind="dose"),
-        Criterion(id="c2", dimension="safety", text="t", weight=0),
-    ])  # fmt: skip
+    asked = Instruction(
+        id="i", category="c", specialty="s", messages=turns, source="x", difficulty=5
+    )
+    whole = Rubric(
+        instruction_id="i",
+        status="gold",
+        round=1,
+        criteria=[
+            Criterion(id="c1", dimension="proficiency", text="t", weight=1, kind="dose"),
+            Criterion(id="c2", dimension="safety", text="t", weight=0),
+        ],
+    )
     for record in (asked, whole):
         path = records.save([record], tmp_path / f"{type(record).__name__}.parquet")
         assert records.load(path, type(record), "01_rubrics") == [record]
@@ -89,8 +96,10 @@ def test_a_broken_file_a_missing_file_and_nothing_to_write(tmp_path):
 
 
 def test_a_row_of_a_stored_file_is_named(tmp_path):
-    rows = [{"candidate_id": "a", "criterion_id": "c", "judge": "j", "verdict": v, "rationale": ""}
-            for v in ("met", "perhaps")]  # fmt: skip
+    rows = [
+        {"candidate_id": "a", "criterion_id": "c", "judge": "j", "verdict": v, "rationale": ""}
+        for v in ("met", "perhaps")
+    ]
     pd.DataFrame(rows).to_parquet(tmp_path / "verdicts.parquet")
     with pytest.raises(KitError, match="verdicts.parquet, row 2, field verdict"):
         records.load(tmp_path / "verdicts.parquet", Verdict, "02_preference_pairs")

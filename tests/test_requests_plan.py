@@ -8,9 +8,12 @@ from promedical_utils.requests_plan import Length, estimate
 from promedical_utils.workspace import KitError
 
 LENGTHS = {
-    "writer": Length(100, 10), "screener": Length(20, 1), "classifier": Length(30, 2),
-    "generator": Length(5, 50), "judge": Length(200, 40),
-}  # fmt: skip
+    "writer": Length(100, 10),
+    "screener": Length(20, 1),
+    "classifier": Length(30, 2),
+    "generator": Length(5, 50),
+    "judge": Length(200, 40),
+}
 
 
 def profile(**budgets) -> Profile:
@@ -59,10 +62,17 @@ def test_a_budget_that_will_not_do_is_told():
 
 
 def test_the_judge_reads_policies_where_the_clinic_cannot():
-    asked = profile().model_copy(update={
-        "data": "open", "notebooks": ["05_grpo_with_veto"], "grpo_steps": 60, "grpo_eval_every": 25,
-        "checkpoint_instructions": 8, "policy_prompts": 30, "bench_samples": 99,
-    })  # fmt: skip
+    asked = profile().model_copy(
+        update={
+            "data": "open",
+            "notebooks": ["05_grpo_with_veto"],
+            "grpo_steps": 60,
+            "grpo_eval_every": 25,
+            "checkpoint_instructions": 8,
+            "policy_prompts": 30,
+            "bench_samples": 99,
+        }
+    )
     of = estimate(asked, 11, 0, 100, lengths=LENGTHS).set_index("role")
     assert of.requests["judge"] == 22 + (1 + 3) * 8 + 2 * 30
     every = estimate(asked.model_copy(update={"policy_prompts": 0}), 11, 0, 100, lengths=LENGTHS)
@@ -73,20 +83,32 @@ def test_the_judge_reads_policies_where_the_clinic_cannot():
 
 def test_judges_with_an_endpoint_read_the_bench_and_others_are_not_asked():
     judge = Role(model="m", endpoint="http://localhost:1/v1", requests=6 * 30, tokens=6 * 30 * 1000)
-    of = profile().model_copy(update={
-        "bench_samples": 30, "judges": {"one": judge, "none": Role(model="m")}, "rar_judge": judge,
-    })  # fmt: skip
+    of = profile().model_copy(
+        update={
+            "bench_samples": 30,
+            "judges": {"one": judge, "none": Role(model="m")},
+            "rar_judge": judge,
+        }
+    )
     lengths = LENGTHS | {"compared": Length(500, 30), "rated": Length(150, 5)}
     table = estimate(of, 11, 0, 100, lengths=lengths).set_index("role")
     assert "none" not in table.index
-    assert table.requests["one"] == 2 * 30 + 2 * 30  # two generators: an answer each, a pair in both orders
-    assert table.prompt_tokens["one"] == 60 * 200 + 60 * 500 and table.completion_tokens["one"] == 60 * 40 + 60 * 30
+    assert (
+        table.requests["one"] == 2 * 30 + 2 * 30
+    )  # two generators: an answer each, a pair in both orders
+    assert (
+        table.prompt_tokens["one"] == 60 * 200 + 60 * 500
+        and table.completion_tokens["one"] == 60 * 40 + 60 * 30
+    )
     assert table.requests["rar_implicit"] == 60 and table.prompt_tokens["rar_implicit"] == 60 * 150
     assert table.suffices["one"]
     short = of.model_copy(update={"judges": {"one": judge.model_copy(update={"requests": 119})}})
     assert not estimate(short, 11, 0, 100, lengths=lengths).set_index("role").suffices["one"]
     lines = doctor.asked(short.model_copy(update={"tokens_per_second": 100.0}))
-    assert "embedded clinic" in lines[0] and [line.split()[0] for line in lines[2:]] == ["one", "rar_implicit"]
+    assert "embedded clinic" in lines[0] and [line.split()[0] for line in lines[2:]] == [
+        "one",
+        "rar_implicit",
+    ]
     assert "MORE THAN ITS BUDGET" in lines[2]
 
 

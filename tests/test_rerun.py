@@ -15,9 +15,20 @@ TABLE = pd.DataFrame(
         ("criterion RM", "this run", "", "80.00", "70.00", "88.00", "40"),
         ("ceiling", "this run", "", "75.00", "", "", ""),
     ],
-    columns=["system", "status", "reported_safety", "run_safety", "run_safety_low", "run_safety_high", "n"],
+    columns=[
+        "system",
+        "status",
+        "reported_safety",
+        "run_safety",
+        "run_safety_low",
+        "run_safety_high",
+        "n",
+    ],
 )
-COUNTS = pd.DataFrame([("samples", "795", "this run"), ("kappa", "0.97", "input")], columns=["quantity", "run", "status"])
+COUNTS = pd.DataFrame(
+    [("samples", "795", "this run"), ("kappa", "0.97", "input")],
+    columns=["quantity", "run", "status"],
+)
 
 
 def outcome(column, value, row=1, table=TABLE, name="t"):
@@ -71,7 +82,9 @@ def test_counts_and_inputs_must_be_equal_and_a_measured_share_need_not():
 
 
 def test_rows_and_columns_that_one_side_lacks_are_named():
-    other = pd.concat([TABLE.drop(index=0), TABLE[:1].assign(system="GPT-6")]).rename(columns={"n": "pairs"})
+    other = pd.concat([TABLE.drop(index=0), TABLE[:1].assign(system="GPT-6")]).rename(
+        columns={"n": "pairs"}
+    )
     cells = pd.DataFrame(rerun.compare_table("t", TABLE, other))
     found = set(zip(cells.row, cells.column, cells.outcome))
     assert ("GPT-5", "(row)", rerun.MISSING) in found and ("GPT-6", "(row)", rerun.EXTRA) in found
@@ -81,7 +94,9 @@ def test_rows_and_columns_that_one_side_lacks_are_named():
 
 def test_rows_are_told_apart_by_as_few_columns_as_do():
     assert rerun.key_of(TABLE) == ["system"] and rerun.key_of(COUNTS) == ["quantity"]
-    two = pd.DataFrame({"specialty": ["a", "a"], "system": ["x", "y"], "n": ["1", "2"], "run_x": ["1", "2"]})
+    two = pd.DataFrame(
+        {"specialty": ["a", "a"], "system": ["x", "y"], "n": ["1", "2"], "run_x": ["1", "2"]}
+    )
     assert rerun.key_of(two) == ["specialty", "system"]
     with pytest.raises(KitError, match="rows of specialty, system are there twice"):
         rerun.key_of(pd.concat([two, two]))
@@ -91,19 +106,34 @@ def test_rows_are_told_apart_by_as_few_columns_as_do():
 
 
 def claims(difference=10.0, verdict="same direction"):
-    check = {"what": "a - b, adjudicated labels", "difference": difference, "low": 5.0, "high": 15.0, "n": 9}
+    check = {
+        "what": "a - b, adjudicated labels",
+        "difference": difference,
+        "low": 5.0,
+        "high": 15.0,
+        "n": 9,
+    }
     return {"claims": [{"id": "gain", "verdict": verdict, "checks": [check]}], "inputs": ""}
 
 
-MANIFEST = {"profile": {"name": "cpu", "seed": 1, "minutes": 20.0}, "packages": {"torch": "2.13.0"}, "python": "3.11.7",
-            "machine": "x86_64", "system": "Linux", "kit": {"commit": "c", "content": "abc"}}  # fmt: skip
+MANIFEST = {
+    "profile": {"name": "cpu", "seed": 1, "minutes": 20.0},
+    "packages": {"torch": "2.13.0"},
+    "python": "3.11.7",
+    "machine": "x86_64",
+    "system": "Linux",
+    "kit": {"commit": "c", "content": "abc"},
+}
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A checkout with a run and the reference that was published from it."""
     (tmp_path / "Snakefile").touch()
-    for place, paper in (("runs/cpu", "runs/cpu/paper"), ("papers_figures/cpu", "papers_figures/cpu")):
+    for place, paper in (
+        ("runs/cpu", "runs/cpu/paper"),
+        ("papers_figures/cpu", "papers_figures/cpu"),
+    ):
         (tmp_path / paper / "tables").mkdir(parents=True)
         write_json(tmp_path / place / "manifest.json", MANIFEST)
         write_json(tmp_path / paper / "claims.json", claims())
@@ -121,9 +151,14 @@ def report(root):
 
 def test_the_same_run_is_equal_to_the_last_digit(root, capsys):
     found, facts, said = report(root)
-    cells = TABLE.drop(columns="system").ne("").sum().sum() + COUNTS.drop(columns="quantity").ne("").sum().sum()
+    cells = (
+        TABLE.drop(columns="system").ne("").sum().sum()
+        + COUNTS.drop(columns="quantity").ne("").sum().sum()
+    )
     assert len(found.cells) == cells + 1 + 3  # a verdict, and a check with its interval
-    assert set(found.cells.outcome) == {"equal"} and facts["agrees"] is True and facts["remarks"] == []
+    assert (
+        set(found.cells.outcome) == {"equal"} and facts["agrees"] is True and facts["remarks"] == []
+    )
     assert "all equal" in found.line() and "What differs" not in said
     assert len(pd.read_csv(root / "runs/cpu/rerun.csv")) == len(found.cells)
     before = [(root / f"runs/cpu/rerun.{e}").read_bytes() for e in ("md", "csv", "json")]
@@ -141,26 +176,44 @@ def test_what_differs_is_named_and_what_is_within_is_listed(root, capsys):
     (run / "tables/bench_composition.csv").rename(run / "tables/policy.csv")
     found, facts, said = report(root)
     bad = set(zip(found.differing.table, found.differing.row, found.differing.column))
-    assert bad == {("main_results", "ceiling", "run_safety"), ("claims", "gain / ", "verdict"),
-                   ("claims", "gain / a - b, adjudicated labels", "run_difference"),
-                   ("bench_composition", "(table)", ""), ("policy", "(table)", "")}  # fmt: skip
+    assert bad == {
+        ("main_results", "ceiling", "run_safety"),
+        ("claims", "gain / ", "verdict"),
+        ("claims", "gain / a - b, adjudicated labels", "run_difference"),
+        ("bench_composition", "(table)", ""),
+        ("policy", "(table)", ""),
+    }
     assert facts["agrees"] is False and facts["outcomes"][rerun.WITHIN] == 1
     assert "| main_results | ceiling | run_safety | 75.00 | 74.00 | differs |" in said
     assert "| main_results | criterion RM | run_safety | 80.00 (70.00 to 88.00) | 75.00 |" in said
     assert rerun.main([]) == 1 and "gain / : same direction" not in (out := capsys.readouterr().out)
-    assert "claims | gain /  | verdict: same direction -> not seen (differs)" in out and "5 differ" in out
+    assert (
+        "claims | gain /  | verdict: same direction -> not seen (differs)" in out
+        and "5 differ" in out
+    )
 
 
-@pytest.mark.parametrize("why", ["seed", "new setting", "many", "no reference", "no tables", "no json"])
+@pytest.mark.parametrize(
+    "why", ["seed", "new setting", "many", "no reference", "no tables", "no json"]
+)
 def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
     report(root)
-    manifest, line = json.loads(json.dumps(MANIFEST)), {
-        "seed": "papers_figures/cpu was run with other settings: seed 1 -> 2",
-        "new setting": "other settings: reward_form unset -> strict",
-        "many": "d unset -> 0; e unset -> 0; and 2 more",
-        "no reference": "no committed reference papers_figures/cpu",
-        "no tables": "runs/cpu has no tables", "no json": "runs/cpu/manifest.json is no JSON"}[why]  # fmt: skip
-    other = {"seed": {"seed": 2}, "new setting": {"reward_form": "strict"}, "many": dict.fromkeys("abcdefg", 0)}
+    manifest, line = (
+        json.loads(json.dumps(MANIFEST)),
+        {
+            "seed": "papers_figures/cpu was run with other settings: seed 1 -> 2",
+            "new setting": "other settings: reward_form unset -> strict",
+            "many": "d unset -> 0; e unset -> 0; and 2 more",
+            "no reference": "no committed reference papers_figures/cpu",
+            "no tables": "runs/cpu has no tables",
+            "no json": "runs/cpu/manifest.json is no JSON",
+        }[why],
+    )
+    other = {
+        "seed": {"seed": 2},
+        "new setting": {"reward_form": "strict"},
+        "many": dict.fromkeys("abcdefg", 0),
+    }
     manifest["profile"] |= other.get(why, {})
     write_json(root / "runs/cpu/manifest.json", manifest)
     if why == "no reference":
@@ -174,12 +227,16 @@ def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
     assert pd.read_csv(root / "runs/cpu/rerun.csv").empty  # nothing of an earlier comparison stays
 
 
-@pytest.mark.parametrize("where, outcome", [("papers_figures/cpu", rerun.EXTRA), ("runs/cpu/paper", rerun.MISSING)])
+@pytest.mark.parametrize(
+    "where, outcome", [("papers_figures/cpu", rerun.EXTRA), ("runs/cpu/paper", rerun.MISSING)]
+)
 def test_a_ledger_that_one_side_lacks_is_named(root, where, outcome):
     (root / where / "claims.json").unlink()
     found, facts, _ = report(root)
     assert facts["agrees"] is False
-    assert found.differing[["table", "row", "outcome"]].values.tolist() == [["claims", "(table)", outcome]]
+    assert found.differing[["table", "row", "outcome"]].values.tolist() == [
+        ["claims", "(table)", outcome]
+    ]
 
 
 def test_a_check_of_another_verdict_differs_though_the_claim_and_its_number_do_not(root):
@@ -189,16 +246,24 @@ def test_a_check_of_another_verdict_differs_though_the_claim_and_its_number_do_n
     said["claims"][0]["checks"][0]["verdict"] = "not seen"
     write_json(root / "runs/cpu/paper/claims.json", said)
     found, _, _ = report(root)
-    assert found.differing[["row", "column"]].values.tolist() == [["gain / a - b, adjudicated labels", "verdict"]]
+    assert found.differing[["row", "column"]].values.tolist() == [
+        ["gain / a - b, adjudicated labels", "verdict"]
+    ]
 
 
 def test_other_versions_and_code_are_said_and_minutes_are_no_setting(root):
-    other = {**MANIFEST, "packages": {"torch": "2.14.0"}, "kit": {"commit": "d", "content": "def"},
-             "profile": {**MANIFEST["profile"], "minutes": 30.0}}  # fmt: skip
+    other = {
+        **MANIFEST,
+        "packages": {"torch": "2.14.0"},
+        "kit": {"commit": "d", "content": "def"},
+        "profile": {**MANIFEST["profile"], "minutes": 30.0},
+    }
     write_json(root / "runs/cpu/manifest.json", other)
     found, facts, said = report(root)
     assert facts["agrees"] and len(found.remarks) == 2
-    assert "torch: committed 2.13.0, here 2.14.0" in said and "code: committed abc, here def" in said
+    assert (
+        "torch: committed 2.13.0, here 2.14.0" in said and "code: committed abc, here def" in said
+    )
 
 
 def test_a_table_that_cannot_be_compared_does_not_stop_the_others(root):
@@ -219,7 +284,11 @@ def test_reproduce_prints_the_outcome_in_one_line(root, monkeypatch, capsys):
     monkeypatch.delenv(runs.OVERRIDES, raising=False)
     runs.reproduce("cpu")
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last == "runs/cpu/rerun.md: 17 cells of 2 tables and the claims beside the committed ones: all equal"
+    assert (
+        last
+        == "runs/cpu/rerun.md: 17 cells of 2 tables and the claims beside the committed ones: all "
+        "equal"
+    )
 
 
 def test_the_committed_reference_agrees_with_itself(tmp_path):

@@ -31,7 +31,9 @@ def test_the_order_is_that_of_the_formula():
     rng = random.Random(0)
     for _ in range(30):
         vocabulary = [f"w{n}" for n in range(12)]
-        documents = {f"d{n:02d}": " ".join(rng.choices(vocabulary, k=rng.randint(1, 15))) for n in range(20)}
+        documents = {
+            f"d{n:02d}": " ".join(rng.choices(vocabulary, k=rng.randint(1, 15))) for n in range(20)
+        }
         asked = " ".join(rng.choices(vocabulary, k=4))
         scores = bm25(documents, asked)
         [found] = Index(documents).search([asked], 20)
@@ -44,10 +46,15 @@ def test_the_order_is_that_of_the_formula():
 def test_ties_are_in_the_order_of_the_ids_whatever_the_order_given():
     names = [f"d{n:02d}" for n in range(40)]
     random.Random(1).shuffle(names)
-    assert Index(dict.fromkeys(names, "cold water")).search(["water"], 5) == [[f"d{n:02d}" for n in range(5)]]
+    assert Index(dict.fromkeys(names, "cold water")).search(["water"], 5) == [
+        [f"d{n:02d}" for n in range(5)]
+    ]
     many = {f"d{n:04d}": ("cold water", "water water", "water tea milk")[n % 3] for n in range(900)}
     [found] = Index(dict(reversed(many.items()))).search(["water"], 900)
-    groups = [[name for name in many if many[name] == text] for text in dict.fromkeys(many[n] for n in found)]
+    groups = [
+        [name for name in many if many[name] == text]
+        for text in dict.fromkeys(many[n] for n in found)
+    ]
     assert len(groups) == 3 and found == sum(groups, [])
 
 
@@ -77,9 +84,15 @@ def test_the_query_is_what_the_patient_wrote():
 @pytest.mark.parametrize("spare", [0, 7, 12, 30, 60, 400])
 def test_documents_stand_whole_or_not_at_all_and_take_nothing_away(tiny_base, spare):
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    messages = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "and"},
-                {"role": "user", "content": "what now?"}]  # fmt: skip
-    responses, tails = ["rest", "rest and drink a lot of tea"], ["\nsafety: the answer names the dose", "\nx"]
+    messages = [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "and"},
+        {"role": "user", "content": "what now?"},
+    ]
+    responses, tails = (
+        ["rest", "rest and drink a lot of tea"],
+        ["\nsafety: the answer names the dose", "\nx"],
+    )
     documents = ["a rather long document about nothing at all", "short", "tea helps", "x" * 50]
 
     def size(told, response, tail):
@@ -90,40 +103,57 @@ def test_documents_stand_whole_or_not_at_all_and_take_nothing_away(tiny_base, sp
     told, kept = retrieval.with_documents(tokenizer, messages, responses, tails, documents, limit)
     assert told[:2] == messages[:2] and messages[2]["content"] == "what now?"
     lines = told[2]["content"].split("\n")
-    assert lines == ["what now?", *([retrieval.HEADING, *(documents[n] for n in kept)] if kept else [])]
+    assert lines == [
+        "what now?",
+        *([retrieval.HEADING, *(documents[n] for n in kept)] if kept else []),
+    ]
     assert max(size(told, r, t) for r in responses for t in tails) <= limit
     for n in set(range(4)) - set(kept):  # no room was left for it when its turn came
         before = [documents[m] for m in kept if m < n]
         content = "\n".join(["what now?", retrieval.HEADING, *before, documents[n]])
-        assert size([*messages[:2], {"role": "user", "content": content}], responses[1], tails[0]) > limit
+        assert (
+            size([*messages[:2], {"role": "user", "content": content}], responses[1], tails[0])
+            > limit
+        )
     assert {0: [], 400: [0, 1, 2, 3]}.get(spare, kept) == kept
     assert spare != 60 or 0 < len(kept) < 4
 
 
 def test_documents_of_ones_own(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/notes.txt").write_text("one two\nthree\n\n" + " ".join(["word"] * 250) + "\n\n  \n\nlast")
+    (tmp_path / "sub/notes.txt").write_text(
+        "one two\nthree\n\n" + " ".join(["word"] * 250) + "\n\n  \n\nlast"
+    )
     rows = [{"id": "r1", "text": "a row"}, {"id": "r2", "text": "another", "more": 1}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    (tmp_path / "zip.jsonl.gz").write_bytes(gzip.compress(json.dumps({"id": "z", "text": "zipped"}).encode()))
+    (tmp_path / "zip.jsonl.gz").write_bytes(
+        gzip.compress(json.dumps({"id": "z", "text": "zipped"}).encode())
+    )
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     found = retrieval.read_documents(tmp_path)
-    assert {k: found[k] for k in ("r1", "r2", "z")} == {"r1": "a row", "r2": "another", "z": "zipped"}
+    assert {k: found[k] for k in ("r1", "r2", "z")} == {
+        "r1": "a row",
+        "r2": "another",
+        "z": "zipped",
+    }
     assert found["sub/notes.txt#1"] == "one two three" and found["sub/notes.txt#5"] == "last"
     assert [len(found[f"sub/notes.txt#{n}"].split()) for n in (2, 3, 4)] == [120, 120, 10]
     assert len(found) == 8
     assert retrieval.read_documents(tmp_path / "rows.jsonl") == {"r1": "a row", "r2": "another"}
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("a.jsonl", '{"id": "x"}', "a.jsonl, row 1"),
-    ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": 1, "text": "t"}', "row 2"),
-    ("a.jsonl", "[1]", "row 1"),
-    ("a.jsonl", '{"id": "x", "text": "  "}', "not blank"),
-    ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": "x", "text": "u"}', "second document"),
-    ("a.csv", "x", "holds no text"),
-    ("a.txt", " \n\n ", "holds no text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.jsonl", '{"id": "x"}', "a.jsonl, row 1"),
+        ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": 1, "text": "t"}', "row 2"),
+        ("a.jsonl", "[1]", "row 1"),
+        ("a.jsonl", '{"id": "x", "text": "  "}', "not blank"),
+        ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": "x", "text": "u"}', "second document"),
+        ("a.csv", "x", "holds no text"),
+        ("a.txt", " \n\n ", "holds no text"),
+    ],
+)
 def test_documents_that_are_none_are_one_clear_error(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(KitError, match=words):

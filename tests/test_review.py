@@ -28,16 +28,26 @@ def criterion(name, dimension="proficiency", weight=0.0, text="gives the dose"):
 
 def draft(name="i1", round=3):
     """Two weighted criteria, one bonus, one safety."""
-    criteria = [criterion("p1", weight=0.75), criterion("p2", weight=0.25),
-                criterion("e", "excellence"), criterion("s", "safety")]  # fmt: skip
+    criteria = [
+        criterion("p1", weight=0.75),
+        criterion("p2", weight=0.25),
+        criterion("e", "excellence"),
+        criterion("s", "safety"),
+    ]
     return Rubric(instruction_id=name, criteria=criteria, status="draft", round=round)
 
 
 def decide(of, name, action="accept", by="ann", reason="", **changed):
     found = next((dict(c) for c in of.criteria if c.id == name), {"id": name, "weight": 0.0})
     made = None if action == "reject" else {**found, **changed}
-    return Decision(instruction_id=of.instruction_id, criterion_id=name, reviewer=by,
-                    action=action, criterion=made, reason=reason)  # fmt: skip
+    return Decision(
+        instruction_id=of.instruction_id,
+        criterion_id=name,
+        reviewer=by,
+        action=action,
+        criterion=made,
+        reason=reason,
+    )
 
 
 def accepted(of, by="ann"):
@@ -53,11 +63,15 @@ def with_decisions(of, *changed):
 
 def test_gold_is_the_draft_edited_in_place_shortened_and_added_to():
     d = draft()
-    made = apply(d, with_decisions(
-        d, decide(d, "p1", "edit", text="states 5 units", weight=0.5),
-        decide(d, "e", "reject", reason="twice"),
-        decide(d, "a1", "add", dimension="safety", text="warns of the sign"),
-    ))  # fmt: skip
+    made = apply(
+        d,
+        with_decisions(
+            d,
+            decide(d, "p1", "edit", text="states 5 units", weight=0.5),
+            decide(d, "e", "reject", reason="twice"),
+            decide(d, "a1", "add", dimension="safety", text="warns of the sign"),
+        ),
+    )
     assert [c.id for c in made.criteria] == ["p1", "p2", "s", "a1"]
     assert [c.text for c in made.criteria[:2]] == ["states 5 units", "gives the dose"]
     # 0.5 and 0.25: two thirds and one third
@@ -143,18 +157,30 @@ def test_a_broken_draft_is_queued_with_the_reason_and_mended(tmp_path):
     assert names[0] == "c" and len(set(names)) == 3
     assert [c.weight for c in item.draft.criteria] == [0.0, 0.3, 0.0]
     first = item.draft.criteria[0]
-    strange = Decision.model_construct(instruction_id="i9", criterion_id="c", reviewer="ann",
-                                       action="accept", criterion=first, reason="")  # fmt: skip
+    strange = Decision.model_construct(
+        instruction_id="i9",
+        criterion_id="c",
+        reviewer="ann",
+        action="accept",
+        criterion=first,
+        reason="",
+    )
     with pytest.raises(KitError, match="^c: criterion.dimension: .*edit or reject it"):
         store.save(ann, number, strange, 0)
-    decisions = [decide(item.draft, names[0], "edit", dimension="excellence"),
-                 decide(item.draft, names[1]), decide(item.draft, names[2])]  # fmt: skip
+    decisions = [
+        decide(item.draft, names[0], "edit", dimension="excellence"),
+        decide(item.draft, names[1]),
+        decide(item.draft, names[2]),
+    ]
     for version, decision in enumerate(decisions):
         store.save(ann, number, decision, version)
     store.finish(ann, number, 3)
     [gold] = store.gold()
     assert gold.round == 2 and [(c.dimension, c.weight) for c in gold.criteria] == [
-        ("excellence", 0), ("proficiency", 1), ("proficiency", 0)]  # fmt: skip
+        ("excellence", 0),
+        ("proficiency", 1),
+        ("proficiency", 0),
+    ]
     nothing = store.queue(unchecked("i10", []), 'not JSON: {"criteria": [')
     assert store.next_item("ann").id == nothing and not store.next_item("ann").draft.criteria
     with pytest.raises(KitError, match="say why"):
@@ -197,8 +223,12 @@ def test_every_decision_stays_and_the_last_one_stands(store, tmp_path):
     assert store.item(number).typed == {"p1": {"text": "half"}}
     with pytest.raises(KitError, match="typed but not saved: p1"):
         store.finish(ann, number, 0)
-    done = [decide(d, "p1", "edit", text="twice"), decide(d, "p1"), *accepted(d)[1:],
-            decide(d, "a", "add", dimension="safety", text="more")]  # fmt: skip
+    done = [
+        decide(d, "p1", "edit", text="twice"),
+        decide(d, "p1"),
+        *accepted(d)[1:],
+        decide(d, "a", "add", dimension="safety", text="more"),
+    ]
     for version, decision in enumerate(done):
         assert store.save(ann, number, decision, version) == version + 1
     assert store.withdraw(ann, number, "a", 6) == 7
@@ -210,7 +240,15 @@ def test_every_decision_stays_and_the_last_one_stands(store, tmp_path):
     assert again.place("ann") == (number, "e") and again.next_item("ann") is None
     assert again.gold() == [apply(d, accepted(d))]
     assert [e["action"] for e in again.history(number)] == [
-        "edit", "accept", "accept", "accept", "accept", "add", "withdraw", "finish"]  # fmt: skip
+        "edit",
+        "accept",
+        "accept",
+        "accept",
+        "accept",
+        "add",
+        "withdraw",
+        "finish",
+    ]
     assert json.loads(again.history(number)[0]["decision"])["criterion"]["text"] == "twice"
     path = records.save(again.decisions(), tmp_path / "decisions.parquet")
     assert records.load(path, Decision, "01_rubrics") == accepted(d)
@@ -490,8 +528,17 @@ def test_the_interval_is_wilsons():
 
 def test_rounds_end_when_nothing_is_left_and_refuse_what_is_missing():
     clinic = Clinic()
-    made = list(rounds([f"i{n}" for n in range(25)], clinic.write, clinic.review, target=0.99,
-                       size=10, blind=6, controls=2))  # fmt: skip
+    made = list(
+        rounds(
+            [f"i{n}" for n in range(25)],
+            clinic.write,
+            clinic.review,
+            target=0.99,
+            size=10,
+            blind=6,
+            controls=2,
+        )
+    )
     assert [r["stop"] for r, _ in made] == ["", "none left"]
     counts = [(r["reviewed"], r["blind_n"], r["control_n"]) for r, _ in made]
     assert counts == [(10, 6, 2), (7, 0, 0)]

@@ -31,13 +31,20 @@ TEXTS = {
 
 def asked(name):
     message = {"role": "user", "content": f"What shall I do, {name}? Leaflet: Take zelmarin. Rest."}
-    return Instruction(id=name, category="c", specialty="s", source="embedded clinic (invented)",
-                       difficulty=5, messages=[message])  # fmt: skip
+    return Instruction(
+        id=name,
+        category="c",
+        specialty="s",
+        source="embedded clinic (invented)",
+        difficulty=5,
+        messages=[message],
+    )
 
 
 def drafted(name):
-    criteria = [Criterion(id=f"{name}-{c}", dimension=d, weight=w, text=t)
-                for c, (d, w, t) in TEXTS.items()]  # fmt: skip
+    criteria = [
+        Criterion(id=f"{name}-{c}", dimension=d, weight=w, text=t) for c, (d, w, t) in TEXTS.items()
+    ]
     return Rubric(instruction_id=name, criteria=criteria, status="draft", round=2)
 
 
@@ -102,8 +109,13 @@ def test_a_rubric_from_the_first_key_to_gold(desk, store):
 
 def test_keys_move_undo_and_go_back_to_a_finished_rubric(desk):
     number = desk.item.id
-    for key, place in (("next", "c2"), ("next", "c3"), ("previous", "c2"), ("previous", "c1"),
-                       ("previous", "c1")):  # fmt: skip
+    for key, place in (
+        ("next", "c2"),
+        ("next", "c3"),
+        ("previous", "c2"),
+        ("previous", "c1"),
+        ("previous", "c1"),
+    ):
         desk.do(key)
         assert here(desk) == place
     for _ in range(4):
@@ -166,8 +178,9 @@ def test_what_cannot_be_saved_leaves_the_typed_text(desk, store):
         assert says in desk.view()["error"] and shown(desk)["c1"] == "open"
     bob = store.sign_in("bob")  # saves on the same draft meanwhile
     name, text = desk.item.draft.instruction_id, "what ann had typed"
-    decision = Decision(instruction_id=name, criterion_id=f"{name}-c3", reviewer="bob",
-                        action="reject", reason="no")  # fmt: skip
+    decision = Decision(
+        instruction_id=name, criterion_id=f"{name}-c3", reviewer="bob", action="reject", reason="no"
+    )
     store.save(bob, desk.item.id, decision, 0)
     desk.do("save", fields={"text": text, "weight": "0.6"})
     assert "(bob: reject" in desk.view()["error"] and shown(desk)["c3"] == "reject"
@@ -277,13 +290,27 @@ def lab(browser, tmp_path):
     settings = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    env = {**os.environ, "JUPYTER_TOKEN": token, "HOME": str(home), "IPYTHONDIR": str(home),
-           "JUPYTER_CONFIG_DIR": str(home), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-           "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-           "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}  # fmt: skip
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1",
-               f"--port={port}", "--ServerApp.port_retries=0", "--allow-root",
-               f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
+    env = {
+        **os.environ,
+        "JUPYTER_TOKEN": token,
+        "HOME": str(home),
+        "IPYTHONDIR": str(home),
+        "JUPYTER_CONFIG_DIR": str(home),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--allow-root",
+        f"--ServerApp.root_dir={tmp_path}",
+    ]
     with open(tmp_path / "server.log", "w") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log)
     try:
@@ -341,8 +368,13 @@ def test_in_jupyterlab_a_closed_tab_and_a_killed_kernel_lose_nothing(browser, la
     tab.keyboard.press("e")
     tab.locator("textarea[name=text]").fill(gold[names[1]][:-1])
     bob, item = store.sign_in("bob"), store.item(number)
-    rejected = Decision(instruction_id=draft.instruction_id, criterion_id=names[-1], reviewer="bob",
-                        action="reject", reason="no")  # fmt: skip
+    rejected = Decision(
+        instruction_id=draft.instruction_id,
+        criterion_id=names[-1],
+        reviewer="bob",
+        action="reject",
+        reason="no",
+    )
     store.save(bob, number, rejected, item.version)
     tab.keyboard.press("Control+Enter")
     tab.keyboard.press(gold[names[1]][-1])  # typed on, while the page hears that it is late
@@ -392,7 +424,12 @@ def test_in_jupyterlab_a_closed_tab_and_a_killed_kernel_lose_nothing(browser, la
     tab.get_by_text("Rubric 2 of 3").wait_for()
     item = store.item(number)
     assert item.finished and [item.decisions[n].action for n in names] == [
-        "accept", "edit", "reject", "edit", *["accept"] * len(names[4:])]  # fmt: skip
+        "accept",
+        "edit",
+        "reject",
+        "edit",
+        *["accept"] * len(names[4:]),
+    ]
     assert item.decisions[names[1]].criterion.text == gold[names[1]]
     assert item.decisions[names[2]].reason == reason
     assert item.decisions[names[3]].criterion.text == "invites questions about the limit"

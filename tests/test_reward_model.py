@@ -110,8 +110,12 @@ def test_what_is_too_long_may_be_shortened_and_is_named(tiny_base, tiny_groups):
     ends = [s for row in rows for s in row["starts"]]
     assert max(s[0] + b - a for s in ends for a, b in zip(s, s[1:])) <= 70
     # no criterion lost a token
-    tails = {tuple(ids[a:b]) for row in rows for ids, s in zip(row["ids"], row["starts"])
-             for a, b in zip(s, s[1:])}  # fmt: skip
+    tails = {
+        tuple(ids[a:b])
+        for row in rows
+        for ids, s in zip(row["ids"], row["starts"])
+        for a, b in zip(s, s[1:])
+    }
     texts = [packing.criterion_text(c) for c in tiny_groups[0].criteria]
     assert tails == set(map(tuple, packing.text_ids(tokenizer, texts)))
     # a criterion that leaves no room is no reason to cut it
@@ -274,8 +278,12 @@ class TestPublicFace:
 
     @staticmethod
     def rubric(group):
-        return Rubric(instruction_id=group.instruction.id, criteria=list(group.criteria),
-                      status="gold", round=0)  # fmt: skip
+        return Rubric(
+            instruction_id=group.instruction.id,
+            criteria=list(group.criteria),
+            status="gold",
+            round=0,
+        )
 
     def test_one_call_gives_all_of_it(self, loaded, tiny_groups):
         frame = loaded.score_groups(tiny_groups)
@@ -294,7 +302,10 @@ class TestPublicFace:
                     danger > -0.2,
                 ]
                 assert (found.s1, found.s2, found.s3) == (
-                    float(dose >= -1), int(kind >= -1), int(danger <= -0.2))  # fmt: skip
+                    float(dose >= -1),
+                    int(kind >= -1),
+                    int(danger <= -0.2),
+                )
                 assert found.verdict == ("vetoed" if found.s3 else "accepted")
                 assert found.violated == ((group.criteria[2].id,) if found.s3 else ())
                 seen.add(found.verdict)
@@ -302,7 +313,9 @@ class TestPublicFace:
 
     def test_the_call_in_the_readme_can_be_pasted(self, loaded, trained):
         text = (Path(__file__).parent.parent / "README.md").read_text()
-        code = text.split("## The reward model on its own")[1].split("```python\n")[1].split("```")[0]
+        code = (
+            text.split("## The reward model on its own")[1].split("```python\n")[1].split("```")[0]
+        )
         scope = {}
         exec(code.replace("runs/cpu/reward/criterion", str(trained / "criterion")), scope)
         assert set(scope["found"].rewards) == {"dose", "avoid"}
@@ -356,8 +369,15 @@ def test_a_card_says_what_the_model_is_and_what_it_is_not_for(trained):
     header = yaml.safe_load(card.split("---")[1])
     assert header["library_name"] == "peft" and "medical" in header["tags"]
     known = report(trained / "criterion")
-    for said in ("Not for clinical use", "LoRA of rank 4", "nf4", f"| seed | {known['seed']} |",
-                 "| pairs, verdicts | 72, 108 |", known["base"]["sha256"][:12], "Not measured yet"):  # fmt: skip
+    for said in (
+        "Not for clinical use",
+        "LoRA of rank 4",
+        "nf4",
+        f"| seed | {known['seed']} |",
+        "| pairs, verdicts | 72, 108 |",
+        known["base"]["sha256"][:12],
+        "Not measured yet",
+    ):
         assert said in card, said
     fitted = Calibration({}, 0.0, 0.9, {"safety": {"precision": 0.5, "recall": 0.91, "f1": 0.6}})
     model_card.write(trained / "criterion", known, "words on data", {"pairs": 0.875}, fitted)
@@ -442,8 +462,14 @@ class TestWholeRubric:
         dose, kind, danger = group.criteria
         fourth = kind.model_copy(update={"id": "4", "text": "the answer is short"})
         reworded = danger.model_copy(update={"text": "the answer names no danger"})
-        rubrics = [(dose, kind, danger), (dose, kind), (kind, danger), (dose, kind, reworded),
-                   (danger, kind, dose), (dose, kind, danger, fourth)]  # fmt: skip
+        rubrics = [
+            (dose, kind, danger),
+            (dose, kind),
+            (kind, danger),
+            (dose, kind, reworded),
+            (danger, kind, dose),
+            (dose, kind, danger, fourth),
+        ]
         text = group.candidates[0].text
         scores = loaded.score_texts([(group.messages, text, rubric) for rubric in rubrics])
         assert all(len(row) == 1 for row in scores)
@@ -451,7 +477,9 @@ class TestWholeRubric:
         with pytest.raises(KitError, match="whole rubric: give its criteria"):
             loaded.score_texts([(group.messages, text, [])])
 
-    def test_it_learns_the_lexicographic_preference(self, tiny_base, tiny_groups, tmp_path, tiny_profile):
+    def test_it_learns_the_lexicographic_preference(
+        self, tiny_base, tiny_groups, tmp_path, tiny_profile
+    ):
         profile = tiny_profile.model_copy(update={"rm_full_learning_rate": 3e-3, "rm_epochs": 6.0})
         recipe = recipes.find("rar_implicit")
         assert recipe.view == "rubric" and not recipe.conditional
@@ -464,7 +492,9 @@ class TestWholeRubric:
         right = (table[:, 0] > table[:, 2]) & (table[:, 2] > table[:, 1])
         assert right.mean() > 0.8
 
-    def test_too_long_with_the_whole_rubric_is_an_error_or_is_cut_and_said(self, trained, tiny_groups):
+    def test_too_long_with_the_whole_rubric_is_an_error_or_is_cut_and_said(
+        self, trained, tiny_groups
+    ):
         model, group = rm.load(trained / "rubric"), tiny_groups[0]
         item = (group.messages, group.candidates[0].text, group.criteria)
         ids = packing.prompt_ids(model.tokenizer, group.messages)

@@ -8,17 +8,29 @@ import pytest
 from promedical_utils import profiles, recipes, reward_model, reward_study, runs, stages
 from promedical_utils.workspace import KitError
 
-PLAN = {"criterion": [1, 2], "scalar_overall": [1, 2], "fixed_heads": [1],
-        **{f"only_{d}": [1] for d in ("proficiency", "excellence", "safety")}}  # fmt: skip
+PLAN = {
+    "criterion": [1, 2],
+    "scalar_overall": [1, 2],
+    "fixed_heads": [1],
+    **{f"only_{d}": [1] for d in ("proficiency", "excellence", "safety")},
+}
 
 
 @pytest.fixture(scope="module")
 def done(tiny_base, tmp_path_factory):
     profile = profiles.load(
-        "smoke", base_model=str(tiny_base), rm_lora_rank=4, rm_epochs=0.25, rm_max_tokens=1024,
-        train_instructions=16, calibration_instructions=12, bench_samples=12,
-        bench_pairs_proficiency=25, bench_pairs_excellence=10, bench_pairs_safety=2,
-    )  # fmt: skip
+        "smoke",
+        base_model=str(tiny_base),
+        rm_lora_rank=4,
+        rm_epochs=0.25,
+        rm_max_tokens=1024,
+        train_instructions=16,
+        calibration_instructions=12,
+        bench_samples=12,
+        bench_pairs_proficiency=25,
+        bench_pairs_excellence=10,
+        bench_pairs_safety=2,
+    )
     folder = tmp_path_factory.mktemp("study")
     stages.rubrics(profile, folder)
     stages.preference_pairs(profile, folder)
@@ -28,16 +40,30 @@ def done(tiny_base, tmp_path_factory):
 
 def test_every_model_of_the_plan_is_measured_and_parts_are_joined(done):
     _, folder, results = done
-    assert set(results.model) == {"criterion", "scalar_overall", "fixed_heads", "only_one_dimension",
-                                  "mean_of_criteria", "words", "length"}  # fmt: skip
+    assert set(results.model) == {
+        "criterion",
+        "scalar_overall",
+        "fixed_heads",
+        "only_one_dimension",
+        "mean_of_criteria",
+        "words",
+        "length",
+    }
     manifest = json.loads((folder / "study/manifest.json").read_text())
     assert len(manifest["models"]) == 8 and manifest["plan"] == PLAN
     steps = {row["model"]: row["steps"] for row in manifest["models"]}
     assert steps["criterion"] == steps["scalar_overall"] == steps["fixed_heads"] > 0
     assert len({row["groups"] for row in manifest["models"]}) <= 2  # all of the instructions
     files = {path.name for path in (folder / "study").iterdir()}
-    assert {"results.csv", "models.csv", "calibration.csv", "goals.json", "table_truth.md",
-            "table_adjudicated.tex", "reward_models.png"} <= files  # fmt: skip
+    assert {
+        "results.csv",
+        "models.csv",
+        "calibration.csv",
+        "goals.json",
+        "table_truth.md",
+        "table_adjudicated.tex",
+        "reward_models.png",
+    } <= files
     table = pd.read_csv(folder / "study/table_truth.csv")
     assert table.set_index("model").loc["criterion RM: QLoRA, judge labels", "seeds"] == 2
 
@@ -110,8 +136,13 @@ def test_goals_say_what_was_measured_or_that_nothing_was(done):
     assert all(row["reached"] for row in found.values())
     worse = pd.concat([high.assign(value=0.95, less_low=-0.01), clean])
     found = {row["id"]: row["reached"] for row in reward_study.goals(worse)}
-    assert found == {"ceiling": True, "near_ceiling": False, "veto_recall": True,
-                     "veto_precision": True, "above_scalar": False}  # fmt: skip
+    assert found == {
+        "ceiling": True,
+        "near_ceiling": False,
+        "veto_recall": True,
+        "veto_precision": True,
+        "above_scalar": False,
+    }
 
 
 def test_recipes(tiny_groups):

@@ -41,7 +41,9 @@ def test_answers_are_the_generators(clinic, server, tmp_path):
 def test_screening_and_classification_are_the_worlds(clinic, server, tmp_path):
     asked = clinic.world.instructions[:10]
     asking = roles(server.url, tmp_path)
-    assert [a.value for a in asking.screen([i.messages for i in asked])] == [i.difficulty for i in asked]
+    assert [a.value for a in asking.screen([i.messages for i in asked])] == [
+        i.difficulty for i in asked
+    ]
     found = [a.value for a in asking.classify([i.messages for i in asked])]
     assert [(c.medical, c.category, c.specialty) for c in found] == [
         (True, i.category, i.specialty) for i in asked
@@ -72,7 +74,9 @@ def test_a_judge_sees_neither_ids_nor_generators(clinic, server, tmp_path):
     asking.judge(asked)
     for body in bodies(asking, "judge"):
         text = json.dumps(body["messages"])
-        assert not any(word in text for word in (asked[0].instruction.id, "warm", "terse", "between"))
+        assert not any(
+            word in text for word in (asked[0].instruction.id, "warm", "terse", "between")
+        )
         assert body["response_format"]["json_schema"]["schema"]["additionalProperties"] is False
         assert body["temperature"] == 0.0
 
@@ -89,14 +93,23 @@ def test_without_response_format_the_schema_stands_in_the_prompt(clinic, server,
 def test_examples_and_repairs_are_turns_of_the_request(clinic, server, tmp_path):
     world = clinic.world
     first, second, third = world.instructions[:3]
-    shown = [(second, world.rubric_of[second.id].criteria), (third, world.rubric_of[third.id].criteria)]
-    broken = Draft(criteria=[DraftedCriterion(dimension="safety", text="Recommends it", weight=1.0)])
+    shown = [
+        (second, world.rubric_of[second.id].criteria),
+        (third, world.rubric_of[third.id].criteria),
+    ]
+    broken = Draft(
+        criteria=[DraftedCriterion(dimension="safety", text="Recommends it", weight=1.0)]
+    )
     asking = roles(server.url, tmp_path)
     (answer,) = asking.write([first], [shown], [(broken, ["names the violation"])])
     (body,) = bodies(asking, "writer")
     assert [m["role"] for m in body["messages"]] == ["system", *["user", "assistant"] * 3, "user"]
     assert json.loads(body["messages"][-1]["content"])["broken_rules"] == ["names the violation"]
-    assert json.loads(body["messages"][2]["content"])["criteria"][0].keys() == {"dimension", "text", "weight"}
+    assert json.loads(body["messages"][2]["content"])["criteria"][0].keys() == {
+        "dimension",
+        "text",
+        "weight",
+    }
     assert isinstance(answer.value, Draft)
 
 

@@ -65,10 +65,15 @@ def test_the_context_is_the_cards():
     )
     template = (  # the card's own, rendered by the library
         "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n "
-        "{{ message['content'] }}{% else %}\n\n<turn> assistant\n {{ message['content'] }}{% endif %}"
+        "{{ message['content'] }}{% else %}\n\n<turn> assistant\n {{ message['content'] }}{% endif "
+        "%}"
         "{% endfor %}\n\n\n"
     )
-    turns = [*asked, {"role": "assistant", "content": "No."}, {"role": "user", "content": "Why not?"}]
+    turns = [
+        *asked,
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "Why not?"},
+    ]
     rendered = tiny.tokenizer().apply_chat_template(turns, chat_template=template, tokenize=False)
     assert pair_rm.context(turns) == rendered
 
@@ -132,7 +137,10 @@ def test_by_criterion_the_criterion_ends_the_context(folders, pair, groups):
     group = groups[1]
     last = {"role": "user", "content": "Monday\nsafety: does not play it down"}
     x, y = group.candidates
-    ids = [pair_rm.prompt_ids(by.tokenizer, [*group.messages[:-1], last], p.text, q.text) for p, q in ((x, y), (y, x))]
+    ids = [
+        pair_rm.prompt_ids(by.tokenizer, [*group.messages[:-1], last], p.text, q.text)
+        for p, q in ((x, y), (y, x))
+    ]
     one, two = by.probabilities(ids)
     assert frame.probability.iloc[-1] == pytest.approx((one + 1 - two) / 2)
     assert frame.probability.iloc[-1] != pytest.approx(frame.probability.iloc[-2], abs=1e-6)
@@ -164,7 +172,9 @@ def test_verifier_reads_the_cards_template(judged):
 def test_verifier_probabilities_are_the_softmax_of_its_labels(judged, folders, groups):
     frame = judged.pointwise(groups)
     cells = [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
-    assert list(zip(frame.candidate_id, frame.criterion_id, strict=True)) == [(a.id, c.id) for _, a, c in cells]
+    assert list(zip(frame.candidate_id, frame.criterion_id, strict=True)) == [
+        (a.id, c.id) for _, a, c in cells
+    ]
     for row, (_, a, c) in zip(frame.itertuples(), cells, strict=True):
         ids = verifier.input_ids(judged.tokenizer, a.text, c.text)
         no, yes = plain_logits(folders["verifier"], LlamaForSequenceClassification, ids).tolist()
@@ -191,7 +201,9 @@ def test_scalar_reads_the_answer_as_the_assistants_turn(folders, groups):
     rm = ScalarRM.load(folders["scalar"])
     frame = rm.overall(groups)
     answers = [(g, a) for g in groups for a in g.candidates]
-    assert list(frame.candidate_id) == [a.id for _, a in answers] and set(frame.criterion_id) == {""}
+    assert list(frame.candidate_id) == [a.id for _, a in answers] and set(frame.criterion_id) == {
+        ""
+    }
     for row, (g, a) in zip(frame.itertuples(), answers, strict=True):
         ids = scalar.input_ids(rm.tokenizer, g.messages, a.text)
         assert ids.count(rm.tokenizer.bos_token_id) == 1
@@ -213,15 +225,21 @@ def test_scalar_reads_the_answer_as_the_assistants_turn(folders, groups):
         ("scalar", ScalarRM.load, "overall", "score", "candidate i0b"),
     ],
 )
-def test_what_is_too_long_is_named_and_never_cut(folders, groups, monkeypatch, kind, load, asks, value, who):
+def test_what_is_too_long_is_named_and_never_cut(
+    folders, groups, monkeypatch, kind, load, asks, value, who
+):
     sizes, named = {}, scorers.named
-    monkeypatch.setattr(scorers, "named", lambda texts, *rest: sizes.update(texts) or named(texts, *rest))
+    monkeypatch.setattr(
+        scorers, "named", lambda texts, *rest: sizes.update(texts) or named(texts, *rest)
+    )
     whole = getattr(load(folders[kind]), asks)(groups[1:])
     limit = max(map(len, sizes.values()))
     same = getattr(load(folders[kind], max_tokens=limit), asks)(groups[1:])
     np.testing.assert_allclose(same[value], whole[value], atol=1e-5)
     longest = next(n for n in sizes if len(sizes[n]) == limit)
-    with pytest.raises(KitError, match=rf"{longest} takes {limit} tokens.*the limit is {limit - 1}"):
+    with pytest.raises(
+        KitError, match=rf"{longest} takes {limit} tokens.*the limit is {limit - 1}"
+    ):
         getattr(load(folders[kind], max_tokens=limit - 1), asks)(groups[1:])
     with pytest.raises(KitError, match=rf"{who} takes \d+ tokens"):
         getattr(load(folders[kind], max_tokens=limit), asks)(groups)

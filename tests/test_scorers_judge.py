@@ -32,7 +32,10 @@ def groups(served):
     found: dict[str, list] = {}
     for task in tasks(served[0].world, 3):
         found.setdefault(task.instruction.id, []).append(task)
-    return [Group(ts[0].instruction, ts[0].criteria, tuple(t.candidate for t in ts), {}) for ts in found.values()]
+    return [
+        Group(ts[0].instruction, ts[0].criteria, tuple(t.candidate for t in ts), {})
+        for ts in found.values()
+    ]
 
 
 def judge(url, folder, kind=Judge, **settings):
@@ -47,12 +50,16 @@ def bodies(scorer):
 
 
 def compare(prefers):
-    """A role that compares; ``prefers``: (answer_a, answer_b, criterion text or None) -> A, B or tie."""
+    """A role that compares; ``prefers``: (answer_a, answer_b, criterion text or None) -> A, B or
+    tie."""
 
     def played_role(asked):
         task = asked[-1]
         a, b = task["answer_a"], task["answer_b"]
-        rows = [{"criterion": c["id"], "reason": "so", "better": prefers(a, b, c["text"])} for c in task["criteria"]]
+        rows = [
+            {"criterion": c["id"], "reason": "so", "better": prefers(a, b, c["text"])}
+            for c in task["criteria"]
+        ]
         return {"criteria": rows, "reason": "so", "overall": prefers(a, b, None)}
 
     return played_role
@@ -65,7 +72,9 @@ def longer(a, b, _):
 # ---------------------------------------------------------------- pointwise
 
 
-def test_pointwise_verdicts_are_the_judges_and_unknown_is_a_third(served, groups, tmp_path, monkeypatch):
+def test_pointwise_verdicts_are_the_judges_and_unknown_is_a_third(
+    served, groups, tmp_path, monkeypatch
+):
     world = served[0]
     plain, said = world._roles["judge"], {}
 
@@ -112,7 +121,9 @@ def test_pairwise_asks_both_orders_and_averages(served, groups, tmp_path, monkey
             assert {(a.text, b.text), (b.text, a.text)} <= shown
             mine = frame[(frame.a_id == a.id) & (frame.b_id == b.id)]
             assert list(mine.criterion_id) == ["", *(c.id for c in group.criteria)]
-            better = {1: 1.0, 0: 0.5, -1: 0.0}[(len(a.text) > len(b.text)) - (len(a.text) < len(b.text))]
+            better = {1: 1.0, 0: 0.5, -1: 0.0}[
+                (len(a.text) > len(b.text)) - (len(a.text) < len(b.text))
+            ]
             assert set(mine.probability) == {better} and mine.consistent.all()
     for body in asked:  # neither ids nor generators are shown
         text = json.dumps(body)
@@ -133,7 +144,11 @@ def test_a_failed_order_is_no_preference(served, groups, tmp_path, monkeypatch):
 
     def fails(asked):
         found = plain(asked)
-        return {**found, "criteria": found["criteria"][1:]} if asked[-1]["answer_a"] == first else found
+        return (
+            {**found, "criteria": found["criteria"][1:]}
+            if asked[-1]["answer_a"] == first
+            else found
+        )
 
     monkeypatch.setitem(served[0]._roles, "judge_pair", fails)
     frame = judge(served[1], tmp_path).pairwise([group])
@@ -188,15 +203,25 @@ def test_the_roster_runs_what_can_run_and_says_why_not(served, groups, tmp_path,
     monkeypatch.delenv("NOBODYS_KEY", raising=False)
     here = {"model": "clinic", "endpoint": served[1], **QUICK}
     profile = settled(
-        pair_rm="nobody/large", verifier=str(tmp_path),
-        judges={"GPT-5": here, "no address": {"model": "m"}, "no key": {**here, "key": "NOBODYS_KEY"},
-                "capped": {**here, "requests": 2, "model": "other"}},
+        pair_rm="nobody/large",
+        verifier=str(tmp_path),
+        judges={
+            "GPT-5": here,
+            "no address": {"model": "m"},
+            "no key": {**here, "key": "NOBODYS_KEY"},
+            "capped": {**here, "requests": 2, "model": "other"},
+        },
         rar_judge=here,
-    )  # fmt: skip
+    )
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     predictions, preferences, left_out = roster.predict(roster.others(profile, tmp_path), groups)
-    assert [set(f.scorer) for f in predictions] == [set(f.scorer) for f in preferences] == [{"GPT-5"}]
-    assert list(predictions[0].columns) == bench.PREDICTED and list(preferences[0].columns) == bench.PREFERRED
+    assert (
+        [set(f.scorer) for f in predictions] == [set(f.scorer) for f in preferences] == [{"GPT-5"}]
+    )
+    assert (
+        list(predictions[0].columns) == bench.PREDICTED
+        and list(preferences[0].columns) == bench.PREFERRED
+    )
     why = dict(left_out)
     assert "needs a GPU" in why.pop("pair_rm") and "cannot be loaded" in why.pop("verifier")
     assert "no endpoint" in why.pop("no address") and "NOBODYS_KEY is not set" in why.pop("no key")
@@ -213,7 +238,13 @@ def test_the_reported_systems_stand_in_gpu_and_paper():
     gpu, paper = profiles.load("gpu"), profiles.load("paper")
     assert gpu.pair_rm == paper.pair_rm == "RLHFlow/pair-preference-model-LLaMA3-8B"
     assert gpu.verifier == paper.verifier == "FreedomIntelligence/medical_o1_verifier_3B"
-    assert list(paper.judges) == ["GPT-5", "Gemini-3-Pro", "DeepSeek-R1", "Qwen3-8B", "Meditron-70B"]
+    assert list(paper.judges) == [
+        "GPT-5",
+        "Gemini-3-Pro",
+        "DeepSeek-R1",
+        "Qwen3-8B",
+        "Meditron-70B",
+    ]
     assert not any(role.endpoint for role in paper.judges.values()), "nobody is asked unasked"
     with pytest.raises(KitError, match="a judge is not named as another scorer is: rename length"):
         settled(judges={"length": {"model": "m"}})
@@ -221,7 +252,12 @@ def test_the_reported_systems_stand_in_gpu_and_paper():
 
 def test_the_clinics_judge_reads_the_answers_themselves(served, groups, tmp_path):
     frame = judge(served[1], tmp_path).pointwise(groups)
-    truth = {(a.id, c): v for g in groups for a in g.candidates for c, v in clinic.gold(g.criteria, a.text).items()}
+    truth = {
+        (a.id, c): v
+        for g in groups
+        for a in g.candidates
+        for c, v in clinic.gold(g.criteria, a.text).items()
+    }
     said = frame.met.astype(object).map({True: "met", False: "not_met"}).fillna("unknown")
     cells = zip(frame.candidate_id, frame.criterion_id, strict=True)
     agree = [one == truth[cell] for one, cell in zip(said, cells, strict=True)]
@@ -233,14 +269,18 @@ def test_the_clinics_judge_reads_the_answers_themselves(served, groups, tmp_path
 
 def test_the_clinic_compares_and_rates_by_its_own_verdicts(served, groups, tmp_path):
     said = judge(served[1], tmp_path).pointwise(groups)
-    met = said.set_index(["candidate_id", "criterion_id"]).met.fillna(False).to_dict()  # unknown is not met
+    met = (
+        said.set_index(["candidate_id", "criterion_id"]).met.fillna(False).to_dict()
+    )  # unknown is not met
     pairs = judge(served[1], tmp_path).pairwise(groups)
     assert pairs.consistent.all()  # the place of an answer is nothing to the clinic
     right = {True: 1.0, False: 0.0, None: 0.5}
 
     def counts(answer, group):
-        return [sum(met[answer, c.id] for c in group.criteria if c.dimension == d)
-                for d in ("safety", "proficiency", "excellence")]  # fmt: skip
+        return [
+            sum(met[answer, c.id] for c in group.criteria if c.dimension == d)
+            for d in ("safety", "proficiency", "excellence")
+        ]
 
     of = {g.instruction.id: g for g in groups}
     for row in pairs.itertuples():
@@ -253,7 +293,9 @@ def test_the_clinic_compares_and_rates_by_its_own_verdicts(served, groups, tmp_p
     rated = judge(served[1], tmp_path, RarImplicit).overall(groups)
     for row in rated.itertuples():
         group = of[row.instruction_id]
-        rubric = Rubric.model_construct(instruction_id="i", criteria=list(group.criteria), status="gold", round=0)
+        rubric = Rubric.model_construct(
+            instruction_id="i", criteria=list(group.criteria), status="gold", round=0
+        )
         weight = {c: scoring.RAR[name] for c, name in scoring.rar_importance(rubric).items()}
         share = sum(w for c, w in weight.items() if met[row.candidate_id, c]) / sum(weight.values())
         assert row.score == pytest.approx(round(10 * share) / 10)
@@ -262,12 +304,29 @@ def test_the_clinic_compares_and_rates_by_its_own_verdicts(served, groups, tmp_p
 
 def test_the_clinic_puts_safety_before_all_that_is_met_besides(served, monkeypatch):
     said = {"safe": {"s"}, "helpful": {"p", "q", "e"}, "both": {"s", "p"}}
-    monkeypatch.setattr(served[0], "_judge", lambda asked: {"verdicts": [
-        {"criterion": c["id"], "verdict": "met" if c["id"] in said[asked[-1]["answer"]] else "unknown"}
-        for c in asked[-1]["criteria"]]})  # fmt: skip
+    monkeypatch.setattr(
+        served[0],
+        "_judge",
+        lambda asked: {
+            "verdicts": [
+                {
+                    "criterion": c["id"],
+                    "verdict": "met" if c["id"] in said[asked[-1]["answer"]] else "unknown",
+                }
+                for c in asked[-1]["criteria"]
+            ]
+        },
+    )
     dimensions = {"p": "proficiency", "q": "proficiency", "e": "excellence", "s": "safety"}
     task = {"criteria": [{"id": c, "dimension": d, "text": ""} for c, d in dimensions.items()]}
-    for a, b, better in (("safe", "helpful", "A"), ("helpful", "safe", "B"), ("safe", "both", "B"), ("both", "both", "tie")):
+    for a, b, better in (
+        ("safe", "helpful", "A"),
+        ("helpful", "safe", "B"),
+        ("safe", "both", "B"),
+        ("both", "both", "tie"),
+    ):
         found = served[0]._compare([task | {"answer_a": a, "answer_b": b}])
         assert found["overall"] == better
-    assert {row["criterion"]: row["better"] for row in found["criteria"]} == dict.fromkeys(dimensions, "tie")
+    assert {row["criterion"]: row["better"] for row in found["criteria"]} == dict.fromkeys(
+        dimensions, "tie"
+    )

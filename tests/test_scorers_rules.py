@@ -15,20 +15,37 @@ from promedical_utils.records import Candidate, Criterion, Instruction, Rubric
 from promedical_utils.scorers.rules import RULES, Chance, Rule
 from promedical_utils.workspace import KitError
 
-PARTS = [("p1", "proficiency", 0.7), ("p2", "proficiency", 0.3), ("e1", "excellence", 0.0), ("s1", "safety", 0.0)]
+PARTS = [
+    ("p1", "proficiency", 0.7),
+    ("p2", "proficiency", 0.3),
+    ("e1", "excellence", 0.0),
+    ("s1", "safety", 0.0),
+]
 
 
 def rubric(parts=PARTS, kinds=None):
-    criteria = [Criterion(id=i, dimension=d, text=f"gives {i}", weight=w, kind=(kinds or {}).get(i, "unspecified"))
-                for i, d, w in parts]  # fmt: skip
+    criteria = [
+        Criterion(
+            id=i, dimension=d, text=f"gives {i}", weight=w, kind=(kinds or {}).get(i, "unspecified")
+        )
+        for i, d, w in parts
+    ]
     return Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
 
 
 def group(answers=("a", "b"), texts=None):
-    asked = Instruction(id="i", category="c", specialty="s", source="test", difficulty=5,
-                        messages=[{"role": "user", "content": "How much?"}])  # fmt: skip
-    given = tuple(Candidate(id=n, instruction_id="i", generator="g", text=(texts or {}).get(n, f"answer {n}"))
-                  for n in answers)  # fmt: skip
+    asked = Instruction(
+        id="i",
+        category="c",
+        specialty="s",
+        source="test",
+        difficulty=5,
+        messages=[{"role": "user", "content": "How much?"}],
+    )
+    given = tuple(
+        Candidate(id=n, instruction_id="i", generator="g", text=(texts or {}).get(n, f"answer {n}"))
+        for n in answers
+    )
     return Group(asked, tuple(rubric().criteria), given, {})
 
 
@@ -106,9 +123,14 @@ def test_chance_hangs_on_the_texts_alone():
     turned = replace(group("ba"), criteria=group().criteria[::-1])
     two = Chance(3).pointwise([turned])
     keys = ["candidate_id", "criterion_id"]
-    pd.testing.assert_frame_equal(one.sort_values(keys, ignore_index=True), two.sort_values(keys, ignore_index=True))
+    pd.testing.assert_frame_equal(
+        one.sort_values(keys, ignore_index=True), two.sort_values(keys, ignore_index=True)
+    )
     same = Chance(3).pointwise([group("ab", {"a": "the same", "b": "the same"})])
-    assert (same[same.candidate_id == "a"].score.to_numpy() == same[same.candidate_id == "b"].score.to_numpy()).all()
+    assert (
+        same[same.candidate_id == "a"].score.to_numpy()
+        == same[same.candidate_id == "b"].score.to_numpy()
+    ).all()
     assert (Chance(4).pointwise([group("ab")]).score != one.score).all()
 
 

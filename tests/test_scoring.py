@@ -32,8 +32,14 @@ margins = st.floats(0.01, 5)
 
 
 def rubric():
-    parts = [("p1", "proficiency", 0.7), ("p2", "proficiency", 0.3), ("e1", "excellence", 0),
-             ("e2", "excellence", 0), ("s1", "safety", 0), ("s2", "safety", 0)]  # fmt: skip
+    parts = [
+        ("p1", "proficiency", 0.7),
+        ("p2", "proficiency", 0.3),
+        ("e1", "excellence", 0),
+        ("e2", "excellence", 0),
+        ("s1", "safety", 0),
+        ("s2", "safety", 0),
+    ]
     criteria = [Criterion(id=i, dimension=d, text=i, weight=w) for i, d, w in parts]
     return Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
 
@@ -117,7 +123,14 @@ def test_terms_outside_the_method_are_refused(reward, terms):
 
 
 def test_scores_by_hand():
-    verdicts = {"p1": "met", "p2": "not_met", "e1": "met", "e2": "unknown", "s1": "met", "s2": "met"}
+    verdicts = {
+        "p1": "met",
+        "p2": "not_met",
+        "e1": "met",
+        "e2": "unknown",
+        "s1": "met",
+        "s2": "met",
+    }
     assert score(rubric(), verdicts) == Scores(s1=0.7, s2=1, s3=0, bonus=2)
 
 
@@ -138,9 +151,12 @@ def test_a_verdict_on_a_strange_criterion_is_refused():
         score(rubric(), {"s9": "met"})
 
 
-@given(st.dictionaries(st.sampled_from("p1 p2 e1 e2 s1 s2".split()),
-                       st.sampled_from(["met", "not_met", "unknown"])),
-       st.sampled_from("p1 p2 e1 e2 s1 s2".split()))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.sampled_from("p1 p2 e1 e2 s1 s2".split()), st.sampled_from(["met", "not_met", "unknown"])
+    ),
+    st.sampled_from("p1 p2 e1 e2 s1 s2".split()),
+)
 def test_meeting_one_more_criterion_never_hurts(verdicts, criterion):
     before = score(rubric(), {**verdicts, criterion: "not_met"})
     after = score(rubric(), {**verdicts, criterion: "met"})
@@ -148,16 +164,19 @@ def test_meeting_one_more_criterion_never_hurts(verdicts, criterion):
     assert gated_reward(after) >= gated_reward(before)
 
 
-# ---------------------------------------------------------------- the rewards of the systems compared
+# ---------------------------------------------------------------- the rewards of the systems
+# compared
 
 SAID = st.sampled_from(["met", "not_met", "unknown"])
 
 
 def made(weights, bonus, safety):
     """A rubric of proficiency criteria p0, p1, ... and numbers of e0, ... and s0, ...."""
-    parts = [*((f"p{n}", "proficiency", w) for n, w in enumerate(weights)),
-             *((f"e{n}", "excellence", 0) for n in range(bonus)),
-             *((f"s{n}", "safety", 0) for n in range(safety))]  # fmt: skip
+    parts = [
+        *((f"p{n}", "proficiency", w) for n, w in enumerate(weights)),
+        *((f"e{n}", "excellence", 0) for n in range(bonus)),
+        *((f"s{n}", "safety", 0) for n in range(safety)),
+    ]
     criteria = [Criterion(id=i, dimension=d, text=i, weight=w) for i, d, w in parts]
     return Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
 
@@ -174,7 +193,14 @@ def judged(draw):
 
 def test_rar_by_hand():
     # essential .7 (average is .5), important .3; weights 1.0 + 0.7 + 2 * 0.3 + 2 * 0.9
-    verdicts = {"p1": "met", "p2": "not_met", "e1": "met", "e2": "unknown", "s1": "met", "s2": "met"}
+    verdicts = {
+        "p1": "met",
+        "p2": "not_met",
+        "e1": "met",
+        "e2": "unknown",
+        "s1": "met",
+        "s2": "met",
+    }
     assert rar_explicit(rubric(), verdicts) == pytest.approx((1.0 + 0.3 + 0.9 + 0.9) / 4.1)
     verdicts |= {"p1": "not_met", "p2": "met", "s2": "unknown"}  # an unknown pitfall earns nothing
     assert rar_explicit(rubric(), verdicts) == pytest.approx((0.7 + 0.3 + 0.9) / 4.1)
@@ -205,7 +231,9 @@ def test_orbit_by_hand():
     # points 7, 3, 1, 1: positive 12; a violation is -10
     all_met = {c.id: "met" for c in rubric().criteria}
     assert orbit_signed(rubric(), all_met) == 1
-    assert orbit_signed(rubric(), {**all_met, "p2": "not_met", "e1": "unknown"}) == pytest.approx(8 / 12)
+    assert orbit_signed(rubric(), {**all_met, "p2": "not_met", "e1": "unknown"}) == pytest.approx(
+        8 / 12
+    )
     assert orbit_signed(rubric(), {**all_met, "s1": "not_met"}) == pytest.approx(2 / 12)
     assert orbit_signed(rubric(), {**all_met, "s1": "unknown"}) == pytest.approx(2 / 12)
     assert orbit_signed(rubric(), {}) == pytest.approx(-20 / 12)

@@ -129,8 +129,11 @@ def test_rewards_are_those_of_a_model_of_its_own(trained, tiny_base, tiny_groups
         found = shared.score_groups(tiny_groups, batch_tokens=tokens)
         assert found.drop(columns="score").equals(frame.drop(columns="score"))
         assert near(found.score.tolist(), frame.score.tolist())
-    long = [(g.messages, "well " * 30 + a.text, g.criteria) for g in tiny_groups[:3]
-            for a in g.candidates]  # fmt: skip
+    long = [
+        (g.messages, "well " * 30 + a.text, g.criteria)
+        for g in tiny_groups[:3]
+        for a in g.candidates
+    ]
     assert near(shared.score_texts(long), alone.score_texts(long))
     weights = list(shared.model.parameters())
     assert len(weights) == 29 and all(w.dtype == torch.float32 for w in weights)
@@ -143,8 +146,9 @@ def test_rewards_are_those_of_a_model_of_its_own(trained, tiny_base, tiny_groups
 def test_the_whole_public_face(trained, tiny_base, tiny_groups):
     _, shared = pair(trained, tiny_base)
     group = tiny_groups[0]
-    rubric = Rubric(instruction_id=group.instruction.id, criteria=list(group.criteria),
-                    status="gold", round=0)  # fmt: skip
+    rubric = Rubric(
+        instruction_id=group.instruction.id, criteria=list(group.criteria), status="gold", round=0
+    )
     found = shared.score(group.instruction, "the dose and the danger", rubric)
     alone = rm.load(trained / "nf4").score(group.instruction, "the dose and the danger", rubric)
     assert found.rewards == pytest.approx(alone.rewards, abs=1e-5)
@@ -200,7 +204,7 @@ def test_adapters_off_is_the_base(trained, tiny_base, tiny_groups, kind):
     before = state(model)
     with pytest.raises(ZeroDivisionError), shared_base.reference(model):
         shared.score_groups(tiny_groups[:1])
-        1 / 0
+        raise ZeroDivisionError
     same(state(model), before)
 
 
@@ -293,7 +297,9 @@ def test_attaching_changes_nothing_of_the_policy(trained, tiny_base, tiny_groups
             assert {tuple(active) for active, _ in state(model)["layers"]} == {("default",)}
             assert not any(p.requires_grad for p in shared.model.parameters())
             found = shared.score_groups(tiny_groups[:2]).score
-        assert near(found.tolist(), rm.load(trained / "nf4").score_groups(tiny_groups[:2]).score.tolist())
+        assert near(
+            found.tolist(), rm.load(trained / "nf4").score_groups(tiny_groups[:2]).score.tolist()
+        )
 
 
 def test_the_saved_policy_carries_no_reward_adapter(trained, tiny_base, tmp_path):
@@ -331,9 +337,11 @@ def test_what_cannot_be_shared_is_refused_and_said(
     refused(on(), trained / "none", "trained on a base in none, float32.* nf4, float32")
     refused(on(dtype=torch.bfloat16), trained / "nf4", "nf4, float32.* nf4, bfloat16")
     double = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
         bnb_4bit_use_double_quant=True,
-    )  # fmt: skip
+    )
     double = AutoModelForCausalLM.from_pretrained(tiny_base, quantization_config=double)
     refused(adapt(double), trained / "nf4", "is in other, float32")
     flash = on()
@@ -421,13 +429,25 @@ def trainer_on(trained, tiny_base, groups, out, kind="nf4", exact=True, seen=Non
             train_dataset=Dataset.from_list(rows),
             peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
             args=GRPOConfig(
-                output_dir=str(out), per_device_train_batch_size=4, num_generations=4,
-                max_completion_length=8, beta=0.05, bf16=False, gradient_checkpointing=False,
-                use_cpu=True, dataloader_pin_memory=False, save_steps=2, report_to="none",
-                disable_tqdm=True, log_level="error", seed=5, logging_steps=1,
-                lr_scheduler_type="constant", **settings,
+                output_dir=str(out),
+                per_device_train_batch_size=4,
+                num_generations=4,
+                max_completion_length=8,
+                beta=0.05,
+                bf16=False,
+                gradient_checkpointing=False,
+                use_cpu=True,
+                dataloader_pin_memory=False,
+                save_steps=2,
+                report_to="none",
+                disable_tqdm=True,
+                log_level="error",
+                seed=5,
+                logging_steps=1,
+                lr_scheduler_type="constant",
+                **settings,
             ),
-        )  # fmt: skip
+        )
     trainer.create_model_card = lambda **_: None
     if exact:
         shared_base.in_full(trainer.model)
@@ -483,8 +503,9 @@ def test_small_steps_vanish_in_bf16_and_not_in_fp32(trained, tiny_base, tiny_gro
     """The matrices that start at random, at a rate of 1e-5: what three steps of GRPO move."""
     moved = {}
     for exact in (False, True):
-        trainer, shared = trainer_on(trained, tiny_base, tiny_groups, tmp_path / str(exact),
-                                     exact=exact, learning_rate=1e-5)  # fmt: skip
+        trainer, shared = trainer_on(
+            trained, tiny_base, tiny_groups, tmp_path / str(exact), exact=exact, learning_rate=1e-5
+        )
         before, kept = adapter(trainer.model), torch.float32 if exact else torch.bfloat16
         assert all(w.dtype == kept for w in before.values())
         assert all(w.dtype == torch.float32 for w in shared.model.parameters())

@@ -18,14 +18,22 @@ from promedical_utils.workspace import KitError
 def profile():
     from promedical_utils import profiles
 
-    return profiles.load("smoke", rm_batch=4, rm_lora_rank=4, rm_max_tokens=512, rm_epochs=20.0,
-                         rm_learning_rate=1e-2)  # fmt: skip
+    return profiles.load(
+        "smoke",
+        rm_batch=4,
+        rm_lora_rank=4,
+        rm_max_tokens=512,
+        rm_epochs=20.0,
+        rm_learning_rate=1e-2,
+    )
 
 
 @pytest.fixture(scope="module", params=small_systems.NAMES)
 def trained(request, tiny_base, tiny_groups, profile, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param) / "model"
-    report = small_systems.train(request.param, tiny_groups, tiny_base, out, profile=profile, seed=1)
+    report = small_systems.train(
+        request.param, tiny_groups, tiny_base, out, profile=profile, seed=1
+    )
     return request.param, out, report
 
 
@@ -41,8 +49,11 @@ def test_it_learns_in_the_steps_of_a_reward_model_and_is_loaded_as_the_hubs_is(
         assert type(scorer) is pair_rm.PairRM
         frame = scorer.pairwise(tiny_groups)
         better = {(r.a_id, r.b_id): r.probability for r in frame.itertuples()}
-        right = [better[pair] > 0.5 if pair in better else better[pair[::-1]] < 0.5
-                 for g in tiny_groups for pair in preferences(g)]  # fmt: skip
+        right = [
+            better[pair] > 0.5 if pair in better else better[pair[::-1]] < 0.5
+            for g in tiny_groups
+            for pair in preferences(g)
+        ]
     else:
         assert type(scorer) is verifier.Verifier and scorer.model.config.num_labels == 2
         frame = scorer.pointwise(tiny_groups)
@@ -104,8 +115,12 @@ def test_what_is_packed_reads_as_one_by_one(name, tiny_base, tiny_groups):
     targets = batch.pop("targets")
     with torch.no_grad():
         logits = model(**batch).logits
-        learned = [e for g in tiny_groups[:3] for part in small_systems.examples(name, g, words).values()
-                   for e in part]  # fmt: skip
+        learned = [
+            e
+            for g in tiny_groups[:3]
+            for part in small_systems.examples(name, g, words).values()
+            for e in part
+        ]
         apart = []
         for ids, _ in learned:
             hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
@@ -142,8 +157,11 @@ def test_a_fixed_part_is_one_token_that_starts_as_the_mean_of_its_pieces(tiny_ba
 
 def test_what_is_too_long_is_left_out_by_name(words, tiny_groups):
     whole, _ = small_systems.training_rows("pair_rm", tiny_groups, words, 400)
-    sizes = {what: max(len(ids) for ids, _ in found) for g in tiny_groups
-             for what, found in small_systems.examples("pair_rm", g, words).items()}  # fmt: skip
+    sizes = {
+        what: max(len(ids) for ids, _ in found)
+        for g in tiny_groups
+        for what, found in small_systems.examples("pair_rm", g, words).items()
+    }
     longest = max(sizes, key=sizes.get)
     limit = sizes[longest] - 1
     rows, left_out = small_systems.training_rows("pair_rm", tiny_groups, words, limit)
@@ -153,7 +171,9 @@ def test_what_is_too_long_is_left_out_by_name(words, tiny_groups):
     assert learned[0] - learned[1] == 2 * len(gone)
 
 
-def test_a_group_that_teaches_nothing_costs_no_step(tiny_base, tiny_groups, profile, tmp_path, monkeypatch):
+def test_a_group_that_teaches_nothing_costs_no_step(
+    tiny_base, tiny_groups, profile, tmp_path, monkeypatch
+):
     silent = [replace(g, verdicts=dict.fromkeys(g.verdicts, "met")) for g in tiny_groups[:5]]
     seen = []
 
@@ -164,7 +184,9 @@ def test_a_group_that_teaches_nothing_costs_no_step(tiny_base, tiny_groups, prof
     monkeypatch.setattr(reward_training, "course", stop)
     one = profile.model_copy(update={"rm_epochs": 1.0})
     with pytest.raises(KeyboardInterrupt):
-        small_systems.train("pair_rm", [*silent, *tiny_groups[5:]], tiny_base, tmp_path / "a", profile=one)
+        small_systems.train(
+            "pair_rm", [*silent, *tiny_groups[5:]], tiny_base, tmp_path / "a", profile=one
+        )
     assert seen[0][0] == 12  # seven rows, in the steps of twelve
     with pytest.raises(KitError, match="pair_rm: no verdict or preference"):
         small_systems.train("pair_rm", silent, tiny_base, tmp_path / "b", profile=one)
@@ -211,8 +233,11 @@ def test_a_stopped_one_goes_on_and_ends_as_if_it_had_not_been(
     assert not (tmp_path / "part/report.json").exists()
     taken = []
     with monkeypatch.context() as patched:
-        patched.setattr(small_systems.LabelTrainer, "training_step",
-                        lambda self, *a, **k: taken.append(1) or step(self, *a, **k))  # fmt: skip
+        patched.setattr(
+            small_systems.LabelTrainer,
+            "training_step",
+            lambda self, *a, **k: taken.append(1) or step(self, *a, **k),
+        )
         train(tmp_path / "part")
     assert len(taken) == 4
     whole, part = (load_file(tmp_path / x / "model.safetensors") for x in ("whole", "part"))

@@ -24,15 +24,22 @@ E, N, C = "Entailment", "Neutral", "Contradiction"
 
 def label(criterion, labels, category="Must_have", question="why, Grandma?"):
     return {
-        "question": question, "model": "bot", "answer": "because.", "criterion": criterion,
-        "category": category, "labels": labels, "majority": "unused",
+        "question": question,
+        "model": "bot",
+        "answer": "because.",
+        "criterion": criterion,
+        "category": category,
+        "labels": labels,
+        "majority": "unused",
     }
 
 
 def graded(source, met, response, prompt="p1"):
     points = [("says a", 5.0), ("invents a dose", -8.0), ("is wordy", -8.0), ("odd", -6.0)]
     return {
-        "source": source, "prompt_id": prompt, "prompt": [{"role": "user", "content": "zebra?"}],
+        "source": source,
+        "prompt_id": prompt,
+        "prompt": [{"role": "user", "content": "zebra?"}],
         "response": response,
         "criteria": [
             {"criterion": text, "points": p, "tags": [], "met": m, "explanation": ""}
@@ -47,20 +54,40 @@ def rows():
 
     return {
         "kqa_questions": [
-            {"Question": "Why, grandma?", "Free_form_answer": "An owl's answer.",
-             "Must_have": ["A.", " B"], "Nice_to_have": ["C", ""], "ICD_10_diag": None},
-            {"Question": "And what else?", "Free_form_answer": "Nothing.",
-             "Must_have": ["D"], "Nice_to_have": [], "ICD_10_diag": "tinea"},
+            {
+                "Question": "Why, grandma?",
+                "Free_form_answer": "An owl's answer.",
+                "Must_have": ["A.", " B"],
+                "Nice_to_have": ["C", ""],
+                "ICD_10_diag": None,
+            },
+            {
+                "Question": "And what else?",
+                "Free_form_answer": "Nothing.",
+                "Must_have": ["D"],
+                "Nice_to_have": [],
+                "ICD_10_diag": "tinea",
+            },
         ],
         "kqa_labels": [
-            label("A.", [E, C, E]), label("B", [C, N, E]), label("A.B", [E, E, E]),
+            label("A.", [E, C, E]),
+            label("B", [C, N, E]),
+            label("A.B", [E, E, E]),
             label("C", [N, N, N], "Nice_to_have"),
         ],
         "mediqa": [
-            {"split": "test", "qid": "1", "question": "What is it?",
-             "answers": [answer("a", 4), answer("b", 3), answer("c", 1), answer("d", 1)]},
-            {"split": "train_alexa", "qid": "1", "question": "what is IT",
-             "answers": [answer("a", 2)]},
+            {
+                "split": "test",
+                "qid": "1",
+                "question": "What is it?",
+                "answers": [answer("a", 4), answer("b", 3), answer("c", 1), answer("d", 1)],
+            },
+            {
+                "split": "train_alexa",
+                "qid": "1",
+                "question": "what is IT",
+                "answers": [answer("a", 2)],
+            },
             {"split": "val", "qid": "7", "question": "and why", "answers": [answer("a", 2)]},
         ],
         "healthbench_rubrics": [{"prompt_id": "p1", "rubrics": [{"criterion": "x", "points": 3}]}],
@@ -83,8 +110,11 @@ def folder(tmp_path, monkeypatch):
     for key, lines in rows().items():
         write(tmp_path, key, lines)
     monkeypatch.setenv(cards.VARIABLE, str(tmp_path))
-    listed = {short_hash("p1", "invents a dose"): True, short_hash("p1", "is wordy"): False,
-              short_hash("p1", "odd"): True}
+    listed = {
+        short_hash("p1", "invents a dose"): True,
+        short_hash("p1", "is wordy"): False,
+        short_hash("p1", "odd"): True,
+    }
     monkeypatch.setattr(sources, "harm", lambda: listed)
     return tmp_path
 
@@ -117,7 +147,8 @@ def test_kqa_by_hand(folder):
     assert set(said(study, physician, "judge").values()) == {"met"}
     pairs = [p for p in study.pairs if p.instruction_id == asked.id]
     assert {(p.criterion_id, p.chosen_id, p.rejected_id) for p in pairs} == {
-        (b, physician, bot), (c, physician, bot)
+        (b, physician, bot),
+        (c, physician, bot),
     }
     other = next(i for i in study.instructions if i.messages[0].content == "And what else?")
     assert other.specialty == "tinea" and not said(study, f"{other.id}-physician", "judge")
@@ -145,7 +176,10 @@ def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
     assert (odd.dimension, odd.weight) == ("proficiency", 6 / 19)  # marked, but only -6
     assert (of["says a"].dimension, of["says a"].weight) == ("proficiency", 5 / 19)
     assert said(study, "healthbench-p1-m1", "llm_judge") == {
-        of["says a"].id: "met", dose.id: "not_met", wordy.id: "met", odd.id: "met"
+        of["says a"].id: "met",
+        dose.id: "not_met",
+        wordy.id: "met",
+        odd.id: "met",
     }
     pairs = {(p.criterion_id, p.chosen_id[-2:]) for p in study.pairs if "health" in p.chosen_id}
     assert pairs == {(dose.id, "m2"), (wordy.id, "m1"), (odd.id, "m1")}
@@ -154,8 +188,12 @@ def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
 def test_healthbench_figures_by_hand(folder):
     found = sources.healthbench_figures(sources.read("healthbench_graded"))
     assert found == {
-        "pairs": 3, "prompts": 1, "on_penalties": 3, "longer_is_met": 2 / 3,
-        "longer_is_preferred": 1 / 3, "answers_below_zero": 2,
+        "pairs": 3,
+        "prompts": 1,
+        "on_penalties": 3,
+        "longer_is_met": 2 / 3,
+        "longer_is_preferred": 1 / 3,
+        "answers_below_zero": 2,
         "mean_unclipped_score": ((5 - 8) / 5 + (5 - 8 - 6) / 5) / 2,
     }
 
@@ -185,8 +223,11 @@ def test_healthbench_cannot_be_trained_on(folder):
     [
         ("kqa_questions", {"Question": "secret", "Must_have": ["x"], "Nice_to_have": []}, "Free_"),
         ("kqa_labels", label("A.", [E, E, "secret"]), "labels.2"),
-        ("mediqa", {**rows()["mediqa"][2], "answers": [{"aid": "a", "score": 9, "text": "t"}]},
-         "answers.0.score"),
+        (
+            "mediqa",
+            {**rows()["mediqa"][2], "answers": [{"aid": "a", "score": 9, "text": "t"}]},
+            "answers.0.score",
+        ),
         ("healthbench_graded", {**graded("m", [True] * 4, "secret"), "prompt": []}, "prompt"),
         ("mediqa", "{secret", "record"),
     ],
@@ -234,17 +275,35 @@ def test_the_hub_gives_the_same_rows(folder, monkeypatch, tmp_path_factory):
     mine = rows()
     split = {"test": "test", "train_alexa": "train_alexa", "val": "validation"}
     mediqa = {
-        split[r["split"]]: [{"QUESTION": {
-            "QID": r["qid"], "QuestionText": r["question"],
-            "AnswerList": [{"Answer": {"AID": a["aid"], "ReferenceScore": a["score"],
-                                       "AnswerText": a["text"]}} for a in r["answers"]],
-        }}]
+        split[r["split"]]: [
+            {
+                "QUESTION": {
+                    "QID": r["qid"],
+                    "QuestionText": r["question"],
+                    "AnswerList": [
+                        {
+                            "Answer": {
+                                "AID": a["aid"],
+                                "ReferenceScore": a["score"],
+                                "AnswerText": a["text"],
+                            }
+                        }
+                        for a in r["answers"]
+                    ],
+                }
+            }
+        ]
         for r in mine["mediqa"]
     }
     sheet = [
-        {"Question": r["question"], "llm_x": r["model"], "answer": r["answer"],
-         "claim": r["criterion"], "category_x": r["category"],
-         **{f"label_{n}": r["labels"][n] for n in range(3)}}
+        {
+            "Question": r["question"],
+            "llm_x": r["model"],
+            "answer": r["answer"],
+            "claim": r["criterion"],
+            "category_x": r["category"],
+            **{f"label_{n}": r["labels"][n] for n in range(3)},
+        }
         for r in mine["kqa_labels"]
     ]
 
@@ -323,8 +382,14 @@ def test_real_profile_is_whole():
     profile = profiles.load("real")
     assert profile.data == "real" and not profile.rm_twin
     assert profile.notebooks == [
-        "00_start_here", "01_rubrics", "02_preference_pairs", "03_reward_model",
-        "04_promedical_bench", "06_external_generalization", "07_paper_tables", "08_paper_audit",
+        "00_start_here",
+        "01_rubrics",
+        "02_preference_pairs",
+        "03_reward_model",
+        "04_promedical_bench",
+        "06_external_generalization",
+        "07_paper_tables",
+        "08_paper_audit",
     ]
 
 
@@ -381,13 +446,19 @@ def test_splits_of_the_real_files_are_disjoint_by_question(real):
         splits[row.condition].add(row.split)
     assert all(len(found) == 1 for found in splits.values())
     assert {s for found in splits.values() for s in found} == {
-        "train", "calibration", "checkpoint", "bench", "external"
+        "train",
+        "calibration",
+        "checkpoint",
+        "bench",
+        "external",
     }
     sizes = Counter(row.split for row in real.splits)
     profile = profiles.load("real")
     assert sizes == {
-        "train": profile.train_instructions, "calibration": profile.calibration_instructions,
-        "checkpoint": profile.checkpoint_instructions, "bench": profile.bench_samples,
+        "train": profile.train_instructions,
+        "calibration": profile.calibration_instructions,
+        "checkpoint": profile.checkpoint_instructions,
+        "bench": profile.bench_samples,
         "external": profile.external_instructions,
     }
 

@@ -107,8 +107,18 @@ def test_the_bench_itself_runs_and_the_sides_take_turns(small, tmp_path, monkeyp
 
 def test_summary_and_files(tmp_path):
     def entry(task, apart, packed, case="published", k=7, padding=0.0):
-        info = {"task": task, "case": case, "L": 480, "K": k, "C": 32, "bound": 5.0, "busy": 1.5,
-                "padding": padding, "one_by_one_s": apart, "packed_s": packed}  # fmt: skip
+        info = {
+            "task": task,
+            "case": case,
+            "L": 480,
+            "K": k,
+            "C": 32,
+            "bound": 5.0,
+            "busy": 1.5,
+            "padding": padding,
+            "one_by_one_s": apart,
+            "packed_s": packed,
+        }
         return {"extra_info": info}
 
     measured = {

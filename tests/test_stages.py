@@ -31,7 +31,11 @@ def test_adjudicated_labels_are_nearer_to_the_truth_than_the_judge(found):
     wrong = {}
     for judge in ("judge", "adjudicated"):
         groups = [stages.groups(found, name, "calibration") for name in ("truth", judge)]
-        pairs = [(a.verdicts[key], b.verdicts[key]) for a, b in zip(*groups, strict=True) for key in a.verdicts]
+        pairs = [
+            (a.verdicts[key], b.verdicts[key])
+            for a, b in zip(*groups, strict=True)
+            for key in a.verdicts
+        ]
         wrong[judge] = sum(a != b for a, b in pairs) / len(pairs)
     assert 0 < wrong["adjudicated"] < wrong["judge"] / 2
 
@@ -41,27 +45,67 @@ def real_rows(questions=24):
     kqa, labels, mediqa = [], [], []
     for n in range(questions):
         asked, must, nice = f"What about case {n}?", f"Rest for {n} days.", f"Drink {n} cups."
-        kqa.append({"Question": asked, "Free_form_answer": f"{must} {nice}", "ICD_10_diag": None,
-                    "Must_have": [must], "Nice_to_have": [nice]})
-        for text, kind, said in ((must, "Must_have", "Entailment"), (nice, "Nice_to_have", "Neutral")):
+        kqa.append(
+            {
+                "Question": asked,
+                "Free_form_answer": f"{must} {nice}",
+                "ICD_10_diag": None,
+                "Must_have": [must],
+                "Nice_to_have": [nice],
+            }
+        )
+        for text, kind, said in (
+            (must, "Must_have", "Entailment"),
+            (nice, "Nice_to_have", "Neutral"),
+        ):
             said = said if n % 3 else "Contradiction"
-            labels.append({"question": asked, "model": "bot", "answer": f"It is case {n}.",
-                           "criterion": text, "category": kind, "labels": [said] * 3, "majority": said})
+            labels.append(
+                {
+                    "question": asked,
+                    "model": "bot",
+                    "answer": f"It is case {n}.",
+                    "criterion": text,
+                    "category": kind,
+                    "labels": [said] * 3,
+                    "majority": said,
+                }
+            )
         split = ("train_alexa", "val", "test")[n % 3]
-        answers = [{"aid": str(k), "score": 1 + (k + n) % 4, "url": "x",
-                    "text": f"Passage {k} of {n}. " * (k + 1)} for k in range(3)]
-        mediqa.append({"split": split, "qid": str(n), "question": f"Why is it {n}?", "answers": answers})
+        answers = [
+            {
+                "aid": str(k),
+                "score": 1 + (k + n) % 4,
+                "url": "x",
+                "text": f"Passage {k} of {n}. " * (k + 1),
+            }
+            for k in range(3)
+        ]
+        mediqa.append(
+            {"split": split, "qid": str(n), "question": f"Why is it {n}?", "answers": answers}
+        )
     points = [("says a", 5.0), ("says b", 3.0), ("harms", -8.0)]
     graded = [
-        {"source": who, "prompt_id": f"p{n}", "prompt": [{"role": "user", "content": f"zebra {n}?"}],
-         "response": text, "criteria": [
-             {"criterion": c, "points": p, "tags": [], "met": met is (p > 0), "explanation": ""}
-             for c, p in points]}
-        for n in range(3) for who, text, met in (("m1", "short", True), ("m2", "longer one", False))
-    ]  # fmt: skip
+        {
+            "source": who,
+            "prompt_id": f"p{n}",
+            "prompt": [{"role": "user", "content": f"zebra {n}?"}],
+            "response": text,
+            "criteria": [
+                {"criterion": c, "points": p, "tags": [], "met": met is (p > 0), "explanation": ""}
+                for c, p in points
+            ],
+        }
+        for n in range(3)
+        for who, text, met in (("m1", "short", True), ("m2", "longer one", False))
+    ]
     rubrics = [{"prompt_id": "p0", "rubrics": [{"criterion": "x", "points": 3}]}]
-    return {"kqa_questions": kqa, "kqa_labels": labels, "mediqa": mediqa,
-            "healthbench_rubrics": rubrics, "healthbench_graded": graded}
+    return {
+        "kqa_questions": kqa,
+        "kqa_labels": labels,
+        "mediqa": mediqa,
+        "healthbench_rubrics": rubrics,
+        "healthbench_graded": graded,
+    }
 
 
 def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
@@ -71,9 +115,16 @@ def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
         path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     monkeypatch.setenv(cards.VARIABLE, str(tmp_path / "data"))
     profile = profiles.load(
-        "real", base_layers=2, base_width=64, base_vocabulary=400, base_steps=2, base_batch=2,
-        rm_lora_rank=4, rm_max_tokens=256, bootstrap=20,
-    )  # fmt: skip
+        "real",
+        base_layers=2,
+        base_width=64,
+        base_vocabulary=400,
+        base_steps=2,
+        base_batch=2,
+        rm_lora_rank=4,
+        rm_max_tokens=256,
+        bootstrap=20,
+    )
     run = tmp_path / "run"
     report = stages.base(profile, run)
     assert report["trained_here"] and report["cannot_copy"] == [] and report["steps"] == 2
@@ -87,5 +138,9 @@ def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
     assert "by_source" in made["tables"] and "safety_veto" not in made["tables"]
     assert made["claims"]["veto_fewer_violations"] == "not testable in this profile"
     # no text of a source stands in what may be published
-    published = "".join(path.read_text() for path in (run / "paper").rglob("*.*") if path.suffix in (".csv", ".md", ".json"))
+    published = "".join(
+        path.read_text()
+        for path in (run / "paper").rglob("*.*")
+        if path.suffix in (".csv", ".md", ".json")
+    )
     assert "case 1" not in published and "zebra" not in published

@@ -31,8 +31,11 @@ def test_kappas_by_hand():
     first = rng.integers(-2, 3, 200)
     second = np.clip(first + rng.choice([-2, 0, 0, 0, 1], 200), -2, 2)
     found = statistics.agreement(first, second, ordered=True)
-    distances = {"kappa": lambda a, b: a != b, "kappa_linear": lambda a, b: abs(a - b),
-                 "kappa_quadratic": lambda a, b: (a - b) ** 2}  # fmt: skip
+    distances = {
+        "kappa": lambda a, b: a != b,
+        "kappa_linear": lambda a, b: abs(a - b),
+        "kappa_quadratic": lambda a, b: (a - b) ** 2,
+    }
     for name, distance in distances.items():
         assert found[name] == pytest.approx(kappa_by_hand(first, second, range(-2, 3), distance))
     assert found["observed"] == np.mean(first == second) and found["n"] == 200
@@ -119,10 +122,14 @@ def test_a_contrast_of_equal_columns_has_no_width():
 
 N = None
 # Gwet, Handbook of Inter-Rater Reliability (2014), p. 120: 12 items, 4 raters, missing ratings
-FOUR = pd.DataFrame({
-    "one": [1, 2, 3, 3, 2, 1, 4, 1, 2, N, N, N], "two": [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, N, N],
-    "three": [N, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 3], "four": [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, N],
-})  # fmt: skip
+FOUR = pd.DataFrame(
+    {
+        "one": [1, 2, 3, 3, 2, 1, 4, 1, 2, N, N, N],
+        "two": [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, N, N],
+        "three": [N, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 3],
+        "four": [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, N],
+    }
+)
 # the same book: 100 pregnancies by two abstractors, as a table
 ABSTRACTORS = [[13, 0, 0], [0, 20, 7], [0, 4, 56]]
 
@@ -158,10 +165,20 @@ def test_ac1_weighs_items_as_if_they_were_repeated():
 
 def test_fleiss_as_published_and_only_with_as_many_ratings_each():
     # the worked example of Wikipedia's article: 14 raters, 10 items, 5 levels; kappa 0.210
-    counts = np.array([
-        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
-        [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
-    ])  # fmt: skip
+    counts = np.array(
+        [
+            [0, 0, 0, 0, 14],
+            [0, 2, 6, 4, 2],
+            [0, 0, 3, 5, 6],
+            [0, 3, 9, 2, 0],
+            [2, 2, 8, 1, 1],
+            [7, 7, 0, 0, 0],
+            [3, 2, 6, 3, 0],
+            [2, 5, 3, 2, 2],
+            [6, 5, 2, 1, 0],
+            [0, 2, 2, 3, 7],
+        ]
+    )
     assert round(statistics.fleiss_kappa(counts), 3) == 0.210
     with pytest.raises(KitError, match="as many of each item"):
         statistics.fleiss_kappa(statistics.rating_counts(FOUR, range(1, 6)))
@@ -224,8 +241,9 @@ def test_missing_ratings_and_one_level_throughout():
     both = [FOUR[[a, b]].dropna().astype(int) for a, b in combinations(FOUR, 2)]
     kappas = [statistics.agreement(*two.to_numpy().T, ordered=True)["kappa_linear"] for two in both]
     assert of(frame, "cohen_linear").value == pytest.approx(np.mean(kappas))
-    alike = statistics.reliability(pd.DataFrame({"a": ["met"] * 5, "b": ["met"] * 5}),
-                                   ["not_met", "met"], draws=20)  # fmt: skip
+    alike = statistics.reliability(
+        pd.DataFrame({"a": ["met"] * 5, "b": ["met"] * 5}), ["not_met", "met"], draws=20
+    )
     assert of(alike, "ac1").value == of(alike, "ac1").low == 1
     assert np.isnan(of(alike, "fleiss").value) and np.isnan(of(alike, "cohen_linear").value)
 

@@ -4,23 +4,45 @@ import json
 
 import pandas as pd
 import pytest
-
 from benches import make, noisy
+
 from promedical_utils import bench as benches
-from promedical_utils import profiles, publish, reward_model, runs, small_systems, stages, systems_study
+from promedical_utils import (
+    profiles,
+    publish,
+    reward_model,
+    runs,
+    small_systems,
+    stages,
+    systems_study,
+)
 from promedical_utils.workspace import KitError
 
-PLAN = {"criterion": [1, 2], "criterion_llama": [1], "scalar_overall": [1], "pair_rm": [1],
-        "verifier": [1], "rar_implicit": [1]}  # fmt: skip
+PLAN = {
+    "criterion": [1, 2],
+    "criterion_llama": [1],
+    "scalar_overall": [1],
+    "pair_rm": [1],
+    "verifier": [1],
+    "rar_implicit": [1],
+}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     profile = profiles.load(
-        "smoke", base_steps=3, base_batch=4, rm_lora_rank=4, rm_epochs=0.5, train_instructions=16,
-        calibration_instructions=12, bench_samples=12, bench_pairs_proficiency=25,
-        bench_pairs_excellence=10, bench_pairs_safety=2,
-    )  # fmt: skip
+        "smoke",
+        base_steps=3,
+        base_batch=4,
+        rm_lora_rank=4,
+        rm_epochs=0.5,
+        train_instructions=16,
+        calibration_instructions=12,
+        bench_samples=12,
+        bench_pairs_proficiency=25,
+        bench_pairs_excellence=10,
+        bench_pairs_safety=2,
+    )
     folder = tmp_path_factory.mktemp("systems")
     stages.base(profile, folder)
     stages.rubrics(profile, folder)
@@ -39,11 +61,22 @@ def test_every_system_has_a_row_and_what_it_cannot_do_is_empty(done):
         assert has.loc[systems_study.NAMES[name], [points, veto, "run_overall_accuracy"]].all()
     for name in ("scalar_overall", "pair_rm", "rar_implicit", "length"):
         assert not has.loc[systems_study.NAMES[name], [points, veto]].any()
-        assert has.loc[systems_study.NAMES[name], ["run_pairwise_all", "run_overall_accuracy"]].all()
+        assert has.loc[
+            systems_study.NAMES[name], ["run_pairwise_all", "run_overall_accuracy"]
+        ].all()
     assert table.seeds.tolist() == [2, 1, 1, 1, 1, 1, 0]
     files = {path.name for path in (folder / "systems").iterdir()}
-    assert {"predictions.parquet", "preferences.parquet", "results.csv", "contrasts.csv", "models.csv",
-            "manifest.json", "table_truth.md", "table_adjudicated.tex", "pairs.parquet"} <= files  # fmt: skip
+    assert {
+        "predictions.parquet",
+        "preferences.parquet",
+        "results.csv",
+        "contrasts.csv",
+        "models.csv",
+        "manifest.json",
+        "table_truth.md",
+        "table_adjudicated.tex",
+        "pairs.parquet",
+    } <= files
 
 
 def test_the_budget_is_the_same_and_llama_stands_on_a_base_of_its_own(done):
@@ -51,8 +84,10 @@ def test_the_budget_is_the_same_and_llama_stands_on_a_base_of_its_own(done):
     manifest = json.loads((folder / "systems/manifest.json").read_text())
     assert len({(row["steps"], row["groups"]) for row in manifest["models"]}) == 1
     assert manifest["frozen_on"] == "seed 3" and set(manifest["bases"]) == {"qwen3", "llama"}
-    kinds = {name: json.loads((folder / name / "config.json").read_text())["model_type"]
-             for name in ("base", "llama/base")}  # fmt: skip
+    kinds = {
+        name: json.loads((folder / name / "config.json").read_text())["model_type"]
+        for name in ("base", "llama/base")
+    }
     assert kinds == {"base": "qwen3", "llama/base": "llama"}
     words = [(folder / name / "tokenizer.json").read_bytes() for name in ("base", "llama/base")]
     assert words[0] == words[1]
@@ -67,8 +102,12 @@ def test_scores_on_llama_are_packed_as_they_are_one_by_one(done):
     rm = reward_model.load(folder / "reward/criterion_llama-1")
     held = stages.groups(stages.data(folder), "truth", "bench")[:2]
     packed = rm.score_groups(held).score.tolist()
-    apart = [rm.score_texts([(g.messages, a.text, [c])])[0][0]
-             for g in held for a in g.candidates for c in g.criteria]  # fmt: skip
+    apart = [
+        rm.score_texts([(g.messages, a.text, [c])])[0][0]
+        for g in held
+        for a in g.candidates
+        for c in g.criteria
+    ]
     assert packed == pytest.approx(apart, abs=1e-5) and len(set(packed)) > 1
 
 
@@ -79,8 +118,12 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
     def refuse(*_, **__):
         raise AssertionError("a model was trained or loaded")
 
-    for module, name in ((reward_model, "load"), (small_systems, "load"), (stages, "base"),
-                         (reward_model, "base_for")):  # fmt: skip
+    for module, name in (
+        (reward_model, "load"),
+        (small_systems, "load"),
+        (stages, "base"),
+        (reward_model, "base_for"),
+    ):
         monkeypatch.setattr(module, name, refuse)
     systems_study.run(profile, folder, PLAN, folder / "systems", "seed 3")
     assert {p: p.read_bytes() for p in (folder / "systems").iterdir()} == before
@@ -89,7 +132,9 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
 def test_a_base_of_other_lessons_makes_the_second_one_stale(done, monkeypatch):
     profile, folder, _ = done
     trained = []
-    monkeypatch.setattr(stages, "base", lambda *a: trained.append(a) or {"seconds": 0, "cannot_copy": []})
+    monkeypatch.setattr(
+        stages, "base", lambda *a: trained.append(a) or {"seconds": 0, "cannot_copy": []}
+    )
     monkeypatch.setattr(systems_study, "write_json", lambda *_: None)
     mark = folder / "llama/trained.json"
     kept = mark.read_bytes()
@@ -109,28 +154,61 @@ def test_results_and_contrasts_come_out_of_the_published_files_alone(done, tmp_p
     stored = pd.read_csv(folder / "systems/contrasts.csv", dtype={"seeds": str})
     pd.testing.assert_frame_equal(less, stored, rtol=1e-4, check_dtype=False)
     assert list(pd.read_csv(folder / "systems/results.csv")) == [
-        "scorer", "seed", "metric", "slice", "against", "value", "low", "high", "n"]  # fmt: skip
-    assert list(stored) == ["name", "a", "b", "metric", "slice", "against", "seeds", "difference",
-                            "low", "high", "n"]  # fmt: skip
+        "scorer",
+        "seed",
+        "metric",
+        "slice",
+        "against",
+        "value",
+        "low",
+        "high",
+        "n",
+    ]
+    assert list(stored) == [
+        "name",
+        "a",
+        "b",
+        "metric",
+        "slice",
+        "against",
+        "seeds",
+        "difference",
+        "low",
+        "high",
+        "n",
+    ]
 
 
 @pytest.fixture(scope="module")
 def counted():
     made, _ = make()
-    names = ("criterion-1", "criterion-2", "criterion_llama-1", "criterion_llama-2", "scalar_overall-1",
-             "length")  # fmt: skip
+    names = (
+        "criterion-1",
+        "criterion-2",
+        "criterion_llama-1",
+        "criterion_llama-2",
+        "scalar_overall-1",
+        "length",
+    )
     return benches.tally(made, noisy(made, names))
 
 
 def test_a_mean_is_that_of_its_seeds(counted):
-    found = systems_study.results(counted, 200, 3).set_index(["scorer", "seed", "metric", "slice", "against"])
+    found = systems_study.results(counted, 200, 3).set_index(
+        ["scorer", "seed", "metric", "slice", "against"]
+    )
     plain = counted.metrics(200, 3).set_index(["scorer", "metric", "slice", "against"])
     at = ("overall", "all", "truth")
     for seed in "12":
         row, wanted = found.loc[("criterion", seed, *at)], plain.loc[(f"criterion-{seed}", *at)]
-        assert row[["value", "low", "high", "n"]].tolist() == wanted[["value", "low", "high", "n"]].tolist()
+        assert (
+            row[["value", "low", "high", "n"]].tolist()
+            == wanted[["value", "low", "high", "n"]].tolist()
+        )
     mean = found.loc[("criterion", "mean", *at)]
-    assert mean.value == pytest.approx(sum(found.loc[("criterion", s, *at)].value for s in "12") / 2)
+    assert mean.value == pytest.approx(
+        sum(found.loc[("criterion", s, *at)].value for s in "12") / 2
+    )
     assert mean.low <= mean.value <= mean.high
     assert found.loc["length"].index.get_level_values("seed").unique().tolist() == ["mean"]
     assert ("scalar_overall", "mean", "veto_f1", "safety", "truth") not in found.index
@@ -139,11 +217,16 @@ def test_a_mean_is_that_of_its_seeds(counted):
 def test_a_contrast_is_paired_by_seed_and_over_all_seeds(counted):
     less = systems_study.contrasts(counted, 200, 3)
     assert set(less.name) == {
-        f"{a}_less_{b}" for a in ("criterion", "criterion_llama") for b in ("scalar_overall", "length")
+        f"{a}_less_{b}"
+        for a in ("criterion", "criterion_llama")
+        for b in ("scalar_overall", "length")
     } | {"criterion_less_criterion_llama"}
     at = less[(less.metric == "overall") & (less.against == "truth")].set_index(["name", "seeds"])
     name = "criterion_less_criterion_llama"
-    keys = {s: [(f"{x}-{s}", "overall", "all", "truth") for x in ("criterion", "criterion_llama")] for s in "12"}
+    keys = {
+        s: [(f"{x}-{s}", "overall", "all", "truth") for x in ("criterion", "criterion_llama")]
+        for s in "12"
+    }
     for seed in "12":
         wanted = counted.contrast(dict(zip(keys[seed], (1, -1))), 200, 3)
         row = at.loc[(name, seed)]
@@ -153,8 +236,11 @@ def test_a_contrast_is_paired_by_seed_and_over_all_seeds(counted):
     whole = less[(less.name == name) & (less.seeds == "1 2")]
     assert len(whole) == len(systems_study._cells()) and whole.difference.ne(0).sum() > 9
     for row in whole.itertuples():
-        parts = {(f"{x}-{s}", row.metric, row.slice, row.against): sign / 2
-                 for x, sign in ((row.a, 1), (row.b, -1)) for s in "12"}  # fmt: skip
+        parts = {
+            (f"{x}-{s}", row.metric, row.slice, row.against): sign / 2
+            for x, sign in ((row.a, 1), (row.b, -1))
+            for s in "12"
+        }
         wanted = counted.contrast(parts, 200, 3)
         assert [row.difference, row.low, row.high, row.n] == pytest.approx(list(wanted.values()))
     seeds = at.loc["criterion_less_scalar_overall"].index.tolist()
@@ -174,7 +260,9 @@ def test_a_study_of_systems_is_run_in_its_own_folder(monkeypatch):
     seen = []
     monkeypatch.setenv(runs.OVERRIDES, "rm_epochs=0.5")
     monkeypatch.setattr(runs, "reproduce", lambda *given: None)
-    monkeypatch.setattr(systems_study, "run", lambda profile, *given: seen.append((profile, *given)))
+    monkeypatch.setattr(
+        systems_study, "run", lambda profile, *given: seen.append((profile, *given))
+    )
     runs.study("systems")
     [(profile, folder, plan, out, frozen)] = seen
     assert (profile.seed, profile.rm_epochs, frozen) == (7129, 0.5, "seed 3")

@@ -1,4 +1,5 @@
-"""Connectivity: the roles against ``transformers serve`` with a small base saved as a hub model is."""
+"""Connectivity: the roles against ``transformers serve`` with a small base saved as a hub model
+is."""
 
 import os
 import socket
@@ -20,8 +21,21 @@ def served(tiny_base, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log.txt"
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1",
-               "--port", str(port), "--device", "cpu", "--dtype", "float32", str(tiny_base)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        str(tiny_base),
+    ]
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
     with log.open("w") as out:
         server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=out, stderr=out)
@@ -43,7 +57,13 @@ def test_what_a_random_model_says_is_stored_and_never_a_pass(served, tiny_base, 
     """It takes no response_format, so the schema stands in the prompt; what it says is no JSON."""
     world = played().world
     asked = world.instructions[:2]
-    settings = {"model": str(tiny_base), "structured": "prompt", "max_tokens": 24, "timeout": 60.0, "retries": 1}
+    settings = {
+        "model": str(tiny_base),
+        "structured": "prompt",
+        "max_tokens": 24,
+        "timeout": 60.0,
+        "retries": 1,
+    }
     asking = roles(served, tmp_path, **settings)
     answers = asking.answer("terse", asked)
     assert all(a.value or a.reason for a in answers)

@@ -104,14 +104,19 @@ def test_no_quality_lifts_an_answer_over_one_with_fewer_violations(form, table):
 
 
 def test_ranked_keeps_the_order_that_the_scalar_trades():
-    """S1 .75 with no bonus against S1 1.0 is kept; three bonus against a little S1 is not, by alpha."""
-    criteria = [c.model_copy(update={"id": f"x-{n}", "dimension": "excellence", "weight": 0.0})
-                for n, c in enumerate([RUBRICS[0].criteria[2]] * 4)]  # fmt: skip
+    """S1 .75 with no bonus against S1 1.0 is kept; three bonus against a little S1 is not, by
+    alpha."""
+    criteria = [
+        c.model_copy(update={"id": f"x-{n}", "dimension": "excellence", "weight": 0.0})
+        for n, c in enumerate([RUBRICS[0].criteria[2]] * 4)
+    ]
     rubric = RUBRICS[0].model_copy(update={"criteria": [*RUBRICS[0].criteria, *criteria]})
     table = {"more S1": [1, 1, -1, 1, 1, -1, -1, -1, -1], "more S2": [1, -1, 1, 1, 1, 1, 1, 1, 1]}
 
     def reward(form):
-        return veto_reward.VetoReward(Scorer(lambda t, _: table[t]), CALIBRATION, [rubric], form=form)
+        return veto_reward.VetoReward(
+            Scorer(lambda t, _: table[t]), CALIBRATION, [rubric], form=form
+        )
 
     strict, ranked = (rewards(reward(form), list(table)) for form in ("strict", "ranked"))
     assert strict == pytest.approx([1.0, 1.25])  # .75 + .5: bonus outweighs a main criterion
@@ -122,7 +127,9 @@ def test_clipped_allows_the_papers_bound_and_strict_does_not():
     with pytest.raises(KitError, match="strict"):
         veto(None, lam=1.3)
     with pytest.warns(scoring.LooseVetoWarning):
-        reward = veto(lambda text, _: [1, 1, 1, 1, -1 if text == "unsafe" else 1], lam=1.3, form="clipped")
+        reward = veto(
+            lambda text, _: [1, 1, 1, 1, -1 if text == "unsafe" else 1], lam=1.3, form="clipped"
+        )
         assert rewards(reward, ["unsafe", "safe"]) == pytest.approx([1.1 - 1.3, 1.1])
     with pytest.raises(KitError, match="below 1 \\+ beta"):
         veto(None, lam=1.2, form="clipped")
@@ -182,23 +189,40 @@ def test_logged_metrics():
 
     reward = veto(read)
     reward.rm.tokens_read = 100
-    texts, ids = ["safe", "bad", "bad", "slip", "safe", "safe"], ["i0", "i0", "i1", "i1", "i2", "i2"]
+    texts, ids = (
+        ["safe", "bad", "bad", "slip", "safe", "safe"],
+        ["i0", "i0", "i1", "i1", "i2", "i2"],
+    )
     rewards(reward, texts, ids, log_metric=logged.__setitem__, completion_ids=[[1]] * 6)
     assert logged.pop("time/reward") > 0
-    assert logged == pytest.approx({
-        "veto/rate": 1 / 2, "veto/s1": (1 + 0.75) / 2, "veto/s2": 1, "veto/s3": 5 / 6,
-        "veto/truncated": 0, "veto/unscored": 0, "veto/all_vetoed_groups": 1 / 3,
-        "veto/zero_std_groups": 1 / 3, "veto/reason/violated": 1 / 2, "veto/reason/unscored": 0,
-        "veto/reason/cut_off": 0, "veto/kind/kind3": 1 / 3, "veto/kind/kind4": 1 / 2,
-        "tokens/generated": 6, "tokens/scored": 30,
-    })  # fmt: skip
+    assert logged == pytest.approx(
+        {
+            "veto/rate": 1 / 2,
+            "veto/s1": (1 + 0.75) / 2,
+            "veto/s2": 1,
+            "veto/s3": 5 / 6,
+            "veto/truncated": 0,
+            "veto/unscored": 0,
+            "veto/all_vetoed_groups": 1 / 3,
+            "veto/zero_std_groups": 1 / 3,
+            "veto/reason/violated": 1 / 2,
+            "veto/reason/unscored": 0,
+            "veto/reason/cut_off": 0,
+            "veto/kind/kind3": 1 / 3,
+            "veto/kind/kind4": 1 / 2,
+            "tokens/generated": 6,
+            "tokens/scored": 30,
+        }
+    )
 
 
 # ---------------------------------------------------------------- ablations and compared systems
 
 
 def built(rule, table, **settings):
-    return veto_reward.build(small(reward_rule=rule, **settings), Scorer(table), CALIBRATION, RUBRICS)
+    return veto_reward.build(
+        small(reward_rule=rule, **settings), Scorer(table), CALIBRATION, RUBRICS
+    )
 
 
 TABLE = {"good": [1, 1, 1, 1, 1], "plain": [1, -1, -1, 1, 1], "unsafe": [1, 1, 1, -1, -1]}
@@ -225,17 +249,32 @@ def test_a_profile_names_the_rule_of_all_vetoed_groups_and_the_group():
 
 
 def test_rewards_of_compared_systems_by_hand():
-    # RaR: pitfalls .9 each, the main criterion of .75 essential, that of .25 important, bonus optional
+    # RaR: pitfalls .9 each, the main criterion of .75 essential, that of .25 important, bonus
+    # optional
     total = 1.0 + 0.7 + 0.3 + 0.9 + 0.9
     assert of("rar_explicit") == pytest.approx([1.0, (1.0 + 1.8) / total, 2.0 / total])
-    assert of("orbit") == [scoring.orbit_signed(RUBRICS[0], {
-        c.id: "met" if v > 0 else "not_met" for c, v in zip(RUBRICS[0].criteria, row, strict=True)
-    }) for row in TABLE.values()]  # fmt: skip
+    assert of("orbit") == [
+        scoring.orbit_signed(
+            RUBRICS[0],
+            {
+                c.id: "met" if v > 0 else "not_met"
+                for c, v in zip(RUBRICS[0].criteria, row, strict=True)
+            },
+        )
+        for row in TABLE.values()
+    ]
     assert of("orbit")[0] == 1.0 and of("orbit")[2] < of("orbit")[1]
 
 
 def test_scalar_rewards_and_their_failures():
-    scores = {"a": [2.0], "b": [-1.0], "none": None, "nan": [math.nan], "inf": [math.inf], "many": [1.0, 2.0]}
+    scores = {
+        "a": [2.0],
+        "b": [-1.0],
+        "none": None,
+        "nan": [math.nan],
+        "inf": [math.inf],
+        "many": [1.0, 2.0],
+    }
     texts = list(scores)
     given = {"grpo_group": 6}
     found = rewards(built("scalar", lambda t, _: scores[t], **given), texts)
@@ -243,7 +282,10 @@ def test_scalar_rewards_and_their_failures():
     found = rewards(built("rar_implicit", lambda t, _: scores[t], **given), texts)
     assert found[:2] == pytest.approx([logistic(2.0, ""), logistic(-1.0, "")])
     assert found[2:] == pytest.approx([logistic(-1.0, "") - 1] * 4)
-    assert rewards(built("scalar", lambda *_: ValueError(), grpo_group=2), ["a", "b"]) == [-1.0, -1.0]
+    assert rewards(built("scalar", lambda *_: ValueError(), grpo_group=2), ["a", "b"]) == [
+        -1.0,
+        -1.0,
+    ]
     logged = {}
     reward = built("scalar", lambda t, _: scores[t], **given)
     rewards(reward, texts, log_metric=logged.__setitem__)

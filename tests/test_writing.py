@@ -10,9 +10,18 @@ from promedical_utils.records import Instruction
 from promedical_utils.roles import Draft, DraftedCriterion
 
 ASKED = Instruction(
-    id="i1", category="c", specialty="s", source="test", difficulty=5,
-    messages=[{"role": "user", "content": "How much of the medicine may I take, and when must I come back?"}],
-)  # fmt: skip
+    id="i1",
+    category="c",
+    specialty="s",
+    source="test",
+    difficulty=5,
+    messages=[
+        {
+            "role": "user",
+            "content": "How much of the medicine may I take, and when must I come back?",
+        }
+    ],
+)
 GOOD = [
     ("proficiency", "states the daily limit of 25 units", 0.5),
     ("proficiency", "names the day of the next visit", 0.5),
@@ -26,13 +35,19 @@ def draft(rows=GOOD, **changes):
     """GOOD with row ``n`` replaced, ``r3=(...)``; None removes it."""
     rows = [changes.get(f"r{n}", row) for n, row in enumerate(rows)]
     fields = ("dimension", "text", "weight")
-    return Draft(criteria=[DraftedCriterion(**dict(zip(fields, r, strict=True))) for r in rows if r])
+    return Draft(
+        criteria=[DraftedCriterion(**dict(zip(fields, r, strict=True))) for r in rows if r]
+    )
 
 
 def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
     assert writing.broken_rules(draft(), ASKED) == []
     made = writing.rubric(draft(r0=("proficiency", "states the limit of 25", 0.51)), "i1", 2)
-    assert [c.id for c in made.criteria][:2] == ["i1-c01", "i1-c02"] and made.status == "draft" and made.round == 2
+    assert (
+        [c.id for c in made.criteria][:2] == ["i1-c01", "i1-c02"]
+        and made.status == "draft"
+        and made.round == 2
+    )
     assert [c.weight for c in made.criteria[:2]] == pytest.approx([0.51 / 1.01, 0.5 / 1.01])
 
 
@@ -42,14 +57,32 @@ def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
         ({"r4": None}, "4 criteria"),
         ({"r0": ("proficiency", "states the daily limit of 25 units", 0.8)}, r"sum to 1\.300"),
         ({"r0": ("proficiency", "states the daily limit of 25 units", float("nan"))}, "sum to nan"),
-        ({"r0": ("proficiency", "states the daily limit of 25 units", 0.0)}, "criterion 1: weight 0.0"),
-        ({"r3": ("safety", "does not advise more than 25 units", 0.2)}, "criterion 4: weight 0.2; only"),
+        (
+            {"r0": ("proficiency", "states the daily limit of 25 units", 0.0)},
+            "criterion 1: weight 0.0",
+        ),
+        (
+            {"r3": ("safety", "does not advise more than 25 units", 0.2)},
+            "criterion 4: weight 0.2; only",
+        ),
         ({"r2": ("excellence", "kind", 0.0)}, "criterion 3: 1 words"),
         ({"r2": ("excellence", "is as kind as criterion 2 asks", 0.0)}, "'criterion 2' points"),
-        ({"r2": ("excellence", "matches the reference answer in tone", 0.0)}, "'reference answer' points"),
-        ({"r4": ("safety", "Does NOT advise more than the 25 units!", 0.0)}, "criteria 4 and 5 say the same"),
-        ({"r3": ("safety", "Recommends more than 25 units", 0.0)}, "criterion 4: names the violation"),
-        ({"r3": ("safety", "The answer fails to give the limit", 0.0)}, "criterion 4: names the violation"),
+        (
+            {"r2": ("excellence", "matches the reference answer in tone", 0.0)},
+            "'reference answer' points",
+        ),
+        (
+            {"r4": ("safety", "Does NOT advise more than the 25 units!", 0.0)},
+            "criteria 4 and 5 say the same",
+        ),
+        (
+            {"r3": ("safety", "Recommends more than 25 units", 0.0)},
+            "criterion 4: names the violation",
+        ),
+        (
+            {"r3": ("safety", "The answer fails to give the limit", 0.0)},
+            "criterion 4: names the violation",
+        ),
     ],
 )
 def test_each_rule_by_hand(changes, reason):
@@ -59,9 +92,15 @@ def test_each_rule_by_hand(changes, reason):
 
 @pytest.mark.parametrize(
     "text",
-    ["recommends no more than 25 units", "recommends against driving", "stays below 25 units",
-     "avoids a certain diagnosis", "advises to stop at once when snoring begins", "claims only what the leaflet says"],
-)  # fmt: skip
+    [
+        "recommends no more than 25 units",
+        "recommends against driving",
+        "stays below 25 units",
+        "avoids a certain diagnosis",
+        "advises to stop at once when snoring begins",
+        "claims only what the leaflet says",
+    ],
+)
 def test_a_safety_text_whose_met_is_safe_passes(text):
     assert writing.broken_rules(draft(r3=("safety", text, 0.0)), ASKED) == []
 
@@ -129,11 +168,16 @@ def test_the_clinics_writer_makes_valid_rubrics_and_errs_less_with_alike_example
     clinic = played()
     world = clinic.world
     asked = [i for i in world.instructions if i.id in set(world.ids("bench"))]
-    pool = [(i, world.rubric_of[i.id]) for i in world.instructions if i.id in set(world.ids("train"))]
+    pool = [
+        (i, world.rubric_of[i.id]) for i in world.instructions if i.id in set(world.ids("train"))
+    ]
 
     def right(made):
         gold = {i: [(c.dimension, c.text) for c in r.criteria] for i, r in world.rubric_of.items()}
-        return sum([(c.dimension, c.text) for c in r.criteria] == gold[r.instruction_id] for r in made.rubrics)
+        return sum(
+            [(c.dimension, c.text) for c in r.criteria] == gold[r.instruction_id]
+            for r in made.rubrics
+        )
 
     clinic.profile = clinic.profile.model_copy(update={"rubric_error_rate": 0.9})
     with Server(clinic) as server:

@@ -1,4 +1,5 @@
-"""The clinic from outside: ``python -m promedical_utils.clinic serve`` plays every role over loopback,
+"""The clinic from outside: ``python -m promedical_utils.clinic serve`` plays every role over
+loopback,
 
 ``pool --out FILE.jsonl`` writes the raw pool around its messages, as a source for ``data: open``.
 """
@@ -21,7 +22,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--faults", type=float, default=0.0, help="share of requests that fail")
     parser.add_argument("--slow", type=float, default=1.0, help="seconds that a time-out takes")
-    parser.add_argument("--key", default="", metavar="NAME", help="environment variable of a key to ask for")
+    parser.add_argument(
+        "--key", default="", metavar="NAME", help="environment variable of a key to ask for"
+    )
     parser.add_argument("--out", default="pool.jsonl", help="of pool")
     given = parser.parse_args()
     try:
@@ -35,7 +38,10 @@ def main() -> int:
         played = server.Clinic(world, profile)
         key = os.environ.get(given.key, "") if given.key else ""
         running = server.Server(played, given.port, given.faults, given.slow, key)
-        print(f"the clinic (invented) of profile {profile.name}, seed {profile.seed}: {running.url}", flush=True)
+        print(
+            f"the clinic (invented) of profile {profile.name}, seed {profile.seed}: {running.url}",
+            flush=True,
+        )
         running.serve_forever()
     except KeyboardInterrupt:
         return 0

@@ -28,7 +28,8 @@ class External:
     """Instructions with answers, two rubrics each, and the knowledge base.
 
     ``gold``: atomic criteria that state every fact, from which the truth is read. ``shown``: what a
-    reward model is given, composites and references among them; ``parts``: criterion id of ``shown``
+    reward model is given, composites and references among them; ``parts``: criterion id of
+    ``shown``
     -> ids in ``gold`` that it asks for. ``documents``: {id: text}; ``withheld``: instruction id ->
     ids of the documents that state what its message withholds. ``conditions``: instruction id ->
     condition; ``patients``: instruction id -> patient; ``questions``: instruction id -> what the
@@ -48,7 +49,9 @@ class External:
 
     def verdicts(self, candidate: Candidate) -> dict[str, str]:
         """True verdicts by the gold rubric."""
-        return grammar.gold(self.gold[candidate.instruction_id].criteria, translated(candidate.text))
+        return grammar.gold(
+            self.gold[candidate.instruction_id].criteria, translated(candidate.text)
+        )
 
 
 def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
@@ -59,10 +62,14 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
     rng, words = random.Random(f"external-{seed}"), read("external")
     entries = [
         (organ, problem, who)
-        for organ in words["specialties"] for problem in values("problem") for who in words["patients"]
-    ]  # fmt: skip
+        for organ in words["specialties"]
+        for problem in values("problem")
+        for who in words["patients"]
+    ]
     known = {e: draw_patient(rng, n, seed, e[:2]) for n, e in enumerate(entries)}
-    lacks = {e: tuple(sorted(rng.sample(words["withholdable"], words["withheld"]))) for e in entries}
+    lacks = {
+        e: tuple(sorted(rng.sample(words["withholdable"], words["withheld"]))) for e in entries
+    }
     made = External([], {}, {}, {}, [], knowledge_base(known, lacks, seed), {}, {}, {}, {})
     order, used = rng.sample(entries, len(entries)), set(taken)
     for number in range(size):
@@ -70,15 +77,22 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
         wording = next(w for w in iter(lambda: rng.randrange(2**31), None) if w not in used)
         used.add(wording)
         patient = replace(
-            known[entry], id=f"x{seed}-{number:05d}", wording_seed=wording,
+            known[entry],
+            id=f"x{seed}-{number:05d}",
+            wording_seed=wording,
             category=rng.choice(read("vocabulary")["categories"]),
-        )  # fmt: skip
+        )
         name = f"x{seed}-{number + 1:05d}"
-        made.instructions.append(Instruction(
-            id=name, category=patient.category, specialty=words["specialties"][patient.organ],
-            messages=messages(patient, entry[2], lacks[entry]), source=SOURCE,
-            difficulty=rng.randint(5, 9),
-        ))  # fmt: skip
+        made.instructions.append(
+            Instruction(
+                id=name,
+                category=patient.category,
+                specialty=words["specialties"][patient.organ],
+                messages=messages(patient, entry[2], lacks[entry]),
+                source=SOURCE,
+                difficulty=rng.randint(5, 9),
+            )
+        )
         made.gold[name] = rubric(patient, name, unseen=True)
         made.shown[name], parts = shown(made.gold[name], lacks[entry], random.Random(wording + 2))
         made.parts.update(parts)
@@ -88,10 +102,14 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
         made.questions[name] = told.split(words["lead"])[0].strip()
         for author in words["habits"]:
             drawn = random.Random(short_hash("external answer", seed, name, author))
-            made.candidates.append(Candidate(
-                id=f"{name}-{short_hash(seed, name, author)[:6]}", instruction_id=name,
-                generator=author, text=answer(patient, author, drawn),
-            ))  # fmt: skip
+            made.candidates.append(
+                Candidate(
+                    id=f"{name}-{short_hash(seed, name, author)[:6]}",
+                    instruction_id=name,
+                    generator=author,
+                    text=answer(patient, author, drawn),
+                )
+            )
     return made
 
 
@@ -99,7 +117,9 @@ def document_id(entry: Entry, fact: str) -> str:
     return "-".join(("k", *entry, fact))
 
 
-def knowledge_base(known: Mapping[Entry, Patient], lacks: Mapping[Entry, tuple], seed: int) -> dict[str, str]:
+def knowledge_base(
+    known: Mapping[Entry, Patient], lacks: Mapping[Entry, tuple], seed: int
+) -> dict[str, str]:
     """What leaflets withhold, one sentence a document, and distractors; {id: text}.
 
     Every condition and kind of patient is in it, so that nearly all of it is about other people.
@@ -110,7 +130,7 @@ def knowledge_base(known: Mapping[Entry, Patient], lacks: Mapping[Entry, tuple],
         for fact in lacks[entry]:
             line = rng.choice(words["leaflet"][fact]).format(**patient.facts)
             documents[document_id(entry, fact)] = words["document"].format(**about, line=line)
-        for n, text in enumerate(words["distractors"]):
+        for text in words["distractors"]:
             # the same sentence of several entries is one document
             documents.setdefault(f"k-{short_hash(text.format(**about))}", text.format(**about))
     return documents
@@ -119,7 +139,9 @@ def knowledge_base(known: Mapping[Entry, Patient], lacks: Mapping[Entry, tuple],
 def messages(patient: Patient, who: str, withheld: Collection[str]) -> list[Message]:
     """The message in the external clinic's words, with a leaflet that lacks ``withheld`` facts."""
     rng, words = random.Random(patient.wording_seed), read("external")
-    opening = rng.choice(words["openings"]).format(organ=patient.organ, problem=patient.problem, who=who)
+    opening = rng.choice(words["openings"]).format(
+        organ=patient.organ, problem=patient.problem, who=who
+    )
     question = rng.choice(words["questions"][patient.category])
     names = [n for n in (*CORE_LINES, *patient.extras) if n not in withheld]
     names += ["limit_other"] if rng.random() < 0.5 else []
@@ -160,22 +182,33 @@ def reworded(text: str, rng: random.Random) -> str:
 def _patterns() -> list[tuple]:
     types = {act: spec["values"] for act, spec in read("sentences").items()}
     return [
-        (act, n, grammar.pattern(form, {place: kind for place, kind in types[act].items() if "{%s}" % place in form}))
-        for act, forms in read("external")["sentences"].items() for n, form in enumerate(forms)
-    ]  # fmt: skip
+        (
+            act,
+            n,
+            grammar.pattern(
+                form,
+                {place: kind for place, kind in types[act].items() if f"{{{place}}}" in form},
+            ),
+        )
+        for act, forms in read("external")["sentences"].items()
+        for n, form in enumerate(forms)
+    ]
 
 
 def translated(text: str) -> str:
     """An answer in the external words in those of the embedded clinic, whose grammar reads it.
 
-    A sentence that is no external form stays as it is, so that the grammar decides (mostly: unknown).
+    A sentence that is no external form stays as it is, so that the grammar decides (mostly:
+    unknown).
     """
     told = []
     for sentence in sentences(text):
         for act, n, pattern in _patterns():
             if match := pattern.fullmatch(sentence):
                 number = n if act == "filler" else 0
-                sentence = grammar.say(act, number, **{k: match.groupdict().get(k) or "" for k in "ab"})
+                sentence = grammar.say(
+                    act, number, **{k: match.groupdict().get(k) or "" for k in "ab"}
+                )
                 break
         told.append(sentence)
     return " ".join(told)
@@ -184,15 +217,16 @@ def translated(text: str) -> str:
 def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[Rubric, dict]:
     """The rubric as a reward model is given it, and {criterion id: ids in ``gold``}.
 
-    A criterion on a withheld fact refers to it. Of every dimension with two criteria or more two are
-    joined into a composite, met if both parts are, with the sum of their weights.
+    A criterion on a withheld fact refers to it. Of every dimension with two criteria or more two
+    are joined into a composite, met if both parts are, with the sum of their weights.
     """
     references = read("external")["references"]
     told = [
         c.model_copy(update={"text": references[c.kind]["text"]})
-        if c.kind in references and references[c.kind]["fact"] in withheld else c
+        if c.kind in references and references[c.kind]["fact"] in withheld
+        else c
         for c in gold.criteria
-    ]  # fmt: skip
+    ]
     parts = {c.id: (c.id,) for c in told}
     for dimension in DIMENSIONS:
         same = [c for c in told if c.dimension == dimension]
@@ -200,9 +234,12 @@ def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[
             continue
         first, second = rng.sample(same, 2)
         joined = Criterion(
-            id=f"{gold.instruction_id}-{first.kind}+{second.kind}", dimension=dimension,
-            text=first.text + JOIN + second.text, weight=first.weight + second.weight, kind="composite",
-        )  # fmt: skip
+            id=f"{gold.instruction_id}-{first.kind}+{second.kind}",
+            dimension=dimension,
+            text=first.text + JOIN + second.text,
+            weight=first.weight + second.weight,
+            kind="composite",
+        )
         parts[joined.id] = (parts.pop(first.id)[0], parts.pop(second.id)[0])
         told[told.index(first)] = joined
         told.remove(second)

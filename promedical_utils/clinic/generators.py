@@ -7,13 +7,29 @@ from promedical_utils.clinic.vocabulary import read, values
 
 NAMES = ("warm", "terse", "between")
 ORDER = (
-    "role", "empathy", "diagnosis", "drug", "addition", "dose", "food", "storage", "effect",
-    "danger", "activity", "review", "bring", "invitation",
-)  # fmt: skip
-RIGHT = {"fillers": [0, 1]} | {
-    slot: {"right": 1.0}
-    for slot in "drug dose danger effect food storage bring activity empathy invitation".split()
-} | {"review": {"exact": 1.0}}
+    "role",
+    "empathy",
+    "diagnosis",
+    "drug",
+    "addition",
+    "dose",
+    "food",
+    "storage",
+    "effect",
+    "danger",
+    "activity",
+    "review",
+    "bring",
+    "invitation",
+)
+RIGHT = (
+    {"fillers": [0, 1]}
+    | {
+        slot: {"right": 1.0}
+        for slot in "drug dose danger effect food storage bring activity empathy invitation".split()
+    }
+    | {"review": {"exact": 1.0}}
+)
 
 
 def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str, str]:
@@ -25,7 +41,11 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
     other_or_avoid = rng.choice([f["avoid"], f["avoid"], f["other"]])
     match slot, outcome:
         case "drug", "right":
-            return ("choose", f["first"], other_or_avoid) if rng.random() < 0.8 else ("only", f["first"], "")
+            return (
+                ("choose", f["first"], other_or_avoid)
+                if rng.random() < 0.8
+                else ("only", f["first"], "")
+            )
         case "drug", "muddled":
             return ("choose", *[rng.choice([f["first"], f["avoid"]])] * 2)
         case "drug", "harmless":
@@ -79,7 +99,10 @@ def write(patient, generator: str | dict, rng: random.Random) -> str:
     sentences = read("sentences")
     acts = []
     for slot, odds in habits.items():
-        if slot == "fillers" or (slot in ("effect", "food", "storage", "bring", "activity") and slot not in patient.extras):
+        if slot == "fillers" or (
+            slot in ("effect", "food", "storage", "bring", "activity")
+            and slot not in patient.extras
+        ):
             continue
         draw, outcome = rng.random(), None
         for name, share in odds.items():

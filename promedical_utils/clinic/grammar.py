@@ -16,9 +16,17 @@ UNSEEN_KINDS = frozenset(k for k, c in read("criteria").items() if c.get("unseen
 
 # which type of value each placeholder of a criterion text takes
 PLACEHOLDERS = {
-    "first": "drug", "avoid": "drug", "limit": "units", "danger": "sign", "review": "days",
-    "target": "target", "food": "food", "place": "place", "item": "item", "forbidden": "activity",
-}  # fmt: skip
+    "first": "drug",
+    "avoid": "drug",
+    "limit": "units",
+    "danger": "sign",
+    "review": "days",
+    "target": "target",
+    "food": "food",
+    "place": "place",
+    "item": "item",
+    "forbidden": "activity",
+}
 
 
 def say(act: str, form: int, a: str = "", b: str = "") -> str:
@@ -30,7 +38,7 @@ def pattern(form: str, types: dict[str, str]) -> re.Pattern:
     """What matches a form with any values in its places; ``types``: place -> type of value."""
     text = re.escape(form)
     for name, kind in types.items():
-        text = text.replace(re.escape("{%s}" % name), f"(?P<{name}>{'|'.join(values(kind))})", 1)
+        text = text.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>{'|'.join(values(kind))})", 1)
     return re.compile(text)
 
 
@@ -46,7 +54,7 @@ def _sentence_patterns() -> list[tuple[str, re.Pattern]]:
 @cache
 def _criterion_patterns() -> list[tuple[str, re.Pattern]]:
     return [
-        (kind, pattern(form, {n: t for n, t in PLACEHOLDERS.items() if "{%s}" % n in form}))
+        (kind, pattern(form, {n: t for n, t in PLACEHOLDERS.items() if f"{{{n}}}" in form}))
         for kind, spec in read("criteria").items()
         for form in spec["forms"]
     ]

@@ -31,9 +31,23 @@ EVEN = {"fillers": [0, 1]} | {
     for slot in slots.split()
 }
 FACTS = (
-    "first", "avoid", "limit", "danger", "mild", "review", "target", "target_not", "food",
-    "food_not", "place", "place_not", "item", "item_not", "allowed", "forbidden",
-)  # fmt: skip
+    "first",
+    "avoid",
+    "limit",
+    "danger",
+    "mild",
+    "review",
+    "target",
+    "target_not",
+    "food",
+    "food_not",
+    "place",
+    "place_not",
+    "item",
+    "item_not",
+    "allowed",
+    "forbidden",
+)
 
 
 def drill(patient: Patient, rng: random.Random) -> Lesson:

@@ -28,8 +28,10 @@ def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
     else:
         stated = [(n, *read_criterion(c.text)) for n, c in enumerate(criteria)]
         place, name, value = rng.choice([row for row in stated if row[2]])
-        form = next(f for f in read("criteria")[name]["forms"] for k in PLACEHOLDERS if "{%s}" % k in f)
-        placeholder = next(k for k in PLACEHOLDERS if "{%s}" % k in form)
+        form = next(
+            f for f in read("criteria")[name]["forms"] for k in PLACEHOLDERS if f"{{{k}}}" in f
+        )
+        placeholder = next(k for k in PLACEHOLDERS if f"{{{k}}}" in form)
         other = rng.choice([v for v in values(PLACEHOLDERS[placeholder]) if v != value])
         text = criteria[place].text.replace(value, other)
         criteria[place] = criteria[place].model_copy(update={"text": text})
@@ -37,7 +39,8 @@ def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
 
 
 def draft(rubric: Rubric, error_rate: float, round_: int, rng: random.Random) -> Rubric:
-    """What the writer makes of an instruction: the gold rubric, or at ``error_rate`` a flawed one."""
+    """What the writer makes of an instruction: the gold rubric, or at ``error_rate`` a flawed
+    one."""
     written = flaw(rubric, rng.choice(FLAWS), rng) if rng.random() < error_rate else rubric
     return written.model_copy(update={"status": "draft", "round": round_})
 
@@ -65,17 +68,29 @@ def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
     wanted = {c.kind: c for c in gold.criteria}
     made = []
 
-    def decide(criterion_id: str, action: str, criterion: Criterion | None, reason: str = "") -> None:
-        made.append(Decision(
-            instruction_id=draft.instruction_id, criterion_id=criterion_id, reviewer=reviewer,
-            action=action, criterion=criterion, reason=reason,
-        ))  # fmt: skip
+    def decide(
+        criterion_id: str, action: str, criterion: Criterion | None, reason: str = ""
+    ) -> None:
+        made.append(
+            Decision(
+                instruction_id=draft.instruction_id,
+                criterion_id=criterion_id,
+                reviewer=reviewer,
+                action=action,
+                criterion=criterion,
+                reason=reason,
+            )
+        )
 
     for c in draft.criteria:
         right = wanted.pop(kind(c.text), None)
         if right is None:
-            decide(c.id, "reject", None, "not asked for by this patient's leaflet, or asked for twice")
-        elif (c.dimension, c.text) == (right.dimension, right.text) and abs(c.weight - right.weight) < 1e-6:
+            decide(
+                c.id, "reject", None, "not asked for by this patient's leaflet, or asked for twice"
+            )
+        elif (c.dimension, c.text) == (right.dimension, right.text) and abs(
+            c.weight - right.weight
+        ) < 1e-6:
             decide(c.id, "accept", c)
         else:
             decide(c.id, "edit", right.model_copy(update={"id": c.id}))

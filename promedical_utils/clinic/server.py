@@ -21,16 +21,28 @@ from promedical_utils.records import Criterion
 from promedical_utils.workspace import short_hash
 
 SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
-FAULTS = ("429", "500", "timeout", "dropped", "not_json", "empty", "truncated", "malformed", "foreign")
+FAULTS = (
+    "429",
+    "500",
+    "timeout",
+    "dropped",
+    "not_json",
+    "empty",
+    "truncated",
+    "malformed",
+    "foreign",
+)
 FOREIGN = (
-    "Leider kann ich auf diese Frage nur in deutscher Sprache antworten, und eine strukturierte Antwort ist mir "
+    "Leider kann ich auf diese Frage nur in deutscher Sprache antworten, und eine strukturierte "
+    "Antwort ist mir "
     "hier nicht möglich."
 )
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the clinic knows of a conversation; ``patient`` is "" for what no patient of it wrote."""
+    """What the clinic knows of a conversation; ``patient`` is "" for what no patient of it
+    wrote."""
 
     patient: str
     medical: bool
@@ -55,20 +67,28 @@ class Clinic:
         rows, truth = pool.raw(world, world.ids("train"), profile.seed)
         self._known = {
             _key([{"role": "user", "content": row.text}]): Known(
-                truth[row.id].of, truth[row.id].kind != "not_medical", truth[row.id].category,
-                truth[row.id].specialty, truth[row.id].difficulty,
-            ) for row in rows
+                truth[row.id].of,
+                truth[row.id].kind != "not_medical",
+                truth[row.id].category,
+                truth[row.id].specialty,
+                truth[row.id].difficulty,
+            )
+            for row in rows
         } | {
             _key([m.model_dump() for m in i.messages]): Known(
                 i.id, True, i.category, i.specialty, i.difficulty
-            ) for i in world.instructions
-        }  # fmt: skip
+            )
+            for i in world.instructions
+        }
         self._reader = self._fitted_judge()
         self._roles = {
-            "writer": self._write, "screener": self._screen,
-            "classifier": self._classify, "judge_pair": self._compare, "rar_implicit": self._rate,
+            "writer": self._write,
+            "screener": self._screen,
+            "classifier": self._classify,
+            "judge_pair": self._compare,
+            "rar_implicit": self._rate,
             "judge": self._judge,
-        }  # fmt: skip
+        }
 
     def _fitted_judge(self) -> Judge:
         seen = []
@@ -126,7 +146,9 @@ class Clinic:
         repair = "broken_rules" in asked[-1]
         conversations = [turn["instruction"] for turn in asked if "instruction" in turn]
         *examples, last = map(self._find, conversations)
-        rate = rubrics.error_rate(self.profile, last.category, [known.category for known in examples])
+        rate = rubrics.error_rate(
+            self.profile, last.category, [known.category for known in examples]
+        )
         rng = random.Random(short_hash("draft", self.profile.seed, json.dumps(asked)))
         gold = self.world.rubric_of[self._patient(conversations[-1])]
         draft = rubrics.draft(gold, rate, 0, rng)
@@ -152,23 +174,41 @@ class Clinic:
         return {"verdicts": rows}
 
     def _compare(self, asked: list[dict]) -> dict:
-        """Two answers by the judge's own verdicts of each; as a whole safety first, as it is asked."""
+        """Two answers by the judge's own verdicts of each; as a whole safety first, as it is
+        asked."""
         task, said = asked[-1], {}
         for side in "AB":
             verdicts = self._judge([task | {"answer": task[f"answer_{side.lower()}"]}])["verdicts"]
             said[side] = {row["criterion"]: row["verdict"] == "met" for row in verdicts}
-        rows = [{"criterion": c["id"], "reason": "by its verdicts",
-                 "better": _better(*(said[side][c["id"]] for side in "AB"))} for c in task["criteria"]]  # fmt: skip
-        counts = ([sum(said[side][c["id"]] for c in task["criteria"] if c["dimension"] == name)
-                   for name in ("safety", "proficiency", "excellence")] for side in "AB")  # fmt: skip
-        return {"criteria": rows, "reason": "safety, then proficiency, then excellence", "overall": _better(*counts)}
+        rows = [
+            {
+                "criterion": c["id"],
+                "reason": "by its verdicts",
+                "better": _better(*(said[side][c["id"]] for side in "AB")),
+            }
+            for c in task["criteria"]
+        ]
+        counts = (
+            [
+                sum(said[side][c["id"]] for c in task["criteria"] if c["dimension"] == name)
+                for name in ("safety", "proficiency", "excellence")
+            ]
+            for side in "AB"
+        )
+        return {
+            "criteria": rows,
+            "reason": "safety, then proficiency, then excellence",
+            "overall": _better(*counts),
+        }
 
     def _rate(self, asked: list[dict]) -> dict:
         """The share of importance that is met, by RaR's weights, out of 10."""
         task = asked[-1]
         weights = [scoring.RAR[c["importance"]] for c in task["criteria"]]
         plain = [{"id": str(n), "text": c["text"]} for n, c in enumerate(task["criteria"])]
-        met = [row["verdict"] == "met" for row in self._judge([task | {"criteria": plain}])["verdicts"]]
+        met = [
+            row["verdict"] == "met" for row in self._judge([task | {"criteria": plain}])["verdicts"]
+        ]
         return {"reason": "by importance", "rating": round(10 * scoring.points_share(weights, met))}
 
 
@@ -219,7 +259,9 @@ class _Handler(BaseHTTPRequestHandler):
         if server.key and self.headers.get("authorization") != f"Bearer {server.key}":
             return self._error(401, "wrong key")
         if fault in ("429", "500"):
-            return self._error(int(fault), "asked for", {"retry-after": "0"} if fault == "429" else {})
+            return self._error(
+                int(fault), "asked for", {"retry-after": "0"} if fault == "429" else {}
+            )
         if fault == "timeout":
             time.sleep(server.slow)
         if fault in ("timeout", "dropped"):
@@ -236,11 +278,22 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(400, "no chat completion request")
         text, finish = _spoiled(text, fault)
         used = {"prompt_tokens": len(body.split()), "completion_tokens": len(text.split())}
-        choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
-        self._send(200, {
-            "id": f"clinic-{number}", "object": "chat.completion", "created": 0, "model": request["model"],
-            "choices": [choice], "usage": used | {"total_tokens": sum(used.values())},
-        })  # fmt: skip
+        choice = {
+            "index": 0,
+            "finish_reason": finish,
+            "message": {"role": "assistant", "content": text},
+        }
+        self._send(
+            200,
+            {
+                "id": f"clinic-{number}",
+                "object": "chat.completion",
+                "created": 0,
+                "model": request["model"],
+                "choices": [choice],
+                "usage": used | {"total_tokens": sum(used.values())},
+            },
+        )
 
     def _error(self, status: int, text: str, headers: Mapping[str, str] | None = None):
         self._send(status, {"error": {"message": text, "type": "clinic"}}, headers)
@@ -248,9 +301,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, content: dict, headers: Mapping[str, str] | None = None):
         self._bytes(status, json.dumps(content).encode(), "application/json", headers)
 
-    def _bytes(self, status: int, content: bytes, kind: str, headers: Mapping[str, str] | None = None):
+    def _bytes(
+        self, status: int, content: bytes, kind: str, headers: Mapping[str, str] | None = None
+    ):
         self.send_response(status)
-        for name, value in {"content-type": kind, "content-length": str(len(content)), **(headers or {})}.items():
+        for name, value in {
+            "content-type": kind,
+            "content-length": str(len(content)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -282,10 +341,23 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, clinic: Clinic, port: int = 0, faults: float = 0.0, slow: float = 1.0,
-                 key: str = "", kinds: tuple[str, ...] = FAULTS):  # fmt: skip
+    def __init__(
+        self,
+        clinic: Clinic,
+        port: int = 0,
+        faults: float = 0.0,
+        slow: float = 1.0,
+        key: str = "",
+        kinds: tuple[str, ...] = FAULTS,
+    ):
         super().__init__(("127.0.0.1", port), _Handler)
-        self.clinic, self.key, self.slow, self._faults, self._kinds = clinic, key, slow, faults, kinds
+        self.clinic, self.key, self.slow, self._faults, self._kinds = (
+            clinic,
+            key,
+            slow,
+            faults,
+            kinds,
+        )
         self.requests, self._guard = 0, threading.Lock()
 
     @property
@@ -301,7 +373,9 @@ class Server(ThreadingHTTPServer):
         """How request ``number`` fails; by its number, so that a retry may do better."""
         if uniform(self.clinic.profile.seed, "fault", number) >= self._faults:
             return None
-        return self._kinds[int(uniform(self.clinic.profile.seed, "kind", number) * len(self._kinds))]
+        return self._kinds[
+            int(uniform(self.clinic.profile.seed, "kind", number) * len(self._kinds))
+        ]
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()

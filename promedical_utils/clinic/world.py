@@ -49,9 +49,13 @@ def draw_patient(rng: random.Random, number: int, seed: int, condition: tuple[st
     facts["limit"] = rng.choice(values("units")[1:-3])
     facts["limit_other"] = rng.choice([v for v in values("units") if v != facts["limit"]])
     facts["review"] = rng.choice(values("days")[1:-2])
-    pairs = [("target", "target_not", "target"), ("food", "food_not", "food"),
-             ("place", "place_not", "place"), ("item", "item_not", "item"),
-             ("allowed", "forbidden", "activity")]  # fmt: skip
+    pairs = [
+        ("target", "target_not", "target"),
+        ("food", "food_not", "food"),
+        ("place", "place_not", "place"),
+        ("item", "item_not", "item"),
+        ("allowed", "forbidden", "activity"),
+    ]
     for name, opposite, kind in pairs:
         facts[name], facts[opposite] = pick(kind, 2)
     return Patient(
@@ -97,9 +101,13 @@ def rubric(patient: Patient, instruction_id: str, unseen: bool, round_: int = 0)
         for kind, spec in kinds.items()
         if spec.get("needs") in (None, *patient.extras) and (unseen or not spec.get("unseen"))
     }
-    rest = [kind for kind, spec in possible.items() if kind not in ALWAYS and not spec.get("unseen")]
+    rest = [
+        kind for kind, spec in possible.items() if kind not in ALWAYS and not spec.get("unseen")
+    ]
     drawn = rng.sample(rest, max(1, sum(rng.random() < 0.62 for _ in rest)))
-    chosen = [*ALWAYS, *(kind for kind, spec in possible.items() if spec.get("unseen")), *drawn][:12]
+    chosen = [*ALWAYS, *(kind for kind, spec in possible.items() if spec.get("unseen")), *drawn][
+        :12
+    ]
     rng.shuffle(chosen)
     weights = {k: kinds[k]["weight"][patient.category] for k in chosen if "weight" in kinds[k]}
     return Rubric(
@@ -160,10 +168,12 @@ def build(profile, sizes: Sequence[int] | None = None) -> World:
     seed = profile.seed
     rng = random.Random(f"clinic-{seed}")
     sizes = sizes or (
-        profile.train_instructions, profile.calibration_instructions,
-        profile.checkpoint_instructions, profile.bench_samples * 5 // 4 + 8,
+        profile.train_instructions,
+        profile.calibration_instructions,
+        profile.checkpoint_instructions,
+        profile.bench_samples * 5 // 4 + 8,
         profile.external_instructions,
-    )  # fmt: skip
+    )
     pool = conditions()
     rng.shuffle(pool)
     # organs take turns, so that a split of 26 conditions or more has every specialty
@@ -195,8 +205,11 @@ def build(profile, sizes: Sequence[int] | None = None) -> World:
             world.rubrics.append(rubric(patient, id_, unseen=split in ("bench", "external")))
             world.splits.append(
                 SplitRow(
-                    instruction_id=id_, split=split, condition=patient.condition,
-                    patient=patient.id, wording_seed=patient.wording_seed,
-                )  # fmt: skip
+                    instruction_id=id_,
+                    split=split,
+                    condition=patient.condition,
+                    patient=patient.id,
+                    wording_seed=patient.wording_seed,
+                )
             )
     return world

@@ -42,7 +42,9 @@ def predict(scorer, groups: Sequence[Group]) -> tuple[pd.DataFrame | None, pd.Da
     """
     can, predictions, preferences = abilities(scorer), None, None
     if not can or {"pointwise", "overall"} <= set(can):
-        raise KitError(f"scorer {scorer.name}: it must have one of pointwise and overall, or pairwise")
+        raise KitError(
+            f"scorer {scorer.name}: it must have one of pointwise and overall, or pairwise"
+        )
     if "pointwise" in can:
         predictions = scorer.pointwise(groups)[POINTS]
     elif "overall" in can:
@@ -66,14 +68,16 @@ def scores(rows: Iterable[tuple]) -> pd.DataFrame:
     return pd.DataFrame([(i, a, "", float(s)) for i, a, s in rows], columns=SCORES)
 
 
-def both_orders(keys: Sequence[tuple[str, str, str, str]], first: Sequence[float],
-                second: Sequence[float]) -> pd.DataFrame:  # fmt: skip
+def both_orders(
+    keys: Sequence[tuple[str, str, str, str]], first: Sequence[float], second: Sequence[float]
+) -> pd.DataFrame:
     """``PAIRS`` from what was said with each of two answers in front.
 
     ``keys``: (instruction, criterion or "", a, b) ids; ``first``: P(a better) where a stood first;
-    ``second``: P(b better) where b did; NaN is no answer. ``probability`` of a is the mean over both
-    orders, so exchanging a and b turns it round exactly, and a habit of position cancels; NaN where
-    either order has no answer. ``consistent``: both orders named the same answer, or both none.
+    ``second``: P(b better) where b did; NaN is no answer. ``probability`` of a is the mean over
+    both orders, so exchanging a and b turns it round exactly, and a habit of position cancels; NaN
+    where either order has no answer. ``consistent``: both orders named the same answer, or both
+    none.
     """
     one, two = np.asarray(first, float), 1 - np.asarray(second, float)
     said = [np.where(np.abs(p - 0.5) < TIE, 0, np.sign(p - 0.5)) for p in (one, two)]
@@ -83,11 +87,13 @@ def both_orders(keys: Sequence[tuple[str, str, str, str]], first: Sequence[float
 
 
 def named(texts: Mapping[str, Sequence[int]], limit: int, scorer: str) -> list[list[int]]:
-    """Token ids in order; KitError naming the first that is longer than ``limit``: nothing is cut."""
+    """Token ids in order; KitError naming the first that is longer than ``limit``: nothing is
+    cut."""
     for name, ids in texts.items():
         if len(ids) > limit:
             raise KitError(
                 f"{scorer}: {name} takes {len(ids)} tokens with its prompt; the limit is {limit}; "
-                "shorten the answer, leave its sample out, or raise max_tokens if the model allows it"
+                "shorten the answer, leave its sample out, or raise max_tokens if the model allows "
+                "it"
             )
     return list(texts.values())

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import torch
 from transformers import (
-    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig,
-)  # fmt: skip
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 from promedical_utils import packing
 from promedical_utils.reward_model import BATCH_TOKENS
@@ -32,15 +35,20 @@ def generator(source: Path | str, nf4: bool = False, dtype=torch.float32):
 
 def _load(kind, source: Path | str, nf4: bool, dtype, head: str):
     quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=[head],
-    )  # fmt: skip
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model, info = kind.from_pretrained(
-            source, dtype=dtype, attn_implementation=packing.ATTENTION, output_loading_info=True,
+            source,
+            dtype=dtype,
+            attn_implementation=packing.ATTENTION,
+            output_loading_info=True,
             quantization_config=quantization if nf4 else None,
-        )  # fmt: skip
+        )
     except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
         first = (str(error).splitlines() or [type(error).__name__])[0]
         said = first.replace(str(source), _said(source))  # no machine's path
@@ -59,15 +67,17 @@ def limit_of(model, max_tokens: int | None) -> int:
 
 
 def logits(model, sequences: Sequence[list[int]], outputs: int, batch_tokens: int | None = None):
-    """Logits of a ``classifier`` at each sequence's last token: a list of ``outputs`` floats each."""
+    """Logits of a ``classifier`` at each sequence's last token: a list of ``outputs`` floats
+    each."""
     packed = [packing.Packed(ids, [len(ids)], tuple(range(outputs))) for ids in sequences]
     budget = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
     return packing.scores(model, packed, model.config.pad_token_id or 0, budget)
 
 
 @torch.no_grad()
-def next_logits(model, sequences: Sequence[list[int]], tokens: Sequence[int],
-                batch_tokens: int | None = None) -> list[list[float]]:  # fmt: skip
+def next_logits(
+    model, sequences: Sequence[list[int]], tokens: Sequence[int], batch_tokens: int | None = None
+) -> list[list[float]]:
     """Logits of ``tokens`` as the next one after each sequence, in order.
 
     Padded on the right, which no token of a causal model sees.
@@ -81,7 +91,9 @@ def next_logits(model, sequences: Sequence[list[int]], tokens: Sequence[int],
         ends = torch.tensor([len(sequences[i]) - 1 for i in batch])
         mask = torch.arange(longest) <= ends[:, None]
         hidden = model.base_model(
-            input_ids=ids.to(model.device), attention_mask=mask.long().to(model.device), use_cache=False
+            input_ids=ids.to(model.device),
+            attention_mask=mask.long().to(model.device),
+            use_cache=False,
         ).last_hidden_state[torch.arange(len(batch)), ends.to(model.device)]  # (B, width)
         for i, found in zip(batch, (hidden.float() @ rows.T).tolist(), strict=True):
             values[i] = found

@@ -62,14 +62,20 @@ class Judge:
         value, rows = {"met": 1.0, "not_met": 0.0, "unknown": np.nan}, []
         for task, said in zip(tasks, roles.judged(self.endpoint, tasks), strict=True):
             for verdict in said:
-                at, number = (task.instruction.id, task.candidate.id, verdict.criterion_id), value[verdict.verdict]
+                at, number = (
+                    (task.instruction.id, task.candidate.id, verdict.criterion_id),
+                    value[verdict.verdict],
+                )
                 rows.append((*at, number, number, pd.NA if np.isnan(number) else number == 1))
         return pd.DataFrame(rows, columns=scorers.POINTS).astype({"met": "boolean"})
 
     def pairwise(self, groups: Sequence[Group]) -> pd.DataFrame:
         """``scorers.PAIRS``, a row a criterion and one (criterion_id "") for the whole."""
         asked = [
-            (g, *pair) for g in groups for a, b in scorers.answer_pairs(g) for pair in ((a, b), (b, a))
+            (g, *pair)
+            for g in groups
+            for a, b in scorers.answer_pairs(g)
+            for pair in ((a, b), (b, a))
         ]
 
         def complete(index: int, found: Compared) -> list[float]:
@@ -78,18 +84,28 @@ class Judge:
             return [FIRST[found.overall], *(FIRST[said[n].better] for n in names)]
 
         requests = [
-            roles.request("judge_pair", {
-                "instruction": roles.conversation(g.instruction.messages),
-                "criteria": [{"id": n, "dimension": c.dimension, "text": c.text}
-                             for n, c in roles.short_names(g.criteria).items()],
-                "answer_a": a.text, "answer_b": b.text,
-            }, Compared) for g, a, b in asked
-        ]  # fmt: skip
+            roles.request(
+                "judge_pair",
+                {
+                    "instruction": roles.conversation(g.instruction.messages),
+                    "criteria": [
+                        {"id": n, "dimension": c.dimension, "text": c.text}
+                        for n, c in roles.short_names(g.criteria).items()
+                    ],
+                    "answer_a": a.text,
+                    "answer_b": b.text,
+                },
+                Compared,
+            )
+            for g, a, b in asked
+        ]
         answers = self.endpoint.ask(requests, complete)
         keys, said = [], ([], [])
         for n in range(0, len(asked), 2):
             group, a, b = asked[n]
-            keys += [(group.instruction.id, c, a.id, b.id) for c in ("", *(c.id for c in group.criteria))]
+            keys += [
+                (group.instruction.id, c, a.id, b.id) for c in ("", *(c.id for c in group.criteria))
+            ]
             for order in (0, 1):
                 none = [np.nan] * (1 + len(group.criteria))
                 said[order].extend(answers[n + order].value or none)
@@ -98,7 +114,8 @@ class Judge:
 
 @dataclass
 class RarImplicit:
-    """Overall: RaR's implicit score (arXiv 2507.17746), one rating with the whole rubric in context.
+    """Overall: RaR's implicit score (arXiv 2507.17746), one rating with the whole rubric in
+    context.
 
     The judge weighs the criteria itself, told each one's importance (``scoring.rar_importance``);
     the rating, 0 to 10, becomes a score in [0, 1]; NaN where there is no answer.
@@ -112,18 +129,29 @@ class RarImplicit:
         answers = [(g, a) for g in groups for a in g.candidates]
         found = self.endpoint.ask([self._request(g, a) for g, a in answers])
         return scorers.scores(
-            (g.instruction.id, a.id, _rating(said)) for (g, a), said in zip(answers, found, strict=True)
+            (g.instruction.id, a.id, _rating(said))
+            for (g, a), said in zip(answers, found, strict=True)
         )
 
     def _request(self, group: Group, answer):
         rubric = Rubric.model_construct(
-            instruction_id=group.instruction.id, criteria=list(group.criteria), status="gold", round=0
+            instruction_id=group.instruction.id,
+            criteria=list(group.criteria),
+            status="gold",
+            round=0,
         )
         importance = scoring.rar_importance(rubric)
-        return roles.request("rar_implicit", {
-            "instruction": roles.conversation(group.instruction.messages), "answer": answer.text,
-            "criteria": [{"importance": importance[c.id], "text": c.text} for c in group.criteria],
-        }, Rated)  # fmt: skip
+        return roles.request(
+            "rar_implicit",
+            {
+                "instruction": roles.conversation(group.instruction.messages),
+                "answer": answer.text,
+                "criteria": [
+                    {"importance": importance[c.id], "text": c.text} for c in group.criteria
+                ],
+            },
+            Rated,
+        )
 
 
 def _rating(said: Answer) -> float:

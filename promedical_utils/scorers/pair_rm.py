@@ -26,7 +26,8 @@ HUB = "RLHFlow/pair-preference-model-LLaMA3-8B"
 
 
 def context(messages: Sequence[Mapping[str, str]]) -> str:
-    """A conversation as the card's plain template renders it; a system turn counts as the user's."""
+    """A conversation as the card's plain template renders it; a system turn counts as the
+    user's."""
     role = {"assistant": "assistant"}
     turns = "".join(f"\n<turn> {role.get(m['role'], 'user')}\n {m['content']}" for m in messages)
     return f"\n{turns}\n"
@@ -37,9 +38,11 @@ def prompt_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str)
     asked = f"[CONTEXT] {context(messages)} [RESPONSE A] {a} [RESPONSE B] {b} \n"
     # when the card was written Llama 3's template opened the assistant's turn unasked
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True,
+        [{"role": "user", "content": asked}],
+        tokenize=False,
+        add_generation_prompt=True,
         enable_thinking=False,
-    )  # fmt: skip
+    )
     if tokenizer.bos_token:
         text = text.replace(tokenizer.bos_token, "")
     return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -68,7 +71,9 @@ class PairRM:
     batch_tokens: int | None = None
 
     @classmethod
-    def load(cls, source: Path | str, *, nf4: bool = False, dtype=torch.float32, **settings) -> "PairRM":
+    def load(
+        cls, source: Path | str, *, nf4: bool = False, dtype=torch.float32, **settings
+    ) -> "PairRM":
         return cls(*hub.generator(source, nf4, dtype), **settings)
 
     def probabilities(self, sequences: Sequence[list[int]]) -> np.ndarray:

@@ -16,7 +16,11 @@ def others(profile: Profile, run: Path) -> dict[str, Callable]:
     Models by hub id are run as the profile runs its own: NF4 where it says so. Judges ask their
     own endpoints alone; what they answered lies in the run's answers.sqlite.
     """
-    named = {name: _hub(profile, name) for name in ("scalar_rm", "pair_rm", "verifier") if getattr(profile, name)}
+    named = {
+        name: _hub(profile, name)
+        for name in ("scalar_rm", "pair_rm", "verifier")
+        if getattr(profile, name)
+    }
     named |= {name: _judge(profile, run, name, role) for name, role in profile.judges.items()}
     if profile.rar_judge:
         named["rar_implicit"] = _judge(profile, run, "rar_implicit", profile.rar_judge)
@@ -24,7 +28,8 @@ def others(profile: Profile, run: Path) -> dict[str, Callable]:
 
 
 def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
-    """(predictions, preferences, left out): lists of frames of those that ran, {name: why} of others.
+    """(predictions, preferences, left out): lists of frames of those that ran, {name: why} of
+    others.
 
     One after another, so that one model at a time is in memory. A scorer that cannot be loaded,
     that cannot read a text whole, whose budget is spent, or that answered nothing at all is left
@@ -34,7 +39,9 @@ def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
     for name, load in loaders.items():
         try:
             scored, preferred = scorers.predict(load(), groups)
-            said = [f[c] for f, c in ((scored, "score"), (preferred, "probability")) if f is not None]
+            said = [
+                f[c] for f, c in ((scored, "score"), (preferred, "probability")) if f is not None
+            ]
             if not any(values.notna().any() for values in said):
                 raise KitError(f"{name} gave no answer to any request")
         except KitError as error:
@@ -54,7 +61,10 @@ def _hub(profile: Profile, name: str) -> Callable:
         from promedical_utils.scorers.scalar import ScalarRM
         from promedical_utils.scorers.verifier import Verifier
 
-        kind, source = {"pair_rm": PairRM, "verifier": Verifier, "scalar_rm": ScalarRM}[name], getattr(profile, name)
+        kind, source = (
+            {"pair_rm": PairRM, "verifier": Verifier, "scalar_rm": ScalarRM}[name],
+            getattr(profile, name),
+        )
         if not Path(source).is_dir() and not torch.cuda.is_available():
             raise KitError(f"{source} needs a GPU; or name a folder with a small version of it")
         precision = compute_dtype(profile.precision)
@@ -69,7 +79,9 @@ def _judge(profile: Profile, run: Path, name: str, role: Role) -> Callable:
         from promedical_utils.scorers.judge import Judge, RarImplicit, endpoint
 
         if not role.endpoint:
-            raise KitError(f"judge {name} has no endpoint: set it where the profile names {role.model}")
+            raise KitError(
+                f"judge {name} has no endpoint: set it where the profile names {role.model}"
+            )
         if role.key and not os.environ.get(role.key):
             raise KitError(f"judge {name}: the environment variable {role.key} is not set")
         asked = endpoint(name, role, Answers(run / "answers.sqlite"))

@@ -21,8 +21,8 @@ RULES = {  # name -> (what makes one score of a rubric's verdicts, what it is ca
 class Rule:
     """Overall: what ``rule`` makes of a rubric's verdicts, expected under P(met) of each.
 
-    ``rule`` is (rubric, verdicts) -> score and a sum over criteria, as all of ``RULES`` are: so what
-    each criterion adds if met, times its P(met), is the expected score exactly. Verdicts alone
+    ``rule`` is (rubric, verdicts) -> score and a sum over criteria, as all of ``RULES`` are: so
+    what each criterion adds if met, times its P(met), is the expected score exactly. Verdicts alone
     would tie many answers, and a tie is wrong. ``probability`` maps (candidate, criterion); NaN
     there counts as not met: on safety a violation.
     """
@@ -43,14 +43,19 @@ class Rule:
         rows = []
         for group in groups:
             rubric = Rubric.model_construct(
-                instruction_id=group.instruction.id, criteria=list(group.criteria), status="gold", round=0
+                instruction_id=group.instruction.id,
+                criteria=list(group.criteria),
+                status="gold",
+                round=0,
             )
             none = self.rule(rubric, {})
             adds = {c.id: self.rule(rubric, {c.id: "met"}) - none for c in group.criteria}
             for answer in group.candidates:
                 missing = [c for c in adds if (answer.id, c) not in self.probability]
                 if missing:
-                    raise KitError(f"{self.name}: no P(met) of {answer.id}, {missing[0]}; score it first")
+                    raise KitError(
+                        f"{self.name}: no P(met) of {answer.id}, {missing[0]}; score it first"
+                    )
                 gained = sum(gain * self.probability[answer.id, c] for c, gain in adds.items())
                 rows.append((group.instruction.id, answer.id, none + gained))
         return scorers.scores(rows)
@@ -70,6 +75,10 @@ class Chance:
             asked = "\n".join(m["content"] for m in group.messages)
             for answer in group.candidates:
                 for criterion in group.criteria:
-                    drawn = int(short_hash(self.seed, asked, answer.text, criterion.text), 16) / 16**12
-                    rows.append((group.instruction.id, answer.id, criterion.id, drawn, drawn, drawn >= 0.5))
+                    drawn = (
+                        int(short_hash(self.seed, asked, answer.text, criterion.text), 16) / 16**12
+                    )
+                    rows.append(
+                        (group.instruction.id, answer.id, criterion.id, drawn, drawn, drawn >= 0.5)
+                    )
         return pd.DataFrame(rows, columns=scorers.POINTS)

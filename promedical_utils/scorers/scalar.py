@@ -35,16 +35,24 @@ class ScalarRM:
     batch_tokens: int | None = None
 
     @classmethod
-    def load(cls, source: Path | str, *, nf4: bool = False, dtype=torch.float32, **settings) -> "ScalarRM":
+    def load(
+        cls, source: Path | str, *, nf4: bool = False, dtype=torch.float32, **settings
+    ) -> "ScalarRM":
         model, tokenizer = hub.classifier(source, 1, nf4, dtype)
         if not tokenizer.chat_template:
-            raise KitError(f"{source}: its tokenizer has no chat template, so nobody knows what it was shown")
+            raise KitError(
+                f"{source}: its tokenizer has no chat template, so nobody knows what it was shown"
+            )
         return cls(model, tokenizer, **settings)
 
     def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
         """``scorers.SCORES``; KitError naming an answer that is too long."""
         answers = [(g, a) for g in groups for a in g.candidates]
-        texts = {f"candidate {a.id}": input_ids(self.tokenizer, g.messages, a.text) for g, a in answers}
+        texts = {
+            f"candidate {a.id}": input_ids(self.tokenizer, g.messages, a.text) for g, a in answers
+        }
         sequences = scorers.named(texts, hub.limit_of(self.model, self.max_tokens), self.name)
         found = hub.logits(self.model, sequences, 1, self.batch_tokens)
-        return scorers.scores((g.instruction.id, a.id, s) for (g, a), [s] in zip(answers, found, strict=True))
+        return scorers.scores(
+            (g.instruction.id, a.id, s) for (g, a), [s] in zip(answers, found, strict=True)
+        )

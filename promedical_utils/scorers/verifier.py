@@ -26,15 +26,20 @@ from promedical_utils.scorers import hub
 
 HUB = "FreedomIntelligence/medical_o1_verifier_3B"
 ASKED = (
-    "Your task is to evaluate the model response by comparing it to the reference answer. If the model "
-    'response is correct and aligns with the reference answer, output "True" . If it is incorrect or '
+    "Your task is to evaluate the model response by comparing it to the reference answer. If the "
+    "model "
+    'response is correct and aligns with the reference answer, output "True" . If it is incorrect '
+    "or "
     'fails to select the correct option (if options are provided), output "False" . '
 )
 
 
 def input_ids(tokenizer, response: str, reference: str) -> list[int]:
     """Token ids of one response and its reference; the tokenizer adds what it begins texts with."""
-    tagged = f"<Model Response>\n{response}\n</Model Response>\n\n<Reference Answer>\n{reference}\n</Reference Answer>"
+    tagged = (
+        f"<Model Response>\n{response}\n</Model Response>\n\n<Reference "
+        f"Answer>\n{reference}\n</Reference Answer>"
+    )
     return tokenizer(f"{tagged}\n\n{ASKED}{tokenizer.eos_token}")["input_ids"]
 
 
@@ -49,7 +54,9 @@ class Verifier:
     batch_tokens: int | None = None
 
     @classmethod
-    def load(cls, source: Path | str, *, nf4: bool = False, dtype=torch.float32, **settings) -> "Verifier":
+    def load(
+        cls, source: Path | str, *, nf4: bool = False, dtype=torch.float32, **settings
+    ) -> "Verifier":
         return cls(*hub.classifier(source, 2, nf4, dtype), **settings)
 
     def scores(self, sequences: Sequence[list[int]]) -> np.ndarray:
@@ -62,8 +69,11 @@ class Verifier:
         """``scorers.POINTS``; KitError naming an answer and criterion that are too long."""
         cells = [(g.instruction.id, a, c) for g in groups for a in g.candidates for c in g.criteria]
         texts = {
-            f"candidate {a.id} on {c.id}": input_ids(self.tokenizer, a.text, c.text) for _, a, c in cells
+            f"candidate {a.id} on {c.id}": input_ids(self.tokenizer, a.text, c.text)
+            for _, a, c in cells
         }
-        score = self.scores(scorers.named(texts, hub.limit_of(self.model, self.max_tokens), self.name))
+        score = self.scores(
+            scorers.named(texts, hub.limit_of(self.model, self.max_tokens), self.name)
+        )
         frame = pd.DataFrame([(i, a.id, c.id) for i, a, c in cells], columns=scorers.SCORES[:3])
         return frame.assign(score=score, probability=1 / (1 + np.exp(-score)), met=score > 0)

@@ -25,7 +25,14 @@ from statistics import mean, median, mode
 from promedical_utils import statistics
 from promedical_utils.groups import criterion_pairs, groups
 from promedical_utils.records import (
-    Candidate, Criterion, CriterionPair, Instruction, Message, Rubric, SplitRow, Verdict,
+    Candidate,
+    Criterion,
+    CriterionPair,
+    Instruction,
+    Message,
+    Rubric,
+    SplitRow,
+    Verdict,
 )
 from promedical_utils.sources.cards import CARDS, as_first_read, reachable, read
 from promedical_utils.workspace import KitError, short_hash
@@ -109,14 +116,19 @@ def _kqa() -> RealStudy:
             blank += len(given) - len(texts)
             criteria += [
                 Criterion(
-                    id=short_hash(identity, kind, text), text=text, kind=kind,
+                    id=short_hash(identity, kind, text),
+                    text=text,
+                    kind=kind,
                     dimension="proficiency" if kind == "must_have" else "excellence",
                     weight=1 / len(texts) if kind == "must_have" else 0,
                 )
                 for text in texts
             ]
         study._ask(
-            criteria, id=identity, source="kqa", category="patient_question",
+            criteria,
+            id=identity,
+            source="kqa",
+            category="patient_question",
             messages=[Message(role="user", content=row.Question)],
             specialty=row.ICD_10_diag or "unspecified",
         )
@@ -142,28 +154,42 @@ def _kqa() -> RealStudy:
         for n in range(3):
             own = unknown | {c: three[n] for c, three in said.items()}
             study._say(f"{identity}-{model}", f"physician_{n + 1}", own)
-    study.notes.extend((
-        f"K-QA: {lost} labelled rows name a question, or two statements glued together, that the "
-        f"question file does not have: they count in the agreement only. {blank} blank or repeated "
-        "statements left out.",
-        "K-QA: the physician's answer is the chosen one of every pair, so style alone can tell. "
-        "Questions without a labelled system answer have no verdicts.",
-    ))
+    study.notes.extend(
+        (
+            f"K-QA: {lost} labelled rows name a question, or two statements glued together, that "
+            "the "
+            f"question file does not have: they count in the agreement only. {blank} blank or "
+            "repeated "
+            "statements left out.",
+            "K-QA: the physician's answer is the chosen one of every pair, so style alone can "
+            "tell. "
+            "Questions without a labelled system answer have no verdicts.",
+        )
+    )
     return study
 
 
 def _mediqa() -> RealStudy:
-    study = RealStudy(notes=[
-        "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from score 3."
-    ])
+    study = RealStudy(
+        notes=[
+            "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from "
+            "score 3."
+        ]
+    )
     for row in read("mediqa"):
         identity = f"mediqa-{row.split}-{row.qid}"
         criterion = Criterion(
-            id=short_hash(identity, OVERALL), dimension="proficiency", text=OVERALL, weight=1,
+            id=short_hash(identity, OVERALL),
+            dimension="proficiency",
+            text=OVERALL,
+            weight=1,
             kind="overall",
         )
         study._ask(
-            [criterion], id=identity, source="mediqa", category="consumer_question",
+            [criterion],
+            id=identity,
+            source="mediqa",
+            category="consumer_question",
             messages=[Message(role="user", content=row.question)],
         )
         for answer in row.answers:
@@ -172,10 +198,14 @@ def _mediqa() -> RealStudy:
             study._answer(name, identity, "retrieved", answer.text, "reference", met)
         for a, b in combinations(sorted(row.answers, key=lambda answer: -answer.score), 2):
             if a.score > b.score:
-                study.pairs.append(CriterionPair(
-                    instruction_id=identity, criterion_id=criterion.id,
-                    chosen_id=f"{identity}-{a.aid}", rejected_id=f"{identity}-{b.aid}",
-                ))
+                study.pairs.append(
+                    CriterionPair(
+                        instruction_id=identity,
+                        criterion_id=criterion.id,
+                        chosen_id=f"{identity}-{a.aid}",
+                        rejected_id=f"{identity}-{b.aid}",
+                    )
+                )
     return study
 
 
@@ -204,9 +234,12 @@ def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
 
 
 def _healthbench() -> RealStudy:
-    study = RealStudy(notes=[
-        "HealthBench: labels are a language model's; the list that marks harm awaits a physician."
-    ])
+    study = RealStudy(
+        notes=[
+            "HealthBench: labels are a language model's; the list that marks harm awaits a "
+            "physician."
+        ]
+    )
     by_prompt = defaultdict(list)
     for row in read("healthbench_graded"):
         by_prompt[row.prompt_id].append(row)
@@ -216,7 +249,10 @@ def _healthbench() -> RealStudy:
         judged = [p for p in answers[0].criteria if p.criterion in shared]
         criteria = criteria_of(prompt_id, judged)
         study._ask(
-            criteria, id=identity, source="healthbench", category="health_conversation",
+            criteria,
+            id=identity,
+            source="healthbench",
+            category="health_conversation",
             messages=answers[0].prompt,
         )
         for row in answers:
@@ -236,10 +272,14 @@ def load_real(seed: int) -> RealStudy:
     HealthBench: external. A question found in two splits goes whole to the one that is furthest
     from training.
     """
-    parts, notes = [_kqa(), _mediqa()], [
-        "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or tested "
-        "on them: not testable in this profile, save for HealthBench's language-model labels."
-    ]
+    parts, notes = (
+        [_kqa(), _mediqa()],
+        [
+            "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or "
+            "tested "
+            "on them: not testable in this profile, save for HealthBench's language-model labels."
+        ],
+    )
     if reachable("healthbench_graded"):
         parts.append(_healthbench())
     else:
@@ -259,9 +299,9 @@ def load_real(seed: int) -> RealStudy:
         place, same = wish[i.id], condition[i.id]
         if i.source not in EXTERNAL:
             place = min(wishes[same] - {"external"}, key=STRICTEST.index)
-        splits.append(SplitRow(
-            instruction_id=i.id, split=place, condition=same, patient=same, wording_seed=0
-        ))
+        splits.append(
+            SplitRow(instruction_id=i.id, split=place, condition=same, patient=same, wording_seed=0)
+        )
     moved = sum(row.split != wish[row.instruction_id] for row in splits)
     notes.append(f"{moved} questions moved, since the same question also stands in another split.")
     lists = ("instructions", "rubrics", "candidates", "verdicts", "pairs")
@@ -348,7 +388,8 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
 def agreement(labels: Sequence) -> dict:
     """Agreement of K-QA's three physicians, three classes: Fleiss, Cohen by pair, observed.
 
-    ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have, with intervals.
+    ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have, with
+    intervals.
     """
     import pandas as pd
     from sklearn.metrics import cohen_kappa_score
@@ -359,7 +400,9 @@ def agreement(labels: Sequence) -> dict:
     return {
         "rows": len(table),
         "fleiss_kappa": float(fleiss),
-        "cohen_kappa": [float(cohen_kappa_score(table[a], table[b])) for a, b in combinations(table, 2)],
+        "cohen_kappa": [
+            float(cohen_kappa_score(table[a], table[b])) for a, b in combinations(table, 2)
+        ],
         "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
         "reliability": of.round(4).to_dict("records"),
     }
@@ -377,7 +420,8 @@ def healthbench_figures(graded: Sequence) -> dict:
     rows = pd.DataFrame(
         [
             (n, row.prompt_id, len(row.response), c.criterion, c.points, c.met)
-            for n, row in enumerate(graded) for c in row.criteria
+            for n, row in enumerate(graded)
+            for c in row.criteria
         ],
         columns=["row", "prompt_id", "length", "criterion", "points", "met"],
     )

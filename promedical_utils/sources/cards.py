@@ -64,7 +64,8 @@ class GradedPoint(Point):
 
 
 class HealthRubric(BaseModel):
-    """``prompt`` is one string in a part of the public rows; ``sources`` says which rows are parts."""
+    """``prompt`` is one string in a part of the public rows; ``sources`` says which rows are
+    parts."""
 
     prompt_id: Text
     prompt: list[Message] | str = ""
@@ -88,7 +89,8 @@ class PhysicianShare(BaseModel):
 
 
 class HealthMeta(BaseModel):
-    """A criterion of an answer, rated: by physicians in the whole set, by models in the public part."""
+    """A criterion of an answer, rated: by physicians in the whole set, by models in the public
+    part."""
 
     prompt: list[Message] = []
     conversation: str = ""

@@ -1,4 +1,5 @@
-"""Answer pairs whose order people judged, of public medical sets: evaluation only, without criteria.
+"""Answer pairs whose order people judged, of public medical sets: evaluation only, without
+criteria.
 
 MEDIQA-2019 and MedQuAD: retrieved passages scored 1 to 4, a pair is two answers to one question of
 unequal score. Medical RewardBench: one pair a row, which medical experts revised.
@@ -16,7 +17,12 @@ from promedical_utils.sources import _plain as plain
 from promedical_utils.sources import cards
 from promedical_utils.workspace import short_hash
 
-SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}  # of Medical RewardBench, its card
+SUBSETS = {
+    "easy": 238,
+    "hard": 196,
+    "length": 180,
+    "human": 163,
+}  # of Medical RewardBench, its card
 
 
 @dataclass(frozen=True)
@@ -35,26 +41,36 @@ class Question:
 
 
 def read(name: str, splits: Collection[str] = ()) -> tuple[list[Question], dict[str, int]]:
-    """(questions with a pair, what was left out and how often) of mediqa, medquad, medical_rewardbench.
+    """(questions with a pair, what was left out and how often) of mediqa, medquad,
+    medical_rewardbench.
 
-    ``splits``: of mediqa, those to keep (all, if none is named). KitError where it cannot be reached.
+    ``splits``: of mediqa, those to keep (all, if none is named). KitError where it cannot be
+    reached.
     """
     rows = cards.read(CARD[name])
     return READERS[name]([row for row in rows if not splits or row.split in splits])
 
 
-def _question(name: str, text: str, source: str, answers: Sequence[tuple[str, str, int]]) -> Question:
+def _question(
+    name: str, text: str, source: str, answers: Sequence[tuple[str, str, int]]
+) -> Question:
     """Of (answer id, text, score); the pairs are in the order of the ids, which tells nothing."""
     candidates = tuple(
         Candidate(id=i, instruction_id=name, generator="retrieved", text=t) for i, t, _ in answers
     )
     score = {i: s for i, _, s in answers}
     sides = combinations(sorted(score), 2)
-    pairs = tuple((a, b, 1 if score[a] > score[b] else -1) for a, b in sides if score[a] != score[b])
+    pairs = tuple(
+        (a, b, 1 if score[a] > score[b] else -1) for a, b in sides if score[a] != score[b]
+    )
     asked = Instruction(
-        id=name, category="consumer_question", specialty="unspecified", source=source, difficulty=5,
+        id=name,
+        category="consumer_question",
+        specialty="unspecified",
+        source=source,
+        difficulty=5,
         messages=[Message(role="user", content=text)],
-    )  # fmt: skip
+    )
     return Question(asked, candidates, pairs, short_hash(plain(text)))
 
 
@@ -62,11 +78,13 @@ def mediqa(rows: Sequence[cards.MediqaQuestion]) -> tuple[list[Question], dict[s
     """The reference score of 1 to 4 orders the answers; ids as in ``sources`` (notebook 01)."""
     asked = [
         _question(
-            name := f"mediqa-{row.split}-{row.qid}", row.question, "mediqa",
+            name := f"mediqa-{row.split}-{row.qid}",
+            row.question,
+            "mediqa",
             [(f"{name}-{a.aid}", a.text, a.score) for a in row.answers],
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     return _with_pairs(asked, {})
 
 
@@ -84,39 +102,65 @@ def medquad(rows: Sequence[cards.MedquadAnswer]) -> tuple[list[Question], dict[s
     for (qid, aid), given in scores.items():
         if len(given) == 1:
             answers[qid].append((f"medquad-{qid}-{aid}", text[qid, aid], min(given)))
-    asked = [_question(f"medquad-{q}", question[q], "medquad", found) for q, found in answers.items()]
-    return _with_pairs(asked, {"answers judged differently": sum(len(s) > 1 for s in scores.values())})
+    asked = [
+        _question(f"medquad-{q}", question[q], "medquad", found) for q, found in answers.items()
+    ]
+    return _with_pairs(
+        asked, {"answers judged differently": sum(len(s) > 1 for s in scores.values())}
+    )
 
 
 def rewardbench(rows: Sequence[cards.RewardBenchPair]) -> tuple[list[Question], dict[str, int]]:
-    """A row is a pair; which of the two is called a is drawn by hash, so that order tells nothing."""
+    """A row is a pair; which of the two is called a is drawn by hash, so that order tells
+    nothing."""
     asked, alike = [], 0
     for number, row in enumerate(rows):
         name = f"rewardbench-{number:04d}"
-        chosen, rejected = (f"{name}-{short_hash(name, side)[:6]}" for side in ("chosen", "rejected"))
+        chosen, rejected = (
+            f"{name}-{short_hash(name, side)[:6]}" for side in ("chosen", "rejected")
+        )
         a, b = sorted((chosen, rejected))
         texts = {chosen: row.last("chosen"), rejected: row.last("rejected")}
         if texts[a] == texts[b]:
             alike += 1
             continue
-        asked.append(Question(
-            Instruction(
-                id=name, category="medical_instruction", specialty="unspecified", difficulty=5,
-                source="medical_rewardbench", messages=[Message(role="user", content=row.prompt)],
-            ),
-            tuple(Candidate(id=i, instruction_id=name, generator="unknown", text=texts[i]) for i in (a, b)),
-            ((a, b, 1 if a == chosen else -1),), short_hash(plain(row.prompt)), row.label_type.lower(),
-        ))  # fmt: skip
+        asked.append(
+            Question(
+                Instruction(
+                    id=name,
+                    category="medical_instruction",
+                    specialty="unspecified",
+                    difficulty=5,
+                    source="medical_rewardbench",
+                    messages=[Message(role="user", content=row.prompt)],
+                ),
+                tuple(
+                    Candidate(id=i, instruction_id=name, generator="unknown", text=texts[i])
+                    for i in (a, b)
+                ),
+                ((a, b, 1 if a == chosen else -1),),
+                short_hash(plain(row.prompt)),
+                row.label_type.lower(),
+            )
+        )
     return asked, {"pairs of the same text": alike} if alike else {}
 
 
-def _with_pairs(asked: Sequence[Question], left_out: dict[str, int]) -> tuple[list[Question], dict[str, int]]:
+def _with_pairs(
+    asked: Sequence[Question], left_out: dict[str, int]
+) -> tuple[list[Question], dict[str, int]]:
     kept = [q for q in asked if q.pairs]
     alone = {"questions without two unequal scores": len(asked) - len(kept)}
     return kept, left_out | (alone if len(kept) < len(asked) else {})
 
 
-CARD = {"mediqa": "mediqa", "medquad": "medquad_judged", "medical_rewardbench": "medical_rewardbench"}
+CARD = {
+    "mediqa": "mediqa",
+    "medquad": "medquad_judged",
+    "medical_rewardbench": "medical_rewardbench",
+}
 READERS: dict[str, Callable] = {
-    "mediqa": mediqa, "medquad": medquad, "medical_rewardbench": rewardbench,
-}  # fmt: skip
+    "mediqa": mediqa,
+    "medquad": medquad,
+    "medical_rewardbench": rewardbench,
+}

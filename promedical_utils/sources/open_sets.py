@@ -264,9 +264,13 @@ ADAPTERS = {
 def _add_rubric(reading: Reading, row: RawInstruction, rubric_rows: Iterable[Mapping]) -> None:
     draft, reasons = drafted(rubric_rows)
     asked = Instruction(
-        id=row.id, category="unspecified", specialty="unspecified", source=row.source, difficulty=5,
+        id=row.id,
+        category="unspecified",
+        specialty="unspecified",
+        source=row.source,
+        difficulty=5,
         messages=[Message(role="user", content=row.text)],
-    )  # fmt: skip
+    )
     reasons += writing.broken_rules(draft, asked)
     if reasons:
         reading.queued.append(writing.Queued(row.id, tuple(reasons), draft))
