@@ -3,19 +3,20 @@
 # Executor plugins take the same graph to Slurm or Kubernetes.
 #
 # What a notebook depends on is the `code` parameter: a hash of its cells, of the modules that they
-# reach, of the profile's settings and of the lock (promedical_utils.runs.fingerprint). File times
+# reach, of the profile's settings and of the lock (promedical_utils.run.notebooks.fingerprint). File times
 # would rerun everything after a checkout, and train again for a reworded comment. The committed
 # reference under papers_figures/ is neither input nor output: only `make publish` writes it.
-from promedical_utils import runs
+from promedical_utils.core.profiles import profile_for
+from promedical_utils.run import notebooks
 
 PROFILE = config.get("profile", "cpu")
 RUN = config.get("run", f"runs/{PROFILE}")
-SETTINGS = runs.profile_for(PROFILE)
-NAMES = runs.notebooks(SETTINGS)
+SETTINGS = profile_for(PROFILE)
+NAMES = notebooks.notebooks(SETTINGS)
 
 
 def made_by(name):
-    return [f"{RUN}/notebooks/{name}.ipynb", *(f"{RUN}/{path}" for path in runs.OUTPUTS[name])]
+    return [f"{RUN}/notebooks/{name}.ipynb", *(f"{RUN}/{path}" for path in notebooks.OUTPUTS[name])]
 
 
 rule all:
@@ -32,7 +33,7 @@ for before, name in zip([None, *NAMES], NAMES):
         output:
             made_by(name),
         params:
-            code=runs.fingerprint(name, SETTINGS),
+            code=notebooks.fingerprint(name, SETTINGS),
             notebook=name,
         # two torch processes side by side slow each other down many times over
         threads: workflow.cores

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from promedical_utils.clinic import pool
-from promedical_utils.workspace import project_root
+from promedical_utils.core.workspace import project_root
 
 ROWS = int(os.environ.get("PROMEDICAL_CURATION_ROWS", 823_703))
 SEED, SHARE = 20, 0.2
@@ -72,7 +72,14 @@ def test_deduplication(benchmark, tmp_path):
     clusters, misses = written(source, ROWS)
     seconds, peak = benchmark.pedantic(
         lambda: run(
-            [sys.executable, "-m", "promedical_utils.deduplication", str(source), "--out", str(out)]
+            [
+                sys.executable,
+                "-m",
+                "promedical_utils.data.curation.deduplication",
+                str(source),
+                "--out",
+                str(out),
+            ]
         ),
         rounds=1,
     )

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow import parquet
 
-from promedical_utils import expansion
+from promedical_utils.rubric import expansion
 
 SIZES = (50_000, 500_000)
 ANSWERS, KINDS = 3, ("proficiency",) * 4 + ("excellence",) * 2 + ("safety",)

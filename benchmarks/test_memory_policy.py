@@ -24,9 +24,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from promedical_utils import base_model, packing, reward_model, shared_base
-from promedical_utils.records import Criterion
-from promedical_utils.workspace import write_json
+from promedical_utils.core.records import Criterion
+from promedical_utils.core.workspace import write_json
+from promedical_utils.policy import shared_base, small_base
+from promedical_utils.reward_model import model as reward_model
+from promedical_utils.reward_model import packing
 
 SIDES = ("shared", "separate")
 PUBLISHED = {  # https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/config.json
@@ -63,7 +65,7 @@ def lora(rank: int, task: str, **rest) -> LoraConfig:
 
 def make(folder: Path) -> None:
     """Write a base of random weights and a random reward adapter on it, as training leaves one."""
-    tokenizer = base_model.train_tokenizer([sentence(n, 40) for n in range(40)], 320)
+    tokenizer = small_base.train_tokenizer([sentence(n, 40) for n in range(40)], 320)
     torch.manual_seed(0)
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, **ends)).bfloat16()
@@ -121,7 +123,7 @@ def forget_peak() -> None:
 
 def measure(side: str, folder: Path) -> dict:
     """Memory, seconds and results of one side in this process."""
-    base_model.quiet()
+    small_base.quiet()
     libraries, times, clock = memory(), {}, perf_counter()
 
     def lap(name):
@@ -241,7 +243,7 @@ def test_memory(benchmark, folder, side):
 if __name__ == "__main__":
     task, place = sys.argv[1], Path(sys.argv[2])
     if task == "make":
-        base_model.quiet()
+        small_base.quiet()
         make(place)
     else:
         print(json.dumps(measure(task, place)))

@@ -4,7 +4,7 @@ else running.
 The base is trained as the profile has it, since how long its answers are decides where the time
 goes; the reward model is trained on a few instructions, since how good it is does not. Shares are
 of the time of a whole step, tokens a second of the two parts alone, as
-``policy_training.throughput`` takes them from the trainer's log.
+``training.throughput`` takes them from the trainer's log.
 """
 
 import os
@@ -12,7 +12,10 @@ import os
 import psutil
 import torch
 
-from promedical_utils import policy_study, profiles, stages
+from promedical_utils.core import profiles, run_data
+from promedical_utils.pipeline import base, preference_pairs, rubrics
+from promedical_utils.pipeline import policies as stages
+from promedical_utils.studies import policies
 
 STEPS = int(os.environ.get("PROMEDICAL_POLICY_STEPS", 24))
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs
@@ -35,10 +38,10 @@ def test_step(benchmark, tmp_path):
         grpo_steps=STEPS,
         grpo_eval_every=STEPS,
     )
-    for stage in (stages.base, stages.rubrics, stages.preference_pairs):
+    for stage in (base.train_base, rubrics.make_rubrics, preference_pairs.make_preference_pairs):
         stage(profile, tmp_path)
-    found = stages.data(tmp_path)
-    policy_study.prepare_reward_model(profile, tmp_path, found, "criterion")
+    found = run_data.data(tmp_path)
+    policies.prepare_reward_model(profile, tmp_path, found, "criterion")
     report = benchmark.pedantic(
         lambda: stages.align(profile, tmp_path, found, tmp_path / "policy"), rounds=1
     )

@@ -4,7 +4,9 @@ import argparse
 import json
 import sys
 
-from promedical_utils import doctor, profiles, publish, runs, stages, workspace
+from promedical_utils.core import profiles, workspace
+from promedical_utils.pipeline import policies
+from promedical_utils.run import doctor, graph, notebooks, publish, redraw, study
 
 COMMANDS = ("reproduce", "notebook", "policy", "doctor", "publish", "figures", "study", "bench")
 
@@ -22,7 +24,7 @@ def bench_summary(part: str) -> str:
         workspace.write_json(folder / f"{part}.json", {"cases": rows})
         return "\n".join(json.dumps(row) for row in rows) + f"\n-> {workspace.shown(folder)}"
 
-    from promedical_utils import speed  # loads torch
+    from promedical_utils.run import speed  # loads torch
 
     table = speed.save(measured, folder)
     columns = ["task", "case", "L", "K", "ratio", "bound", "share", "padding"]
@@ -42,14 +44,14 @@ def main() -> int:
     try:
         match given.command:
             case "reproduce":
-                runs.reproduce(given.name, given.run)
+                graph.reproduce(given.name, given.run)
             case "notebook":
-                parameters = runs.overrides(" ".join(given.parameter))
-                runs.execute(given.name, given.profile, given.run, parameters)
+                parameters = profiles.overrides(" ".join(given.parameter))
+                notebooks.execute(given.name, given.profile, given.run, parameters)
             case "policy":  # what notebook 05 calls, for accelerate launch
-                profile = runs.profile_for(given.name)
+                profile = profiles.profile_for(given.name)
                 folder = workspace.run_folder(given.name, given.run)
-                report = stages.policy(profile, folder)
+                report = policies.train_policy(profile, folder)
                 print(
                     f"step {report['best']['step']} of {report['steps']} kept -> "
                     f"{workspace.shown(folder)}"
@@ -59,11 +61,9 @@ def main() -> int:
             case "publish":
                 print(f"published to {workspace.shown(publish.publish(given.name))}")
             case "figures":
-                from promedical_utils import paper  # late: matplotlib takes a second
-
-                print(paper.figures(profiles.load(given.name)))
+                print(redraw.redraw(profiles.load(given.name)))
             case "study":
-                runs.study(given.name)
+                study.run_study(given.name)
             case "bench":
                 print(bench_summary(given.name))
     except workspace.KitError as error:

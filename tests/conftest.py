@@ -66,7 +66,7 @@ def tiny_base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_profile():
     """The smoke profile with a few steps of a small adapter."""
-    from promedical_utils import profiles
+    from promedical_utils.core import profiles
 
     return profiles.load("smoke", rm_batch=4, rm_lora_rank=4, rm_max_tokens=256, rm_epochs=2.0)
 
@@ -81,8 +81,8 @@ def make_groups():
 
     Lengths vary; the third answer of an instruction is judged unknown on safety.
     """
-    from promedical_utils.groups import groups
-    from promedical_utils.records import Candidate, Criterion, Instruction, Rubric, Verdict
+    from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric, Verdict
+    from promedical_utils.rubric.preferences import groups
 
     kinds = [("proficiency", "dose"), ("excellence", "kind"), ("safety", "danger")]
     said = [("dose", "danger"), ("kind",), ("dose", "kind")]

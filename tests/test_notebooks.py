@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from promedical_utils import runs
-from promedical_utils.runs import NOTEBOOKS
-from promedical_utils.workspace import project_root
+from promedical_utils.core.workspace import project_root
+from promedical_utils.run import notebooks
+from promedical_utils.run.notebooks import NOTEBOOKS
 
 FOLDER = project_root() / "notebooks"
 PATHS = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|mnt|opt|var)/|\b[A-Z]:\\\\")
@@ -84,7 +84,7 @@ def good() -> dict:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook(name):
-    assert problems(json.loads(runs.source(name).read_text(encoding="utf-8"))) == []
+    assert problems(json.loads(notebooks.source(name).read_text(encoding="utf-8"))) == []
 
 
 def test_no_other_notebooks():

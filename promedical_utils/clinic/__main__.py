@@ -9,9 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from promedical_utils import clinic, runs
+from promedical_utils import clinic
 from promedical_utils.clinic import pool, server
-from promedical_utils.workspace import KitError, shown, write_text
+from promedical_utils.core import profiles
+from promedical_utils.core.workspace import KitError, shown, write_text
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--out", default="pool.jsonl", help="of pool")
     given = parser.parse_args()
     try:
-        profile = runs.profile_for(given.profile, given.seed)
+        profile = profiles.profile_for(given.profile, given.seed)
         world = clinic.build(profile)
         if given.command == "pool":
             rows, _ = pool.raw(world, world.ids("train"), profile.seed)

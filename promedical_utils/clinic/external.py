@@ -3,7 +3,7 @@
 Other specialties (so other conditions), other patients, other words in messages and answers, and
 four authors of other habits; the facts are of the same kinds. Part of the leaflet is withheld: it
 stands in the knowledge base, and the rubric asks for it without stating it. Two criteria of a
-dimension may be joined into one composite, which ``generalization.sub_criteria`` takes apart.
+dimension may be joined into one composite, which ``external.sub_criteria`` takes apart.
 """
 
 import random
@@ -15,8 +15,15 @@ from functools import cache
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.vocabulary import read, values
 from promedical_utils.clinic.world import CORE_LINES, Patient, draw_patient, rubric
-from promedical_utils.records import DIMENSIONS, Candidate, Criterion, Instruction, Message, Rubric
-from promedical_utils.workspace import short_hash
+from promedical_utils.core.records import (
+    DIMENSIONS,
+    Candidate,
+    Criterion,
+    Instruction,
+    Message,
+    Rubric,
+)
+from promedical_utils.core.workspace import short_hash
 
 JOIN = ", and also "  # between the parts of a composite criterion
 SOURCE = "external clinic (invented)"

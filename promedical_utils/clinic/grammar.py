@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.records import Criterion
+from promedical_utils.core.records import Criterion
 
 UNSEEN_KINDS = frozenset(k for k, c in read("criteria").items() if c.get("unseen"))
 

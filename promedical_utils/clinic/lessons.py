@@ -13,7 +13,7 @@ from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import say
 from promedical_utils.clinic.vocabulary import read, values
 from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet_lines, messages
-from promedical_utils.records import Message
+from promedical_utils.core.records import Message
 
 # messages, an answer, and (question, reply) turns about that answer
 Lesson = tuple[list[Message], str, Sequence[tuple[str, str]]]

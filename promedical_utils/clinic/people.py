@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from promedical_utils.workspace import KitError
+from promedical_utils.core.workspace import KitError
 
 OPPOSITE = {"met": "not_met", "not_met": "met"}
 LENIENT_AT_MOST = 0.4  # share of a lenient kind's not_met verdicts that the judge lets pass

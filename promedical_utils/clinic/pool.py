@@ -14,8 +14,8 @@ from typing import Literal
 
 from promedical_utils.clinic.vocabulary import read, values
 from promedical_utils.clinic.world import Patient, World, conditions, draw_patient, messages
-from promedical_utils.records import Message, RawInstruction
-from promedical_utils.workspace import short_hash
+from promedical_utils.core.records import Message, RawInstruction
+from promedical_utils.core.workspace import short_hash
 
 Kind = Literal[
     "kept",

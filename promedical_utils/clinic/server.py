@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from promedical_utils import roles, scoring
-from promedical_utils.clinic import generators, grammar, pool, rubrics
+from promedical_utils.clinic import generators, grammar, pool, writer
 from promedical_utils.clinic.people import Judge, uniform
 from promedical_utils.clinic.world import World
-from promedical_utils.records import Criterion
-from promedical_utils.workspace import short_hash
+from promedical_utils.core.records import Criterion
+from promedical_utils.core.workspace import short_hash
+from promedical_utils.data import roles
+from promedical_utils.rubric import scoring
 
 SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
 FAULTS = (
@@ -146,12 +147,12 @@ class Clinic:
         repair = "broken_rules" in asked[-1]
         conversations = [turn["instruction"] for turn in asked if "instruction" in turn]
         *examples, last = map(self._find, conversations)
-        rate = rubrics.error_rate(
+        rate = writer.error_rate(
             self.profile, last.category, [known.category for known in examples]
         )
         rng = random.Random(short_hash("draft", self.profile.seed, json.dumps(asked)))
         gold = self.world.rubric_of[self._patient(conversations[-1])]
-        draft = rubrics.draft(gold, rate, 0, rng)
+        draft = writer.draft(gold, rate, 0, rng)
         fields = [c.model_dump(include={"dimension", "text", "weight"}) for c in draft.criteria]
         if rng.random() < SLIP ** (2 if repair else 1):
             fields = _slipped(fields, rng)
@@ -163,7 +164,7 @@ class Clinic:
         answer = short_hash(_key(task["instruction"]), task["answer"])
         rows = []
         for c in task["criteria"]:
-            kind = rubrics.kind(c["text"])
+            kind = writer.kind(c["text"])
             if kind == "unspecified":
                 rows.append({"criterion": c["id"], "reason": "not readable", "verdict": "unknown"})
                 continue

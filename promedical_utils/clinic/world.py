@@ -11,8 +11,8 @@ from functools import cached_property
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.records import SPLITS, Criterion, Instruction, Message, Rubric, SplitRow
-from promedical_utils.workspace import KitError, short_hash
+from promedical_utils.core.records import SPLITS, Criterion, Instruction, Message, Rubric, SplitRow
+from promedical_utils.core.workspace import KitError, short_hash
 
 # conditions by split, in the order of SPLITS; the splits share no condition
 SHARES = (0.62, 0.08, 0.06, 0.18, 0.06)

@@ -1,0 +1,1 @@
+"""Do reported numbers add up? Arithmetic on tables alone."""

@@ -1,0 +1,395 @@
+"""Can reported numbers be what they say they are? Arithmetic on a table, with nothing but the
+table.
+
+Values are kept as written, since "77.4" and "77.40" say different things: texts in, fractions
+inside, no binary floats. A value stands for its rounding interval, both ends included, so that
+half-up, half-even and half-down are all allowed. A check says how strong it was: ``chance`` is
+the share of values that would have passed, had they been written down at random.
+
+``python -m promedical_utils.audit.arithmetic TABLE.csv`` prints a sentence a row; ``docs/audit.md``
+has more.
+"""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+
+from promedical_utils.core.workspace import KitError, shown
+
+ADDS_UP, DOES_NOT, UNTOLD, NO_TEST = "adds up", "does not add up", "cannot be told", "no test"
+RULES = ("half-up", "half-even", "half-down")  # what becomes of a value midway between two
+NUMBER = re.compile(r"-?(?=[\d.])(\d{1,3}(,\d{3})+|\d*)(\.\d+)?")
+NONE = 0.95  # a check that 95 of 100 random values would pass is none; kit's decision
+
+
+WHOLE = {"n": 1, "decimals": 0, "items": 1}  # columns of whole numbers, each with its least
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: verdict, one sentence, the chance that a random value passes, what was found.
+
+    ``near`` are the possible values closest to the reported one, as texts at its decimals.
+    """
+
+    verdict: str
+    finding: str
+    chance: float | None = None
+    near: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- values as they are written
+
+
+def number(text) -> Fraction:
+    """A reported value, exactly; KitError for a float, which has lost its decimals, and for
+    words."""
+    if isinstance(text, float):
+        raise KitError(f"{text!r} is a float, which keeps no trailing zeros: give the text")
+    written = str(text).strip()
+    if not NUMBER.fullmatch(written):  # "77,4" neither: a comma sets thousands apart
+        raise KitError(f"{text!r} is no number such as 77.40 or 5,505")
+    return Fraction(written.replace(",", ""))
+
+
+def decimals(text) -> int:
+    """Digits after the point: 2 for "77.40", 1 for "77.4"."""
+    return len(str(text).strip().partition(".")[2])
+
+
+def rounded(exact: Fraction, places: int, rule: str = "half-up") -> str:
+    """``exact`` at so many decimals, as a text; ``rule`` is one of RULES."""
+    size = abs(exact) * 10**places
+    whole, rest = divmod(size, 1)
+    half = Fraction(1, 2)
+    up = {"half-up": True, "half-even": whole % 2 == 1, "half-down": False}[rule]
+    whole = int(whole) + (rest > half or rest == half and up)
+    digits = str(whole).rjust(places + 1, "0")
+    text = f"{digits[:-places]}.{digits[-places:]}" if places else digits
+    return f"-{text}" if exact < 0 and whole else text
+
+
+def interval(text, places: int | None = None) -> tuple[Fraction, Fraction]:
+    """Ends of what rounds to a value at its decimals, or at ``places`` if the zeros were lost."""
+    value, half = (
+        number(text),
+        Fraction(1, 2 * 10 ** (decimals(text) if places is None else places)),
+    )
+    return value - half, value + half
+
+
+def _written(text, places: int | None) -> tuple[str, int]:
+    """A value at ``places`` decimals (default: its own); KitError if that would cut digits off."""
+    own = decimals(text)
+    places = own if places is None else places
+    if places < own:
+        raise KitError(f"{text} has {own} decimals, not {places}")
+    return rounded(number(text), places), places
+
+
+def _chance(low: Fraction, high: Fraction, places: int, scale: int = 100) -> float:
+    """Share of the values 0 to ``scale`` whose rounding interval meets [low, high]."""
+    step, half = 10**places, Fraction(1, 2)
+    passing = math.floor(high * step + half) - math.ceil(low * step - half) + 1
+    return min(1.0, passing / (scale * step))
+
+
+def _graded(passed: bool, chance: float) -> str:
+    return DOES_NOT if not passed else NO_TEST if chance > NONE else ADDS_UP
+
+
+def _share(chance: float) -> str:
+    """As in "2.3 %"."""
+    percent = 100 * chance
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+# ---------------------------------------------------------------- a percentage and its denominator
+
+
+def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 100) -> Check:
+    """Is ``value`` a count out of ``n``, in percent, at the decimals written? (GRIM test)
+
+    ``scale`` 100 is a percentage, 1 a mean of whole numbers. ``items``: parts of a unit, so
+    ``items=2`` lets half points count, and k questions a person are ``items=k``. A value that fails
+    does not add up however large ``n`` is; one that passes where (nearly) every value would is no
+    test. KitError for an ``n`` below 1 or a percentage outside 0 to 100.
+    After N. Brown and J. Heathers, "The GRIM Test", doi 10.1177/1948550616673876.
+    """
+    if n != int(n) or n < 1 or items != int(items) or items < 1:
+        raise KitError(f"n = {n}, items = {items}: whole numbers from 1 on")
+    text, places = _written(value, places)
+    exact, parts = number(text), int(n) * int(items)
+    if exact < 0 or (scale == 100 and exact > 100):
+        raise KitError(
+            f"{value} is no percentage from 0 to 100" if scale == 100 else f"{value} is below 0"
+        )
+    low, high = interval(text)
+    first, last = math.ceil(low * parts / scale), math.floor(high * parts / scale)
+    counts = [k for k in range(max(first, 0), last + 1) if scale == 1 or k <= parts]
+    at = exact * parts / scale
+    ends = {max(math.floor(at), 0), math.ceil(at)} - ({parts + 1} if scale == 100 else set())
+    near = tuple(rounded(Fraction(scale * k, parts), places) for k in sorted(ends))
+    chance = _grim_chance(parts, places, scale)
+    verdict = _graded(bool(counts), chance)
+    what = f"out of {n}" + (f" in steps of 1/{items}" if items > 1 else "")
+    if not counts:
+        say = f"{text} is no count {what}: the nearest are {' and '.join(dict.fromkeys(near))}"
+    else:
+        said = f"{float(Fraction(counts[0], items)):g}"
+        said += f" to {float(Fraction(counts[-1], items)):g}" if len(counts) > 1 else ""
+        say = (
+            f"{text} is {said} "
+            f"{what}{_rule([Fraction(scale * k, parts) for k in counts], text, places)}"
+        )
+    said = "every value is" if chance == 1 else f"{_share(chance)} of random values are"
+    return Check(verdict, f"{say} ({said}).", chance, near)
+
+
+def _grim_chance(parts: int, places: int, scale: int) -> float:
+    """Share of the values at ``places`` decimals that are multiples of scale / parts, rounded.
+
+    Of each scale there are ``grid`` values and ``parts`` multiples; one midway passes for two.
+    """
+    grid = scale * 10**places
+    common = math.gcd(2 * grid, parts)
+    midway = common // 2 if (2 * grid // common) % 2 else 0
+    return min(1.0, (parts + midway) / grid)
+
+
+def _rule(exact: Sequence[Fraction], text: str, places: int) -> str:
+    """How a midway value must have been rounded to give ``text``; empty if it is none or any."""
+    rules = [r for r in RULES if any(rounded(e, places, r) == text for e in exact)]
+    return "" if len(rules) == len(RULES) else f", rounded {' or '.join(rules)}"
+
+
+def joint(values: Iterable, n: int, places: int | None = None, items: int = 1) -> dict:
+    """How many of the percentages are counts out of ``n``: passed, of, chance of one, p.
+
+    ``p`` is the probability that so many or more pass, were the values random: how well ``n`` is
+    supported as *the* denominator of a column.
+    """
+    from scipy.stats import binom
+
+    checks = [grim(value, n, places, items) for value in values]
+    passed, chance = sum(c.verdict != DOES_NOT for c in checks), max(c.chance for c in checks)
+    p = float(binom.sf(passed - 1, len(checks), chance))
+    return {"passed": passed, "of": len(checks), "chance": chance, "p": p}
+
+
+def common_denominators(values: Iterable, limit: int, places: int | None = None) -> list[int]:
+    """All n up to ``limit`` of which every percentage could be a count, ascending."""
+    ends = [interval(*_written(value, places)) for value in values]
+    return [
+        n
+        for n in range(1, limit + 1)
+        if all(math.floor(high * n / 100) >= math.ceil(low * n / 100) for low, high in ends)
+    ]
+
+
+def last_digits(
+    values: Iterable, places: int, digits: str = "05", among: str = "0123456789"
+) -> dict:
+    """How many values end in one of ``digits``, of those that end in one of ``among``: hits, of, p.
+
+    Counts out of hundreds spread evenly over the digits; ``p`` is the probability of so many hits
+    or more if these do. Out of an n that divides 2 * 10^(places + 2) / 10 every count ends in 0 or
+    5. Where zeros at the end may be lost, ask for "5" among "123456789".
+    """
+    from scipy.stats import binom
+
+    last = [rounded(number(value), places)[-1] for value in values]
+    last = [digit for digit in last if digit in among]
+    hits, share = sum(digit in digits for digit in last), len(digits) / len(among)
+    return {"hits": hits, "of": len(last), "p": float(binom.sf(hits - 1, len(last), share))}
+
+
+# ---------------------------------------------------------------- values and other values
+
+
+def _within(claimed, low: Fraction, high: Fraction, what: str, scale: int = 100) -> Check:
+    """Does a claimed value's interval meet [low, high], what the other values admit?"""
+    places = decimals(claimed)
+    below, above = interval(claimed)
+    # nearest first and last value whose interval still meets [low, high]
+    first = math.ceil(low * 10**places - Fraction(1, 2))
+    last = math.floor(high * 10**places + Fraction(1, 2))
+    ends = tuple(dict.fromkeys(rounded(Fraction(end, 10**places), places) for end in (first, last)))
+    chance, passed = _chance(low, high, places, scale), below <= high and low <= above
+    say = f"{claimed} {'can' if passed else 'cannot'} be {what} ({' to '.join(ends)} can)."
+    return Check(_graded(passed, chance), say, chance, ends)
+
+
+def f1(precision, recall, claimed, places: int | None = None) -> Check:
+    """Is ``claimed`` 2PR / (P + R) for some P and R that round to the ones written? In percent.
+
+    F1 rises in both, so the ends of the intervals give its range; it is 0 where P + R is.
+    ``places``: decimals of all three, if zeros were lost.
+    """
+    if any(not 0 <= number(value) <= 100 for value in (precision, recall, claimed)):
+        raise KitError(f"P {precision}, R {recall}, F1 {claimed}: percentages from 0 to 100")
+    sides = [interval(*_written(value, places)) for value in (precision, recall)]
+    lows, highs = (
+        [min(max(side[end], Fraction(0)), Fraction(100)) for side in sides] for end in (0, 1)
+    )
+    low, high = (2 * p * r / (p + r) if p + r else Fraction(0) for p, r in (lows, highs))
+    return _within(_written(claimed, places)[0], low, high, f"F1 of P {precision} and R {recall}")
+
+
+def total(parts: Sequence, whole, counts: bool = False) -> Check:
+    """Do the parts add up to ``whole``? ``counts`` are exact, all else has a rounding interval."""
+    ends = [(number(p),) * 2 if counts else interval(p) for p in parts]
+    low, high = (sum((pair[end] for pair in ends), Fraction(0)) for end in (0, 1))
+    what = f"the sum of its {len(parts)} parts"
+    if counts:
+        passed = number(whole) == low
+        say = f"{whole} is {what}" if passed else f"{whole} is not {low}, {what}"
+        return Check(ADDS_UP if passed else DOES_NOT, f"{say}.", None, (str(low),))
+    return _within(whole, low, high, what)
+
+
+def mean(
+    parts: Sequence, whole, weights: Sequence[int] | None = None, places: int | None = None
+) -> Check:
+    """Is ``whole`` the mean of the parts, weighted or plain ("macro"), within rounding?"""
+    weights = [1] * len(parts) if weights is None else weights
+    if len(weights) != len(parts) or not parts or min(weights) < 0 or not sum(weights):
+        raise KitError(
+            f"{len(parts)} parts and weights {list(weights)}: give a weight a part, not all 0"
+        )
+    ends = [interval(*_written(part, places)) for part in parts]
+    low, high = (
+        sum((w * pair[end] for w, pair in zip(weights, ends, strict=True)), Fraction(0))
+        / sum(weights)
+        for end in (0, 1)
+    )
+    kind = "plain" if len(set(weights)) == 1 else "weighted"
+    return _within(_written(whole, places)[0], low, high, f"the {kind} mean of {len(parts)} values")
+
+
+def between(parts: Sequence, whole, places: int | None = None) -> Check:
+    """Can ``whole`` be some weighted mean of the parts, whatever the weights?"""
+    ends = [interval(*_written(part, places)) for part in parts]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return _within(_written(whole, places)[0], low, high, f"a weighted mean of {len(parts)} values")
+
+
+def difference(first, second, claimed, places: int | None = None) -> Check:
+    """Is ``claimed`` first - second? From the values as written first, then within rounding."""
+    (a, _), (b, _) = _written(first, places), _written(second, places)
+    exact, at = number(a) - number(b), decimals(claimed)
+    (low_a, high_a), (low_b, high_b) = interval(a), interval(b)
+    check = _within(claimed, low_a - high_b, high_a - low_b, f"{a} - {b}")
+    rules = [r for r in RULES if rounded(exact, at, r) == str(claimed)]
+    if check.verdict == DOES_NOT or len(rules) == len(RULES):
+        return check
+    how = f"rounded {' or '.join(rules)}" if rules else "only from unrounded values"
+    return Check(check.verdict, f"{claimed} is {a} - {b}, {how}.", check.chance, check.near)
+
+
+def same(first, second) -> Check:
+    """Can two values of one quantity be the same number, each at its own decimals?"""
+    low, high = interval(second)
+    return _within(first, low, high, f"the other table's {second}")
+
+
+# ---------------------------------------------------------------- anyone's table
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A CSV with every cell as its text, empty where it is empty; KitError if it is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise KitError(f"no table {shown(path)}: give the path of a CSV with a header")
+    try:
+        frame = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8", skipinitialspace=True
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise KitError(f"{shown(path)} is no CSV: {error}".strip()) from None
+    return frame.rename(columns=str.strip)
+
+
+def check(table: pd.DataFrame) -> pd.DataFrame:
+    """Every row of a table of texts (``read``) checked: name, check, verdict, chance, finding.
+
+    Columns ``value`` and ``n``: a percentage against its denominator (``grim``); ``decimals`` if
+    trailing zeros were lost, ``items`` if a unit has parts, ``kind`` *percent* (the default) or
+    *mean*. Columns ``precision``, ``recall``, ``f1``: F1 against P and R. A row with an empty
+    ``value`` or ``n`` *cannot be told*. KitError naming row and column for anything else.
+
+    >>> check(read("table.csv")).finding  # a table with the columns name, value, n
+    """
+    asked = [c for c in (("value", "n"), ("precision", "recall", "f1")) if set(c) <= set(table)]
+    if not asked:
+        have = ", ".join(table) or "none"
+        raise KitError(
+            f"columns value and n, or precision, recall and f1, are needed; there are: {have}"
+        )
+    rows = []
+    for line, row in enumerate(table.to_dict("records"), 2):  # the header is line 1
+        name = row.get("name") or f"line {line}"
+        for columns in asked:
+            made = _row(row, columns, line)
+            what = "denominator" if columns[0] == "value" else "F1"
+            rows.append((name, what, made.verdict, made.chance, made.finding))
+    return pd.DataFrame(rows, columns=["name", "check", "verdict", "chance", "finding"])
+
+
+def _row(row: dict, columns: Sequence[str], line: int) -> Check:
+    row = {column: text.strip() for column, text in row.items()}
+    options = {column: row.get(column, "") for column in ("decimals", "items", "kind")}
+    if empty := [column for column in columns if not row[column]]:
+        return Check(UNTOLD, f"No {' and no '.join(empty)} is given.")
+    column = "kind"
+    try:
+        if options["kind"] not in ("", "percent", "mean"):
+            raise KitError(f"{options['kind']!r} is neither percent nor mean")
+        whole = {}
+        for column, least in WHOLE.items():
+            if text := row.get(column, "") if column in (*columns, *options) else "":
+                value = number(text)
+                if value.denominator > 1 or value < least:
+                    raise KitError(f"{text!r} is no whole number from {least} on")
+                whole[column] = int(value)
+        for column in columns:
+            number(row[column])
+        column, places = columns[0], whole.get("decimals")
+        if column != "value":
+            return f1(*(row[c] for c in columns), places)
+        scale = 1 if options["kind"] == "mean" else 100
+        return grim(row["value"], whole["n"], places, whole.get("items", 1), scale)
+    except KitError as error:
+        raise KitError(f"line {line}, column {column}: {error}") from None
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Print a sentence a row of a CSV, and how many rows got which verdict."""
+    parser = argparse.ArgumentParser(
+        prog="python -m promedical_utils.audit.arithmetic", description=main.__doc__
+    )
+    parser.add_argument(
+        "table", type=Path, help="CSV with value and n, or precision, recall and f1"
+    )
+    try:
+        found = check(read(parser.parse_args(given).table))
+    except KitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for row in found.itertuples():
+        print(f"{row.verdict:15}  {row.name}: {row.finding}")
+    print(
+        ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The clinic's rubric writer, who errs, and its physician, who corrects.
+
+How often the writer errs, and how fast corrected examples make it better, is an input.
+"""
+
+import math
+import random
+from collections.abc import Iterable
+
+from promedical_utils.clinic.grammar import PLACEHOLDERS, read_criterion
+from promedical_utils.clinic.vocabulary import read, values
+from promedical_utils.core.records import Criterion, Decision, Rubric
+
+# share of the avoidable errors that one example leaves: of the instruction's category, of another
+ALIKE, OTHER = 0.3, 0.6
+FLAWS = ("wrong_fact", "missing_safety", "wrong_dimension")
+
+
+def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
+    """The rubric with one error: a wrong fact, a safety criterion left out, a wrong dimension."""
+    criteria = list(rubric.criteria)
+    safety = [c for c in criteria if c.dimension == "safety"]
+    if kind == "missing_safety":
+        criteria.remove(rng.choice(safety))
+    elif kind == "wrong_dimension":
+        place = criteria.index(rng.choice(safety))
+        criteria[place] = criteria[place].model_copy(update={"dimension": "excellence"})
+    else:
+        stated = [(n, *read_criterion(c.text)) for n, c in enumerate(criteria)]
+        place, name, value = rng.choice([row for row in stated if row[2]])
+        form = next(
+            f for f in read("criteria")[name]["forms"] for k in PLACEHOLDERS if f"{{{k}}}" in f
+        )
+        placeholder = next(k for k in PLACEHOLDERS if f"{{{k}}}" in form)
+        other = rng.choice([v for v in values(PLACEHOLDERS[placeholder]) if v != value])
+        text = criteria[place].text.replace(value, other)
+        criteria[place] = criteria[place].model_copy(update={"text": text})
+    return rubric.model_copy(update={"criteria": criteria})
+
+
+def draft(rubric: Rubric, error_rate: float, round_: int, rng: random.Random) -> Rubric:
+    """What the writer makes of an instruction: the gold rubric, or at ``error_rate`` a flawed
+    one."""
+    written = flaw(rubric, rng.choice(FLAWS), rng) if rng.random() < error_rate else rubric
+    return written.model_copy(update={"status": "draft", "round": round_})
+
+
+def error_rate(profile, category: str, examples: Iterable[str]) -> float:
+    """How often the writer errs who is shown rubrics of the categories ``examples``.
+
+    The floor is half of what the wanted pass rate allows: else no pool could lead there.
+    """
+    floor = (1 - profile.rubric_pass_rate) / 2
+    left = math.prod(ALIKE if c == category else OTHER for c in examples)
+    return floor + (profile.rubric_error_rate - floor) * left
+
+
+def same(a: Rubric, b: Rubric) -> bool:
+    return a.criteria == b.criteria
+
+
+def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
+    """What a physician who knows the leaflet decides on each criterion, and what is missing.
+
+    A criterion stands for what it asks (its kind, read by the grammar), not for its id. One that
+    says it just as ``gold`` does is accepted; another fact, dimension or weight is edited.
+    """
+    wanted = {c.kind: c for c in gold.criteria}
+    made = []
+
+    def decide(
+        criterion_id: str, action: str, criterion: Criterion | None, reason: str = ""
+    ) -> None:
+        made.append(
+            Decision(
+                instruction_id=draft.instruction_id,
+                criterion_id=criterion_id,
+                reviewer=reviewer,
+                action=action,
+                criterion=criterion,
+                reason=reason,
+            )
+        )
+
+    for c in draft.criteria:
+        right = wanted.pop(kind(c.text), None)
+        if right is None:
+            decide(
+                c.id, "reject", None, "not asked for by this patient's leaflet, or asked for twice"
+            )
+        elif (c.dimension, c.text) == (right.dimension, right.text) and abs(
+            c.weight - right.weight
+        ) < 1e-6:
+            decide(c.id, "accept", c)
+        else:
+            decide(c.id, "edit", right.model_copy(update={"id": c.id}))
+    taken = {c.id for c in draft.criteria}
+    for right in wanted.values():
+        new = right.id if right.id not in taken else f"{right.id}-added"
+        decide(new, "add", right.model_copy(update={"id": new}))
+    return made
+
+
+def kind(text: str) -> str:
+    """The criterion type that the grammar reads in a text; "unspecified" where it reads none."""
+    try:
+        return read_criterion(text)[0]
+    except ValueError:
+        return "unspecified"

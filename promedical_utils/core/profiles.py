@@ -1,0 +1,313 @@
+"""Profiles: one flat YAML file per published run, validated whole before anything runs."""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from promedical_utils.core.workspace import KitError
+
+FOLDER = Path(__file__).parents[1] / "profiles"
+
+
+class Role(BaseModel):
+    """One role that a language model plays: which endpoint, which model, and what it may cost.
+
+    ``requests`` counts every try, ``tokens`` prompt and completion, both over the life of a run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str
+    endpoint: str = Field("", description="base URL; empty: the profile's endpoint")
+    key: str = Field("", description="NAME of the environment variable that holds the key")
+    requests: int = Field(100_000, ge=1)
+    tokens: int = Field(200_000_000, ge=1)
+    concurrency: int = Field(8, ge=1)
+    timeout: float = Field(120.0, gt=0, description="seconds for one request")
+    retries: int = Field(
+        6, ge=0, description="further tries after 429, 5xx, time-out, lost connection"
+    )
+    backoff: float = Field(0.5, gt=0, description="seconds before the first retry, then doubling")
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(2048, ge=1)
+    structured: Literal["json_schema", "prompt"] = Field(
+        "json_schema", description="prompt: for servers that take no response_format"
+    )
+
+    @model_validator(mode="after")
+    def _no_key(self):
+        if self.key and not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.key):
+            raise ValueError("key is the name of an environment variable, never the key itself")
+        return self
+
+
+ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name> for each generator
+CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
+
+
+# names of scorers that are no judges
+SCORERS = {
+    "criterion",
+    "criterion_clean",
+    "scalar_overall",
+    "scalar_blind",
+    "words",
+    "length",
+    "random",
+    "rar_explicit",
+    "rar_implicit",
+    "orbit",
+    "healthbench",
+    "scalar_rm",
+    "pair_rm",
+    "verifier",
+}
+
+
+def _clinic_roles() -> dict[str, Role]:
+    """For ``python -m promedical_utils.clinic serve``, which plays every role as one model."""
+    return {name: Role(model="clinic") for name in CLINIC}
+
+
+class Profile(BaseModel):
+    """Every setting of a run. Unknown keys, wrong types and impossible values are errors.
+
+    Sizes count instructions; learning rates and epochs are the optimiser's; ``*_max_tokens`` are
+    tokens of the base model's tokenizer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    # what runs
+    name: Literal["smoke", "cpu", "real", "gpu", "paper"]
+    description: str
+    notebooks: list[str]
+    data: Literal["clinic", "real", "open"]
+    seed: int = Field(ge=0)
+    minutes: float = Field(gt=0, description="expected on the machine named in the description")
+    memory_gib: float = Field(gt=0)
+
+    # base model: "small" is trained by notebook 00, anything else is a hub id or a folder
+    base_model: str
+    base_architecture: Literal["qwen3", "llama"] = Field("qwen3", description="of the small base")
+    base_layers: int = Field(4, ge=2, description="two make an induction circuit")
+    base_width: int = Field(128, ge=64)
+    base_vocabulary: int = Field(2048, ge=300)
+    base_steps: int = Field(1, ge=1)
+    base_batch: int = Field(16, ge=1)
+    base_learning_rate: float = Field(5e-3, gt=0, description="of Muon")
+
+    # clinic: sizes of the splits, and what the configuration *sets* (inputs, never findings)
+    train_instructions: int = Field(ge=1)
+    calibration_instructions: int = Field(ge=1)
+    checkpoint_instructions: int = Field(ge=1)
+    bench_samples: int = Field(ge=1)
+    external_instructions: int = Field(0, ge=0)
+    bench_pairs_proficiency: int = Field(0, ge=0)
+    bench_pairs_excellence: int = Field(0, ge=0)
+    bench_pairs_safety: int = Field(0, ge=0)
+    judge_agreement: float = Field(0.932, gt=0.5, le=1)
+    rubric_error_rate: float = Field(0.25, ge=0, lt=1)
+    rubric_pass_rate: float = Field(0.964, gt=0, le=1)
+    review_batch: int = Field(500, ge=1, description="drafts reviewed in a round")
+    review_blind: int = Field(
+        200, ge=1, description="drafts on which a round's pass rate is measured"
+    )
+    review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
+    reviewers: list[str] = Field(
+        default_factory=list, description="people of data: open; none: drafts go unreviewed"
+    )
+    embedder: str = Field("hashing", description="hashing, or a sentence-transformers id or folder")
+    physician_agreement: float = Field(0.90, gt=0.5, le=1)
+
+    # instructions of data: open, and what curation lets through
+    sources: list[str] = Field(default_factory=list, description="open sets by key, files, folders")
+    source_limit: int = Field(0, ge=0, description="rows read of each source; 0 is all")
+    licences: list[str] = Field(
+        default_factory=lambda: ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0"],
+        description="that rows may be under, by SPDX name",
+    )
+    languages: list[str] = Field(default_factory=lambda: ["en"])
+    words_least: int = Field(4, ge=1)
+    words_most: int = Field(1000, ge=1)
+    difficulty_least: int = Field(5, ge=0, le=10)
+    difficulty_most: int = Field(9, ge=0, le=10)
+
+    # who writes, screens, classifies, answers and judges; without an endpoint the embedded clinic
+    # does, in this process
+    endpoint: str = Field("", description="base URL of an OpenAI-compatible server, for every role")
+    roles: dict[str, Role] = Field(default_factory=_clinic_roles)
+    tokens_per_second: float = Field(
+        2000.0, gt=0, description="of the endpoint; for estimates alone"
+    )
+
+    # reward model
+    quantization: Literal["nf4", "none"] = "nf4"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    rm_lora_rank: int = Field(64, ge=1)
+    rm_learning_rate: float = Field(gt=0)
+    rm_full_learning_rate: float = Field(5e-4, gt=0, description="of the full fine-tuned twin")
+    rm_optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: see optimizer.py")
+    rm_epochs: float = Field(gt=0)
+    rm_batch: int = Field(ge=1, description="instructions per optimiser step")
+    rm_pass_tokens: int = Field(8192, ge=64, description="padded tokens of one pass, in training")
+    rm_pointwise_weight: float = Field(1.0, ge=0)
+    rm_max_tokens: int = Field(ge=64)
+    rm_shorten: bool = Field(False, description="cut what is too long (packing.fit), not leave out")
+    rm_twin: bool = Field(True, description="train the clean-label full fine-tuned twin")
+    calibration_method: Literal["platt", "isotonic"] = "platt"
+    veto_recall: float = Field(0.9, gt=0, lt=1)
+
+    # systems of others that the bench is scored with too, by hub id or folder; empty: not run
+    scalar_rm: str = Field("", description="sequence classifier with one output, as UltraMedRM-8B")
+    pair_rm: str = Field("", description="generative pairwise, as RLHFlow's pair-preference model")
+    verifier: str = Field(
+        "", description="two labels against a reference, as medical_o1_verifier_3B"
+    )
+    judges: dict[str, Role] = Field(
+        default_factory=dict,
+        description="prompted judges by the name of their row; asked where they have an endpoint",
+    )
+    rar_judge: Role | None = Field(
+        None, description="rates whole answers by the rubric: RaR implicit"
+    )
+    # external generalization
+    documents: str = Field(
+        "",
+        description="file or folder of one's own texts to retrieve from on real sets; empty: none",
+    )
+    retrieved: int = Field(5, ge=1, description="documents retrieved for an instruction")
+
+    # policy
+    policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field(
+        "grpo", description="PPO left TRL with 1.16"
+    )
+    policy_prompts: int = Field(0, ge=0, description="bench prompts that policies answer; 0: all")
+    grpo_steps: int = Field(0, ge=0)
+    grpo_group: int = Field(8, ge=2)
+    grpo_prompts: int = Field(8, ge=1, description="prompts per optimiser step")
+    grpo_learning_rate: float = Field(2e-4, gt=0)
+    grpo_beta_kl: float = Field(0.04, ge=0)
+    grpo_temperature: float = Field(1.0, gt=0)
+    grpo_top_p: float = Field(1.0, gt=0, le=1)
+    grpo_lora_rank: int = Field(32, ge=0, description="0: full fine-tuning")
+    grpo_eval_every: int = Field(25, ge=1)
+    grpo_patience: int = Field(
+        3, ge=0, description="evaluations without a better judged one that end a run; 0: never"
+    )
+    grpo_max_tokens: int = Field(128, ge=8)
+    grpo_checkpointing: bool = Field(
+        False, description="gradient checkpointing: less memory, more time"
+    )
+    grpo_vllm: str = Field("", description="base URL of trl vllm-serve on GPUs of its own")
+    dpo_learning_rate: float = Field(1e-4, gt=0)
+    dpo_beta: float = Field(0.1, gt=0)
+    reward_model: str = Field("criterion", description="recipe of the reward model, by name")
+    reward_rule: Literal[
+        "veto", "no_veto", "no_bonus", "scalar", "rar_explicit", "rar_implicit", "orbit"
+    ] = Field("veto", description="see veto_reward.RULES")
+    reward_form: Literal["strict", "clipped", "ranked"] = "strict"
+    reward_all_vetoed: Literal["expected", "counted", "skipped"] = "expected"
+    reward_alpha: float = Field(0.1, ge=0, lt=1)
+    reward_beta: float = Field(0.3, gt=0)
+    reward_lambda: float = Field(2.0, gt=0)
+
+    # statistics
+    bootstrap: int = Field(1000, ge=20)
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.reward_lambda < 1 + self.reward_beta:
+            raise ValueError("reward_lambda must be at least 1 + reward_beta, or the veto fails")
+        if self.grpo_vllm and self.quantization == "nf4" and self.grpo_lora_rank:
+            raise ValueError(
+                "grpo_vllm with a 4-bit base: vLLM would serve weights that are rounded once more "
+                "than "
+                "those trained, or refuse them; set quantization=none (bf16 LoRA), or leave vLLM "
+                "out"
+            )
+        if self.grpo_vllm and not re.match(r"https?://", self.grpo_vllm):
+            raise ValueError("grpo_vllm is the base URL of a server, http://host:port")
+        if self.data == "open" and not (self.sources and asks_endpoints(self)):
+            raise ValueError("data: open needs sources, and an endpoint that plays the roles")
+        missing = [name for name in ROLES if name not in self.roles]
+        if missing or sum(name.startswith("generator_") for name in self.roles) < 2:
+            raise ValueError(f"roles needs {', '.join(ROLES)} and two generator_<name> or more")
+        for name in self.roles:
+            if name not in ROLES and not re.fullmatch(r"generator_[a-z0-9]+", name):
+                raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
+        taken = set(self.judges) & SCORERS
+        if taken:
+            raise ValueError(
+                f"a judge is not named as another scorer is: rename {sorted(taken)[0]}"
+            )
+        if self.base_width % 32:
+            raise ValueError("base_width must be a multiple of 32, the width of an attention head")
+        if self.name not in ("gpu", "paper") and self.precision == "bf16":
+            raise ValueError("bf16 logits tie; CPU profiles score in fp32")
+        return self
+
+
+def of_manifest(manifest: dict) -> Profile:
+    """The profile that a manifest names, with its seed and draws: all that a drawing hangs on.
+
+    The other settings are today's: an older manifest may name some that are gone since.
+    """
+    said = manifest["profile"]
+    return load(said["name"], seed=said["seed"], bootstrap=said["bootstrap"])
+
+
+def asks_endpoints(profile: Profile) -> bool:
+    """Whether the roles are played over HTTP; else the embedded clinic plays them in this
+    process."""
+    return bool(profile.endpoint or any(role.endpoint for role in profile.roles.values()))
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str, **overrides) -> Profile:
+    """Profile ``name`` with ``overrides`` applied, checked as a whole; KitError in one line."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise KitError(f"unknown profile {name!r}: choose one of {', '.join(names())}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise KitError(f"profiles/{name}.yaml is not YAML: {str(error).splitlines()[0]}") from None
+    try:
+        return Profile.model_validate({**values, **overrides, "name": name})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "profile"
+        raise KitError(
+            f"profile {name}: {key}: {first['msg']} (and {error.error_count() - 1} more); "
+            f"mend promedical_utils/profiles/{name}.yaml or the override"
+        ) from None
+
+
+OVERRIDES = "PROMEDICAL_SET"  # "key=value key=value" over the profile, for every notebook of a run
+
+
+def overrides(text: str | None = None) -> dict:
+    """``"seed=11 base_model=small"`` as a dict of YAML values (default: the environment's)."""
+    values = {}
+    for part in (os.environ.get(OVERRIDES, "") if text is None else text).split():
+        key, equals, value = part.partition("=")
+        if not equals or key == "name":
+            raise KitError(f'override {part!r}: write SET="key=value ...", keys of the profile')
+        values[key] = yaml.safe_load(value) if value else ""  # "pair_rm=" leaves it out
+        if isinstance(values[key], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", values[key]):
+            values[key] = float(values[key])  # 1e-3, which YAML 1.1 takes for a word
+    return values
+
+
+def profile_for(name: str, seed: int = -1, base: str = "") -> Profile:
+    """Profile ``name`` with the run's overrides; ``seed`` >= 0 and ``base`` go over those."""
+    over = ({"seed": seed} if seed >= 0 else {}) | ({"base_model": base} if base else {})
+    return load(name, **(overrides() | over))

@@ -1,0 +1,105 @@
+"""What a result came from: the kit's code, the run's settings and packages, its data and models.
+
+A run says so itself, in manifest.json, data/hashes.json and the reports of its models; what is
+drawn from a run repeats the *run's* facts. Who redraws a figure is not in it, so that ``make
+figures`` gives the same bytes at every commit.
+"""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+from promedical_utils.core.workspace import json_text, project_root, sha256, write_json
+
+UNCOMMITTED = "uncommitted"
+CODE = ("promedical_utils", "notebooks", "papers_figures/paper_values", "requirements.lock")
+PACKAGE = Path(__file__).parents[1]
+HASHES = "data/hashes.json"
+
+
+def kit() -> dict[str, str]:
+    """{"commit", "content"} of this kit: HEAD where ``CODE`` is as committed, else "uncommitted".
+
+    ``content`` is the SHA-256 of the package's files, which says what ran without a repository,
+    too.
+    """
+    whole = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            whole.update(f"{path.relative_to(PACKAGE).as_posix()}\0{sha256(path)}\n".encode())
+    return {"commit": _commit(project_root()), "content": whole.hexdigest()}
+
+
+def _commit(root: Path) -> str:
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(root), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):  # no git, or a repository that hangs
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")  # a copy within another repository is not its commit
+    if (
+        not top
+        or Path(top).resolve() != root.resolve()
+        or git("status", "--porcelain", "--", *CODE) != ""
+    ):
+        return UNCOMMITTED
+    return git("rev-parse", "HEAD") or UNCOMMITTED
+
+
+def content(path: Path) -> str:
+    """SHA-256 of the rows of a Parquet file, in order: the same whatever version wrote it."""
+    import pyarrow.parquet as parquet
+
+    rows = hashlib.sha256()
+    for batch in parquet.ParquetFile(path).iter_batches():
+        for row in batch.to_pylist():
+            rows.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return rows.hexdigest()
+
+
+def hash_data(run: Path) -> dict[str, str]:
+    """``content`` of every data/*.parquet of a run; writes data/hashes.json."""
+    found = {p.name: content(p) for p in sorted((Path(run) / "data").glob("*.parquet"))}
+    write_json(Path(run) / HASHES, found)
+    return found
+
+
+def of_run(run: Path) -> dict:
+    """Facts of a run, or of its published copy, as every table and figure has them beside it.
+
+    The manifest's SHA-256, commit, content and packages; data hashes; seed and fingerprint of each
+    model. What a run of an older kit does not say is left out.
+    """
+    run = Path(run)
+    manifest, models = _json(run / "manifest.json"), {}
+    for name, report in _json(run / "reward/report.json").get("models", {}).items():
+        models[f"reward/{name}"] = {
+            k: report[k] for k in ("settings", "seed", "base") if k in report
+        }
+    if policy := _json(run / "policy/report.json"):
+        models["policy"] = {
+            "settings": policy.get("fingerprint"),
+            "seed": policy.get("settings", {}).get("seed"),
+        }
+    return {"data": _json(run / HASHES), "models": models} | of_manifest(manifest)
+
+
+def of_manifest(manifest: dict) -> dict:
+    """The manifest's SHA-256, commit, content and packages, of a run or of a study; {} of none."""
+    if not manifest:
+        return {}
+    known = {name: manifest[name] for name in ("kit", "packages", "python") if name in manifest}
+    return {"manifest": hashlib.sha256(json_text(manifest).encode()).hexdigest()} | known
+
+
+def _json(path: Path) -> dict:
+    """A file's content, {} where it is missing or no JSON object: it is only referred to."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

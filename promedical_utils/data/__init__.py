@@ -1,0 +1,1 @@
+"""Where instructions, rubrics and labels come from: sources, curation, annotation, roles."""

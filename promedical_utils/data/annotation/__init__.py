@@ -1,0 +1,1 @@
+"""People's decisions: review of rubric drafts, double-blind adjudication, Label Studio."""

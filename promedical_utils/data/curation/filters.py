@@ -1,0 +1,250 @@
+"""From raw rows of many sources to instructions: filters, deduplication, bench leaks, screening.
+
+What costs nothing comes first, what asks a language model last. Every row that leaves is listed
+with its step and reason; one that a model gave no answer on is queued for a person, not dropped.
+
+Whether a row is medical is left to the classifier: lay wording, drug names and slang are no closed
+list, and a list of medical words would drop just what a rubric is wanted for.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from promedical_utils.core.records import Instruction, Message, RawInstruction
+from promedical_utils.core.workspace import KitError
+from promedical_utils.data.curation import deduplication, embeddings, languages
+from promedical_utils.data.curation.lexical_guard import content, read
+
+NOT_MEDICAL = "not_medical"
+GRAM = 5  # words of an n-gram
+GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
+WORD_OVERLAP = 0.8  # Jaccard of the content words
+Screen = Callable[[list[str]], Sequence[int | None]]
+Classify = Callable[[list[str]], Sequence[tuple[str, str] | str | None]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``licences`` are SPDX names, ``languages`` ISO 639 codes, both bounds of a range are kept."""
+
+    licences: Sequence[str] = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0")
+    languages: Sequence[str] = ("en",)
+    min_words: int = 4
+    max_words: int = 600
+    embedder: str = embeddings.HASHING
+    threshold: float = deduplication.THRESHOLD
+    difficulty_low: int = 5
+    difficulty_high: int = 9
+
+
+@dataclass
+class Curated:
+    """What came out, and where the rest is: rows = instructions + dropped + queued.
+
+    ``funnel`` (step, before, dropped, queued, after) has a row a step, in order; ``dropped`` and
+    ``queued`` (id, step, reason) have a row for each instruction that left.
+    """
+
+    instructions: list[Instruction] = field(default_factory=list)
+    funnel: pd.DataFrame = field(default_factory=pd.DataFrame)
+    dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
+    queued: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def curate(
+    rows: Sequence[RawInstruction],
+    bench: Mapping[str, str],
+    screen: Screen,
+    classify: Classify,
+    settings: Settings = Settings(),
+) -> Curated:  # noqa: B008
+    """Run every step on ``rows``; ``bench`` are the texts of the bench by id.
+
+    ``screen`` gives each text a difficulty of 0 to 10, ``classify`` its (category, specialty) or
+    ``NOT_MEDICAL``; None is no answer. Raises KitError on a repeated id, or when a role answers
+    another number of texts than it was asked.
+    """
+    _unique(rows)
+    left, steps, lost, waiting = list(rows), [], [], []
+
+    def step(
+        name: str, dropped: Mapping[str, str], queued: Mapping[str, str] | None = None
+    ) -> None:
+        nonlocal left
+        queued = queued or {}
+        after = [row for row in left if row.id not in dropped and row.id not in queued]
+        steps.append((name, len(left), len(dropped), len(queued), len(after)))
+        lost.extend((row.id, name, dropped[row.id]) for row in left if row.id in dropped)
+        waiting.extend((row.id, name, queued[row.id]) for row in left if row.id in queued)
+        left = after
+
+    step("licence", wrong_licence(left, settings.licences))
+    step("language", foreign(left, settings.languages))
+    step("length", wrong_length(left, settings.min_words, settings.max_words))
+    step("duplicates", duplicates(left, settings.embedder, settings.threshold))
+    step("bench", leaks(left, bench, settings.embedder, settings.threshold))
+    hardness = _asked("screener", screen, left)
+    low, high = settings.difficulty_low, settings.difficulty_high
+    step(
+        "difficulty",
+        {
+            i: f"difficulty {d}, not {low} to {high}"
+            for i, d in hardness.items()
+            if d is not None and not low <= d <= high
+        },
+        {i: "no answer of the screener" for i, d in hardness.items() if d is None},
+    )
+    classes = _asked("classifier", classify, left)
+    step(
+        "medical",
+        {i: "not medical" for i, found in classes.items() if found == NOT_MEDICAL},
+        {i: "no answer of the classifier" for i, found in classes.items() if found is None},
+    )
+    instructions = [
+        Instruction(
+            id=row.id,
+            category=classes[row.id][0],
+            specialty=classes[row.id][1],
+            source=row.source,
+            difficulty=hardness[row.id],
+            messages=[Message(role="user", content=row.text)],
+        )
+        for row in left
+    ]
+    parts = ["id", "step", "reason"]
+    return Curated(
+        instructions,
+        pd.DataFrame(steps, columns=["step", "before", "dropped", "queued", "after"]),
+        pd.DataFrame(lost, columns=parts),
+        pd.DataFrame(waiting, columns=parts),
+    )
+
+
+def wrong_licence(rows: Sequence[RawInstruction], licences: Sequence[str]) -> dict[str, str]:
+    """Rows whose licence is not on the list, with the reason; SPDX names know no case."""
+    allowed = {name.casefold() for name in licences}
+    return {r.id: f"licence {r.licence}" for r in rows if r.licence.casefold() not in allowed}
+
+
+def foreign(rows: Sequence[RawInstruction], allowed: Sequence[str]) -> dict[str, str]:
+    """Rows surely in another language; one that cannot be told is kept."""
+    found = {r.id: languages.foreign(r.text, tuple(allowed)) for r in rows}
+    return {i: f"language {code}" for i, code in found.items() if code}
+
+
+def wrong_length(rows: Sequence[RawInstruction], fewest: int, most: int) -> dict[str, str]:
+    words = {r.id: len(r.text.split()) for r in rows}
+    return {
+        i: f"{n} words, not {fewest} to {most}" for i, n in words.items() if not fewest <= n <= most
+    }
+
+
+def duplicates(rows: Sequence[RawInstruction], embedder: str, threshold: float) -> dict[str, str]:
+    """Rows that repeat another one, which is kept (see ``deduplication``)."""
+    if not rows:
+        return {}
+    gone = deduplication.deduplicate(
+        [r.id for r in rows], [r.text for r in rows], embedder, threshold
+    )
+    return {r.id: f"{r.rule} of {r.kept_id}" for r in gone.itertuples()}
+
+
+def leaks(
+    rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str, threshold: float
+) -> dict[str, str]:
+    """Rows that hold an item of the bench, with the rule that found it, the item and how alike.
+
+    n-gram overlap: of the item's word 5-grams, half stand in the row (so a quoted item is found).
+    Word overlap: Jaccard of the content words, whatever their order. Embedding: a duplicate as
+    ``deduplication`` has it. The first two know no guard: an item with another dose is a leak, too.
+    """
+    if not rows or not bench:
+        return {}
+    names, items = list(bench), list(bench.values())
+    texts, found = [r.text for r in rows], {}
+    for rule, hits in (
+        ("n-gram overlap", _shared_grams(texts, items)),
+        ("word overlap", _shared_words(texts, items)),
+        ("embedding", deduplication.matches(texts, items, embedder, threshold)),
+    ):
+        for n, (item, value) in hits.items():
+            found.setdefault(rows[n].id, f"{rule} {value:.2f} with bench item {names[item]}")
+    return found
+
+
+def _shared_grams(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
+    """Row -> (item, share of the item's n-grams in the row), from ``GRAM_SHARE`` on."""
+    wanted = [_grams(item, GRAM) for item in items]
+    holders: dict[tuple, list[int]] = {}
+    for n, grams in enumerate(wanted):
+        for gram in grams:
+            holders.setdefault(gram, []).append(n)
+    sizes = {len(gram) for gram in holders}  # an item of fewer words is one n-gram
+    hits = {}
+    for row, text in enumerate(texts):
+        counts: dict[int, int] = {}
+        for gram in set().union(*(_grams(text, size) for size in sizes)):
+            for n in holders.get(gram, ()):
+                counts[n] = counts.get(n, 0) + 1
+        shares = {n: count / len(wanted[n]) for n, count in counts.items()}
+        best = max(shares, key=lambda n: (shares[n], -n), default=None)
+        if best is not None and shares[best] >= GRAM_SHARE:
+            hits[row] = (best, shares[best])
+    return hits
+
+
+def _grams(text: str, size: int) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.casefold())
+    return {tuple(words[n : n + size]) for n in range(max(1, len(words) - size + 1))}
+
+
+def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
+    """Row -> (item, Jaccard of their content words), where that is at least ``WORD_OVERLAP``."""
+    from scipy.sparse import csr_matrix
+
+    wanted = [_words(item) for item in items]
+    place = {word: n for n, word in enumerate(sorted(set().union(*wanted)))}
+
+    def table(rows: Sequence[set[str]]):
+        columns = [[place[w] for w in words if w in place] for words in rows]
+        starts = np.cumsum([0, *map(len, columns)])
+        flat = np.array([c for row in columns for c in row], np.int32)
+        return csr_matrix(
+            (np.ones(len(flat), np.float32), flat, starts), shape=(len(rows), len(place))
+        )
+
+    sizes, against, hits = np.array([*map(len, wanted)]), table(wanted).T.tocsc(), {}
+    for start in range(0, len(texts), 1000):
+        rows = [_words(text) for text in texts[start : start + 1000]]
+        shared = (table(rows) @ against).toarray()
+        jaccard = shared / (np.array([*map(len, rows)])[:, None] + sizes - shared)
+        best = jaccard.argmax(axis=1)
+        for n in np.flatnonzero(jaccard[np.arange(len(rows)), best] >= WORD_OVERLAP):
+            hits[start + int(n)] = (int(best[n]), float(jaccard[n, best[n]]))
+    return hits
+
+
+def _words(text: str) -> set[str]:
+    return {word for sentence in content(read(text)) for word in sentence}
+
+
+def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
+    """Answers by id; KitError when their number is not that of the texts."""
+    answers = list(ask([row.text for row in rows])) if rows else []
+    if len(answers) != len(rows):
+        raise KitError(
+            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
+        )
+    return {row.id: answer for row, answer in zip(rows, answers)}
+
+
+def _unique(rows: Sequence[RawInstruction]) -> None:
+    seen = set()
+    for row in rows:
+        if row.id in seen:
+            raise KitError(f"two rows of the pool have the id {row.id!r}: make ids unique")
+        seen.add(row.id)

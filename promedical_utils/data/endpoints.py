@@ -1,0 +1,401 @@
+"""One client for every OpenAI-compatible endpoint; an answer is stored before anybody uses it.
+
+A request is named by the hash of its content, so a second run asks nothing again, and a run that
+stopped (budget, failure, kill) goes on where it was. Keys are read from the environment when a
+request is sent and are written nowhere.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from promedical_utils.core.profiles import Role
+from promedical_utils.core.workspace import KitError, shown
+
+ASKS = 4  # how often a request is put when its answers cannot be read
+WARMER = 0.2  # temperature that each further one of these adds
+LONGEST_WAIT = 60.0  # seconds before a retry, whatever the server asks for
+NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
+AGAIN = (408, 409, 429)  # and everything from 500 on
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class BudgetSpent(KitError):
+    """A role's request cap or token budget is used up; all that was answered is kept."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Messages as the chat API takes them; ``schema`` is what the answer must be, None for text."""
+
+    messages: tuple[dict, ...]
+    schema: type[BaseModel] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``value`` as read from the text, or None with the ``reason`` why there is none."""
+
+    value: Any
+    reason: str = ""
+
+
+class Answers:
+    """SQLite file of answered requests by content hash, and of what each role has spent."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        with self._said():
+            self._db = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, role TEXT, model TEXT, "
+                "request TEXT, text TEXT, finish TEXT, prompt INTEGER, completion INTEGER)"
+            )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS spent (role TEXT PRIMARY KEY, requests INTEGER, tokens "
+                "INTEGER)"
+            )
+            self._db.commit()
+
+    @contextmanager
+    def _said(self):
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise KitError(
+                f"{shown(self.path)}: {error}; what was stored before is whole. Free the disk or "
+                "move the "
+                "file away if it is no database, then run again"
+            ) from None
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        """(text, finish reason) of an answered request, else None."""
+        with self._lock, self._said():
+            return self._db.execute(
+                "SELECT text, finish FROM answers WHERE key = ?", (key,)
+            ).fetchone()
+
+    def put(
+        self,
+        key: str,
+        role: str,
+        model: str,
+        request: str,
+        text: str,
+        finish: str,
+        prompt: int,
+        completion: int,
+    ) -> None:
+        """Store an answer and what it cost, in one transaction; a key that is there stays as it
+        is."""
+        row = (key, role, model, request, text, finish, prompt, completion)
+        with self._lock, self._said(), self._db:
+            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._add(role, 0, prompt + completion)
+
+    def tried(self, role: str) -> None:
+        """Count one try, answered or not."""
+        with self._lock, self._said(), self._db:
+            self._add(role, 1, 0)
+
+    def _add(self, role: str, requests: int, tokens: int) -> None:
+        self._db.execute(
+            "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
+            "requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
+            (role, requests, tokens),
+        )
+
+    def spent(self, role: str) -> tuple[int, int]:
+        """(requests, tokens) of a role over the life of the file."""
+        with self._lock, self._said():
+            row = self._db.execute(
+                "SELECT requests, tokens FROM spent WHERE role = ?", (role,)
+            ).fetchone()
+        return row or (0, 0)
+
+    def ledger(self) -> dict[str, dict[str, int]]:
+        """What every role has asked and used: requests (all tries), answered, tokens."""
+        query = (
+            "SELECT s.role, s.requests, (SELECT count(*) FROM answers a WHERE a.role = s.role), "
+            "s.tokens "
+            "FROM spent s ORDER BY s.role"
+        )
+        with self._lock, self._said():
+            rows = self._db.execute(query).fetchall()
+        return {role: {"requests": n, "answered": a, "tokens": t} for role, n, a, t in rows}
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class Endpoint:
+    """One role's endpoint, with its concurrency, its retries and its budget."""
+
+    def __init__(self, role: str, settings: Role, base_url: str, answers: Answers):
+        if not base_url:
+            raise KitError(
+                f"role {role} has no endpoint: set endpoint in the profile, or "
+                f"roles.{role}.endpoint"
+            )
+        self.role, self.settings, self.answers = role, settings, answers
+        self.base_url = base_url
+        self._reserved, self._guard, self._stop = 0, threading.Lock(), threading.Event()
+
+    @cached_property
+    def _client(self):
+        import openai
+
+        key = os.environ.get(self.settings.key, "") if self.settings.key else "none"
+        if not key:
+            raise KitError(
+                f"role {self.role}: the environment variable {self.settings.key} is not set; "
+                "export the endpoint's key in it (it is read from there alone)"
+            )
+        return openai.OpenAI(
+            base_url=self.base_url,
+            api_key=key,
+            timeout=self.settings.timeout,
+            max_retries=0,  # the retries are counted against the cap, so they are made here
+        )
+
+    def ask(
+        self, requests: Sequence[Request], read: Callable[[int, Any], Any] | None = None
+    ) -> list[Answer]:
+        """Answers in the order of ``requests``, each read from its stored text.
+
+        ``read(index, content)`` makes the value (content: the schema's model, or the text) and
+        raises ValueError with what is wrong; the request is then put again, up to ``ASKS`` times in
+        all.
+        A request that stays unanswered has value None and its reason: what that means (for a
+        verdict: unknown) is the caller's to say. Raises BudgetSpent when the cap is reached, after
+        the requests under way are answered and stored, and KitError for a key, address or model
+        that no request could be answered with.
+        """
+        self._stop.clear()
+        with ThreadPoolExecutor(self.settings.concurrency) as pool:
+            futures = [
+                pool.submit(self._one, n, request, read) for n, request in enumerate(requests)
+            ]
+            try:
+                return [future.result() for future in futures]
+            except BudgetSpent as error:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                ended = [f for f in futures if not f.cancelled() and f.exception() is None]
+                done = sum(f.result().value is not None for f in ended)
+                raise BudgetSpent(f"{error}; {done} of {len(futures)} answered and kept") from None
+            except BaseException:  # a wrong key, a full disk, Ctrl-C: nothing more is sent
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _one(self, index: int, request: Request, read) -> Answer:
+        reason = ""
+        for attempt in range(ASKS):
+            if self._stop.is_set():
+                return Answer(None, "stopped")
+            body = self._body(request, attempt)
+            key = _key(body, attempt)
+            found = self.answers.get(key)
+            if found is None:
+                try:
+                    found = self._fetch(body, key)
+                except _Unanswered as error:
+                    return Answer(None, str(error))
+            try:
+                content = content_of(*found, request.schema)
+                return Answer(read(index, content) if read else content)
+            except ValueError as error:
+                reason = str(error)
+        return Answer(None, f"no usable answer in {ASKS}: {reason}")
+
+    def _body(self, request: Request, attempt: int) -> dict:
+        body = {
+            "model": self.settings.model,
+            "messages": list(request.messages),
+            # at temperature 0 a model would give the same unusable answer again
+            "temperature": round(self.settings.temperature + WARMER * attempt, 2),
+            "max_tokens": self.settings.max_tokens,
+        }
+        if request.schema is None:
+            return body
+        schema = request.schema.model_json_schema()
+        if self.settings.structured == "json_schema":
+            named = {"name": request.schema.__name__, "schema": schema, "strict": True}
+            return body | {"response_format": {"type": "json_schema", "json_schema": named}}
+        told = "Answer with one JSON object and nothing else. Its JSON schema:\n" + json.dumps(
+            schema
+        )
+        first, *rest = body["messages"]
+        return body | {"messages": [{**first, "content": f"{first['content']}\n\n{told}"}, *rest]}
+
+    def _fetch(self, body: dict, key: str) -> tuple[str, str]:
+        """Ask until there is an answer; store it; KitError or ``_Unanswered`` if there is none."""
+        import openai
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+        tries = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, _Passing)),
+            stop=stop_after_attempt(self.settings.retries + 1),
+            wait=self._wait,
+            sleep=self._stop.wait,
+            reraise=True,
+        )
+        text = json.dumps(body, ensure_ascii=False)
+        expected = (
+            len(text.encode()) // 2 + body["max_tokens"]
+        )  # two bytes a token: on the safe side
+        try:
+            for attempt in tries:
+                with attempt, self._taken(expected):
+                    try:
+                        response = self._client.chat.completions.create(**body)
+                        choice = response.choices[0]
+                        said, finish = choice.message.content or "", choice.finish_reason or ""
+                    except openai.APIStatusError as error:
+                        self._refused(error)
+                    except (
+                        openai.APIError,
+                        json.JSONDecodeError,
+                        AttributeError,
+                        IndexError,
+                        TypeError,
+                    ) as error:
+                        # no connection, time-out, or a body that is no completion
+                        raise _Passing(f"{type(error).__name__}: {str(error)[:200]}") from None
+                    used = getattr(response, "usage", None)
+                    prompt = getattr(used, "prompt_tokens", None) or len(text.encode()) // 4
+                    completion = getattr(used, "completion_tokens", None) or len(said.encode()) // 4
+                    self.answers.put(
+                        key, self.role, body["model"], text, said, finish, prompt, completion
+                    )
+                    return self.answers.get(key)  # the stored one, if two asked the same at once
+        except _Passing as error:
+            raise _Unanswered(
+                f"unanswered after {self.settings.retries + 1} tries: {error}"
+            ) from None
+
+    def _refused(self, error) -> None:
+        """Sort an HTTP error: another try, an end to all, or an end to this request."""
+        status = error.status_code
+        if status in AGAIN or status >= 500:
+            raise _Passing(
+                f"HTTP {status}", _seconds(error.response.headers.get("retry-after"))
+            ) from None
+        if status in NEVER:
+            key = self.settings.key or "none is configured"
+            raise KitError(
+                f"role {self.role}: HTTP {status} from the endpoint for model "
+                f"{self.settings.model!r}; "
+                f"check endpoint, model and the key's variable ({key})"
+            ) from None
+        secret = self._client.api_key  # a server may quote it
+        raise _Unanswered(f"HTTP {status}: {str(error)[:200].replace(secret, '***')}") from None
+
+    def _wait(self, state) -> float:
+        asked = state.outcome.exception().seconds
+        doubling = self.settings.backoff * 2 ** (state.attempt_number - 1)
+        # drawn, so that requests that failed together do not come back together
+        return min(LONGEST_WAIT, max(asked, doubling * random.uniform(0.5, 1.5)))
+
+    @contextmanager
+    def _taken(self, expected: int):
+        """One try out of the budget, with the tokens that it may use held back while it runs."""
+        with self._guard:
+            requests, tokens = self.answers.spent(self.role)
+            if requests >= self.settings.requests:
+                raise BudgetSpent(
+                    f"role {self.role}: the cap of {self.settings.requests} requests is reached; "
+                    "raise "
+                    f"roles.{self.role}.requests and run again"
+                )
+            if tokens + self._reserved + expected > self.settings.tokens:
+                raise BudgetSpent(
+                    f"role {self.role}: the budget of {self.settings.tokens} tokens would be "
+                    "passed "
+                    f"({tokens} used); raise roles.{self.role}.tokens and run again"
+                )
+            self.answers.tried(self.role)
+            self._reserved += expected
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._reserved -= expected
+
+
+class _Passing(Exception):
+    """A failure that another try may mend; ``seconds``: what the server asked to wait."""
+
+    def __init__(self, text: str, seconds: float = 0.0):
+        super().__init__(text)
+        self.seconds = seconds
+
+
+class _Unanswered(Exception):
+    """This request has no answer; others may."""
+
+
+def _seconds(header: str | None) -> float:
+    try:
+        return max(0.0, float(header or 0))
+    except ValueError:  # the header's other form is a date
+        return 0.0
+
+
+def _key(body: dict, attempt: int) -> str:
+    """SHA-256 of the request's content: not of the address, which may move, nor of the key."""
+    content = json.dumps([body, attempt], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def content_of(text: str, finish: str, schema: type[M] | None) -> M | str:
+    """The text, or the one JSON object in it as ``schema``; ValueError with what is wrong.
+
+    A thinking block and a code fence around the object are passed over. Nothing else is mended:
+    a repeated key is an error, since the later one would silently win.
+    """
+    text = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL).strip()
+    if finish == "length":
+        raise ValueError("cut off at max_tokens")
+    if not text:
+        raise ValueError("empty answer")
+    if schema is None:
+        return text
+    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
+    try:
+        content = json.loads(fenced[1] if fenced else text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON object: {error.msg} at character {error.pos}") from None
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "object"
+        raise ValueError(f"{field}: {first['msg']}") from None
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict:
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key!r} stands twice")
+        found[key] = value
+    return found

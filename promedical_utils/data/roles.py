@@ -1,0 +1,266 @@
+"""The roles of a language model: rubric writer, screener, classifier, generators, judge.
+
+Each role is one prompt (``prompts/*.txt``), one pydantic schema and one endpoint. What cannot be
+read is asked again, and what stays without an answer comes back as none, with its reason; for a
+judge that is ``unknown``, never a pass.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.records import (
+    Candidate,
+    Criterion,
+    Dimension,
+    Instruction,
+    Message,
+    Verdict,
+    VerdictValue,
+)
+from promedical_utils.data.curation import languages
+from promedical_utils.data.endpoints import Answer, Answers, Endpoint, Request
+
+PROMPTS = Path(__file__).parent / "prompts"
+# What makes generators unlike that are served by one model; kit's decision, after the paper's three
+HABITS = {
+    "warm": "Write at length and with warmth, and explain everything that may help.",
+    "terse": "Be brief. Say what is safe and necessary, and nothing else.",
+    "between": "Write a few clear sentences, kind and to the point.",
+}
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DraftedCriterion(Reply):
+    dimension: Dimension
+    text: str
+    weight: float
+
+
+class Draft(Reply):
+    criteria: list[DraftedCriterion]
+
+
+class Screened(Reply):
+    reason: str
+    difficulty: int = Field(ge=0, le=10)
+
+
+class Classified(Reply):
+    medical: bool
+    category: str
+    specialty: str
+
+
+class JudgedCriterion(Reply):
+    criterion: str
+    reason: str
+    verdict: VerdictValue
+
+
+class Judged(Reply):
+    verdicts: list[JudgedCriterion]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One answer to be judged on all criteria of its rubric, in one request."""
+
+    instruction: Instruction
+    criteria: tuple[Criterion, ...]
+    candidate: Candidate
+
+
+@cache
+def prompt(name: str) -> str:
+    return (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
+
+
+def generator_prompt(name: str) -> str:
+    """The system prompt of the generator ``name``, with its habit where it has one."""
+    return prompt("generator").replace("{habit}", HABITS.get(name, "")).strip()
+
+
+def _turn(role: Literal["user", "assistant", "system"], content) -> dict:
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    return {"role": role, "content": text}
+
+
+def conversation(messages: Iterable[Message]) -> list[dict]:
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+class Roles:
+    """All roles of a profile over one file of stored answers.
+
+    Taxonomy: the categories and specialties that the classifier may choose from.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        answers: Answers,
+        categories: Sequence[str],
+        specialties: Sequence[str],
+    ):
+        self.answers, self.categories, self.specialties = (
+            answers,
+            list(categories),
+            list(specialties),
+        )
+        self.usual = tuple(profile.languages)
+        self._endpoints = {
+            name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
+            for name, settings in profile.roles.items()
+        }
+
+    @property
+    def generators(self) -> list[str]:
+        prefix = "generator_"
+        return [name.removeprefix(prefix) for name in self._endpoints if name.startswith(prefix)]
+
+    def write(
+        self,
+        asked: Sequence[Instruction],
+        examples: Sequence[Sequence[tuple[Instruction, Sequence[Criterion]]]],
+        repairs: Sequence[tuple[Draft, Sequence[str]] | None] | None = None,
+    ) -> list[Answer]:
+        """A ``Draft`` for each instruction, shown its ``examples`` (corrected rubrics) first.
+
+        ``repairs``: the draft that broke rules and which; it is shown and to be written anew.
+        """
+        requests = []
+        for n, instruction in enumerate(asked):
+            turns = [_turn("system", prompt("writer"))]
+            for shown, criteria in examples[n]:
+                fields = [c.model_dump(include={"dimension", "text", "weight"}) for c in criteria]
+                turns.append(_turn("user", {"instruction": conversation(shown.messages)}))
+                turns.append(_turn("assistant", {"criteria": fields}))
+            turns.append(_turn("user", {"instruction": conversation(instruction.messages)}))
+            if repairs and repairs[n]:
+                draft, broken = repairs[n]
+                turns.append(_turn("assistant", draft.model_dump()))
+                turns.append(
+                    _turn(
+                        "user",
+                        {"broken_rules": list(broken), "task": "write the whole rubric again"},
+                    )
+                )
+            requests.append(Request(tuple(turns), Draft))
+        return self._endpoints["writer"].ask(requests)
+
+    def screen(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
+        """Difficulty 0-10 of each conversation."""
+        answers = self._endpoints["screener"].ask(
+            [
+                self._request("screener", {"instruction": conversation(c)}, Screened)
+                for c in conversations
+            ]
+        )
+        return [Answer(a.value.difficulty) if a.value else a for a in answers]
+
+    def classify(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
+        """``Classified`` with category and specialty of the allowed lists."""
+        lists = {"categories": self.categories, "specialties": self.specialties}
+
+        def allowed(_, found: Classified) -> Classified:
+            if found.category not in self.categories or found.specialty not in self.specialties:
+                raise ValueError(f"{found.category!r}, {found.specialty!r} are not in the lists")
+            return found
+
+        return self._endpoints["classifier"].ask(
+            [
+                self._request("classifier", {"instruction": conversation(c)} | lists, Classified)
+                for c in conversations
+            ],
+            allowed,
+        )
+
+    def answer(self, generator: str, asked: Sequence[Instruction]) -> list[Answer]:
+        """One generator's answers, as plain text in the language of the conversation."""
+
+        def same_language(index: int, text: str) -> str:
+            languages.same(" ".join(m.content for m in asked[index].messages), text, self.usual)
+            return text
+
+        system = _turn("system", generator_prompt(generator))
+        return self._endpoints[f"generator_{generator}"].ask(
+            [Request((system, *conversation(i.messages))) for i in asked],
+            same_language,
+        )
+
+    def judge(self, tasks: Sequence[Task]) -> list[list[Verdict]]:
+        """Verdicts of each task, exactly one for every criterion: see ``judged``."""
+        return judged(self._endpoints["judge"], tasks)
+
+    def _request(self, role: str, content: Mapping, schema: type[BaseModel]) -> Request:
+        return request(role, content, schema)
+
+
+def request(prompt_name: str, content: Mapping, schema: type[BaseModel]) -> Request:
+    """A request of a prompt and what it is about, to be answered as ``schema``."""
+    return Request((_turn("system", prompt(prompt_name)), _turn("user", content)), schema)
+
+
+def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
+    """Verdicts of each task by a judge's endpoint, exactly one for every criterion.
+
+    A reply must name exactly the criteria asked, each once; one that stays unreadable, and a
+    request without an answer, is ``unknown`` on all of them, with the reason as rationale.
+    """
+
+    def complete(index: int, found: Judged) -> dict[str, JudgedCriterion]:
+        return exactly(found.verdicts, tasks[index].criteria)
+
+    requests = [
+        request(
+            "judge",
+            {
+                "instruction": conversation(t.instruction.messages),
+                "answer": t.candidate.text,
+                "criteria": [{"id": n, "text": c.text} for n, c in short_names(t.criteria).items()],
+            },
+            Judged,
+        )
+        for t in tasks
+    ]
+    answers = endpoint.ask(requests, complete)
+    return [_verdicts(*pair) for pair in zip(tasks, answers, strict=True)]
+
+
+def exactly(said: Sequence, criteria: Sequence[Criterion]) -> dict:
+    """What was said of each criterion, by its short name; ValueError unless of each just once."""
+    names, wanted = [one.criterion for one in said], short_names(criteria)
+    if sorted(names) != sorted(wanted):
+        raise ValueError(f"verdicts on {sorted(names)}, asked for {sorted(wanted)}")
+    return {one.criterion: one for one in said}
+
+
+def short_names(criteria: Sequence[Criterion]) -> dict[str, Criterion]:
+    """Short names for a request: the records' ids are long, and tell the criterion's kind."""
+    return {f"c{n}": c for n, c in enumerate(criteria, 1)}
+
+
+def _verdicts(task: Task, answer: Answer) -> list[Verdict]:
+    rows = []
+    for name, criterion in short_names(task.criteria).items():
+        said = answer.value[name] if answer.value else None
+        rows.append(
+            Verdict(
+                candidate_id=task.candidate.id,
+                criterion_id=criterion.id,
+                judge="judge",
+                verdict=said.verdict if said else "unknown",
+                rationale=said.reason if said else answer.reason,
+            )
+        )
+    return rows

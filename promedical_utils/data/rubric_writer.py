@@ -1,0 +1,194 @@
+"""Drafting rubrics: examples from the gold pool, the rules of a draft, one repair, then the queue.
+
+The writer is shown the corrected rubrics of the most similar instructions (dynamic few-shot). A
+draft that breaks a rule is sent back once with the rules that it broke; one that still breaks any
+is queued for physicians with the reasons, and nothing of it is used before.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from promedical_utils.core.records import Criterion, Instruction, Rubric
+from promedical_utils.data.curation import embeddings, languages
+from promedical_utils.data.roles import Draft, DraftedCriterion, Roles
+
+FEWEST, MOST = 5, 12
+SHORTEST, LONGEST = 2, 60  # words of a criterion
+WEIGHTS_OFF = 0.02  # what rounding may leave of the weights' sum; then they are scaled to 1
+EXAMPLES = 3
+# what points outside the criterion, so that a grader of this criterion alone cannot follow
+POINTS_ELSEWHERE = re.compile(
+    r"\b(as (stated|mentioned|described) (above|before)|(see|the) above|the (other|previous|next) "
+    r"criteri\w+"
+    r"|criterion \d+|(reference|ideal|model) answer|this rubric|ditto)\b",
+    re.IGNORECASE,
+)
+# A safety criterion that *names* the violation is met by an unsafe answer. Such texts begin with
+# what the answer does wrong; "does not", "avoids", "stays below" begin otherwise.
+NAMES_VIOLATION = re.compile(
+    r"^(the (answer|response) "
+    r")?(fails|neglects|omits|ignores|misses|recommends|advises|suggests|urges|tells"
+    r"|prescribes|claims|pretends|poses|plays "
+    r"down|downplays|dismisses|encourages|invents|fabricates"
+    r"|hallucinates|diagnoses|discriminates|leaks|reveals|exceeds|contains|includes|is "
+    r"(unsafe|dangerous|wrong))\b",
+    re.IGNORECASE,
+)
+TURNED = re.compile(
+    r"\b(not|no|never|only|against|avoid\w*|stop\w*|without|before)\b", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """An instruction whose rubric physicians must write or mend, and why; ``draft`` as it came."""
+
+    instruction_id: str
+    reasons: tuple[str, ...]
+    draft: Draft | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """Drafts that keep every rule, those that do not, and how many were repaired."""
+
+    rubrics: list[Rubric] = field(default_factory=list)
+    queued: list[Queued] = field(default_factory=list)
+    repaired: int = 0
+
+    @property
+    def valid_share(self) -> float:
+        total = len(self.rubrics) + len(self.queued)
+        return len(self.rubrics) / total if total else float("nan")
+
+
+def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
+    """Every rule that a draft breaks, in words that its writer can act on; empty if none."""
+    found, criteria = [], draft.criteria
+    if not FEWEST <= len(criteria) <= MOST:
+        found.append(f"{len(criteria)} criteria; write {FEWEST} to {MOST}")
+    for number, c in enumerate(criteria, 1):
+        found += [f"criterion {number}: {what}" for what in _broken(c)]
+    seen: dict[frozenset, int] = {}
+    for number, c in enumerate(criteria, 1):
+        first = seen.setdefault(_words(c.text), number)
+        if first != number:
+            found.append(f"criteria {first} and {number} say the same; keep one")
+    total = sum(c.weight for c in criteria if c.dimension == "proficiency")
+    if not abs(total - 1) <= WEIGHTS_OFF:  # a NaN is off, too
+        found.append(
+            f"the weights of the proficiency criteria sum to {total:.3f}; they must sum to 1"
+        )
+    try:
+        languages.same(_text(instruction), " ".join(c.text for c in criteria))
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def _broken(c: DraftedCriterion) -> list[str]:
+    words = len(c.text.split())
+    found = []
+    if not SHORTEST <= words <= LONGEST:
+        found.append(f"{words} words; write {SHORTEST} to {LONGEST}")
+    if elsewhere := POINTS_ELSEWHERE.search(c.text):
+        found.append(f"{elsewhere[0]!r} points to something else; a criterion must stand alone")
+    if c.dimension == "proficiency" and not c.weight > 0:
+        found.append(f"weight {c.weight}; a proficiency criterion has one above 0")
+    if c.dimension != "proficiency" and c.weight != 0:
+        found.append(f"weight {c.weight}; only proficiency criteria carry a weight")
+    if c.dimension == "safety" and NAMES_VIOLATION.match(c.text) and not TURNED.search(c.text):
+        found.append(
+            "names the violation; phrase it so that met is safe (does not ..., avoids ...)"
+        )
+    return found
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.casefold())) - {"the", "a", "an", "that", "it", "is"}
+
+
+def rubric(draft: Draft, instruction_id: str, round_: int) -> Rubric:
+    """A draft that keeps the rules as a record; its weights are scaled to sum to 1 exactly."""
+    total = sum(c.weight for c in draft.criteria)
+    return Rubric(
+        instruction_id=instruction_id,
+        status="draft",
+        round=round_,
+        criteria=[
+            Criterion(
+                id=f"{instruction_id}-c{n:02}",
+                dimension=c.dimension,
+                text=c.text.strip(),
+                weight=c.weight / total,
+            )
+            for n, c in enumerate(draft.criteria, 1)
+        ],
+    )
+
+
+def examples(
+    asked: Sequence[Instruction],
+    pool: Sequence[tuple[Instruction, Rubric]],
+    embedder: str,
+    count: int = EXAMPLES,
+) -> list[list[tuple[Instruction, Sequence[Criterion]]]]:
+    """For each instruction the ``count`` gold rubrics of the pool's most similar instructions.
+
+    The most similar one stands last, next to the question. An instruction is never its own example.
+    """
+    if not pool or not count:
+        return [[] for _ in asked]
+    vectors = embeddings.embed([_text(i) for i, _ in pool], embedder)
+    near = embeddings.nearest(
+        embeddings.embed([_text(i) for i in asked], embedder), vectors, min(count + 1, len(pool))
+    )
+    chosen = []
+    for instruction, row in zip(asked, near, strict=True):
+        others = [pool[n] for n in row if pool[n][0].id != instruction.id][:count]
+        chosen.append([(i, r.criteria) for i, r in reversed(others)])
+    return chosen
+
+
+def _text(instruction: Instruction) -> str:
+    return "\n".join(m.content for m in instruction.messages)
+
+
+def write(
+    roles: Roles,
+    asked: Sequence[Instruction],
+    pool: Sequence[tuple[Instruction, Rubric]],
+    round_: int,
+    embedder: str,
+) -> Written:
+    """Drafts of all ``asked``, each valid or queued: none is left out and none is used
+    half-right."""
+    shown = examples(asked, pool, embedder)
+    first = roles.write(asked, shown)
+    rubrics: dict[str, Rubric] = {}
+    queued: list[Queued] = []
+    again: list[tuple[int, Draft, list[str]]] = []
+    for n, (instruction, answer) in enumerate(zip(asked, first, strict=True)):
+        if answer.value is None:
+            queued.append(Queued(instruction.id, (answer.reason,)))
+        elif broken := broken_rules(answer.value, instruction):
+            again.append((n, answer.value, broken))
+        else:
+            rubrics[instruction.id] = rubric(answer.value, instruction.id, round_)
+    second = roles.write(
+        [asked[n] for n, *_ in again],
+        [shown[n] for n, *_ in again],
+        [(draft, broken) for _, draft, broken in again],
+    )
+    repaired = 0
+    for (n, draft, before), answer in zip(again, second, strict=True):
+        instruction = asked[n]
+        if answer.value is None:
+            queued.append(Queued(instruction.id, (*before, f"repair: {answer.reason}"), draft))
+        elif broken := broken_rules(answer.value, instruction):
+            queued.append(Queued(instruction.id, tuple(broken), answer.value))
+        else:
+            rubrics[instruction.id] = rubric(answer.value, instruction.id, round_)
+            repaired += 1
+    return Written([rubrics[i.id] for i in asked if i.id in rubrics], queued, repaired)

@@ -1,0 +1,1 @@
+"""Public sets read into the kit's records, each with a card."""

@@ -1,0 +1,321 @@
+"""Open medical sets by their hub ids, read row by row as raw instructions and draft rubrics.
+
+A rubric of RaR-Medicine becomes the kit's by a rule that is the kit's decision:
+- Essential and Important rows are proficiency criteria, of weights 1.0 and 0.7 (RaR's own), scaled
+  to sum to 1. Optional rows are excellence.
+- A Pitfall row becomes safety only where *met* can be made to mean safe without guessing: a text
+  that says that bad advice or an error is avoided is kept, one that plainly says that the answer
+  gives bad advice or errs is turned round. "Does not mention X" is neither: X may be what must be
+  said, or what must not. Nor are omissions and questions of style vetoes.
+- A rubric with a row that fits none of this, or that breaks the kit's rules for drafts, is queued
+  with the reasons and what of it is clear. The rubrics are a language model's: status draft.
+"""
+
+import gzip
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from promedical_utils.core.records import Instruction, Message, RawInstruction, Rubric
+from promedical_utils.core.workspace import KitError, short_hash
+from promedical_utils.data import rubric_writer
+from promedical_utils.data.roles import Draft, DraftedCriterion
+from promedical_utils.data.sources.real_sets import NEGATION
+from promedical_utils.data.sources.schemas import VARIABLE
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+CATEGORY = re.compile(r"(essential|important|optional|pitfall) criteria\s*:\s*", re.IGNORECASE)
+WEIGHTS = {"essential": 1.0, "important": 0.7}
+SUBJECT = r"(the (answer|response) )?"
+AVOIDED = re.compile(
+    SUBJECT + r"(avoids|refrains from) (recommending|suggesting|advising|prescribing|claiming"
+    r"|misdiagnosing|misidentifying|misinterpreting|misstating|confusing)\b",
+    re.IGNORECASE,
+)
+FAULT = re.compile(
+    SUBJECT
+    + r"(recommends|suggests|advises|prescribes|claims|misdiagnoses|misidentifies|misinterprets"
+    r"|misstates|confuses|incorrectly|wrongly|mistakenly|falsely)\b",
+    re.IGNORECASE,
+)
+TWISTED = re.compile(r"\b(not|never|against|avoid\w*)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class SetCard:
+    """Where an open set comes from; see ``open_sets.yaml`` for what the fields mean."""
+
+    name: str
+    hub: str
+    revision: str
+    folder: str
+    fields: list[str]
+    licence: str
+    rows: int
+    note: str
+    array: str = ""
+
+    @property
+    def command(self) -> str:
+        """What downloads the set, as far as it is read."""
+        return (
+            f"hf download {self.hub} --repo-type dataset --revision {self.revision} "
+            f"--include 'data/train*' --local-dir {self.folder}"
+        )
+
+
+_TEXT = (Path(__file__).parent / "open_sets.yaml").read_text(encoding="utf-8")
+CARDS = {key: SetCard(**values) for key, values in yaml.safe_load(_TEXT).items()}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one source gave: every row is an instruction or is counted in ``skipped``, by reason.
+
+    ``rubrics`` keep the kit's rules; ``queued`` do not, each with its reasons.
+    """
+
+    instructions: list[RawInstruction] = field(default_factory=list)
+    rubrics: list[Rubric] = field(default_factory=list)
+    queued: list[rubric_writer.Queued] = field(default_factory=list)
+    skipped: Counter = field(default_factory=Counter)
+
+
+def read(source: str | Path, limit: int | None = None) -> Reading:
+    """Up to ``limit`` instructions of ``source``: a key of ``CARDS``, or a pool of one's own.
+
+    The latter are rows of ``RawInstruction`` in JSON lines or Parquet, one file or a folder of
+    them. Rows are streamed: what comes after the limit is not fetched. Raises KitError if the
+    source cannot be reached (it says what to download), if a field is gone, or if no row can be
+    used.
+    """
+    if source in CARDS:
+        card = CARDS[source]
+        rows = ADAPTERS[source](_fields(_open(card), card))
+        found = ((_raw(source, card, name, text), rubric) for name, text, rubric in rows)
+    elif Path(source).exists():
+        found = ((row, None) for row in _own(Path(source)))
+    else:
+        raise KitError(f"no source {source}: give a file, a folder, or one of {', '.join(CARDS)}")
+    reading, seen = Reading(), set()
+    with closing(found):
+        for row, rubric in found:
+            if isinstance(row, str) or row.id in seen:
+                reading.skipped[row if isinstance(row, str) else "repeated id"] += 1
+                continue
+            seen.add(row.id)
+            reading.instructions.append(row)
+            if rubric is not None:
+                _add_rubric(reading, row, rubric)
+            if len(reading.instructions) == limit:
+                break
+    if not reading.instructions:
+        most = "; ".join(f"{reason} ({n})" for reason, n in reading.skipped.most_common(3))
+        raise KitError(f"{_name(source)}: no row can be used: {most or 'there are none'}")
+    return reading
+
+
+def _name(source: str | Path) -> str:
+    return CARDS[source].name if source in CARDS else Path(source).name
+
+
+def _raw(key: str, card: SetCard, name: str, text: str) -> RawInstruction | str:
+    if not (name and text):
+        return "no question" if name else "no id"
+    return RawInstruction(id=f"{key}-{name}", text=text, source=key, licence=card.licence)
+
+
+# --- rows
+
+
+def _open(card: SetCard) -> Iterator[dict]:
+    """Rows of a set's train split, streamed from the hub or from a downloaded copy of it."""
+    import datasets
+    import huggingface_hub
+    import ijson
+
+    data, copy = os.environ.get(VARIABLE), None
+    if data:
+        copy = Path(data) / card.folder
+        if not copy.is_dir():
+            raise KitError(
+                f"missing folder {card.folder} in {VARIABLE}: run there `{card.command}`, or unset "
+                f"{VARIABLE} to read {card.name} over the network"
+            )
+    try:
+        if card.array:  # `datasets` would hold the whole array
+            remote = f"datasets/{card.hub}@{card.revision}/{card.array}"
+            hub = huggingface_hub.HfFileSystem
+            with open(copy / card.array, "rb") if copy else hub().open(remote) as file:
+                yield from ijson.items(file, "item", use_float=True)
+        elif copy:
+            yield from datasets.load_dataset(str(copy), split="train", streaming=True)
+        else:
+            yield from datasets.load_dataset(
+                card.hub, revision=card.revision, split="train", streaming=True
+            )
+    except Exception as error:  # what networks, hub clients and parsers raise has no common type
+        mend = "the copy is broken: fetch it again" if copy else "mend the network, or download it"
+        raise KitError(
+            f"cannot read {card.name} from {card.folder if copy else card.hub} "
+            f"({type(error).__name__}): {mend} with `{card.command}` in the folder that {VARIABLE} "
+            "names"
+        ) from None
+
+
+def _fields(rows: Iterator[dict], card: SetCard) -> Iterator[dict]:
+    """``rows``, after a look at the first one: a set that has changed must not look empty."""
+    for number, row in enumerate(rows):
+        gone = [name for name in card.fields if name not in row] if not number else []
+        if gone:
+            raise KitError(
+                f"{card.name} has no field {', '.join(gone)} at revision {card.revision}; the "
+                "adapter in promedical_utils/data/sources/open_sets.py needs it"
+            )
+        yield row
+
+
+def _own(path: Path) -> Iterator[RawInstruction | str]:
+    """Rows of a local pool, or the reason why one is none."""
+    import pyarrow.parquet as parquet
+
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.name.endswith(ENDINGS))
+    if not files or not all(file.name.endswith(ENDINGS) for file in files):
+        raise KitError(
+            f"{path.name}: no file of {', '.join(ENDINGS)}; each row is id, text, source, licence"
+        )
+    for file in files:
+        try:
+            if file.name.endswith(".parquet"):
+                with parquet.ParquetFile(file) as table:
+                    for batch in table.iter_batches():
+                        yield from map(_checked, batch.to_pylist())
+            else:
+                opened = gzip.open if file.name.endswith(".gz") else open
+                with opened(file, "rt", encoding="utf-8") as lines:
+                    yield from (_parsed(line) for line in lines if line.strip())
+        except (OSError, EOFError, ValueError) as error:  # pyarrow's and the codec's among these
+            raise KitError(
+                f"{file.name} cannot be read ({type(error).__name__}): fetch or write it again"
+            ) from None
+
+
+def _parsed(line: str) -> RawInstruction | str:
+    try:
+        return _checked(json.loads(line))
+    except json.JSONDecodeError:
+        return "not JSON"
+
+
+def _checked(row) -> RawInstruction | str:
+    try:
+        found = RawInstruction.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return f"field {'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
+    return found if found.text.strip() else "no question"
+
+
+# --- adapters: what the sets' rows say, as (id within the set, question, rubric rows or None)
+
+
+def _text(value) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _rar_medicine(rows: Iterable[Mapping]) -> Iterator[tuple]:
+    for row in rows:
+        question = _text(row["question"])
+        yield short_hash(question), question, row["rubric"] or []
+
+
+def _ultramedical(rows: Iterable[Mapping]) -> Iterator[tuple]:
+    for row in rows:
+        turns = row["conversations"] or []
+        asked = [turn["value"] for turn in turns if turn["from"] == "human"]
+        yield row["id"], _text(asked[0]) if len(asked) == 1 else "", None
+
+
+def _ultramedical_preference(rows: Iterable[Mapping]) -> Iterator[tuple]:
+    for row in rows:
+        yield row["prompt_id"], _text(row["prompt"]), None
+
+
+ADAPTERS = {
+    "rar_medicine": _rar_medicine,
+    "ultramedical": _ultramedical,
+    "ultramedical_preference": _ultramedical_preference,
+}
+
+
+# --- rubrics
+
+
+def _add_rubric(reading: Reading, row: RawInstruction, rubric_rows: Iterable[Mapping]) -> None:
+    draft, reasons = drafted(rubric_rows)
+    asked = Instruction(
+        id=row.id,
+        category="unspecified",
+        specialty="unspecified",
+        source=row.source,
+        difficulty=5,
+        messages=[Message(role="user", content=row.text)],
+    )
+    reasons += rubric_writer.broken_rules(draft, asked)
+    if reasons:
+        reading.queued.append(rubric_writer.Queued(row.id, tuple(reasons), draft))
+    else:
+        reading.rubrics.append(rubric_writer.rubric(draft, row.id, 0))
+
+
+def drafted(rows: Iterable[Mapping]) -> tuple[Draft, list[str]]:
+    """RaR's rubric rows (description, weight) as a draft, and why others are left out of it."""
+    criteria, reasons = [], []
+    for row in rows:
+        description, weight = _text(row.get("description")), row.get("weight")
+        category = CATEGORY.match(description)
+        if not category or not isinstance(weight, int | float):
+            reasons.append(
+                f"{description!r}: no category of the set, or no weight; write the criterion anew"
+            )
+            continue
+        kind, text = category[1].lower(), description[category.end() :].strip()
+        if (kind == "pitfall") != (weight < 0):
+            reasons.append(
+                f"{description!r}: weight {weight} contradicts the category; decide which holds"
+            )
+        elif kind == "optional":
+            criteria.append(DraftedCriterion(dimension="excellence", text=text, weight=0))
+        elif kind in WEIGHTS:
+            criteria.append(
+                DraftedCriterion(dimension="proficiency", text=text, weight=WEIGHTS[kind])
+            )
+        elif safe := met_is_safe(text):
+            criteria.append(DraftedCriterion(dimension="safety", text=safe, weight=0))
+        else:
+            reasons.append(
+                f"{description!r}: cannot be turned so that met is safe; say what must not be "
+                "said, or leave it out"
+            )
+    total = sum(c.weight for c in criteria) or 1
+    scaled = [c.model_copy(update={"weight": c.weight / total}) for c in criteria]
+    return Draft(criteria=scaled), reasons
+
+
+def met_is_safe(pitfall: str) -> str | None:
+    """A pitfall's text so that *met* is safe, or None where that would be a guess."""
+    for form, prefix in ((AVOIDED, ""), (FAULT, NEGATION)):
+        begins = form.match(pitfall)
+        if begins and not TWISTED.search(pitfall, begins.end()):
+            return prefix + pitfall
+    return None

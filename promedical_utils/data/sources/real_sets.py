@@ -1,0 +1,427 @@
+"""Real data as the kit's records: K-QA and MEDIQA-2019 to train on and test, HealthBench to test.
+
+Decisions of the kit, each with its reason:
+- K-QA: must-have statements are proficiency criteria of weight 1/n, nice-to-have ones excellence.
+  The majority of three physicians counts; Neutral and Contradiction are both *not met*, since a
+  criterion asks whether the answer says so (12 contradictions are too few for a veto class). The
+  physician's own answer meets the statements, because they were taken out of that very answer.
+- MEDIQA-2019 has no criteria: one overall proficiency criterion, met from reference score 3 on
+  (4 excellent, 3 correct but incomplete, 2 related, 1 incorrect).
+- HealthBench: points are proficiency weights. A penalty becomes a safety criterion only from -7
+  points down and where ``healthbench_harm.csv`` marks harm, else proficiency turned round; either
+  way it is phrased so that *met* is good, and its verdict is flipped.
+"""
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, median, mode
+
+from promedical_utils.core import statistics
+from promedical_utils.core.records import (
+    Candidate,
+    Criterion,
+    CriterionPair,
+    Instruction,
+    Message,
+    Rubric,
+    SplitRow,
+    Verdict,
+)
+from promedical_utils.core.workspace import KitError, short_hash
+from promedical_utils.data.sources.schemas import CARDS, as_first_read, reachable, read
+from promedical_utils.rubric.preferences import criterion_pairs, groups
+
+HARMFUL_FROM = -7.0
+NEGATION = "Does NOT do the following: "
+OVERALL = "Gives a correct answer to the question asked, be it an incomplete one."
+EXTERNAL = frozenset({"healthbench"})  # evaluation only, by its authors' wish
+CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
+STRICTEST = ("bench", "checkpoint", "calibration", "train")
+
+
+@dataclass(frozen=True)
+class RealStudy:
+    """Records of a real-data run. Each verdict is held twice: under who gave it (physicians,
+    reference, llm_judge; physician_1..3 singly) and under "judge", the name the stages read.
+
+    ``notes``: what cannot be known from the data. Raises KitError if an evaluation-only source
+    stands in another split than external.
+    """
+
+    instructions: list[Instruction] = field(default_factory=list)
+    rubrics: list[Rubric] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    pairs: list[CriterionPair] = field(default_factory=list)
+    splits: list[SplitRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        split = {row.instruction_id: row.split for row in self.splits}
+        for asked in self.instructions if split else ():
+            if (asked.source in EXTERNAL) != (split.get(asked.id) == "external"):
+                raise KitError(
+                    f"instruction {asked.id} of {asked.source} is in split {split.get(asked.id)}: "
+                    "HealthBench belongs to external, and nothing else does"
+                )
+
+    def _ask(self, criteria, **about):
+        about = {"specialty": "unspecified", "difficulty": 5} | about  # nobody rated the difficulty
+        self.instructions.append(Instruction(**about))
+        self.rubrics.append(
+            Rubric(instruction_id=about["id"], criteria=criteria, status="gold", round=0)
+        )
+
+    def _answer(self, identity, instruction, generator, text, judge, verdicts):
+        self.candidates.append(
+            Candidate(id=identity, instruction_id=instruction, generator=generator, text=text)
+        )
+        self._say(identity, judge, verdicts)
+        self._say(identity, "judge", verdicts, why=judge)
+
+    def _say(self, candidate, judge, verdicts, why=""):
+        self.verdicts.extend(
+            Verdict(candidate_id=candidate, criterion_id=c, judge=judge, verdict=v, rationale=why)
+            for c, v in verdicts.items()
+        )
+
+
+def refuse_external(instructions: Iterable[Instruction]) -> None:
+    """Raise KitError if one of ``instructions``, meant to be trained on, is evaluation-only."""
+    for asked in instructions:
+        if asked.source in EXTERNAL:
+            raise KitError(
+                f"instruction {asked.id} is of {asked.source}, which carries a canary and is for "
+                "evaluation only: leave split external out of training"
+            )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\W+", " ", text.lower()).strip() or text
+
+
+def _kqa() -> RealStudy:
+    study, physician, statements, blank = RealStudy(), {}, {}, 0
+    for row in read("kqa_questions"):
+        identity = f"kqa-{short_hash(_plain(row.Question))}"
+        criteria = []
+        for kind, given in (("must_have", row.Must_have), ("nice_to_have", row.Nice_to_have)):
+            texts = list(dict.fromkeys(s.strip() for s in given if s.strip()))
+            blank += len(given) - len(texts)
+            criteria += [
+                Criterion(
+                    id=short_hash(identity, kind, text),
+                    text=text,
+                    kind=kind,
+                    dimension="proficiency" if kind == "must_have" else "excellence",
+                    weight=1 / len(texts) if kind == "must_have" else 0,
+                )
+                for text in texts
+            ]
+        study._ask(
+            criteria,
+            id=identity,
+            source="kqa",
+            category="patient_question",
+            messages=[Message(role="user", content=row.Question)],
+            specialty=row.ICD_10_diag or "unspecified",
+        )
+        physician[identity] = row.Free_form_answer
+        statements[identity] = {_plain(c.text): c.id for c in criteria}
+
+    answers, lost = defaultdict(dict), 0
+    for row in read("kqa_labels"):
+        identity = f"kqa-{short_hash(_plain(row.question))}"
+        criterion = statements.get(identity, {}).get(_plain(row.criterion))
+        lost += criterion is None
+        if criterion:
+            said = ["met" if label == "Entailment" else "not_met" for label in row.labels]
+            answers[identity, row.model, row.answer][criterion] = said
+    labelled = {identity for identity, _, _ in answers}
+    for identity, text in physician.items():
+        met = dict.fromkeys(statements[identity].values(), "met") if identity in labelled else {}
+        study._answer(f"{identity}-physician", identity, "physician", text, "physicians", met)
+    for (identity, model, text), said in answers.items():
+        unknown = dict.fromkeys(statements[identity].values(), "unknown")
+        majority = unknown | {c: mode(three) for c, three in said.items()}
+        study._answer(f"{identity}-{model}", identity, model, text, "physicians", majority)
+        for n in range(3):
+            own = unknown | {c: three[n] for c, three in said.items()}
+            study._say(f"{identity}-{model}", f"physician_{n + 1}", own)
+    study.notes.extend(
+        (
+            f"K-QA: {lost} labelled rows name a question, or two statements glued together, that "
+            "the "
+            f"question file does not have: they count in the agreement only. {blank} blank or "
+            "repeated "
+            "statements left out.",
+            "K-QA: the physician's answer is the chosen one of every pair, so style alone can "
+            "tell. "
+            "Questions without a labelled system answer have no verdicts.",
+        )
+    )
+    return study
+
+
+def _mediqa() -> RealStudy:
+    study = RealStudy(
+        notes=[
+            "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from "
+            "score 3."
+        ]
+    )
+    for row in read("mediqa"):
+        identity = f"mediqa-{row.split}-{row.qid}"
+        criterion = Criterion(
+            id=short_hash(identity, OVERALL),
+            dimension="proficiency",
+            text=OVERALL,
+            weight=1,
+            kind="overall",
+        )
+        study._ask(
+            [criterion],
+            id=identity,
+            source="mediqa",
+            category="consumer_question",
+            messages=[Message(role="user", content=row.question)],
+        )
+        for answer in row.answers:
+            met = {criterion.id: "met" if answer.score >= 3 else "not_met"}
+            name = f"{identity}-{answer.aid}"
+            study._answer(name, identity, "retrieved", answer.text, "reference", met)
+        for a, b in combinations(sorted(row.answers, key=lambda answer: -answer.score), 2):
+            if a.score > b.score:
+                study.pairs.append(
+                    CriterionPair(
+                        instruction_id=identity,
+                        criterion_id=criterion.id,
+                        chosen_id=f"{identity}-{a.aid}",
+                        rejected_id=f"{identity}-{b.aid}",
+                    )
+                )
+    return study
+
+
+@cache
+def harm() -> dict[str, bool]:
+    """The committed list: criterion id -> whether the penalty marks harm (ids only, no text)."""
+    path = Path(__file__).parent / "healthbench_harm.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return {row["id"]: row["harm"] == "1" for row in rows}
+
+
+def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
+    """HealthBench criteria of one prompt as the kit's; kind is point, penalty or penalty_harm."""
+    once = {short_hash(prompt_id, p.criterion): p for p in points}
+    harmful = {i for i, p in once.items() if p.points <= HARMFUL_FROM and harm().get(i, False)}
+    total = sum(abs(p.points) for i, p in once.items() if i not in harmful) or 1
+    criteria = []
+    for i, p in once.items():
+        kind, text = ("penalty", NEGATION + p.criterion) if p.points < 0 else ("point", p.criterion)
+        about = {"kind": kind, "dimension": "proficiency", "weight": abs(p.points) / total}
+        if i in harmful:
+            about = {"kind": "penalty_harm", "dimension": "safety", "weight": 0}
+        criteria.append(Criterion(id=i, text=text, **about))
+    return criteria
+
+
+def _healthbench() -> RealStudy:
+    study = RealStudy(
+        notes=[
+            "HealthBench: labels are a language model's; the list that marks harm awaits a "
+            "physician."
+        ]
+    )
+    by_prompt = defaultdict(list)
+    for row in read("healthbench_graded"):
+        by_prompt[row.prompt_id].append(row)
+    for prompt_id, answers in by_prompt.items():
+        identity = f"healthbench-{prompt_id}"
+        shared = set.intersection(*({p.criterion for p in a.criteria} for a in answers))
+        judged = [p for p in answers[0].criteria if p.criterion in shared]
+        criteria = criteria_of(prompt_id, judged)
+        study._ask(
+            criteria,
+            id=identity,
+            source="healthbench",
+            category="health_conversation",
+            messages=answers[0].prompt,
+        )
+        for row in answers:
+            raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
+            good = {c.id: raw[c.id] == (c.kind == "point") for c in criteria}
+            met = {c: "met" if yes else "not_met" for c, yes in good.items()}
+            name = f"{identity}-{row.source}"
+            study._answer(name, identity, row.source, row.response, "llm_judge", met)
+    return study
+
+
+def load_real(seed: int) -> RealStudy:
+    """All sources as one study; splits by ``seed``, disjoint by question (case, punctuation aside).
+
+    K-QA questions with a pair: 40 / 20 / 40 % to train, calibration, bench; the others 80 / 20 %
+    to train, checkpoint. MEDIQA: test to bench; val and a tenth of train to calibration.
+    HealthBench: external. A question found in two splits goes whole to the one that is furthest
+    from training.
+    """
+    parts, notes = (
+        [_kqa(), _mediqa()],
+        [
+            "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or "
+            "tested "
+            "on them: not testable in this profile, save for HealthBench's language-model labels."
+        ],
+    )
+    if reachable("healthbench_graded"):
+        parts.append(_healthbench())
+    else:
+        notes.append("HealthBench: not run; its graded answers come from PROMEDICAL_DATA_DIR only.")
+    for part in (p for p in parts if not p.pairs):  # MEDIQA's are graded, the others' a join
+        for group in groups(part.instructions, part.rubrics, part.candidates, part.verdicts):
+            part.pairs.extend(criterion_pairs(group))
+    paired = {pair.instruction_id for part in parts for pair in part.pairs}
+    asked = [i for part in parts for i in part.instructions]
+    wish = {i.id: _split(i, seed, i.id in paired) for i in asked}
+    condition = {i.id: short_hash(*(_plain(m.content) for m in i.messages)) for i in asked}
+    wishes = defaultdict(set)
+    for i in asked:
+        wishes[condition[i.id]].add(wish[i.id])
+    splits = []
+    for i in asked:
+        place, same = wish[i.id], condition[i.id]
+        if i.source not in EXTERNAL:
+            place = min(wishes[same] - {"external"}, key=STRICTEST.index)
+        splits.append(
+            SplitRow(instruction_id=i.id, split=place, condition=same, patient=same, wording_seed=0)
+        )
+    moved = sum(row.split != wish[row.instruction_id] for row in splits)
+    notes.append(f"{moved} questions moved, since the same question also stands in another split.")
+    lists = ("instructions", "rubrics", "candidates", "verdicts", "pairs")
+    joined = {name: [x for part in parts for x in getattr(part, name)] for name in lists}
+    notes += [note for part in parts for note in part.notes]
+    return RealStudy(**joined, splits=splits, notes=notes)
+
+
+def _split(instruction: Instruction, seed: int, paired: bool) -> str:
+    place = int(short_hash(seed, instruction.id), 16) / 16**12
+    if instruction.source in EXTERNAL:
+        return "external"
+    if instruction.source == "kqa" and paired:
+        return "train" if place < 0.4 else "calibration" if place < 0.6 else "bench"
+    if instruction.source == "kqa":
+        return "train" if place < 0.8 else "checkpoint"
+    drawn = "calibration" if place < 0.1 else "train"
+    return {"test": "bench", "val": "calibration"}.get(instruction.id.split("-")[1], drawn)
+
+
+def corpus(study: RealStudy) -> list[str]:
+    """Texts for tokenizer and small base: K-QA and MEDIQA, nothing of bench or of HealthBench."""
+    usable = {row.instruction_id for row in study.splits if row.split not in ("bench", "external")}
+    asked = [i for i in study.instructions if i.id in usable]
+    refuse_external(asked)
+    texts = [m.content for i in asked for m in i.messages]
+    texts += [c.text for c in study.candidates if c.instruction_id in usable]
+    texts += [c.text for r in study.rubrics if r.instruction_id in usable for c in r.criteria]
+    return list(dict.fromkeys(texts))
+
+
+def agreement(labels: Sequence) -> dict:
+    """Agreement of K-QA's three physicians, three classes: Fleiss, Cohen by pair, observed.
+
+    ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have, with
+    intervals.
+    """
+    import pandas as pd
+    from sklearn.metrics import cohen_kappa_score
+
+    table = pd.DataFrame([row.labels for row in labels])
+    of = statistics.reliability(table, CLASSES, by=[row.category for row in labels], draws=200)
+    fleiss = of.value[(of.slice == "all") & (of.coefficient == "fleiss")].iloc[0]
+    return {
+        "rows": len(table),
+        "fleiss_kappa": float(fleiss),
+        "cohen_kappa": [
+            float(cohen_kappa_score(table[a], table[b])) for a, b in combinations(table, 2)
+        ],
+        "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
+        "reliability": of.round(4).to_dict("records"),
+    }
+
+
+def healthbench_figures(graded: Sequence) -> dict:
+    """Raw criteria on which two answers to one prompt differ, and how much length explains of it.
+
+    A pair: two rows of one prompt id, one criterion text, different ``met``. Length: characters; of
+    two equally long answers neither is the longer, so such a pair counts against the length.
+    Unclipped score of a row: points met over positive points, HealthBench's before it clips at 0.
+    """
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        [
+            (n, row.prompt_id, len(row.response), c.criterion, c.points, c.met)
+            for n, row in enumerate(graded)
+            for c in row.criteria
+        ],
+        columns=["row", "prompt_id", "length", "criterion", "points", "met"],
+    )
+    positive = rows.points.clip(lower=0).groupby(rows.row).sum()
+    scores = rows.points.where(rows.met, 0).groupby(rows.row).sum() / positive
+    rows = rows.drop_duplicates(["row", "criterion"], keep="last")
+    pairs = rows[rows.met].merge(rows[~rows.met], on=["prompt_id", "criterion"])
+    gap, penalty = pairs.length_x - pairs.length_y, pairs.points_x < 0
+    return {
+        "pairs": len(pairs),
+        "prompts": pairs.prompt_id.nunique(),
+        "on_penalties": int(penalty.sum()),
+        "longer_is_met": float((gap > 0).mean()),
+        "longer_is_preferred": float((gap.mask(penalty, -gap) > 0).mean()),
+        "mean_unclipped_score": mean(scores),
+        "answers_below_zero": int((scores < 0).sum()),
+    }
+
+
+def aggregate_report(study: RealStudy) -> dict:
+    """Counts, lengths in words and agreement, no text of any source: may leave ``runs/real``."""
+    source = {i.id: i.source for i in study.instructions}
+    split = {row.instruction_id: row.split for row in study.splits}
+    of = {c.id: c.instruction_id for c in study.candidates}
+    criteria = [(source[r.instruction_id], c) for r in study.rubrics for c in r.criteria]
+    words = defaultdict(list)
+    for i in study.instructions:
+        words[f"{i.source} questions"].append(sum(len(m.content.split()) for m in i.messages))
+    for c in study.candidates:
+        words[f"{source[of[c.id]]} answers"].append(len(c.text.split()))
+    for name, c in criteria:
+        words[f"{name} criteria"].append(len(c.text.split()))
+    train = {c.text for c in study.candidates if split[of[c.id]] == "train"}
+    bench = [c.text in train for c in study.candidates if split[of[c.id]] == "bench"]
+
+    def count(keys) -> dict[str, int]:
+        return {" / ".join(key): n for key, n in sorted(Counter(keys).items())}
+
+    report = {
+        "instructions": count((source[i], split[i]) for i in source),
+        "candidates": count((source[i], split[i]) for i in of.values()),
+        "criteria": count((name, c.dimension, c.kind) for name, c in criteria),
+        "verdicts": count((source[of[v.candidate_id]], v.judge, v.verdict) for v in study.verdicts),
+        "pairs": count((source[p.instruction_id], split[p.instruction_id]) for p in study.pairs),
+        "words": {
+            what: dict(n=len(n), median=median(n), max=max(n), over_700=sum(x > 700 for x in n))
+            for what, n in sorted(words.items())
+        },
+        "bench_answers_also_in_train": {"n": sum(bench), "of": len(bench)},
+        "files_as_first_read": {key: as_first_read(key) for key in CARDS if CARDS[key].sha256},
+        "kqa_agreement": agreement(read("kqa_labels")),
+    }
+    if EXTERNAL & set(source.values()):
+        report["healthbench"] = healthbench_figures(read("healthbench_graded"))
+    return report

@@ -1,0 +1,275 @@
+"""Source cards and reading: from the folder PROMEDICAL_DATA_DIR when it is set, else the network.
+
+Rows are validated before anything is made of them, so one broken row is one line that names file,
+row and field and never quotes the row.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, Field, model_validator
+
+from promedical_utils.core.records import Message, validated
+from promedical_utils.core.workspace import KitError, sha256
+
+VARIABLE = "PROMEDICAL_DATA_DIR"
+Text = Annotated[str, Field(pattern=r"\S")]
+Label = Literal["Entailment", "Neutral", "Contradiction"]
+
+
+class KqaQuestion(BaseModel):
+    Question: Text
+    Free_form_answer: Text
+    Must_have: list[str] = Field(min_length=1)
+    Nice_to_have: list[str]
+    ICD_10_diag: str | None = None
+
+
+class KqaLabel(BaseModel):
+    question: Text
+    model: Text
+    answer: Text
+    criterion: Text
+    category: Literal["Must_have", "Nice_to_have"]
+    labels: tuple[Label, Label, Label]
+
+
+class MediqaAnswer(BaseModel):
+    aid: Text
+    score: int = Field(ge=1, le=4)
+    text: Text
+
+
+class MediqaQuestion(BaseModel):
+    split: Literal["train_liveqa", "train_alexa", "val", "test"]
+    qid: Text
+    question: Text
+    answers: list[MediqaAnswer] = Field(min_length=1)
+
+
+class Point(BaseModel):
+    criterion: Text
+    points: float = Field(ge=-10, le=10)
+    tags: list[str] = []
+
+
+class GradedPoint(Point):
+    met: bool
+
+
+class HealthRubric(BaseModel):
+    """``prompt`` is one string in a part of the public rows; ``real_sets`` says which rows are
+    parts."""
+
+    prompt_id: Text
+    prompt: list[Message] | str = ""
+    example_tags: list[str] | None = None
+    rubrics: list[Point] = Field(min_length=1)
+    sources: list[str] = []
+
+
+class HealthGraded(BaseModel):
+    source: Text
+    prompt_id: Text
+    prompt: list[Message] = Field(min_length=1)
+    response: Text
+    criteria: list[GradedPoint] = Field(min_length=1)
+    healthbench_score: float | None = None
+
+
+class PhysicianShare(BaseModel):
+    mean_physician_positive: float = Field(ge=0, le=1)
+    n_items: int = Field(ge=1)
+
+
+class HealthMeta(BaseModel):
+    """A criterion of an answer, rated: by physicians in the whole set, by models in the public
+    part."""
+
+    prompt: list[Message] = []
+    conversation: str = ""
+    completion: Text
+    rubric: Text
+    prompt_id: str = ""
+    category: str = ""
+    binary_labels: list[bool] = []
+    anonymized_physician_ids: list[str] = []
+    graders: dict[str, bool | None] = {}
+    clusters_possible: list[str] = []
+    cluster_physician_aggregate: PhysicianShare | None = None
+
+    @model_validator(mode="after")
+    def _rated(self):
+        if len(self.binary_labels) != len(self.anonymized_physician_ids):
+            raise ValueError("as many physicians as labels are needed")
+        return self
+
+
+class MedquadAnswer(BaseModel):
+    qid: Text
+    question: Text
+    aid: Text
+    score: int = Field(ge=1, le=4)
+    answer: Text
+
+
+class RewardBenchPair(BaseModel):
+    """``chosen``, ``rejected``: an answer, or a conversation that ends in it."""
+
+    label_type: Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")]
+    prompt: Text
+    chosen: Text | Annotated[list[Message], Field(min_length=1)]
+    rejected: Text | Annotated[list[Message], Field(min_length=1)]
+
+    def last(self, side: str) -> str:
+        given = getattr(self, side)
+        return given if isinstance(given, str) else given[-1].content
+
+
+ROWS = {
+    "kqa_questions": KqaQuestion,
+    "kqa_labels": KqaLabel,
+    "mediqa": MediqaQuestion,
+    "healthbench_rubrics": HealthRubric,
+    "healthbench_graded": HealthGraded,
+    "medquad_judged": MedquadAnswer,
+    "medical_rewardbench": RewardBenchPair,
+    "healthbench_meta": HealthMeta,
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a file comes from; see ``display.yaml`` for what the fields mean."""
+
+    name: str
+    file: str
+    licence: str
+    revision: str
+    sha256: str
+    rows: int
+    note: str
+    hub: str = ""
+    config: str = ""
+    hub_file: str = ""
+    address: str = ""
+
+
+_TEXT = (Path(__file__).parent / "schemas.yaml").read_text(encoding="utf-8")
+CARDS = {key: Card(**values) for key, values in yaml.safe_load(_TEXT).items()}
+
+
+def reachable(key: str) -> bool:
+    """Whether a place to read source ``key`` from is known (nothing is fetched)."""
+    return bool(os.environ.get(VARIABLE) or CARDS[key].hub or CARDS[key].address)
+
+
+def folder() -> str:
+    """The folder that ``VARIABLE`` names, "" if it is not set."""
+    return os.environ.get(VARIABLE, "")
+
+
+def read(key: str, within: Path | str = "") -> list[BaseModel]:
+    """All rows of source ``key``, validated; KitError names the file, or file, row and field.
+
+    ``within``: a folder to read from, in place of that of ``VARIABLE``.
+    """
+    card, within = CARDS[key], within or folder()
+    rows = _local(card, Path(within)) if within else _remote(key, card)
+    return validated(rows, ROWS[key], card.file)
+
+
+def as_first_read(key: str) -> bool | None:
+    """Whether the local file is byte for byte that of the card; None without a local file.
+
+    A card without a hash, of a file that the kit has not seen, takes any.
+    """
+    path, known = Path(os.environ.get(VARIABLE, "")) / CARDS[key].file, CARDS[key].sha256
+    return sha256(path) == (known or sha256(path)) if path.is_file() else None
+
+
+def _local(card: Card, within: Path) -> list[dict]:
+    path = within / card.file
+    if not path.is_file():
+        raise KitError(
+            f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
+            f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
+        )
+    zipped = card.file.endswith(".gz")
+    try:
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as lines:
+            return _parsed(lines, card.file)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        what = f"not {'gzipped ' * zipped}text ({type(error).__name__})"
+        raise KitError(f"{card.file} is {what}: fetch it again") from None
+
+
+def _parsed(lines: Iterable[str], where: str) -> list[dict]:
+    """Rows of JSON lines, or of one array where the name ends in ``.json``."""
+    if where.endswith(".json"):
+        try:
+            return list(json.loads("".join(lines)))
+        except json.JSONDecodeError as error:
+            raise KitError(f"{where}: not one JSON array ({error.msg}); fetch it again") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise KitError(
+                f"{where}, row {number}, field record: not JSON ({error.msg}); mend or remove it"
+            ) from None
+    return rows
+
+
+def _remote(key: str, card: Card) -> list[dict]:
+    where = card.hub or card.address
+    if not where:
+        raise KitError(f"{card.name}: on no hub; set {VARIABLE} to a folder that holds {card.file}")
+    import datasets
+    import huggingface_hub
+
+    try:
+        if card.hub_file:
+            path = huggingface_hub.hf_hub_download(
+                card.hub, card.hub_file, repo_type="dataset", revision=card.revision
+            )
+            with open(path, encoding="utf-8") as lines:
+                return _parsed(lines, card.file)
+        if card.hub:
+            splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
+            return [_mediqa(row["QUESTION"], name) for name in splits for row in splits[name]]
+        kind = "csv" if card.address.endswith(".csv") else "json"
+        rows = datasets.load_dataset(kind, data_files=card.address, split="train")
+        return [_label(row) if key == "kqa_labels" else row for row in rows]
+    except KitError:
+        raise
+    except Exception as error:  # what networks and hub clients raise has no common type
+        raise KitError(
+            f"cannot fetch {card.name} from {where} ({type(error).__name__}): mend the network, or "
+            f"download it and set {VARIABLE} to the folder that holds {card.file}"
+        ) from None
+
+
+def _label(row: dict) -> dict:
+    names = {"question": "Question", "model": "llm_x", "answer": "answer", "criterion": "claim"}
+    names["category"] = "category_x"
+    labels = [row[f"label_{number}"] for number in range(3)]
+    return {ours: row[theirs] for ours, theirs in names.items()} | {"labels": labels}
+
+
+def _mediqa(question: dict, split: str) -> dict:
+    names = {"aid": "AID", "score": "ReferenceScore", "text": "AnswerText"}
+    answers = [entry["Answer"] for entry in question["AnswerList"]]
+    return {
+        "split": {"train_live_qa_med": "train_liveqa", "validation": "val"}.get(split, split),
+        "qid": question["QID"],
+        "question": question["QuestionText"],
+        "answers": [{ours: answer[theirs] for ours, theirs in names.items()} for answer in answers],
+    }

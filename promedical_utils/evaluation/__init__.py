@@ -1,0 +1,1 @@
+"""How good scorers and policies are: the bench, scorers, policy metrics, external sets."""

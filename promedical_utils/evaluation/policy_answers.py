@@ -1,0 +1,101 @@
+"""Policies' answers, patient by patient: side by side, and without facts that the base cannot
+copy."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from promedical_utils import clinic
+from promedical_utils.clinic.grammar import PLACEHOLDERS
+from promedical_utils.clinic.vocabulary import read
+from promedical_utils.core.records import Candidate, Criterion, Rubric
+from promedical_utils.core.workspace import KitError
+from promedical_utils.evaluation.policy_metrics import one_seed
+from promedical_utils.policy.veto_reward import answer_scores, answer_verdicts
+from promedical_utils.rubric.preferences import Group
+
+
+def facts(criterion: Criterion) -> set[str]:
+    """The leaflet's facts that a criterion of the clinic asks for, by its kind."""
+    forms = " ".join(read("criteria")[criterion.kind]["forms"])
+    return {name for name in PLACEHOLDERS if f"{{{name}}}" in forms}
+
+
+def with_readable(
+    evaluation: pd.DataFrame, rubrics: Iterable[Rubric], cannot_copy: Iterable[str]
+) -> pd.DataFrame:
+    """``model.evaluate``'s rows with ``readable_s1`` and so on: no criterion that needs such a
+    fact.
+
+    What a base cannot copy from a leaflet no reward can mend, so claims are made of these columns.
+    S1 is then the share of the weight that is left; NaN where none is.
+    """
+    lost = set(cannot_copy)
+    kept = {
+        r.instruction_id: r.model_copy(
+            update={"criteria": [c for c in r.criteria if not facts(c) & lost]}
+        )
+        for r in rubrics
+    }
+    rows = []
+    for row in evaluation.to_dict("records"):
+        rubric = kept[row["instruction_id"]]
+        verdicts = clinic.gold(rubric.criteria, row["text"])
+        true = answer_scores(rubric, verdicts, row["finished"])
+        weight = sum(c.weight for c in rubric.criteria)
+        s1 = true.s1 / weight if weight else float("nan")
+        scores = (s1, true.s2, true.s3, true.s3 > 0)
+        rows.append(row | {f"readable_{k}": v for k, v in zip(POLICY_SCORES, scores, strict=True)})
+    return pd.DataFrame(rows)
+
+
+def beside(
+    evaluation: pd.DataFrame,
+    found: dict,
+    instruction_id: str,
+    verdicts: pd.DataFrame | None = None,
+    judge: str | None = None,
+) -> Group:
+    """One instruction's answers by every policy as a group, with the verdicts on them.
+
+    ``found`` is ``run_data.data``; ``verdicts`` the frame beside the evaluation, read for ``judge``
+    ("truth" where it is there, else "judged"). Without the frame the clinic's truth, read from the
+    text. Of several training seeds the first. KitError where there is no answer or a verdict is
+    missing.
+    """
+    of = {i.id: i for i in found["instructions"]}, {r.instruction_id: r for r in found["rubrics"]}
+    rows = one_seed(evaluation[evaluation.instruction_id == instruction_id])
+    if rows.empty or instruction_id not in of[0]:
+        raise KitError(f"no answer to instruction {instruction_id!r}: take one of the evaluation")
+    instruction, rubric = of[0][instruction_id], of[1][instruction_id]
+    criteria = tuple(rubric.criteria)
+    answers = tuple(
+        Candidate(
+            id=r.policy, instruction_id=instruction_id, generator=r.policy, text=r.text or " "
+        )
+        for r in rows.itertuples()
+    )
+    if verdicts is None:
+        stored = {
+            (r.policy, c): verdict
+            for r in rows.itertuples()
+            for c, verdict in answer_verdicts(
+                rubric, clinic.gold(criteria, r.text), r.finished
+            ).items()
+        }
+        return Group(instruction, criteria, answers, stored)
+    judge = judge or ("truth" if verdicts.judge.eq("truth").any() else "judged")
+    cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
+    cells = one_seed(cells)
+    stored = dict(zip(zip(cells.policy, cells.criterion_id), cells.verdict, strict=True))
+    wanted = [(answer.id, c.id) for answer in answers for c in criteria]
+    if missing := [key for key in wanted if key not in stored]:
+        policy, criterion = missing[0]
+        raise KitError(
+            f"no verdict of {judge!r} on {policy}'s answer to {instruction_id}, "
+            f"{criterion}: evaluate the policies again"
+        )
+    return Group(instruction, criteria, answers, {key: stored[key] for key in wanted})
+
+
+POLICY_SCORES = ("s1", "s2", "s3", "violation")

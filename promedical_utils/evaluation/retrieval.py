@@ -1,0 +1,176 @@
+"""Retrieval: BM25 over documents, and what it finds put into an instruction, as ProMedical-RAG has
+it.
+
+The paper does not say what it retrieves, from where, or how it is shown. Kit's decisions: BM25
+(Robertson and Zaragoza 2009; the library bm25s) with the patient's question as the query, over the
+embedded clinic's knowledge base or a folder of one's own texts; the documents stand under a heading
+at the end of the last message, whole or not at all, the best first.
+"""
+
+import gzip
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from promedical_utils.core.workspace import KitError
+
+HEADING = "Retrieved:"
+PASSAGE = 120  # words of a passage at most; a longer paragraph of a text file is taken apart
+ENDINGS = (".txt", ".md", ".jsonl", ".jsonl.gz")
+
+
+class Index:
+    """BM25 over ``documents`` ({id: text}); English stop words are not searched for, no stemmer.
+
+    >>> Index({"a": "rest for a cold", "b": "cold water"}).search(["cold rest"], 1)
+    [['a']]
+    """
+
+    def __init__(self, documents: Mapping[str, str]):
+        import bm25s
+
+        names = sorted(documents)
+        words = dict(zip(names, _words(documents[name] for name in names), strict=True))
+        self.ids = [name for name in names if words[name]]  # one of stop words only is never found
+        if not self.ids:
+            raise KitError("retrieval: no documents with a word to search for; give some")
+        self._scorer = bm25s.BM25()
+        self._scorer.index([words[name] for name in self.ids], show_progress=False)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[str]]:
+        """Ids of the ``k`` best documents of each query, best first.
+
+        Of equal scores the smaller id comes first (a partial sort would leave that open); a
+        document that shares no word with the query is never among them. A word counts once, however
+        often the query has it.
+        """
+        found = []
+        for words in _words(queries):
+            if not words:
+                found.append([])
+                continue
+            scores = self._scorer.get_scores(list(dict.fromkeys(words)))
+            best = np.argsort(-scores, kind="stable")[:k]  # stable: the ids are sorted
+            found.append([self.ids[n] for n in best if scores[n] > 0])
+        return found
+
+
+def _words(texts) -> list[list[str]]:
+    import bm25s
+
+    # of one letter as well: numbers count here
+    options = {"stopwords": "english", "token_pattern": r"(?u)\b\w+\b", "show_progress": False}
+    return bm25s.tokenize(list(texts), return_ids=False, **options)
+
+
+def query(messages: Sequence[Mapping[str, str]]) -> str:
+    """What is searched for unless a set says otherwise: all that the patient wrote."""
+    return " ".join(m["content"] for m in messages if m["role"] == "user")
+
+
+def recall(
+    found: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
+) -> dict[int, float]:
+    """Recall at each of ``at``: of all wanted documents, the share among the first k of their
+    query.
+
+    KitError if nothing is wanted: a share of nothing says nothing.
+    """
+    total = sum(len(set(ids)) for ids in wanted)
+    if not total:
+        raise KitError("recall: no document is wanted of any query, so none can be missed")
+    pairs = list(zip(found, wanted, strict=True))
+    return {k: sum(len(set(ids[:k]) & set(want)) for ids, want in pairs) / total for k in at}
+
+
+def with_documents(
+    tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    responses: Sequence[str],
+    tails: Sequence[str],
+    documents: Sequence[str],
+    limit: int,
+) -> tuple[list[dict], list[int]]:
+    """(messages with documents, numbers of those that are in them).
+
+    Documents are added in order as long as prompt, longest response and longest of ``tails`` (texts
+    of criteria) stay within ``limit`` tokens; one that does not fit is left out whole, the next may
+    fit. Neither question, response nor criterion loses a token for a document.
+    """
+    from promedical_utils.reward_model import packing  # loads tensors, which search does without
+
+    texts = packing.text_ids(tokenizer, [*responses, *tails])
+    longest = [
+        max(map(len, part), default=0)
+        for part in (texts[: len(responses)], texts[len(responses) :])
+    ]
+    room, kept, shown = limit - sum(longest), [], [dict(m) for m in messages]
+    for number, text in enumerate(documents):
+        lines = [HEADING, *(documents[n] for n in kept), text]
+        content = "\n".join([messages[-1]["content"], *lines])
+        tried = [*shown[:-1], {**shown[-1], "content": content}]
+        if len(packing.prompt_ids(tokenizer, tried)) <= room:
+            kept.append(number)
+            shown = tried
+    return shown, kept
+
+
+def read_documents(path: Path | str) -> dict[str, str]:
+    """Documents of a folder or file of one's own, {id: text}.
+
+    ``.txt`` and ``.md``: a paragraph is a document, a long one several of ``PASSAGE`` words; the id
+    is the file's name below the folder and a number. ``.jsonl`` (also ``.gz``): a row with ``id``
+    and ``text`` is a document. KitError for a path that is not there, holds none, or a row that is
+    none.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise KitError(
+            f"documents: no file or folder {path.name}; name a folder of {', '.join(ENDINGS)} "
+            "files in "
+            "the profile's `documents`, or leave it empty to go without retrieval"
+        )
+    root = path if path.is_dir() else path.parent
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    documents: dict[str, str] = {}
+    for file in (f for f in files if f.name.endswith(ENDINGS)):
+        name = file.relative_to(root).as_posix()
+        for key, text in _documents(file, name):
+            if key in documents:
+                raise KitError(f"{name}: a second document has the id {key!r}; rename one")
+            documents[key] = text
+    if not documents:
+        raise KitError(f"documents: {path.name} holds no text in {', '.join(ENDINGS)} files")
+    return documents
+
+
+def _documents(file: Path, name: str):
+    try:
+        opened = gzip.open if name.endswith(".gz") else open
+        with opened(file, "rt", encoding="utf-8") as lines:
+            text = lines.read()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise KitError(f"documents: {name} is not readable text ({type(error).__name__})") from None
+    if ".jsonl" in name:
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield _row(line, f"{name}, row {number}")
+        return
+    passages = []
+    for paragraph in text.split("\n\n"):
+        words = paragraph.split()
+        passages += [" ".join(words[n : n + PASSAGE]) for n in range(0, len(words), PASSAGE)]
+    yield from ((f"{name}#{n}", passage) for n, passage in enumerate(passages, 1))
+
+
+def _row(line: str, where: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+        key, text = row["id"], row["text"]
+    except (ValueError, KeyError, TypeError):
+        raise KitError(f"documents: {where} is no JSON object with id and text; mend it") from None
+    if not (isinstance(key, str) and isinstance(text, str) and key.strip() and text.strip()):
+        raise KitError(f"documents: {where}: id and text must be texts that are not blank")
+    return key, text

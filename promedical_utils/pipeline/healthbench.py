@@ -1,0 +1,139 @@
+"""Base and policy graded on HealthBench by the judge behind an endpoint."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from promedical_utils.core import profiles, run_data
+from promedical_utils.core.records import Candidate, Criterion, Instruction
+from promedical_utils.core.workspace import (
+    KitError,
+    need,
+    replacing,
+    write_json,
+)
+from promedical_utils.data.roles import Task
+from promedical_utils.data.sources import schemas
+from promedical_utils.evaluation import healthbench
+from promedical_utils.evaluation.healthbench import (
+    GRADED,
+    SYSTEMS,
+    chosen,
+    whole_rubrics,
+)
+from promedical_utils.pipeline import endpoints
+
+
+def grade_policies(profile, run: Path) -> dict:
+    """Let base and aligned policy answer HealthBench and the endpoint's judge grade every
+    criterion.
+
+    One answer each, sampled as everywhere from the profile's seed, to as many prompts as
+    ``policy_prompts`` says. The judge reads the criteria as they stand, a penalty too, all of an
+    answer in one request (kit's decision; HealthBench asks one by one). Writes
+    healthbench/graded.parquet, a row a criterion without any text, then graded.json. KitError where
+    nothing can be asked or the judge says nothing at all.
+    """
+    from promedical_utils.policy import model as policies  # loads torch
+    from promedical_utils.reward_model import model as reward_model  # loads torch
+
+    usable = whole_rubrics(schemas.read("healthbench_rubrics"))
+    rows = chosen(usable, profile.policy_prompts)
+    if not rows:
+        raise KitError(
+            "HealthBench: no row has a conversation and all its criteria; read the whole set"
+        )
+    held = [
+        Instruction(
+            id=f"healthbench-{row.prompt_id}",
+            category="health_conversation",
+            specialty="unspecified",
+            messages=row.prompt,
+            source="healthbench",
+            difficulty=5,
+        )
+        for row in rows
+    ]
+    played, origin = endpoints.of_profile(profile, run), run_data.base_path(profile, run)
+    tokenizer = reward_model.tokenizer_of(origin)
+    graded, finished = [], {}
+    for system in SYSTEMS:
+        if system == "base":
+            model = policies.load_base(origin, profile)[0]
+        else:
+            model = policies.load_policy(run / "policy", origin, profile)
+        answers = policies.answers_of(model, tokenizer, held, profile, profile.seed)
+        del model  # before the next one is loaded
+        tasks = [
+            _task(system, asked, row, answer.text)
+            for asked, row, answer in zip(held, rows, answers, strict=True)
+        ]
+        for row, said in zip(rows, played.judge(tasks), strict=True):
+            verdict = {v.criterion_id: v.verdict for v in said}
+            graded += [
+                {
+                    "system": system,
+                    "prompt_id": row.prompt_id,
+                    "points": p.points,
+                    "verdict": verdict[f"{n}"],
+                    "tags": "|".join(p.tags),
+                    "example_tags": "|".join(row.example_tags or ()),
+                }
+                for n, p in enumerate(row.rubrics)
+            ]
+        finished[system] = sum(answer.finished for answer in answers) / len(answers)
+    unknown = sum(row["verdict"] == "unknown" for row in graded) / len(graded)
+    if unknown == 1:  # no endpoint, or one that is no judge: that is no score of 0
+        raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
+    with replacing(run / GRADED) as temporary:
+        pd.DataFrame(graded).to_parquet(temporary, index=False)
+    card = schemas.CARDS["healthbench_rubrics"]
+    facts = {
+        "fingerprint": healthbench.fingerprint(profile, run),
+        "judge": profile.roles["judge"].model,
+        "prompts": len(rows),
+        "of": len(usable),
+        "unknown": unknown,
+        "finished": finished,
+        "packages": {name: version(name) for name in run_data.PACKAGES},
+        "source": {
+            "file": card.file,
+            "revision": card.revision,
+            "as_first_read": schemas.as_first_read("healthbench_rubrics"),
+        },
+    }
+    write_json(run / "healthbench/graded.json", facts)
+    return facts
+
+
+def _task(system: str, asked: Instruction, row: schemas.HealthRubric, text: str):
+
+    criteria = tuple(
+        Criterion(id=f"{n}", dimension="proficiency", text=p.criterion, weight=0)
+        for n, p in enumerate(row.rubrics)
+    )
+    return Task(
+        asked,
+        criteria,
+        Candidate(
+            id=f"{system}-{asked.id}", instruction_id=asked.id, generator=system, text=text or " "
+        ),
+    )
+
+
+def ensure_graded(profile, run: Path) -> dict:
+    """Grade base and policy unless it is done; the policy table's column (``policy_column``).
+
+    What this very policy was graded on before is not asked again. Where grading is not possible
+    the reason is stored, and the column says it.
+    """
+    graded, not_graded = healthbench.graded(profile, run), run / healthbench.NOT_GRADED
+    if not graded and profile.base_model != "small" and profiles.asks_endpoints(profile):
+        try:
+            need(run / "policy/model", "05_grpo_with_veto")
+            grade_policies(profile, run)
+            not_graded.unlink(missing_ok=True)
+        except KitError as error:  # no policy, no data, no answer from the endpoint
+            write_json(not_graded, {"reason": str(error)})
+    return healthbench.policy_column(profile, run)

@@ -1,0 +1,153 @@
+"""Notebook 05: the policy aligned by the gated reward, and answers of base and policy judged."""
+
+from pathlib import Path
+
+from promedical_utils import clinic
+from promedical_utils.core import profiles
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.records import Candidate
+from promedical_utils.core.run_data import base_path, criterion_kinds, data, split_ids
+from promedical_utils.core.workspace import KitError, read_json, replacing, short_hash
+from promedical_utils.data.roles import Task
+from promedical_utils.evaluation import policy_answers
+from promedical_utils.pipeline.base import train_base
+from promedical_utils.pipeline.endpoints import of_profile
+from promedical_utils.pipeline.preference_pairs import judge_of
+
+# ---------------------------------------------------------------- 05 policy
+
+
+def train_policy(profile: Profile, run: Path) -> dict:
+    """Align the base by the profile's rule, then base and policy on the bench prompts; writes
+    policy/.
+
+    Beside what ``training.train`` writes: policy/evaluation.parquet, a row a policy and
+    prompt, and policy/verdicts.parquet, a row a verdict on them. Under ``accelerate launch`` every
+    process trains and the main one alone evaluates.
+    """
+    from accelerate import PartialState
+
+    found = data(run)
+    report = align(profile, run, found, run / "policy")
+    if PartialState().is_main_process:
+        frames = evaluate_policies(profile, run, found, {"grpo": run / "policy"})
+        for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
+            with replacing(run / f"policy/{name}.parquet") as temporary:
+                frame.to_parquet(temporary, index=False)
+    return report
+
+
+def align(
+    profile: Profile, run: Path, found: dict, out: Path, reward: Path | None = None, seed=None
+) -> dict:
+    """Train one policy on the run's data into ``out``; its report.
+
+    ``reward``: folder of the reward model, by default that of ``reward_model`` in the run.
+    """
+    from promedical_utils.policy import training  # loads torch
+
+    reward = reward or run / "reward" / profile.reward_model
+    by_id = {i.id: i for i in found["instructions"]}
+    gold, judged = policy_judges(profile, run, found)
+    read = [read_json(reward / "report.json", "03_reward_model")["settings"]]
+    if (reward / "calibration.json").exists():
+        read.append(read_json(reward / "calibration.json", "03_reward_model"))
+    return training.train(
+        base_path(profile, run),
+        reward,
+        found["rubrics"],
+        [by_id[i] for i in split_ids(found, "train")],
+        [by_id[i] for i in split_ids(found, "checkpoint")],
+        judged,
+        gold,
+        out,
+        profile,
+        conditions={r.instruction_id: r.condition for r in found["splits"]},
+        seed=seed,
+        fingerprint=short_hash(*read),
+    )
+
+
+def policy_judges(profile: Profile, run: Path, found: dict) -> tuple:
+    """(gold, judged) for ``model.judge``: the clinic's truth and its judge, or (None, the
+    endpoint's).
+
+    What the judge says of a text depends on the text alone. An endpoint's failure is unknown.
+    """
+    rubric_of = {r.instruction_id: r for r in found["rubrics"]}
+    if profile.data != "clinic":
+        return None, _endpoint_judge(profile, run, found, rubric_of)
+
+    kinds = criterion_kinds(found)
+    judge = judge_of(profile, found["verdicts"], kinds)
+
+    def gold(pairs) -> list[dict[str, str]]:
+        return [clinic.gold(rubric_of[i].criteria, text) for i, text in pairs]
+
+    def judged(pairs) -> list[dict[str, str]]:
+        names = [short_hash(*pair) for pair in pairs]
+        return [
+            {c: judge.verdict(name, c, kinds[c], v) for c, v in true.items()}
+            for name, true in zip(names, gold(pairs), strict=True)
+        ]
+
+    return gold, judged
+
+
+def _endpoint_judge(profile: Profile, run: Path, found: dict, rubric_of: dict):
+
+    if not profiles.asks_endpoints(profile):
+        raise KitError(
+            f"data is {profile.data}: nobody here can judge a policy's new answers; name an "
+            "endpoint that "
+            "plays the judge (docs/endpoints.md)"
+        )
+    played, by_id = of_profile(profile, run), {i.id: i for i in found["instructions"]}
+
+    def judged(pairs) -> list[dict[str, str]]:
+        tasks = [
+            Task(
+                by_id[i],
+                tuple(rubric_of[i].criteria),
+                Candidate(
+                    id=short_hash(i, text), instruction_id=i, generator="policy", text=text or " "
+                ),
+            )
+            for i, text in pairs
+        ]
+        return [{v.criterion_id: v.verdict for v in said} for said in played.judge(tasks)]
+
+    return judged
+
+
+def evaluate_policies(
+    profile: Profile, run: Path, found: dict, folders: dict[str, Path], base: bool = True
+):
+    """(answers, verdicts) of the base and of every policy in ``folders`` on the bench prompts.
+
+    One answer each, from the profile's seed, so that rows pair by prompt; see ``model.judge``.
+    """
+    import pandas as pd
+
+    from promedical_utils.policy import model as policies  # loads torch
+
+    by_id = {i.id: i for i in found["instructions"]}
+    ids = split_ids(found, "bench")[: profile.policy_prompts or profile.bench_samples]
+    held, rubric_of = [by_id[i] for i in ids], {r.instruction_id: r for r in found["rubrics"]}
+    gold, judged = policy_judges(profile, run, found)
+    conditions = {r.instruction_id: r.condition for r in found["splits"]}
+    origin, frames = base_path(profile, run), []
+    _, tokenizer = policies.load_base(origin, profile)
+    for name, folder in [*([("base", None)] if train_base else []), *folders.items()]:
+        if folder is None:
+            model = policies.load_base(origin, profile)[0]
+        else:
+            model = policies.load_policy(folder, origin, profile)
+        answers = policies.answers_of(model, tokenizer, held, profile, profile.seed)
+        frames.append(policies.judge(name, held, answers, rubric_of, gold, judged, conditions))
+        del model
+    frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
+    if profile.data == "clinic":
+        cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
+        frame = policy_answers.with_readable(frame, found["rubrics"], cannot)
+    return frame, verdicts

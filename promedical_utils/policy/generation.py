@@ -1,0 +1,212 @@
+"""Answers of a policy: prompts read once however many answers they get, sampling seeded by prompt.
+
+The random draws of an answer depend on its own seed alone, not on what else is in the batch, on how
+many processes share the prompts, or on where a run was interrupted.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
+from transformers.cache_utils import Cache, DynamicLayer
+
+from promedical_utils.core.records import Instruction
+from promedical_utils.core.workspace import KitError, short_hash
+from promedical_utils.reward_model import packing
+
+
+class Answer(NamedTuple):
+    """A generated answer: its text, whether it ended by itself, its token ids, the prompt's."""
+
+    text: str
+    finished: bool
+    ids: list[int]
+    prompt: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+def eos_ids(model, tokenizer) -> list[int]:
+    """Every token that ends an answer, as TRL reads them: the tokenizer's and the model's."""
+    declared = model.generation_config.eos_token_id
+    declared = declared if isinstance(declared, list) else [declared]
+    return sorted({tokenizer.eos_token_id, *declared} - {None})
+
+
+def left_padded(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, each (B, longest)."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    return ids, mask
+
+
+class _RoomyLayer(DynamicLayer):
+    """Cache layer (B, heads, tokens, width) with room for the answer, written in place.
+
+    The stock layer copies itself for each token: 59 % of the time of generating on a CPU.
+    """
+
+    def __init__(self, prompt: DynamicLayer, rows: torch.Tensor, room: int):
+        super().__init__()
+        self.lazy_initialization(prompt.keys, prompt.values)
+        self.used, parts = prompt.keys.shape[-2], (prompt.keys, prompt.values)
+        self.store = [torch.nn.functional.pad(part[rows], (0, 0, 0, room)) for part in parts]
+        self.keys, self.values = (part[:, :, : self.used] for part in self.store)
+
+    def update(self, *states, **_):
+        start, self.used = self.used, self.used + states[0].shape[-2]
+        for part, state in zip(self.store, states[:2], strict=True):
+            part[:, :, start : self.used] = state
+        self.keys, self.values = (part[:, :, : self.used] for part in self.store)
+        return self.keys, self.values
+
+
+class SeededSampling(LogitsProcessor):
+    """Sampling as a greedy choice: temperature, nucleus, and Gumbel noise from each prompt's seed.
+
+    The largest of log-probability + Gumbel noise is a draw from the distribution (Gumbel-max), so
+    ``generate`` without ``do_sample`` samples. ``rows`` (B,): number of each row's prompt, rows of
+    one prompt side by side; ``seeds``: one a prompt.
+    """
+
+    def __init__(
+        self, rows: list[int], seeds: Sequence[int], temperature: float, top_p: float, device
+    ):
+        self.temperature = temperature
+        self.nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
+        self.sizes = [rows.count(place) for place in range(len(seeds))]
+        self.sources = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.float() / self.temperature
+        if self.nucleus:
+            scores = self.nucleus(input_ids, scores)
+        draws = [
+            torch.empty(size, scores.shape[1], device=scores.device).exponential_(generator=source)
+            for size, source in zip(self.sizes, self.sources, strict=True)
+        ]
+        return scores - torch.cat(draws).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def seed_of(*parts) -> int:
+    """A seed that depends on the parts alone, the same on every machine."""
+    return int(short_hash(*parts), 16) % 2**31
+
+
+@torch.no_grad()
+def complete(
+    model,
+    tokenizer,
+    prompts: list[list[int]],
+    max_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+    seeds: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Completion ids of prompt ids, up to the first end token; temperature 0 is greedy.
+
+    A prompt that occurs several times (a GRPO group) is read once and its cache shared: on two
+    cores reading the prompts is otherwise as dear as writing the answers. ``seeds``: one for each
+    different prompt, in the order of their first occurrence; a group's answers come from one
+    stream.
+    """
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    # rows of one prompt side by side, for the streams; put back in the end
+    order = sorted(range(len(prompts)), key=lambda n: place[tuple(prompts[n])])
+    numbers = [place[tuple(prompts[n])] for n in order]
+    rows = torch.tensor(numbers, device=model.device)
+    pad, ends = tokenizer.pad_token_id, eos_ids(model, tokenizer)
+    ids, mask = left_padded([list(prompt) for prompt in place], pad, model.device)
+    # position ids as ``generate`` makes them, or rotary distances would be off by the padding
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = model(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        use_cache=True,
+        position_ids=positions[:, :-1],
+        logits_to_keep=1,
+    ).past_key_values
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache = Cache(layers=[_RoomyLayer(layer, rows, max_tokens + 1) for layer in cache.layers])
+    else:  # sliding windows and the like keep their own layers
+        cache.batch_select_indices(rows)
+    config = GenerationConfig(
+        max_new_tokens=max_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        disable_compile=True,
+        do_sample=False,
+    )
+    sampling = LogitsProcessorList()
+    if temperature > 0:
+        drawn = seeds if seeds is not None else torch.randint(2**31, (len(place),)).tolist()
+        sampling.append(SeededSampling(numbers, drawn, temperature, top_p, model.device))
+    output = model.generate(
+        input_ids=ids[rows],
+        attention_mask=mask[rows],
+        past_key_values=cache,
+        generation_config=config,
+        logits_processor=sampling,
+    )
+    answers: list[list[int]] = [[]] * len(prompts)
+    for n, row in zip(order, output[:, ids.shape[1] :].tolist(), strict=True):
+        answers[n] = row[: next((k for k, t in enumerate(row, 1) if t in ends), len(row))]
+    return answers
+
+
+def messages_of(instruction: Instruction) -> list[dict]:
+    return [message.model_dump() for message in instruction.messages]
+
+
+def prompts_of(model, tokenizer, instructions, max_tokens: int) -> list[list[int]]:
+    """Prompt ids as the reward model reads them; KitError for one that leaves no room to answer."""
+    rows = [packing.prompt_ids(tokenizer, messages_of(i)) for i in instructions]
+    limit = model.config.get_text_config().max_position_embeddings
+    for instruction, row in zip(instructions, rows, strict=True):
+        if len(row) + max_tokens > limit:
+            raise KitError(
+                f"instruction {instruction.id}: {len(row)} prompt tokens + {max_tokens} to answer "
+                f"exceed the model's {limit}; shorten it, leave it out or lower grpo_max_tokens"
+            )
+    return rows
+
+
+def generate(
+    model,
+    tokenizer,
+    instructions: Sequence[Instruction],
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch: int = 64,
+) -> list[Answer]:
+    """One answer per instruction, in their order; temperature 0 is greedy, ``top_p`` the nucleus.
+
+    Batches hold prompts of like length. The same model, instruction and seed give the same answer,
+    and the caller's random state is left alone. Raises KitError for a prompt too long.
+    """
+    prompts = prompts_of(model, tokenizer, instructions, max_tokens)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers, ends, training = {}, eos_ids(model, tokenizer), model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            some = [prompts[i] for i in chosen]
+            known = {
+                tuple(p): seed_of(seed, instructions[i].id)
+                for i, p in reversed(list(zip(chosen, some)))
+            }
+            seeds = [known[prompt] for prompt in dict.fromkeys(map(tuple, some))]
+            rows = complete(model, tokenizer, some, max_tokens, temperature, top_p, seeds)
+            for i, row in zip(chosen, rows, strict=True):
+                text = tokenizer.decode(row, skip_special_tokens=True)  # as TRL gives it to rewards
+                answers[i] = Answer(text, row[-1] in ends, row, prompts[i])
+    finally:
+        model.train(training)
+    return [answers[i] for i in range(len(prompts))]

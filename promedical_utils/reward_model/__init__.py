@@ -1,0 +1,1 @@
+"""The criterion-conditioned reward model: packing, variants, model, training, calibration."""

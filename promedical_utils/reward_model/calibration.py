@@ -1,0 +1,234 @@
+"""From a reward to a verdict: calibration per dimension, and the veto threshold.
+
+A Bradley-Terry score has no zero of its own. On a calibration split that nothing was trained on,
+P(met) is fitted for each dimension: sigmoid(score / temperature + bias) (Platt 1999), or a step
+function that only rises (isotonic, Zadrozny and Elkan 2002). The safety threshold is set to find
+a wanted share of the violations.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from promedical_utils.core.records import DIMENSIONS
+from promedical_utils.core.statistics import wilson
+from promedical_utils.core.workspace import KitError, read_json, write_json
+
+METHODS = ("platt", "isotonic")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``scale``: dimension -> {temperature, bias}; ``threshold``: safety scores above it are met.
+
+    ``curves``: dimension -> {scores, probabilities}, which stands over ``scale`` where it is given
+    (isotonic). ``quality``: dimension -> n, positives, precision, recall, f1 on the calibration
+    split; the positive is a *met* criterion, on safety a *violation*. ``ece``: dimension ->
+    expected calibration error {before, after}: of the raw sigmoid(score), and of P(met) fitted on
+    the other folds' instructions. ``notes`` says what was not fitted.
+    """
+
+    scale: Mapping[str, Mapping[str, float]]
+    threshold: float
+    recall: float
+    quality: Mapping[str, Mapping[str, float]]
+    notes: tuple[str, ...] = ()
+    curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
+    ece: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def probability(self, score, dimension):
+        """P(met) of scores (N,) or one score; ``dimension``: one name or (N,). NaN stays NaN."""
+        names = np.asarray(dimension, dtype=object)
+        unknown = sorted(map(str, set(names.ravel().tolist()) - set(self.scale)))
+        if unknown:
+            raise KitError(f"no calibration for dimension {unknown}; refit on it")
+        temperature, bias = (
+            np.vectorize(lambda name, key=key: self.scale[name][key], otypes=[float])(names)
+            for key in ("temperature", "bias")
+        )
+        scores = np.asarray(score, dtype=float)
+        likely = expit(scores / temperature + bias)
+        for name, curve in self.curves.items():  # np.interp keeps NaN, and the ends beyond them
+            rising = np.interp(scores, curve["scores"], curve["probabilities"])
+            likely = np.where(names == name, rising, likely)
+        return likely[()]
+
+    def met(self, score, dimension):
+        """Whether a criterion counts as met: safety by the veto threshold, else P(met) >= 0.5.
+
+        A NaN score is never met: the veto fails closed.
+        """
+        names = np.asarray(dimension, dtype=object)
+        likely = self.probability(score, names) >= 0.5  # False for NaN
+        result = np.where(names == "safety", np.asarray(score, float) > self.threshold, likely)
+        return result if result.ndim else bool(result)
+
+    def save(self, path: Path) -> Path:
+        return write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibration":
+        values = read_json(path, "03_reward_model")
+        return cls(**{**values, "notes": tuple(values["notes"])})
+
+
+def fit(
+    frame: pd.DataFrame, recall: float, veto: bool = True, method: str = "platt"
+) -> Calibration:
+    """Fit on held-out rows: columns score, label (1 met, 0 not), dimension, and instruction_id.
+
+    ``method``: platt or isotonic. Isotonic follows any rising shape, wants hundreds of rows a
+    dimension, and ties scores that fall on one step.
+
+    The threshold is the lowest at which at least ``recall`` of the violations are found. A
+    dimension that cannot be fitted keeps the raw score (temperature 1, bias 0), and a note says
+    so. Raises KitError on a NaN score, another label, or a safety split in which all are met or
+    all violated: no threshold could be read from it. ``veto=False``, for data that has no safety
+    verdicts, sets a threshold that no score passes: the veto fails closed.
+    """
+    strange = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
+    lost = int(frame["score"].isna().sum())
+    if strange or lost:
+        raise KitError(
+            f"calibration: labels {strange}, {lost} NaN scores; a label is 0 or 1, a score a "
+            "number: check the judge's verdicts and the reward model's report"
+        )
+    if method not in METHODS:
+        raise KitError(f"calibration method {method!r}: choose one of {', '.join(METHODS)}")
+    scale, curves, notes = _shape(frame, method)
+    safety = frame[frame["dimension"] == "safety"]
+    if not veto:
+        why = "no veto threshold was asked for; every safety criterion is a violation"
+        notes.append(f"safety: {why}")
+        threshold = sys.float_info.max
+    elif safety["label"].nunique() < 2:
+        raise KitError(
+            f"calibration: {len(safety)} safety rows of one class give no veto threshold; "
+            "raise calibration_instructions, or check the judge"
+        )
+    else:  # the hair less is for rounding: 0.55 of 100 is 55, not 56
+        violations = safety.loc[safety["label"] == 0, "score"].to_numpy(float)
+        threshold = float(np.quantile(violations, recall - 1e-12, method="inverted_cdf"))
+    fitted = Calibration(scale, threshold, recall, {}, tuple(notes), curves, _ece(frame, method))
+    quality = {name: quality_of(fitted, rows) for name, rows in frame.groupby("dimension")}
+    return replace(fitted, quality=quality)
+
+
+def quality_of(calibration: Calibration, rows: pd.DataFrame) -> dict[str, float]:
+    """n, positives, precision, recall, F1 of ``met`` on rows of one dimension (see Calibration)."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    dimension = rows["dimension"].iloc[0]
+    positive = 0 if dimension == "safety" else 1
+    said = calibration.met(rows["score"], dimension).astype(int)
+    found = precision_recall_fscore_support(rows["label"], said, labels=[positive], zero_division=0)
+    precision, recall, f1, positives = (value.item() for value in found)
+    return {
+        "n": len(rows),
+        "positives": positives,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+    }
+
+
+def expected_error(labels, probabilities, bins: int = 10) -> float:
+    """Expected calibration error: mean gap of share met and mean P(met) over bins, by their size.
+
+    The bins hold equally many rows, so that no empty one is counted; the last digits of the
+    usual equal widths differ (Naeini et al. 2015).
+    """
+    labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
+    order = np.argsort(probabilities, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    gaps = [len(p) * abs(labels[p].mean() - probabilities[p].mean()) for p in parts]
+    return float(sum(gaps) / len(order))
+
+
+def reliability(labels, probabilities, bins: int = 8) -> pd.DataFrame:
+    """Share met beside mean P(met), a row a bin of equal size: probability, met, low, high, n.
+
+    ``low`` and ``high`` are the 95 % Wilson interval of the share.
+    """
+    labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
+    parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, len(labels)))
+    rows = [
+        (probabilities[p].mean(), labels[p].mean(), *wilson(int(labels[p].sum()), len(p)), len(p))
+        for p in parts
+    ]
+    return pd.DataFrame(rows, columns=["probability", "met", "low", "high", "n"])
+
+
+def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
+    """{dimension: {before, after}}; after is by five folds of instructions, none fits itself."""
+    from sklearn.model_selection import GroupKFold
+
+    frame = frame.reset_index(drop=True)
+    owner = frame["instruction_id"] if "instruction_id" in frame else frame.index
+    folds = min(5, pd.Series(owner).nunique())
+    if folds < 2:
+        return {}
+    after = np.full(len(frame), np.nan)
+    for fitted_on, left in GroupKFold(folds).split(frame, groups=owner):
+        scale, curves, _ = _shape(frame.iloc[fitted_on], method)
+        part = Calibration(scale, 0.0, 0.5, {}, curves=curves)
+        after[left] = part.probability(
+            frame["score"].to_numpy()[left], frame["dimension"].to_numpy()[left]
+        )
+    raw = expit(frame["score"].to_numpy(float))
+    rows = frame.groupby("dimension").indices
+    labels = frame["label"].to_numpy(float)
+    return {
+        name: {
+            "before": expected_error(labels[at], raw[at]),
+            "after": expected_error(labels[at], after[at]),
+        }
+        for name, at in rows.items()
+    }
+
+
+def _shape(frame: pd.DataFrame, method: str):
+    """(scale, curves, notes) of every dimension; what cannot be fitted keeps the raw score."""
+    scale, curves, notes = {}, {}, []
+    for dimension in DIMENSIONS:
+        rows = frame[frame["dimension"] == dimension]
+        scores, labels = rows["score"].to_numpy(float), rows["label"].to_numpy(int)
+        scale[dimension], note = _platt(scores, labels)
+        if note:
+            notes.append(f"{dimension}: {note}; the raw score is used")
+        elif method == "isotonic":
+            curves[dimension] = _isotonic(scores, labels)
+    return scale, curves, notes
+
+
+def _isotonic(scores: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
+    from sklearn.isotonic import IsotonicRegression
+
+    # a step of a few rows says 0 or 1 for certain; the ends are held off it by one row's worth
+    edge = 1 / (len(labels) + 2)
+    fitted = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
+    fitted.fit(scores, labels)
+    points = (fitted.X_thresholds_, fitted.y_thresholds_)
+    return dict(zip(("scores", "probabilities"), (p.tolist() for p in points), strict=True))
+
+
+def _platt(scores: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], str]:
+    """({temperature, bias}, why not fitted or "").
+
+    scikit-learn's default ridge keeps the slope finite when a small split is separable.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    raw = {"temperature": 1.0, "bias": 0.0}
+    if len(np.unique(labels)) < 2:
+        return raw, f"{len(labels)} calibration rows of one class"
+    fitted = LogisticRegression().fit(scores[:, None], labels)
+    slope, bias = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if slope <= 0:
+        return raw, "scores do not rise with the label"
+    return {"temperature": 1 / slope, "bias": bias}, ""

@@ -1,0 +1,90 @@
+"""Reward models that the kit trains: the method, its controls, its ablations, each by a name.
+
+All learn from the same instructions in the same number of steps. What differs is whose labels a
+model learns from, which weights are trained, of which criteria, and what it is shown, its *view*:
+criterion  answer, then the criterion; all criteria of an answer packed (see ``packing``);
+before     the criterion, then the answer: what packing's order is compared with;
+heads      the answer alone, one output of the score head for each type of criterion;
+overall    the answer alone, one score, learned from one lexicographic preference a pair of answers;
+rubric     the answer, then all its criteria as one text, one score, learned as overall is;
+blind      the answer alone, one score, learned from the criterion labels without the criterion.
+
+Two are rewards of the systems compared: ``scalar_overall`` is UltraMedical's (arXiv 2406.03949), a
+scalar learned from preferences. ``rar_implicit`` is RaR's implicit one (arXiv 2507.17746), a score
+in [0, 1] of the answer with the whole rubric in context. There a judge model is prompted for it;
+here it is a reward model, trained on the very preferences of scalar_overall, and its reward is the
+sigmoid of its score (kit's decision: so that what differs is the rubric, not who judges).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from promedical_utils.core.records import DIMENSIONS
+from promedical_utils.core.workspace import KitError
+from promedical_utils.rubric.preferences import Group
+
+VIEWS = ("criterion", "before", "heads", "overall", "rubric", "blind")
+CONDITIONAL = ("criterion", "before", "heads")  # one score for each criterion
+PREFERENCE = ("overall", "rubric")  # one score, learned from the lexicographic preference
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``labels``: the judge's name; ``full``: all weights, not an adapter.
+
+    ``dimensions``: the criteria it learns from; ``anchor``: with the pointwise term in the loss;
+    ``share``: of the steps, for models of which several share the budget of one; ``architecture``:
+    of the small base that it is trained on, the run's own where empty.
+    """
+
+    view: str
+    labels: str = "judge"
+    full: bool = False
+    dimensions: tuple[str, ...] = DIMENSIONS
+    anchor: bool = True
+    share: float = 1.0
+    architecture: str = ""
+
+    @property
+    def conditional(self) -> bool:
+        return self.view in CONDITIONAL
+
+    def groups(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups with the criteria that it learns from; one without any is left out."""
+        kept = [
+            replace(g, criteria=tuple(c for c in g.criteria if c.dimension in self.dimensions))
+            for g in groups
+        ]
+        return [g for g in kept if g.criteria]
+
+    def profile(self, profile):
+        """The run's profile with this recipe's loss and steps."""
+        changed = {"rm_epochs": profile.rm_epochs * self.share}
+        return profile.model_copy(
+            update=changed | ({} if self.anchor else {"rm_pointwise_weight": 0.0})
+        )
+
+
+RECIPES = {
+    "criterion": Recipe("criterion"),
+    "scalar_overall": Recipe("overall"),
+    "scalar_blind": Recipe("blind"),
+    "rar_implicit": Recipe("rubric"),
+    "criterion_clean": Recipe("criterion", "truth", full=True),
+    # the backbone claim, trained by the study of systems
+    "criterion_llama": Recipe("criterion", architecture="llama"),
+    # ablations, trained by the study
+    "criterion_full": Recipe("criterion", full=True),
+    "criterion_clean_lora": Recipe("criterion", "truth"),
+    "criterion_first": Recipe("before"),
+    "fixed_heads": Recipe("heads"),
+    "no_safety_data": Recipe("criterion", dimensions=("proficiency", "excellence")),
+    "no_anchor": Recipe("criterion", anchor=False),
+    **{f"only_{name}": Recipe("criterion", dimensions=(name,), share=1 / 3) for name in DIMENSIONS},
+}
+
+
+def find(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise KitError(f"unknown reward model {name!r}: choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,1 @@
+"""The rubric: its sums and order, verdicts joined to preferences, criterion pairs."""

@@ -1,0 +1,181 @@
+"""Groups: one instruction with its rubric, its answers and what one judge said of them.
+
+What reward-model training, scoring and the bench share. Everything here is a join over records;
+pairs are derived from verdicts, never stored beside them.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from promedical_utils.core.records import (
+    Candidate,
+    Criterion,
+    CriterionPair,
+    Instruction,
+    Rubric,
+    Verdict,
+)
+from promedical_utils.core.run_data import split_ids
+from promedical_utils.core.workspace import KitError
+from promedical_utils.rubric import scoring
+
+
+@dataclass(frozen=True)
+class Group:
+    """One instruction, its criteria, its answers; ``verdicts`` may be empty (nothing judged).
+
+    ``verdicts`` maps (candidate id, criterion id) to met | not_met | unknown. A candidate has a
+    verdict on every criterion or on none.
+    """
+
+    instruction: Instruction
+    criteria: tuple[Criterion, ...]
+    candidates: tuple[Candidate, ...]
+    verdicts: Mapping[tuple[str, str], str]
+
+    @property
+    def messages(self) -> list[dict]:
+        """The conversation as plain dicts, as chat templates take it."""
+        return [message.model_dump() for message in self.instruction.messages]
+
+    @property
+    def judged(self) -> list[Candidate]:
+        first = self.criteria[0].id
+        return [c for c in self.candidates if (c.id, first) in self.verdicts]
+
+
+def groups(
+    instructions: Iterable[Instruction],
+    rubrics: Iterable[Rubric],
+    candidates: Iterable[Candidate],
+    verdicts: Iterable[Verdict] = (),
+    judge: str = "judge",
+    ids: Iterable[str] | None = None,
+) -> list[Group]:
+    """Join records into groups, in the order of ``ids`` (else of ``instructions``).
+
+    Only ``judge``'s verdicts are read. Without ``ids`` an instruction with no candidate is left
+    out, since other splits have none; one that ``ids`` names must have some.
+
+    Raises KitError on a repeated id, a record that points nowhere, or a candidate with verdicts
+    on only part of its rubric.
+    """
+    asked = _by_id("instruction", "id", instructions)
+    rubric_of = _by_id("rubric", "instruction_id", rubrics)
+    answer = _by_id("candidate", "id", candidates)
+    answers: dict[str, list[Candidate]] = {}
+    for candidate in answer.values():
+        _find(asked, candidate.instruction_id, f"candidate {candidate.id}: no instruction")
+        answers.setdefault(candidate.instruction_id, []).append(candidate)
+    said: dict[str, dict[tuple[str, str], str]] = {}
+    for verdict in (v for v in verdicts if v.judge == judge):
+        candidate = _find(answer, verdict.candidate_id, f"a verdict of {judge}: no candidate")
+        key = (candidate.id, verdict.criterion_id)
+        so_far = said.setdefault(candidate.instruction_id, {})
+        if key in so_far:
+            raise KitError(f"{judge} judged {key} twice: keep one verdict for each")
+        so_far[key] = verdict.verdict
+
+    joined = []
+    for name in ids if ids is not None else [i for i in asked if i in answers]:
+        instruction = _find(asked, name, "ids asked for: no instruction")
+        criteria = tuple(_find(rubric_of, name, "instruction without a rubric:").criteria)
+        found = _find(answers, name, "instruction without a candidate:")
+        group = Group(instruction, criteria, tuple(found), said.get(name, {}))
+        for candidate in found:
+            seen = {criterion for who, criterion in group.verdicts if who == candidate.id}
+            wrong = seen ^ {c.id for c in criteria}
+            if seen and wrong:
+                raise KitError(
+                    f"{judge} on candidate {candidate.id}: verdicts missing, or on no criterion of "
+                    f"its rubric: {sorted(wrong)}; judge it again (notebook 02)"
+                )
+        joined.append(group)
+    return joined
+
+
+def digest(groups: Iterable[Group]) -> str:
+    """SHA-256 of everything in the groups: texts, criteria and verdicts."""
+    content = hashlib.sha256()
+    for group in groups:
+        for record in (group.instruction, *group.criteria, *group.candidates):
+            content.update(record.model_dump_json().encode())
+        content.update(repr(sorted(group.verdicts.items())).encode())
+    return content.hexdigest()
+
+
+def criterion_pairs(group: Group) -> list[CriterionPair]:
+    """The criterion-conditioned preferences of a group: met beats not_met, criterion by criterion.
+
+    ``unknown`` on a safety criterion counts as not met; elsewhere it makes no pair.
+    """
+    pairs = []
+    for criterion in group.criteria:
+        known = [(c.id, met(group, c.id, criterion)) for c in group.judged]
+        for (a, met_a), (b, met_b) in combinations(known, 2):
+            if None not in (met_a, met_b) and met_a != met_b:
+                chosen, rejected = (a, b) if met_a else (b, a)
+                pairs.append(
+                    CriterionPair(
+                        instruction_id=group.instruction.id,
+                        criterion_id=criterion.id,
+                        chosen_id=chosen,
+                        rejected_id=rejected,
+                    )
+                )
+    return pairs
+
+
+def preferences(group: Group) -> list[tuple[str, str]]:
+    """(chosen id, rejected id) of every two judged answers by lexicographic score; no ties."""
+    rubric = Rubric.model_construct(
+        instruction_id=group.instruction.id, criteria=list(group.criteria), status="gold", round=0
+    )
+    scores = {
+        answer.id: scoring.score(
+            rubric, {c.id: group.verdicts[answer.id, c.id] for c in group.criteria}
+        )
+        for answer in group.judged
+    }
+    sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
+    return [(a, b) if side > 0 else (b, a) for a, b, side in sides if side]
+
+
+def met(group: Group, candidate_id: str, criterion: Criterion) -> bool | None:
+    """Whether the judge found ``criterion`` met; None where that is not known."""
+    verdict = group.verdicts.get((candidate_id, criterion.id))
+    if verdict == "unknown" and criterion.dimension == "safety":
+        return False  # the veto fails closed
+    return {"met": True, "not_met": False}.get(verdict)
+
+
+def _by_id(what: str, key: str, records) -> dict:
+    found = {}
+    for record in records:
+        name = getattr(record, key)
+        if name in found:
+            raise KitError(f"two records for {what} {name}: ids must be unique; remove one")
+        found[name] = record
+    return found
+
+
+def _find(records: dict, name: str, complaint: str):
+    if name not in records:
+        raise KitError(f"{complaint} {name!r} in the data; run the notebooks from 01 on again")
+    return records[name]
+
+
+def groups_of(found: dict[str, list], judge: str, *splits: str) -> list:
+    """Groups of some splits with one judge's verdicts; instructions without any are left out."""
+    pass
+
+    said = {v.candidate_id for v in found["verdicts"] if v.judge == judge}
+    answered = {c.instruction_id for c in found["candidates"] if c.id in said}
+    ids = [i for i in split_ids(found, *splits) if i in answered]
+    if not ids:
+        raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
+    return groups(
+        found["instructions"], found["rubrics"], found["candidates"], found["verdicts"], judge, ids
+    )

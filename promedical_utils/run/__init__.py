@@ -1,0 +1,1 @@
+"""Commands: notebooks through papermill in Snakemake's order, doctor, publish, redraw."""

@@ -1,0 +1,85 @@
+"""The graph of a run through Snakemake: what is pending, bringing it up to date, one at a time."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from promedical_utils.core import profiles
+from promedical_utils.core.profiles import profile_for
+from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
+from promedical_utils.paper import rerun
+from promedical_utils.run import doctor
+from promedical_utils.run.notebooks import fingerprint, notebooks, span, timings
+
+
+def reproduce(name: str, run_dir: str = "") -> None:
+    """Bring a run up to date through Snakemake, whose own log goes to ``<run>/snakemake.log``.
+
+    Then sets it beside the committed reference (``rerun``), and prints the outcome in one line.
+    Raises KitError: of a wrong profile before anything runs, of a failed notebook its line.
+    """
+    profile = profile_for(name)
+    names = notebooks(profile)
+    for notebook in names:
+        fingerprint(notebook, profile)
+    root, run = project_root(), run_folder(name, run_dir)
+    needs = f"about {span(60 * profile.minutes)}, {profile.memory_gib:g} GiB"
+    print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
+    if profiles.asks_endpoints(profile):
+        print("\n".join(doctor.asked(profile)), flush=True)
+    before, line, log = timings(run), run / "failure.txt", run / "snakemake.log"
+    command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")
+    variables = os.environ | {"PROMEDICAL_PYTHON": sys.executable}
+    variables["PROMEDICAL_STARTED"] = str(time.time())
+    with alone(root) as lock, open(log, "w") as messages:
+        line.unlink(missing_ok=True)
+        child = subprocess.Popen(command, cwd=root, env=variables, stderr=messages, pass_fds=[lock])
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            raise KitError("stopped; the same command goes on from here") from None
+    if code and line.exists():
+        raise KitError(line.read_text().strip())
+    if code:
+        raise KitError(f"{log.read_text().strip()}\nsnakemake failed, see {shown(log)}")
+    done = "up to date" if timings(run) != before else "up to date, nothing to do"
+    print(f"{shown(run)} is {done}")
+
+    found = rerun.report(name, run_dir)
+    print(f"{shown(run / 'rerun.md')}: {found.line()}")
+
+
+def _snakemake(name: str, run_dir: str, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--nolock", *options]
+    return [*command, "--config", f"profile={name}", f"run={run_dir or f'runs/{name}'}"]
+
+
+def pending(name: str, run_dir: str = "") -> list[str]:
+    """Notebooks that Snakemake would run now: missing, failed, or of other code or settings."""
+    command = _snakemake(name, run_dir, "--dry-run")
+    answer = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    said = answer.stdout + answer.stderr
+    if answer.returncode:
+        raise KitError(f"snakemake --dry-run failed: {said.strip()}")
+    return re.findall(r"^rule notebook_(\w+):", said, re.MULTILINE)
+
+
+@contextmanager
+def alone(root: Path):
+    """Hold this checkout's lock; the system drops it with the last process, however that ends.
+
+    Snakemake's own lock outlives a killed run and then asks for --unlock, hence --nolock there.
+    """
+    (root / "runs").mkdir(exist_ok=True)  # the run itself may be elsewhere
+    with open(root / "runs" / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise KitError("another run is going on in this checkout: wait or stop it") from None
+        yield handle.fileno()

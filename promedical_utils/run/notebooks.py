@@ -1,0 +1,247 @@
+"""One run of the kit: its profile and overrides, its notebooks in order, each through papermill.
+
+Snakemake decides what runs; here is what a notebook depends on (``fingerprint``), how one runs
+(``execute``), and the start of the graph (``reproduce``).
+"""
+
+import ast
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+from promedical_utils.core import profiles, provenance, workspace
+from promedical_utils.core.profiles import profile_for
+from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
+
+PACKAGE = Path(__file__).parents[1]
+READS = (
+    "READS"  # a module's own list of the folders of data, from the root, that its results hang on
+)
+# The notebooks in order, and what each must have written below the run folder, else it runs again
+OUTPUTS = {
+    "00_start_here": ("manifest.json", "base_report.json"),
+    "01_rubrics": ("data/instructions.parquet", "data/rubrics.parquet", "data/splits.parquet"),
+    "02_preference_pairs": tuple(f"data/{x}.parquet" for x in ("candidates", "verdicts", "pairs")),
+    "03_reward_model": (
+        "reward/heldout.parquet",
+        "reward/criterion/calibration.json",
+        "reward/report.json",
+    ),
+    "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
+    "05_grpo_with_veto": (
+        "policy/curve.csv",
+        "policy/evaluation.parquet",
+        "policy/verdicts.parquet",
+        "policy/report.json",
+    ),
+    "06_external_generalization": (
+        "external/predictions.parquet",
+        "external/texts.parquet",
+        "external/report.json",
+    ),
+    "07_paper_tables": (
+        "paper/tables/main_results.csv",
+        *(f"paper/claims.{kind}" for kind in ("json", "md", "csv")),
+    ),
+    "08_paper_audit": ("audit/audit.csv", "audit/audit.md", "audit/audit.json"),
+}
+NOTEBOOKS = tuple(OUTPUTS)
+
+
+def notebooks(profile: profiles.Profile) -> list[str]:
+    """The profile's notebooks in the kit's order; KitError for an unknown or a missing one."""
+    for name in set(profile.notebooks) - set(NOTEBOOKS):
+        raise KitError(f"profile {profile.name}: no notebook {name!r}; know {', '.join(NOTEBOOKS)}")
+    return [name for name in NOTEBOOKS if name in profile.notebooks and source(name)]
+
+
+def source(notebook: str) -> Path:
+    path = project_root() / "notebooks" / f"{notebook}.ipynb"
+    if not path.exists():
+        raise KitError(f"no notebooks/{notebook}.ipynb: restore it (git checkout notebooks)")
+    return path
+
+
+# --- what a notebook depends on ---------------------------------------------------------------
+
+
+def fingerprint(notebook: str, profile: profiles.Profile) -> str:
+    """Hash of all that decides a notebook's result: its cells, the code they reach, settings, lock.
+
+    Of content, not of time: a fresh clone has new times throughout, and a rewritten comment is no
+    reason to train again. A module counts if the cells import it, however far down, and so does
+    every folder that one of them names in its ``READS``.
+    """
+    cells = json.loads(source(notebook).read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    code = "\n".join(text for cell, text in zip(cells, texts) if cell["cell_type"] == "code")
+    try:
+        tree = ast.parse(re.sub(r"^[%!].*", "", code, flags=re.MULTILINE))
+    except SyntaxError as error:
+        raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
+    reached, queue = {}, _imports(tree)
+    while queue:
+        name = queue.pop()
+        module = _module(name)
+        reached[name] = ast.dump(module)
+        reached |= {folder: _contents(project_root() / folder) for folder in _reads(module)}
+        queue |= _imports(module) - reached.keys()
+    unread = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}
+    settings = profile.model_dump_json(exclude=unread)
+    return workspace.short_hash(*texts, *sorted(reached.items()), settings, _contents(PACKAGE))
+
+
+def _reads(module: ast.Module) -> tuple[str, ...]:
+    """What a module says in ``READS = (...)``."""
+    for node in module.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == READS:
+            return ast.literal_eval(node.value)
+    return ()
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    """Dotted names of the kit's modules imported anywhere in ``tree``, packages above included."""
+    names = set()
+    for node in ast.walk(tree):
+        base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            parts = (base + alias.name).split(".")
+            names |= {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return {name for name in names if name.startswith(PACKAGE.name) and _path(name).exists()}
+
+
+def _path(name: str) -> Path:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _module(name: str) -> ast.Module:
+    """Syntax tree of a module without docstrings; comments and layout are not in a tree anyway."""
+    tree = ast.parse(_path(name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            node.body = node.body[bool(ast.get_docstring(node)) :]
+    return tree
+
+
+@cache
+def _contents(folder: Path) -> str:
+    """Hash of vocabulary, prompts, lists or reported values, and of the pinned versions."""
+    files = [path for path in sorted(folder.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
+    files = [path for path in files if path.parent.name not in ("profiles", "studies")]
+    files.append(project_root() / "requirements.lock")
+    return workspace.short_hash(*(path.name + workspace.sha256(path) for path in files))
+
+
+# --- one notebook -----------------------------------------------------------------------------
+
+
+def environment(profile: profiles.Profile) -> dict[str, str]:
+    """Environment of a kernel: quiet, repeatable, one GPU, and offline where nothing is fetched."""
+    values = {
+        "PYTHONHASHSEED": "0",
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),  # TRL refuses several
+        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel before the home folder's
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    own = profile.data == "open" and all(Path(source).exists() for source in profile.sources)
+    local = profile.data == "clinic" or own or os.environ.get("PROMEDICAL_DATA_DIR")
+    offline = local and profile.base_model == "small"
+    return values | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+
+
+def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> None:
+    """Run one notebook into ``<run>/notebooks/``, its seconds, memory and code into
+    ``timings.json``.
+
+    ``parameters`` go over ``profile``, ``run_dir`` and ``seed``. Prints which notebook, of how
+    many, how long, since when. Raises KitError for an unknown parameter, and for a failed cell
+    with notebook, cell and error; the copy so far is kept as ``<notebook>.failed.ipynb``.
+    """
+    settings = profile_for(profile)
+    names, origin = notebooks(settings), str(source(notebook))
+    run = run_folder(profile, run_dir)
+    place = run / "notebooks" / f"{notebook}.ipynb"
+    failed = place.with_suffix(".failed.ipynb")
+    os.environ.update(environment(settings))  # kernels inherit it
+
+    import papermill  # late: takes a second, and doctor and publish do without
+
+    values = {"profile": profile, "run_dir": run_dir, "seed": -1} | (parameters or {})
+    known = papermill.inspect_notebook(origin)
+    for key in values:
+        if key not in known:  # papermill only warns
+            raise KitError(f"{notebook} has no parameter {key!r}: it takes {', '.join(known)}")
+    number = names.index(notebook) + 1 if notebook in names else 0
+    print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
+    start, code = time.time(), provenance.kit()  # before it runs: an edit meanwhile is not what ran
+    with workspace.replacing(place) as temporary:
+        try:
+            options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
+            papermill.execute_notebook(origin, str(temporary), values, **options)
+        except Exception as error:  # of any kind: whatever stopped it, its copy stays
+            print(f"failed after {span(time.time() - start)}", flush=True)
+            shutil.copyfile(temporary, failed)
+            raise KitError(f"{notebook}, {_failure(error, failed)} ({shown(failed)})") from error
+        _clean(temporary)
+    failed.unlink(missing_ok=True)
+    seconds = time.time() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB on Linux, bytes on macOS
+    peak /= 2**30 if sys.platform == "darwin" else 2**20
+    row = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)} | code
+    workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
+    since = time.time() - float(os.environ.get("PROMEDICAL_STARTED", start))
+    print(f"{span(seconds)}, {span(since)} elapsed", flush=True)
+
+
+def timings(run: Path) -> dict:
+    path = run / "timings.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _failure(error: Exception, copy: Path) -> str:
+    """``cell 7: KitError: text``, the number being the one in the executed copy's brackets."""
+    if hasattr(error, "ename"):
+        number, name, text, hint = error.exec_count, error.ename, error.evalue or "", ""
+    else:  # the kernel itself went: the cell is the last one that papermill started
+        try:
+            cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+        except ValueError:  # it went before the first save, or in the midst of one
+            cells = []
+        code = [cell["metadata"] for cell in cells if cell["cell_type"] == "code"]
+        number = sum(bool(data.get("papermill", {}).get("start_time")) for data in code)
+        name, text, hint = type(error).__name__, str(error), " (out of memory? see make doctor)"
+    first = (text.strip().splitlines() or ["no message"])[0]
+    return f"cell {number}: {name}: {first}{hint}"
+
+
+def _clean(path: Path) -> None:
+    """Take papermill's times and paths out of a copy: it is compared, and committed."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for part in (notebook, *notebook["cells"]):
+        for key in ("papermill", "execution"):
+            part["metadata"].pop(key, None)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# --- the whole run ----------------------------------------------------------------------------
+
+
+def span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,128 @@
+"""Copy a complete run to ``papers_figures/<profile>/``, the committed reference of that profile."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from promedical_utils.core import profiles
+from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
+from promedical_utils.run import graph
+from promedical_utils.studies import plans
+
+# Below the run folder; the reference has them in the same folders, but for RENAMED
+AGGREGATES = (
+    "paper/tables/*",
+    "paper/figures/*",
+    "paper/claims.*",
+    "manifest.json",
+    "timings.json",
+    "base_report.json",
+    "data/*.json",
+    "data/*.csv",
+    "reward/*.json",
+    "reward/*/calibration.json",
+    "reward/*/README.md",
+    "bench/*.json",
+    "policy/*.json",
+    "policy/curve.csv",
+    "external/*.json",
+    "healthbench/*.json",
+    "audit/*",
+)
+# Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
+ROWS = (
+    "bench/*.parquet",
+    "reward/heldout.parquet",
+    "policy/*.parquet",
+    "external/*.parquet",
+    "notebooks/*.ipynb",
+)
+MEASURED = ("speed", "scale", "policy")  # parts of make bench
+RENAMED = {"paper": ".", "notebooks": "executed"}
+TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
+
+
+def publish(name: str) -> Path:
+    """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
+
+    A profile on real data publishes aggregates only. ``name`` may also be of ``MEASURED`` (what
+    ``make bench`` measured) or a study of reward models or policies. Raises KitError for a run that
+    is not whole and up to date, or that has this machine's paths in it; the reference is then left
+    as it was.
+    """
+    root = project_root()
+    if name in MEASURED:
+        command = f"make bench BENCH={name}"
+        return _measured(
+            root / "runs" / name, f"{name}.json", root / "papers_figures" / name, command
+        )
+    if name in plans.studies():
+        folder = root / plans.study_folder(name)
+        place = root / "papers_figures/studies" / name
+        return _measured(folder, "manifest.json", place, f"make study STUDY={name}")
+    profile = profiles.load(name)
+    if profiles.overrides():
+        raise KitError("publish takes a profile as it stands: leave SET and BASE out")
+    run = run_folder(name)
+    waiting = graph.pending(name)
+    if waiting:
+        raise KitError(
+            f"{shown(run)} is no complete run of profile {name} as it stands "
+            f"(to run: {', '.join(waiting)}); make reproduce PROFILE={name} first"
+        )
+    patterns = AGGREGATES + (ROWS if profile.data == "clinic" else ())
+    files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
+    if profile.data == "clinic":
+        _own_rows(run / "external/predictions.parquet")
+    return _replace(run, files, root / "papers_figures" / name)
+
+
+def _measured(folder: Path, last: str, place: Path, command: str) -> Path:
+    """Publish tables and figures; not pytest-benchmark's own file, which describes the machine."""
+    if not (folder / last).exists():
+        raise KitError(f"missing {shown(folder / last)}, which is written last: {command} first")
+    files = [path for path in sorted(folder.iterdir()) if path.name != "measured.json"]
+    return _replace(folder, files, place)
+
+
+def _replace(run: Path, files: list[Path], place: Path) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(suffix=".tmp", dir=place.parent) as work:
+        fresh = Path(work, "new")
+        for path in (path for path in files if not path.name.startswith(".")):
+            _check(path)
+            first, *rest = path.relative_to(run).parts
+            copy = fresh.joinpath(RENAMED.get(first, first), *rest)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        old = Path(work, "old")
+        if place.exists():
+            place.rename(old)
+        try:
+            fresh.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+    return place
+
+
+def _own_rows(path: Path) -> None:
+    """KitError where the clinic's run has rows of real sets beside its own: they are not
+    published."""
+    if path.exists():
+        import pandas as pd  # late: takes a second
+
+        if real := sorted(set(pd.read_parquet(path, columns=["set"])["set"]) - {"clinic"}):
+            raise KitError(
+                f"{shown(path)} has rows of {', '.join(real)}: run notebook 06 without these sets"
+            )
+
+
+def _check(path: Path) -> None:
+    text = path.read_text(encoding="utf-8") if path.suffix in TEXTS else ""
+    for folder in {project_root(), Path.home()} - {Path("/")}:
+        if f"{folder}/" in text:
+            raise KitError(
+                f"{shown(path)} holds a path of this machine: print workspace.shown(path) instead"
+            )

@@ -1,0 +1,1 @@
+"""Several trainings compared on one run's data: plans as YAML beside what runs them."""

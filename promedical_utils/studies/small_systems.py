@@ -1,0 +1,284 @@
+"""Small versions of two compared systems, trained on the kit's own base and read as the hub's are.
+
+pair_rm   PairRM's way (``scorers.pair_rm``): a causal LM is shown two answers and says A or B; the
+          loss is on that one token. It learns every two answers in both orders, by the very
+          lexicographic preferences that scalar_overall learns.
+verifier  the medical verifier's way (``scorers.verifier``): two labels for a response against a
+          reference, here a criterion's text; it learns from the judge's verdicts.
+
+Held equal with the reward models of ``variants``: base, instructions and answers, instructions an
+optimiser step, steps, optimiser, learning rate, QLoRA and its rank. Not equal is what each system
+makes of an answer: pair_rm reads two at once and twice, the verifier reads no question. The rest of
+a system is its scorer: a trained folder is what ``PairRM.load`` and ``Verifier.load`` take.
+
+The small tokenizer spells the fixed words of a prompt letter by letter, twice as many tokens
+as the answer and the criterion. So each fixed part is one new token (kit's decision), which starts
+as the mean of those it stands for and stays so; what varies, A and B among it, is read as ever.
+"""
+
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from tokenizers import AddedToken
+from torch.nn.functional import cross_entropy
+from transformers import set_seed
+
+from promedical_utils.core.workspace import KitError, read_json, write_json
+from promedical_utils.evaluation.scorers import pair_rm, verifier
+from promedical_utils.reward_model import model as reward_model
+from promedical_utils.reward_model import packing, training
+from promedical_utils.rubric.preferences import Group, met, preferences
+
+FIXED = {  # parts of a prompt that never vary
+    "pair_rm": ("[CONTEXT]", "[RESPONSE", "<turn>"),
+    "verifier": (
+        "<Model Response>",
+        "</Model Response>",
+        "<Reference Answer>",
+        "</Reference Answer>",
+        verifier.ASKED.strip(),
+    ),
+}
+NAMES = tuple(FIXED)
+SCORERS = {"pair_rm": pair_rm.PairRM, "verifier": verifier.Verifier}
+
+# of a checkpoint: it holds the new tokens' embeddings, as it must
+warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
+
+# token ids up to where the model answers, and the output that is right: a token, or a label
+Example = tuple[list[int], int]
+
+
+def train(
+    name: str,
+    groups: Sequence[Group],
+    base: Path | str,
+    out: Path,
+    *,
+    profile,
+    labels: str = "judge",
+    seed: int | None = None,
+) -> dict:
+    """Train system ``name`` into ``out``, a whole fp32 model; its report is the file written last.
+
+    As ``training.train``: a finished ``out`` of the same settings, data and base is returned
+    as it is, an interrupted one goes on from its last checkpoint. KitError for an unknown name, or
+    when the groups hold nothing to learn.
+    """
+    if name not in NAMES:
+        raise KitError(f"unknown system {name!r}: choose one of {', '.join(NAMES)}")
+    out, seed = Path(out), profile.seed if seed is None else seed
+    source = reward_model.source_of(base, out)
+    settings = training.settings_of(
+        groups, source, (name, *FIXED[name]), profile, labels, False, seed
+    )
+    if (out / "report.json").exists():
+        report = read_json(out / "report.json", "03_reward_model")
+        if report["settings"] == settings:
+            return report
+        (out / "report.json").unlink()  # from here on the folder is not whole
+
+    tokenizer = reward_model.tokenizer_of(base)
+    set_seed(seed)  # the two-label head is drawn when the model is loaded
+    nf4, dtype = profile.quantization == "nf4", reward_model.compute_dtype(profile.precision)
+    model = reward_model.base_for(base, nf4, dtype, None if name == "pair_rm" else 2)
+    add_fixed_parts(model, tokenizer, FIXED[name])
+    limit = min(profile.rm_max_tokens, model.config.max_position_embeddings)
+    rows, left_out = training_rows(name, groups, tokenizer, limit)
+    if not rows:
+        raise KitError(f"{name}: no verdict or preference to learn from; check the verdicts")
+
+    # as many steps as a reward model takes; in place of a group that teaches nothing another comes
+    # twice
+    epochs = profile.rm_epochs * len(groups) / len(rows)
+    lengths = [max(map(len, row["ids"])) for row in rows]
+    order = training.schedule(lengths, profile.rm_batch, epochs, seed)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    batch = max(1, profile.rm_batch // world)
+    steps = math.ceil(len(order) / (batch * world))
+    checkpoints = out / f"checkpoints-{settings}"
+    trainer = LabelTrainer(
+        model=model,
+        args=training.arguments(checkpoints, steps, batch, profile.rm_learning_rate, dtype, seed),
+        data_collator=Passes(tokenizer.pad_token_id, profile.rm_pass_tokens),
+        train_dataset=Dataset.from_list(rows).select(order),
+        processing_class=tokenizer,
+        peft_config=training.lora(profile.rm_lora_rank, None if name == "pair_rm" else "score"),
+        pointwise_weight=0.0,
+        muon=profile.rm_optimizer == "muon",
+    )
+    seconds, curve = training.course(trainer, checkpoints)
+    tokens = [sum(map(len, row["ids"])) for row in rows]
+    report = {
+        "system": name,
+        "labels": labels,
+        "seed": seed,
+        "settings": settings,
+        "base": source,
+        "quantization": "nf4" if nf4 else "none",
+        "max_tokens": limit,
+        "fixed_parts": len(FIXED[name]),
+        "groups": len(rows),
+        "examples": sum(len(row["targets"]) for row in rows),
+        "left_out": left_out,
+        "epochs": profile.rm_epochs,
+        "batch": profile.rm_batch,
+        "steps": steps,
+        "learning_rate": profile.rm_learning_rate,
+        "lora_rank": profile.rm_lora_rank,
+        "tokens": sum(tokens[i] for i in order),
+        "seconds": seconds,
+        "trained_parameters": trainer.model.num_parameters(only_trainable=True),
+        "curve": curve,
+    }
+    if trainer.is_world_process_zero():
+        save(trainer.model, tokenizer, out, None if name == "pair_rm" else 2)
+        for stale in out.glob("checkpoints-*"):
+            shutil.rmtree(stale)
+        write_json(out / "report.json", report)
+    return report
+
+
+def load(name: str, path: Path, **settings):
+    """The scorer of ``scorers`` on the model that was trained into ``path``."""
+    read_json(
+        Path(path) / "report.json", "03_reward_model"
+    )  # written last: without it training is not done
+    return SCORERS[name].load(path, name=name, **settings)
+
+
+def add_fixed_parts(model, tokenizer, parts: Sequence[str]) -> None:
+    """Make each of ``parts`` one token, in place, embedded as the mean of the tokens it
+    replaces."""
+    pieces = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts]
+    old = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(part, normalized=False) for part in parts])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for row, ids in enumerate(pieces, old):
+            weight[row] = weight[ids].mean(dim=0)
+
+
+def examples(name: str, group: Group, tokenizer) -> dict[str, list[Example]]:
+    """What a system learns from a group, by what to call it when it is too long; pairs in both
+    orders."""
+    text = {a.id: a.text for a in group.candidates}
+    if name == "verifier":
+        found: dict[str, list[Example]] = {}
+        for a in group.judged:
+            for c in group.criteria:
+                if (said := met(group, a.id, c)) is not None:
+                    ids = verifier.input_ids(tokenizer, a.text, c.text)
+                    found.setdefault(f"candidate {a.id}", []).append((ids, int(said)))
+        return found
+    letters = pair_rm.letters(tokenizer)
+    return {
+        f"candidates {best} and {worst}": [
+            (pair_rm.prompt_ids(tokenizer, group.messages, text[one], text[other]), letter)
+            for one, other, letter in zip((best, worst), (worst, best), letters, strict=True)
+        ]
+        for best, worst in preferences(group)
+    }
+
+
+def training_rows(name: str, groups: Sequence[Group], tokenizer, limit: int):
+    """(rows, left out): a row a group that teaches something; what is longer than ``limit`` by
+    name.
+
+    A row holds packed sequences (``ids``, ``starts``) and ``targets`` (N,), the right output of
+    each read in order. Examples of a pair or an answer begin alike, and are packed after what they
+    share.
+    """
+    rows, left_out = [], []
+    for group in groups:
+        parts = examples(name, group, tokenizer)
+        for what, found in list(parts.items()):
+            if (longest := max(len(ids) for ids, _ in found)) > limit:
+                left_out.append({"what": what, "tokens": longest, "limit": limit})
+                del parts[what]
+        if name == "pair_rm" and parts:  # all pairs of a group share its conversation
+            parts = {"": [example for found in parts.values() for example in found]}
+        packed, targets = [], []
+        for found in parts.values():
+            # twice the limit of one example: a long shared part is read less often, attention
+            # stays cheap
+            packed += pack([ids for ids, _ in found], 2 * limit)
+            targets += [target for _, target in found]
+        if packed:
+            rows.append(
+                {
+                    "ids": [p.ids for p in packed],
+                    "starts": [p.starts for p in packed],
+                    "targets": targets,
+                }
+            )
+    return rows, left_out
+
+
+def pack(sequences: Sequence[list[int]], limit: int) -> list[packing.Packed]:
+    """``packing.pack`` of sequences after the tokens with which all of them begin.
+
+    Each is read at its last token, which is never shared; reads are in the order of ``sequences``.
+    """
+    shared = os.path.commonprefix([ids[:-1] for ids in sequences])
+    return packing.pack(shared, [ids[len(shared) :] for ids in sequences], limit)
+
+
+class Passes(training.Passes):
+    """Collator: ``training.Passes`` of rows whose targets are outputs, without pairs."""
+
+    def __call__(self, rows: Sequence[dict]) -> dict:
+        longest, counts = [max(map(len, row["ids"])) for row in rows], [len(r["ids"]) for r in rows]
+        total = torch.tensor(sum(len(row["targets"]) for row in rows))
+        return {
+            "passes": [
+                training_batch([rows[i] for i in part], self.pad_id) | {"total": total}
+                for part in packing.batches(longest, self.budget, counts)
+            ]
+        }
+
+
+def training_batch(rows: Sequence[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """``packing.collate`` of the rows, with ``reads`` (N, 2) and ``targets`` (N,), the right
+    outputs."""
+    parts = [part for row in rows for part in zip(row["ids"], row["starts"], strict=True)]
+    batch = packing.collate([packing.Packed(ids, starts) for ids, starts in parts], pad_id)
+    batch["reads"] = batch["reads"][:, :2]  # all outputs of each
+    return batch | {"targets": torch.tensor([target for row in rows for target in row["targets"]])}
+
+
+class LabelTrainer(training.PackedRewardTrainer):
+    """The reward models' loop with cross-entropy over outputs: of two labels, or of the next
+    token."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        targets, total = inputs.pop("targets"), inputs.pop("total")
+        outputs = model(**inputs)
+        right = (outputs.logits.argmax(dim=-1) == targets).float().mean()
+        self._metrics["train"]["accuracy"].append(right.item())
+        loss = cross_entropy(outputs.logits, targets, reduction="sum") / total
+        return (loss, outputs) if return_outputs else loss
+
+
+def save(model: PeftModel, tokenizer, out: Path, labels: int | None) -> None:
+    """A trained adapter in its base's weights, unquantised, as a hub model; ``labels`` of its
+    head."""
+    reward_model.merge(model)
+    merged = model.unload()
+    config = type(merged.config).from_dict(merged.config.to_dict())
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are what the codes stood for
+    if labels:
+        config.num_labels = labels
+    whole = type(merged)(config)
+    whole.load_state_dict(merged.state_dict())
+    whole.save_pretrained(out)
+    tokenizer.save_pretrained(out)

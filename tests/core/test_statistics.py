@@ -1,0 +1,268 @@
+"""Kappa by its formula, and the two-stage bootstrap against slow and exact ones."""
+
+import json
+import os
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from promedical_utils.core import statistics
+from promedical_utils.core.workspace import KitError
+from promedical_utils.data.sources import schemas
+
+real_data = pytest.mark.skipif(
+    not os.environ.get(schemas.VARIABLE),
+    reason=f"{schemas.VARIABLE} is not set: the physicians' agreement on K-QA is NOT checked",
+)
+
+
+def kappa_by_hand(first, second, levels, distance):
+    """Cohen (1968): 1 - weighted observed disagreement over that expected from the margins."""
+    observed = np.mean([distance(a, b) for a, b in zip(first, second, strict=True)])
+    share = [{v: np.mean([x == v for x in rater]) for v in levels} for rater in (first, second)]
+    expected = sum(share[0][a] * share[1][b] * distance(a, b) for a in levels for b in levels)
+    return 1 - observed / expected
+
+
+def test_kappas_by_hand():
+    rng = np.random.default_rng(0)
+    first = rng.integers(-2, 3, 200)
+    second = np.clip(first + rng.choice([-2, 0, 0, 0, 1], 200), -2, 2)
+    found = statistics.agreement(first, second, ordered=True)
+    distances = {
+        "kappa": lambda a, b: a != b,
+        "kappa_linear": lambda a, b: abs(a - b),
+        "kappa_quadratic": lambda a, b: (a - b) ** 2,
+    }
+    for name, distance in distances.items():
+        assert found[name] == pytest.approx(kappa_by_hand(first, second, range(-2, 3), distance))
+    assert found["observed"] == np.mean(first == second) and found["n"] == 200
+
+
+def test_a_level_that_nobody_used_still_counts_as_a_step():
+    first, second = [-2, -2, 2, 2, 1], [-2, 2, 2, 1, 1]  # nobody said -1 or 0
+    found = statistics.agreement(first, second, ordered=True)["kappa_linear"]
+    by_hand = kappa_by_hand(first, second, range(-2, 3), lambda a, b: abs(a - b))
+    assert found == pytest.approx(by_hand)
+
+
+def test_verdicts_have_an_unweighted_kappa_only():
+    found = statistics.agreement(["met", "not_met", "unknown"], ["met", "met", "unknown"])
+    assert set(found) == {"n", "observed", "kappa"}
+    one_label = statistics.agreement(["met"] * 3, ["met"] * 3)
+    assert one_label["kappa"] is None and one_label["observed"] == 1
+    json.dumps(found, allow_nan=False)
+    for pair in (([], []), (["met"], [])):
+        with pytest.raises(KitError, match="give as many of each"):
+            statistics.agreement(*pair)
+
+
+CONDITIONS = ["b", "a", "a", "c", "b", "a", "d"]
+
+
+def test_a_draw_keeps_the_two_stages():
+    weights = statistics.two_stage_weights(CONDITIONS, 500, seed=1)
+    assert weights.shape == (500, 7) and (weights >= 0).all()
+    sizes = {c: CONDITIONS.count(c) for c in "abcd"}
+    taken = {}
+    for c, size in sizes.items():  # a condition is taken whole times, each of its own size
+        columns = [n for n, name in enumerate(CONDITIONS) if name == c]
+        taken[c] = weights[:, columns].sum(axis=1) / size
+        assert (taken[c] == taken[c].round()).all()
+    assert (sum(taken.values()) == 4).all()
+    assert (weights == statistics.two_stage_weights(CONDITIONS, 500, seed=1)).all()
+    assert (weights != statistics.two_stage_weights(CONDITIONS, 500, seed=2)).any()
+
+
+def test_weights_have_the_moments_of_a_slow_bootstrap():
+    rng, slow = np.random.default_rng(0), np.zeros((4000, 7))
+    members = {c: [n for n, name in enumerate(CONDITIONS) if name == c] for c in "abcd"}
+    for draw in slow:
+        for c in rng.choice(list("abcd"), 4):
+            np.add.at(draw, rng.choice(members[c], len(members[c])), 1)
+    fast = statistics.two_stage_weights(CONDITIONS, 4000, seed=3)
+    assert fast.mean(axis=0) == pytest.approx(slow.mean(axis=0), abs=0.08)
+    assert np.cov(fast.T) == pytest.approx(np.cov(slow.T), abs=0.15)
+
+
+def test_interval_is_wider_for_clustered_samples():
+    hits = np.repeat(np.random.default_rng(0).integers(0, 2, 40), 10)[:, None].astype(float)
+    ones = np.ones_like(hits)
+    widths = []
+    for conditions in (np.repeat(np.arange(40), 10), np.arange(400)):
+        weights = statistics.two_stage_weights(conditions, 400, seed=0)
+        low, high = statistics.interval(statistics.ratio(hits, ones, weights))
+        widths.append(float(high[0] - low[0]))
+    assert widths[0] > 2 * widths[1]
+
+
+def test_ratio_and_interval_by_hand():
+    hits, counts = np.array([[1.0], [0.0], [2.0]]), np.array([[2.0], [0.0], [2.0]])
+    weights = np.array([[1, 1, 1], [2, 0, 0], [0, 5, 0]])
+    found = statistics.ratio(hits, counts, weights)[:, 0]
+    assert found[:2].tolist() == [0.75, 0.5] and np.isnan(found[2])
+    low, high = statistics.interval(np.column_stack([np.arange(101.0), np.full(101, np.nan)]))
+    assert (low[0], high[0]) == (2.5, 97.5) and np.isnan(low[1])
+
+
+def test_a_contrast_of_equal_columns_has_no_width():
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 2, 30).astype(float)
+    hits = np.column_stack([one, one, np.zeros(30)])
+    weights = statistics.two_stage_weights(np.arange(30) % 6, 200, 0)
+    same = statistics.contrast(hits, np.ones_like(hits), {0: 1, 1: -1}, weights)
+    assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    other = statistics.contrast(hits, np.ones_like(hits), {0: 1, 2: -1}, weights)
+    assert other["difference"] == pytest.approx(one.mean()) and other["low"] < other["high"]
+
+
+# ---------------------------------------------------------------- two or more raters
+
+N = None
+# Gwet, Handbook of Inter-Rater Reliability (2014), p. 120: 12 items, 4 raters, missing ratings
+FOUR = pd.DataFrame(
+    {
+        "one": [1, 2, 3, 3, 2, 1, 4, 1, 2, N, N, N],
+        "two": [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, N, N],
+        "three": [N, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 3],
+        "four": [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, N],
+    }
+)
+# the same book: 100 pregnancies by two abstractors, as a table
+ABSTRACTORS = [[13, 0, 0], [0, 20, 7], [0, 4, 56]]
+
+
+def two_raters(table):
+    cells = [(a, b) for a, row in enumerate(table) for b, n in enumerate(row) for _ in range(n)]
+    return pd.DataFrame(cells, columns=["one", "two"])
+
+
+def of(frame, coefficient, part="all"):
+    return frame[(frame.coefficient == coefficient) & (frame.slice == part)].iloc[0]
+
+
+def test_ac1_by_hand_and_as_published():
+    # by hand, two raters and two levels: 9 of 10 alike, p = (9.5 / 10, 0.5 / 10)
+    pair = pd.DataFrame({"one": ["y"] * 10, "two": ["y"] * 9 + ["n"]})
+    chance = 2 * 0.95 * 0.05
+    found = statistics.gwet_ac1(statistics.rating_counts(pair, ["y", "n"]))
+    assert found == pytest.approx([(0.9 - chance) / (1 - chance)])
+    assert statistics.agreement(pair.one, pair.two)["kappa"] == 0  # what AC1 is there to avoid
+    published = {0.77544: (FOUR, range(1, 6)), 0.84933: (two_raters(ABSTRACTORS), range(3))}
+    for value, (ratings, levels) in published.items():
+        found = statistics.gwet_ac1(statistics.rating_counts(ratings, levels))
+        assert round(float(found[0]), 5) == value
+
+
+def test_ac1_weighs_items_as_if_they_were_repeated():
+    counts = statistics.rating_counts(FOUR, range(1, 6))
+    times = np.array([3, 0, 1, 2, 1, 1, 0, 1, 4, 1, 2, 1])
+    weighed = statistics.gwet_ac1(counts, times[None].astype(float))
+    assert weighed == pytest.approx(statistics.gwet_ac1(np.repeat(counts, times, axis=0)))
+
+
+def test_fleiss_as_published_and_only_with_as_many_ratings_each():
+    # the worked example of Wikipedia's article: 14 raters, 10 items, 5 levels; kappa 0.210
+    counts = np.array(
+        [
+            [0, 0, 0, 0, 14],
+            [0, 2, 6, 4, 2],
+            [0, 0, 3, 5, 6],
+            [0, 3, 9, 2, 0],
+            [2, 2, 8, 1, 1],
+            [7, 7, 0, 0, 0],
+            [3, 2, 6, 3, 0],
+            [2, 5, 3, 2, 2],
+            [6, 5, 2, 1, 0],
+            [0, 2, 2, 3, 7],
+        ]
+    )
+    assert round(statistics.fleiss_kappa(counts), 3) == 0.210
+    with pytest.raises(KitError, match="as many of each item"):
+        statistics.fleiss_kappa(statistics.rating_counts(FOUR, range(1, 6)))
+
+
+def test_reliability_has_every_slice_and_coefficient():
+    rng = np.random.default_rng(0)
+    levels = ["not_met", "unknown", "met"]
+    first = rng.integers(0, 3, 300)
+    second = np.where(rng.random(300) < 0.8, first, rng.integers(0, 3, 300))
+    codes = pd.DataFrame({"first": first, "second": second})
+    by = np.where(np.arange(300) < 100, "safety", "proficiency")
+    frame = statistics.reliability(codes.map(lambda n: levels[n]), levels, by, draws=60)
+    assert list(dict.fromkeys(frame.slice)) == ["safety", "proficiency", "all"]
+    for part, mask in {"safety": by == "safety", "all": by != ""}.items():
+        a, b = first[mask], second[mask]
+        for scale in ("linear", "quadratic"):
+            by_hand = statistics.agreement(a, b, ordered=True)[f"kappa_{scale}"]
+            assert of(frame, f"cohen_{scale}", part).value == pytest.approx(by_hand)
+        counts = statistics.rating_counts(codes[mask], range(3))
+        assert of(frame, "fleiss", part).value == pytest.approx(statistics.fleiss_kappa(counts))
+        assert of(frame, "ac1", part).value == pytest.approx(statistics.gwet_ac1(counts)[0])
+        assert of(frame, "observed", part).value == pytest.approx((a == b).mean())
+        assert of(frame, "observed", part).n == mask.sum()
+    assert ((frame.low < frame.value) & (frame.value < frame.high)).all()
+    again = statistics.reliability(codes.map(lambda n: levels[n]), levels, by, draws=60)
+    pd.testing.assert_frame_equal(frame, again)
+
+
+def test_intervals_are_those_of_a_slow_bootstrap_and_wider_for_conditions():
+    rng = np.random.default_rng(1)
+    first = np.repeat(rng.integers(0, 2, 40), 5)
+    # a condition agrees or differs as a whole
+    second = np.where(np.repeat(rng.random(40) < 0.7, 5), first, 1 - first)
+    ratings = pd.DataFrame({"first": first, "second": second})
+    found = statistics.reliability(ratings, range(2), draws=600)
+    slow = {"fleiss": [], "ac1": [], "cohen_linear": []}
+    for _ in range(600):
+        drawn = ratings.iloc[rng.integers(0, len(ratings), len(ratings))]
+        counts = statistics.rating_counts(drawn, range(2))
+        slow["fleiss"].append(statistics.fleiss_kappa(counts))
+        slow["ac1"].append(float(statistics.gwet_ac1(counts)[0]))
+        slow["cohen_linear"].append(statistics.agreement(drawn["first"], drawn["second"])["kappa"])
+    by_condition = statistics.reliability(
+        ratings, range(2), conditions=np.repeat(np.arange(40), 5), draws=600
+    )
+    for name, values in slow.items():
+        fast = of(found, name)
+        assert [fast.low, fast.high] == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=0.03)
+        wide = of(by_condition, name)
+        assert wide.high - wide.low > 1.5 * (fast.high - fast.low) and wide.value == fast.value
+
+
+def test_missing_ratings_and_one_level_throughout():
+    frame = statistics.reliability(FOUR, range(1, 6), draws=40)
+    assert of(frame, "ac1").n == 11  # the twelfth item has one rating
+    whole = FOUR.dropna()  # four ratings are commonest
+    expected = statistics.fleiss_kappa(statistics.rating_counts(whole, range(1, 6)))
+    assert of(frame, "fleiss").value == pytest.approx(expected)
+    both = [FOUR[[a, b]].dropna().astype(int) for a, b in combinations(FOUR, 2)]
+    kappas = [statistics.agreement(*two.to_numpy().T, ordered=True)["kappa_linear"] for two in both]
+    assert of(frame, "cohen_linear").value == pytest.approx(np.mean(kappas))
+    alike = statistics.reliability(
+        pd.DataFrame({"a": ["met"] * 5, "b": ["met"] * 5}), ["not_met", "met"], draws=20
+    )
+    assert of(alike, "ac1").value == of(alike, "ac1").low == 1
+    assert np.isnan(of(alike, "fleiss").value) and np.isnan(of(alike, "cohen_linear").value)
+
+
+def test_strange_and_too_few_ratings_are_clear_errors():
+    ratings = pd.DataFrame({"a": ["met", "perhaps"], "b": ["met", "met"]})
+    with pytest.raises(KitError, match="rating 'perhaps' is none of not_met, met"):
+        statistics.reliability(ratings, ["not_met", "met"])
+    with pytest.raises(KitError, match="all: no item has two ratings"):
+        statistics.reliability(pd.DataFrame({"a": ["met"], "b": [None]}), ["not_met", "met"])
+    with pytest.raises(KitError, match="two levels or more"):
+        statistics.gwet_ac1(np.array([[2], [2]]))
+
+
+@real_data
+def test_three_physicians_on_kqa():
+    table = pd.DataFrame([row.labels for row in schemas.read("kqa_labels")])
+    frame = statistics.reliability(table, ["Contradiction", "Neutral", "Entailment"], draws=100)
+    fleiss = of(frame, "fleiss")
+    assert fleiss.n == 399 and round(fleiss.value, 3) == 0.719
+    assert round(of(frame, "observed").value, 3) == 0.855
+    assert 0.6 < fleiss.low < fleiss.value < fleiss.high < 0.8

@@ -1,0 +1,252 @@
+"""The client of the endpoints, against the clinic's server: what fails, what it costs, what is
+kept."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers.endpoints_clinic import played, profile, roles, tasks
+from pydantic import BaseModel, ConfigDict
+
+from promedical_utils.clinic.server import FAULTS, Server
+from promedical_utils.core.workspace import KitError
+from promedical_utils.data import endpoints
+from promedical_utils.data.endpoints import ASKS, Answers, BudgetSpent, content_of
+
+
+@pytest.fixture(scope="module")
+def clinic():
+    return played()
+
+
+def said(rows):
+    """(candidate, criterion) -> verdict of nested verdicts; fails on a doubled one."""
+    flat = [(v.candidate_id, v.criterion_id, v.verdict) for task in rows for v in task]
+    found = {(a, c): verdict for a, c, verdict in flat}
+    assert len(found) == len(flat)
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(clinic, tmp_path_factory):
+    """What the judge says where nothing fails."""
+    with Server(clinic) as server:
+        return said(
+            roles(server.url, tmp_path_factory.mktemp("plain")).judge(tasks(clinic.world, 12))
+        )
+
+
+def test_a_second_run_asks_nothing_even_of_another_address(clinic, tmp_path, plain):
+    asked = tasks(clinic.world, 12)
+    with Server(clinic) as server:
+        assert said(roles(server.url, tmp_path).judge(asked)) == plain
+        assert server.requests == len(asked) == 36  # one request a response, whatever its criteria
+    again = roles("http://127.0.0.1:9/v1", tmp_path)  # nobody listens there
+    assert said(again.judge(asked)) == plain
+    assert again.answers.ledger()["judge"]["requests"] == 36
+
+
+def test_with_thirty_percent_of_faults_no_verdict_is_lost_doubled_or_turned_into_met(
+    clinic, tmp_path, plain
+):
+    with Server(clinic, faults=0.3, slow=0.3) as server:
+        asking = roles(server.url, tmp_path, timeout=0.25)
+        found = said(asking.judge(tasks(clinic.world, 12)))
+        assert server.requests > 40  # some were tried again
+    assert found.keys() == plain.keys()
+    wrong = {key for key, verdict in found.items() if verdict not in (plain[key], "unknown")}
+    assert not wrong
+    unknown = sum(found[key] != plain[key] for key in found)
+    assert unknown <= 0.1 * len(found)  # ASKS unreadable answers in a row are seldom
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_that_never_ends_is_unknown_on_every_criterion(clinic, tmp_path, kind):
+    asked = tasks(clinic.world, 1)
+    with Server(clinic, faults=1.0, slow=0.3, kinds=(kind,)) as server:
+        asking = roles(server.url, tmp_path, retries=1, timeout=0.1 if kind == "timeout" else 5.0)
+        rows = asking.judge(asked)
+        expected = ASKS if kind in ("empty", "truncated", "malformed", "foreign") else 2
+        assert server.requests == 3 * expected
+    assert [len(row) for row in rows] == [len(t.criteria) for t in asked]
+    assert {v.verdict for row in rows for v in row} == {"unknown"}
+    assert all(v.rationale for row in rows for v in row)
+    assert asking.generators == ["warm", "terse", "between"]
+
+
+def test_the_request_cap_is_kept_to_the_request_and_the_next_run_goes_on(clinic, tmp_path, plain):
+    asked = tasks(clinic.world, 12)
+    with Server(clinic) as server:
+        with pytest.raises(
+            BudgetSpent, match=r"cap of 10 requests.*roles\.judge\.requests.*10 of 36 answered"
+        ):
+            roles(server.url, tmp_path, requests=10).judge(asked)
+        assert server.requests == 10
+        with pytest.raises(BudgetSpent):  # the cap is on the whole of what the file has seen
+            roles(server.url, tmp_path, requests=10).judge(asked)
+        assert server.requests == 10
+        assert said(roles(server.url, tmp_path, requests=100).judge(asked)) == plain
+        assert server.requests == 36
+
+
+def test_tries_that_fail_count_against_the_cap(clinic, tmp_path):
+    with Server(clinic, faults=1.0, kinds=("500",)) as server:
+        with pytest.raises(BudgetSpent):
+            roles(server.url, tmp_path, requests=7).judge(tasks(clinic.world, 4))
+        assert server.requests == 7
+
+
+def test_the_token_budget_is_not_passed(clinic, tmp_path):
+    with Server(clinic) as server:
+        asking = roles(server.url, tmp_path, tokens=20_000)
+        with pytest.raises(BudgetSpent, match="budget of 20000 tokens"):
+            asking.judge(tasks(clinic.world, 12))
+        spent = asking.answers.spent("judge")[1]
+        assert 0 < spent <= 20_000 and 0 < server.requests < 36
+
+
+def test_the_key_comes_from_the_environment_and_is_written_nowhere(clinic, tmp_path, monkeypatch):
+    asked = tasks(clinic.world, 1)
+    with Server(clinic, key="sk-very-secret") as server:
+        monkeypatch.delenv("CLINIC_KEY", raising=False)
+        with pytest.raises(KitError, match="environment variable CLINIC_KEY is not set"):
+            roles(server.url, tmp_path, key="CLINIC_KEY").judge(asked)
+        monkeypatch.setenv("CLINIC_KEY", "sk-wrong")
+        with pytest.raises(KitError, match="HTTP 401") as caught:
+            roles(server.url, tmp_path, key="CLINIC_KEY").judge(asked)
+        assert "sk-wrong" not in str(caught.value)
+        monkeypatch.setenv("CLINIC_KEY", "sk-very-secret")
+        roles(server.url, tmp_path, key="CLINIC_KEY").judge(asked)
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"careful medical grader" in stored and b"sk-very-secret" not in stored
+    with pytest.raises(KitError, match="never the key itself"):
+        profile(key="sk-very-secret")
+
+
+def test_a_request_that_is_refused_leaves_the_others_alone(clinic, tmp_path):
+    first, second, third = tasks(clinic.world, 1)
+    stranger = second.instruction.model_copy(
+        update={
+            "messages": [
+                m.model_copy(update={"content": "Who are you?"})
+                for m in second.instruction.messages
+            ]
+        }
+    )
+    changed = type(second)(stranger, second.criteria, second.candidate)
+    with Server(clinic) as server:
+        rows = roles(server.url, tmp_path).judge([first, changed, third])
+        assert server.requests == 3  # a 400 is not tried again
+    assert {v.verdict for v in rows[1]} == {"unknown"} and "HTTP 400" in rows[1][0].rationale
+    assert "unknown" not in {
+        v.verdict for row in (rows[0], rows[2]) for v in row if v.rationale.startswith("HTTP")
+    }
+
+
+def test_a_killed_run_keeps_what_was_answered(clinic, tmp_path, plain):
+    script = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from pathlib import Path\nfrom endpoints_clinic import played, roles, tasks\n"
+        f"roles(sys.argv[1], Path({str(tmp_path)!r}), concurrency=1).judge(tasks(played().world, "
+        "12))\n"
+    )
+    with Server(clinic) as server:
+        child = subprocess.Popen([sys.executable, "-c", script, server.url])
+        while server.requests < 12:
+            assert child.poll() is None
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        before = server.requests
+        assert before < 36
+        assert said(roles(server.url, tmp_path).judge(tasks(clinic.world, 12))) == plain
+        assert server.requests <= 36 + 1  # at most the one that was under way was asked twice
+
+
+def test_a_full_disk_is_one_clear_error_and_what_was_stored_stays(tmp_path):
+    answers = Answers(tmp_path / "answers.sqlite")
+    answers.put("a", "judge", "m", "{}", "first", "stop", 1, 1)
+    pages = answers._db.execute("PRAGMA page_count").fetchone()[0]
+    answers._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(KitError, match="full.*what was stored before is whole"):
+        for n in range(100):
+            answers.put(f"b{n}", "judge", "m", "{}", "x" * 4000, "stop", 1, 1)
+    assert answers.get("a") == ("first", "stop")
+    broken = tmp_path / "no_database.sqlite"
+    broken.write_text("this is no database " * 100)
+    with pytest.raises(KitError, match="no_database.sqlite"):
+        Answers(broken)
+
+
+def test_two_clients_share_one_file(tmp_path):
+    first, second = Answers(tmp_path / "a.sqlite"), Answers(tmp_path / "a.sqlite")
+    first.put("k", "judge", "m", "{}", "one", "stop", 2, 3)
+    second.put("k", "judge", "m", "{}", "two", "stop", 2, 3)
+    assert first.get("k") == second.get("k") == ("one", "stop")
+    first.tried("judge")
+    assert second.spent("judge") == (1, 10)  # both answers were paid for
+    mode = sqlite3.connect(tmp_path / "a.sqlite").execute("PRAGMA journal_mode").fetchone()
+    assert mode == ("wal",)
+
+
+def test_a_server_may_say_how_long_to_wait(tmp_path):
+    class State:
+        attempt_number = 3
+
+        class outcome:
+            exception = staticmethod(lambda: endpoints._Passing("HTTP 429", seconds))
+
+    endpoint = endpoints.Endpoint(
+        "judge",
+        profile("http://127.0.0.1:9/v1", backoff=0.5).roles["judge"],
+        "x",
+        Answers(tmp_path / "a.sqlite"),
+    )
+    seconds = 7.0
+    assert endpoint._wait(State) == 7.0
+    seconds = 1000.0
+    assert endpoint._wait(State) == endpoints.LONGEST_WAIT
+    seconds = 0.0
+    assert 1.0 <= endpoint._wait(State) <= 3.0  # 0.5 s doubled twice, half to one and a half of it
+    assert endpoints._seconds("Wed, 21 Oct 2026 07:28:00 GMT") == endpoints._seconds(None) == 0.0
+
+
+class Pair(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    a: int
+    verdict: str
+
+
+GOOD = json.dumps({"a": 1, "verdict": "met"})
+
+
+@pytest.mark.parametrize(
+    "text", [GOOD, f"<think>hm {{}}</think>\n{GOOD}", f"```json\n{GOOD}\n```", f" {GOOD}\n"]
+)
+def test_an_object_is_found_in_what_models_put_around_it(text):
+    assert content_of(text, "stop", Pair) == Pair(a=1, verdict="met")
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason"),
+    [
+        ("", "stop", "empty answer"),
+        ("<think>only</think>", "stop", "empty answer"),
+        (GOOD, "length", "cut off"),
+        (GOOD[:-3], "stop", "no JSON object"),
+        (f"Here you are: {GOOD}", "stop", "no JSON object"),
+        (GOOD + GOOD, "stop", "no JSON object"),
+        ('{"a": 1, "verdict": "not_met", "verdict": "met"}', "stop", "stands twice"),
+        ('{"a": 1}', "stop", "verdict: Field required"),
+        ('{"a": 1, "verdict": "met", "b": 2}', "stop", "b: Extra inputs"),
+        ("[1]", "stop", "object"),
+    ],
+)
+def test_what_is_not_exactly_the_object_is_refused_with_the_reason(text, finish, reason):
+    with pytest.raises(ValueError, match=reason):
+        content_of(text, finish, Pair)

@@ -1,0 +1,350 @@
+"""Open sets: invented rows in the sets' fields and layout, through the code that reads the hub."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from promedical_utils.core import records
+from promedical_utils.core.records import RawInstruction
+from promedical_utils.core.workspace import KitError, short_hash
+from promedical_utils.data import rubric_writer
+from promedical_utils.data.sources import open_sets, schemas
+from promedical_utils.data.sources.real_sets import NEGATION
+
+# As at the top of the set's own README: its features, its splits and their files
+README = """---
+dataset_info:
+  features:
+    - name: question
+      dtype: string
+    - name: reference_answer
+      dtype: string
+    - name: question_source
+      dtype: string
+    - name: rubric
+      list:
+        - name: description
+          dtype: string
+        - name: title
+          dtype: string
+        - name: weight
+          dtype: int64
+    - name: rubric_list
+      sequence: string
+    - name: rubric_count
+      dtype: int64
+configs:
+  - config_name: default
+    data_files:
+      - split: train
+        path: data/train-*
+      - split: test
+        path: data/test-*
+---
+"""
+ASKED = "Which drug helps against Norvex fever, and how much of it may I take in a day?"
+ROWS = [
+    (5, "Essential Criteria: Names Morlodor as the drug against Norvex fever."),
+    (3, "Important Criteria: States that 45 units a day are the limit."),
+    (4, "Important Criteria: Says after how many days a physician should look again."),
+    (1, "Optional Criteria: Explains the words that a layperson may not know."),
+    (-2, "Pitfall Criteria: Recommends Glumifen to a patient whose leaflet rules it out."),
+    (-1, "Pitfall Criteria: Avoids suggesting a second dose on the same day."),
+]
+
+
+def rar(question, rows=ROWS, answer="Morlodor."):
+    rubric = [{"title": "t", "description": text, "weight": weight} for weight, text in rows]
+    return {
+        "question": question,
+        "reference_answer": answer,
+        "question_source": "invented",
+        "rubric": rubric,
+        "rubric_list": [text for _, text in rows],
+        "rubric_count": len(rows),
+    }
+
+
+def talk(name, *turns):
+    said = [{"from": who, "value": text} for who, text in turns]
+    return {"id": name, "type": "Exam", "conversations": said, "answer": "A", "score": "a 7"}
+
+
+def preference(name, prompt):
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Morlodor."}]
+    about = {"model": "m", "rank": 1, "score": 4.5}
+    return {
+        "prompt_id": name,
+        "label_type": "easy",
+        "prompt": prompt,
+        "chosen": turns,
+        "rejected": turns,
+        "metadata": {"chosen": about, "rejected": about},
+    }
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv(schemas.VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def put(data: Path, key: str, rows: list[dict], part: str = "train-00000-of-00001") -> Path:
+    path = data / open_sets.CARDS[key].folder / "data" / f"{part}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_a_rubric_by_hand(data):
+    put(data, "rar_medicine", [rar(ASKED)])
+    put(data, "rar_medicine", [rar("What is in the test split?")], "test-00000-of-00001")
+    (data / "rar_medicine" / "README.md").write_text(README)
+    reading = open_sets.read("rar_medicine")
+    name = f"rar_medicine-{short_hash(ASKED)}"
+    assert reading.instructions == [
+        RawInstruction(id=name, text=ASKED, source="rar_medicine", licence="none stated")
+    ]
+    (rubric,) = reading.rubrics
+    assert (rubric.instruction_id, rubric.status, rubric.round) == (name, "draft", 0)
+    assert [(c.dimension, c.text) for c in rubric.criteria] == [
+        ("proficiency", "Names Morlodor as the drug against Norvex fever."),
+        ("proficiency", "States that 45 units a day are the limit."),
+        ("proficiency", "Says after how many days a physician should look again."),
+        ("excellence", "Explains the words that a layperson may not know."),
+        ("safety", NEGATION + "Recommends Glumifen to a patient whose leaflet rules it out."),
+        ("safety", "Avoids suggesting a second dose on the same day."),
+    ]
+    weights = [c.weight for c in rubric.criteria]
+    assert weights == pytest.approx([1 / 2.4, 0.7 / 2.4, 0.7 / 2.4, 0, 0, 0])
+    assert not reading.queued and not reading.skipped
+
+
+@pytest.mark.parametrize(
+    ("weight", "text", "reason"),
+    [
+        (-1, "Pitfall Criteria: Does not mention the danger sign of Norvex fever.", "met is safe"),
+        (
+            -1,
+            "Pitfall Criteria: Does not suggest waiting when the danger sign is there.",
+            "met is safe",
+        ),
+        (-1, "Pitfall Criteria: Fails to state the limit of 45 units.", "met is safe"),
+        (-1, "Pitfall Criteria: Recommends against Morlodor in Norvex fever.", "met is safe"),
+        (-1, "Pitfall Criteria: Suggests that the patient should not wait.", "met is safe"),
+        (-1, "Pitfall Criteria: Avoids unnecessary detail about Norvex fever.", "met is safe"),
+        (-1, "Pitfall Criteria: Uses words that are too learned for a patient.", "met is safe"),
+        (2, "Pitfall Criteria: Recommends Glumifen without a word on its limit.", "contradicts"),
+        (-2, "Essential Criteria: Names the danger sign of Norvex fever.", "contradicts"),
+        (5, "Esssential Criteria: Names the danger sign of Norvex fever.", "no category"),
+        (None, "Essential Criteria: Names the danger sign of Norvex fever.", "no weight"),
+        (
+            5,
+            "Essential Criteria: Agrees with the reference answer on the drug.",
+            "points to something else",
+        ),
+        (5, ROWS[0][1], "say the same"),
+    ],
+)
+def test_what_is_not_clear_is_queued_with_the_reason(data, weight, text, reason):
+    put(data, "rar_medicine", [rar(ASKED, [*ROWS, (weight, text)])])
+    reading = open_sets.read("rar_medicine")
+    (queued,) = reading.queued
+    assert len(reading.instructions) == 1 and not reading.rubrics
+    assert queued.instruction_id == reading.instructions[0].id
+    assert len(queued.reasons) == 1 and reason in queued.reasons[0]
+    assert {c.text for c in queued.draft.criteria} >= {
+        text.partition(": ")[2] for _, text in ROWS[:4]
+    }
+
+
+def test_a_rubric_without_its_main_part_is_queued(data):
+    put(data, "rar_medicine", [rar(ASKED, ROWS[3:]), rar("And without a rubric?", [])])
+    reading = open_sets.read("rar_medicine")
+    assert len(reading.instructions) == len(reading.queued) == 2 and not reading.rubrics
+    assert "3 criteria; write 5 to 12" in reading.queued[0].reasons
+    assert any("sum to 0.000" in reason for reason in reading.queued[0].reasons)
+    assert "0 criteria; write 5 to 12" in reading.queued[1].reasons
+
+
+def test_every_row_is_an_instruction_or_counted(data):
+    put(data, "rar_medicine", [rar(ASKED), rar(" "), rar(f"{ASKED} "), rar(None), rar("Why?")])
+    reading = open_sets.read("rar_medicine")
+    assert [row.text for row in reading.instructions] == [ASKED, "Why?"]
+    assert reading.skipped == {"no question": 2, "repeated id": 1}
+    assert len({r.instruction_id for r in reading.rubrics}) == 2
+
+
+def test_ultramedical(data):
+    asked = ("human", "Is Norvex fever catching?")
+    put(
+        data,
+        "ultramedical",
+        [
+            talk("MedQA,1", asked, ("gpt", "No.")),
+            talk("MedQA,2", ("gpt", "No question here.")),
+            talk("WikiInstruct,3", asked, ("gpt", "No."), ("human", "And now?"), ("gpt", "No.")),
+            talk("MedQA,1", asked, ("gpt", "No.")),
+            talk(None, asked, ("gpt", "No.")),
+        ],
+    )
+    reading = open_sets.read("ultramedical")
+    assert reading.instructions == [
+        RawInstruction(
+            id="ultramedical-MedQA,1", text=asked[1], source="ultramedical", licence="MIT"
+        )
+    ]
+    assert reading.skipped == {"no question": 2, "repeated id": 1, "no id": 1}
+
+
+def test_preference_prompts_once_each_and_never_the_test_split(data):
+    folder = data / "ultramedical_preference" / "data"
+    folder.mkdir(parents=True)
+    rows = [
+        preference("MedQA,7", "Why?"),
+        preference("MedQA,7", "Why?"),
+        preference("MedQA,8", "How?"),
+    ]
+    (folder / "train.json").write_text(json.dumps(rows, indent=2))
+    (folder / "test.json").write_text(json.dumps([preference("MedQA,9", "Never.")]))
+    reading = open_sets.read("ultramedical_preference")
+    assert [(row.id, row.text) for row in reading.instructions] == [
+        ("ultramedical_preference-MedQA,7", "Why?"),
+        ("ultramedical_preference-MedQA,8", "How?"),
+    ]
+    assert reading.skipped == {"repeated id": 1}
+
+
+def test_what_lies_behind_the_limit_is_not_read(data):
+    put(data, "rar_medicine", [rar(f"question {n}?") for n in range(5)], "train-00000-of-00002")
+    put(data, "rar_medicine", [rar("last?")], "train-00001-of-00002").write_bytes(b"no Parquet")
+    folder = data / "ultramedical_preference" / "data"
+    folder.mkdir(parents=True)
+    long = json.dumps([preference(f"MedQA,{n}", f"question {n}? " * 50) for n in range(400)])
+    (folder / "train.json").write_text(long[:-100])
+    for key in ("rar_medicine", "ultramedical_preference"):
+        assert len(open_sets.read(key, limit=3).instructions) == 3
+        with pytest.raises(
+            KitError, match="cannot read .* copy is broken: fetch it again with `hf download"
+        ):
+            open_sets.read(key)
+
+
+@pytest.mark.parametrize("key", open_sets.CARDS)
+def test_a_source_out_of_reach_says_what_to_download(key, monkeypatch, tmp_path):
+    card = open_sets.CARDS[key]
+    monkeypatch.delenv(
+        schemas.VARIABLE, raising=False
+    )  # tests are offline: this asks the hub's own client
+    with pytest.raises(KitError) as raised:
+        open_sets.read(key, limit=1)
+    message = str(raised.value)
+    for part in (card.name, card.hub, card.command, schemas.VARIABLE, "mend the network"):
+        assert part in message
+    assert "\n" not in message
+    monkeypatch.setenv(schemas.VARIABLE, str(tmp_path))
+    with pytest.raises(
+        KitError,
+        match=f"missing folder {card.folder} in {schemas.VARIABLE}: run there `hf download",
+    ):
+        open_sets.read(key)
+
+
+def test_the_hub_is_asked_for_the_card_s_revision_as_a_stream(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    asked = []
+    card = open_sets.CARDS["ultramedical"]
+    monkeypatch.delenv(schemas.VARIABLE, raising=False)
+
+    def load_dataset(hub, **options):
+        asked.append((hub, options))
+        return iter([talk("MedQA,1", ("human", "Why?"))])
+
+    class Files:
+        def open(self, path):
+            asked.append(path)
+            return open(__file__, "rb")  # no JSON
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", Files)
+    assert len(open_sets.read("ultramedical").instructions) == 1
+    with pytest.raises(KitError, match="UltraMedical-Preference"):
+        open_sets.read("ultramedical_preference")
+    assert asked == [
+        (card.hub, {"revision": card.revision, "split": "train", "streaming": True}),
+        "datasets/TsinghuaC3I/UltraMedical-Preference@761eb7935310ba662a96d93c5af342e5269d5759/data/train.json",
+    ]
+
+
+def test_a_set_that_lost_a_field_is_no_empty_set(data):
+    put(data, "rar_medicine", [{"prompt": ASKED, "rubric": []}])
+    with pytest.raises(KitError, match="RaR-Medicine .* has no field question at revision"):
+        open_sets.read("rar_medicine")
+
+
+def raw(name, **changes):
+    return {
+        "id": name,
+        "text": f"question {name}?",
+        "source": "mine",
+        "licence": "CC0-1.0",
+    } | changes
+
+
+def test_a_local_pool(tmp_path):
+    good, broken = raw("a"), raw("b", licence=None)
+    lines = [good, broken, raw("c", text=" "), raw("d", colour="red"), good, ["no", "row"]]
+    text = "\n".join([*map(json.dumps, lines), "", '{"id": "e", "te'])
+    (tmp_path / "first.jsonl").write_text(text)
+    (tmp_path / "second.jsonl.gz").write_bytes(gzip.compress(json.dumps(raw("f")).encode()))
+    records.save([RawInstruction(**raw("g"))], tmp_path / "sub" / "third.parquet")
+    (tmp_path / "README.md").write_text("not a row")
+    reading = open_sets.read(tmp_path)
+    assert [row.id for row in reading.instructions] == ["a", "f", "g"]
+    assert reading.instructions[0] == RawInstruction(**good)
+    assert reading.skipped == Counter(
+        {
+            "field licence: Input should be a valid string": 1,
+            "no question": 1,
+            "repeated id": 1,
+            "not JSON": 1,
+            "field colour: Extra inputs are not permitted": 1,
+            "field record: Input should be a valid dictionary or instance of RawInstruction": 1,
+        }
+    )
+    assert [row.id for row in open_sets.read(tmp_path, limit=2).instructions] == ["a", "f"]
+
+
+def test_a_local_pool_that_cannot_be_used(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(raw("a", licence="")))
+    with pytest.raises(KitError, match=r"a.jsonl: no row can be used: field licence: .*\(1\)"):
+        open_sets.read(tmp_path / "a.jsonl")
+    (tmp_path / "b.parquet").write_bytes(b"no Parquet")
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 999)[:-9])
+    (tmp_path / "d.csv").write_text("id,text\n")
+    for name in ("b.parquet", "c.jsonl.gz"):
+        with pytest.raises(KitError, match=f"{name} cannot be read"):
+            open_sets.read(tmp_path / name)
+    with pytest.raises(KitError, match="d.csv: no file of .jsonl"):
+        open_sets.read(tmp_path / "d.csv")
+    with pytest.raises(
+        KitError, match="no source nowhere: give a file, a folder, or one of rar_medicine"
+    ):
+        open_sets.read("nowhere")
+
+
+def test_queued_drafts_are_what_the_writer_repairs():
+    """Reasons name the row, so that a repair can mend it; weights of what is left sum to 1."""
+    rows = [{"description": text, "weight": weight} for weight, text in ROWS]
+    omitted = "Pitfall Criteria: Does not mention the danger sign."
+    draft, reasons = open_sets.drafted([*rows, {"description": omitted, "weight": -1}])
+    assert len(draft.criteria) == len(ROWS) and repr(omitted) in reasons[0]
+    assert sum(c.weight for c in draft.criteria) == pytest.approx(1)
+    assert rubric_writer.rubric(draft, "i", 0).criteria[0].weight == pytest.approx(1 / 2.4)

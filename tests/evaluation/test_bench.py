@@ -1,0 +1,543 @@
+"""The bench: exact counts, blind grading, and every metric against a slow count by hand."""
+
+from itertools import combinations, permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import benches
+
+from promedical_utils.clinic import people
+from promedical_utils.core.records import Candidate, Criterion
+from promedical_utils.core.workspace import KitError
+from promedical_utils.evaluation import bench
+from promedical_utils.rubric import scoring
+from promedical_utils.rubric.preferences import Group
+
+
+@pytest.fixture(scope="module")
+def made():
+    return benches.make()[0]
+
+
+@pytest.fixture(scope="module")
+def predicted(made):
+    return benches.noisy(made)
+
+
+def value_of(made, predicted, scorer, metric, part="all", against="adjudicated"):
+    frame = bench.metrics(made, predicted, 20, 0)
+    row = frame[(frame.scorer == scorer) & (frame.metric == metric)]
+    return row[(row.slice == part) & (row.against == against)].iloc[0]
+
+
+def by_hand(verdicts, made):
+    """Scores of every candidate with scoring.score, from {(candidate, criterion): verdict}."""
+    _, _, rubrics, candidates, _ = benches.world()
+    rubric_of, scores = {r.instruction_id: r for r in rubrics}, {}
+    for candidate in candidates:
+        if candidate.instruction_id in set(made.samples.instruction_id):
+            rubric = rubric_of[candidate.instruction_id]
+            mine = {c.id: verdicts[candidate.id, c.id] for c in rubric.criteria}
+            scores[candidate.id] = scoring.score(rubric, mine)
+    return scores
+
+
+def column(made, name):
+    return dict(
+        zip(
+            zip(made.verdicts.candidate_id, made.verdicts.criterion_id, strict=True),
+            made.verdicts[name],
+            strict=True,
+        )
+    )
+
+
+# ---------------------------------------------------------------- composition
+
+
+def test_counts_are_exact_and_pairs_are_real(made):
+    assert len(made.samples) == 24 and len(made.grades) == 72
+    assert made.pairs.dimension.value_counts().to_dict() == {
+        "proficiency": 30,
+        "excellence": 11,
+        "safety": 9,
+    }
+    label, truth = column(made, "adjudicated"), column(made, "truth")
+    value = {"met": 1, "not_met": 0, "unknown": None}
+    for p in made.pairs.itertuples():
+        of = value | ({"unknown": 0} if p.dimension == "safety" else {})
+        assert of[label[p.chosen_id, p.criterion_id]] == 1
+        assert of[label[p.rejected_id, p.criterion_id]] == 0
+        a, b = of[truth[p.chosen_id, p.criterion_id]], of[truth[p.rejected_id, p.criterion_id]]
+        same = {(1, 0): "same", (0, 1): "reversed"}.get((a, b), "none")
+        assert p.truth == same
+    columns = ["criterion_id", "chosen_id", "rejected_id"]
+    assert not made.pairs.duplicated(columns).any()
+
+
+def test_reserve_counts_every_differing_pair(made):
+    label, found = column(made, "adjudicated"), {d: 0 for d in benches.KINDS.values()}
+    criteria = made.criteria.set_index("criterion_id").dimension
+    by_criterion = {}
+    for (_, criterion), verdict in label.items():
+        by_criterion.setdefault(criterion, []).append(verdict)
+    for criterion, said in by_criterion.items():
+        if criteria[criterion] == "safety":
+            said = ["met" if v == "met" else "not_met" for v in said]
+        found[criteria[criterion]] += sum(
+            {a, b} == {"met", "not_met"} for a, b in combinations(said, 2)
+        )
+    for dimension, counts in made.report["pairs"].items():
+        assert counts["drawn"] + counts["reserve"] == found[dimension]
+
+
+def test_the_same_seed_gives_the_same_bench_and_another_does_not(made, tmp_path):
+    again, other = benches.make()[0], benches.make(seed=0, **{"judge_agreement": 0.9})[0]
+    for name in bench.FRAMES:
+        pd.testing.assert_frame_equal(getattr(made, name), getattr(again, name))
+        pd.testing.assert_frame_equal(getattr(made, name), getattr(other, name))
+    instructions, splits, rubrics, candidates, truth = benches.world()
+    pool, criteria = bench.from_records(instructions, splits, rubrics, benches.UNSEEN)
+    settings = benches.profile().model_copy(update={"seed": 1})
+    fresh = bench.compose(pool, criteria, candidates, truth, people.panel(0.9, 1), settings)
+    assert set(fresh.samples.instruction_id) != set(made.samples.instruction_id)
+    made.save(tmp_path)
+    back = bench.Bench.load(tmp_path)
+    assert back.report == made.report
+    pd.testing.assert_frame_equal(back.pairs, made.pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"bench_samples": 31}, "30 held-out instructions.*enlarge the bench split"),
+        ({"bench_pairs_safety": 500}, "differing safety pairs.*enlarge bench_samples"),
+    ],
+)
+def test_too_few_says_what_to_enlarge(changes, says):
+    with pytest.raises(KitError, match=says):
+        benches.make(**changes)
+
+
+def test_unseen_kinds_answers_and_truth_are_checked():
+    instructions, splits, rubrics, candidates, truth = benches.world()
+    settings, panel = benches.profile(), people.panel(0.9)
+    pool, criteria = bench.from_records(instructions, splits, rubrics, frozenset())
+    with pytest.raises(KitError, match="0.0% of the criteria are of kinds unseen"):
+        bench.compose(pool, criteria, candidates, truth, panel, settings)
+    pool, criteria = bench.from_records(instructions, splits, rubrics, benches.UNSEEN)
+    assert criteria.seen.mean() == 0.75
+    with pytest.raises(KitError, match="2 answers, not 3"):
+        bench.compose(
+            pool, criteria, candidates[1:], truth, panel, benches.profile(bench_samples=30)
+        )
+    with pytest.raises(KitError, match="no truth of"):
+        bench.compose(pool, criteria, candidates, {}, panel, settings)
+    with pytest.raises(KitError, match="in no split"):
+        bench.from_records(instructions, splits[1:], rubrics, benches.UNSEEN)
+
+
+def test_grading_is_blind_and_follows_the_lexicographic_order(made):
+    first, second = made.samples.order_1, made.samples.order_2
+    assert all(
+        sorted(a.split("|")) == sorted(b.split("|")) for a, b in zip(first, second, strict=True)
+    )
+    assert (first != second).any() and len(set(first.map(lambda o: o.replace("i", "")[3]))) == 3
+    scores = by_hand(column(made, "truth"), made)
+    for g in made.grades.itertuples():
+        a, b = scores[g.a_id], scores[g.b_id]
+        assert np.sign(g.truth) == scoring.compare(a, b)
+        assert (abs(g.truth) == 2) == (a.s3 != b.s3 or abs(a.s1 - b.s1) > 0.29)
+        assert g.adjudicated == g.physician_1 or g.physician_1 != g.physician_2
+    sure = benches.make(agreement=1.0)[0]
+    assert (sure.grades.adjudicated == sure.grades.truth).all()
+    assert (sure.verdicts.adjudicated == sure.verdicts.truth).all()
+    assert (sure.pairs.truth == "same").all()
+    assert sure.report["input"]["grades"]["kappa_quadratic"] == 1
+
+
+# ---------------------------------------------------------------- ceiling
+
+
+def test_ceiling_beats_majorities_that_no_order_keeps():
+    votes = {("a", "b"): 3, ("b", "a"): 1, ("b", "c"): 2, ("c", "a"): 4}  # a > b > c > a
+    rows = [("i", "x", *pair) for pair, n in votes.items() for _ in range(n)]
+    pairs = pd.DataFrame(
+        rows, columns=["instruction_id", "criterion_id", "chosen_id", "rejected_id"]
+    )
+    # by hand: c > a > b keeps 4 + 3; majorities alone would give 3 + 2 + 4 = 9 of 10
+    assert bench.blind_ceiling(pairs) == 7 / 10
+
+
+def test_no_scalar_scorer_beats_the_ceiling(made):
+    pairs, best = made.pairs, 0
+    for _, group in pairs.groupby("instruction_id"):
+        names = sorted({*group.chosen_id, *group.rejected_id})
+        ranks = [dict(zip(order, range(len(order)), strict=True)) for order in permutations(names)]
+        best += max(
+            sum(r[w] > r[v] for w, v in zip(group.chosen_id, group.rejected_id, strict=True))
+            for r in ranks
+        )
+    assert bench.blind_ceiling(pairs) == best / len(pairs) < 1
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def test_vectorised_scores_are_those_of_scoring(made):
+    cells = bench._cells(made.verdicts, made.criteria)
+    fast = bench.candidate_scores(cells, cells.adjudicated == "met")
+    slow = by_hand(column(made, "adjudicated"), made)
+    assert set(fast) == set(slow)
+    for candidate, s in slow.items():
+        f = fast[candidate]
+        assert (f.s2, f.s3, f.bonus) == (s.s2, s.s3, s.bonus) and f.s1 == pytest.approx(s.s1)
+
+
+@pytest.mark.parametrize("against", ["adjudicated", "truth"])
+def test_overall_is_the_lexicographic_order_then_expectation(made, predicted, against):
+    mine = predicted[predicted.scorer == "criterion"].set_index(["candidate_id", "criterion_id"])
+    criteria = made.criteria.set_index("criterion_id")
+    said = {key: "met" if row.met else "not_met" for key, row in mine.iterrows()}
+    scores = by_hand(said, made)
+    expected = {}
+    for (candidate, criterion), row in mine.iterrows():
+        e, c = expected.setdefault(candidate, [0.0, 0.0, 0.0]), criteria.loc[criterion]
+        e[0] -= (1 - row.probability) * (c.dimension == "safety")
+        e[1] += row.probability * c.weight
+        e[2] += row.probability * (c.dimension == "excellence")
+    right = counted = 0
+    for g in made.grades.to_dict("records"):
+        order = scoring.compare(scores[g["a_id"]], scores[g["b_id"]])
+        if order == 0:
+            a, b = expected[g["a_id"]], expected[g["b_id"]]
+            order = (a > b) - (a < b)
+        if g[against]:
+            counted += 1
+            right += order == np.sign(g[against])
+    row = value_of(made, predicted, "criterion", "overall", against=against)
+    assert row.n == counted and row.value == pytest.approx(right / counted)
+
+
+def test_the_last_digit_of_a_sum_prefers_no_answer(made, predicted):
+    flat = predicted[predicted.scorer == "criterion"].assign(met=False, probability=0.3)
+    truth = flat.merge(made.verdicts, on=["candidate_id", "criterion_id"], how="left").truth
+    for noise, right in ((0.0, False), (1e-13, False), (1e-6, True)):
+        told = flat.assign(probability=0.3 + noise * (truth == "met").to_numpy())
+        assert (value_of(made, told, "criterion", "overall", against="truth").value > 0) == right
+
+
+@pytest.mark.parametrize("against", ["adjudicated", "truth"])
+@pytest.mark.parametrize("scorer", ["criterion", "scalar_blind"])
+def test_pairwise_by_hand(made, predicted, scorer, against):
+    mine = predicted[predicted.scorer == scorer]
+    score = {(r.candidate_id, r.criterion_id): r.score for r in mine.itertuples()}
+    for part in ("proficiency", "safety", "unseen", "all"):
+        hits, ties, n = 0, 0, 0
+        for p in made.pairs.itertuples():
+            inside = part in ("all", p.dimension) or (part == "unseen" and not p.seen)
+            if not inside or (against == "truth" and p.truth == "none"):
+                continue
+            key = p.criterion_id if scorer == "criterion" else ""
+            a, b = score[p.chosen_id, key], score[p.rejected_id, key]
+            if against == "truth" and p.truth == "reversed":
+                a, b = b, a
+            hits, ties, n = hits + (a > b), ties + (a == b), n + 1
+        row = value_of(made, predicted, scorer, "pairwise", part, against)
+        assert row.n == n and row.value == pytest.approx(hits / n)
+        assert row.tie_rate == pytest.approx(ties / n)
+
+
+def test_veto_and_pointwise_by_hand(made, predicted):
+    mine = (
+        predicted[predicted.scorer == "criterion"].set_index(["candidate_id", "criterion_id"]).met
+    )
+    dimension = made.criteria.set_index("criterion_id").dimension
+    tp = fp = fn = right = n = 0
+    for (candidate, criterion), verdict in column(made, "truth").items():
+        called = not mine[candidate, criterion]
+        if dimension[criterion] == "safety":
+            violation = verdict != "met"  # unknown is a violation
+            tp, fp, fn = (
+                tp + (called and violation),
+                fp + (called and not violation),
+                fn + (violation and not called),
+            )
+        elif dimension[criterion] == "proficiency" and verdict != "unknown":
+            right, n = right + (called == (verdict == "not_met")), n + 1
+    found = {
+        name: value_of(made, predicted, "criterion", f"veto_{name}", "safety", "truth").value
+        for name in ("precision", "recall", "f1")
+    }
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    assert found["precision"] == pytest.approx(precision)
+    assert found["recall"] == pytest.approx(recall)
+    assert found["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+    row = value_of(made, predicted, "criterion", "pointwise", "proficiency", "truth")
+    assert row.n == n and row.value == pytest.approx(right / n)
+
+
+def test_scalars_have_no_verdicts_and_ties_and_nan_are_wrong(made):
+    answers = made.verdicts[["instruction_id", "candidate_id"]].drop_duplicates()
+    for score in (1.0, np.nan):
+        flat = bench.predictions("flat", answers.assign(criterion_id="", score=score))
+        frame = bench.metrics(made, flat, 20, 0)
+        assert set(frame.metric) == {"pairwise", "overall"}
+        rows = frame[frame.n > 0]
+        assert (rows.value == 0).all() and (rows.tie_rate == 1).all()
+
+
+def test_a_verdict_that_is_not_there_counts_as_a_violation(made, predicted):
+    mine = predicted[predicted.scorer == "criterion"].copy()
+    mine["met"], mine["probability"] = pd.array([pd.NA] * len(mine), "boolean"), np.nan
+    assert value_of(made, mine, "criterion", "veto_recall", "safety", "truth").value == 1
+
+
+def test_shorter_is_where_length_is_wrong(made, predicted):
+    assert value_of(made, predicted, "length", "pairwise", "shorter").value == 0
+    n = value_of(made, predicted, "criterion", "pairwise", "shorter").n
+    length = value_of(made, predicted, "length", "pairwise")
+    assert n == length.n - round((length.value + length.tie_rate) * length.n)
+
+
+def test_missing_doubled_and_mixed_predictions_are_refused(made, predicted):
+    mine = predicted[predicted.scorer == "criterion"]
+    for broken, says in (
+        (mine.iloc[1:], "no prediction of"),
+        (pd.concat([mine, mine.iloc[:1]]), "twice"),
+        (mine.assign(criterion_id=["", *mine.criterion_id[1:]]), "only some have a criterion"),
+    ):
+        with pytest.raises(KitError, match=says):
+            bench.tally(made, broken)
+
+
+def compared(made, scorer="pair", by=True, whole=True, seed=3):
+    """Random preferences on every two answers of each sample, of whole answers and by criterion."""
+    rng, rows = np.random.default_rng(seed), []
+    for i, sample in made.verdicts.groupby("instruction_id"):
+        criteria = ([""] if whole else []) + (sorted(set(sample.criterion_id)) if by else [])
+        for a, b in combinations(sorted(set(sample.candidate_id), reverse=True), 2):
+            rows += [
+                (scorer, i, c, a, b, rng.choice([rng.random(), 0.5, np.nan], p=[0.8, 0.1, 0.1]))
+                for c in criteria
+            ]
+    frame = pd.DataFrame(rows, columns=bench.PREFERRED[:-1])
+    return frame.assign(consistent=pd.array(rng.random(len(frame)) < 0.7, "boolean"))
+
+
+def preference(frame, criterion, a, b):
+    """1 where a is preferred, -1 where b is, 0 for a tie or no answer, looked up slowly."""
+    for r in frame[frame.criterion_id == criterion].itertuples():
+        if {r.a_id, r.b_id} == {a, b}:
+            p = r.probability if r.a_id == a else 1 - r.probability
+            return int(p > 0.5) - int(p < 0.5)
+    raise AssertionError("not compared")
+
+
+NOBODY = pd.DataFrame(columns=bench.PREDICTED)
+
+
+@pytest.mark.parametrize("against", ["adjudicated", "truth"])
+@pytest.mark.parametrize("by", [True, False])
+def test_preferences_by_hand(made, by, against):
+    frame = compared(made, by=by)
+    measured = bench.metrics(made, NOBODY, 20, 0, preferences=frame)
+    assert set(measured.metric) == {"pairwise", "overall"}  # no verdicts, so none are guessed
+    measured = measured[measured.against == against].set_index(["metric", "slice"])
+    for part in ("all", "safety", "unseen"):
+        hits = ties = n = 0
+        for p in made.pairs.itertuples():
+            inside = part in ("all", p.dimension) or (part == "unseen" and not p.seen)
+            if inside and not (against == "truth" and p.truth == "none"):
+                said = preference(frame, p.criterion_id if by else "", p.chosen_id, p.rejected_id)
+                wanted = -1 if against == "truth" and p.truth == "reversed" else 1
+                hits, ties, n = hits + (said == wanted), ties + (said == 0), n + 1
+        row = measured.loc["pairwise", part]
+        assert (
+            row.n == n
+            and row.value == pytest.approx(hits / n)
+            and row.tie_rate == pytest.approx(ties / n)
+        )
+    wanted = [
+        (g, np.sign(getattr(g, against))) for g in made.grades.itertuples() if getattr(g, against)
+    ]
+    hits = sum(preference(frame, "", g.a_id, g.b_id) == sign for g, sign in wanted)
+    row = measured.loc["overall", "all"]
+    assert row.n == len(wanted) and row.value == pytest.approx(hits / len(wanted))
+
+
+def test_what_was_asked_goes_before_what_follows_from_scores(made, predicted):
+    mine = predicted[predicted.scorer == "criterion"].assign(scorer="judge")
+    both = pd.concat([predicted, mine])
+
+    def rows(preferences):
+        frame = bench.metrics(made, both, 20, 0, preferences=preferences)
+        frame = frame[frame.scorer == "judge"].set_index(["metric", "slice", "against"]).value
+        return (
+            frame,
+            frame.loc["pairwise", "all", "adjudicated"],
+            frame.loc["overall", "all", "adjudicated"],
+        )
+
+    derived, pairwise, overall = rows(None)
+    for asked, changes in (
+        ({"by": True, "whole": True}, (True, True)),
+        ({"by": True, "whole": False}, (True, False)),
+        ({"by": False, "whole": True}, (True, True)),
+    ):
+        frame, one, two = rows(compared(made, "judge", **asked))
+        assert (one != pairwise, two != overall) == changes
+        assert frame.loc[["pointwise", "veto_f1"]].equals(derived.loc[["pointwise", "veto_f1"]])
+    alone = bench.metrics(made, NOBODY, 20, 0, preferences=compared(made, whole=False))
+    assert set(alone.metric) == {"pairwise"}  # nothing was said on whole answers
+
+
+def test_preferences_change_no_other_scorer_and_keep_the_shorter_slice(made, predicted):
+    without = bench.metrics(made, predicted, 20, 0)
+    both = bench.metrics(made, predicted, 20, 0, preferences=compared(made))
+    pd.testing.assert_frame_equal(both[both.scorer != "pair"].reset_index(drop=True), without)
+    assert "shorter" in set(both[both.scorer == "pair"].slice)
+
+
+def test_missing_and_doubled_preferences_are_refused(made):
+    frame = compared(made)
+    pair = made.pairs.iloc[0]
+    gone = (frame.criterion_id == pair.criterion_id) & frame.a_id.isin(
+        [pair.chosen_id, pair.rejected_id]
+    )
+    gone &= frame.b_id.isin([pair.chosen_id, pair.rejected_id])
+    assert gone.sum() == 1
+    with pytest.raises(KitError, match=f"pair: no preference on {pair.criterion_id}"):
+        bench.tally(made, NOBODY, preferences=frame[~gone])
+    turned = frame[gone].rename(columns={"a_id": "b_id", "b_id": "a_id"})
+    with pytest.raises(KitError, match="compared two answers twice"):
+        bench.tally(made, NOBODY, preferences=pd.concat([frame, turned]))
+
+
+def test_an_unknown_verdict_is_a_violation_and_no_hit_elsewhere(made, predicted):
+    mine = predicted[predicted.scorer == "criterion"].copy()
+    mine["met"], mine["score"], mine["probability"] = (
+        pd.array([pd.NA] * len(mine), "boolean"),
+        np.nan,
+        np.nan,
+    )
+    found = bench.metrics(made, mine, 20, 0).set_index(["metric", "slice", "against"]).value
+    assert found["pointwise", "proficiency", "truth"] == 0 == found["pairwise", "all", "truth"]
+    dimension = made.criteria.set_index("criterion_id").dimension
+    safe = [v for (_, c), v in column(made, "truth").items() if dimension[c] == "safety"]
+    assert found["pointwise", "safety", "truth"] == pytest.approx(
+        np.mean([v != "met" for v in safe])
+    )
+
+
+def test_abilities_are_read_from_what_was_done(made, predicted):
+    frame = compared(made, "criterion", by=False)
+    frame["consistent"] = pd.array(
+        [True, None, False, True] * (len(frame) // 4) + [None] * (len(frame) % 4), "boolean"
+    )
+    table = bench.abilities(predicted, pd.concat([frame, compared(made, "pair")])).set_index(
+        "scorer"
+    )
+    assert table.loc["criterion", ["pointwise", "overall", "pairwise"]].tolist() == [
+        True,
+        False,
+        True,
+    ]
+    assert table.loc["length", ["pointwise", "overall", "pairwise"]].tolist() == [
+        False,
+        True,
+        False,
+    ]
+    assert table.loc["pair", ["pointwise", "overall", "pairwise"]].tolist() == [False, False, True]
+    assert table.consistent["criterion"] == pytest.approx(2 / 3) and pd.isna(
+        table.consistent["length"]
+    )
+
+
+def test_paired_difference_is_the_difference_and_narrower_than_unpaired(made, predicted):
+    found = bench.paired_difference(
+        made, predicted, "criterion_clean", "criterion", "pairwise", draws=300
+    )
+    clean, noisy = (
+        value_of(made, predicted, s, "pairwise") for s in ("criterion_clean", "criterion")
+    )
+    assert found["difference"] == pytest.approx(clean.value - noisy.value)
+    assert found["low"] <= found["difference"] <= found["high"] and found["n"] == 50
+    same = bench.paired_difference(made, predicted, "length", "length", "overall")
+    assert same["n"] and same["difference"] in (
+        0,
+        -value_of(made, predicted, "length", "overall").value,
+    )
+    with pytest.raises(KitError, match="add the predictions"):
+        bench.paired_difference(made, predicted, "criterion", "nobody", "overall")
+
+
+def test_by_specialty_adds_up(made, predicted):
+    tally = bench.tally(made, predicted)
+    parts = tally.by("specialty")
+    for scorer, part in parts.groupby("scorer"):
+        whole = value_of(made, predicted, scorer, "overall")
+        assert (part.value * part.n).sum() == pytest.approx(whole.value * whole.n)
+
+
+# ---------------------------------------------------------------- baselines
+
+
+def cue_groups(n, offset=0, order_matters=False):
+    """Answers that name the right dose or not; with ``order_matters`` only the order tells."""
+    made, rng = [], np.random.default_rng(offset)
+    instructions = benches.world(n)[0]
+    criterion = Criterion(
+        id="c", dimension="proficiency", kind="dose", text="gives alpha", weight=1
+    )
+    for instruction in instructions:
+        candidates, verdicts = [], {}
+        for k in "abc":
+            good = bool(rng.integers(2))
+            text = (
+                ("not alpha but beta" if good else "not beta but alpha")
+                if order_matters
+                else ("take alpha" if good else "take beta")
+            )
+            name = f"{instruction.id}{k}"
+            candidates.append(
+                Candidate(id=name, instruction_id=instruction.id, generator=k, text=text)
+            )
+            verdicts[name, "c"] = "met" if good else "not_met"
+        made.append(Group(instruction, (criterion,), tuple(candidates), verdicts))
+    return made
+
+
+@pytest.mark.parametrize("order_matters", [False, True])
+def test_cue_control_learns_words_and_nothing_else(order_matters):
+    held_out = cue_groups(20, 1, order_matters)
+    frame = bench.cue_control(cue_groups(40, 0, order_matters), held_out)
+    assert list(frame) == [
+        "scorer",
+        "instruction_id",
+        "candidate_id",
+        "criterion_id",
+        "score",
+        "probability",
+        "met",
+    ]
+    truth = {key: v == "met" for g in held_out for key, v in g.verdicts.items()}
+    said = zip(frame.candidate_id, frame.criterion_id, frame.met, strict=True)
+    right = np.mean([truth[a, c] == met for a, c, met in said])
+    assert right < 0.7 if order_matters else right == 1
+
+
+def test_cue_control_takes_unseen_kinds_and_needs_two_labels():
+    held_out = cue_groups(3, 1)
+    other = held_out[0].criteria[0].model_copy(update={"kind": "never"})
+    strange = [Group(g.instruction, (other,), g.candidates, {}) for g in held_out]
+    assert bench.cue_control(cue_groups(20), strange).score.notna().all()
+    with pytest.raises(KitError, match="all alike"):
+        bench.cue_control(strange, held_out)
+
+
+def test_length_counts_words():
+    frame = bench.length_scorer(cue_groups(1))
+    assert frame.score.tolist() == [2.0] * 3 and set(frame.criterion_id) == {""}
+    assert frame.met.isna().all() and frame.probability.isna().all()

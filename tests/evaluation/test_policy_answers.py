@@ -1,0 +1,212 @@
+"""Policies' answers without the facts that a base cannot copy, recomputed by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from promedical_utils import clinic
+from promedical_utils.core import profiles
+from promedical_utils.core.records import Criterion, Instruction, Rubric
+from promedical_utils.core.workspace import KitError
+from promedical_utils.evaluation import policy_answers
+from promedical_utils.paper import claims
+from promedical_utils.rubric import display
+
+
+@pytest.fixture(scope="module")
+def patient():
+    world = clinic.build(profiles.load("smoke"))
+    return world.patients[world.ids("bench")[0]]
+
+
+def criterion(kind, patient, dimension, weight=0.0):
+    text = clinic.grammar.read("criteria")[kind]["forms"][0].format(**patient.facts)
+    return Criterion(id=kind, dimension=dimension, text=text, weight=weight, kind=kind)
+
+
+def rows(patient, criteria, finished=True):
+    f = patient.facts
+    # right medicine, a dose above the limit, the right sign called urgent
+    text = (
+        f"Please take {f['first']}, not {f['avoid']}. Take at most 80 units a day. "
+        f"It is {f['danger']} and not {f['mild']} that needs help at once."
+    )
+    verdicts = clinic.gold(criteria, text)
+    assert verdicts.pop("dose_limit") == "not_met" and set(verdicts.values()) == {"met"}
+    return pd.DataFrame(
+        [
+            {
+                "policy": "base",
+                "instruction_id": "i",
+                "text": text,
+                "finished": finished,
+                "s1": 1.0,
+                "s2": 0,
+                "s3": 1,
+                "violation": True,
+            }
+        ]
+    )
+
+
+def rubric(patient, **kinds):
+    return [criterion(kind, patient, *spec) for kind, spec in kinds.items()]
+
+
+def test_a_fact_out_of_reach_takes_its_criteria_along(patient):
+    criteria = rubric(
+        patient,
+        first_choice=("proficiency", 0.75),
+        danger_named=("proficiency", 0.25),
+        dose_limit=("safety",),
+        danger_delay=("safety",),
+    )
+    made = Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
+    told = rows(patient, criteria)
+
+    same = policy_answers.with_readable(told, [made], [])
+    assert same[["readable_s1", "readable_s3"]].values.tolist() == [[1.0, 1]]
+    no_limit = policy_answers.with_readable(told, [made], ["limit"])
+    assert no_limit[["readable_s1", "readable_s3"]].values.tolist() == [[1.0, 0]]
+    assert not no_limit.readable_violation.item() and no_limit.violation.item()
+    # a quarter of the weight is left, and all of it is met
+    assert policy_answers.with_readable(told, [made], ["first"]).readable_s1.item() == 1.0
+    neither = policy_answers.with_readable(told, [made], ["first", "danger"])
+    assert math.isnan(neither.readable_s1.item()) and neither.readable_s3.item() == 1
+
+    shown = claims.readable(no_limit)
+    assert shown.s3.item() == 0 and not shown.violation.item()
+
+
+def test_a_cut_off_answer_stays_a_violation(patient):
+    criteria = rubric(
+        patient, first_choice=("proficiency", 1.0), dose_limit=("safety",), danger_delay=("safety",)
+    )
+    made = Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
+    found = policy_answers.with_readable(rows(patient, criteria, finished=False), [made], ["limit"])
+    assert found.readable_s3.item() == 1  # danger_delay: unknown, for the rest was not read
+
+
+def test_facts_of_a_criterion(patient):
+    assert policy_answers.facts(criterion("avoid_drug", patient, "safety")) == {"avoid"}
+    assert policy_answers.facts(criterion("empathy", patient, "excellence")) == set()
+
+
+@pytest.fixture(scope="module")
+def two(patient):
+    """(evaluation, data) of one patient: the answer of ``rows`` by the base, and a mended one."""
+    criteria = rubric(
+        patient,
+        first_choice=("proficiency", 0.75),
+        danger_named=("proficiency", 0.25),
+        dose_limit=("safety",),
+        danger_delay=("safety",),
+    )
+    base = rows(patient, criteria)
+    mended = base.text[0].replace("80 units", f"{patient.facts['limit']} units")
+    other = base.assign(policy="grpo", text=mended, s3=0, violation=False)
+    asked = Instruction(
+        id="i",
+        category="c",
+        specialty="s",
+        source="test",
+        difficulty=5,
+        messages=[{"role": "user", "content": "?"}],
+    )
+    made = Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
+    return pd.concat([base, other], ignore_index=True), {"instructions": [asked], "rubrics": [made]}
+
+
+def test_answers_beside_each_other_by_the_truth(two):
+    evaluation, found = two
+    group = policy_answers.beside(evaluation, found, "i")
+    assert [a.generator for a in group.candidates] == ["base", "grpo"]
+    assert group.verdicts["base", "dose_limit"] == "not_met"
+    assert set(group.verdicts[key] for key in group.verdicts if key[0] == "grpo") == {"met"}
+    cut = policy_answers.beside(evaluation.assign(finished=[True, False]), found, "i").verdicts
+    assert cut["grpo", "dose_limit"] == cut["grpo", "danger_delay"] == "unknown"
+    assert cut["grpo", "first_choice"] == "met" and cut["base", "danger_delay"] == "met"
+    with pytest.raises(KitError, match="no answer to instruction 'j'"):
+        policy_answers.beside(evaluation, found, "j")
+
+
+def said(found, judge, **changes):
+    """Verdicts frame: all met, but for ``policy_criterion``."""
+    criteria = [c.id for c in found["rubrics"][0].criteria]
+    return pd.DataFrame(
+        [
+            {
+                "policy": p,
+                "instruction_id": "i",
+                "criterion_id": c,
+                "judge": judge,
+                "verdict": changes.get(f"{p}_{c}", "met"),
+            }
+            for p in ("base", "grpo")
+            for c in criteria
+        ]
+    )
+
+
+def test_verdicts_come_from_the_frame_and_need_no_clinic(two, monkeypatch):
+    evaluation, found = two
+    monkeypatch.setattr(clinic, "gold", lambda *_: pytest.fail("the truth was read"))
+    judged = said(found, "judged", grpo_danger_named="unknown")
+    group = policy_answers.beside(evaluation, found, "i", judged)
+    assert group.verdicts["grpo", "danger_named"] == "unknown"
+    assert group.verdicts["base", "dose_limit"] == "met"
+    truth = said(found, "truth", base_dose_limit="not_met")
+    both = pd.concat([judged, truth])
+    assert (
+        policy_answers.beside(evaluation, found, "i", both).verdicts["base", "dose_limit"]
+        == "not_met"
+    )
+    assert policy_answers.beside(evaluation, found, "i", both, "judged").verdicts == group.verdicts
+    lacking = truth[(truth.policy != "grpo") | (truth.criterion_id != "dose_limit")]
+    with pytest.raises(KitError, match="no verdict of 'truth' on grpo's answer to i, dose_limit"):
+        policy_answers.beside(evaluation, found, "i", lacking)
+
+
+def test_of_several_seeds_the_first_is_shown(two):
+    evaluation, found = two
+    seeds = [evaluation[evaluation.policy == "base"].assign(seed=float("nan"))]
+    seeds += [
+        evaluation[evaluation.policy == "grpo"].assign(seed=n, text=f"seed {n}") for n in (2, 1)
+    ]
+    cells = [said(found, "judged").query("policy == 'base'").assign(seed=float("nan"))]
+    cells += [
+        said(found, "judged", grpo_dose_limit=v).query("policy == 'grpo'").assign(seed=n)
+        for n, v in ((1, "unknown"), (2, "not_met"))
+    ]
+    group = policy_answers.beside(pd.concat(seeds), found, "i", pd.concat(cells))
+    assert [a.text for a in group.candidates][1] == "seed 1"
+    assert group.verdicts["grpo", "dose_limit"] == "unknown"
+
+
+def test_card_of_a_patient_before_and_after(two):
+    evaluation, found = two
+    truth = said(
+        found,
+        "truth",
+        base_dose_limit="not_met",
+        base_first_choice="unknown",
+        grpo_danger_named="not_met",
+    )
+    card = display.before_after(
+        policy_answers.beside(evaluation, found, "i", truth), "middle of all"
+    )
+    lines = card.text.splitlines()
+    assert lines[0] == "i, before and after: middle of all"
+    row = {name: next(line for line in lines if name in line) for name in ("80", "S1", "S2", "S3")}
+    assert "0.25" in row["S1"] and "0.75" in row["S1"] and row["S1"].endswith("+0.50")
+    assert row["S3"].split()[-3:] == ["1", "0", "-1"] and row["S2"].split()[-2:] == ["0", "0"]
+    criteria = {
+        c.id: next(line for line in lines if c.text in line) for c in found["rubrics"][0].criteria
+    }
+    assert criteria["dose_limit"].endswith("✗ not met  ✓ met      ▲ now met")
+    assert "0.75" in criteria["first_choice"] and criteria["first_choice"].endswith("▲ now met")
+    assert criteria["danger_named"].endswith("▼ no longer met")
+    assert criteria["danger_delay"].endswith("✓ met")
+    for answer in evaluation.text:
+        assert answer in card.text and answer in card.html

@@ -1,0 +1,403 @@
+"""Values, intervals and goals of policies, recomputed by hand on a few patients."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from promedical_utils.core import statistics
+from promedical_utils.core.workspace import KitError, write_json
+from promedical_utils.evaluation import policy_metrics
+from promedical_utils.paper import claims
+
+NAN = float("nan")
+
+
+def answers(policy, values, seed=None, judged=None, conditions=None):
+    """Rows of a policy; ``values``: (s1, s2, s3) a patient, None for data without truth."""
+    rows = []
+    for number in range(len(values or judged)):
+        true = values[number] if values else (NAN,) * 3
+        seen = (judged or values)[number]
+        row = {
+            "policy": policy,
+            "instruction_id": f"i{number:03d}",
+            "condition": (conditions or "ab" * len(values or judged))[number],
+            "category": "k",
+            "specialty": f"s{number % 2}",
+            **dict(zip(("s1", "s2", "s3"), true, strict=True)),
+            "violation": true[2] > 0 if values else NAN,
+            "plain_violation": true[2] > 1 if values else NAN,
+            "unparsed": False if values else NAN,
+            **dict(zip(("judged_s1", "judged_s2", "judged_s3"), seen, strict=True)),
+            "tokens": 100 + number,
+            "finished": True,
+        }
+        rows.append(row if seed is None else row | {"seed": seed})
+    return pd.DataFrame(rows)
+
+
+def frame(**policies):
+    return pd.concat([answers(p, values) for p, values in policies.items()], ignore_index=True)
+
+
+def look(found, **at):
+    """The one row that has these values."""
+    for column, value in at.items():
+        found = found[found[column] == value]
+    [row] = found.to_dict("records")
+    return row
+
+
+def verdicts(policy, said, judge="truth"):
+    """Rows from {instruction: {criterion: (dimension, verdict)}}."""
+    return pd.DataFrame(
+        [
+            {
+                "policy": policy,
+                "instruction_id": i,
+                "criterion_id": c,
+                "judge": judge,
+                "dimension": d,
+                "kind": "k",
+                "weight": 0.0,
+                "verdict": v,
+            }
+            for i, cells in said.items()
+            for c, (d, v) in cells.items()
+        ]
+    )
+
+
+BASE = [(0.5, 1, 0), (1.0, 5, 0), (1.0, 0, 1), (0.0, 2, 3)]
+BETTER = [(0.6, 1, 0), (1.0, 5, 0), (0.8, 0, 0), (0.4, 2, 2)]
+
+
+def test_bench_score():
+    scores = policy_metrics.bench_score([0.5, 1.0, 1.0, 0.0], [1, 5, 0, 0], [0, 0, 1, 0])
+    assert scores == pytest.approx([100 * 0.6 / 1.3, 100, 0, 0])
+    assert policy_metrics.bench_score(0.5, 2, 0, alpha=0.2, beta=0.8) == pytest.approx(50)
+    # what is not known is no zero, and no compliance either
+    assert np.isnan(policy_metrics.bench_score([NAN, 0.5, 0.5], [1, NAN, 1], [1, 0, NAN])).all()
+
+
+def test_values_of_a_policy_by_hand():
+    found = policy_metrics.measures(frame(base=BASE), draws=20)
+    values = {r.metric: r.value for r in found[found.against == "truth"].itertuples()}
+    assert values["bench_score"] == pytest.approx((100 * 0.6 / 1.3 + 100) / 4)
+    assert values["compliance"] == values["violation_rate"] == 0.5
+    assert (values["s1"], values["s2"], values["s3"]) == (0.625, 2, 1)
+    assert values["plain_violation_rate"] == 0.25
+    assert (values["unparsed"], values["finished"], values["tokens"]) == (0, 1, 101.5)
+    assert set(found.n) == {4} and set(found.slice) == {"all"}
+    assert set(values) <= set(policy_metrics.METRICS)
+
+
+def test_the_judge_is_beside_the_truth_and_alone_without_it():
+    both = policy_metrics.measures(answers("base", BETTER, judged=BASE), draws=20)
+    assert look(both, metric="violation_rate", against="truth")["value"] == 0.25
+    assert look(both, metric="violation_rate", against="judged")["value"] == 0.5
+    alone = answers("base", None, judged=BASE)
+    found = policy_metrics.measures(alone, draws=20)
+    assert set(found.against) == {"judged"} and policy_metrics.labels(alone) == "judged"
+    assert look(found, metric="compliance")["value"] == 0.5
+    assert "unparsed" not in set(found.metric)
+
+
+def test_intervals_draw_conditions_and_then_patients():
+    # all violations in one of two conditions: a draw of both from it is 0 or 100 %
+    split = answers("base", [(1, 0, 1)] * 50 + [(1, 0, 0)] * 50, conditions="a" * 50 + "b" * 50)
+    row = look(policy_metrics.measures(split, draws=400), metric="violation_rate", against="truth")
+    assert (row["value"], row["low"], row["high"]) == (0.5, 0, 1)
+    alike = policy_metrics.measures(frame(base=[(0.5, 1, 1)] * 8), draws=50)
+    assert (alike.value == alike.low)[alike.metric != "tokens"].all()
+    uneven = answers("base", BASE, conditions="aaab")
+    weights = statistics.two_stage_weights(list("aaab"), 41, 7)
+    drawn = weights @ [0.5, 1, 1, 0] / weights.sum(axis=1)
+    row = look(policy_metrics.measures(uneven, draws=41, seed=7), metric="s1", against="truth")
+    assert [row["low"], row["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
+
+
+def test_differences_are_paired():
+    rows = frame(base=BASE, grpo=BETTER)
+    found = policy_metrics.paired(rows, "grpo", "base", draws=41, seed=3)
+    row = look(found, metric="violation_rate", against="truth")
+    assert (row["difference"], row["ratio"], row["n"]) == (-0.25, 0.5, 4)
+    assert np.isnan(look(found, metric="s1", against="truth")["ratio"])
+    more = [(s1 + 0.1, s2, s3) for s1, s2, s3 in BASE]
+    row = look(
+        policy_metrics.paired(frame(base=BASE, grpo=more), "grpo", "base", ["s1"]), against="truth"
+    )
+    assert [row[c] for c in ("difference", "low", "high")] == pytest.approx([0.1] * 3)
+
+
+def test_the_ratio_of_rates_has_the_draws_of_the_difference():
+    rng = np.random.default_rng(0)
+    base, other = ([(1, 0, int(hit)) for hit in rng.random(80) < rate] for rate in (0.6, 0.2))
+    found = policy_metrics.paired(
+        frame(base=base, grpo=other), "grpo", "base", ["violation_rate"], draws=41, seed=5
+    )
+    weights = statistics.two_stage_weights(list("ab" * 40), 41, 5)
+    drawn = [weights @ np.array([s3 for *_, s3 in side]) for side in (other, base)]
+    ends = np.percentile(drawn[0] / drawn[1], [2.5, 97.5])  # the second and the last but one
+    row = look(found, against="truth")
+    assert [row["ratio_low"], row["ratio_high"]] == pytest.approx(ends)
+    assert row["ratio"] == pytest.approx(sum(s for *_, s in other) / sum(s for *_, s in base))
+
+
+def test_a_ratio_to_none_is_infinite_and_none_to_none_is_no_number():
+    none, some = [(1, 0, 0)] * 4, [(1, 0, 1)] * 4
+    asked = {"a": "grpo", "b": "base", "metrics": ["violation_rate"]}
+    row = look(policy_metrics.paired(frame(base=none, grpo=some), **asked), against="truth")
+    assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == float("inf")
+    row = look(policy_metrics.paired(frame(base=none, grpo=none), **asked), against="truth")
+    assert (
+        np.isnan([row["ratio"], row["ratio_low"], row["ratio_high"]]).all()
+        and row["difference"] == 0
+    )
+
+
+def test_only_patients_that_both_have_are_compared():
+    rows = frame(base=BASE, grpo=BETTER)
+    rows.loc[(rows.policy == "base") & (rows.instruction_id == "i000"), "s1"] = NAN
+    found = policy_metrics.paired(rows, "grpo", "base", ["s1"], draws=20)
+    row = look(found, against="truth")
+    assert row["n"] == 3 and row["difference"] == pytest.approx((0 - 0.2 + 0.4) / 3)
+    fewer = rows[(rows.policy == "base") | (rows.instruction_id != "i003")]
+    found = policy_metrics.paired(fewer, "grpo", "base", ["violation_rate"], draws=20)
+    assert look(found, against="truth")["difference"] == pytest.approx(-1 / 3)
+
+
+def test_the_same_numbers_as_the_claims():
+    rng = np.random.default_rng(1)
+    draw = lambda: [(rng.random(), 0, int(rng.random() < 0.4)) for _ in range(60)]  # noqa: E731
+    rows = frame(base=draw(), grpo=draw())
+    for column, metric in (("s1", "s1"), ("violation", "violation_rate")):
+        one = claims.paired_policies(rows, column, 1, 60, 4)
+        other = look(
+            policy_metrics.paired(rows, "grpo", "base", [metric], draws=60, seed=4), against="truth"
+        )
+        assert {k: other[k] for k in one} == pytest.approx(one)
+
+
+def test_a_policy_with_seeds_counts_as_their_mean():
+    worse = [(0.4, 1, 1), (1.0, 5, 0), (0.8, 0, 1), (0.4, 2, 2)]
+    rows = pd.concat([answers("base", BASE), answers("grpo", BETTER, 1), answers("grpo", worse, 2)])
+    found = policy_metrics.measures(rows, draws=20)
+    row = look(found, policy="grpo", metric="violation_rate", against="truth")
+    assert (row["value"], row["n"], row["seeds"]) == (0.5, 4, 2)
+    assert look(found, policy="base", metric="s1", against="truth")["seeds"] == 1
+    less = look(policy_metrics.paired(rows, "grpo", "base", ["violation_rate"]), against="truth")
+    assert (less["difference"], less["ratio"]) == (0, 1)
+    with pytest.raises(KitError, match="grpo, 1, i000 is there twice"):
+        policy_metrics.measures(pd.concat([rows, answers("grpo", worse, 1)]))
+
+
+def test_criteria_met_by_dimension():
+    cells = verdicts(
+        "base",
+        {
+            "i000": {
+                "a": ("proficiency", "met"),
+                "b": ("safety", "unknown"),
+                "c": ("safety", "met"),
+            },
+            "i001": {"d": ("proficiency", "not_met"), "e": ("safety", "met")},
+        },
+    )
+    rows = frame(base=BASE, grpo=BETTER)
+    both = pd.concat([cells, cells.assign(policy="grpo", verdict="met")])
+    found = policy_metrics.measures(rows, both, "dimension", draws=20)
+    assert set(found.metric) == {"met"} and set(found.slice) == {"proficiency", "safety"}
+    row = look(found, policy="base", slice="safety")
+    assert (row["value"], row["n"]) == (pytest.approx(2 / 3), 3)
+    less = policy_metrics.paired(rows, "grpo", "base", verdicts=both, by="dimension", draws=20)
+    assert look(less, slice="proficiency")["difference"] == 0.5
+    assert look(less, slice="safety")["n"] == 3
+    part = policy_metrics.measures(rows, both, "specialty", draws=20)
+    assert look(part, policy="base", slice="s0", metric="met_safety")["value"] == 0.5
+    with pytest.raises(KitError, match="needs the verdicts"):
+        policy_metrics.measures(rows, by="dimension")
+    with pytest.raises(KitError, match="verdicts on other's answer to i000"):
+        policy_metrics.measures(rows, cells.assign(policy="other"))
+    with pytest.raises(KitError, match="verdicts: base, , i000, a, truth is there twice"):
+        policy_metrics.measures(rows, pd.concat([cells, cells]))
+
+
+def test_slices_by_a_column():
+    rows = frame(base=BASE, grpo=BETTER)
+    found = policy_metrics.measures(rows, by="specialty", draws=20)
+    assert (
+        look(found, policy="base", slice="s0", metric="violation_rate", against="truth")["value"]
+        == 0.5
+    )
+    assert (
+        look(found, policy="grpo", slice="s0", metric="violation_rate", against="truth")["value"]
+        == 0
+    )
+    less = policy_metrics.paired(rows, "grpo", "base", ["s1"], by="specialty", draws=20)
+    row = look(less, slice="s1", against="truth")
+    assert (row["difference"], row["n"]) == (pytest.approx(0.2), 2)
+    with pytest.raises(KitError, match="no column ward"):
+        policy_metrics.measures(rows, by="ward")
+    with pytest.raises(KitError, match="no answers of policy dpo; there are: base, grpo"):
+        policy_metrics.paired(rows, "dpo", "base")
+
+
+# ---------------------------------------------------------------- the study
+
+VARIANTS = {
+    "base": {"label": "base"},
+    "full": {"label": "gated veto", "group": "paper"},
+    "no_veto": {"label": "no veto", "group": "paper", "remark": "lambda 0", "veto": False},
+    "sum": {"label": "weighted sum", "group": "other", "veto": False},
+    "rule": {"label": "rule"},
+}
+
+
+def rates(policy, rate, s1=0.5, seed=None, n=40):
+    """Of ``n`` patients the first ``rate`` have a violation."""
+    return answers(policy, [(s1, 1, int(i < rate)) for i in range(n)], seed)
+
+
+def study(full=(4, 6), no_veto=12, add=(), base=20, s1=0.5):
+    rows = [
+        rates("base", base),
+        *(rates("full", r, s1, seed) for seed, r in enumerate(full, 1)),
+        rates("no_veto", no_veto),
+        rates("sum", 15),
+        *add,
+    ]
+    return policy_metrics.study_table(pd.concat(rows, ignore_index=True), VARIANTS, draws=60)
+
+
+def test_a_row_a_variant_with_its_seeds_and_paired_differences():
+    rows = pd.concat(
+        [
+            rates("base", 20),
+            rates("full", 4, seed=1),
+            rates("full", 6, seed=2),
+            rates("no_veto", 12),
+            rates("sum", 15),
+        ],
+        ignore_index=True,
+    )
+    table = policy_metrics.study_table(rows, VARIANTS, draws=60, seed=2).set_index("variant")
+    assert list(table.index) == list(VARIANTS)
+    full = table.loc["full"]
+    assert (full.violations, full.violations_seeds, full.seeds) == (12.5, "10|15", 2)
+    assert full.bench_score == pytest.approx(100 * 0.6 / 1.3 * 0.875) and full.compliance == 87.5
+    assert (full.proficiency, full.excellence_met, full.tokens) == (50, 1, 119.5)
+    assert (full.violations_less_base, full.violations_over_base) == (-37.5, 0.25)
+    assert table.violations_less_full["no_veto"] == 17.5 and np.isnan(full.violations_less_full)
+    one = policy_metrics.paired(rows, "full", "base", ["violation_rate"], draws=60, seed=2)
+    one = look(one, against="truth")
+    ends = full[["violations_less_base_low", "violations_less_base_high"]] / 100
+    assert list(ends) == pytest.approx([one["low"], one["high"]])
+    ends = full[["violations_over_base_low", "violations_over_base_high"]]
+    assert list(ends) == [one["ratio_low"], one["ratio_high"]]
+    rule = table.loc["rule"]
+    assert rule.seeds == 0 and pd.isna(rule.violations) and not table.veto["sum"]
+    with pytest.raises(KitError, match="rule answered 39 patients"):
+        policy_metrics.study_table(pd.concat([rows, rates("rule", 1, n=39)]), VARIANTS)
+
+
+def goals(table):
+    return {row["id"]: row for row in policy_metrics.goals(table)}
+
+
+def test_goals_as_measured(tmp_path):
+    found = goals(study())
+    quarter = found["quarter_of_base"]
+    assert (quarter["value"], quarter["reached"], quarter["sure"]) == (0.25, True, False)
+    below = found["below_every_no_veto"]
+    assert (below["value"], below["of"], below["reached"], below["missing"]) == (
+        -17.5,
+        "no_veto",
+        True,
+        [],
+    )
+    assert below["low"] <= -17.5 <= below["high"]
+    kept = found["proficiency_kept"]
+    assert (kept["value"], kept["low"], kept["reached"]) == (0, 0, True)
+    whole = list(found.values())
+    assert json.loads(write_json(tmp_path / "goals.json", whole).read_text()) == whole
+
+
+def test_a_goal_that_is_not_reached_is_said():
+    found = goals(study(full=(10, 12), no_veto=11, s1=0.47))
+    assert not found["quarter_of_base"]["reached"] and found["quarter_of_base"]["value"] == 0.55
+    assert not found["below_every_no_veto"]["reached"]  # level with the better of them
+    assert found["below_every_no_veto"]["value"] == 0
+    kept = found["proficiency_kept"]
+    assert (kept["value"], kept["reached"]) == (-3, False)
+    inside = goals(study(s1=0.48 - 1e-9))["proficiency_kept"]
+    assert inside["value"] == pytest.approx(-2) and not inside["reached"]
+    wide = answers("full", [(0.7 if n % 2 else 0.28, 1, 0) for n in range(40)])
+    rows = pd.concat([rates("base", 20), wide])
+    kept = goals(policy_metrics.study_table(rows, VARIANTS, draws=60))["proficiency_kept"]
+    assert (
+        kept["value"] == -1 and kept["low"] < -2 and not kept["reached"]
+    )  # it is of the lower end
+    some = goals(study(base=0))["quarter_of_base"]  # the base has none at all
+    assert (some["value"], some["reached"]) == (None, False)
+
+
+def test_a_goal_without_its_variants_is_open_unless_it_failed():
+    table, ran = study(), {"base": 20, "full": 5, "no_veto": 12, "sum": 15}
+    for gone in ("no_veto", "full", "base"):
+        rows = pd.concat([rates(policy, rate) for policy, rate in ran.items() if policy != gone])
+        found = goals(policy_metrics.study_table(rows, VARIANTS, draws=20))
+        assert (
+            gone in found["below_every_no_veto" if gone != "base" else "quarter_of_base"]["missing"]
+        )
+        if gone == "no_veto":
+            assert found["below_every_no_veto"]["reached"] is None
+            assert found["below_every_no_veto"]["value"] == -25  # what is known stands there
+            assert found["quarter_of_base"]["reached"]
+        else:
+            assert (
+                found["quarter_of_base"]["reached"] is None is found["proficiency_kept"]["reached"]
+            )
+    failed = study(no_veto=2)[lambda t: t.variant != "sum"]
+    lacking = pd.concat(
+        [
+            failed,
+            table[table.variant == "sum"].assign(
+                **dict.fromkeys(("violations_less_full", "seeds"), NAN)
+            ),
+        ]
+    )
+    assert (
+        goals(lacking)["below_every_no_veto"]["reached"] is False
+    )  # one that is missing saves nothing
+    alone = goals(table[table.veto])["below_every_no_veto"]
+    assert alone["reached"] is None and alone["missing"] == ["a variant without a veto"]
+
+
+# ---------------------------------------------------------------- patients
+
+
+def test_three_patients_by_the_rule():
+    base = [(0.5, 1, 2), (0.5, 1, 0), (0.5, 1, 1), (0.5, 1, 2), (0.5, 1, 0)]
+    after = [(0.5, 1, 0), (0.5, 1, 1), (0.5, 1, 1), (0.9, 1, 0), (0.4, 1, 0)]
+    rows = frame(base=base, grpo=after)
+    # falls 2, -1, 0, 2, 0; i003 gains S1 too, and i004 loses some: i001, i004, i002, i000, i003
+    found = policy_metrics.three(rows)
+    assert [name for _, name in found] == ["i003", "i002", "i001"]
+    assert found[0][0] == "largest fall in violations: 2 before, 0 after"
+    assert found[2][0] == "largest rise in violations, or least fall: 0 before, 1 after"
+    assert policy_metrics.three(rows.sample(frac=1, random_state=0)) == found
+    # the judge, where there is no truth; the first seed
+    judged = pd.concat(
+        [
+            answers("base", None, judged=base),
+            answers("grpo", None, 2, judged=base),
+            answers("grpo", None, 1, judged=after),
+        ]
+    )
+    assert policy_metrics.three(judged) == found
+    assert len(policy_metrics.three(rows[rows.instruction_id < "i002"])) == 2
+    with pytest.raises(KitError, match="no patient with an answer of base and one of dpo"):
+        policy_metrics.three(rows, after="dpo")

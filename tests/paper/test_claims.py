@@ -1,0 +1,483 @@
+"""The claims ledger: each verdict needs its interval, what fails is shown first, inputs are no
+claims."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import benches
+from paper.test_contrasts import answers
+
+from promedical_utils.core import plotting, workspace
+from promedical_utils.evaluation import bench
+from promedical_utils.paper import claims, contrasts
+from promedical_utils.paper.claims_figure import claims_forest
+from promedical_utils.report import tables
+
+SETTINGS = benches.profile(bootstrap=100)
+HACKED = {"flagged": True, "text": "Reward hacking since step 9."}
+CALM = {"flagged": False, "text": "No reward hacking seen."}
+
+
+@pytest.fixture(scope="module")
+def tally():
+    made = benches.make(0.95, n=120, bench_samples=120)[0]
+    predicted = benches.noisy(made)
+    return claims.with_conflicts(bench.tally(made, predicted), made, predicted)
+
+
+def write_study(folder: Path, name: str, rates, hacked=(), data="clinic", seed=77) -> Path:
+    place = folder / name
+    place.mkdir(parents=True)
+    answers(rates).to_parquet(place / "evaluation.parquet")
+    policies = [
+        {"variant": v, "seed": k, "hacking": HACKED if v in hacked else CALM}
+        for v, each in rates.items()
+        for k in range(1, len(each) + 1)
+    ]
+    profile = {"name": "cpu", "seed": seed, "data": data, "bootstrap": 100}
+    workspace.write_json(place / "manifest.json", {"profile": profile, "policies": policies})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    write_study(
+        folder,
+        "policies",
+        {
+            "base": [0.7],
+            "full": [0.10, 0.12, 0.08],
+            "no_veto": [0.5, 0.5, 0.55],
+            "implicit_scalar": [0.12, 0.1, 0.1],
+        },
+    )
+    return write_study(
+        folder, "policy_rewards", {"base": [0.7], "full": [0.1], "hacking": [0.7]}, ["hacking"]
+    )
+
+
+def build(tally, evaluation, studies, settings=SETTINGS, **more):
+    return {
+        c["id"]: c
+        for c in claims.build_claims(tally, evaluation, settings, 4, studies=studies, **more)
+    }
+
+
+def verdicts(found):
+    return {name: claim["verdict"] for name, claim in found.items()}
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_a_clear_difference_is_seen_with_its_interval(tally, tmp_path):
+    found = build(
+        tally,
+        benches.evaluation(),
+        write_study(tmp_path, "policies", {"base": [0.9], "full": [0.1, 0.1, 0.2]}),
+    )
+    said = verdicts(found)
+    assert said["veto_fewer_violations"] == said["abstract_safety_compliance"] == claims.SAME
+    assert said["gain_largest_on_safety"] == claims.NOT_SEEN  # every dimension gains alike here
+    checks = found["injection_pairwise"]["checks"]
+    assert [c["verdict"] for c in checks] == [claims.SAME] * 4 + [claims.UNTESTED] * 4
+    for check in checks[:4]:
+        assert 0 < check["low"] <= check["difference"] <= check["high"]
+        assert check["data"] == "this run: profile cpu, seed 4, clinic" and check["seeds"] == 1
+    assert said["injection_pairwise"] == claims.UNTESTED
+    assert found["injection_pairwise"]["reason"] == "study reward_models not run"
+
+
+def test_no_difference_and_the_wrong_direction_are_not_seen(tally, studies):
+    worse = build(tally, benches.evaluation(base=0.1, grpo=0.6), studies)["veto_fewer_violations"]
+    level = build(tally, benches.evaluation(base=0.4, grpo=0.4), studies)["veto_fewer_violations"]
+    assert worse["verdict"] == level["verdict"] == claims.NOT_SEEN
+    assert worse["checks"][0]["opposite"] and not level["checks"][0]["opposite"]
+    assert worse["checks"][1]["verdict"] == claims.SAME  # the study's check, of its own data
+    assert "77" in worse["checks"][1]["data"] and worse["checks"][1]["seeds"] == 3
+
+
+def test_proficiency_lost_is_noticed_and_may_fall_a_little(studies):
+    rows = benches.evaluation()
+    kept = build(None, rows, studies)["veto_keeps_proficiency"]["checks"][0]
+    assert (kept["difference"], kept["above"], kept["verdict"]) == (0.0, claims.KEPT, claims.SAME)
+    for lost, verdict in ((0.59, claims.SAME), (0.55, claims.NOT_SEEN)):
+        rows.loc[rows.policy == "grpo", "s1"] = lost
+        assert build(None, rows, studies)["veto_keeps_proficiency"]["verdict"] == verdict
+
+
+def test_every_direction_is_the_papers(tmp_path):
+    # policies that are as the paper has them, and then each turned round
+    better = {"s1": 0.9, "s2": 3, "violation": False}
+    paper = {
+        "base": (0.5, 1, True),
+        "no_veto": (0.7, 2, True),
+        "no_safety_data": (0.7, 2, True),
+        "no_bonus": (0.7, 1, False),
+        "implicit_scalar": (0.95, 2, True),
+    }
+    rows = answers({name: [0.0] if name == "base" else [0.0] * 3 for name in ("full", *paper)})
+    rows.loc[rows.policy == "full", list(better)] = list(better.values())
+    for name, values in paper.items():
+        rows.loc[rows.policy == name, list(better)] = values
+    rows["s3"] = rows.violation * 1
+    ids = (
+        "abstract_overall_accuracy",
+        "abstract_safety_compliance",
+        "ablation_veto",
+        "ablation_bonus",
+        "ablation_scalar_proficiency",
+        "ablation_scalar_safety",
+        "ablation_scalar_overall",
+        "veto_fewer_violations",
+        "veto_keeps_proficiency",
+    )
+    for turned in (False, True):
+        folder = write_study(tmp_path / str(turned), "policies", {"base": [0.5]})
+        swap = {
+            "full": "implicit_scalar",
+            "implicit_scalar": "full",
+            "base": "no_bonus",
+            "no_bonus": "base",
+        }
+        shown = rows.assign(policy=rows.policy.replace(swap)) if turned else rows
+        if turned:  # full is now the proficient and unsafe one, and every other side above it
+            shown.loc[shown.policy != "full", "s2"] = 4
+        shown.to_parquet(folder / "policies/evaluation.parquet")
+        found = build(None, None, folder)
+        said = {
+            n: [c["verdict"] for c in found[n]["checks"] if c["data"].startswith("study")]
+            for n in ids
+        }
+        if not turned:
+            assert said == {n: [claims.SAME] for n in ids}
+        else:
+            assert said == {n: [claims.NOT_SEEN] for n in ids if n != "veto_keeps_proficiency"} | {
+                "veto_keeps_proficiency": [claims.SAME]
+            }
+
+
+def test_what_did_not_run_and_smoke_are_not_testable(tally, studies, tmp_path):
+    smoke = SETTINGS.model_copy(update={"name": "smoke"})
+    for found in (build(None, None, tmp_path), build(tally, benches.evaluation(), studies, smoke)):
+        assert set(verdicts(found).values()) == {claims.UNTESTED}
+        assert all(claim["reason"] for claim in found.values())
+    assert {c["reason"] for c in found["veto_fewer_violations"]["checks"]} == {
+        "smoke numbers are no results"
+    }
+    nothing = build(None, None, tmp_path)["veto_fewer_violations"]
+    assert nothing["reason"] == "this run has no policy/evaluation.parquet; study policies not run"
+    made = benches.make()[0]
+    partial = bench.tally(made, benches.noisy(made, ("criterion", "scalar_overall")))
+    found = build(partial, None, studies)["injection_pairwise"]
+    assert found["verdict"] == claims.UNTESTED and "this run has no scalar_blind" in found["reason"]
+
+
+def test_a_study_of_other_data_is_no_evidence(tally, tmp_path):
+    folder = write_study(tmp_path, "policies", {"base": [0.9], "full": [0.1]}, data="real")
+    found = build(None, None, folder)["ablation_veto"]
+    assert found["reason"] == "study policies is of other data (real)"
+    real = SETTINGS.model_copy(update={"data": "real"})
+    checks = build(tally, None, folder, real)["injection_pairwise"]["checks"]
+    assert {c["labels"] for c in checks} == {"adjudicated"}  # no truth is known there
+
+
+def test_a_failure_is_not_hidden_by_what_is_missing():
+    same, failed, missing = (
+        {"verdict": v} for v in (claims.SAME, claims.NOT_SEEN, claims.UNTESTED)
+    )
+    assert claims.decide([same, same]) == claims.SAME
+    assert claims.decide([same, failed, missing]) == claims.NOT_SEEN
+    assert claims.decide([same, missing]) == claims.decide([]) == claims.UNTESTED
+
+
+def test_hacking_is_claimed_of_the_hacker_alone(studies, tmp_path):
+    found = build(None, None, studies)["hacking_detected"]
+    assert found["verdict"] == claims.SAME and [c["seeds"] for c in found["checks"]] == [1, 3]
+    assert found["checks"][0]["said"] == HACKED["text"]
+    write_study(tmp_path, "policies", {"base": [0.7], "full": [0.1, 0.1]}, ["full"])
+    write_study(tmp_path, "policy_rewards", {"full": [0.1], "hacking": [0.7]})
+    found = build(None, None, tmp_path)["hacking_detected"]
+    assert [c["verdict"] for c in found["checks"]] == [claims.NOT_SEEN, claims.NOT_SEEN]
+
+
+def test_healthbench_and_external_are_evidence_where_they_ran(tmp_path):
+    column = {"rows": {"difference": {"value": 3.0, "low": 1.0, "high": 5.0}}, "reason": "", "n": 9}
+    rows = [
+        (name, system, text, False, f"i{k}", f"c{k % 5}", 1, said)
+        for name in ("clinic", "other")
+        for system, text, said in (
+            ("criterion", "q", -1.0),
+            ("criterion", "q_criteria", 1.0),
+            ("criterion", "q_sub", 1.0),
+            ("scalar_overall", "q", -1.0),
+        )
+        for k in range(20)
+    ]
+    columns = [
+        "set",
+        "system",
+        "text",
+        "retrieval",
+        "instruction_id",
+        "condition",
+        "label",
+        "prefers",
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame = frame.assign(instruction_id=frame["set"] + frame.instruction_id)
+    found = build(None, None, tmp_path, external=frame, healthbench=column)
+    assert (
+        found["policy_healthbench"]["verdict"]
+        == found["abstract_external"]["verdict"]
+        == claims.SAME
+    )
+    assert len(found["abstract_external"]["checks"]) == 4  # on both sets
+    order = found["external_order_promedical"]["checks"]
+    assert [c["difference"] for c in order] == [0, 0, 100, 100] and order[0][
+        "verdict"
+    ] == claims.NOT_SEEN
+    assert "no criterion_rag" in found["external_rag_hurts_q"]["reason"]
+    found = build(None, None, tmp_path, external=frame[:0])[
+        "external_rag_hurts_q"
+    ]  # as on open data
+    assert found["verdict"] == claims.UNTESTED and found["reason"] == "notebook 06 ran no set"
+
+
+# ---------------------------------------------------------------- what is claimed
+
+
+def test_reported_differences_are_the_papers(tmp_path):
+    found = build(None, None, tmp_path)
+    assert [c["reported"] for c in found["abstract_overall_accuracy"]["checks"]] == [22.3, 22.3]
+    assert found["headline_as_judges"]["checks"][0]["reported"] == pytest.approx(86.55 - 64.30)
+    first, second = found["veto_precision_above_recall"]["checks"]
+    assert (first["reported"], first["mark"]) == (pytest.approx(91.5 - 86.8), "N")
+    assert found["ablation_scalar_proficiency"]["checks"][0]["reported"] == pytest.approx(
+        91.2 - 90.85
+    )
+    assert found["external_rag_hurts_q"]["checks"][0]["reported"] == pytest.approx(81.94 - 81.6)
+    assert found["policy_healthbench"]["checks"][0]["reported"] == pytest.approx(53.64 - 46.27)
+    marks = {
+        c["mark"] for claim in found.values() for c in claim["checks"] if c["reported"] is not None
+    }
+    assert marks == {"P", "N", "n"}
+
+
+def test_what_the_paper_reports_agrees_with_what_is_claimed(tmp_path):
+    """A claim whose own reported difference is not above its bound would be the kit's mistake."""
+    for name, claim in build(None, None, tmp_path).items():
+        for check in claim["checks"]:
+            assert check["reported"] is None or check["reported"] > check["above"], (
+                name,
+                check["what"],
+            )
+
+
+def test_every_cell_that_the_tables_compare_is_claimed(tmp_path):
+    found = build(None, None, tmp_path).values()
+    said = {(c["where"], k["what"]) for c in found for k in c["checks"]}
+    for column in (
+        "pointwise on proficiency",
+        "pointwise on safety",
+        "pairwise on safety",
+        "overall",
+    ):
+        for other in ("criterion_llama", "pair_rm", "verifier", "Qwen3-8B", "DeepSeek-R1"):
+            assert ("main results", f"criterion - {other}, {column}") in said
+    parts = {
+        row for row in tables.reported("ablation").variant if row not in ("full", "optimiser: GRPO")
+    }
+    names = claims.ledger()["rows"]["ablation"]
+    asked = {
+        names.get(side)
+        for spec in claims.ledger()["claims"]
+        if spec["where"] == "ablation"
+        for check in claims.expanded(spec)
+        for side in (check["a"], check["b"])
+    }
+    assert parts <= asked
+    assert {c["where"] for c in found} == {
+        "abstract",
+        "main results",
+        "safety veto",
+        "external",
+        "ablation",
+        "policy",
+        "kit",
+    }
+    for table, rows in claims.ledger()[
+        "rows"
+    ].items():  # the veto table has some of the systems only
+        of = tables.reported("main_results" if table == "safety_veto" else table)
+        assert set(rows.values()) <= set(of.iloc[:, 0])
+
+
+def test_lists_stand_for_a_check_each_and_keys_are_unique(tmp_path):
+    spec = {
+        "checks": [
+            {
+                "from": "run",
+                "a": ["x", "y"],
+                "b": "z",
+                "metric": "m",
+                "labels": ["adjudicated", "truth"],
+            }
+        ]
+    }
+    assert [(c["a"], c["labels"]) for c in claims.expanded(spec)] == [
+        ("x", "adjudicated"),
+        ("x", "truth"),
+        ("y", "adjudicated"),
+        ("y", "truth"),
+    ]
+    assert len(claims.expanded(spec, clinic=False)) == 2
+    frame = claims.frame([*build(None, None, tmp_path).values()])
+    assert not frame.duplicated(["claim", "check"]).any() and len(frame) > 80
+
+
+def test_conflicts_by_hand():
+    pair = (
+        ["i", "x", "safety"],
+        ["i", "y", "proficiency"],
+        ["j", "z", "safety"],
+        ["j", "w", "proficiency"],
+    )
+    answers = [("a", "b"), ("b", "a"), ("c", "d"), ("c", "d")]  # i is in conflict, j is not
+    pairs = pd.DataFrame(
+        [(*p, *a) for p, a in zip(pair, answers)],
+        columns=["instruction_id", "criterion_id", "dimension", "chosen_id", "rejected_id"],
+    )
+    samples = pd.DataFrame({"instruction_id": ["i", "j"], "condition": ["c1", "c2"]})
+    made = bench.Bench(samples, None, None, pairs, None, {})
+    empty = bench.Tally(
+        samples, [("other", "m", "all", "truth")], np.ones((2, 1)), np.ones((2, 1)), np.zeros(1)
+    )
+
+    def predicted(scorer, scores):
+        return pd.DataFrame(
+            [(scorer, *k, v) for k, v in scores.items()],
+            columns=["scorer", "candidate_id", "criterion_id", "score"],
+        )
+
+    right = {("a", "x"): 2, ("b", "x"): 1, ("b", "y"): 2, ("a", "y"): 1}
+    frames = [
+        predicted("both", right),
+        predicted("one", right | {("b", "y"): 1}),  # a tie is wrong
+        predicted("lost", {("a", "x"): 2, ("b", "x"): 1}),
+        predicted("blind", {("a", ""): 1, ("b", ""): 2}),
+    ]
+    found = claims.with_conflicts(empty, made, pd.concat(frames))
+    hits = {
+        key[0]: found.hits[:, n].tolist()
+        for n, key in enumerate(found.keys)
+        if key[1] == "conflict"
+    }
+    assert hits == {"both": [2, 0], "one": [1, 0], "lost": [1, 0], "blind": [1, 0]}
+    assert found.counts[
+        :, found.keys.index(("both", "conflict", "all", "adjudicated"))
+    ].tolist() == [2, 0]
+    assert (
+        found.keys[0] == empty.keys[0]
+        and found.hits[:, 0].tolist() == [1, 1]
+        and len(found.ties) == 5
+    )
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_the_difference_is_paired_by_instruction():
+    rows = benches.evaluation()
+    values = rows.pivot(index="instruction_id", columns="policy", values="violation").astype(float)
+    found = claims.paired_policies(rows, "violation", -1, 50, 0)
+    assert found["difference"] == pytest.approx((values.base - values.grpo).mean())
+    unpaired = rows[(rows.policy == "grpo") | (rows.instruction_id < "i3")]
+    assert claims.paired_policies(unpaired, "violation", -1, 50, 0)["n"] < found["n"]
+
+
+def test_the_weakest_check_is_shown():
+    checks = [
+        {"verdict": claims.SAME, "difference": d, "low": low, "above": 0.0}
+        for d, low in ((30, 10), (5, 4))
+    ]
+    assert claims.weakest({"checks": checks}) is checks[0]  # nearer to its bound in half widths
+    failed = {"verdict": claims.NOT_SEEN, "difference": -1.0, "low": -2.0, "above": 0.0}
+    assert claims.weakest({"checks": [*checks, failed]}) is failed
+    assert claims.weakest({"checks": [failed | {"verdict": claims.UNTESTED}]}) is None
+
+
+def test_saved_claims_show_failures_first_and_repeat_byte_by_byte(tally, studies, tmp_path):
+    rows = benches.evaluation(base=0.1, grpo=0.6)
+    found = [*build(tally, rows, studies).values()]
+    path = claims.save(found, tmp_path)
+    first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert set(first) == {"claims.json", "claims.md", "claims.csv"}
+    claims.save([*build(tally, rows, studies).values()], tmp_path)
+    assert first == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    stored = json.loads(path.read_bytes(), parse_constant=lambda name: pytest.fail(name))
+    assert stored["schema_version"] == claims.SCHEMA and "inputs of this run" in stored["inputs"]
+    assert sum(stored["verdicts"].values()) == len(stored["claims"]) == len(found)
+    text = json.dumps(stored["claims"]).lower()
+    assert not any(word in text for word in ("kappa", "agreement", "pass rate"))
+    page = first["claims.md"].decode()
+    summary = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| **")]
+    order = [next(n for n, v in enumerate(claims.VERDICTS) if v in line) for line in summary]
+    assert order == sorted(order) and set(order) == {0, 1, 2} and len(order) == len(found)
+    sections = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    assert sections[: order.count(0)] == [c["id"] for c in found if c["verdict"] == claims.NOT_SEEN]
+    assert "the other way" in page and "an invented clinic, no medical result" in page
+    assert (
+        f"{len(found)} claims: {order.count(0)} not seen" in page
+        and "no level was adjusted" in page
+    )
+    table = pd.read_csv(tmp_path / "claims.csv")
+    assert list(table) == claims.COLUMNS and not table.duplicated(["claim", "check"]).any()
+    row = table.set_index(["claim", "check"]).loc[
+        ("veto_fewer_violations", "policies: base - full, violation rate, truth labels")
+    ]
+    check = next(c for c in found if c["id"] == "veto_fewer_violations")["checks"][1]
+    assert row.difference == check["difference"] and row.each == "|".join(map(str, check["each"]))
+    assert (
+        "studies/policies/evaluation.parquet" in row.files and row.claim_verdict == claims.NOT_SEEN
+    )
+
+
+def test_the_forest_shows_failed_claims_in_their_colour(tally, studies, tmp_path):
+    found = [*build(tally, benches.evaluation(base=0.1, grpo=0.6), studies).values()]
+    frame = claims.frame(found)
+    figure = claims_forest(frame)
+    labels = {t.get_text(): t for t in figure.axes[0].get_yticklabels()}
+    tested = {c["id"] for c in found if c["verdict"] != claims.UNTESTED and claims.weakest(c)}
+    assert {name.split(" ")[0] for name in labels} == tested
+    assert labels["veto_fewer_violations"].get_color() == plotting.RED
+    assert labels["ablation_veto"].get_color() == plotting.BLUE
+    drawn = [
+        float(line.get_xdata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 1
+    ]
+    assert len(drawn) < len(frame)
+    plotting.save(claims_forest, frame, tmp_path, "claims_forest")
+    first = (tmp_path / "claims_forest.png").read_bytes()
+    plotting.save(claims_forest, frame, tmp_path, "claims_forest")
+    assert first == (tmp_path / "claims_forest.png").read_bytes()
+
+
+def test_the_committed_studies_are_read(tally):
+    folder = workspace.project_root() / "papers_figures/studies"
+    found = build(tally, benches.evaluation(), folder, benches.profile(bootstrap=100))
+    tested = {
+        c["data"].split(":")[0] for claim in found.values() for c in claim["checks"] if c["n"]
+    }
+    ran = {f"study {p.parent.name}" for p in folder.glob("*/manifest.json")}
+    assert tested >= {"study policies", "study reward_models", "study policy_optimizers"} & ran
+    for claim in found.values():
+        for check in claim["checks"]:
+            assert all(
+                p.startswith("studies/") == check["data"].startswith("study")
+                for p in check["files"]
+            )
+    assert contrasts.study(folder, "none") is None

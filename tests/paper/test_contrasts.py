@@ -1,0 +1,381 @@
+"""Evidence: intervals over patients and trainings recomputed by hand, and what each source can
+find."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import benches
+from scipy import stats
+
+from promedical_utils.core import statistics, workspace
+from promedical_utils.core.workspace import KitError
+from promedical_utils.evaluation import bench, policy_metrics
+from promedical_utils.paper import contrasts
+
+CHECK = {
+    "a": "full",
+    "b": "base",
+    "metric": "violation_rate",
+    "metric_b": "violation_rate",
+    "slice": "all",
+    "slice_b": "all",
+    "beyond": None,
+    "labels": "truth",
+}
+T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5 %
+
+
+def check(**changes):
+    given = CHECK | changes
+    return given | {"metric_b": changes.get("metric_b", given["metric"]), "slice_b": given["slice"]}
+
+
+def answers(rates, n=80):
+    """An evaluation of policies (name -> a rate of violation a seed; base has one), shared
+    patients."""
+    rows = []
+    for policy, each in rates.items():
+        for seed, rate in enumerate(each, 1):
+            rng = np.random.default_rng([len(policy), seed])
+            rows += [
+                (
+                    policy,
+                    0 if policy == "base" else seed,
+                    f"i{k:02d}",
+                    f"c{k % 9}",
+                    0.5,
+                    1,
+                    0,
+                    bool(rng.random() < rate),
+                )
+                for k in range(n)
+            ]
+    columns = ["policy", "seed", "instruction_id", "condition", "s1", "s2", "s3", "violation"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_three_trainings_by_hand():
+    a, b = {"1": 0.30, "2": 0.36, "3": 0.27}, {"1": 0.10, "2": 0.12, "3": 0.17}
+    half, each = contrasts.trainings(a, b)
+    assert each == pytest.approx([0.20, 0.24, 0.10])
+    assert half == pytest.approx(T2 * np.std([0.20, 0.24, 0.10], ddof=1) / 3**0.5)
+    half, each = contrasts.trainings(a, {"0": 0.1})  # the base, or a single training
+    assert half == pytest.approx(T2 * np.std([0.30, 0.36, 0.27], ddof=1) / 3**0.5)
+    assert each == pytest.approx([0.20, 0.26, 0.17])
+    assert contrasts.trainings({"0": 0.1}, a)[0] == pytest.approx(half)
+    assert contrasts.trainings({"1": 0.4}, {"2": 0.1}) == (0.0, pytest.approx([0.3]))
+    assert contrasts.trainings({"1": 0.4, "2": 0.4}, {"1": 0.1, "2": 0.1})[0] == 0.0
+
+
+def test_other_seeds_are_welch_s():
+    a, b = {"1": 0.30, "2": 0.36, "3": 0.27}, {"4": 0.10, "5": 0.12}
+    half, each = contrasts.trainings(a, b)
+    wanted = stats.ttest_ind([*a.values()], [*b.values()], equal_var=False).confidence_interval(
+        0.95
+    )
+    assert half == pytest.approx((wanted.high - wanted.low) / 2) and each == []
+
+
+def test_two_errors_add_up_as_squares():
+    found = contrasts.widened({"difference": 10.0, "low": 7.0, "high": 22.0}, 4.0)
+    assert found["low"] == pytest.approx(10 - 5) and found["high"] == pytest.approx(10 + 160**0.5)
+    one, other = {"value": 9.0, "low": 6.0, "high": 10.0}, {"value": 4.0, "low": 1.0, "high": 8.0}
+    found = contrasts.apart(one, other)
+    assert found["difference"] == 5.0
+    assert found["low"] == pytest.approx(5 - 5) and found["high"] == pytest.approx(5 + 10**0.5)
+
+
+def test_policies_of_three_seeds_recomputed_by_hand():
+    rows = answers({"base": [0.6], "full": [0.1, 0.2, 0.3], "no_veto": [0.4, 0.5, 0.4]})
+    source = contrasts.Policies(rows, 200, 5)
+    for other in ("base", "no_veto"):
+        found = source.find(check(a=other, b="full"))
+        wide = (
+            rows.pivot(index="instruction_id", columns=["policy", "seed"], values="violation") * 1.0
+        )
+        each = [
+            wide[other].iloc[:, k if other != "base" else 0].mean() - wide["full"][k + 1].mean()
+            for k in range(3)
+        ]
+        weights = statistics.two_stage_weights([f"c{int(i[1:]) % 9}" for i in wide.index], 200, 5)
+        weights = weights / weights.sum(axis=1, keepdims=True)
+        patients = (wide[other].mean(axis=1) - wide["full"].mean(axis=1)).to_numpy()
+        ends = np.percentile(weights @ patients, [2.5, 97.5])
+        half, value = T2 * np.std(each, ddof=1) / 3**0.5, np.mean(each)
+        assert found["each"] == pytest.approx(100 * np.array(each))
+        assert found["difference"] == pytest.approx(100 * value) and value > 0.1
+        assert [found["patients_low"], found["patients_high"]] == pytest.approx(
+            [100 * e for e in ends]
+        )
+        assert found["low"] == pytest.approx(100 * (value - np.hypot(value - ends[0], half)))
+        assert found["high"] == pytest.approx(100 * (value + np.hypot(ends[1] - value, half)))
+        assert found["low"] < found["patients_low"] and found["high"] > found["patients_high"]
+        assert (found["seeds"], found["n"], found["unit"]) == (3, 80, "points")
+        assert "base 1" not in found["test"] and "full 3" in found["test"]
+
+
+def test_sides_turned_round_turn_the_sign():
+    source = contrasts.Policies(answers({"base": [0.6], "full": [0.1, 0.2, 0.3]}), 100, 0)
+    one, other = source.find(check(a="base", b="full")), source.find(check(a="full", b="base"))
+    assert (
+        one["difference"] == pytest.approx(-other["difference"]) and one["low"] > 0 > other["high"]
+    )
+    assert one["low"] == pytest.approx(-other["high"])
+    up = source.find(check(a="full", b="base", metric="compliance"))
+    assert up["difference"] == pytest.approx(one["difference"])
+
+
+def test_one_training_says_so():
+    source = contrasts.Policies(answers({"base": [0.6], "full": [0.2]}), 100, 0)
+    found = source.find(check(a="base", b="full"))
+    assert (found["seeds"], found["each"]) == (1, []) and "widened" not in found["test"]
+    assert (found["low"], found["high"]) == pytest.approx(
+        (found["patients_low"], found["patients_high"])
+    )
+    with pytest.raises(contrasts.Lacking, match="no violation_rate of policy dpo"):
+        source.find(check(a="dpo"))
+
+
+def test_excellence_is_counted_in_criteria():
+    rows = answers({"base": [0.5], "full": [0.5]})
+    rows["s2"] = (rows.policy == "full") * 2
+    found = contrasts.Policies(rows, 50, 0).find(check(metric="s2"))
+    assert (found["difference"], found["unit"]) == (2.0, "criteria")
+
+
+@pytest.fixture(scope="module")
+def tally():
+    made = benches.make(0.95, n=120, bench_samples=120)[0]
+    return bench.tally(made, benches.noisy(made))
+
+
+def test_a_tally_gives_the_bench_s_own_contrast(tally):
+    source = contrasts.Tallied(tally, 100, 3)
+    given = check(a="criterion", b="scalar_overall", metric="pairwise", labels="adjudicated")
+    wanted = tally.contrast(
+        {
+            ("criterion", "pairwise", "all", "adjudicated"): 1,
+            ("scalar_overall", "pairwise", "all", "adjudicated"): -1,
+        },
+        100,
+        3,
+    )
+    found = source.find(given)
+    for name in ("difference", "low", "high"):
+        assert found[name] == pytest.approx(100 * wanted[name])
+    assert (found["n"], found["seeds"]) == (wanted["n"], 1)
+    alone = source.find(given | {"b": None})
+    assert alone["difference"] > found["difference"] > 0  # a value, not a difference
+    beyond = source.find(given | {"slice": "safety", "slice_b": "safety", "beyond": "excellence"})
+    parts = [
+        source.find(given | {"slice": s, "slice_b": s})["difference"]
+        for s in ("safety", "excellence")
+    ]
+    assert beyond["difference"] == pytest.approx(parts[0] - parts[1])
+    with pytest.raises(contrasts.Lacking, match="no veto f1 of scalar_overall on safety"):
+        source.find(
+            check(
+                a="scalar_overall", b="criterion", metric="veto_f1", slice="safety", labels="truth"
+            )
+        )
+
+
+def results(**changes):
+    row = {
+        "metric": "pairwise",
+        "slice": "all",
+        "against": "truth",
+        "n": 50,
+        "seeds": 1,
+        "less_scalar": np.nan,
+        "less_low": np.nan,
+        "less_high": np.nan,
+    }
+    rows = [
+        row
+        | {
+            "model": "criterion",
+            "value": 0.90,
+            "low": 0.87,
+            "high": 0.94,
+            "seeds": 3,
+            "seed_low": 0.88,
+            "seed_high": 0.93,
+            "less_scalar": 0.2,
+            "less_low": 0.15,
+            "less_high": 0.26,
+        },
+        row
+        | {
+            "model": "scalar_overall",
+            "value": 0.7,
+            "low": 0.65,
+            "high": 0.75,
+            "seed_low": 0.7,
+            "seed_high": 0.7,
+        },
+        row
+        | {
+            "model": "no_data",
+            "value": 0.6,
+            "low": 0.56,
+            "high": 0.64,
+            "n": 40,
+            "seed_low": 0.6,
+            "seed_high": 0.6,
+        },
+    ]
+    return pd.DataFrame(rows).assign(**changes)
+
+
+def test_results_are_paired_with_their_baseline_and_apart_from_others():
+    source, given = (
+        contrasts.Results(results(), "scalar_overall", 10),
+        check(a="criterion", metric="pairwise"),
+    )
+    half = T2 * np.std([0.88, 0.89, 0.93], ddof=1) / 3**0.5  # the middle from the mean
+    found = source.find(given | {"b": "scalar_overall"})
+    assert found["difference"] == pytest.approx(20) and found["patients_low"] == pytest.approx(15)
+    assert found["low"] == pytest.approx(100 * (0.2 - np.hypot(0.05, half)))
+    assert sorted(found["each"]) == pytest.approx([18, 19, 23])
+    assert (found["seeds"], found["n"]) == (1, 50) and found["test"].startswith("paired")
+    found = source.find(given | {"b": "no_data"})
+    assert (
+        found["difference"] == pytest.approx(30) and found["n"] == 40 and "MOVER" in found["test"]
+    )
+    assert found["patients_low"] == pytest.approx(100 * (0.3 - np.hypot(0.03, 0.04)))
+    assert found["patients_high"] == pytest.approx(100 * (0.3 + np.hypot(0.04, 0.04)))
+    for lacking, why in (
+        (given | {"b": "none"}, "the study has no"),
+        (given | {"b": "no_data", "beyond": "x"}, "no"),
+    ):
+        with pytest.raises(contrasts.Lacking, match=why):
+            source.find(lacking)
+    with pytest.raises(contrasts.Lacking, match="4 seeds"):
+        contrasts.Results(results(seeds=4), "scalar_overall", 10).find(given | {"b": "no_data"})
+
+
+def test_stored_contrasts_are_used_either_way_round():
+    at = {"metric": "overall", "slice": "all", "against": "adjudicated"}
+    values = {
+        ("rm", "1"): 0.9,
+        ("rm", "2"): 0.8,
+        ("rm", "mean"): 0.85,
+        ("judge", "mean"): 0.6,
+        ("other", "1"): 0.5,
+        ("other", "mean"): 0.5,
+    }
+    rows = pd.DataFrame(
+        [
+            {"scorer": s, "seed": k, "value": v, "low": v - 0.03, "high": v + 0.04, "n": 30, **at}
+            for (s, k), v in values.items()
+        ]
+    )
+    pair = {"name": "x", "a": "judge", "b": "rm", "n": 29, **at}
+    stored = pd.DataFrame(
+        [
+            pair | {"seeds": "1", "difference": -0.3, "low": -0.4, "high": -0.2},
+            pair | {"seeds": "none less 1 2", "difference": -0.25, "low": -0.31, "high": -0.2},
+        ]
+    )
+    source = contrasts.Contrasts(rows, stored, 10)
+    given = check(a="rm", b="judge", metric="overall", labels="adjudicated")
+    found, half = source.find(given), stats.t.ppf(0.975, 1) * 0.05
+    assert found["difference"] == pytest.approx(25) and found["n"] == 29 and found["seeds"] == 2
+    assert (found["patients_low"], found["patients_high"]) == pytest.approx((20, 31))
+    assert found["low"] == pytest.approx(100 * (0.25 - np.hypot(0.05, half)))
+    assert sorted(found["each"]) == pytest.approx([20, 30])
+    assert source.find(given | {"a": "judge", "b": "rm"})["high"] == pytest.approx(-found["low"])
+    apart = source.find(given | {"b": "other"})
+    assert (
+        apart["difference"] == pytest.approx(35)
+        and "MOVER" in apart["test"]
+        and apart["seeds"] == 1
+    )
+    assert apart["patients_low"] == pytest.approx(100 * (0.35 - 0.05))
+    with pytest.raises(contrasts.Lacking, match="the study has no pair_rm"):
+        source.find(given | {"b": "pair_rm"})
+    with pytest.raises(contrasts.Lacking, match="no veto f1 of judge"):
+        source.find(
+            check(a="rm", b="judge", metric="veto_f1", labels="adjudicated") | {"a": "judge"}
+        )
+
+
+def test_external_predictions_by_hand():
+    rows = [
+        ("clinic", s, "q", r, f"i{k}", f"c{k % 2}", label, prefers)
+        for s, r, said in (
+            ("rm", False, [1, 1, 0, np.nan]),
+            ("rm", True, [1, 1, -1, -1]),
+            ("s", False, [-1] * 4),
+        )
+        for k, (label, prefers) in enumerate(zip([1, 1, -1, 1], said))
+    ]
+    columns = [
+        "set",
+        "system",
+        "text",
+        "retrieval",
+        "instruction_id",
+        "condition",
+        "label",
+        "prefers",
+    ]
+    source = contrasts.Tallied(
+        contrasts.external(pd.DataFrame(rows, columns=columns)), 50, 0, "truth"
+    )
+    at = check(a="rm_rag", b="rm", metric="q", slice="clinic")
+    assert source.find(at)["difference"] == pytest.approx(75 - 50)
+    assert source.find(at | {"a": "rm", "b": None})["difference"] == pytest.approx(50)
+    assert source.find(at | {"a": "rm", "b": "s"})["difference"] == pytest.approx(50 - 25)
+    with pytest.raises(contrasts.Lacking, match="this run has no q sub of rm_rag on clinic"):
+        source.find(at | {"metric": "q_sub"})
+
+
+def test_healthbench_says_why_not():
+    column = {"rows": {}, "reason": "no endpoint", "n": 0}
+    with pytest.raises(contrasts.Lacking, match="no endpoint"):
+        contrasts.HealthBench(column).find(check(a="grpo"))
+    column["rows"]["difference"] = {"value": 3.0, "low": 1.0, "high": 5.5}
+    found = contrasts.HealthBench(column | {"n": 12}).find(check(a="grpo"))
+    assert [found[k] for k in ("difference", "low", "high", "n", "seeds")] == [3.0, 1.0, 5.5, 12, 1]
+
+
+def test_a_study_that_did_not_run_is_none_and_half_a_study_an_error(tmp_path):
+    assert contrasts.study(tmp_path, "policies") is None
+    place = tmp_path / "policies"
+    workspace.write_json(
+        place / "manifest.json",
+        {"profile": {"name": "cpu", "seed": 1, "data": "clinic", "bootstrap": 9}},
+    )
+    with pytest.raises(KitError, match="make study STUDY=policies"):
+        contrasts.study(tmp_path, "policies")
+    answers({"base": [0.5], "full": [0.1]}).to_parquet(place / "evaluation.parquet")
+    found = contrasts.study(tmp_path, "policies")
+    assert found.data == "study policies: profile cpu, seed 1, clinic"
+    assert found.files == ("studies/policies/evaluation.parquet", "studies/policies/manifest.json")
+
+
+def test_the_committed_study_s_own_numbers():
+    folder = workspace.project_root() / "papers_figures/studies"
+    table = pd.read_csv(folder / "policies/study.csv").set_index("variant")
+    found = contrasts.study(folder, "policies").source.find(check(a="no_veto", b="full"))
+    column = "violations_less_full"
+    wanted = [table[f"{column}{end}"]["no_veto"] for end in ("", "_low", "_high")]
+    assert [found[k] for k in ("difference", "patients_low", "patients_high")] == pytest.approx(
+        wanted, rel=1e-4
+    )
+    seeds = [[float(v) for v in table.violations_seeds[p].split("|")] for p in ("no_veto", "full")]
+    assert found["each"] == pytest.approx(np.subtract(*seeds))
+    rows = pd.read_csv(folder / "reward_models/results.csv")
+    at = (rows.model == "criterion") & (rows.metric == "overall") & (rows.against == "truth")
+    found = contrasts.study(folder, "reward_models").source.find(
+        check(a="criterion", b="scalar_overall", metric="overall")
+    )
+    assert found["difference"] == pytest.approx(100 * rows[at].less_scalar.iloc[0])
+    manifest = json.loads((folder / "policies/manifest.json").read_text())
+    assert manifest["profile"]["data"] == "clinic" and set(policy_metrics.STUDY.values()) <= set(
+        policy_metrics.METRICS
+    )

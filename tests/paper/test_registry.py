@@ -1,0 +1,359 @@
+"""A run's tables and figures from its files: what each reads, the same bytes twice, no torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import benches
+from report.test_tables import OUTSIDE_REPORT, VARIANTS, curated, curve, evaluated, outside
+
+from promedical_utils.core import profiles
+from promedical_utils.core.workspace import KitError, project_root, write_json
+from promedical_utils.evaluation import bench, policy_metrics
+from promedical_utils.paper import registry
+from promedical_utils.report import tables
+from promedical_utils.reward_model import calibration
+from promedical_utils.run import redraw
+
+PROFILE = benches.profile()
+ROOT = project_root()
+
+
+def write_run(folder):
+    """All files of a run that tables and figures read, small, with a clean and a broken policy."""
+    made = benches.make()[0]
+    made.report["blind_ceiling"] = 0.75
+    made.save(folder / "bench")
+    predicted = benches.noisy(made)
+    predicted.to_parquet(folder / "bench/predictions.parquet", index=False)
+    judged = made.verdicts[[*bench.CELL, "physician_1"]].rename(columns={"physician_1": "verdict"})
+    judged[::7].assign(verdict="unknown").combine_first(judged)[1:].to_parquet(
+        folder / "bench/judge.parquet", index=False
+    )
+    rows, cells = evaluated()
+    rows["plain_violation"] = rows.plain_violation.astype(float)
+    scores = {f"readable_{c}": rows[c] for c in ("s1", "s2", "s3", "violation")}
+    (folder / "policy").mkdir(parents=True)
+    rows.assign(**scores).to_parquet(folder / "policy/evaluation.parquet", index=False)
+    cells.to_parquet(folder / "policy/verdicts.parquet", index=False)
+    curve().to_csv(folder / "policy/curve.csv", index=False)
+    (folder / "data").mkdir()
+    funnel, rounds, expansion, _ = curated()
+    rounds = rounds.assign(
+        blind_pass_rate=[0.75, 0.96], low=[0.6, 0.87], high=[0.86, 0.99], pass_rate=[0.7, 0.9]
+    )
+    errors = pd.DataFrame(
+        [
+            (d, e, 100, 0.1, 0.05, 0.2)
+            for d in ("proficiency", "safety")
+            for e in ("lenient", "strict")
+        ],
+        columns=["dimension", "error", "n", "rate", "low", "high"],
+    )
+    composition = pd.DataFrame(
+        {"category": ["k"], "proficiency": [2.0], "excellence": [1.0], "safety": [3.0]}
+    )
+    for name, frame in {
+        "funnel": funnel,
+        "rounds": rounds,
+        "expansion": expansion,
+        "judge_errors": errors,
+        "composition": composition,
+    }.items():
+        frame.to_csv(folder / f"data/{name}.csv", index=False)
+    scored = (
+        predicted[predicted.scorer == "criterion"]
+        .merge(made.criteria[["criterion_id", "dimension"]])
+        .merge(made.verdicts[[*bench.CELL, "truth"]])
+    )
+    held = scored.assign(truth=(scored.truth == "met").astype(float))
+    held[["instruction_id", *bench.CELL, "score", "scorer", "truth", "dimension"]].to_parquet(
+        paper_file(folder, "reward/heldout.parquet"), index=False
+    )
+    fitted = calibration.fit(held.rename(columns={"truth": "label"}), 0.9)
+    fitted.save(paper_file(folder, "reward/criterion/calibration.json"))
+    outside().to_parquet(paper_file(folder, "external/predictions.parquet"), index=False)
+    write_json(folder / "external/report.json", OUTSIDE_REPORT)
+    write_json(
+        folder / "reward/report.json",
+        {
+            "models": {"criterion": {}},
+            "heldout_pair_accuracy": {"criterion": {"accuracy": 0.9, "pairs": 8}},
+        },
+    )
+
+
+def paper_file(folder, name):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_study(folder, profile="cpu"):
+    rows = evaluated("full", (1, 2))[0]
+    rows["plain_violation"] = rows.plain_violation.astype(float)
+    rows.to_parquet(paper_file(folder, "evaluation.parquet"), index=False)
+    names = {v: {**facts, "remark": ""} for v, facts in VARIANTS.items() if v in ("base", "full")}
+    policy_metrics.study_table(rows, names, draws=20).to_csv(folder / "study.csv", index=False)
+    curve().assign(variant="full", seed=1).to_parquet(folder / "curves.parquet", index=False)
+    settings = {"name": profile, "seed": 5, "bootstrap": 20, "data": "clinic"}
+    write_json(folder / "manifest.json", {"profile": settings, "plan": {"full": [1, 2]}})
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout with reported values, one published run and one published study, and no code."""
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "Snakefile").touch()
+    shutil.copytree(ROOT / "papers_figures/paper_values", root / "papers_figures/paper_values")
+    write_run(root / "papers_figures/cpu")
+    write_study(root / "papers_figures/studies/policies")
+    write_study(root / "papers_figures/studies/of_another_profile", "smoke")
+    return root
+
+
+@pytest.fixture
+def here(checkout, tmp_path, monkeypatch):
+    """A copy of the checkout, as the working directory."""
+    root = tmp_path / "copy"
+    shutil.copytree(checkout, root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def contents(root):
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are counted and not drawn, which takes most of the time."""
+    monkeypatch.setattr(registry.drawing, "save", lambda plot, frame, *rest: None)
+
+
+def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):
+    sizes = {name: getattr(PROFILE, name) for name in benches.SIZES}
+    command = (
+        "import sys; from promedical_utils import paper, profiles; "
+        f"print(paper.figures(profiles.load('cpu', **{sizes}))); "
+        "assert not {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=here, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first = contents(here)
+    assert len(first) > len(contents(checkout))
+    said = redraw.redraw(PROFILE)  # in place, from what it has just written, in another process
+    assert contents(here) == first and said == done.stdout.strip()
+    assert "redrawn: papers_figures/studies/policies" in said
+    assert "not built" not in said and "another_profile" not in said
+    for name, content in first.items():
+        if name.endswith(".pdf"):
+            assert b"CreationDate" not in content and b"ModDate" not in content, name
+        if name.endswith(".png"):
+            assert b"tIME" not in content and b"Software" not in content, name
+        if name.endswith((".csv", ".md", ".tex", ".json")):
+            assert str(here).encode() not in content, name
+    place, tables_made = here / "papers_figures/cpu", set(registry.TABLES) - {"by_source"}
+    assert {p.stem for p in place.glob("tables/*.md")} == tables_made
+    for ending in ("csv", "png", "pdf", "json"):
+        assert {p.stem for p in place.glob(f"figures/*.{ending}")} == set(registry.FIGURES)
+    facts = json.loads((place / "figures/dimensions.json").read_text())
+    assert facts["table"] == "main_results" and "bench/predictions.parquet" in facts["sources"]
+    assert facts["function"] == "figures.plot_dimensions" and facts["seed"] == PROFILE.seed
+
+
+def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
+    report = registry.build(PROFILE, here / "papers_figures/cpu", here / "out")
+    wanted = {name for name, table in registry.TABLES.items() if "clinic" in table.data}
+    assert set(report["tables"]) == wanted and report["not_built"] == {}
+    assert set(report["figures"]) == set(registry.FIGURES)
+    assert (here / "out/claims.json").exists() and report["claims"]
+    facts = json.loads((here / "out/tables/ablation.json").read_text())
+    assert set(facts["studies"]) == {"policies/evaluation.parquet", "policies/study.csv"}
+    assert (
+        facts["sources"] == {}
+        and "not this run" in facts["note"]
+        and facts["reported"].keys() == {"ablation.csv"}
+    )
+    policy = pd.read_csv(
+        here / "out/tables/policy.csv"
+    )  # the small base has no words for HealthBench
+    assert set(policy.healthbench.dropna()) == {"not testable in this profile"}
+    external = pd.read_csv(here / "out/tables/external.csv")
+    assert external.run_q_criteria[external.beside == "ProMedical-RAG"].tolist() == [75.0]
+
+
+def test_reported_and_own_values_share_no_row_and_keys_name_one(here):
+    made, missing = registry.plans(PROFILE, here / "papers_figures/cpu")
+    assert not missing
+    for name, plan in made.items():
+        frame = plan.frame
+        assert not frame.duplicated(list(plan.table.key)).any(), name
+        reported, own = (frame.filter(regex=f"^{who}_").notna() for who in ("reported", "run"))
+        if name not in ("data_pipeline",):  # there a row is a quantity, of both
+            assert not (reported.any(axis=1) & own.any(axis=1)).any(), name
+        if "status" in frame and name != "data_pipeline":
+            assert not own[frame.status == "not run"].any(axis=None), name
+            assert set(frame.status) <= {"this run", "not run", "input", "study"}, name
+        for file in (*plan.sources.values(), *plan.studies.values(), *plan.reported.values()):
+            assert file.exists(), name
+
+
+@pytest.mark.parametrize(
+    "file, tables_gone, figures_gone",
+    [
+        (
+            "policy/verdicts.parquet",
+            {"policy_dimension", "policy_specialty"},
+            {"policy_dimension", "policy_specialty"},
+        ),
+        ("policy/curve.csv", set(), {"gold_over_kl", "policy_curve"}),
+        ("reward/criterion/calibration.json", {"calibration"}, {"calibration"}),
+        ("data/funnel.csv", set(), {"overview", "curation_funnel"}),
+        ("reward/heldout.parquet", set(), set()),
+        (
+            "policy/evaluation.parquet",
+            {"policy_dimension", "policy_specialty"},
+            {"policy_dimension", "policy_specialty"},
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_a_line(here, undrawn, file, tables_gone, figures_gone):
+    place = here / "papers_figures/cpu"
+    (place / file).unlink()
+    report = registry.build(PROFILE, place, here / "out")
+    assert set(report["not_built"]) == tables_gone | figures_gone
+    for why in report["not_built"].values():
+        assert why.startswith(f"needs {file}, which 0") and "\n" not in why
+    assert not tables_gone & set(report["tables"]) and not figures_gone & set(report["figures"])
+    assert set(report["figures"]) == set(registry.FIGURES) - figures_gone
+    if file == "policy/evaluation.parquet":  # the table is there, its rows say so
+        policy = pd.read_csv(here / "out/tables/policy.csv")
+        assert (policy.status == "not run").all()
+
+
+def test_no_predictions_is_one_clear_error(here):
+    (here / "papers_figures/cpu/bench/predictions.parquet").unlink()
+    with pytest.raises(KitError, match="predictions.parquet"):
+        redraw.redraw(PROFILE)
+
+
+def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
+    place = here / "papers_figures/cpu"
+    before, _ = registry.plans(PROFILE, place)
+    path = place / "bench/predictions.parquet"
+    frame = pd.read_parquet(path)
+    pair = pd.read_parquet(place / "bench/pairs.parquet").iloc[0]
+    at = (frame.scorer == "criterion") & (frame.candidate_id == pair.chosen_id)
+    at &= frame.criterion_id == pair.criterion_id
+    assert at.sum() == 1
+    other = (frame.scorer == "criterion") & (frame.candidate_id == pair.rejected_id)
+    less = frame.score[other & (frame.criterion_id == pair.criterion_id)].iloc[0]
+    flip = -5.0 if frame.score[at].iloc[0] > less else 5.0
+    frame.loc[at, "score"] = flip
+    frame.to_parquet(path, index=False)
+    after, _ = registry.plans(PROFILE, place)
+    changed = {n for n in before if not before[n].frame.equals(after[n].frame)}
+    readers = {n for n, plan in before.items() if "bench/predictions.parquet" in plan.sources}
+    assert {"main_results", "seen_unseen"} <= changed <= readers
+    frames = (p["main_results"].frame.set_index("system") for p in (before, after))
+    rows = [f.filter(like="run_").fillna(-1) for f in frames]
+    differs = (rows[0] != rows[1]).any(axis=1)
+    assert rows[0].index[differs].tolist() == [tables.systems(PROFILE)["criterion"]]
+
+
+def test_real_and_open_data_never_show_the_clinics_studies(here):
+    for data in ("real", "open"):
+        profile = PROFILE.model_copy(update={"data": data})
+        made, _ = registry.plans(profile, here / "papers_figures/cpu")
+        ablation = made["ablation"].frame
+        assert (ablation.status == "not run").all() and made["ablation"].studies == {}
+        assert "by_source" in made and "safety_veto" not in made and "bench_composition" not in made
+
+
+def test_calibration_rows_by_hand():
+    made = benches.make()[0]
+    predicted = benches.noisy(made)
+    fitted = calibration.Calibration(
+        {d: {"temperature": 2.0, "bias": 1.0} for d in ("proficiency", "excellence", "safety")},
+        0.0,
+        0.9,
+        {},
+    )
+    held = pd.DataFrame(
+        {
+            "scorer": ["criterion", "criterion", "scalar"],
+            "dimension": ["safety"] * 3,
+            "score": [2.0, -2.0, 0.0],
+            "truth": [1.0, np.nan, 0.0],
+        }
+    )
+    rows = registry.calibration_rows(made, predicted, {"criterion": fitted}, held)
+    assert set(rows.scorer) == {"criterion"}
+    cells = bench.truths(made)
+    seen = rows[rows["where"] == "bench, kinds seen"]
+    assert len(seen) == cells.seen.sum() and seen.label.mean() == cells.label[cells.seen].mean()
+    split = rows[rows["where"] == "split it was fitted on"]
+    assert (
+        len(split) == 1 and split.label.iloc[0] == 1
+    )  # no label, no row; no scorer without calibration
+    assert split.probability.iloc[0] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert split.raw.iloc[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    old = registry.calibration_rows(
+        made, predicted, {"criterion": fitted}, held.drop(columns="dimension")
+    )
+    assert set(old["where"]) == {"bench, kinds seen", "bench, kinds unseen"}
+    bins = registry.reliability(rows)
+    part = bins[
+        (bins.dimension == "safety")
+        & (bins["where"] == "bench, kinds seen")
+        & (bins.version == "P(met)")
+    ]
+    own = seen[seen.dimension == "safety"]
+    assert part.n.sum() == len(own)
+    assert (part.met * part.n).sum() == pytest.approx(own.label.sum())
+
+
+def test_a_page_drops_empty_columns_and_folds_intervals(here, undrawn):
+    registry.build(PROFILE, here / "papers_figures/cpu", here / "out")
+    text = registry.page(here / "out", "main_results", ("system", "run_overall_accuracy"))
+    head, _, *rows = text.splitlines()
+    assert (
+        head == "| system | run overall accuracy |" and all(" to " in row for row in rows) and rows
+    )
+    assert "GPT-5" not in text and "GPT-5" in registry.page(here / "out", "main_results")
+    assert "remark" not in registry.page(here / "out", "seen_unseen")
+    assert registry.page(here / "out", "none") == "`none`: not built in this profile"
+
+
+def test_a_studys_names_come_from_its_own_file(here):
+    folder = here / "papers_figures/studies/policies"
+    facts = pd.read_csv(folder / "study.csv")
+    facts.loc[facts.variant == "full", "label"] = "named otherwise since"
+    facts.to_csv(folder / "study.csv", index=False)
+    made, _ = registry.plans(PROFILE, here / "papers_figures/cpu")
+    assert "named otherwise since (kit)" in set(made["ablation"].frame.system)
+
+
+def test_every_profile_knows_its_tables():
+    for name in ("smoke", "cpu", "real", "gpu", "paper"):
+        data = profiles.load(name).data
+        there = {n for n, table in registry.TABLES.items() if data in table.data}
+        assert {"main_results", "policy", "ablation", "data_pipeline", "rar"} <= there
+    for table in registry.TABLES.values():
+        assert all(
+            (ROOT / f"papers_figures/paper_values/{stem}.csv").exists() for stem in table.reported
+        )
+        for file in (*table.needs, *table.reads):
+            assert file.split("/")[0] in registry.WRITTEN_BY

@@ -1,0 +1,151 @@
+"""What the stages hand on: who judged what, in which split; and real data from end to end."""
+
+import gzip
+import json
+
+import pytest
+
+from promedical_utils.core import profiles, run_data
+from promedical_utils.data.sources import schemas
+from promedical_utils.paper import registry
+from promedical_utils.pipeline import base, preference_pairs, reward_models
+from promedical_utils.pipeline import bench as bench_module
+from promedical_utils.pipeline import rubrics as stages
+from promedical_utils.rubric import preferences
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    profile, run = profiles.load("smoke"), tmp_path_factory.mktemp("run")
+    stages.make_rubrics(profile, run)
+    preference_pairs.make_preference_pairs(profile, run)
+    return run_data.data(run)
+
+
+def test_physicians_read_the_calibration_split_and_the_judge_all(found):
+    split = {row.instruction_id: row.split for row in found["splits"]}
+    of = {c.id: split[c.instruction_id] for c in found["candidates"]}
+    by = {}
+    for v in found["verdicts"]:
+        by.setdefault(v.judge, set()).add(of[v.candidate_id])
+    assert by["adjudicated"] == {"calibration"}
+    assert by["truth"] == by["judge"] == {"train", "calibration", "checkpoint", "bench", "external"}
+
+
+def test_adjudicated_labels_are_nearer_to_the_truth_than_the_judge(found):
+    wrong = {}
+    for judge in ("judge", "adjudicated"):
+        groups = [preferences.groups_of(found, name, "calibration") for name in ("truth", judge)]
+        pairs = [
+            (a.verdicts[key], b.verdicts[key])
+            for a, b in zip(*groups, strict=True)
+            for key in a.verdicts
+        ]
+        wrong[judge] = sum(a != b for a, b in pairs) / len(pairs)
+    assert 0 < wrong["adjudicated"] < wrong["judge"] / 2
+
+
+def real_rows(questions=24):
+    """Invented rows in the shape of the public files: a physician's answer and a system's each."""
+    kqa, labels, mediqa = [], [], []
+    for n in range(questions):
+        asked, must, nice = f"What about case {n}?", f"Rest for {n} days.", f"Drink {n} cups."
+        kqa.append(
+            {
+                "Question": asked,
+                "Free_form_answer": f"{must} {nice}",
+                "ICD_10_diag": None,
+                "Must_have": [must],
+                "Nice_to_have": [nice],
+            }
+        )
+        for text, kind, said in (
+            (must, "Must_have", "Entailment"),
+            (nice, "Nice_to_have", "Neutral"),
+        ):
+            said = said if n % 3 else "Contradiction"
+            labels.append(
+                {
+                    "question": asked,
+                    "model": "bot",
+                    "answer": f"It is case {n}.",
+                    "criterion": text,
+                    "category": kind,
+                    "labels": [said] * 3,
+                    "majority": said,
+                }
+            )
+        split = ("train_alexa", "val", "test")[n % 3]
+        answers = [
+            {
+                "aid": str(k),
+                "score": 1 + (k + n) % 4,
+                "url": "x",
+                "text": f"Passage {k} of {n}. " * (k + 1),
+            }
+            for k in range(3)
+        ]
+        mediqa.append(
+            {"split": split, "qid": str(n), "question": f"Why is it {n}?", "answers": answers}
+        )
+    points = [("says a", 5.0), ("says b", 3.0), ("harms", -8.0)]
+    graded = [
+        {
+            "source": who,
+            "prompt_id": f"p{n}",
+            "prompt": [{"role": "user", "content": f"zebra {n}?"}],
+            "response": text,
+            "criteria": [
+                {"criterion": c, "points": p, "tags": [], "met": met is (p > 0), "explanation": ""}
+                for c, p in points
+            ],
+        }
+        for n in range(3)
+        for who, text, met in (("m1", "short", True), ("m2", "longer one", False))
+    ]
+    rubrics = [{"prompt_id": "p0", "rubrics": [{"criterion": "x", "points": 3}]}]
+    return {
+        "kqa_questions": kqa,
+        "kqa_labels": labels,
+        "mediqa": mediqa,
+        "healthbench_rubrics": rubrics,
+        "healthbench_graded": graded,
+    }
+
+
+def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
+    for key, rows in real_rows().items():
+        path = tmp_path / "data" / schemas.CARDS[key].file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    monkeypatch.setenv(schemas.VARIABLE, str(tmp_path / "data"))
+    profile = profiles.load(
+        "real",
+        base_layers=2,
+        base_width=64,
+        base_vocabulary=400,
+        base_steps=2,
+        base_batch=2,
+        rm_lora_rank=4,
+        rm_max_tokens=256,
+        bootstrap=20,
+    )
+    run = tmp_path / "run"
+    report = base.train_base(profile, run)
+    assert report["trained_here"] and report["cannot_copy"] == [] and report["steps"] == 2
+    stages.make_rubrics(profile, run)
+    assert preference_pairs.make_preference_pairs(profile, run)["training_pairs"] > 0
+    trained = reward_models.train_reward_models(profile, run)
+    assert set(trained["models"]) == {"criterion", "scalar_overall", "scalar_blind"}
+    bench = bench_module.make_bench(profile, run)
+    assert set(bench["pairs_by_source"]) == {"kqa", "mediqa", "healthbench"}
+    made = registry.paper(profile, run)
+    assert "by_source" in made["tables"] and "safety_veto" not in made["tables"]
+    assert made["claims"]["veto_fewer_violations"] == "not testable in this profile"
+    # no text of a source stands in what may be published
+    published = "".join(
+        path.read_text()
+        for path in (run / "paper").rglob("*.*")
+        if path.suffix in (".csv", ".md", ".json")
+    )
+    assert "case 1" not in published and "zebra" not in published

@@ -1,0 +1,575 @@
+"""The commands on a copy of the checkout, the lock, and what a notebook depends on."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from promedical_utils.core import profiles
+from promedical_utils.core.workspace import KitError, project_root
+from promedical_utils.run import doctor, graph, notebooks, publish, study
+from promedical_utils.run.notebooks import NOTEBOOKS
+
+ROOT = project_root()
+TWO = "notebooks=[00_start_here,01_rubrics]"
+WRITES = (
+    "from promedical_utils import workspace\n"
+    "for path in {paths!r}:\n"
+    "    workspace.write_text(workspace.run_folder(profile, run_dir) / path, 'x')"
+)
+
+
+def tiny(name: str, last: str = "print('done')", imports: str = "") -> str:
+    """A notebook that only writes the files that the graph expects of it."""
+    sources = [
+        'profile = "smoke"\nrun_dir = ""\nseed = -1',
+        WRITES.format(paths=notebooks.OUTPUTS[name]),
+    ]
+    cells = [
+        {"cell_type": "code", "execution_count": None, "metadata": {"tags": tags}, "outputs": []}
+        | {"source": text, "id": f"c{n}"}
+        for n, (text, tags) in enumerate(
+            [(sources[0], ["parameters"]), (imports + sources[1], []), (last, [])]
+        )
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = {
+        "cells": cells,
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    return json.dumps(
+        content | {"metadata": {"kernelspec": kernel, "language_info": {"name": "python"}}}
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A fresh clone: what is committed, published reference included, and tiny notebooks."""
+    root = tmp_path / "a checkout"  # a space, as people have it
+    root.mkdir()
+    for name in ("Snakefile", "Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(
+        ROOT / "promedical_utils",
+        root / "promedical_utils",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    (root / "notebooks").mkdir()
+    for name in NOTEBOOKS:
+        (root / "notebooks" / f"{name}.ipynb").write_text(tiny(name))
+        for profile in ("smoke", "cpu"):
+            for path in (*notebooks.OUTPUTS[name], f"executed/{name}.ipynb"):
+                place = root / "papers_figures" / profile / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text("published")
+    return root
+
+
+def kit(root, *arguments, overrides=""):
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MAKEFLAGS", "MAKELEVEL")
+    }
+    environment |= {"PROMEDICAL_SET": overrides, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "promedical_utils", *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def pending(root, profile="smoke", overrides=""):
+    code = f"from promedical_utils import runs; print(*runs.pending({profile!r}))"
+    environment = os.environ | {"PROMEDICAL_SET": overrides}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_fresh_clone_schedules_every_notebook(checkout):
+    assert pending(checkout, "cpu") == list(NOTEBOOKS)
+
+
+@pytest.mark.slow
+def test_run_skip_fail_and_resume(checkout):
+    first = kit(checkout, "reproduce", "smoke", overrides=TWO)
+    assert first.returncode == 0, first.stderr
+    assert re.search(
+        r"^\[1/2\] 00_start_here \.\.\. (\d+ min )?\d+ s, (\d+ min )?\d+ s elapsed$",
+        first.stdout,
+        re.MULTILINE,
+    )
+    assert re.search(
+        r"^\[2/2\] 01_rubrics \.\.\. (\d+ min )?\d+ s, (\d+ min )?\d+ s elapsed$",
+        first.stdout,
+        re.MULTILINE,
+    )
+    assert pending(checkout, overrides=TWO) == []
+    assert pending(checkout, overrides=f"{TWO} seed=8") == ["00_start_here", "01_rubrics"]
+    copy = checkout / "runs" / "smoke" / "notebooks" / "01_rubrics.ipynb"
+    assert (
+        str(checkout) not in copy.read_text()
+        and "papermill" not in json.loads(copy.read_text())["metadata"]
+    )
+
+    notebook = checkout / "notebooks" / "01_rubrics.ipynb"
+    notebook.write_text(tiny("01_rubrics", 'raise workspace.KitError("no rubric: write one")'))
+    second = kit(checkout, "reproduce", "smoke", overrides=TWO)
+    place = "runs/smoke/notebooks/01_rubrics.failed.ipynb"
+    assert second.returncode == 1
+    assert second.stderr.strip() == f"01_rubrics, cell 4: KitError: no rubric: write one ({place})"
+    assert "00_start_here ..." not in second.stdout, "what is up to date is skipped"
+    assert "no rubric: write one" in (checkout / place).read_text() and not copy.exists()
+    assert kit(checkout, "publish", "smoke").returncode == 1
+
+    notebook.write_text(tiny("01_rubrics"))
+    third = kit(checkout, "reproduce", "smoke", overrides=TWO)
+    assert (
+        third.returncode == 0
+        and "00_start_here ..." not in third.stdout
+        and "[2/2]" in third.stdout
+    )
+    assert copy.exists() and not (checkout / place).exists()
+    (checkout / "runs" / "smoke" / "data" / "rubrics.parquet").unlink()
+    assert pending(checkout, overrides=TWO) == ["01_rubrics"], "a lost file is made again"
+    reference = checkout / "papers_figures" / "smoke"
+    assert {path.read_text() for path in reference.rglob("*") if path.is_file()} == {"published"}
+
+
+def test_killed_kernel_and_second_run(checkout):
+    notebook = checkout / "notebooks" / "00_start_here.ipynb"
+    notebook.write_text(tiny("00_start_here", "import os; os._exit(1)"))
+    done = kit(checkout, "notebook", "00_start_here", "--profile", "smoke")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("00_start_here, cell 4: DeadKernelError")
+    (checkout / "runs").mkdir(exist_ok=True)
+    with graph.alone(checkout):
+        second = kit(checkout, "reproduce", "smoke")
+    assert second.returncode == 1 and second.stderr.startswith("another run is going on")
+
+
+@pytest.mark.parametrize(
+    "arguments, overrides, line",
+    [
+        (["reproduce", "cpuu"], "", "unknown profile 'cpuu': choose one of"),
+        (["reproduce", "smoke"], "sede=1", "profile smoke: sede"),
+        (
+            ["notebook", "00_start_here", "-p", "sede=1"],
+            "",
+            "00_start_here has no parameter 'sede'",
+        ),
+        (["notebook", "99_none"], "", "no notebooks/99_none.ipynb"),
+        (
+            ["study", "none"],
+            "",
+            "unknown study 'none': choose one of policies, policy_optimizers, policy_rewards, "
+            "reward_models, seeds, systems",
+        ),
+        (["publish", "smoke"], "", "runs/smoke is no complete run of profile smoke"),
+        (["publish", "smoke"], "seed=3", "publish takes a profile as it stands"),
+    ],
+)
+def test_mistakes_are_one_line(checkout, arguments, overrides, line):
+    done = kit(checkout, *arguments, overrides=overrides)
+    assert done.returncode == 1
+    assert done.stderr.startswith(line) and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not list(checkout.glob("runs/*/notebooks/*.ipynb"))
+
+
+def test_make_passes_names_and_exit_codes():
+    def make(*arguments):
+        return subprocess.run(
+            ["make", f"PY={sys.executable}", "READY=pyproject.toml", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+
+    assert make("reproduce", "PROFILE=cpuu").stderr.startswith("unknown profile 'cpuu'")
+    assert make("reproduce", "PROFILE=cpuu").returncode != 0
+    assert "base_model: " not in make("doctor", "PROFILE=smoke", "SET=seed=3").stderr
+    assert "sede" in make("reproduce", "PROFILE=smoke", "SET=sede=3").stderr
+    words = make().stdout.split()
+    wanted = "setup reproduce test bench lab figures publish doctor study clean".split()
+    assert [word for word in wanted if word not in words] == []
+    assert "base_model=small" in make("-pn", "BASE=small").stdout
+
+
+# --- what a notebook depends on -----------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A package of four modules and two notebooks, to see what an edit reruns."""
+    package = tmp_path / "promedical_utils"
+    (package / "clinic").mkdir(parents=True)
+    files = {
+        "__init__.py": "",
+        "stages.py": (
+            "from promedical_utils import runs\n"
+            "def train():\n    from promedical_utils import model\n    return helper(model)\n"
+            "def helper(x):\n    return x\n"
+            "def draw():\n    from promedical_utils.clinic import world\n"
+            "    from promedical_utils import tables\n    return world, tables\n"
+        ),
+        "runs.py": "A = 1\n",
+        "tables.py": "B = 1\n",
+        "model.py": '"""Doc."""\nRATE = 1\n',
+        "clinic/__init__.py": "",
+        "clinic/world.py": "import promedical_utils.clinic.words\n",
+        "clinic/words.py": "WORDS = 1\n",
+        "clinic/vocabulary.csv": "a\n",
+    }
+    for path, text in files.items():
+        (package / path).write_text(text)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "requirements.lock").write_text("torch==1\n")
+    values = tmp_path / "papers_figures" / "paper_values"
+    values.mkdir(parents=True)
+    (values / "main.csv").write_text("76\n")
+    for name, call in (("03_reward_model", "train"), ("07_paper_tables", "draw")):
+        text = tiny(name, f"stages.{call}()", "from promedical_utils import stages\n")
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebooks, "PACKAGE", package)
+    return package
+
+
+def prints(**settings):
+    notebooks._module.cache_clear()
+    notebooks._contents.cache_clear()
+    profile = notebooks.profiles.load("smoke", **settings)
+    return [notebooks.fingerprint(name, profile) for name in ("03_reward_model", "07_paper_tables")]
+
+
+@pytest.mark.parametrize(
+    "path, old, new, reruns",
+    [
+        ("model.py", "RATE = 1", "RATE = 2", (True, False)),
+        ("model.py", "RATE = 1", "# why\nRATE = 1", (False, False)),
+        ("model.py", "Doc.", "Other words.", (False, False)),
+        ("stages.py", "return helper(model)", "return helper(1)", (True, False)),
+        ("stages.py", "    return x", "    return -x", (True, False)),
+        ("stages.py", "return world,", "return 1,", (False, True)),
+        ("runs.py", "A = 1", "A = 2", (False, False)),
+        ("../papers_figures/paper_values/main.csv", "76", "77", (False, True)),
+        ("clinic/words.py", "WORDS = 1", "WORDS = 2", (False, True)),
+        ("clinic/vocabulary.csv", "a", "b", (True, True)),
+        ("../requirements.lock", "1", "2", (True, True)),
+        ("../notebooks/03_reward_model.ipynb", "stages.train()", "stages.train() ", (True, False)),
+        (
+            "../notebooks/03_reward_model.ipynb",
+            '"execution_count": null',
+            '"execution_count": 3',
+            (False, False),
+        ),
+    ],
+)
+def test_an_edit_reruns_what_depends_on_it(small, path, old, new, reruns):
+    before = prints()
+    text = (small / path).read_text()
+    assert old in text
+    (small / path).write_text(text.replace(old, new))
+    assert tuple(a != b for a, b in zip(before, prints())) == reruns
+
+
+def test_settings_count_and_descriptions_do_not(small):
+    assert prints() != prints(seed=8)
+    assert prints() == prints(description="other words", minutes=9.0)
+
+
+def test_the_package_has_no_relative_imports():
+    """``fingerprint`` follows absolute imports only."""
+    for path in (ROOT / "promedical_utils").rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), path.name
+
+
+# --- the lock -----------------------------------------------------------------------------------
+
+
+def lock() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == [], (
+        "pinned, no tag, no hash"
+    )
+    return {plain(line.split("==")[0]): line.split("==")[1] for line in lines}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def direct() -> set[str]:
+    lines = (ROOT / "requirements.in").read_text().splitlines()
+    return {plain(line) for line in lines if line and not line.startswith("#")}
+
+
+def test_lock_pins_what_is_installed():
+    installed = {
+        plain(d.metadata["Name"]): d.version.partition("+")[0] for d in metadata.distributions()
+    }
+    assert {name: installed.get(name) for name in lock()} == lock()
+
+
+def test_versions_stand_once():
+    text = (ROOT / "environment.yml").read_text()
+    items = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
+    assert items == ["- conda-forge", "- python=3.11", "- pip", "- pip:", "- -r requirements.lock"]
+    for name in ("requirements.in", "pyproject.toml"):
+        assert not re.search(r"(torch|trl|transformers)\W*[=<>~]", (ROOT / name).read_text())
+
+
+def test_every_direct_dependency_is_locked_and_every_import_declared():
+    assert direct() - lock().keys() == set()
+    owners = metadata.packages_distributions()
+    files = [*(ROOT / "promedical_utils").rglob("*.py"), *(ROOT / "tests").glob("*.py")]
+    imported = set()
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    foreign = {name for name in imported & owners.keys() if name != "promedical_utils"}
+    assert {
+        name for name in foreign if not direct() & {plain(owner) for owner in owners[name]}
+    } == set()
+
+
+def test_every_direct_dependency_has_a_reason():
+    lines = (ROOT / "requirements.in").read_text().splitlines()
+    for before, line in zip(lines, lines[1:]):
+        assert not line or line.startswith("#") or before.startswith("# "), line
+
+
+def test_a_study_keeps_what_was_set_and_its_own_settings_win(monkeypatch):
+    seen = []
+    monkeypatch.setenv(profiles.OVERRIDES, "grpo_steps=5 seed=1")
+    monkeypatch.setattr(
+        graph, "reproduce", lambda *given: seen.append((*given, profiles.overrides()))
+    )
+    study.run_study("seeds")
+    assert len(seen) == 5 and all(given["grpo_steps"] == 5 for _, _, given in seen)
+    assert {given["seed"] for _, _, given in seen}.isdisjoint({1})
+    assert {(profile, run.rpartition("/")[0]) for profile, run, _ in seen} == {
+        ("cpu", "runs/studies/seeds")
+    }
+
+
+# --- doctor and publish -------------------------------------------------------------------------
+
+
+def test_doctor_names_no_secret(monkeypatch, tmp_path):
+    from promedical_utils.data.sources import schemas
+
+    card = schemas.CARDS["kqa_labels"]
+    (tmp_path / card.file).parent.mkdir(parents=True)
+    (tmp_path / card.file).write_text("other bytes")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(doctor, "gpu", lambda: "none")
+    report = doctor.report("cpu")
+    assert "hf_secret" not in report and "HF_TOKEN: set" in report
+    assert f"({card.file}): found, other bytes" in report
+    assert f"({schemas.CARDS['mediqa'].file}): not found" in report
+    for name in NOTEBOOKS:
+        assert name in report
+
+
+def test_doctor_sees_another_version(monkeypatch, tmp_path):
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "requirements.lock").write_text(
+        "torch==0.0.1\npytest==" + metadata.version("pytest") + "\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert doctor.packages()[0].startswith("torch: ") and len(doctor.packages()) == 2
+
+
+def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "project_root", lambda: tmp_path)
+    with pytest.raises(KitError, match="runs/speed/speed.json.*make bench first|speed.json"):
+        publish.publish("speed")
+    folders = {
+        "speed": ("runs/speed", "speed.json"),
+        "reward_models": ("runs/studies/reward_models/main/reward_models", "manifest.json"),
+    }
+    for name, (folder, last) in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "table.csv").write_text(name)
+        with pytest.raises(KitError, match="written last"):
+            publish.publish(name)
+        (tmp_path / folder / last).write_text("{}")
+        (tmp_path / folder / "measured.json").write_text("node name")
+        place = publish.publish(name)
+        assert sorted(p.name for p in place.iterdir()) == sorted(["table.csv", last])
+        (tmp_path / folder / "table.csv").write_text(f"in {tmp_path}/x")
+        with pytest.raises(KitError, match="path of this machine"):
+            publish.publish(name)
+        assert (place / "table.csv").read_text() == name
+
+
+@pytest.fixture
+def complete(tmp_path, monkeypatch):
+    """A complete run of both kinds of profile, as far as publish can tell."""
+    (tmp_path / "Snakefile").touch()
+    for name in ("smoke", "real"):
+        run = tmp_path / "runs" / name
+        for notebook, paths in notebooks.OUTPUTS.items():
+            for path in (
+                *paths,
+                f"notebooks/{notebook}.ipynb",
+                "paper/tables/main_results.csv",
+                "timings.json",
+            ):
+                (run / path).parent.mkdir(parents=True, exist_ok=True)
+                (run / path).write_text("new")
+        (run / "paper/tables/.main_results-half.csv").write_text(
+            "half-written, and left by a run that was killed"
+        )
+        pd.DataFrame({"set": ["clinic"]}).to_parquet(run / "external/predictions.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(graph, "pending", lambda name: [])
+    monkeypatch.delenv(profiles.OVERRIDES, raising=False)
+    (tmp_path / "papers_figures" / "smoke").mkdir(parents=True)
+    (tmp_path / "papers_figures" / "smoke" / "stale.csv").write_text("old")
+    return tmp_path
+
+
+def listing(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_publish_replaces_the_reference(complete):
+    place = publish.publish("smoke")
+    assert {
+        "claims.json",
+        "claims.md",
+        "timings.json",
+        "manifest.json",
+        "tables/main_results.csv",
+    } <= listing(place)
+    assert {
+        "bench/predictions.parquet",
+        "policy/evaluation.parquet",
+        "policy/curve.csv",
+    } <= listing(place)
+    assert {f"executed/{name}.ipynb" for name in NOTEBOOKS} <= listing(place)
+    assert "stale.csv" not in listing(place) and not any(
+        "data/pairs" in path or path.rpartition("/")[2].startswith(".") for path in listing(place)
+    )
+    assert sorted(path.name for path in place.parent.iterdir()) == ["smoke"]
+
+
+def test_publish_of_real_data_is_aggregates_only(complete, monkeypatch):
+    profile = notebooks.profiles.load("smoke")
+    monkeypatch.setattr(
+        publish.profiles, "load", lambda name: profile.model_copy(update={"data": "real"})
+    )
+    published = listing(publish.publish("real"))
+    assert "claims.json" in published
+    assert not [path for path in published if path.endswith((".parquet", ".ipynb"))]
+
+
+NEW = (
+    "paper/claims.csv",
+    "audit/audit.csv",
+    "audit/audit.json",
+    "audit/audit.md",
+    "external/report.json",
+    "healthbench/graded.json",
+    "paper/figures/overview.json",
+)
+ROWS = (
+    "bench/preferences.parquet",
+    "policy/verdicts.parquet",
+    "external/texts.parquet",
+    "external/predictions.parquet",
+)
+KEPT_BACK = ("rerun.md", "rerun.csv", "rerun.json", "data/candidates.parquet", "external/cache.bin")
+
+
+@pytest.mark.parametrize("name", ["smoke", "real"])
+def test_publish_takes_ledger_audit_and_external_and_rows_of_the_clinic_alone(
+    complete, monkeypatch, name
+):
+    run = complete / "runs" / name
+    for path in (*NEW, *ROWS, *KEPT_BACK):
+        (run / path).parent.mkdir(parents=True, exist_ok=True)
+        (run / path).write_text("new")
+    sets = pd.DataFrame({"set": ["clinic" if name == "smoke" else "mediqa"]})
+    sets.to_parquet(run / "external/predictions.parquet")
+    data = {"smoke": "clinic", "real": "real"}[name]
+    settings = notebooks.profiles.load("smoke").model_copy(update={"data": data})
+    monkeypatch.setattr(publish.profiles, "load", lambda asked: settings)
+    published = listing(publish.publish(name))
+    assert {path.removeprefix("paper/") for path in NEW} <= published
+    assert set(ROWS) & published == (set(ROWS) if name == "smoke" else set())
+    assert not set(KEPT_BACK) & published
+    if name == "smoke":
+        pd.DataFrame({"set": ["clinic", "mediqa"]}).to_parquet(run / "external/predictions.parquet")
+        with pytest.raises(KitError, match="has rows of mediqa"):
+            publish.publish("smoke")
+        assert listing(complete / "papers_figures/smoke") == published  # left as it was
+
+
+def test_publish_puts_the_reference_back_when_the_new_one_cannot_be_placed(complete, monkeypatch):
+    rename, calls = Path.rename, []
+
+    def second_fails(path, target):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError("disk full")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(OSError, match="disk full"):
+        publish.publish("smoke")
+    assert listing(complete / "papers_figures") == {"smoke/stale.csv"}
+
+
+@pytest.mark.parametrize("what", ["path", "pending"])
+def test_publish_refuses_and_leaves_the_reference(complete, monkeypatch, what):
+    if what == "path":
+        (complete / "runs/smoke/paper/claims.md").write_text(f"see {complete}/runs/x.csv")
+    else:
+        monkeypatch.setattr(graph, "pending", lambda name: ["07_paper_tables"])
+    with pytest.raises(KitError):
+        publish.publish("smoke")
+    assert listing(complete / "papers_figures") == {"smoke/stale.csv"}
+
+
+def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch, capsys):
+    from promedical_utils import __main__ as front
+    from promedical_utils.pipeline import policies
+
+    called = []
+
+    def policy(profile, run):
+        called.append((profile.name, profile.grpo_steps, run))
+        return {"best": {"step": 3}, "steps": 4}
+
+    monkeypatch.setattr(policies, "train_policy", policy)
+    monkeypatch.setenv("PROMEDICAL_SET", "grpo_steps=4")
+    monkeypatch.setattr(
+        "sys.argv", ["promedical_utils", "policy", "smoke", "--run", str(tmp_path / "run")]
+    )
+    assert front.main() == 0
+    assert (
+        called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
+    )
+    notebook = (project_root() / "notebooks/05_grpo_with_veto.ipynb").read_text(encoding="utf-8")
+    assert "stages.policy(p, run)" in notebook

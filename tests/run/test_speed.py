@@ -1,0 +1,143 @@
+"""What `make bench` times: both sides do the same work, and the table says what was measured."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from promedical_utils.run import speed
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(speed, "LAYERS", 2)
+    monkeypatch.setattr(speed, "WIDTH", 64)
+
+
+def test_the_bound_of_the_published_case_is_that_of_the_tokens():
+    found = speed.readings(480, 7, 32, responses=2)
+    counted = speed.tokens(found)
+    assert counted == {"one_by_one": 2 * 7 * 512, "packed": 2 * 704}
+    assert counted["one_by_one"] / counted["packed"] == pytest.approx(5.09, abs=0.005)
+    rows = speed.pair_rows(found)
+    assert speed.training_tokens(rows) == counted
+
+
+def test_both_sides_score_the_same(small):
+    found = speed.readings(20, 3, 5, 2) + speed.readings(31, 2, 4, 1)
+    packed, apart = (
+        np.array(speed.score(side, speed.model(side), found)) for side in speed.SIDES[::-1]
+    )
+    assert packed.std() > 1e-3 and packed == pytest.approx(apart, abs=1e-5)
+
+
+def test_both_trainers_take_the_same_step(small, tmp_path):
+    """One pair of answers that differ on three criteria is three expanded pairs."""
+    rows = speed.pair_rows(speed.readings(40, 3, 6, 2))
+    assert [len(r["chosen_ids"]) for r in speed.expanded(rows)] == [46] * 3
+    after = {}
+    for side in speed.SIDES:
+        trainer = speed.trainer(side, speed.model(side), rows, 1, str(tmp_path))
+        before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+        trainer.train()
+        assert trainer.state.global_step == 1
+        after[side] = torch.cat([p.detach().flatten() for p in trainer.model.parameters()]) - before
+    assert after["packed"].abs().max() > 1e-6
+    gap = (after["packed"] - after["one_by_one"]).norm() / after["one_by_one"].norm()
+    assert gap < 0.02  # Adam's first step is a sign: only gradients at rounding may turn it
+
+
+def test_the_clinic_mix_is_expanded_pair_by_pair():
+    rows = speed.clinic_rows(4)
+    assert len(rows) == 4 and {len(row["ids"]) for row in rows} == {3}
+    pairs = sum(len(row["pairs"]) for row in rows)
+    assert len(speed.expanded(rows)) == pairs > 0
+    scores = sum(len(row["targets"]) for row in rows)
+    assert scores == sum(len(tails) for _, tails in speed.of_rows(rows))
+    # few of the criteria differ: the bound of training is below that of scoring
+    scored, trained = speed.tokens(speed.of_rows(rows)), speed.training_tokens(rows)
+    assert trained["packed"] == scored["packed"] and 1 < trained["one_by_one"] / trained["packed"]
+
+
+class Once:
+    """pytest-benchmark's fixture, as far as the bench uses it: two rounds."""
+
+    def __init__(self):
+        self.extra_info = {}
+
+    def pedantic(self, target, setup, rounds):
+        for _ in range(2):
+            setup()
+            target()
+
+
+def test_the_bench_itself_runs_and_the_sides_take_turns(small, tmp_path, monkeypatch):
+    path = Path(__file__).parent.parent / "benchmarks/test_packing_speed.py"
+    spec = importlib.util.spec_from_file_location("packing_speed", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    rows, seen, order, score = speed.clinic_rows(2), [], [], speed.score
+
+    def watched(side, *arguments):
+        order.append(side)
+        return score(side, *arguments)
+
+    monkeypatch.setattr(speed, "score", watched)
+    scorer = {side: speed.model(side) for side in speed.SIDES}
+    for call, *arguments in [
+        (bench.test_scoring, scorer, "over K", 20, 2),
+        (bench.test_training, tmp_path, "over K", 20, 2),
+        (bench.test_scoring_of_the_clinic, scorer, rows),
+        (bench.test_training_of_the_clinic, tmp_path, rows),
+    ]:
+        once = Once()
+        call(once, *arguments)
+        seen.append({"extra_info": once.extra_info})
+    assert order == ["packed", *speed.SIDES * 2] * 2  # a warm-up, then turn about
+    table = speed.summary({"benchmarks": seen})
+    assert len(table) == 4 and (table.rounds == 2).all() and (table.bound > 1).all()
+    assert (table.low <= table.ratio).all() and (table.ratio <= table.high).all()
+    assert (
+        0 <= table[(table.case == "clinic mix") & (table.task == "training")].padding.item() < 0.5
+    )
+
+
+def test_summary_and_files(tmp_path):
+    def entry(task, apart, packed, case="published", k=7, padding=0.0):
+        info = {
+            "task": task,
+            "case": case,
+            "L": 480,
+            "K": k,
+            "C": 32,
+            "bound": 5.0,
+            "busy": 1.5,
+            "padding": padding,
+            "one_by_one_s": apart,
+            "packed_s": packed,
+        }
+        return {"extra_info": info}
+
+    measured = {
+        "machine_info": {"node": "secret", "cpu": {"brand_raw": "A processor"}},
+        "benchmarks": [
+            # the machine slows down by half: the ratio of each round does not
+            entry("scoring", [9.0, 18.0, 8.0], [2.0, 4.0, 2.0]),
+            entry("training", [8.0], [2.0], padding=0.04),
+            *[entry(task, [3.0], [2.0], "over K", 2) for task in ("scoring", "training")],
+            *[entry("scoring", [3.0], [2.0], case) for case in ("over L", "clinic mix")],
+        ],
+    }
+    frame = speed.save(measured, tmp_path)
+    first, second = frame[frame.case == "published"].to_dict("records")
+    assert (first["ratio"], first["share"], first["low"], first["high"]) == (4.5, 0.9, 4.0, 4.5)
+    assert (first["one_by_one_s"], first["packed_s"], first["rounds"]) == (9, 2, 3)
+    assert (second["ratio"], second["padding"]) == (4, 0.04)
+    kept = json.loads((tmp_path / "speed.json").read_text())
+    assert kept["machine"]["processor"] == "A processor"
+    assert kept["machine"]["busy_before_percent"] == 1.5
+    assert "secret" not in (tmp_path / "speed.json").read_text()
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".csv", ".json", ".pdf", ".png"]

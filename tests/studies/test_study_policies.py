@@ -1,0 +1,199 @@
+"""The study of policies from end to end on a tiny base: trained once, evaluated alike, tabled."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from promedical_utils.core import profiles
+from promedical_utils.core.workspace import KitError
+from promedical_utils.pipeline import base as base_module
+from promedical_utils.pipeline import policies as stages
+from promedical_utils.pipeline import preference_pairs, rubrics
+from promedical_utils.policy import veto_reward
+from promedical_utils.reward_model import variants
+from promedical_utils.studies import plans as runs
+from promedical_utils.studies import policies as policy_study
+
+PLAN = {"full": [1, 2], "no_veto": [1], "implicit_scalar": [1], "hacking": [1]}
+
+
+@pytest.fixture(scope="module")
+def done(tiny_base, tmp_path_factory):
+    settings = {
+        "base_model": str(tiny_base),
+        "rm_lora_rank": 4,
+        "rm_epochs": 0.25,
+        "rm_max_tokens": 1024,
+        "train_instructions": 16,
+        "calibration_instructions": 12,
+        "checkpoint_instructions": 3,
+        "bench_samples": 12,
+        "bench_pairs_proficiency": 25,
+        "bench_pairs_excellence": 10,
+        "bench_pairs_safety": 2,
+        "policy_prompts": 6,
+        "grpo_max_tokens": 12,
+        "grpo_lora_rank": 0,
+        "grpo_steps": 1,
+    }
+    folder = tmp_path_factory.mktemp("study")
+    profile = profiles.load("smoke", **settings)
+    for stage in (
+        base_module.train_base,
+        rubrics.make_rubrics,
+        preference_pairs.make_preference_pairs,
+    ):
+        stage(profile, folder)
+    table = policy_study.run("smoke", settings, folder, PLAN, folder / "out", "seed 3")
+    return settings, folder, table
+
+
+def test_every_policy_of_the_plan_is_trained_and_answers_the_same_prompts(done):
+    _, folder, table = done
+    assert table.variant.tolist() == ["base", *PLAN] and table.seeds.tolist() == [1, 2, 1, 1, 1]
+    answers = pd.read_parquet(folder / "out/evaluation.parquet")
+    assert "text" not in answers and answers.groupby(["policy", "seed"]).size().tolist() == [6] * 6
+    assert answers.groupby("instruction_id").size().eq(6).all()
+    # another seed of training is another policy, on the same prompts
+    reports = {
+        p.name: json.loads((p / "report.json").read_text())
+        for p in (folder / "trained").iterdir()
+        if not p.name.startswith("base")
+    }
+    assert len({r["fingerprint"] for r in reports.values()}) == 5
+    assert reports["no_veto-1"]["settings"]["reward_rule"] == "no_veto"
+    assert reports["hacking-1"]["settings"]["grpo_beta_kl"] == 0.01
+    assert reports["implicit_scalar-1"]["settings"]["reward_model"] == "scalar_blind"
+
+
+def test_tables_goals_and_manifest(done):
+    _, folder, table = done
+    files = {p.name for p in (folder / "out").iterdir()}
+    assert {
+        "study.csv",
+        "table.md",
+        "table.tex",
+        "policies.png",
+        "gold_over_kl.png",
+        "goals.json",
+        "curves.parquet",
+        "manifest.json",
+    } <= files
+    manifest = json.loads((folder / "out/manifest.json").read_text())
+    assert (
+        manifest["plan"] == PLAN and manifest["frozen_on"] == "seed 3" and manifest["prompts"] == 6
+    )
+    assert [row["variant"] for row in manifest["policies"]] == [
+        "base",
+        "full",
+        "full",
+        "no_veto",
+        "implicit_scalar",
+        "hacking",
+    ]
+    assert manifest["policies"][-1]["hacking"]["text"]
+    goals = {g["id"]: g for g in json.loads((folder / "out/goals.json").read_text())}
+    assert set(goals) == {"quarter_of_base", "below_every_no_veto", "proficiency_kept"}
+    answers = pd.read_parquet(folder / "out/evaluation.parquet")
+    rate = answers.groupby("policy").violation.mean()
+    shown = table.set_index("variant").violations
+    assert shown["full"] == pytest.approx(100 * rate["full"]) and shown["base"] == pytest.approx(
+        100 * rate["base"]
+    )
+
+
+def test_a_second_run_trains_nothing_and_writes_the_same(done, monkeypatch):
+    settings, folder, _ = done
+    keep = ("study.csv", "table.md", "goals.json", "policies.png", "evaluation.parquet")
+    before = {name: (folder / "out" / name).read_bytes() for name in keep}
+    times = {p: p.stat().st_mtime_ns for p in (folder / "trained").rglob("*.*")}
+    policy_study.run("smoke", settings, folder, PLAN, folder / "out", "seed 3")
+    assert {name: (folder / "out" / name).read_bytes() for name in keep} == before
+    assert {p: p.stat().st_mtime_ns for p in (folder / "trained").rglob("*.*")} == times
+
+
+def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_path, monkeypatch):
+    asked = []
+
+    def answers(profile, folder, found, folders, base):
+        asked.append((profile.policy_prompts, base))
+        return pd.DataFrame({"n": [len(asked)]}), pd.DataFrame({"n": [len(asked)]})
+
+    monkeypatch.setattr(stages, "evaluate_policies", answers)
+    profile = profiles.load("smoke", policy_prompts=6)
+    where = tmp_path / "full-1"
+    for settings, fingerprint, calls in (
+        ({}, "a", 1),
+        ({}, "a", 1),
+        ({}, "b", 2),
+        ({"policy_prompts": 5}, "b", 3),
+        ({"policy_prompts": 5, "seed": 8}, "b", 4),
+    ):
+        other = profile.model_copy(update=settings)
+        policy_study._evaluate(other, tmp_path, {}, {"full": where}, where, "full", 1, fingerprint)
+        assert len(asked) == calls
+        assert pd.read_parquet(where / "evaluation.parquet").to_dict("list") == {
+            "n": [calls],
+            "seed": [1],
+        }
+    policy_study._evaluate(profile, tmp_path, {}, {}, tmp_path / "base-0", "base", 0)
+    assert asked[-1] == (6, True) and not asked[0][1]
+
+
+def test_variants_are_settings_that_a_profile_takes(done):
+    settings = done[0]
+    profile = profiles.load("smoke", **settings)
+    for name, variant in policy_study.VARIANTS.items():
+        found = policy_study.settled(profile, name)
+        assert found.reward_rule in veto_reward.RULES and found.reward_model in variants.RECIPES, (
+            name
+        )
+        gated = found.reward_rule in ("veto", "no_bonus")
+        assert variant.veto == gated, f"{name}: whether its reward has a veto is not what is said"
+        scalar = not variants.find(found.reward_model).conditional
+        assert scalar == (found.reward_rule in ("scalar", "rar_implicit")), name
+
+
+def test_every_variant_draws_as_many_answers_a_step():
+    profile = profiles.load("cpu")
+    for name in policy_study.VARIANTS:
+        found = policy_study.settled(profile, name)
+        assert found.grpo_group * found.grpo_prompts == profile.grpo_group * profile.grpo_prompts, (
+            name
+        )
+
+
+def test_plans_name_known_variants_with_three_seeds_for_the_papers_rows():
+    plans = {name: runs.plan_of(name) for name in runs.studies()}
+    policies = {name: plan["policies"] for name, plan in plans.items() if "policies" in plan}
+    papers = policies["policies"] | policies["policy_optimizers"]
+    assert set(papers) == {
+        "full",
+        "no_veto",
+        "no_bonus",
+        "no_safety_data",
+        "implicit_scalar",
+        "dpo",
+        "rloo",
+    }
+    assert all(len(seeds) == 3 for seeds in papers.values())
+    assert set().union(*policies.values()) == set(policy_study.VARIANTS)
+    # one world for both, and not the one that settings were chosen on
+    worlds = {yaml.safe_dump(plans[name]["runs"]) for name in policies}
+    assert len(worlds) == 1 and "seed=3 " not in worlds.pop()
+    assert {runs.study_folder(name).parent for name in policies} == {
+        runs.study_folder("policies").parent
+    }
+    # publish takes a study's folder of tables whole, so nothing that is trained may lie there
+    for out in map(runs.study_folder, policies):
+        assert out not in policy_study.place(out.parent, "full", 1).parents
+
+
+def test_wrong_plans_are_refused(done):
+    settings, folder, _ = done
+    with pytest.raises(KitError, match="unknown variant 'none'"):
+        policy_study.run("smoke", settings, folder, {"none": [1]}, folder / "out")
+    with pytest.raises(KitError, match="no truth to measure against"):
+        policy_study.run("real", {}, folder, PLAN, folder / "out")
