@@ -1,6 +1,8 @@
 """A run's folder as its notebooks see it: how it is opened, what it is, and the records in it."""
 
 import platform
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,9 +64,9 @@ def base_path(profile: Profile, run: Path, architecture: str = ""):
         raise KitError(
             f"no {architecture} base beside {profile.base_model}: base_model=small trains one"
         )
-    if not (train_base := run / architecture / "base").exists():
-        raise KitError(f"missing {shown(train_base)}: make study STUDY=systems trains it")
-    return train_base
+    if not (folder := run / architecture / "base").exists():
+        raise KitError(f"missing {shown(folder)}: make study STUDY=systems trains it")
+    return folder
 
 
 def manifest(profile: Profile, run: Path) -> dict:
@@ -81,31 +83,58 @@ def manifest(profile: Profile, run: Path) -> dict:
     return content
 
 
-# ---------------------------------------------------------------- 02 pairs
+@dataclass(frozen=True)
+class RunData:
+    """The records of a run, as notebooks 01 and 02 wrote them."""
 
+    instructions: list[Instruction] = field(default_factory=list)
+    rubrics: list[Rubric] = field(default_factory=list)
+    splits: list[SplitRow] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
 
-def data(run: Path) -> dict[str, list]:
-    """All records that 01 and 02 wrote: instructions, rubrics, splits, candidates, verdicts."""
-    kinds = {
-        "instructions": Instruction,
-        "rubrics": Rubric,
-        "splits": SplitRow,
-        "candidates": Candidate,
-        "verdicts": Verdict,
-    }
-    return {
-        name: records.load(
-            run / f"data/{name}.parquet",
-            kind,
-            "02_preference_pairs" if name in ("candidates", "verdicts") else "01_rubrics",
+    @classmethod
+    def load(cls, run: Path, *names: str) -> "RunData":
+        """``run``/data, all of it or ``names`` alone; KitError: which notebook writes a file."""
+        kinds = {
+            "instructions": (Instruction, "01_rubrics"),
+            "rubrics": (Rubric, "01_rubrics"),
+            "splits": (SplitRow, "01_rubrics"),
+            "candidates": (Candidate, "02_preference_pairs"),
+            "verdicts": (Verdict, "02_preference_pairs"),
+        }
+        return cls(
+            **{
+                name: records.load(run / f"data/{name}.parquet", *kinds[name])
+                for name in names or kinds
+            }
         )
-        for name, kind in kinds.items()
-    }
 
+    @cached_property
+    def instruction_of(self) -> dict[str, Instruction]:
+        return {i.id: i for i in self.instructions}
 
-def split_ids(found: dict[str, list], *names: str) -> list[str]:
-    return [row.instruction_id for row in found["splits"] if row.split in names]
+    @cached_property
+    def rubric_of(self) -> dict[str, Rubric]:
+        return {r.instruction_id: r for r in self.rubrics}
 
+    @cached_property
+    def condition_of(self) -> dict[str, str]:
+        return {row.instruction_id: row.condition for row in self.splits}
 
-def criterion_kinds(found: dict[str, list]) -> dict[str, str]:
-    return {c.id: c.kind for r in found["rubrics"] for c in r.criteria}
+    @cached_property
+    def criterion_kinds(self) -> dict[str, str]:
+        """Criterion id -> kind."""
+        return {c.id: c.kind for r in self.rubrics for c in r.criteria}
+
+    def ids(self, *splits: str) -> list[str]:
+        """Ids of the instructions in these splits, in the order of the rows."""
+        return [row.instruction_id for row in self.splits if row.split in splits]
+
+    def instructions_in(self, *splits: str) -> list[Instruction]:
+        return [self.instruction_of[i] for i in self.ids(*splits)]
+
+    def verdicts_of(self, judge: str) -> dict[tuple[str, str], str]:
+        """(candidate id, criterion id) -> what ``judge`` said."""
+        of_judge = (v for v in self.verdicts if v.judge == judge)
+        return {(v.candidate_id, v.criterion_id): v.verdict for v in of_judge}

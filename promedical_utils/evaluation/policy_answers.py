@@ -9,6 +9,7 @@ from promedical_utils import clinic
 from promedical_utils.clinic.grammar import PLACEHOLDERS
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.core.records import Candidate, Criterion, Rubric
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation.policy_metrics import one_seed
 from promedical_utils.policy.veto_reward import answer_scores, answer_verdicts
@@ -51,23 +52,21 @@ def with_readable(
 
 def beside(
     evaluation: pd.DataFrame,
-    found: dict,
+    data: RunData,
     instruction_id: str,
     verdicts: pd.DataFrame | None = None,
     judge: str | None = None,
 ) -> Group:
     """One instruction's answers by every policy as a group, with the verdicts on them.
 
-    ``found`` is ``run_data.data``; ``verdicts`` the frame beside the evaluation, read for ``judge``
-    ("truth" where it is there, else "judged"). Without the frame the clinic's truth, read from the
-    text. Of several training seeds the first. KitError where there is no answer or a verdict is
-    missing.
+    ``verdicts``: the frame beside the evaluation, read for ``judge`` ("truth" where it is there,
+    else "judged"). Without the frame the clinic's truth, read from the text. Of several training
+    seeds the first. KitError where there is no answer or a verdict is missing.
     """
-    of = {i.id: i for i in found["instructions"]}, {r.instruction_id: r for r in found["rubrics"]}
     rows = one_seed(evaluation[evaluation.instruction_id == instruction_id])
-    if rows.empty or instruction_id not in of[0]:
+    if rows.empty or instruction_id not in data.instruction_of:
         raise KitError(f"no answer to instruction {instruction_id!r}: take one of the evaluation")
-    instruction, rubric = of[0][instruction_id], of[1][instruction_id]
+    instruction, rubric = data.instruction_of[instruction_id], data.rubric_of[instruction_id]
     criteria = tuple(rubric.criteria)
     answers = tuple(
         Candidate(

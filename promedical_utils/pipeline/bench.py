@@ -7,7 +7,7 @@ from promedical_utils import clinic
 from promedical_utils.clinic.people import panel
 from promedical_utils.core import records
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.run_data import data, split_ids
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import write_rows
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
@@ -23,44 +23,42 @@ def make_bench(profile: Profile, run: Path) -> dict:
 
     if profile.data != "clinic":
         return _labelled_bench(profile, run)
-    found = data(run)
-    made, held = compose_bench(profile, found)
-    made.report["not_run"] = _predict(profile, run, found, held, made.criteria)
-    benches.save_judged(run / "bench", made, found["verdicts"])
+    data = RunData.load(run)
+    made, held = compose_bench(profile, data)
+    made.report["not_run"] = _predict(profile, run, data, held, made.criteria)
+    benches.save_judged(run / "bench", made, data.verdicts)
     made.save(run / "bench")
     return made.report
 
 
-def compose_bench(profile: Profile, found: dict[str, list]) -> tuple:
+def compose_bench(profile: Profile, data: RunData) -> tuple:
     """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
 
-    ids = set(split_ids(found, "bench"))
+    ids = set(data.ids("bench"))
     pool, criteria = benches.from_records(
-        [i for i in found["instructions"] if i.id in ids],
-        found["splits"],
-        found["rubrics"],
+        [i for i in data.instructions if i.id in ids],
+        data.splits,
+        data.rubrics,
         clinic.UNSEEN_KINDS,
     )
     truth = {
-        (v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == "truth"
+        (v.candidate_id, v.criterion_id): v.verdict for v in data.verdicts if v.judge == "truth"
     }
     made = benches.compose(
         pool,
         criteria,
-        found["candidates"],
+        data.candidates,
         truth,
         panel(profile.physician_agreement, profile.seed),
         profile,
     )
     chosen = set(made.samples.instruction_id)
-    held = [g for g in groups_of(found, "truth", "bench") if g.instruction.id in chosen]
+    held = [g for g in groups_of(data, "truth", "bench") if g.instruction.id in chosen]
     made.report["blind_ceiling"] = round(benches.blind_ceiling(made.pairs), 4)
     return made, held
 
 
-def _predict(
-    profile: Profile, run: Path, found: dict[str, list], held: list, criteria
-) -> dict[str, str]:
+def _predict(profile: Profile, run: Path, data: RunData, held: list, criteria) -> dict[str, str]:
     """Let every scorer predict on the ``held`` groups; returns those that could not, {name: why}.
 
     Writes bench/predictions.parquet, and bench/preferences.parquet where some compare two answers.
@@ -70,7 +68,7 @@ def _predict(
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
     frames = [
-        benches.cue_control(groups_of(found, "judge", "train"), held, profile.seed),
+        benches.cue_control(groups_of(data, "judge", "train"), held, profile.seed),
         benches.length_scorer(held),
         scorers.predict(rules.Chance(profile.seed), held)[0],
     ]
@@ -103,18 +101,18 @@ def _labelled_bench(profile: Profile, run: Path) -> dict:
     """
     import pandas as pd
 
-    found = data(run)
-    splits = {row.split for row in found["splits"]}
+    data = RunData.load(run)
+    splits = {row.split for row in data.splits}
     held = [
         g
         for split in ("bench", "external")
         if split in splits
-        for g in groups_of(found, "judge", split)
+        for g in groups_of(data, "judge", split)
     ]
     held = [replace(g, candidates=tuple(g.judged)) for g in held if len(g.judged) > 1]
     source = {g.instruction.id: g.instruction.source for g in held}
     asked = [g.instruction.model_copy(update={"category": source[g.instruction.id]}) for g in held]
-    samples, criteria = benches.from_records(asked, found["splits"], found["rubrics"], frozenset())
+    samples, criteria = benches.from_records(asked, data.splits, data.rubrics, frozenset())
     of = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
     said = ["truth", "physician_1", "physician_2", "adjudicated"]
     verdicts = [
@@ -155,6 +153,6 @@ def _labelled_bench(profile: Profile, run: Path) -> dict:
     made = benches.Bench(
         samples, criteria, pd.DataFrame(verdicts), pairs, pd.DataFrame(grades), report
     )
-    report["not_run"] = _predict(profile, run, found, held, made.criteria)
+    report["not_run"] = _predict(profile, run, data, held, made.criteria)
     made.save(run / "bench")
     return report

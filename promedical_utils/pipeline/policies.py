@@ -6,7 +6,7 @@ from promedical_utils import clinic
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate
-from promedical_utils.core.run_data import base_path, criterion_kinds, data, split_ids
+from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, replacing, short_hash
 from promedical_utils.data.roles import Task
 from promedical_utils.evaluation import policy_answers
@@ -27,10 +27,10 @@ def train_policy(profile: Profile, run: Path) -> dict:
     """
     from accelerate import PartialState
 
-    found = data(run)
-    report = align(profile, run, found, run / "policy")
+    data = RunData.load(run)
+    report = align(profile, run, data, run / "policy")
     if PartialState().is_main_process:
-        frames = evaluate_policies(profile, run, found, {"grpo": run / "policy"})
+        frames = evaluate_policies(profile, run, data, {"grpo": run / "policy"})
         for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
             with replacing(run / f"policy/{name}.parquet") as temporary:
                 frame.to_parquet(temporary, index=False)
@@ -38,7 +38,7 @@ def train_policy(profile: Profile, run: Path) -> dict:
 
 
 def align(
-    profile: Profile, run: Path, found: dict, out: Path, reward: Path | None = None, seed=None
+    profile: Profile, run: Path, data: RunData, out: Path, reward: Path | None = None, seed=None
 ) -> dict:
     """Train one policy on the run's data into ``out``; its report.
 
@@ -47,39 +47,39 @@ def align(
     from promedical_utils.policy import training  # loads torch
 
     reward = reward or run / "reward" / profile.reward_model
-    by_id = {i.id: i for i in found["instructions"]}
-    gold, judged = policy_judges(profile, run, found)
+    by_id = data.instruction_of
+    gold, judged = policy_judges(profile, run, data)
     read = [read_json(reward / "report.json", "03_reward_model")["settings"]]
     if (reward / "calibration.json").exists():
         read.append(read_json(reward / "calibration.json", "03_reward_model"))
     return training.train(
         base_path(profile, run),
         reward,
-        found["rubrics"],
-        [by_id[i] for i in split_ids(found, "train")],
-        [by_id[i] for i in split_ids(found, "checkpoint")],
+        data.rubrics,
+        [by_id[i] for i in data.ids("train")],
+        [by_id[i] for i in data.ids("checkpoint")],
         judged,
         gold,
         out,
         profile,
-        conditions={r.instruction_id: r.condition for r in found["splits"]},
+        conditions=data.condition_of,
         seed=seed,
         fingerprint=short_hash(*read),
     )
 
 
-def policy_judges(profile: Profile, run: Path, found: dict) -> tuple:
+def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
     """(gold, judged) for ``model.judge``: the clinic's truth and its judge, or (None, the
     endpoint's).
 
     What the judge says of a text depends on the text alone. An endpoint's failure is unknown.
     """
-    rubric_of = {r.instruction_id: r for r in found["rubrics"]}
+    rubric_of = data.rubric_of
     if profile.data != "clinic":
-        return None, _endpoint_judge(profile, run, found, rubric_of)
+        return None, _endpoint_judge(profile, run, data, rubric_of)
 
-    kinds = criterion_kinds(found)
-    judge = judge_of(profile, found["verdicts"], kinds)
+    kinds = data.criterion_kinds
+    judge = judge_of(profile, data.verdicts, kinds)
 
     def gold(pairs) -> list[dict[str, str]]:
         return [clinic.gold(rubric_of[i].criteria, text) for i, text in pairs]
@@ -94,7 +94,7 @@ def policy_judges(profile: Profile, run: Path, found: dict) -> tuple:
     return gold, judged
 
 
-def _endpoint_judge(profile: Profile, run: Path, found: dict, rubric_of: dict):
+def _endpoint_judge(profile: Profile, run: Path, data: RunData, rubric_of: dict):
 
     if not profiles.asks_endpoints(profile):
         raise KitError(
@@ -102,7 +102,7 @@ def _endpoint_judge(profile: Profile, run: Path, found: dict, rubric_of: dict):
             "endpoint that "
             "plays the judge (docs/endpoints.md)"
         )
-    played, by_id = of_profile(profile, run), {i.id: i for i in found["instructions"]}
+    played, by_id = of_profile(profile, run), data.instruction_of
 
     def judged(pairs) -> list[dict[str, str]]:
         tasks = [
@@ -121,7 +121,7 @@ def _endpoint_judge(profile: Profile, run: Path, found: dict, rubric_of: dict):
 
 
 def evaluate_policies(
-    profile: Profile, run: Path, found: dict, folders: dict[str, Path], base: bool = True
+    profile: Profile, run: Path, data: RunData, folders: dict[str, Path], base: bool = True
 ):
     """(answers, verdicts) of the base and of every policy in ``folders`` on the bench prompts.
 
@@ -131,11 +131,11 @@ def evaluate_policies(
 
     from promedical_utils.policy import model as policies  # loads torch
 
-    by_id = {i.id: i for i in found["instructions"]}
-    ids = split_ids(found, "bench")[: profile.policy_prompts or profile.bench_samples]
-    held, rubric_of = [by_id[i] for i in ids], {r.instruction_id: r for r in found["rubrics"]}
-    gold, judged = policy_judges(profile, run, found)
-    conditions = {r.instruction_id: r.condition for r in found["splits"]}
+    by_id = data.instruction_of
+    ids = data.ids("bench")[: profile.policy_prompts or profile.bench_samples]
+    held, rubric_of = [by_id[i] for i in ids], data.rubric_of
+    gold, judged = policy_judges(profile, run, data)
+    conditions = data.condition_of
     origin, frames = base_path(profile, run), []
     _, tokenizer = policies.load_base(origin, profile)
     for name, folder in [*([("base", None)] if train_base else []), *folders.items()]:
@@ -149,5 +149,5 @@ def evaluate_policies(
     frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
     if profile.data == "clinic":
         cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
-        frame = policy_answers.with_readable(frame, found["rubrics"], cannot)
+        frame = policy_answers.with_readable(frame, data.rubrics, cannot)
     return frame, verdicts

@@ -13,7 +13,7 @@ from promedical_utils.clinic import generators, people
 from promedical_utils.core import profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction, Rubric, Verdict
-from promedical_utils.core.run_data import data
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.statistics import wilson
 from promedical_utils.core.workspace import replacing, short_hash
 from promedical_utils.data.roles import Task
@@ -24,21 +24,19 @@ from promedical_utils.rubric import preferences as joining
 from promedical_utils.rubric.preferences import groups_of
 
 
-def judge_errors(found: dict[str, list], judge: str = "judge", expert: str = "truth"):
+def judge_errors(data: RunData, judge: str = "judge", expert: str = "truth"):
     """Where a judge errs, by dimension, as a data frame for ``figures.plot_judge_errors``.
 
     ``lenient``: of the verdicts that the expert finds not met, the share that the judge lets pass;
     ``strict`` the other way round. Wilson intervals, 95 %. Unknown verdicts of either are left out.
     """
-    dimension = {c.id: c.dimension for r in found["rubrics"] for c in r.criteria}
-    said = {
-        (v.candidate_id, v.criterion_id): v.verdict for v in found["verdicts"] if v.judge == judge
-    }
+    dimension = {c.id: c.dimension for r in data.rubrics for c in r.criteria}
+    said = {(v.candidate_id, v.criterion_id): v.verdict for v in data.verdicts if v.judge == judge}
     rows = []
     for name in records.DIMENSIONS:
         pairs = [
             (said.get((v.candidate_id, v.criterion_id)), v.verdict)
-            for v in found["verdicts"]
+            for v in data.verdicts
             if v.judge == expert and dimension[v.criterion_id] == name
         ]
         for error, right, wrong in (("lenient", "not_met", "met"), ("strict", "met", "not_met")):
@@ -193,8 +191,8 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
         candidates, verdicts, extra = of_clinic(profile, run)
     records.save(candidates, run / "data/candidates.parquet")
     records.save(verdicts, run / "data/verdicts.parquet")
-    found = data(run)
-    train = groups_of(found, "judge", "train")
+    data = RunData.load(run)
+    train = groups_of(data, "judge", "train")
     files = {
         name: run / f"data/{name}.parquet"
         for name in ("candidates", "rubrics", "verdicts", "pairs")
@@ -205,7 +203,7 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     provenance.hash_data(run)
     if profile.data == "clinic":
         with replacing(run / "data/judge_errors.csv") as temporary:
-            judge_errors(found).to_csv(temporary, index=False)
+            judge_errors(data).to_csv(temporary, index=False)
     return {
         "candidates": len(candidates),
         "verdicts": len(verdicts),

@@ -7,7 +7,7 @@ and a study call the very same functions.
 from pathlib import Path
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.run_data import base_path, data
+from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import (
     read_json,
     replacing,
@@ -34,15 +34,15 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
 
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
-    found = data(run)
-    heldout = groups_of(found, _truth(profile), "calibration")
+    data = RunData.load(run)
+    heldout = groups_of(data, _truth(profile), "calibration")
     dimension = {c.id: c.dimension for g in heldout for c in g.criteria}
     reports, frames = {}, []
     for name in models(profile):
         folder = run / "reward" / name
-        reports[name] = train_reward_model(profile, run, found, find(name), folder)
+        reports[name] = train_reward_model(profile, run, data, find(name), folder)
         scores = reward_model.load(folder).score_groups(heldout)
-        calibrate(profile, found, find(name), folder, scores)
+        calibrate(profile, data, find(name), folder, scores)
         frames.append(
             scores.assign(
                 scorer=name,
@@ -90,12 +90,12 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
 
 
 def train_reward_model(
-    profile: Profile, run: Path, found: dict, recipe, folder: Path, seed=None
+    profile: Profile, run: Path, data: RunData, recipe, folder: Path, seed=None
 ) -> dict:
     """Train one recipe on the run's training split into ``folder``; its report."""
     from promedical_utils.reward_model import training  # loads torch
 
-    train = groups_of(found, recipe.labels, "train")
+    train = groups_of(data, recipe.labels, "train")
     refuse_external(group.instruction for group in train)
     return training.train(
         recipe.groups(train),
@@ -109,18 +109,18 @@ def train_reward_model(
     )
 
 
-def calibrate(profile: Profile, found: dict, recipe, folder: Path, scores):
+def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):
     """Fit on the ``scores`` of the calibration split; writes calibration.json and the card.
 
     Returns None for a scalar model. A veto is no better than the labels that its threshold is
     fitted on: in the clinic physicians read this split, and a model of true labels gets true ones.
     """
 
-    accuracy = pair_accuracy(scores, groups_of(found, _truth(profile), "calibration"))
+    accuracy = pair_accuracy(scores, groups_of(data, _truth(profile), "calibration"))
     fitted, report = None, read_json(folder / "report.json", "03_reward_model")
     if recipe.conditional:
         fitted = calibration.fit(
-            settled_rows(profile, found, recipe, scores),
+            settled_rows(profile, data, recipe, scores),
             profile.veto_recall,
             veto=profile.data != "real",
             method=profile.calibration_method,
@@ -132,12 +132,12 @@ def calibrate(profile: Profile, found: dict, recipe, folder: Path, scores):
     return fitted
 
 
-def settled_rows(profile: Profile, found: dict, recipe, scores):
+def settled_rows(profile: Profile, data: RunData, recipe, scores):
     """Scores of the calibration split with dimension and the label that a calibration is fitted
     on."""
     settled = "adjudicated" if profile.data == "clinic" else "judge"
     labels = _truth(profile) if recipe.labels == "truth" else settled
-    reference = groups_of(found, labels, "calibration")
+    reference = groups_of(data, labels, "calibration")
     dimension = {c.id: c.dimension for g in reference for c in g.criteria}
     rows = scores.assign(
         dimension=scores.criterion_id.map(dimension), label=_label(scores, reference)

@@ -17,7 +17,7 @@ from promedical_utils.core.records import (
     Rubric,
     Verdict,
 )
-from promedical_utils.core.run_data import split_ids
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric import scoring
 
@@ -167,15 +167,11 @@ def _find(records: dict, name: str, complaint: str):
     return records[name]
 
 
-def groups_of(found: dict[str, list], judge: str, *splits: str) -> list:
+def groups_of(data: RunData, judge: str, *splits: str) -> list[Group]:
     """Groups of some splits with one judge's verdicts; instructions without any are left out."""
-    pass
-
-    said = {v.candidate_id for v in found["verdicts"] if v.judge == judge}
-    answered = {c.instruction_id for c in found["candidates"] if c.id in said}
-    ids = [i for i in split_ids(found, *splits) if i in answered]
+    judged = {v.candidate_id for v in data.verdicts if v.judge == judge}
+    answered = {c.instruction_id for c in data.candidates if c.id in judged}
+    ids = [i for i in data.ids(*splits) if i in answered]
     if not ids:
         raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
-    return groups(
-        found["instructions"], found["rubrics"], found["candidates"], found["verdicts"], judge, ids
-    )
+    return groups(data.instructions, data.rubrics, data.candidates, data.verdicts, judge, ids)

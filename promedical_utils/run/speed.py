@@ -103,7 +103,8 @@ def clinic_rows(instructions: int) -> list[dict]:
     with TemporaryDirectory() as folder:
         rubrics.make_rubrics(profile, Path(folder))
         preference_pairs.make_preference_pairs(profile, Path(folder))
-        groups = preferences.groups_of(run_data.data(Path(folder)), "truth", "bench")[:instructions]
+        data = run_data.RunData.load(Path(folder))
+        groups = preferences.groups_of(data, "truth", "bench")[:instructions]
     world = clinic.build(profile)
     texts = [m.content for i in world.instructions for m in i.messages]
     texts += [c.text for g in groups for c in (*g.candidates, *g.criteria)]

@@ -149,7 +149,7 @@ def run(
             f"unknown variant {variant!r} of a policy: choose one of {', '.join(VARIANTS)}"
         )
     started = time.time()
-    found = run_data.data(folder)
+    found = run_data.RunData.load(folder)
     recipes = {settled(profile, v).reward_model for v in plan}
     for number, recipe in enumerate(sorted(recipes), 1):
         print(f"reward model [{number}/{len(recipes)}] {recipe} ...", end=" ", flush=True)
@@ -198,7 +198,7 @@ def place(folder: Path, variant: str, seed: int) -> Path:
     return folder / "trained" / f"{variant}-{seed}"
 
 
-def prepare_reward_model(profile, folder: Path, found: dict, name: str) -> None:
+def prepare_reward_model(profile, folder: Path, found: run_data.RunData, name: str) -> None:
     """Train and calibrate the reward model ``name`` in ``folder``/reward, unless that is done."""
     from promedical_utils.reward_model import (
         model as reward_model,  # late: loads torch, and drawing does without
@@ -244,7 +244,7 @@ def one(name: str, overrides: dict, folder: Path, variant: str, seed: int) -> di
     from promedical_utils.policy import small_base  # loads torch
 
     small_base.quiet()
-    profile, found = profiles.load(name, **overrides), run_data.data(folder)
+    profile, found = profiles.load(name, **overrides), run_data.RunData.load(folder)
     where = place(folder, variant, seed)
     if variant == "base":
         _evaluate(profile, folder, found, {}, where, "base", 0)

@@ -55,7 +55,7 @@ def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path) -> pd.D
     """
     if profile.data != "clinic":
         raise KitError(f"profile {profile.name} has no truth to measure against: study the clinic")
-    found = run_data.data(folder)
+    found = run_data.RunData.load(folder)
     made, held = bench.compose_bench(profile, found)
     made.save(folder / "bench")
     predicted, models, errors = [], [], []
@@ -84,7 +84,9 @@ def run(profile, folder: Path, plan: Mapping[str, list[int]], out: Path) -> pd.D
     return results
 
 
-def one(profile, folder: Path, found: dict, made, held: list[Group], name: str, seed: int):
+def one(
+    profile, folder: Path, found: run_data.RunData, made, held: list[Group], name: str, seed: int
+):
     """(predictions on the bench, a row on the training, calibration errors) of one model."""
     recipe, place = variants.find(name), folder / "reward" / f"{name}-{seed}"
     report = reward_models.train_reward_model(profile, folder, found, recipe, place, seed)

@@ -88,7 +88,7 @@ def run(
     for name in plan:
         if name not in NAMES:
             raise KitError(f"unknown system {name!r} of a study: choose one of {', '.join(NAMES)}")
-    found = run_data.data(folder)
+    found = run_data.RunData.load(folder)
     made, held = bench.compose_bench(profile, found)
     bases = prepare_bases(profile, folder, plan)
     predicted, preferred, models = [benches.length_scorer(held)], [], []
@@ -150,7 +150,7 @@ def prepare_bases(profile, folder: Path, plan) -> dict[str, dict]:
     return {name: {k: report.get(k) for k in keys} for name, report in reports.items()}
 
 
-def small(profile, folder: Path, found: dict, held: list[Group], name: str, seed: int):
+def small(profile, folder: Path, found: run_data.RunData, held: list[Group], name: str, seed: int):
     """(predictions or preferences on the bench, a row on the training) of one of
     ``small_systems``."""
     from promedical_utils.studies import small_systems  # late: loads torch

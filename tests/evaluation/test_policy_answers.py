@@ -8,6 +8,7 @@ import pytest
 from promedical_utils import clinic
 from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion, Instruction, Rubric
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import policy_answers
 from promedical_utils.paper import claims
@@ -115,7 +116,7 @@ def two(patient):
         messages=[{"role": "user", "content": "?"}],
     )
     made = Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
-    return pd.concat([base, other], ignore_index=True), {"instructions": [asked], "rubrics": [made]}
+    return pd.concat([base, other], ignore_index=True), RunData([asked], [made])
 
 
 def test_answers_beside_each_other_by_the_truth(two):
@@ -133,7 +134,7 @@ def test_answers_beside_each_other_by_the_truth(two):
 
 def said(found, judge, **changes):
     """Verdicts frame: all met, but for ``policy_criterion``."""
-    criteria = [c.id for c in found["rubrics"][0].criteria]
+    criteria = [c.id for c in found.rubrics[0].criteria]
     return pd.DataFrame(
         [
             {
@@ -202,7 +203,7 @@ def test_card_of_a_patient_before_and_after(two):
     assert "0.25" in row["S1"] and "0.75" in row["S1"] and row["S1"].endswith("+0.50")
     assert row["S3"].split()[-3:] == ["1", "0", "-1"] and row["S2"].split()[-2:] == ["0", "0"]
     criteria = {
-        c.id: next(line for line in lines if c.text in line) for c in found["rubrics"][0].criteria
+        c.id: next(line for line in lines if c.text in line) for c in found.rubrics[0].criteria
     }
     assert criteria["dose_limit"].endswith("✗ not met  ✓ met      ▲ now met")
     assert "0.75" in criteria["first_choice"] and criteria["first_choice"].endswith("▲ now met")

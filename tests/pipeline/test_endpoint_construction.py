@@ -54,24 +54,24 @@ def test_the_path_over_endpoints_ends_in_pairs_and_a_second_run_asks_nothing(tmp
     assert made[0]["writing"]["valid_share"] >= 0.95
     assert len(made[1]["unanswered"]) <= 2 and made[1]["training_pairs"] > 100
     assert abs(made[1]["input_judge_agreement"] - profile.judge_agreement) < 0.03
-    found = run_data.data(tmp_path)
+    found = run_data.RunData.load(tmp_path)
     # nothing lost and nothing doubled: a verdict of the judge and of the truth for every criterion
     cells = [
         (c.id, x.id)
-        for c in found["candidates"]
-        for r in found["rubrics"]
+        for c in found.candidates
+        for r in found.rubrics
         if r.instruction_id == c.instruction_id
         for x in r.criteria
     ]
     for judge in ("judge", "truth"):
-        said = [(v.candidate_id, v.criterion_id) for v in found["verdicts"] if v.judge == judge]
+        said = [(v.candidate_id, v.criterion_id) for v in found.verdicts if v.judge == judge]
         assert sorted(said) == sorted(cells)
-    texts = {w.answer(i.id, g) for i in found["instructions"] for g in ("warm", "terse", "between")}
-    assert {c.text for c in found["candidates"]} <= texts  # none in another language, none cut off
-    assert len(found["candidates"]) + len(made[1]["unanswered"]) == 3 * len(found["instructions"])
+    texts = {w.answer(i.id, g) for i in found.instructions for g in ("warm", "terse", "between")}
+    assert {c.text for c in found.candidates} <= texts  # none in another language, none cut off
+    assert len(found.candidates) + len(made[1]["unanswered"]) == 3 * len(found.instructions)
     # every criterion's kind is known again, and reviewed rubrics are the world's gold
-    assert "unspecified" not in {c.kind for r in found["rubrics"] for c in r.criteria}
-    for r in (r for r in found["rubrics"] if r.status == "gold"):
+    assert "unspecified" not in {c.kind for r in found.rubrics for c in r.criteria}
+    for r in (r for r in found.rubrics if r.status == "gold"):
         gold = {(c.dimension, c.text) for c in w.rubric_of[r.instruction_id].criteria}
         assert {(c.dimension, c.text) for c in r.criteria} == gold
 
@@ -108,7 +108,7 @@ def test_open_questions_without_a_key_end_in_pairs_and_physicians_can_join(tmp_p
         made = preference_pairs.make_preference_pairs(gpu(), tmp_path / "run")
         assert report["writing"]["valid_share"] >= 0.95 and report["rubrics"]["gold"] == 0
         assert made["training_pairs"] > 30 and made["unanswered"] == {}
-        splits = [row.split for row in run_data.data(tmp_path / "run")["splits"]]
+        splits = [row.split for row in run_data.RunData.load(tmp_path / "run").splits]
         assert [splits.count(s) for s in ("train", "calibration", "checkpoint", "bench")] == [
             20,
             6,
@@ -118,10 +118,10 @@ def test_open_questions_without_a_key_end_in_pairs_and_physicians_can_join(tmp_p
 
         # a policy's answers are read by the endpoint's judge, criterion by criterion; there is no
         # truth
-        found = run_data.data(tmp_path / "run")
+        found = run_data.RunData.load(tmp_path / "run")
         gold, judged = policies.policy_judges(gpu(), tmp_path / "run", found)
-        some, stored = found["candidates"][:3], {}
-        for v in found["verdicts"]:
+        some, stored = found.candidates[:3], {}
+        for v in found.verdicts:
             stored.setdefault(v.candidate_id, {})[v.criterion_id] = v.verdict
         assert gold is None and judged([(c.instruction_id, c.text) for c in some]) == [
             stored[c.id] for c in some
@@ -251,7 +251,7 @@ def test_judge_errors_by_hand():
     rows = [verdict("truth", n, v) for n, v in enumerate(truth)] + [
         verdict("judge", n, v) for n, v in enumerate(said)
     ]
-    frame = preference_pairs.judge_errors({"rubrics": [rubric], "verdicts": rows})
+    frame = preference_pairs.judge_errors(run_data.RunData(rubrics=[rubric], verdicts=rows))
     found = frame[frame.dimension == "proficiency"].set_index("error")
     assert (found.n["lenient"], found.rate["lenient"]) == (2, 0.5)
     assert (found.n["strict"], found.rate["strict"]) == (2, 0.5)

@@ -19,14 +19,14 @@ def found(tmp_path_factory):
     profile, run = profiles.load("smoke"), tmp_path_factory.mktemp("run")
     stages.make_rubrics(profile, run)
     preference_pairs.make_preference_pairs(profile, run)
-    return run_data.data(run)
+    return run_data.RunData.load(run)
 
 
 def test_physicians_read_the_calibration_split_and_the_judge_all(found):
-    split = {row.instruction_id: row.split for row in found["splits"]}
-    of = {c.id: split[c.instruction_id] for c in found["candidates"]}
+    split = {row.instruction_id: row.split for row in found.splits}
+    of = {c.id: split[c.instruction_id] for c in found.candidates}
     by = {}
-    for v in found["verdicts"]:
+    for v in found.verdicts:
         by.setdefault(v.judge, set()).add(of[v.candidate_id])
     assert by["adjudicated"] == {"calibration"}
     assert by["truth"] == by["judge"] == {"train", "calibration", "checkpoint", "bench", "external"}

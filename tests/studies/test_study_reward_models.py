@@ -87,7 +87,7 @@ def test_a_value_is_the_mean_of_its_seeds_and_the_difference_is_paired(done):
 
 def test_one_model_per_dimension_is_asked_for_its_own_alone(done):
     profile, folder, _ = done
-    made = bench.compose_bench(profile, run_data.data(folder))[0]
+    made = bench.compose_bench(profile, run_data.RunData.load(folder))[0]
     frames = []
     for number, name in enumerate(reward_models.PARTS):
         cells = made.verdicts[["instruction_id", "candidate_id", "criterion_id"]]
@@ -102,7 +102,7 @@ def test_one_model_per_dimension_is_asked_for_its_own_alone(done):
 
 def test_mean_of_criteria_by_hand(done):
     profile, folder, _ = done
-    made = bench.compose_bench(profile, run_data.data(folder))[0]
+    made = bench.compose_bench(profile, run_data.RunData.load(folder))[0]
     rows = [
         ("i", "a", "c1", 0.2),
         ("i", "a", "c2", 0.6),

@@ -95,7 +95,7 @@ def test_the_budget_is_the_same_and_llama_stands_on_a_base_of_its_own(done):
 def test_scores_on_llama_are_packed_as_they_are_one_by_one(done):
     profile, folder, _ = done
     rm = reward_model.load(folder / "reward/criterion_llama-1")
-    held = preferences.groups_of(run_data.data(folder), "truth", "bench")[:2]
+    held = preferences.groups_of(run_data.RunData.load(folder), "truth", "bench")[:2]
     packed = rm.score_groups(held).score.tolist()
     apart = [
         rm.score_texts([(g.messages, a.text, [c])])[0][0]
