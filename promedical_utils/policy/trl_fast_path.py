@@ -137,8 +137,8 @@ def group_by_trl(trainer: GRPOTrainer, row: dict, answers: int) -> dict[str, tor
     return trainer._generate_and_score_completions([dict(row) for _ in range(answers)])
 
 
-def loss_by_trl(trainer: GRPOTrainer, group: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
+def loss_by_trl(trainer: GRPOTrainer, group: dict[str, torch.Tensor]) -> tuple[float, float]:
     """(loss, mean KL in nats a token) of the model as it is now on a group of ``group_by_trl``."""
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer.compute_loss(trainer.model, group)
-    return loss, trainer._metrics["train"]["kl"][-1]
+    return loss.item(), trainer._metrics["train"]["kl"][-1]
