@@ -52,17 +52,17 @@ def align(
     read = [read_json(reward / "report.json", "03_reward_model")["settings"]]
     if (reward / "calibration.json").exists():
         read.append(read_json(reward / "calibration.json", "03_reward_model"))
+    held_out = training.HeldOut(
+        [by_id[i] for i in data.ids("checkpoint")], judged, gold, data.condition_of
+    )
     return training.train(
         base_path(profile, run),
         reward,
         data.rubrics,
         [by_id[i] for i in data.ids("train")],
-        [by_id[i] for i in data.ids("checkpoint")],
-        judged,
-        gold,
+        held_out,
         out,
         profile,
-        conditions=data.condition_of,
         seed=seed,
         fingerprint=short_hash(*read),
     )

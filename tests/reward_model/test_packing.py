@@ -148,7 +148,7 @@ def test_the_loss_and_its_gradients_are_those_of_one_by_one(any_model, mix, weig
     expected.backward()
     expected_grads = grads()
     total = 0.0
-    for part in training.Passes(0, budget)(rows)["passes"]:
+    for part in training.RewardPasses(0, budget)(rows)["passes"]:
         reads = {k: part[k] for k in ("input_ids", "position_ids", "segment_ids", "reads")}
         loss = training.reward_loss(
             any_model(**reads).logits, part["pairs"], part["targets"], weight, part["totals"]

@@ -1,0 +1,182 @@
+"""The one loader of a base or of another's model, by hub id or folder, and what is known of it.
+
+tokenizer = hub.tokenizer_of("Qwen/Qwen3-0.6B")
+model = hub.load(hub.CAUSAL, "Qwen/Qwen3-0.6B", hub.compute_dtype("auto"), nf4=True)
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import huggingface_hub.constants
+import torch
+import transformers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+
+from promedical_utils.core.workspace import KitError, need, shown
+from promedical_utils.reward_model import packing
+
+CAUSAL, CLASSIFIER = AutoModelForCausalLM, AutoModelForSequenceClassification
+huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each trainer that is made
+# PEFT reads an attribute that transformers has renamed; the warning shows where this machine has it
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+
+
+def nf4_config(dtype: torch.dtype, head: str | None = None) -> BitsAndBytesConfig:
+    """4-bit NormalFloat weights (Dettmers et al. 2023) but for ``head``, computed in ``dtype``.
+
+    Without ``head`` transformers itself leaves out the output layer of a causal language model.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[head] if head else None,
+    )
+
+
+def load(
+    kind,
+    source: Path | str,
+    dtype: torch.dtype = torch.float32,
+    nf4: bool = False,
+    *,
+    attention: str | None = packing.ATTENTION,
+    exact: bool = False,
+    published: bool = False,
+    remedy: str = "check the hub id and the network",
+    **settings,
+):
+    """The model ``source`` of ``kind``, CAUSAL or CLASSIFIER, on the GPU if there is one.
+
+    ``exact``: 4-bit layers always compute as they do in training. On processors with AVX512-BF16
+    bitsandbytes repacks what runs in eval for a kernel in bf16 that has no backward pass: scores
+    would depend on the machine, and gradients after a generation be wrong without a word. At fp32
+    they are always exact. ``published``: weights that the folder lacks are an error, where
+    transformers would draw them at random. KitError where the model cannot be had, with ``remedy``.
+    """
+    from trl.trainer.reward_trainer import suppress_seqcls_warning  # late: trl is slow to load
+
+    head = "score" if kind is CLASSIFIER else None
+    try:
+        with suppress_seqcls_warning():
+            model, loading = kind.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=attention,
+                quantization_config=nf4_config(dtype, head) if nf4 else None,
+                output_loading_info=True,
+                **settings,
+            )
+    except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
+        raise _unloadable(source, error, remedy) from None
+    if published and (missing := sorted(loading["missing_keys"])):
+        raise KitError(f"{named(source)} lacks weights of its architecture: {missing[0]}")
+    if not nf4:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu") and (exact or dtype == torch.float32):
+            module.support_avx512bf16_for_cpu = False
+    if head:
+        model.score.float()  # bf16 scores tie, and a tie counts as wrong
+    return model
+
+
+def tokenizer_of(source: Path | str, chat: bool = True, remedy="check the hub id and the network"):
+    """The tokenizer of ``source``, and with ``chat`` with a pad token, ready to be trained on.
+
+    KitError where it cannot be had, or with ``chat`` has no chat template or end token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unloadable(source, error, remedy) from None
+    if chat and (not tokenizer.chat_template or tokenizer.eos_token_id is None):
+        raise KitError("base_model's tokenizer has no chat template or end token: use a chat model")
+    if chat and tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def named(source: Path | str) -> str:
+    """A model as it may be printed: its hub id, or its folder without a machine's path."""
+    local = Path(source).is_absolute() or Path(source).is_dir()
+    return shown(Path(source)) if local else str(source)
+
+
+def _unloadable(source: Path | str, error: Exception, remedy: str) -> KitError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = reason.replace(str(source), named(source))
+    return KitError(f"{named(source)} cannot be loaded: {reason}; {remedy}")
+
+
+def source_of(base: Path | str, out: Path) -> dict:
+    """Where the base is, with no machine path: a hub id, or a folder relative to ``out``."""
+    if isinstance(base, str) and not Path(base).is_dir():
+        return {"hub": base}
+    base, digest = need(Path(base), "00_start_here"), hashlib.sha256()
+    for file in sorted([*base.glob("*.safetensors"), base / "tokenizer.json"]):
+        with need(file, "00_start_here").open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    folder = Path(os.path.relpath(base.resolve(), Path(out).resolve())).as_posix()
+    return {"folder": folder, "sha256": digest.hexdigest()}
+
+
+def identity(source: dict) -> str:
+    """What a base is, wherever it lies: the hash of its files, or its hub id."""
+    return source.get("sha256") or source["hub"]
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """fp32, bf16, or for ``auto`` what the machine has: bf16, else fp16 on a GPU; fp32 on a CPU."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    if not torch.cuda.is_available():
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)  # emulated is slow
+    return torch.bfloat16 if native else torch.float16
+
+
+def in_full(model: torch.nn.Module) -> None:
+    """Put what is trained back to fp32, in place; to be called once the trainer is made.
+
+    TRL casts the adapter of a quantised base to bf16. That has 8 bits of mantissa: an update below
+    1/256 of its weight is lost. Mixed precision, where there is any, is left to autocast.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def silence() -> None:
+    """Keep libraries' notices and bars out of notebooks; errors still come through."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("trl", "peft", "accelerate", "torchao", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Inside, no bars, notices or deprecations from the libraries; errors still raise."""
+    notices = transformers.utils.logging
+    level, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    notices.set_verbosity_error()
+    notices.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="torch|trl|peft|transf")
+            yield
+    finally:
+        notices.set_verbosity(level)
+        if bars:
+            notices.enable_progress_bar()
