@@ -167,18 +167,18 @@ def precision_of(profile: Profile) -> torch.dtype:
 
 def load_base(base: Path | str, profile: Profile):
     """(model, tokenizer) of the base, as GRPO starts from it."""
-    with hub.quiet():
-        tokenizer = hub.tokenizer_of(base)
-        if profile.grpo_lora_rank:
-            return shared_base.load(base, precision_of(profile), profile.quantization), tokenizer
-        # steps of 1e-6 vanish in bf16 weights: full fine-tuning keeps fp32 and computes in bf16
-        return hub.load(hub.CAUSAL, base, attention=None), tokenizer
+    hub.silence()
+    tokenizer = hub.tokenizer_of(base)
+    if profile.grpo_lora_rank:
+        return shared_base.load(base, precision_of(profile), profile.quantization), tokenizer
+    # steps of 1e-6 vanish in bf16 weights: full fine-tuning keeps fp32 and computes in bf16
+    return hub.load(hub.CAUSAL, base, attention=None), tokenizer
 
 
 def load_policy(path: Path, base: Path | str, profile: Profile) -> torch.nn.Module:
     """The policy that training wrote into ``path``: whole, or an adapter on ``base``."""
     folder = need(Path(path) / "model", NOTEBOOK)
-    with hub.quiet():
-        if (folder / "adapter_config.json").exists():
-            return PeftModel.from_pretrained(load_base(base, profile)[0], folder).eval()
-        return hub.load(hub.CAUSAL, folder, attention=None).eval()
+    if (folder / "adapter_config.json").exists():
+        return PeftModel.from_pretrained(load_base(base, profile)[0], folder).eval()
+    hub.silence()
+    return hub.load(hub.CAUSAL, folder, attention=None).eval()

@@ -89,13 +89,15 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
     return of_report(packing.read_many(model.requires_grad_(False).eval()), path, report)
 
 
+@contextlib.contextmanager
 def reference(policy_model: PeftModel):
-    """Context in which the policy is its reference, the base: all adapters off.
+    """Context in which the policy, which it yields, is its reference: the base, all adapters off.
 
     Unlike PEFT's ``disable_adapter`` it leaves ``requires_grad`` alone, so that a frozen policy
     stays one.
     """
-    return _reading(policy_model, ())
+    with _reading(policy_model, ()):
+        yield policy_model
 
 
 class _Reader(torch.nn.Module):
@@ -144,9 +146,8 @@ def _reading(policy_model: PeftModel, parts):
             layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME] = a, b, scaling
             layer.lora_dropout[NAME] = torch.nn.Identity()
         for layer in layers:
+            layer.enable_adapters(bool(parts))
             layer.set_adapter(NAME, inference_mode=True)
-            if not parts:
-                layer.enable_adapters(False)
         yield
 
 

@@ -347,6 +347,4 @@ def save(model, tokenizer, out: Path) -> None:
 def load(base: str | Path):
     """(model, tokenizer) of a folder or hub id, in fp32; one clear error when it cannot be had."""
     hub.silence()
-    remedy = "check the hub id and the network, or use BASE=small for the kit's own base"
-    tokenizer = hub.tokenizer_of(base, chat=False, remedy=remedy)
-    return hub.load(hub.CAUSAL, base, attention=None, remedy=remedy), tokenizer
+    return hub.load(hub.CAUSAL, base, attention=None), hub.plain_tokenizer(base)

@@ -26,7 +26,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,23 +122,20 @@ def train(
     if (stored := own.stored()) is not None:
         return stored
     own.begin()
-    with hub.quiet():
-        model, tokenizer = policy.load_base(base, p)
-        prompts_of(model, tokenizer, [*instructions, *held_out.instructions], p.grpo_max_tokens)
-        ends, arguments = eos_ids(model, tokenizer), settings(p, own.folder, own.seed)
-        if p.policy_optimizer == "dpo":  # its prompts are pairs of answers that the reward orders
-            reward = veto_reward.build(p, reward_model_of(rm), None, rubrics, ends)
-            rows = preference_dataset(model, tokenizer, reward, instructions, own)
-        else:
-            reward = veto_reward.build(
-                p, lambda: reward_model_of(rm, made.model), None, rubrics, ends
-            )
-            rows = prompts(instructions)
-        made = trainer(model, tokenizer, rows, arguments, p, reward)
-        measure = Measure(held_out, reward, tokenizer, reference(made, base, p), p, own.seed)
-        curve = Curve(own.out, reward, measure, p.grpo_patience)
-        made.add_callback(curve)
-        run_to_end(made, curve, own)
+    model, tokenizer = policy.load_base(base, p)
+    prompts_of(model, tokenizer, [*instructions, *held_out.instructions], p.grpo_max_tokens)
+    ends, arguments = eos_ids(model, tokenizer), settings(p, own.folder, own.seed)
+    if p.policy_optimizer == "dpo":  # its prompts are pairs of answers that the reward orders
+        reward = veto_reward.build(p, reward_model_of(rm), None, rubrics, ends)
+        rows = preference_dataset(model, tokenizer, reward, instructions, own)
+    else:
+        reward = veto_reward.build(p, lambda: reward_model_of(rm, made.model), None, rubrics, ends)
+        rows = prompts(instructions)
+    made = trainer(model, tokenizer, rows, arguments, p, reward)
+    measure = Measure(held_out, reward, tokenizer, reference(made, base, p), p, own.seed)
+    curve = Curve(own.out, reward, measure, p.grpo_patience)
+    made.add_callback(curve)
+    run_to_end(made, curve, own)
     if _world().is_main_process:
         finish(made, tokenizer, curve, own)
     _world().wait_for_everyone()
@@ -401,25 +398,13 @@ def preference_rows(model, tokenizer, reward, instructions, p: Profile, seed: in
 
 
 def reference(trainer, base: Path | str, profile: Profile) -> Callable:
-    """A context manager that yields the model that KL is measured against: the base."""
+    """A function whose context yields the model that KL is measured against: the base."""
     if isinstance(trainer.model, PeftModel):
-        own, off = trainer.model, shared_base.reference
-
-        @contextmanager
-        def without_adapter():
-            with off(own):
-                yield own
-
-        return without_adapter
+        return lambda: shared_base.reference(trainer.model)
     other = getattr(trainer, "ref_model", None)
     if other is None:
         other = policy.load_base(base, profile)[0].to(trainer.model.device).eval()
-
-    @contextmanager
-    def whole():
-        yield other
-
-    return whole
+    return lambda: nullcontext(other)
 
 
 @dataclass
@@ -547,22 +532,19 @@ class Curve(TrainerCallback):
 
 
 def run_to_end(trainer, curve: Curve, job: Job) -> None:
-    """``trainer.train()``, on from the last whole checkpoint; nothing where that was the end."""
-    checkpoint = job.checkpoint
-    if not (checkpoint and _at_its_end(trainer, curve, checkpoint, job.profile.grpo_steps)):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    """``trainer.train()``, on from the last whole checkpoint; nothing where that was the end.
 
-
-def _at_its_end(trainer, curve: Curve, checkpoint: Path, steps: int) -> bool:
-    """Whether the run had come to its end at ``checkpoint``, and only its report is missing.
-
-    The evaluation that belongs to the checkpoint may be missing, too, and may be what ends the run.
-    The trainer itself would take one step more before it looks.
+    Then only the report is missing, and perhaps the evaluation that belongs to the checkpoint,
+    which may be what ends the run. The trainer itself would take one step more before it looks.
     """
+    if (checkpoint := job.checkpoint) is None:
+        trainer.train()
+        return
     trainer.state = trainer.state.load_from_json(str(checkpoint / "trainer_state.json"))
     trainer._load_from_checkpoint(str(checkpoint))
     curve.catch_up(trainer.state, trainer.model)
-    return trainer.state.global_step >= steps or _from_main(curve.over)
+    if trainer.state.global_step < job.profile.grpo_steps and not _from_main(curve.over):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 # ---------------------------------------------------------------- the end
@@ -612,14 +594,13 @@ def throughput(log: Sequence[dict]) -> dict:
         return {}
     frame = pd.DataFrame(timed)
     generate, reward, whole = (frame[c] for c in ("time/generate", "time/reward", "step_time"))
+    generated, scored = frame["tokens/generated"] / generate, frame["tokens/scored"] / reward
     return {
         "step_seconds": round(float(whole.median()), 3),
         "generate_share": round(float(generate.sum() / whole.sum()), 4),
         "reward_share": round(float(reward.sum() / whole.sum()), 4),
-        "generated_tokens_per_second": round(
-            float((frame["tokens/generated"] / generate).median()), 1
-        ),
-        "scored_tokens_per_second": round(float((frame["tokens/scored"] / reward).median()), 1),
+        "generated_tokens_per_second": round(float(generated.median()), 1),
+        "scored_tokens_per_second": round(float(scored.median()), 1),
     }
 
 

@@ -4,7 +4,6 @@ tokenizer = hub.tokenizer_of("Qwen/Qwen3-0.6B")
 model = hub.load(hub.CAUSAL, "Qwen/Qwen3-0.6B", hub.compute_dtype("auto"), nf4=True)
 """
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -52,7 +51,6 @@ def load(
     attention: str | None = packing.ATTENTION,
     exact: bool = False,
     published: bool = False,
-    remedy: str = "check the hub id and the network",
     **settings,
 ):
     """The model ``source`` of ``kind``, CAUSAL or CLASSIFIER, on the GPU if there is one.
@@ -61,7 +59,7 @@ def load(
     bitsandbytes repacks what runs in eval for a kernel in bf16 that has no backward pass: scores
     would depend on the machine, and gradients after a generation be wrong without a word. At fp32
     they are always exact. ``published``: weights that the folder lacks are an error, where
-    transformers would draw them at random. KitError where the model cannot be had, with ``remedy``.
+    transformers would draw them at random. KitError where the model cannot be had.
     """
     from trl.trainer.reward_trainer import suppress_seqcls_warning  # late: trl is slow to load
 
@@ -77,7 +75,7 @@ def load(
                 **settings,
             )
     except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
-        raise _unloadable(source, error, remedy) from None
+        raise _unloadable(source, error) from None
     if published and (missing := sorted(loading["missing_keys"])):
         raise KitError(f"{named(source)} lacks weights of its architecture: {missing[0]}")
     if not nf4:
@@ -90,18 +88,20 @@ def load(
     return model
 
 
-def tokenizer_of(source: Path | str, chat: bool = True, remedy="check the hub id and the network"):
-    """The tokenizer of ``source``, and with ``chat`` with a pad token, ready to be trained on.
-
-    KitError where it cannot be had, or with ``chat`` has no chat template or end token.
-    """
+def plain_tokenizer(source: Path | str):
+    """The tokenizer of ``source`` as it is; KitError where it cannot be had."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise _unloadable(source, error, remedy) from None
-    if chat and (not tokenizer.chat_template or tokenizer.eos_token_id is None):
+        raise _unloadable(source, error) from None
+
+
+def tokenizer_of(base: Path | str):
+    """The base's tokenizer with a pad token; KitError without a chat template or an end token."""
+    tokenizer = plain_tokenizer(base)
+    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise KitError("base_model's tokenizer has no chat template or end token: use a chat model")
-    if chat and tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -112,10 +112,13 @@ def named(source: Path | str) -> str:
     return shown(Path(source)) if local else str(source)
 
 
-def _unloadable(source: Path | str, error: Exception, remedy: str) -> KitError:
+def _unloadable(source: Path | str, error: Exception) -> KitError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     reason = reason.replace(str(source), named(source))
-    return KitError(f"{named(source)} cannot be loaded: {reason}; {remedy}")
+    return KitError(
+        f"{named(source)} cannot be loaded: {reason}; check the hub id and the network (for a base "
+        "model, BASE=small needs neither)"
+    )
 
 
 def source_of(base: Path | str, out: Path) -> dict:
@@ -157,26 +160,10 @@ def in_full(model: torch.nn.Module) -> None:
 
 
 def silence() -> None:
-    """Keep libraries' notices and bars out of notebooks; errors still come through."""
+    """From here on no notices, bars or deprecations of the libraries; errors still come through."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     for name in ("trl", "peft", "accelerate", "torchao", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def quiet():
-    """Inside, no bars, notices or deprecations from the libraries; errors still raise."""
-    notices = transformers.utils.logging
-    level, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
-    notices.set_verbosity_error()
-    notices.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="torch|trl|peft|transf")
-            yield
-    finally:
-        notices.set_verbosity(level)
-        if bars:
-            notices.enable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|trl|peft|transf")

@@ -19,7 +19,6 @@ from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
 from promedical_utils.policy import generation, training, trl_fast_path, veto_reward
 from promedical_utils.policy import model as policy
-from promedical_utils.reward_model import hub
 
 TESTS = Path(__file__).parents[1]
 
@@ -28,8 +27,7 @@ def trainer_of(base, folder, profile):
     lm, tokenizer = policy.load_base(base, profile)
     reward = veto_reward.build(profile, Scorer(letter_scores), None, RUBRICS)
     rows, settings = training.prompts(INSTRUCTIONS), training.settings(profile, folder, 0)
-    with hub.quiet():
-        return training.trainer(lm, tokenizer, rows, settings, profile, reward)
+    return training.trainer(lm, tokenizer, rows, settings, profile, reward)
 
 
 @pytest.mark.parametrize("optimizer, theirs", [("grpo", GRPOTrainer), ("rloo", RLOOTrainer)])

@@ -15,7 +15,7 @@ from promedical_utils.reward_model.model import BATCH_TOKENS
 
 def classifier(source: Path | str, outputs: int, nf4: bool = False, dtype=torch.float32):
     """(model, tokenizer) of a sequence classifier that has ``outputs`` labels."""
-    tokenizer = hub.tokenizer_of(source, chat=False)
+    tokenizer = hub.plain_tokenizer(source)
     model = hub.load(hub.CLASSIFIER, source, dtype, nf4, published=True).eval()
     if model.config.num_labels != outputs:
         raise KitError(f"{hub.named(source)} has {model.config.num_labels} labels, not {outputs}")
@@ -24,7 +24,7 @@ def classifier(source: Path | str, outputs: int, nf4: bool = False, dtype=torch.
 
 def generator(source: Path | str, nf4: bool = False, dtype=torch.float32):
     """(model, tokenizer) of a causal language model; its head may be tied to its embeddings."""
-    tokenizer = hub.tokenizer_of(source, chat=False)
+    tokenizer = hub.plain_tokenizer(source)
     return hub.load(hub.CAUSAL, source, dtype, nf4, published=True).eval(), tokenizer
 
 
