@@ -112,7 +112,7 @@ def _endpoint_judge(profile: Profile, run: Path, data: RunData, rubric_of: dict)
             )
             for i, text in pairs
         ]
-        return [{v.criterion_id: v.verdict for v in said} for said in played.judge(tasks)]
+        return [{v.criterion_id: v.verdict for v in verdicts} for verdicts in played.judge(tasks)]
 
     return judged
 

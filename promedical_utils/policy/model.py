@@ -58,13 +58,13 @@ def judge(
     """
     texts = [(i.id, a.text) for i, a in zip(instructions, answers, strict=True)]
     readers = {"truth": gold, "judged": judged}
-    read = {reader: verdicts_of(texts) for reader, verdicts_of in readers.items() if verdicts_of}
+    read = {reader: ask(texts) for reader, ask in readers.items() if ask}
     rows, verdicts = [], []
     for number, (instruction, answer) in enumerate(zip(instructions, answers, strict=True)):
         rubric = rubrics[instruction.id]
         own = {
-            reader: answer_verdicts(rubric, found[number], answer.finished)
-            for reader, found in read.items()
+            reader: answer_verdicts(rubric, verdicts_of[number], answer.finished)
+            for reader, verdicts_of in read.items()
         }
         for reader, known in own.items():
             verdicts += [

@@ -216,5 +216,5 @@ def _quantization(model) -> str:
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return "none"
-    own, found = hub.nf4_config(model.dtype).to_dict(), config.to_dict()
-    return "nf4" if all(found.get(key) == own[key] for key in own) else "other"
+    own, loaded = hub.nf4_config(model.dtype).to_dict(), config.to_dict()
+    return "nf4" if all(loaded.get(key) == own[key] for key in own) else "other"

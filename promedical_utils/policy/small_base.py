@@ -124,8 +124,9 @@ def _without_normalisation(model, plain):
         read = layer.input_layernorm(state)
         for name in ("q", "k"):
             projection = getattr(layer.self_attn, f"{name}_proj")
-            found = projection(read).unflatten(-1, (-1, size)).square().mean(dim=(0, 1, 3)).sqrt()
-            gain = getattr(layer.self_attn, f"{name}_norm").weight.mean() / found
+            states_of = projection(read).unflatten(-1, (-1, size))
+            spread = states_of.square().mean(dim=(0, 1, 3)).sqrt()
+            gain = getattr(layer.self_attn, f"{name}_norm").weight.mean() / spread
             key = f"model.layers.{n}.self_attn.{name}_proj.weight"
             weights[key] *= gain.repeat_interleave(size)[:, None]
     missing = plain.load_state_dict(weights, strict=False)
@@ -192,11 +193,11 @@ def encode(tokenizer, lesson: Lesson) -> tuple[packing.Packed, list[int]]:
     messages, answer, lookups = lesson
     prompt = packing.prompt_ids(tokenizer, [m.model_dump() for m in messages])
     [text] = packing.text_ids(tokenizer, [answer])
-    asked = packing.text_ids(tokenizer, [question for question, _ in lookups])
+    questions = packing.text_ids(tokenizer, [question for question, _ in lookups])
     replies = [tokenizer(reply, add_special_tokens=False).input_ids for _, reply in lookups]
     ids, starts = prompt + text, [len(prompt) + len(text)]
     labels = [-100] * len(ids) if lookups else [-100] * len(prompt) + text
-    for question, reply in zip(asked, replies, strict=True):
+    for question, reply in zip(questions, replies, strict=True):
         ids, labels = ids + question + reply, labels + [-100] * len(question) + reply
         starts.append(len(ids))
     return packing.Packed(ids, starts), labels

@@ -35,7 +35,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, RLOOConfig
@@ -54,7 +54,7 @@ from promedical_utils.policy import model as policy
 from promedical_utils.policy import reward_hacking, shared_base, trl_fast_path, veto_reward
 from promedical_utils.policy.generation import complete, eos_ids, messages_of, prompts_of, seed_of
 from promedical_utils.policy.model import NOTEBOOK, Judge
-from promedical_utils.reward_model import hub
+from promedical_utils.reward_model import grouped, hub
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.rubric import scoring
 
@@ -298,23 +298,11 @@ def _vllm(p: Profile) -> dict:
     return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": p.grpo_vllm}
 
 
-def lora(rank: int) -> LoraConfig | None:
-    """A policy's adapter; with one, the reference is the base with adapters off, else a copy."""
-    if not rank:
-        return None
-    return LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear"
-    )
-
-
 def trainer(model, tokenizer, rows: Dataset, arguments, profile: Profile, reward=None):
     """TRL's trainer of ``policy_optimizer`` with the reward, on ``prompts`` (DPO: on pairs)."""
-    common = dict(
-        model=model,
-        args=arguments,
-        processing_class=tokenizer,
-        peft_config=lora(profile.grpo_lora_rank),
-    )
+    rank = profile.grpo_lora_rank  # with an adapter the reference is the base without, else a copy
+    lora = grouped.lora(rank, head=None) if rank else None
+    common = dict(model=model, args=arguments, processing_class=tokenizer, peft_config=lora)
     if profile.policy_optimizer == "dpo":
         # TRL tokenises text, and has no way round it; the pairs are the very tokens of the answers
         text = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
@@ -323,11 +311,16 @@ def trainer(model, tokenizer, rows: Dataset, arguments, profile: Profile, reward
     else:
         kind = trl_fast_path.trainer_class(profile.policy_optimizer, profile.grpo_fast_path)
         made = kind(reward_funcs=reward, train_dataset=rows, **common)
-    if isinstance(made.model, PeftModel):
-        hub.in_full(made.model)
-    made.remove_callback(PrinterCallback)
-    made.create_model_card = lambda **_: None  # nobody reads one of a passing checkpoint
-    return made
+    return prepared(made)
+
+
+def prepared(trainer):
+    """The trainer with its adapter in fp32, and neither a print a step nor a card a checkpoint."""
+    if isinstance(trainer.model, PeftModel):
+        hub.in_full(trainer.model)
+    trainer.remove_callback(PrinterCallback)
+    trainer.create_model_card = lambda **_: None
+    return trainer
 
 
 def reward_model_of(rm, model=None):
@@ -521,7 +514,7 @@ class Curve(TrainerCallback):
         row = curve_row(step, answers)
         if not self.rows or row["judged"] > self.best["judged"]:
             part, best = self.out / ".best-part", self.out / "best"
-            _save_model(model, part)
+            hub.save(model, part, _portable(model))
             shutil.rmtree(best, ignore_errors=True)
             part.rename(best)
         self.rows.append(row)
@@ -604,16 +597,10 @@ def throughput(log: Sequence[dict]) -> dict:
     }
 
 
-def _save_model(model, folder: Path) -> None:
-    """The whole model, or of two adapters the policy's alone."""
-    if isinstance(model, PeftModel):
-        config = model.peft_config["default"]
-        if config.base_model_name_or_path and Path(config.base_model_name_or_path).is_dir():
-            config.base_model_name_or_path = "base"  # no path of this machine; load_policy knows it
-        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
-    else:
-        model.save_pretrained(folder)
+def _portable(model) -> str:
+    """The base's hub id; no path of this machine, since ``model.load_policy`` is given the base."""
+    name = model.name_or_path
+    return "base" if name and Path(name).is_dir() else name
 
 
 def _world() -> PartialState:

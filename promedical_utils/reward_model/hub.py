@@ -13,6 +13,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import torch
 import transformers
+from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -157,6 +158,16 @@ def in_full(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def save(model: torch.nn.Module, folder: Path, base: str) -> None:
+    """The weights, or of an adapter the one called default, whose base is written as ``base``."""
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card names this machine
+    else:
+        model.save_pretrained(folder)
 
 
 def silence() -> None:

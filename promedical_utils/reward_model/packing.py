@@ -282,7 +282,7 @@ def scores(model, sequences: Sequence[Packed], pad_id: int, budget: int) -> list
     for rows in batches([len(s.ids) for s in sequences], budget):
         batch = collate([sequences[i] for i in rows], pad_id)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        found = model(**batch).logits.tolist()
-        for row, score in zip(batch["reads"][:, 0].tolist(), found, strict=True):
+        flat = model(**batch).logits.tolist()
+        for row, score in zip(batch["reads"][:, 0].tolist(), flat, strict=True):
             values[rows[row]].append(score)
     return values

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from peft import PeftModel
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from transformers import set_seed
 
@@ -100,6 +99,10 @@ class Plan:
     @property
     def rate(self) -> float:
         return self.profile.rm_full_learning_rate if self.full else self.profile.rm_learning_rate
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / f"checkpoints-{self.settings}"
 
     def limit(self, model) -> int:
         """Tokens of prompt, response and one criterion."""
@@ -279,11 +282,11 @@ def trainer(
     model, tokenizer, rows: Sequence[dict], schedule: Schedule, plan: Plan
 ) -> PackedRewardTrainer:
     """The trainer of a plan, whose ``train()`` goes through the schedule once."""
-    p, checkpoints = plan.profile, plan.out / f"checkpoints-{plan.settings}"
+    p = plan.profile
     return PackedRewardTrainer(
         model=model,
         args=grouped.arguments(
-            checkpoints, schedule.steps, schedule.batch, plan.rate, plan.mixed, plan.seed
+            plan.checkpoints, schedule.steps, schedule.batch, plan.rate, plan.mixed, plan.seed
         ),
         data_collator=RewardPasses(tokenizer.pad_token_id, p.rm_pass_tokens),
         train_dataset=grouped.dataset(rows, schedule.order),
@@ -306,11 +309,7 @@ def report(
     p, rows = plan.profile, taught.rows
     tokens = [sum(map(len, row["ids"])) for row in rows]
     return {
-        "view": plan.view,
-        "labels": plan.labels,
-        "full": plan.full,
-        "seed": plan.seed,
-        "settings": plan.settings,
+        **{key: getattr(plan, key) for key in ("view", "labels", "full", "seed", "settings")},
         "base": plan.source,
         "quantization": "nf4" if plan.nf4 else "none",
         "dtype": str(plan.dtype).removeprefix("torch."),
@@ -346,14 +345,8 @@ def save(trainer: PackedRewardTrainer, tokenizer, plan: Plan, report: dict) -> d
     """
     if not trainer.is_world_process_zero():
         return report
-    model, out = trainer.model, plan.out
-    if isinstance(model, PeftModel):
-        for config in model.peft_config.values():
-            config.base_model_name_or_path = plan.source.get("hub") or plan.source["folder"]
-        model.save_pretrained(out, save_embedding_layers=False)
-        (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card names this machine
-    else:
-        model.save_pretrained(out)
+    out = plan.out
+    hub.save(trainer.model, out, plan.source.get("hub") or plan.source["folder"])
     tokenizer.save_pretrained(out)
     for stale in out.glob("checkpoints-*"):
         shutil.rmtree(stale)

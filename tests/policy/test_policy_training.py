@@ -19,6 +19,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
 from promedical_utils.policy import generation, training, trl_fast_path, veto_reward
 from promedical_utils.policy import model as policy
+from promedical_utils.reward_model import grouped
 
 TESTS = Path(__file__).parents[1]
 
@@ -203,6 +204,42 @@ def test_training_runs_and_keeps_the_best_judged(tiny_base, tmp_path, optimizer,
     assert [a.text for a in answers] == kept.text.tolist()
     changed = run(tiny_base, tmp_path / "whole", profile, fingerprint="another reward model")
     assert changed["fingerprint"] != report["fingerprint"]
+
+
+def test_the_steps_taken_one_by_one_are_the_training(tiny_base, tmp_path):
+    """As a notebook takes them, with the trainer and its arguments in sight."""
+    p, out, train = small(), tmp_path / "steps", INSTRUCTIONS[:6]
+    torch.manual_seed(0)  # the adapter is drawn when the trainer is made
+    run(tiny_base, tmp_path / "whole", p)
+    torch.manual_seed(0)
+    held_out = training.HeldOut(INSTRUCTIONS[6:], by_letter, by_letter)
+    job = training.job(out, p, RUBRICS, train, held_out)
+    job.begin()
+    model, tokenizer = policy.load_base(tiny_base, p)
+    ends = generation.eos_ids(model, tokenizer)
+    reward = veto_reward.build(p, lambda: Scorer(letter_scores), None, RUBRICS, ends)
+    trainer = training.prepared(
+        trl_fast_path.SharedPromptGRPO(
+            model=model,
+            reward_funcs=reward,
+            args=training.settings(p, job.folder),
+            train_dataset=training.prompts(train),
+            processing_class=tokenizer,
+            peft_config=grouped.lora(p.grpo_lora_rank, head=None),
+        )
+    )
+    reference = training.reference(trainer, tiny_base, p)
+    measure = training.Measure(held_out, reward, tokenizer, reference, p)
+    curve = training.Curve(out, reward, measure, p.grpo_patience)
+    trainer.add_callback(curve)
+    trainer.train()
+    report = training.finish(trainer, tokenizer, curve, job)
+    whole = json.loads((tmp_path / "whole/report.json").read_text())
+    assert report.keys() == whole.keys() and report["fingerprint"] == whole["fingerprint"]
+    for name in ("curve.csv", "hacking.json", "model/adapter_model.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    files = [sorted(f.name for f in (tmp_path / n).iterdir()) for n in ("steps", "whole")]
+    assert files[0] == files[1]
 
 
 def test_dpo_pairs_are_answers_of_the_base_ordered_by_the_reward(tiny_base):

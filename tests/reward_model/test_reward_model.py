@@ -12,7 +12,15 @@ import yaml
 
 from promedical_utils.core.records import DIMENSIONS, Rubric
 from promedical_utils.core.workspace import KitError
-from promedical_utils.reward_model import grouped, model_card, packing, training, variants, views
+from promedical_utils.reward_model import (
+    grouped,
+    hub,
+    model_card,
+    packing,
+    training,
+    variants,
+    views,
+)
 from promedical_utils.reward_model import model as rm
 from promedical_utils.reward_model.calibration import Calibration
 
@@ -215,6 +223,33 @@ def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
     trained_parameters = reports["criterion"]["trained_parameters"]
     assert trained_parameters == 4 * ends + 64
     assert reports["criterion"]["parameters"] > linear + trained_parameters
+
+
+def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny_groups):
+    """As a notebook takes them, the trainer and its arguments in sight."""
+    p, base, out = tiny_profile, trained / "base", trained / "steps"
+    plan = training.plan(tiny_groups, base, out, view="criterion", profile=p)
+    tokenizer, model = hub.tokenizer_of(base), training.model_of(plan, base)
+    taught = training.training_rows(tiny_groups, tokenizer, "criterion", plan.limit(model))
+    schedule = grouped.schedule(taught.rows, p.rm_batch, p.rm_epochs, p.seed)
+    trainer = training.PackedRewardTrainer(
+        model=model,
+        args=grouped.arguments(
+            plan.checkpoints, schedule.steps, schedule.batch, plan.rate, plan.mixed, plan.seed
+        ),
+        data_collator=training.RewardPasses(tokenizer.pad_token_id, p.rm_pass_tokens),
+        train_dataset=grouped.dataset(taught.rows, schedule.order),
+        processing_class=tokenizer,
+        peft_config=grouped.lora(p.rm_lora_rank),
+        pointwise_weight=p.rm_pointwise_weight,
+        muon=p.rm_optimizer == "muon",
+    )
+    trainer.train()
+    made = training.report(trainer, tiny_groups, taught, schedule, plan)
+    assert training.save(trainer, tokenizer, plan, made) == report(out)
+    assert made | {"seconds": 0} == report(trained / "criterion") | {"seconds": 0}
+    files = [f / "adapter_model.safetensors" for f in (out, trained / "criterion")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_the_head_and_the_adapter_are_trained_in_fp32(trained):
