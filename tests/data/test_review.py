@@ -21,13 +21,13 @@ from promedical_utils.core.records import Criterion, Decision, Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.annotation import review
 from promedical_utils.data.annotation.review import (
-    Store,
     apply,
     passed,
     rounds,
     stop_reason,
     unchecked,
 )
+from promedical_utils.data.annotation.store import Store, TakenOver
 
 
 def criterion(name, dimension="proficiency", weight=0.0, text="gives the dose"):
@@ -218,7 +218,7 @@ def test_a_round_is_sampled_dealt_out_and_tells_nothing(store):
     told = [vars(item) for items in dealt.values() for item in items]
     assert {row["draft"].round for row in told} == {0} and {row["reason"] for row in told} == {""}
     assert not {"round", "blind", "source"} & set(told[0])
-    for wrong, says in (([], "none given"), ([drafts[0]] * 2, "two drafts of one")):
+    for wrong, says in (([], "none given"), ([drafts[0]] * 2, "two drafts of instruction i0")):
         with pytest.raises(KitError, match=says):
             store.open_round(wrong, ["ann"])
 
@@ -282,7 +282,7 @@ def test_a_second_sign_in_takes_over_and_says_so(store):
         lambda: store.keep(first, 1, "p2", {"text": "late"}),
         lambda: store.finish(first, 1, 1),
     ):
-        with pytest.raises(review.TakenOver, match="ann has signed in elsewhere at .* go on there"):
+        with pytest.raises(TakenOver, match="ann has signed in elsewhere at .* go on there"):
             late()
     assert store.item(1).typed == {"p2": {"text": "half"}} and store.item(1).version == 1
     assert store.save(second, 1, decide(d, "p2"), 1) == 2
@@ -400,7 +400,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
 
 KILLED = """
 import sys
-from promedical_utils.data.annotation.review import Store
+from promedical_utils.data.annotation.store import Store
 from promedical_utils.core.records import Decision
 store = Store(sys.argv[1])
 session, item = store.sign_in("ann"), store.next_item("ann")
