@@ -68,6 +68,7 @@ class Store:
             self._db = sqlite3.connect(
                 self.path, timeout=10, isolation_level=None, check_same_thread=False
             )
+            self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA synchronous=FULL")
             mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             self._db.executescript(SCHEMA)
@@ -80,12 +81,7 @@ class Store:
     # ------------------------------------------------------------ drafts are given out
 
     def open_round(
-        self,
-        drafts: Sequence[Rubric],
-        reviewers: Sequence[str],
-        size: int = 500,
-        seed: int = 0,
-        blind: bool = False,
+        self, drafts: Sequence[Rubric], reviewers: Sequence[str], size=500, seed=0, blind=False
     ) -> str:
         """Sample ``size`` drafts and deal them out to the reviewers in turn; the round's key.
 
@@ -129,7 +125,8 @@ class Store:
             raise KitError("sign in with a name: it stands beside every decision")
         with self._writing("not signed in"):
             last = self._last(reviewer, "sign in")
-            number, _ = self._append(None, reviewer, "sign in")
+            self._append(None, reviewer, "sign in")
+            number = self._last(reviewer, "sign in")["id"]
         note = f"the window of {reviewer} from {last['at']} is closed by this one" if last else ""
         return Session(number, reviewer, note)
 
@@ -148,26 +145,19 @@ class Store:
 
     def listed(self, reviewer: str) -> list[tuple[int, bool]]:
         """(item id, finished) of every draft dealt out to a reviewer, in order."""
-        rows = self._read(
-            "SELECT id, finished FROM drafts WHERE reviewer = ? ORDER BY id", reviewer
-        )
-        return [(number, bool(finished)) for number, finished in rows]
+        query = "SELECT id, finished FROM drafts WHERE reviewer = ? ORDER BY id"
+        return [(row["id"], bool(row["finished"])) for row in self._read(query, reviewer)]
 
     def item(self, number: int) -> Item:
         """A draft as it stands; KitError if there is none of that number."""
-        rows = self._read(
-            "SELECT content, reason, version, finished FROM drafts WHERE id = ?", number
-        )
+        rows = self._read("SELECT * FROM drafts WHERE id = ?", number)
         if not rows:
             raise KitError(f"{shown(self.path)}: no item {number}; ask next_item for one")
-        content, reason, version, finished = rows[0]
-        events = self._read(
-            "SELECT action, criterion_id, value, at FROM events WHERE item = ?"
-            " AND action <> 'stand' ORDER BY id",
-            number,
-        )
-        standing, typed = {}, {}
-        for action, criterion_id, value, _ in events:
+        query = "SELECT * FROM events WHERE item = ? AND action <> 'stand' ORDER BY id"
+        standing, typed, saved_at = {}, {}, ""
+        for event in self._read(query, number):
+            action, criterion_id, value = event["action"], event["criterion_id"], event["value"]
+            saved_at = event["at"]
             typed.pop(criterion_id, None)
             if action == "type" and value:
                 typed[criterion_id] = json.loads(value)
@@ -177,13 +167,13 @@ class Store:
                 standing[criterion_id] = Decision.model_validate_json(value)
         return Item(
             id=number,
-            draft=review.of_text(content).model_copy(update={"round": 0}),
-            reason=reason,
-            version=version,
+            draft=review.of_text(rows[0]["content"]).model_copy(update={"round": 0}),
+            reason=rows[0]["reason"],
+            version=rows[0]["version"],
             decisions=standing,
             typed=typed,
-            finished=bool(finished),
-            saved_at=events[-1][-1] if events else "",
+            finished=bool(rows[0]["finished"]),
+            saved_at=saved_at,
         )
 
     def save(self, session: Session, number: int, decision: Decision, expected_version: int) -> int:
@@ -253,9 +243,9 @@ class Store:
 
     def history(self, number: int) -> list[dict]:
         """Every decision on an item, oldest first: at, reviewer, action, criterion_id, decision."""
-        names = ("at", "reviewer", "action", "criterion_id", "decision")
-        query = f"SELECT {', '.join(names)} FROM decisions WHERE item = ? ORDER BY id"
-        return [dict(zip(names, row, strict=True)) for row in self._read(query, number)]
+        columns = "at, reviewer, action, criterion_id, decision"
+        query = f"SELECT {columns} FROM decisions WHERE item = ? ORDER BY id"
+        return [dict(row) for row in self._read(query, number)]
 
     def decisions(self) -> list[Decision]:
         """What stands on finished drafts; ``records.save`` writes it as Parquet."""
@@ -263,11 +253,10 @@ class Store:
 
     def gold(self) -> list[Rubric]:
         """The corrected rubrics of finished drafts, one an instruction (the one reviewed last)."""
-        made = {
-            draft.instruction_id: review.apply(draft, item.decisions.values())
-            for draft, item in self._finished()
-        }
-        return list(made.values())
+        gold_of = {}
+        for draft, item in self._finished():
+            gold_of[draft.instruction_id] = review.apply(draft, item.decisions.values())
+        return list(gold_of.values())
 
     def reviewed(
         self, drafts: Sequence[Rubric], blind: bool, reviewers: Sequence[str]
@@ -335,21 +324,21 @@ class Store:
 
     def _append(
         self, number: int | None, reviewer: str, action: str, criterion_id="", value=None
-    ) -> tuple[int, str]:
-        """Append an event within a transaction; its id, and when it was."""
-        at = datetime.now(UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
-        event = self._db.execute(
+    ) -> str:
+        """Append an event within a transaction; when it was."""
+        at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        self._db.execute(
             "INSERT INTO events (item, reviewer, at, action, criterion_id, value)"
             " VALUES (?, ?, ?, ?, ?, ?)",
             [number, reviewer, at, action, criterion_id, value],
         )
-        return event.lastrowid, at
+        return at
 
-    def _note(self, session: Session, number: int, action: str, criterion_id: str, value=None):
+    def _note(self, session: Session, number: int, *event) -> str:
         """Append what is no decision, whatever the item's version; when it was."""
         with self._writing("not saved"):
             self._check_session(session)
-            return self._append(number, session.reviewer, action, criterion_id, value)[1]
+            return self._append(number, session.reviewer, *event)
 
     def _decide(self, session: Session, number: int, expected: int, action: str, *rest) -> int:
         """Append a decision (action, criterion id, text) to an item that is at version
@@ -381,12 +370,10 @@ class Store:
         text = review.as_text(draft)
         rows = self._read("SELECT id FROM drafts WHERE content = ? ORDER BY id", text)
         items = [self.item(number) for (number,) in rows]
-        for item in items:
-            if any(d.reviewer == reviewer for d in item.decisions.values()):
-                return item
-        for item in items:
-            if not item.version and not item.typed:
-                return item
+        own = [i for i in items if any(d.reviewer == reviewer for d in i.decisions.values())]
+        fresh = [item for item in items if not item.version and not item.typed]
+        if own or fresh:
+            return (own + fresh)[0]
         return self.item(self._add("draft", f"by {reviewer}", reviewer, text, ""))
 
     def _finished(self) -> Iterator[tuple[Rubric, Item]]:
@@ -394,16 +381,10 @@ class Store:
         for number, text in self._read("SELECT id, content FROM drafts WHERE finished ORDER BY id"):
             yield review.of_text(text), self.item(number)
 
-    def _last(self, reviewer: str, action: str) -> dict | None:
+    def _last(self, reviewer: str, action: str) -> sqlite3.Row | None:
         """The last event of that action by a reviewer: id, item, criterion_id, at."""
-        names = ("id", "item", "criterion_id", "at")
-        rows = self._read(
-            f"SELECT {', '.join(names)} FROM events WHERE reviewer = ? AND action = ?"
-            " ORDER BY id DESC LIMIT 1",
-            reviewer,
-            action,
-        )
-        return dict(zip(names, rows[0], strict=True)) if rows else None
+        query = "SELECT * FROM last_events WHERE reviewer = ? AND action = ?"
+        return next(iter(self._read(query, reviewer, action)), None)
 
     def _check_session(self, session: Session) -> None:
         last = self._last(session.reviewer, "sign in")
@@ -414,7 +395,7 @@ class Store:
                 "run this cell again"
             )
 
-    def _read(self, query: str, *values) -> list[tuple]:
+    def _read(self, query: str, *values) -> list[sqlite3.Row]:
         with self._lock, self._explained("cannot read"):
             return self._db.execute(query, values).fetchall()
 

@@ -35,6 +35,10 @@ CREATE VIEW IF NOT EXISTS drafts AS
             = 'finish' AS finished
     FROM items WHERE kind = 'draft';
 
+CREATE VIEW IF NOT EXISTS last_events AS -- of each reviewer and action: SQLite takes max's row
+    SELECT reviewer, action, max(id) AS id, item, criterion_id, at FROM events
+    GROUP BY reviewer, action;
+
 CREATE VIEW IF NOT EXISTS labels AS
     SELECT id, round, content,
         (SELECT value FROM events WHERE item = items.id ORDER BY id DESC LIMIT 1) AS verdict
