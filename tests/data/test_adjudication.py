@@ -273,6 +273,33 @@ def test_sheets_go_out_and_come_back_and_are_never_overwritten(tmp_path, store, 
         adjudication.handed_in(store, tmp_path)
 
 
+def test_labels_are_appended_to_the_store_and_nothing_wrong_is_stored(tmp_path, store, asked, key):
+    first = tmp_path / "first"
+    path = adjudication.hand_out(store, key, asked, first)[0]
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+
+    def fill(*verdicts):
+        rest = [""] * (len(frame) - len(verdicts))
+        frame.assign(verdict=[*verdicts, *rest]).to_csv(path, index=False)
+        return adjudication.handed_in(store, first)[1]
+
+    assert list(fill("met", "not_met").verdict) == ["met", "not_met"]
+    with pytest.raises(KitError, match="verdict 'maybe' is none of met"):
+        fill("unknown", "maybe")
+    stands = [t["verdict"] for t in store.labels("first") if t["verdict"]]
+    assert stands == ["met", "not_met"]  # all or nothing
+    assert list(fill("met", "").verdict) == ["met"]  # taken back
+    assert list(fill("unknown").verdict) == ["unknown"]
+    log = store._db.execute(
+        "SELECT value FROM events WHERE action = 'label' ORDER BY id"
+    ).fetchall()
+    assert [value for (value,) in log] == ["met", "not_met", None, "unknown"]
+    again = Store(store.path)  # as after a restart
+    assert [t["verdict"] for t in again.labels("first") if t["verdict"]] == ["unknown"]
+    assert again.next_item(path.stem) is None and again.drafts() == []  # no draft to review
+    again.close()
+
+
 def test_the_third_round_goes_out_and_comes_back(tmp_path, store, asked, key):
     said = adjudication.collect(key, labelled(key, by_slot))
     third = adjudication.disagreements(said, asked, ["Fay"], 3)

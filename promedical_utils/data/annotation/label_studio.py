@@ -29,7 +29,6 @@ KEY = "LABEL_STUDIO_API_KEY"
 ADDITIONS = 3  # places for criteria that a draft misses
 SHOWN_AT_ONCE = 3  # mistakes that one error names
 PAGE = Path(__file__).with_suffix(".xml.jinja")
-MARKS = dict(zip(("variable", "block", "comment"), ("[[ ]]", "[% %]", "[# #]"), strict=True))
 
 
 class _Value(BaseModel):
@@ -68,10 +67,7 @@ class _Task(BaseModel):
 
 def labelling_configuration() -> str:
     """Label Studio's XML for drafts of any length: accept, edit or reject each, add what lacks."""
-    marks = {}
-    for name, pair in MARKS.items():
-        marks[f"{name}_start_string"], marks[f"{name}_end_string"] = pair.split()
-    page = Template(PAGE.read_text(encoding="utf-8"), **marks)
+    page = Template(PAGE.read_text(encoding="utf-8"))
     return page.render(names=DIMENSIONS, additions=ADDITIONS)
 
 

@@ -222,17 +222,23 @@ class Store:
 
         A review is all decisions of one reviewer on one draft. It goes to the reviewer's own item
         of that draft, else to one that nobody has begun (of a round, say), else to a new one. The
-        same again changes nothing. KitErrors as from ``review.apply``.
+        same again changes nothing. KitErrors as from ``review.apply``, with the reviewer's name.
         """
         draft_of, reviews = review.by_instruction(drafts), {}
         for decision in decisions:
             reviews.setdefault((decision.instruction_id, decision.reviewer), []).append(decision)
         with self._writing("nothing recorded"):
             for (instruction_id, reviewer), made in reviews.items():
-                if instruction_id not in draft_of:
-                    raise KitError(f"{instruction_id}: decided on, but there is no draft of it")
-                review.apply(draft_of[instruction_id], made)
-                item = self._item_for(draft_of[instruction_id], reviewer)
+                draft = draft_of.get(instruction_id)
+                if draft is None:
+                    raise KitError(
+                        f"{reviewer} decided on {instruction_id}: no draft of it is given"
+                    )
+                try:
+                    review.apply(draft, made)
+                except KitError as error:
+                    raise KitError(f"{reviewer}, {error}. Nothing was recorded") from None
+                item = self._item_for(draft, reviewer)
                 if item.finished and list(item.decisions.values()) == made:
                     continue
                 for criterion_id in item.decisions:
@@ -276,7 +282,8 @@ class Store:
             waiting = ", ".join(f"{name} {count}" for name, count in left)
             raise KitError(
                 f"{sum(count for _, count in left)} of {len(drafts)} drafts wait for review "
-                f"({waiting}): finish them on the review page, then run this again"
+                f"({waiting}): finish them on the review page or record them from Label Studio, "
+                "then run this again"
             )
         numbers = self._read("SELECT id FROM drafts WHERE round = ?", key)
         items = {item.draft.instruction_id: item for item in (self.item(n) for (n,) in numbers)}
