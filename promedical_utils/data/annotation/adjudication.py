@@ -203,9 +203,6 @@ def settle(
     return Settled([Verdict(**row) for row in rows], counts)
 
 
-# ---------------------------------------------------------------- out to the reviewers and back
-
-
 def hand_out(store: Store, key: pd.DataFrame, groups: Iterable[Group], folder: Path) -> list[Path]:
     """Put the key into the store, under the folder's name, and write a sheet for each reviewer as
     CSV into the folder.
@@ -259,9 +256,6 @@ def handed_in(store: Store, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     store.label(folder.name, {t: v or None for t, v in zip(labels.task_id, labels.verdict)})
     key = pd.DataFrame(store.labels(folder.name), columns=None if len(key) else key.columns)
     return key.drop(columns="verdict"), key.loc[key.verdict.notna(), LABELS].reset_index(drop=True)
-
-
-# ---------------------------------------------------------------- keys
 
 
 def _people(names: Sequence[str], least: int) -> list[str]:

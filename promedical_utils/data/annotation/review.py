@@ -15,8 +15,6 @@ from promedical_utils.core.records import Criterion, Decision, Rubric
 from promedical_utils.core.statistics import wilson
 from promedical_utils.core.workspace import KitError
 
-# ---------------------------------------------------------------- a draft and its decisions
-
 
 def unchecked(instruction_id: str, criteria: Iterable[Mapping], round: int = 0) -> Rubric:
     """A draft that skips the rules of ``Rubric``, so that a broken one can be shown and mended.
@@ -150,8 +148,6 @@ def _first_error(error: ValidationError) -> str:
     field = ".".join(map(str, first["loc"]))
     return f"{field}: {first['msg']}" if field else first["msg"].removeprefix("Value error, ")
 
-
-# ---------------------------------------------------------------- the rounds
 
 Write = Callable[[list[str], list[Rubric]], Sequence[Rubric]]
 Review = Callable[[list[Rubric], bool], Sequence[Sequence[Decision]]]

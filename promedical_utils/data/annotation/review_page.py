@@ -67,8 +67,6 @@ class Desk:
             self.closed = isinstance(error, TakenOver)
             self._reload()
 
-    # ------------------------------------------------------------ what can be done
-
     def do_accept(self):
         added = self.item.decisions.get(self.at)
         if added and added.action == "add":
@@ -149,12 +147,10 @@ class Desk:
         self.status = f"rubric of {name} finished: it is gold"
 
     def do_earlier(self):
-        self._turn(-1)
+        self._open_beside(-1)
 
     def do_later(self):
-        self._turn(1)
-
-    # ------------------------------------------------------------ how it is done
+        self._open_beside(1)
 
     def _decide(self, action: str, criterion: Criterion | None, reason: str = ""):
         """Save a decision unless it stands already, and go on to what is undecided."""
@@ -226,10 +222,12 @@ class Desk:
         self.store.stand(self.session, self.item.id, at)
 
     def _step(self, step: int):
+        """To the criterion beside this one."""
         rows = self._rows()
         self._stand(_moved(rows, rows.index(self.at), step) if rows else "")
 
-    def _turn(self, step: int):
+    def _open_beside(self, step: int):
+        """Open the draft before or after this one."""
         listed = [number for number, _ in self.store.listed(self.session.reviewer)]
         if not listed:
             raise KitError("no draft has been given to you yet")
@@ -256,8 +254,6 @@ class Desk:
         """The criterion as it was decided, else as it was drafted; None for a new one."""
         decision = self.item.decisions.get(criterion_id)
         return (decision and decision.criterion) or self._drafted(criterion_id)
-
-    # ------------------------------------------------------------ what is seen
 
     def view(self) -> dict:
         """Everything that the page shows, as JSON."""
@@ -312,14 +308,9 @@ class Desk:
 
 def _changed(before: Criterion, after: Criterion) -> str:
     """What an edit changed, as it was before."""
-    was = []
-    if before.dimension != after.dimension:
-        was.append(before.dimension)
-    if before.weight != after.weight:
-        was.append(f"weight {before.weight:.2f}")
-    if before.text != after.text:
-        was.append(f"“{before.text}”")
-    return ", ".join(was)
+    words = {"dimension": "{}", "weight": "weight {:.2f}", "text": "“{}”"}
+    was = {name: getattr(before, name) for name in words}
+    return ", ".join(words[n].format(was[n]) for n in words if was[n] != getattr(after, n))
 
 
 def _moved(rows: list, here: int, step: int):

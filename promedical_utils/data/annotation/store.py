@@ -78,8 +78,6 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
-    # ------------------------------------------------------------ drafts are given out
-
     def open_round(
         self, drafts: Sequence[Rubric], reviewers: Sequence[str], size=500, seed=0, blind=False
     ) -> str:
@@ -113,8 +111,6 @@ class Store:
         query = "SELECT content FROM drafts WHERE NOT (? AND finished) ORDER BY id"
         drafts = [review.of_text(text) for (text,) in self._read(query, waiting)]
         return list({draft.instruction_id: draft for draft in drafts}.values())
-
-    # ------------------------------------------------------------ a reviewer at work
 
     def sign_in(self, reviewer: str) -> Session:
         """A session of ``reviewer``; an earlier one of the same name can save no more.
@@ -215,8 +211,6 @@ class Store:
         last = self._last(reviewer, "stand")
         return (last["item"], last["criterion_id"]) if last else None
 
-    # ------------------------------------------------------------ what came of the drafts
-
     def record(self, drafts: Iterable[Rubric], decisions: Iterable[Decision]) -> None:
         """Append whole reviews that were made elsewhere, and finish them; all of them, or none.
 
@@ -289,8 +283,6 @@ class Store:
         items = {item.draft.instruction_id: item for item in (self.item(n) for (n,) in numbers)}
         return [list(items[draft.instruction_id].decisions.values()) for draft in drafts]
 
-    # ------------------------------------------------------------ answers to label
-
     def give_labels(self, round: str, tasks: Iterable[Mapping]) -> None:
         """Give out tasks of labelling: ``task_id``, ``reviewer``, ``criterion_id`` and whatever
         else the key to them holds. The same again changes nothing."""
@@ -316,8 +308,6 @@ class Store:
         return [
             json.loads(text) | {"verdict": verdict} for text, verdict in self._read(query, round)
         ]
-
-    # ------------------------------------------------------------ inside
 
     def _add(self, kind: str, round: str, reviewer: str | None, content: str, reason: str) -> int:
         """The id of an item, which is made unless it is there; within a transaction."""
