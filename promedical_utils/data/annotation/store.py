@@ -167,7 +167,7 @@ class Store:
             reason=rows[0]["reason"],
             version=rows[0]["version"],
             decisions=standing,
-            typed=typed,
+            typed=dict(sorted(typed.items())),  # an order that typing on does not change
             finished=bool(rows[0]["finished"]),
             saved_at=saved_at,
         )
