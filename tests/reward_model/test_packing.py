@@ -263,11 +263,11 @@ def test_positions_segments_and_reads_by_hand():
     assert batch["position_ids"][1, :3].tolist() == [0, 1, 2]
     assert batch["segment_ids"].tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 1]]
     assert batch["reads"].tolist() == [[0, 3, 0], [0, 4, 0], [1, 2, 0]]
-    left = packing.collate([Packed([5, 6, 7, 8], [4]), Packed([5, 6, 7], [2, 3])], 0, "left")
-    assert left["input_ids"].tolist() == [[5, 6, 7, 8], [0, 5, 6, 7]]
-    assert left["position_ids"][1, 1:].tolist() == [0, 1, 2]
-    assert left["segment_ids"][1].tolist() == [2, 0, 0, 1]
-    assert left["reads"].tolist() == [[0, 3, 0], [1, 3, 0]]
+    other = packing.collate([Packed([5, 6, 7, 8], [4]), Packed([5, 6, 7], [2, 3])], 0)
+    assert other["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, 7, 0]]
+    assert other["position_ids"][1, :3].tolist() == [0, 1, 2]
+    assert other["segment_ids"][1].tolist() == [0, 0, 1, 2]
+    assert other["reads"].tolist() == [[0, 3, 0], [1, 2, 0]]
 
 
 def test_the_mask_by_hand():

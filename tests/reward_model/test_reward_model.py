@@ -389,7 +389,7 @@ class TestPublicFace:
 
     def test_no_trainer_is_loaded_for_it(self):
         code = (
-            "import sys; from promedical_utils import reward_model; "
+            "import sys; from promedical_utils.reward_model import model as reward_model; "
             "print([m for m in sys.modules if m.split('.')[0] in ('trl', 'datasets', 'IPython')])"
         )
         done = subprocess.run(
