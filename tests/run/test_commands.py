@@ -569,5 +569,3 @@ def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch,
     assert (
         called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
     )
-    notebook = (project_root() / "notebooks/05_grpo_with_veto.ipynb").read_text(encoding="utf-8")
-    assert "policies.train_policy(p, run)" in notebook
