@@ -40,6 +40,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, RLOOConfig
 
+from promedical_utils.core import fingerprint as content
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Rubric
 from promedical_utils.core.workspace import (
@@ -215,7 +216,9 @@ def job(
     if values.pop("grpo_fast_path") is False:  # both ways are one method, with other draws
         values["grpo_fast_path"] = False
     values |= {"seed": seed, "precision": p.precision, "quantization": p.quantization}
-    whole = short_hash(fingerprint, sorted(values.items()), [i.id for i in everything])
+    texts = [record.model_dump_json() for record in (*everything, *rubrics)]
+    code = content.of_code({__name__})
+    whole = short_hash(fingerprint, sorted(values.items()), texts, code)
     return Job(Path(out), p, seed, values, whole)
 
 
