@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import say
-from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet_lines, messages
+from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
+from promedical_utils.clinic.world import Patient, draw_patient, leaflet_lines, messages
 from promedical_utils.core.records import Message
 
 # messages, an answer, and (question, reply) turns about that answer
@@ -24,29 +24,15 @@ READ_FROM, MIX_FROM = 0.3, 0.55
 EVEN = {"fillers": [0, 1]} | {
     slot: {"right": share, "dangerous": share}
     for share, slots in (
-        (0.3, "drug"),
-        (0.45, "addition danger effect food storage bring activity dose review"),
-        (0.2, "empathy invitation role diagnosis"),
+        (0.3, ("drug",)),
+        (0.45, ("addition", *PAIRED, "dose", "review")),
+        (0.2, ("empathy", "invitation", "role", "diagnosis")),
     )
-    for slot in slots.split()
+    for slot in slots
 }
-FACTS = (
-    "first",
-    "avoid",
-    "limit",
-    "danger",
-    "mild",
-    "review",
-    "target",
-    "target_not",
-    "food",
-    "food_not",
-    "place",
-    "place_not",
-    "item",
-    "item_not",
-    "allowed",
-    "forbidden",
+FACTS = (  # which a right answer copies
+    *("first", "avoid", "limit", "danger", "mild", "review"),
+    *(name for slot in EXTRAS for name in PAIRED[slot][:2]),
 )
 
 
@@ -65,8 +51,8 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
     """
     text = generators.write(patient, EVEN, rng)
     roles: dict[str, set[str]] = {}
-    for sentence in text.rstrip(".").split(". "):
-        act, a, b = grammar.read_sentence(sentence + ".")
+    for sentence in grammar.sentences(text):
+        act, a, b = grammar.read_sentence(sentence)
         for value, role in zip((a, b), read("sentences")[act].get("roles", ()), strict=False):
             roles.setdefault(value, set()).add(role)
     clear = sorted(value for value, played in roles.items() if len(played) == 1)
