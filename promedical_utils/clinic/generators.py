@@ -89,13 +89,19 @@ def _outcome(odds: dict[str, float], draw: float) -> str | None:
 def write(patient, generator: str | dict, rng: random.Random) -> str:
     """An answer to a patient, in the habits of ``generator`` (a name, or the habits themselves)."""
     habits = read("generators")[generator] if isinstance(generator, str) else generator
-    sentences, acts = read("sentences"), []
+    acts = []
     for slot, odds in habits.items():
         if slot == "fillers" or slot in EXTRAS and slot not in patient.extras:
             continue
         if outcome := _outcome(odds, rng.random()):
             acts.append(act(patient, slot, outcome, rng))
-    acts.sort(key=lambda spoken: ORDER.index(sentences[spoken[0]]["slot"]))
-    texts = [say(name, rng.randrange(len(sentences[name]["forms"])), a, b) for name, a, b in acts]
-    opening = rng.sample(sentences["filler"]["forms"], rng.randint(*habits["fillers"]))
+    texts = spoken(acts, rng)
+    opening = rng.sample(read("sentences")["filler"]["forms"], rng.randint(*habits["fillers"]))
     return " ".join(opening + texts) or say("filler", 0)
+
+
+def spoken(acts: list[tuple[str, str, str]], rng: random.Random) -> list[str]:
+    """A sentence an act, each in a form drawn from its own, in the order of all answers."""
+    sentences = read("sentences")
+    ordered = sorted(acts, key=lambda act: ORDER.index(sentences[act[0]]["slot"]))
+    return [say(act, rng.randrange(len(sentences[act]["forms"])), a, b) for act, a, b in ordered]

@@ -10,7 +10,6 @@ import random
 from collections.abc import Sequence
 
 from promedical_utils.clinic import generators, grammar
-from promedical_utils.clinic.grammar import say
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
 from promedical_utils.clinic.world import Patient, draw_patient, leaflet_lines, messages
 from promedical_utils.core.records import Message
@@ -39,8 +38,8 @@ FACTS = (  # which a right answer copies
 def drill(patient: Patient, rng: random.Random) -> Lesson:
     """A leaflet of 2 to 14 lines, to be repeated in another order."""
     lines = leaflet_lines(patient, rng)[: rng.choice((2, 3, 4, 6, 8, 14))]
-    told = [Message(role="user", content="Leaflet: " + " ".join(lines))]
-    return told, " ".join(rng.sample(lines, len(lines))), ()
+    leaflet = [Message(role="user", content="Leaflet: " + " ".join(lines))]
+    return leaflet, " ".join(rng.sample(lines, len(lines))), ()
 
 
 def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
@@ -57,14 +56,14 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
             roles.setdefault(value, set()).add(role)
     clear = sorted(value for value, played in roles.items() if len(played) == 1)
     others = sorted(set(patient.facts.values()) - set(roles))
-    asked = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, min(len(others), 2))
-    turns = [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in asked]
+    looked_up = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, min(len(others), 2))
+    turns = [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in looked_up]
     for kind in ("units", "days") * 2:
         a, b = rng.sample(values(kind), 2)
         turns.append((f"\ncompare: {a} {b}", "less" if int(a) < int(b) else "more"))
     rng.shuffle(turns)
-    told = messages(patient) if whole else [Message(role="user", content="What should I do?")]
-    return told, text, turns
+    question = messages(patient) if whole else [Message(role="user", content="What should I do?")]
+    return question, text, turns
 
 
 def short_lookup(patient: Patient, rng: random.Random) -> Lesson:
@@ -104,24 +103,27 @@ def reading_tests(patients: Sequence[Patient], seed: int) -> list[tuple[list[Mes
     """
     tests = []
     for patient in patients:
-        rng, f = random.Random(f"reading-{seed}-{patient.id}"), patient.facts
-        slots = ("dose", "danger", "review", *(e for e in EXTRAS if e in patient.extras))
-        acts = [("only", f["first"], ""), ("reject", f["avoid"], "")]
-        acts += [generators.act(patient, slot, "right", rng) for slot in slots]
-        acts[2] = ("dose", f["limit"], "")
-        acts[4] = ("review", f["review"], "")
-        forms = read("sentences")
-        acts.append(("comfort", "", ""))  # no right answer starts without it
-        acts.sort(key=lambda spoken: generators.ORDER.index(forms[spoken[0]]["slot"]))
-        answer = " ".join(say(a, rng.randrange(len(forms[a]["forms"])), x, y) for a, x, y in acts)
-        stated = {value for _, x, y in acts for value in (x, y)}
-        tests.append((messages(patient), answer, {f[n]: n for n in FACTS if f[n] in stated}))
+        rng, facts = random.Random(f"reading-{seed}-{patient.id}"), patient.facts
+        acts = {
+            slot: generators.act(patient, slot, "right", rng)
+            for slot in ("dose", "danger", "review", *EXTRAS)
+            if slot not in EXTRAS or slot in patient.extras
+        }
+        acts |= {"dose": ("dose", facts["limit"], ""), "review": ("review", facts["review"], "")}
+        drugs = [("only", facts["first"], ""), ("reject", facts["avoid"], "")]
+        # no right answer starts without comfort
+        stated = [*drugs, *acts.values(), ("comfort", "", "")]
+        answer = " ".join(generators.spoken(stated, rng))
+        values_stated = {value for _, *values in stated for value in values}
+        copied = {facts[name]: name for name in FACTS if facts[name] in values_stated}
+        tests.append((messages(patient), answer, copied))
     return tests
 
 
 def corpus(texts: Sequence[str]) -> list[str]:
     """Texts for the tokenizer: those given and every form and word of the clinic's grammar."""
-    forms = [f for spec in read("sentences").values() for f in spec["forms"]]
-    roles = [role for spec in read("sentences").values() for role in spec.get("roles", ())]
-    asked = ["\nlook up:", "\ncompare:"]
-    return [*texts, *forms, *EXTRAS, *asked, *20 * [*roles, "nothing", "less", "more"]]
+    acts = read("sentences").values()
+    forms = [form for act in acts for form in act["forms"]]
+    roles = [role for act in acts for role in act.get("roles", ())]
+    questions = ["\nlook up:", "\ncompare:"]
+    return [*texts, *forms, *EXTRAS, *questions, *20 * [*roles, "nothing", "less", "more"]]
