@@ -7,7 +7,7 @@ is foreign, closed, too short, too long, not medical, too easy, too hard; and le
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from promedical_utils.core.workspace import short_hash
 Kind = str  # "kept", or a key of SHARES
 SHARES = read("pool")["shares"]  # rows of each kind for one row that is kept
 NEAR_MISSES = ("dose", "drug", "sign", "swap", "not")
-NEAR_MISS_SHARE = 0.05  # of a synthetic pool
 
 
 @dataclass(frozen=True)
@@ -119,64 +118,6 @@ def _planted(
         yield _Row("too_hard", text, difficulty=10)
     for n, of in enumerate(rng.sample(bench, min(count["leak"], len(bench)))):
         yield _Row("leak", reworded(told[of], rng) if n % 2 else told[of], of)
-
-
-def synthetic(n: int, seed: int, share: float = 0.2) -> Iterator[tuple[str, str, int, Kind]]:
-    """``n`` rows (id, text, cluster, kind), a ``share`` of them duplicates: one by one, for any n.
-
-    Rows of one cluster say the same. A near-miss is a cluster of its own, after the row that it is
-    made from. Ids are drawn by hash, so that they tell nothing.
-    """
-    rng = random.Random(f"synthetic-{seed}")
-    pool, made, cluster = conditions(), 0, 0
-    miss = NEAR_MISS_SHARE / (1 - share - NEAR_MISS_SHARE)
-    again = share / (1 - NEAR_MISS_SHARE)  # after each row of a cluster, the odds of one more
-
-    def row(text: str, kind: Kind) -> tuple[str, str, int, Kind]:
-        return f"s-{short_hash(seed, made)}", text, cluster, kind
-
-    while made < n:
-        patient = draw_patient(rng, made, seed, rng.choice(pool))
-        text = text_of(messages(patient))
-        kind: Kind = "kept"
-        while True:
-            yield row(reworded(text, rng) if kind == "duplicate" else text, kind)
-            made, kind = made + 1, "duplicate"
-            if made == n or rng.random() >= again:
-                break
-        cluster += 1
-        if made < n and rng.random() < miss:
-            yield row(near_miss(patient, text, rng), "near_miss")
-            made, cluster = made + 1, cluster + 1
-
-
-def scores(
-    clusters: Mapping[str, int], near_misses: Iterable[str], kept_of: Mapping[str, str]
-) -> dict[str, float]:
-    """How well duplicates were found: ``kept_of`` is removed id -> the id that is kept for it.
-
-    Over pairs of rows: precision is the share of the pairs put together that are of one true
-    cluster, recall the share of the pairs of one true cluster that were put together. Removed rows:
-    ``removed_rightly`` is the share whose kept row says the same, ``removed_of_true`` their number
-    over that of the rows that had to go. A near-miss is kept when no row of another cluster stands
-    for it.
-    """
-    from sklearn.metrics import pair_confusion_matrix  # slow to load
-
-    true = list(clusters.values())
-    number = {kept: n for n, kept in enumerate({kept_of.get(id_, id_) for id_ in clusters})}
-    together = [number[kept_of.get(id_, id_)] for id_ in clusters]
-    (_, wrongly), (missed, hits) = pair_confusion_matrix(true, together).tolist()
-    right = sum(clusters[id_] == clusters[kept] for id_, kept in kept_of.items())
-    misses = list(near_misses)
-    return {
-        "precision": hits / (hits + wrongly) if hits + wrongly else 1.0,
-        "recall": hits / (hits + missed) if hits + missed else 1.0,
-        "removed_rightly": right / len(kept_of) if kept_of else 1.0,
-        "removed_of_true": right / max(1, len(clusters) - len(set(true))),
-        "near_misses": len(misses),
-        "near_misses_kept": sum(clusters[kept_of.get(i, i)] == clusters[i] for i in misses),
-    }
 
 
 # ---------------------------------------------------------------- how a text is changed
