@@ -251,8 +251,8 @@ def mean(
     """Is ``whole`` the mean of the parts, weighted or plain ("macro"), within rounding?"""
     weights = [1] * len(parts) if weights is None else weights
     if len(weights) != len(parts) or not parts or min(weights) < 0 or not sum(weights):
-        given = f"{len(parts)} parts and weights {list(weights)}"
-        raise KitError(f"{given}: give a weight a part, not all 0")
+        lists = f"{len(parts)} parts and weights {list(weights)}"
+        raise KitError(f"{lists}: give a weight a part, not all 0")
     sums = [Fraction(0), Fraction(0)]
     for weight, part in zip(weights, parts, strict=True):
         sums = [s + weight * end for s, end in zip(sums, interval(part, places), strict=True)]

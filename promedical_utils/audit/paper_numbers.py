@@ -45,12 +45,12 @@ def folder() -> Path:
     return project_root() / "papers_figures" / "paper_values"
 
 
-def read(place: Path | None = None) -> Values:
+def read(path: Path | None = None) -> Values:
     """Every table of reported values as texts, its first column the index, and *denominators*."""
-    place = place or folder()
-    values = {name: arithmetic.read(place / f"{name}.csv") for name in TABLES}
+    path = path or folder()
+    values = {name: arithmetic.read(path / f"{name}.csv") for name in TABLES}
     values = {name: table.set_index(table.columns[0]) for name, table in values.items()}
-    return values | {"denominators": arithmetic.read(place / "denominators.csv")}
+    return values | {"denominators": arithmetic.read(path / "denominators.csv")}
 
 
 # ---------------------------------------------------------------- formulas and sentences
@@ -135,11 +135,11 @@ def _finding(check: dict, case: dict) -> dict:
     return check | sentences | {"verdict": verdict, "chance": chance, "strength": strength}
 
 
-def _verdict(given: str | dict, facts: dict) -> str:
+def _verdict(rule: str | dict, facts: dict) -> str:
     """A verdict as it is given, by its formula, or the first of which the condition holds."""
-    if isinstance(given, dict):
-        return next(verdict for verdict, when in given.items() if _evaluated(when, facts))
-    return given if given in VERDICTS else _evaluated(given, facts)
+    if isinstance(rule, dict):
+        return next(verdict for verdict, when in rule.items() if _evaluated(when, facts))
+    return rule if rule in VERDICTS else _evaluated(rule, facts)
 
 
 def counts(findings: pd.DataFrame) -> dict[str, int]:

@@ -72,7 +72,7 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
     lacks = {
         e: tuple(sorted(rng.sample(words["withholdable"], words["withheld"]))) for e in entries
     }
-    made = External([], {}, {}, {}, [], knowledge_base(known, lacks, seed), {}, {}, {}, {})
+    clinic = External([], {}, {}, {}, [], knowledge_base(known, lacks, seed), {}, {}, {}, {})
     order, used = rng.sample(entries, len(entries)), set(taken)
     for number in range(size):
         entry = order[number % len(order)]
@@ -85,34 +85,34 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
             category=rng.choice(read("vocabulary")["categories"]),
         )
         name = f"x{seed}-{number + 1:05d}"
-        _admit(made, patient, name, entry, lacks[entry], rng.randint(5, 9))
-        made.candidates.extend(answers(patient, name, seed))
-    return made
+        _admit(clinic, patient, name, entry, lacks[entry], rng.randint(5, 9))
+        clinic.candidates.extend(answers(patient, name, seed))
+    return clinic
 
 
 def _admit(
-    made: External, patient: Patient, name: str, entry: Entry, lacks: tuple, difficulty: int
+    clinic: External, patient: Patient, name: str, entry: Entry, lacks: tuple, difficulty: int
 ) -> None:
     """Put a patient's instruction ``name`` into the clinic, with both rubrics."""
-    words, told = read("external"), messages(patient, entry[2], lacks)
-    made.instructions.append(
+    words, conversation = read("external"), messages(patient, entry[2], lacks)
+    clinic.instructions.append(
         Instruction(
             id=name,
             category=patient.category,
             specialty=words["specialties"][patient.organ],
-            messages=told,
+            messages=conversation,
             source=SOURCE,
             difficulty=difficulty,
         )
     )
-    made.gold[name] = rubric(patient, name, unseen=True)
+    clinic.gold[name] = rubric(patient, name, unseen=True)
     rng = random.Random(patient.wording_seed + 2)
-    made.shown[name], parts = shown(made.gold[name], lacks, rng)
-    made.parts.update(parts)
-    made.withheld[name] = tuple(document_id(entry, fact) for fact in lacks)
-    made.conditions[name], made.patients[name] = patient.condition, patient
-    whole = " ".join(message.content for message in told if message.role == "user")
-    made.questions[name] = whole.split(words["lead"])[0].strip()
+    clinic.shown[name], parts = shown(clinic.gold[name], lacks, rng)
+    clinic.parts.update(parts)
+    clinic.withheld[name] = tuple(document_id(entry, fact) for fact in lacks)
+    clinic.conditions[name], clinic.patients[name] = patient.condition, patient
+    whole = " ".join(message.content for message in conversation if message.role == "user")
+    clinic.questions[name] = whole.split(words["lead"])[0].strip()
 
 
 def answers(patient: Patient, name: str, seed: int) -> list[Candidate]:
@@ -175,13 +175,13 @@ def answer(patient: Patient, author: str, rng: random.Random) -> str:
 
 def reworded(text: str, rng: random.Random) -> str:
     """An answer of the embedded clinic in the external clinic's words, act by act."""
-    forms, told = read("external")["sentences"], []
+    forms, spoken = read("external")["sentences"], []
     for sentence in sentences(text):
         act, number, a, b = grammar.read_form(sentence)
         # fillers keep their number: two of one answer must not become the same
         number = number if act == "filler" else rng.randrange(len(forms[act]))
-        told.append(forms[act][number].format(a=a, b=b))
-    return " ".join(told)
+        spoken.append(forms[act][number].format(a=a, b=b))
+    return " ".join(spoken)
 
 
 def translated(text: str) -> str:
@@ -190,13 +190,13 @@ def translated(text: str) -> str:
     A sentence that is no external form stays as it is, so that the grammar decides (mostly:
     unknown).
     """
-    told = []
+    spoken = []
     for sentence in sentences(text):
         if form := grammar.read_form(sentence, external=True):
             act, number, a, b = form
             sentence = grammar.say(act, number if act == "filler" else 0, a, b)
-        told.append(sentence)
-    return " ".join(told)
+        spoken.append(sentence)
+    return " ".join(spoken)
 
 
 def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[Rubric, dict]:
@@ -206,15 +206,15 @@ def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[
     are joined into a composite, met if both parts are, with the sum of their weights.
     """
     references = read("external")["references"]
-    told = [
+    criteria = [
         c.model_copy(update={"text": references[c.kind]["text"]})
         if c.kind in references and references[c.kind]["fact"] in withheld
         else c
         for c in gold.criteria
     ]
-    parts = {c.id: (c.id,) for c in told}
+    parts = {c.id: (c.id,) for c in criteria}
     for dimension in DIMENSIONS:
-        same = [c for c in told if c.dimension == dimension]
+        same = [c for c in criteria if c.dimension == dimension]
         if len(same) < 2:
             continue
         first, second = rng.sample(same, 2)
@@ -226,6 +226,6 @@ def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[
             kind="composite",
         )
         parts[joined.id] = (parts.pop(first.id)[0], parts.pop(second.id)[0])
-        told[told.index(first)] = joined
-        told.remove(second)
-    return gold.model_copy(update={"criteria": told}), parts
+        criteria[criteria.index(first)] = joined
+        criteria.remove(second)
+    return gold.model_copy(update={"criteria": criteria}), parts

@@ -36,9 +36,9 @@ class Planted:
     difficulty: int = 0
 
 
-def text_of(told: Sequence[Message]) -> str:
+def text_of(conversation: Sequence[Message]) -> str:
     """A conversation as one text: what the patient wrote."""
-    return " ".join(m.content for m in told if m.role == "user")
+    return " ".join(m.content for m in conversation if m.role == "user")
 
 
 class _Row(NamedTuple):
@@ -90,18 +90,18 @@ def _planted(
     world: World, ids: Sequence[str], bench: list[str], count: dict[str, int], rng: random.Random
 ) -> Iterator[_Row]:
     """Each message of ``ids``, then ``count`` rows of each other kind, drawn one by one."""
-    texts, told = read("pool"), {i.id: text_of(i.messages) for i in world.instructions}
+    texts, written = read("pool"), {i.id: text_of(i.messages) for i in world.instructions}
     things, organs = texts["things"], conditions()
     foreign = [line for lines in texts["foreign"].values() for line in lines]
     off_topic = [form.format(thing=thing) for form in texts["not_medical"] for thing in things]
     easy = [f.format(organ=o, problem=p) for f in texts["easy"] for o, p in organs]
-    yield from (_Row("kept", told[id_], id_) for id_ in ids)
+    yield from (_Row("kept", written[id_], id_) for id_ in ids)
     for _ in range(count["duplicate"]):
         of = rng.choice(ids)
-        yield _Row("duplicate", reworded(told[of], rng), of)
+        yield _Row("duplicate", reworded(written[of], rng), of)
     for _ in range(count["near_miss"]):
         of = rng.choice(ids)
-        yield _Row("near_miss", near_miss(world.patients[of], told[of], rng), of)
+        yield _Row("near_miss", near_miss(world.patients[of], written[of], rng), of)
     for _ in range(count["licence"]):
         yield _Row("licence", _message(rng), licence=rng.choice(texts["licences"]["closed"]))
     for text in rng.sample(foreign, min(count["language"], len(foreign))):
@@ -117,7 +117,7 @@ def _planted(
         text = rng.choice(texts["hard"]).format(a=_message(rng), b=_message(rng))
         yield _Row("too_hard", text, difficulty=10)
     for n, of in enumerate(rng.sample(bench, min(count["leak"], len(bench)))):
-        yield _Row("leak", reworded(told[of], rng) if n % 2 else told[of], of)
+        yield _Row("leak", reworded(written[of], rng) if n % 2 else written[of], of)
 
 
 # ---------------------------------------------------------------- how a text is changed

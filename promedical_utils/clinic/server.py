@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -184,9 +184,9 @@ def _conversations(world: World, seed: int) -> dict[str, Known]:
     known = {}
     rows, truth = pool.raw(world, world.ids("train"), seed)
     for row in rows:
-        planted, told = truth[row.id], [{"role": "user", "content": row.text}]
+        planted, conversation = truth[row.id], [{"role": "user", "content": row.text}]
         about = (planted.category, planted.specialty, planted.difficulty)
-        known[_key(told)] = Known(planted.of, planted.kind != "not_medical", *about)
+        known[_key(conversation)] = Known(planted.of, planted.kind != "not_medical", *about)
     for i in world.instructions:
         key = _key(roles.conversation(i.messages))
         known[key] = Known(i.id, True, i.category, i.specialty, i.difficulty)
@@ -215,8 +215,8 @@ def _slipped(fields: list[dict], rng: random.Random) -> list[dict]:
         return [f | {"weight": 2 * f["weight"]} for f in fields]
     safety = [n for n, f in enumerate(fields) if f["dimension"] == "safety"]
     if kind == "violation" and safety:
-        place = rng.choice(safety)
-        fields[place] = fields[place] | {"text": "Recommends what the leaflet warns of"}
+        index = rng.choice(safety)
+        fields[index] = fields[index] | {"text": "Recommends what the leaflet warns of"}
         return fields
     return [*fields, fields[rng.randrange(len(fields))] | {"weight": 0.0}]
 
@@ -240,6 +240,7 @@ def _spoiled(text: str, fault: str | None) -> tuple[str, str]:
     return text, "stop"
 
 
+@dataclass
 class Server:
     """The clinic on a loopback port (0: any free one); a share ``faults`` of the requests fails.
 
@@ -248,18 +249,16 @@ class Server:
     port is taken.
     """
 
-    def __init__(
-        self,
-        clinic: Clinic,
-        port: int = 0,
-        faults: float = 0.0,
-        slow: float = 1.0,
-        key: str = "",
-        kinds: tuple[str, ...] = FAULTS,
-    ):
-        self.clinic, self.key, self.slow = clinic, key, slow
-        self.faults, self.kinds, self.requests = faults, kinds, 0
-        self._socket = socket.create_server((LOOPBACK, port))
+    clinic: Clinic
+    port: int = 0
+    faults: float = 0.0
+    slow: float = 1.0
+    key: str = ""
+    kinds: tuple[str, ...] = FAULTS
+    requests: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        self._socket = socket.create_server((LOOPBACK, self.port))
         app = FastAPI(openapi_url=None)
         app.get("/v1/models")(self._models)
         app.post("/v1/chat/completions")(self._complete)

@@ -24,16 +24,16 @@ def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
     if kind == "missing_safety":
         criteria.remove(rng.choice(safety))
     elif kind == "wrong_dimension":
-        place = criteria.index(rng.choice(safety))
-        criteria[place] = criteria[place].model_copy(update={"dimension": "excellence"})
+        index = criteria.index(rng.choice(safety))
+        criteria[index] = criteria[index].model_copy(update={"dimension": "excellence"})
     else:
         stated = [(n, *read_criterion(c.text)) for n, c in enumerate(criteria)]
-        place, name, value = rng.choice([row for row in stated if row[2]])
+        index, name, value = rng.choice([row for row in stated if row[2]])
         forms = " ".join(read("criteria")[name]["forms"])
         type_ = next(t for fact, t in PLACEHOLDERS.items() if f"{{{fact}}}" in forms)
         other = rng.choice([v for v in values(type_) if v != value])
-        text = criteria[place].text.replace(value, other)
-        criteria[place] = criteria[place].model_copy(update={"text": text})
+        text = criteria[index].text.replace(value, other)
+        criteria[index] = criteria[index].model_copy(update={"text": text})
     return rubric.model_copy(update={"criteria": criteria})
 
 
