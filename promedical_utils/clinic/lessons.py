@@ -8,6 +8,7 @@ drill shows a criterion, a verdict or which of two answers is better.
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
@@ -66,8 +67,7 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
     return question, text, turns
 
 
-def short_lookup(patient: Patient, rng: random.Random) -> Lesson:
-    return lookup(patient, rng, whole=False)
+short_lookup = partial(lookup, whole=False)
 
 
 def right(patient: Patient, rng: random.Random) -> Lesson:

@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request, Response
 
 from promedical_utils.clinic import generators, grammar, pool, writer
 from promedical_utils.clinic.people import Judge, uniform
+from promedical_utils.clinic.pool import Planted
 from promedical_utils.clinic.world import World
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import short_hash
@@ -34,18 +35,6 @@ FOREIGN = (
     "Antwort ist mir hier nicht möglich."
 )
 LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the clinic knows of a conversation; ``patient`` is "" for what no patient of it
-    wrote."""
-
-    patient: str
-    medical: bool
-    category: str
-    specialty: str
-    difficulty: int
 
 
 class Unreadable(ValueError):
@@ -99,7 +88,7 @@ class Clinic:
         except (json.JSONDecodeError, KeyError, TypeError):
             raise Unreadable(f"the user's messages are no request to a {role}") from None
 
-    def _find(self, conversation: list[dict]) -> Known:
+    def _find(self, conversation: list[dict]) -> Planted:
         known = self._known.get(_key(conversation))
         if known is None:
             raise Unreadable("no conversation of this clinic: is it of the same profile and seed?")
@@ -107,9 +96,9 @@ class Clinic:
 
     def _patient(self, conversation: list[dict]) -> str:
         known = self._find(conversation)
-        if not known.patient:
+        if not known.of:
             raise Unreadable("no patient of this clinic wrote that")
-        return known.patient
+        return known.of
 
     def _screen(self, tasks: list[dict]) -> dict:
         known = self._find(tasks[-1]["instruction"])
@@ -119,7 +108,8 @@ class Clinic:
         task, known = tasks[-1], self._find(tasks[-1]["instruction"])
         category = _of(task["categories"], known.category)
         specialty = _of(task["specialties"], known.specialty)
-        return {"medical": known.medical, "category": category, "specialty": specialty}
+        medical = known.kind != "not_medical"
+        return {"medical": medical, "category": category, "specialty": specialty}
 
     def _write(self, tasks: list[dict]) -> dict:
         """The gold rubric, or a flawed one; examples of the same category make flaws rarer."""
@@ -179,17 +169,13 @@ class Clinic:
         return {"reason": "by importance", "rating": round(10 * scoring.points_share(weights, met))}
 
 
-def _conversations(world: World, seed: int) -> dict[str, Known]:
+def _conversations(world: World, seed: int) -> dict[str, Planted]:
     """What is known of every row of the raw pool and of every instruction, by its key."""
-    known = {}
     rows, truth = pool.raw(world, world.ids("train"), seed)
-    for row in rows:
-        planted, conversation = truth[row.id], [{"role": "user", "content": row.text}]
-        about = (planted.category, planted.specialty, planted.difficulty)
-        known[_key(conversation)] = Known(planted.of, planted.kind != "not_medical", *about)
+    known = {_key([{"role": "user", "content": row.text}]): truth[row.id] for row in rows}
     for i in world.instructions:
         key = _key(roles.conversation(i.messages))
-        known[key] = Known(i.id, True, i.category, i.specialty, i.difficulty)
+        known[key] = Planted("kept", i.id, i.category, i.specialty, i.difficulty)
     return known
 
 

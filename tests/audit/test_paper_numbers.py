@@ -5,6 +5,7 @@ import json
 
 import pandas as pd
 import pytest
+from jinja2 import UndefinedError
 
 from promedical_utils.audit import arithmetic, formulas, paper_numbers
 from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD
@@ -280,3 +281,24 @@ def test_figures_draw_every_value_hollow(values):
         pytest.approx(6.89),
         pytest.approx(7.37),
     ]
+
+
+def test_a_formula_or_sentence_that_names_nothing_is_an_error():
+    for formula in ("nothing.there", "less(nothing, nothing)", "nothing | two"):
+        with pytest.raises(UndefinedError, match="'nothing' is undefined"):
+            paper_numbers._evaluated(formula, {})
+    with pytest.raises(UndefinedError, match="'nothing' is undefined"):
+        paper_numbers._filled("a value of {{ nothing }}", {})
+
+
+def test_loops_nest_and_the_first_verdict_that_holds_is_taken():
+    loops = {"row": ["a", "b"], "n": "[row ~ 1, row ~ 2]"}
+    assert [case["n"] for case in paper_numbers._cases(loops, {})] == ["a1", "a2", "b1", "b2"]
+    rule = {DOES_NOT: "n > 2", UNTOLD: "n > 1", ADDS_UP: "otherwise"}
+    assert [paper_numbers._verdict(rule, {"n": n}) for n in (3, 2, 1)] == [
+        DOES_NOT,
+        UNTOLD,
+        ADDS_UP,
+    ]
+    assert paper_numbers._verdict(NO_TEST, {}) == NO_TEST
+    assert paper_numbers._verdict("check.verdict", {"check": formulas.alike("1", "1.0")}) == ADDS_UP
