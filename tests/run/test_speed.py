@@ -10,6 +10,8 @@ import torch
 
 from promedical_utils.run import speed
 
+pytestmark = pytest.mark.training  # fits models
+
 
 @pytest.fixture
 def small(monkeypatch):

@@ -16,6 +16,8 @@ from promedical_utils.reward_model import variants
 from promedical_utils.studies import plans as runs
 from promedical_utils.studies import policies as policy_study
 
+pytestmark = pytest.mark.training  # fits models
+
 PLAN = {"full": [1, 2], "no_veto": [1], "implicit_scalar": [1], "hacking": [1]}
 
 

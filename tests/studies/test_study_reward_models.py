@@ -12,6 +12,8 @@ from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
 from promedical_utils.studies import plans, reward_models
 
+pytestmark = pytest.mark.training  # fits models
+
 PLAN = {
     "criterion": [1, 2],
     "scalar_overall": [1, 2],

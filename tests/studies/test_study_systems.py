@@ -15,6 +15,8 @@ from promedical_utils.rubric import preferences
 from promedical_utils.run import graph, publish, study
 from promedical_utils.studies import plans, small_systems, systems
 
+pytestmark = pytest.mark.training  # fits models
+
 PLAN = {
     "criterion": [1, 2],
     "criterion_llama": [1],
