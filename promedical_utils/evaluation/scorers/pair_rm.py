@@ -93,9 +93,8 @@ class PairRM:
                 *before, last = group.messages
                 tail = packing.criterion_text(criterion) if criterion else ""
                 messages = [*before, {**last, "content": last["content"] + tail}]
-                criterion_id, about = (
-                    (criterion.id, f" on {criterion.id}") if criterion else ("", "")
-                )
+                name = criterion.id if criterion else ""
+                about = f" on {name}" if name else ""
                 for a, b in scorers.answer_pairs(group):
                     keys.append((group.instruction.id, name, a.id, b.id))
                     for x, y in ((a, b), (b, a)):
