@@ -336,11 +336,11 @@ def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
     samples = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
     if samples.instruction_id.duplicated().any():
         raise KitError("predictions: an instruction with two conditions; run notebook 06 again")
-    place = pd.Index(samples.instruction_id)
+    instructions = pd.Index(samples.instruction_id)
     items = []
     for key, part in frame.groupby(list(by), sort=False):
         right, tied = part.prefers.eq(part.label), part.prefers.eq(0)
-        items.append((key, place.get_indexer(part.instruction_id), right, 1.0, tied))
+        items.append((key, instructions.get_indexer(part.instruction_id), right, 1.0, tied))
     return Estimates.of_items(samples.reset_index(drop=True), by, items)
 
 
