@@ -25,7 +25,7 @@ from promedical_utils.evaluation.scorers import hub
 from promedical_utils.rubric.preferences import Group
 
 HUB = "FreedomIntelligence/medical_o1_verifier_3B"
-TASK = (
+ASKED = (
     "Your task is to evaluate the model response by comparing it to the reference answer. If the "
     'model response is correct and aligns with the reference answer, output "True" . If it is '
     "incorrect or fails to select the correct option (if options are provided), output "
@@ -39,7 +39,7 @@ def input_ids(tokenizer, response: str, reference: str) -> list[int]:
         f"<Model Response>\n{response}\n</Model Response>\n\n<Reference "
         f"Answer>\n{reference}\n</Reference Answer>"
     )
-    return tokenizer(f"{tagged}\n\n{TASK}{tokenizer.eos_token}")["input_ids"]
+    return tokenizer(f"{tagged}\n\n{ASKED}{tokenizer.eos_token}")["input_ids"]
 
 
 @dataclass
