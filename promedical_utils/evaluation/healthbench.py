@@ -153,7 +153,8 @@ def meta_evaluation(
 ) -> pd.DataFrame:
     """Graders beside physicians, a row a slice and grader, "all" first; ``by``: a column.
 
-    ``ratings``: columns ``RATINGS``, a row an item (one criterion of one answer) and rater. As in HealthBench a verdict is paired with every physician's label of the item. A label that is
+    ``ratings``: columns ``RATINGS``, a row an item (one criterion of one answer) and rater. As in
+    HealthBench a verdict is paired with every physician's label of the item. A label that is
     unknown is dropped, a grader's unknown is wrong (``macro_f1``). mf1, low, high: the grader
     against all physicians; n: its pairs; unknown: their share.
 
