@@ -8,11 +8,13 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction.text import CountVectorizer
 
 from promedical_utils.core.records import Instruction, Message, RawInstruction
 from promedical_utils.core.workspace import KitError
@@ -23,6 +25,7 @@ NOT_MEDICAL = "not_medical"
 GRAM = 5  # words of an n-gram
 GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
 WORD_OVERLAP = 0.8  # Jaccard of the content words
+BLOCK = 1000  # rows compared with all items at once
 Screen = Callable[[list[str]], Sequence[int | None]]
 Classify = Callable[[list[str]], Sequence[tuple[str, str] | str | None]]
 
@@ -61,7 +64,7 @@ def curate(
     screen: Screen,
     classify: Classify,
     settings: Settings = Settings(),
-) -> Curated:  # noqa: B008
+) -> Curated:
     """Run every step on ``rows``; ``bench`` are the texts of the bench by id.
 
     ``screen`` gives each text a difficulty of 0 to 10, ``classify`` its (category, specialty) or
@@ -87,22 +90,22 @@ def curate(
     step("length", wrong_length(left, settings.min_words, settings.max_words))
     step("duplicates", duplicates(left, settings.embedder, settings.threshold))
     step("bench", leaks(left, bench, settings.embedder, settings.threshold))
-    hardness = _asked("screener", screen, left)
+    difficulties = _asked("screener", screen, left)
     low, high = settings.difficulty_low, settings.difficulty_high
     step(
         "difficulty",
         {
             i: f"difficulty {d}, not {low} to {high}"
-            for i, d in hardness.items()
+            for i, d in difficulties.items()
             if d is not None and not low <= d <= high
         },
-        {i: "no answer of the screener" for i, d in hardness.items() if d is None},
+        {i: "no answer of the screener" for i, d in difficulties.items() if d is None},
     )
     classes = _asked("classifier", classify, left)
     step(
         "medical",
-        {i: "not medical" for i, found in classes.items() if found == NOT_MEDICAL},
-        {i: "no answer of the classifier" for i, found in classes.items() if found is None},
+        {i: "not medical" for i, named in classes.items() if named == NOT_MEDICAL},
+        {i: "no answer of the classifier" for i, named in classes.items() if named is None},
     )
     instructions = [
         Instruction(
@@ -110,7 +113,7 @@ def curate(
             category=classes[row.id][0],
             specialty=classes[row.id][1],
             source=row.source,
-            difficulty=hardness[row.id],
+            difficulty=difficulties[row.id],
             messages=[Message(role="user", content=row.text)],
         )
         for row in left
@@ -178,20 +181,18 @@ def leaks(
 
 def _shared_grams(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
     """Row -> (item, share of the item's n-grams in the row), from ``GRAM_SHARE`` on."""
-    wanted = [_grams(item, GRAM) for item in items]
+    grams_of = [_grams(item, GRAM) for item in items]
     holders: dict[tuple, list[int]] = {}
-    for n, grams in enumerate(wanted):
+    for item, grams in enumerate(grams_of):
         for gram in grams:
-            holders.setdefault(gram, []).append(n)
+            holders.setdefault(gram, []).append(item)
     sizes = {len(gram) for gram in holders}  # an item of fewer words is one n-gram
     hits = {}
     for row, text in enumerate(texts):
-        counts: dict[int, int] = {}
-        for gram in set().union(*(_grams(text, size) for size in sizes)):
-            for n in holders.get(gram, ()):
-                counts[n] = counts.get(n, 0) + 1
-        shares = {n: count / len(wanted[n]) for n, count in counts.items()}
-        best = max(shares, key=lambda n: (shares[n], -n), default=None)
+        grams = set().union(*(_grams(text, size) for size in sizes))
+        shared = Counter(item for gram in grams for item in holders.get(gram, ()))
+        shares = {item: n / len(grams_of[item]) for item, n in shared.items()}
+        best = max(shares, key=lambda item: (shares[item], -item), default=None)
         if best is not None and shares[best] >= GRAM_SHARE:
             hits[row] = (best, shares[best])
     return hits
@@ -204,27 +205,18 @@ def _grams(text: str, size: int) -> set[tuple[str, ...]]:
 
 def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
     """Row -> (item, Jaccard of their content words), where that is at least ``WORD_OVERLAP``."""
-    from scipy.sparse import csr_matrix
-
-    wanted = [_words(item) for item in items]
-    place = {word: n for n, word in enumerate(sorted(set().union(*wanted)))}
-
-    def table(rows: Sequence[set[str]]):
-        columns = [[place[w] for w in words if w in place] for words in rows]
-        starts = np.cumsum([0, *map(len, columns)])
-        flat = np.array([c for row in columns for c in row], np.int32)
-        return csr_matrix(
-            (np.ones(len(flat), np.float32), flat, starts), shape=(len(rows), len(place))
-        )
-
-    sizes, against, hits = np.array([*map(len, wanted)]), table(wanted).T.tocsc(), {}
-    for start in range(0, len(texts), 1000):
-        rows = [_words(text) for text in texts[start : start + 1000]]
-        shared = (table(rows) @ against).toarray()
-        jaccard = shared / (np.array([*map(len, rows)])[:, None] + sizes - shared)
-        best = jaccard.argmax(axis=1)
-        for n in np.flatnonzero(jaccard[np.arange(len(rows)), best] >= WORD_OVERLAP):
-            hits[start + int(n)] = (int(best[n]), float(jaccard[n, best[n]]))
+    words_of = CountVectorizer(analyzer=_words, binary=True)
+    of_items = words_of.fit_transform(items)
+    item_sizes = of_items.sum(axis=1).A1
+    hits = {}
+    for start in range(0, len(texts), BLOCK):
+        block = texts[start : start + BLOCK]
+        sizes = np.array([len(_words(text)) for text in block])
+        shared = (words_of.transform(block) @ of_items.T).toarray()
+        jaccard = shared / (sizes[:, None] + item_sizes - shared)
+        for row, item in enumerate(jaccard.argmax(axis=1)):
+            if jaccard[row, item] >= WORD_OVERLAP:
+                hits[start + row] = (int(item), float(jaccard[row, item]))
     return hits
 
 
