@@ -18,9 +18,9 @@ from promedical_utils.run import notebooks
 KEYS = ("HF_TOKEN",)  # and those that the profile's roles name
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
 # Mean tokens of one request with its answer, by what is asked. The kit's assumptions, rounded up:
-# an instruction of 150 tokens (UltraMedical's have 102 words on average), an answer of 500, a rubric
-# of 7 criteria, 35 tokens a criterion and 60 as JSON, three examples for the writer, the prompts of
-# promedical_utils/data/prompts, and a JSON schema of up to 250 where it stands in the prompt.
+# an instruction of 150 tokens (UltraMedical's have 102 words on average), an answer of 500, a
+# rubric of 7 criteria, 35 tokens a criterion and 60 as JSON, three examples for the writer, the
+# prompts of promedical_utils/data/prompts, and a JSON schema of up to 250 where it stands in one.
 REQUEST_TOKENS = {
     "writer": 3200,
     "screener": 650,

@@ -13,6 +13,7 @@ as in semhash) could not promise that.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -46,14 +47,15 @@ class _Pool:
     """N texts as they are compared, with what is known of the words of all of them.
 
     ``sentences`` as ``read`` gives them, ``words`` their content words in order, ``guards`` the
-    numbers and negations that duplicates share, ``vectors`` unit embeddings (N, D). ``word_rows``
-    and ``names`` are what ``compare`` is told of the pool.
+    numbers and negations that duplicates share. ``word_rows`` and ``names`` are what ``compare`` is
+    told of the pool.
     """
 
+    texts: Sequence[str]
+    embedder: str
     sentences: list[list[list[str]]]
     words: list[tuple[str, ...]]
     guards: list[tuple[str, ...]]
-    vectors: np.ndarray
     word_rows: Mapping[str, int]
     names: frozenset[str] | None
 
@@ -67,13 +69,19 @@ class _Pool:
             capital_rows = Counter(word for text in texts for word in capitals(text))
             names = frozenset(w for w, n in word_rows.items() if 2 * capital_rows[w] >= n)
         return cls(
+            texts=texts,
+            embedder=embedder,
             sentences=sentences,
             words=words,
             guards=[tuple(numbers(row)) for row in words],
-            vectors=embeddings.embed(texts, embedder),
             word_rows={word: n for word, n in word_rows.items() if n > 2},
             names=names,
         )
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """Unit embeddings (N, D)."""
+        return embeddings.embed(self.texts, self.embedder)
 
     def compare(self, a: int, b: int) -> int:
         """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``."""
@@ -86,10 +94,6 @@ class _Pool:
         counts_a, counts_b = Counter(self.words[a]), Counter(self.words[b])
         apart = ((counts_a - counts_b) + (counts_b - counts_a)).total()
         return apart <= 2 * max(3, counts_a.total() // 5) + 1
-
-    def cosines(self, a: Sequence[int], b: Sequence[int]) -> np.ndarray:
-        """Cosines (P,) of the texts ``a`` with the texts ``b``, one by one."""
-        return (self.vectors[list(a)] * self.vectors[list(b)]).sum(axis=1).clip(-1, 1)
 
     def pairs(
         self, rows: Iterable[int], others: Iterable[int], threshold: float
@@ -140,11 +144,10 @@ def deduplicate(
     embedder: str = embeddings.HASHING,
     threshold: float = THRESHOLD,
 ) -> pd.DataFrame:
-    """The duplicates: a row (id, kept_id, rule, similarity) for each text to be left out, by id.
+    """The duplicates: a row (id, kept_id, rule) for each text to be left out, by id.
 
-    Duplicates of duplicates are one cluster; of each, the smallest id is kept. ``similarity`` is
-    the cosine with the text that is kept. Raises KitError on no text, a repeated id or a text of
-    blanks.
+    Duplicates of duplicates are one cluster; of each, the smallest id is kept. Raises KitError on
+    no text, a repeated id or a text of blanks.
     """
     _check(ids, texts)
     order = sorted(range(len(ids)), key=ids.__getitem__)  # from here on rows are counted by id
@@ -166,17 +169,8 @@ def deduplicate(
         kept, *gone = sorted(cluster)
         for row in gone:
             rule = SAME_WORDS if same[row] == same[kept] else RULES[weakest[same[row]]]
-            rows.append((row, kept, rule))
-    rows.sort()
-    gone, kept, rules = zip(*rows, strict=True) if rows else ((), (), ())
-    return pd.DataFrame(
-        {
-            "id": [ids[order[row]] for row in gone],
-            "kept_id": [ids[order[row]] for row in kept],
-            "rule": list(rules),
-            "similarity": pool.cosines(gone, kept).round(4),
-        }
-    )
+            rows.append((ids[order[row]], ids[order[kept]], rule))
+    return pd.DataFrame(sorted(rows), columns=["id", "kept_id", "rule"])
 
 
 def matches(
@@ -190,15 +184,13 @@ def matches(
     By the rules of ``deduplicate``; of several others the most similar one, of equals the first.
     """
     pool, n = _Pool.of([*others, *texts], embedder), len(others)
-    pairs = list(pool.pairs(range(n, n + len(texts)), range(n), threshold))
-    cosines = pool.cosines(*zip(*pairs, strict=True)) if pairs else []
+    similar = []
+    for row, other in pool.pairs(range(n, n + len(texts)), range(n), threshold):
+        similar.append((-float(pool.vectors[row] @ pool.vectors[other]), other, row))
     found: dict[int, tuple[int, float]] = {}
-    for cosine, other, row in sorted(
-        ((float(c), o, r) for c, (r, o) in zip(cosines, pairs, strict=True)),
-        key=lambda match: (-match[0], match[1]),
-    ):
+    for distance, other, row in sorted(similar):
         if row - n not in found and pool.compare(other, row) != DIFFERENT:
-            found[row - n] = (other, cosine)
+            found[row - n] = (other, min(1.0, -distance))
     return found
 
 
