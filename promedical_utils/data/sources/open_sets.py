@@ -24,11 +24,11 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from promedical_utils.core.records import Instruction, Message, RawInstruction, Rubric
+from promedical_utils.core.records import RawInstruction, Rubric
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.roles import Draft, DraftedCriterion
-from promedical_utils.data.sources.real_sets import NEGATION
+from promedical_utils.data.sources.questions import NEGATION, question
 from promedical_utils.data.sources.schemas import VARIABLE
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -263,15 +263,7 @@ ADAPTERS = {
 
 def _add_rubric(reading: Reading, row: RawInstruction, rubric_rows: Iterable[Mapping]) -> None:
     draft, reasons = drafted(rubric_rows)
-    asked = Instruction(
-        id=row.id,
-        category="unspecified",
-        specialty="unspecified",
-        source=row.source,
-        difficulty=5,
-        messages=[Message(role="user", content=row.text)],
-    )
-    reasons += rubric_writer.broken_rules(draft, asked)
+    reasons += rubric_writer.broken_rules(draft, question(row.id, row.source, row.text))
     if reasons:
         reading.queued.append(rubric_writer.Queued(row.id, tuple(reasons), draft))
     else:
