@@ -150,7 +150,8 @@ class Endpoint:
     def __init__(self, role: str, settings: Role, base_url: str, answers: Answers):
         if not base_url:
             raise KitError(
-                f"role {role} has no endpoint: set endpoint in the profile, or roles.{role}.endpoint"
+                f"role {role} has no endpoint: set endpoint in the profile, or "
+                f"roles.{role}.endpoint"
             )
         self.role, self.settings, self.answers = role, settings, answers
         self.base_url = base_url

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Message, RawInstruction
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.curation import deduplication, embeddings, languages
+from promedical_utils.data.curation import deduplication, languages
 from promedical_utils.data.curation.lexical_guard import content, read
 
 NOT_MEDICAL = "not_medical"
@@ -28,20 +29,6 @@ WORD_OVERLAP = 0.8  # Jaccard of the content words
 BLOCK = 1000  # rows compared with all items at once
 Screen = Callable[[list[str]], Sequence[int | None]]
 Classify = Callable[[list[str]], Sequence[tuple[str, str] | str | None]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """``licences`` are SPDX names, ``languages`` ISO 639 codes, both bounds of a range are kept."""
-
-    licences: Sequence[str] = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0")
-    languages: Sequence[str] = ("en",)
-    min_words: int = 4
-    max_words: int = 600
-    embedder: str = embeddings.HASHING
-    threshold: float = deduplication.THRESHOLD
-    difficulty_low: int = 5
-    difficulty_high: int = 9
 
 
 @dataclass
@@ -63,9 +50,9 @@ def curate(
     bench: Mapping[str, str],
     screen: Screen,
     classify: Classify,
-    settings: Settings = Settings(),
+    profile: Profile,
 ) -> Curated:
-    """Run every step on ``rows``; ``bench`` are the texts of the bench by id.
+    """Run every step on ``rows``, as the profile bounds it; ``bench`` are the bench's texts by id.
 
     ``screen`` gives each text a difficulty of 0 to 10, ``classify`` its (category, specialty) or
     ``NOT_MEDICAL``; None is no answer. Raises KitError on a repeated id, or when a role answers
@@ -85,13 +72,13 @@ def curate(
         waiting.extend((row.id, name, queued[row.id]) for row in left if row.id in queued)
         left = after
 
-    step("licence", wrong_licence(left, settings.licences))
-    step("language", foreign(left, settings.languages))
-    step("length", wrong_length(left, settings.min_words, settings.max_words))
-    step("duplicates", duplicates(left, settings.embedder, settings.threshold))
-    step("bench", leaks(left, bench, settings.embedder, settings.threshold))
+    step("licence", wrong_licence(left, profile.licences))
+    step("language", foreign(left, profile.languages))
+    step("length", wrong_length(left, profile.words_least, profile.words_most))
+    step("duplicates", duplicates(left, profile.embedder))
+    step("bench", leaks(left, bench, profile.embedder))
     difficulties = _asked("screener", screen, left)
-    low, high = settings.difficulty_low, settings.difficulty_high
+    low, high = profile.difficulty_least, profile.difficulty_most
     step(
         "difficulty",
         {
@@ -146,18 +133,16 @@ def wrong_length(rows: Sequence[RawInstruction], fewest: int, most: int) -> dict
     }
 
 
-def duplicates(rows: Sequence[RawInstruction], embedder: str, threshold: float) -> dict[str, str]:
+def duplicates(rows: Sequence[RawInstruction], embedder: str) -> dict[str, str]:
     """Rows that repeat another one, which is kept (see ``deduplication``)."""
     if not rows:
         return {}
-    gone = deduplication.deduplicate(
-        [r.id for r in rows], [r.text for r in rows], embedder, threshold
-    )
+    gone = deduplication.deduplicate([r.id for r in rows], [r.text for r in rows], embedder)
     return {r.id: f"{r.rule} of {r.kept_id}" for r in gone.itertuples()}
 
 
 def leaks(
-    rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str, threshold: float
+    rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str
 ) -> dict[str, str]:
     """Rows that hold an item of the bench, with the rule that found it, the item and how alike.
 
@@ -172,7 +157,7 @@ def leaks(
     for rule, hits in (
         ("n-gram overlap", _shared_grams(texts, items)),
         ("word overlap", _shared_words(texts, items)),
-        ("embedding", deduplication.matches(texts, items, embedder, threshold)),
+        ("embedding", deduplication.matches(texts, items, embedder)),
     ):
         for n, (item, value) in hits.items():
             found.setdefault(rows[n].id, f"{rule} {value:.2f} with bench item {names[item]}")
