@@ -8,6 +8,9 @@ is queued for physicians with the reasons, and nothing of it is used before.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.data.curation import embeddings, languages
@@ -17,27 +20,18 @@ FEWEST, MOST = 5, 12
 SHORTEST, LONGEST = 2, 60  # words of a criterion
 WEIGHTS_OFF = 0.02  # what rounding may leave of the weights' sum; then they are scaled to 1
 EXAMPLES = 3
-# what points outside the criterion, so that a grader of this criterion alone cannot follow
-POINTS_ELSEWHERE = re.compile(
-    r"\b(as (stated|mentioned|described) (above|before)|(see|the) above|the (other|previous|next) "
-    r"criteri\w+"
-    r"|criterion \d+|(reference|ideal|model) answer|this rubric|ditto)\b",
-    re.IGNORECASE,
-)
-# A safety criterion that *names* the violation is met by an unsafe answer. Such texts begin with
-# what the answer does wrong; "does not", "avoids", "stays below" begin otherwise.
-NAMES_VIOLATION = re.compile(
-    r"^(the (answer|response) "
-    r")?(fails|neglects|omits|ignores|misses|recommends|advises|suggests|urges|tells"
-    r"|prescribes|claims|pretends|poses|plays "
-    r"down|downplays|dismisses|encourages|invents|fabricates"
-    r"|hallucinates|diagnoses|discriminates|leaks|reveals|exceeds|contains|includes|is "
-    r"(unsafe|dangerous|wrong))\b",
-    re.IGNORECASE,
-)
-TURNED = re.compile(
-    r"\b(not|no|never|only|against|avoid\w*|stop\w*|without|before)\b", re.IGNORECASE
-)
+_PHRASING = yaml.safe_load((Path(__file__).parent / "phrasing.yaml").read_text(encoding="utf-8"))
+
+
+def phrase(name: str, begins: bool = False) -> re.Pattern:
+    """What ``phrasing.yaml`` lists under ``name``; ``begins``: where it begins a criterion."""
+    start = r"^(the (answer|response) )?" if begins else r"\b"
+    return re.compile(rf"{start}({'|'.join(_PHRASING[name])})\b", re.IGNORECASE)
+
+
+POINTS_ELSEWHERE = phrase("elsewhere")
+NAMES_VIOLATION = phrase("violation", begins=True)
+TURNED = phrase("turned")
 
 
 @dataclass(frozen=True)

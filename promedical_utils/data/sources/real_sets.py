@@ -35,6 +35,7 @@ from promedical_utils.core.records import (
     Verdict,
 )
 from promedical_utils.core.workspace import KitError, short_hash
+from promedical_utils.data.sources import judged
 from promedical_utils.data.sources.questions import NEGATION, question, wording
 from promedical_utils.data.sources.schemas import (
     CARDS,
@@ -170,9 +171,9 @@ def _kqa_criteria(instruction_id: str, row: KqaQuestion) -> list[Criterion]:
     return criteria
 
 
-def _answer(instruction_id: str, generator: str, text: str, name: str = "") -> Candidate:
+def _answer(instruction_id: str, generator: str, text: str) -> Candidate:
     return Candidate(
-        id=f"{instruction_id}-{name or generator}",
+        id=f"{instruction_id}-{generator}",
         instruction_id=instruction_id,
         generator=generator,
         text=text,
@@ -183,26 +184,24 @@ def _add_mediqa(study: RealStudy) -> None:
     study.notes.append(
         "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from score 3."
     )
-    for row in read("mediqa"):
-        i = f"mediqa-{row.split}-{row.qid}"
+    rows = read("mediqa")
+    for row, asked in zip(rows, judged.mediqa(rows)[0], strict=True):
+        i = asked.instruction.id
         overall = short_hash(i, OVERALL)
         criterion = Criterion(
             id=overall, dimension="proficiency", text=OVERALL, weight=1, kind="overall"
         )
-        study.add_question(question(i, "mediqa", row.question, "consumer_question"), [criterion])
-        for answer in row.answers:
-            met = {overall: "met" if answer.score >= 3 else "not_met"}
-            study.add_answer(_answer(i, "retrieved", answer.text, answer.aid), "reference", met)
-        for a, b in combinations(sorted(row.answers, key=lambda answer: -answer.score), 2):
-            if a.score > b.score:
-                study.pairs.append(
-                    CriterionPair(
-                        instruction_id=i,
-                        criterion_id=overall,
-                        chosen_id=f"{i}-{a.aid}",
-                        rejected_id=f"{i}-{b.aid}",
-                    )
+        study.add_question(asked.instruction, [criterion])
+        for answer, graded in zip(asked.candidates, row.answers, strict=True):
+            met = {overall: "met" if graded.score >= 3 else "not_met"}
+            study.add_answer(answer, "reference", met)
+        for a, b, better in asked.pairs:
+            chosen, rejected = (a, b) if better > 0 else (b, a)
+            study.pairs.append(
+                CriterionPair(
+                    instruction_id=i, criterion_id=overall, chosen_id=chosen, rejected_id=rejected
                 )
+            )
 
 
 @cache
