@@ -10,7 +10,7 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,11 @@ GRAM = 5  # words of an n-gram
 GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
 WORD_OVERLAP = 0.8  # Jaccard of the content words
 BLOCK = 1000  # rows compared with all items at once
+Reasons = Mapping[str, str]  # by the id of a row
 Screen = Callable[[list[str]], Sequence[int | None]]
 Classify = Callable[[list[str]], Sequence[tuple[str, str] | str | None]]
 
 
-@dataclass
 class Curated:
     """What came out, and where the rest is: rows = instructions + dropped + queued.
 
@@ -39,10 +39,31 @@ class Curated:
     ``queued`` (id, step, reason) have a row for each instruction that left.
     """
 
-    instructions: list[Instruction] = field(default_factory=list)
-    funnel: pd.DataFrame = field(default_factory=pd.DataFrame)
-    dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
-    queued: pd.DataFrame = field(default_factory=pd.DataFrame)
+    def __init__(self, rows: Sequence[RawInstruction]):
+        self.instructions: list[Instruction] = []
+        self.left = list(rows)
+        self._funnel, self._dropped, self._queued = [], [], []
+
+    def step(self, name: str, dropped: Reasons, queued: Reasons = MappingProxyType({})) -> None:
+        """Take out what a step drops or queues, each with its reason by id."""
+        after = [row for row in self.left if row.id not in dropped and row.id not in queued]
+        self._funnel.append((name, len(self.left), len(dropped), len(queued), len(after)))
+        for gone, reasons in ((self._dropped, dropped), (self._queued, queued)):
+            gone.extend((row.id, name, reasons[row.id]) for row in self.left if row.id in reasons)
+        self.left = after
+
+    @property
+    def funnel(self) -> pd.DataFrame:
+        columns = ["step", "before", "dropped", "queued", "after"]
+        return pd.DataFrame(self._funnel, columns=columns)
+
+    @property
+    def dropped(self) -> pd.DataFrame:
+        return pd.DataFrame(self._dropped, columns=["id", "step", "reason"])
+
+    @property
+    def queued(self) -> pd.DataFrame:
+        return pd.DataFrame(self._queued, columns=["id", "step", "reason"])
 
 
 def curate(
@@ -59,59 +80,43 @@ def curate(
     another number of texts than it was asked.
     """
     _unique(rows)
-    left, steps, lost, waiting = list(rows), [], [], []
-
-    def step(
-        name: str, dropped: Mapping[str, str], queued: Mapping[str, str] | None = None
-    ) -> None:
-        nonlocal left
-        queued = queued or {}
-        after = [row for row in left if row.id not in dropped and row.id not in queued]
-        steps.append((name, len(left), len(dropped), len(queued), len(after)))
-        lost.extend((row.id, name, dropped[row.id]) for row in left if row.id in dropped)
-        waiting.extend((row.id, name, queued[row.id]) for row in left if row.id in queued)
-        left = after
-
-    step("licence", wrong_licence(left, profile.licences))
-    step("language", foreign(left, profile.languages))
-    step("length", wrong_length(left, profile.words_least, profile.words_most))
-    step("duplicates", duplicates(left, profile.embedder))
-    step("bench", leaks(left, bench, profile.embedder))
-    difficulties = _asked("screener", screen, left)
-    low, high = profile.difficulty_least, profile.difficulty_most
-    step(
-        "difficulty",
-        {
-            i: f"difficulty {d}, not {low} to {high}"
-            for i, d in difficulties.items()
-            if d is not None and not low <= d <= high
-        },
-        {i: "no answer of the screener" for i, d in difficulties.items() if d is None},
-    )
-    classes = _asked("classifier", classify, left)
-    step(
-        "medical",
-        {i: "not medical" for i, named in classes.items() if named == NOT_MEDICAL},
-        {i: "no answer of the classifier" for i, named in classes.items() if named is None},
-    )
-    instructions = [
-        Instruction(
-            id=row.id,
-            category=classes[row.id][0],
-            specialty=classes[row.id][1],
-            source=row.source,
-            difficulty=difficulties[row.id],
-            messages=[Message(role="user", content=row.text)],
+    made = Curated(rows)
+    made.step("licence", wrong_licence(made.left, profile.licences))
+    made.step("language", foreign(made.left, profile.languages))
+    made.step("length", wrong_length(made.left, profile.words_least, profile.words_most))
+    made.step("duplicates", duplicates(made.left, profile.embedder))
+    made.step("bench", leaks(made.left, bench, profile.embedder))
+    difficulties = _asked("screener", screen, made.left)
+    outside = wrong_difficulty(difficulties, profile.difficulty_least, profile.difficulty_most)
+    made.step("difficulty", outside, _unanswered("screener", difficulties))
+    classes = _asked("classifier", classify, made.left)
+    others = {i: "not medical" for i, named in classes.items() if named == NOT_MEDICAL}
+    made.step("medical", others, _unanswered("classifier", classes))
+    for row in made.left:
+        category, specialty = classes[row.id]
+        made.instructions.append(
+            Instruction(
+                id=row.id,
+                category=category,
+                specialty=specialty,
+                source=row.source,
+                difficulty=difficulties[row.id],
+                messages=[Message(role="user", content=row.text)],
+            )
         )
-        for row in left
-    ]
-    parts = ["id", "step", "reason"]
-    return Curated(
-        instructions,
-        pd.DataFrame(steps, columns=["step", "before", "dropped", "queued", "after"]),
-        pd.DataFrame(lost, columns=parts),
-        pd.DataFrame(waiting, columns=parts),
-    )
+    return made
+
+
+def wrong_difficulty(answers: Mapping[str, int | None], low: int, high: int) -> dict[str, str]:
+    return {
+        i: f"difficulty {answer}, not {low} to {high}"
+        for i, answer in answers.items()
+        if answer is not None and not low <= answer <= high
+    }
+
+
+def _unanswered(role: str, answers: Mapping) -> dict[str, str]:
+    return {i: f"no answer of the {role}" for i, answer in answers.items() if answer is None}
 
 
 def wrong_licence(rows: Sequence[RawInstruction], licences: Sequence[str]) -> dict[str, str]:
