@@ -1,8 +1,8 @@
 """``make bench``: deduplication of the paper's 823,703 rows, a fifth of them duplicates, once.
 
 It runs in a process of its own, whose peak memory is then that of the deduplication; precision and
-recall are those of ``pool.scores``. For a quick look, set PROMEDICAL_CURATION_ROWS to a smaller
-number.
+recall are those of ``synthetic_pool.scores``. For a quick look, set PROMEDICAL_CURATION_ROWS to a
+smaller number.
 """
 
 import json
@@ -15,8 +15,9 @@ from time import perf_counter
 
 import psutil
 
-from promedical_utils.clinic import pool
+from promedical_utils.core.workspace import project_root
 from promedical_utils.data.curation import deduplication
+from tests.helpers import synthetic_pool
 
 ROWS = int(os.environ.get("PROMEDICAL_CURATION_ROWS", 823_703))
 SEED, SHARE = 20, 0.2
@@ -25,7 +26,7 @@ BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this
 
 def measure() -> dict:
     """Seconds, peak memory in GiB and what was found, of one deduplication in this process."""
-    rows = list(pool.synthetic(ROWS, SEED, SHARE))
+    rows = list(synthetic_pool.synthetic(ROWS, SEED, SHARE))
     ids, texts, clusters, kinds = zip(*rows, strict=True)
     start = perf_counter()
     gone = deduplication.deduplicate(ids, texts)
@@ -35,7 +36,7 @@ def measure() -> dict:
     peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20
     misses = [id_ for id_, kind in zip(ids, kinds, strict=True) if kind == "near_miss"]
     kept_of = dict(zip(gone.id, gone.kept_id, strict=True))
-    scores = pool.scores(dict(zip(ids, clusters, strict=True)), misses, kept_of)
+    scores = synthetic_pool.scores(dict(zip(ids, clusters, strict=True)), misses, kept_of)
     return {"seconds": seconds, "peak_gib": peak, "kept": ROWS - len(gone), **scores}
 
 
@@ -43,8 +44,10 @@ def test_deduplication(benchmark):
     measured = []
 
     def run():
-        command = [sys.executable, __file__]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        command = [sys.executable, "-m", "benchmarks.test_curation_scale"]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=project_root()
+        )
         measured.append(json.loads(done.stdout))
 
     benchmark.pedantic(run, rounds=1)

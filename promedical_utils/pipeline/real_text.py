@@ -76,9 +76,9 @@ def _shortened(profile: Profile, run: Path, study: RealStudy) -> tuple[RealStudy
     """The study as the run's base can read it."""
     from transformers import AutoTokenizer  # slow to load
 
-    from promedical_utils.policy import small_base  # loads torch
+    from promedical_utils.reward_model import hub  # loads torch
 
-    small_base.quiet()  # long texts are measured here before they are cut
+    hub.silence()  # long texts are measured here before they are cut
     tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
     return shorten(study, tokenizer, profile.rm_max_tokens)
 

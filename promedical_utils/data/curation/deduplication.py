@@ -13,7 +13,7 @@ as in semhash) could not promise that.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -46,14 +46,13 @@ RULES = {NEAR: "near-duplicate", SEMANTIC: "semantic"}
 class _Pool:
     """N texts as they are compared, with what is known of the words of all of them.
 
-    ``sentences`` as ``read`` gives them, ``words`` their content words in order, ``guards`` the
-    numbers and negations that duplicates share. ``word_rows`` and ``names`` are what ``compare`` is
+    ``words`` are a text's content words in order, ``guards`` the numbers and negations that
+    duplicates share. ``word_rows`` and ``names`` are what ``compare`` is
     told of the pool.
     """
 
     texts: Sequence[str]
     embedder: str
-    sentences: list[list[list[str]]]
     words: list[tuple[str, ...]]
     guards: list[tuple[str, ...]]
     word_rows: Mapping[str, int]
@@ -61,9 +60,11 @@ class _Pool:
 
     @classmethod
     def of(cls, texts: Sequence[str], embedder: str) -> "_Pool":
-        sentences = [read(text) for text in texts]
-        words = [tuple(w for sentence in content(row) for w in sentence) for row in sentences]
-        word_rows = Counter(word for row in sentences for word in set().union(*row))
+        words, word_rows = [], Counter()
+        for text in texts:
+            sentences = read(text)
+            words.append(tuple(w for sentence in content(sentences) for w in sentence))
+            word_rows.update(set().union(*sentences))
         names = None
         if embedder != embeddings.HASHING:  # names mostly stand with a capital within a sentence
             capital_rows = Counter(word for text in texts for word in capitals(text))
@@ -71,7 +72,6 @@ class _Pool:
         return cls(
             texts=texts,
             embedder=embedder,
-            sentences=sentences,
             words=words,
             guards=[tuple(numbers(row)) for row in words],
             word_rows={word: n for word, n in word_rows.items() if n > 2},
@@ -87,7 +87,7 @@ class _Pool:
         """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``."""
         if self.names is None and not self._spelled_alike(a, b):
             return DIFFERENT
-        return compare(self.sentences[a], self.sentences[b], self.word_rows, self.names)
+        return compare(_read(self.texts[a]), _read(self.texts[b]), self.word_rows, self.names)
 
     def _spelled_alike(self, a: int, b: int) -> bool:
         """Whether a fifth of the words differ at most, or three: more are no typing errors."""
@@ -192,6 +192,12 @@ def matches(
         if row - n not in found and pool.compare(other, row) != DIFFERENT:
             found[row - n] = (other, min(1.0, -distance))
     return found
+
+
+@lru_cache(1 << 12)
+def _read(text: str) -> list[list[str]]:
+    """A text is read again where it is compared: all of a large pool would not fit in memory."""
+    return read(text)
 
 
 def _grams(words: Iterable[str]) -> set[str]:
