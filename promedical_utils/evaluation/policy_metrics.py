@@ -337,7 +337,7 @@ def study_table(
     """
     found, against = sums(evaluation), labels(evaluation)
     columns, weights = found.columns(), found.weights(draws, seed)
-    _same_patients(evaluation)
+    same_patients(evaluation)
     rows = []
     for name, facts in variants.items():
         row = {
@@ -387,7 +387,7 @@ def _ends(column: str, ends, factor: float) -> dict[str, float]:
     return {name: factor * float(end) for name, end in zip(names, ends, strict=True)}
 
 
-def _same_patients(evaluation: pd.DataFrame) -> None:
+def same_patients(evaluation: pd.DataFrame) -> None:
     rows = _seeded(evaluation, ANSWER, "evaluation")
     asked = rows.groupby(["policy", "seed"], sort=False).instruction_id.agg(frozenset)
     for (policy, seed), patients in asked.items():
