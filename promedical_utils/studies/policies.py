@@ -4,6 +4,7 @@ Several are trained side by side, a core each: two threads on so small a model g
 runs.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -15,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core import plotting, provenance
-from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import replacing, short_hash, write_json
 from promedical_utils.evaluation import policy_metrics
-from promedical_utils.evaluation.policy_metrics import METRICS, STUDY
+from promedical_utils.evaluation.policy_metrics import COMPARED, METRICS, SEPARATOR, STUDY
 from promedical_utils.pipeline import policies, reward_models
 from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
@@ -31,7 +32,6 @@ from promedical_utils.studies.study import Study
 
 BASE, FULL = policy_metrics.BASE, policy_metrics.FULL
 VARIANTS = plans.kind_of("policies")["labels"]  # name -> label, group, settings, veto, remark
-COMPARED, SEPARATOR = ("violations", "proficiency"), policy_metrics.SEPARATOR
 REPORTED = ("steps", "stopped_early", "seconds", "hacking", "throughput", "unscored")
 
 
@@ -105,7 +105,9 @@ def counted(evaluation: pd.DataFrame) -> Estimates:
         if metric in asked and (part, labels) == ("all", against)
     ]
     keys = [sums.keys[column] for column in columns]
-    return Estimates(sums.samples, results.KEY, keys, sums.over[:, columns], sums.under[:, columns])
+    return Estimates(
+        sums.samples, results.KEY, keys, sums.hits[:, columns], sums.counts[:, columns]
+    )
 
 
 def names(folder: Path, variants) -> pd.DataFrame:
@@ -136,42 +138,31 @@ def table(found: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
     violations and proficiency less those of the base and of full GRPO, in points; violations over
     the base's, a ratio. In percent, S2 and tokens as numbers.
     """
-    means = found[found.seed == results.MEAN].set_index(["system", "how", "other", "metric"])
     trained, against = results.seeds(found), found.against.iloc[0]
-    lacking = pd.Series({"value": np.nan, "low": np.nan, "high": np.nan, "n": 0})
+    means = found[found.seed == results.MEAN].set_index(["system", "how", "other", "metric"])
 
-    def mean(*key) -> pd.Series:
-        return means.loc[key] if key in means.index else lacking
+    def ends(column: str, factor: float, *key: str) -> dict[str, float]:
+        known = key in means.index
+        row = means.loc[key, ["value", "low", "high"]] if known else None
+        return suffixed(column, row, factor)
 
     rows = []
     for name, facts in named.iterrows():
-        row = {"variant": name, **facts, "labels": against, "seeds": 0}
-        row["n"] = int(mean(name, results.VALUE, "", "violation_rate").n)
+        row = {"variant": name, **facts, "labels": against, "n": 0, "seeds": 0}
         for column, metric in STUDY.items():
             factor, each = METRICS[metric][1], trained.get((name, metric, "all", against), {})
-            row |= _ends(column, mean(name, results.VALUE, "", metric), factor)
-            if each:
-                joined = SEPARATOR.join(f"{factor * value:.6g}" for value in each.values())
-                row |= {f"{column}_seeds": joined, "seeds": len(each)}
-            if column in COMPARED:
-                for side, other in (("base", BASE), ("full", FULL)):
-                    less = mean(name, results.LESS, other, metric)
-                    row |= _ends(f"{column}_less_{side}", less, factor)
-        over = mean(name, results.OVER, BASE, "violation_rate")
-        rows.append(row | _ends("violations_over_base", over, 1))
-    order = ["variant", "label", "remark", "group", "veto", "labels", "n", "seeds"]
-    for column in STUDY:
-        order += [*_ends(column, lacking, 1), f"{column}_seeds"]
-    for side in ("base", "full"):
-        for column in COMPARED:
-            order += _ends(f"{column}_less_{side}", lacking, 1)
-    order += _ends("violations_over_base", lacking, 1)
-    return pd.DataFrame(rows).reindex(columns=order)
-
-
-def _ends(column: str, row: pd.Series, factor: float) -> dict[str, float]:
-    names_of = {column: "value", f"{column}_low": "low", f"{column}_high": "high"}
-    return {name: factor * float(row[end]) for name, end in names_of.items()}
+            values = SEPARATOR.join(f"{factor * value:.6g}" for value in each.values())
+            row |= ends(column, factor, name, results.VALUE, "", metric)
+            row |= {f"{column}_seeds": values or np.nan, "seeds": max(row["seeds"], len(each))}
+        for side, column in itertools.product(("base", "full"), COMPARED):
+            other, metric = {"base": BASE, "full": FULL}[side], STUDY[column]
+            factor = METRICS[metric][1]
+            row |= ends(f"{column}_less_{side}", factor, name, results.LESS, other, metric)
+        row |= ends("violations_over_base", 1, name, results.OVER, BASE, "violation_rate")
+        if (key := (name, results.VALUE, "", "violation_rate")) in means.index:
+            row["n"] = int(means.loc[key, "n"])
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 # ---------------------------------------------------------------- training

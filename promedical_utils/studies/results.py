@@ -89,12 +89,6 @@ def ends(means: pd.DataFrame, key: tuple) -> tuple[float, float, float]:
     return tuple(float(means.at[key, name]) for name in ("value", "low", "high"))
 
 
-def percents(column: str, shares: Sequence[float]) -> dict[str, float]:
-    """``run_<column>`` with _low and _high, in percent, of (value, low, high)."""
-    names = (f"run_{column}{end}" for end in ("", "_low", "_high"))
-    return {name: round(100 * share, 2) + 0.0 for name, share in zip(names, shares, strict=True)}
-
-
 # ---------------------------------------------------------------- files
 
 

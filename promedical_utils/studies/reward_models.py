@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core import plotting, provenance
-from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import replacing, short_hash, write_json
 from promedical_utils.evaluation import bench as benches
@@ -105,7 +105,7 @@ class RewardModels(Study):
             overall = (name, "overall", "all", against)
             row = {"model": self.shows["labels"][name], "labels": against}
             row |= self.percents(means, name, against)
-            row |= results.percents("overall_less_scalar", results.ends(less, overall))
+            row |= suffixed("run_overall_less_scalar", results.ends(less, overall), 100, 2)
             rows.append(row | {"seeds": len(trained.get(overall, (0,)))})
         return pd.DataFrame(rows)
 
@@ -115,7 +115,7 @@ class RewardModels(Study):
     def percents(self, means: pd.DataFrame, name: str, against: str) -> dict:
         row = {}
         for column, cell in self.shows["columns"].items():
-            row |= results.percents(column, results.ends(means, (name, *cell, against)))
+            row |= suffixed(f"run_{column}", results.ends(means, (name, *cell, against)), 100, 2)
         return row
 
     def write_tables(self, found, profile, manifest, out) -> None:
