@@ -113,11 +113,11 @@ def build_claims(
     run = f"this run: {contrasts.ran_on(profile.name, seed, profile.data)}"
     drawn = profile.bootstrap, seed
     makers = {
-        "run": (tally, lambda: contrasts.Tallied(tally, *drawn)),
-        "policy": (evaluation, lambda: contrasts.Policies(evaluation, *drawn)),
+        "run": (tally, lambda: contrasts.Counted(tally, *drawn)),
+        "policy": (evaluation, lambda: contrasts.of_policies(evaluation, *drawn)),
         "external": (
             external,
-            lambda: contrasts.Tallied(contrasts.external(external), *drawn, "truth"),
+            lambda: contrasts.Counted(contrasts.external(external), *drawn, "truth"),
         ),
         "healthbench": (healthbench, lambda: contrasts.HealthBench(healthbench)),
     }

@@ -5,7 +5,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import need, project_root, read_json, shown
 from promedical_utils.paper.registry import build
-from promedical_utils.run.study import study_of
+from promedical_utils.studies.catalog import study_of
 
 
 def redraw(profile: Profile) -> str:

@@ -6,22 +6,8 @@ from promedical_utils.core.profiles import OVERRIDES, profile_for
 from promedical_utils.core.workspace import project_root
 from promedical_utils.run.graph import alone, reproduce
 from promedical_utils.run.notebooks import environment
+from promedical_utils.studies.catalog import study_of
 from promedical_utils.studies.plans import plan_of, study_folder
-from promedical_utils.studies.policies import Policies
-from promedical_utils.studies.reward_models import RewardModels
-from promedical_utils.studies.study import Study
-from promedical_utils.studies.systems import Systems
-
-KINDS = (RewardModels, Systems, Policies)
-
-
-def study_of(name: str) -> Study | None:
-    """The study of ``studies/<name>.yaml``; None where that has runs and nothing to train."""
-    plan = plan_of(name)
-    for kind in KINDS:
-        if kind.kind in plan:
-            return kind(plan[kind.kind], plan.get("frozen_on", ""))
-    return None
 
 
 def run_study(name: str) -> None:

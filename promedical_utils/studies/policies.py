@@ -77,8 +77,21 @@ class Policies(Study):
     def sums(self, folder: Path) -> Estimates:
         return counted(pd.read_parquet(folder / "evaluation.parquet"))
 
+    def named(self, folder: Path) -> pd.DataFrame:
+        """Label, remark, group and veto by variant: of a drawn study its own, else of the kind.
+
+        A name may have gone from the kind, or have been changed, since.
+        """
+        columns = ["label", "remark", "group", "veto"]
+        if (folder / "policies.csv").exists():
+            drawn = pd.read_csv(folder / "policies.csv").set_index("variant")[columns]
+            return drawn.fillna({"remark": "", "group": "", "label": ""})
+        variants = [BASE, *self.plan]
+        facts = [{"remark": "", "veto": True} | VARIANTS[name] for name in variants]
+        return pd.DataFrame(facts, index=variants)[columns]
+
     def show(self, found, profile, manifest, out) -> None:
-        shown = table(found, names(out, [BASE, *self.plan]))
+        shown = table(found, self.named(out))
         reported = tables.reported("ablation") if "dpo" in set(found.system) else None
         frame = tables.build_policy_study(reported, shown)
         self.save_table(frame, out, "table", self.title, profile, manifest)
@@ -108,27 +121,6 @@ def counted(evaluation: pd.DataFrame) -> Estimates:
     return Estimates(
         sums.samples, results.KEY, keys, sums.hits[:, columns], sums.counts[:, columns]
     )
-
-
-def names(folder: Path, variants) -> pd.DataFrame:
-    """Label, remark, group and veto by variant: of a drawn study its own, else of the kind.
-
-    A name may have gone from the kind, or have been changed, since.
-    """
-    if (folder / "policies.csv").exists():
-        drawn = pd.read_csv(folder / "policies.csv").fillna(
-            {"remark": "", "group": "", "label": ""}
-        )
-        return drawn.set_index("variant")[["label", "remark", "group", "veto"]]
-    known = {name: {"remark": "", "veto": True} | facts for name, facts in VARIANTS.items()}
-    return pd.DataFrame([known[name] for name in variants], index=list(variants))[
-        ["label", "remark", "group", "veto"]
-    ]
-
-
-def published(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(results, names) of a published study."""
-    return results.read(folder), names(folder, ())
 
 
 def table(found: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:

@@ -15,11 +15,14 @@ from typing import ClassVar
 import pandas as pd
 
 from promedical_utils.core import profiles, provenance, run_data
-from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, read_json, shown, write_json
+from promedical_utils.evaluation.policy_metrics import METRICS
 from promedical_utils.report import tables
 from promedical_utils.studies import plans, results
+
+FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # to the units of people
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,26 @@ class Study:
     def show(self, found: pd.DataFrame, profile: Profile, manifest: Mapping, out: Path) -> None:
         """Tables, figures and goals of the results.csv that is in ``out``."""
         raise NotImplementedError
+
+    def named(self, folder: Path) -> pd.DataFrame:
+        """Label and remark by system."""
+        frame = pd.DataFrame({"label": self.shows["labels"]})
+        return frame.assign(remark=pd.Series(self.shows.get("remarks", {}), dtype=str)).fillna("")
+
+    def ablation(self, folder: Path, study: str) -> pd.DataFrame:
+        """Rows of ``tables.build_ablation``, in the units of people, from a published study."""
+        found, named = results.read(folder), self.named(folder)
+        means, trained, rows = results.means(found), results.seeds(found), []
+        against = "adjudicated" if "adjudicated" in set(found.against) else "truth"
+        for system, cells in means.groupby(level="system", sort=False):
+            row = {"study": study, "variant": system, "labels": against}
+            row |= named.loc[system, ["label", "remark"]].to_dict()
+            row["seeds"] = max(len(trained.get(cell, (0,))) for cell in cells.index)
+            for column, cell in (tables.OF_REWARD | tables.OF_POLICY).items():
+                if (key := (system, *cell, against)) in means.index:
+                    row |= suffixed(column, results.ends(means, key), FACTORS.get(cell[0], 100))
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     def save_table(
         self, frame, out: Path, name: str, title: str, profile: Profile, manifest
