@@ -85,7 +85,7 @@ OF_REWARD = {  # column of the ablation -> (metric, slice) of a study of reward 
     "overall": ("overall", "all"),
 }
 OF_POLICY = {  # likewise, of a study of policies
-    column: (STUDY[column], "all")
+    column: (policy_metrics.STUDY[column], "all")
     for column in ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
 }
 EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
