@@ -102,7 +102,8 @@ class Study:
         against = "adjudicated" if "adjudicated" in set(found.against) else "truth"
         for system, cells in means.groupby(level="system", sort=False):
             row = {"study": study, "variant": system, "labels": against}
-            row |= named.loc[system, ["label", "remark"]].to_dict()
+            row |= {"label": named.label.get(system, system)}
+            row |= {"remark": named.remark.get(system, "")}
             row["seeds"] = max(len(trained.get(cell, (0,))) for cell in cells.index)
             for column, cell in (tables.OF_REWARD | tables.OF_POLICY).items():
                 if (key := (system, *cell, against)) in means.index:
