@@ -214,9 +214,9 @@ def _side_by_side(profile, folder, todo) -> list[dict]:
 
 def one(profile: Profile, folder: Path, variant: str, seed: int) -> dict:
     """Train and evaluate one policy (or the base alone) in a process of its own; a row on it."""
-    from promedical_utils.policy import small_base  # loads torch
+    from promedical_utils.reward_model import hub  # loads torch
 
-    small_base.quiet()
+    hub.silence()
     data, where = RunData.load(folder), place(folder, variant, seed)
     if variant == BASE:
         _evaluate(profile, folder, data, {}, where, BASE, 0)
