@@ -54,20 +54,24 @@ class Estimates:
     def of_items(
         cls, samples: pd.DataFrame, names: Sequence[str], items: Iterable[tuple]
     ) -> "Estimates":
-        """From (key, row of ``samples`` of each item, its value, its weight); NaN values are out.
+        """From (key, row of ``samples`` of each item, its value, weight, tied); NaN values are out.
 
         An item's value counts ``weight`` times (default 1) above the line, its weight below it.
+        ``tied``: which items are ties, summed into the extra ``ties``; for all or none.
         """
-        keys, hits, counts = [], [], []
-        for key, rows, values, *weight in items:
+        keys, hits, counts, ties = [], [], [], []
+        for key, rows, values, *more in items:
+            weight = more[0] if more else 1.0
             values = np.asarray(values, float)
-            known = ~np.isnan(values) * (weight[0] if weight else 1.0)
+            known = ~np.isnan(values) * weight
             keys.append(tuple(key))
             hits.append(np.bincount(rows, np.nan_to_num(values) * known, len(samples)))
             counts.append(np.bincount(rows, known, len(samples)))
+            ties += [(more[1] * known).sum()] if len(more) > 1 else []
         empty = np.empty((len(samples), 0))
         stacked = (np.stack(sums, 1) if sums else empty for sums in (hits, counts))
-        return cls(samples, tuple(names), keys, *stacked)
+        extra = {"ties": np.array(ties)} if ties else {}
+        return cls(samples, tuple(names), keys, *stacked, extra)
 
     def joined(self, other: "Estimates") -> "Estimates":
         """These keys and then ``other``'s, over the same samples; an extra it lacks is 0 there."""
@@ -85,18 +89,18 @@ class Estimates:
 
     def columns(self, key: tuple | Mapping) -> list[int]:
         """Columns of a key, or of all keys with these parts; KitError where there is none."""
-        if isinstance(key, Mapping):
-            parts = {self.names.index(name): value for name, value in key.items()}
-            columns = [
-                column
-                for column, own in enumerate(self.keys)
-                if all(own[place] == value for place, value in parts.items())
-            ]
-        else:
-            columns = [column for column, own in enumerate(self.keys) if own == tuple(key)]
-        if not columns:
-            raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
-        return columns
+        parts = key if isinstance(key, Mapping) else dict(zip(self.names, key, strict=True))
+        if columns := self._matching(parts):
+            return columns
+        raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
+
+    def _matching(self, parts: Mapping) -> list[int]:
+        places = {self.names.index(name): value for name, value in parts.items()}
+        return [
+            column
+            for column, key in enumerate(self.keys)
+            if all(key[place] == value for place, value in places.items())
+        ]
 
     def without(self, part: str) -> dict[tuple, list[int]]:
         """Key without this part -> its columns, one for each value of the part, such as a seed."""
@@ -137,8 +141,9 @@ class Estimates:
         value, low, high, n.
 
         The draws are those of all samples, so a group that is not drawn is left out of that draw.
+        No rows where no key has these parts.
         """
-        columns, weights = self.columns(parts), self.weights(draws, seed)
+        columns, weights = self._matching(parts), self.weights(draws, seed)
         keys, frames = [self.keys[n] for n in columns], []
         for group in sorted(self.samples[column].unique()):
             own = (self.samples[column] == group).to_numpy()[:, None]

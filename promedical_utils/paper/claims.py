@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 
 from promedical_utils.core import statistics
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import (
     KitError,
     project_root,
@@ -299,7 +300,7 @@ def readable(evaluation: pd.DataFrame) -> pd.DataFrame:
     return evaluation.assign(**{name: evaluation[f"readable_{name}"] for name in POLICY_SCORES})
 
 
-def with_conflicts(tally: bench.Tally, made: bench.Bench, predicted: pd.DataFrame) -> bench.Tally:
+def with_conflicts(tally: Estimates, made: bench.Bench, predicted: pd.DataFrame) -> Estimates:
     """``tally`` with the metric "conflict" of each scorer, by adjudicated labels.
 
     A conflict is a safety pair and a proficiency pair of the same two answers the other way round;
@@ -331,13 +332,7 @@ def with_conflicts(tally: bench.Tally, made: bench.Bench, predicted: pd.DataFram
     if not keys:
         return tally
     hits, counts = (np.column_stack(parts) for parts in zip(*sums))
-    return bench.Tally(
-        tally.samples,
-        [*tally.keys, *keys],
-        np.hstack([tally.hits, hits]),
-        np.hstack([tally.counts, counts]),
-        np.append(tally.ties, np.zeros(len(keys))),
-    )
+    return tally.joined(Estimates(tally.samples, tally.names, keys, hits, counts))
 
 
 def paired_policies(evaluation, column: str, sign: int, draws: int, seed: int) -> dict | None:

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from promedical_utils.core import statistics
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench, policy_metrics
 
@@ -130,7 +131,7 @@ class Tallied:
     """Differences from a run's tally (``bench.tally``, ``external``): each scorer was trained
     once."""
 
-    def __init__(self, tally: bench.Tally, draws: int, seed: int, against: str = "adjudicated"):
+    def __init__(self, tally: Estimates, draws: int, seed: int, against: str = "adjudicated"):
         self.tally, self.draws, self.against = tally, draws, against
         self.weights = statistics.two_stage_weights(tally.samples.condition, draws, seed)
         self.place = {key: n for n, key in enumerate(tally.keys)}
@@ -156,7 +157,7 @@ class Tallied:
         )
 
 
-def external(frame: pd.DataFrame) -> bench.Tally:
+def external(frame: pd.DataFrame) -> Estimates:
     """``external/predictions.parquet`` as a tally: (system, text, set, "truth"), hits over pairs.
 
     Columns set, system, text, retrieval, instruction_id, condition, label, prefers. A system with
@@ -172,7 +173,7 @@ def external(frame: pd.DataFrame) -> bench.Tally:
         keys.append((*key, "truth"))
         sums.append([np.bincount(row, weights, len(at)) for weights in (right, right * 0 + 1)])
     hits, counts = (np.column_stack(parts) for parts in zip(*sums))
-    return bench.Tally(samples.reset_index(drop=True), keys, hits, counts, np.zeros(len(keys)))
+    return Estimates(samples.reset_index(drop=True), bench.KEY, keys, hits, counts)
 
 
 class Policies:
@@ -182,7 +183,7 @@ class Policies:
     def __init__(self, evaluation: pd.DataFrame, draws: int, seed: int):
         self.sums = policy_metrics.sums(evaluation)
         self.weights, self.draws = self.sums.weights(draws, seed), draws
-        self.columns, self.against = self.sums.columns(), policy_metrics.labels(evaluation)
+        self.columns, self.against = self.sums.without("seed"), policy_metrics.labels(evaluation)
 
     def labels(self, asked: str | None) -> str:
         return self.against

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import expit
 
 from promedical_utils.core import plotting, profiles, provenance
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import need, project_root, read_json
@@ -90,13 +91,13 @@ class Run:
         )
 
     @cached_property
-    def tally(self) -> benches.Tally:
+    def tally(self) -> Estimates:
         preferred = benches.load_preferences(self.source / "bench")
         return benches.tally(self.bench, self.predicted, preferences=preferred)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        return self.tally.metrics(**self.settings)
+        return self.tally.table(**self.settings)
 
     @cached_property
     def evaluated(self) -> pd.DataFrame | None:

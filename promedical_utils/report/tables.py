@@ -255,29 +255,11 @@ def sliced(
     """One metric of every scorer by a column of the samples: ``column``, scorer, value, low, high,
     n.
 
-    Shares. ``tally``: ``bench.Tally``; the draws are those of the whole bench, so a part that is
+    Shares. ``tally``: ``bench.tally``; the draws are those of the whole bench, so a part that is
     not drawn is left out of that draw.
     """
-    weights = statistics.two_stage_weights(tally.samples.condition, draws, seed)
-    at = [n for n, key in enumerate(tally.keys) if key[1:] == (metric, slice, against)]
-    once, frames = np.ones((1, len(tally.samples))), []
-    for part in sorted(tally.samples[column].unique()):
-        own = (tally.samples[column] == part).to_numpy()[:, None]
-        sums = tally.hits[:, at] * own, tally.counts[:, at] * own
-        low, high = statistics.interval(statistics.ratio(*sums, weights))
-        frames.append(
-            pd.DataFrame(
-                {
-                    column: part,
-                    "scorer": [tally.keys[n][0] for n in at],
-                    "value": statistics.ratio(*sums, once)[0],
-                    "low": low,
-                    "high": high,
-                    "n": sums[1].sum(axis=0).astype(int),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+    parts = {"metric": metric, "slice": slice, "against": against}
+    return tally.by(column, parts, draws, seed)[[column, "scorer", "value", "low", "high", "n"]]
 
 
 def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:

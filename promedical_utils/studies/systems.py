@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core import profiles, provenance, run_data, statistics
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import (
     KitError,
@@ -175,7 +176,7 @@ def small(profile, folder: Path, found: run_data.RunData, held: list[Group], nam
 
 
 def by_seed(keys) -> dict[str, dict[str, str]]:
-    """System -> {training seed: scorer}, in order, of ``Tally.keys``; "" is the seed of the
+    """System -> {training seed: scorer}, in order, of ``Estimates.keys``; "" is the seed of the
     untrained."""
     found: dict[str, dict[str, str]] = {}
     for scorer in dict.fromkeys(key[0] for key in keys):
@@ -184,7 +185,7 @@ def by_seed(keys) -> dict[str, dict[str, str]]:
     return found
 
 
-def results(counted: benches.Tally, draws: int, seed: int) -> pd.DataFrame:
+def results(counted: Estimates, draws: int, seed: int) -> pd.DataFrame:
     """A row a system, training seed, metric, slice and label, and one of their mean (seed "mean").
 
     ``n``: items, for precision the answers called unsafe, for F1 both sides; of a mean the least.
@@ -204,7 +205,7 @@ def results(counted: benches.Tally, draws: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def contrasts(counted: benches.Tally, draws: int, seed: int) -> pd.DataFrame:
+def contrasts(counted: Estimates, draws: int, seed: int) -> pd.DataFrame:
     """Each of ``OWN`` less every other system, paired by sample: the same draws for both sides.
 
     A row a training seed that both have, then one over all (``seeds``: those of a, of b): the mean
@@ -257,7 +258,7 @@ def _cells() -> list[tuple[str, str, str]]:
     return [(m, s, a) for m, slices in SLICES.items() for s in slices for a in benches.AGAINST]
 
 
-def _ratios(counted: benches.Tally, draws: int, seed: int):
+def _ratios(counted: Estimates, draws: int, seed: int):
     """(values (keys,), values of every draw (draws, keys), items (keys,), place of each key)."""
     weights = statistics.two_stage_weights(counted.samples.condition, draws, seed)
     once = np.ones((1, len(counted.samples)))

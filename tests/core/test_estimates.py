@@ -29,6 +29,8 @@ def test_items_are_summed_by_sample_with_their_weight_and_without_nan(made):
     assert made.keys[0] == ("one", "1", "acc") and made.names == ("system", "seed", "metric")
     assert made.hits.T.tolist() == [[1, 1, 1, 0], [2, 1, 1, 0], [0, 1, 0, 0], [2, 0, 2, 0]]
     assert made.counts.T.tolist() == [[2, 1, 1, 1], [2, 1, 1, 1], [2, 1, 0, 1], [3, 0, 2, 1]]
+    tied = Estimates.of_items(SAMPLES, ("s",), [(("a",), [0, 1], [0, 1], [1, 3], [1, 0])])
+    assert tied.extra["ties"].tolist() == [1] and made.extra == {}
     none = Estimates.of_items(SAMPLES, ("system",), [])
     assert none.hits.shape == none.counts.shape == (4, 0) and none.keys == []
 

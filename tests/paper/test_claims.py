@@ -11,6 +11,7 @@ from helpers import benches
 from paper.test_contrasts import answers
 
 from promedical_utils.core import plotting, workspace
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.evaluation import bench
 from promedical_utils.paper import claims, contrasts
 from promedical_utils.paper.claims_figure import claims_forest
@@ -354,9 +355,8 @@ def test_conflicts_by_hand():
     )
     samples = pd.DataFrame({"instruction_id": ["i", "j"], "condition": ["c1", "c2"]})
     made = bench.Bench(samples, None, None, pairs, None, {})
-    empty = bench.Tally(
-        samples, [("other", "m", "all", "truth")], np.ones((2, 1)), np.ones((2, 1)), np.zeros(1)
-    )
+    ones, ties = np.ones((2, 1)), {"tie_rate": np.zeros(1)}
+    empty = Estimates(samples, bench.KEY, [("other", "m", "all", "truth")], ones, ones, ties)
 
     def predicted(scorer, scores):
         return pd.DataFrame(
@@ -384,7 +384,7 @@ def test_conflicts_by_hand():
     assert (
         found.keys[0] == empty.keys[0]
         and found.hits[:, 0].tolist() == [1, 1]
-        and len(found.ties) == 5
+        and len(found.extra["tie_rate"]) == 5
     )
 
 

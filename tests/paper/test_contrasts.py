@@ -154,7 +154,7 @@ def tally():
 def test_a_tally_gives_the_bench_s_own_contrast(tally):
     source = contrasts.Tallied(tally, 100, 3)
     given = check(a="criterion", b="scalar_overall", metric="pairwise", labels="adjudicated")
-    wanted = tally.contrast(
+    wanted = tally.difference(
         {
             ("criterion", "pairwise", "all", "adjudicated"): 1,
             ("scalar_overall", "pairwise", "all", "adjudicated"): -1,

@@ -192,7 +192,7 @@ def test_a_mean_is_that_of_its_seeds(counted):
     found = systems.results(counted, 200, 3).set_index(
         ["scorer", "seed", "metric", "slice", "against"]
     )
-    plain = counted.metrics(200, 3).set_index(["scorer", "metric", "slice", "against"])
+    plain = counted.table(200, 3).set_index(["scorer", "metric", "slice", "against"])
     at = ("overall", "all", "truth")
     for seed in "12":
         row, wanted = found.loc[("criterion", seed, *at)], plain.loc[(f"criterion-{seed}", *at)]
@@ -223,7 +223,7 @@ def test_a_contrast_is_paired_by_seed_and_over_all_seeds(counted):
         for s in "12"
     }
     for seed in "12":
-        wanted = counted.contrast(dict(zip(keys[seed], (1, -1))), 200, 3)
+        wanted = counted.difference(dict(zip(keys[seed], (1, -1))), 200, 3)
         row = at.loc[(name, seed)]
         assert [row.difference, row.low, row.high] == pytest.approx(
             [wanted["difference"], wanted["low"], wanted["high"]]
@@ -236,7 +236,7 @@ def test_a_contrast_is_paired_by_seed_and_over_all_seeds(counted):
             for x, sign in ((row.a, 1), (row.b, -1))
             for s in "12"
         }
-        wanted = counted.contrast(parts, 200, 3)
+        wanted = counted.difference(parts, 200, 3)
         assert [row.difference, row.low, row.high, row.n] == pytest.approx(list(wanted.values()))
     seeds = at.loc["criterion_less_scalar_overall"].index.tolist()
     assert seeds == ["1", "1 2 less 1"]
