@@ -369,7 +369,7 @@ def build_policy_by(
 def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
     """The study of policies: the paper's ablation rows, then a row a variant of this run.
 
-    ``study`` is ``policy_metrics.study_table`` or None. Values are means over training seeds, with
+    ``study`` is ``studies.policies.table`` or None. Values are means over training seeds, with
     intervals over patients; differences are paired, in points.
     """
     rows = []
