@@ -21,6 +21,7 @@ from scipy import stats
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench, policy_metrics
+from promedical_utils.evaluation import external as external_sets
 from promedical_utils.studies import results
 
 UNTRAINED = ("base", "length", "random", "words")  # no seed of a training changes them
@@ -135,6 +136,8 @@ class Counted:
     def find(self, check: Mapping) -> dict:
         terms = [(factor, self._columns(*of, check["labels"])) for factor, of in _terms(check)]
         if self.policies:
+            if len(terms) != 2:
+                raise Lacking("of policies there are differences of two alone")
             (_, a), (_, b) = terms
             found = self.sums.less(a, b, self.weights)
             if np.isnan(found["low"]):
@@ -177,14 +180,9 @@ def external(frame: pd.DataFrame) -> Estimates:
     Columns set, system, text, retrieval, instruction_id, condition, label, prefers. A system with
     retrieved documents is another, ``<system>_rag``; a tie or no preference counts as wrong.
     """
-    samples = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
-    at = pd.Index(samples.instruction_id)
-    frame = frame.assign(system=frame.system + np.where(frame.retrieval, "_rag", ""))
-    items = (
-        ((*key, "truth"), at.get_indexer(part.instruction_id), part.prefers.eq(part.label))
-        for key, part in frame.groupby(["system", "text", "set"], sort=False)
-    )
-    return Estimates.of_items(samples.reset_index(drop=True), bench.KEY, items)
+    key = {"metric": frame.text, "slice": frame["set"], "against": "truth"}
+    key["scorer"] = frame.system + np.where(frame.retrieval, "_rag", "")
+    return external_sets.estimates(frame.assign(**key), bench.KEY)
 
 
 class Stored:
