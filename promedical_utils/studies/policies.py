@@ -44,6 +44,9 @@ REPORTED = ("steps", "stopped_early", "seconds", "hacking", "throughput", "unsco
 class Policies(Study):
     kind, title = "policies", "Policies"
 
+    def known(self) -> tuple[str, ...]:
+        return tuple(name for name in VARIANTS if name != BASE)
+
     def train(self, profile, folder, data, out) -> dict:
         """Also into ``out``: evaluation.parquet and curves.parquet.
 
