@@ -7,8 +7,7 @@ and 97.5 percentiles over draws of conditions, then of patients within them; wha
 shares the draws. Training seeds are not resampled: their values stand beside.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ METRICS = {  # name -> (what it is, factor from ``measures`` to that unit)
     "finished": ("answers that end by themselves (%)", 100),
     "tokens": ("length (tokens)", 1),
 }
-STUDY = {  # column of ``study_table`` -> metric
+STUDY = {  # column of a study's table -> metric
     "violations": "violation_rate",
     "plain_violations": "plain_violation_rate",
     "proficiency": "s1",
@@ -258,64 +257,8 @@ def paired(
 # ---------------------------------------------------------------- the study of variants
 
 
-def study_table(
-    evaluation: pd.DataFrame,
-    variants: Mapping[str, Mapping],
-    draws: int = 1000,
-    seed: int = 0,
-    base: str = BASE,
-    full: str = FULL,
-) -> pd.DataFrame:
-    """One row a variant, in the order of ``variants``; one that is not in the evaluation is empty.
-
-    ``variants``: policy -> {label, remark, group, veto}; ``veto`` False (default True) is a reward
-    without one. Each column of ``STUDY`` with _low, _high and _seeds (a value a training seed,
-    joined by "|"); violations and proficiency less those of ``base`` and of ``full``, paired, in
-    points; violations over the base's, a ratio. In percent, S2 and tokens as numbers; by the truth
-    where there is one (``labels``). KitError where variants answered different patients.
-    """
-    _same_patients(evaluation)
-    estimates, against = sums(evaluation), labels(evaluation)
-    weights = estimates.weights(draws, seed)
-    columns_of = estimates.without("seed")
-    rows = []
-    for name, facts in variants.items():
-        row = {"variant": name, "label": name, "remark": "", "group": "", "veto": True} | facts
-        row |= {"labels": against, "n": 0, "seeds": 0}
-        for column, metric in STUDY.items():
-            columns = columns_of.get((name, metric, "all", against))
-            if columns is None:
-                continue
-            factor, value = METRICS[metric][1], estimates.value(columns, weights)
-            row |= suffixed(column, (value["value"], value["low"], value["high"]), factor)
-            seeds = (f"{factor * v:.6g}" for v in estimates.each(columns))
-            row |= {f"{column}_seeds": SEPARATOR.join(seeds), "seeds": len(columns)}
-            if metric == "violation_rate":
-                row["n"] = value["n"]
-            for side, other in (("base", base), ("full", full)):
-                theirs = columns_of.get((other, metric, "all", against))
-                if theirs and column in COMPARED and other != name:
-                    less = estimates.less(columns, theirs, weights)
-                    row |= _less_columns(column, side, less, factor)
-        rows.append(row)
-    names = ["variant", "label", "remark", "group", "veto", "labels", "n", "seeds"]
-    for column in STUDY:
-        names += [*suffixed(column), f"{column}_seeds"]
-    for side, column in product(("base", "full"), COMPARED):
-        names += suffixed(f"{column}_less_{side}")
-    return pd.DataFrame(rows).reindex(columns=[*names, *suffixed("violations_over_base")])
-
-
-def _less_columns(column: str, side: str, less: Mapping, factor: float) -> dict[str, float]:
-    ends = (less["difference"], less["low"], less["high"])
-    row = suffixed(f"{column}_less_{side}", ends, factor)
-    if (column, side) == ("violations", "base"):
-        ratios = (less["ratio"], less["ratio_low"], less["ratio_high"])
-        row |= suffixed("violations_over_base", ratios)
-    return row
-
-
-def _same_patients(evaluation: pd.DataFrame) -> None:
+def same_patients(evaluation: pd.DataFrame) -> None:
+    """KitError where the policies of a study answered different patients."""
     rows = _seeded(evaluation, ANSWER, "evaluation")
     patients = rows.groupby(["policy", "seed"], sort=False).instruction_id.agg(frozenset)
     for (policy, seed), own in patients.items():
@@ -328,7 +271,7 @@ def _same_patients(evaluation: pd.DataFrame) -> None:
 
 
 def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]:
-    """The study's three goals as measured; ``study`` as from ``study_table``. No NaN inside.
+    """The three goals of a study as measured; ``study``: ``studies.policies.table``. No NaN inside.
 
     Dicts of id, question, wanted, unit, value, low, high, labels, reached, sure, of, missing.
     ``reached`` is of the value, for proficiency of the lower end; None where a variant that it

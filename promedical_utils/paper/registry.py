@@ -27,7 +27,7 @@ from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
 from promedical_utils.report.tables import reported
 from promedical_utils.reward_model import calibration
-from promedical_utils.studies import policies, reward_models
+from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
 
@@ -46,10 +46,14 @@ WRITTEN_BY = {  # first folder of a file -> the notebook that writes it
     "external": "06_external_generalization",
     "healthbench": "06_external_generalization",
 }
-POLICY_STUDIES = ("policies", "policy_optimizers")
-STUDY_FILES = (
-    "reward_models/results.csv",
-    *(f"{s}/{name}" for s in POLICY_STUDIES for name in ("evaluation.parquet", "study.csv")),
+ABLATION_STUDIES = ("policies", "policy_optimizers", "reward_models")
+STUDY_FILES = (  # of policies also the answers that are counted, and what variants are called
+    *(f"{study}/results.csv" for study in ABLATION_STUDIES),
+    *(
+        f"{s}/{name}"
+        for s in ABLATION_STUDIES[:2]
+        for name in ("evaluation.parquet", "policies.csv")
+    ),
 )
 STUDIED = (
     "Own values: studies of the kit in an invented clinic, not this run, and no medical result. "
@@ -166,11 +170,9 @@ class Run:
         """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
         root, parts = project_root() / "papers_figures/studies", []
         if self.profile.data == "clinic":
-            for study in (s for s in POLICY_STUDIES if (root / s / "evaluation.parquet").exists()):
-                parts.append(tables.of_policy_study(policies.published(root / study)[0], study))
-            if (path := root / "reward_models/results.csv").exists():
-                found = pd.read_csv(path)
-                parts.append(tables.of_reward_study(found, reward_models.NAMES, "reward_models"))
+            for study in ABLATION_STUDIES:
+                if (root / study / "results.csv").exists():
+                    parts.append(study_of(study).ablation(root / study, study))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def sliced(self, column: str, metric: str = "overall", part: str = "all") -> pd.DataFrame:

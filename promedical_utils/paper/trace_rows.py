@@ -23,7 +23,8 @@ from promedical_utils.paper import registry
 from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.rubric import scoring
-from promedical_utils.studies import reward_models
+from promedical_utils.studies import results
+from promedical_utils.studies.plans import kind_of
 
 PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES = (
     "bench/predictions.parquet",
@@ -1124,31 +1125,11 @@ def _ablation(place, row, base, end) -> Origin:
         row["system"].removesuffix(" (kit)"),
         base.removeprefix("run_"),
     )
-    folder, files = project_root() / "papers_figures/studies" / study, ("results.csv",)
+    folder = project_root() / "papers_figures/studies" / study
     if study == "reward_models":
-        models = {tables_name: name for name, tables_name in reward_models.NAMES.items()}
-        metric, part = tables.OF_REWARD[column] if column in tables.OF_REWARD else (None, None)
-        results = pd.read_csv(folder / "results.csv").query("against == 'adjudicated'")
-        rows = results[results.model == models.get(label, label)]
-        if metric is None:
-            return Origin(
-                MEASURED,
-                f"training seeds of {label}",
-                (f"studies/{study}/results.csv",),
-                str(int(rows.seeds.max())),
-            )
-        rows = rows[(rows.metric == metric) & (rows["slice"] == part)]
-        value = rows[{"": "value", "_low": "low", "_high": "high"}[end]].iloc[0]
-        said = (
-            f"study {study}: {label}, {metric} on {part}, a row of results.csv; its predictions "
-            "stay in the "
-            f"study's folder, runs/studies/{study}"
-        )
-        return Origin(
-            MEASURED, said, (f"studies/{study}/results.csv",), written(100 * value), rows=rows
-        )
+        return _of_results(folder, label, column, end)
     answers = place.once((study,), lambda: pd.read_parquet(folder / "evaluation.parquet"))
-    named = pd.read_csv(folder / "study.csv").set_index("label").variant
+    named = pd.read_csv(folder / "policies.csv").set_index("label").variant
     policy, files = named[label], (f"studies/{study}/evaluation.parquet",)
     own = answers[answers.policy == policy]
     if column == "seeds":
@@ -1172,6 +1153,25 @@ def _ablation(place, row, base, end) -> Origin:
         (),
         lambda: {files[0]: (keys, frozenset(FIELDS[metric]))},
     )
+
+
+def _of_results(folder: Path, label: str, column: str, end: str) -> Origin:
+    """A row of results.csv: of a study whose predictions are not published."""
+    file = f"studies/{folder.name}/results.csv"
+    labels = {said: name for name, said in kind_of("reward_models")["labels"].items()}
+    rows = results.read(folder).query("how == 'value' and against == 'adjudicated'")
+    rows = rows[rows.system == labels.get(label, label)]
+    if column == "seeds":
+        trained = set(rows.seed) - {results.MEAN} or {""}
+        return Origin(MEASURED, f"training seeds of {label}", (file,), str(len(trained)))
+    metric, part = tables.OF_REWARD[column]
+    rows = rows[(rows.metric == metric) & (rows["slice"] == part) & (rows.seed == results.MEAN)]
+    value = rows[{"": "value", "_low": "low", "_high": "high"}[end]].iloc[0]
+    said = (
+        f"study {folder.name}: {label}, {metric} on {part}, a row of results.csv; its predictions "
+        f"stay in the study's folder, runs/studies/{folder.name}"
+    )
+    return Origin(MEASURED, said, (file,), written(100 * value), rows=rows)
 
 
 _MAKE = {

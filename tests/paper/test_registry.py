@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import benches
+from helpers import benches, studies
 from report.test_tables import OUTSIDE_REPORT, VARIANTS, curated, curve, evaluated, outside
 
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError, project_root, write_json
-from promedical_utils.evaluation import bench, policy_metrics
+from promedical_utils.evaluation import bench
 from promedical_utils.paper import registry
 from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
@@ -97,8 +97,9 @@ def write_study(folder, profile="cpu"):
     rows = evaluated("full", (1, 2))[0]
     rows["plain_violation"] = rows.plain_violation.astype(float)
     rows.to_parquet(paper_file(folder, "evaluation.parquet"), index=False)
-    names = {v: {**facts, "remark": ""} for v, facts in VARIANTS.items() if v in ("base", "full")}
-    policy_metrics.study_table(rows, names, draws=20).to_csv(folder / "study.csv", index=False)
+    names = {variant: VARIANTS[variant] for variant in ("base", "full")}
+    studies.write(folder, rows, draws=20, seed=5)
+    studies.table(rows, names, draws=20, seed=5).to_csv(folder / "policies.csv", index=False)
     curve().assign(variant="full", seed=1).to_parquet(folder / "curves.parquet", index=False)
     settings = {"name": profile, "seed": 5, "bootstrap": 20, "data": "clinic"}
     write_json(folder / "manifest.json", {"profile": settings, "plan": {"full": [1, 2]}})
@@ -181,7 +182,8 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
     assert set(report["figures"]) == set(registry.FIGURES)
     assert (here / "out/claims.json").exists() and report["claims"]
     facts = json.loads((here / "out/tables/ablation.json").read_text())
-    assert set(facts["studies"]) == {"policies/evaluation.parquet", "policies/study.csv"}
+    files = ("results.csv", "evaluation.parquet", "policies.csv")
+    assert set(facts["studies"]) == {f"policies/{file}" for file in files}
     assert (
         facts["sources"] == {}
         and "not this run" in facts["note"]
@@ -340,9 +342,9 @@ def test_a_page_drops_empty_columns_and_folds_intervals(here, undrawn):
 
 def test_a_studys_names_come_from_its_own_file(here):
     folder = here / "papers_figures/studies/policies"
-    facts = pd.read_csv(folder / "study.csv")
+    facts = pd.read_csv(folder / "policies.csv")
     facts.loc[facts.variant == "full", "label"] = "named otherwise since"
-    facts.to_csv(folder / "study.csv", index=False)
+    facts.to_csv(folder / "policies.csv", index=False)
     made, _ = registry.plans(PROFILE, here / "papers_figures/cpu")
     assert "named otherwise since (kit)" in set(made["ablation"].frame.system)
 
