@@ -95,18 +95,19 @@ class Estimates:
         raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
 
     def _matching(self, parts: Mapping) -> list[int]:
-        places = {self.names.index(name): value for name, value in parts.items()}
+        wanted = {self.names.index(name): value for name, value in parts.items()}
         return [
             column
             for column, key in enumerate(self.keys)
-            if all(key[place] == value for place, value in places.items())
+            if all(key[position] == value for position, value in wanted.items())
         ]
 
     def without(self, part: str) -> dict[tuple, list[int]]:
         """Key without this part -> its columns, one for each value of the part, such as a seed."""
-        place, columns = self.names.index(part), {}
+        position, columns = self.names.index(part), {}
         for column, key in enumerate(self.keys):
-            columns.setdefault((*key[:place], *key[place + 1 :]), []).append(column)
+            rest = (*key[:position], *key[position + 1 :])
+            columns.setdefault(rest, []).append(column)
         return columns
 
     # ------------------------------------------------------------ values and intervals

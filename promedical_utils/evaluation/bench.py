@@ -308,12 +308,12 @@ def predictions(scorer: str, scores: pd.DataFrame, criteria=None, calibration=No
     """Predictions frame from a reward model's scores; criterion views need their calibration."""
     frame = scores.assign(scorer=scorer, probability=np.nan, met=pd.NA)
     if calibration is not None:
-        of = frame.criterion_id.map(criteria.set_index("criterion_id").dimension)
-        if of.isna().any():
-            unknown = frame.criterion_id[of.isna()].iloc[0]
+        dimensions = frame.criterion_id.map(criteria.set_index("criterion_id").dimension)
+        if dimensions.isna().any():
+            unknown = frame.criterion_id[dimensions.isna()].iloc[0]
             raise KitError(f"{scorer}: criterion {unknown!r} is in no rubric; score again")
-        frame["probability"] = calibration.probability(frame.score, of)
-        frame["met"] = calibration.met(frame.score, of)
+        frame["probability"] = calibration.probability(frame.score, dimensions)
+        frame["met"] = calibration.met(frame.score, dimensions)
     return frame[PREDICTED].astype({"met": "boolean"})
 
 
@@ -450,9 +450,9 @@ class _Questions:
         self.rubrics = _rubrics(self.cells)
         # 1 met, 0 not, NaN not known
         self.labels = {name: np.array(_met(self.cells, name), float) for name in against}
-        place = pd.Series(range(len(self.cells)), index=pd.MultiIndex.from_frame(self.cells[CELL]))
+        cells = pd.Series(range(len(self.cells)), index=pd.MultiIndex.from_frame(self.cells[CELL]))
         self.chosen, self.rejected = (  # cell of either side of a pair
-            place[pd.MultiIndex.from_frame(self.pairs[[side, "criterion_id"]])].to_numpy()
+            cells[pd.MultiIndex.from_frame(self.pairs[[side, "criterion_id"]])].to_numpy()
             for side in ("chosen_id", "rejected_id")
         )
         self.longer = None
@@ -533,12 +533,12 @@ def _aligned(scorer: str, frame, cells, conditional: bool) -> pd.DataFrame:
     if conditional and (frame.criterion_id == "").any():
         raise KitError(f"predictions of {scorer}: only some have a criterion; give all or none")
     on = CELL if conditional else CELL[:1]
-    place = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
-    if (place < 0).any():
-        cell = cells.iloc[(place < 0).argmax()]
+    rows = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
+    if (rows < 0).any():
+        cell = cells.iloc[(rows < 0).argmax()]
         missing = f"{cell.candidate_id}, {cell.criterion_id}"
         raise KitError(f"{scorer}: no prediction of {missing}; score it again")
-    return frame.iloc[place]
+    return frame.iloc[rows]
 
 
 def _order(questions: _Questions, frame: pd.DataFrame, met: np.ndarray | None) -> np.ndarray:
@@ -549,13 +549,11 @@ def _order(questions: _Questions, frame: pd.DataFrame, met: np.ndarray | None) -
     else:
         likely = frame.probability.fillna(pd.Series(met * 1.0, frame.index)).to_numpy(float)
         verdicts, likely = _by_candidate(cells, met), _by_candidate(cells, likely)
-        of = dict(zip(cells.candidate_id, cells.instruction_id, strict=True))
-        rank = {
-            answer: scoring.expected_key(
-                questions.rubrics[of[answer]], verdicts[answer], likely[answer]
-            )
-            for answer in verdicts
-        }
+        rank = {}
+        for answer, instruction in zip(cells.candidate_id, cells.instruction_id, strict=True):
+            if answer not in rank:
+                rubric = questions.rubrics[instruction]
+                rank[answer] = scoring.expected_key(rubric, verdicts[answer], likely[answer])
     pairs = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
     return np.array([int(a > b) - int(a < b) for a, b in pairs])
 
@@ -569,11 +567,11 @@ def _preferred(scorer: str, frame: pd.DataFrame, wanted: pd.DataFrame) -> np.nda
         raise KitError(
             f"{scorer}: it compared two answers twice; keep one preference for each pair"
         )
-    place = both.index.get_indexer(pd.MultiIndex.from_frame(wanted[key]))
-    if (place < 0).any():
-        missing = ", ".join(filter(None, wanted[key].iloc[(place < 0).argmax()]))
+    rows = both.index.get_indexer(pd.MultiIndex.from_frame(wanted[key]))
+    if (rows < 0).any():
+        missing = ", ".join(filter(None, wanted[key].iloc[(rows < 0).argmax()]))
         raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
-    margin = both.to_numpy(float)[place] - 0.5
+    margin = both.to_numpy(float)[rows] - 0.5
     return np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0)  # NaN prefers nothing
 
 

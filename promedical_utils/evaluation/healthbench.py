@@ -188,18 +188,18 @@ def meta_evaluation(
     # numbers compare fast, texts of a whole bench do not
     codes = {name: pd.factorize(ratings[name])[0] for name in ("item", "conversation")}
     ratings = ratings.assign(**codes, verdict=ratings.verdict.astype(object))
-    rows = []
+    table = []
     for name, part in [("all", ratings), *(ratings.groupby(by) if by else ())]:
-        conversations, place = np.unique(part.conversation, return_inverse=True)
-        part = part.assign(conversation=place)
+        conversations, rows = np.unique(part.conversation, return_inverse=True)
+        part = part.assign(conversation=rows)
         weights = statistics.two_stage_weights(np.arange(len(conversations)), draws, seed)
-        of = {rater: part[part.rater == rater] for rater in known}
+        verdicts = {rater: part[part.rater == rater] for rater in known}
         for grader in graders:
-            people = {p: of[p] for p in physicians if p != grader}
-            row = _against_all(of[grader], people, weights)
-            row |= _leaving_one_out(of[grader], people, weights)
-            rows.append({"slice": name, "grader": grader} | row)
-    return pd.DataFrame(rows)
+            people = {p: verdicts[p] for p in physicians if p != grader}
+            row = _against_all(verdicts[grader], people, weights)
+            row |= _leaving_one_out(verdicts[grader], people, weights)
+            table.append({"slice": name, "grader": grader} | row)
+    return pd.DataFrame(table)
 
 
 def _against_all(grader: pd.DataFrame, people: Mapping, weights: np.ndarray) -> dict:
@@ -258,9 +258,9 @@ def _f1(frames: Sequence[pd.DataFrame], weights: np.ndarray) -> np.ndarray:
     def items() -> Iterator[tuple]:
         for number, pairs in enumerate(frames):
             for name in CLASSES:
-                said, label = (pairs[side].eq(name) * 1 for side in ("verdict", "label"))
-                # F1 = 2 hits / (times said + times labelled): a hit is in both and weighs two
-                yield (number, name), pairs.conversation, said * label, said + label
+                given, label = (pairs[side].eq(name) * 1 for side in ("verdict", "label"))
+                # F1 = 2 hits / (times given + times labelled): a hit is in both and weighs two
+                yield (number, name), pairs.conversation, given * label, given + label
 
     sums = Estimates.of_items(samples, ("frame", "class"), items())
     drawn = sums.drawn(range(len(sums.keys)), weights)
@@ -376,12 +376,12 @@ def policy_column(profile, run: Path) -> dict:
         return _column(NOT_RUN, read_json(why, "")["reason"] if why.exists() else NOBODY)
     try:
         facts = read_json(run / "healthbench/graded.json", "06_external_generalization")
-        found = paired(scores_of_run(run), "grpo", "base", profile.bootstrap, profile.seed)
+        less = paired(scores_of_run(run), "grpo", "base", profile.bootstrap, profile.seed)
     except KitError as error:  # no policy, no data, no answer from the endpoint: the row says which
         return _column(NOT_RUN, str(error))
-    n = found["n"]
+    n = less["n"]
     rows = {
-        name: {end: round(100 * value, 2) + 0.0 for end, value in found[name].items()}
+        name: {end: round(100 * value, 2) + 0.0 for end, value in less[name].items()}
         for name in (*SYSTEMS, "difference")
     }
     reason = (

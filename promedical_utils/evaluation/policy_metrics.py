@@ -7,7 +7,7 @@ and 97.5 percentiles over draws of conditions, then of patients within them; wha
 shares the draws. Training seeds are not resampled: their values stand beside.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ METRICS = {  # name -> (what it is, factor from ``measures`` to that unit)
     "finished": ("answers that end by themselves (%)", 100),
     "tokens": ("length (tokens)", 1),
 }
-STUDY = {  # column of ``study_table`` -> metric
+STUDY = {  # column of a study's table -> metric
     "violations": "violation_rate",
     "plain_violations": "plain_violation_rate",
     "proficiency": "s1",
@@ -48,22 +48,18 @@ STUDY = {  # column of ``study_table`` -> metric
 COMPARED = ("violations", "proficiency")  # less the base's and those of full GRPO
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
 QUARTER, KEPT = 0.25, -2.0  # goals: of the base's violations; points of S1 that may be lost
-GOALS = {
-    "quarter_of_base": {
-        "question": "violations of full GRPO over the base's",
-        "wanted": f"<= {QUARTER:g}",
-        "unit": "ratio",
-    },
-    "below_every_no_veto": {
-        "question": "violations of full GRPO less the lowest without a veto",
-        "wanted": "< 0",
-        "unit": "points",
-    },
-    "proficiency_kept": {
-        "question": "S1 of full GRPO less the base's, lower end of its interval",
-        "wanted": f">= {KEPT:g}",
-        "unit": "points",
-    },
+GOALS = {  # id -> question, wanted, unit
+    "quarter_of_base": ("violations of full GRPO over the base's", f"<= {QUARTER:g}", "ratio"),
+    "below_every_no_veto": (
+        "violations of full GRPO less the lowest without a veto",
+        "< 0",
+        "points",
+    ),
+    "proficiency_kept": (
+        "S1 of full GRPO less the base's, lower end of its interval",
+        f">= {KEPT:g}",
+        "points",
+    ),
 }
 SEPARATOR = "|"
 
@@ -114,36 +110,32 @@ def sums(
     if not items:
         raise KitError("evaluation: no answer with a score; evaluate the policies again")
     row = pd.Series(range(len(samples)), index=samples.instruction_id)
-    parts = {"all": np.ones(len(samples), bool)}
-    if column:
-        group = samples[column].astype(str)
-        parts = {name: (group == name).to_numpy() for name in sorted(set(group))}
+    group = samples[column].astype(str) if column else pd.Series("all", samples.index)
     sliced = []
-    for (policy, seed, metric, part, against), patients, values in items:
+    for (policy, seed, metric, against), part, patients, values in items:
         rows = row[patients].to_numpy()
-        masks = {part: np.ones(len(samples), bool)} if part else parts
-        for name, mask in masks.items():
-            own = mask[rows]
+        for name in [part] if part else sorted(set(group)):
+            own = slice(None) if part else (group[rows] == name).to_numpy()
             sliced.append(((policy, seed, metric, name, against), rows[own], values[own]))
     return Estimates.of_items(samples, KEY, sliced)
 
 
 def _answer_items(answers: pd.DataFrame) -> Iterator[tuple]:
-    """(key without a slice, patient of each answer, its value) of each metric that is known."""
+    """(key without the slice, "" for every slice, patient of each answer, its value) by metric."""
     for (policy, seed), own in answers.groupby(["policy", "seed"], sort=False):
         for against in AGAINST:
             for metric, values in _metrics(own, against).items():
                 if not np.isnan(values).all():  # no truth on these data
-                    yield (policy, seed, metric, "", against), own.instruction_id, values
+                    yield (policy, seed, metric, against), "", own.instruction_id, values
 
 
 def _verdict_items(cells: pd.DataFrame, by_dimension: bool) -> Iterator[tuple]:
-    """As ``_answer_items``, a row a criterion; its dimension is the slice or in the name."""
+    """As ``_answer_items``, an item a criterion; its dimension is the slice or in the name."""
     key = ["policy", "seed", "judge", "dimension"]
     for (policy, seed, judge, dimension), own in cells.groupby(key, sort=False):
         metric, part = ("met", dimension) if by_dimension else (f"met_{dimension}", "")
         met = own.verdict.eq("met").to_numpy(float)
-        yield (policy, seed, metric, part, judge), own.instruction_id, met
+        yield (policy, seed, metric, judge), part, own.instruction_id, met
 
 
 def _of_answers(verdicts: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +177,7 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
     violated = column(f"{prefix}violation")
     if against == "judged" or np.isnan(violated).all():
         violated = np.where(np.isnan(s3), np.nan, s3 > 0)
-    found = {
+    metrics = {
         "bench_score": bench_score(s1, s2, s3),
         "compliance": 1 - violated,
         "violation_rate": violated,
@@ -196,8 +188,8 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
         "unparsed": column(f"{prefix}unparsed"),
     }
     if not np.isnan(violated).all():  # of the text alone, and so under either label
-        found |= {name: column(name) for name in ("finished", "tokens")}
-    return found
+        metrics |= {name: column(name) for name in ("finished", "tokens")}
+    return metrics
 
 
 # ---------------------------------------------------------------- values and differences
@@ -265,95 +257,8 @@ def paired(
 # ---------------------------------------------------------------- the study of variants
 
 
-def study_table(
-    evaluation: pd.DataFrame,
-    variants: Mapping[str, Mapping],
-    draws: int = 1000,
-    seed: int = 0,
-    base: str = BASE,
-    full: str = FULL,
-) -> pd.DataFrame:
-    """One row a variant, in the order of ``variants``; one that is not in the evaluation is empty.
-
-    ``variants``: policy -> {label, remark, group, veto}; ``veto`` False (default True) is a reward
-    without one. Each column of ``STUDY`` with _low, _high and _seeds (a value a training seed,
-    joined by "|"); violations and proficiency less those of ``base`` and of ``full``, paired, in
-    points; violations over the base's, a ratio. In percent, S2 and tokens as numbers; by the truth
-    where there is one (``labels``). KitError where variants answered different patients.
-    """
-    _same_patients(evaluation)
-    against = labels(evaluation)
-    study = _Study(sums(evaluation), against, draws, seed)
-    rows = []
-    for name, facts in variants.items():
-        row = {
-            "variant": name,
-            "label": facts.get("label", name),
-            "remark": facts.get("remark", ""),
-            "group": facts.get("group", ""),
-            "veto": bool(facts.get("veto", True)),
-            "labels": against,
-            "n": 0,
-            "seeds": 0,
-        }
-        row |= study.values(name)
-        for side, other in (("base", base), ("full", full)):
-            if other != name:
-                row |= study.less(name, side, other)
-        rows.append(row)
-    names = ["variant", "label", "remark", "group", "veto", "labels", "n", "seeds"]
-    for column in STUDY:
-        names += [*suffixed(column), f"{column}_seeds"]
-    for side in ("base", "full"):
-        for column in COMPARED:
-            names += suffixed(f"{column}_less_{side}")
-    return pd.DataFrame(rows).reindex(columns=[*names, *suffixed("violations_over_base")])
-
-
-class _Study:
-    """Cells of ``study_table`` from the sums of all variants; empty for one that did not run."""
-
-    def __init__(self, estimates: Estimates, against: str, draws: int, seed: int):
-        self.estimates, self.weights = estimates, estimates.weights(draws, seed)
-        self.columns = {
-            (policy, metric): columns
-            for (policy, metric, part, label), columns in estimates.without("seed").items()
-            if (part, label) == ("all", against)
-        }
-
-    def values(self, variant: str) -> dict:
-        """Every column of ``STUDY`` with its interval and its seeds' values, n and seeds."""
-        row = {}
-        for column, metric in STUDY.items():
-            own = self.columns.get((variant, metric))
-            if own is None:
-                continue
-            factor, value = METRICS[metric][1], self.estimates.value(own, self.weights)
-            row |= suffixed(column, (value["value"], value["low"], value["high"]), factor)
-            seeds = (f"{factor * v:.6g}" for v in self.estimates.each(own))
-            row |= {f"{column}_seeds": SEPARATOR.join(seeds), "seeds": len(own)}
-            if metric == "violation_rate":
-                row["n"] = value["n"]
-        return row
-
-    def less(self, variant: str, side: str, other: str) -> dict:
-        """``COMPARED`` of a variant less those of ``other``, named by its ``side``."""
-        row = {}
-        for column in COMPARED:
-            metric = STUDY[column]
-            own, theirs = (self.columns.get((policy, metric)) for policy in (variant, other))
-            if own is None or theirs is None:
-                continue
-            less = self.estimates.less(own, theirs, self.weights)
-            ends = (less["difference"], less["low"], less["high"])
-            row |= suffixed(f"{column}_less_{side}", ends, METRICS[metric][1])
-            if (side, column) == ("base", "violations"):
-                ends = (less["ratio"], less["ratio_low"], less["ratio_high"])
-                row |= suffixed("violations_over_base", ends)
-        return row
-
-
-def _same_patients(evaluation: pd.DataFrame) -> None:
+def same_patients(evaluation: pd.DataFrame) -> None:
+    """KitError where the policies of a study answered different patients."""
     rows = _seeded(evaluation, ANSWER, "evaluation")
     patients = rows.groupby(["policy", "seed"], sort=False).instruction_id.agg(frozenset)
     for (policy, seed), own in patients.items():
@@ -366,7 +271,7 @@ def _same_patients(evaluation: pd.DataFrame) -> None:
 
 
 def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]:
-    """The study's three goals as measured; ``study`` as from ``study_table``. No NaN inside.
+    """The three goals of a study as measured; ``study``: ``studies.policies.table``. No NaN inside.
 
     Dicts of id, question, wanted, unit, value, low, high, labels, reached, sure, of, missing.
     ``reached`` is of the value, for proficiency of the lower end; None where a variant that it
@@ -411,7 +316,7 @@ def _goal(name: str, labels: str, ends, reached, sure, of: str, missing: list[st
     rounded = (round(end, 4) + 0.0 if np.isfinite(end) else None for end in ends)
     return {
         "id": name,
-        **GOALS[name],
+        **dict(zip(("question", "wanted", "unit"), GOALS[name], strict=True)),
         **dict(zip(("value", "low", "high"), rounded, strict=True)),
         "labels": labels,
         "of": of,
@@ -443,23 +348,25 @@ def three(
     are fewer patients; KitError where no patient has both answers.
     """
     prefix = "" if labels(evaluation) == "truth" else "judged_"
-    names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
+    violations, *_ = names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
     rows = _seeded(one_seed(evaluation), ANSWER, "evaluation")
-    sides = [rows[rows.policy == p].set_index("instruction_id")[names] for p in (before, after)]
-    both = sides[0].join(sides[1], how="inner", lsuffix="_before", rsuffix="_after").astype(float)
-    both = both.dropna(subset=[f"{names[0]}_before", f"{names[0]}_after"])
-    if both.empty:
+    scores = {
+        policy: rows[rows.policy == policy].set_index("instruction_id")[names].astype(float)
+        for policy in (before, after)
+    }
+    change = (scores[after] - scores[before]).dropna(subset=violations)  # of those with both
+    if change.empty:
         raise KitError(f"no patient with an answer of {before} and one of {after}: evaluate both")
-    change = pd.DataFrame({name: both[f"{name}_after"] - both[f"{name}_before"] for name in names})
-    change = change.fillna(0.0).round(9).assign(**{names[0]: lambda c: -c[names[0]]})
+    change = change.fillna(0.0).round(9)
+    change[violations] *= -1
     order = change.reset_index().sort_values([*names, "instruction_id"]).instruction_id.tolist()
     wanted = {
         "largest fall in violations": order[-1],
         "middle of all patients": order[(len(order) - 1) // 2],
         "largest rise in violations, or least fall": order[0],
     }
-    found = {}
+    reasons = {}
     for why, name in wanted.items():
-        a, b = (int(both[f"{names[0]}_{side}"][name]) for side in ("before", "after"))
-        found.setdefault(name, f"{why}: {a} before, {b} after")
-    return [(why, name) for name, why in found.items()]
+        a, b = (int(scores[policy].at[name, violations]) for policy in (before, after))
+        reasons.setdefault(name, f"{why}: {a} before, {b} after")
+    return [(why, name) for name, why in reasons.items()]

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.workspace import project_root
+from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import policy_metrics
-from promedical_utils.paper import contrasts
 from promedical_utils.report import tables
+from promedical_utils.studies.catalog import study_of
 
 PREDICTIONS, PREFERENCES = "bench/predictions.parquet", "bench/preferences.parquet"
 VERDICTS, PAIRS, GRADES = (f"bench/{name}.parquet" for name in ("verdicts", "pairs", "grades"))
@@ -43,9 +45,9 @@ class Behind:
     """``what``, in words; ``estimates``, ``terms`` (key -> factor), ``unit``: the cell is the unit
     times their weighted sum, or is no such estimate (None).
 
-    ``files``: below the run's folder, whose rows are shown; ``where``: column -> the value or the
-    set of values by which a row of them belongs to the cell; ``models``: folders of what was
-    trained.
+    ``files``: below the run's folder, or studies/..., whose rows are shown; ``where``: column ->
+    the value or the set of values by which a row of them belongs to the cell; ``models``: folders
+    of what was trained.
     """
 
     what: str
@@ -198,7 +200,7 @@ def policy_specialty(run, row: Mapping, column: str) -> Behind:
 def external(run, row: Mapping, column: str) -> Behind:
     part = {label: key for key, label in tables.SETS.items()}[row["set"]]
     frame = run.outside[run.outside["set"] == part]
-    return _outside(run, frame, row["system"], column, {part: 1.0})
+    return _outside(run, frame, row["system"], column, "set", (part,))
 
 
 def rewardbench(run, row: Mapping, column: str) -> Behind:
@@ -206,32 +208,36 @@ def rewardbench(run, row: Mapping, column: str) -> Behind:
     text = dict(zip(tables.TEXTS, tables.EXTERNAL, strict=True))[text]
     frame = run.outside[run.outside["set"] == "medical_rewardbench"]
     subsets = tuple(tables.SUBSETS) if column == "macro_mean" else (column,)
-    terms = dict.fromkeys(subsets, 1 / len(subsets))
-    return _outside(run, frame.assign(set=frame.subset), name, text, terms)
+    return _outside(run, frame, name, text, "subset", subsets)
 
 
-def _outside(run, frame: pd.DataFrame, name: str, text: str, parts: Mapping[str, float]) -> Behind:
-    """Pairs of ``frame`` that a system orders rightly, over its column ``set``."""
+def _outside(run, frame: pd.DataFrame, name: str, text: str, by: str, parts: tuple) -> Behind:
+    """Pairs that a system orders rightly: the mean of its shares in ``parts`` of a column."""
     label, retrieval = name.removesuffix(", with retrieval"), ", with retrieval" in name
     known = {label: key for key, label in tables.NAMES_OUTSIDE.items()}
     system = known.get(label) or scorer_of(run, label) or label.removesuffix(" (kit)")
     what = f"{', '.join(parts)}: pairs of answers that {system} orders rightly, given {text}"
-    rows = {"system": system, "text": text, "retrieval": retrieval}
+    rows = {"system": system, "text": text, "retrieval": retrieval, by: set(parts)}
     return Behind(
         what + (" and documents" if retrieval else ""),
         (EXTERNAL,),
         rows | {"instruction_id": set(frame.instruction_id)},
-        contrasts.external(frame),
-        {
-            (system + ("_rag" if retrieval else ""), text, part, "truth"): factor
-            for part, factor in parts.items()
-        },
+        external_sets.estimates(frame, ("system", "text", "retrieval", by)),
+        {(system, text, retrieval, part): 1 / len(parts) for part in parts},
         models=(f"reward/{system}",),
     )
 
 
 def ablation(run, row: Mapping, column: str) -> Behind:
-    return Behind(f"study {row['study']}: {row['system'].removesuffix(' (kit)')}, {column}")
+    """A variant of a committed study: its rows of results.csv, over all trainings and of each."""
+    study, label = row["study"], row["system"].removesuffix(" (kit)")
+    named = study_of(study).named(project_root() / "papers_figures/studies" / study)
+    systems = {name: system for system, name in named.label.items()}
+    rows = {"system": systems.get(label, label), "against": row["labels"], "how": "value"}
+    metric, part = (tables.OF_REWARD | tables.OF_POLICY).get(column, ("", ""))
+    rows |= {"metric": metric, "slice": part} if metric else {}
+    what = f"study {study}: {label}, {column.replace('_', ' ')}, by {row['labels']}"
+    return Behind(f"{what}, mean of its training seeds", (f"studies/{study}/results.csv",), rows)
 
 
 def counts(run, row: Mapping, column: str) -> Behind:

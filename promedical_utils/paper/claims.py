@@ -115,11 +115,11 @@ def _evidence_of_run(
     """The evidence of ``RUN_FILES``; what did not run has its reason."""
     drawn, sources = (profile.bootstrap, seed), {}
     if tally is not None:
-        sources["run"] = contrasts.Tallied(tally, *drawn)
+        sources["run"] = contrasts.Counted(tally, *drawn)
     if evaluation is not None:
-        sources["policy"] = contrasts.Policies(evaluation, *drawn)
+        sources["policy"] = contrasts.of_policies(evaluation, *drawn)
     if external is not None and len(external):
-        sources["external"] = contrasts.Tallied(contrasts.external(external), *drawn, "truth")
+        sources["external"] = contrasts.Counted(contrasts.external(external), *drawn, "truth")
     if healthbench is not None:
         sources["healthbench"] = contrasts.HealthBench(healthbench)
     data = f"this run: {contrasts.ran_on(profile.name, seed, profile.data)}"

@@ -31,7 +31,7 @@ from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
 from promedical_utils.report.tables import reported
 from promedical_utils.reward_model import calibration
-from promedical_utils.studies import policies, reward_models
+from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
 
@@ -51,16 +51,27 @@ WRITTEN_BY = {  # first folder of a file -> the notebook that writes it
     "external": "06_external_generalization",
     "healthbench": "06_external_generalization",
 }
-POLICY_STUDIES = ("policies", "policy_optimizers")
-STUDY_FILES = (
-    "reward_models/results.csv",
-    *(f"{s}/{name}" for s in POLICY_STUDIES for name in ("evaluation.parquet", "study.csv")),
+ABLATION_STUDIES = ("policies", "policy_optimizers", "reward_models")
+STUDY_FILES = (  # of policies also the answers that are counted, and what variants are called
+    *(f"{study}/results.csv" for study in ABLATION_STUDIES),
+    *(
+        f"{s}/{name}"
+        for s in ABLATION_STUDIES[:2]
+        for name in ("evaluation.parquet", "policies.csv")
+    ),
 )
 STUDIED = (
     "Own values: studies of the kit in an invented clinic, not this run, and no medical result. "
     "Policies by the truth, reward models by the adjudicated labels."
 )
 ALL, CLINIC = ("clinic", "real", "open"), ("clinic",)
+
+
+def read_table(path: Path) -> pd.DataFrame | None:
+    """The rows of a CSV or Parquet file; None where it is not there."""
+    if not path.exists():
+        return None
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
 
 
 @dataclass(frozen=True)
@@ -72,10 +83,7 @@ class Run:
     source: Path
 
     def table(self, file: str) -> pd.DataFrame | None:
-        path = self.source / file
-        if not path.exists():
-            return None
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return read_table(self.source / file)
 
     @property
     def settings(self) -> dict:
@@ -162,11 +170,9 @@ class Run:
         """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
         root, parts = project_root() / "papers_figures/studies", []
         if self.profile.data == "clinic":
-            for study in (s for s in POLICY_STUDIES if (root / s / "evaluation.parquet").exists()):
-                parts.append(tables.of_policy_study(policies.published(root / study)[0], study))
-            if (path := root / "reward_models/results.csv").exists():
-                results = pd.read_csv(path)
-                parts.append(tables.of_reward_study(results, reward_models.NAMES, "reward_models"))
+            for study in ABLATION_STUDIES:
+                if (root / study / "results.csv").exists():
+                    parts.append(study_of(study).ablation(root / study, study))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def sliced(self, column: str, metric: str = "overall", part: str = "all") -> pd.DataFrame:

@@ -60,6 +60,10 @@ class Source:
         outside = file.startswith(("studies/", "paper_values/"))
         return (project_root() / "papers_figures" if outside else self.folder) / file
 
+    def table(self, file: str) -> pd.DataFrame | None:
+        """The rows of a file; None where it is not there."""
+        return registry.read_table(self.path(file))
+
 
 # ---------------------------------------------------------------- finding the cell
 
@@ -218,12 +222,12 @@ def _ratio(behind: Behind) -> str:
 def _named(behind: Behind, key: tuple) -> str:
     """What of a key tells it from the estimate's other terms."""
     varying = [len(set(parts)) > 1 for parts in zip(*behind.terms, strict=True)]
-    return ", ".join(part for part, varies in zip(key, varying, strict=True) if varies and part)
+    return ", ".join(str(part) for part, varies in zip(key, varying, strict=True) if varies)
 
 
 def _items(source: Source, behind: Behind, examples: int) -> Iterator[str]:
     """The first items of an estimate with their rows; without an estimate the first rows alone."""
-    frames = {file: source.run.table(file) for file in dict.fromkeys(behind.files)}
+    frames = {file: source.table(file) for file in dict.fromkeys(behind.files)}
     files = {f: _chosen(frame, behind.where) for f, frame in frames.items() if frame is not None}
     if not files:
         return

@@ -22,7 +22,8 @@ from promedical_utils.paper import registry, rerun, trace
 from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.rubric import scoring
-from promedical_utils.studies import reward_models
+from promedical_utils.studies import results
+from promedical_utils.studies.plans import kind_of
 
 PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES, JUDGE, HELDOUT = (
     "bench/predictions.parquet",
@@ -642,16 +643,9 @@ def _ablation(place, row, base, end) -> Count:
     study, label = row["study"], row["system"].removesuffix(" (kit)")
     folder = project_root() / "papers_figures/studies" / study
     if study == "reward_models":
-        models = {label: name for name, label in reward_models.NAMES.items()}
-        results = pd.read_csv(folder / "results.csv").query("against == 'adjudicated'")
-        rows = results[results.model == models.get(label, label)]
-        if base == "seeds":
-            return Count(str(int(rows.seeds.max())))
-        metric, part = tables.OF_REWARD[base]
-        rows = rows[(rows.metric == metric) & (rows["slice"] == part)]
-        return Count(written(100 * rows[end.lstrip("_") or "value"].iloc[0]))
+        return _of_results(results.read(folder), label, base, end)
     answers = place.kept((study,), lambda: pd.read_parquet(folder / "evaluation.parquet"))
-    policy = pd.read_csv(folder / "study.csv").set_index("label").variant[label]
+    policy = pd.read_csv(folder / "policies.csv").set_index("label").variant[label]
     own = answers[answers.policy == policy]
     if base == "seeds":
         return Count(str(own["seed"].nunique()))
@@ -662,6 +656,18 @@ def _ablation(place, row, base, end) -> Count:
     texts = place.kept(key, lambda: items.texts(place, profile, unit))
     file, keys = f"studies/{study}/evaluation.parquet", items.rows[["policy", "instruction_id"]]
     return Count(texts[end], {file: (keys, frozenset(FIELDS[metric]))})
+
+
+def _of_results(rows: pd.DataFrame, label: str, column: str, end: str) -> Count:
+    """A row of results.csv: of a study whose predictions are not published."""
+    labels = {text: name for name, text in kind_of("reward_models")["labels"].items()}
+    rows = rows[(rows.how == "value") & (rows.against == "adjudicated")]
+    rows = rows[rows.system == labels.get(label, label)]
+    if column == "seeds":
+        return Count(str(len(set(rows.seed) - {results.MEAN} or {""})))
+    metric, part = tables.OF_REWARD[column]
+    rows = rows[(rows.metric == metric) & (rows["slice"] == part) & (rows.seed == results.MEAN)]
+    return Count(written(100 * rows[end.lstrip("_") or "value"].iloc[0]))
 
 
 # ---------------------------------------------------------------- counts

@@ -100,7 +100,8 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
     assert set(report["figures"]) == set(registry.FIGURES)
     assert (here / "out/claims.json").exists() and report["claims"]
     facts = json.loads((here / "out/tables/ablation.json").read_text())
-    assert set(facts["studies"]) == {"policies/evaluation.parquet", "policies/study.csv"}
+    files = ("results.csv", "evaluation.parquet", "policies.csv")
+    assert set(facts["studies"]) == {f"policies/{file}" for file in files}
     assert (
         facts["sources"] == {}
         and "not this run" in facts["note"]
@@ -259,9 +260,9 @@ def test_a_page_drops_empty_columns_and_folds_intervals(here, undrawn):
 
 def test_a_studys_names_come_from_its_own_file(here):
     folder = here / "papers_figures/studies/policies"
-    facts = pd.read_csv(folder / "study.csv")
+    facts = pd.read_csv(folder / "policies.csv")
     facts.loc[facts.variant == "full", "label"] = "named otherwise since"
-    facts.to_csv(folder / "study.csv", index=False)
+    facts.to_csv(folder / "policies.csv", index=False)
     made, _ = registry.plans(registry.Run(PROFILE, here / "papers_figures/cpu"))
     assert "named otherwise since (kit)" in set(made["ablation"].frame.system)
 
