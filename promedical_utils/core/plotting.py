@@ -1,15 +1,21 @@
-"""One style for all figures: palette, canvas, intervals, legends; files alike at every drawing."""
+"""One style for all figures: palette, canvas, the interval plot, stacked bars, legends.
+
+Seaborn draws. Files come out alike at every drawing: no dates, one font, one hash salt.
+"""
 
 import io
 from base64 import b64encode
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
+from seaborn import objects as so
 
 from promedical_utils.core.workspace import replacing, write_json
 
@@ -32,25 +38,115 @@ OF_SCORER = {
     "words": PURPLE,
     "length": GREY,
 }
-STYLE = {
-    **matplotlib.rcParamsDefault,
-    "backend": "agg",
-    "font.size": 9,
+HATCHES = ("", "///", "...", "xxx")
+THEME = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("paper"),
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
+    "axes.edgecolor": "#888888",
     "grid.color": "#dddddd",
-    "axes.axisbelow": True,
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so it is the same everywhere
+    "figure.constrained_layout.w_pad": 0.08,
     "legend.frameon": False,
     "svg.hashsalt": "promedical",
     "pdf.fonttype": 42,
 }
+STYLE = {**matplotlib.rcParamsDefault, "backend": "agg", **THEME}
+HOLLOW = {"marker": "o", "mfc": "none", "mec": GREY}
+FILLED = {"marker": "o", "color": GREY, "ls": "-", "lw": 1}
+SOURCES = {"reported": HOLLOW, "this run, 95 % interval": FILLED}  # in legends
+CHANCE = {"color": GREY, "ls": ":", "lw": 1}
 
 
 def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):
     """(Figure, axes (rows, columns)) of a size in inches; ``kwargs`` as of ``Figure.subplots``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def interval_plot(
+    df: pd.DataFrame,
+    looks: Mapping[str, tuple[str, str]],
+    legend: Mapping[str, Mapping],
+    limits: tuple | None = (0, 102),
+    panel_width: float = 2.5,
+) -> Figure:
+    """Values with their intervals: a row a system, a panel a measure; the axes are row by row.
+
+    ``df`` is tidy: row, value, low, high (NaN: no interval), and where needed series; hollow (bool:
+    reported, so not of this run); panel, the label of the value's axis, with its unit; block
+    (panels of one block share their rows, blocks lie below each other); group (a dotted line parts
+    groups of rows); note, written behind the interval. ``looks``: series -> (colour, marker);
+    ``limits`` of every value axis, None for what the values take.
+    """
+    defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": "", "group": ""}
+    df = df.assign(**{name: value for name, value in defaults.items() if name not in df})
+    if df.empty:
+        return canvas(6, 2)[0]
+    panels, blocks = list(dict.fromkeys(df.panel)), list(dict.fromkeys(df.block))
+    rows = {block: df[df.block == block].drop_duplicates("row") for block in blocks}
+    sizes = [len(part) + 0.8 for part in rows.values()]
+    width = 0.4 + 0.062 * df.row.map(len).max() + panel_width * len(panels)
+    height = 0.9 + (0.2 + 0.06 * df.groupby("panel").series.nunique().max()) * sum(sizes)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    layer = {"orient": "y", "legend": False}
+    plot = (
+        so.Plot(_placed(df, list(looks)), x="value", y="y", color="series", marker="series")
+        .facet(col="panel", row="block", order={"col": panels, "row": blocks})
+        .share(x="col" if limits is None else True, y="row")
+        .add(so.Range(linewidth=1.1), xmin="low", xmax="high", **layer)
+        .add(so.Dot(pointsize=5, edgewidth=1.1), fill="hollow", **layer)
+        .scale(
+            color={name: colour for name, (colour, _) in looks.items()},
+            marker={name: marker for name, (_, marker) in looks.items()},
+            fill={False: True, True: False},
+        )
+        .theme(THEME)
+    )
+    if "note" in df:
+        behind = so.Text(halign="left", offset=6, fontsize=8, color=GREY)
+        plot = plot.add(behind, x="high", text="note", **layer)
+    plot.on(figure).plot()
+    figure.axes[0].get_gridspec().set_height_ratios(sizes)
+    for number, axis in enumerate(figure.axes):
+        at, panel = divmod(number, len(panels))
+        part = rows[blocks[at]]
+        axis.set(xlabel=panels[panel], ylabel="", title="", ylim=(len(part) - 0.5, -0.5))
+        axis.set_title("" if panel else blocks[at], loc="left")
+        axis.set_yticks(range(len(part)), part.row)
+        group = part.group.to_numpy()
+        for above in np.flatnonzero(group[1:] != group[:-1]):
+            axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
+    if limits is not None:
+        figure.axes[0].set_xlim(limits)
+    draw_legend(figure, legend)
+    return figure
+
+
+def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
+    """The cells that have a value, with their height ``y``: rows are 1 apart from 0 on, and series
+    of one row and panel are spread about it."""
+    row = df.groupby("block").row.transform(lambda names: pd.factorize(names)[0]).astype(float)
+    known = df.assign(y=row, place=df.series.map(series.index)).dropna(subset="value")
+    cell = known.groupby(["block", "panel", "row"]).place
+    rank, count = cell.rank(method="dense"), cell.transform("nunique")
+    return known.assign(y=known.y + 0.7 * ((rank - 0.5) / count - 0.5)).reset_index(drop=True)
+
+
+def stacked_bars(wide: pd.DataFrame, colours: Iterable[str], label: str):
+    """(Figure, axis): a bar a row of ``wide``, on its index, and a part a column, told apart by
+    hatch too."""
+    figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
+    wide.plot.barh(stacked=True, color=list(colours), ax=axis, width=0.75, ec="white", lw=0.5)
+    for bars, hatch in zip(axis.containers, HATCHES, strict=False):
+        for bar in bars:
+            bar.set_hatch(hatch)
+    axis.get_legend().remove()
+    axis.invert_yaxis()
+    axis.grid(False, axis="y")
+    axis.set(xlabel=label, ylabel="")
+    return figure, axis
 
 
 def name_rows(axis, names, margin: float = 0.6) -> np.ndarray:
@@ -67,7 +163,7 @@ def draw_interval(axis, y, value, low, high, **style) -> None:
     axis.errorbar(value, y, xerr=ends, lw=1, **style)
 
 
-def draw_legend(figure, marks, columns: int = 0) -> None:
+def draw_legend(figure, marks: Mapping[str, Mapping], columns: int = 0) -> None:
     """A legend below all panels: ``marks`` is label -> style of its marker; ``columns``: 0 for one
     line."""
     handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
