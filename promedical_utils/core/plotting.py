@@ -55,7 +55,6 @@ THEME = {
 STYLE = {**matplotlib.rcParamsDefault, "backend": "agg", **THEME}
 HOLLOW = {"marker": "o", "mfc": "none", "mec": GREY}
 FILLED = {"marker": "o", "color": GREY, "ls": "-", "lw": 1}
-SOURCES = {"reported": HOLLOW, "this run, 95 % interval": FILLED}  # in legends
 CHANCE = {"color": GREY, "ls": ":", "lw": 1}
 
 
@@ -68,27 +67,35 @@ def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **kwarg
 def interval_plot(
     df: pd.DataFrame,
     looks: Mapping[str, tuple[str, str]],
-    legend: Mapping[str, Mapping],
+    hollow: str = "reported",
+    more: Mapping[str, Mapping] | None = None,
     limits: tuple | None = (0, 102),
     panel_width: float = 2.5,
+    panels: Iterable[str] = (),
 ) -> Figure:
     """Values with their intervals: a row a system, a panel a measure; the axes are row by row.
 
     ``df`` is tidy: row, value, low, high (NaN: no interval), and where needed series; hollow (bool:
-    reported, so not of this run); panel, the label of the value's axis, with its unit; block
-    (panels of one block share their rows, blocks lie below each other); group (a dotted line parts
-    groups of rows); note, written behind the interval. ``looks``: series -> (colour, marker);
-    ``limits`` of every value axis, None for what the values take.
+    not of this run); panel, the label of the value's axis, with its unit; block (panels of one
+    block share their rows, blocks lie below each other); group (a dotted line parts groups of rows,
+    else the reported from the others); note, written behind the interval. ``looks``: series ->
+    (colour, marker). The legend names the series, ``hollow`` and ``more``, label -> style.
+    ``limits`` of every value axis, None for what the values take; ``panels`` come first, in this
+    order.
     """
-    defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": "", "group": ""}
+    defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": ""}
     df = df.assign(**{name: value for name, value in defaults.items() if name not in df})
     if df.empty:
         return canvas(6, 2)[0]
-    panels, blocks = list(dict.fromkeys(df.panel)), list(dict.fromkeys(df.block))
+    if "group" not in df:
+        df = df.assign(group=(df.hollow & df.value.notna()).groupby(df.row).transform("any"))
+    panels = [panel for panel in dict.fromkeys([*panels, *df.panel]) if panel in set(df.panel)]
+    blocks = list(dict.fromkeys(df.block))
     rows = {block: df[df.block == block].drop_duplicates("row") for block in blocks}
     sizes = [len(part) + 0.8 for part in rows.values()]
     width = 0.4 + 0.062 * df.row.map(len).max() + panel_width * len(panels)
-    height = 0.9 + (0.2 + 0.06 * df.groupby("panel").series.nunique().max()) * sum(sizes)
+    shared = df.groupby("panel").series.nunique().max()  # series of one panel
+    height = 0.9 + (0.2 + 0.06 * shared) * sum(sizes)
     figure = Figure(figsize=(width, height), layout="constrained")
     layer = {"orient": "y", "legend": False}
     plot = (
@@ -120,7 +127,10 @@ def interval_plot(
             axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
     if limits is not None:
         figure.axes[0].set_xlim(limits)
-    draw_legend(figure, legend)
+    there = [name for name in looks if shared > 1 and name in set(df.series)]
+    legend = {name: {"color": looks[name][0], "marker": looks[name][1]} for name in there}
+    legend |= {hollow: HOLLOW} if df.hollow.any() and df.value[df.hollow].notna().any() else {}
+    draw_legend(figure, legend | {"this run, 95 % interval": FILLED} | dict(more or {}))
     return figure
 
 
@@ -163,11 +173,14 @@ def draw_interval(axis, y, value, low, high, **style) -> None:
     axis.errorbar(value, y, xerr=ends, lw=1, **style)
 
 
-def draw_legend(figure, marks: Mapping[str, Mapping], columns: int = 0) -> None:
-    """A legend below all panels: ``marks`` is label -> style of its marker; ``columns``: 0 for one
-    line."""
+def draw_legend(figure, marks: Mapping[str, Mapping]) -> None:
+    """A legend below all panels: ``marks`` is label -> style of its marker; in one line where there
+    is room."""
     handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns or len(handles))
+    widths = [0.65 + 0.065 * len(label) for label in marks]  # inches, about
+    room = figure.get_figwidth()
+    columns = len(marks) if sum(widths) < room else max(1, int(room / max(widths)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=None) -> Path:

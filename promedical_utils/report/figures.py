@@ -4,7 +4,7 @@
 from what it wrote; ``plotting.show`` draws in a notebook.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,6 @@ from promedical_utils.core.plotting import (
     PURPLE,
     RED,
     SKY,
-    SOURCES,
     THEME,
     canvas,
     draw_legend,
@@ -40,37 +39,30 @@ from promedical_utils.reward_model.calibration import reliability
 # ---------------------------------------------------------------- values with their intervals
 
 
-def tidy(df: pd.DataFrame, columns: Iterable[str], rows: str = "system") -> pd.DataFrame:
-    """A printed table as tidy rows, a row a cell: row, series (the column), hollow (reported),
-    value, low, high, and what else the table says of the row. Rows without a value are left out."""
+def tidy(df: pd.DataFrame, columns: Mapping[str, str], rows: str = "system") -> pd.DataFrame:
+    """A printed table as tidy rows, a row a cell: row, series (its name in ``columns``), hollow
+    (reported), value, low, high, and what else the table says of the row.
+
+    Rows without any value are left out.
+    """
     cells = []
     for row in df.to_dict("records"):
         own = []
-        for column in columns:
+        for column, series in columns.items():
             for source in ("reported", "run"):
                 ends = (row.get(f"{source}_{column}{end}", np.nan) for end in ("", "_low", "_high"))
-                own.append({"series": column, "hollow": source == "reported"})
+                own.append({"series": series, "hollow": source == "reported"})
                 own[-1] |= dict(zip(("value", "low", "high"), ends, strict=True))
         if any(pd.notna(cell["value"]) for cell in own):
             cells += [row | {"row": row[rows]} | cell for cell in own]
     return pd.DataFrame(cells)
 
 
-def _beside_reported(cells: pd.DataFrame, looks: Mapping, legend: Mapping = SOURCES) -> Figure:
-    """``interval_plot`` with a dotted line between the reported systems and the kit's."""
-    is_reported = (cells.hollow & cells.value.notna()).groupby(cells.row).transform("any")
-    shown = {label: look for label, look in legend.items() if look != HOLLOW or is_reported.any()}
-    return interval_plot(cells.assign(group=is_reported), looks, shown)
-
-
-def _panels(
-    df: pd.DataFrame, shown: Mapping[str, tuple[str, str]], legend: Mapping = SOURCES
-) -> Figure:
+def _panels(df: pd.DataFrame, shown: Mapping[str, tuple[str, str]], more=None) -> Figure:
     """A panel a column of a table; ``shown``: column -> (label with its unit, colour)."""
-    cells = tidy(df, shown)
-    looks = {column: (colour, "o") for column, (_, colour) in shown.items()}
-    labels = {column: label for column, (label, _) in shown.items()}
-    return _beside_reported(cells.assign(panel=cells.series.map(labels)), looks, legend)
+    cells = tidy(df, {column: label for column, (label, _) in shown.items()})
+    looks = {label: (colour, "o") for label, colour in shown.values()}
+    return interval_plot(cells.assign(panel=cells.get("series")), looks, more=more)
 
 
 def _add_chance(axes) -> None:
@@ -101,13 +93,10 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
     """
     blocks = []
     for kind in ("pairwise", "pointwise"):
-        cells = tidy(df, [f"{kind}_{dimension}" for dimension in OF_DIMENSION])
-        dimension = cells.series.str.removeprefix(f"{kind}_")
-        panel = dimension + " (%)"
-        blocks.append(cells.assign(series=dimension, panel=panel, block=f"{kind} accuracy"))
-    cells = pd.concat(blocks)
-    looks = {name: (colour, "o") for name, colour in OF_DIMENSION.items()}
-    figure = _beside_reported(cells, looks, SOURCES | {"chance": CHANCE})
+        cells = tidy(df, {f"{kind}_{name}": f"{name} (%)" for name in OF_DIMENSION})
+        blocks.append(cells.assign(panel=cells.get("series"), block=f"{kind} accuracy"))
+    looks = {f"{name} (%)": (colour, "o") for name, colour in OF_DIMENSION.items()}
+    figure = interval_plot(pd.concat(blocks), looks, more={"chance": CHANCE})
     _add_chance(figure.axes[: len(OF_DIMENSION)])
     return figure
 
@@ -118,15 +107,11 @@ def plot_graders(df: pd.DataFrame) -> Figure:
     The band is the interval of one physician against the other: what agreement with physicians can
     be hoped for. A grader may be above it against the truth, which the clinic knows.
     """
-    cells = tidy(df, ("f1", "f1_truth"))
+    looks = {"against physicians": (BLUE, "o"), "against the truth": (ORANGE, "D")}
+    cells = tidy(df, dict(zip(("f1", "f1_truth"), looks, strict=True)))
     cells = cells.assign(panel="balanced F1, " + cells["slice"] + " (%)")
-    looks = {"f1": (BLUE, "o"), "f1_truth": (ORANGE, "D")}
-    legend = {
-        "one physician against the other": {"marker": "s", "color": GREY, "alpha": 0.35, "ms": 9},
-        "against physicians": FILLED | {"color": BLUE},
-        "against the truth": FILLED | {"color": ORANGE, "marker": "D"},
-    }
-    figure = interval_plot(cells, looks, legend)
+    band = {"marker": "s", "color": GREY, "alpha": 0.35, "ms": 9}
+    figure = interval_plot(cells, looks, more={"one physician against the other": band})
     baselines = cells.drop_duplicates("panel")[["run_baseline_low", "run_baseline_high"]]
     for axis, ends in zip(figure.axes, baselines.to_numpy(float), strict=True):
         axis.axvspan(*ends, color=GREY, alpha=0.35, lw=0)
@@ -139,29 +124,22 @@ def plot_external(df: pd.DataFrame) -> Figure:
     A row a system; colour and marker are the text that the RM is given. The reported panel first; a
     set that did not run has none.
     """
-    looks = {"q": (GREY, "s"), "q_criteria": (BLUE, "o"), "q_sub": (GREEN, "D")}
-    cells = tidy(df, looks)
+    looks = {"Q": (GREY, "s"), "Q + criteria": (BLUE, "o"), "Q + sub-criteria": (GREEN, "D")}
+    cells = tidy(df, dict(zip(("q", "q_criteria", "q_sub"), looks, strict=True)))
     pairs = cells.groupby("set").pairs.transform("max")
     counts = pairs.map(lambda n: f", {int(n):,} pairs" if pd.notna(n) else "")
-    cells = cells.assign(block=cells["set"] + counts, panel="pairs ordered rightly (%)")
-    labels = {"q": "Q", "q_criteria": "Q + criteria", "q_sub": "Q + sub-criteria"}
-    marks = {labels[name]: {"color": c, "marker": m} for name, (c, m) in looks.items()}
-    legend = marks | SOURCES | {"chance": CHANCE}
-    figure = interval_plot(cells, looks, legend, limits=None, panel_width=5)
+    cells = cells.assign(block=cells["set"] + counts, panel="pairs ordered rightly (%)", group="")
+    figure = interval_plot(cells, looks, more={"chance": CHANCE}, limits=None, panel_width=5)
     _add_chance(figure.axes)
     return figure
 
 
 def plot_seen_unseen(df: pd.DataFrame) -> Figure:
     """Pairwise accuracy on seen and unseen criterion kinds, from ``tables.build_seen_unseen``."""
-    looks = {"pairwise_seen": (BLUE, "o"), "pairwise_unseen": (ORANGE, "s")}
-    cells = tidy(df, looks).assign(panel="pairwise accuracy (%), this run, 95 % interval")
-    legend = {
-        "kinds seen in training": FILLED | {"color": BLUE},
-        "kinds unseen in training": FILLED | {"color": ORANGE, "marker": "s"},
-        "chance": CHANCE,
-    }
-    figure = interval_plot(cells, looks, legend, panel_width=5)
+    looks = {"kinds seen in training": (BLUE, "o"), "kinds unseen in training": (ORANGE, "s")}
+    cells = tidy(df, dict(zip(("pairwise_seen", "pairwise_unseen"), looks, strict=True)))
+    cells = cells.assign(panel="pairwise accuracy (%)")
+    figure = interval_plot(cells, looks, more={"chance": CHANCE}, panel_width=5)
     _add_chance(figure.axes)
     return figure
 
@@ -171,18 +149,14 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
 
     For each measure the values, and the difference paired by patient, all with their intervals.
     """
-    looks = {"base": (ORANGE, "s"), "grpo": (BLUE, "o"), "difference": (GREEN, "D")}
-    cells = tidy(df, looks, rows=df.columns[0])
+    looks = {"base": (ORANGE, "s"), "GRPO": (BLUE, "o"), "paired difference": (GREEN, "D")}
+    columns = dict(zip(("base", "grpo", "difference"), looks, strict=True))
+    cells = tidy(df, columns, rows=df.columns[0])
     paired = cells.measure.str.rpartition(" (")[0] + ":\nGRPO less base (points)"
     values = cells.measure.str.replace(" (", "\n(", regex=False)
-    is_difference = cells.series == "difference"
-    cells = cells.assign(panel=paired.where(is_difference, values), group=cells.row == "all")
-    legend = {
-        "base": FILLED | {"color": ORANGE, "marker": "s"},
-        "GRPO": FILLED | {"color": BLUE},
-        "paired difference, 95 % interval": FILLED | {"color": GREEN, "marker": "D"},
-    }
-    figure = interval_plot(cells, looks, legend, limits=None, panel_width=2.8)
+    panel = paired.where(cells.series == "paired difference", values)
+    cells = cells.assign(panel=panel, group=cells.row == "all")
+    figure = interval_plot(cells, looks, limits=None, panel_width=2.8)
     for axis in figure.axes[1::2]:
         axis.axvline(0, color=GREY, lw=0.8, ls="--")
     return figure
@@ -200,10 +174,10 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
         "proficiency": "proficiency S1 (%)",
         "bench_score": "ProMedical-Bench score (0 to 100)",
     }
-    looks = {"veto": (BLUE, "o"), "no veto": (RED, "X")}
+    looks = {"veto in the reward": (BLUE, "o"), "no veto": (RED, "X")}
     of_base, df = df[df.variant == base], df[df.variant != base].reset_index(drop=True)
     names = df.label.where(df.seeds > 0, df.label + " (not run)")
-    series = df.veto.astype(bool).map({True: "veto", False: "no veto"})
+    series = df.veto.astype(bool).map(dict(zip((True, False), looks, strict=True)))
     parts = []
     for column, label in panels.items():
         ends = {"value": df[column], "low": df[f"{column}_low"], "high": df[f"{column}_high"]}
@@ -211,25 +185,18 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
         parts.append(part.assign(panel=label, hollow=False))
     plain = {"value": df.plain_violations, "low": np.nan, "high": np.nan, "hollow": True}
     cells = pd.concat([*parts, parts[0].assign(**plain)], ignore_index=True)
-    legend = {
-        "veto in the reward": FILLED | {"color": BLUE},
-        "no veto": FILLED | {"color": RED, "marker": "X"},
-        "plainly said, the rest unknown": HOLLOW | {"mec": BLUE},
-        "a training seed": {"marker": ".", "color": GREY, "ms": 4},
-        "base": {"color": "black", "ls": "--", "lw": 0.9},
-    }
-    if "no veto" not in set(series):
-        del legend["no veto"]
-    if not (df.seeds > 1).any():
-        del legend["a training seed"]
-    figure = interval_plot(cells, looks, legend, limits=None, panel_width=3.2)
+    more = {"base": {"color": "black", "ls": "--", "lw": 0.9}}
+    if (df.seeds > 1).any():
+        more["a training seed"] = {"marker": ".", "color": GREY, "ms": 4}
+    hollow = "plainly said, the rest unknown"
+    figure = interval_plot(cells, looks, hollow, more, limits=None, panel_width=3.2)
     for axis, column in zip(figure.axes, panels, strict=True):
         for at, seeds in enumerate(df[f"{column}_seeds"].fillna("").astype(str).str.split("|")):
             if len(seeds) > 1:
                 heights, colour = [at + 0.3] * len(seeds), looks[series[at]][0]
                 axis.plot([float(seed) for seed in seeds], heights, ".", color=colour, ms=4)
         for value in of_base[column].dropna():
-            axis.axvline(value, **legend["base"], zorder=1)
+            axis.axvline(value, **more["base"], zorder=1)
         axis.set_xlim(left=0)
     return figure
 
@@ -242,7 +209,7 @@ def plot_reward_study(df: pd.DataFrame) -> Figure:
         "overall": ("overall, safety first (%)", RED),
     }
     seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
-    figure = _panels(df.assign(system=df.model + seeds), panels, SOURCES | {"chance": CHANCE})
+    figure = _panels(df.assign(system=df.model + seeds), panels, {"chance": CHANCE})
     _add_chance(figure.axes)
     return figure
 
@@ -257,39 +224,35 @@ def plot_accuracy(
     wanted = pd.DataFrame(panels.values(), columns=["metric", "slice"]).assign(panel=list(panels))
     cells = wanted.merge(df[df.n > 0], on=["metric", "slice"])
     known = [scorer for scorer in OF_SCORER if scorer in set(cells.scorer)]
-    order = {name: n for n, name in enumerate(dict.fromkeys([*known, *df.scorer]))}
-    cells = cells.assign(**cells[["value", "low", "high"]] * 100, order=cells.scorer.map(order))
-    cells = cells.sort_values("order", kind="stable")
-    cells = cells.assign(row=cells.scorer, series=cells.against, panel=cells.panel + " (%)")
-    looks = {"adjudicated": (BLUE, "o"), "truth": (ORANGE, "D")}
-    marks = {
-        f"against {name}": FILLED | {"color": colour, "marker": marker}
-        for name, (colour, marker) in looks.items()
-        if name in set(cells.series)
-    }
+    place = {name: n for n, name in enumerate(dict.fromkeys([*known, *cells.scorer]))}
+    cells = cells.assign(**cells[["value", "low", "high"]] * 100, order=cells.scorer.map(place))
+    cells = cells.assign(row=cells.scorer, series="against " + cells.against)
+    cells = cells.assign(panel=cells.panel + " (%)").sort_values("order", kind="stable")
+    looks = {"against adjudicated": (BLUE, "o"), "against truth": (ORANGE, "D")}
+    more, dashed = {}, {"color": "black", "lw": 0.9, "ls": "--"}
     if "pairwise" in set(cells.metric):
-        marks["chance"] = CHANCE
+        more["chance"] = CHANCE
     if ceiling is not None:
-        marks["ceiling without criteria"] = {"color": "black", "ls": "--"}
-    figure = interval_plot(cells, looks, marks, limits=(-3, 103))
+        more["ceiling without criteria"] = dashed
+    order = [f"{label} (%)" for label in panels]
+    figure = interval_plot(cells, looks, more=more, limits=(-3, 103), panels=order)
     metrics = dict(zip(cells.panel, zip(cells.metric, cells.slice, strict=True), strict=True))
     for axis in figure.axes:
-        metric = metrics.get(axis.get_xlabel(), ("", ""))
-        if metric[0] == "pairwise":
+        metric, part = metrics.get(axis.get_xlabel(), ("", ""))
+        if metric == "pairwise":
             axis.axvline(50, **CHANCE)
-        if ceiling is not None and metric == ("pairwise", "all"):
-            axis.axvline(ceiling * 100, color="black", lw=0.9, ls="--")
+        if ceiling is not None and (metric, part) == ("pairwise", "all"):
+            axis.axvline(ceiling * 100, **dashed)
     return figure
 
 
 def plot_paired(df: pd.DataFrame) -> Figure:
     """Paired differences in points; columns what, difference, low, high, above (the bound)."""
     cells = df.rename(columns={"what": "row", "difference": "value"})
-    cells = cells.assign(panel="difference (points)", series="")
-    bound = {"marker": "|", "color": RED, "ms": 14}
-    legend = {"95 % interval": FILLED | {"color": BLUE}, "what it has to stay above": bound}
-    figure = interval_plot(cells, {"": (BLUE, "o")}, legend, limits=None, panel_width=5)
-    figure.axes[0].plot(df.above, range(len(df)), "|", color=RED, ms=16)
+    cells, bound = cells.assign(panel="difference (points)"), {"marker": "|", "color": RED}
+    more = {"what it has to stay above": bound | {"ms": 14}}
+    figure = interval_plot(cells, {"": (BLUE, "o")}, more=more, limits=None, panel_width=5)
+    figure.axes[0].plot(df.above, range(len(df)), ls="", ms=18, **bound)
     figure.axes[0].axvline(0, color=GREY, lw=0.8, ls="--")
     return figure
 
@@ -299,15 +262,12 @@ def plot_judge_errors(df: pd.DataFrame) -> Figure:
 
     Columns dimension, error (lenient | strict), rate, low, high (fractions), n.
     """
-    looks = {"lenient": (RED, "o"), "strict": (SKY, "s")}
+    looks = {"judge: met, expert: not met": (RED, "o"), "judge: not met, expert: met": (SKY, "s")}
+    series = df.error.map(dict(zip(("lenient", "strict"), looks, strict=True)))
     ends = {"value": 100 * df.rate, "low": 100 * df.low, "high": 100 * df.high}
-    cells = df.assign(row=df.dimension, series=df.error, panel="verdicts (%), 95 % interval")
-    cells = cells.assign(**ends, note=df.n.map(lambda n: f"n = {n:,}"))
-    legend = {
-        "judge: met, expert: not met": FILLED | {"color": RED},
-        "judge: not met, expert: met": FILLED | {"color": SKY, "marker": "s"},
-    }
-    figure = interval_plot(cells, looks, legend, limits=None, panel_width=5)
+    cells = df.assign(row=df.dimension, series=series, panel="verdicts (%)", **ends)
+    cells = cells.assign(note=df.n.map(lambda n: f"n = {n:,}"))
+    figure = interval_plot(cells, looks, limits=None, panel_width=5)
     figure.axes[0].set_xlim(0, 1.2 * cells.high.max())  # room for the notes
     return figure
 
@@ -333,7 +293,7 @@ def _calibration(bins: pd.DataFrame, looks: Mapping[str, dict], x_label: str) ->
         axis.plot([0, 100], [0, 100], color="black", lw=0.8)
         axis.set(xlim=(-2, 102), ylim=(-2, 102))
     shown = {name: look for name, look in looks.items() if name in set(bins.curve)}
-    draw_legend(figure, shown, columns=2 if len(shown) > 3 else 0)
+    draw_legend(figure, shown)
     return figure
 
 
