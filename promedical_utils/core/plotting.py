@@ -95,7 +95,7 @@ def interval_plot(
     sizes = [len(part) + 0.8 for part in rows.values()]
     width = 0.4 + 0.062 * df.row.map(len).max() + panel_width * len(panels)
     shared = df.groupby("panel").series.nunique().max()  # series of one panel
-    height = 0.9 + (0.2 + 0.06 * shared) * sum(sizes)
+    height = 0.9 + (0.2 + 0.08 * shared) * sum(sizes)
     figure = Figure(figsize=(width, height), layout="constrained")
     layer = {"orient": "y", "legend": False}
     plot = (
@@ -144,19 +144,35 @@ def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
     return known.assign(y=known.y + 0.7 * ((rank - 0.5) / count - 0.5)).reset_index(drop=True)
 
 
-def stacked_bars(wide: pd.DataFrame, colours: Iterable[str], label: str):
-    """(Figure, axis): a bar a row of ``wide``, on its index, and a part a column, told apart by
-    hatch too."""
+def stacked_bars(
+    wide: pd.DataFrame,
+    label: str,
+    colours: Iterable[str] = (),
+    line: float | None = None,
+    ends: Iterable[str] | None = None,
+) -> Figure:
+    """Horizontal bars: a bar a row of ``wide``, on its index, and a part a column, told apart by
+    hatch too. ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare
+    with; without ``colours`` the columns are dimensions."""
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
-    wide.plot.barh(stacked=True, color=list(colours), ax=axis, width=0.75, ec="white", lw=0.5)
-    for bars, hatch in zip(axis.containers, HATCHES, strict=False):
-        for bar in bars:
-            bar.set_hatch(hatch)
-    axis.get_legend().remove()
+    colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
+    wide.rename(index=str).plot.barh(
+        stacked=True, color=colours, ax=axis, width=0.75, ec="white", lw=0.5, legend=False
+    )
+    for parts, hatch in zip(axis.containers, HATCHES, strict=False):
+        for part in parts:
+            part.set_hatch(hatch)
+    sums = [f"{round(float(end), 2):g}" for end in wide.fillna(0).sum(axis=1)]
+    axis.bar_label(axis.containers[-1], sums if ends is None else list(ends), padding=3)
     axis.invert_yaxis()
     axis.grid(False, axis="y")
-    axis.set(xlabel=label, ylabel="")
-    return figure, axis
+    axis.margins(x=0.08)
+    axis.set(xlabel=label, ylabel="", xlim=(0, None))
+    if line is not None:
+        axis.axvline(line, color="black", lw=1, ls="--")
+    if len(colours) > 1:
+        figure.legend(handles=axis.containers, loc="outside lower center", ncols=3)
+    return figure
 
 
 def name_rows(axis, names, margin: float = 0.6) -> np.ndarray:

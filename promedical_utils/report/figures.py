@@ -565,25 +565,21 @@ def plot_funnel(df: pd.DataFrame) -> Figure:
 
     Blue is what a step lets through, the hatched end what it drops or queues for a person.
     """
-    wide = pd.DataFrame({"kept": df.after, "gone": df.before - df.after}).set_axis(df.step)
-    figure, axis = stacked_bars(wide, (BLUE, "#bbbbbb"), "instructions")
-    texts = []
+    ends = []
     for row in df.itertuples():
         dropped = f"   −{row.dropped:,}" if row.dropped else ""
         queued = f"   {row.queued:,} queued" if row.queued else ""
-        texts.append(f"{row.after:,}{dropped}{queued}")
-    axis.bar_label(axis.containers[1], texts, padding=4)
-    axis.set_xlim(0, 1.25 * df.before.max())
+        ends.append(f"{row.after:,}{dropped}{queued}")
+    parts = {"let through": df.after, "dropped or queued": df.before - df.after}
+    wide = pd.DataFrame(parts).set_axis(df.step)
+    figure = stacked_bars(wide, "instructions", (BLUE, "#bbbbbb"), ends=ends)
+    figure.axes[0].set_xlim(0, 1.25 * df.before.max())
     return figure
 
 
 def plot_composition(df: pd.DataFrame) -> Figure:
     """Criteria of a rubric: columns category, and a dimension each with its mean count."""
-    wide = df.set_index("category")
-    colours = [OF_DIMENSION[name] for name in wide.columns]
-    figure, axis = stacked_bars(wide, colours, "criteria a rubric, mean")
-    figure.legend(handles=axis.containers, loc="outside lower center", ncols=len(colours))
-    return figure
+    return stacked_bars(df.set_index("category"), "criteria a rubric, mean")
 
 
 def plot_specialty(df: pd.DataFrame) -> Figure:
