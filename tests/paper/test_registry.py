@@ -142,8 +142,9 @@ def undrawn(monkeypatch):
 def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):
     sizes = {name: getattr(PROFILE, name) for name in benches.SIZES}
     command = (
-        "import sys; from promedical_utils import paper, profiles; "
-        f"print(paper.figures(profiles.load('cpu', **{sizes}))); "
+        "import sys; from promedical_utils.core import profiles; "
+        "from promedical_utils.run import redraw; "
+        f"print(redraw.redraw(profiles.load('cpu', **{sizes}))); "
         "assert not {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "7"}

@@ -20,7 +20,7 @@ from promedical_utils.core.workspace import KitError
 from promedical_utils.policy import generation, training, veto_reward
 from promedical_utils.policy import model as policy
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def trainer_of(base, folder, profile, kind=None):
@@ -293,7 +293,7 @@ def test_vllm_is_configured_for_a_server_and_refused_on_four_bits(tmp_path):
 
 
 def command(base, out, *rest):
-    return [str(HERE / "align_tiny.py"), str(base), str(out), *map(str, rest)]
+    return [str(HERE / "helpers/align_tiny.py"), str(base), str(out), *map(str, rest)]
 
 
 def environment():

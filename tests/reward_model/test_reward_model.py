@@ -311,7 +311,7 @@ class TestPublicFace:
         assert seen == {"vetoed", "accepted"}
 
     def test_the_call_in_the_readme_can_be_pasted(self, loaded, trained):
-        text = (Path(__file__).parent.parent / "README.md").read_text()
+        text = (Path(__file__).parents[2] / "README.md").read_text()
         code = (
             text.split("## The reward model on its own")[1].split("```python\n")[1].split("```")[0]
         )
@@ -354,7 +354,7 @@ class TestPublicFace:
 
     def test_no_trainer_is_loaded_for_it(self):
         code = (
-            "import sys; from promedical_utils import reward_model; "
+            "import sys; from promedical_utils.reward_model import model as reward_model; "
             "print([m for m in sys.modules if m.split('.')[0] in ('trl', 'datasets', 'IPython')])"
         )
         done = subprocess.run(
@@ -387,10 +387,12 @@ def test_a_card_says_what_the_model_is_and_what_it_is_not_for(trained):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from promedical_utils import base_model, profiles, reward_training as training
+from promedical_utils.core import profiles
+from promedical_utils.policy import small_base
+from promedical_utils.reward_model import training
 sys.path.insert(0, {tests!r})
 import conftest
-base_model.quiet()
+small_base.quiet()
 profile = profiles.load("smoke", rm_batch=1, rm_lora_rank=4, rm_max_tokens=256, rm_epochs=8.0)
 step, calls, die = training.PackedRewardTrainer.compute_loss, [], int(sys.argv[2])
 def count(self, *args, **kwargs):
@@ -407,7 +409,7 @@ print(len(calls))
 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_qlora_and_again_gives_the_same_adapter(tiny_base, tmp_path):
-    code = KILLED.format(tests=str(Path(__file__).parent), base=str(tiny_base))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), base=str(tiny_base))
 
     def run(name, die=-1):
         command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / name), str(die)]

@@ -21,7 +21,7 @@ from promedical_utils.run.notebooks import NOTEBOOKS
 ROOT = project_root()
 TWO = "notebooks=[00_start_here,01_rubrics]"
 WRITES = (
-    "from promedical_utils import workspace\n"
+    "from promedical_utils.core import workspace\n"
     "for path in {paths!r}:\n"
     "    workspace.write_text(workspace.run_folder(profile, run_dir) / path, 'x')"
 )
@@ -90,7 +90,7 @@ def kit(root, *arguments, overrides=""):
 
 
 def pending(root, profile="smoke", overrides=""):
-    code = f"from promedical_utils import runs; print(*runs.pending({profile!r}))"
+    code = f"from promedical_utils.run import graph; print(*graph.pending({profile!r}))"
     environment = os.environ | {"PROMEDICAL_SET": overrides}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
@@ -213,20 +213,19 @@ def test_make_passes_names_and_exit_codes():
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A package of four modules and two notebooks, to see what an edit reruns."""
+    """A package of a few modules and two notebooks, to see what an edit reruns."""
     package = tmp_path / "promedical_utils"
     (package / "clinic").mkdir(parents=True)
     files = {
         "__init__.py": "",
-        "stages.py": (
-            "from promedical_utils import runs\n"
+        "pipeline.py": (
             "def train():\n    from promedical_utils import model\n    return helper(model)\n"
             "def helper(x):\n    return x\n"
-            "def draw():\n    from promedical_utils.clinic import world\n"
-            "    from promedical_utils import tables\n    return world, tables\n"
         ),
-        "runs.py": "A = 1\n",
-        "tables.py": "B = 1\n",
+        "drawing.py": (
+            "from promedical_utils import tables\nfrom promedical_utils.clinic import world\n"
+        ),
+        "tables.py": 'READS = ("papers_figures/paper_values",)\nB = 1\n',
         "model.py": '"""Doc."""\nRATE = 1\n',
         "clinic/__init__.py": "",
         "clinic/world.py": "import promedical_utils.clinic.words\n",
@@ -241,8 +240,8 @@ def small(tmp_path, monkeypatch):
     values = tmp_path / "papers_figures" / "paper_values"
     values.mkdir(parents=True)
     (values / "main.csv").write_text("76\n")
-    for name, call in (("03_reward_model", "train"), ("07_paper_tables", "draw")):
-        text = tiny(name, f"stages.{call}()", "from promedical_utils import stages\n")
+    for name, module in (("03_reward_model", "pipeline"), ("07_paper_tables", "drawing")):
+        text = tiny(name, f"{module}.run()", f"from promedical_utils import {module}\n")
         (tmp_path / "notebooks" / f"{name}.ipynb").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebooks, "PACKAGE", package)
@@ -252,7 +251,7 @@ def small(tmp_path, monkeypatch):
 def prints(**settings):
     notebooks._module.cache_clear()
     notebooks._contents.cache_clear()
-    profile = notebooks.profiles.load("smoke", **settings)
+    profile = profiles.load("smoke", **settings)
     return [notebooks.fingerprint(name, profile) for name in ("03_reward_model", "07_paper_tables")]
 
 
@@ -262,15 +261,14 @@ def prints(**settings):
         ("model.py", "RATE = 1", "RATE = 2", (True, False)),
         ("model.py", "RATE = 1", "# why\nRATE = 1", (False, False)),
         ("model.py", "Doc.", "Other words.", (False, False)),
-        ("stages.py", "return helper(model)", "return helper(1)", (True, False)),
-        ("stages.py", "    return x", "    return -x", (True, False)),
-        ("stages.py", "return world,", "return 1,", (False, True)),
-        ("runs.py", "A = 1", "A = 2", (False, False)),
+        ("pipeline.py", "return helper(model)", "return helper(1)", (True, False)),
+        ("pipeline.py", "    return x", "    return -x", (True, False)),
+        ("tables.py", "B = 1", "B = 2", (False, True)),
         ("../papers_figures/paper_values/main.csv", "76", "77", (False, True)),
         ("clinic/words.py", "WORDS = 1", "WORDS = 2", (False, True)),
         ("clinic/vocabulary.csv", "a", "b", (True, True)),
         ("../requirements.lock", "1", "2", (True, True)),
-        ("../notebooks/03_reward_model.ipynb", "stages.train()", "stages.train() ", (True, False)),
+        ("../notebooks/03_reward_model.ipynb", "pipeline.run()", "pipeline.run() ", (True, False)),
         (
             "../notebooks/03_reward_model.ipynb",
             '"execution_count": null',
@@ -360,7 +358,7 @@ def test_a_study_keeps_what_was_set_and_its_own_settings_win(monkeypatch):
     seen = []
     monkeypatch.setenv(profiles.OVERRIDES, "grpo_steps=5 seed=1")
     monkeypatch.setattr(
-        graph, "reproduce", lambda *given: seen.append((*given, profiles.overrides()))
+        study, "reproduce", lambda *given: seen.append((*given, profiles.overrides()))
     )
     study.run_study("seeds")
     assert len(seen) == 5 and all(given["grpo_steps"] == 5 for _, _, given in seen)
@@ -475,7 +473,7 @@ def test_publish_replaces_the_reference(complete):
 
 
 def test_publish_of_real_data_is_aggregates_only(complete, monkeypatch):
-    profile = notebooks.profiles.load("smoke")
+    profile = profiles.load("smoke")
     monkeypatch.setattr(
         publish.profiles, "load", lambda name: profile.model_copy(update={"data": "real"})
     )
@@ -513,7 +511,7 @@ def test_publish_takes_ledger_audit_and_external_and_rows_of_the_clinic_alone(
     sets = pd.DataFrame({"set": ["clinic" if name == "smoke" else "mediqa"]})
     sets.to_parquet(run / "external/predictions.parquet")
     data = {"smoke": "clinic", "real": "real"}[name]
-    settings = notebooks.profiles.load("smoke").model_copy(update={"data": data})
+    settings = profiles.load("smoke").model_copy(update={"data": data})
     monkeypatch.setattr(publish.profiles, "load", lambda asked: settings)
     published = listing(publish.publish(name))
     assert {path.removeprefix("paper/") for path in NEW} <= published
@@ -572,4 +570,4 @@ def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch,
         called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
     )
     notebook = (project_root() / "notebooks/05_grpo_with_veto.ipynb").read_text(encoding="utf-8")
-    assert "stages.policy(p, run)" in notebook
+    assert "policies.train_policy(p, run)" in notebook

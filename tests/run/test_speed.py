@@ -75,7 +75,7 @@ class Once:
 
 
 def test_the_bench_itself_runs_and_the_sides_take_turns(small, tmp_path, monkeypatch):
-    path = Path(__file__).parent.parent / "benchmarks/test_packing_speed.py"
+    path = Path(__file__).parents[2] / "benchmarks/test_packing_speed.py"
     spec = importlib.util.spec_from_file_location("packing_speed", path)
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
