@@ -20,6 +20,7 @@ from promedical_utils.core.records import Instruction, Message, Rubric, SplitRow
 from promedical_utils.core.workspace import KitError, replacing, short_hash, write_json
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.annotation import review
+from promedical_utils.data.annotation.store import Store
 from promedical_utils.data.curation import filters as curation
 from promedical_utils.data.sources import open_sets, real_sets
 from promedical_utils.data.sources.schemas import VARIABLE
@@ -72,7 +73,7 @@ def of_open_sets(profile: Profile, run: Path) -> dict:
     till then.
     """
     rows, brought, left_out = open_rows(profile)
-    played, store = of_profile(profile, run), review.Store(run / "review.sqlite")
+    played, store = of_profile(profile, run), Store(run / "review.sqlite")
     bench = outside_benches(profile)
     asked, curated = _curated(profile, run, rows, bench, *_asking(played))
     splits = _open_splits(profile, asked)

@@ -12,6 +12,7 @@ from promedical_utils.clinic import people
 from promedical_utils.core import statistics
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.annotation import adjudication
+from promedical_utils.data.annotation.store import Store
 from promedical_utils.rubric.preferences import groups
 
 TEAM = ("Ada", "Ben", "Cem", "Dua", "Eva")
@@ -21,6 +22,13 @@ CELL = adjudication.CELL
 @pytest.fixture(scope="module")
 def asked():
     return make_groups()  # 12 instructions, 3 answers, 3 criteria
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = Store(tmp_path / "annotation.sqlite")
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +247,10 @@ def test_a_label_that_changes_after_the_third_saw_it(asked, key):
 # ---------------------------------------------------------------- files
 
 
-def test_sheets_go_out_and_come_back_and_are_never_overwritten(tmp_path, asked, key):
-    sheets = adjudication.hand_out(key, asked, tmp_path)
+def test_sheets_go_out_and_come_back_and_are_never_overwritten(tmp_path, store, asked, key):
+    sheets = adjudication.hand_out(store, key, asked, tmp_path)
     assert sorted(path.name for path in sheets) == [f"{r}.csv" for r in TEAM]
-    back, labels = adjudication.handed_in(tmp_path)
+    back, labels = adjudication.handed_in(store, tmp_path)
     pd.testing.assert_frame_equal(back, key)
     assert labels.empty
     for path in sheets[1:]:
@@ -251,35 +259,64 @@ def test_sheets_go_out_and_come_back_and_are_never_overwritten(tmp_path, asked, 
     frame = pd.read_csv(sheets[0], dtype=str, keep_default_na=False)
     frame.assign(verdict=["met"] + [""] * (len(frame) - 1)).to_csv(sheets[0], index=False)
     filled = sheets[1].read_bytes()
-    assert adjudication.hand_out(key, asked, tmp_path) == sheets
+    assert adjudication.hand_out(store, key, asked, tmp_path) == sheets
     assert sheets[1].read_bytes() == filled  # the same key again: the labels are still there
-    key, labels = adjudication.handed_in(tmp_path)
+    key, labels = adjudication.handed_in(store, tmp_path)
     with pytest.raises(
         KitError, match=f"{len(frame) - 1} of 216 labels are missing .{sheets[0].stem}"
     ):
         adjudication.collect(key, labels)
     with pytest.raises(KitError, match="sheets of another assignment"):
-        adjudication.hand_out(adjudication.assign(asked, TEAM, seed=9), asked, tmp_path)
+        adjudication.hand_out(store, adjudication.assign(asked, TEAM, seed=9), asked, tmp_path)
     sheets[0].write_bytes("task_id;verdict\nt1;mét\n".encode("latin-1"))
     with pytest.raises(KitError, match="save it as CSV with commas, in UTF-8"):
-        adjudication.handed_in(tmp_path)
+        adjudication.handed_in(store, tmp_path)
 
 
-def test_the_third_round_goes_out_and_comes_back(tmp_path, asked, key):
+def test_labels_are_appended_to_the_store_and_nothing_wrong_is_stored(tmp_path, store, asked, key):
+    first = tmp_path / "first"
+    path = adjudication.hand_out(store, key, asked, first)[0]
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+
+    def fill(*verdicts):
+        rest = [""] * (len(frame) - len(verdicts))
+        frame.assign(verdict=[*verdicts, *rest]).to_csv(path, index=False)
+        return adjudication.handed_in(store, first)[1]
+
+    assert list(fill("met", "not_met").verdict) == ["met", "not_met"]
+    with pytest.raises(KitError, match="verdict 'maybe' is none of met"):
+        fill("unknown", "maybe")
+    stands = [t["verdict"] for t in store.labels("first") if t["verdict"]]
+    assert stands == ["met", "not_met"]  # all or nothing
+    assert list(fill("met", "").verdict) == ["met"]  # taken back
+    assert list(fill("unknown").verdict) == ["unknown"]
+    log = store._db.execute(
+        "SELECT value FROM events WHERE action = 'label' ORDER BY id"
+    ).fetchall()
+    assert [value for (value,) in log] == ["met", "not_met", None, "unknown"]
+    again = Store(store.path)  # as after a restart
+    assert [t["verdict"] for t in again.labels("first") if t["verdict"]] == ["unknown"]
+    assert again.next_item(path.stem) is None and again.drafts() == []  # no draft to review
+    again.close()
+
+
+def test_the_third_round_goes_out_and_comes_back(tmp_path, store, asked, key):
     said = adjudication.collect(key, labelled(key, by_slot))
     third = adjudication.disagreements(said, asked, ["Fay"], 3)
     for _ in range(2):
-        (path,) = adjudication.hand_out(third, asked, tmp_path)
+        (path,) = adjudication.hand_out(store, third, asked, tmp_path)
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     frame.assign(verdict=frame.one_said).to_csv(path, index=False)
-    settled = adjudication.settle(said, adjudication.collect(*adjudication.handed_in(tmp_path)))
+    settled = adjudication.settle(
+        said, adjudication.collect(*adjudication.handed_in(store, tmp_path))
+    )
     assert settled.counts.by_third["safety"] == 36 and not settled.counts.never_settled["all"]
     none = third.iloc[:0]
-    assert adjudication.hand_out(none, asked, tmp_path / "none") == []
-    assert adjudication.collect(*adjudication.handed_in(tmp_path / "none")).empty
+    assert adjudication.hand_out(store, none, asked, tmp_path / "none") == []
+    assert adjudication.collect(*adjudication.handed_in(store, tmp_path / "none")).empty
 
 
-def test_a_text_is_no_formula_in_a_spreadsheet(tmp_path, asked):
+def test_a_text_is_no_formula_in_a_spreadsheet(tmp_path, store, asked):
     group = asked[0]
     answers = tuple(
         c.model_copy(update={"text": f'{sign}1+1\nand, "é"'})
@@ -287,12 +324,25 @@ def test_a_text_is_no_formula_in_a_spreadsheet(tmp_path, asked):
     )
     group = type(group)(group.instruction, group.criteria, answers, {})
     key = adjudication.assign([group], ["Ada", "Ben"], 0)
-    path = adjudication.hand_out(key, [group], tmp_path)[0]
+    path = adjudication.hand_out(store, key, [group], tmp_path)[0]
     texts = set(pd.read_csv(path, dtype=str, encoding="utf-8-sig").response)
     assert texts == {'\'=1+1\nand, "é"', '\'-1+1\nand, "é"', 'x1+1\nand, "é"'}
 
 
 # ---------------------------------------------------------------- the clinic, and the bench
+
+
+def simulated(key, panel, truth):
+    """Labels of the clinic's people on a key of either round; how often they agree is an input."""
+    physician, rows = {p.name: p for p in panel.physicians}, []
+    for task in key.itertuples():
+        cell = task.candidate_id, task.criterion_id
+        if task.slot == 3:
+            said = panel.adjudicator.settle(cell, task.first, task.second, truth[cell])
+        else:
+            said = physician[task.reviewer].verdict(*cell, task.kind, truth[cell])
+        rows.append((task.reviewer, task.task_id, said))
+    return pd.DataFrame(rows, columns=adjudication.LABELS)
 
 
 def test_the_bench_could_be_made_with_it_and_its_numbers_stay():
@@ -302,11 +352,9 @@ def test_the_bench_could_be_made_with_it_and_its_numbers_stay():
     asked = groups(instructions, rubrics, candidates, ids=list(made.samples.instruction_id))
     names = [p.name for p in panel.physicians]
     key = adjudication.assign(asked, names, benches.profile().seed)
-    said = adjudication.collect(key, adjudication.simulated(key, panel, truth))
+    said = adjudication.collect(key, simulated(key, panel, truth))
     third = adjudication.disagreements(said, asked, ["adjudicator"], 0)
-    settled = adjudication.settle(
-        said, adjudication.collect(third, adjudication.simulated(third, panel, truth))
-    )
+    settled = adjudication.settle(said, adjudication.collect(third, simulated(third, panel, truth)))
     old = made.verdicts.set_index(CELL).sort_index()
     items = adjudication.ratings(said).set_index(CELL).sort_index()
     assert items["first"].tolist() == old.physician_1.tolist()

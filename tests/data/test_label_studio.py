@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import time
+from functools import partial
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from promedical_utils.core.records import Criterion, Instruction, Message, Rubric
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.annotation import label_studio
+from promedical_utils.data.annotation.store import Store
 
 WRITER = "writer-model-9"  # who wrote the draft: no task may name it
 
@@ -258,6 +260,24 @@ def test_an_edit_that_changes_nothing_is_no_edit(tmp_path):
     fields = changed(text_1=result("text_1", "text", "Names Zelvar."), weight_1=None)
     with pytest.raises(KitError, match="action_1: the edit of criterion i1-other changes nothing"):
         label_studio.import_annotations(exported(tmp_path, annotation(fields)), DRAFTS)
+
+
+def test_its_decisions_go_into_the_store_of_the_review_page_and_end_a_round(tmp_path):
+    store = Store(tmp_path / "review.sqlite")
+    round_ = partial(store.reviewed, DRAFTS[:1], False, reviewers=["ann"])
+    with pytest.raises(KitError, match="1 of 1 drafts wait for review .ann 1.*Label Studio"):
+        round_()
+    drafts = store.drafts(waiting=True)
+    assert drafts == DRAFTS[:1]
+    path = exported(tmp_path, annotation(FILLED), annotation(FILLED, 3))
+    for _ in range(2):  # imported again, nothing changes
+        store.record(drafts, label_studio.import_annotations(path, drafts))
+    assert [plain(made) for made in round_()] == [decisions("account-2")]
+    assert plain(store.decisions()) == decisions("account-2") + decisions("account-3")
+    assert store.drafts(waiting=True) == []
+    total = 0.3 + 0.5 + 0.2 + 0.1  # as the page left the weights
+    assert store.gold()[0].criteria[0].weight == pytest.approx(0.3 / total)
+    store.close()
 
 
 def test_a_draft_that_breaks_a_rule_can_be_mended_but_not_accepted(tmp_path):

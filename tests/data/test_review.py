@@ -21,13 +21,13 @@ from promedical_utils.core.records import Criterion, Decision, Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.annotation import review
 from promedical_utils.data.annotation.review import (
-    Store,
     apply,
     passed,
     rounds,
     stop_reason,
     unchecked,
 )
+from promedical_utils.data.annotation.store import Store, TakenOver
 
 
 def criterion(name, dimension="proficiency", weight=0.0, text="gives the dose"):
@@ -218,7 +218,7 @@ def test_a_round_is_sampled_dealt_out_and_tells_nothing(store):
     told = [vars(item) for items in dealt.values() for item in items]
     assert {row["draft"].round for row in told} == {0} and {row["reason"] for row in told} == {""}
     assert not {"round", "blind", "source"} & set(told[0])
-    for wrong, says in (([], "none given"), ([drafts[0]] * 2, "two drafts of one")):
+    for wrong, says in (([], "none given"), ([drafts[0]] * 2, "two drafts of instruction i0")):
         with pytest.raises(KitError, match=says):
             store.open_round(wrong, ["ann"])
 
@@ -282,7 +282,7 @@ def test_a_second_sign_in_takes_over_and_says_so(store):
         lambda: store.keep(first, 1, "p2", {"text": "late"}),
         lambda: store.finish(first, 1, 1),
     ):
-        with pytest.raises(review.TakenOver, match="ann has signed in elsewhere at .* go on there"):
+        with pytest.raises(TakenOver, match="ann has signed in elsewhere at .* go on there"):
             late()
     assert store.item(1).typed == {"p2": {"text": "half"}} and store.item(1).version == 1
     assert store.save(second, 1, decide(d, "p2"), 1) == 2
@@ -398,9 +398,63 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
         Store(tmp_path / "folder.sqlite")
 
 
+# ---------------------------------------------------------------- reviews made elsewhere
+
+
+def test_whole_reviews_are_recorded_once_and_all_or_none(store):
+    drafts = [draft("i1"), draft("i2")]
+    store.open_round(drafts, ["ann"], seed=1)
+    assert store.drafts() == store.drafts(waiting=True)
+    assert {d.instruction_id: d.round for d in store.drafts()} == {"i1": 3, "i2": 3}
+    edited = with_decisions(drafts[0], decide(drafts[0], "s", "edit", by="two", text="the sign"))
+    two = [d.model_copy(update={"reviewer": "two"}) for d in edited]
+    three = accepted(drafts[0], by="three")
+    broken = [decide(drafts[1], c.id, "reject", by="two", reason="no") for c in drafts[1].criteria]
+    short = accepted(drafts[1], by="two")[:-1]
+    for wrong, says in (
+        (broken, "two, rubric of i2, as corrected: criteria"),
+        (short, "two, rubric of i2: no decision on s"),
+        (accepted(draft("i9"), by="two"), "two decided on i9: no draft of it"),
+    ):
+        with pytest.raises(KitError, match=says):
+            store.record(drafts, [*two, *wrong])
+        assert not store.decisions() and len(store.drafts(waiting=True)) == 2
+    for _ in range(2):  # the same again changes nothing
+        store.record(drafts, [*two, *three])
+        assert [len(store.history(n)) for n, _ in store.listed("ann")].count(5) == 1
+    assert store.decisions() == [*two, *three]  # ann's item of the round, and one of its own
+    assert [d.instruction_id for d in store.drafts(waiting=True)] == ["i2"]
+    assert [g.criteria[-1].text for g in store.gold()] == ["gives the dose"]  # reviewed last
+    number = next(n for n, _ in store.listed("ann") if store.item(n).decisions)
+    ann, item = store.sign_in("ann"), store.item(number)
+    store.save(ann, number, decide(item.draft, "e", "reject", reason="no"), item.version)
+    again = accepted(drafts[0], by="two")  # changed elsewhere, and exported anew
+    store.record(drafts, again)
+    assert list(store.item(number).decisions.values()) == again and store.item(number).finished
+    assert len(store.history(number)) == 5 + 1 + 4 + 5  # nothing that was decided is gone
+
+
+def test_what_is_half_done_on_the_page_is_not_recorded_over(store):
+    d = draft()
+    store.open_round([d], ["ann"])
+    ann = store.sign_in("ann")
+    store.save(ann, 1, decide(d, "p1"), 0)
+    store.record([d], accepted(d, by="two"))
+    assert list(store.item(1).decisions) == ["p1"] and not store.item(1).finished
+    assert store.decisions() == accepted(d, by="two")
+
+
+def test_a_store_of_another_layout_is_refused_and_left_as_it_is(tmp_path):
+    old = sqlite3.connect(tmp_path / "old.sqlite")
+    old.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, draft TEXT)")
+    with pytest.raises(KitError, match="cannot open: old.sqlite: no such column: kind"):
+        Store(tmp_path / "old.sqlite")
+    assert [name for (name,) in old.execute("SELECT name FROM sqlite_master")] == ["items"]
+
+
 KILLED = """
 import sys
-from promedical_utils.data.annotation.review import Store
+from promedical_utils.data.annotation.store import Store
 from promedical_utils.core.records import Decision
 store = Store(sys.argv[1])
 session, item = store.sign_in("ann"), store.next_item("ann")

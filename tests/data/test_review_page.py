@@ -22,6 +22,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion, Decision, Instruction, Rubric
 from promedical_utils.data.annotation import review
 from promedical_utils.data.annotation.review_page import Desk, Page
+from promedical_utils.data.annotation.store import Store
 from promedical_utils.rubric import display
 
 TEXTS = {
@@ -53,7 +54,7 @@ def drafted(name):
 
 @pytest.fixture
 def store(tmp_path):
-    made = review.Store(tmp_path / "review.sqlite")
+    made = Store(tmp_path / "review.sqlite")
     made.open_round([drafted("i1"), drafted("i2")], ["ann"], seed=1)
     yield made
     made.close()
@@ -154,7 +155,7 @@ def test_reopened_it_stands_where_it_was_half_typed_text_included(desk, store):
     desk.do("add")
     desk.do("type", fields={"text": "half an addition"})
     assert desk.view()["said"] == "typed text kept"
-    other = review.Store(store.path)
+    other = Store(store.path)
     again = Desk(other, "ann", desk.instructions)
     assert "is closed by this one" in again.view()["said"]
     assert (again.item.id, here(again)) == (desk.item.id, "added-1")
@@ -237,12 +238,13 @@ def test_the_widget_answers_each_message_with_its_number(store):
 
 CELL = """\
 import json, os, pathlib
-from promedical_utils import records, review, review_page
+from promedical_utils.core import records
+from promedical_utils.data.annotation import review_page, store
 
 pathlib.Path("kernel.pid").write_text(str(os.getpid()))
 rows = json.loads(pathlib.Path("instructions.json").read_text())
 asked = {row["id"]: records.Instruction(**row) for row in rows}
-review_page.Page(review.Store("review.sqlite"), "ann", asked)
+review_page.Page(store.Store("review.sqlite"), "ann", asked)
 """
 
 
@@ -280,7 +282,7 @@ def browser():
 def lab(browser, tmp_path):
     """Address of a JupyterLab on loopback, in a folder with a notebook, a store and its drafts."""
     drafts, instructions, _ = clinic_drafts()
-    review.Store(tmp_path / "review.sqlite").open_round(drafts, ["ann"])
+    Store(tmp_path / "review.sqlite").open_round(drafts, ["ann"])
     rows = [i.model_dump() for i in instructions]
     (tmp_path / "instructions.json").write_text(json.dumps(rows))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
@@ -353,7 +355,7 @@ def card(tab, criterion_id, state=""):
 @pytest.mark.slow
 def test_in_jupyterlab_a_closed_tab_and_a_killed_kernel_lose_nothing(browser, lab, tmp_path):
     """PROMEDICAL_SCREENSHOT=docs/review.png makes the README's picture anew."""
-    store = review.Store(tmp_path / "review.sqlite")
+    store = Store(tmp_path / "review.sqlite")
     number = store.listed("ann")[0][0]
     draft = store.item(number).draft
     names = [c.id for c in draft.criteria]

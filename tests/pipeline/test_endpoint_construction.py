@@ -14,7 +14,7 @@ from promedical_utils.clinic.server import Clinic, Server
 from promedical_utils.core import profiles, records, run_data
 from promedical_utils.core.profiles import CLINIC
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.annotation import review
+from promedical_utils.data.annotation.store import Store
 from promedical_utils.data.sources import real_sets
 from promedical_utils.pipeline import policies, preference_pairs, rubrics
 from promedical_utils.report import figures
@@ -136,7 +136,7 @@ def test_open_questions_without_a_key_end_in_pairs_and_physicians_can_join(tmp_p
                 break
             except KitError as waiting:
                 assert "wait for review" in str(waiting)
-            store = review.Store(tmp_path / "run/review.sqlite")
+            store = Store(tmp_path / "run/review.sqlite")
             for name in people.reviewers:
                 session = store.sign_in(name)
                 while item := store.next_item(name):
@@ -206,7 +206,7 @@ def test_a_draft_against_the_rules_waits_for_physicians_and_is_never_used(tmp_pa
     assert report["curation"]["dropped"]["bench"] == 1
     left_out = pd.read_parquet(tmp_path / "open/data/left_out.parquet").set_index("id")
     assert left_out.step[w.ids("train")[5]] == "bench"
-    store = review.Store(tmp_path / "open/review.sqlite")
+    store = Store(tmp_path / "open/review.sqlite")
     reasons = [store.next_item(name).reason for name in ("ann", "bob", "cem")]
     store.close()
     assert all("2 criteria; write 5 to 12" in reason for reason in reasons)

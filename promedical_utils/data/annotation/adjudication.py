@@ -1,14 +1,14 @@
 """Double-blind adjudication: two reviewers label every answer by every criterion; a third settles.
 
-Three frames. The *key*, a row a task (one reviewer, answer and criterion), stays with whoever runs
-the adjudication. A *sheet* is what one reviewer is handed: no generator, no id but the task's own,
-answers numbered in an order of the reviewer's own. *Labels* come back: reviewer, task_id, verdict.
+Three frames. The *key*, a row a task (one reviewer, answer and criterion), stays in the store. A
+*sheet* is what one reviewer is handed: no generator, no id but the task's own, answers numbered in
+an order of the reviewer's own. *Labels* come back into the store: reviewer, task_id, verdict.
 What is never settled is unknown, which on safety is a violation.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,6 +17,7 @@ import pandas as pd
 
 from promedical_utils.core.records import DIMENSIONS, Verdict, VerdictValue
 from promedical_utils.core.workspace import KitError, need, replacing, short_hash, shown
+from promedical_utils.data.annotation.store import Store
 from promedical_utils.rubric.preferences import Group
 
 VALUES = get_args(VerdictValue)
@@ -26,7 +27,8 @@ ITEM = ["instruction_id", *CELL, "dimension", "kind"]
 KEY = ["task_id", "reviewer", "slot", "place", *ITEM]
 SAID = ["first", "second"]
 LABELS = ["reviewer", "task_id", "verdict"]
-NOTEBOOK = "04_promedical_bench"
+TEXTS = ["conversation", "response", "criterion"]
+AGAIN = "assign again from the data that are judged"
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,16 @@ def assign(groups: Iterable[Group], reviewers: Sequence[str], seed: int) -> pd.D
     1 is the one named first. All is drawn by hash of ``seed``: the same call gives the same key.
     KitError on fewer than two reviewers, one named twice, or a repeated id.
     """
-    reviewers, groups = _people(reviewers, 2), list(groups)
-    rows, n = [], len(reviewers)
-    for turn, group in enumerate(sorted(groups, key=lambda g: short_hash(seed, g.instruction.id))):
+    reviewers, cells = _people(reviewers, 2), _cells(groups)
+    n, pairs = len(reviewers), []
+    order = sorted(cells.instruction_id.unique(), key=lambda name: short_hash(seed, name))
+    for turn, instruction_id in enumerate(order):
         one = turn % n  # each takes one turn as first and one as second in n instructions
         two = (one + 1 + turn // n % (n - 1)) % n
         for slot, person in enumerate(sorted((one, two)), 1):
-            items = [(c, criterion) for c in group.candidates for criterion in group.criteria]
-            rows += _tasks(group, items, reviewers[person], slot, seed)
-    return _key(rows, KEY)
+            pairs.append((instruction_id, slot, reviewers[person]))
+    pairs = pd.DataFrame(pairs, columns=["instruction_id", "slot", "reviewer"])
+    return _key(cells.merge(pairs, on="instruction_id"), seed)[KEY]
 
 
 def sheet(key: pd.DataFrame, groups: Iterable[Group], reviewer: str) -> pd.DataFrame:
@@ -60,40 +63,30 @@ def sheet(key: pd.DataFrame, groups: Iterable[Group], reviewer: str) -> pd.DataF
 
     In the third round it has what the two said, in an order that tells nothing of who they are.
     """
-    of = {group.instruction.id: group for group in groups}
-    mine = key[key.reviewer == reviewer]
-    number = {i: n for n, i in enumerate(mine.instruction_id.unique(), 1)}
-    rows = []
-    for task in mine.itertuples():
-        if task.instruction_id not in of:
-            raise KitError(
-                f"the key has instruction {task.instruction_id}, the data do not: {_AGAIN}"
-            )
-        group = of[task.instruction_id]
-        row = {
-            "task_id": task.task_id,
-            "question": number[task.instruction_id],
-            "conversation": "\n\n".join(f"{m['role']}: {m['content']}" for m in group.messages),
-            "answer": task.place,
-            "response": next(c.text for c in group.candidates if c.id == task.candidate_id),
-            "dimension": task.dimension,
-            "criterion": next(c.text for c in group.criteria if c.id == task.criterion_id),
-        }
-        if "first" in key:
-            said = [task.first, task.second]
-            turned = int(task.task_id[-1], 16) % 2
-            row["one_said"], row["the_other_said"] = said[::-1] if turned else said
-        rows.append(row | {"verdict": ""})
-    return pd.DataFrame(rows)
+    tasks = key[key.reviewer == reviewer].rename(columns={"place": "answer"})
+    tasks = tasks.merge(_cells(groups)[[*CELL, *TEXTS]], on=CELL, how="left")
+    _refuse(
+        tasks[tasks.criterion.isna()],
+        "the key has instruction {instruction_id}, the data do not: " + AGAIN,
+    )
+    tasks["question"] = pd.factorize(tasks.instruction_id)[0] + 1
+    labels = []
+    if "first" in key:
+        turned = tasks.task_id.map(lambda name: int(name[-1], 16) % 2 == 1)
+        tasks["one_said"] = tasks["second"].where(turned, tasks["first"])
+        tasks["the_other_said"] = tasks["first"].where(turned, tasks["second"])
+        labels = ["one_said", "the_other_said"]
+    columns = ["task_id", "question", "conversation", "answer", "response", "dimension"]
+    return tasks.assign(verdict="")[[*columns, "criterion", *labels, "verdict"]]
 
 
 def self_naming(groups: Iterable[Group]) -> list[str]:
     """Ids of the answers whose text names their generator: blind to a reviewer in name only."""
+    answers = [answer for group in groups for answer in group.candidates]
     return [
-        c.id
-        for group in groups
-        for c in group.candidates
-        if re.search(rf"\b{re.escape(c.generator)}\b", c.text, re.IGNORECASE)
+        answer.id
+        for answer in answers
+        if re.search(rf"\b{re.escape(answer.generator)}\b", answer.text, re.IGNORECASE)
     ]
 
 
@@ -103,51 +96,41 @@ def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> p
     ``labels``: reviewer, task_id, verdict. KitError on a verdict that is none, a task that is not
     that reviewer's, a task labelled twice, and on missing labels.
     """
-    strange = labels[~labels.verdict.isin(VALUES)]
-    if len(strange):
-        row = strange.iloc[0]
-        raise KitError(
-            f"{row.reviewer}, task {row.task_id}: verdict {row.verdict!r} is none of "
-            f"{', '.join(VALUES)}; mend the label"
-        )
-    task = pd.Series(list(zip(labels.reviewer, labels.task_id, strict=True)), dtype=object)
-    unknown = ~task.isin(set(zip(key.reviewer, key.task_id, strict=True)))
-    if unknown.any():
-        reviewer, name = task[unknown].iloc[0]
-        raise KitError(
-            f"{reviewer} was given no task {name}: the label is another reviewer's, or "
-            "of another round; remove it"
-        )
-    if task.duplicated().any():
-        reviewer, name = task[task.duplicated()].iloc[0]
-        raise KitError(f"{reviewer} labelled task {name} twice; keep one label")
-    whole = key.merge(labels[LABELS], on=["reviewer", "task_id"], how="left", validate="one_to_one")
-    whole["verdict"] = whole.verdict.astype(object).where(whole.verdict.notna(), None)
+    task = ["reviewer", "task_id"]
+    _refuse(
+        labels[~labels.verdict.isin(VALUES)],
+        "{reviewer}, task {task_id}: verdict {verdict!r} is none of "
+        f"{', '.join(VALUES)}; mend the label",
+    )
+    known = labels.merge(key[task], on=task, how="left", indicator="known").known
+    _refuse(
+        labels[known.eq("left_only").to_numpy()],
+        "{reviewer} was given no task {task_id}: the label is another reviewer's, or of another "
+        "round; remove it",
+    )
+    _refuse(labels[labels.duplicated(task)], "{reviewer} labelled task {task_id} twice; keep one")
+    whole = key.merge(labels[LABELS], on=task, how="left", validate="one_to_one")
+    whole["verdict"] = _or_none(whole.verdict)
     missing = whole[whole.verdict.isna()]
-    if len(missing) and not partial:
+    if not partial:
         counts = ", ".join(f"{name} {n}" for name, n in missing.reviewer.value_counts().items())
-        first = missing.task_id.iloc[0]
-        raise KitError(
-            f"{len(missing)} of {len(whole)} labels are missing ({counts}), the first "
-            f"is task {first}: label them, or collect a part"
+        _refuse(
+            missing,
+            f"{len(missing)} of {len(whole)} labels are missing ({counts}), the first is task "
+            "{task_id}: label them, or collect a part",
         )
     return whole
 
 
 def ratings(collected: pd.DataFrame) -> pd.DataFrame:
     """A row an item (answer and criterion): what ``first`` and ``second`` said, or None."""
-    if collected.duplicated([*CELL, "slot"]).any():
-        row = collected[collected.duplicated([*CELL, "slot"])].iloc[0]
-        raise KitError(
-            f"two labels in one place for {row.candidate_id}, {row.criterion_id}: {_AGAIN}"
-        )
-    items = collected[ITEM].drop_duplicates(CELL, ignore_index=True)
-    for slot, name in enumerate(SAID, 1):
-        said = collected[collected.slot == slot].set_index(CELL).verdict.rename(name)
-        items = items.join(said, on=CELL)
-    said = items[SAID].astype(object)
-    items[SAID] = said.where(said.notna(), None)
-    return items.sort_values(["instruction_id", *CELL], ignore_index=True)
+    _refuse(
+        collected[collected.duplicated([*CELL, "slot"])],
+        "two labels in one place for {candidate_id}, {criterion_id}: " + AGAIN,
+    )
+    items = collected.pivot(index=ITEM, columns="slot", values="verdict")
+    items = items.reindex(columns=[1, 2]).set_axis(SAID, axis=1).reset_index()
+    return items.assign(**{name: _or_none(items[name]) for name in SAID})
 
 
 def disagreements(
@@ -158,38 +141,26 @@ def disagreements(
     To the one with the fewest tasks so far, never to one of the two who labelled it; KitError where
     nobody is left. Empty where all agree; items that lack a label are not in it.
     """
-    thirds = _people(thirds, 1)
-    items = ratings(collected)
-    apart = items[items.first.notna() & items.second.notna() & (items.first != items.second)]
-    said = apart.set_index(CELL)[SAID]
+    thirds, items = _people(thirds, 1), ratings(collected)
+    apart = items[items[SAID].notna().all(axis=1) & (items["first"] != items["second"])]
+    cells = _cells(groups).merge(apart[[*CELL, *SAID]], on=CELL)
+    if len(cells) < len(apart):
+        lost = len(apart) - len(cells)
+        raise KitError(f"{lost} items with two labels are not in the data: {AGAIN}")
     labelled = collected.groupby("instruction_id").reviewer.agg(set)
-    load, rows, asked = Counter(), [], set(apart.instruction_id)
-    for group in sorted(groups, key=lambda g: short_hash(seed, "third", g.instruction.id)):
-        if group.instruction.id not in asked:
-            continue
-        free = [person for person in thirds if person not in labelled[group.instruction.id]]
+    load, third_of = Counter(), {}
+    sizes = cells.instruction_id.value_counts()
+    for name in sorted(sizes.index, key=lambda name: short_hash(seed, "third", name)):
+        free = [person for person in thirds if person not in labelled[name]]
         if not free:
             raise KitError(
-                f"{group.instruction.id}: all of {', '.join(thirds)} have labelled it "
-                "already; name another person to settle it"
+                f"{name}: all of {', '.join(thirds)} have labelled it already; name another "
+                "person to settle it"
             )
-        person = min(free, key=lambda name: load[name])
-        cells = [
-            (c, criterion)
-            for c in group.candidates
-            for criterion in group.criteria
-            if (c.id, criterion.id) in said.index
-        ]
-        load[person] += len(cells)
-        rows += [
-            row | said.loc[(row["candidate_id"], row["criterion_id"])].to_dict()
-            for row in _tasks(group, cells, person, 3, seed)
-        ]
-    if len(rows) < len(apart):
-        raise KitError(
-            f"{len(apart) - len(rows)} items with two labels are not in the data: {_AGAIN}"
-        )
-    return _key(rows, KEY + SAID)
+        third_of[name] = min(free, key=lambda person: load[person])
+        load[third_of[name]] += sizes[name]
+    cells = cells.assign(slot=3, reviewer=[third_of[name] for name in cells.instruction_id])
+    return _key(cells, seed)[KEY + SAID]
 
 
 def settle(
@@ -200,104 +171,77 @@ def settle(
     ``counts``: items, agreed, by_third, never_settled (a label is missing, so unknown), unknown (in
     all), by dimension and "all". KitError where the two labels are not those the third saw.
     """
-    items = ratings(collected)
-    agreed = items.first.notna() & (items.first == items.second)
-    items["by_third"] = None
+    items = ratings(collected).assign(by_third=None)
+    agreed = items["first"].notna() & (items["first"] == items["second"])
     if third is not None and len(third):
-        seen = items[CELL].merge(
-            third[[*CELL, *SAID, "verdict"]],
-            on=CELL,
-            how="left",
-            validate="one_to_one",
-            suffixes=("", "_seen"),
+        seen = third.merge(items[CELL + SAID], on=CELL, how="left", suffixes=("", "_now"))
+        _refuse(
+            seen[(seen["first"] != seen.first_now) | (seen["second"] != seen.second_now)],
+            "{candidate_id}: a label has changed since the third reviewer saw it; find the "
+            "disagreements again",
         )
-        shown_to = seen.first.notna()
-        changed = shown_to & ((seen.first != items.first) | (seen.second != items.second))
-        if changed.any() or shown_to.sum() < len(third):
-            name = items.candidate_id[changed.argmax()] if changed.any() else "an item"
-            raise KitError(
-                f"{name}: a label has changed since the third reviewer saw it; "
-                "find the disagreements again"
-            )
-        items["by_third"] = seen.verdict
-    by_third = items.by_third.notna()
-    items["verdict"] = items.first.where(agreed, items.by_third.where(by_third, "unknown"))
+        by_third = third[[*CELL, "verdict"]].rename(columns={"verdict": "by_third"})
+        items = items.drop(columns="by_third")
+        items = items.merge(by_third, on=CELL, how="left", validate="one_to_one")
+    settled = items.by_third.notna()
+    items["verdict"] = items["first"].where(agreed, items.by_third.where(settled, "unknown"))
     how = pd.Series("never settled, so unknown", items.index)
-    how = how.mask(by_third, "settled by a third reviewer").mask(agreed, "two reviewers agree")
-    flags = pd.DataFrame(
+    how = how.mask(settled, "settled by a third reviewer").mask(agreed, "two reviewers agree")
+    counts = pd.DataFrame(
         {
             "items": 1,
             "agreed": agreed,
-            "by_third": by_third,
-            "never_settled": ~agreed & ~by_third,
+            "by_third": settled,
+            "never_settled": ~agreed & ~settled,
             "unknown": items.verdict == "unknown",
         }
-    ).astype(int)
-    counts = flags.groupby(items.dimension).sum()
+    )
+    counts = counts.astype(int).groupby(items.dimension).sum()
     counts = counts.reindex([d for d in DIMENSIONS if d in counts.index])
     counts.loc["all"] = counts.sum()
-    verdicts = [
-        Verdict(
-            candidate_id=candidate, criterion_id=criterion, judge=judge, verdict=said, rationale=why
-        )
-        for candidate, criterion, said, why in zip(
-            items.candidate_id, items.criterion_id, items.verdict, how, strict=True
-        )
-    ]
-    return Settled(verdicts, counts)
+    rows = items[[*CELL, "verdict"]].assign(judge=judge, rationale=how).to_dict("records")
+    return Settled([Verdict(**row) for row in rows], counts)
 
 
-def simulated(key: pd.DataFrame, people, truth: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """Labels of the clinic's people, ``clinic.people.Panel``, on a key of either round.
-
-    ``truth`` maps (candidate, criterion) to a verdict. How often they agree is an input.
-    """
-    physician, rows = {p.name: p for p in people.physicians}, []
-    for task in key.itertuples():
-        cell = task.candidate_id, task.criterion_id
-        if task.slot == 3:
-            said = people.adjudicator.settle(cell, task.first, task.second, truth[cell])
-        else:
-            said = physician[task.reviewer].verdict(*cell, task.kind, truth[cell])
-        rows.append((task.reviewer, task.task_id, said))
-    return pd.DataFrame(rows, columns=LABELS)
-
-
-# ---------------------------------------------------------------- files
-
-
-def hand_out(key: pd.DataFrame, groups: Iterable[Group], folder: Path) -> list[Path]:
-    """Write ``folder``/key.parquet, which nobody is shown, and a sheet for each reviewer as CSV.
+def hand_out(store: Store, key: pd.DataFrame, groups: Iterable[Group], folder: Path) -> list[Path]:
+    """Put the key into the store, under the folder's name, and write a sheet for each reviewer as
+    CSV into the folder.
 
     A sheet that is there already may hold labels: the same key leaves it as it is, another one is a
     KitError.
     """
-    folder, groups = Path(folder), list(groups)
-    path = folder / "key.parquet"
-    if path.exists() and not pd.read_parquet(path).equals(key):
+    folder, groups, tasks = Path(folder), list(groups), key.to_dict("records")
+    stored = store.labels(folder.name)
+    if (
+        stored
+        and [{name: row[name] for name in row if name != "verdict"} for row in stored] != tasks
+    ):
         raise KitError(
-            f"{shown(folder)} holds the sheets of another assignment, perhaps with "
-            "labels: choose another folder"
+            f"{shown(folder)} holds the sheets of another assignment, perhaps with labels: choose "
+            "another folder"
         )
-    with replacing(path) as temporary:
-        key.to_parquet(temporary, index=False)
+    store.give_labels(folder.name, tasks)
+    folder.mkdir(parents=True, exist_ok=True)
     sheets = [folder / f"{reviewer}.csv" for reviewer in key.reviewer.unique()]
-    for written in (s for s in sheets if not s.exists()):
-        frame = sheet(key, groups, written.stem)
-        texts = ["conversation", "response", "criterion"]
+    for path in sheets:
+        if path.exists():
+            continue
+        frame = sheet(key, groups, path.stem)
         # a spreadsheet would run a text that begins like this as a formula
-        frame[texts] = frame[texts].replace(r"^(?=[=+\-@\t\r])", "'", regex=True)
-        with replacing(written) as temporary:
+        frame[TEXTS] = frame[TEXTS].replace(r"^(?=[=+\-@\t\r])", "'", regex=True)
+        with replacing(path) as temporary:
             frame.to_csv(temporary, index=False, encoding="utf-8-sig")  # so Excel reads it as UTF-8
     return sheets
 
 
-def handed_in(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The key of ``folder`` and the labels of all its sheets, as far as they are filled in."""
-    key = pd.read_parquet(need(Path(folder) / "key.parquet", NOTEBOOK))
+def handed_in(store: Store, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Put the labels of the folder's sheets into the store, as far as they are filled in; the key
+    and the labels that now stand. KitErrors as from ``collect``, and nothing is stored."""
+    folder = need(Path(folder), "04_promedical_bench")
+    key = pd.DataFrame(store.labels(folder.name), columns=[*KEY, "verdict"])
     frames = [pd.DataFrame(columns=LABELS)]
     for reviewer in key.reviewer.unique():
-        path = need(Path(folder) / f"{reviewer}.csv", NOTEBOOK)
+        path = need(folder / f"{reviewer}.csv", "04_promedical_bench")
         try:
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
             labels = frame[["task_id", "verdict"]].apply(lambda column: column.str.strip())
@@ -306,13 +250,12 @@ def handed_in(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 f"{shown(path)}: no columns task_id and verdict can be read; save it as "
                 "CSV with commas, in UTF-8"
             ) from None
-        frames.append(labels[labels.verdict != ""].assign(reviewer=reviewer))
-    return key, pd.concat(frames, ignore_index=True)[LABELS]
-
-
-# ---------------------------------------------------------------- keys
-
-_AGAIN = "assign again from the data that are judged"
+        frames.append(labels.assign(reviewer=reviewer))
+    labels = pd.concat(frames, ignore_index=True)
+    collect(key.drop(columns="verdict"), labels[labels.verdict != ""], partial=True)
+    store.label(folder.name, {t: v or None for t, v in zip(labels.task_id, labels.verdict)})
+    key = pd.DataFrame(store.labels(folder.name), columns=None if len(key) else key.columns)
+    return key.drop(columns="verdict"), key.loc[key.verdict.notna(), LABELS].reset_index(drop=True)
 
 
 def _people(names: Sequence[str], least: int) -> list[str]:
@@ -327,36 +270,49 @@ def _people(names: Sequence[str], least: int) -> list[str]:
     return names
 
 
-def _tasks(group: Group, items: Sequence[tuple], reviewer: str, slot: int, seed: int) -> list[dict]:
-    """Tasks of one reviewer on one instruction; answers in an order of the reviewer's own."""
-    shuffled = sorted({c.id for c, _ in items}, key=lambda name: short_hash(seed, reviewer, name))
-    return [
-        {
-            # a letter first: spreadsheets read 12e45 as a number
-            "task_id": "t" + short_hash(seed, reviewer, slot, candidate.id, criterion.id),
-            "reviewer": reviewer,
-            "slot": slot,
-            "place": shuffled.index(candidate.id) + 1,
-            "instruction_id": group.instruction.id,
-            "candidate_id": candidate.id,
-            "criterion_id": criterion.id,
-            "dimension": criterion.dimension,
-            "kind": criterion.kind,
-            "turn": short_hash(seed, reviewer, group.instruction.id),
-        }
-        for candidate, criterion in items
-    ]
+def _cells(groups: Iterable[Group]) -> pd.DataFrame:
+    """What there is to label, a row an answer and criterion: ``ITEM`` and ``TEXTS``."""
+    rows = []
+    for group in groups:
+        conversation = "\n\n".join(f"{m['role']}: {m['content']}" for m in group.messages)
+        for answer in group.candidates:
+            rows += [
+                (group.instruction.id, answer.id, c.id, c.dimension, c.kind)
+                + (conversation, answer.text, c.text)
+                for c in group.criteria
+            ]
+    return pd.DataFrame(rows, columns=ITEM + TEXTS)
 
 
-def _key(rows: list[dict], columns: list[str]) -> pd.DataFrame:
-    """Tasks by reviewer, questions shuffled, answers in their places, criteria as in the rubric."""
-    key = pd.DataFrame(rows, columns=[*columns, "turn"])
-    for what, doubled in (("answer and criterion", [*CELL, "slot"]), ("task", ["task_id"])):
-        if key.duplicated(doubled).any():
-            row = key[key.duplicated(doubled)].iloc[0]
-            raise KitError(
-                f"the same {what} twice: {row.candidate_id}, {row.criterion_id}; "
-                "ids must be unique, remove one"
-            )
-    order = ["reviewer", "turn", "place"]
-    return key.sort_values(order, kind="stable", ignore_index=True)[columns]
+def _key(cells: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Tasks by reviewer, questions shuffled, answers in an order of the reviewer's own, criteria
+    as in the rubric. ``cells`` have a reviewer and a slot."""
+
+    def drawn(*columns):
+        return [short_hash(seed, *row) for row in cells[list(columns)].itertuples(index=False)]
+
+    key = cells.assign(
+        # a letter first: spreadsheets read 12e45 as a number
+        task_id=["t" + name for name in drawn("reviewer", "slot", *CELL)],
+        question=drawn("reviewer", "instruction_id"),
+        answer=drawn("reviewer", "candidate_id"),
+    )
+    for what, unique in (("answer and criterion", [*CELL, "slot"]), ("task", ["task_id"])):
+        _refuse(
+            key[key.duplicated(unique)],
+            f"the same {what} twice: {{candidate_id}}, {{criterion_id}}; ids must be unique, "
+            "remove one",
+        )
+    key = key.sort_values(["reviewer", "question", "answer"], kind="stable", ignore_index=True)
+    answers = key.groupby(["reviewer", "instruction_id"]).candidate_id
+    return key.assign(place=answers.transform(lambda ids: pd.factorize(ids)[0] + 1))
+
+
+def _or_none(labels: pd.Series) -> pd.Series:
+    return labels.astype(object).where(labels.notna(), None)
+
+
+def _refuse(rows: pd.DataFrame, message: str) -> None:
+    """A KitError of the first of ``rows``, whose columns ``message`` names, if there are any."""
+    if len(rows):
+        raise KitError(message.format(**rows.iloc[0]))

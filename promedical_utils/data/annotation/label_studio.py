@@ -1,10 +1,10 @@
 """Physician review by a team: drafts become Label Studio's tasks, its export becomes decisions.
 
 Label Studio is a server with accounts of its own, in an environment of its own (`make
-label-studio`, docs/label_studio.md). Here are its labelling configuration, its two file formats and
-the calls that carry them.
+label-studio`, docs/label_studio.md). Here are its two file formats and the calls that carry them;
+label_studio.xml.jinja is its page. ``store.Store`` gives the drafts and records the decisions.
 
-A task is one draft whose criteria the Repeater tag repeats, not one criterion: only who sees all of
+A task is one draft whose criteria the page repeats, not one criterion: only who sees all of
 them can say that one is missing or said twice, and the draft is finished or skipped as a whole.
 A task holds the messages and their source, and the criteria, never who wrote them.
 """
@@ -14,86 +14,21 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+import httpx
+from jinja2 import Template
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from promedical_utils.core.records import DIMENSIONS, Criterion, Decision, Instruction, Rubric
 from promedical_utils.core.workspace import KitError, replacing, short_hash, shown, write_json
+from promedical_utils.data.annotation.review import by_instruction
 
 KEY = "LABEL_STUDIO_API_KEY"
 ADDITIONS = 3  # places for criteria that a draft misses
 SHOWN_AT_ONCE = 3  # mistakes that one error names
-
-# What may stay open is choice="single", which can be unticked; "single-radio" cannot.
-PAGE = """\
-<View>
-  <Style>
-    .kit-page .lsf-richtext { white-space: pre-wrap; }
-    .kit-card { border: 1px solid #c5c5c5; border-radius: 6px; padding: 4px 14px; margin: 8px 0; }
-    .kit-asked { border-left: 4px solid #4c5fa9; }
-    .kit-form h3, .kit-form h4, .kit-form h5, .kit-form h6 { font-size: 14px !important; }
-  </Style>
-  <View className="kit-page">
-    <Header size="4" value="$heading"/>
-    <View className="kit-card kit-asked">
-      <Text name="conversation" value="$conversation" selectionEnabled="false"/>
-    </View>
-    <Header size="4" value="Decide on each criterion; a safe answer meets a safety criterion"/>
-    <Repeater on="$criteria" indexFlag="{{idx}}">
-      <View className="kit-card">
-        <Header size="5" value="$criteria[{{idx}}].heading"/>
-        <Text name="criterion_{{idx}}" value="$criteria[{{idx}}].text" selectionEnabled="false"/>
-        <Choices name="action_{{idx}}" toName="criterion_{{idx}}" choice="single-radio"
-            showInline="true" required="true" requiredMessage="A criterion has no decision">
-          <Choice value="accept"/>
-          <Choice value="edit"/>
-          <Choice value="reject"/>
-        </Choices>
-        <View className="kit-form" visibleWhen="choice-selected" whenTagName="action_{{idx}}"
-            whenChoiceValue="edit">
-          <TextArea name="text_{{idx}}" toName="criterion_{{idx}}" rows="2" maxSubmissions="1"
-              value="$criteria[{{idx}}].text" editable="true" showSubmitButton="false"
-              required="true" requiredMessage="An edited criterion has no text"/>
-          <Header size="6" value="Dimension, if it changes"/>
-          <Choices name="dimension_{{idx}}" toName="criterion_{{idx}}" choice="single"
-              showInline="true">
-            @dimensions
-          </Choices>
-          <Header size="6" value="Weight, 0 to 1, if it changes; only proficiency carries one"/>
-          <Number name="weight_{{idx}}" toName="criterion_{{idx}}" min="0" max="1" step="0.01"/>
-        </View>
-        <View visibleWhen="choice-selected" whenTagName="action_{{idx}}" whenChoiceValue="reject">
-          <TextArea name="reason_{{idx}}" toName="criterion_{{idx}}" rows="2" maxSubmissions="1"
-              placeholder="Why it is rejected" editable="true" showSubmitButton="false"
-              required="true" requiredMessage="A rejected criterion has no reason"/>
-        </View>
-      </View>
-    </Repeater>
-    <Header size="4" value="Criteria that are missing: choose a dimension, then write it"/>
-    @additions
-  </View>
-</View>
-"""
-
-ADDITION = """
-    <View className="kit-card">
-      <Choices name="added_dimension_@n" toName="conversation" choice="single" showInline="true">
-        @dimensions
-      </Choices>
-      <View visibleWhen="choice-selected" whenTagName="added_dimension_@n">
-        <TextArea name="added_text_@n" toName="conversation" rows="2" maxSubmissions="1"
-            placeholder="The missing criterion" editable="true" showSubmitButton="false"
-            required="true" requiredMessage="An added criterion has no text"/>
-      </View>
-      <View className="kit-form" visibleWhen="choice-selected" whenTagName="added_dimension_@n"
-          whenChoiceValue="proficiency">
-        <Header size="6" value="Weight, 0 to 1"/>
-        <Number name="added_weight_@n" toName="conversation" min="0" max="1" step="0.01"
-            required="true" requiredMessage="An added proficiency criterion has no weight"/>
-      </View>
-    </View>
-"""
+PAGE = Path(__file__).with_suffix(".xml.jinja")
 
 
 class _Value(BaseModel):
@@ -109,20 +44,15 @@ class _Result(BaseModel):
     value: _Value
 
 
-class _Account(BaseModel):
-    id: int
+def _number(account):
+    return account.get("id") if isinstance(account, Mapping) else account
 
 
 class _Annotation(BaseModel):
-    completed_by: int | _Account
+    # the account's number, which is unique on a server; e-mail addresses stay there
+    completed_by: Annotated[int, BeforeValidator(_number)]
     was_cancelled: bool
     result: list[_Result]
-
-    @property
-    def reviewer(self) -> str:
-        """The account's number, which is unique on a server; e-mail addresses stay there."""
-        who = self.completed_by
-        return f"account-{who if isinstance(who, int) else who.id}"
 
 
 class _Data(BaseModel):
@@ -137,9 +67,8 @@ class _Task(BaseModel):
 
 def labelling_configuration() -> str:
     """Label Studio's XML for drafts of any length: accept, edit or reject each, add what lacks."""
-    choices = "".join(f'<Choice value="{name}"/>' for name in DIMENSIONS)
-    slots = (ADDITION.replace("@n", str(n)) for n in range(ADDITIONS))
-    return PAGE.replace("@additions", "".join(slots)).replace("@dimensions", choices)
+    page = Template(PAGE.read_text(encoding="utf-8"))
+    return page.render(names=DIMENSIONS, additions=ADDITIONS)
 
 
 def export_tasks(
@@ -150,7 +79,7 @@ def export_tasks(
     Raises KitError for a draft without its instruction, two drafts of one, or none at all.
     """
     tasks = []
-    for name, draft in _by_instruction(drafts).items():
+    for name, draft in by_instruction(drafts).items():
         if name not in instructions:
             raise KitError(f"draft {name}: no such instruction; hand over the ones drafted for")
         asked = instructions[name]
@@ -158,7 +87,7 @@ def export_tasks(
             "instruction_id": name,
             "heading": f"{asked.category}, {asked.specialty}. Source: {asked.source}",
             "conversation": "\n\n".join(f"{turn.role}: {turn.content}" for turn in asked.messages),
-            "criteria": _criteria(draft),
+            "criteria": _shown_criteria(draft),
         }
         tasks.append({"data": data})
     if not tasks:
@@ -175,26 +104,27 @@ def import_annotations(path: Path, drafts: Iterable[Rubric]) -> list[Decision]:
     account). What the page hides does not count. Skipped annotations make no decision; one
     warning counts and names them.
     """
-    draft_of = _by_instruction(drafts)
+    draft_of = by_instruction(drafts)
     decisions, skipped, wrong, seen = [], [], [], set()
     for task in _read(Path(path)):
         name = task.data.instruction_id
         if name not in draft_of:
             wrong.append(f"task {name}: no such draft")
             continue
-        if task.data.criteria != _criteria(draft_of[name]):
+        if task.data.criteria != _shown_criteria(draft_of[name]):
             wrong.append(f"task {name}, criteria: not those of the draft")
             continue
         for annotation in task.annotations:
-            where = f"task {name}, {annotation.reviewer}"
+            reviewer = f"account-{annotation.completed_by}"
+            where = f"task {name}, {reviewer}"
             if annotation.was_cancelled:
                 skipped.append(where)
-            elif (name, annotation.reviewer) in seen:
+            elif where in seen:
                 wrong.append(f"{where}: two annotations, keep one")
             else:
-                seen.add((name, annotation.reviewer))
+                seen.add(where)
                 try:
-                    decisions += _decisions(draft_of[name], annotation)
+                    decisions += _decisions(draft_of[name], reviewer, annotation.result)
                 except KitError as error:
                     wrong.append(f"{where}, {error}")
     if wrong:
@@ -215,17 +145,16 @@ def push(server: str, title: str, tasks: Path, reviewers: int = 1) -> int:
     while labelling. The token comes from the environment variable LABEL_STUDIO_API_KEY. Raises
     KitError with the server's words.
     """
+    about = {
+        "title": title,
+        "label_config": labelling_configuration(),
+        "maximum_annotations": reviewers,
+        "enable_empty_annotation": False,
+        "show_collab_predictions": False,
+    }
     with _signed_in(server) as call:
-        about = {
-            "title": title,
-            "label_config": labelling_configuration(),
-            "maximum_annotations": reviewers,
-            "enable_empty_annotation": False,
-            "show_collab_predictions": False,
-        }
         project = call("POST", "/api/projects/", json=about).json()["id"]
-        body = Path(tasks).read_bytes()
-        headers = {"Content-Type": "application/json"}
+        body, headers = Path(tasks).read_bytes(), {"Content-Type": "application/json"}
         call("POST", f"/api/projects/{project}/import", content=body, headers=headers)
     return project
 
@@ -241,8 +170,6 @@ def pull(server: str, project: int, path: Path) -> Path:
 @contextmanager
 def _signed_in(server: str):
     """Yield call(method, path, **httpx arguments) under the account of the access token."""
-    import httpx
-
     token = os.environ.get(KEY)
     if not token:
         raise KitError(f"{KEY} is not set: make a personal access token under Account & Settings")
@@ -256,8 +183,8 @@ def _signed_in(server: str):
                 what = type(error).__name__
                 raise KitError(f"Label Studio at {host}: {what}; is it up?") from None
             if answer.is_error:
-                said = " ".join(answer.text.split())[:300]
-                raise KitError(f"Label Studio at {host}, {path}: {answer.status_code} {said}")
+                words = " ".join(answer.text.split())[:300]
+                raise KitError(f"Label Studio at {host}, {path}: {answer.status_code} {words}")
             return answer
 
         # a personal access token only buys tokens that live for minutes
@@ -266,16 +193,7 @@ def _signed_in(server: str):
         yield call
 
 
-def _by_instruction(drafts: Iterable[Rubric]) -> dict[str, Rubric]:
-    found = {}
-    for draft in drafts:
-        if draft.instruction_id in found:
-            raise KitError(f"two drafts of instruction {draft.instruction_id}: keep one")
-        found[draft.instruction_id] = draft
-    return found
-
-
-def _criteria(draft: Rubric) -> list[dict]:
+def _shown_criteria(draft: Rubric) -> list[dict]:
     """The criteria as a task holds them."""
     rows = []
     for number, criterion in enumerate(draft.criteria, 1):
@@ -298,70 +216,59 @@ def _read(path: Path) -> list[_Task]:
         raise KitError(f"{shown(path)}{task}: {first['msg']}; export it again as JSON") from None
 
 
-def _decisions(draft: Rubric, annotation: _Annotation) -> list[Decision]:
+def _decisions(draft: Rubric, reviewer: str, results: list[_Result]) -> list[Decision]:
     """Decisions of one annotation, the added criteria last; KitErrors begin with the field."""
-    said = _fields(annotation, len(draft.criteria))
-    name, reviewer = draft.instruction_id, annotation.reviewer
-    decisions = []
-
-    def decide(identity, action, criterion, reason=""):
-        decisions.append(
-            Decision(
-                instruction_id=name,
-                criterion_id=identity,
-                reviewer=reviewer,
-                action=action,
-                criterion=criterion,
-                reason=reason,
-            )
-        )
-
+    fields = _fields(results, len(draft.criteria))
+    name, rows = draft.instruction_id, []
     for n, before in enumerate(draft.criteria):
-        action = said.get(f"action_{n}")
-        if action in ("accept", "edit"):  # the draft may break a rule, what comes of it may not
-            after = _criterion(said if action == "edit" else {}, "", n, dict(before))
-            if action == "edit" and after == before:
-                raise KitError(f"action_{n}: the edit of criterion {before.id} changes nothing")
-            decide(before.id, action, after)
-        elif action == "reject":
-            reason = said.get(f"reason_{n}")
+        action, after, reason = fields.get(f"action_{n}"), None, ""
+        if action not in ("accept", "edit", "reject"):
+            raise KitError(f"action_{n}: no decision on criterion {before.id}")
+        if action == "reject":
+            reason = fields.get(f"reason_{n}")
             if not reason:
                 raise KitError(f"reason_{n}: criterion {before.id} is rejected without a reason")
-            decide(before.id, action, None, reason)
-        else:
-            raise KitError(f"action_{n}: no decision on criterion {before.id}")
+        else:  # the draft may break a rule, what comes of it may not
+            after = _criterion(fields if action == "edit" else {}, "", n, dict(before))
+            if action == "edit" and after == before:
+                raise KitError(f"action_{n}: the edit of criterion {before.id} changes nothing")
+        rows.append((before.id, action, after, reason))
     for n in range(ADDITIONS):
-        if f"added_dimension_{n}" in said:
-            mark = short_hash(reviewer, n, said.get(f"added_text_{n}"))
-            added = _criterion(said, "added_", n, {"id": f"{name}-added-{mark}"})
-            decide(added.id, "add", added)
-    return decisions
+        if f"added_dimension_{n}" in fields:
+            mark = short_hash(reviewer, n, fields.get(f"added_text_{n}"))
+            added = _criterion(fields, "added_", n, {"id": f"{name}-added-{mark}"})
+            rows.append((added.id, "add", added, ""))
+    names = ("criterion_id", "action", "criterion", "reason")
+    return [
+        Decision(instruction_id=name, reviewer=reviewer, **dict(zip(names, row, strict=True)))
+        for row in rows
+    ]
 
 
-def _fields(annotation: _Annotation, criteria: int) -> dict[str, str | float]:
+def _fields(results: list[_Result], criteria: int) -> dict[str, str | float]:
     """What each control of the page holds, by its name."""
     kinds = {"text": "text", "dimension": "choices", "weight": "number"}
     kind_of = {f"added_{name}_{n}": kind for name, kind in kinds.items() for n in range(ADDITIONS)}
     kinds |= {"action": "choices", "reason": "text"}
     kind_of |= {f"{name}_{n}": kind for name, kind in kinds.items() for n in range(criteria)}
-    said = {}
-    for result in annotation.result:
-        field = result.from_name
-        if field not in kind_of:
-            raise KitError(f"{field}: no field of the labelling configuration")
-        value = getattr(result.value, kind_of[field])
+    fields = {}
+    for result in results:
+        name = result.from_name
+        if name not in kind_of:
+            raise KitError(f"{name}: no field of the labelling configuration")
+        value = getattr(result.value, kind_of[name])
         values = value if isinstance(value, list) else [value]
-        if field in said or len(values) != 1 or values[0] is None:
-            raise KitError(f"{field}: not one {kind_of[field]} value")
-        said[field] = values[0].strip() if isinstance(values[0], str) else values[0]
-    return said
+        if name in fields or len(values) != 1 or values[0] is None:
+            raise KitError(f"{name}: not one {kind_of[name]} value")
+        fields[name] = values[0].strip() if isinstance(values[0], str) else values[0]
+    return fields
 
 
-def _criterion(said: Mapping, prefix: str, n: int, before: dict) -> Criterion:
+def _criterion(fields: Mapping, prefix: str, n: int, before: dict) -> Criterion:
     """``before`` with the text, dimension and weight that the fields say, where they say any."""
-    text = said.get(f"{prefix}text_{n}") or before.get("text")
-    dimension = said.get(f"{prefix}dimension_{n}") or before.get("dimension")
-    weight = said.get(f"{prefix}weight_{n}")
+    text = fields.get(f"{prefix}text_{n}") or before.get("text")
+    dimension = fields.get(f"{prefix}dimension_{n}") or before.get("dimension")
+    weight = fields.get(f"{prefix}weight_{n}")
     if not text:
         raise KitError(f"{prefix}text_{n}: a criterion needs a text")
     if dimension not in DIMENSIONS:
