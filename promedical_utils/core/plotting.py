@@ -90,48 +90,53 @@ def interval_plot(
     if "group" not in df:
         df = df.assign(group=(df.hollow & df.value.notna()).groupby(df.row).transform("any"))
     panels = [panel for panel in dict.fromkeys([*panels, *df.panel]) if panel in set(df.panel)]
-    blocks = list(dict.fromkeys(df.block))
-    rows = {block: df[df.block == block].drop_duplicates("row") for block in blocks}
+    rows = {name: part.drop_duplicates("row") for name, part in df.groupby("block", sort=False)}
     sizes = [len(part) + 0.8 for part in rows.values()]
-    width = 0.4 + 0.062 * df.row.map(len).max() + panel_width * len(panels)
     shared = df.groupby("panel").series.nunique().max()  # series of one panel
+    width = 0.4 + 0.062 * df.row.map(len).max() + panel_width * len(panels)
     height = 0.9 + (0.2 + 0.08 * shared) * sum(sizes)
     figure = Figure(figsize=(width, height), layout="constrained")
-    layer = {"orient": "y", "legend": False}
-    plot = (
-        so.Plot(_placed(df, list(looks)), x="value", y="y", color="series", marker="series")
-        .facet(col="panel", row="block", order={"col": panels, "row": blocks})
-        .share(x="col" if limits is None else True, y="row")
-        .add(so.Range(linewidth=1.1), xmin="low", xmax="high", **layer)
-        .add(so.Dot(pointsize=5, edgewidth=1.1), fill="hollow", **layer)
-        .scale(
-            color={name: colour for name, (colour, _) in looks.items()},
-            marker={name: marker for name, (_, marker) in looks.items()},
-            fill={False: True, True: False},
-        )
-        .theme(THEME)
-    )
-    if "note" in df:
-        behind = so.Text(halign="left", offset=6, fontsize=8, color=GREY)
-        plot = plot.add(behind, x="high", text="note", **layer)
-    plot.on(figure).plot()
+    plot = _intervals(df, looks).share(x="col" if limits is None else True, y="row")
+    plot = plot.facet(col="panel", row="block", order={"col": panels, "row": list(rows)})
+    plot.theme(THEME).on(figure).plot()
     figure.axes[0].get_gridspec().set_height_ratios(sizes)
     for number, axis in enumerate(figure.axes):
-        at, panel = divmod(number, len(panels))
-        part = rows[blocks[at]]
-        axis.set(xlabel=panels[panel], ylabel="", title="", ylim=(len(part) - 0.5, -0.5))
-        axis.set_title("" if panel else blocks[at], loc="left")
-        axis.set_yticks(range(len(part)), part.row)
-        group = part.group.to_numpy()
-        for above in np.flatnonzero(group[1:] != group[:-1]):
-            axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
+        block, panel = divmod(number, len(panels))
+        _name_panel(axis, panels[panel], [*rows.values()][block])
+        axis.set_title("" if panel else [*rows][block], loc="left")
     if limits is not None:
         figure.axes[0].set_xlim(limits)
     there = [name for name in looks if shared > 1 and name in set(df.series)]
     legend = {name: {"color": looks[name][0], "marker": looks[name][1]} for name in there}
-    legend |= {hollow: HOLLOW} if df.hollow.any() and df.value[df.hollow].notna().any() else {}
+    legend |= {hollow: HOLLOW} if df.value[df.hollow].notna().any() else {}
     draw_legend(figure, legend | {"this run, 95 % interval": FILLED} | dict(more or {}))
     return figure
+
+
+def _intervals(df: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> so.Plot:
+    """The marks of an interval plot: lines, points and notes behind them."""
+    layer = {"orient": "y", "legend": False}
+    cells = _placed(df, list(looks))
+    plot = so.Plot(cells, x="value", y="y", color="series", marker="series")
+    plot = plot.add(so.Range(linewidth=1.1), xmin="low", xmax="high", **layer)
+    plot = plot.add(so.Dot(pointsize=5, edgewidth=1.1), fill="hollow", **layer)
+    if "note" in df:
+        behind = so.Text(halign="left", offset=6, fontsize=8, color=GREY)
+        plot = plot.add(behind, x="high", text="note", **layer)
+    return plot.scale(
+        color={name: colour for name, (colour, _) in looks.items()},
+        marker={name: marker for name, (_, marker) in looks.items()},
+        fill={False: True, True: False},
+    )
+
+
+def _name_panel(axis, label: str, rows: pd.DataFrame) -> None:
+    """Names of the rows, the first on top, and dotted lines between their groups."""
+    axis.set(xlabel=label, ylabel="", title="", ylim=(len(rows) - 0.5, -0.5))
+    axis.set_yticks(range(len(rows)), rows.row)
+    group = rows.group.to_numpy()
+    for above in np.flatnonzero(group[1:] != group[:-1]):
+        axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
 
 
 def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:

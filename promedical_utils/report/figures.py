@@ -286,9 +286,8 @@ def _calibration(bins: pd.DataFrame, looks: Mapping[str, dict], x_label: str) ->
     plot = plot.add(so.Line(pointsize=4, linewidth=1.2), legend=False)
     for prop, key in (("color", "color"), ("marker", "marker"), ("linestyle", "ls")):
         plot = plot.scale(**{prop: {name: look[key] for name, look in looks.items()}})
-    plot.label(x=x_label, y="criteria that are met (%), 95 % interval", title=str).theme(THEME).on(
-        figure
-    ).plot()
+    plot = plot.label(x=x_label, y="criteria that are met (%), 95 % interval", title=str)
+    plot.theme(THEME).on(figure).plot()
     for axis in figure.axes:
         axis.plot([0, 100], [0, 100], color="black", lw=0.8)
         axis.set(xlim=(-2, 102), ylim=(-2, 102))
@@ -319,9 +318,8 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
         texts = [(f"{errors[name]:.1f}", looks[name]["color"]) for name in looks if name in errors]
         for n, (text, colour) in enumerate([*reversed(texts), ("error (points)", GREY)]):
             at = {"x": 0.98, "y": 0.03 + 0.065 * n, "transform": axis.transAxes, "ha": "right"}
-            axis.text(
-                s=text, color=colour, fontsize=8, bbox=paper, **at
-            )  # below the diagonal there is room
+            # below the diagonal there is room
+            axis.text(s=text, color=colour, fontsize=8, bbox=paper, **at)
     return figure
 
 
@@ -330,11 +328,9 @@ def plot_reliability(df: pd.DataFrame) -> Figure:
 
     Columns dimension, label, raw (sigmoid of the score) and probability (calibrated).
     """
+    panels = {"raw": "before: sigmoid of the score", "probability": "after: P(met), calibrated"}
     parts = []
-    for column, panel in (
-        ("raw", "before: sigmoid of the score"),
-        ("probability", "after: P(met)"),
-    ):
+    for column, panel in panels.items():
         for dimension, part in df.groupby("dimension"):
             bins = reliability(part.label, part[column], bins=8)
             parts.append(bins.assign(panel=panel, curve=f"{dimension}, n = {len(part)}"))
@@ -373,11 +369,10 @@ def _draw_series(axis, df: pd.DataFrame, x: str, series: Sequence, legend=False)
     shown = [line for line in series if line[0] in df and df[line[0]].notna().any()]
     columns, names, colours, dashes = zip(*shown, strict=True) if shown else ((),) * 4
     wide = df.set_index(x)[list(columns)].set_axis(list(names), axis=1)
-    style = {"markers": ["o", "s", "^", "D"][: len(names)], "dashes": list(dashes)}
-    if shown:
-        sns.lineplot(
-            wide, ax=axis, palette=list(colours), markersize=5, legend=legend, mew=0, **style
-        )
+    style = {"markers": ["o", "s", "^", "D"][: len(names)], "dashes": list(dashes), "mew": 0}
+    style |= {"palette": list(colours), "markersize": 5}
+    if shown:  # in the order of the rows, nothing is averaged
+        sns.lineplot(wide, ax=axis, legend=legend, estimator=None, sort=False, **style)
     return list(names)
 
 
@@ -459,9 +454,8 @@ def _set_root_scale(axis, top: float) -> None:
     """A square-root axis from 0 to ``top``, with one more tick near zero, where it has room."""
     top = max(top, 1e-9)
     axis.set_xscale("function", functions=(_root, _square))
-    axis.set(
-        xlim=(-0.002 * top, 1.1 * top), xlabel="KL to the base (nats an answer, square-root axis)"
-    )
+    axis.set_xlim(-0.002 * top, 1.1 * top)
+    axis.set_xlabel("KL to the base (nats an answer, square-root axis)")
     ticks = [tick for tick in MaxNLocator(5).tick_values(0, top) if 0 < tick <= 1.1 * top]
     ticks = [0, float(f"{ticks[0] / 4:.1g}"), *ticks]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -501,11 +495,9 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     """
     blind = df.dropna(subset="blind_pass_rate")
     figure, [[axis]] = canvas(6, 3.2)
-    ends = 100 * np.clip(
-        [blind.blind_pass_rate - blind.low, blind.high - blind.blind_pass_rate], 0, None
-    )
     rates = 100 * blind.blind_pass_rate
-    axis.errorbar(blind["round"], rates, yerr=ends, fmt="o-", color=BLUE)
+    axis.plot(blind["round"], rates, "o-", color=BLUE, zorder=3)
+    axis.vlines(blind["round"], 100 * blind.low, 100 * blind.high, color=BLUE)
     axis.plot(df["round"], 100 * df.pass_rate, "s", color=ORANGE)
     axis.axhline(100 * aimed, color="black", lw=1, ls="--")
     marks = {
@@ -532,9 +524,8 @@ def plot_speed(df: pd.DataFrame) -> Figure:
         (over_l, "L", "shared tokens L, at 7 criteria"),
     ):
         part = df[df.case == f"over {column}"].sort_values(column)
-        sns.scatterplot(
-            part, x=column, y="ratio", hue="task", style="task", palette=tasks, ax=axis, s=40
-        )
+        style = {"hue": "task", "style": "task", "palette": tasks, "s": 40}
+        sns.scatterplot(part, x=column, y="ratio", ax=axis, **style)
         scoring = part[part.task == "scoring"]
         axis.plot(scoring[column], scoring.bound, color=GREY, lw=1, label="bound by tokens")
         ticks = sorted(set(part[column]))

@@ -266,7 +266,7 @@ def curve(frame, label: str, marks: Mapping[str, float] | None = None):
     """Columns of ``frame`` over its index; ``marks`` are named places on the way."""
     figure, [[axis]] = plotting.canvas(7, 2.8)
     style = {"palette": [BLUE, ORANGE, PURPLE][: len(frame.columns)], "markers": True}
-    sns.lineplot(frame, ax=axis, legend=len(frame.columns) > 1, **style)
+    sns.lineplot(frame, ax=axis, legend=len(frame.columns) > 1, estimator=None, **style)
     for text, place in (marks or {}).items():
         axis.axvline(place, color=GREY, lw=0.8, ls=":")
         style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
