@@ -1,8 +1,8 @@
 """``make bench``: deduplication of the paper's 823,703 rows, a fifth of them duplicates, once.
 
 The command runs in a process of its own. ``peak_gib`` is the largest sum of the resident memory of
-all its processes, sampled; precision and recall are those of ``pool.scores``. For a quick look, set
-PROMEDICAL_CURATION_ROWS to a smaller number.
+all its processes, sampled; precision and recall are those of ``synthetic_pool.scores``. For a quick
+look, set PROMEDICAL_CURATION_ROWS to a smaller number.
 """
 
 import os
@@ -15,8 +15,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from promedical_utils.clinic import pool
 from promedical_utils.core.workspace import project_root
+from tests.helpers import synthetic_pool
 
 ROWS = int(os.environ.get("PROMEDICAL_CURATION_ROWS", 823_703))
 SEED, SHARE = 20, 0.2
@@ -30,7 +30,7 @@ def written(path, rows: int) -> tuple[dict[str, int], list[str]]:
     schema = pa.schema([("id", pa.string()), ("text", pa.string())])
     with parquet.ParquetWriter(path, schema) as file:
         part: list[tuple[str, str]] = []
-        for id_, text, cluster, kind in pool.synthetic(rows, SEED, SHARE):
+        for id_, text, cluster, kind in synthetic_pool.synthetic(rows, SEED, SHARE):
             clusters[id_] = cluster
             if kind == "near_miss":
                 misses.append(id_)
@@ -84,7 +84,7 @@ def test_deduplication(benchmark, tmp_path):
         rounds=1,
     )
     gone = parquet.read_table(out / "duplicates.parquet").to_pydict()
-    found = pool.scores(clusters, misses, dict(zip(gone["id"], gone["kept_id"])))
+    found = synthetic_pool.scores(clusters, misses, dict(zip(gone["id"], gone["kept_id"])))
     benchmark.group = "curation"
     benchmark.extra_info |= {
         "task": "deduplication",

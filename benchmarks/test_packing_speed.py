@@ -10,11 +10,11 @@ from time import perf_counter
 import psutil
 import pytest
 
-from promedical_utils.policy import small_base
-from promedical_utils.reward_model.training import padding
+from promedical_utils.reward_model import hub
+from promedical_utils.reward_model.grouped import padding
 from promedical_utils.run import speed
 
-small_base.quiet()
+hub.silence()
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs
 SHAPES = [("published", speed.SHARED, speed.CRITERIA)]
 SHAPES += [("over K", speed.SHARED, k) for k in speed.KS]

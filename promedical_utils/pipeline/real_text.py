@@ -69,9 +69,9 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
 def rubrics_of_real(profile: Profile, run: Path) -> dict:
     from transformers import AutoTokenizer
 
-    from promedical_utils.policy import small_base  # loads torch
+    from promedical_utils.reward_model import hub  # loads torch
 
-    small_base.quiet()  # long texts are measured here before they are cut
+    hub.silence()  # long texts are measured here before they are cut
     study = real_sets.load_real(profile.seed)
     review = {"sources": real_sets.aggregate_report(study), "notes": list(study.notes)}
     tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
@@ -87,9 +87,9 @@ def rubrics_of_real(profile: Profile, run: Path) -> dict:
 def candidates_of_real(profile: Profile, run: Path):
     from transformers import AutoTokenizer
 
-    from promedical_utils.policy import small_base  # loads torch
+    from promedical_utils.reward_model import hub  # loads torch
 
-    small_base.quiet()  # long texts are measured here before they are cut
+    hub.silence()  # long texts are measured here before they are cut
     study = real_sets.load_real(profile.seed)
     tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
     study, _ = shorten(study, tokenizer, profile.rm_max_tokens)

@@ -50,6 +50,20 @@ def whole(value: float) -> int:
     return round(value / TIE)
 
 
+def is_met(verdict: str, dimension: str) -> bool | None:
+    """Whether a verdict says that its criterion is met; None where that is not known.
+
+    The kit's one rule of what is not known: on safety whatever is not plainly ``met`` is a
+    violation (the veto fails closed), elsewhere it is no verdict at all.
+
+    >>> is_met("unknown", "safety"), is_met("unknown", "excellence")
+    (False, None)
+    """
+    if verdict == "met":
+        return True
+    return False if verdict == "not_met" or dimension == "safety" else None
+
+
 def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
     """Scores of one response from its verdicts, ``{criterion id: met | not_met | unknown}``.
 

@@ -241,9 +241,9 @@ def _side_by_side(name, overrides, folder, todo) -> list[dict]:
 
 def one(name: str, overrides: dict, folder: Path, variant: str, seed: int) -> dict:
     """Train and evaluate one policy (or the base alone) in a process of its own; a row on it."""
-    from promedical_utils.policy import small_base  # loads torch
+    from promedical_utils.reward_model import hub  # loads torch
 
-    small_base.quiet()
+    hub.silence()
     profile, found = profiles.load(name, **overrides), run_data.RunData.load(folder)
     where = place(folder, variant, seed)
     if variant == "base":

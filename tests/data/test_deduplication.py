@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from helpers import synthetic_pool
 
 from promedical_utils.clinic import pool
 from promedical_utils.core.workspace import KitError
@@ -22,7 +23,7 @@ LEAFLET = "First choice Bripimune. Must avoid Cilvador. Daily limit 45 units."
 
 @pytest.fixture(scope="module")
 def synthetic():
-    rows = list(pool.synthetic(3000, 5))
+    rows = list(synthetic_pool.synthetic(3000, 5))
     clusters = {id_: cluster for id_, _, cluster, _ in rows}
     misses = [id_ for id_, _, _, kind in rows if kind == "near_miss"]
     return {id_: text for id_, text, _, _ in rows}, clusters, misses
@@ -104,7 +105,7 @@ def test_a_model_may_swap_words_but_no_facts():
 
 def test_recall_precision_and_near_misses_on_a_planted_pool(synthetic, found):
     texts, clusters, misses = synthetic
-    scores = pool.scores(clusters, misses, dict(zip(found.id, found.kept_id)))
+    scores = synthetic_pool.scores(clusters, misses, dict(zip(found.id, found.kept_id)))
     assert scores["precision"] >= 0.99 and scores["recall"] >= 0.95
     assert scores["near_misses_kept"] == len(misses) > 100
     # scores by hand: every pair of rows
@@ -113,9 +114,9 @@ def test_recall_precision_and_near_misses_on_a_planted_pool(synthetic, found):
     pairs = [(kept[a] == kept[b], clusters[a] == clusters[b]) for a, b in combinations(some, 2)]
     by_hand = sum(x and y for x, y in pairs) / sum(y for _, y in pairs)
     held = {i: k for i, k in zip(found.id, found.kept_id) if i in set(some)}
-    assert pool.scores({i: clusters[i] for i in some}, [], held)["recall"] == pytest.approx(
-        by_hand, abs=0.02
-    )
+    assert synthetic_pool.scores({i: clusters[i] for i in some}, [], held)[
+        "recall"
+    ] == pytest.approx(by_hand, abs=0.02)
 
 
 def test_the_smallest_id_of_a_cluster_is_kept(synthetic, found):
@@ -379,5 +380,5 @@ def test_real_questions_are_all_kept_and_their_rewordings_found():
         texts |= {f"{n}-{k}": text for k, text in enumerate([question, *again])}
     gone = deduplication.deduplicate(list(texts), list(texts.values()))
     clusters = {id_: int(id_.split("-")[0]) for id_ in texts}
-    scores = pool.scores(clusters, [], dict(zip(gone.id, gone.kept_id)))
+    scores = synthetic_pool.scores(clusters, [], dict(zip(gone.id, gone.kept_id)))
     assert scores["precision"] == 1 and scores["recall"] > 0.9

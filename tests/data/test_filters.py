@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from helpers import synthetic_pool
 
 from promedical_utils import clinic
 from promedical_utils.clinic import pool
@@ -136,11 +137,11 @@ def test_a_raw_pool_is_a_function_of_its_seed(world):
 
 
 def test_a_synthetic_pool_has_the_share_of_duplicates_that_is_asked_for():
-    rows = list(pool.synthetic(4000, 3, 0.2))
+    rows = list(synthetic_pool.synthetic(4000, 3, 0.2))
     kinds = Counter(kind for *_, kind in rows)
     assert len(rows) == 4000 == len({id_ for id_, *_ in rows})
     assert kinds["duplicate"] / 4000 == pytest.approx(0.2, abs=0.02)
-    assert kinds["near_miss"] / 4000 == pytest.approx(pool.NEAR_MISS_SHARE, abs=0.01)
+    assert kinds["near_miss"] / 4000 == pytest.approx(synthetic_pool.NEAR_MISS_SHARE, abs=0.01)
     clusters = Counter(cluster for _, _, cluster, _ in rows)
     assert len(clusters) == kinds["kept"] + kinds["near_miss"]
 

@@ -61,7 +61,7 @@ def _hub(profile: Profile, name: str) -> Callable:
         from promedical_utils.evaluation.scorers.pair_rm import PairRM  # loads torch
         from promedical_utils.evaluation.scorers.scalar import ScalarRM  # loads torch
         from promedical_utils.evaluation.scorers.verifier import Verifier  # loads torch
-        from promedical_utils.reward_model.model import compute_dtype  # loads torch
+        from promedical_utils.reward_model.hub import compute_dtype  # loads torch
 
         kind, source = (
             {"pair_rm": PairRM, "verifier": Verifier, "scalar_rm": ScalarRM}[name],
