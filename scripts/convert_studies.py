@@ -46,10 +46,10 @@ def reward_models(folder: Path) -> None:
             ends = (row.less_scalar, row.less_low, row.less_high, row.n)
             rows.append((row.model, "mean", *cell, "less", "scalar_overall", *ends))
     results.write(folder, pd.DataFrame(rows, columns=results.COLUMNS))
-    again = results.means(results.read(folder))
+    again = results.Cells(results.read(folder))
     for row in old.itertuples():
         key = (row.model, row.metric, row.slice, row.against)
-        assert results.ends(again, key) == (row.value, row.low, row.high), key
+        assert again.ends(key) == (row.value, row.low, row.high), key
     remove(folder, "models.csv")
 
 

@@ -111,25 +111,8 @@ def _ends(drawn: np.ndarray) -> tuple[float, float, float]:
 # ---------------------------------------------------------------- a grader beside physicians
 
 
-def physician_ratings(rows: Iterable[schemas.HealthMeta]) -> pd.DataFrame:
-    """Rows of the public meta-evaluation as ratings: item, conversation, category, rater, verdict.
-
-    A row is one criterion of one answer. Its physicians are named by their anonymous ids, its
-    ``graders`` by their names; a grader that gave nothing is unknown. In the public part there are
-    no physicians' labels of rows, so only graders come out of it.
-    """
-    ratings = []
-    for number, row in enumerate(rows):
-        conversation = row.prompt_id or short_hash(row.conversation or row.prompt)
-        item = (number, conversation, row.category or "|".join(row.clusters_possible))
-        labels = list(zip(row.anonymized_physician_ids, row.binary_labels, strict=True))
-        for rater, met in [*labels, *row.graders.items()]:
-            ratings.append((*item, rater, VERDICTS[met]))
-    return pd.DataFrame(ratings, columns=RATINGS)
-
-
 def bench_ratings(bench, graders: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Ratings of a ``bench.Bench``: truth, both physicians, adjudicated, and ``graders``.
+    """Ratings (columns ``RATINGS``) of a bench: truth, physicians, adjudicated, and ``graders``.
 
     ``graders``: name -> frame of candidate_id, criterion_id, verdict. A category is a dimension, a
     conversation an instruction. A verdict that a grader did not give is unknown.
@@ -170,7 +153,8 @@ def meta_evaluation(
 ) -> pd.DataFrame:
     """Graders beside physicians, a row a slice and grader, "all" first; ``by``: a column.
 
-    As in HealthBench a verdict is paired with every physician's label of the item. A label that is
+    ``ratings``: columns ``RATINGS``, a row an item (one criterion of one answer) and rater. As in
+    HealthBench a verdict is paired with every physician's label of the item. A label that is
     unknown is dropped, a grader's unknown is wrong (``macro_f1``). mf1, low, high: the grader
     against all physicians; n: its pairs; unknown: their share.
 

@@ -27,7 +27,7 @@ def facts(criterion: Criterion) -> set[str]:
 def with_readable(
     evaluation: pd.DataFrame, rubrics: Iterable[Rubric], cannot_copy: Iterable[str]
 ) -> pd.DataFrame:
-    """``model.evaluate``'s rows with ``readable_s1`` and so on: no criterion that needs such a
+    """``policy.model.judge``'s rows with ``readable_s1`` and so on: no criterion that needs such a
     fact.
 
     What a base cannot copy from a leaflet no reward can mend, so claims are made of these columns.

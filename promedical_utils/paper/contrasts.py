@@ -27,9 +27,7 @@ from promedical_utils.studies import results
 UNTRAINED = ("base", "length", "random", "words")  # no seed of a training changes them
 PAIRED = "paired bootstrap over conditions, then samples, {draws} draws"
 UNPAIRED = "difference of two intervals over the same samples, taken as independent (MOVER)"
-FACTORS = {name: factor for name, (_, factor) in policy_metrics.METRICS.items()} | {
-    "healthbench": 1
-}
+FACTORS = results.FACTORS | {"healthbench": 1}
 FILES = ("results.csv", "manifest.json")  # of a study
 
 
@@ -192,46 +190,40 @@ class Stored:
     """
 
     def __init__(self, found: pd.DataFrame, test: str):
-        self.test, self.seeds = test, results.seeds(found)
-        less = found[(found.seed == results.MEAN) & (found.how == results.LESS)]
-        self.means = results.means(found)
-        self.less = less.set_index(["system", "other", *results.CELL])
-        self.known = sorted(set(found.against))
+        self.cells, self.test = results.Cells(found), test
 
     def labels(self, asked: str | None) -> str:
-        return self.known[0] if len(self.known) == 1 else asked or "adjudicated"
+        against = self.cells.against
+        return against[0] if len(against) == 1 else asked or "adjudicated"
 
     def find(self, check: Mapping) -> dict:
         keys = [(*of, check["labels"]) for _, of in _terms(check)]
         for key in keys:
-            if np.isnan(results.ends(self.means, key)[0]):
-                known = set(self.means.index.get_level_values("system"))
-                raise _lacking("the study", *key[:3], known)
+            if np.isnan(self.cells.ends(key)[0]):
+                raise _lacking("the study", *key[:3], self.cells.systems)
         if len(keys) != 2:
             raise Lacking("a study's results hold no difference of differences")
-        n, test = min(self.means.at[key, "n"] for key in keys), self.test
         if (stored := self._paired(*keys)) is not None:
-            *ends, n = stored
+            ends, n, test = *stored, self.test
         else:
-            ends, test = apart(*(results.ends(self.means, key) for key in keys)), UNPAIRED
+            ends, test = apart(*map(self.cells.ends, keys)), UNPAIRED
+            n = min(self.cells.means[key]["n"] for key in keys)
         patients = dict(zip(("difference", "low", "high"), ends, strict=True))
         sides = [self._trained(key, side) for key, side in zip(keys, "ab", strict=True)]
         return _finished(patients, sides, check, n, test)
 
     def _paired(self, a: tuple, b: tuple) -> tuple | None:
-        """(difference, low, high, n) that the study stored of the two, whichever way round."""
-        if a[1:] != b[1:]:
-            return None
+        """((difference, low, high), n) that the study stored of the two, either way round."""
         for first, second, sign in ((a, b, 1), (b, a, -1)):
-            key = (first[0], *second)
-            if key in self.less.index:
-                value, *ends = (sign * end for end in results.ends(self.less, key))
-                return value, *sorted(ends), self.less.at[key, "n"]
+            key = (*first, results.LESS, second[0])
+            if a[1:] == b[1:] and key in self.cells.means:
+                value, *ends = (sign * end for end in self.cells.ends(key))
+                return (value, *sorted(ends)), self.cells.means[key]["n"]
         return None
 
     def _trained(self, key: tuple, side: str) -> dict[str, float]:
         """Values by seed; one known by rank alone is nobody's pair, so its name is the side's."""
-        seeds = self.seeds.get(key, {"": results.ends(self.means, key)[0]})
+        seeds = self.cells.trained.get(key, {"": self.cells.ends(key)[0]})
         return {f"{side}{s}" if s.startswith("?") else s: value for s, value in seeds.items()}
 
 

@@ -40,6 +40,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, RLOOConfig
 
+from promedical_utils.core import fingerprint as content
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Rubric
 from promedical_utils.core.workspace import (
@@ -125,12 +126,11 @@ def train(
     model, tokenizer = policy.load_base(base, p)
     prompts_of(model, tokenizer, [*instructions, *held_out.instructions], p.grpo_max_tokens)
     ends, arguments = eos_ids(model, tokenizer), settings(p, own.folder, own.seed)
-    if p.policy_optimizer == "dpo":  # its prompts are pairs of answers that the reward orders
-        reward = veto_reward.build(p, reward_model_of(rm), None, rubrics, ends)
-        rows = preference_dataset(model, tokenizer, reward, instructions, own)
-    else:
-        reward = veto_reward.build(p, lambda: reward_model_of(rm, made.model), None, rubrics, ends)
-        rows = prompts(instructions)
+    made = None  # the reward model may share the base of a policy that the trainer makes
+    reward = veto_reward.build(
+        p, lambda: reward_model_of(rm, made and made.model), None, rubrics, ends
+    )
+    rows = dataset(model, tokenizer, reward, instructions, own)
     made = trainer(model, tokenizer, rows, arguments, p, reward)
     measure = Measure(held_out, reward, tokenizer, reference(made, base, p), p, own.seed)
     curve = Curve(own.out, reward, measure, p.grpo_patience)
@@ -179,6 +179,11 @@ class Job:
                     shutil.rmtree(checkpoint)
         _world().wait_for_everyone()
 
+    def clear(self) -> None:
+        """Remove what only an unfinished training needs."""
+        for name in ("trainer", "best"):
+            shutil.rmtree(self.out / name, ignore_errors=True)
+
     @property
     def checkpoint(self) -> Path | None:
         """The last whole one."""
@@ -211,7 +216,9 @@ def job(
     if values.pop("grpo_fast_path") is False:  # both ways are one method, with other draws
         values["grpo_fast_path"] = False
     values |= {"seed": seed, "precision": p.precision, "quantization": p.quantization}
-    whole = short_hash(fingerprint, sorted(values.items()), [i.id for i in everything])
+    texts = [record.model_dump_json() for record in (*everything, *rubrics)]
+    code = content.of_code({__name__})
+    whole = short_hash(fingerprint, sorted(values.items()), texts, code)
     return Job(Path(out), p, seed, values, whole)
 
 
@@ -223,6 +230,16 @@ def prompts(instructions: Sequence[Instruction]) -> Dataset:
     return Dataset.from_list(
         [{"prompt": messages_of(i), "instruction_id": i.id} for i in instructions]
     )
+
+
+def dataset(model, tokenizer, reward, instructions: Sequence[Instruction], job: Job) -> Dataset:
+    """What the optimiser of ``job`` learns from: ``prompts``, or for DPO pairs of answers.
+
+    The pairs are sampled from ``model`` and ordered by the reward (``preference_rows``).
+    """
+    if job.profile.policy_optimizer == "dpo":
+        return preference_dataset(model, tokenizer, reward, instructions, job)
+    return prompts(instructions)
 
 
 def settings(profile: Profile, folder: Path, seed: int | None = None):
@@ -572,8 +589,7 @@ def finish(trainer, tokenizer, curve: Curve, job: Job) -> dict:
         "last_rm_error": curve.reward.error,
     }
     write_json(out / "report.json", report)
-    for name in ("trainer", "best"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    job.clear()
     return report
 
 

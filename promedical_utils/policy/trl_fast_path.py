@@ -122,3 +122,23 @@ def trainer_class(optimizer: str, fast: bool = True) -> type:
         "rloo": (SharedPromptRLOO, RLOOTrainer),
     }[optimizer]
     return ours if fast else theirs
+
+
+# ---------------------------------------------------------------- TRL's own numbers
+
+
+def group_by_trl(trainer: GRPOTrainer, row: dict, answers: int) -> dict[str, torch.Tensor]:
+    """What ``trainer`` makes of one prompt: its ``answers`` sampled, rewarded and read.
+
+    ``row``: prompt and instruction_id, as in ``training.prompts``. The dict has prompt_ids and
+    completion_ids with their masks, (G, tokens), advantages (G,), ref_per_token_logps and, for a
+    trainer with ``num_iterations`` above 1, old_per_token_logps, both (G, completion tokens).
+    """
+    return trainer._generate_and_score_completions([dict(row) for _ in range(answers)])
+
+
+def loss_by_trl(trainer: GRPOTrainer, group: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """(loss, mean KL in nats a token) of the model as it is now on a group of ``group_by_trl``."""
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.compute_loss(trainer.model, group)
+    return loss.item(), trainer._metrics["train"]["kl"][-1]

@@ -24,6 +24,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from transformers import set_seed
 
+from promedical_utils.core import fingerprint
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json
 from promedical_utils.reward_model import grouped, hub, model_card, packing
 from promedical_utils.reward_model.grouped import GroupTrainer, Passes, Schedule
@@ -134,11 +135,12 @@ def plan(
 
 
 def settings_of(groups, source, view, profile, labels, full, seed) -> str:
-    """Hash of all that decides the outcome; the base's place does not, its content does."""
+    """Hash of base, data, settings, code and versions; the base's place is not in it."""
     values = {k: v for k, v in profile.model_dump().items() if k.startswith("rm_")}
     values |= {"quantization": profile.quantization, "precision": profile.precision}
     values.pop("rm_twin")
-    return short_hash(hub.identity(source), view, values, labels, full, seed, digest(groups))
+    data, code = digest(groups), fingerprint.of_code({__name__})
+    return short_hash(hub.identity(source), view, values, labels, full, seed, data, code)
 
 
 def finished(out: Path, settings: str) -> dict | None:

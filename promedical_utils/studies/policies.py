@@ -4,7 +4,6 @@ Several are trained side by side, a core each: two threads on so small a model g
 runs.
 """
 
-import itertools
 import json
 import multiprocessing
 import os
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core import plotting, provenance
-from promedical_utils.core.estimates import Estimates, suffixed
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import replacing, short_hash, write_json
@@ -32,11 +31,21 @@ from promedical_utils.studies.study import Study
 
 BASE, FULL = policy_metrics.BASE, policy_metrics.FULL
 VARIANTS = plans.kind_of("policies")["labels"]  # name -> label, group, settings, veto, remark
+COLUMNS = {column: (metric, "all") for column, metric in STUDY.items()}
+COLUMNS |= {
+    f"{column}_less_{side}": (STUDY[column], "all", results.LESS, other)
+    for side, other in (("base", BASE), ("full", FULL))
+    for column in COMPARED
+}
+COLUMNS |= {"violations_over_base": ("violation_rate", "all", results.OVER, BASE)}
 REPORTED = ("steps", "stopped_early", "seconds", "hacking", "throughput", "unscored")
 
 
 class Policies(Study):
     kind, title = "policies", "Policies"
+
+    def known(self) -> tuple[str, ...]:
+        return tuple(name for name in VARIANTS if name != BASE)
 
     def train(self, profile, folder, data, out) -> dict:
         """Also into ``out``: evaluation.parquet and curves.parquet.
@@ -110,12 +119,11 @@ class Policies(Study):
 def counted(evaluation: pd.DataFrame) -> Estimates:
     """Sums of the kind's metrics by patient, policy and seed; KitError where patients differ."""
     policy_metrics.same_patients(evaluation)
-    sums, asked = policy_metrics.sums(evaluation), plans.kind_of("policies")["metrics"]
-    against = policy_metrics.labels(evaluation)
+    sums, against = policy_metrics.sums(evaluation), policy_metrics.labels(evaluation)
     columns = [
         column
         for column, (_, _, metric, part, labels) in enumerate(sums.keys)
-        if metric in asked and (part, labels) == ("all", against)
+        if metric in STUDY.values() and (part, labels) == ("all", against)
     ]
     keys = [sums.keys[column] for column in columns]
     return Estimates(
@@ -126,33 +134,21 @@ def counted(evaluation: pd.DataFrame) -> Estimates:
 def table(found: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
     """One row a variant, in the order of ``named``; one that the results lack is empty.
 
-    Each column of ``STUDY`` with _low, _high and _seeds (a value a training seed, joined by "|");
-    violations and proficiency less those of the base and of full GRPO, in points; violations over
-    the base's, a ratio. In percent, S2 and tokens as numbers.
+    ``COLUMNS`` with _low and _high, and of values _seeds (a value a training seed, joined by "|").
+    In percent, S2 and tokens as numbers; differences in points.
     """
-    trained, against = results.seeds(found), found.against.iloc[0]
-    means = found[found.seed == results.MEAN].set_index(["system", "how", "other", "metric"])
-
-    def ends(column: str, factor: float, *key: str) -> dict[str, float]:
-        known = key in means.index
-        row = means.loc[key, ["value", "low", "high"]] if known else None
-        return suffixed(column, row, factor)
-
-    rows = []
+    cells, rows = results.Cells(found), []
+    [against] = cells.against
     for name, facts in named.iterrows():
-        row = {"variant": name, **facts, "labels": against, "n": 0, "seeds": 0}
-        for column, metric in STUDY.items():
-            factor, each = METRICS[metric][1], trained.get((name, metric, "all", against), {})
-            values = SEPARATOR.join(f"{factor * value:.6g}" for value in each.values())
-            row |= ends(column, factor, name, results.VALUE, "", metric)
-            row |= {f"{column}_seeds": values or np.nan, "seeds": max(row["seeds"], len(each))}
-        for side, column in itertools.product(("base", "full"), COMPARED):
-            other, metric = {"base": BASE, "full": FULL}[side], STUDY[column]
-            factor = METRICS[metric][1]
-            row |= ends(f"{column}_less_{side}", factor, name, results.LESS, other, metric)
-        row |= ends("violations_over_base", 1, name, results.OVER, BASE, "violation_rate")
-        if (key := (name, results.VALUE, "", "violation_rate")) in means.index:
-            row["n"] = int(means.loc[key, "n"])
+        counted = cells.means.get((name, "violation_rate", "all", against), {"n": 0})
+        row = {"variant": name, **facts, "labels": against, "n": int(counted["n"]), "seeds": 0}
+        for column, (metric, *part) in COLUMNS.items():
+            row |= cells.wide(name, {column: (metric, *part)}, against)
+            if column in STUDY:
+                each = cells.trained.get((name, metric, *part, against), {})
+                values = (f"{METRICS[metric][1] * value:.6g}" for value in each.values())
+                row[f"{column}_seeds"] = SEPARATOR.join(values) or np.nan
+                row["seeds"] = max(row["seeds"], len(each))
         rows.append(row)
     return pd.DataFrame(rows)
 

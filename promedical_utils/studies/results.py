@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.workspace import replacing, write_rows
+from promedical_utils.evaluation.policy_metrics import METRICS
 
 MEAN, VALUE, LESS, OVER = "mean", "value", "less", "over"
 CELL = ("metric", "slice", "against")
 KEY = ("system", "seed", *CELL)
+FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # from shares, 100 elsewhere
 COLUMNS = [*KEY, "how", "other", "value", "low", "high", "n"]
 
 
@@ -69,24 +71,42 @@ def _factors(own: Sequence[int], other: Sequence[int]) -> dict[int, float]:
     return dict.fromkeys(own, 1 / len(own)) | dict.fromkeys(other, -1 / len(other))
 
 
-def means(results: pd.DataFrame, how: str = VALUE, other: str = "") -> pd.DataFrame:
-    """Rows over all training seeds by (system, metric, slice, against)."""
-    rows = results[(results.seed == MEAN) & (results.how == how) & (results.other == other)]
-    return rows.set_index(["system", *CELL])
+class Cells:
+    """Result rows by what they are of; a difference or a ratio is named by two parts more.
 
+    A key is (system, metric, slice, against), with (how, other) behind it for what is no value.
+    """
 
-def seeds(results: pd.DataFrame) -> dict[tuple, dict[str, float]]:
-    """Values by training seed, by (system, metric, slice, against); none of the untrained."""
-    rows = results[(results.how == VALUE) & (results.seed != MEAN)]
-    groups = rows.groupby(["system", *CELL], sort=False)
-    return {key: dict(zip(part.seed, part.value, strict=True)) for key, part in groups}
+    def __init__(self, results: pd.DataFrame):
+        self.systems = list(dict.fromkeys(results.system))
+        self.against = sorted(set(results.against))
+        self.means: dict[tuple, Mapping] = {}
+        self.trained: dict[tuple, dict[str, float]] = {}
+        for row in results.to_dict("records"):
+            key = tuple(row[part] for part in ("system", *CELL))
+            if row["how"] != VALUE:
+                key = (*key, row["how"], row["other"])
+            if row["seed"] == MEAN:
+                self.means[key] = row
+            else:
+                self.trained.setdefault(key, {})[row["seed"]] = row["value"]
 
+    def ends(self, key: tuple) -> tuple[float, float, float]:
+        """(value, low, high) over all training seeds; NaN where there is none."""
+        row = self.means.get(key, {})
+        return tuple(float(row.get(name, np.nan)) for name in ("value", "low", "high"))
 
-def ends(means: pd.DataFrame, key: tuple) -> tuple[float, float, float]:
-    """(value, low, high) of a row of ``means``; NaN where there is none."""
-    if key not in means.index:
-        return (np.nan,) * 3
-    return tuple(float(means.at[key, name]) for name in ("value", "low", "high"))
+    def wide(
+        self, system: str, columns: Mapping, against: str, prefix: str = "", digits=None
+    ) -> dict[str, float]:
+        """Columns with _low and _high in the units of people, of metric, slice and, if it is no
+        value, how and other."""
+        row = {}
+        for column, (metric, part, *how) in columns.items():
+            factor = 1 if OVER in how else FACTORS.get(metric, 100)
+            ends = self.ends((system, metric, part, against, *how))
+            row |= suffixed(prefix + column, ends, factor, digits)
+        return row
 
 
 # ---------------------------------------------------------------- files

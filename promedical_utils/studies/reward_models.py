@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core import plotting, provenance
-from promedical_utils.core.estimates import Estimates, suffixed
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import replacing, short_hash, write_json
 from promedical_utils.evaluation import bench as benches
@@ -26,6 +26,7 @@ REPORTED = (  # of a training, into the manifest
     *("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds"),
     *("trained_parameters", "pointwise_weight"),
 )
+NOT_MEASURED = {"value": None, "reached": None}
 
 
 class RewardModels(Study):
@@ -97,72 +98,55 @@ class RewardModels(Study):
         sums = tally.hits[:, columns], tally.counts[:, columns]
         return Estimates(tally.samples, results.KEY, keys, *sums)
 
-    def rows(self, found: pd.DataFrame, against: str, manifest: Mapping) -> pd.DataFrame:
+    def rows(self, cells: results.Cells, against: str, manifest: Mapping) -> pd.DataFrame:
         """A row a system, in percent: the means over its training seeds."""
-        means, trained, rows = results.means(found), results.seeds(found), []
-        less = results.means(found, results.LESS, "scalar_overall")
-        for name in self.ordered(found):
-            overall = (name, "overall", "all", against)
+        rows = []
+        for name in self.ordered(cells):
+            trained = cells.trained.get((name, "overall", "all", against), (0,))
             row = {"model": self.shows["labels"][name], "labels": against}
-            row |= self.percents(means, name, against)
-            row |= suffixed("run_overall_less_scalar", results.ends(less, overall), 100, 2)
-            rows.append(row | {"seeds": len(trained.get(overall, (0,)))})
+            row |= cells.wide(name, self.shows["columns"], against, "run_", 2)
+            rows.append(row | {"seeds": len(trained)})
         return pd.DataFrame(rows)
 
-    def ordered(self, found: pd.DataFrame) -> list[str]:
-        return [name for name in self.shows["labels"] if name in set(found.system)]
-
-    def percents(self, means: pd.DataFrame, name: str, against: str) -> dict:
-        row = {}
-        for column, cell in self.shows["columns"].items():
-            row |= suffixed(f"run_{column}", results.ends(means, (name, *cell, against)), 100, 2)
-        return row
+    def ordered(self, cells: results.Cells) -> list[str]:
+        return [name for name in self.shows["labels"] if name in cells.systems]
 
     def write_tables(self, found, profile, manifest, out) -> None:
         for against in benches.AGAINST:
             title = f"{self.title}, against {against}"
-            rows = self.rows(found, against, manifest)
+            rows = self.rows(results.Cells(found), against, manifest)
             self.save_table(rows, out, f"table_{against}", title, profile, manifest)
 
     def show(self, found, profile, manifest, out) -> None:
         self.write_tables(found, profile, manifest, out)
-        note, shown = tables.note(profile, profile.seed), self.rows(found, "truth", manifest)
+        cells, note = results.Cells(found), tables.note(profile, profile.seed)
+        shown = self.rows(cells, "truth", manifest)
         facts = {"run": provenance.of_manifest(manifest)}
         facts |= {"sources": tables.digests([out / "results.csv"])}
         plotting.save(drawing.plot_reward_study, shown, out, "reward_models", note, facts)
-        write_json(out / "goals.json", goals(found, self.shows["goals"]))
+        write_json(out / "goals.json", goals(cells, self.shows["goals"]))
 
 
-def goals(found: pd.DataFrame, asked: Sequence[Mapping]) -> list[dict]:
+def goals(cells: results.Cells, asked: Sequence[Mapping]) -> list[dict]:
     """The kind's questions, against the truth: what was measured.
 
     ``value`` and ``reached`` are None where the plan has no such model.
     """
     rows = []
     for goal in asked:
-        system, *cell = goal["of"]
+        key = (*goal["of"], "truth")
         if "less" in goal:
-            ends = results.ends(
-                results.means(found, results.LESS, goal["less"]), (*goal["of"], "truth")
-            )
-            value = ends[1]
+            value = cells.ends((*key, results.LESS, goal["less"]))[1]
         else:
-            at = results.means(found)
-            value = results.ends(at, (system, *cell, "truth"))[0]
-            if "but" in goal:
-                value -= results.ends(at, (goal["but"], *cell, "truth"))[0]
+            value = cells.ends(key)[0]
+        if "but" in goal:
+            value -= cells.ends((goal["but"], *key[1:]))[0]
         sign, wanted = goal["wanted"]
         reached = value >= wanted if sign == ">=" else value <= wanted
+        row = {"id": goal["id"], "question": goal["question"], "wanted": f"{sign} {wanted:g}"}
         known = not np.isnan(value)
-        rows.append(
-            {
-                "id": goal["id"],
-                "question": goal["question"],
-                "wanted": f"{sign} {wanted:g}",
-                "value": round(value, 4) if known else None,
-                "reached": bool(reached) if known else None,
-            }
-        )
+        row |= {"value": round(value, 4), "reached": reached} if known else NOT_MEASURED
+        rows.append(row)
     return rows
 
 

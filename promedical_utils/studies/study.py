@@ -15,14 +15,11 @@ from typing import ClassVar
 import pandas as pd
 
 from promedical_utils.core import profiles, provenance, run_data
-from promedical_utils.core.estimates import Estimates, suffixed
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, read_json, shown, write_json
-from promedical_utils.evaluation.policy_metrics import METRICS
 from promedical_utils.report import tables
 from promedical_utils.studies import plans, results
-
-FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # to the units of people
 
 
 @dataclass(frozen=True)
@@ -97,18 +94,15 @@ class Study:
 
     def ablation(self, folder: Path, study: str) -> pd.DataFrame:
         """Rows of ``tables.build_ablation``, in the units of people, from a published study."""
-        found, named = results.read(folder), self.named(folder)
-        means, trained, rows = results.means(found), results.seeds(found), []
-        against = "adjudicated" if "adjudicated" in set(found.against) else "truth"
-        for system, cells in means.groupby(level="system", sort=False):
+        cells, named, rows = results.Cells(results.read(folder)), self.named(folder), []
+        against = "adjudicated" if "adjudicated" in cells.against else "truth"
+        for system in cells.systems:
+            seeds = [len(each) for key, each in cells.trained.items() if key[0] == system]
             row = {"study": study, "variant": system, "labels": against}
             row |= {"label": named.label.get(system, system)}
-            row |= {"remark": named.remark.get(system, "")}
-            row["seeds"] = max(len(trained.get(cell, (0,))) for cell in cells.index)
-            for column, cell in (tables.OF_REWARD | tables.OF_POLICY).items():
-                if (key := (system, *cell, against)) in means.index:
-                    row |= suffixed(column, results.ends(means, key), FACTORS.get(cell[0], 100))
-            rows.append(row)
+            row |= {"remark": named.remark.get(system, ""), "seeds": max(seeds, default=1)}
+            columns = tables.OF_REWARD | tables.OF_POLICY
+            rows.append(row | cells.wide(system, columns, against))
         return pd.DataFrame(rows)
 
     def save_table(

@@ -21,7 +21,6 @@ from promedical_utils.report import tables
 from promedical_utils.reward_model import variants
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import digest
-from promedical_utils.studies import results
 from promedical_utils.studies.reward_models import RewardModels
 from promedical_utils.studies.study import Study
 
@@ -69,14 +68,14 @@ class Systems(RewardModels):
         stated = pd.concat(preferred, ignore_index=True) if preferred else None
         return self.by_training(benches.tally(made, predicted, preferences=stated))
 
-    def rows(self, found, against, manifest) -> pd.DataFrame:
+    def rows(self, cells, against, manifest) -> pd.DataFrame:
         """A row a system, in percent; a cell that it has no answer to is empty."""
-        means, models, rows = results.means(found), pd.DataFrame(manifest["models"]), []
-        for name in self.ordered(found):
+        models, rows = pd.DataFrame(manifest["models"]), []
+        for name in self.ordered(cells):
             trained = models[models.model == name]
             row = {"system": self.shows["labels"][name], "status": tables.RUN, "labels": against}
             row |= {"seeds": len(trained), "steps": int(trained.steps.max()) if len(trained) else 0}
-            rows.append(row | self.percents(means, name, against))
+            rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
         return pd.DataFrame(rows)
 
     def show(self, found, profile, manifest, out) -> None:

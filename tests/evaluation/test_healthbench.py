@@ -184,24 +184,7 @@ def test_conversations_are_drawn_whole():
     )  # one physician
 
 
-def test_the_whole_sets_rows_become_ratings_and_a_silent_grader_is_unknown():
-    row = schemas.HealthMeta(
-        prompt=[{"role": "user", "content": "q"}],
-        completion="x",
-        rubric="y",
-        prompt_id="p9",
-        category="cluster:hedging_a",
-        binary_labels=[True, False],
-        anonymized_physician_ids=["d1", "d2"],
-        graders={"g": None},
-    )
-    found = hb.physician_ratings([row])
-    assert found[["rater", "verdict"]].to_numpy().tolist() == [
-        ["d1", MET],
-        ["d2", NOT],
-        ["g", UNKNOWN],
-    ]
-    assert set(found.conversation) == {"p9"} and set(found.category) == {"cluster:hedging_a"}
+def test_physicians_and_their_labels_come_in_pairs():
     with pytest.raises(ValueError, match="as many physicians as labels"):
         schemas.HealthMeta(completion="x", rubric="y", binary_labels=[True])
 

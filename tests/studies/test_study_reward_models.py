@@ -11,10 +11,10 @@ from promedical_utils.pipeline import bench, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
 from promedical_utils.studies import plans, reward_models
-from promedical_utils.studies.results import ends, means
-from promedical_utils.studies.results import seeds as seeds_of
+from promedical_utils.studies.results import Cells
 from promedical_utils.studies.reward_models import RewardModels
 
+SEEN = ("all", "seen", "unseen")
 PLAN = {
     "criterion": [1, 2],
     "scalar_overall": [1, 2],
@@ -77,17 +77,15 @@ def test_every_model_of_the_plan_is_measured_and_parts_are_joined(done):
 
 def test_a_value_is_the_mean_of_its_seeds_and_the_difference_is_paired(done):
     _, _, results = done
-    at, trained = means(results), seeds_of(results)
-    overall = ("overall", "all", "truth")
-    own, base = (ends(at, (name, *overall)) for name in ("criterion", "scalar_overall"))
-    each = trained["criterion", *overall]
+    cells, overall = Cells(results), ("overall", "all", "truth")
+    own, base = (cells.ends((name, *overall)) for name in ("criterion", "scalar_overall"))
+    each = cells.trained["criterion", *overall]
     assert list(each) == ["1", "2"] and own[0] == pytest.approx(sum(each.values()) / 2)
-    less = means(results, "less", "scalar_overall")
-    value, low, high = ends(less, ("criterion", *overall))
+    value, low, high = cells.ends(("criterion", *overall, "less", "scalar_overall"))
     assert value == pytest.approx(own[0] - base[0]) and low <= value <= high
-    assert ("scalar_overall", *overall) not in less.index
-    assert ("scalar_overall", "veto_recall", "safety", "truth") not in at.index
-    kinds = at.loc[("criterion", "pairwise")].xs("truth", level="against").n
+    assert ("scalar_overall", *overall, "less", "scalar_overall") not in cells.means
+    assert ("scalar_overall", "veto_recall", "safety", "truth") not in cells.means
+    kinds = {s: cells.means["criterion", "pairwise", s, "truth"]["n"] for s in SEEN}
     assert kinds["seen"] + kinds["unseen"] == kinds["all"]
 
 
@@ -140,7 +138,7 @@ def test_goals_say_what_was_measured_or_that_nothing_was(done):
     asked = plans.kind_of("reward_models")["goals"]
 
     def goals(rows):
-        return {row["id"]: row for row in reward_models.goals(rows, asked)}
+        return {row["id"]: row for row in reward_models.goals(Cells(rows), asked)}
 
     found = goals(results)
     assert found["ceiling"]["value"] is None and found["ceiling"]["reached"] is None
