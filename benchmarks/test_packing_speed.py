@@ -1,7 +1,7 @@
 """``make bench``: packed against one by one, side by side in one run, nothing else running.
 
 The two sides take turns, round by round, so that a machine that slows down slows both;
-``promedical_utils.run.speed`` says what each does.
+``speed`` says what each does.
 """
 
 import math
@@ -9,10 +9,10 @@ from time import perf_counter
 
 import psutil
 import pytest
+import speed
 
 from promedical_utils.reward_model import hub
 from promedical_utils.reward_model.grouped import padding
-from promedical_utils.run import speed
 
 hub.silence()
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs

@@ -1,7 +1,6 @@
 """The one command line, also behind the Makefile: ``python -m promedical_utils COMMAND``."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
@@ -35,7 +34,6 @@ def parser() -> argparse.ArgumentParser:
     command("figures", "redraw all from the committed rows, without training", **profile)
     command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
     command("study", "run a longer study, resumable", "study")
-    command("bench", "sum up what make bench measured", "part", choices=publish.MEASURED)
     for name, summary in (
         ("trace", "from a cell of a table down to what it is made of"),
         ("audit", "can the numbers of a table be what they say"),
@@ -54,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "audit":
             return arithmetic.main(rest)
         case "serve":
-            from promedical_utils.clinic import (
-                __main__ as clinic,
-            )  # its web server is of extra data
+            # late: its web server is a package of the extra `data`
+            from promedical_utils.clinic import __main__ as clinic
 
             return clinic.main(["serve", *rest])
     if rest:
@@ -92,28 +89,6 @@ def _run(given: argparse.Namespace) -> None:
             print(redraw.redraw(profiles.load(given.name)))
         case "study":
             study.run_study(given.name)
-        case "bench":
-            print(bench_summary(given.name))
-
-
-def bench_summary(part: str) -> str:
-    """What ``make bench`` measured of a part, written beside it."""
-    folder = workspace.project_root() / "runs" / part
-    if not (folder / "measured.json").exists():
-        raise workspace.KitError(
-            f"missing runs/{part}/measured.json, which make bench BENCH={part} writes"
-        )
-    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
-    if part != "speed":  # rows as the benchmarks state them, without the machine's description
-        rows = [case["extra_info"] for case in measured["benchmarks"]]
-        workspace.write_json(folder / f"{part}.json", {"cases": rows})
-        return "\n".join(json.dumps(row) for row in rows) + f"\n-> {workspace.shown(folder)}"
-
-    from promedical_utils.run import speed  # loads torch
-
-    table = speed.save(measured, folder)
-    columns = ["task", "case", "L", "K", "ratio", "bound", "share", "padding"]
-    return f"{table[columns].round(3).to_string(index=False)}\n-> {workspace.shown(folder)}"
 
 
 if __name__ == "__main__":

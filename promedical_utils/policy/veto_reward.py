@@ -131,7 +131,7 @@ class RubricReward:
         self, prompts, completions, instruction_id, completion_ids=None, log_metric=None, **_
     ) -> list[float]:
         """Rewards of a batch; ``completions`` are texts or one-message conversations (TRL 1.16)."""
-        started, before = time.perf_counter(), getattr(self.rm, "tokens_read", 0)
+        before, started = getattr(self.rm, "tokens_read", 0), time.perf_counter()
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         finished = [True] * len(texts)
         if self.eos_ids:

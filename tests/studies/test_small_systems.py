@@ -115,7 +115,7 @@ def test_what_is_packed_reads_as_one_by_one(name, tiny_base, tiny_groups):
     small_systems.add_fixed_parts(model, words, small_systems.FIXED[name])
     rows, left_out = small_systems.training_rows(name, tiny_groups[:3], words, 400)
     assert not left_out and len(rows) == 3
-    batch = small_systems.training_batch(rows, words.pad_token_id)
+    batch = small_systems.LabelPasses(words.pad_token_id, 400).batch(rows)
     targets = batch.pop("targets")
     with torch.no_grad():
         logits = model(**batch).logits
