@@ -65,10 +65,10 @@ def pending(name: str, run_dir: str = "") -> list[str]:
     """Notebooks that Snakemake would run now: missing, failed, or of other code or settings."""
     command = _snakemake(name, run_dir, "--dry-run")
     answer = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
-    said = answer.stdout + answer.stderr
+    messages = answer.stdout + answer.stderr
     if answer.returncode:
-        raise KitError(f"snakemake --dry-run failed: {said.strip()}")
-    return re.findall(r"^rule notebook_(\w+):", said, re.MULTILINE)
+        raise KitError(f"snakemake --dry-run failed: {messages.strip()}")
+    return re.findall(r"^rule notebook_(\w+):", messages, re.MULTILINE)
 
 
 @contextmanager
