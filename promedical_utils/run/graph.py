@@ -31,7 +31,7 @@ def reproduce(name: str, run_dir: str = "") -> None:
     needs = f"about {span(60 * profile.minutes)}, {profile.memory_gib:g} GiB"
     print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
     if profiles.asks_endpoints(profile):
-        print("\n".join(doctor.asked(profile)), flush=True)
+        print("\n".join(doctor.requests(profile)), flush=True)
     before, line, log = timings(run), run / "failure.txt", run / "snakemake.log"
     command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")
     variables = os.environ | {"PROMEDICAL_PYTHON": sys.executable}
