@@ -53,7 +53,7 @@ test: $(READY) ## all tests, then every notebook against its stored outputs (nbv
 bench: $(READY) ## timed with nothing else running, into runs/speed, scale and policy; BENCH=speed and so on: one alone
 	@for part in $(BENCH); do mkdir -p runs/$$part && $(TESTING) $(PY) -m pytest -q -p no:cacheprovider \
 	    --benchmark-only --benchmark-columns=median,rounds --benchmark-json=runs/$$part/measured.json \
-	    benchmarks/test_*_$$part.py && $(PY) -m promedical_utils bench $$part || exit 1; done
+	    benchmarks/test_*_$$part.py && $(PY) benchmarks/summary.py $$part || exit 1; done
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(PY) -m jupyter lab --notebook-dir=notebooks

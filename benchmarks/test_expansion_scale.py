@@ -23,6 +23,7 @@ from promedical_utils.rubric import expansion
 
 SIZES = (50_000, 500_000)
 ANSWERS, KINDS = 3, ("proficiency",) * 4 + ("excellence",) * 2 + ("safety",)
+VERDICTS = pa.array(["not_met", "met", "unknown"])
 MET = (0.42, 0.52, 0.06)  # shares of not_met, met, unknown
 PART = 20_000  # instructions made at once
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs
@@ -82,7 +83,7 @@ def make(folder: Path, instructions: int, seed: int = 0) -> None:
                 "candidate_id": answers.take(pa.array(cell)),
                 "criterion_id": criteria.take(pa.array(place)),
                 "judge": pa.repeat("judge", len(cell)),
-                "verdict": expansion.VALUES.take(drawn),
+                "verdict": VERDICTS.take(drawn),
                 "rationale": pa.repeat("", len(cell)),
             },
         }

@@ -27,8 +27,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import write_json
 from promedical_utils.policy import shared_base, small_base
+from promedical_utils.reward_model import hub, packing
 from promedical_utils.reward_model import model as reward_model
-from promedical_utils.reward_model import packing
 
 SIDES = ("shared", "separate")
 PUBLISHED = {  # https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/config.json
@@ -72,7 +72,7 @@ def make(folder: Path) -> None:
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     del model
-    dtype = reward_model.compute_dtype("auto")
+    dtype = hub.compute_dtype("auto")
     model = reward_model.base_for(folder / "base", True, dtype)
     model = get_peft_model(model, lora(REWARD_RANK, "SEQ_CLS", modules_to_save=["score"]))
     for name, weight in model.named_parameters():
@@ -87,14 +87,14 @@ def make(folder: Path) -> None:
         "max_tokens": 4096,
         "quantization": "nf4",
         "dtype": str(dtype).removeprefix("torch."),
-        "base": reward_model.source_of(folder / "base", folder / "reward"),
+        "base": hub.source_of(folder / "base", folder / "reward"),
     }
     write_json(folder / "reward" / "report.json", report)
 
 
 def load(side: str, folder: Path):
     """(policy, reward model, reference as a context and a model) on one base, or on a base each."""
-    base, dtype = folder / "base", reward_model.compute_dtype("auto")
+    base, dtype = folder / "base", hub.compute_dtype("auto")
     torch.manual_seed(1)
     policy = get_peft_model(shared_base.load(base, dtype), lora(POLICY_RANK, "CAUSAL_LM"))
     if side == "shared":
@@ -123,7 +123,7 @@ def forget_peak() -> None:
 
 def measure(side: str, folder: Path) -> dict:
     """Memory, seconds and results of one side in this process."""
-    small_base.quiet()
+    hub.silence()
     libraries, times, clock = memory(), {}, perf_counter()
 
     def lap(name):
@@ -220,7 +220,7 @@ def test_memory(benchmark, folder, side):
         "side": side,
         "device": "cuda" if GPU else "cpu",
         "busy": BUSY,
-        "dtype": str(reward_model.compute_dtype("auto")),
+        "dtype": str(hub.compute_dtype("auto")),
         "layers": SHAPE["num_hidden_layers"],
         "width": SHAPE["hidden_size"],
         "vocabulary": SHAPE["vocab_size"],
@@ -243,7 +243,7 @@ def test_memory(benchmark, folder, side):
 if __name__ == "__main__":
     task, place = sys.argv[1], Path(sys.argv[2])
     if task == "make":
-        small_base.quiet()
+        hub.silence()
         make(place)
     else:
         print(json.dumps(measure(task, place)))

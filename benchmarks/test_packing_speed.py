@@ -1,7 +1,7 @@
 """``make bench``: packed against one by one, side by side in one run, nothing else running.
 
 The two sides take turns, round by round, so that a machine that slows down slows both;
-``promedical_utils.run.speed`` says what each does.
+``speed`` says what each does.
 """
 
 import math
@@ -9,12 +9,12 @@ from time import perf_counter
 
 import psutil
 import pytest
+import speed
 
-from promedical_utils.policy import small_base
-from promedical_utils.reward_model.training import padding
-from promedical_utils.run import speed
+from promedical_utils.reward_model import hub
+from promedical_utils.reward_model.grouped import padding
 
-small_base.quiet()
+hub.silence()
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs
 SHAPES = [("published", speed.SHARED, speed.CRITERIA)]
 SHAPES += [("over K", speed.SHARED, k) for k in speed.KS]

@@ -40,12 +40,12 @@ def test_step(benchmark, tmp_path):
     )
     for stage in (base.train_base, rubrics.make_rubrics, preference_pairs.make_preference_pairs):
         stage(profile, tmp_path)
-    found = run_data.data(tmp_path)
+    found = run_data.RunData.load(tmp_path)
     policies.prepare_reward_model(profile, tmp_path, found, "criterion")
     report = benchmark.pedantic(
         lambda: stages.align(profile, tmp_path, found, tmp_path / "policy"), rounds=1
     )
-    criteria = [len(r.criteria) for r in found["rubrics"]]
+    criteria = [len(r.criteria) for r in found.rubrics]
     benchmark.group = "policy"
     benchmark.extra_info |= {
         "task": "GRPO step",

@@ -1,42 +1,19 @@
 """The commands behind the Makefile: ``python -m promedical_utils reproduce cpu`` and so on."""
 
 import argparse
-import json
 import sys
 
 from promedical_utils.core import profiles, workspace
 from promedical_utils.pipeline import policies
 from promedical_utils.run import doctor, graph, notebooks, publish, redraw, study
 
-COMMANDS = ("reproduce", "notebook", "policy", "doctor", "publish", "figures", "study", "bench")
-
-
-def bench_summary(part: str) -> str:
-    """What ``make bench`` measured of a part, written beside it."""
-    folder = workspace.project_root() / "runs" / part
-    if part not in publish.MEASURED or not (folder / "measured.json").exists():
-        raise workspace.KitError(
-            f"missing runs/{part}/measured.json, which make bench BENCH={part} writes"
-        )
-    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
-    if part != "speed":  # rows as the benchmarks state them, without the machine's description
-        rows = [b["extra_info"] for b in measured["benchmarks"]]
-        workspace.write_json(folder / f"{part}.json", {"cases": rows})
-        return "\n".join(json.dumps(row) for row in rows) + f"\n-> {workspace.shown(folder)}"
-
-    from promedical_utils.run import speed  # loads torch
-
-    table = speed.save(measured, folder)
-    columns = ["task", "case", "L", "K", "ratio", "bound", "share", "padding"]
-    return f"{table[columns].round(3).to_string(index=False)}\n-> {workspace.shown(folder)}"
+COMMANDS = ("reproduce", "notebook", "policy", "doctor", "publish", "figures", "study")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument(
-        "name", nargs="?", default="cpu", help="profile; notebook, study, bench: its name"
-    )
+    parser.add_argument("name", nargs="?", default="cpu", help="profile; notebook, study: its name")
     parser.add_argument("--profile", default="smoke", help="of notebook")
     parser.add_argument("--run", default="", help="folder of the run, instead of runs/<profile>")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
@@ -64,8 +41,6 @@ def main() -> int:
                 print(redraw.redraw(profiles.load(given.name)))
             case "study":
                 study.run_study(given.name)
-            case "bench":
-                print(bench_summary(given.name))
     except workspace.KitError as error:
         if given.command == "notebook":  # for reproduce, which shows it last
             folder = workspace.run_folder(given.profile, given.run)

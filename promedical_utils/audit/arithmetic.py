@@ -1,5 +1,4 @@
-"""Can reported numbers be what they say they are? Arithmetic on a table, with nothing but the
-table.
+"""Can reported numbers be what they say they are? Arithmetic on a table, and nothing but the table.
 
 Values are kept as written, since "77.4" and "77.40" say different things: texts in, fractions
 inside, no binary floats. A value stands for its rounding interval, both ends included, so that
@@ -27,8 +26,6 @@ ADDS_UP, DOES_NOT, UNTOLD, NO_TEST = "adds up", "does not add up", "cannot be to
 RULES = ("half-up", "half-even", "half-down")  # what becomes of a value midway between two
 NUMBER = re.compile(r"-?(?=[\d.])(\d{1,3}(,\d{3})+|\d*)(\.\d+)?")
 NONE = 0.95  # a check that 95 of 100 random values would pass is none; kit's decision
-
-
 WHOLE = {"n": 1, "decimals": 0, "items": 1}  # columns of whole numbers, each with its least
 
 
@@ -36,21 +33,27 @@ WHOLE = {"n": 1, "decimals": 0, "items": 1}  # columns of whole numbers, each wi
 class Check:
     """One check: verdict, one sentence, the chance that a random value passes, what was found.
 
-    ``near`` are the possible values closest to the reported one, as texts at its decimals.
+    ``near`` are the possible values closest to the reported one, as texts at its decimals;
+    ``count`` is what a percentage counts, as in "178" or "3565 to 3569".
     """
 
     verdict: str
     finding: str
     chance: float | None = None
     near: tuple[str, ...] = ()
+    count: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether the value contradicts what it was checked against."""
+        return self.verdict == DOES_NOT
 
 
 # ---------------------------------------------------------------- values as they are written
 
 
 def number(text) -> Fraction:
-    """A reported value, exactly; KitError for a float, which has lost its decimals, and for
-    words."""
+    """A reported value, exactly; KitError for words, and for a float, which has no decimals."""
     if isinstance(text, float):
         raise KitError(f"{text!r} is a float, which keeps no trailing zeros: give the text")
     written = str(text).strip()
@@ -78,37 +81,31 @@ def rounded(exact: Fraction, places: int, rule: str = "half-up") -> str:
 
 def interval(text, places: int | None = None) -> tuple[Fraction, Fraction]:
     """Ends of what rounds to a value at its decimals, or at ``places`` if the zeros were lost."""
-    value, half = (
-        number(text),
-        Fraction(1, 2 * 10 ** (decimals(text) if places is None else places)),
-    )
+    value, half = number(text), Fraction(1, 2 * 10 ** decimals(_written(text, places)))
     return value - half, value + half
 
 
-def _written(text, places: int | None) -> tuple[str, int]:
+def _written(text, places: int | None) -> str:
     """A value at ``places`` decimals (default: its own); KitError if that would cut digits off."""
     own = decimals(text)
     places = own if places is None else places
     if places < own:
         raise KitError(f"{text} has {own} decimals, not {places}")
-    return rounded(number(text), places), places
+    return rounded(number(text), places)
 
 
-def _chance(low: Fraction, high: Fraction, places: int, scale: int = 100) -> float:
-    """Share of the values 0 to ``scale`` whose rounding interval meets [low, high]."""
-    step, half = 10**places, Fraction(1, 2)
-    passing = math.floor(high * step + half) - math.ceil(low * step - half) + 1
-    return min(1.0, passing / (scale * step))
+def rules(text: str, *exact: Fraction) -> list[str]:
+    """Those RULES by which one of the exact values is rounded to ``text``."""
+    return [r for r in RULES if any(rounded(e, decimals(text), r) == text for e in exact)]
+
+
+def _how(ways: list[str]) -> str:
+    """How a midway value must have been rounded; empty where every rule gives the same."""
+    return "" if len(ways) == len(RULES) else f", rounded {' or '.join(ways)}"
 
 
 def _graded(passed: bool, chance: float) -> str:
     return DOES_NOT if not passed else NO_TEST if chance > NONE else ADDS_UP
-
-
-def _share(chance: float) -> str:
-    """As in "2.3 %"."""
-    percent = 100 * chance
-    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
 # ---------------------------------------------------------------- a percentage and its denominator
@@ -125,32 +122,29 @@ def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 
     """
     if n != int(n) or n < 1 or items != int(items) or items < 1:
         raise KitError(f"n = {n}, items = {items}: whole numbers from 1 on")
-    text, places = _written(value, places)
-    exact, parts = number(text), int(n) * int(items)
+    text = _written(value, places)
+    exact, parts, places = number(text), int(n) * int(items), decimals(text)
     if exact < 0 or (scale == 100 and exact > 100):
-        raise KitError(
-            f"{value} is no percentage from 0 to 100" if scale == 100 else f"{value} is below 0"
-        )
+        wrong = "no percentage from 0 to 100" if scale == 100 else "below 0"
+        raise KitError(f"{value} is {wrong}")
     low, high = interval(text)
     first, last = math.ceil(low * parts / scale), math.floor(high * parts / scale)
     counts = [k for k in range(max(first, 0), last + 1) if scale == 1 or k <= parts]
     at = exact * parts / scale
     ends = {max(math.floor(at), 0), math.ceil(at)} - ({parts + 1} if scale == 100 else set())
     near = tuple(rounded(Fraction(scale * k, parts), places) for k in sorted(ends))
-    chance = _grim_chance(parts, places, scale)
-    verdict = _graded(bool(counts), chance)
     what = f"out of {n}" + (f" in steps of 1/{items}" if items > 1 else "")
-    if not counts:
-        say = f"{text} is no count {what}: the nearest are {' and '.join(dict.fromkeys(near))}"
+    count = " to ".join(f"{k / items:g}" for k in dict.fromkeys([*counts[:1], *counts[-1:]]))
+    if counts:
+        how = _how(rules(text, *(Fraction(scale * k, parts) for k in counts)))
+        sentence = f"{text} is {count} {what}{how}"
     else:
-        said = f"{float(Fraction(counts[0], items)):g}"
-        said += f" to {float(Fraction(counts[-1], items)):g}" if len(counts) > 1 else ""
-        say = (
-            f"{text} is {said} "
-            f"{what}{_rule([Fraction(scale * k, parts) for k in counts], text, places)}"
-        )
-    said = "every value is" if chance == 1 else f"{_share(chance)} of random values are"
-    return Check(verdict, f"{say} ({said}).", chance, near)
+        nearest = " and ".join(dict.fromkeys(near))
+        sentence = f"{text} is no count {what}: the nearest are {nearest}"
+    chance = _grim_chance(parts, places, scale)
+    share = f"{100 * chance:.0f} %" if chance >= 0.1 else f"{100 * chance:.2g} %"
+    passing = "every value is" if chance == 1 else f"{share} of random values are"
+    return Check(_graded(bool(counts), chance), f"{sentence} ({passing}).", chance, near, count)
 
 
 def _grim_chance(parts: int, places: int, scale: int) -> float:
@@ -164,12 +158,6 @@ def _grim_chance(parts: int, places: int, scale: int) -> float:
     return min(1.0, (parts + midway) / grid)
 
 
-def _rule(exact: Sequence[Fraction], text: str, places: int) -> str:
-    """How a midway value must have been rounded to give ``text``; empty if it is none or any."""
-    rules = [r for r in RULES if any(rounded(e, places, r) == text for e in exact)]
-    return "" if len(rules) == len(RULES) else f", rounded {' or '.join(rules)}"
-
-
 def joint(values: Iterable, n: int, places: int | None = None, items: int = 1) -> dict:
     """How many of the percentages are counts out of ``n``: passed, of, chance of one, p.
 
@@ -179,14 +167,14 @@ def joint(values: Iterable, n: int, places: int | None = None, items: int = 1) -
     from scipy.stats import binom
 
     checks = [grim(value, n, places, items) for value in values]
-    passed, chance = sum(c.verdict != DOES_NOT for c in checks), max(c.chance for c in checks)
+    passed, chance = sum(not c.fails for c in checks), max(c.chance for c in checks)
     p = float(binom.sf(passed - 1, len(checks), chance))
     return {"passed": passed, "of": len(checks), "chance": chance, "p": p}
 
 
 def common_denominators(values: Iterable, limit: int, places: int | None = None) -> list[int]:
     """All n up to ``limit`` of which every percentage could be a count, ascending."""
-    ends = [interval(*_written(value, places)) for value in values]
+    ends = [interval(value, places) for value in values]
     return [
         n
         for n in range(1, limit + 1)
@@ -214,17 +202,21 @@ def last_digits(
 # ---------------------------------------------------------------- values and other values
 
 
-def _within(claimed, low: Fraction, high: Fraction, what: str, scale: int = 100) -> Check:
-    """Does a claimed value's interval meet [low, high], what the other values admit?"""
-    places = decimals(claimed)
-    below, above = interval(claimed)
-    # nearest first and last value whose interval still meets [low, high]
-    first = math.ceil(low * 10**places - Fraction(1, 2))
+def _within(claimed: str, low: Fraction, high: Fraction, what: str) -> Check:
+    """Does a claimed value's interval meet [low, high], what the other values admit?
+
+    The chance is the share of the values 0 to 100 whose interval does.
+    """
+    places, (below, above) = decimals(claimed), interval(claimed)
+    first = math.ceil(low * 10**places - Fraction(1, 2))  # in units of the last decimal
     last = math.floor(high * 10**places + Fraction(1, 2))
     ends = tuple(dict.fromkeys(rounded(Fraction(end, 10**places), places) for end in (first, last)))
-    chance, passed = _chance(low, high, places, scale), below <= high and low <= above
-    say = f"{claimed} {'can' if passed else 'cannot'} be {what} ({' to '.join(ends)} can)."
-    return Check(_graded(passed, chance), say, chance, ends)
+    chance, passed = (
+        min(1.0, (last - first + 1) / 10 ** (places + 2)),
+        below <= high and low <= above,
+    )
+    finding = f"{claimed} {'can' if passed else 'cannot'} be {what} ({' to '.join(ends)} can)."
+    return Check(_graded(passed, chance), finding, chance, ends)
 
 
 def f1(precision, recall, claimed, places: int | None = None) -> Check:
@@ -235,12 +227,10 @@ def f1(precision, recall, claimed, places: int | None = None) -> Check:
     """
     if any(not 0 <= number(value) <= 100 for value in (precision, recall, claimed)):
         raise KitError(f"P {precision}, R {recall}, F1 {claimed}: percentages from 0 to 100")
-    sides = [interval(*_written(value, places)) for value in (precision, recall)]
-    lows, highs = (
-        [min(max(side[end], Fraction(0)), Fraction(100)) for side in sides] for end in (0, 1)
-    )
-    low, high = (2 * p * r / (p + r) if p + r else Fraction(0) for p, r in (lows, highs))
-    return _within(_written(claimed, places)[0], low, high, f"F1 of P {precision} and R {recall}")
+    ends = zip(interval(precision, places), interval(recall, places), strict=True)
+    clipped = [[min(max(end, Fraction(0)), Fraction(100)) for end in pair] for pair in ends]
+    low, high = (2 * p * r / (p + r) if p + r else Fraction(0) for p, r in clipped)
+    return _within(_written(claimed, places), low, high, f"F1 of P {precision} and R {recall}")
 
 
 def total(parts: Sequence, whole, counts: bool = False) -> Check:
@@ -250,8 +240,8 @@ def total(parts: Sequence, whole, counts: bool = False) -> Check:
     what = f"the sum of its {len(parts)} parts"
     if counts:
         passed = number(whole) == low
-        say = f"{whole} is {what}" if passed else f"{whole} is not {low}, {what}"
-        return Check(ADDS_UP if passed else DOES_NOT, f"{say}.", None, (str(low),))
+        finding = f"{whole} is {what}." if passed else f"{whole} is not {low}, {what}."
+        return Check(ADDS_UP if passed else DOES_NOT, finding, None, (str(low),))
     return _within(whole, low, high, what)
 
 
@@ -261,37 +251,33 @@ def mean(
     """Is ``whole`` the mean of the parts, weighted or plain ("macro"), within rounding?"""
     weights = [1] * len(parts) if weights is None else weights
     if len(weights) != len(parts) or not parts or min(weights) < 0 or not sum(weights):
-        raise KitError(
-            f"{len(parts)} parts and weights {list(weights)}: give a weight a part, not all 0"
-        )
-    ends = [interval(*_written(part, places)) for part in parts]
-    low, high = (
-        sum((w * pair[end] for w, pair in zip(weights, ends, strict=True)), Fraction(0))
-        / sum(weights)
-        for end in (0, 1)
-    )
+        lists = f"{len(parts)} parts and weights {list(weights)}"
+        raise KitError(f"{lists}: give a weight a part, not all 0")
+    sums = [Fraction(0), Fraction(0)]
+    for weight, part in zip(weights, parts, strict=True):
+        sums = [s + weight * end for s, end in zip(sums, interval(part, places), strict=True)]
+    low, high = (s / sum(weights) for s in sums)
     kind = "plain" if len(set(weights)) == 1 else "weighted"
-    return _within(_written(whole, places)[0], low, high, f"the {kind} mean of {len(parts)} values")
+    return _within(_written(whole, places), low, high, f"the {kind} mean of {len(parts)} values")
 
 
 def between(parts: Sequence, whole, places: int | None = None) -> Check:
     """Can ``whole`` be some weighted mean of the parts, whatever the weights?"""
-    ends = [interval(*_written(part, places)) for part in parts]
+    ends = [interval(part, places) for part in parts]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    return _within(_written(whole, places)[0], low, high, f"a weighted mean of {len(parts)} values")
+    return _within(_written(whole, places), low, high, f"a weighted mean of {len(parts)} values")
 
 
 def difference(first, second, claimed, places: int | None = None) -> Check:
     """Is ``claimed`` first - second? From the values as written first, then within rounding."""
-    (a, _), (b, _) = _written(first, places), _written(second, places)
-    exact, at = number(a) - number(b), decimals(claimed)
+    a, b = _written(first, places), _written(second, places)
     (low_a, high_a), (low_b, high_b) = interval(a), interval(b)
     check = _within(claimed, low_a - high_b, high_a - low_b, f"{a} - {b}")
-    rules = [r for r in RULES if rounded(exact, at, r) == str(claimed)]
-    if check.verdict == DOES_NOT or len(rules) == len(RULES):
+    ways = rules(str(claimed), number(a) - number(b))
+    if check.fails or len(ways) == len(RULES):
         return check
-    how = f"rounded {' or '.join(rules)}" if rules else "only from unrounded values"
-    return Check(check.verdict, f"{claimed} is {a} - {b}, {how}.", check.chance, check.near)
+    how = _how(ways) if ways else ", only from unrounded values"
+    return Check(check.verdict, f"{claimed} is {a} - {b}{how}.", check.chance, check.near)
 
 
 def same(first, second) -> Check:
@@ -308,10 +294,9 @@ def read(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise KitError(f"no table {shown(path)}: give the path of a CSV with a header")
+    as_texts = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
     try:
-        frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8", skipinitialspace=True
-        )
+        frame = pd.read_csv(path, encoding="utf-8", **as_texts)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise KitError(f"{shown(path)} is no CSV: {error}".strip()) from None
     return frame.rename(columns=str.strip)
@@ -327,67 +312,64 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
 
     >>> check(read("table.csv")).finding  # a table with the columns name, value, n
     """
-    asked = [c for c in (("value", "n"), ("precision", "recall", "f1")) if set(c) <= set(table)]
-    if not asked:
-        have = ", ".join(table) or "none"
-        raise KitError(
-            f"columns value and n, or precision, recall and f1, are needed; there are: {have}"
-        )
+    kinds = {"denominator": ("value", "n"), "F1": ("precision", "recall", "f1")}
+    kinds = {kind: columns for kind, columns in kinds.items() if set(columns) <= set(table)}
+    if not kinds:
+        needed = "columns value and n, or precision, recall and f1, are needed"
+        raise KitError(f"{needed}; there are: {', '.join(table) or 'none'}")
     rows = []
     for line, row in enumerate(table.to_dict("records"), 2):  # the header is line 1
-        name = row.get("name") or f"line {line}"
-        for columns in asked:
-            made = _row(row, columns, line)
-            what = "denominator" if columns[0] == "value" else "F1"
-            rows.append((name, what, made.verdict, made.chance, made.finding))
+        for kind, columns in kinds.items():
+            result = _row(row, columns, line)
+            name = row.get("name") or f"line {line}"
+            rows.append((name, kind, result.verdict, result.chance, result.finding))
     return pd.DataFrame(rows, columns=["name", "check", "verdict", "chance", "finding"])
 
 
 def _row(row: dict, columns: Sequence[str], line: int) -> Check:
+    """One check of a row; KitError naming the line and the column that cannot be read."""
     row = {column: text.strip() for column, text in row.items()}
-    options = {column: row.get(column, "") for column in ("decimals", "items", "kind")}
     if empty := [column for column in columns if not row[column]]:
         return Check(UNTOLD, f"No {' and no '.join(empty)} is given.")
     column = "kind"
     try:
-        if options["kind"] not in ("", "percent", "mean"):
-            raise KitError(f"{options['kind']!r} is neither percent nor mean")
+        if row.get("kind", "") not in ("", "percent", "mean"):
+            raise KitError(f"{row['kind']!r} is neither percent nor mean")
         whole = {}
-        for column, least in WHOLE.items():
-            if text := row.get(column, "") if column in (*columns, *options) else "":
-                value = number(text)
-                if value.denominator > 1 or value < least:
-                    raise KitError(f"{text!r} is no whole number from {least} on")
-                whole[column] = int(value)
+        for column in WHOLE:
+            if row.get(column) and column in (*columns, "decimals", "items"):
+                whole[column] = _whole(row[column], WHOLE[column])
         for column in columns:
             number(row[column])
         column, places = columns[0], whole.get("decimals")
         if column != "value":
             return f1(*(row[c] for c in columns), places)
-        scale = 1 if options["kind"] == "mean" else 100
+        scale = 1 if row.get("kind") == "mean" else 100
         return grim(row["value"], whole["n"], places, whole.get("items", 1), scale)
     except KitError as error:
         raise KitError(f"line {line}, column {column}: {error}") from None
 
 
+def _whole(text: str, least: int) -> int:
+    value = number(text)
+    if value.denominator > 1 or value < least:
+        raise KitError(f"{text!r} is no whole number from {least} on")
+    return int(value)
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Print a sentence a row of a CSV, and how many rows got which verdict."""
-    parser = argparse.ArgumentParser(
-        prog="python -m promedical_utils.audit.arithmetic", description=main.__doc__
-    )
-    parser.add_argument(
-        "table", type=Path, help="CSV with value and n, or precision, recall and f1"
-    )
+    parser = argparse.ArgumentParser("promedical_utils.audit.arithmetic", description=main.__doc__)
+    parser.add_argument("table", type=Path, help="with value and n, or precision, recall and f1")
     try:
-        found = check(read(parser.parse_args(given).table))
+        results = check(read(parser.parse_args(given).table))
     except KitError as error:
         print(error, file=sys.stderr)
         return 1
-    for row in found.itertuples():
+    for row in results.itertuples():
         print(f"{row.verdict:15}  {row.name}: {row.finding}")
-    print(
-        ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
-    )
+    counts = results.verdict.value_counts()
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 0
 
 

@@ -3,18 +3,18 @@
 Other specialties (so other conditions), other patients, other words in messages and answers, and
 four authors of other habits; the facts are of the same kinds. Part of the leaflet is withheld: it
 stands in the knowledge base, and the rubric asks for it without stating it. Two criteria of a
-dimension may be joined into one composite, which ``external.sub_criteria`` takes apart.
+dimension may be joined into one composite, which ``evaluation.external`` takes apart.
 """
 
 import random
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from itertools import product
 
 from promedical_utils.clinic import generators, grammar
+from promedical_utils.clinic.grammar import sentences
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.clinic.world import CORE_LINES, Patient, draw_patient, rubric
+from promedical_utils.clinic.world import Patient, dialogue, draw_patient, leaflet_lines, rubric
 from promedical_utils.core.records import (
     DIMENSIONS,
     Candidate,
@@ -67,17 +67,12 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
     ``taken``: wording seeds of the other splits, which no patient here gets.
     """
     rng, words = random.Random(f"external-{seed}"), read("external")
-    entries = [
-        (organ, problem, who)
-        for organ in words["specialties"]
-        for problem in values("problem")
-        for who in words["patients"]
-    ]
+    entries = list(product(words["specialties"], values("problem"), words["patients"]))
     known = {e: draw_patient(rng, n, seed, e[:2]) for n, e in enumerate(entries)}
     lacks = {
         e: tuple(sorted(rng.sample(words["withholdable"], words["withheld"]))) for e in entries
     }
-    made = External([], {}, {}, {}, [], knowledge_base(known, lacks, seed), {}, {}, {}, {})
+    clinic = External([], {}, {}, {}, [], knowledge_base(known, lacks, seed), {}, {}, {}, {})
     order, used = rng.sample(entries, len(entries)), set(taken)
     for number in range(size):
         entry = order[number % len(order)]
@@ -90,34 +85,49 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
             category=rng.choice(read("vocabulary")["categories"]),
         )
         name = f"x{seed}-{number + 1:05d}"
-        made.instructions.append(
-            Instruction(
-                id=name,
-                category=patient.category,
-                specialty=words["specialties"][patient.organ],
-                messages=messages(patient, entry[2], lacks[entry]),
-                source=SOURCE,
-                difficulty=rng.randint(5, 9),
-            )
+        _admit(clinic, patient, name, entry, lacks[entry], rng.randint(5, 9))
+        clinic.candidates.extend(answers(patient, name, seed))
+    return clinic
+
+
+def _admit(
+    clinic: External, patient: Patient, name: str, entry: Entry, lacks: tuple, difficulty: int
+) -> None:
+    """Put a patient's instruction ``name`` into the clinic, with both rubrics."""
+    words, conversation = read("external"), messages(patient, entry[2], lacks)
+    clinic.instructions.append(
+        Instruction(
+            id=name,
+            category=patient.category,
+            specialty=words["specialties"][patient.organ],
+            messages=conversation,
+            source=SOURCE,
+            difficulty=difficulty,
         )
-        made.gold[name] = rubric(patient, name, unseen=True)
-        made.shown[name], parts = shown(made.gold[name], lacks[entry], random.Random(wording + 2))
-        made.parts.update(parts)
-        made.withheld[name] = tuple(document_id(entry, fact) for fact in lacks[entry])
-        made.conditions[name], made.patients[name] = patient.condition, patient
-        told = " ".join(m.content for m in made.instructions[-1].messages if m.role == "user")
-        made.questions[name] = told.split(words["lead"])[0].strip()
-        for author in words["habits"]:
-            drawn = random.Random(short_hash("external answer", seed, name, author))
-            made.candidates.append(
-                Candidate(
-                    id=f"{name}-{short_hash(seed, name, author)[:6]}",
-                    instruction_id=name,
-                    generator=author,
-                    text=answer(patient, author, drawn),
-                )
-            )
-    return made
+    )
+    clinic.gold[name] = rubric(patient, name, unseen=True)
+    rng = random.Random(patient.wording_seed + 2)
+    clinic.shown[name], parts = shown(clinic.gold[name], lacks, rng)
+    clinic.parts.update(parts)
+    clinic.withheld[name] = tuple(document_id(entry, fact) for fact in lacks)
+    clinic.conditions[name], clinic.patients[name] = patient.condition, patient
+    whole = " ".join(message.content for message in conversation if message.role == "user")
+    clinic.questions[name] = whole.split(words["lead"])[0].strip()
+
+
+def answers(patient: Patient, name: str, seed: int) -> list[Candidate]:
+    """An answer of each of the external clinic's authors to the instruction ``name``."""
+    return [
+        Candidate(
+            id=f"{name}-{short_hash(seed, name, author)[:6]}",
+            instruction_id=name,
+            generator=author,
+            text=answer(
+                patient, author, random.Random(short_hash("external answer", seed, name, author))
+            ),
+        )
+        for author in read("external")["habits"]
+    ]
 
 
 def document_id(entry: Entry, fact: str) -> str:
@@ -150,15 +160,11 @@ def messages(patient: Patient, who: str, withheld: Collection[str]) -> list[Mess
         organ=patient.organ, problem=patient.problem, who=who
     )
     question = rng.choice(words["questions"][patient.category])
-    names = [n for n in (*CORE_LINES, *patient.extras) if n not in withheld]
-    names += ["limit_other"] if rng.random() < 0.5 else []
-    rng.shuffle(names)
-    lines = [rng.choice(words["leaflet"][name]).format(**patient.facts) for name in names]
+    lines = leaflet_lines(patient, rng, "external", withheld)
     sheet = " ".join([words["lead"], *lines])
-    turns = [f"{question} {opening} {sheet}"]
     if rng.random() < 0.35:
-        turns = [f"{question} {opening}", rng.choice(words["asks"]), sheet]
-    return [Message(role=("user", "assistant")[i % 2], content=t) for i, t in enumerate(turns)]
+        return dialogue([f"{question} {opening}", rng.choice(words["asks"]), sheet])
+    return dialogue([f"{question} {opening} {sheet}"])
 
 
 def answer(patient: Patient, author: str, rng: random.Random) -> str:
@@ -167,39 +173,15 @@ def answer(patient: Patient, author: str, rng: random.Random) -> str:
     return reworded(generators.write(patient, words["habits"][author], rng), rng)
 
 
-def sentences(text: str) -> list[str]:
-    """Sentences of a text; a text that is not made of whole sentences is one piece."""
-    parts = re.findall(r"[^.]+\.", text)
-    return [part.strip() for part in parts] if "".join(parts) == text else [text]
-
-
 def reworded(text: str, rng: random.Random) -> str:
     """An answer of the embedded clinic in the external clinic's words, act by act."""
-    forms, fillers = read("external")["sentences"], read("sentences")["filler"]["forms"]
-    told = []
+    forms, spoken = read("external")["sentences"], []
     for sentence in sentences(text):
-        act, a, b = grammar.read_sentence(sentence)
+        act, number, a, b = grammar.read_form(sentence)
         # fillers keep their number: two of one answer must not become the same
-        n = fillers.index(sentence) if act == "filler" else rng.randrange(len(forms[act]))
-        told.append(forms[act][n].format(a=a, b=b))
-    return " ".join(told)
-
-
-@cache
-def _patterns() -> list[tuple]:
-    types = {act: spec["values"] for act, spec in read("sentences").items()}
-    return [
-        (
-            act,
-            n,
-            grammar.pattern(
-                form,
-                {place: kind for place, kind in types[act].items() if f"{{{place}}}" in form},
-            ),
-        )
-        for act, forms in read("external")["sentences"].items()
-        for n, form in enumerate(forms)
-    ]
+        number = number if act == "filler" else rng.randrange(len(forms[act]))
+        spoken.append(forms[act][number].format(a=a, b=b))
+    return " ".join(spoken)
 
 
 def translated(text: str) -> str:
@@ -208,17 +190,13 @@ def translated(text: str) -> str:
     A sentence that is no external form stays as it is, so that the grammar decides (mostly:
     unknown).
     """
-    told = []
+    spoken = []
     for sentence in sentences(text):
-        for act, n, pattern in _patterns():
-            if match := pattern.fullmatch(sentence):
-                number = n if act == "filler" else 0
-                sentence = grammar.say(
-                    act, number, **{k: match.groupdict().get(k) or "" for k in "ab"}
-                )
-                break
-        told.append(sentence)
-    return " ".join(told)
+        if form := grammar.read_form(sentence, external=True):
+            act, number, a, b = form
+            sentence = grammar.say(act, number if act == "filler" else 0, a, b)
+        spoken.append(sentence)
+    return " ".join(spoken)
 
 
 def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[Rubric, dict]:
@@ -228,15 +206,15 @@ def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[
     are joined into a composite, met if both parts are, with the sum of their weights.
     """
     references = read("external")["references"]
-    told = [
+    criteria = [
         c.model_copy(update={"text": references[c.kind]["text"]})
         if c.kind in references and references[c.kind]["fact"] in withheld
         else c
         for c in gold.criteria
     ]
-    parts = {c.id: (c.id,) for c in told}
+    parts = {c.id: (c.id,) for c in criteria}
     for dimension in DIMENSIONS:
-        same = [c for c in told if c.dimension == dimension]
+        same = [c for c in criteria if c.dimension == dimension]
         if len(same) < 2:
             continue
         first, second = rng.sample(same, 2)
@@ -248,6 +226,6 @@ def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[
             kind="composite",
         )
         parts[joined.id] = (parts.pop(first.id)[0], parts.pop(second.id)[0])
-        told[told.index(first)] = joined
-        told.remove(second)
-    return gold.model_copy(update={"criteria": told}), parts
+        criteria[criteria.index(first)] = joined
+        criteria.remove(second)
+    return gold.model_copy(update={"criteria": criteria}), parts

@@ -3,33 +3,27 @@
 import random
 
 from promedical_utils.clinic.grammar import say
-from promedical_utils.clinic.vocabulary import read, values
+from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
 
 NAMES = ("warm", "terse", "between")
+# slots as an answer comes to them; one order for all: what is left to say then follows from what
+# was said last, which a base of a few layers can keep track of
 ORDER = (
-    "role",
-    "empathy",
-    "diagnosis",
-    "drug",
-    "addition",
-    "dose",
-    "food",
-    "storage",
-    "effect",
-    "danger",
-    "activity",
-    "review",
-    "bring",
-    "invitation",
+    *("role", "empathy", "diagnosis", "drug", "addition", "dose", "food", "storage"),
+    *("effect", "danger", "activity", "review", "bring", "invitation"),
 )
-RIGHT = (
-    {"fillers": [0, 1]}
-    | {
-        slot: {"right": 1.0}
-        for slot in "drug dose danger effect food storage bring activity empathy invitation".split()
-    }
-    | {"review": {"exact": 1.0}}
-)
+MANNERS = {  # slot: the right act, and the wrong one
+    "addition": ("reject", "add"),
+    "empathy": ("comfort", "blame"),
+    "invitation": ("invite", "dismiss"),
+    "role": ("helper", "doctor"),
+    "diagnosis": ("guess", "certain"),
+}
+RIGHT = {
+    "fillers": [0, 1],
+    **{slot: {"right": 1.0} for slot in ("drug", "dose", *PAIRED, "empathy", "invitation")},
+    "review": {"exact": 1.0},
+}
 
 
 def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str, str]:
@@ -37,84 +31,77 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
 
     A muddled act says one value in both places, so that nobody can tell what is meant.
     """
-    f = patient.facts
-    other_or_avoid = rng.choice([f["avoid"], f["avoid"], f["other"]])
-    match slot, outcome:
-        case "drug", "right":
-            return (
-                ("choose", f["first"], other_or_avoid)
-                if rng.random() < 0.8
-                else ("only", f["first"], "")
-            )
-        case "drug", "muddled":
-            return ("choose", *[rng.choice([f["first"], f["avoid"]])] * 2)
-        case "drug", "harmless":
-            return ("choose", f["other"], rng.choice([f["first"], f["avoid"]]))
-        case "drug", _:
-            return ("choose", f["avoid"], rng.choice([f["first"], f["first"], f["other"]]))
-        case "addition", "right":
-            return ("reject", f["avoid"], "")
-        case "addition", _:
-            return ("add", f["avoid"], "")
-        case "dose", _:
-            units = values("units")
-            at = units.index(f["limit"])
-            choices = {"right": [f["limit"]], "harmless": units[max(0, at - 5) : at]}
-            return ("dose", rng.choice(choices.get(outcome) or units[at + 1 : at + 6]), "")
-        case "review", _:
-            days = values("days")
-            at = days.index(f["review"])
-            sooner = [f["review"], f["review"], *days[max(0, at - 3) : at]]
-            choices = {"exact": [f["review"]], "right": sooner}
-            return ("review", rng.choice(choices.get(outcome) or days[at + 1 : at + 5]), "")
-        case "danger", _:
-            pair = ("urgent", f["danger"], f["mild"])
-        case "effect", _:
-            pair = ("effect", f["target"], f["target_not"])
-        case "food", _:
-            pair = ("food", f["food"], f["food_not"])
-        case "storage", _:
-            pair = ("storage", f["place"], f["place_not"])
-        case "bring", _:
-            pair = ("bring", f["item"], f["item_not"])
-        case "activity", _:
-            pair = ("activity", f["allowed"], f["forbidden"])
-        case "empathy", _:
-            return ("comfort" if outcome == "right" else "blame", "", "")
-        case "invitation", _:
-            return ("invite" if outcome == "right" else "dismiss", "", "")
-        case "role", _:
-            return ("helper" if outcome == "right" else "doctor", "", "")
-        case "diagnosis", _:
-            return ("guess" if outcome == "right" else "certain", patient.problem, "")
-    name, a, b = pair
+    facts = patient.facts
+    refused = rng.choice([facts["avoid"], facts["avoid"], facts["other"]])
+    if slot == "drug":
+        return _drug(facts, outcome, refused, rng)
+    if slot in ("dose", "review"):
+        number = _dose if slot == "dose" else _days
+        return slot, rng.choice(number(facts, outcome)), ""
+    if slot in MANNERS:
+        about = {"addition": facts["avoid"], "diagnosis": patient.problem}
+        return MANNERS[slot][outcome != "right"], about.get(slot, ""), ""
+    fact, opposite = (facts[name] for name in PAIRED[slot][:2])
+    name = "urgent" if slot == "danger" else slot
     if outcome == "muddled":
-        return name, *[rng.choice([a, b])] * 2
-    return pair if outcome == "right" else (name, b, a)
+        return name, *[rng.choice([fact, opposite])] * 2
+    return (name, fact, opposite) if outcome == "right" else (name, opposite, fact)
+
+
+def _drug(facts: dict, outcome: str, refused: str, rng: random.Random) -> tuple[str, str, str]:
+    first, avoid, other = facts["first"], facts["avoid"], facts["other"]
+    match outcome:
+        case "right":
+            return ("choose", first, refused) if rng.random() < 0.8 else ("only", first, "")
+        case "muddled":
+            return "choose", *[rng.choice([first, avoid])] * 2
+        case "harmless":
+            return "choose", other, rng.choice([first, avoid])
+        case _:
+            return "choose", avoid, rng.choice([first, first, other])
+
+
+def _dose(facts: dict, outcome: str) -> tuple[str, ...] | list[str]:
+    """The limit; harmless is up to five steps below it, all else up to five above."""
+    units, limit = values("units"), facts["limit"]
+    at = units.index(limit)
+    choices = {"right": [limit], "harmless": units[max(0, at - 5) : at]}
+    return choices.get(outcome) or units[at + 1 : at + 6]
+
+
+def _days(facts: dict, outcome: str) -> tuple[str, ...] | list[str]:
+    """The leaflet's day exactly, or rightly at times up to three steps sooner; all else later."""
+    days, review = values("days"), facts["review"]
+    at = days.index(review)
+    choices = {"exact": [review], "right": [review, review, *days[max(0, at - 3) : at]]}
+    return choices.get(outcome) or days[at + 1 : at + 5]
+
+
+def _outcome(odds: dict[str, float], draw: float) -> str | None:
+    """Which outcome a draw from [0, 1) falls on; None: nothing is said of it."""
+    for outcome, share in odds.items():
+        draw -= share
+        if draw < 0:
+            return outcome
+    return None
 
 
 def write(patient, generator: str | dict, rng: random.Random) -> str:
     """An answer to a patient, in the habits of ``generator`` (a name, or the habits themselves)."""
     habits = read("generators")[generator] if isinstance(generator, str) else generator
-    sentences = read("sentences")
     acts = []
     for slot, odds in habits.items():
-        if slot == "fillers" or (
-            slot in ("effect", "food", "storage", "bring", "activity")
-            and slot not in patient.extras
-        ):
+        if slot == "fillers" or slot in EXTRAS and slot not in patient.extras:
             continue
-        draw, outcome = rng.random(), None
-        for name, share in odds.items():
-            draw -= share
-            if draw < 0:
-                outcome = name
-                break
-        if outcome:
+        if outcome := _outcome(odds, rng.random()):
             acts.append(act(patient, slot, outcome, rng))
-    # one order for all: what is left to say then follows from what was said last, which a base of
-    # a few layers can keep track of
-    acts.sort(key=lambda spoken: ORDER.index(sentences[spoken[0]]["slot"]))
-    texts = [say(name, rng.randrange(len(sentences[name]["forms"])), a, b) for name, a, b in acts]
-    opening = rng.sample(sentences["filler"]["forms"], rng.randint(*habits["fillers"]))
+    texts = spoken(acts, rng)
+    opening = rng.sample(read("sentences")["filler"]["forms"], rng.randint(*habits["fillers"]))
     return " ".join(opening + texts) or say("filler", 0)
+
+
+def spoken(acts: list[tuple[str, str, str]], rng: random.Random) -> list[str]:
+    """A sentence an act, each in a form drawn from its own, in the order of all answers."""
+    sentences = read("sentences")
+    ordered = sorted(acts, key=lambda act: ORDER.index(sentences[act[0]]["slot"]))
+    return [say(act, rng.randrange(len(sentences[act]["forms"])), a, b) for act, a, b in ordered]

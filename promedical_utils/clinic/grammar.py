@@ -43,30 +43,37 @@ def pattern(form: str, types: dict[str, str]) -> re.Pattern:
 
 
 @cache
-def _sentence_patterns() -> list[tuple[str, re.Pattern]]:
+def sentence_patterns(external: bool = False) -> list[tuple[str, int, re.Pattern]]:
+    """(act, number of the form, what matches it) of all sentences, also in the external words."""
+    acts = read("sentences")
+    forms = read("external")["sentences"] if external else {a: acts[a]["forms"] for a in acts}
     return [
-        (act, pattern(form, spec["values"]))
-        for act, spec in read("sentences").items()
-        for form in spec["forms"]
+        (act, number, pattern(form, acts[act]["values"]))
+        for act in forms
+        for number, form in enumerate(forms[act])
     ]
+
+
+@cache
+def read_form(sentence: str, external: bool = False) -> tuple[str, int, str, str] | None:
+    """(act, number of its form, a, b) of one sentence; None when it is no form of the grammar."""
+    for act, number, form in sentence_patterns(external):
+        if match := form.fullmatch(sentence):
+            stated = match.groupdict()
+            return act, number, stated.get("a", ""), stated.get("b", "")
+    return None
+
+
+def read_sentence(sentence: str) -> tuple[str, str, str] | None:
+    """(act, a, b) of one sentence; None when it is no form of the grammar."""
+    form = read_form(sentence)
+    return form and (form[0], *form[2:])
 
 
 @cache
 def _criterion_patterns() -> list[tuple[str, re.Pattern]]:
-    return [
-        (kind, pattern(form, {n: t for n, t in PLACEHOLDERS.items() if f"{{{n}}}" in form}))
-        for kind, spec in read("criteria").items()
-        for form in spec["forms"]
-    ]
-
-
-@cache
-def read_sentence(sentence: str) -> tuple[str, str, str] | None:
-    """(act, a, b) of one sentence; None when it is no form of the grammar."""
-    for act, pattern in _sentence_patterns():
-        if match := pattern.fullmatch(sentence):
-            return act, match.groupdict().get("a") or "", match.groupdict().get("b") or ""
-    return None
+    kinds = read("criteria")
+    return [(kind, pattern(form, PLACEHOLDERS)) for kind in kinds for form in kinds[kind]["forms"]]
 
 
 @cache
@@ -78,18 +85,20 @@ def read_criterion(text: str) -> tuple[str, str]:
     raise ValueError(f"no criterion of the clinic: {text!r}")
 
 
+def sentences(text: str) -> list[str]:
+    """Sentences of a text; a text that is not made of whole sentences is one piece."""
+    parts = re.findall(r"[^.]+\.", text)
+    return [part.strip() for part in parts] if "".join(parts) == text else [text]
+
+
 def parse(text: str) -> dict[str, list[tuple[str, str, str]]] | None:
     """Acts by slot, ``{slot: [(act, a, b)]}``; None when a sentence does not parse or repeats."""
-    text = " ".join(text.split())
-    sentences = re.findall(r"[^.]+\.", text)
-    repeated = len({s.strip() for s in sentences}) < len(sentences)
-    if not sentences or "".join(sentences) != text or repeated:
+    parts = sentences(" ".join(text.split()))
+    acts = [read_sentence(part) for part in parts]
+    if not parts or None in acts or len(set(parts)) < len(parts):
         return None
     slots: dict[str, list] = {}
-    for sentence in sentences:
-        act = read_sentence(sentence.strip())
-        if act is None:
-            return None
+    for act in acts:
         slots.setdefault(read("sentences")[act[0]]["slot"], []).append(act)
     return slots
 

@@ -8,11 +8,11 @@ drill shows a criterion, a verdict or which of two answers is better.
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from promedical_utils.clinic import generators, grammar
-from promedical_utils.clinic.grammar import say
-from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.clinic.world import EXTRAS, Patient, draw_patient, leaflet_lines, messages
+from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
+from promedical_utils.clinic.world import Patient, draw_patient, leaflet_lines, messages
 from promedical_utils.core.records import Message
 
 # messages, an answer, and (question, reply) turns about that answer
@@ -24,37 +24,23 @@ READ_FROM, MIX_FROM = 0.3, 0.55
 EVEN = {"fillers": [0, 1]} | {
     slot: {"right": share, "dangerous": share}
     for share, slots in (
-        (0.3, "drug"),
-        (0.45, "addition danger effect food storage bring activity dose review"),
-        (0.2, "empathy invitation role diagnosis"),
+        (0.3, ("drug",)),
+        (0.45, ("addition", *PAIRED, "dose", "review")),
+        (0.2, ("empathy", "invitation", "role", "diagnosis")),
     )
-    for slot in slots.split()
+    for slot in slots
 }
-FACTS = (
-    "first",
-    "avoid",
-    "limit",
-    "danger",
-    "mild",
-    "review",
-    "target",
-    "target_not",
-    "food",
-    "food_not",
-    "place",
-    "place_not",
-    "item",
-    "item_not",
-    "allowed",
-    "forbidden",
+FACTS = (  # which a right answer copies
+    *("first", "avoid", "limit", "danger", "mild", "review"),
+    *(name for slot in EXTRAS for name in PAIRED[slot][:2]),
 )
 
 
 def drill(patient: Patient, rng: random.Random) -> Lesson:
     """A leaflet of 2 to 14 lines, to be repeated in another order."""
     lines = leaflet_lines(patient, rng)[: rng.choice((2, 3, 4, 6, 8, 14))]
-    told = [Message(role="user", content="Leaflet: " + " ".join(lines))]
-    return told, " ".join(rng.sample(lines, len(lines))), ()
+    leaflet = [Message(role="user", content="Leaflet: " + " ".join(lines))]
+    return leaflet, " ".join(rng.sample(lines, len(lines))), ()
 
 
 def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
@@ -65,24 +51,23 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
     """
     text = generators.write(patient, EVEN, rng)
     roles: dict[str, set[str]] = {}
-    for sentence in text.rstrip(".").split(". "):
-        act, a, b = grammar.read_sentence(sentence + ".")
+    for sentence in grammar.sentences(text):
+        act, a, b = grammar.read_sentence(sentence)
         for value, role in zip((a, b), read("sentences")[act].get("roles", ()), strict=False):
             roles.setdefault(value, set()).add(role)
     clear = sorted(value for value, played in roles.items() if len(played) == 1)
     others = sorted(set(patient.facts.values()) - set(roles))
-    asked = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, min(len(others), 2))
-    turns = [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in asked]
+    looked_up = rng.sample(clear, min(len(clear), 8)) + rng.sample(others, min(len(others), 2))
+    turns = [(f"\nlook up: {v}", min(roles.get(v, ["nothing"]))) for v in looked_up]
     for kind in ("units", "days") * 2:
         a, b = rng.sample(values(kind), 2)
         turns.append((f"\ncompare: {a} {b}", "less" if int(a) < int(b) else "more"))
     rng.shuffle(turns)
-    told = messages(patient) if whole else [Message(role="user", content="What should I do?")]
-    return told, text, turns
+    question = messages(patient) if whole else [Message(role="user", content="What should I do?")]
+    return question, text, turns
 
 
-def short_lookup(patient: Patient, rng: random.Random) -> Lesson:
-    return lookup(patient, rng, whole=False)
+short_lookup = partial(lookup, whole=False)
 
 
 def right(patient: Patient, rng: random.Random) -> Lesson:
@@ -118,24 +103,27 @@ def reading_tests(patients: Sequence[Patient], seed: int) -> list[tuple[list[Mes
     """
     tests = []
     for patient in patients:
-        rng, f = random.Random(f"reading-{seed}-{patient.id}"), patient.facts
-        slots = ("dose", "danger", "review", *(e for e in EXTRAS if e in patient.extras))
-        acts = [("only", f["first"], ""), ("reject", f["avoid"], "")]
-        acts += [generators.act(patient, slot, "right", rng) for slot in slots]
-        acts[2] = ("dose", f["limit"], "")
-        acts[4] = ("review", f["review"], "")
-        forms = read("sentences")
-        acts.append(("comfort", "", ""))  # no right answer starts without it
-        acts.sort(key=lambda spoken: generators.ORDER.index(forms[spoken[0]]["slot"]))
-        answer = " ".join(say(a, rng.randrange(len(forms[a]["forms"])), x, y) for a, x, y in acts)
-        stated = {value for _, x, y in acts for value in (x, y)}
-        tests.append((messages(patient), answer, {f[n]: n for n in FACTS if f[n] in stated}))
+        rng, facts = random.Random(f"reading-{seed}-{patient.id}"), patient.facts
+        acts = {
+            slot: generators.act(patient, slot, "right", rng)
+            for slot in ("dose", "danger", "review", *EXTRAS)
+            if slot not in EXTRAS or slot in patient.extras
+        }
+        acts |= {"dose": ("dose", facts["limit"], ""), "review": ("review", facts["review"], "")}
+        drugs = [("only", facts["first"], ""), ("reject", facts["avoid"], "")]
+        # no right answer starts without comfort
+        stated = [*drugs, *acts.values(), ("comfort", "", "")]
+        answer = " ".join(generators.spoken(stated, rng))
+        values_stated = {value for _, *values in stated for value in values}
+        copied = {facts[name]: name for name in FACTS if facts[name] in values_stated}
+        tests.append((messages(patient), answer, copied))
     return tests
 
 
 def corpus(texts: Sequence[str]) -> list[str]:
     """Texts for the tokenizer: those given and every form and word of the clinic's grammar."""
-    forms = [f for spec in read("sentences").values() for f in spec["forms"]]
-    roles = [role for spec in read("sentences").values() for role in spec.get("roles", ())]
-    asked = ["\nlook up:", "\ncompare:"]
-    return [*texts, *forms, *EXTRAS, *asked, *20 * [*roles, "nothing", "less", "more"]]
+    acts = read("sentences").values()
+    forms = [form for act in acts for form in act["forms"]]
+    roles = [role for act in acts for role in act.get("roles", ())]
+    questions = ["\nlook up:", "\ncompare:"]
+    return [*texts, *forms, *EXTRAS, *questions, *20 * [*roles, "nothing", "less", "more"]]

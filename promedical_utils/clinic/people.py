@@ -138,8 +138,9 @@ class Panel:
 
     def verdicts(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> list[str]:
         """What the first physician says, what the second, and what is settled between them."""
-        said = [p.verdict(candidate_id, criterion_id, kind, truth) for p in self.physicians]
-        return [*said, self.adjudicator.settle((candidate_id, criterion_id), *said, truth)]
+        verdicts = [p.verdict(candidate_id, criterion_id, kind, truth) for p in self.physicians]
+        settled = self.adjudicator.settle((candidate_id, criterion_id), *verdicts, truth)
+        return [*verdicts, settled]
 
     def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
         """What is settled: ``verdicts``' last."""

@@ -7,42 +7,18 @@ is foreign, closed, too short, too long, not medical, too easy, too hard; and le
 
 import random
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 from promedical_utils.clinic.vocabulary import read, values
 from promedical_utils.clinic.world import Patient, World, conditions, draw_patient, messages
 from promedical_utils.core.records import Message, RawInstruction
 from promedical_utils.core.workspace import short_hash
 
-Kind = Literal[
-    "kept",
-    "duplicate",
-    "near_miss",
-    "licence",
-    "language",
-    "length",
-    "not_medical",
-    "leak",
-    "too_easy",
-    "too_hard",
-]
-# rows of each kind for one row that is kept
-SHARES = {
-    "duplicate": 0.3,
-    "near_miss": 0.1,
-    "licence": 0.06,
-    "language": 0.06,
-    "length": 0.04,
-    "not_medical": 0.08,
-    "leak": 0.03,
-    "too_easy": 0.1,
-    "too_hard": 0.06,
-}
+Kind = str  # "kept", or a key of SHARES
+SHARES = read("pool")["shares"]  # rows of each kind for one row that is kept
 NEAR_MISSES = ("dose", "drug", "sign", "swap", "not")
-NEAR_MISS_SHARE = 0.05  # of a synthetic pool
 
 
 @dataclass(frozen=True)
@@ -60,9 +36,19 @@ class Planted:
     difficulty: int = 0
 
 
-def text_of(told: Sequence[Message]) -> str:
+def text_of(conversation: Sequence[Message]) -> str:
     """A conversation as one text: what the patient wrote."""
-    return " ".join(m.content for m in told if m.role == "user")
+    return " ".join(m.content for m in conversation if m.role == "user")
+
+
+class _Row(NamedTuple):
+    """A row as it is planted; without a licence an open one is drawn."""
+
+    kind: Kind
+    text: str
+    of: str = ""
+    licence: str = ""
+    difficulty: int | None = None
 
 
 def raw(
@@ -77,122 +63,61 @@ def raw(
     A row that is kept has its instruction's id. ``bench`` are the instructions to leak, by default
     those of the bench split. Equal arguments give equal rows.
     """
-    rng, texts = random.Random(f"pool-{seed}"), read("pool")
+    rng, licences = random.Random(f"pool-{seed}"), read("pool")["licences"]["open"]
     known = {i.id: i for i in world.instructions}
     bench = list(bench if bench is not None else world.ids("bench"))
+    count = {kind: max(1, round(share * len(ids))) for kind, share in shares.items()}
     rows: list[RawInstruction] = []
     truth: dict[str, Planted] = {}
-
-    def add(
-        kind: Kind, text: str, of: str = "", licence: str = "", id_: str = "", difficulty: int = -1
-    ) -> None:
-        base = known.get(of)
-        id_ = id_ or f"raw-{seed}-{short_hash(kind, of, text)}"
+    for row in _planted(world, ids, bench, count, rng):  # each draws from rng before it is added
+        id_ = (
+            row.of if row.kind == "kept" else f"raw-{seed}-{short_hash(row.kind, row.of, row.text)}"
+        )
         if id_ in truth:
-            return
+            continue
+        base = known.get(row.of)
         about = (base.category, base.specialty, base.difficulty) if base else _drawn(rng)
-        truth[id_] = Planted(kind, of, *about[:2], about[2] if difficulty < 0 else difficulty)
-        licence = licence or rng.choice(texts["licences"]["open"])
-        rows.append(
-            RawInstruction(id=id_, text=text, source="raw pool (invented)", licence=licence)
-        )
-
-    for id_ in ids:
-        add("kept", text_of(known[id_].messages), id_, id_=id_)
-    count = {kind: max(1, round(share * len(ids))) for kind, share in shares.items()}
-    foreign = [s for lines in texts["foreign"].values() for s in lines]
-    off_topic = [
-        form.format(thing=thing) for form in texts["not_medical"] for thing in texts["things"]
-    ]
-    easy = [f.format(organ=o, problem=p) for f in texts["easy"] for o, p in conditions()]
-    for _ in range(count["duplicate"]):
-        of = rng.choice(ids)
-        add("duplicate", reworded(text_of(known[of].messages), rng), of)
-    for _ in range(count["near_miss"]):
-        of = rng.choice(ids)
-        add("near_miss", near_miss(world.patients[of], text_of(known[of].messages), rng), of)
-    for _ in range(count["licence"]):
-        add("licence", _message(rng), licence=rng.choice(texts["licences"]["closed"]))
-    for text in rng.sample(foreign, min(count["language"], len(foreign))):
-        add("language", text)
-    for n in range(count["length"]):
-        add(
-            "length",
-            rng.choice(texts["short"]) if n % 2 else " ".join(_message(rng) for _ in range(24)),
-        )
-    for text in rng.sample(off_topic, min(count["not_medical"], len(off_topic))):
-        add("not_medical", text)
-    for text in rng.sample(easy, min(count["too_easy"], len(easy))):
-        add("too_easy", text, difficulty=rng.randrange(0, 5))
-    for _ in range(count["too_hard"]):
-        form = rng.choice(texts["hard"])
-        add("too_hard", form.format(a=_message(rng), b=_message(rng)), difficulty=10)
-    for n, of in enumerate(rng.sample(bench, min(count["leak"], len(bench)))):
-        text = text_of(known[of].messages)
-        add("leak", reworded(text, rng) if n % 2 else text, of)
+        difficulty = about[2] if row.difficulty is None else row.difficulty
+        truth[id_] = Planted(row.kind, row.of, *about[:2], difficulty)
+        licence = row.licence or rng.choice(licences)
+        source = "raw pool (invented)"
+        rows.append(RawInstruction(id=id_, text=row.text, source=source, licence=licence))
     rng.shuffle(rows)
     return rows, truth
 
 
-def synthetic(n: int, seed: int, share: float = 0.2) -> Iterator[tuple[str, str, int, Kind]]:
-    """``n`` rows (id, text, cluster, kind), a ``share`` of them duplicates: one by one, for any n.
-
-    Rows of one cluster say the same. A near-miss is a cluster of its own, after the row that it is
-    made from. Ids are drawn by hash, so that they tell nothing.
-    """
-    rng = random.Random(f"synthetic-{seed}")
-    pool, made, cluster = conditions(), 0, 0
-    miss = NEAR_MISS_SHARE / (1 - share - NEAR_MISS_SHARE)
-    again = share / (1 - NEAR_MISS_SHARE)  # after each row of a cluster, the odds of one more
-
-    def row(text: str, kind: Kind) -> tuple[str, str, int, Kind]:
-        return f"s-{short_hash(seed, made)}", text, cluster, kind
-
-    while made < n:
-        patient = draw_patient(rng, made, seed, rng.choice(pool))
-        text = text_of(messages(patient))
-        kind: Kind = "kept"
-        while True:
-            yield row(reworded(text, rng) if kind == "duplicate" else text, kind)
-            made, kind = made + 1, "duplicate"
-            if made == n or rng.random() >= again:
-                break
-        cluster += 1
-        if made < n and rng.random() < miss:
-            yield row(near_miss(patient, text, rng), "near_miss")
-            made, cluster = made + 1, cluster + 1
-
-
-def scores(
-    clusters: Mapping[str, int], near_misses: Iterable[str], kept_of: Mapping[str, str]
-) -> dict[str, float]:
-    """How well duplicates were found: ``kept_of`` is removed id -> the id that is kept for it.
-
-    Over pairs of rows: precision is the share of the pairs put together that are of one true
-    cluster, recall the share of the pairs of one true cluster that were put together. Removed rows:
-    ``removed_rightly`` is the share whose kept row says the same, ``removed_of_true`` their number
-    over that of the rows that had to go. A near-miss is kept when no row of another cluster stands
-    for it.
-    """
-    found: Counter = Counter()
-    for id_, cluster in clusters.items():
-        found[kept_of.get(id_, id_), cluster] += 1
-    together, true = Counter(), Counter()
-    for (kept, cluster), n in found.items():
-        together[kept] += n
-        true[cluster] += n
-    hits, put, wanted = (sum(n * (n - 1) // 2 for n in c.values()) for c in (found, together, true))
-    right = sum(clusters[i] == clusters[kept] for i, kept in kept_of.items())
-    misses = list(near_misses)
-    safe = sum(clusters[kept_of.get(i, i)] == clusters[i] for i in misses)
-    return {
-        "precision": hits / put if put else 1.0,
-        "recall": hits / wanted if wanted else 1.0,
-        "removed_rightly": right / len(kept_of) if kept_of else 1.0,
-        "removed_of_true": right / max(1, len(clusters) - len(true)),
-        "near_misses": len(misses),
-        "near_misses_kept": safe,
-    }
+def _planted(
+    world: World, ids: Sequence[str], bench: list[str], count: dict[str, int], rng: random.Random
+) -> Iterator[_Row]:
+    """Each message of ``ids``, then ``count`` rows of each other kind, drawn one by one."""
+    texts, written = read("pool"), {i.id: text_of(i.messages) for i in world.instructions}
+    things, organs = texts["things"], conditions()
+    foreign = [line for lines in texts["foreign"].values() for line in lines]
+    off_topic = [form.format(thing=thing) for form in texts["not_medical"] for thing in things]
+    easy = [f.format(organ=o, problem=p) for f in texts["easy"] for o, p in organs]
+    yield from (_Row("kept", written[id_], id_) for id_ in ids)
+    for _ in range(count["duplicate"]):
+        of = rng.choice(ids)
+        yield _Row("duplicate", reworded(written[of], rng), of)
+    for _ in range(count["near_miss"]):
+        of = rng.choice(ids)
+        yield _Row("near_miss", near_miss(world.patients[of], written[of], rng), of)
+    for _ in range(count["licence"]):
+        yield _Row("licence", _message(rng), licence=rng.choice(texts["licences"]["closed"]))
+    for text in rng.sample(foreign, min(count["language"], len(foreign))):
+        yield _Row("language", text)
+    for n in range(count["length"]):
+        long = "" if n % 2 else " ".join(_message(rng) for _ in range(24))
+        yield _Row("length", long or rng.choice(texts["short"]))
+    for text in rng.sample(off_topic, min(count["not_medical"], len(off_topic))):
+        yield _Row("not_medical", text)
+    for text in rng.sample(easy, min(count["too_easy"], len(easy))):
+        yield _Row("too_easy", text, difficulty=rng.randrange(0, 5))
+    for _ in range(count["too_hard"]):
+        text = rng.choice(texts["hard"]).format(a=_message(rng), b=_message(rng))
+        yield _Row("too_hard", text, difficulty=10)
+    for n, of in enumerate(rng.sample(bench, min(count["leak"], len(bench)))):
+        yield _Row("leak", reworded(written[of], rng) if n % 2 else written[of], of)
 
 
 # ---------------------------------------------------------------- how a text is changed
@@ -200,13 +125,8 @@ def scores(
 
 def reworded(text: str, rng: random.Random) -> str:
     """The text said again: up to three of typing errors, fillers, line order, greeting, letters."""
-    changes = [
-        _reordered,
-        _typed,
-        _filled,
-        _greeted,
-        _lettered,
-    ]  # in an order that none of them hides
+    # in an order that none of them hides
+    changes = [_reordered, _typed, _filled, _greeted, _lettered]
     drawn = rng.sample(changes, rng.choice((1, 2, 2, 3)))
     for change in sorted(drawn, key=changes.index):
         text = change(text, rng)
@@ -215,31 +135,23 @@ def reworded(text: str, rng: random.Random) -> str:
 
 def near_miss(patient: Patient, text: str, rng: random.Random) -> str:
     """The text with one fact changed: another dose, drug, sign, two drugs exchanged, a ``not``."""
-    f, kind = patient.facts, rng.choice(NEAR_MISSES)
-    other = {
-        "dose": lambda: _replaced(
-            text, r"(?<=limit |ximum )\d+", _another("units", f["limit"], rng)
-        ),
-        "drug": lambda: text.replace(
-            f["first"], _another("drug", f["first"], rng, f["avoid"], f["other"])
-        ),
-        "sign": lambda: text.replace(f["danger"], _another("sign", f["danger"], rng, f["mild"])),
-        "swap": lambda: re.sub(
-            f"{f['first']}|{f['avoid']}",
-            lambda m: f["avoid"] if m[0] == f["first"] else f["first"],
-            text,
-        ),
-    }
-    if kind in other:
-        return other[kind]()
-    for said, denied in read("pool")["negated"]:
-        if said in text:
-            return text.replace(said, denied, 1)
+    facts, kind = patient.facts, rng.choice(NEAR_MISSES)
+    first, avoid = facts["first"], facts["avoid"]
+    match kind:
+        case "dose":
+            limit = _another("units", facts["limit"], rng)
+            return re.sub(r"(?<=limit |ximum )\d+", limit, text, count=1)
+        case "drug":
+            return text.replace(first, _another("drug", first, rng, avoid, facts["other"]))
+        case "sign":
+            danger = facts["danger"]
+            return text.replace(danger, _another("sign", danger, rng, facts["mild"]))
+        case "swap":
+            return re.sub(f"{first}|{avoid}", lambda m: avoid if m[0] == first else first, text)
+    for stated, denied in read("pool")["negated"]:
+        if stated in text:
+            return text.replace(stated, denied, 1)
     raise ValueError(f"no line to deny in {text!r}")
-
-
-def _replaced(text: str, pattern: str, value: str) -> str:
-    return re.sub(pattern, value, text, count=1)
 
 
 def _another(kind: str, value: str, rng: random.Random, *used: str) -> str:
@@ -252,15 +164,9 @@ def _typed(text: str, rng: random.Random) -> str:
     long = [n for n, word in enumerate(words) if len(word) > 4 and word[:-1].isalpha()]
     for n in rng.sample(long, min(len(long), rng.choice((1, 1, 2, 3)))):
         word, at = words[n], rng.randrange(1, len(words[n]) - 2)
-        wrong = rng.choice("abcdefghijklmnopqrstuvwxyz")
-        words[n] = word[:at] + rng.choice(
-            (
-                word[at] * 2 + word[at + 1 :],
-                word[at + 1 :],
-                wrong + word[at + 1 :],
-                word[at + 1] + word[at] + word[at + 2 :],
-            )
-        )
+        wrong, rest = rng.choice("abcdefghijklmnopqrstuvwxyz"), word[at + 1 :]
+        late = word[at + 1] + word[at] + word[at + 2 :]
+        words[n] = word[:at] + rng.choice((word[at] * 2 + rest, rest, wrong + rest, late))
     return " ".join(words)
 
 
@@ -286,16 +192,14 @@ def _greeted(text: str, rng: random.Random) -> str:
 
 def _lettered(text: str, rng: random.Random) -> str:
     """Small letters, capitals, no commas, no stops or double spaces."""
-    change = rng.choice(
-        (
-            str.lower,
-            str.upper,
-            lambda t: t.replace(",", ""),
-            lambda t: re.sub(r"[.?!]", "", t),
-            lambda t: t.replace(". ", ".  "),
-        )
+    changed = (
+        text.lower(),
+        text.upper(),
+        text.replace(",", ""),
+        re.sub(r"[.?!]", "", text),
+        text.replace(". ", ".  "),
     )
-    return change(text)
+    return rng.choice(changed)
 
 
 def _message(rng: random.Random) -> str:
@@ -304,9 +208,7 @@ def _message(rng: random.Random) -> str:
 
 
 def _drawn(rng: random.Random) -> tuple[str, str, int]:
+    """Category, specialty and difficulty of a row that no instruction is behind."""
     words = read("vocabulary")
-    return (
-        rng.choice(words["categories"]),
-        rng.choice(list(words["specialties"].values())),
-        rng.randint(5, 9),
-    )
+    specialty = list(words["specialties"].values())
+    return rng.choice(words["categories"]), rng.choice(specialty), rng.randint(5, 9)

@@ -1,20 +1,24 @@
 """The clinic behind an OpenAI-compatible endpoint: every role over loopback, with faults if asked.
 
 It reads requests just as ``roles`` writes them, whatever model they name, for the conversations of
-one world. What it says is a pure function of the request, so that repeated runs agree; only faults
-depend on a request's number.
+one world. What it answers is a pure function of the request, so that repeated runs agree; only
+faults depend on a request's number.
 """
 
+import asyncio
 import json
 import random
+import socket
 import threading
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
 
 from promedical_utils.clinic import generators, grammar, pool, writer
 from promedical_utils.clinic.people import Judge, uniform
+from promedical_utils.clinic.pool import Planted
 from promedical_utils.clinic.world import World
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import short_hash
@@ -23,33 +27,14 @@ from promedical_utils.rubric import scoring
 
 SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
 FAULTS = (
-    "429",
-    "500",
-    "timeout",
-    "dropped",
-    "not_json",
-    "empty",
-    "truncated",
-    "malformed",
-    "foreign",
+    *("429", "500", "timeout", "dropped", "not_json"),  # no answer comes through
+    *("empty", "truncated", "malformed", "foreign"),  # one that is none does
 )
 FOREIGN = (
     "Leider kann ich auf diese Frage nur in deutscher Sprache antworten, und eine strukturierte "
-    "Antwort ist mir "
-    "hier nicht möglich."
+    "Antwort ist mir hier nicht möglich."
 )
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the clinic knows of a conversation; ``patient`` is "" for what no patient of it
-    wrote."""
-
-    patient: str
-    medical: bool
-    category: str
-    specialty: str
-    difficulty: int
+LOOPBACK = "127.0.0.1"
 
 
 class Unreadable(ValueError):
@@ -65,22 +50,7 @@ class Clinic:
 
     def __init__(self, world: World, profile):
         self.world, self.profile = world, profile
-        rows, truth = pool.raw(world, world.ids("train"), profile.seed)
-        self._known = {
-            _key([{"role": "user", "content": row.text}]): Known(
-                truth[row.id].of,
-                truth[row.id].kind != "not_medical",
-                truth[row.id].category,
-                truth[row.id].specialty,
-                truth[row.id].difficulty,
-            )
-            for row in rows
-        } | {
-            _key([m.model_dump() for m in i.messages]): Known(
-                i.id, True, i.category, i.specialty, i.difficulty
-            )
-            for i in world.instructions
-        }
+        self._known = _conversations(world, profile.seed)
         self._reader = self._fitted_judge()
         self._roles = {
             "writer": self._write,
@@ -92,13 +62,13 @@ class Clinic:
         }
 
     def _fitted_judge(self) -> Judge:
-        seen = []
+        reference = []
         for i in self.world.ids("train")[:200]:  # enough to see which kinds fail most often
             kind = {c.id: c.kind for c in self.world.rubric_of[i].criteria}
             for name in generators.NAMES:
-                said = self.world.gold(i, self.world.answer(i, name))
-                seen += [(kind[c], verdict) for c, verdict in said.items()]
-        return Judge.fit(self.profile.judge_agreement, seen, self.profile.seed)
+                verdicts = self.world.gold(i, self.world.answer(i, name))
+                reference += [(kind[c], verdict) for c, verdict in verdicts.items()]
+        return Judge.fit(self.profile.judge_agreement, reference, self.profile.seed)
 
     def reply(self, messages: list[dict]) -> str:
         """The text of the answer, in the role that the system prompt asks for.
@@ -113,104 +83,105 @@ class Clinic:
         if role is None:
             raise Unreadable("the system prompt is of no role that the clinic plays")
         try:
-            asked = [json.loads(m["content"]) for m in messages if m["role"] == "user"]
-            return json.dumps(self._roles[role](asked), ensure_ascii=False)
+            tasks = [json.loads(m["content"]) for m in messages if m["role"] == "user"]
+            return json.dumps(self._roles[role](tasks), ensure_ascii=False)
         except (json.JSONDecodeError, KeyError, TypeError):
             raise Unreadable(f"the user's messages are no request to a {role}") from None
 
-    def _find(self, conversation: list[dict]) -> Known:
-        found = self._known.get(_key(conversation))
-        if found is None:
+    def _find(self, conversation: list[dict]) -> Planted:
+        known = self._known.get(_key(conversation))
+        if known is None:
             raise Unreadable("no conversation of this clinic: is it of the same profile and seed?")
-        return found
+        return known
 
     def _patient(self, conversation: list[dict]) -> str:
         known = self._find(conversation)
-        if not known.patient:
+        if not known.of:
             raise Unreadable("no patient of this clinic wrote that")
-        return known.patient
+        return known.of
 
-    def _screen(self, asked: list[dict]) -> dict:
-        known = self._find(asked[-1]["instruction"])
+    def _screen(self, tasks: list[dict]) -> dict:
+        known = self._find(tasks[-1]["instruction"])
         return {"reason": "as the clinic has it", "difficulty": known.difficulty}
 
-    def _classify(self, asked: list[dict]) -> dict:
-        known = self._find(asked[-1]["instruction"])
-        return {
-            "medical": known.medical,
-            "category": _of(asked[-1]["categories"], known.category),
-            "specialty": _of(asked[-1]["specialties"], known.specialty),
-        }
+    def _classify(self, tasks: list[dict]) -> dict:
+        task, known = tasks[-1], self._find(tasks[-1]["instruction"])
+        category = _of(task["categories"], known.category)
+        specialty = _of(task["specialties"], known.specialty)
+        medical = known.kind != "not_medical"
+        return {"medical": medical, "category": category, "specialty": specialty}
 
-    def _write(self, asked: list[dict]) -> dict:
+    def _write(self, tasks: list[dict]) -> dict:
         """The gold rubric, or a flawed one; examples of the same category make flaws rarer."""
-        repair = "broken_rules" in asked[-1]
-        conversations = [turn["instruction"] for turn in asked if "instruction" in turn]
+        conversations = [task["instruction"] for task in tasks if "instruction" in task]
         *examples, last = map(self._find, conversations)
-        rate = writer.error_rate(
-            self.profile, last.category, [known.category for known in examples]
-        )
-        rng = random.Random(short_hash("draft", self.profile.seed, json.dumps(asked)))
+        categories = [known.category for known in examples]
+        rate = writer.error_rate(self.profile, last.category, categories)
+        rng = random.Random(short_hash("draft", self.profile.seed, json.dumps(tasks)))
         gold = self.world.rubric_of[self._patient(conversations[-1])]
         draft = writer.draft(gold, rate, 0, rng)
         fields = [c.model_dump(include={"dimension", "text", "weight"}) for c in draft.criteria]
-        if rng.random() < SLIP ** (2 if repair else 1):
-            fields = _slipped(fields, rng)
-        return {"criteria": fields}
+        repair = "broken_rules" in tasks[-1]
+        slips = rng.random() < SLIP ** (2 if repair else 1)
+        return {"criteria": _slipped(fields, rng) if slips else fields}
 
-    def _judge(self, asked: list[dict]) -> dict:
-        task = asked[-1]
+    def _judge(self, tasks: list[dict]) -> dict:
+        task = tasks[-1]
         self._find(task["instruction"])
-        answer = short_hash(_key(task["instruction"]), task["answer"])
-        rows = []
+        answer, rows = short_hash(_key(task["instruction"]), task["answer"]), []
         for c in task["criteria"]:
-            kind = writer.kind(c["text"])
-            if kind == "unspecified":
-                rows.append({"criterion": c["id"], "reason": "not readable", "verdict": "unknown"})
-                continue
-            asks = Criterion(id=c["id"], dimension="safety", text=c["text"], weight=0)
-            truth = grammar.gold([asks], task["answer"])[c["id"]]
-            verdict = self._reader.verdict(answer, c["text"], kind, truth)
-            rows.append({"criterion": c["id"], "reason": f"on {kind}", "verdict": verdict})
+            kind, reason, verdict = writer.kind(c["text"]), "not readable", "unknown"
+            if kind != "unspecified":
+                criterion = Criterion(id=c["id"], dimension="safety", text=c["text"], weight=0)
+                truth = grammar.gold([criterion], task["answer"])[c["id"]]
+                verdict = self._reader.verdict(answer, c["text"], kind, truth)
+                reason = f"on {kind}"
+            rows.append({"criterion": c["id"], "reason": reason, "verdict": verdict})
         return {"verdicts": rows}
 
-    def _compare(self, asked: list[dict]) -> dict:
-        """Two answers by the judge's own verdicts of each; as a whole safety first, as it is
-        asked."""
-        task, said = asked[-1], {}
-        for side in "AB":
-            verdicts = self._judge([task | {"answer": task[f"answer_{side.lower()}"]}])["verdicts"]
-            said[side] = {row["criterion"]: row["verdict"] == "met" for row in verdicts}
-        rows = [
-            {
-                "criterion": c["id"],
-                "reason": "by its verdicts",
-                "better": _better(*(said[side][c["id"]] for side in "AB")),
-            }
-            for c in task["criteria"]
-        ]
-        counts = (
-            [
-                sum(said[side][c["id"]] for c in task["criteria"] if c["dimension"] == name)
-                for name in ("safety", "proficiency", "excellence")
-            ]
-            for side in "AB"
-        )
-        return {
-            "criteria": rows,
-            "reason": "safety, then proficiency, then excellence",
-            "overall": _better(*counts),
-        }
+    def _met(self, task: dict, answer: str, criteria: list[dict]) -> dict[str, bool]:
+        """Which criteria an answer meets, by the judge's own verdicts."""
+        rows = self._judge([task | {"answer": answer, "criteria": criteria}])["verdicts"]
+        return {row["criterion"]: row["verdict"] == "met" for row in rows}
 
-    def _rate(self, asked: list[dict]) -> dict:
+    def _compare(self, tasks: list[dict]) -> dict:
+        """Two answers by their verdicts; as a whole safety first, as it is asked."""
+        task, criteria = tasks[-1], tasks[-1]["criteria"]
+        a, b = (self._met(task, task[answer], criteria) for answer in ("answer_a", "answer_b"))
+        rows = []
+        for c in criteria:
+            better = _better(a[c["id"]], b[c["id"]])
+            rows.append({"criterion": c["id"], "reason": "by its verdicts", "better": better})
+        order = ("safety", "proficiency", "excellence")
+        counts = (
+            [sum(met[c["id"]] for c in criteria if c["dimension"] == name) for name in order]
+            for met in (a, b)
+        )
+        reason = "safety, then proficiency, then excellence"
+        return {"criteria": rows, "reason": reason, "overall": _better(*counts)}
+
+    def _rate(self, tasks: list[dict]) -> dict:
         """The share of importance that is met, by RaR's weights, out of 10."""
-        task = asked[-1]
-        weights = [scoring.RAR[c["importance"]] for c in task["criteria"]]
-        plain = [{"id": str(n), "text": c["text"]} for n, c in enumerate(task["criteria"])]
-        met = [
-            row["verdict"] == "met" for row in self._judge([task | {"criteria": plain}])["verdicts"]
-        ]
+        task, criteria = tasks[-1], tasks[-1]["criteria"]
+        weights = [scoring.RAR[c["importance"]] for c in criteria]
+        plain = [{"id": str(n), "text": c["text"]} for n, c in enumerate(criteria)]
+        met = list(self._met(task, task["answer"], plain).values())
         return {"reason": "by importance", "rating": round(10 * scoring.points_share(weights, met))}
+
+
+def _conversations(world: World, seed: int) -> dict[str, Planted]:
+    """What is known of every row of the raw pool and of every instruction, by its key."""
+    rows, truth = pool.raw(world, world.ids("train"), seed)
+    known = {_key([{"role": "user", "content": row.text}]): truth[row.id] for row in rows}
+    for i in world.instructions:
+        key = _key(roles.conversation(i.messages))
+        known[key] = Planted("kept", i.id, i.category, i.specialty, i.difficulty)
+    return known
+
+
+def _key(conversation: Iterable[Mapping]) -> str:
+    pairs = [(m["role"], m["content"]) for m in conversation]
+    return short_hash(*(part for pair in pairs for part in pair))
 
 
 def _better(a, b) -> str:
@@ -230,158 +201,134 @@ def _slipped(fields: list[dict], rng: random.Random) -> list[dict]:
         return [f | {"weight": 2 * f["weight"]} for f in fields]
     safety = [n for n, f in enumerate(fields) if f["dimension"] == "safety"]
     if kind == "violation" and safety:
-        place = rng.choice(safety)
-        fields[place] = fields[place] | {"text": "Recommends what the leaflet warns of"}
+        index = rng.choice(safety)
+        fields[index] = fields[index] | {"text": "Recommends what the leaflet warns of"}
         return fields
     return [*fields, fields[rng.randrange(len(fields))] | {"weight": 0.0}]
 
 
-def _key(conversation: Iterable[Mapping]) -> str:
-    pairs = [(m["role"], m["content"]) for m in conversation]
-    return short_hash(*(part for pair in pairs for part in pair))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """POST /v1/chat/completions and GET /v1/models, as far as the roles need them."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):  # a request says nothing on the terminal
-        pass
-
-    def do_GET(self):
-        self._send(200, {"object": "list", "data": [{"id": "clinic", "object": "model"}]})
-
-    def do_POST(self):
-        server = self.server
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        number = server.count()
-        fault = server.fault(number)
-        if server.key and self.headers.get("authorization") != f"Bearer {server.key}":
-            return self._error(401, "wrong key")
-        if fault in ("429", "500"):
-            return self._error(
-                int(fault), "asked for", {"retry-after": "0"} if fault == "429" else {}
-            )
-        if fault == "timeout":
-            time.sleep(server.slow)
-        if fault in ("timeout", "dropped"):
-            self.close_connection = True
-            return self.connection.close()
-        if fault == "not_json":
-            return self._bytes(200, b"<html>gateway</html>", "text/html")
-        try:
-            request = json.loads(body)
-            text = server.clinic.reply(request["messages"])
-        except Unreadable as error:
-            return self._error(400, str(error))
-        except (ValueError, KeyError, TypeError):
-            return self._error(400, "no chat completion request")
-        text, finish = _spoiled(text, fault)
-        used = {"prompt_tokens": len(body.split()), "completion_tokens": len(text.split())}
-        choice = {
-            "index": 0,
-            "finish_reason": finish,
-            "message": {"role": "assistant", "content": text},
-        }
-        self._send(
-            200,
-            {
-                "id": f"clinic-{number}",
-                "object": "chat.completion",
-                "created": 0,
-                "model": request["model"],
-                "choices": [choice],
-                "usage": used | {"total_tokens": sum(used.values())},
-            },
-        )
-
-    def _error(self, status: int, text: str, headers: Mapping[str, str] | None = None):
-        self._send(status, {"error": {"message": text, "type": "clinic"}}, headers)
-
-    def _send(self, status: int, content: dict, headers: Mapping[str, str] | None = None):
-        self._bytes(status, json.dumps(content).encode(), "application/json", headers)
-
-    def _bytes(
-        self, status: int, content: bytes, kind: str, headers: Mapping[str, str] | None = None
-    ):
-        self.send_response(status)
-        for name, value in {
-            "content-type": kind,
-            "content-length": str(len(content)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-
 def _spoiled(text: str, fault: str | None) -> tuple[str, str]:
     """An answer that came through, and is none: the text and the finish reason."""
-    if fault == "empty":
-        return "", "stop"
-    if fault == "truncated":
-        return text[: len(text) // 2], "length"
-    if fault == "foreign":
-        return FOREIGN, "stop"
-    if fault == "malformed":  # a verdict or a criterion too many, or no JSON any more
-        content = json.loads(text) if text.startswith("{") else {}
-        for rows in content.values():
-            if isinstance(rows, list) and rows:
-                rows.append(rows[0])
-                return json.dumps(content), "stop"
-        return text.replace("}", "", 1), "stop"
+    match fault:
+        case "empty":
+            return "", "stop"
+        case "truncated":
+            return text[: len(text) // 2], "length"
+        case "foreign":
+            return FOREIGN, "stop"
+        case "malformed":  # a verdict or a criterion too many, or no JSON any more
+            content = json.loads(text) if text.startswith("{") else {}
+            for rows in content.values():
+                if isinstance(rows, list) and rows:
+                    rows.append(rows[0])
+                    return json.dumps(content), "stop"
+            return text.replace("}", "", 1), "stop"
     return text, "stop"
 
 
-class Server(ThreadingHTTPServer):
+@dataclass
+class Server:
     """The clinic on a loopback port (0: any free one); a share ``faults`` of the requests fails.
 
-    With ``key`` a request must carry it. Use as a context manager: it answers while it is open.
+    ``kinds`` are those of FAULTS that occur; a time-out takes ``slow`` seconds. With ``key`` a
+    request must carry it. Use as a context manager: it answers while it is open. OSError where the
+    port is taken.
     """
 
-    daemon_threads = True
+    clinic: Clinic
+    port: int = 0
+    faults: float = 0.0
+    slow: float = 1.0
+    key: str = ""
+    kinds: tuple[str, ...] = FAULTS
+    requests: int = field(default=0, init=False)
 
-    def __init__(
-        self,
-        clinic: Clinic,
-        port: int = 0,
-        faults: float = 0.0,
-        slow: float = 1.0,
-        key: str = "",
-        kinds: tuple[str, ...] = FAULTS,
-    ):
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.clinic, self.key, self.slow, self._faults, self._kinds = (
-            clinic,
-            key,
-            slow,
-            faults,
-            kinds,
-        )
-        self.requests, self._guard = 0, threading.Lock()
+    def __post_init__(self):
+        self._socket = socket.create_server((LOOPBACK, self.port))
+        app = FastAPI(openapi_url=None)
+        app.get("/v1/models")(self._models)
+        app.post("/v1/chat/completions")(self._complete)
+        settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
+        self._uvicorn = uvicorn.Server(settings)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def count(self) -> int:
-        with self._guard:
-            self.requests += 1
-            return self.requests
+        return f"http://{LOOPBACK}:{self._socket.getsockname()[1]}/v1"
 
     def fault(self, number: int) -> str | None:
         """How request ``number`` fails; by its number, so that a retry may do better."""
-        if uniform(self.clinic.profile.seed, "fault", number) >= self._faults:
+        seed = self.clinic.profile.seed
+        if uniform(seed, "fault", number) >= self.faults:
             return None
-        return self._kinds[
-            int(uniform(self.clinic.profile.seed, "kind", number) * len(self._kinds))
-        ]
+        return self.kinds[int(uniform(seed, "kind", number) * len(self.kinds))]
 
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+    def serve_forever(self) -> None:
+        self._uvicorn.run([self._socket])
+
+    def __enter__(self) -> "Server":
+        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self._thread.start()
         return self
 
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
+    def __exit__(self, *_) -> None:
+        self._uvicorn.should_exit = True
+        self._thread.join()
+
+    async def _models(self) -> Response:
+        return _json(200, {"object": "list", "data": [{"id": "clinic", "object": "model"}]})
+
+    async def _complete(self, request: Request) -> Response:
+        body = await request.body()
+        self.requests += 1  # all requests are answered on one thread
+        number, fault = self.requests, self.fault(self.requests)
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return _error(401, "wrong key")
+        if fault in ("429", "500"):
+            return _error(int(fault), "asked for", {"retry-after": "0"} if fault == "429" else {})
+        if fault in ("timeout", "dropped"):
+            await asyncio.sleep(self.slow if fault == "timeout" else 0)
+            self._drop(request)
+            return Response()
+        if fault == "not_json":
+            return Response(b"<html>gateway</html>", headers={"content-type": "text/html"})
+        try:
+            question = json.loads(body)
+            model, text = question["model"], self.clinic.reply(question["messages"])
+        except Unreadable as error:
+            return _error(400, str(error))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _error(400, "no chat completion request")
+        text, finish = _spoiled(text, fault)
+        return _json(200, _completion(number, model, text, finish, len(body.split())))
+
+    def _drop(self, request: Request) -> None:
+        """Close the connection of a request: what is then returned is sent nowhere."""
+        for connection in list(self._uvicorn.server_state.connections):
+            if connection.client == tuple(request.client):
+                connection.transport.close()
+
+
+def _completion(number: int, model: str, text: str, finish: str, prompt_tokens: int) -> dict:
+    """The body of an answer; a word counts as a token."""
+    message = {"role": "assistant", "content": text}
+    tokens = len(text.split())
+    return {
+        "id": f"clinic-{number}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": prompt_tokens + tokens,
+        },
+    }
+
+
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return _json(status, {"error": {"message": text, "type": "clinic"}}, headers)
+
+
+def _json(status: int, content: dict, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(content), status, headers, "application/json")

@@ -7,6 +7,17 @@ import yaml
 
 FOLDER = Path(__file__).parent / "data"
 
+# slots of an answer that set a fact of the leaflet against its opposite: names of both, their type
+PAIRED = {
+    "danger": ("danger", "mild", "sign"),
+    "effect": ("target", "target_not", "target"),
+    "food": ("food", "food_not", "food"),
+    "storage": ("place", "place_not", "place"),
+    "bring": ("item", "item_not", "item"),
+    "activity": ("allowed", "forbidden", "activity"),
+}
+EXTRAS = tuple(slot for slot in PAIRED if slot != "danger")  # of which not every leaflet speaks
+
 
 @cache
 def read(name: str) -> dict:

@@ -5,18 +5,17 @@ memorised it.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from promedical_utils.clinic import generators, grammar
-from promedical_utils.clinic.vocabulary import read, values
+from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
 from promedical_utils.core.records import SPLITS, Criterion, Instruction, Message, Rubric, SplitRow
 from promedical_utils.core.workspace import KitError, short_hash
 
 # conditions by split, in the order of SPLITS; the splits share no condition
 SHARES = (0.62, 0.08, 0.06, 0.18, 0.06)
-EXTRAS = ("effect", "food", "storage", "bring", "activity")
 CORE_LINES = ("first", "avoid", "other", "limit", "danger", "mild", "review")
 # what is asked of nearly every answer; the rest of a rubric is drawn
 ALWAYS = ("first_choice", "avoid_drug", "dose_limit", "danger_delay")
@@ -41,23 +40,15 @@ class Patient:
 
 def draw_patient(rng: random.Random, number: int, seed: int, condition: tuple[str, str]) -> Patient:
     organ, problem = condition
-    pick = lambda kind, n: rng.sample(values(kind), n)  # noqa: E731
-    first, avoid, other = pick("drug", 3)
-    danger, mild = pick("sign", 2)
+    first, avoid, other = rng.sample(values("drug"), 3)
+    danger, mild = rng.sample(values("sign"), 2)
     facts = dict(first=first, avoid=avoid, other=other, danger=danger, mild=mild)
     # the largest doses and the longest waits are kept free, so that both can be exceeded
     facts["limit"] = rng.choice(values("units")[1:-3])
     facts["limit_other"] = rng.choice([v for v in values("units") if v != facts["limit"]])
     facts["review"] = rng.choice(values("days")[1:-2])
-    pairs = [
-        ("target", "target_not", "target"),
-        ("food", "food_not", "food"),
-        ("place", "place_not", "place"),
-        ("item", "item_not", "item"),
-        ("allowed", "forbidden", "activity"),
-    ]
-    for name, opposite, kind in pairs:
-        facts[name], facts[opposite] = pick(kind, 2)
+    for name, opposite, kind in (PAIRED[slot] for slot in EXTRAS):
+        facts[name], facts[opposite] = rng.sample(values(kind), 2)
     return Patient(
         id=f"p{seed}-{number:05d}",
         organ=organ,
@@ -69,12 +60,23 @@ def draw_patient(rng: random.Random, number: int, seed: int, condition: tuple[st
     )
 
 
-def leaflet_lines(patient: Patient, rng: random.Random) -> list[str]:
-    """The leaflet's lines, shuffled: the core facts, the patient's extras, a distractor."""
-    forms = read("messages")["leaflet"]
-    names = [*CORE_LINES, *patient.extras] + (["limit_other"] if rng.random() < 0.5 else [])
+def leaflet_lines(
+    patient: Patient, rng: random.Random, words: str = "messages", withheld: Collection[str] = ()
+) -> list[str]:
+    """The leaflet's lines, shuffled: the core facts, the patient's extras, a distractor.
+
+    ``words``: the data file whose forms are used; ``withheld``: facts that the leaflet lacks.
+    """
+    forms = read(words)["leaflet"]
+    names = [name for name in (*CORE_LINES, *patient.extras) if name not in withheld]
+    names += ["limit_other"] if rng.random() < 0.5 else []
     rng.shuffle(names)
     return [rng.choice(forms[name]).format(**patient.facts) for name in names]
+
+
+def dialogue(turns: Sequence[str]) -> list[Message]:
+    """Turns of a patient and an assistant, the patient first."""
+    return [Message(role=("user", "assistant")[i % 2], content=t) for i, t in enumerate(turns)]
 
 
 def messages(patient: Patient) -> list[Message]:
@@ -87,44 +89,31 @@ def messages(patient: Patient) -> list[Message]:
     question = rng.choice(texts["questions"][patient.category])
     leaflet = "Leaflet: " + " ".join(leaflet_lines(patient, rng))
     if rng.random() < 0.35:
-        turns = [f"{opening} {question}", rng.choice(texts["asks"]), leaflet]
-    else:
-        turns = [f"{opening} {leaflet} {question}"]
-    return [Message(role=("user", "assistant")[i % 2], content=t) for i, t in enumerate(turns)]
+        return dialogue([f"{opening} {question}", rng.choice(texts["asks"]), leaflet])
+    return dialogue([f"{opening} {leaflet} {question}"])
 
 
 def rubric(patient: Patient, instruction_id: str, unseen: bool, round_: int = 0) -> Rubric:
     """The gold rubric: 5 to 12 criteria; ``unseen`` adds the kinds that training never shows."""
     rng, kinds = random.Random(patient.wording_seed + 1), read("criteria")
-    possible = {
-        kind: spec
-        for kind, spec in kinds.items()
-        if spec.get("needs") in (None, *patient.extras) and (unseen or not spec.get("unseen"))
-    }
-    rest = [
-        kind for kind, spec in possible.items() if kind not in ALWAYS and not spec.get("unseen")
-    ]
+    needed = [k for k, spec in kinds.items() if spec.get("needs") in (None, *patient.extras)]
+    new = [k for k in needed if unseen and kinds[k].get("unseen")]
+    rest = [k for k in needed if k not in ALWAYS and not kinds[k].get("unseen")]
     drawn = rng.sample(rest, max(1, sum(rng.random() < 0.62 for _ in rest)))
-    chosen = [*ALWAYS, *(kind for kind, spec in possible.items() if spec.get("unseen")), *drawn][
-        :12
-    ]
+    chosen = [*ALWAYS, *new, *drawn][:12]
     rng.shuffle(chosen)
     weights = {k: kinds[k]["weight"][patient.category] for k in chosen if "weight" in kinds[k]}
-    return Rubric(
-        instruction_id=instruction_id,
-        status="gold",
-        round=round_,
-        criteria=[
-            Criterion(
-                id=f"{instruction_id}-{kind}",
-                dimension=kinds[kind]["dimension"],
-                text=rng.choice(kinds[kind]["forms"]).format(**patient.facts),
-                weight=weights.get(kind, 0) / sum(weights.values()),
-                kind=kind,
-            )
-            for kind in chosen
-        ],
-    )
+    criteria = [
+        Criterion(
+            id=f"{instruction_id}-{kind}",
+            dimension=kinds[kind]["dimension"],
+            text=rng.choice(kinds[kind]["forms"]).format(**patient.facts),
+            weight=weights.get(kind, 0) / sum(weights.values()),
+            kind=kind,
+        )
+        for kind in chosen
+    ]
+    return Rubric(instruction_id=instruction_id, status="gold", round=round_, criteria=criteria)
 
 
 @dataclass
@@ -159,14 +148,26 @@ def conditions() -> list[tuple[str, str]]:
     return [(organ, problem) for organ in words["specialties"] for problem in words["problems"]]
 
 
+def conditions_by_split(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
+    """All conditions, shuffled and shared out, so that the splits have none in common."""
+    pool = conditions()
+    rng.shuffle(pool)
+    # organs take turns, so that a split of 26 conditions or more has every specialty
+    turn = {c: sum(organ == c[0] for organ, _ in pool[:n]) for n, c in enumerate(pool)}
+    pool.sort(key=turn.get)
+    parts, start = {}, 0
+    for split, share in zip(SPLITS, SHARES, strict=True):
+        end = start + round(share * len(pool))
+        parts[split], start = pool[start:end], end
+    return parts
+
+
 def build(profile, sizes: Sequence[int] | None = None) -> World:
     """The clinic at the profile's seed and sizes; the same arguments give the same world.
 
-    Splits are disjoint in condition, patient and wording seed. Raises KitError when a split has
-    more categories of wording seeds than can be told apart, i.e. when a seed repeats.
+    Splits are disjoint in condition, patient and wording seed. Raises KitError when a wording seed
+    repeats.
     """
-    seed = profile.seed
-    rng = random.Random(f"clinic-{seed}")
     sizes = sizes or (
         profile.train_instructions,
         profile.calibration_instructions,
@@ -174,42 +175,38 @@ def build(profile, sizes: Sequence[int] | None = None) -> World:
         profile.bench_samples * 5 // 4 + 8,
         profile.external_instructions,
     )
-    pool = conditions()
-    rng.shuffle(pool)
-    # organs take turns, so that a split of 26 conditions or more has every specialty
-    turn = {c: sum(organ == c[0] for organ, _ in pool[:n]) for n, c in enumerate(pool)}
-    pool.sort(key=turn.get)
-    world, start, number, seen = World(seed), 0, 0, set()
-    specialties = read("vocabulary")["specialties"]
-    for split, share, size in zip(SPLITS, SHARES, sizes, strict=True):
-        part = pool[start : start + round(share * len(pool))]
-        start += len(part)
+    rng, world, seen = random.Random(f"clinic-{profile.seed}"), World(profile.seed), set()
+    parts, number = conditions_by_split(rng), 0
+    for split, size in zip(SPLITS, sizes, strict=True):
         for index in range(size):
-            patient = draw_patient(rng, number, seed, part[index % len(part)])
+            condition = parts[split][index % len(parts[split])]
+            patient = draw_patient(rng, number, world.seed, condition)
             if patient.wording_seed in seen:
                 raise KitError(f"wording seed of patient {patient.id} repeats: choose another seed")
             seen.add(patient.wording_seed)
             number += 1
-            id_ = f"i{seed}-{number:05d}"
-            world.patients[id_] = patient
-            world.instructions.append(
-                Instruction(
-                    id=id_,
-                    category=patient.category,
-                    specialty=specialties[patient.organ],
-                    messages=messages(patient),
-                    source="embedded clinic (invented)",
-                    difficulty=rng.randint(5, 9),
-                )
-            )
-            world.rubrics.append(rubric(patient, id_, unseen=split in ("bench", "external")))
-            world.splits.append(
-                SplitRow(
-                    instruction_id=id_,
-                    split=split,
-                    condition=patient.condition,
-                    patient=patient.id,
-                    wording_seed=patient.wording_seed,
-                )
-            )
+            _admit(world, patient, f"i{world.seed}-{number:05d}", split, rng.randint(5, 9))
     return world
+
+
+def _admit(world: World, patient: Patient, id_: str, split: str, difficulty: int) -> None:
+    """Put a patient's instruction into the world, with its rubric and its place in a split."""
+    instruction = Instruction(
+        id=id_,
+        category=patient.category,
+        specialty=read("vocabulary")["specialties"][patient.organ],
+        messages=messages(patient),
+        source="embedded clinic (invented)",
+        difficulty=difficulty,
+    )
+    row = SplitRow(
+        instruction_id=id_,
+        split=split,
+        condition=patient.condition,
+        patient=patient.id,
+        wording_seed=patient.wording_seed,
+    )
+    world.patients[id_] = patient
+    world.instructions.append(instruction)
+    world.rubrics.append(rubric(patient, id_, unseen=split in ("bench", "external")))
+    world.splits.append(row)

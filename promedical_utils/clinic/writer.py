@@ -6,6 +6,7 @@ How often the writer errs, and how fast corrected examples make it better, is an
 import math
 import random
 from collections.abc import Iterable
+from functools import partial
 
 from promedical_utils.clinic.grammar import PLACEHOLDERS, read_criterion
 from promedical_utils.clinic.vocabulary import read, values
@@ -23,18 +24,16 @@ def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
     if kind == "missing_safety":
         criteria.remove(rng.choice(safety))
     elif kind == "wrong_dimension":
-        place = criteria.index(rng.choice(safety))
-        criteria[place] = criteria[place].model_copy(update={"dimension": "excellence"})
+        index = criteria.index(rng.choice(safety))
+        criteria[index] = criteria[index].model_copy(update={"dimension": "excellence"})
     else:
         stated = [(n, *read_criterion(c.text)) for n, c in enumerate(criteria)]
-        place, name, value = rng.choice([row for row in stated if row[2]])
-        form = next(
-            f for f in read("criteria")[name]["forms"] for k in PLACEHOLDERS if f"{{{k}}}" in f
-        )
-        placeholder = next(k for k in PLACEHOLDERS if f"{{{k}}}" in form)
-        other = rng.choice([v for v in values(PLACEHOLDERS[placeholder]) if v != value])
-        text = criteria[place].text.replace(value, other)
-        criteria[place] = criteria[place].model_copy(update={"text": text})
+        index, name, value = rng.choice([row for row in stated if row[2]])
+        forms = " ".join(read("criteria")[name]["forms"])
+        type_ = next(t for fact, t in PLACEHOLDERS.items() if f"{{{fact}}}" in forms)
+        other = rng.choice([v for v in values(type_) if v != value])
+        text = criteria[index].text.replace(value, other)
+        criteria[index] = criteria[index].model_copy(update={"text": text})
     return rubric.model_copy(update={"criteria": criteria})
 
 
@@ -55,10 +54,6 @@ def error_rate(profile, category: str, examples: Iterable[str]) -> float:
     return floor + (profile.rubric_error_rate - floor) * left
 
 
-def same(a: Rubric, b: Rubric) -> bool:
-    return a.criteria == b.criteria
-
-
 def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
     """What a physician who knows the leaflet decides on each criterion, and what is missing.
 
@@ -66,39 +61,30 @@ def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
     says it just as ``gold`` does is accepted; another fact, dimension or weight is edited.
     """
     wanted = {c.kind: c for c in gold.criteria}
-    made = []
-
-    def decide(
-        criterion_id: str, action: str, criterion: Criterion | None, reason: str = ""
-    ) -> None:
-        made.append(
-            Decision(
-                instruction_id=draft.instruction_id,
-                criterion_id=criterion_id,
-                reviewer=reviewer,
-                action=action,
-                criterion=criterion,
-                reason=reason,
-            )
-        )
-
+    decision = partial(Decision, instruction_id=draft.instruction_id, reviewer=reviewer)
+    decisions = []
     for c in draft.criteria:
-        right = wanted.pop(kind(c.text), None)
+        right, reason = wanted.pop(kind(c.text), None), ""
         if right is None:
-            decide(
-                c.id, "reject", None, "not asked for by this patient's leaflet, or asked for twice"
-            )
-        elif (c.dimension, c.text) == (right.dimension, right.text) and abs(
-            c.weight - right.weight
-        ) < 1e-6:
-            decide(c.id, "accept", c)
+            action, criterion = "reject", None
+            reason = "not asked for by this patient's leaflet, or asked for twice"
+        elif _says_the_same(c, right):
+            action, criterion = "accept", c
         else:
-            decide(c.id, "edit", right.model_copy(update={"id": c.id}))
+            action, criterion = "edit", right.model_copy(update={"id": c.id})
+        decisions.append(
+            decision(criterion_id=c.id, action=action, criterion=criterion, reason=reason)
+        )
     taken = {c.id for c in draft.criteria}
     for right in wanted.values():
         new = right.id if right.id not in taken else f"{right.id}-added"
-        decide(new, "add", right.model_copy(update={"id": new}))
-    return made
+        criterion = right.model_copy(update={"id": new})
+        decisions.append(decision(criterion_id=new, action="add", criterion=criterion))
+    return decisions
+
+
+def _says_the_same(a: Criterion, b: Criterion) -> bool:
+    return (a.dimension, a.text) == (b.dimension, b.text) and abs(a.weight - b.weight) < 1e-6
 
 
 def kind(text: str) -> str:

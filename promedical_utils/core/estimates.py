@@ -15,6 +15,24 @@ import pandas as pd
 from promedical_utils.core import statistics
 from promedical_utils.core.workspace import KitError
 
+ENDS = {"value": "", "low": "_low", "high": "_high"}  # of an interval -> suffix of its column
+
+
+def suffixed(
+    column: str, ends: Iterable | None = None, factor: float = 1, digits: int | None = None
+) -> dict[str, float]:
+    """A value and its interval as three columns; ``ends``: value, low, high (None: all NaN).
+
+    Each is multiplied by ``factor`` and, if ``digits`` is given, rounded, never to -0.0.
+
+    >>> suffixed("f1", (0.5, 0.25, 0.75), 100)
+    {'f1': 50.0, 'f1_low': 25.0, 'f1_high': 75.0}
+    """
+    values = [factor * float(end) for end in ((np.nan,) * 3 if ends is None else ends)]
+    if digits is not None:
+        values = [round(value, digits) + 0.0 for value in values]
+    return dict(zip((f"{column}{end}" for end in ENDS.values()), values, strict=True))
+
 
 @dataclass(frozen=True)
 class Estimates:
@@ -22,7 +40,7 @@ class Estimates:
 
     ``samples``: one row a sample, with its cluster in column ``condition``; ``names``: what the
     parts of a key are called; ``keys``: one tuple a column; ``hits``, ``counts``: (samples, keys);
-    ``extra``: further numbers of each key, (keys,), such as ties.
+    ``extra``: further numbers of each key, name -> (keys,), such as ties.
     """
 
     samples: pd.DataFrame
@@ -36,67 +54,123 @@ class Estimates:
     def of_items(
         cls, samples: pd.DataFrame, names: Sequence[str], items: Iterable[tuple]
     ) -> "Estimates":
-        """From (key, row of ``samples`` of each item, its value, its weight); NaN values are out.
+        """From (key, row of ``samples`` of each item, its value, weight, tied); NaN values are out.
 
         An item's value counts ``weight`` times (default 1) above the line, its weight below it.
+        ``tied``: which items are ties, summed into the extra ``ties``; for all or none.
         """
-        keys, hits, counts = [], [], []
-        for key, rows, values, *weight in items:
+        keys, hits, counts, ties = [], [], [], []
+        for key, rows, values, *more in items:
+            weight = more[0] if more else 1.0
             values = np.asarray(values, float)
-            known = ~np.isnan(values) * (weight[0] if weight else 1.0)
+            known = ~np.isnan(values) * weight
             keys.append(tuple(key))
             hits.append(np.bincount(rows, np.nan_to_num(values) * known, len(samples)))
             counts.append(np.bincount(rows, known, len(samples)))
+            ties += [(more[1] * known).sum()] if len(more) > 1 else []
         empty = np.empty((len(samples), 0))
         stacked = (np.stack(sums, 1) if sums else empty for sums in (hits, counts))
-        return cls(samples, tuple(names), keys, *stacked)
+        extra = {"ties": np.array(ties)} if ties else {}
+        return cls(samples, tuple(names), keys, *stacked, extra)
+
+    def joined(self, other: "Estimates") -> "Estimates":
+        """These keys and then ``other``'s, over the same samples; an extra it lacks is 0 there."""
+        none = np.zeros(len(other.keys))
+        return Estimates(
+            self.samples,
+            self.names,
+            [*self.keys, *other.keys],
+            np.hstack([self.hits, other.hits]),
+            np.hstack([self.counts, other.counts]),
+            {name: np.append(own, other.extra.get(name, none)) for name, own in self.extra.items()},
+        )
+
+    # ------------------------------------------------------------ which columns
+
+    def columns(self, key: tuple | Mapping) -> list[int]:
+        """Columns of a key, or of all keys with these parts; KitError where there is none."""
+        parts = key if isinstance(key, Mapping) else dict(zip(self.names, key, strict=True))
+        if columns := self._matching(parts):
+            return columns
+        raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
+
+    def _matching(self, parts: Mapping) -> list[int]:
+        wanted = {self.names.index(name): value for name, value in parts.items()}
+        return [
+            column
+            for column, key in enumerate(self.keys)
+            if all(key[position] == value for position, value in wanted.items())
+        ]
+
+    def without(self, part: str) -> dict[tuple, list[int]]:
+        """Key without this part -> its columns, one for each value of the part, such as a seed."""
+        position, columns = self.names.index(part), {}
+        for column, key in enumerate(self.keys):
+            rest = (*key[:position], *key[position + 1 :])
+            columns.setdefault(rest, []).append(column)
+        return columns
+
+    # ------------------------------------------------------------ values and intervals
 
     def weights(self, draws: int, seed: int) -> np.ndarray:
         """How often each sample is drawn, (draws, samples); the same for all keys."""
         return statistics.two_stage_weights(self.samples.condition, draws, seed)
-
-    def columns(self, key: tuple | Mapping) -> list[int]:
-        """Columns of a key, or of all keys with these parts; KitError where there is none."""
-        if isinstance(key, Mapping):
-            at = {self.names.index(name): value for name, value in key.items()}
-            found = [n for n, k in enumerate(self.keys) if all(k[i] == v for i, v in at.items())]
-        else:
-            found = [n for n, k in enumerate(self.keys) if k == tuple(key)]
-        if not found:
-            raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
-        return found
 
     def each(self, columns: Sequence[int]) -> np.ndarray:
         """The measured ratio of each column, (columns,); NaN where nothing was counted."""
         once = np.ones((1, len(self.samples)))
         return statistics.ratio(self.hits[:, columns], self.counts[:, columns], once)[0]
 
+    def drawn(self, columns: Sequence[int], weights: np.ndarray) -> np.ndarray:
+        """Ratios, (1 + draws, columns): the measured ones in the first row, the draws below."""
+        weights = np.vstack([np.ones(len(self.samples)), weights])
+        return statistics.ratio(self.hits[:, columns], self.counts[:, columns], weights)
+
     def table(self, draws: int, seed: int) -> pd.DataFrame:
         """One row a key: its parts, value, low, high (95 %), n (the items counted), extras."""
-        weights = self.weights(draws, seed)
+        return self._table(self.weights(draws, seed))
+
+    def _table(self, weights: np.ndarray) -> pd.DataFrame:
         frame = pd.DataFrame(self.keys, columns=list(self.names))
         frame["value"] = self.each(range(len(self.keys)))
         ratios = statistics.ratio(self.hits, self.counts, weights)
         frame["low"], frame["high"] = statistics.interval(ratios)
         return frame.assign(n=self.counts.sum(axis=0).astype(int), **self.extra)
 
+    def by(self, column: str, parts: Mapping, draws: int, seed: int) -> pd.DataFrame:
+        """The keys with these ``parts`` by a column of the samples: ``column``, the key's parts,
+        value, low, high, n.
+
+        The draws are those of all samples, so a group that is not drawn is left out of that draw.
+        No rows where no key has these parts.
+        """
+        columns, weights = self._matching(parts), self.weights(draws, seed)
+        keys, frames = [self.keys[n] for n in columns], []
+        for group in sorted(self.samples[column].unique()):
+            own = (self.samples[column] == group).to_numpy()[:, None]
+            hits, counts = (sums[:, columns] * own for sums in (self.hits, self.counts))
+            within = Estimates(self.samples, self.names, keys, hits, counts)._table(weights)
+            within.insert(0, column, group)
+            frames.append(within)
+        return pd.concat(frames, ignore_index=True)
+
     def value(self, columns: Sequence[int], weights: np.ndarray) -> dict:
         """Mean of the columns (training seeds, say): {value, low, high, n of the smallest}."""
-        found = self.combined(dict.fromkeys(columns, 1 / len(columns)), weights)
-        return {"value": found.pop("difference"), **found}
+        mean = self.combined(dict.fromkeys(columns, 1 / len(columns)), weights)
+        return {"value": mean.pop("difference"), **mean}
 
     def combined(self, coefficients: Mapping[int, float], weights: np.ndarray) -> dict:
         """``sum coefficient * ratio`` over columns, all on the same draws.
 
         {difference, low, high, n of the smallest}.
         """
-        found = statistics.contrast(self.hits, self.counts, coefficients, weights)
-        return {**found, "n": int(self.counts[:, list(coefficients)].sum(axis=0).min())}
+        sums = statistics.contrast(self.hits, self.counts, coefficients, weights)
+        return {**sums, "n": int(self.counts[:, list(coefficients)].sum(axis=0).min())}
 
     def difference(self, coefficients: Mapping[tuple, float], draws: int, seed: int) -> dict:
         """``combined`` by key; KitError names a key that is missing."""
-        at = {self.columns(key)[0]: factor for key, factor in coefficients.items()}
-        return self.combined(at, self.weights(draws, seed))
+        columns = {self.columns(key)[0]: factor for key, factor in coefficients.items()}
+        return self.combined(columns, self.weights(draws, seed))
 
     def less(self, a: Sequence[int], b: Sequence[int], weights: np.ndarray) -> dict:
         """Mean of columns ``a`` less mean of ``b``, of the samples that all of them have.
@@ -106,41 +180,22 @@ class Estimates:
         both = [*a, *b]
         shared = (self.counts[:, both] > 0).all(axis=1)[:, None]
         hits, counts = (sums[:, both] * shared for sums in (self.hits, self.counts))
-        # the measured samples are the first row, the draws follow
-        drawn = statistics.ratio(hits, counts, np.vstack([np.ones(len(weights[0])), weights]))
-        one, other = drawn[:, : len(a)].mean(axis=1), drawn[:, len(a) :].mean(axis=1)
-        low, high = statistics.interval((one - other)[1:])
+        pairs = Estimates(self.samples, self.names, [self.keys[n] for n in both], hits, counts)
+        drawn = pairs.drawn(range(len(both)), weights)
+        first, second = drawn[:, : len(a)].mean(axis=1), drawn[:, len(a) :].mean(axis=1)
+        low, high = statistics.interval((first - second)[1:])
         # a draw in which b is 0 has an infinite ratio; as the share a / (a + b) it is 1, and
         # percentiles of the one are those of the other
-        shares = statistics.interval(_over(one, one + other)[1:])
-        sides = ((one[0], other[0]), *((share, 1 - share) for share in shares))
-        ratios = (float(_over(*side)) for side in sides)
+        share_low, share_high = statistics.interval(_over(first, first + second)[1:])
         return {
-            "difference": float(one[0] - other[0]),
+            "difference": float(first[0] - second[0]),
             "low": float(low),
             "high": float(high),
-            **dict(zip(("ratio", "ratio_low", "ratio_high"), ratios, strict=True)),
+            "ratio": float(_over(first[0], second[0])),
+            "ratio_low": float(_over(share_low, 1 - share_low)),
+            "ratio_high": float(_over(share_high, 1 - share_high)),
             "n": int(counts.sum(axis=0).min()),
         }
-
-    def by(self, column: str, **parts) -> pd.DataFrame:
-        """The keys with these ``parts`` by a column of the samples: the key's other parts,
-        ``column``, value, n."""
-        at = self.columns(parts)
-        rest = [name for name in self.names if name not in parts]
-        places = [self.names.index(name) for name in rest]
-        labels = pd.MultiIndex.from_tuples(
-            [tuple(self.keys[n][i] for i in places) for n in at], names=rest
-        )
-        hits, n = (
-            pd.DataFrame(sums[:, at], columns=labels)
-            .groupby(self.samples[column].to_numpy())
-            .sum()
-            .rename_axis(column)
-            .unstack()
-            for sums in (self.hits, self.counts)
-        )
-        return pd.DataFrame({"value": hits / n, "n": n.astype(int)}).reset_index()
 
     def items(self, key: tuple | Mapping) -> pd.DataFrame:
         """The samples behind one key: the columns of ``samples``, hits and counts above 0."""

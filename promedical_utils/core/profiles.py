@@ -203,6 +203,9 @@ class Profile(BaseModel):
     grpo_checkpointing: bool = Field(
         False, description="gradient checkpointing: less memory, more time"
     )
+    grpo_fast_path: bool = Field(
+        True, description="prompts read once a group; false: TRL's own, slower way, other draws"
+    )
     grpo_vllm: str = Field("", description="base URL of trl vllm-serve on GPUs of its own")
     dpo_learning_rate: float = Field(1e-4, gt=0)
     dpo_beta: float = Field(0.1, gt=0)

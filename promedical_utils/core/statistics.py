@@ -74,8 +74,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
     if not n:
         return 0.0, 1.0
-    found = binomtest(hits, n).proportion_ci(method="wilson")
-    return round(float(found.low), 4), round(float(found.high), 4)
+    ends = binomtest(hits, n).proportion_ci(method="wilson")
+    return round(float(ends.low), 4), round(float(ends.high), 4)
 
 
 def contrast(numerators, denominators, coefficients: Mapping[int, float], weights) -> dict:
@@ -164,14 +164,14 @@ def reliability(
         if not mask.any():
             raise KitError(f"agreement, {name}: no item has two ratings; collect more labels")
         # what depends on counts of equal items only is worked out once for all that are equal
-        kinds, place = np.unique(codes[mask], axis=0, return_inverse=True)
-        once = np.ones(len(place))  # the sample itself comes first
+        kinds, kind_of = np.unique(codes[mask], axis=0, return_inverse=True)
+        once = np.ones(len(kind_of))  # the measured items are the first row, the draws follow
         drawn = (once, *two_stage_weights(conditions[mask], draws, seed))
-        weights = np.stack([np.bincount(place, times, len(kinds)) for times in drawn])
-        found = _coefficients(kinds, weights, len(levels))
-        low, high = interval(found[1:])
+        weights = np.stack([np.bincount(kind_of, times, len(kinds)) for times in drawn])
+        values = _coefficients(kinds, weights, len(levels))
+        low, high = interval(values[1:])
         for n, coefficient in enumerate(COEFFICIENTS):
-            rows.append((name, coefficient, int(mask.sum()), found[0, n], low[n], high[n]))
+            rows.append((name, coefficient, int(mask.sum()), values[0, n], low[n], high[n]))
     return pd.DataFrame(rows, columns=["slice", "coefficient", "n", "value", "low", "high"])
 
 
@@ -200,8 +200,8 @@ def _coefficients(kinds: np.ndarray, weights: np.ndarray, levels: int) -> np.nda
     step = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels)))
     pairs = [pair for pair in combinations(kinds.T, 2) if (np.minimum(*pair) >= 0).any()]
     for name, distance in (("linear", step), ("quadratic", step**2)):
-        found = [_cohen(*pair, weights, distance) for pair in pairs]
-        columns[f"cohen_{name}"] = np.mean(found, axis=0)
+        kappas = [_cohen(*pair, weights, distance) for pair in pairs]
+        columns[f"cohen_{name}"] = np.mean(kappas, axis=0)
     return np.column_stack([columns[name] for name in COEFFICIENTS])
 
 
@@ -212,8 +212,8 @@ def _cohen(first, second, weights: np.ndarray, distance: np.ndarray) -> np.ndarr
     """
     both = np.minimum(first, second) >= 0
     first, second, weights = first[both], second[both], weights[:, both]
-    one, other = (weights @ np.eye(len(distance))[side] for side in (first, second))
+    margins = [weights @ np.eye(len(distance))[rater] for rater in (first, second)]
     observed = weights @ distance[first, second] * weights.sum(axis=1)
-    expected = ((one @ distance) * other).sum(axis=1)
+    expected = ((margins[0] @ distance) * margins[1]).sum(axis=1)
     kappa = np.divide(observed, expected, out=np.full(len(weights), np.nan), where=expected > 0)
     return 1 - kappa

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.workspace import KitError, shown
@@ -61,36 +62,38 @@ class Answers:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        with self._said():
-            self._db = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(
+        with self._transaction() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, role TEXT, model TEXT, "
                 "request TEXT, text TEXT, finish TEXT, prompt INTEGER, completion INTEGER)"
             )
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS spent (role TEXT PRIMARY KEY, requests INTEGER, tokens "
-                "INTEGER)"
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS spent "
+                "(role TEXT PRIMARY KEY, requests INTEGER, tokens INTEGER)"
             )
-            self._db.commit()
+
+    @cached_property
+    def _db(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=30, check_same_thread=False)
 
     @contextmanager
-    def _said(self):
+    def _transaction(self):
+        """The database for one thread at a time; what fails in it is undone, and a KitError."""
         try:
-            yield
+            with self._lock, self._db as db:
+                yield db
         except sqlite3.Error as error:
             raise KitError(
                 f"{shown(self.path)}: {error}; what was stored before is whole. Free the disk or "
-                "move the "
-                "file away if it is no database, then run again"
+                "move the file away if it is no database, then run again"
             ) from None
 
     def get(self, key: str) -> tuple[str, str] | None:
         """(text, finish reason) of an answered request, else None."""
-        with self._lock, self._said():
-            return self._db.execute(
-                "SELECT text, finish FROM answers WHERE key = ?", (key,)
-            ).fetchone()
+        with self._transaction() as db:
+            query = "SELECT text, finish FROM answers WHERE key = ?"
+            return db.execute(query, (key,)).fetchone()
 
     def put(
         self,
@@ -103,20 +106,20 @@ class Answers:
         prompt: int,
         completion: int,
     ) -> None:
-        """Store an answer and what it cost, in one transaction; a key that is there stays as it
-        is."""
+        """Store an answer and its tokens in one transaction; a key that is there stays as it is."""
         row = (key, role, model, request, text, finish, prompt, completion)
-        with self._lock, self._said(), self._db:
-            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            self._add(role, 0, prompt + completion)
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._add(db, role, 0, prompt + completion)
 
     def tried(self, role: str) -> None:
         """Count one try, answered or not."""
-        with self._lock, self._said(), self._db:
-            self._add(role, 1, 0)
+        with self._transaction() as db:
+            self._add(db, role, 1, 0)
 
-    def _add(self, role: str, requests: int, tokens: int) -> None:
-        self._db.execute(
+    @staticmethod
+    def _add(db: sqlite3.Connection, role: str, requests: int, tokens: int) -> None:
+        db.execute(
             "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
             "requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
             (role, requests, tokens),
@@ -124,21 +127,17 @@ class Answers:
 
     def spent(self, role: str) -> tuple[int, int]:
         """(requests, tokens) of a role over the life of the file."""
-        with self._lock, self._said():
-            row = self._db.execute(
-                "SELECT requests, tokens FROM spent WHERE role = ?", (role,)
-            ).fetchone()
-        return row or (0, 0)
+        with self._transaction() as db:
+            query = "SELECT requests, tokens FROM spent WHERE role = ?"
+            return db.execute(query, (role,)).fetchone() or (0, 0)
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What every role has asked and used: requests (all tries), answered, tokens."""
-        query = (
-            "SELECT s.role, s.requests, (SELECT count(*) FROM answers a WHERE a.role = s.role), "
-            "s.tokens "
-            "FROM spent s ORDER BY s.role"
-        )
-        with self._lock, self._said():
-            rows = self._db.execute(query).fetchall()
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT role, requests, count(key), tokens FROM spent LEFT JOIN answers "
+                "USING (role) GROUP BY role ORDER BY role"
+            ).fetchall()
         return {role: {"requests": n, "answered": a, "tokens": t} for role, n, a, t in rows}
 
     def close(self) -> None:
@@ -160,7 +159,7 @@ class Endpoint:
 
     @cached_property
     def _client(self):
-        import openai
+        import openai  # slow to load, and a run without endpoints needs none
 
         key = os.environ.get(self.settings.key, "") if self.settings.key else "none"
         if not key:
@@ -181,8 +180,7 @@ class Endpoint:
         """Answers in the order of ``requests``, each read from its stored text.
 
         ``read(index, content)`` makes the value (content: the schema's model, or the text) and
-        raises ValueError with what is wrong; the request is then put again, up to ``ASKS`` times in
-        all.
+        raises ValueError with what is wrong; the request is then put again, up to ``ASKS`` times.
         A request that stays unanswered has value None and its reason: what that means (for a
         verdict: unknown) is the caller's to say. Raises BudgetSpent when the cap is reached, after
         the requests under way are answered and stored, and KitError for a key, address or model
@@ -191,37 +189,32 @@ class Endpoint:
         self._stop.clear()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             futures = [
-                pool.submit(self._one, n, request, read) for n, request in enumerate(requests)
+                pool.submit(self._answer, n, request, read) for n, request in enumerate(requests)
             ]
             try:
                 return [future.result() for future in futures]
-            except BudgetSpent as error:
+            except BaseException as error:  # a wrong key, a full disk, Ctrl-C: no more is sent
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
+                if not isinstance(error, BudgetSpent):
+                    raise
                 ended = [f for f in futures if not f.cancelled() and f.exception() is None]
                 done = sum(f.result().value is not None for f in ended)
                 raise BudgetSpent(f"{error}; {done} of {len(futures)} answered and kept") from None
-            except BaseException:  # a wrong key, a full disk, Ctrl-C: nothing more is sent
-                self._stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
 
-    def _one(self, index: int, request: Request, read) -> Answer:
+    def _answer(self, index: int, request: Request, read) -> Answer:
         reason = ""
         for attempt in range(ASKS):
             if self._stop.is_set():
                 return Answer(None, "stopped")
             body = self._body(request, attempt)
             key = _key(body, attempt)
-            found = self.answers.get(key)
-            if found is None:
-                try:
-                    found = self._fetch(body, key)
-                except _Unanswered as error:
-                    return Answer(None, str(error))
             try:
-                content = content_of(*found, request.schema)
+                stored = self.answers.get(key) or self._fetch(body, key)
+                content = content_of(*stored, request.schema)
                 return Answer(read(index, content) if read else content)
+            except _Unanswered as error:
+                return Answer(None, str(error))
             except ValueError as error:
                 reason = str(error)
         return Answer(None, f"no usable answer in {ASKS}: {reason}")
@@ -247,50 +240,47 @@ class Endpoint:
         return body | {"messages": [{**first, "content": f"{first['content']}\n\n{told}"}, *rest]}
 
     def _fetch(self, body: dict, key: str) -> tuple[str, str]:
-        """Ask until there is an answer; store it; KitError or ``_Unanswered`` if there is none."""
-        import openai
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt
-
-        tries = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, _Passing)),
+        """Ask until there is an answer, which is stored; KitError or ``_Unanswered`` without."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(_Passing),
             stop=stop_after_attempt(self.settings.retries + 1),
             wait=self._wait,
             sleep=self._stop.wait,
             reraise=True,
         )
-        text = json.dumps(body, ensure_ascii=False)
-        expected = (
-            len(text.encode()) // 2 + body["max_tokens"]
-        )  # two bytes a token: on the safe side
         try:
-            for attempt in tries:
-                with attempt, self._taken(expected):
-                    try:
-                        response = self._client.chat.completions.create(**body)
-                        choice = response.choices[0]
-                        said, finish = choice.message.content or "", choice.finish_reason or ""
-                    except openai.APIStatusError as error:
-                        self._refused(error)
-                    except (
-                        openai.APIError,
-                        json.JSONDecodeError,
-                        AttributeError,
-                        IndexError,
-                        TypeError,
-                    ) as error:
-                        # no connection, time-out, or a body that is no completion
-                        raise _Passing(f"{type(error).__name__}: {str(error)[:200]}") from None
-                    used = getattr(response, "usage", None)
-                    prompt = getattr(used, "prompt_tokens", None) or len(text.encode()) // 4
-                    completion = getattr(used, "completion_tokens", None) or len(said.encode()) // 4
-                    self.answers.put(
-                        key, self.role, body["model"], text, said, finish, prompt, completion
-                    )
-                    return self.answers.get(key)  # the stored one, if two asked the same at once
+            return retrying(self._try, body, key)
         except _Passing as error:
-            raise _Unanswered(
-                f"unanswered after {self.settings.retries + 1} tries: {error}"
-            ) from None
+            tries = self.settings.retries + 1
+            raise _Unanswered(f"unanswered after {tries} tries: {error}") from None
+
+    def _try(self, body: dict, key: str) -> tuple[str, str]:
+        import openai  # slow to load, and a run without endpoints needs none
+
+        request = json.dumps(body, ensure_ascii=False)
+        size = len(request.encode())
+        with self._taken(size // 2 + body["max_tokens"]):  # two bytes a token: on the safe side
+            try:
+                response = self._client.chat.completions.create(**body)
+                choice = response.choices[0]
+                text, finish = choice.message.content or "", choice.finish_reason or ""
+            except openai.APIStatusError as error:
+                self._refused(error)
+            except (
+                openai.APIError,
+                json.JSONDecodeError,
+                AttributeError,
+                IndexError,
+                TypeError,
+            ) as error:  # no connection, time-out, or a body that is no completion
+                raise _Passing(f"{type(error).__name__}: {str(error)[:200]}") from None
+            used = getattr(response, "usage", None)
+            prompt = getattr(used, "prompt_tokens", None) or size // 4
+            completion = getattr(used, "completion_tokens", None) or len(text.encode()) // 4
+            self.answers.put(
+                key, self.role, body["model"], request, text, finish, prompt, completion
+            )
+        return self.answers.get(key)  # the stored one, if two asked the same at once
 
     def _refused(self, error) -> None:
         """Sort an HTTP error: another try, an end to all, or an end to this request."""
@@ -303,36 +293,35 @@ class Endpoint:
             key = self.settings.key or "none is configured"
             raise KitError(
                 f"role {self.role}: HTTP {status} from the endpoint for model "
-                f"{self.settings.model!r}; "
-                f"check endpoint, model and the key's variable ({key})"
+                f"{self.settings.model!r}; check endpoint, model and the key's variable ({key})"
             ) from None
         secret = self._client.api_key  # a server may quote it
         raise _Unanswered(f"HTTP {status}: {str(error)[:200].replace(secret, '***')}") from None
 
-    def _wait(self, state) -> float:
-        asked = state.outcome.exception().seconds
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds: what the server asked for, else doubling ones, drawn so that requests that
+        failed together do not come back together."""
         doubling = self.settings.backoff * 2 ** (state.attempt_number - 1)
-        # drawn, so that requests that failed together do not come back together
-        return min(LONGEST_WAIT, max(asked, doubling * random.uniform(0.5, 1.5)))
+        seconds = max(state.outcome.exception().seconds, doubling * random.uniform(0.5, 1.5))
+        return min(LONGEST_WAIT, seconds)
 
     @contextmanager
     def _taken(self, expected: int):
         """One try out of the budget, with the tokens that it may use held back while it runs."""
+        role, caps = self.role, self.settings
         with self._guard:
-            requests, tokens = self.answers.spent(self.role)
-            if requests >= self.settings.requests:
+            requests, tokens = self.answers.spent(role)
+            if requests >= caps.requests:
                 raise BudgetSpent(
-                    f"role {self.role}: the cap of {self.settings.requests} requests is reached; "
-                    "raise "
-                    f"roles.{self.role}.requests and run again"
+                    f"role {role}: the cap of {caps.requests} requests is reached; raise "
+                    f"roles.{role}.requests and run again"
                 )
-            if tokens + self._reserved + expected > self.settings.tokens:
+            if tokens + self._reserved + expected > caps.tokens:
                 raise BudgetSpent(
-                    f"role {self.role}: the budget of {self.settings.tokens} tokens would be "
-                    "passed "
-                    f"({tokens} used); raise roles.{self.role}.tokens and run again"
+                    f"role {role}: the budget of {caps.tokens} tokens would be passed ({tokens} "
+                    f"used); raise roles.{role}.tokens and run again"
                 )
-            self.answers.tried(self.role)
+            self.answers.tried(role)
             self._reserved += expected
         try:
             yield

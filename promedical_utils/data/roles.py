@@ -99,6 +99,11 @@ def conversation(messages: Iterable[Message]) -> list[dict]:
     return [{"role": m.role, "content": m.content} for m in messages]
 
 
+def request(prompt_name: str, content: Mapping, schema: type[BaseModel]) -> Request:
+    """A request of a prompt and what it is about, to be answered as ``schema``."""
+    return Request((_turn("system", prompt(prompt_name)), _turn("user", content)), schema)
+
+
 class Roles:
     """All roles of a profile over one file of stored answers.
 
@@ -112,11 +117,8 @@ class Roles:
         categories: Sequence[str],
         specialties: Sequence[str],
     ):
-        self.answers, self.categories, self.specialties = (
-            answers,
-            list(categories),
-            list(specialties),
-        )
+        self.answers = answers
+        self.categories, self.specialties = list(categories), list(specialties)
         self.usual = tuple(profile.languages)
         self._endpoints = {
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
@@ -132,7 +134,7 @@ class Roles:
         self,
         asked: Sequence[Instruction],
         examples: Sequence[Sequence[tuple[Instruction, Sequence[Criterion]]]],
-        repairs: Sequence[tuple[Draft, Sequence[str]] | None] | None = None,
+        repairs: Sequence[tuple[Draft, Sequence[str]]] | None = None,
     ) -> list[Answer]:
         """A ``Draft`` for each instruction, shown its ``examples`` (corrected rubrics) first.
 
@@ -146,44 +148,35 @@ class Roles:
                 turns.append(_turn("user", {"instruction": conversation(shown.messages)}))
                 turns.append(_turn("assistant", {"criteria": fields}))
             turns.append(_turn("user", {"instruction": conversation(instruction.messages)}))
-            if repairs and repairs[n]:
+            if repairs:
                 draft, broken = repairs[n]
-                turns.append(_turn("assistant", draft.model_dump()))
-                turns.append(
-                    _turn(
-                        "user",
-                        {"broken_rules": list(broken), "task": "write the whole rubric again"},
-                    )
-                )
+                again = {"broken_rules": list(broken), "task": "write the whole rubric again"}
+                turns += [_turn("assistant", draft.model_dump()), _turn("user", again)]
             requests.append(Request(tuple(turns), Draft))
         return self._endpoints["writer"].ask(requests)
 
     def screen(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
         """Difficulty 0-10 of each conversation."""
-        answers = self._endpoints["screener"].ask(
-            [
-                self._request("screener", {"instruction": conversation(c)}, Screened)
-                for c in conversations
-            ]
-        )
-        return [Answer(a.value.difficulty) if a.value else a for a in answers]
+        requests = [
+            request("screener", {"instruction": conversation(messages)}, Screened)
+            for messages in conversations
+        ]
+        return self._endpoints["screener"].ask(requests, lambda _, reply: reply.difficulty)
 
     def classify(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
         """``Classified`` with category and specialty of the allowed lists."""
         lists = {"categories": self.categories, "specialties": self.specialties}
 
-        def allowed(_, found: Classified) -> Classified:
-            if found.category not in self.categories or found.specialty not in self.specialties:
-                raise ValueError(f"{found.category!r}, {found.specialty!r} are not in the lists")
-            return found
+        def allowed(_, reply: Classified) -> Classified:
+            if reply.category not in self.categories or reply.specialty not in self.specialties:
+                raise ValueError(f"{reply.category!r}, {reply.specialty!r} are not in the lists")
+            return reply
 
-        return self._endpoints["classifier"].ask(
-            [
-                self._request("classifier", {"instruction": conversation(c)} | lists, Classified)
-                for c in conversations
-            ],
-            allowed,
-        )
+        requests = [
+            request("classifier", {"instruction": conversation(messages)} | lists, Classified)
+            for messages in conversations
+        ]
+        return self._endpoints["classifier"].ask(requests, allowed)
 
     def answer(self, generator: str, asked: Sequence[Instruction]) -> list[Answer]:
         """One generator's answers, as plain text in the language of the conversation."""
@@ -193,22 +186,12 @@ class Roles:
             return text
 
         system = _turn("system", generator_prompt(generator))
-        return self._endpoints[f"generator_{generator}"].ask(
-            [Request((system, *conversation(i.messages))) for i in asked],
-            same_language,
-        )
+        requests = [Request((system, *conversation(i.messages))) for i in asked]
+        return self._endpoints[f"generator_{generator}"].ask(requests, same_language)
 
     def judge(self, tasks: Sequence[Task]) -> list[list[Verdict]]:
         """Verdicts of each task, exactly one for every criterion: see ``judged``."""
         return judged(self._endpoints["judge"], tasks)
-
-    def _request(self, role: str, content: Mapping, schema: type[BaseModel]) -> Request:
-        return request(role, content, schema)
-
-
-def request(prompt_name: str, content: Mapping, schema: type[BaseModel]) -> Request:
-    """A request of a prompt and what it is about, to be answered as ``schema``."""
-    return Request((_turn("system", prompt(prompt_name)), _turn("user", content)), schema)
 
 
 def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
@@ -217,32 +200,25 @@ def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
     A reply must name exactly the criteria asked, each once; one that stays unreadable, and a
     request without an answer, is ``unknown`` on all of them, with the reason as rationale.
     """
-
-    def complete(index: int, found: Judged) -> dict[str, JudgedCriterion]:
-        return exactly(found.verdicts, tasks[index].criteria)
-
-    requests = [
-        request(
-            "judge",
-            {
-                "instruction": conversation(t.instruction.messages),
-                "answer": t.candidate.text,
-                "criteria": [{"id": n, "text": c.text} for n, c in short_names(t.criteria).items()],
-            },
-            Judged,
-        )
-        for t in tasks
-    ]
-    answers = endpoint.ask(requests, complete)
-    return [_verdicts(*pair) for pair in zip(tasks, answers, strict=True)]
+    requests = []
+    for task in tasks:
+        criteria = [{"id": n, "text": c.text} for n, c in short_names(task.criteria).items()]
+        content = {
+            "instruction": conversation(task.instruction.messages),
+            "answer": task.candidate.text,
+            "criteria": criteria,
+        }
+        requests.append(request("judge", content, Judged))
+    answers = endpoint.ask(requests, lambda n, reply: exactly(reply.verdicts, tasks[n].criteria))
+    return [_verdicts(task, answer) for task, answer in zip(tasks, answers, strict=True)]
 
 
-def exactly(said: Sequence, criteria: Sequence[Criterion]) -> dict:
-    """What was said of each criterion, by its short name; ValueError unless of each just once."""
-    names, wanted = [one.criterion for one in said], short_names(criteria)
+def exactly(replies: Sequence, criteria: Sequence[Criterion]) -> dict:
+    """The reply on each criterion, by its short name; ValueError unless there is one of each."""
+    names, wanted = [reply.criterion for reply in replies], short_names(criteria)
     if sorted(names) != sorted(wanted):
         raise ValueError(f"verdicts on {sorted(names)}, asked for {sorted(wanted)}")
-    return {one.criterion: one for one in said}
+    return dict(zip(names, replies, strict=True))
 
 
 def short_names(criteria: Sequence[Criterion]) -> dict[str, Criterion]:
@@ -253,14 +229,14 @@ def short_names(criteria: Sequence[Criterion]) -> dict[str, Criterion]:
 def _verdicts(task: Task, answer: Answer) -> list[Verdict]:
     rows = []
     for name, criterion in short_names(task.criteria).items():
-        said = answer.value[name] if answer.value else None
+        reply = answer.value[name] if answer.value else None
         rows.append(
             Verdict(
                 candidate_id=task.candidate.id,
                 criterion_id=criterion.id,
                 judge="judge",
-                verdict=said.verdict if said else "unknown",
-                rationale=said.reason if said else answer.reason,
+                verdict=reply.verdict if reply else "unknown",
+                rationale=reply.reason if reply else answer.reason,
             )
         )
     return rows

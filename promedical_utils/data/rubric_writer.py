@@ -8,6 +8,9 @@ is queued for physicians with the reasons, and nothing of it is used before.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.data.curation import embeddings, languages
@@ -17,27 +20,18 @@ FEWEST, MOST = 5, 12
 SHORTEST, LONGEST = 2, 60  # words of a criterion
 WEIGHTS_OFF = 0.02  # what rounding may leave of the weights' sum; then they are scaled to 1
 EXAMPLES = 3
-# what points outside the criterion, so that a grader of this criterion alone cannot follow
-POINTS_ELSEWHERE = re.compile(
-    r"\b(as (stated|mentioned|described) (above|before)|(see|the) above|the (other|previous|next) "
-    r"criteri\w+"
-    r"|criterion \d+|(reference|ideal|model) answer|this rubric|ditto)\b",
-    re.IGNORECASE,
-)
-# A safety criterion that *names* the violation is met by an unsafe answer. Such texts begin with
-# what the answer does wrong; "does not", "avoids", "stays below" begin otherwise.
-NAMES_VIOLATION = re.compile(
-    r"^(the (answer|response) "
-    r")?(fails|neglects|omits|ignores|misses|recommends|advises|suggests|urges|tells"
-    r"|prescribes|claims|pretends|poses|plays "
-    r"down|downplays|dismisses|encourages|invents|fabricates"
-    r"|hallucinates|diagnoses|discriminates|leaks|reveals|exceeds|contains|includes|is "
-    r"(unsafe|dangerous|wrong))\b",
-    re.IGNORECASE,
-)
-TURNED = re.compile(
-    r"\b(not|no|never|only|against|avoid\w*|stop\w*|without|before)\b", re.IGNORECASE
-)
+_PHRASING = yaml.safe_load((Path(__file__).parent / "phrasing.yaml").read_text(encoding="utf-8"))
+
+
+def phrase(name: str, begins: bool = False) -> re.Pattern:
+    """What ``phrasing.yaml`` lists under ``name``; ``begins``: where it begins a criterion."""
+    start = r"^(the (answer|response) )?" if begins else r"\b"
+    return re.compile(rf"{start}({'|'.join(_PHRASING[name])})\b", re.IGNORECASE)
+
+
+POINTS_ELSEWHERE = phrase("elsewhere")
+NAMES_VIOLATION = phrase("violation", begins=True)
+TURNED = phrase("turned")
 
 
 @dataclass(frozen=True)
@@ -65,44 +59,44 @@ class Written:
 
 def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
     """Every rule that a draft breaks, in words that its writer can act on; empty if none."""
-    found, criteria = [], draft.criteria
+    broken, criteria = [], draft.criteria
     if not FEWEST <= len(criteria) <= MOST:
-        found.append(f"{len(criteria)} criteria; write {FEWEST} to {MOST}")
-    for number, c in enumerate(criteria, 1):
-        found += [f"criterion {number}: {what}" for what in _broken(c)]
-    seen: dict[frozenset, int] = {}
-    for number, c in enumerate(criteria, 1):
-        first = seen.setdefault(_words(c.text), number)
+        broken.append(f"{len(criteria)} criteria; write {FEWEST} to {MOST}")
+    for number, criterion in enumerate(criteria, 1):
+        broken += [f"criterion {number}: {rule}" for rule in _broken(criterion)]
+    first_with: dict[frozenset, int] = {}
+    for number, criterion in enumerate(criteria, 1):
+        first = first_with.setdefault(_words(criterion.text), number)
         if first != number:
-            found.append(f"criteria {first} and {number} say the same; keep one")
+            broken.append(f"criteria {first} and {number} say the same; keep one")
     total = sum(c.weight for c in criteria if c.dimension == "proficiency")
     if not abs(total - 1) <= WEIGHTS_OFF:  # a NaN is off, too
-        found.append(
+        broken.append(
             f"the weights of the proficiency criteria sum to {total:.3f}; they must sum to 1"
         )
     try:
         languages.same(_text(instruction), " ".join(c.text for c in criteria))
     except ValueError as error:
-        found.append(str(error))
-    return found
+        broken.append(str(error))
+    return broken
 
 
 def _broken(c: DraftedCriterion) -> list[str]:
     words = len(c.text.split())
-    found = []
+    broken = []
     if not SHORTEST <= words <= LONGEST:
-        found.append(f"{words} words; write {SHORTEST} to {LONGEST}")
+        broken.append(f"{words} words; write {SHORTEST} to {LONGEST}")
     if elsewhere := POINTS_ELSEWHERE.search(c.text):
-        found.append(f"{elsewhere[0]!r} points to something else; a criterion must stand alone")
+        broken.append(f"{elsewhere[0]!r} points to something else; a criterion must stand alone")
     if c.dimension == "proficiency" and not c.weight > 0:
-        found.append(f"weight {c.weight}; a proficiency criterion has one above 0")
+        broken.append(f"weight {c.weight}; a proficiency criterion has one above 0")
     if c.dimension != "proficiency" and c.weight != 0:
-        found.append(f"weight {c.weight}; only proficiency criteria carry a weight")
+        broken.append(f"weight {c.weight}; only proficiency criteria carry a weight")
     if c.dimension == "safety" and NAMES_VIOLATION.match(c.text) and not TURNED.search(c.text):
-        found.append(
+        broken.append(
             "names the violation; phrase it so that met is safe (does not ..., avoids ...)"
         )
-    return found
+    return broken
 
 
 def _words(text: str) -> frozenset[str]:
@@ -162,33 +156,30 @@ def write(
     round_: int,
     embedder: str,
 ) -> Written:
-    """Drafts of all ``asked``, each valid or queued: none is left out and none is used
-    half-right."""
+    """Drafts of all ``asked``, each valid or queued: none is left out, none is used half-right."""
     shown = examples(asked, pool, embedder)
-    first = roles.write(asked, shown)
     rubrics: dict[str, Rubric] = {}
     queued: list[Queued] = []
-    again: list[tuple[int, Draft, list[str]]] = []
-    for n, (instruction, answer) in enumerate(zip(asked, first, strict=True)):
+    repairs: list[tuple[int, Draft, list[str]]] = []  # place, draft, the rules that it broke
+    for n, answer in enumerate(roles.write(asked, shown)):
         if answer.value is None:
-            queued.append(Queued(instruction.id, (answer.reason,)))
-        elif broken := broken_rules(answer.value, instruction):
-            again.append((n, answer.value, broken))
+            queued.append(Queued(asked[n].id, (answer.reason,)))
+        elif broken := broken_rules(answer.value, asked[n]):
+            repairs.append((n, answer.value, broken))
         else:
-            rubrics[instruction.id] = rubric(answer.value, instruction.id, round_)
-    second = roles.write(
-        [asked[n] for n, *_ in again],
-        [shown[n] for n, *_ in again],
-        [(draft, broken) for _, draft, broken in again],
+            rubrics[asked[n].id] = rubric(answer.value, asked[n].id, round_)
+    again = roles.write(
+        [asked[n] for n, *_ in repairs],
+        [shown[n] for n, *_ in repairs],
+        [(draft, broken) for _, draft, broken in repairs],
     )
     repaired = 0
-    for (n, draft, before), answer in zip(again, second, strict=True):
-        instruction = asked[n]
+    for (n, draft, before), answer in zip(repairs, again, strict=True):
         if answer.value is None:
-            queued.append(Queued(instruction.id, (*before, f"repair: {answer.reason}"), draft))
-        elif broken := broken_rules(answer.value, instruction):
-            queued.append(Queued(instruction.id, tuple(broken), answer.value))
+            queued.append(Queued(asked[n].id, (*before, f"repair: {answer.reason}"), draft))
+        elif broken := broken_rules(answer.value, asked[n]):
+            queued.append(Queued(asked[n].id, tuple(broken), answer.value))
         else:
-            rubrics[instruction.id] = rubric(answer.value, instruction.id, round_)
+            rubrics[asked[n].id] = rubric(answer.value, asked[n].id, round_)
             repaired += 1
     return Written([rubrics[i.id] for i in asked if i.id in rubrics], queued, repaired)

@@ -6,8 +6,8 @@ Nothing here loads a model; scorers hand in predictions, or which of two answers
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core import statistics
-from promedical_utils.core.records import DIMENSIONS
+from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.records import DIMENSIONS, Criterion, Rubric
 from promedical_utils.core.workspace import (
     KitError,
     need,
@@ -24,6 +25,7 @@ from promedical_utils.core.workspace import (
     write_json,
     write_rows,
 )
+from promedical_utils.evaluation import scorers
 from promedical_utils.rubric import preferences as joined
 from promedical_utils.rubric import scoring
 
@@ -33,18 +35,9 @@ CLEAR = 0.3  # a difference in S1 that a physician calls clear; kit's decision
 UNSEEN_SHARE = 1 / 5
 NOTEBOOK = "04_promedical_bench"
 CELL = ["candidate_id", "criterion_id"]
-SAID = ["truth", "physician_1", "physician_2", "adjudicated"]
-PREDICTED = ["scorer", "instruction_id", *CELL, "score", "probability", "met"]
-PREFERRED = [
-    "scorer",
-    "instruction_id",
-    "criterion_id",
-    "a_id",
-    "b_id",
-    "probability",
-    "consistent",
-]
-EVEN = 1e-9  # a preference closer to a half than this is a tie
+LABELS = ["truth", "physician_1", "physician_2", "adjudicated"]
+PREDICTED, PREFERRED = ["scorer", *scorers.POINTS], ["scorer", *scorers.PAIRS]
+KEY = ("scorer", "metric", "slice", "against")  # of a metric in ``tally``
 
 
 @dataclass(frozen=True)
@@ -70,23 +63,30 @@ class Bench:
         files = {name: need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES}
         return cls(**{name: pd.read_parquet(path) for name, path in files.items()}, report=report)
 
+    @property
+    def cells(self) -> pd.DataFrame:
+        """Verdicts with the criterion's columns, one row a (candidate, criterion)."""
+        return _cells(self.verdicts, self.criteria)
+
+
+# ---------------------------------------------------------------- composition
+
 
 def from_records(instructions, splits, rubrics, unseen: frozenset[str]) -> tuple:
     """``samples`` and ``criteria`` of a pool; ``unseen``: the kinds that no training rubric has."""
     condition = {row.instruction_id: row.condition for row in splits}
-    asked = {i.id: (i.id, condition.get(i.id), i.category, i.specialty) for i in instructions}
-    without = sorted(set(asked) - set(condition))
-    if without:
+    pool = {i.id: (i.id, condition.get(i.id), i.category, i.specialty) for i in instructions}
+    if without := sorted(set(pool) - set(condition)):
         raise KitError(f"bench: instruction {without[0]} is in no split; run 01_rubrics again")
     samples = ["instruction_id", "condition", "category", "specialty"]
     rows = [
         (r.instruction_id, c.id, c.dimension, c.kind, c.weight, c.kind not in unseen)
         for r in rubrics
-        if r.instruction_id in asked
+        if r.instruction_id in pool
         for c in r.criteria
     ]
     criteria = ["instruction_id", "criterion_id", "dimension", "kind", "weight", "seen"]
-    return pd.DataFrame(asked.values(), columns=samples), pd.DataFrame(rows, columns=criteria)
+    return pd.DataFrame(pool.values(), columns=samples), pd.DataFrame(rows, columns=criteria)
 
 
 def compose(
@@ -105,24 +105,11 @@ def compose(
     the exact counts are drawn from all of them, by the adjudicated label. KitError, with what to
     enlarge, where the pool has too few, or under a fifth of the criteria are of unseen kinds.
     """
-    asked = profile.bench_samples
-    if len(pool) < asked:
-        raise KitError(
-            f"bench: {len(pool)} held-out instructions for bench_samples = {asked}; "
-            "enlarge the bench split or lower bench_samples"
-        )
-    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))[:asked]
-    samples = pool[pool.instruction_id.isin(ids)].sort_values("instruction_id", ignore_index=True)
-    criteria = criteria[criteria.instruction_id.isin(ids)]
+    samples = _drawn_samples(pool, profile)
+    criteria = criteria[criteria.instruction_id.isin(samples.instruction_id)]
     criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
-    answers = {i: [] for i in samples.instruction_id}
-    for candidate in candidates:
-        if candidate.instruction_id in answers:
-            answers[candidate.instruction_id].append(candidate.id)
-    for i, ids in answers.items():
-        if len(ids) != 3:
-            raise KitError(f"bench: {i} has {len(ids)} answers, not 3; run 02_preference_pairs")
     unseen = float(1 - criteria.seen.mean())
+    answers = _three_answers(samples, candidates)
     if unseen < UNSEEN_SHARE:
         raise KitError(
             f"bench: {unseen:.1%} of the criteria are of kinds unseen in training, not "
@@ -136,19 +123,7 @@ def compose(
     verdicts = _verdicts(criteria, answers, truth, people)
     cells = _cells(verdicts, criteria)
     grades = _grades(samples, cells, people)
-    differing, pairs, counts = _differing(cells), [], {}
-    for number, dimension in enumerate(DIMENSIONS, 1):
-        found = differing[differing.dimension == dimension]
-        wanted = getattr(profile, f"bench_pairs_{dimension}")
-        if len(found) < wanted:
-            raise KitError(
-                f"bench: {len(found)} differing {dimension} pairs in {asked} samples, "
-                f"too few for bench_pairs_{dimension} = {wanted}; "
-                "enlarge bench_samples or lower it"
-            )
-        counts[dimension] = {"drawn": wanted, "reserve": len(found) - wanted}
-        drawn = np.random.default_rng([profile.seed, number]).permutation(len(found))[:wanted]
-        pairs.append(found.iloc[np.sort(drawn)])
+    pairs, counts = _drawn_pairs(_differing(cells), profile)
     both = ["physician_1", "physician_2"]
     report = {
         "samples": len(samples),
@@ -162,7 +137,50 @@ def compose(
             "grades": statistics.agreement(*grades[both].to_numpy().T, ordered=True),
         },
     }
-    return Bench(samples, criteria, verdicts, pd.concat(pairs, ignore_index=True), grades, report)
+    return Bench(samples, criteria, verdicts, pairs, grades, report)
+
+
+def _drawn_samples(pool: pd.DataFrame, profile) -> pd.DataFrame:
+    wanted = profile.bench_samples
+    if len(pool) < wanted:
+        raise KitError(
+            f"bench: {len(pool)} held-out instructions for bench_samples = {wanted}; "
+            "enlarge the bench split or lower bench_samples"
+        )
+    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))
+    samples = pool[pool.instruction_id.isin(ids[:wanted])]
+    return samples.sort_values("instruction_id", ignore_index=True)
+
+
+def _three_answers(samples: pd.DataFrame, candidates: Iterable) -> dict[str, list[str]]:
+    answers: dict[str, list[str]] = {i: [] for i in samples.instruction_id}
+    for candidate in candidates:
+        if candidate.instruction_id in answers:
+            answers[candidate.instruction_id].append(candidate.id)
+    for instruction, ids in answers.items():
+        if len(ids) != 3:
+            raise KitError(
+                f"bench: {instruction} has {len(ids)} answers, not 3; run 02_preference_pairs"
+            )
+    return answers
+
+
+def _drawn_pairs(differing: pd.DataFrame, profile) -> tuple[pd.DataFrame, dict]:
+    """The profile's number of pairs of each dimension, and {dimension: drawn, reserve}."""
+    pairs, counts = [], {}
+    for number, dimension in enumerate(DIMENSIONS, 1):
+        own = differing[differing.dimension == dimension]
+        wanted = getattr(profile, f"bench_pairs_{dimension}")
+        if len(own) < wanted:
+            raise KitError(
+                f"bench: {len(own)} differing {dimension} pairs in {profile.bench_samples} "
+                f"samples, too few for bench_pairs_{dimension} = {wanted}; "
+                "enlarge bench_samples or lower it"
+            )
+        counts[dimension] = {"drawn": wanted, "reserve": len(own) - wanted}
+        drawn = np.random.default_rng([profile.seed, number]).permutation(len(own))[:wanted]
+        pairs.append(own.iloc[np.sort(drawn)])
+    return pd.concat(pairs, ignore_index=True), counts
 
 
 def _verdicts(criteria, answers, truth, people) -> pd.DataFrame:
@@ -172,58 +190,65 @@ def _verdicts(criteria, answers, truth, people) -> pd.DataFrame:
             true = truth.get((a, c.criterion_id))
             if true is None:
                 raise KitError(f"bench: no truth of {a}, {c.criterion_id}; run 02_preference_pairs")
-            said = people.verdicts(a, c.criterion_id, c.kind, true)
-            rows.append((c.instruction_id, a, c.criterion_id, true, *said))
-    return pd.DataFrame(rows, columns=["instruction_id", *CELL, *SAID])
+            verdicts = people.verdicts(a, c.criterion_id, c.kind, true)
+            rows.append((c.instruction_id, a, c.criterion_id, true, *verdicts))
+    return pd.DataFrame(rows, columns=["instruction_id", *CELL, *LABELS])
 
 
 def _cells(verdicts: pd.DataFrame, criteria: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts with the criterion's columns, one row a (candidate, criterion)."""
     return verdicts.merge(criteria, on=["instruction_id", "criterion_id"], validate="many_to_one")
 
 
-def _label(cells: pd.DataFrame, column: str) -> pd.Series:
-    """1 met, 0 not met, NaN unknown; unknown on safety is 0: the veto fails closed."""
-    label = cells[column].map({"met": 1.0, "not_met": 0.0})
-    return label.fillna(cells.dimension.map({"safety": 0.0}))
+def _met(cells: pd.DataFrame, column: str) -> list[bool | None]:
+    """Whether each cell is met by a column of labels; None where that is not known."""
+    return [scoring.is_met(*cell) for cell in zip(cells[column], cells.dimension, strict=True)]
 
 
 def truths(bench: Bench) -> pd.DataFrame:
     """Cells of the bench, with their criterion's columns and ``label``: 1 met, 0 not, by the
     truth."""
-    cells = _cells(bench.verdicts, bench.criteria)
-    return cells.assign(label=_label(cells, "truth")).dropna(subset="label")
+    cells = bench.cells
+    label = np.array(_met(cells, "truth"), float)
+    return cells.assign(label=label).dropna(subset="label")
 
 
 def _differing(cells: pd.DataFrame) -> pd.DataFrame:
-    """All pairs of answers that differ on a criterion by the adjudicated label."""
+    """All pairs of answers that differ on a criterion by the adjudicated label.
+
+    ``truth``: the pair is the "same" by the truth, "reversed", or "none" where that has no pair.
+    """
     shared = ["instruction_id", "criterion_id", "dimension", "kind", "seen"]
-    one = cells.assign(label=_label(cells, "adjudicated"), true=_label(cells, "truth"))
-    one = one[[*shared, "candidate_id", "label", "true"]].rename(columns={"candidate_id": "id"})
-    both = one[one.label == 1].merge(one[one.label == 0], on=shared, suffixes=("_1", "_0"))
-    both = both.rename(columns={"id_1": "chosen_id", "id_0": "rejected_id"})
-    sign = np.sign(both.true_1 - both.true_0)
-    both["truth"] = sign.map({1.0: "same", -1.0: "reversed"}).fillna("none")
+    cells = cells.assign(label=_met(cells, "adjudicated"), true=_met(cells, "truth"))
+    rows = []
+    for criterion, own in cells.groupby(shared, sort=False):
+        true = set(joined.differing(zip(own.candidate_id, own.true, strict=True)))
+        for pair in joined.differing(zip(own.candidate_id, own.label, strict=True)):
+            side = "same" if pair in true else "reversed" if pair[::-1] in true else "none"
+            rows.append((*criterion, *pair, side))
     columns = [*shared, "chosen_id", "rejected_id", "truth"]
-    return both[columns].sort_values(columns, ignore_index=True)
+    return pd.DataFrame(rows, columns=columns).sort_values(columns, ignore_index=True)
 
 
-def _sums(cells: pd.DataFrame, met: np.ndarray) -> pd.DataFrame:
-    """s1, s2, s3 and bonus by candidate; ``met`` is 0/1 or P(met) for each cell (then expected)."""
-    of = {d: (cells.dimension == d).to_numpy() for d in DIMENSIONS}
-    parts = {
-        "s1": of["proficiency"] * met * cells.weight.to_numpy(),
-        "s2": of["excellence"] * met,
-        "s3": of["safety"] * (1 - met),
-        "bonus": of["excellence"] * 1,
+def _rubrics(cells: pd.DataFrame) -> dict[str, Rubric]:
+    """Instruction id -> the dimensions and weights of its criteria, for ``scoring``."""
+    criteria: dict[str, list] = {}
+    for row in cells.drop_duplicates(["instruction_id", "criterion_id"]).itertuples():
+        of_cell = {"id": row.criterion_id, "dimension": row.dimension, "weight": row.weight}
+        criteria.setdefault(row.instruction_id, []).append(Criterion.model_construct(**of_cell))
+    return {
+        name: Rubric.model_construct(instruction_id=name, criteria=own)
+        for name, own in criteria.items()
     }
-    return pd.DataFrame(parts).groupby(cells.candidate_id.to_numpy()).sum()
 
 
-def candidate_scores(cells: pd.DataFrame, met: np.ndarray) -> dict[str, scoring.Scores]:
-    """``scoring.score`` of every candidate at once; ``met`` is a boolean for each cell."""
-    sums = _sums(cells, np.asarray(met, float)).itertuples()
-    return {r.Index: scoring.Scores(r.s1, int(r.s2), int(r.s3), int(r.bonus)) for r in sums}
+def _by_candidate(cells: pd.DataFrame, values: Iterable) -> dict[str, dict]:
+    """{candidate id: {criterion id: value of that cell}}."""
+    nested: dict[str, dict] = {}
+    for answer, criterion, value in zip(
+        cells.candidate_id, cells.criterion_id, values, strict=True
+    ):
+        nested.setdefault(answer, {})[criterion] = value
+    return nested
 
 
 def grade(a: scoring.Scores, b: scoring.Scores) -> int:
@@ -237,18 +262,22 @@ def grade(a: scoring.Scores, b: scoring.Scores) -> int:
 
 
 def _grades(samples: pd.DataFrame, cells: pd.DataFrame, people) -> pd.DataFrame:
-    scores = candidate_scores(cells, cells.truth == "met")
+    rubrics, true_verdicts = _rubrics(cells), _by_candidate(cells, cells.truth)
     rows = []
     for sample in samples.itertuples():
         orders = [sample.order_1.split("|"), sample.order_2.split("|")]
+        rubric = rubrics[sample.instruction_id]
+        scores = {a: scoring.score(rubric, true_verdicts[a]) for a in orders[0]}
         for a, b in combinations(sorted(orders[0]), 2):
-            true, said = grade(scores[a], scores[b]), []
+            true, grades = grade(scores[a], scores[b]), []
             for physician, order in zip(people.physicians, orders, strict=True):
-                shown = order.index(a) < order.index(b)  # graded as shown, turned back here
-                said.append(physician.grade(a, b, true) if shown else -physician.grade(b, a, -true))
-            settled = people.adjudicator.settle((a, b), *said, true)
-            rows.append((sample.instruction_id, a, b, true, *said, settled))
-    return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *SAID])
+                if order.index(a) < order.index(b):
+                    grades.append(physician.grade(a, b, true))
+                else:  # graded as shown, turned back here
+                    grades.append(-physician.grade(b, a, -true))
+            settled = people.adjudicator.settle((a, b), *grades, true)
+            rows.append((sample.instruction_id, a, b, true, *grades, settled))
+    return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *LABELS])
 
 
 def blind_ceiling(pairs: pd.DataFrame) -> float:
@@ -279,12 +308,12 @@ def predictions(scorer: str, scores: pd.DataFrame, criteria=None, calibration=No
     """Predictions frame from a reward model's scores; criterion views need their calibration."""
     frame = scores.assign(scorer=scorer, probability=np.nan, met=pd.NA)
     if calibration is not None:
-        of = frame.criterion_id.map(criteria.set_index("criterion_id").dimension)
-        if of.isna().any():
-            unknown = frame.criterion_id[of.isna()].iloc[0]
+        dimensions = frame.criterion_id.map(criteria.set_index("criterion_id").dimension)
+        if dimensions.isna().any():
+            unknown = frame.criterion_id[dimensions.isna()].iloc[0]
             raise KitError(f"{scorer}: criterion {unknown!r} is in no rubric; score again")
-        frame["probability"] = calibration.probability(frame.score, of)
-        frame["met"] = calibration.met(frame.score, of)
+        frame["probability"] = calibration.probability(frame.score, dimensions)
+        frame["met"] = calibration.met(frame.score, dimensions)
     return frame[PREDICTED].astype({"met": "boolean"})
 
 
@@ -343,149 +372,194 @@ def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame
 # ---------------------------------------------------------------- metrics
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Sums by sample and (scorer, metric, slice, against): (samples, keys), ties (keys,)."""
-
-    samples: pd.DataFrame
-    keys: list[tuple[str, str, str, str]]
-    hits: np.ndarray
-    counts: np.ndarray
-    ties: np.ndarray
-
-    def metrics(self, draws: int, seed: int) -> pd.DataFrame:
-        """One row a key: value, its 95 % interval, n, tie rate; shares, not percent.
-
-        n counts the items judged; for precision the answers called unsafe, for F1 both sides.
-        """
-        weights = statistics.two_stage_weights(self.samples.condition, draws, seed)
-        once, n = np.ones((1, len(self.samples))), self.counts.sum(axis=0)
-        frame = pd.DataFrame(self.keys, columns=["scorer", "metric", "slice", "against"])
-        frame["value"] = statistics.ratio(self.hits, self.counts, once)[0]
-        ratios = statistics.ratio(self.hits, self.counts, weights)
-        frame["low"], frame["high"] = statistics.interval(ratios)
-        return frame.assign(n=n.astype(int), tie_rate=self.ties / np.maximum(n, 1))
-
-    def contrast(self, coefficients: Mapping[tuple, float], draws: int, seed: int) -> dict:
-        """Weighted sum of metrics by key: {difference, low, high, n}; all keys share the draws."""
-        missing = sorted(set(coefficients) - set(self.keys))
-        if missing:
-            raise KitError(f"no metric {missing[0]}: add the predictions of that scorer")
-        columns = {self.keys.index(key): factor for key, factor in coefficients.items()}
-        weights = statistics.two_stage_weights(self.samples.condition, draws, seed)
-        found = statistics.contrast(self.hits, self.counts, columns, weights)
-        return {**found, "n": int(self.counts[:, list(columns)].sum(axis=0).min())}
-
-    def by(self, column: str, metric="overall", slice="all", against="adjudicated") -> pd.DataFrame:
-        """One metric of every scorer by a column of the samples: ``column``, scorer, value, n."""
-        at = [n for n, key in enumerate(self.keys) if key[1:] == (metric, slice, against)]
-        hits, n = (
-            pd.DataFrame(sums[:, at], columns=[self.keys[n][0] for n in at])
-            .groupby(self.samples[column].to_numpy())
-            .sum()
-            .unstack()
-            for sums in (self.hits, self.counts)
-        )
-        frame = pd.DataFrame({"value": hits / n, "n": n.astype(int)})
-        return frame.rename_axis(["scorer", column]).reset_index()
-
-
 def tally(
     bench: Bench,
     predicted: pd.DataFrame,
     against: Sequence[str] = AGAINST,
     preferences: pd.DataFrame | None = None,
-) -> Tally:
-    """Hits and counts per sample for every scorer in ``predicted`` and in ``preferences``.
+) -> Estimates:
+    """Every metric of every scorer in ``predicted`` and in ``preferences``, by ``KEY``.
 
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
     then of expected scores; one without to its one score for all. What a scorer was asked directly
     goes before what follows from its scores: preferences (columns ``PREFERRED``) by criterion, else
     of whole answers, decide the pairs, and those of whole answers the graded answer pairs.
     A tie counts as wrong, and so does NaN, and an unknown verdict, but for safety, where it is a
-    violation. KitError where a prediction or preference is missing or doubled.
+    violation. n counts the items judged; for precision the answers called unsafe, for F1 both
+    sides; ``tie_rate`` is the share of ties. Shares, not percent. KitError where a prediction or
+    preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
-    cells, pairs, grades = _cells(bench.verdicts, bench.criteria), bench.pairs, bench.grades
-    row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
-    at_cell, at_pair, at_grade = (row[f.instruction_id].to_numpy() for f in (cells, pairs, grades))
-    cell_slices, pair_slices = _slices(cells), _slices(pairs)
-    place = pd.Series(range(len(cells)), index=pd.MultiIndex.from_frame(cells[CELL]))
-    chosen, rejected = (
-        place[pd.MultiIndex.from_frame(pairs[[side, "criterion_id"]])].to_numpy()
-        for side in ("chosen_id", "rejected_id")
-    )
-    direction = pairs.truth.map({"same": 1, "reversed": -1, "none": 0}).to_numpy()
-    safety = cell_slices["safety"]
-    keys, sums = [], []
-
-    def add(scorer, metric, column, at, slices, hit, valid, tied=0):
-        for name, mask in slices.items():
-            use = mask * np.asarray(valid, float)
-            keys.append((scorer, metric, name, column))
-            hits, counts = (np.bincount(at, v, len(row)) for v in (hit * use, use))
-            sums.append((hits, counts, (tied * use).sum()))
-
     scored = dict(list(predicted.groupby("scorer", sort=False)))
-    asked = {} if preferences is None else dict(list(preferences.groupby("scorer", sort=False)))
-    if "length" in scored:  # 1 where the chosen answer is the longer, -1 where the rejected
-        words = scored["length"].set_index("candidate_id").score
-        longer = np.sign(words[pairs.chosen_id].to_numpy() - words[pairs.rejected_id].to_numpy())
-    for scorer in dict.fromkeys([*scored, *asked]):
-        sign = order = met = None
-        if scorer in scored:
-            frame = scored[scorer]
-            conditional = bool((frame.criterion_id != "").any())
-            frame = _aligned(scorer, frame, cells, conditional)
-            score, said = frame.score.to_numpy(float), frame.met.notna().to_numpy() | safety
-            met = frame.met.eq(True).fillna(False).to_numpy(bool) if conditional else None
-            sign = np.nan_to_num(np.sign(score[chosen] - score[rejected]))  # NaN prefers nothing
-            order = _order(cells, frame, met, grades, conditional)
-        if scorer in asked:
-            frame = asked[scorer]
-            whole = frame.criterion_id == ""
-            by_answer, by_criterion, of = frame[whole], frame[~whole], ("chosen_id", "rejected_id")
-            if len(by_criterion):
-                sign = _preferred(scorer, by_criterion, pairs, of, pairs.criterion_id)
-            else:
-                sign = _preferred(scorer, by_answer, pairs, of, "")
-            if len(by_answer):
-                order = _preferred(scorer, by_answer, grades, ("a_id", "b_id"), "")
-        for column in against:
-            if met is not None:
-                label = _label(cells, column).to_numpy()
-                unsafe = label == 0
-                safe = {"safety": safety} | {s: safety & cell_slices[s] for s in ("seen", "unseen")}
-                known = ~np.isnan(label)
-                add(scorer, "pointwise", column, at_cell, cell_slices, said & (met == label), known)
-                sides = {"precision": ~met, "recall": unsafe, "f1": unsafe * 1 + ~met}
-                for name, valid in sides.items():
-                    add(scorer, f"veto_{name}", column, at_cell, safe, unsafe & ~met, valid)
-            wanted = direction if column == "truth" else np.ones(len(pairs))
-            slices = dict(pair_slices)
-            if "length" in scored:  # pairs that longer-is-better gets wrong
-                slices["shorter"] = longer * wanted < 0
-            add(scorer, "pairwise", column, at_pair, slices, sign == wanted, wanted != 0, sign == 0)
-            if order is not None:
-                wanted = np.sign(grades[column].to_numpy())
-                add(
-                    scorer,
-                    "overall",
-                    column,
-                    at_grade,
-                    {"all": 1},
-                    order == wanted,
-                    wanted != 0,
-                    order == 0,
-                )
-    hits, counts, ties = zip(*sums, strict=True)
-    return Tally(bench.samples, keys, np.stack(hits, 1), np.stack(counts, 1), np.array(ties))
+    compared = {} if preferences is None else dict(list(preferences.groupby("scorer", sort=False)))
+    questions = _Questions(bench, against, scored.get("length"))
+    items = []
+    for scorer in dict.fromkeys([*scored, *compared]):
+        answers = _answers(scorer, scored.get(scorer), compared.get(scorer), questions)
+        for labels in against:
+            for counted in questions.metrics(answers, labels):
+                items += counted.by_slice(scorer, labels)
+    sums = Estimates.of_items(bench.samples, KEY, items)
+    n = sums.counts.sum(axis=0)
+    return replace(sums, extra={"tie_rate": sums.extra["ties"] / np.maximum(n, 1)})
 
 
-def _preferred(scorer: str, frame, wanted, sides: tuple[str, str], criteria) -> np.ndarray:
-    """Of each pair in ``wanted`` which side ``frame`` prefers: 1 the first, -1 the second, 0
-    none."""
+@dataclass(frozen=True)
+class _Counted:
+    """All items of a metric, each (items,): row of its sample, whether right, weight, tied."""
+
+    metric: str
+    slices: Mapping[str, np.ndarray]  # name -> mask of items
+    rows: np.ndarray
+    right: np.ndarray
+    weight: np.ndarray
+    tied: np.ndarray
+
+    def by_slice(self, scorer: str, labels: str) -> Iterator[tuple]:
+        """The items of each slice as ``Estimates.of_items`` takes them."""
+        for name, mask in self.slices.items():
+            parts = (part[mask] for part in (self.rows, self.right, self.weight, self.tied))
+            yield ((scorer, self.metric, name, labels), *parts)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a scorer answers. ``met``, ``given``: its verdict on each cell and whether there is one.
+
+    ``pairs``, ``grades``: which answer of each pair and graded pair it prefers, 1 the first, -1 the
+    second, 0 neither. None where it does not say.
+    """
+
+    met: np.ndarray | None = None
+    given: np.ndarray | None = None
+    pairs: np.ndarray | None = None
+    grades: np.ndarray | None = None
+
+
+class _Questions:
+    """What every scorer of a bench is asked: its frames with their sample's row and slices."""
+
+    def __init__(self, bench: Bench, against: Sequence[str], length: pd.DataFrame | None):
+        self.cells, self.pairs, self.grades = bench.cells, bench.pairs, bench.grades
+        row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
+        self.cell_rows, self.pair_rows, self.grade_rows = (
+            row[frame.instruction_id].to_numpy() for frame in (self.cells, self.pairs, self.grades)
+        )
+        self.cell_slices, self.pair_slices = _slices(self.cells), _slices(self.pairs)
+        self.rubrics = _rubrics(self.cells)
+        # 1 met, 0 not, NaN not known
+        self.labels = {name: np.array(_met(self.cells, name), float) for name in against}
+        cells = pd.Series(range(len(self.cells)), index=pd.MultiIndex.from_frame(self.cells[CELL]))
+        self.chosen, self.rejected = (  # cell of either side of a pair
+            cells[pd.MultiIndex.from_frame(self.pairs[[side, "criterion_id"]])].to_numpy()
+            for side in ("chosen_id", "rejected_id")
+        )
+        self.longer = None
+        if length is not None:  # 1 where the chosen answer is the longer, -1 where the rejected
+            words = length.set_index("candidate_id").score
+            chosen, rejected = self.pairs.chosen_id, self.pairs.rejected_id
+            self.longer = np.sign(words[chosen].to_numpy() - words[rejected].to_numpy())
+
+    def metrics(self, answers: _Answers, labels: str) -> Iterator[_Counted]:
+        """The items of all metrics of one scorer by one column of labels."""
+        if answers.met is not None:
+            yield from self._verdicts(answers, labels)
+        wanted, slices = np.ones(len(self.pairs)), dict(self.pair_slices)
+        if labels == "truth":
+            wanted = self.pairs.truth.map({"same": 1, "reversed": -1, "none": 0}).to_numpy()
+        if self.longer is not None:  # pairs that longer-is-better gets wrong
+            slices["shorter"] = self.longer * wanted < 0
+        yield _preferences("pairwise", slices, self.pair_rows, answers.pairs, wanted)
+        if answers.grades is not None:
+            wanted = np.sign(self.grades[labels].to_numpy())
+            slices = {"all": np.ones(len(wanted), bool)}
+            yield _preferences("overall", slices, self.grade_rows, answers.grades, wanted)
+
+    def _verdicts(self, answers: _Answers, labels: str) -> Iterator[_Counted]:
+        label, rows = self.labels[labels], self.cell_rows
+        none = np.zeros(len(label))
+        right = answers.given & (answers.met == label)
+        yield _Counted("pointwise", self.cell_slices, rows, right, ~np.isnan(label), none)
+        safety = self.cell_slices["safety"]
+        slices = {"safety": safety}
+        slices |= {name: safety & self.cell_slices[name] for name in ("seen", "unseen")}
+        called, violation = 1 - answers.met, (label == 0) * 1
+        # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
+        weights = {"precision": called, "recall": violation, "f1": called + violation}
+        for name, weight in weights.items():
+            yield _Counted(f"veto_{name}", slices, rows, called * violation, weight, none)
+
+
+def _preferences(metric: str, slices, rows, answers, wanted) -> _Counted:
+    """``wanted``: 1 the first, -1 the second, 0 a pair that does not count."""
+    return _Counted(metric, slices, rows, answers == wanted, wanted != 0, answers == 0)
+
+
+def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    slices = {d: frame.dimension == d for d in DIMENSIONS}
+    slices |= {"all": frame.seen | True, "seen": frame.seen, "unseen": ~frame.seen}
+    return {name: mask.to_numpy(bool) for name, mask in slices.items()}
+
+
+def _answers(scorer: str, predicted, compared, questions: _Questions) -> _Answers:
+    """What follows from a scorer's predictions and from its preferences; either may be None."""
+    answers = _Answers()
+    if predicted is not None:
+        conditional = bool((predicted.criterion_id != "").any())
+        frame = _aligned(scorer, predicted, questions.cells, conditional)
+        score, met, given = frame.score.to_numpy(float), None, None
+        if conditional:
+            met = frame.met.eq(True).fillna(False).to_numpy(bool)
+            given = frame.met.notna().to_numpy() | questions.cell_slices["safety"]
+        margin = np.sign(score[questions.chosen] - score[questions.rejected])
+        pairs = np.nan_to_num(margin)  # NaN prefers nothing
+        answers = _Answers(met, given, pairs, _order(questions, frame, met))
+    if compared is not None:
+        whole = compared.criterion_id == ""
+        wanted = questions.pairs.rename(columns={"chosen_id": "a_id", "rejected_id": "b_id"})
+        if whole.all():
+            wanted = wanted.assign(criterion_id="")
+        of_pairs = compared if whole.all() else compared[~whole]
+        answers = replace(answers, pairs=_preferred(scorer, of_pairs, wanted))
+        if whole.any():
+            wanted = questions.grades.assign(criterion_id="")
+            answers = replace(answers, grades=_preferred(scorer, compared[whole], wanted))
+    return answers
+
+
+def _aligned(scorer: str, frame, cells, conditional: bool) -> pd.DataFrame:
+    """Predictions in the order of the cells; a scalar's one score stands in every cell."""
+    if conditional and (frame.criterion_id == "").any():
+        raise KitError(f"predictions of {scorer}: only some have a criterion; give all or none")
+    on = CELL if conditional else CELL[:1]
+    rows = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
+    if (rows < 0).any():
+        cell = cells.iloc[(rows < 0).argmax()]
+        missing = f"{cell.candidate_id}, {cell.criterion_id}"
+        raise KitError(f"{scorer}: no prediction of {missing}; score it again")
+    return frame.iloc[rows]
+
+
+def _order(questions: _Questions, frame: pd.DataFrame, met: np.ndarray | None) -> np.ndarray:
+    """Which answer of each graded pair the scorer prefers: 1 for a, -1 for b, 0 for a tie."""
+    cells, grades = questions.cells, questions.grades
+    if met is None:
+        rank = dict(zip(cells.candidate_id, frame.score, strict=True))
+    else:
+        likely = frame.probability.fillna(pd.Series(met * 1.0, frame.index)).to_numpy(float)
+        verdicts, likely = _by_candidate(cells, met), _by_candidate(cells, likely)
+        rank = {}
+        for answer, instruction in zip(cells.candidate_id, cells.instruction_id, strict=True):
+            if answer not in rank:
+                rubric = questions.rubrics[instruction]
+                rank[answer] = scoring.expected_key(rubric, verdicts[answer], likely[answer])
+    pairs = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
+    return np.array([int(a > b) - int(a < b) for a, b in pairs])
+
+
+def _preferred(scorer: str, frame: pd.DataFrame, wanted: pd.DataFrame) -> np.ndarray:
+    """Which answer of each row of ``wanted`` it prefers: 1 for a, -1 for b, 0 for neither."""
     key = ["criterion_id", "a_id", "b_id"]
     turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
     both = pd.concat([frame, turned]).set_index(key).probability
@@ -493,13 +567,39 @@ def _preferred(scorer: str, frame, wanted, sides: tuple[str, str], criteria) -> 
         raise KitError(
             f"{scorer}: it compared two answers twice; keep one preference for each pair"
         )
-    asked = wanted.assign(criterion_id=criteria)[["criterion_id", *sides]]
-    found = both.index.get_indexer(pd.MultiIndex.from_frame(asked))
-    if (found < 0).any():
-        missing = ", ".join(filter(None, asked.iloc[(found < 0).argmax()]))
+    rows = both.index.get_indexer(pd.MultiIndex.from_frame(wanted[key]))
+    if (rows < 0).any():
+        missing = ", ".join(filter(None, wanted[key].iloc[(rows < 0).argmax()]))
         raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
-    margin = both.to_numpy(float)[found] - 0.5
-    return np.where(np.abs(margin) > EVEN, np.sign(margin), 0)  # NaN prefers nothing
+    margin = both.to_numpy(float)[rows] - 0.5
+    return np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0)  # NaN prefers nothing
+
+
+def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST, preferences=None):
+    """A row a metric of each scorer, with its 95 % interval; see ``tally``."""
+    return tally(bench, predicted, against, preferences).table(draws, seed)
+
+
+def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What each scorer did here: a row a scorer, booleans pointwise, overall and pairwise.
+
+    ``consistent`` is the share of the compared pairs on which both orders said the same; an answer
+    that is not there is no such pair.
+    """
+    rows: dict[str, dict] = {}
+    for scorer, frame in predicted.groupby("scorer", sort=False):
+        rows[scorer] = {"pointwise" if (frame.criterion_id != "").any() else "overall": True}
+    if preferences is not None:
+        for scorer, frame in preferences.groupby("scorer", sort=False):
+            share = frame.consistent.astype("Float64").mean()
+            rows.setdefault(scorer, {}).update(pairwise=True, consistent=share)
+    able = ["pointwise", "overall", "pairwise"]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*able, "consistent"])
+    frame[able] = frame[able].fillna(False).astype(bool)
+    return frame.rename_axis("scorer").reset_index()
+
+
+# ---------------------------------------------------------------- files beside the bench
 
 
 def save_judged(folder: Path, bench: Bench, verdicts) -> None:
@@ -520,78 +620,3 @@ def load_preferences(folder: Path) -> pd.DataFrame | None:
     """The preferences of a bench's folder, or None where no scorer compared two answers."""
     path = Path(folder) / "preferences.parquet"
     return pd.read_parquet(path) if path.exists() else None
-
-
-def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What each scorer did here: a row a scorer, booleans pointwise, overall and pairwise.
-
-    ``consistent`` is the share of the compared pairs on which both orders said the same; an answer
-    that is not there is no such pair.
-    """
-    rows: dict[str, dict] = {}
-    for scorer, frame in predicted.groupby("scorer", sort=False):
-        rows[scorer] = {"pointwise" if (frame.criterion_id != "").any() else "overall": True}
-    if preferences is not None:
-        for scorer, frame in preferences.groupby("scorer", sort=False):
-            share = frame.consistent.astype("Float64").mean()
-            rows.setdefault(scorer, {}).update(pairwise=True, consistent=share)
-    columns = ["pointwise", "overall", "pairwise", "consistent"]
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("scorer")
-    return (
-        found.fillna({c: False for c in columns[:3]})
-        .astype(dict.fromkeys(columns[:3], bool))
-        .reset_index()
-    )
-
-
-def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST, preferences=None):
-    """All metrics of all scorers with 95 % intervals; see ``tally`` and ``Tally.metrics``."""
-    return tally(bench, predicted, against, preferences).metrics(draws, seed)
-
-
-def paired_difference(
-    bench: Bench,
-    predicted: pd.DataFrame,
-    scorer_a: str,
-    scorer_b: str,
-    metric: str,
-    slice: str = "all",
-    against: str = "adjudicated",
-    draws: int = 1000,
-    seed: int = 0,
-) -> dict:
-    """Metric of ``scorer_a`` minus that of ``scorer_b``: {difference, low, high, n}, paired."""
-    keys = {(scorer_a, metric, slice, against): 1, (scorer_b, metric, slice, against): -1}
-    return tally(bench, predicted, (against,)).contrast(keys, draws, seed)
-
-
-def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    of = {d: frame.dimension == d for d in DIMENSIONS}
-    of |= {"all": frame.seen | True, "seen": frame.seen, "unseen": ~frame.seen}
-    return {name: mask.to_numpy(bool) for name, mask in of.items()}
-
-
-def _aligned(scorer: str, frame, cells, conditional: bool) -> pd.DataFrame:
-    """Predictions in the order of the cells; a scalar's one score stands in every cell."""
-    if conditional and (frame.criterion_id == "").any():
-        raise KitError(f"predictions of {scorer}: only some have a criterion; give all or none")
-    on = CELL if conditional else CELL[:1]
-    found = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
-    if (found < 0).any():
-        cell = cells.iloc[(found < 0).argmax()]
-        missing = f"{cell.candidate_id}, {cell.criterion_id}"
-        raise KitError(f"{scorer}: no prediction of {missing}; score it again")
-    return frame.iloc[found]
-
-
-def _order(cells, frame, met, grades, conditional: bool) -> np.ndarray:
-    """Which answer of each graded pair the scorer prefers: 1 for a, -1 for b, 0 for a tie."""
-    if conditional:
-        likely = frame.probability.fillna(pd.Series(met * 1.0, frame.index)).to_numpy(float)
-        scores, expected = candidate_scores(cells, met), _sums(cells, likely).itertuples()
-        whole = scoring.whole  # the last digit of a sum of floats is no preference
-        rank = {e.Index: (*scores[e.Index].key, *map(whole, (-e.s3, e.s1, e.s2))) for e in expected}
-    else:
-        rank = dict(zip(cells.candidate_id, frame.score, strict=True))
-    pairs = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
-    return np.array([int(a > b) - int(a < b) for a, b in pairs])

@@ -10,21 +10,22 @@ q_sub       the same with composite criteria taken apart into atomic ones, weigh
 Each without and with retrieved documents in the instruction. What a system cannot do has no row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from promedical_utils.clinic import external as clinic_external
-from promedical_utils.core import records, statistics
+from promedical_utils.core import records
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Criterion, Rubric, SplitRow
-from promedical_utils.core.workspace import (
-    KitError,
-    project_root,
-)
+from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources import judged
 from promedical_utils.data.sources.judged import Question
 from promedical_utils.data.sources.real_sets import OVERALL
@@ -45,22 +46,11 @@ RULED = "criterion"  # the model whose verdicts the rules put together
 AT = (1, 3, 5, 10)  # of recall
 KEY = ["set", "system", "text", "retrieval"]
 PAIR = ["instruction_id", "a_id", "b_id"]
-COLUMNS = [
-    *KEY,
-    "subset",
-    "instruction_id",
-    "condition",
-    "a_id",
-    "b_id",
-    "label",
-    "prefers",
-    "score_a",
-    "score_b",
-]
+OUTCOME = ["label", "prefers", "score_a", "score_b"]
+COLUMNS = [*KEY, "subset", "instruction_id", "condition", "a_id", "b_id", *OUTCOME]
 NOT_TESTABLE = (
     "not testable in this profile: its reward models have read the clinic's words only, so a "
-    "number "
-    "would be of models that have never read such text"
+    "number would be of models that have never read such text"
 )
 
 
@@ -103,30 +93,18 @@ def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
     return rubric.model_copy(update={"criteria": criteria})
 
 
-def lexicographic(rubric: Rubric, likely: Mapping[str, float], met: Mapping[str, bool]) -> tuple:
-    """Sort key of an answer: S3, S1, S2 of its verdicts, then the same expected, as on the bench.
-
-    Expected sums are rounded: the last digit of a sum of floats is no reason to prefer an answer.
-    """
-    said = {c: "met" if passed else "not_met" for c, passed in met.items()}
-    of = {d: [c for c in rubric.criteria if c.dimension == d] for d in records.DIMENSIONS}
-    expected = (
-        sum(likely[c.id] for c in of["safety"]),
-        sum(likely[c.id] * c.weight for c in of["proficiency"]),
-        sum(likely[c.id] for c in of["excellence"]),
-    )
-    return (*scoring.score(rubric, said).key, *map(scoring.whole, expected))
-
-
-def by_rule(rule, rubric: Rubric, likely: Mapping[str, float], met: Mapping[str, bool]) -> tuple:
+def by_rule(
+    rule: Callable, rubric: Rubric, met: Mapping[str, bool], likely: Mapping[str, float]
+) -> tuple[int, int]:
     """Sort key by a linear rule, RaR's or ORBIT's: its value of the verdicts, then its expectation.
 
-    Both rules are a sum over criteria that are met, so the expectation needs each one's share only.
+    ``met``: criterion id -> verdict; ``likely``: criterion id -> P(met), as in
+    ``scoring.expected_key``, which is the same by the lexicographic order.
     """
-    none = rule(rubric, {})
-    share = {c.id: rule(rubric, {c.id: "met"}) - none for c in rubric.criteria}
-    value = rule(rubric, {c: "met" for c, passed in met.items() if passed})
-    return scoring.whole(value), scoring.whole(sum(likely[c] * gain for c, gain in share.items()))
+    _, adds = scoring.linear(rule, rubric)
+    value = rule(rubric, {name: "met" for name, passed in met.items() if passed})
+    expected = sum(likely[name] * gain for name, gain in adds.items())
+    return scoring.whole(value), scoring.whole(expected)
 
 
 # ---------------------------------------------------------------- predictions
@@ -145,10 +123,10 @@ def predictions(
     rows = []
     for q in questions:
         for a, b, label in q.pairs:
-            one, other = scores[a], scores[b]
-            prefers = np.sign(one - other)  # NaN where one of them is
-            asked = (q.subset, q.instruction.id, q.condition)
-            rows.append((name, system, text, retrieved, *asked, a, b, label, prefers, one, other))
+            prefers = np.sign(scores[a] - scores[b])  # NaN where one of them is
+            question = (q.subset, q.instruction.id, q.condition)
+            key = (name, system, text, retrieved, *question, a, b)
+            rows.append((*key, label, prefers, scores[a], scores[b]))
     types = {"retrieval": bool, "label": int, "prefers": float, "score_a": float, "score_b": float}
     return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
@@ -178,28 +156,24 @@ def read_by(
             f"{system}: no calibration.json, so its scores give no verdicts; run 03_reward_model"
         )
     dimension = {c.id: c.dimension for r in rubrics for c in r.criteria}
-    of = frame.criterion_id.map(dimension)
-    frame = frame.assign(
-        likely=np.nan_to_num(rm.calibration.probability(frame.score, of)),  # a NaN score: not met
-        met=rm.calibration.met(frame.score, of),
-    )
-    read = {
-        candidate: (
-            dict(zip(rows.criterion_id, rows.likely)),
-            dict(zip(rows.criterion_id, rows.met)),
-        )
-        for candidate, rows in frame.groupby("candidate_id", sort=False)
+    dimensions = frame.criterion_id.map(dimension)
+    likely = rm.calibration.probability(frame.score, dimensions)
+    met = rm.calibration.met(frame.score, dimensions)
+    frame = frame.assign(likely=np.nan_to_num(likely), met=met)  # a NaN score: not met
+    verdicts = {
+        candidate: (dict(zip(own.criterion_id, own.met)), dict(zip(own.criterion_id, own.likely)))
+        for candidate, own in frame.groupby("candidate_id", sort=False)
     }
-    ways = {system: lexicographic}
+    keys_of: dict[str, Callable] = {system: scoring.expected_key}
     if system == RULED:
-        ways |= {name: lambda *row, rule=rule: by_rule(rule, *row) for name, rule in RULES.items()}
-    found: dict[str, dict[str, float]] = {name: {} for name in ways}
+        keys_of |= {name: partial(by_rule, rule) for name, rule in RULES.items()}
+    scores: dict[str, dict[str, float]] = {name: {} for name in keys_of}
     for q, rubric in zip(questions, rubrics, strict=True):
         ids = [c.id for c in q.candidates]
-        for name, way in ways.items():
-            keys = [way(rubric, *read[i]) for i in ids]
-            found[name] |= zip(ids, scoring.ranks(keys), strict=True)
-    return found, cut
+        for name, key_of in keys_of.items():
+            keys = [key_of(rubric, *verdicts[i]) for i in ids]
+            scores[name] |= zip(ids, scoring.ranks(keys), strict=True)
+    return scores, cut
 
 
 def texts_of(questions: Sequence[Question]) -> list[str]:
@@ -219,7 +193,7 @@ def lengths(questions: Sequence[Question]) -> dict[str, float]:
 # ---------------------------------------------------------------- retrieval
 
 
-def with_retrieved(found: Set, rm, k: int) -> tuple[list[Question], dict]:
+def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
     """The questions with what retrieval found in their instruction, and the report on it.
 
     The same text in every column and for every model, so that room is kept for the whole rubric as
@@ -227,31 +201,26 @@ def with_retrieved(found: Set, rm, k: int) -> tuple[list[Question], dict]:
     """
     from promedical_utils.reward_model import packing  # loads torch
 
-    index, told = retrieval.Index(found.documents), []
-    asked = [[m.model_dump() for m in q.instruction.messages] for q in found.questions]
+    index = retrieval.Index(external.documents)
+    messages = [[m.model_dump() for m in q.instruction.messages] for q in external.questions]
     queries = [
-        found.queries.get(q.instruction.id) or retrieval.query(messages)
-        for q, messages in zip(found.questions, asked, strict=True)
+        external.queries.get(q.instruction.id) or retrieval.query(turns)
+        for q, turns in zip(external.questions, messages, strict=True)
     ]
     best = index.search(queries, max(k, *AT))
-    shown, left_out = [], 0
-    for q, messages, ids in zip(found.questions, asked, best, strict=True):
+    questions, shown, left_out = [], [], 0
+    for q, turns, ids in zip(external.questions, messages, best, strict=True):
         rubrics = list(q.rubrics.values()) or [_neutral(q)]
         tails = ["".join(map(packing.criterion_text, r.criteria)) for r in rubrics]
-        texts = [found.documents[i] for i in ids[:k]]
-        messages, kept = retrieval.with_documents(
-            rm.tokenizer, messages, [c.text for c in q.candidates], tails, texts, rm.max_tokens
+        texts = [external.documents[i] for i in ids[:k]]
+        turns, kept = retrieval.with_documents(
+            rm.tokenizer, turns, [c.text for c in q.candidates], tails, texts, rm.max_tokens
         )
         shown.append([ids[n] for n in kept])
         left_out += len(texts) - len(kept)
-        told.append(
-            replace(
-                q,
-                instruction=q.instruction.model_copy(
-                    update={"messages": [records.Message(**m) for m in messages]}
-                ),
-            )
-        )
+        turns = [records.Message(**turn) for turn in turns]
+        instruction = q.instruction.model_copy(update={"messages": turns})
+        questions.append(replace(q, instruction=instruction))
     report = {
         "library": "bm25s",
         "documents": len(index.ids),
@@ -259,14 +228,14 @@ def with_retrieved(found: Set, rm, k: int) -> tuple[list[Question], dict]:
         "in_instructions": sum(map(len, shown)),
         "did_not_fit": left_out,
     }
-    if found.wanted:
-        wanted = [found.wanted[q.instruction.id] for q in found.questions]
+    if external.wanted:
+        wanted = [external.wanted[q.instruction.id] for q in external.questions]
         report |= {
             "wanted": sum(map(len, wanted)),
             "recall": {str(n): round(v, 4) for n, v in retrieval.recall(best, wanted, AT).items()},
             "recall_in_instructions": round(retrieval.recall(shown, wanted, [k])[k], 4),
         }
-    return told, report
+    return questions, report
 
 
 # ---------------------------------------------------------------- the sets
@@ -275,29 +244,26 @@ def with_retrieved(found: Set, rm, k: int) -> tuple[list[Question], dict]:
 def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
     """The external clinic as answer pairs: label by the true verdicts of its atomic rubric; no
     ties."""
-
     made = clinic_external.build(seed, size, taken)
-    said = {c.id: made.verdicts(c) for c in made.candidates}
-    questions, ceilings = [], {}
-    for asked in made.instructions:
-        answers = tuple(c for c in made.candidates if c.instruction_id == asked.id)
-        pairs = _pairs(made.gold[asked.id], {a.id: said[a.id] for a in answers})
-        shown = made.shown[asked.id]
+    verdicts = {c.id: made.verdicts(c) for c in made.candidates}
+    questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0), 0
+    for instruction in made.instructions:
+        answers = tuple(c for c in made.candidates if c.instruction_id == instruction.id)
+        pairs = _pairs(made.gold[instruction.id], {a.id: verdicts[a.id] for a in answers})
+        shown = made.shown[instruction.id]
         rubrics = {"q_criteria": shown, "q_sub": sub_rubric(shown, clinic_external.JOIN)}
-        questions.append(
-            Question(asked, answers, pairs, made.conditions[asked.id], rubrics=rubrics)
-        )
+        condition = made.conditions[instruction.id]
+        questions.append(Question(instruction, answers, pairs, condition, rubrics=rubrics))
+        tied += math.comb(len(answers), 2) - len(pairs)
         for text, rubric in rubrics.items():
-            best = _pairs(rubric, {a.id: _parts(said[a.id], rubric, made.parts) for a in answers})
-            right = len(set(best) & set(pairs))
-            ceilings[text] = ceilings.get(text, 0) + right
-    total = sum(len(q.pairs) for q in questions)
-    authors, n = len({c.generator for c in made.candidates}), len(questions)
+            best = {a.id: _parts(verdicts[a.id], rubric, made.parts) for a in answers}
+            right[text] += len(set(_pairs(rubric, best)) & set(pairs))
+    total = max(sum(len(q.pairs) for q in questions), 1)
     about = {
-        "tied_pairs_left_out": n * authors * (authors - 1) // 2 - total,
+        "tied_pairs_left_out": tied,
         # what true verdicts on the texts shown would reach: a composite counts two violations as
         # one
-        "ceiling": {text: round(right / max(total, 1), 4) for text, right in ceilings.items()},
+        "ceiling": {text: round(hits / total, 4) for text, hits in right.items()},
     }
     return Set(questions, made.documents, made.withheld, made.questions, about)
 
@@ -305,26 +271,22 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
 def _pairs(
     rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]
 ) -> tuple[tuple[str, str, int], ...]:
-    scores = {name: scoring.score(rubric, said) for name, said in sorted(verdicts.items())}
-    ids = list(scores)
-    sides = [
-        (a, b, scoring.compare(scores[a], scores[b]))
-        for n, a in enumerate(ids)
-        for b in ids[n + 1 :]
-    ]
+    """(a, b, 1 where a is better or -1) of every two answers, without ties."""
+    scores = {name: scoring.score(rubric, verdicts[name]) for name in sorted(verdicts)}
+    sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
     return tuple(side for side in sides if side[2])
 
 
 def _parts(
-    said: Mapping[str, str], rubric: Rubric, parts: Mapping[str, Sequence[str]]
+    verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
     """True verdicts on composites and on their parts, from those on the atomic criteria."""
-    verdicts = {}
+    composite = {}
     for c in rubric.criteria:
         whole, _, number = c.id.partition("/")
-        asked = parts[whole] if not number else [parts[whole][int(number) - 1]]
-        verdicts[c.id] = "met" if all(said[i] == "met" for i in asked) else "not_met"
-    return verdicts
+        atoms = [parts[whole][int(number) - 1]] if number else parts[whole]
+        composite[c.id] = "met" if all(verdicts[i] == "met" for i in atoms) else "not_met"
+    return composite
 
 
 def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
@@ -366,22 +328,32 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
 # ---------------------------------------------------------------- metrics
 
 
+def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
+    """Pair accuracy over the instructions by some columns of the predictions; extra ``ties``.
+
+    A tie counts as wrong, and so does no preference (NaN).
+    """
+    samples = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
+    if samples.instruction_id.duplicated().any():
+        raise KitError("predictions: an instruction with two conditions; run notebook 06 again")
+    instructions = pd.Index(samples.instruction_id)
+    items = []
+    for key, part in frame.groupby(list(by), sort=False):
+        right, tied = part.prefers.eq(part.label), part.prefers.eq(0)
+        items.append((key, instructions.get_indexer(part.instruction_id), right, 1.0, tied))
+    return Estimates.of_items(samples.reset_index(drop=True), by, items)
+
+
 def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Pair accuracy of every (set, system, text, retrieval), a share with its 95 % interval.
 
-    Columns: KEY, value, low, high, n (pairs), ties. A tie counts as wrong, and so does no
-    preference.
-    Intervals draw conditions, then instructions within them; all rows of a set share the draws.
+    Columns: KEY, value, low, high, n (pairs), ties; see ``estimates``. Intervals draw conditions,
+    then instructions within them; all rows of a set share the draws.
     """
-    rows = []
-    for _, part in frame.groupby("set", sort=False):
-        keys, hits, counts, weights = _sums(part, draws, seed)
-        values = statistics.ratio(hits, counts, np.ones((1, len(hits))))[0]
-        low, high = statistics.interval(statistics.ratio(hits, counts, weights))
-        tied = part.prefers.eq(0).groupby([part[c] for c in KEY], sort=False).sum()
-        for n, key in enumerate(keys):
-            rows.append((*key, values[n], low[n], high[n], int(counts[:, n].sum()), int(tied[key])))
-    return pd.DataFrame(rows, columns=[*KEY, "value", "low", "high", "n", "ties"])
+    tables = [estimates(part).table(draws, seed) for _, part in frame.groupby("set", sort=False)]
+    if not tables:
+        return pd.DataFrame(columns=[*KEY, "value", "low", "high", "n", "ties"])
+    return pd.concat(tables, ignore_index=True).astype({"ties": int})
 
 
 def paired(
@@ -393,41 +365,18 @@ def paired(
     "q_sub", "retrieval": True}. KitError if it names none or several, or if they have no pair in
     common.
     """
-    both = [_one(frame, named) for named in (first, second)]
-    shared = both[0].merge(both[1][PAIR], on=PAIR)[PAIR]
+    sides = [_row(frame, parts) for parts in (first, second)]
+    shared = sides[0].merge(sides[1][PAIR], on=PAIR)[PAIR]
     if shared.empty:
         raise KitError(f"{dict(first)} and {dict(second)} have no answer pair in common")
-    parts = [part.merge(shared, on=PAIR).assign(side=n) for n, part in enumerate(both)]
-    _, hits, counts, weights = _sums(pd.concat(parts), draws, seed, ["side"])
-    found = statistics.contrast(hits, counts, {0: 1.0, 1: -1.0}, weights)
-    return {**found, "n": len(shared)}
+    both = pd.concat(side.merge(shared, on=PAIR).assign(side=n) for n, side in enumerate(sides))
+    return estimates(both, ["side"]).difference({(0,): 1, (1,): -1}, draws, seed)
 
 
-def _one(frame: pd.DataFrame, named: Mapping) -> pd.DataFrame:
-    part = frame
-    for column, value in named.items():
-        part = part[part[column] == value]
-    if len(part[KEY].drop_duplicates()) != 1:
-        raise KitError(
-            f"{dict(named)} names {len(part[KEY].drop_duplicates())} rows, not one: say more"
-        )
-    return part
-
-
-def _sums(frame: pd.DataFrame, draws: int, seed: int, by: Sequence[str] = KEY):
-    """(keys, hits, counts, weights): (instructions, keys) twice, and (draws, instructions)."""
-    asked = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
-    if asked.instruction_id.duplicated().any():
-        raise KitError("predictions: an instruction with two conditions; run notebook 06 again")
-    right = frame.prefers.eq(frame.label)  # False for NaN
-    at = pd.MultiIndex.from_frame(frame[list(by)])
-    keys = list(at.unique())
-    column, row = (
-        at.unique().get_indexer(at),
-        pd.Index(asked.instruction_id).get_indexer(frame.instruction_id),
-    )
-    hits, counts = np.zeros((2, len(asked), len(keys)))
-    np.add.at(hits, (row, column), right.to_numpy(float))
-    np.add.at(counts, (row, column), 1)
-    weights = statistics.two_stage_weights(asked.condition.to_list(), draws, seed)
-    return keys, hits, counts, weights
+def _row(frame: pd.DataFrame, parts: Mapping) -> pd.DataFrame:
+    """The predictions behind the one row of ``measures`` that has these parts."""
+    for column, value in parts.items():
+        frame = frame[frame[column] == value]
+    if (rows := len(frame[KEY].drop_duplicates())) != 1:
+        raise KitError(f"{dict(parts)} names {rows} rows, not one: say more")
+    return frame

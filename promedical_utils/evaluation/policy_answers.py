@@ -15,6 +15,8 @@ from promedical_utils.evaluation.policy_metrics import one_seed
 from promedical_utils.policy.veto_reward import answer_scores, answer_verdicts
 from promedical_utils.rubric.preferences import Group
 
+POLICY_SCORES = ("s1", "s2", "s3", "violation")
+
 
 def facts(criterion: Criterion) -> set[str]:
     """The leaflet's facts that a criterion of the clinic asks for, by its kind."""
@@ -25,28 +27,27 @@ def facts(criterion: Criterion) -> set[str]:
 def with_readable(
     evaluation: pd.DataFrame, rubrics: Iterable[Rubric], cannot_copy: Iterable[str]
 ) -> pd.DataFrame:
-    """``model.evaluate``'s rows with ``readable_s1`` and so on: no criterion that needs such a
+    """``policy.model.judge``'s rows with ``readable_s1`` and so on: no criterion that needs such a
     fact.
 
     What a base cannot copy from a leaflet no reward can mend, so claims are made of these columns.
     S1 is then the share of the weight that is left; NaN where none is.
     """
     lost = set(cannot_copy)
-    kept = {
-        r.instruction_id: r.model_copy(
-            update={"criteria": [c for c in r.criteria if not facts(c) & lost]}
-        )
-        for r in rubrics
-    }
+    readable = {}
+    for rubric in rubrics:
+        criteria = [c for c in rubric.criteria if not facts(c) & lost]
+        readable[rubric.instruction_id] = rubric.model_copy(update={"criteria": criteria})
     rows = []
     for row in evaluation.to_dict("records"):
-        rubric = kept[row["instruction_id"]]
+        rubric = readable[row["instruction_id"]]
         verdicts = clinic.gold(rubric.criteria, row["text"])
-        true = answer_scores(rubric, verdicts, row["finished"])
+        scores = answer_scores(rubric, verdicts, row["finished"])
         weight = sum(c.weight for c in rubric.criteria)
-        s1 = true.s1 / weight if weight else float("nan")
-        scores = (s1, true.s2, true.s3, true.s3 > 0)
-        rows.append(row | {f"readable_{k}": v for k, v in zip(POLICY_SCORES, scores, strict=True)})
+        s1 = scores.s1 / weight if weight else float("nan")
+        values = (s1, scores.s2, scores.s3, scores.s3 > 0)
+        named = zip(POLICY_SCORES, values, strict=True)
+        rows.append(row | {f"readable_{name}": value for name, value in named})
     return pd.DataFrame(rows)
 
 
@@ -68,25 +69,22 @@ def beside(
         raise KitError(f"no answer to instruction {instruction_id!r}: take one of the evaluation")
     instruction, rubric = data.instruction_of[instruction_id], data.rubric_of[instruction_id]
     criteria = tuple(rubric.criteria)
-    answers = tuple(
+    answers = [
         Candidate(
             id=r.policy, instruction_id=instruction_id, generator=r.policy, text=r.text or " "
         )
         for r in rows.itertuples()
-    )
+    ]
+    stored: dict[tuple[str, str], str] = {}
     if verdicts is None:
-        stored = {
-            (r.policy, c): verdict
-            for r in rows.itertuples()
-            for c, verdict in answer_verdicts(
-                rubric, clinic.gold(criteria, r.text), r.finished
-            ).items()
-        }
-        return Group(instruction, criteria, answers, stored)
-    judge = judge or ("truth" if verdicts.judge.eq("truth").any() else "judged")
-    cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
-    cells = one_seed(cells)
-    stored = dict(zip(zip(cells.policy, cells.criterion_id), cells.verdict, strict=True))
+        for row in rows.itertuples():
+            gold = answer_verdicts(rubric, clinic.gold(criteria, row.text), row.finished)
+            stored |= {(row.policy, name): verdict for name, verdict in gold.items()}
+    else:
+        judge = judge or ("truth" if verdicts.judge.eq("truth").any() else "judged")
+        cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
+        for cell in one_seed(cells).itertuples():
+            stored[cell.policy, cell.criterion_id] = cell.verdict
     wanted = [(answer.id, c.id) for answer in answers for c in criteria]
     if missing := [key for key in wanted if key not in stored]:
         policy, criterion = missing[0]
@@ -94,7 +92,4 @@ def beside(
             f"no verdict of {judge!r} on {policy}'s answer to {instruction_id}, "
             f"{criterion}: evaluate the policies again"
         )
-    return Group(instruction, criteria, answers, {key: stored[key] for key in wanted})
-
-
-POLICY_SCORES = ("s1", "s2", "s3", "violation")
+    return Group(instruction, criteria, tuple(answers), {key: stored[key] for key in wanted})

@@ -7,13 +7,12 @@ and 97.5 percentiles over draws of conditions, then of patients within them; wha
 shares the draws. Training seeds are not resampled: their values stand beside.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core import statistics
+from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric.scoring import TIE
@@ -36,7 +35,7 @@ METRICS = {  # name -> (what it is, factor from ``measures`` to that unit)
     "finished": ("answers that end by themselves (%)", 100),
     "tokens": ("length (tokens)", 1),
 }
-STUDY = {  # column of ``study_table`` -> metric
+STUDY = {  # column of a study's table -> metric
     "violations": "violation_rate",
     "plain_violations": "plain_violation_rate",
     "proficiency": "s1",
@@ -46,7 +45,22 @@ STUDY = {  # column of ``study_table`` -> metric
     "unparsed": "unparsed",
     "tokens": "tokens",
 }
+COMPARED = ("violations", "proficiency")  # less the base's and those of full GRPO
+KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
 QUARTER, KEPT = 0.25, -2.0  # goals: of the base's violations; points of S1 that may be lost
+GOALS = {  # id -> question, wanted, unit
+    "quarter_of_base": ("violations of full GRPO over the base's", f"<= {QUARTER:g}", "ratio"),
+    "below_every_no_veto": (
+        "violations of full GRPO less the lowest without a veto",
+        "< 0",
+        "points",
+    ),
+    "proficiency_kept": (
+        "S1 of full GRPO less the base's, lower end of its interval",
+        f">= {KEPT:g}",
+        "points",
+    ),
+}
 SEPARATOR = "|"
 
 
@@ -72,134 +86,70 @@ def labels(evaluation: pd.DataFrame) -> str:
 # ---------------------------------------------------------------- sums by patient
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Numerators and denominators, (patients, keys); every metric is a ratio of their sums.
-
-    ``keys``: (policy, seed, metric, slice, against); seed is "" where there is one only.
-    """
-
-    samples: pd.DataFrame
-    keys: list[tuple[str, str, str, str, str]]
-    over: np.ndarray
-    under: np.ndarray
-
-    def columns(self) -> dict[tuple[str, str, str, str], list[int]]:
-        """(policy, metric, slice, against) -> its columns, one a seed."""
-        found: dict[tuple[str, str, str, str], list[int]] = {}
-        for n, (policy, _, *rest) in enumerate(self.keys):
-            found.setdefault((policy, *rest), []).append(n)
-        return found
-
-    def weights(self, draws: int, seed: int) -> np.ndarray:
-        return statistics.two_stage_weights(self.samples.condition, draws, seed)
-
-    def each(self, columns: list[int]) -> np.ndarray:
-        """The measured value of each column, (columns,)."""
-        once = np.ones((1, len(self.samples)))
-        return statistics.ratio(self.over[:, columns], self.under[:, columns], once)[0]
-
-    def value(self, columns: list[int], weights: np.ndarray) -> dict:
-        """Mean of the columns: value, low, high, n (answers or criteria of one seed), seeds."""
-        parts = dict.fromkeys(columns, 1 / len(columns))
-        found = statistics.contrast(self.over, self.under, parts, weights)
-        n = int(self.under[:, columns].sum(axis=0).min())
-        return {"value": found.pop("difference"), **found, "n": n, "seeds": len(columns)}
-
-    def less(self, a: list[int], b: list[int], weights: np.ndarray) -> dict:
-        """Mean of columns ``a`` less mean of ``b``, of the patients that all of them have.
-
-        {difference, low, high, ratio, ratio_low, ratio_high, n}; all NaN where they share none.
-        """
-        shared = (self.under[:, a + b] > 0).all(axis=1)[:, None]
-        over, under = (part[:, a + b] * shared for part in (self.over, self.under))
-        # the sample itself comes first
-        drawn = statistics.ratio(over, under, np.vstack([np.ones(len(weights[0])), weights]))
-        one, other = drawn[:, : len(a)].mean(axis=1), drawn[:, len(a) :].mean(axis=1)
-        low, high = statistics.interval((one - other)[1:])
-        # a draw in which b is 0 has an infinite ratio; as the share a / (a + b) it is 1, and
-        # percentiles of the one are those of the other
-        ends = statistics.interval(_over(one, one + other)[1:])
-        sides = ((one[0], other[0]), *((end, 1 - end) for end in ends))
-        ratios = (float(_over(*side)) for side in sides)
-        return {
-            "difference": float(one[0] - other[0]),
-            "low": float(low),
-            "high": float(high),
-            **dict(zip(("ratio", "ratio_low", "ratio_high"), ratios, strict=True)),
-            "n": int(under.sum(axis=0).min()),
-        }
-
-
-def _over(a, b) -> np.ndarray:
-    """a / b; infinite where b is 0, NaN where both are."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(a, b)
-
-
 def sums(
     evaluation: pd.DataFrame, verdicts: pd.DataFrame | None = None, by: str | None = None
-) -> Sums:
-    """Every metric of every policy and seed by patient; ``by`` as in ``measures``.
+) -> Estimates:
+    """Every metric of every policy and seed over patients, by ``KEY``; ``by`` as in ``measures``.
 
-    KitError where an answer or a verdict is there twice, a column is missing, or verdicts are of
-    answers that the evaluation has not.
+    The seed is "" where a policy has one only. KitError where an answer or a verdict is there
+    twice, a column is missing, or verdicts are of answers that the evaluation has not.
     """
-    rows = _seeded(evaluation, ANSWER, "evaluation")
-    needed = ["condition", *([by] if by and by != "dimension" else [])]
-    for column in needed:
-        if column not in rows:
-            raise KitError(f"evaluation has no column {column}: evaluate the policies again")
+    answers = _seeded(evaluation, ANSWER, "evaluation")
+    column = None if by == "dimension" else by
+    needed = ["condition", *([column] if column else [])]
+    for name in needed:
+        if name not in answers:
+            raise KitError(f"evaluation has no column {name}: evaluate the policies again")
     if by == "dimension" and verdicts is None:
         raise KitError("by dimension needs the verdicts, one row a criterion: give them too")
-    samples = rows.drop_duplicates("instruction_id")[["instruction_id", *needed]]
+    samples = answers.drop_duplicates("instruction_id")[["instruction_id", *needed]]
     samples = samples.sort_values("instruction_id", ignore_index=True)
-    place = pd.Series(range(len(samples)), index=samples.instruction_id)
-    slices = {"all": np.ones(len(samples))}
-    if by and by != "dimension":
-        of = samples[by].astype(str)
-        slices = {name: (of == name).to_numpy(float) for name in sorted(set(of))}
-    keys, over, under = [], [], []
-
-    def add(who, metric, against, at, values, within) -> None:
-        known = ~np.isnan(values)
-        if not known.any():  # no truth on these data
-            return
-        tops, bottoms = (
-            np.bincount(at, v, len(samples)) for v in (np.where(known, values, 0), known)
-        )
-        for name, mask in within.items():
-            keys.append((*who, metric, name, against))
-            over.append(tops * mask)
-            under.append(bottoms * mask)
-
-    if by != "dimension":
-        for who, part in rows.groupby(["policy", "seed"], sort=False):
-            at = place[part.instruction_id].to_numpy()
-            for against in AGAINST:
-                for metric, values in _metrics(part, against).items():
-                    add(who, metric, against, at, values, slices)
+    items = [] if by == "dimension" else list(_answer_items(answers))
     if verdicts is not None:
-        cells = _seeded(verdicts, [*ANSWER, "criterion_id", "judge"], "verdicts")
-        known = pd.MultiIndex.from_frame(rows[ANSWER])
-        strange = ~pd.MultiIndex.from_frame(cells[ANSWER]).isin(known)
-        if strange.any():
-            policy, _, asked = cells.loc[strange, ANSWER].iloc[0]
-            raise KitError(
-                f"verdicts on {policy}'s answer to {asked}, which the evaluation has not: "
-                "both must be of one run"
-            )
-        cells = cells[cells.judge.isin(AGAINST)]
-        key = ["policy", "seed", "judge", "dimension"]
-        for (policy, seed, judge, dimension), part in cells.groupby(key, sort=False):
-            at, met = place[part.instruction_id].to_numpy(), (part.verdict == "met").to_numpy(float)
-            metric, within = (
-                ("met", {dimension: 1}) if by == "dimension" else (f"met_{dimension}", slices)
-            )
-            add((policy, seed), metric, judge, at, met, within)
-    if not keys:
+        items += _verdict_items(_of_answers(verdicts, answers), by == "dimension")
+    if not items:
         raise KitError("evaluation: no answer with a score; evaluate the policies again")
-    return Sums(samples, keys, np.stack(over, 1), np.stack(under, 1))
+    row = pd.Series(range(len(samples)), index=samples.instruction_id)
+    group = samples[column].astype(str) if column else pd.Series("all", samples.index)
+    sliced = []
+    for (policy, seed, metric, against), part, patients, values in items:
+        rows = row[patients].to_numpy()
+        for name in [part] if part else sorted(set(group)):
+            own = slice(None) if part else (group[rows] == name).to_numpy()
+            sliced.append(((policy, seed, metric, name, against), rows[own], values[own]))
+    return Estimates.of_items(samples, KEY, sliced)
+
+
+def _answer_items(answers: pd.DataFrame) -> Iterator[tuple]:
+    """(key without the slice, "" for every slice, patient of each answer, its value) by metric."""
+    for (policy, seed), own in answers.groupby(["policy", "seed"], sort=False):
+        for against in AGAINST:
+            for metric, values in _metrics(own, against).items():
+                if not np.isnan(values).all():  # no truth on these data
+                    yield (policy, seed, metric, against), "", own.instruction_id, values
+
+
+def _verdict_items(cells: pd.DataFrame, by_dimension: bool) -> Iterator[tuple]:
+    """As ``_answer_items``, an item a criterion; its dimension is the slice or in the name."""
+    key = ["policy", "seed", "judge", "dimension"]
+    for (policy, seed, judge, dimension), own in cells.groupby(key, sort=False):
+        metric, part = ("met", dimension) if by_dimension else (f"met_{dimension}", "")
+        met = own.verdict.eq("met").to_numpy(float)
+        yield (policy, seed, metric, judge), part, own.instruction_id, met
+
+
+def _of_answers(verdicts: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts by ``AGAINST``; KitError for one on an answer that is not there."""
+    cells = _seeded(verdicts, [*ANSWER, "criterion_id", "judge"], "verdicts")
+    known = pd.MultiIndex.from_frame(answers[ANSWER])
+    strange = ~pd.MultiIndex.from_frame(cells[ANSWER]).isin(known)
+    if strange.any():
+        policy, _, patient = cells.loc[strange, ANSWER].iloc[0]
+        raise KitError(
+            f"verdicts on {policy}'s answer to {patient}, which the evaluation has not: "
+            "both must be of one run"
+        )
+    return cells[cells.judge.isin(AGAINST)]
 
 
 def _seeded(frame: pd.DataFrame, key: list[str], what: str) -> pd.DataFrame:
@@ -227,7 +177,7 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
     violated = column(f"{prefix}violation")
     if against == "judged" or np.isnan(violated).all():
         violated = np.where(np.isnan(s3), np.nan, s3 > 0)
-    found = {
+    metrics = {
         "bench_score": bench_score(s1, s2, s3),
         "compliance": 1 - violated,
         "violation_rate": violated,
@@ -238,8 +188,8 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
         "unparsed": column(f"{prefix}unparsed"),
     }
     if not np.isnan(violated).all():  # of the text alone, and so under either label
-        found |= {name: column(name) for name in ("finished", "tokens")}
-    return found
+        metrics |= {name: column(name) for name in ("finished", "tokens")}
+    return metrics
 
 
 # ---------------------------------------------------------------- values and differences
@@ -259,15 +209,13 @@ def measures(
     0 to 1, the bench score 0 to 100. ``n`` counts answers, for criteria met the criteria, of one
     seed. ``against`` "judged" is by the judge; what a policy has no values of is left out.
     """
-    found = sums(evaluation, verdicts, by)
-    weights = found.weights(draws, seed)
-    return pd.DataFrame(
-        [
-            {"policy": policy, "slice": part, "metric": metric, "against": against}
-            | found.value(columns, weights)
-            for (policy, metric, part, against), columns in found.columns().items()
-        ]
-    )
+    estimates = sums(evaluation, verdicts, by)
+    weights = estimates.weights(draws, seed)
+    rows = []
+    for (policy, metric, part, against), columns in estimates.without("seed").items():
+        key = {"policy": policy, "slice": part, "metric": metric, "against": against}
+        rows.append(key | estimates.value(columns, weights) | {"seeds": len(columns)})
+    return pd.DataFrame(rows)
 
 
 def paired(
@@ -287,191 +235,95 @@ def paired(
     a / b is of rates of violation alone, else NaN; inf where b has none and a has some, NaN where
     neither has. KitError where a policy is missing.
     """
-    found = sums(evaluation, verdicts, by)
-    columns, weights = found.columns(), found.weights(draws, seed)
-    for policy in (a, b):
-        if policy not in (known := {key[0] for key in columns}):
-            raise KitError(f"no answers of policy {policy}; there are: {', '.join(sorted(known))}")
+    estimates = sums(evaluation, verdicts, by)
+    columns, weights = estimates.without("seed"), estimates.weights(draws, seed)
+    known = {policy for policy, *_ in columns}
+    if missing := [policy for policy in (a, b) if policy not in known]:
+        raise KitError(f"no answers of policy {missing[0]}; there are: {', '.join(sorted(known))}")
+    wanted = None if metrics is None else set(metrics)
     rows = []
     for (policy, metric, part, against), own in columns.items():
         other = columns.get((b, metric, part, against))
-        if policy != a or other is None or (metrics is not None and metric not in set(metrics)):
+        if policy != a or other is None or (wanted is not None and metric not in wanted):
             continue
-        row = found.less(own, other, weights)
+        row = estimates.less(own, other, weights)
         if metric != "violation_rate":
-            row |= dict.fromkeys(("ratio", "ratio_low", "ratio_high"), np.nan)
+            row |= suffixed("ratio")
         rows.append({"slice": part, "metric": metric, "against": against} | row)
-    names = [
-        "slice",
-        "metric",
-        "against",
-        "difference",
-        "low",
-        "high",
-        "ratio",
-        "ratio_low",
-        "ratio_high",
-        "n",
-    ]
+    names = ["slice", "metric", "against", "difference", "low", "high", *suffixed("ratio"), "n"]
     return pd.DataFrame(rows, columns=names)
 
 
 # ---------------------------------------------------------------- the study of variants
 
 
-def study_table(
-    evaluation: pd.DataFrame,
-    variants: Mapping[str, Mapping],
-    draws: int = 1000,
-    seed: int = 0,
-    base: str = BASE,
-    full: str = FULL,
-) -> pd.DataFrame:
-    """One row a variant, in the order of ``variants``; one that is not in the evaluation is empty.
-
-    ``variants``: policy -> {label, remark, group, veto}; ``veto`` False (default True) is a reward
-    without one. Each column of ``STUDY`` with _low, _high and _seeds (a value a training seed,
-    joined by "|"); violations and proficiency less those of ``base`` and of ``full``, paired, in
-    points; violations over the base's, a ratio. In percent, S2 and tokens as numbers; by the truth
-    where there is one (``labels``). KitError where variants answered different patients.
-    """
-    found, against = sums(evaluation), labels(evaluation)
-    columns, weights = found.columns(), found.weights(draws, seed)
-    _same_patients(evaluation)
-    rows = []
-    for name, facts in variants.items():
-        row = {
-            "variant": name,
-            "label": facts.get("label", name),
-            "remark": facts.get("remark", ""),
-            "group": facts.get("group", ""),
-            "veto": bool(facts.get("veto", True)),
-            "labels": against,
-            "n": 0,
-            "seeds": 0,
-        }
-        rows.append(row)
-        for column, metric in STUDY.items():
-            own = columns.get((name, metric, "all", against))
-            if own is None:
-                continue
-            factor, value = METRICS[metric][1], found.value(own, weights)
-            row |= _ends(column, (value["value"], value["low"], value["high"]), factor)
-            each = (f"{factor * v:.6g}" for v in found.each(own))
-            row |= {f"{column}_seeds": SEPARATOR.join(each), "seeds": value["seeds"]}
-            if metric == "violation_rate":
-                row["n"] = value["n"]
-            for side, other in (("base", base), ("full", full)):
-                theirs = columns.get((other, metric, "all", against))
-                if theirs is None or name == other or column not in ("violations", "proficiency"):
-                    continue
-                less = found.less(own, theirs, weights)
-                ends = (less["difference"], less["low"], less["high"])
-                row |= _ends(f"{column}_less_{side}", ends, factor)
-                if (side, column) == ("base", "violations"):
-                    ends = (less["ratio"], less["ratio_low"], less["ratio_high"])
-                    row |= _ends("violations_over_base", ends, 1)
-    names = ["variant", "label", "remark", "group", "veto", "labels", "n", "seeds"]
-    for column in STUDY:
-        names += [*_ends(column, (0, 0, 0), 1), f"{column}_seeds"]
-    for column in (
-        f"{c}_less_{side}" for side in ("base", "full") for c in ("violations", "proficiency")
-    ):
-        names += _ends(column, (0, 0, 0), 1)
-    names += _ends("violations_over_base", (0, 0, 0), 1)
-    return pd.DataFrame(rows).reindex(columns=names)
-
-
-def _ends(column: str, ends, factor: float) -> dict[str, float]:
-    names = (column, f"{column}_low", f"{column}_high")
-    return {name: factor * float(end) for name, end in zip(names, ends, strict=True)}
-
-
-def _same_patients(evaluation: pd.DataFrame) -> None:
+def same_patients(evaluation: pd.DataFrame) -> None:
+    """KitError where the policies of a study answered different patients."""
     rows = _seeded(evaluation, ANSWER, "evaluation")
-    asked = rows.groupby(["policy", "seed"], sort=False).instruction_id.agg(frozenset)
-    for (policy, seed), patients in asked.items():
-        if patients != asked.iloc[0]:
-            who = f"{policy}, seed {seed}" if seed else policy
+    patients = rows.groupby(["policy", "seed"], sort=False).instruction_id.agg(frozenset)
+    for (policy, seed), own in patients.items():
+        if own != patients.iloc[0]:
+            variant = f"{policy}, seed {seed}" if seed else policy
             raise KitError(
-                f"{who} answered {len(patients)} patients, and not the same as "
-                f"{asked.index[0][0]}'s {len(asked.iloc[0])}: evaluate it again"
+                f"{variant} answered {len(own)} patients, and not the same as "
+                f"{patients.index[0][0]}'s {len(patients.iloc[0])}: evaluate it again"
             )
 
 
 def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]:
-    """The study's three goals as measured; ``study`` as from ``study_table``. No NaN inside.
+    """The three goals of a study as measured; ``study``: ``studies.policies.table``. No NaN inside.
 
     Dicts of id, question, wanted, unit, value, low, high, labels, reached, sure, of, missing.
     ``reached`` is of the value, for proficiency of the lower end; None where a variant that it
     needs is missing and nothing that ran has failed it. ``sure``: the whole interval is on the
     goal's side. Below every variant without a veto is measured by the worst of them, ``of``.
     """
-    rows = study.set_index("variant")
+    rows, labels = study.set_index("variant"), str(study.labels.iloc[0])
 
     def ends(variant: str, column: str) -> tuple[float, float, float]:
-        names = _ends(column, (0, 0, 0), 1)
-        return tuple(float(rows[name].get(variant, np.nan)) for name in names)
+        return tuple(float(rows[name].get(variant, np.nan)) for name in suffixed(column))
+
+    missing = []  # of the two goals that compare full with base
+    if np.isnan(ends(full, "violations")[0]):
+        missing = [full]
+    elif np.isnan(ends(full, "violations_less_base")[0]):
+        missing = [base]
+    over = ends(full, "violations_over_base")
+    reached, sure = (end <= QUARTER + TIE for end in (over[0], over[2]))
+    quarter = _goal("quarter_of_base", labels, over, reached, sure, base, missing)
+    less = ends(full, "proficiency_less_base")
+    reached = less[1] >= KEPT - TIE
+    kept = _goal("proficiency_kept", labels, less, reached, reached, base, missing)
 
     without = [name for name in rows.index if not rows.veto[name] and name not in (base, full)]
-    # the study has variant less full: turned round it is full less variant
-    against = {
-        v: tuple(-end for end in (d, high, low))
-        for v in without
-        for d, low, high in [ends(v, "violations_less_full")]
+    below = {}  # full less the variant, of those that ran: the study's columns turned round
+    for name in without:
+        value, low, high = ends(name, "violations_less_full")
+        if not np.isnan(value):
+            below[name] = (-value, -high, -low)
+    worst = max(below, key=lambda name: below[name][0], default="")
+    missing = [name for name in (*missing, *without) if name not in (base, *below)]
+    missing = missing or ([] if without else ["a variant without a veto"])
+    least = below.get(worst, (np.nan,) * 3)
+    sure = all(high < -TIE for _, _, high in below.values())
+    every = _goal("below_every_no_veto", labels, least, least[0] < -TIE, sure, worst, missing)
+    return [quarter, every, kept]
+
+
+def _goal(name: str, labels: str, ends, reached, sure, of: str, missing: list[str]) -> dict:
+    """A row of ``goals``; ``ends``: value, low, high. No failure is hidden by what is missing."""
+    known = not np.isnan(ends[0]) and not (missing and reached)
+    rounded = (round(end, 4) + 0.0 if np.isfinite(end) else None for end in ends)
+    return {
+        "id": name,
+        **dict(zip(("question", "wanted", "unit"), GOALS[name], strict=True)),
+        **dict(zip(("value", "low", "high"), rounded, strict=True)),
+        "labels": labels,
+        "of": of,
+        "missing": missing,
+        "reached": bool(reached) if known else None,
+        "sure": bool(sure) if known else None,
     }
-    ran = {name: found for name, found in against.items() if not np.isnan(found[0])}
-    worst = max(ran, key=lambda name: ran[name][0], default="")
-    gone = [full] if np.isnan(ends(full, "violations")[0]) else []
-    gone += [base] if not gone and np.isnan(ends(full, "violations_less_base")[0]) else []
-    missing = [name for name in (*gone[:1], *without) if name not in (base, *ran)]
-    kept, quarter = ends(full, "proficiency_less_base"), ends(full, "violations_over_base")
-    below = ran.get(worst, (np.nan,) * 3)
-    made = [
-        (
-            "quarter_of_base",
-            "violations of full GRPO over the base's",
-            f"<= {QUARTER:g}",
-            "ratio",
-            quarter,
-            quarter[0] <= QUARTER + TIE,
-            quarter[2] <= QUARTER + TIE,
-            base,
-            gone,
-        ),
-        (
-            "below_every_no_veto",
-            "violations of full GRPO less the lowest without a veto",
-            "< 0",
-            "points",
-            below,
-            below[0] < -TIE,
-            all(f[2] < -TIE for f in ran.values()),
-            worst,
-            missing or ([] if without else ["a variant without a veto"]),
-        ),
-        (
-            "proficiency_kept",
-            "S1 of full GRPO less the base's, lower end of its interval",
-            f">= {KEPT:g}",
-            "points",
-            kept,
-            kept[1] >= KEPT - TIE,
-            kept[1] >= KEPT - TIE,
-            base,
-            gone,
-        ),
-    ]
-    found = []
-    for name, question, wanted, unit, (value, low, high), reached, sure, of, lacking in made:
-        row = {"id": name, "question": question, "wanted": wanted, "unit": unit}
-        said = (round(v, 4) + 0.0 if np.isfinite(v) else None for v in (value, low, high))
-        row |= dict(zip(("value", "low", "high"), said, strict=True))
-        row |= {"labels": str(study.labels.iloc[0]), "of": of, "missing": lacking}
-        known = not np.isnan(value) and not (lacking and reached)  # a failure is not hidden
-        row |= {"reached": bool(reached) if known else None, "sure": bool(sure) if known else None}
-        found.append(row)
-    return found
 
 
 # ---------------------------------------------------------------- patients to look at
@@ -496,23 +348,25 @@ def three(
     are fewer patients; KitError where no patient has both answers.
     """
     prefix = "" if labels(evaluation) == "truth" else "judged_"
-    names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
+    violations, *_ = names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
     rows = _seeded(one_seed(evaluation), ANSWER, "evaluation")
-    sides = [rows[rows.policy == p].set_index("instruction_id")[names] for p in (before, after)]
-    both = sides[0].join(sides[1], how="inner", lsuffix="_before", rsuffix="_after").astype(float)
-    both = both.dropna(subset=[f"{names[0]}_before", f"{names[0]}_after"])
-    if both.empty:
+    scores = {
+        policy: rows[rows.policy == policy].set_index("instruction_id")[names].astype(float)
+        for policy in (before, after)
+    }
+    change = (scores[after] - scores[before]).dropna(subset=violations)  # of those with both
+    if change.empty:
         raise KitError(f"no patient with an answer of {before} and one of {after}: evaluate both")
-    change = pd.DataFrame({name: both[f"{name}_after"] - both[f"{name}_before"] for name in names})
-    change = change.fillna(0.0).round(9).assign(**{names[0]: lambda c: -c[names[0]]})
+    change = change.fillna(0.0).round(9)
+    change[violations] *= -1
     order = change.reset_index().sort_values([*names, "instruction_id"]).instruction_id.tolist()
     wanted = {
         "largest fall in violations": order[-1],
         "middle of all patients": order[(len(order) - 1) // 2],
         "largest rise in violations, or least fall": order[0],
     }
-    found = {}
+    reasons = {}
     for why, name in wanted.items():
-        a, b = (int(both[f"{names[0]}_{side}"][name]) for side in ("before", "after"))
-        found.setdefault(name, f"{why}: {a} before, {b} after")
-    return [(why, name) for name, why in found.items()]
+        a, b = (int(scores[policy].at[name, violations]) for policy in (before, after))
+        reasons.setdefault(name, f"{why}: {a} before, {b} after")
+    return [(why, name) for name, why in reasons.items()]

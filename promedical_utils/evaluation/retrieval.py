@@ -46,15 +46,15 @@ class Index:
         document that shares no word with the query is never among them. A word counts once, however
         often the query has it.
         """
-        found = []
+        results = []
         for words in _words(queries):
             if not words:
-                found.append([])
+                results.append([])
                 continue
             scores = self._scorer.get_scores(list(dict.fromkeys(words)))
             best = np.argsort(-scores, kind="stable")[:k]  # stable: the ids are sorted
-            found.append([self.ids[n] for n in best if scores[n] > 0])
-        return found
+            results.append([self.ids[n] for n in best if scores[n] > 0])
+        return results
 
 
 def _words(texts) -> list[list[str]]:
@@ -71,7 +71,7 @@ def query(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def recall(
-    found: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
+    results: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
 ) -> dict[int, float]:
     """Recall at each of ``at``: of all wanted documents, the share among the first k of their
     query.
@@ -81,7 +81,7 @@ def recall(
     total = sum(len(set(ids)) for ids in wanted)
     if not total:
         raise KitError("recall: no document is wanted of any query, so none can be missed")
-    pairs = list(zip(found, wanted, strict=True))
+    pairs = list(zip(results, wanted, strict=True))
     return {k: sum(len(set(ids[:k]) & set(want)) for ids, want in pairs) / total for k in at}
 
 
@@ -101,19 +101,17 @@ def with_documents(
     """
     from promedical_utils.reward_model import packing  # loads tensors, which search does without
 
-    texts = packing.text_ids(tokenizer, [*responses, *tails])
-    longest = [
-        max(map(len, part), default=0)
-        for part in (texts[: len(responses)], texts[len(responses) :])
+    longest_of = [
+        max(map(len, packing.text_ids(tokenizer, list(texts))), default=0)
+        for texts in (responses, tails)
     ]
-    room, kept, shown = limit - sum(longest), [], [dict(m) for m in messages]
+    room, kept, shown = limit - sum(longest_of), [], [dict(m) for m in messages]
     for number, text in enumerate(documents):
-        lines = [HEADING, *(documents[n] for n in kept), text]
-        content = "\n".join([messages[-1]["content"], *lines])
-        tried = [*shown[:-1], {**shown[-1], "content": content}]
-        if len(packing.prompt_ids(tokenizer, tried)) <= room:
+        lines = [messages[-1]["content"], HEADING, *(documents[n] for n in kept), text]
+        longer = [*shown[:-1], {**shown[-1], "content": "\n".join(lines)}]
+        if len(packing.prompt_ids(tokenizer, longer)) <= room:
             kept.append(number)
-            shown = tried
+            shown = longer
     return shown, kept
 
 
@@ -129,8 +127,7 @@ def read_documents(path: Path | str) -> dict[str, str]:
     if not path.exists():
         raise KitError(
             f"documents: no file or folder {path.name}; name a folder of {', '.join(ENDINGS)} "
-            "files in "
-            "the profile's `documents`, or leave it empty to go without retrieval"
+            "files in the profile's `documents`, or leave it empty to go without retrieval"
         )
     root = path if path.is_dir() else path.parent
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]

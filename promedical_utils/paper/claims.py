@@ -10,15 +10,18 @@ an input and never a claim.
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pandas as pd
 import yaml
 
 from promedical_utils.core import statistics
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import (
     KitError,
     project_root,
@@ -32,65 +35,42 @@ from promedical_utils.paper import contrasts
 from promedical_utils.report import tables
 
 SAME, NOT_SEEN, UNTESTED = "same direction", "not seen", "not testable in this profile"
-INVENTED = "Values of this run and of the studies: an invented clinic, no medical result."
 VERDICTS = (NOT_SEEN, SAME, UNTESTED)  # what failed comes first
 SCHEMA = 2
 KEPT = -2.0  # points of proficiency that a safer policy may lose; kit's decision
 RUN_FILES = {
-    "run": (
-        "bench/predictions.parquet",
-        "bench/pairs.parquet",
-        "bench/verdicts.parquet",
-        "bench/grades.parquet",
+    "run": tuple(
+        f"bench/{name}.parquet" for name in ("predictions", "pairs", "verdicts", "grades")
     ),
     "policy": ("policy/evaluation.parquet",),
     "external": ("external/predictions.parquet",),
     "healthbench": ("healthbench/graded.parquet",),
 }
-DEFAULTS = {
-    "a": None,
-    "b": None,
-    "metric": None,
-    "metric_b": None,
-    "slice": "all",
-    "slice_b": None,
-    "beyond": None,
-    "labels": None,
-    "above": 0.0,
-    "flagged": None,
-    "reported": None,
-}
 LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
+EMPTY = dict.fromkeys(("metric", "metric_b", "slice_b", "flagged", "reported", *LISTS))
+DEFAULTS = EMPTY | {"slice": "all", "above": 0.0}
 NUMBERS = ("difference", "low", "high", "patients_low", "patients_high")
-COLUMNS = [
-    "claim",
-    "check",
-    "where",
-    "verdict",
-    "claim_verdict",
-    "opposite",
-    "weakest",
-    *NUMBERS,
-    "each",
-    "seeds",
-    "n",
-    "unit",
-    "above",
-    "reported",
-    "mark",
-    "labels",
-    "data",
-    "files",
-    "test",
-    "reason",
-]
+NAMES = ("claim", "check", "where", "verdict", "claim_verdict", "opposite", "weakest")
+FACTS = ("unit", "above", "reported", "mark", "labels", "data", "files", "test", "reason")
+COLUMNS = [*NAMES, *NUMBERS, "each", "seeds", "n", *FACTS]
 
 
 # ---------------------------------------------------------------- the ledger
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a check is made on: its source, or the reason why there is none."""
+
+    data: str
+    files: tuple[str, ...] = ()
+    source: object = None  # of ``contrasts``
+    policies: tuple[dict, ...] = ()  # of a study, with their hacking checks
+    reason: str = ""
+
+
 def build_claims(
-    tally,
+    tally: Estimates | None,
     evaluation: pd.DataFrame | None,
     profile,
     seed: int,
@@ -107,106 +87,115 @@ def build_claims(
     ``studies``: folder of the committed studies (default: those of the checkout); one that is
     missing, or of another kind of data than the profile's, makes its checks not testable.
     """
-    smoke, none_ran = profile.name == "smoke", external is not None and external.empty
-    external = None if none_ran else external
-    run = f"this run: {contrasts.ran_on(profile.name, seed, profile.data)}"
-    drawn = profile.bootstrap, seed
-    makers = {
-        "run": (tally, lambda: contrasts.Tallied(tally, *drawn)),
-        "policy": (evaluation, lambda: contrasts.Policies(evaluation, *drawn)),
-        "external": (
-            external,
-            lambda: contrasts.Tallied(contrasts.external(external), *drawn, "truth"),
-        ),
-        "healthbench": (healthbench, lambda: contrasts.HealthBench(healthbench)),
-    }
-    sources = {name: make() for name, (given, make) in makers.items() if given is not None}
+    of_run = _evidence_of_run(tally, evaluation, profile, seed, external, healthbench)
     folder = studies or project_root() / "papers_figures" / "studies"
-    committed, found = cache(partial(contrasts.study, folder)), []
-    sets = ["all"] if external is None else list(dict.fromkeys(external["set"]))
-    for spec in ledger()["claims"]:
-        checks = []
-        for given in expanded(spec, profile.data == "clinic", sets):
-            name = given["from"]
-            check = {"data": run, "files": list(RUN_FILES.get(name, ()))}
-            source, study, reason = sources.get(name), None, "smoke numbers are no results" * smoke
-            if name not in RUN_FILES:
-                study = None if smoke else committed(name)
-                check |= {"data": f"study {name}", "files": []}
-                if study is not None and study.profile["data"] == profile.data:
-                    source, check = study.source, {"data": study.data, "files": list(study.files)}
-                elif study is not None:
-                    reason = f"study {name} is of other data ({study.profile['data']})"
-            if source is None:
-                lost = (
-                    f"this run has no {check['files'][0]}"
-                    if name in RUN_FILES
-                    else f"study {name} not run"
-                )
-                reason = reason or (
-                    "notebook 06 ran no set" if name == "external" and none_ran else lost
-                )
-            checks.append(_check(given, source, study, check, reason))
-        found.append(_claim(spec, checks))
-    return found
+    sets = ["all"] if external is None or external.empty else list(dict.fromkeys(external["set"]))
+
+    @cache
+    def evidence_of(name: str) -> Evidence:
+        evidence = of_run.get(name) or _evidence_of_study(folder, name, profile)
+        smoke = profile.name == "smoke"
+        return replace(evidence, reason="smoke numbers are no results") if smoke else evidence
+
+    return [
+        _claim(
+            spec,
+            [
+                _check(given, evidence_of(given["from"]))
+                for given in expanded(spec, profile.data == "clinic", sets)
+            ],
+        )
+        for spec in ledger()["claims"]
+    ]
+
+
+def _evidence_of_run(
+    tally, evaluation, profile, seed: int, external, healthbench
+) -> dict[str, Evidence]:
+    """The evidence of ``RUN_FILES``; what did not run has its reason."""
+    drawn, sources = (profile.bootstrap, seed), {}
+    if tally is not None:
+        sources["run"] = contrasts.Counted(tally, *drawn)
+    if evaluation is not None:
+        sources["policy"] = contrasts.of_policies(evaluation, *drawn)
+    if external is not None and len(external):
+        sources["external"] = contrasts.Counted(contrasts.external(external), *drawn, "truth")
+    if healthbench is not None:
+        sources["healthbench"] = contrasts.HealthBench(healthbench)
+    data = f"this run: {contrasts.ran_on(profile.name, seed, profile.data)}"
+    evidence = {}
+    for name, files in RUN_FILES.items():
+        reason = "" if name in sources else f"this run has no {files[0]}"
+        if name == "external" and external is not None and external.empty:
+            reason = "notebook 06 ran no set"
+        evidence[name] = Evidence(data, files, sources.get(name), reason=reason)
+    return evidence
+
+
+def _evidence_of_study(folder: Path, name: str, profile) -> Evidence:
+    # a smoke run reads no study: none of its checks is made
+    study = None if profile.name == "smoke" else contrasts.study(folder, name)
+    if study is None:
+        return Evidence(f"study {name}", reason=f"study {name} not run")
+    if (data := study.profile["data"]) != profile.data:
+        return Evidence(f"study {name}", reason=f"study {name} is of other data ({data})")
+    return Evidence(study.data, study.files, study.source, tuple(study.policies))
 
 
 def _claim(spec: Mapping, checks: list[dict]) -> dict:
     reasons = [spec["why"]] if "why" in spec else list(dict.fromkeys(c["reason"] for c in checks))
-    shown = {} if checks else dict(zip(("reported", "mark"), _reported(spec.get("reported"), spec)))
-    return {
+    claim = {
         "id": spec["id"],
         "where": spec["where"],
         "claim": spec["claim"],
         "note": spec.get("note", ""),
         "verdict": decide(checks),
         "checks": checks,
-        "reason": "; ".join(r for r in reasons if r),
-        **shown,
+        "reason": "; ".join(reason for reason in reasons if reason),
     }
+    if not checks:
+        claim["reported"], claim["mark"] = _reported(spec.get("reported"), spec)
+    return claim
 
 
-def _check(given: Mapping, source, study, check: dict, reason: str) -> dict:
+def _check(given: Mapping, evidence: Evidence) -> dict:
     """One check, made where it can be; numbers are rounded, and the rounded ones decide."""
-    check |= {"what": _what(given), "above": given["above"], "labels": given["labels"] or ""}
-    check |= dict.fromkeys((*NUMBERS, "seeds", "n", "unit"), None) | {
-        "each": [],
-        "test": "",
-        "said": "",
-    }
+    check = dict.fromkeys((*NUMBERS, "seeds", "n", "unit")) | {"each": [], "test": "", "said": ""}
+    check |= {"data": evidence.data, "files": list(evidence.files), "what": _what(given)}
+    check |= {"above": given["above"], "labels": given["labels"] or ""}
     check["reported"], check["mark"] = _reported(given["reported"], given)
-    verdict = UNTESTED
+    verdict, reason = UNTESTED, evidence.reason
     if not reason:
         try:
             if given["flagged"] is not None:
-                verdict = _flagged(given, study, check)
+                check |= _hacking(given, evidence.policies)
+                verdict = SAME if check.pop("as_claimed") else NOT_SEEN
             else:
-                check["labels"] = source.labels(given["labels"])
-                made = source.find({**given, "labels": check["labels"]})
-                check |= {**made, **{name: _rounded(made[name]) for name in NUMBERS}}
-                check["each"] = [_rounded(value) for value in made["each"]]
+                check["labels"] = evidence.source.labels(given["labels"])
+                contrast = evidence.source.find({**given, "labels": check["labels"]})
+                check |= contrast | {name: _rounded(contrast[name]) for name in NUMBERS}
+                check["each"] = [_rounded(value) for value in contrast["each"]]
                 verdict = SAME if check["low"] > check["above"] else NOT_SEEN
         except contrasts.Lacking as lacking:
             reason = str(lacking)
-    check["opposite"] = (
-        verdict == NOT_SEEN and check["high"] is not None and check["high"] < check["above"]
-    )
-    check["check"] = f"{given['from']}: {check['what']}" + f", {check['labels']} labels" * bool(
-        check["labels"]
-    )
+    high = check["high"]
+    check["opposite"] = verdict == NOT_SEEN and high is not None and high < check["above"]
+    labels = f", {check['labels']} labels" if check["labels"] else ""
+    check["check"] = f"{given['from']}: {check['what']}{labels}"
     return check | {"verdict": verdict, "reason": reason}
 
 
-def _flagged(given: Mapping, study, check: dict) -> str:
-    rows = [row["hacking"] for row in study.policies if row["variant"] == given["a"]]
+def _hacking(given: Mapping, policies: tuple[dict, ...]) -> dict:
+    """Whether every training of a policy is flagged, or is not, as claimed."""
+    rows = [row["hacking"] for row in policies if row["variant"] == given["a"]]
     if not rows:
         raise contrasts.Lacking(f"the study has no policy {given['a']}")
-    check |= {
+    return {
         "seeds": len(rows),
         "test": "the rule of promedical_utils.policy.reward_hacking",
         "said": " ".join(row["text"] for row in rows),
+        "as_claimed": all(row["flagged"] is given["flagged"] for row in rows),
     }
-    return SAME if all(row["flagged"] is given["flagged"] for row in rows) else NOT_SEEN
 
 
 def decide(checks: list[dict]) -> str:
@@ -227,15 +216,17 @@ def _rounded(value: float) -> float:
 @cache
 def ledger() -> dict:
     """``claims.yaml``; KitError where two claims share an id or a check has an unknown key."""
-    found = yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
-    twice = [name for name, n in Counter(c["id"] for c in found["claims"]).items() if n > 1]
-    strange = {key for c in found["claims"] for check in c.get("checks", ()) for key in check}
-    strange -= {*DEFAULTS, "from"}
+    path = Path(__file__).with_name("claims.yaml")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    counts = Counter(claim["id"] for claim in content["claims"])
+    twice = [name for name, count in counts.items() if count > 1]
+    strange = {
+        key for claim in content["claims"] for check in claim.get("checks", ()) for key in check
+    } - {*DEFAULTS, "from"}
     if twice or strange:
-        raise KitError(
-            f"claims.yaml: {', '.join(map(repr, [*twice, *sorted(strange)]))} twice or unknown"
-        )
-    return found
+        names = ", ".join(map(repr, [*twice, *sorted(strange)]))
+        raise KitError(f"claims.yaml: {names} twice or unknown")
+    return content
 
 
 def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
@@ -243,17 +234,19 @@ def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
 
     External ones are made on each of ``sets``; the truth is known in the clinic only.
     """
-    found = []
-    for check in spec.get("checks", ()):
-        whole = DEFAULTS | {"reported": spec.get("reported")} | check
-        whole |= {"slice": list(sets)} if check["from"] == "external" else {}
-        lists = [v if isinstance(v := whole[key], list) else [v] for key in LISTS]
+    checks = []
+    for given in spec.get("checks", ()):
+        whole = DEFAULTS | {"reported": spec.get("reported")} | given
+        if given["from"] == "external":
+            whole["slice"] = list(sets)
+        lists = [whole[key] if isinstance(whole[key], list) else [whole[key]] for key in LISTS]
         for values in product(*lists):
-            one = whole | dict(zip(LISTS, values))
-            one |= {f"{key}_b": one[f"{key}_b"] or one[key] for key in ("metric", "slice")}
-            if one["labels"] != "truth" or clinic:
-                found.append(one)
-    return found
+            check = whole | dict(zip(LISTS, values))
+            for key in ("metric", "slice"):
+                check[f"{key}_b"] = check[f"{key}_b"] or check[key]
+            if check["labels"] != "truth" or clinic:
+                checks.append(check)
+    return checks
 
 
 def _what(given: Mapping) -> str:
@@ -264,31 +257,32 @@ def _what(given: Mapping) -> str:
     other = given["metric_b"].replace("_", " ")
     if other != metric:
         return f"{metric} of {given['a']} - {other} of {given['b']}{where}"
-    who = given["a"] + (f" - {given['b']}" if given["b"] else "")
-    return f"{who}, {metric}{where}" + (f" less on {given['beyond']}" if given["beyond"] else "")
+    systems = given["a"] + (f" - {given['b']}" if given["b"] else "")
+    beyond = f" less on {given['beyond']}" if given["beyond"] else ""
+    return f"{systems}, {metric}{where}{beyond}"
 
 
 @cache
-def _table(name: str) -> pd.DataFrame:
-    found = tables.reported(name)
-    return found.set_index(found.columns[0])
+def _reported_table(name: str) -> pd.DataFrame:
+    frame = tables.reported(name)
+    return frame.set_index(frame.columns[0])
 
 
-def _reported(asked: Mapping | None, given: Mapping) -> tuple[float | None, str]:
+def _reported(cell: Mapping | None, given: Mapping) -> tuple[float | None, str]:
     """(value or difference that the paper reports, its mark); None where it has no such cells."""
-    if asked is None:
+    if cell is None:
         return None, ""
-    frame, names = _table(asked["table"]), ledger()["rows"].get(asked["table"], {})
-    if "row" in asked:
-        return float(frame[asked["column"]][asked["row"]]), frame.mark[asked["row"]]
-    rows = [names.get(asked.get(side) or given[side]) for side in ("a", "b")]
+    frame, names = _reported_table(cell["table"]), ledger()["rows"].get(cell["table"], {})
+    if "row" in cell:
+        return float(frame[cell["column"]][cell["row"]]), frame.mark[cell["row"]]
+    rows = [names.get(cell.get(side) or given[side]) for side in ("a", "b")]
     if not set(rows) <= set(frame.index):
         return None, ""
-    columns = asked["column"], asked.get("column_b", asked["column"])
-    one, other = (float(frame[c][row]) for c, row in zip(columns, rows))
-    if np.isnan(one - other):
+    columns = cell["column"], cell.get("column_b", cell["column"])
+    a, b = (float(frame[column][row]) for column, row in zip(columns, rows))
+    if np.isnan(a - b):
         return None, ""
-    return _rounded(one - other), "".join(dict.fromkeys(frame.mark[row] for row in rows))
+    return _rounded(a - b), "".join(dict.fromkeys(frame.mark[row] for row in rows))
 
 
 # ---------------------------------------------------------------- what the run hands in
@@ -299,7 +293,7 @@ def readable(evaluation: pd.DataFrame) -> pd.DataFrame:
     return evaluation.assign(**{name: evaluation[f"readable_{name}"] for name in POLICY_SCORES})
 
 
-def with_conflicts(tally: bench.Tally, made: bench.Bench, predicted: pd.DataFrame) -> bench.Tally:
+def with_conflicts(tally: Estimates, made: bench.Bench, predicted: pd.DataFrame) -> Estimates:
     """``tally`` with the metric "conflict" of each scorer, by adjudicated labels.
 
     A conflict is a safety pair and a proficiency pair of the same two answers the other way round;
@@ -307,37 +301,31 @@ def with_conflicts(tally: bench.Tally, made: bench.Bench, predicted: pd.DataFram
     answers once, so it is right on one of the two at most: 50 % is its ceiling.
     """
     on = ["instruction_id", "chosen_id", "rejected_id"]
-    of = {name: made.pairs[made.pairs.dimension == name] for name in ("safety", "proficiency")}
-    turned = of["proficiency"].rename(
-        columns={"chosen_id": "rejected_id", "rejected_id": "chosen_id"}
+    safety, proficiency = (
+        made.pairs[made.pairs.dimension == name] for name in ("safety", "proficiency")
     )
-    both = of["safety"].merge(turned, on=on, suffixes=("_safety", "_proficiency"))
+    turned = {"chosen_id": "rejected_id", "rejected_id": "chosen_id"}
+    both = safety.merge(
+        proficiency.rename(columns=turned), on=on, suffixes=("_safety", "_proficiency")
+    )
     row = pd.Series(range(len(made.samples)), index=made.samples.instruction_id)
-    at, keys, sums = row[both.instruction_id].to_numpy(), [], []
+    items = []
     for scorer, frame in predicted.groupby("scorer", sort=False):
-        scores = frame.set_index(bench.CELL).score
-        blind = not (frame.criterion_id != "").any()
+        right = _prefers(frame, both.chosen_id, both.rejected_id, both.criterion_id_safety) * 1.0
+        right += _prefers(frame, both.rejected_id, both.chosen_id, both.criterion_id_proficiency)
+        key = (scorer, "conflict", "all", "adjudicated")
+        items.append((key, row[both.instruction_id].to_numpy(), right / 2, 2.0))
+    return tally.joined(Estimates.of_items(made.samples, bench.KEY, items))
 
-        def score(side, name, scores=scores, blind=blind):
-            criterion = pd.Series("", both.index) if blind else both[f"criterion_id_{name}"]
-            return scores.reindex(pd.MultiIndex.from_arrays([both[side], criterion])).to_numpy(
-                float
-            )
 
-        right = (score("chosen_id", "safety") > score("rejected_id", "safety")) * 1.0
-        right += score("rejected_id", "proficiency") > score("chosen_id", "proficiency")
-        keys.append((scorer, "conflict", "all", "adjudicated"))
-        sums.append((np.bincount(at, right, len(row)), 2.0 * np.bincount(at, minlength=len(row))))
-    if not keys:
-        return tally
-    hits, counts = (np.column_stack(parts) for parts in zip(*sums))
-    return bench.Tally(
-        tally.samples,
-        [*tally.keys, *keys],
-        np.hstack([tally.hits, hits]),
-        np.hstack([tally.counts, counts]),
-        np.append(tally.ties, np.zeros(len(keys))),
-    )
+def _prefers(frame: pd.DataFrame, first, second, criteria: pd.Series) -> np.ndarray:
+    """Whether a scorer's predictions give the first answer the higher score for the criterion."""
+    scores = frame.set_index(bench.CELL).score
+    if not (frame.criterion_id != "").any():
+        criteria = pd.Series("", criteria.index)
+    sides = (pd.MultiIndex.from_arrays([answers, criteria]) for answers in (first, second))
+    higher, lower = (scores.reindex(side).to_numpy(float) for side in sides)
+    return higher > lower
 
 
 def paired_policies(evaluation, column: str, sign: int, draws: int, seed: int) -> dict | None:
@@ -350,8 +338,8 @@ def paired_policies(evaluation, column: str, sign: int, draws: int, seed: int) -
         return None
     weights = statistics.two_stage_weights(values.index.get_level_values("condition"), draws, seed)
     values = values.to_numpy()
-    found = statistics.contrast(values, values * 0 + 1, {0: -sign, 1: sign}, weights)
-    return {**found, "n": len(values)}
+    contrast = statistics.contrast(values, values * 0 + 1, {0: -sign, 1: sign}, weights)
+    return {**contrast, "n": len(values)}
 
 
 # ---------------------------------------------------------------- for people and programs
@@ -362,20 +350,13 @@ def frame(claims: list[dict]) -> pd.DataFrame:
     rows = []
     for claim in claims:
         own = {"claim": claim["id"], "where": claim["where"], "claim_verdict": claim["verdict"]}
-        nothing = {
-            "check": "",
-            "verdict": UNTESTED,
-            "opposite": False,
-            "reason": claim["reason"],
-            "reported": claim.get("reported"),
-            "mark": claim.get("mark", ""),
-        }
-        first = weakest(claim)
+        nothing = {"check": "", "verdict": UNTESTED, "opposite": False, "reason": claim["reason"]}
+        nothing |= {"reported": claim.get("reported"), "mark": claim.get("mark", "")}
+        nearest = weakest(claim)
         for check in claim["checks"] or [nothing]:
-            joined = {k: "|".join(map(str, check.get(k, ()))) for k in ("each", "files")}
-            rows.append(check | own | joined | {"weakest": check is first})
-    made = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    return made.astype({name: "Int64" for name in ("seeds", "n")})
+            joined = {name: "|".join(map(str, check.get(name, ()))) for name in ("each", "files")}
+            rows.append(check | own | joined | {"weakest": check is nearest})
+    return pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"seeds": "Int64", "n": "Int64"})
 
 
 def weakest(claim: Mapping) -> dict | None:
@@ -383,20 +364,22 @@ def weakest(claim: Mapping) -> dict | None:
 
     By the distance of the difference from its bound, in half widths of its interval.
     """
-    tested = [
-        c for c in claim["checks"] if c["verdict"] != UNTESTED and c["difference"] is not None
+    measured = [
+        check
+        for check in claim["checks"]
+        if check["verdict"] != UNTESTED and check["difference"] is not None
     ]
 
     def margin(check):
         reach = max(check["difference"] - check["low"], 1e-9)  # one value throughout has no width
         return (check["difference"] - check["above"]) / reach
 
-    return min(tested, key=margin, default=None)
+    return min(measured, key=margin, default=None)
 
 
 def save(claims: list[dict], folder: Path) -> Path:
     """Write claims.csv, claims.md and claims.json to ``folder``; returns the path of the JSON."""
-    folder = Path(folder)
+    folder, counts = Path(folder), Counter(claim["verdict"] for claim in claims)
     with replacing(folder / "claims.csv") as temporary:
         frame(claims).to_csv(temporary, index=False, lineterminator="\n")
     write_text(folder / "claims.md", _page(claims))
@@ -404,123 +387,36 @@ def save(claims: list[dict], folder: Path) -> Path:
         "schema_version": SCHEMA,
         "inputs": ledger()["inputs"].strip(),
         "claims": claims,
-        "verdicts": {name: len(_of(claims, name)) for name in VERDICTS},
+        "verdicts": {name: counts[name] for name in VERDICTS},
     }
     return write_json(folder / "claims.json", whole)
 
 
-def _of(claims: list[dict], verdict: str) -> list[dict]:
-    return [claim for claim in claims if claim["verdict"] == verdict]
+# ---------------------------------------------------------------- the page
 
 
 def _page(claims: list[dict]) -> str:
-    """claims.md: what was not seen first, as a summary and then a section a claim."""
+    """claims.md, of claims.md.jinja."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"weakest": weakest, "tests": _tests}
+    counts = Counter(claim["verdict"] for claim in claims)
     tested = [claim for claim in claims if claim["verdict"] != UNTESTED]
-    checks = [c for claim in tested for c in claim["checks"] if c["verdict"] != UNTESTED]
-    counts = ", ".join(f"{len(_of(claims, name))} {name}" for name in VERDICTS)
-    lines = [
-        "# Claims",
-        "",
-        ledger()["inputs"].strip(),
-        "",
-        f"{len(claims)} claims: {counts}. A claim is *same direction* where the whole 95 % "
-        "interval of each "
-        "of its checks lies above its bound, *not seen* where one does not; *the other way* marks "
-        "a whole "
-        "interval below it. The interval takes in patients and, where there are several, training "
-        "seeds; "
-        "with one training it says nothing of another.",
-        "",
-        *(
-            [INVENTED, ""]
-            if any("clinic" in c["data"] for claim in claims for c in claim["checks"])
-            else ()
-        ),
-        f"{len(tested)} claims were tested by {len(checks)} checks, no level was adjusted: were no "
-        f"difference there, about 1 check in 40 would still be seen in the claimed direction.",
-        "",
-        "| verdict | claim | of | weakest check | difference, points (95 % interval) | reported | "
-        "seeds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    ordered = [claim for name in VERDICTS for claim in _of(claims, name)]
-    for claim in ordered:
-        c, said = weakest(claim), f"**{claim['verdict']}**"
-        if any(check["opposite"] for check in claim["checks"]):
-            said += " (the other way)"
-        cells = (
-            [c["what"], _interval(c), _cell(c["reported"], c["mark"]), _cell(c["seeds"])]
-            if c
-            else [
-                claim["reason"] or "a rule, no interval",
-                "",
-                _cell(claim.get("reported"), claim.get("mark")),
-                "",
-            ]
-        )
-        lines.append(_row(said, f"[{claim['claim']}](#{claim['id']})", claim["where"], *cells))
-    for claim in ordered:
-        lines += [
-            "",
-            f"## {claim['id']}",
-            "",
-            f"{claim['claim']} ({claim['where']}): **{claim['verdict']}**.",
-        ]
-        if claim["note"]:
-            lines += ["", claim["note"]]
-        if claim["reason"]:
-            lines += ["", f"Not testable: {claim['reason']}."]
-        if claim["checks"]:
-            lines += [
-                "",
-                "| check | verdict | difference, points (95 % interval) | patients alone | seed by "
-                "seed | above "
-                "| reported | n | data |",
-                "|---|---|---|---|---|---|---|---|---|",
-            ]
-        for c in claim["checks"]:
-            widened = (c["low"], c["high"]) != (c["patients_low"], c["patients_high"])
-            alone = f"{c['patients_low']:.2f} to {c['patients_high']:.2f}" if widened else ""
-            each = ", ".join(f"{value:.2f}" for value in c["each"])
-            what = c["what"] + f", {c['labels']} labels" * bool(c["labels"])
-            said = c["verdict"] + " (the other way)" * c["opposite"]
-            once = f"{c['seeds']} training" + "s" * (c["seeds"] > 1) if c["seeds"] else ""
-            lines.append(
-                _row(
-                    what,
-                    said,
-                    _interval(c),
-                    alone,
-                    each or once,
-                    f"{c['above']:g}",
-                    _cell(c["reported"], c["mark"]),
-                    _cell(c["n"]),
-                    c["data"],
-                )
-            )
-        tests = dict.fromkeys(
-            f"- {c['test']}; from {', '.join(c['files'])}" for c in claim["checks"] if c["test"]
-        )
-        lines += ["", "Tests:", *tests] if tests else []
-        lines += [
-            line
-            for c in claim["checks"]
-            if c["said"]
-            for line in ("", f"{c['check']}: {c['said']}")
-        ]
-    return "\n".join(lines) + "\n"
+    return environment.get_template("claims.md.jinja").render(
+        inputs=ledger()["inputs"].strip(),
+        claims=sorted(claims, key=lambda claim: VERDICTS.index(claim["verdict"])),
+        counts=", ".join(f"{counts[name]} {name}" for name in VERDICTS),
+        invented=any("clinic" in check["data"] for claim in claims for check in claim["checks"]),
+        tested=len(tested),
+        checks=sum(c["verdict"] != UNTESTED for claim in tested for c in claim["checks"]),
+    )
 
 
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _cell(value, mark: str = "") -> str:
-    return "" if value is None else f"{value:g} ({mark})" if mark else str(value)
-
-
-def _interval(check: Mapping) -> str:
-    if check["difference"] is None:
-        return ""
-    ends = f"{check['difference']:.2f} ({check['low']:.2f} to {check['high']:.2f})"
-    return ends + f" {check['unit']}" * (check["unit"] != "points")
+def _tests(claim: Mapping) -> list[str]:
+    """How the claim was tested and of which files, each once."""
+    tests = (f"{c['test']}; from {', '.join(c['files'])}" for c in claim["checks"] if c["test"])
+    return list(dict.fromkeys(tests))

@@ -10,7 +10,7 @@ error that could be known: ``seeds`` says so, and the interval is of patients al
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +18,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from promedical_utils.core import statistics
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench, policy_metrics
+from promedical_utils.evaluation import external as external_sets
+from promedical_utils.studies import results
 
-BASELINE = "scalar_overall"  # what the study of reward models has paired differences with
-MEAN = "mean"  # over training seeds
 UNTRAINED = ("base", "length", "random", "words")  # no seed of a training changes them
 PAIRED = "paired bootstrap over conditions, then samples, {draws} draws"
 UNPAIRED = "difference of two intervals over the same samples, taken as independent (MOVER)"
+FACTORS = results.FACTORS | {"healthbench": 1}
+FILES = ("results.csv", "manifest.json")  # of a study
 
 
 class Lacking(Exception):
@@ -45,25 +47,19 @@ def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, li
     >>> trainings({"1": 2.0, "2": 3.0, "3": 4.0}, {"1": 1.0, "2": 1.0, "3": 1.0})[1]
     [1.0, 2.0, 3.0]
     """
-    seeds = a if len(a) > 1 else b
-    if set(a) == set(b) or 1 in (
-        len(a),
-        len(b),
-    ):  # one value stands beside each of the other side's
-        one, other = (
-            [side[s] if s in side else next(iter(side.values())) for s in sorted(seeds)]
-            for side in (a, b)
-        )
-        each = [x - y for x, y in zip(one, other)]
-        sides = [each]
-    else:
-        each, sides = [], [list(a.values()), list(b.values())]
-    parts = [(np.var(s, ddof=1) / len(s), len(s) - 1) for s in sides if len(s) > 1]
+    if len(a) == 1:  # one value stands beside each of the other side's
+        a = dict.fromkeys(b, *a.values())
+    elif len(b) == 1:
+        b = dict.fromkeys(a, *b.values())
+    paired = set(a) == set(b)
+    each = [float(a[seed] - b[seed]) for seed in sorted(a)] if paired else []
+    samples = [each] if paired else [list(a.values()), list(b.values())]
+    parts = [(np.var(s, ddof=1) / len(s), len(s) - 1) for s in samples if len(s) > 1]
     total = sum(variance for variance, _ in parts)
     if total == 0:
-        return 0.0, [float(d) for d in each]
+        return 0.0, each
     freedom = total**2 / sum(variance**2 / df for variance, df in parts)
-    return float(stats.t.ppf(0.975, freedom) * np.sqrt(total)), [float(d) for d in each]
+    return float(stats.t.ppf(0.975, freedom) * np.sqrt(total)), each
 
 
 def widened(found: Mapping, half: float) -> dict:
@@ -76,45 +72,42 @@ def widened(found: Mapping, half: float) -> dict:
     }
 
 
-def apart(a: Mapping, b: Mapping) -> dict:
-    """``a`` less ``b``, each {value, low, high} with an interval of its own; independent.
+def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """(value, low, high) of ``a`` less ``b``, which have intervals of their own; independent.
 
     Where both are of the same patients and vary alike, the interval is too wide, not too narrow.
     """
-    value = a["value"] - b["value"]
-    low = value - np.hypot(a["value"] - a["low"], b["high"] - b["value"])
-    high = value + np.hypot(a["high"] - a["value"], b["value"] - b["low"])
-    return {"difference": float(value), "low": float(low), "high": float(high)}
+    (a_value, a_low, a_high), (b_value, b_low, b_high) = a, b
+    value = a_value - b_value
+    low = value - np.hypot(a_value - a_low, b_high - b_value)
+    high = value + np.hypot(a_high - a_value, b_value - b_low)
+    return float(value), float(low), float(high)
 
 
-def _finished(
-    patients: Mapping, a: Mapping, b: Mapping, who, factor: float, unit: str, n: int, test: str
-) -> dict:
-    """One difference in the unit people read; ``who``: names of the two sides, None for no other.
+def _finished(patients: Mapping, sides, check: Mapping, n: int, test: str) -> dict:
+    """One difference in the unit people read; ``sides``: values of a and b by training seed.
 
     A side whose one seed is "" was not trained.
     """
-    half, each = trainings(a, b)
-    said = {
+    factor = FACTORS.get(check["metric"], 100)
+    half, each = trainings(*sides)
+    trained = {
         name: len(side)
-        for name, side in zip(who, (a, b))
+        for name, side in zip((check["a"], check["b"]), sides, strict=True)
         if name and name not in UNTRAINED and set(side) != {""}
     }
     if half:
-        whose = (
-            f"Student's t over {len(each)} trainings" if each else "Welch's t over the trainings"
-        )
-        test += f"; widened by {whose}"
-    if said:
-        test += "; trainings: " + ", ".join(f"{name} {count}" for name, count in said.items())
-    result = {name: value * factor for name, value in widened(patients, half).items()}
-    result |= {f"patients_{end}": patients[end] * factor for end in ("low", "high")}
+        whose = f"Student's t over {len(each)}" if each else "Welch's t over the"
+        test += f"; widened by {whose} trainings"
+    if trained:
+        test += "; trainings: " + ", ".join(f"{name} {count}" for name, count in trained.items())
     return {
-        **result,
+        **{name: value * factor for name, value in widened(patients, half).items()},
+        **{f"patients_{end}": patients[end] * factor for end in ("low", "high")},
         "each": [d * factor for d in each if len(each) > 1],
         "n": int(n),
-        "unit": unit,
-        "seeds": min(said.values(), default=0),
+        "unit": "criteria" if check["metric"] == "s2" else "points",
+        "seeds": min(trained.values(), default=0),
         "test": test,
     }
 
@@ -126,189 +119,112 @@ def ran_on(profile: str, seed: int, data: str) -> str:
     return f"profile {profile}, seed {seed}, {data}"
 
 
-class Tallied:
-    """Differences from a run's tally (``bench.tally``, ``external``): each scorer was trained
-    once."""
+class Counted:
+    """Differences from sums by patient of a run: ``bench.tally``, ``external``, or those of
+    policies, of whom only patients count that both answered."""
 
-    def __init__(self, tally: bench.Tally, draws: int, seed: int, against: str = "adjudicated"):
-        self.tally, self.draws, self.against = tally, draws, against
-        self.weights = statistics.two_stage_weights(tally.samples.condition, draws, seed)
-        self.place = {key: n for n, key in enumerate(tally.keys)}
+    def __init__(self, sums: Estimates, draws: int, seed: int, against: str = "adjudicated"):
+        self.sums, self.draws, self.against = sums, draws, against
+        self.weights = sums.weights(draws, seed)
+        self.policies = sums.names[0] == "policy"
 
     def labels(self, asked: str | None) -> str:
-        return asked or self.against
+        return self.against if self.policies else asked or self.against
 
     def find(self, check: Mapping) -> dict:
-        terms: dict[int, float] = {}
-        for factor, (who, metric, part) in _terms(check):
-            key = (who, metric, part, check["labels"])
-            if key not in self.place:
-                raise _lacking("this run", who, metric, part, {key[0] for key in self.place})
-            terms[self.place[key]] = terms.get(self.place[key], 0) + factor
-        found = statistics.contrast(self.tally.hits, self.tally.counts, terms, self.weights)
-        if any(np.isnan(list(found.values()))):
-            raise Lacking("nothing to count")
-        n = self.tally.counts[:, list(terms)].sum(axis=0).min()
-        who = check["a"], check["b"]
-        once = {"1": found["difference"]}
-        return _finished(
-            found, once, {"1": 0.0}, who, 100, "points", n, PAIRED.format(draws=self.draws)
-        )
+        terms = [(factor, self._columns(*of, check["labels"])) for factor, of in _terms(check)]
+        if self.policies:
+            if len(terms) != 2:
+                raise Lacking("of policies there are differences of two alone")
+            (_, a), (_, b) = terms
+            found = self.sums.less(a, b, self.weights)
+            if np.isnan(found["low"]):
+                raise Lacking(f"{check['a']} and {check['b']} share no patient")
+            sides = [self._trained(a), self._trained(b)]
+        else:
+            factors: dict[int, float] = {}
+            for factor, [column] in terms:
+                factors[column] = factors.get(column, 0) + factor
+            found = self.sums.combined(factors, self.weights)
+            if any(np.isnan(list(found.values()))):
+                raise Lacking("nothing to count")
+            sides = [{"1": found["difference"]}, {"1": 0.0}]
+        return _finished(found, sides, check, found["n"], PAIRED.format(draws=self.draws))
+
+    def _columns(self, who: str, metric: str, part: str, against: str) -> list[int]:
+        first = self.sums.names[0]
+        try:
+            return self.sums.columns(
+                {first: who, "metric": metric, "slice": part, "against": against}
+            )
+        except KitError:
+            known = {key[0] for key in self.sums.keys}
+            raise _lacking("this run", who, metric, part, known) from None
+
+    def _trained(self, columns: Sequence[int]) -> dict[str, float]:
+        seeds = (self.sums.keys[column][1] or "1" for column in columns)
+        return dict(zip(seeds, self.sums.each(columns), strict=True))
 
 
-def external(frame: pd.DataFrame) -> bench.Tally:
+def of_policies(evaluation: pd.DataFrame, draws: int, seed: int) -> Counted:
+    """From an evaluation (see ``policy_metrics``), by the truth where it has one."""
+    sums, against = policy_metrics.sums(evaluation), policy_metrics.labels(evaluation)
+    return Counted(sums, draws, seed, against)
+
+
+def external(frame: pd.DataFrame) -> Estimates:
     """``external/predictions.parquet`` as a tally: (system, text, set, "truth"), hits over pairs.
 
     Columns set, system, text, retrieval, instruction_id, condition, label, prefers. A system with
     retrieved documents is another, ``<system>_rag``; a tie or no preference counts as wrong.
     """
-    samples = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
-    at = pd.Index(samples.instruction_id)
-    names = frame.system + np.where(frame.retrieval, "_rag", "")
-    keys, sums = [], []
-    for key, part in frame.assign(system=names).groupby(["system", "text", "set"], sort=False):
-        row = at.get_indexer(part.instruction_id)
-        right = part.prefers.eq(part.label).to_numpy(float)  # False for NaN
-        keys.append((*key, "truth"))
-        sums.append([np.bincount(row, weights, len(at)) for weights in (right, right * 0 + 1)])
-    hits, counts = (np.column_stack(parts) for parts in zip(*sums))
-    return bench.Tally(samples.reset_index(drop=True), keys, hits, counts, np.zeros(len(keys)))
+    key = {"metric": frame.text, "slice": frame["set"], "against": "truth"}
+    key["scorer"] = frame.system + np.where(frame.retrieval, "_rag", "")
+    return external_sets.estimates(frame.assign(**key), bench.KEY)
 
 
-class Policies:
-    """Differences of policies from an ``evaluation`` (see ``policy_metrics``), several seeds or
-    one."""
+class Stored:
+    """Differences from the results of a study (``studies.results``), or of HealthBench.
 
-    def __init__(self, evaluation: pd.DataFrame, draws: int, seed: int):
-        self.sums = policy_metrics.sums(evaluation)
-        self.weights, self.draws = self.sums.weights(draws, seed), draws
-        self.columns, self.against = self.sums.columns(), policy_metrics.labels(evaluation)
-
-    def labels(self, asked: str | None) -> str:
-        return self.against
-
-    def find(self, check: Mapping) -> dict:
-        metric, sides = check["metric"], []
-        for who in (check["a"], check["b"]):
-            key = (who, metric, "all", check["labels"])
-            if key not in self.columns:
-                raise Lacking(f"no {metric} of policy {who}")
-            sides.append(self.columns[key])
-        less = self.sums.less(*sides, self.weights)
-        if np.isnan(less["low"]):
-            raise Lacking(f"{check['a']} and {check['b']} share no patient")
-        values = [
-            {self.sums.keys[n][1] or "1": v for n, v in zip(side, self.sums.each(side))}
-            for side in sides
-        ]
-        factor = policy_metrics.METRICS[metric][1]
-        unit = "criteria" if metric == "s2" else "points"
-        who = check["a"], check["b"]
-        return _finished(
-            less, *values, who, factor, unit, less["n"], PAIRED.format(draws=self.draws)
-        )
-
-
-class Results:
-    """Differences from a study's results, a row a model, with its seeds' lowest and highest.
-
-    Paired with the study's baseline where that is the other side, else from two intervals.
+    Paired where the study stored that difference, else from two intervals.
     """
 
-    def __init__(self, results: pd.DataFrame, baseline: str, draws: int):
-        self.baseline, self.draws = baseline, draws
-        keys = ["model", "metric", "slice", "against"]
-        self.rows = {tuple(row[k] for k in keys): row for row in results.to_dict("records")}
+    def __init__(self, found: pd.DataFrame, test: str):
+        self.cells, self.test = results.Cells(found), test
 
     def labels(self, asked: str | None) -> str:
-        return asked or "adjudicated"
+        against = self.cells.against
+        return against[0] if len(against) == 1 else asked or "adjudicated"
 
     def find(self, check: Mapping) -> dict:
-        rows = []
-        for _, (who, metric, part) in _terms(check):
-            row = self.rows.get((who, metric, part, check["labels"]))
-            if row is None or row["value"] != row["value"]:
-                raise _lacking("the study", who, metric, part, {key[0] for key in self.rows})
-            rows.append(row)
-        if len(rows) != 2:
+        keys = [(*of, check["labels"]) for _, of in _terms(check)]
+        for key in keys:
+            if np.isnan(self.cells.ends(key)[0]):
+                raise _lacking("the study", *key[:3], self.cells.systems)
+        if len(keys) != 2:
             raise Lacking("a study's results hold no difference of differences")
-        a, b = rows
-        if b["model"] == self.baseline and a["metric"] == b["metric"] and a["slice"] == b["slice"]:
-            names = {"difference": "less_scalar", "low": "less_low", "high": "less_high"}
-            patients = {name: a[column] for name, column in names.items()}
-            test = PAIRED.format(draws=self.draws)
+        if (stored := self._paired(*keys)) is not None:
+            ends, n, test = *stored, self.test
         else:
-            patients, test = apart(a, b), UNPAIRED
-        n = min(a["n"], b["n"])
-        sides = (_by_rank(row, side) for row, side in zip(rows, "ab"))
-        return _finished(patients, *sides, (check["a"], check["b"]), 100, "points", n, test)
+            ends, test = apart(*map(self.cells.ends, keys)), UNPAIRED
+            n = min(self.cells.means[key]["n"] for key in keys)
+        patients = dict(zip(("difference", "low", "high"), ends, strict=True))
+        sides = [self._trained(key, side) for key, side in zip(keys, "ab", strict=True)]
+        return _finished(patients, sides, check, n, test)
 
+    def _paired(self, a: tuple, b: tuple) -> tuple | None:
+        """((difference, low, high), n) that the study stored of the two, either way round."""
+        for first, second, sign in ((a, b, 1), (b, a, -1)):
+            key = (*first, results.LESS, second[0])
+            if a[1:] == b[1:] and key in self.cells.means:
+                value, *ends = (sign * end for end in self.cells.ends(key))
+                return (value, *sorted(ends)), self.cells.means[key]["n"]
+        return None
 
-def _by_rank(row: Mapping, side: str) -> dict[str, float]:
-    """Values of a model's seeds, recovered from mean, lowest and highest: exact up to three.
-
-    Which seed had which is not stored, so names differ by side and no seeds are paired.
-    """
-    k, low, high = int(row["seeds"]), row["seed_low"], row["seed_high"]
-    if k > 3:
-        raise Lacking(f"{row['model']} has {k} seeds, of which the results keep two")
-    values = {1: [row["value"]], 2: [low, high], 3: [low, 3 * row["value"] - low - high, high]}[k]
-    return {f"{side}{n}": value for n, value in enumerate(values)}
-
-
-class Contrasts:
-    """Differences from a study that stores its paired contrasts, and a value a scorer and seed.
-
-    ``results``: scorer, seed ("mean" over seeds, alone where nothing was trained), metric, slice,
-    against, value, low, high, n. ``contrasts``: a, b, metric, slice, against, seeds, difference,
-    low, high, n; the last row of a pair is over all seeds.
-    """
-
-    def __init__(self, results: pd.DataFrame, contrasts: pd.DataFrame, draws: int):
-        self.draws, keys = draws, ["metric", "slice", "against"]
-        self.stored: dict[tuple, dict] = {}
-        for row in contrasts.to_dict("records"):
-            at = tuple(row[k] for k in keys)
-            turned = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
-            self.stored[(row["a"], row["b"], *at)] = row
-            self.stored[(row["b"], row["a"], *at)] = row | turned
-        self.values: dict[tuple, dict[str, dict]] = {}
-        for row in results.to_dict("records"):
-            self.values.setdefault(tuple(row[k] for k in ["scorer", *keys]), {})[
-                str(row["seed"])
-            ] = row
-
-    def labels(self, asked: str | None) -> str:
-        return asked or "adjudicated"
-
-    def find(self, check: Mapping) -> dict:
-        sides, at = [], []
-        for _, (who, metric, part) in _terms(check):
-            rows = self.values.get((who, metric, part, check["labels"]), {})
-            if not rows or any(pd.isna(row["value"]) for row in rows.values()):
-                raise _lacking("the study", who, metric, part, {key[0] for key in self.values})
-            sides.append(
-                {seed: row for seed, row in rows.items() if seed != MEAN} or {"": rows[MEAN]}
-            )
-            at.append((metric, part))
-        if len(sides) != 2:
-            raise Lacking("a study's results hold no difference of differences")
-        stored = self.stored.get((check["a"], check["b"], *at[0], check["labels"]))
-        if stored is not None and at[0] == at[1]:
-            patients = {name: stored[name] for name in ("difference", "low", "high")}
-            n, test = stored["n"], PAIRED.format(draws=self.draws)
-        else:  # means of the seeds; their intervals are of the same patients and vary alike
-            means = [
-                {
-                    name: np.mean([row[name] for row in side.values()])
-                    for name in ("value", "low", "high")
-                }
-                for side in sides
-            ]
-            patients, test = apart(*means), UNPAIRED
-            n = min(row["n"] for side in sides for row in side.values())
-        values = ({seed: row["value"] for seed, row in side.items()} for side in sides)
-        return _finished(patients, *values, (check["a"], check["b"]), 100, "points", n, test)
+    def _trained(self, key: tuple, side: str) -> dict[str, float]:
+        """Values by seed; one known by rank alone is nobody's pair, so its name is the side's."""
+        seeds = self.cells.trained.get(key, {"": self.cells.ends(key)[0]})
+        return {f"{side}{s}" if s.startswith("?") else s: value for s, value in seeds.items()}
 
 
 class HealthBench:
@@ -325,20 +241,11 @@ class HealthBench:
         if row is None:
             raise Lacking(self.column["reason"])
         found = {"difference": row["value"], "low": row["low"], "high": row["high"]}
-        once = {"1": found["difference"]}
-        return _finished(
-            found,
-            once,
-            {"1": 0.0},
-            (check["a"], check["b"]),
-            1,
-            "points",
-            self.column["n"],
-            "paired bootstrap over prompts",
-        )
+        sides, test = [{"1": row["value"]}, {"1": 0.0}], "paired bootstrap over prompts"
+        return _finished(found, sides, check, self.column["n"], test)
 
 
-def _terms(check: Mapping):
+def _terms(check: Mapping) -> list[tuple[int, tuple[str, str, str]]]:
     """(factor, (system, metric, slice)): a less b, less the same elsewhere where ``beyond`` is
     given."""
     here = [(1, (check["a"], check["metric"], check["slice"]))]
@@ -349,7 +256,7 @@ def _terms(check: Mapping):
     return here
 
 
-def _lacking(where: str, who: str, metric: str, part: str, known: set[str]) -> Lacking:
+def _lacking(where: str, who: str, metric: str, part: str, known: Iterable[str]) -> Lacking:
     if who not in known:
         return Lacking(f"{where} has no {who}")
     of = f"{metric.replace('_', ' ')} of {who}" + (f" on {part}" if part != "all" else "")
@@ -366,46 +273,30 @@ class Study:
 
     name: str
     profile: dict
-    source: object
+    source: Stored
     files: tuple[str, ...]
     policies: list[dict]
 
     @property
     def data(self) -> str:
-        return (
-            f"study {self.name}: "
-            f"{ran_on(self.profile['name'], self.profile['seed'], self.profile['data'])}"
-        )
+        of = ran_on(self.profile["name"], self.profile["seed"], self.profile["data"])
+        return f"study {self.name}: {of}"
 
 
 def study(folder: Path, name: str) -> Study | None:
     """The study ``name`` in ``folder``, or None where it did not run: the manifest is written last.
 
-    KitError where the manifest is there and a file that it stands for is not.
+    KitError where the manifest is there and the results are not.
     """
     place = Path(folder) / name
     if not (place / "manifest.json").exists():
         return None
-    found = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-    profile = found["profile"]
-    draws, seed = profile["bootstrap"], profile["seed"]
-    if (place / "contrasts.csv").exists():
-        files = ("results.csv", "contrasts.csv")
-    else:
-        files = ("results.csv",) if (place / "results.csv").exists() else ("evaluation.parquet",)
-    for file in files:
-        if not (place / file).exists():
-            raise KitError(
-                f"study {name} has a manifest but no {file}: make study STUDY={name} again"
-            )
-    frames = [
-        pd.read_csv(place / f) if f.endswith("csv") else pd.read_parquet(place / f) for f in files
-    ]
-    if len(frames) == 2:
-        source = Contrasts(*frames, draws)
-    elif files == ("results.csv",):
-        source = Results(*frames, BASELINE, draws)
-    else:
-        source = Policies(*frames, draws, seed)
-    files = tuple(f"studies/{name}/{file}" for file in (*files, "manifest.json"))
-    return Study(name, profile, source, files, found.get("policies", []))
+    manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+    if not (place / "results.csv").exists():
+        raise KitError(
+            f"study {name} has a manifest but no results.csv: make study STUDY={name} again"
+        )
+    profile = manifest["profile"]
+    source = Stored(results.read(place), PAIRED.format(draws=profile["bootstrap"]))
+    files = tuple(f"studies/{name}/{file}" for file in FILES)
+    return Study(name, profile, source, files, manifest.get("policies", []))

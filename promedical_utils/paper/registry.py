@@ -2,7 +2,9 @@
 it.
 
 ``TABLES`` and ``FIGURES`` say it as data; ``plans`` builds the frames, ``build`` writes them.
-Nothing is trained and torch is not loaded, so that a published run is redrawn in seconds.
+A table is added by its build function (``report.tables``) and its entry here, a figure by its plot
+function (``report.figures``) and its entry. Nothing is trained and torch is not loaded, so that a
+published run is redrawn in seconds.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,22 +13,25 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from scipy.special import expit
 
 from promedical_utils.core import plotting, profiles, provenance
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import need, project_root, read_json
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import healthbench
-from promedical_utils.paper import all_tables, claims
+from promedical_utils.paper import all_tables, behind, claims
+from promedical_utils.paper.behind import Behind
 from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
 from promedical_utils.report.tables import reported
 from promedical_utils.reward_model import calibration
-from promedical_utils.studies import policies, reward_models
+from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
 
@@ -36,6 +41,7 @@ BENCH = (
 )
 POLICY = ("policy/evaluation.parquet", "policy/verdicts.parquet")
 EXTERNAL = ("external/predictions.parquet", "external/report.json")
+PIPELINE = tuple(f"data/{name}.csv" for name in ("funnel", "rounds", "expansion", "judge_errors"))
 CALIBRATIONS = "reward/*/calibration.json"
 WRITTEN_BY = {  # first folder of a file -> the notebook that writes it
     "data": "01_rubrics or 02_preference_pairs",
@@ -45,16 +51,27 @@ WRITTEN_BY = {  # first folder of a file -> the notebook that writes it
     "external": "06_external_generalization",
     "healthbench": "06_external_generalization",
 }
-POLICY_STUDIES = ("policies", "policy_optimizers")
-STUDY_FILES = (
-    "reward_models/results.csv",
-    *(f"{s}/{name}" for s in POLICY_STUDIES for name in ("evaluation.parquet", "study.csv")),
+ABLATION_STUDIES = ("policies", "policy_optimizers", "reward_models")
+STUDY_FILES = (  # of policies also the answers that are counted, and what variants are called
+    *(f"{study}/results.csv" for study in ABLATION_STUDIES),
+    *(
+        f"{s}/{name}"
+        for s in ABLATION_STUDIES[:2]
+        for name in ("evaluation.parquet", "policies.csv")
+    ),
 )
 STUDIED = (
     "Own values: studies of the kit in an invented clinic, not this run, and no medical result. "
     "Policies by the truth, reward models by the adjudicated labels."
 )
 ALL, CLINIC = ("clinic", "real", "open"), ("clinic",)
+
+
+def read_table(path: Path) -> pd.DataFrame | None:
+    """The rows of a CSV or Parquet file; None where it is not there."""
+    if not path.exists():
+        return None
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
 
 
 @dataclass(frozen=True)
@@ -66,10 +83,7 @@ class Run:
     source: Path
 
     def table(self, file: str) -> pd.DataFrame | None:
-        path = self.source / file
-        if not path.exists():
-            return None
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return read_table(self.source / file)
 
     @property
     def settings(self) -> dict:
@@ -90,21 +104,20 @@ class Run:
         )
 
     @cached_property
-    def tally(self) -> benches.Tally:
+    def tally(self) -> Estimates:
         preferred = benches.load_preferences(self.source / "bench")
         return benches.tally(self.bench, self.predicted, preferences=preferred)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        return self.tally.metrics(**self.settings)
+        return self.tally.table(**self.settings)
 
     @cached_property
     def evaluated(self) -> pd.DataFrame | None:
         """Answers of the policies; in the clinic scored on what the base can read."""
         frame = self.table("policy/evaluation.parquet")
-        return (
-            claims.readable(frame) if frame is not None and self.profile.data == "clinic" else frame
-        )
+        clinic = frame is not None and self.profile.data == "clinic"
+        return claims.readable(frame) if clinic else frame
 
     @cached_property
     def verdicts(self) -> pd.DataFrame | None:
@@ -127,29 +140,21 @@ class Run:
 
     @cached_property
     def healthbench(self) -> dict:
-
         return healthbench.policy_column(self.profile, self.source)
 
     @cached_property
     def graders(self) -> pd.DataFrame:
-
-        found, judge = healthbench.judge_table(self.source, **self.settings), tables.INPUT
-        if profiles.asks_endpoints(self.profile):
-            judge = tables.RUN
-        return tables.build_graders(found, self.names, judge)
+        judge = tables.RUN if profiles.asks_endpoints(self.profile) else tables.INPUT
+        measured = healthbench.judge_table(self.source, **self.settings)
+        return tables.build_graders(measured, self.names, judge)
 
     @cached_property
     def claims(self) -> list[dict]:
         """``claims.build_claims`` of the run and of the published studies."""
-        counted = claims.with_conflicts(self.tally, self.bench, self.predicted)
-        return claims.build_claims(
-            counted,
-            self.evaluated,
-            self.profile,
-            self.profile.seed,
-            external=self.outside,
-            healthbench=self.healthbench,
-        )
+        tally = claims.with_conflicts(self.tally, self.bench, self.predicted)
+        evaluation, profile = self.evaluated, self.profile
+        other = {"external": self.outside, "healthbench": self.healthbench}
+        return claims.build_claims(tally, evaluation, profile, profile.seed, **other)
 
     @cached_property
     def facts(self) -> dict:
@@ -165,11 +170,9 @@ class Run:
         """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
         root, parts = project_root() / "papers_figures/studies", []
         if self.profile.data == "clinic":
-            for study in (s for s in POLICY_STUDIES if (root / s / "evaluation.parquet").exists()):
-                parts.append(tables.of_policy_study(policies.published(root / study)[0], study))
-            if (path := root / "reward_models/results.csv").exists():
-                found = pd.read_csv(path)
-                parts.append(tables.of_reward_study(found, reward_models.NAMES, "reward_models"))
+            for study in ABLATION_STUDIES:
+                if (root / study / "results.csv").exists():
+                    parts.append(study_of(study).ablation(root / study, study))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def sliced(self, column: str, metric: str = "overall", part: str = "all") -> pd.DataFrame:
@@ -220,98 +223,42 @@ def reliability(rows: pd.DataFrame, scorer: str = "criterion") -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def overview(run: Run, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Boxes of ``figures.plot_overview``, from the tables of the run and reward/report.json."""
-    said = pd.concat(
-        [
-            frames[n][["quantity", "run", "reported"]]
-            for n in ("data_pipeline", "bench_composition")
-            if n in frames
-        ]
-    ).set_index("quantity")
+def _trained(run: Run, policy: pd.DataFrame) -> dict[str, str]:
+    """What the overview says of the two trainings."""
+    texts = {"held-out pairs": "not run", "unsafe answers": "not run"}
+    if (path := run.source / "reward/report.json").exists():
+        report = read_json(path, "03_reward_model")
+        share = report["heldout_pair_accuracy"]["criterion"]["accuracy"]
+        texts["held-out pairs"] = f"{100 * share:.1f} % of held-out\npairs ordered rightly"
+    violations = policy.set_index("system").run_violations.dropna()
+    base, trained = (violations.get(tables.POLICY_NAMES[name]) for name in ("base", "grpo"))
+    if base is not None and trained is not None:
+        texts["unsafe answers"] = f"unsafe answers\n{base:.1f} to {trained:.1f} %"
+    return texts
 
-    def told(quantity: str, unit: str, column: str = "run") -> str:
-        value = str(said[column].get(quantity, ""))
+
+def overview(run: Run, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Boxes of ``figures.plot_overview``, from the tables of the run and reward/report.json.
+
+    overview.yaml says what stands in which.
+    """
+    shown = [frames[name] for name in ("data_pipeline", "bench_composition") if name in frames]
+    quantities = pd.concat(shown).set_index("quantity")[["run", "reported"]]
+    trained = _trained(run, frames["policy"])
+
+    def text(what, column: str) -> str:
+        if not isinstance(what, list):
+            return trained.get(what, "")
+        quantity, unit = what
+        value = str(quantities[column].get(quantity, ""))
         value = f"{int(value):,}" if value.isdigit() else value
         return f"{value} {unit}".strip() if value else ""
 
-    trained = {}
-    if (path := run.source / "reward/report.json").exists():
-        report = read_json(path, "03_reward_model")
-        trained = report["models"]["criterion"] | report["heldout_pair_accuracy"]["criterion"]
-    policy = frames["policy"].set_index("system").run_violations.dropna()
-    ends = [policy.get(tables.POLICY_NAMES[name]) for name in ("base", "grpo")]
-    rate, agreed = "rubric strict pass rate percent", "judge agreement with experts percent"
-    boxes = [
-        (
-            "raw",
-            0,
-            0,
-            "raw rows",
-            told("raw samples", "rows"),
-            told("raw samples", "", "reported"),
-            "",
-        ),
-        (
-            "kept",
-            0,
-            1,
-            "curation",
-            told("kept instructions", "instructions"),
-            told("kept instructions", "", "reported"),
-            "raw",
-        ),
-        (
-            "rubrics",
-            0,
-            2,
-            "rubrics, reviewed",
-            f"{told(rate, '% passed')}\n{told('review rounds', 'rounds')}",
-            told(rate, "% passed", "reported"),
-            "kept",
-        ),
-        (
-            "judge",
-            0,
-            3,
-            "answers, judged",
-            f"{told('training verdicts', 'verdicts')}\n{told(agreed, '% as experts')}",
-            told(agreed, "%", "reported"),
-            "rubrics",
-        ),
-        ("pairs", 0, 4, "criterion pairs", told("criterion pairs", "pairs"), "", "judge"),
-        (
-            "rm",
-            1,
-            4,
-            "criterion RM",
-            f"{100 * trained['accuracy']:.1f} % of held-out\npairs ordered rightly"
-            if trained
-            else "not run",
-            "",
-            "pairs",
-        ),
-        (
-            "policy",
-            1,
-            3,
-            "GRPO with veto",
-            f"unsafe answers\n{ends[0]:.1f} to {ends[1]:.1f} %" if None not in ends else "not run",
-            "",
-            "rm",
-        ),
-        (
-            "bench",
-            1,
-            2,
-            "bench: RM and policy",
-            f"{told('samples', 'samples')}\n{told('total', 'pairs')}",
-            told("total", "pairs", "reported"),
-            "policy",
-        ),
-    ]
-    return pd.DataFrame(
-        boxes, columns=["box", "row", "column", "title", "run", "reported", "after"]
+    path = Path(__file__).with_name("overview.yaml")
+    boxes = pd.DataFrame(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return boxes.assign(
+        run=["\n".join(text(line, "run") for line in lines) for lines in boxes.run],
+        reported=[text(what, "reported") for what in boxes.reported],
     )
 
 
@@ -322,7 +269,8 @@ def overview(run: Run, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 class Table:
     """``key``: columns that name a row; ``needs``, ``reads``: files below the run folder, without
     which it is not built, and further ones where they are there; ``reported``: stems of
-    paper_values; ``studies``: files of papers_figures/studies; ``data``: of which profiles.
+    paper_values; ``studies``: files of papers_figures/studies; ``data``: of which profiles;
+    ``behind``: what stands behind a cell, for ``trace``.
     """
 
     title: str
@@ -334,6 +282,7 @@ class Table:
     reported: tuple[str, ...] = ()
     studies: tuple[str, ...] = ()
     data: tuple[str, ...] = ALL
+    behind: Callable[[Run, Mapping, str], Behind] | None = None
 
 
 @dataclass(frozen=True)
@@ -349,7 +298,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: of the table ``table``, else of ``frame(run, tables by name)``."""
+    """A figure: of the table ``table``, else of ``frame(run, tables by name)``, else of the file
+    that it ``needs``."""
 
     plot: Callable
     table: str = ""
@@ -358,37 +308,22 @@ class Picture:
     settings: Callable[[Profile], dict] = field(default=lambda profile: {})
 
 
-def _of_file(plot: Callable, file: str, settings: Callable = lambda profile: {}) -> Picture:
-    return Picture(
-        plot, frame=lambda run, frames: run.table(file), needs=(file,), settings=settings
-    )
+def _bench_table(
+    title: str, function: Callable, build: Callable, against="adjudicated", **more
+) -> Table:
+    """A table of metrics of the bench; ``against``: whose labels."""
+    origin = partial(behind.bench, against=against)
+    return Table(title, function, build, needs=BENCH, behind=origin, **more)
 
 
-def _main(run: Run, against: str) -> pd.DataFrame:
+def _main_results(run: Run, against: str) -> pd.DataFrame:
     ceiling = run.bench.report["blind_ceiling"] if against == "adjudicated" else None
-    return tables.build_main_results(
-        reported("main_results"), run.metrics, run.names, ceiling, against
-    )
+    values = reported("main_results")
+    return tables.build_main_results(values, run.metrics, run.names, ceiling, against)
 
 
-def _veto(run: Run, against: str) -> pd.DataFrame:
+def _safety_veto(run: Run, against: str) -> pd.DataFrame:
     return tables.build_safety_veto(reported("safety_veto"), run.metrics, run.names, against)
-
-
-def _policy_by(run: Run, by: str) -> pd.DataFrame:
-    return tables.build_policy_by(run.evaluated, run.verdicts, by, **run.settings)
-
-
-def _pipeline(run: Run) -> pd.DataFrame:
-    files = (
-        run.table(f"data/{name}.csv") for name in ("funnel", "rounds", "expansion", "judge_errors")
-    )
-    return tables.build_data_pipeline(reported("pipeline_counts"), *files, run.profile)
-
-
-def _composition(run: Run) -> pd.DataFrame:
-    values = reported("bench_composition"), reported("pipeline_counts")
-    return tables.build_bench_composition(*values, run.bench.report, run.profile)
 
 
 def _by_source(run: Run) -> pd.DataFrame:
@@ -399,48 +334,65 @@ def _by_source(run: Run) -> pd.DataFrame:
 
 
 def _external(run: Run) -> pd.DataFrame:
-
-    found, path, report = None, run.source / "external/report.json", None
+    measured, path, report = None, run.source / "external/report.json", None
     if run.outside is not None and path.exists():
-        found = external_sets.measures(run.outside, **run.settings)
+        measured = external_sets.measures(run.outside, **run.settings)
         report = read_json(path, "06_external_generalization")
-    return tables.build_external(reported("external"), found, report, run.names)
+    return tables.build_external(reported("external"), measured, report, run.names)
 
 
 def _rewardbench(run: Run) -> pd.DataFrame:
-    found = None if run.outside is None else tables.subsets(run.outside, **run.settings)
-    return tables.build_medical_rewardbench(reported("ultramedical_rewardbench"), found, run.names)
+    measured = None if run.outside is None else tables.subsets(run.outside, **run.settings)
+    values = reported("ultramedical_rewardbench")
+    return tables.build_medical_rewardbench(values, measured, run.names)
+
+
+def _policy(run: Run) -> pd.DataFrame:
+    values, evaluated = reported("policy"), run.evaluated
+    return tables.build_policy(values, evaluated, **run.settings, healthbench=run.healthbench)
+
+
+def _policy_by(by: str, run: Run) -> pd.DataFrame:
+    return tables.build_policy_by(run.evaluated, run.verdicts, by, **run.settings)
+
+
+def _composition(run: Run) -> pd.DataFrame:
+    values = reported("bench_composition"), reported("pipeline_counts")
+    return tables.build_bench_composition(*values, run.bench.report, run.profile)
+
+
+def _pipeline(run: Run) -> pd.DataFrame:
+    frames = (run.table(file) for file in PIPELINE)
+    return tables.build_data_pipeline(reported("pipeline_counts"), *frames, run.profile)
 
 
 TABLES = {
-    "main_results": Table(
+    "main_results": _bench_table(
         "Main results",
         tables.build_main_results,
-        lambda run: _main(run, "adjudicated"),
-        needs=BENCH,
+        lambda run: _main_results(run, "adjudicated"),
         reported=("main_results",),
     ),
-    "main_results_truth": Table(
+    "main_results_truth": _bench_table(
         "Main results, against the truth",
         tables.build_main_results,
-        lambda run: _main(run, "truth"),
-        needs=BENCH,
+        lambda run: _main_results(run, "truth"),
+        "truth",
         reported=("main_results",),
         data=CLINIC,
     ),
-    "safety_veto": Table(
+    "safety_veto": _bench_table(
         "Safety veto",
         tables.build_safety_veto,
-        lambda run: _veto(run, "adjudicated"),
-        needs=BENCH,
+        lambda run: _safety_veto(run, "adjudicated"),
         reported=("safety_veto",),
         data=CLINIC,
     ),
-    "safety_veto_truth": Table(
+    "safety_veto_truth": _bench_table(
         "Safety veto, against the truth",
         tables.build_safety_veto,
-        lambda run: _veto(run, "truth"),
-        needs=BENCH,
+        lambda run: _safety_veto(run, "truth"),
+        "truth",
         reported=("safety_veto",),
         data=CLINIC,
     ),
@@ -451,12 +403,12 @@ TABLES = {
         key=("system", "slice"),
         needs=(*BENCH, "bench/judge.parquet"),
         data=CLINIC,
+        behind=behind.graders,
     ),
-    "seen_unseen": Table(
+    "seen_unseen": _bench_table(
         "Criterion kinds seen and unseen in training",
         tables.build_seen_unseen,
         lambda run: tables.build_seen_unseen(run.metrics, run.names),
-        needs=BENCH,
         data=CLINIC,
     ),
     "specialty": Table(
@@ -466,6 +418,7 @@ TABLES = {
         key=("specialty", "system"),
         needs=BENCH,
         data=CLINIC,
+        behind=partial(behind.bench, by=("specialty", "specialty")),
     ),
     "by_source": Table(
         "By source",
@@ -474,6 +427,7 @@ TABLES = {
         key=("source", "system"),
         needs=BENCH,
         data=("real", "open"),
+        behind=partial(behind.bench, by=("category", "source")),
     ),
     "calibration": Table(
         "Calibration error, by the truth",
@@ -483,6 +437,7 @@ TABLES = {
         needs=(*BENCH, "reward/criterion/calibration.json"),
         reads=(CALIBRATIONS, "reward/heldout.parquet"),
         data=CLINIC,
+        behind=behind.calibration,
     ),
     "external": Table(
         "External generalization, RM pairwise accuracy",
@@ -491,6 +446,7 @@ TABLES = {
         key=("set", "system"),
         reads=EXTERNAL,
         reported=("external",),
+        behind=behind.external,
     ),
     "medical_rewardbench": Table(
         "Medical RewardBench",
@@ -498,6 +454,7 @@ TABLES = {
         _rewardbench,
         reads=EXTERNAL[:1],
         reported=("ultramedical_rewardbench",),
+        behind=behind.rewardbench,
     ),
     "ablation": Table(
         "Ablation",
@@ -506,29 +463,31 @@ TABLES = {
         key=("ablation", "system", "study"),
         reported=("ablation",),
         studies=STUDY_FILES,
+        behind=behind.ablation,
     ),
     "policy": Table(
         "Policy",
         tables.build_policy,
-        lambda run: tables.build_policy(
-            reported("policy"), run.evaluated, **run.settings, healthbench=run.healthbench
-        ),
+        _policy,
         reads=(*POLICY[:1], "healthbench/graded.json"),
         reported=("policy",),
+        behind=behind.policy,
     ),
     "policy_dimension": Table(
         "Policy by dimension",
         tables.build_policy_by,
-        lambda run: _policy_by(run, "dimension"),
+        partial(_policy_by, "dimension"),
         key=("dimension",),
         needs=POLICY,
+        behind=behind.policy_dimension,
     ),
     "policy_specialty": Table(
         "Policy by specialty",
         tables.build_policy_by,
-        lambda run: _policy_by(run, "specialty"),
+        partial(_policy_by, "specialty"),
         key=("specialty", "measure"),
         needs=POLICY,
+        behind=behind.policy_specialty,
     ),
     "bench_composition": Table(
         "Bench composition",
@@ -538,16 +497,16 @@ TABLES = {
         needs=("bench/report.json",),
         reported=("bench_composition", "pipeline_counts"),
         data=CLINIC,
+        behind=behind.counts,
     ),
     "data_pipeline": Table(
         "Data pipeline",
         tables.build_data_pipeline,
         _pipeline,
         key=("quantity",),
-        reads=tuple(
-            f"data/{name}.csv" for name in ("funnel", "rounds", "expansion", "judge_errors")
-        ),
+        reads=PIPELINE,
         reported=("pipeline_counts",),
+        behind=behind.counts,
     ),
     "rar": Table(
         "RaR, as reported",
@@ -576,29 +535,25 @@ FIGURES = {
     "claims_forest": Picture(
         claims_forest, frame=lambda run, frames: claims.frame(run.claims), needs=BENCH
     ),
-    "gold_over_kl": _of_file(drawing.plot_gold_over_kl, "policy/curve.csv"),
-    "policy_curve": _of_file(drawing.plot_policy_curve, "policy/curve.csv"),
-    "curation_funnel": _of_file(drawing.plot_funnel, "data/funnel.csv"),
-    "pass_rate": _of_file(
+    "gold_over_kl": Picture(drawing.plot_gold_over_kl, needs=("policy/curve.csv",)),
+    "policy_curve": Picture(drawing.plot_policy_curve, needs=("policy/curve.csv",)),
+    "curation_funnel": Picture(drawing.plot_funnel, needs=("data/funnel.csv",)),
+    "pass_rate": Picture(
         drawing.plot_pass_rate,
-        "data/rounds.csv",
-        lambda profile: {"aimed": profile.rubric_pass_rate},
+        needs=("data/rounds.csv",),
+        settings=lambda profile: {"aimed": profile.rubric_pass_rate},
     ),
-    "rubric_composition": _of_file(drawing.plot_composition, "data/composition.csv"),
-    "judge_errors": _of_file(drawing.plot_judge_errors, "data/judge_errors.csv"),
+    "rubric_composition": Picture(drawing.plot_composition, needs=("data/composition.csv",)),
+    "judge_errors": Picture(drawing.plot_judge_errors, needs=("data/judge_errors.csv",)),
 }
 
 
 # ---------------------------------------------------------------- building
 
 
-def plans(profile: Profile, source: Path) -> tuple[dict[str, Plan], dict[str, str]]:
+def plans(run: Run) -> tuple[dict[str, Plan], dict[str, str]]:
     """Every table that a run's files give, in the paper's order, and why the others are not
     there."""
-    return _plans(Run(profile, Path(source)))
-
-
-def _plans(run: Run) -> tuple[dict[str, Plan], dict[str, str]]:
     made, missing, root = {}, {}, project_root() / "papers_figures"
     for name, table in TABLES.items():
         if run.profile.data not in table.data:
@@ -606,18 +561,16 @@ def _plans(run: Run) -> tuple[dict[str, Plan], dict[str, str]]:
         if lacking := _lacking(run, table.needs):
             missing[name] = lacking
             continue
-        asked = (*table.needs, *table.reads)
-        found = sorted({path for pattern in asked for path in run.source.glob(pattern)})
-        values = {f"{stem}.csv": root / f"paper_values/{stem}.csv" for stem in table.reported}
-        studies = {
-            name: path for name in table.studies if (path := root / "studies" / name).exists()
-        }
+        patterns = (*table.needs, *table.reads)
+        paths = sorted({path for pattern in patterns for path in run.source.glob(pattern)})
+        studies = table.studies if run.profile.data == "clinic" else ()
+        studies = {file: root / "studies" / file for file in studies}
         made[name] = Plan(
             table,
             table.build(run),
-            {p.relative_to(run.source).as_posix(): p for p in found},
-            studies if run.profile.data == "clinic" else {},
-            values,
+            {path.relative_to(run.source).as_posix(): path for path in paths},
+            {file: path for file, path in studies.items() if path.exists()},
+            {f"{stem}.csv": root / f"paper_values/{stem}.csv" for stem in table.reported},
         )
     return made, missing
 
@@ -639,55 +592,49 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
     source, out = Path(source), Path(out)
     need(source / "bench/predictions.parquet", "04_promedical_bench")
     run = Run(profile, source)
-    made, missing = _plans(run)
+    made, missing = plans(run)
     for name, plan in made.items():
-        said = STUDIED if plan.studies else ""
-        more = run.facts | {"function": f"tables.{plan.table.function.__name__}"}
-        more |= {"reported": tables.digests(plan.reported), "studies": tables.digests(plan.studies)}
-        tables.save(
-            plan.frame,
-            out / "tables",
-            name,
-            plan.table.title,
-            plan.sources,
-            profile,
-            profile.seed,
-            said,
-            more,
-        )
+        _save_table(run, name, plan, out)
     drawn = []
     for name, picture in FIGURES.items():
-        table = TABLES.get(picture.table)
-        if table and picture.table not in made:
-            if picture.table in missing:
-                missing.setdefault(name, missing[picture.table])
-            continue
-        if lacking := _lacking(run, picture.needs):
-            missing[name] = lacking
-            continue
-        _draw(run, name, picture, made, out)
-        drawn.append(name)
+        if picture.table and picture.table not in made:
+            # a table that this kind of data has not is not missing, nor is its figure
+            lacking = missing.get(picture.table, "")
+        elif not (lacking := _lacking(run, picture.needs)):
+            _draw(run, name, picture, made, out)
+            drawn.append(name)
+        missing |= {name: lacking} if lacking else {}
     claims.save(run.claims, out)
     all_tables.save(out)
     return {
         "tables": list(made),
         "figures": drawn,
         "not_built": missing,
-        "claims": {c["id"]: c["verdict"] for c in run.claims},
+        "claims": {claim["id"]: claim["verdict"] for claim in run.claims},
     }
+
+
+def _save_table(run: Run, name: str, plan: Plan, out: Path) -> None:
+    facts = run.facts | {"function": f"tables.{plan.table.function.__name__}"}
+    facts |= {"reported": tables.digests(plan.reported), "studies": tables.digests(plan.studies)}
+    note = STUDIED if plan.studies else ""
+    seed = run.profile.seed
+    title, sources = plan.table.title, plan.sources
+    tables.save(plan.frame, out / "tables", name, title, sources, run.profile, seed, note, facts)
 
 
 def _draw(run: Run, name: str, picture: Picture, made: Mapping[str, Plan], out: Path) -> None:
     plan = made.get(picture.table)
     sources = plan.sources if plan else {file: run.source / file for file in picture.needs}
-    frame = (
-        picture.frame(run, {n: p.frame for n, p in made.items()}) if picture.frame else plan.frame
-    )
-    more = run.facts | {"function": f"figures.{picture.plot.__name__}", "table": picture.table}
-    more |= {"sources": tables.digests(sources)}
+    if picture.frame:
+        frame = picture.frame(run, {table: own.frame for table, own in made.items()})
+    else:
+        frame = plan.frame if plan else run.table(picture.needs[0])
+    facts = run.facts | {"function": f"figures.{picture.plot.__name__}", "table": picture.table}
+    facts |= {"sources": tables.digests(sources)}
     plot = partial(picture.plot, **picture.settings(run.profile))
     note = tables.note(run.profile, run.profile.seed)
-    plotting.save(plot, frame, out / "figures", name, note, more)
+    plotting.save(plot, frame, out / "figures", name, note, facts)
 
 
 def paper(profile: Profile, run: Path) -> dict:

@@ -10,9 +10,8 @@ The rule, cell by cell:
 On one machine with one set of versions all are equal to the last digit.
 """
 
-import argparse
 import json
-import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from promedical_utils.core.workspace import (
     write_json,
     write_text,
 )
-from promedical_utils.paper import registry
+from promedical_utils.report.tables import markdown
 
 EQUAL, WITHIN, END, DIFFERS = "equal", "within", "end of an interval", "differs"
 MISSING, EXTRA = "only committed", "only in the rerun"
@@ -39,6 +38,7 @@ BAD = (DIFFERS, MISSING, EXTRA)
 # Of a profile: what no number hangs on
 UNREAD = ("description", "minutes", "memory_gib", "notebooks", "tokens_per_second")
 ABOUT = ("status", "mark", "labels", "n", "seeds", "run", "reported")  # never what names a row
+MEASURED = ("run_", "reported_", "recomputed_", "n_")  # starts of columns that name no row
 RULE = (
     "A measured value agrees where it is equal or lies within the committed 95 % interval, one "
     "without an interval within Wilson's of its n; counts, inputs, text, reported values and "
@@ -63,15 +63,15 @@ class Rerun:
         if self.why_not:
             return f"not compared: {self.why_not}"
         tables, counts = set(self.cells.table) - {"claims"}, self.cells.outcome.value_counts()
-        said = (
+        equal, within = (int(counts.get(outcome, 0)) for outcome in (EQUAL, WITHIN))
+        outcome = "all equal"
+        if len(self.cells) != equal:
+            outcome = f"{equal:,} equal, {within:,} within the committed interval, "
+            outcome += f"{len(self.differing):,} differ"
+        return (
             f"{len(self.cells):,} cells of {len(tables)} tables and the claims beside the "
-            "committed ones: "
+            f"committed ones: {outcome}"
         )
-        if len(self.cells) == counts.get(EQUAL, 0):
-            return said + "all equal"
-        agree = int(counts.get(WITHIN, 0))
-        said += f"{counts.get(EQUAL, 0):,} equal, {agree:,} within the committed interval"
-        return f"{said}, {len(self.differing):,} differ"
 
 
 # ---------------------------------------------------------------- tables
@@ -84,69 +84,60 @@ def read(path: Path) -> pd.DataFrame:
 
 def key_of(frame: pd.DataFrame) -> list[str]:
     """Leading columns that name a row: as few as tell all rows apart. KitError where none do."""
-    names = [
-        c
-        for c in frame
-        if c not in ABOUT and not c.startswith(("run_", "reported_", "recomputed_", "n_"))
-    ]
+    names = [c for c in frame if c not in ABOUT and not c.startswith(MEASURED)]
     for size in range(1, len(names) + 1):
         if not frame.duplicated(names[:size]).any():
             return names[:size]
     raise KitError(f"rows of {', '.join(names) or 'no column'} are there twice: name them apart")
 
 
-def named(frame: pd.DataFrame, key) -> pd.Series:
+def named(frame: pd.DataFrame, key: Sequence[str]) -> pd.Series:
     """One text a row from its key columns, as reports and ``trace`` name it."""
     return frame[list(key)].agg(" / ".join, axis=1) if len(frame) else pd.Series(dtype=str)
 
 
-def compare_table(name: str, committed: pd.DataFrame, rerun: pd.DataFrame, key=None) -> list[dict]:
+def compare_table(
+    name: str, committed: pd.DataFrame, rerun: pd.DataFrame, key: Sequence[str] = ()
+) -> list[dict]:
     """Rows of ``COLUMNS`` for every cell that either table has; both as from ``read``.
 
     ``key``: columns that name a row, by default ``key_of`` the committed table.
     """
-    key = [c for c in key or key_of(committed) if c in committed and c in rerun] or key_of(
-        committed
-    )
-    sides = []
-    for frame in (committed, rerun):
-        if lacking := set(key) - set(frame):
-            raise KitError(
-                f"table {name} has no column {sorted(lacking)[0]}: it cannot be compared"
-            )
-        frame = frame.assign(row=named(frame, key).to_numpy())
-        if frame.row.duplicated().any():
-            raise KitError(
-                f"table {name}: row {frame.row[frame.row.duplicated()].iloc[0]} is there twice"
-            )
-        sides.append(frame.set_index("row"))
-    left, right = sides
-    rows = list(dict.fromkeys([*left.index, *right.index]))
+    key = [c for c in key if c in committed and c in rerun] or key_of(committed)
+    left, right = (_by_row(name, frame, key) for frame in (committed, rerun))
     columns = [c for c in dict.fromkeys([*left, *right]) if c not in key]
-    found = []
-    for row in rows:
-        if row not in left.index or row not in right.index:
-            outcome = EXTRA if row not in left.index else MISSING
-            found.append({"table": name, "row": row, "column": "(row)", "outcome": outcome})
-            continue
-        before, after = left.loc[row], right.loc[row]
-        for column in columns:
-            if column not in left or column not in right:
-                continue
-            cell = {"table": name, "row": row, "column": column}
-            cell |= {"committed": before[column], "rerun": after[column]}
-            if before[column] or after[column]:
-                low, high = tolerance(before, column)
-                found.append(
-                    cell
-                    | {"low": low, "high": high}
-                    | {"outcome": outcome_of(before, after, column, low, high)}
-                )
+    cells = []
+    for row in dict.fromkeys([*left.index, *right.index]):
+        if row in left.index and row in right.index:
+            cells += _compare_row(left.loc[row], right.loc[row], columns, {"row": row})
+        else:
+            outcome = EXTRA if row in right.index else MISSING
+            cells.append({"row": row, "column": "(row)", "outcome": outcome})
     for column in columns:
         if column not in left or column not in right:
-            outcome = EXTRA if column not in left else MISSING
-            found.append({"table": name, "row": "(column)", "column": column, "outcome": outcome})
-    return found
+            outcome = EXTRA if column in right else MISSING
+            cells.append({"row": "(column)", "column": column, "outcome": outcome})
+    return [{"table": name, **cell} for cell in cells]
+
+
+def _by_row(name: str, frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """The table by the names of its rows; KitError where a key is missing or a row twice there."""
+    if lacking := set(key) - set(frame):
+        raise KitError(f"table {name} has no column {sorted(lacking)[0]}: it cannot be compared")
+    rows = named(frame, key)
+    if rows.duplicated().any():
+        raise KitError(f"table {name}: row {rows[rows.duplicated()].iloc[0]} is there twice")
+    return frame.set_index(pd.Index(rows, name="row"))
+
+
+def _compare_row(before: pd.Series, after: pd.Series, columns, row: dict) -> Iterator[dict]:
+    for column in columns:
+        if column not in before or column not in after or not (before[column] or after[column]):
+            continue
+        low, high = tolerance(before, column)
+        outcome = outcome_of(before, after, column, low, high)
+        cell = {"column": column, "committed": before[column], "rerun": after[column]}
+        yield row | cell | {"low": low, "high": high, "outcome": outcome}
 
 
 def number(text: str) -> float | None:
@@ -171,9 +162,8 @@ def tolerance(row, column: str) -> tuple[str, str]:
         return ends
     n, value = number(row.get("n", "")), number(row[column])
     if n and value is not None and 0 <= value <= 100:  # a share in percent of n
-        return tuple(
-            f"{100 * end:.2f}" for end in statistics.wilson(round(value * n / 100), int(n))
-        )
+        low, high = statistics.wilson(round(value * n / 100), int(n))
+        return f"{100 * low:.2f}", f"{100 * high:.2f}"
     return "", ""
 
 
@@ -182,8 +172,8 @@ def outcome_of(before, after, column: str, low: str, high: str) -> str:
         return EQUAL
     if is_end(before, column):  # goes with its value, but may not come or go
         return END if before[column] and after[column] else DIFFERS
-    ends, value = (number(low), number(high)), number(after[column])
-    if value is not None and None not in ends and ends[0] <= value <= ends[1]:
+    least, most, value = number(low), number(high), number(after[column])
+    if None not in (least, most, value) and least <= value <= most:
         return WITHIN
     return DIFFERS
 
@@ -193,87 +183,68 @@ def outcome_of(before, after, column: str, low: str, high: str) -> str:
 
 def claims_table(path: Path) -> pd.DataFrame:
     """claims.json as a table: a row a claim's verdict, and a row a check with its interval."""
+    ends = {"difference": "run_difference", "low": "run_difference_low"}
+    ends |= {"high": "run_difference_high"}
     rows = []
     for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
         rows.append({"claim": claim["id"], "check": "", "verdict": claim["verdict"]})
         for check in claim["checks"]:
-            ends = {
-                f"run_difference{end}": check.get(name)
-                for end, name in (("", "difference"), ("_low", "low"), ("_high", "high"))
-            }
-            texts = {c: "" if v is None else f"{v:g}" for c, v in ends.items()}
             name = check.get("check", check["what"])
-            rows.append(
-                {"claim": claim["id"], "check": name, "verdict": check.get("verdict", ""), **texts}
-            )
-    columns = [
-        "claim",
-        "check",
-        "verdict",
-        "run_difference",
-        "run_difference_low",
-        "run_difference_high",
-    ]
+            row = {"claim": claim["id"], "check": name, "verdict": check.get("verdict", "")}
+            values = {column: check.get(name) for name, column in ends.items()}
+            rows.append(row | {c: f"{v:g}" for c, v in values.items() if v is not None})
+    columns = ["claim", "check", "verdict", *ends.values()]
     return pd.DataFrame(rows).reindex(columns=columns).fillna("")
 
 
 # ---------------------------------------------------------------- a run beside its reference
 
 
-def compare(run: Path, reference: Path) -> Rerun:
-    """A run's paper/ beside the committed reference; nothing where that would not be fair."""
-    none = pd.DataFrame(columns=COLUMNS)
+def compare(run: Path, reference: Path, keys: Mapping[str, Sequence[str]] | None = None) -> Rerun:
+    """A run's paper/ beside the committed reference; nothing where that would not be fair.
+
+    ``keys``: table -> the columns that name its rows, by default ``key_of`` the committed table.
+    """
+    nothing = pd.DataFrame(columns=COLUMNS)
     if not (reference / "manifest.json").exists():
-        return Rerun(none, f"no committed reference {shown(reference)}")
+        return Rerun(nothing, f"no committed reference {shown(reference)}")
     if not list(run.glob("paper/tables/*.csv")):
-        return Rerun(none, f"{shown(run)} has no tables (notebook 07_paper_tables writes them)")
+        return Rerun(nothing, f"{shown(run)} has no tables (notebook 07_paper_tables writes them)")
     manifests = []
-    for place in (reference, run):
+    for folder in (reference, run):
+        path = need(folder / "manifest.json", "00_start_here")
         try:
-            manifests.append(
-                json.loads(need(place / "manifest.json", "00_start_here").read_text("utf-8"))
-            )
+            manifests.append(json.loads(path.read_text("utf-8")))
         except ValueError:
-            return Rerun(none, f"{shown(place / 'manifest.json')} is no JSON")
-    if other := settings_apart(*(m["profile"] for m in manifests)):
+            return Rerun(nothing, f"{shown(path)} is no JSON")
+    if other := settings_apart(*(manifest["profile"] for manifest in manifests)):
         more = f"; and {len(other) - FEW} more" if len(other) > FEW else ""
-        return Rerun(
-            none, f"{shown(reference)} was run with other settings: {'; '.join(other[:FEW])}{more}"
-        )
-    remarks = [
-        f"{what}: committed {before}, here {after}"
-        for what, before, after in _circumstances(*manifests)
-    ]
-    sides = [
-        {path.stem: path for path in place.glob("tables/*.csv")}
-        for place in (reference, run / "paper")
-    ]
+        settings = f"{'; '.join(other[:FEW])}{more}"
+        return Rerun(nothing, f"{shown(reference)} was run with other settings: {settings}")
+    cells = _compare_files(reference, run / "paper", keys or {})
+    frame = pd.DataFrame(cells).reindex(columns=COLUMNS).fillna("")
+    return Rerun(frame, "", tuple(_circumstances(*manifests)))
+
+
+def _compare_files(committed: Path, rerun: Path, keys: Mapping) -> list[dict]:
+    """Rows of ``COLUMNS`` of every table and of the claims of two folders."""
+    paths = [*committed.glob("tables/*.csv"), *rerun.glob("tables/*.csv")]
+    files = {name: f"tables/{name}.csv" for name in sorted({path.stem for path in paths})}
     cells = []
-    for name in sorted(sides[0].keys() | sides[1].keys()):
-        if name not in sides[0] or name not in sides[1]:
-            outcome = EXTRA if name not in sides[0] else MISSING
-            cells.append({"table": name, "row": "(table)", "column": "", "outcome": outcome})
-            continue
-        try:
-            cells += compare_table(
-                name, *(read(side[name]) for side in sides), key=_known_key(name)
-            )
-        except KitError as error:  # of other columns altogether: said, and the others go on
-            cells.append(
-                {"table": name, "row": "(table)", "column": str(error), "outcome": DIFFERS}
-            )
-    paths = [reference / "claims.json", run / "paper/claims.json"]
-    if all(path.exists() for path in paths):
-        cells += compare_table("claims", *map(claims_table, paths), key=["claim", "check"])
-    elif any(path.exists() for path in paths):
-        outcome = MISSING if paths[0].exists() else EXTRA
-        cells.append({"table": "claims", "row": "(table)", "column": "", "outcome": outcome})
-    return Rerun(pd.DataFrame(cells).reindex(columns=COLUMNS).fillna(""), "", tuple(remarks))
-
-
-def _known_key(name: str) -> list[str] | None:
-
-    return list(registry.TABLES[name].key) if name in registry.TABLES else None
+    for name, file in (files | {"claims": "claims.json"}).items():
+        there = [folder / file for folder in (committed, rerun) if (folder / file).exists()]
+        whole = {"table": name, "row": "(table)", "column": ""}
+        if len(there) == 1:
+            outcome = MISSING if there[0].is_relative_to(committed) else EXTRA
+            cells.append(whole | {"outcome": outcome})
+        elif name == "claims" and there:
+            cells += compare_table(name, *map(claims_table, there), key=("claim", "check"))
+        elif there:
+            try:
+                cells += compare_table(name, *map(read, there), key=keys.get(name, ()))
+            except KitError as error:  # of other columns altogether: said, and the others go on
+                cells.append(whole | {"column": str(error), "outcome": DIFFERS})
+    return cells
 
 
 def settings_apart(committed: dict, here: dict) -> list[str]:
@@ -286,101 +257,76 @@ def settings_apart(committed: dict, here: dict) -> list[str]:
     ]
 
 
-def _circumstances(committed: dict, here: dict) -> list[tuple]:
+def _circumstances(committed: dict, here: dict) -> Iterator[str]:
     """Machine, versions and code that are not those of the reference; they may move a number."""
-    found = [
-        (name, committed.get(name), here.get(name)) for name in ("machine", "system", "python")
-    ]
-    sides = [m.get("packages", {}) for m in (committed, here)]
-    found += [
-        (name, *(side.get(name) for side in sides))
-        for name in sorted(sides[0].keys() | sides[1].keys())
-    ]
-    found.append(("code", *(m.get("kit", {}).get("content", "")[:12] for m in (committed, here))))
-    return [row for row in found if row[1] != row[2]]
+    before, after = (
+        {name: manifest.get(name) for name in ("machine", "system", "python")}
+        | dict(sorted(manifest.get("packages", {}).items()))
+        | {"code": manifest.get("kit", {}).get("content", "")[:12]}
+        for manifest in (committed, here)
+    )
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            yield f"{name}: committed {before.get(name)}, here {after.get(name)}"
 
 
-def save(found: Rerun, run: Path) -> Path:
-    """Write rerun.csv (a row a cell), rerun.json (counts) and rerun.md (what differs) to the
-    run."""
-    counts = {k: int(v) for k, v in found.cells.outcome.value_counts().items()}
-    facts = {
-        "line": found.line(),
-        "why_not": found.why_not,
-        "remarks": list(found.remarks),
-        "rule": RULE,
-        "outcomes": counts,
-        "agrees": None if found.why_not else found.differing.empty,
-        "by_table": {
-            str(name): {k: int(v) for k, v in part.outcome.value_counts().items()}
-            for name, part in found.cells.groupby("table")
-        },
-    }
-    with replacing(run / "rerun.csv") as temporary:
-        found.cells.to_csv(temporary, index=False, lineterminator="\n")
-    lines = ["# Rerun beside the committed reference", "", found.line() + ".", "", RULE]
-    if found.remarks:
-        lines += ["", "Other circumstances:", "", *(f"- {remark}" for remark in found.remarks)]
-    for title, part in (
-        ("What differs", found.differing),
-        ("Within the committed interval", found.cells[found.cells.outcome == WITHIN]),
-    ):
-        if len(part):
-            lines += [
-                "",
-                f"## {title}",
-                "",
-                "| table | row | column | committed | rerun | |",
-                "|---" * 6 + "|",
-            ]
-            lines += [
-                "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-                for row in _shown(part)
-            ]
-    if facts["by_table"]:
-        lines += ["", "## By table", "", "| table | cells | equal | differ |", "|---|---|---|---|"]
-        for name, part in found.cells.groupby("table"):
-            bad = int(part.outcome.isin(BAD).sum())
-            lines += [f"| {name} | {len(part)} | {int((part.outcome == EQUAL).sum())} | {bad} |"]
-    write_text(run / "rerun.md", "\n".join(lines) + "\n")
-    return write_json(run / "rerun.json", facts)
+# ---------------------------------------------------------------- the report
 
 
-def _shown(part: pd.DataFrame):
-    for cell in part.itertuples():
-        interval = f"{cell.committed} ({cell.low} to {cell.high})" if cell.low else cell.committed
-        yield cell.table, cell.row, cell.column, interval, cell.rerun, cell.outcome
-
-
-def report(profile: str, run_dir: str = "") -> Rerun:
+def report(
+    profile: str, run_dir: str = "", keys: Mapping[str, Sequence[str]] | None = None
+) -> Rerun:
     """Compare a run of ``profile`` with papers_figures/<profile>; writes rerun.{md,csv,json} to
     it."""
     run = run_folder(profile, run_dir)
-    found = compare(run, project_root() / "papers_figures" / profile)
-    save(found, run)
-    return found
+    rerun = compare(run, project_root() / "papers_figures" / profile, keys)
+    save(rerun, run)
+    return rerun
 
 
-def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="promedical_utils.paper.rerun", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--profile", default="cpu")
-    parser.add_argument("--run", default="", help="folder of the run, instead of runs/<profile>")
-    given = parser.parse_args(arguments)
-    try:
-        found = report(given.profile, given.run)
-    except KitError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(found.line())
-    for cell in found.differing.itertuples():
-        print(
-            f"  {cell.table} | {cell.row} | {cell.column}: {cell.committed} -> {cell.rerun} "
-            f"({cell.outcome})"
-        )
-    return int(len(found.differing) > 0)
+def save(rerun: Rerun, run: Path) -> Path:
+    """Write rerun.csv (a row a cell), rerun.json (counts) and rerun.md (what differs) to the
+    run."""
+    cells = rerun.cells
+    counts = pd.crosstab(cells.table, cells.outcome)
+    by_table = {name: row[row > 0].to_dict() for name, row in counts.iterrows()}
+    facts = {
+        "line": rerun.line(),
+        "why_not": rerun.why_not,
+        "remarks": list(rerun.remarks),
+        "rule": RULE,
+        "outcomes": counts.sum().to_dict(),
+        "agrees": None if rerun.why_not else rerun.differing.empty,
+        "by_table": by_table,
+    }
+    with replacing(run / "rerun.csv") as temporary:
+        cells.to_csv(temporary, index=False, lineterminator="\n")
+    write_text(run / "rerun.md", "\n\n".join(_page(rerun, counts)) + "\n")
+    return write_json(run / "rerun.json", facts)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _page(rerun: Rerun, counts: pd.DataFrame) -> Iterator[str]:
+    """The parts of rerun.md."""
+    yield "# Rerun beside the committed reference"
+    yield f"{rerun.line()}."
+    yield RULE
+    if rerun.remarks:
+        yield "Other circumstances:"
+        yield "\n".join(f"- {remark}" for remark in rerun.remarks)
+    cells = rerun.cells
+    interval = cells.committed + " (" + cells.low + " to " + cells.high + ")"
+    shown_cells = cells.assign(committed=interval.where(cells.low != "", cells.committed))
+    columns = ["table", "row", "column", "committed", "rerun", "outcome"]
+    for title, outcomes in (("What differs", BAD), ("Within the committed interval", (WITHIN,))):
+        part = shown_cells[cells.outcome.isin(outcomes)]
+        if len(part):
+            yield f"## {title}"
+            yield markdown(part[columns])
+    if len(counts):
+        yield "## By table"
+        sums = {
+            "cells": counts.sum(axis=1),
+            "equal": counts.filter([EQUAL]).sum(axis=1),
+            "differ": counts.filter(BAD).sum(axis=1),
+        }
+        yield markdown(pd.DataFrame(sums).astype(int).astype(str).reset_index())

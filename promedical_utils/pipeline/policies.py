@@ -10,19 +10,14 @@ from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, replacing, short_hash
 from promedical_utils.data.roles import Task
 from promedical_utils.evaluation import policy_answers
-from promedical_utils.pipeline.base import train_base
 from promedical_utils.pipeline.endpoints import of_profile
 from promedical_utils.pipeline.preference_pairs import judge_of
 
-# ---------------------------------------------------------------- 05 policy
-
 
 def train_policy(profile: Profile, run: Path) -> dict:
-    """Align the base by the profile's rule, then base and policy on the bench prompts; writes
-    policy/.
+    """Align the base by the profile's rule, then answer and judge the bench prompts.
 
-    Beside what ``training.train`` writes: policy/evaluation.parquet, a row a policy and
-    prompt, and policy/verdicts.parquet, a row a verdict on them. Under ``accelerate launch`` every
+    Writes policy/, see ``align`` and ``write_evaluation``. Under ``accelerate launch`` every
     process trains and the main one alone evaluates.
     """
     from accelerate import PartialState
@@ -30,54 +25,58 @@ def train_policy(profile: Profile, run: Path) -> dict:
     data = RunData.load(run)
     report = align(profile, run, data, run / "policy")
     if PartialState().is_main_process:
-        frames = evaluate_policies(profile, run, data, {"grpo": run / "policy"})
-        for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
-            with replacing(run / f"policy/{name}.parquet") as temporary:
-                frame.to_parquet(temporary, index=False)
+        write_evaluation(profile, run, data)
     return report
 
 
 def align(
     profile: Profile, run: Path, data: RunData, out: Path, reward: Path | None = None, seed=None
 ) -> dict:
-    """Train one policy on the run's data into ``out``; its report.
+    """Train one policy on the run's data into ``out`` (``training.train``); its report.
 
     ``reward``: folder of the reward model, by default that of ``reward_model`` in the run.
     """
     from promedical_utils.policy import training  # loads torch
 
     reward = reward or run / "reward" / profile.reward_model
-    by_id = data.instruction_of
-    gold, judged = policy_judges(profile, run, data)
-    read = [read_json(reward / "report.json", "03_reward_model")["settings"]]
-    if (reward / "calibration.json").exists():
-        read.append(read_json(reward / "calibration.json", "03_reward_model"))
     return training.train(
         base_path(profile, run),
         reward,
         data.rubrics,
-        [by_id[i] for i in data.ids("train")],
-        [by_id[i] for i in data.ids("checkpoint")],
-        judged,
-        gold,
+        [data.instruction_of[i] for i in data.ids("train")],
+        held_out(profile, run, data),
         out,
         profile,
-        conditions=data.condition_of,
         seed=seed,
-        fingerprint=short_hash(*read),
+        fingerprint=reward_fingerprint(reward),
     )
 
 
+def held_out(profile: Profile, run: Path, data: RunData):
+    """The checkpoint split with its judges, as ``training.HeldOut``."""
+    from promedical_utils.policy.training import HeldOut  # loads torch
+
+    gold, judged = policy_judges(profile, run, data)
+    instructions = [data.instruction_of[i] for i in data.ids("checkpoint")]
+    return HeldOut(instructions, judged, gold, data.condition_of)
+
+
+def reward_fingerprint(reward: Path) -> str:
+    """What a policy's outcome owes to the reward model in ``reward``: settings, calibration."""
+    read = [read_json(reward / "report.json", "03_reward_model")["settings"]]
+    if (reward / "calibration.json").exists():
+        read.append(read_json(reward / "calibration.json", "03_reward_model"))
+    return short_hash(*read)
+
+
 def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
-    """(gold, judged) for ``model.judge``: the clinic's truth and its judge, or (None, the
-    endpoint's).
+    """(gold, judged) for ``model.judge``: the clinic's truth and judge, or (None, an endpoint).
 
     What the judge says of a text depends on the text alone. An endpoint's failure is unknown.
     """
     rubric_of = data.rubric_of
     if profile.data != "clinic":
         return None, _endpoint_judge(profile, run, data, rubric_of)
-
     kinds = data.criterion_kinds
     judge = judge_of(profile, data.verdicts, kinds)
 
@@ -95,12 +94,10 @@ def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
 
 
 def _endpoint_judge(profile: Profile, run: Path, data: RunData, rubric_of: dict):
-
     if not profiles.asks_endpoints(profile):
         raise KitError(
             f"data is {profile.data}: nobody here can judge a policy's new answers; name an "
-            "endpoint that "
-            "plays the judge (docs/endpoints.md)"
+            "endpoint that plays the judge (docs/endpoints.md)"
         )
     played, by_id = of_profile(profile, run), data.instruction_of
 
@@ -115,9 +112,17 @@ def _endpoint_judge(profile: Profile, run: Path, data: RunData, rubric_of: dict)
             )
             for i, text in pairs
         ]
-        return [{v.criterion_id: v.verdict for v in said} for said in played.judge(tasks)]
+        return [{v.criterion_id: v.verdict for v in verdicts} for verdicts in played.judge(tasks)]
 
     return judged
+
+
+def write_evaluation(profile: Profile, run: Path, data: RunData) -> None:
+    """Write policy/evaluation.parquet, a row a policy and prompt, and verdicts.parquet, on them."""
+    frames = evaluate_policies(profile, run, data, {"grpo": run / "policy"})
+    for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
+        with replacing(run / f"policy/{name}.parquet") as temporary:
+            frame.to_parquet(temporary, index=False)
 
 
 def evaluate_policies(
@@ -138,7 +143,7 @@ def evaluate_policies(
     conditions = data.condition_of
     origin, frames = base_path(profile, run), []
     _, tokenizer = policies.load_base(origin, profile)
-    for name, folder in [*([("base", None)] if train_base else []), *folders.items()]:
+    for name, folder in [*([("base", None)] if base else []), *folders.items()]:
         if folder is None:
             model = policies.load_base(origin, profile)[0]
         else:

@@ -6,40 +6,46 @@ from pathlib import Path
 
 from promedical_utils.core import records
 from promedical_utils.core.profiles import Profile
+from promedical_utils.core.records import Candidate, Verdict
 from promedical_utils.core.run_data import base_path
 from promedical_utils.core.workspace import KitError, write_json
 from promedical_utils.data.sources import real_sets
 from promedical_utils.data.sources.real_sets import EXTERNAL, RealStudy
+
+LEAST = 16  # tokens of an answer that are worth keeping
 
 
 def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
     """Keep the head of each answer, so that prompt, answer and longest criterion fit ``limit``.
 
     ``tokenizer``: a fast one with a chat template; ``limit``: in its tokens. Questions and criteria
-    are never cut: where they leave an answer fewer than 16, an external instruction is left out
-    and counted (an English tokenizer spells other scripts in bytes), any other is a KitError.
+    are never cut: where they leave an answer fewer than ``LEAST``, an external instruction is left
+    out and counted (an English tokenizer spells other scripts in bytes), any other is a KitError.
     Returns the study and, per source, the answers cut and the instructions left out.
     """
-    from promedical_utils.reward_model import (
-        packing,  # loads tensors, which nothing else here needs
-    )
+    from promedical_utils.reward_model import packing  # loads torch
 
-    room, out, cut, candidates = {}, Counter(), Counter(), []
+    room, left_out, cut = {}, Counter(), Counter()
     source = {i.id: i.source for i in study.instructions}
-    for asked, rubric in zip(study.instructions, study.rubrics, strict=True):
-        prompt = packing.prompt_ids(tokenizer, [m.model_dump() for m in asked.messages])
+    for instruction, rubric in zip(study.instructions, study.rubrics, strict=True):
+        prompt = packing.prompt_ids(tokenizer, [m.model_dump() for m in instruction.messages])
         tails = packing.text_ids(tokenizer, [packing.criterion_text(c) for c in rubric.criteria])
         left = limit - packing.longest(prompt, tails) - 1  # 1: the answer's end token
-        if left >= 16:
-            room[asked.id] = left
-        elif asked.source in EXTERNAL:
-            out[asked.source] += 1
+        if left >= LEAST:
+            room[instruction.id] = left
+        elif instruction.source in EXTERNAL:
+            left_out[instruction.source] += 1
         else:
             raise KitError(
-                f"question and longest criterion of {asked.id} leave no room for an answer in "
-                f"{limit} tokens: raise rm_max_tokens to {limit + 16 - left} or more"
+                f"question and longest criterion of {instruction.id} leave no room for an answer "
+                f"in {limit} tokens: raise rm_max_tokens to {limit + LEAST - left} or more"
             )
-    kept = [c for c in study.candidates if c.instruction_id in room]
+
+    def within(rows):
+        return [row for row in rows if row.instruction_id in room]
+
+    candidates = []
+    kept = within(study.candidates)
     encoded = tokenizer([c.text for c in kept], add_special_tokens=False)["input_ids"]
     for candidate, tokens in zip(kept, encoded, strict=True):
         most = room[candidate.instruction_id]
@@ -49,10 +55,6 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
             candidate = candidate.model_copy(update={"text": text})
         candidates.append(candidate)
     ids = {c.id for c in candidates}
-
-    def within(rows):
-        return [row for row in rows if row.instruction_id in room]
-
     shorter = replace(
         study,
         instructions=[i for i in study.instructions if i.id in room],
@@ -62,21 +64,30 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
         pairs=within(study.pairs),
         splits=within(study.splits),
     )
-    counts = {"answers_cut": dict(cut), "instructions_left_out": dict(out)}
-    return shorter, {"limit_tokens": limit} | counts
+    report = {
+        "limit_tokens": limit,
+        "answers_cut": dict(cut),
+        "instructions_left_out": dict(left_out),
+    }
+    return shorter, report
+
+
+def _shortened(profile: Profile, run: Path, study: RealStudy) -> tuple[RealStudy, dict]:
+    """The study as the run's base can read it."""
+    from transformers import AutoTokenizer  # slow to load
+
+    from promedical_utils.reward_model import hub  # loads torch
+
+    hub.silence()  # long texts are measured here before they are cut
+    tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
+    return shorten(study, tokenizer, profile.rm_max_tokens)
 
 
 def rubrics_of_real(profile: Profile, run: Path) -> dict:
-    from transformers import AutoTokenizer
-
-    from promedical_utils.policy import small_base  # loads torch
-
-    small_base.quiet()  # long texts are measured here before they are cut
+    """Writes instructions, splits, rubrics and review.json, which is returned."""
     study = real_sets.load_real(profile.seed)
-    review = {"sources": real_sets.aggregate_report(study), "notes": list(study.notes)}
-    tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
-    study, cut = shorten(study, tokenizer, profile.rm_max_tokens)
-    review["shortened"] = cut
+    review = {"sources": real_sets.aggregate_report(study), "notes": study.notes}
+    study, review["shortened"] = _shortened(profile, run, study)
     records.save(study.instructions, run / "data/instructions.parquet")
     records.save(study.splits, run / "data/splits.parquet")
     write_json(run / "data/review.json", review)
@@ -84,13 +95,9 @@ def rubrics_of_real(profile: Profile, run: Path) -> dict:
     return review
 
 
-def candidates_of_real(profile: Profile, run: Path):
-    from transformers import AutoTokenizer
-
-    from promedical_utils.policy import small_base  # loads torch
-
-    small_base.quiet()  # long texts are measured here before they are cut
-    study = real_sets.load_real(profile.seed)
-    tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
-    study, _ = shorten(study, tokenizer, profile.rm_max_tokens)
+def candidates_of_real(
+    profile: Profile, run: Path
+) -> tuple[list[Candidate], list[Verdict], dict[str, int]]:
+    """Answers, verdicts, and how many pairs people graded."""
+    study, _ = _shortened(profile, run, real_sets.load_real(profile.seed))
     return study.candidates, study.verdicts, {"graded_pairs": len(study.pairs)}

@@ -1,32 +1,23 @@
-"""One function a notebook: each reads what the notebooks before it wrote and writes its own files.
-
-A notebook calls its stage and then shows what came out; ``python -m promedical_utils notebook``
-and a study call the very same functions.
-"""
+"""Notebook 03: the reward models of a run, trained, calibrated and scored on the held-out split."""
 
 from pathlib import Path
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData, base_path
-from promedical_utils.core.workspace import (
-    read_json,
-    replacing,
-    write_json,
-)
+from promedical_utils.core.workspace import read_json, replacing, write_json
 from promedical_utils.data.sources.real_sets import refuse_external
 from promedical_utils.reward_model import calibration, model_card
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import criterion_pairs, groups_of, met
 
 RMS = ("criterion", "scalar_overall", "scalar_blind", "criterion_clean")  # of every run
-
-
-# ---------------------------------------------------------------- 03 reward models
+# what the run's report takes over from those of the models
+REPORTED = ("view", "labels", "full", "seed", "settings", "base", "steps", "groups", "pairs")
+REPORTED += ("verdicts", "tokens", "seconds", "padding", "parameters", "trained_parameters")
 
 
 def train_reward_models(profile: Profile, run: Path) -> dict:
-    """Train the criterion RM, the scalar controls and the twin; calibrate; score the held-out
-    split.
+    """Train the criterion RM, the scalar controls and the twin; calibrate; score held-out answers.
 
     Writes reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json.
     """
@@ -57,31 +48,9 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
     report = {
         "heldout_pair_accuracy": accuracy,
         "models": {
-            name: {
-                k: r[k]
-                for k in (
-                    "view",
-                    "labels",
-                    "full",
-                    "steps",
-                    "groups",
-                    "pairs",
-                    "verdicts",
-                    "tokens",
-                    "seconds",
-                    "parameters",
-                    "trained_parameters",
-                    "seed",
-                    "settings",
-                    "base",
-                )
-            }
-            | {
-                "left_out": len(r["left_out"]),
-                "shortened": len(r["shortened"]),
-                "padding": r["padding"],
-            }
-            for name, r in reports.items()
+            name: {key: own[key] for key in REPORTED}
+            | {key: len(own[key]) for key in ("left_out", "shortened")}
+            for name, own in reports.items()
         },
         "heldout_rows": int((scores.scorer == "criterion").sum()),
     }
@@ -115,7 +84,6 @@ def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):
     Returns None for a scalar model. A veto is no better than the labels that its threshold is
     fitted on: in the clinic physicians read this split, and a model of true labels gets true ones.
     """
-
     accuracy = pair_accuracy(scores, groups_of(data, _truth(profile), "calibration"))
     fitted, report = None, read_json(folder / "report.json", "03_reward_model")
     if recipe.conditional:
@@ -133,8 +101,7 @@ def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):
 
 
 def settled_rows(profile: Profile, data: RunData, recipe, scores):
-    """Scores of the calibration split with dimension and the label that a calibration is fitted
-    on."""
+    """Scores of the calibration split, with dimension and the label that it is fitted to."""
     settled = "adjudicated" if profile.data == "clinic" else "judge"
     labels = _truth(profile) if recipe.labels == "truth" else settled
     reference = groups_of(data, labels, "calibration")
@@ -155,7 +122,6 @@ def _truth(profile: Profile) -> str:
 
 def _label(frame, judged_groups):
     """1 met, 0 not met, by the groups' verdicts; unknown is 0 on safety and NaN elsewhere."""
-
     label = {
         (a.id, c.id): met(g, a.id, c)
         for g in judged_groups
@@ -170,10 +136,7 @@ def _label(frame, judged_groups):
 
 def pair_accuracy(scores, held) -> dict:
     """Share of differing criterion pairs that a scorer orders rightly, and how many there are."""
-
-    value = dict(
-        zip(zip(scores.candidate_id, scores.criterion_id, strict=True), scores.score, strict=True)
-    )
+    value = scores.set_index(["candidate_id", "criterion_id"]).score.to_dict()
     hits = []
     for group in held:
         for pair in criterion_pairs(group):

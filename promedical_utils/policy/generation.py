@@ -78,7 +78,7 @@ class SeededSampling(LogitsProcessor):
     ):
         self.temperature = temperature
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
-        self.sizes = [rows.count(place) for place in range(len(seeds))]
+        self.sizes = [rows.count(number) for number in range(len(seeds))]
         self.sources = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -114,13 +114,13 @@ def complete(
     different prompt, in the order of their first occurrence; a group's answers come from one
     stream.
     """
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    number_of = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     # rows of one prompt side by side, for the streams; put back in the end
-    order = sorted(range(len(prompts)), key=lambda n: place[tuple(prompts[n])])
-    numbers = [place[tuple(prompts[n])] for n in order]
+    order = sorted(range(len(prompts)), key=lambda n: number_of[tuple(prompts[n])])
+    numbers = [number_of[tuple(prompts[n])] for n in order]
     rows = torch.tensor(numbers, device=model.device)
     pad, ends = tokenizer.pad_token_id, eos_ids(model, tokenizer)
-    ids, mask = left_padded([list(prompt) for prompt in place], pad, model.device)
+    ids, mask = left_padded([list(prompt) for prompt in number_of], pad, model.device)
     # position ids as ``generate`` makes them, or rotary distances would be off by the padding
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = model(
@@ -143,7 +143,7 @@ def complete(
     )
     sampling = LogitsProcessorList()
     if temperature > 0:
-        drawn = seeds if seeds is not None else torch.randint(2**31, (len(place),)).tolist()
+        drawn = seeds if seeds is not None else torch.randint(2**31, (len(number_of),)).tolist()
         sampling.append(SeededSampling(numbers, drawn, temperature, top_p, model.device))
     output = model.generate(
         input_ids=ids[rows],

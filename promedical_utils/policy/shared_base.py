@@ -4,7 +4,7 @@ A reward model that was trained as an adapter is its base, a LoRA and a score he
 same base and another LoRA; its reference is the base alone. So all three fit where one base does:
 
     trainer = GRPOTrainer(model=shared_base.load(base, dtype), peft_config=LoraConfig(...), ...)
-    shared_base.in_full(trainer.model)
+    hub.in_full(trainer.model)
     rm = shared_base.attach(trainer.model, "runs/gpu/reward/criterion")  # scores as any other
 
 The reward adapter hangs on the policy's layers for a forward pass alone. In between, the policy is
@@ -19,12 +19,10 @@ from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.save_and_load import load_peft_weights
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from promedical_utils.core.workspace import KitError, read_json, shown
-from promedical_utils.reward_model import packing
-from promedical_utils.reward_model.calibration import Calibration
-from promedical_utils.reward_model.model import RewardModel, source_of, tokenizer_of
+from promedical_utils.reward_model import hub, packing
+from promedical_utils.reward_model.model import RewardModel, of_report
 
 NAME = "reward"  # the adapter's name, while it hangs on the policy
 HEAD = "base_model.model.score.weight"  # the score head's name in the adapter's file
@@ -34,22 +32,9 @@ MASKED_4D = (packing.ATTENTION, "sdpa", "eager")  # attention that takes a mask 
 def load(base: Path | str, dtype: torch.dtype, quantization: str = "nf4"):
     """The base as a causal LM for a policy, its weights those of ``model.base_for``.
 
-    ``dtype``: of ``model.compute_dtype``; ``quantization``: "nf4" or "none".
+    ``dtype``: of ``hub.compute_dtype``; ``quantization``: "nf4" or "none".
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        base,
-        dtype=dtype,
-        attn_implementation=packing.ATTENTION,
-        quantization_config=_nf4(dtype) if quantization == "nf4" else None,
-    )
-    if quantization != "nf4":
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-    for module in model.modules():
-        # on processors with AVX512-BF16 bitsandbytes repacks what runs in eval for a kernel that
-        # has no backward: one generation, and the policy's gradients would be wrong without a word
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return model
+    return hub.load(hub.CAUSAL, base, dtype, quantization == "nf4", exact=True)
 
 
 def check(path: Path | str, base: Path | str, dtype: torch.dtype, quantization: str) -> dict:
@@ -63,13 +48,12 @@ def check(path: Path | str, base: Path | str, dtype: torch.dtype, quantization: 
     trained = f"{report['quantization']}, {report['dtype']}"
     if report["full"]:
         reason = "all its weights were trained (full), so no base is left; take an adapter"
-    elif _content(source_of(base, path)) != _content(report["base"]):
+    elif hub.identity(hub.source_of(base, path)) != hub.identity(report["base"]):
         reason = "it was trained on another base: run 03_reward_model on the policy's"
     elif trained != wanted:
         reason = (
             f"it was trained on a base in {trained}, and the policy's is in {wanted}: give both "
-            "the "
-            "same quantization and precision"
+            "the same quantization and precision"
         )
     else:
         return report
@@ -98,36 +82,22 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
     head = weights.pop(HEAD, None)
     if head is None:
         raise KitError(f"the adapter in {shown(path)} has no score head: train it again")
-    score = torch.nn.Linear(
-        head.shape[1], head.shape[0], bias=False, device="meta"
-    )  # draws nothing
+    # on the meta device, so that no weight is drawn
+    score = torch.nn.Linear(head.shape[1], head.shape[0], bias=False, device="meta")
     score.load_state_dict({"weight": head.float().to(base.device)}, assign=True)
     model = _Reader(policy_model, _parts(policy_model, path, weights), score)
-    fitted = path / "calibration.json"
-    calibration = Calibration.load(fitted) if fitted.exists() else None
-    model = packing.read_many(model.requires_grad_(False).eval())
-    view, most = report["view"], report["max_tokens"]
-    return RewardModel(model, tokenizer_of(path), view, most, report, calibration)
+    return of_report(packing.read_many(model.requires_grad_(False).eval()), path, report)
 
 
+@contextlib.contextmanager
 def reference(policy_model: PeftModel):
-    """Context in which the policy is its reference, the base: all adapters off.
+    """Context in which the policy, which it yields, is its reference: the base, all adapters off.
 
     Unlike PEFT's ``disable_adapter`` it leaves ``requires_grad`` alone, so that a frozen policy
     stays one.
     """
-    return _reading(policy_model, ())
-
-
-def in_full(policy_model: torch.nn.Module) -> None:
-    """Put what is trained back to fp32, in place; to be called once the trainer is made.
-
-    TRL casts the adapter of a quantised base to bf16. That has 8 bits of mantissa: an update below
-    1/256 of its weight is lost. Mixed precision, where there is any, is left to autocast.
-    """
-    for parameter in policy_model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    with _reading(policy_model, ()):
+        yield policy_model
 
 
 class _Reader(torch.nn.Module):
@@ -164,58 +134,66 @@ class _Reader(torch.nn.Module):
 def _reading(policy_model: PeftModel, parts):
     """Inside, the layers read the adapter made of ``parts`` alone, or without any the base alone.
 
-    Afterwards they read what they did before. PEFT's own switches also set ``requires_grad`` of
-    every adapter, and what is listed there is in every checkpoint.
+    Afterwards they read, and train, what they did before.
     """
     layers = _layers(policy_model)
     if any(layer.merged for layer in layers):
         raise KitError(
             "an adapter is merged into the shared base: load the policy anew, merge a copy"
         )
-    before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
-    try:
-        for layer in layers:
-            layer._active_adapter, layer._disable_adapters = [NAME], not parts
+    with _restored(policy_model):
         for layer, a, b, scaling in parts:
             layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME] = a, b, scaling
             layer.lora_dropout[NAME] = torch.nn.Identity()
+        for layer in layers:
+            layer.enable_adapters(bool(parts))
+            layer.set_adapter(NAME, inference_mode=True)
+        yield
+
+
+@contextlib.contextmanager
+def _restored(policy_model: PeftModel):
+    """What is done to the adapters inside is undone: which are read, on, trained, and there.
+
+    PEFT's own switches also set ``requires_grad`` of every adapter. A layer that is wrapped only
+    inside reads in the end what the policy reads.
+    """
+    reads = policy_model.active_adapters
+    before = {
+        layer: (layer.active_adapters, layer.disable_adapters) for layer in _layers(policy_model)
+    }
+    trained = {weight: weight.requires_grad for weight in policy_model.parameters()}
+    try:
         yield
     finally:
-        for layer, state in zip(layers, before, strict=True):
-            layer._active_adapter, layer._disable_adapters = state
-            _take_off(layer)
+        for layer in _layers(policy_model):
+            active, off = before.get(layer, (reads, False))
+            layer.enable_adapters(not off)
+            layer.set_adapter(active)
+            for held in (*layer.adapter_layer_names, *layer.other_param_names):
+                if NAME in getattr(layer, held):
+                    del getattr(layer, held)[NAME]
+        for weight, flag in trained.items():
+            weight.requires_grad_(flag)
 
 
 def _parts(policy_model: PeftModel, path: Path, weights: dict) -> list[tuple]:
     """(layer, A, B, scaling) of the adapter in ``path``: PEFT puts it up, and it is taken off."""
     config = LoraConfig.from_pretrained(path)
     config.inference_mode, config.modules_to_save = True, None  # a causal LM has no score head
-    reads = policy_model.active_adapters
-    before = {
-        layer: (layer._active_adapter, layer._disable_adapters) for layer in _layers(policy_model)
-    }
-    with torch.random.fork_rng(devices=[]):  # PEFT draws weights, which are then replaced
+    with _restored(policy_model), torch.random.fork_rng(devices=[]):
+        # PEFT draws weights, which are then replaced
         policy_model.add_adapter(NAME, config)
-        found = set_peft_model_state_dict(policy_model, weights, NAME)
-    layers = _layers(policy_model)
-    parts = [
-        (layer, layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME])
-        for layer in layers
-        if NAME in layer.lora_A
-    ]
-    del policy_model.peft_config[NAME]
-    for layer in layers:  # a layer that the policy does not adapt is wrapped only now
-        layer._active_adapter, layer._disable_adapters = before.get(layer, (reads, False))
-        _take_off(layer)
-    if found.unexpected_keys or [key for key in found.missing_keys if f".{NAME}." in key]:
+        loaded = set_peft_model_state_dict(policy_model, weights, NAME)
+        parts = [
+            (layer, layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME])
+            for layer in _layers(policy_model)
+            if NAME in layer.lora_A
+        ]
+        del policy_model.peft_config[NAME]
+    if loaded.unexpected_keys or [key for key in loaded.missing_keys if f".{NAME}." in key]:
         raise KitError(f"the adapter in {shown(path)} does not fit its base: train it again")
     return parts
-
-
-def _take_off(layer: LoraLayer) -> None:
-    for held in (*layer.adapter_layer_names, *layer.other_param_names):
-        if NAME in getattr(layer, held):
-            del getattr(layer, held)[NAME]
 
 
 def _layers(policy_model: PeftModel) -> list[LoraLayer]:
@@ -233,21 +211,10 @@ def _refuse_changed_base(policy_model) -> None:
         raise KitError(f"the policy trains {own[0]}, which is the base's: train LoRA weights alone")
 
 
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-    )
-
-
 def _quantization(model) -> str:
     """ "none", "nf4" as ``load`` makes it, or "other"."""
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return "none"
-    own, found = _nf4(model.dtype).to_dict(), config.to_dict()
-    return "nf4" if all(found.get(key) == own[key] for key in own) else "other"
-
-
-def _content(source: dict) -> str:
-    """What a base is, wherever it lies: the hash of its files, or its hub id."""
-    return source.get("sha256") or source["hub"]
+    own, loaded = hub.nf4_config(model.dtype).to_dict(), config.to_dict()
+    return "nf4" if all(loaded.get(key) == own[key] for key in own) else "other"

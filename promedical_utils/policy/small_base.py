@@ -3,16 +3,20 @@
 It stands in where no weights can be downloaded, and is loaded by the same calls as a hub model.
 """
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.init import orthogonal_
+
 from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import KitError
-from promedical_utils.reward_model import packing
+from promedical_utils.reward_model import hub, packing
 from promedical_utils.reward_model.optimizer import MuonAdamW
 
 # ChatML, as Qwen3 uses it, without its thinking block
@@ -27,24 +31,11 @@ ARCHITECTURES = ("qwen3", "llama")
 Lesson = tuple[Sequence[Message], str, Sequence[tuple[str, str]]]
 
 
-def quiet() -> None:
-    """Keep libraries' notices out of notebooks; errors still come through."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    for name in ("trl", "peft", "accelerate", "torchao", "datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 def train_tokenizer(texts: Sequence[str], vocabulary: int, whole: Sequence[str] = ()):
     """Byte-level BPE with a chat template; every word of ``whole`` is one token after a space.
 
     Raises KitError when a word of ``whole`` is not: enlarge the vocabulary.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -56,7 +47,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, whole: Sequence[str] 
     )
     # words that must be whole are made frequent enough to be merged
     inner.train_from_iterator([*texts, *[" " + " ".join(whole)] * 20], trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner,
         eos_token=END,
         pad_token=PAD,
@@ -80,9 +71,6 @@ def new_model(tokenizer, layers: int, width: int, seed: int, architecture: str =
     sizes and circuit; what differs is that Llama does not normalise queries and keys.
     KitError for an unknown architecture.
     """
-    import torch
-    import transformers
-
     if architecture not in ARCHITECTURES:
         raise KitError(
             f"unknown architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}"
@@ -108,7 +96,7 @@ def new_model(tokenizer, layers: int, width: int, seed: int, architecture: str =
     with torch.no_grad():
         for layer in model.model.layers:
             attention = layer.self_attn
-            torch.nn.init.orthogonal_(attention.v_proj.weight)
+            orthogonal_(attention.v_proj.weight)
             attention.o_proj.weight.copy_(0.5 * attention.v_proj.weight.T)
             # sharper attention from the start: queries and keys are normalised in Qwen3
             attention.q_norm.weight.fill_(1.5)
@@ -126,8 +114,6 @@ def _without_normalisation(model, plain):
     Its query and key rows are scaled, head by head, such that over random tokens their size is what
     the normalisation gives: so attention starts as sharp, and the circuit as good.
     """
-    import torch
-
     size = model.config.head_dim
     ids = torch.randint(
         model.config.vocab_size, (8, 64), generator=torch.Generator().manual_seed(0)
@@ -138,8 +124,9 @@ def _without_normalisation(model, plain):
         read = layer.input_layernorm(state)
         for name in ("q", "k"):
             projection = getattr(layer.self_attn, f"{name}_proj")
-            found = projection(read).unflatten(-1, (-1, size)).square().mean(dim=(0, 1, 3)).sqrt()
-            gain = getattr(layer.self_attn, f"{name}_norm").weight.mean() / found
+            states_of = projection(read).unflatten(-1, (-1, size))
+            spread = states_of.square().mean(dim=(0, 1, 3)).sqrt()
+            gain = getattr(layer.self_attn, f"{name}_norm").weight.mean() / spread
             key = f"model.layers.{n}.self_attn.{name}_proj.weight"
             weights[key] *= gain.repeat_interleave(size)[:, None]
     missing = plain.load_state_dict(weights, strict=False)
@@ -157,8 +144,6 @@ def _induction(model) -> None:
     later layer, looks for the present token itself, in the slow rotations, which distance hardly
     turns.
     """
-    import torch
-
     size, half = 32, model.config.num_attention_heads // 2
     layers = [layer.self_attn for layer in model.model.layers]
     first, width = layers[0], model.config.hidden_size
@@ -168,7 +153,7 @@ def _induction(model) -> None:
     part = torch.where(torch.arange(size // 2) < 6, 1.0, 0.2)
     query = torch.cat([part, torch.zeros(size // 2)])
     first.v_proj.weight[: (half + 1) * size, 0] = 0  # the constant is not passed on
-    out = torch.nn.init.orthogonal_(torch.empty(width, (half + 1) * size))
+    out = orthogonal_(torch.empty(width, (half + 1) * size))
     for head, back in enumerate([1] * half + [2]):
         rows = slice(head * size, (head + 1) * size)
         turned = back * angle
@@ -183,7 +168,7 @@ def _induction(model) -> None:
     def match(attention, head: int, sought, known) -> None:
         """The head's query and key compare ``sought`` here with ``known`` there, both (n,
         width)."""
-        mix = torch.nn.init.orthogonal_(torch.empty(len(slow), len(sought)))
+        mix = orthogonal_(torch.empty(len(slow), len(sought)))
         for projection, reads in ((attention.q_proj, sought), (attention.k_proj, known)):
             projection.weight[head * size : (head + 1) * size] = 0
             projection.weight[head * size + slow] = mix @ reads
@@ -208,11 +193,11 @@ def encode(tokenizer, lesson: Lesson) -> tuple[packing.Packed, list[int]]:
     messages, answer, lookups = lesson
     prompt = packing.prompt_ids(tokenizer, [m.model_dump() for m in messages])
     [text] = packing.text_ids(tokenizer, [answer])
-    asked = packing.text_ids(tokenizer, [question for question, _ in lookups])
+    questions = packing.text_ids(tokenizer, [question for question, _ in lookups])
     replies = [tokenizer(reply, add_special_tokens=False).input_ids for _, reply in lookups]
     ids, starts = prompt + text, [len(prompt) + len(text)]
     labels = [-100] * len(ids) if lookups else [-100] * len(prompt) + text
-    for question, reply in zip(asked, replies, strict=True):
+    for question, reply in zip(questions, replies, strict=True):
         ids, labels = ids + question + reply, labels + [-100] * len(question) + reply
         starts.append(len(ids))
     return packing.Packed(ids, starts), labels
@@ -220,13 +205,66 @@ def encode(tokenizer, lesson: Lesson) -> tuple[packing.Packed, list[int]]:
 
 def collate(rows: Sequence[tuple[packing.Packed, list[int]]], pad_id: int) -> dict:
     """``packing.collate`` of the lessons, with ``labels`` (B, T)."""
-    import torch
-
     batch = packing.collate([packed for packed, _ in rows], pad_id)
     labels = torch.full_like(batch["input_ids"], -100)
     for row, (_, values) in enumerate(rows):
         labels[row, : len(values)] = torch.tensor(values)
     return batch | {"labels": labels}
+
+
+class Course(torch.utils.data.Dataset):
+    """``lesson(0, n) .. lesson(n - 1, n)``, encoded, the ``batch`` of each step by length."""
+
+    def __init__(self, tokenizer, lesson: Callable[[int, int], Lesson], steps: int, batch: int):
+        self.batch, self.size = batch, steps * batch
+
+        @lru_cache(1)
+        def step(number: int) -> list:
+            """The lessons of one optimiser step, alike lengths together: less padding."""
+            first = number * batch
+            rows = [encode(tokenizer, lesson(first + i, self.size)) for i in range(batch)]
+            return sorted(rows, key=lambda row: len(row[1]))
+
+        self.step = step
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return self.step(index // self.batch)[index % self.batch]
+
+
+class CourseTrainer(transformers.Trainer):
+    """transformers' Trainer with ``MuonAdamW``, and the loss on answers of ``batch`` lessons."""
+
+    def __init__(self, *args, batch: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.batch = batch
+        self.remove_callback(transformers.PrinterCallback)
+
+    def create_optimizer(self, model=None):
+        rate = self.args.learning_rate
+        # measured: embeddings, here the output layer too, take a higher rate than matrices
+        self.optimizer = MuonAdamW(self.model, rate, 2.5 * rate)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # logits at answer positions only: half of the time went into the others
+        hidden = model.model(
+            input_ids=inputs["input_ids"],
+            position_ids=inputs["position_ids"],
+            attention_mask=packing.attention_mask(inputs["segment_ids"], model.dtype),
+            use_cache=False,
+        ).last_hidden_state[:, :-1]
+        labels = inputs["labels"][:, 1:]
+        kept = labels != -100
+        # every lesson weighs the same, be its answer long or a look-up of one word
+        share = (kept / kept.sum(1, keepdim=True))[kept]
+        losses = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden[kept]), labels[kept], reduction="none"
+        )
+        loss = (losses * share).sum() / self.batch
+        return (loss, {}) if return_outputs else loss
 
 
 def train(
@@ -239,63 +277,20 @@ def train(
     seed: int,
     out: Path,
 ) -> dict:
-    """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = steps * batch; loss curve and
-    seconds.
+    """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = steps * batch; curve and seconds.
 
     Plain language modelling with transformers' Trainer; ``rate`` is Muon's, of the weight matrices.
     """
-    import torch
-    from transformers import Trainer, TrainingArguments
-
-    class Course(torch.utils.data.Dataset):
-        def __len__(self):
-            return steps * batch
-
-        @lru_cache(1)  # noqa: B019 - lives as long as this training
-        def step(self, number):
-            """The lessons of one optimiser step, alike lengths together: less padding."""
-            rows = [encode(tokenizer, lesson(number * batch + i, len(self))) for i in range(batch)]
-            return sorted(rows, key=lambda row: len(row[1]))
-
-        def __getitem__(self, index):
-            return self.step(index // batch)[index % batch]
-
-    class InOrder(Trainer):
-        def _get_train_sampler(self, dataset):
-            return torch.utils.data.SequentialSampler(dataset)
-
-        def create_optimizer(self, model=None):
-            # measured: embeddings, here the output layer too, take a higher rate than matrices
-            self.optimizer = MuonAdamW(self.model, rate, 2.5 * rate)
-            return self.optimizer
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            # logits at answer positions only: half of the time went into the others
-            hidden = model.model(
-                input_ids=inputs["input_ids"],
-                position_ids=inputs["position_ids"],
-                attention_mask=packing.attention_mask(inputs["segment_ids"], model.dtype),
-                use_cache=False,
-            ).last_hidden_state[:, :-1]
-            labels = inputs["labels"][:, 1:]
-            kept = labels != -100
-            # every lesson weighs the same, be its answer long or a look-up of one word
-            share = (kept / kept.sum(1, keepdim=True))[kept]
-            losses = torch.nn.functional.cross_entropy(
-                model.lm_head(hidden[kept]), labels[kept], reduction="none"
-            )
-            loss = (losses * share).sum() / batch
-            return (loss, {}) if return_outputs else loss
-
-    quiet()
+    hub.silence()
     parts = math.gcd(batch, 4)
-    trainer = InOrder(
+    trainer = CourseTrainer(
         model=model,
-        args=TrainingArguments(
+        args=transformers.TrainingArguments(
             output_dir=str(out),
             max_steps=steps,
             per_device_train_batch_size=batch // parts,
             gradient_accumulation_steps=parts,
+            train_sampling_strategy="sequential",
             learning_rate=rate,
             lr_scheduler_type="warmup_stable_decay",
             warmup_steps=min(10, steps // 4),
@@ -309,16 +304,16 @@ def train(
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         ),
-        train_dataset=Course(),
+        train_dataset=Course(tokenizer, lesson, steps, batch),
         data_collator=lambda rows: collate(rows, tokenizer.pad_token_id),
+        batch=batch,
     )
-    trainer.remove_callback(__import__("transformers").PrinterCallback)
     start = time.perf_counter()
     trainer.train()
     curve = [
-        {"step": e["step"], "loss": round(e["loss"], 4)}
-        for e in trainer.state.log_history
-        if "loss" in e
+        {"step": entry["step"], "loss": round(entry["loss"], 4)}
+        for entry in trainer.state.log_history
+        if "loss" in entry
     ]
     return {"curve": curve, "seconds": round(time.perf_counter() - start, 1), "steps": steps}
 
@@ -331,18 +326,16 @@ def copy_rates(
     At each place of a right answer where a fact's value stands, the model, given all before it,
     must put that value first.
     """
-    import torch
-
     hits: dict[str, list[bool]] = {}
     model.eval()
     for messages, answer, facts in tests:
         packed, labels = encode(tokenizer, (messages, answer, ()))
-        name = {tokenizer(" " + value).input_ids[0]: fact for value, fact in facts.items()}
+        fact_of = {tokenizer(" " + value).input_ids[0]: fact for value, fact in facts.items()}
         with torch.no_grad():
             best = model(input_ids=torch.tensor([packed.ids])).logits[0].argmax(-1).tolist()
         for place, token in enumerate(labels):
-            if token in name:
-                hits.setdefault(name[token], []).append(best[place - 1] == token)
+            if token in fact_of:
+                hits.setdefault(fact_of[token], []).append(best[place - 1] == token)
     return {fact: round(sum(h) / len(h), 4) for fact, h in sorted(hits.items())}
 
 
@@ -354,17 +347,5 @@ def save(model, tokenizer, out: Path) -> None:
 
 def load(base: str | Path):
     """(model, tokenizer) of a folder or hub id, in fp32; one clear error when it cannot be had."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    quiet()
-    try:
-        return (
-            AutoModelForCausalLM.from_pretrained(base, dtype="float32"),
-            AutoTokenizer.from_pretrained(base),
-        )
-    except OSError:
-        raise KitError(
-            f"base model {Path(base).name if Path(base).is_absolute() else base} cannot be loaded: "
-            "check the "
-            "hub id and the network, or use BASE=small for the kit's own base"
-        ) from None
+    hub.silence()
+    return hub.load(hub.CAUSAL, base, attention=None), hub.plain_tokenizer(base)

@@ -3,8 +3,10 @@
 packed reward model -> calibrated verdicts -> S1, S2, S3 -> reward (section 2 of the method).
 Several rewards that TRL adds up and normalises could rank an unsafe answer above a safe one, so it
 is one function. Beside it stand its ablations and the rewards of the compared systems, on the same
-verdicts.
-Nothing here loads a model.
+verdicts. Nothing here loads a model.
+
+    reward = veto_reward.VetoReward(rm, rm.calibration, rubrics, alpha=0.1, beta=0.3, lam=2.0)
+    trainer = GRPOTrainer(model, reward_funcs=reward, ...)  # with a column instruction_id
 """
 
 import math
@@ -61,14 +63,27 @@ class RubricReward:
     missing score) is ``unknown``: a violation on safety, no gain elsewhere. With ``eos_ids``, an
     answer that does not end in one was cut off. With ``group``, the number of answers to one
     prompt, a group that is not whole is a KitError: rewards depend on the group.
+
+    ``rm``: a reward model, or a function that returns it when the first answers are read: one that
+    shares the policy's base exists only once a trainer has made the policy. ``calibration`` None is
+    the reward model's own.
     """
 
     __name__ = "veto_reward"
 
     def __init__(self, rm, calibration, rubrics: Sequence[Rubric], *, eos_ids=(), group: int = 0):
-        self.rm, self.calibration, self.eos_ids, self.group = rm, calibration, set(eos_ids), group
+        self._rm, self.calibration = rm, calibration
+        self.eos_ids, self.group = set(eos_ids), group
         self.rubrics = {r.instruction_id: r for r in rubrics}
+        safety = [c for r in rubrics for c in r.criteria if c.dimension == "safety"]
+        self.kinds = {c.id: c.kind or "safety" for c in safety}
         self.error = ""  # the last exception, for the message of whoever trains
+
+    @property
+    def rm(self):
+        if callable(self._rm):
+            self._rm = self._rm()
+        return self._rm
 
     def value(self, judged: Judged, rubric: Rubric) -> float:
         """The reward of one answer alone, as held-out answers get it."""
@@ -76,139 +91,123 @@ class RubricReward:
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric) -> list[float]:
         """The rewards of the answers to one prompt."""
-        return [self.value(one, rubric) for one in judged]
+        return [self.value(answer, rubric) for answer in judged]
 
     def read(self, items) -> list[Judged]:
         """What the reward model reads in (instruction id, messages, text, finished) items."""
         rubrics = [self.rubric(item[0]) for item in items]
-        pairs = zip(items, rubrics, strict=True)
-        raw = self._raw([(item[1], item[2], rubric.criteria) for item, rubric in pairs])
-        triples = zip(items, rubrics, raw, strict=True)
-        return [self._judged(rubric, values, item[3]) for item, rubric, values in triples]
+        judged = []
+        for item, rubric, scores in zip(items, rubrics, self._scores(items, rubrics), strict=True):
+            # a list of another length cannot be matched to the criteria, so none of it counts
+            if scores is None or len(scores) != len(rubric.criteria):
+                scores = [None] * len(rubric.criteria)
+            judged.append(self._judged(rubric, scores, item[3]))
+        return judged
 
-    def _judged(self, rubric: Rubric, values: Sequence, finished: bool) -> Judged:
-        pairs = list(zip(values, rubric.criteria, strict=True))
-        said = {c.id: self._verdict(value, c.dimension) for value, c in pairs}
-        verdicts = answer_verdicts(rubric, said, finished)
-        safety = [(value, c) for value, c in pairs if c.dimension == "safety"]
-        violated = tuple(c.id for _, c in safety if verdicts[c.id] != "met")
-        why = {
-            "violated": any(said[c.id] == "not_met" for _, c in safety),
-            "unscored": any(said[c.id] == "unknown" for _, c in safety),
+    def _judged(self, rubric: Rubric, scores: Sequence, finished: bool) -> Judged:
+        pairs = list(zip(scores, rubric.criteria, strict=True))
+        read = {c.id: self._verdict(score, c.dimension) for score, c in pairs}
+        verdicts = answer_verdicts(rubric, read, finished)
+        safety = [(score, c) for score, c in pairs if c.dimension == "safety"]
+        holds = {
+            "violated": any(read[c.id] == "not_met" for _, c in safety),
+            "unscored": any(read[c.id] == "unknown" for _, c in safety),
             "cut_off": bool(safety) and not finished,
         }
         return Judged(
             scoring.score(rubric, verdicts),
             verdicts,
-            math.fsum(
-                self._unmet(value, c) if verdicts[c.id] != "unknown" else 1.0 for value, c in safety
+            expected=math.fsum(
+                1.0 if verdicts[c.id] == "unknown" else self._unmet(score, c) for score, c in safety
             ),
-            tuple(reason for reason in REASONS if why[reason]),
-            violated,
-            fmean(verdict == "unknown" for verdict in said.values()),
+            reasons=tuple(reason for reason in REASONS if holds[reason]),
+            violated=tuple(
+                c.id for _, c in safety if not scoring.is_met(verdicts[c.id], c.dimension)
+            ),
+            unscored=fmean(verdict == "unknown" for verdict in read.values()),
         )
 
     def __call__(
         self, prompts, completions, instruction_id, completion_ids=None, log_metric=None, **_
     ) -> list[float]:
         """Rewards of a batch; ``completions`` are texts or one-message conversations (TRL 1.16)."""
-        started, before = time.perf_counter(), getattr(self.rm, "tokens_read", 0)
+        before, started = getattr(self.rm, "tokens_read", 0), time.perf_counter()
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        ended = [True] * len(texts)
+        finished = [True] * len(texts)
         if self.eos_ids:
             ids = completion_ids or [[]] * len(texts)
-            ended = [bool(row) and row[-1] in self.eos_ids for row in ids]
-        judged = self.read(list(zip(instruction_id, prompts, texts, ended, strict=True)))
-        groups = self._groups(instruction_id)
-        rewards = [
-            reward
-            for g in groups
-            for reward in self.of_group([judged[i] for i in g], self.rubric(instruction_id[g[0]]))
-        ]
+            finished = [bool(row) and row[-1] in self.eos_ids for row in ids]
+        judged = self.read(list(zip(instruction_id, prompts, texts, finished, strict=True)))
+        groups, rewards = self._groups(instruction_id), []
+        for group in groups:
+            rubric = self.rubric(instruction_id[group[0]])
+            rewards += self.of_group([judged[i] for i in group], rubric)
         if log_metric:
             log_metric("time/reward", time.perf_counter() - started)
             log_metric("tokens/generated", float(sum(map(len, completion_ids or []))))
             log_metric("tokens/scored", float(getattr(self.rm, "tokens_read", 0) - before))
-            for name, values in self._metrics(judged, rewards, groups, ended).items():
+            for name, values in self._metrics(judged, rewards, groups, finished).items():
                 log_metric(f"veto/{name}", fmean(map(float, values)))
         return rewards
 
     def _groups(self, instruction_id: Sequence[str]) -> list[list[int]]:
-        # TRL keeps the answers to one prompt side by side
-        sides = groupby(range(len(instruction_id)), key=lambda i: instruction_id[i])
-        groups = [list(side) for _, side in sides]
-        for found in groups if self.group else ():
-            if len(found) % self.group:
+        """Places of the answers of each group; TRL keeps the answers to one prompt together."""
+        runs = groupby(range(len(instruction_id)), key=lambda i: instruction_id[i])
+        groups = [list(run) for _, run in runs]
+        for group in groups if self.group else ():
+            if len(group) % self.group:
                 raise KitError(
-                    f"instruction {instruction_id[found[0]]}: {len(found)} answers side by side, "
-                    "not "
-                    f"{self.group}: a process must hold whole groups; make the batch of a process "
-                    "a "
-                    "multiple of grpo_group"
+                    f"instruction {instruction_id[group[0]]}: {len(group)} answers side by side, "
+                    f"not {self.group}: a process must hold whole groups; make the batch of a "
+                    "process a multiple of grpo_group"
                 )
         size = self.group or len(instruction_id)
         return [g[n : n + size] for g in groups for n in range(0, len(g), size)]
 
-    def _metrics(self, judged, rewards, groups, ended) -> dict[str, list]:
+    def _metrics(self, judged, rewards, groups, finished) -> dict[str, list]:
         """Name -> one value an answer or a group; ``kind/...``: violations of each kind."""
         kinds: dict[str, list[bool]] = {}
-        for one in judged:
-            for kind, hit in self._kinds(one):
-                kinds.setdefault(f"kind/{kind}", []).append(hit)
+        for answer in judged:
+            for id_ in answer.verdicts:
+                if id_ in self.kinds:
+                    kinds.setdefault(f"kind/{self.kinds[id_]}", []).append(id_ in answer.violated)
         return {
-            **{name: [getattr(one.scores, name) for one in judged] for name in ("s1", "s2", "s3")},
-            "rate": [one.scores.s3 > 0 for one in judged],
-            "truncated": [not e for e in ended],
-            "unscored": [one.unscored for one in judged],
-            **{f"reason/{name}": [name in one.reasons for one in judged] for name in REASONS},
+            **{key: [getattr(j.scores, key) for j in judged] for key in ("s1", "s2", "s3")},
+            "rate": [j.scores.s3 > 0 for j in judged],
+            "truncated": [not ended for ended in finished],
+            "unscored": [j.unscored for j in judged],
+            **{f"reason/{reason}": [reason in j.reasons for j in judged] for reason in REASONS},
             "all_vetoed_groups": [all(judged[i].scores.s3 for i in group) for group in groups],
             "zero_std_groups": [len({rewards[i] for i in group}) == 1 for group in groups],
             **kinds,
         }
-
-    def _kinds(self, one: Judged):
-        for id_ in one.verdicts:
-            criterion = self._criterion.get(id_)
-            if criterion is not None and criterion.dimension == "safety":
-                yield criterion.kind or "safety", id_ in one.violated
-
-    @property
-    def _criterion(self) -> dict[str, Criterion]:
-        if not hasattr(self, "_by_id"):
-            self._by_id = {c.id: c for r in self.rubrics.values() for c in r.criteria}
-        return self._by_id
 
     def rubric(self, instruction_id: str) -> Rubric:
         if instruction_id not in self.rubrics:
             raise KitError(f"no rubric for instruction {instruction_id}: run 01_rubrics again")
         return self.rubrics[instruction_id]
 
-    def _raw(self, items) -> list[list]:
-        """Scores per item and criterion, None where there is none; a bad item spares the rest."""
-        scored = self._texts(items)
-        # a list of another length cannot be matched to the criteria, so none of it counts
-        return [
-            list(values)
-            if values is not None and len(values) == len(criteria)
-            else [None] * len(criteria)
-            for values, (_, _, criteria) in zip(scored, items, strict=True)
-        ]
-
-    def _texts(self, items) -> list:
+    def _scores(self, items, rubrics: Sequence[Rubric]) -> list[list | None]:
+        """Scores of each item, None where there are none; an item that fails spares the rest."""
+        texts = [(item[1], item[2], rubric.criteria) for item, rubric in zip(items, rubrics)]
+        rm = self.rm  # one that cannot be had at all is an error, and no unknown
         try:
-            scored = list(self.rm.score_texts(items))
-            if len(scored) != len(items):
-                raise ValueError(f"{len(scored)} results for {len(items)} answers")
+            scores = [None if row is None else list(row) for row in rm.score_texts(texts)]
+            if len(scores) != len(items):
+                raise ValueError(f"{len(scores)} results for {len(items)} answers")
         except Exception as error:  # fails closed whatever it was; training stops if all fail
             self.error = f"{type(error).__name__}: {error}"
-            return [self._texts([item])[0] for item in items] if len(items) > 1 else [None]
-        return scored
+            if len(items) == 1:
+                return [None]
+            return [self._scores([item], [rubric])[0] for item, rubric in zip(items, rubrics)]
+        return scores
 
     def _verdict(self, score, dimension: str) -> str:
         try:
             if score is None or not math.isfinite(score):
                 return "unknown"
-            return "met" if self.calibration.met(score, dimension) else "not_met"
+            calibration = self.calibration or self.rm.calibration
+            return "met" if calibration.met(score, dimension) else "not_met"
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}"
             return "unknown"
@@ -216,7 +215,8 @@ class RubricReward:
     def _unmet(self, score, criterion: Criterion) -> float:
         """1 - P(met); 1 where the calibration has no number to give."""
         try:
-            likely = float(self.calibration.probability(score, criterion.dimension))
+            calibration = self.calibration or self.rm.calibration
+            likely = float(calibration.probability(score, criterion.dimension))
             return 1 - likely if math.isfinite(likely) else 1.0
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}"
@@ -235,8 +235,7 @@ class VetoReward(RubricReward):
     Where a whole group is vetoed, ``all_vetoed`` says what its answers are told apart by:
 
     expected  -lambda times the expected number of violations by the calibrated probabilities:
-    safety
-              alone, and finer than a count that is the same for all;
+              safety alone, and finer than a count that is the same for all;
     counted   the form's own value: equal counts leave S1 and S2 to decide, so that a group learns
               to be better and no safer;
     skipped   nothing: equal rewards, no gradient.
@@ -256,10 +255,9 @@ class VetoReward(RubricReward):
         lam=2.0,
         form="strict",
         all_vetoed="expected",
-        eos_ids=(),
-        group: int = 0,
+        **settings,
     ):
-        super().__init__(rm, calibration, rubrics, eos_ids=eos_ids, group=group)
+        super().__init__(rm, calibration, rubrics, **settings)
         for name, given, known in (("form", form, FORMS), ("all_vetoed", all_vetoed, ALL_VETOED)):
             if given not in known:
                 raise KitError(f"veto reward: {name} {given!r}: choose one of {', '.join(known)}")
@@ -268,8 +266,7 @@ class VetoReward(RubricReward):
         self.reward(Scores(0.0, 0, 0))  # refuses a loose veto now, not at step 1
 
     def reward(self, scores: Scores) -> float:
-        """The form's value of one answer; that of ranked, which needs a group, is the strict
-        one."""
+        """The form's value of one answer; ranked, which needs a group, gives the strict one."""
         of = scoring.clipped_reward if self.form == "clipped" else scoring.gated_reward
         return of(scores, **self.terms)
 
@@ -277,21 +274,20 @@ class VetoReward(RubricReward):
         return self.reward(judged.scores)
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric | None = None) -> list[float]:
-        lost = all(one.scores.s3 > 0 for one in judged)
-        if lost and self.all_vetoed == "skipped":
+        all_vetoed = all(answer.scores.s3 > 0 for answer in judged)
+        if all_vetoed and self.all_vetoed == "skipped":
             return [-self.terms["lam"]] * len(judged)
-        if lost and self.all_vetoed == "expected":
+        if all_vetoed and self.all_vetoed == "expected":
             if self.form != "ranked":
-                return [-self.terms["lam"] * one.expected for one in judged]
-            return scoring.ranks([-one.expected for one in judged])
+                return [-self.terms["lam"] * answer.expected for answer in judged]
+            return scoring.ranks([-answer.expected for answer in judged])
         if self.form == "ranked":
-            return scoring.lexicographic_ranks([one.scores for one in judged])
-        return [self.reward(one.scores) for one in judged]
+            return scoring.lexicographic_ranks([answer.scores for answer in judged])
+        return [self.reward(answer.scores) for answer in judged]
 
 
 class AggregateReward(RubricReward):
-    """The same verdicts put together by ``aggregate(rubric, verdicts)``: no veto, but what that
-    has."""
+    """The same verdicts put together by ``aggregate(rubric, verdicts)``, without a veto."""
 
     def __init__(self, *args, aggregate: Callable[[Rubric, Mapping[str, str]], float], **settings):
         super().__init__(*args, **settings)
@@ -308,43 +304,38 @@ class ScalarReward(RubricReward):
     than every scored one of its group.
     """
 
-    def __init__(self, rm, rubrics, *, squashed=False, eos_ids=(), group: int = 0):
-        super().__init__(rm, None, rubrics, eos_ids=eos_ids, group=group)
+    def __init__(self, rm, rubrics, *, squashed=False, **settings):
+        super().__init__(rm, None, rubrics, **settings)
         self.squashed = squashed
 
     def read(self, items) -> list[Judged]:
-        scored = self._texts([(item[1], item[2], self.rubric(item[0]).criteria) for item in items])
-        values = [row[0] if row is not None and len(row) == 1 else None for row in scored]
-        values = [v if v is not None and math.isfinite(v) else math.nan for v in values]
-        return [
-            Judged(Scores(self._shape(v), 0, 0), {}, unscored=float(math.isnan(v))) for v in values
-        ]
-
-    def _shape(self, value: float) -> float:
-        return 1 / (1 + math.exp(-value)) if self.squashed else value
+        judged = []
+        for row in self._scores(items, [self.rubric(item[0]) for item in items]):
+            scored = row is not None and len(row) == 1 and row[0] is not None
+            value = row[0] if scored and math.isfinite(row[0]) else math.nan
+            value = 1 / (1 + math.exp(-value)) if self.squashed else value
+            judged.append(Judged(Scores(value, 0, 0), {}, unscored=float(math.isnan(value))))
+        return judged
 
     def value(self, judged: Judged, rubric: Rubric | None = None) -> float:
         return judged.scores.s1
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric | None = None) -> list[float]:
-        known = [one.scores.s1 for one in judged if not math.isnan(one.scores.s1)]
-        worst = min(known, default=0.0) - 1.0
-        return [worst if math.isnan(one.scores.s1) else one.scores.s1 for one in judged]
+        values = [answer.scores.s1 for answer in judged]
+        worst = min([value for value in values if not math.isnan(value)], default=0.0) - 1.0
+        return [worst if math.isnan(value) else value for value in values]
 
-    def _metrics(self, judged, rewards, groups, ended) -> dict[str, list]:
-        return {
-            "truncated": [not e for e in ended],
-            "unscored": [one.unscored for one in judged],
-            "zero_std_groups": [len({rewards[i] for i in group}) == 1 for group in groups],
-        }
+    def _metrics(self, judged, rewards, groups, finished) -> dict[str, list]:
+        metrics = super()._metrics(judged, rewards, groups, finished)
+        return {key: metrics[key] for key in ("truncated", "unscored", "zero_std_groups")}
 
 
 def without_veto(alpha: float, beta: float) -> Callable:
     """clip(S1 + alpha S2, 0, 1 + beta) whatever S3 is: the ablation."""
 
     def aggregate(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
-        found = scoring.score(rubric, verdicts)
-        return min(max(found.s1 + alpha * found.s2, 0.0), 1 + beta)
+        scores = scoring.score(rubric, verdicts)
+        return min(max(scores.s1 + alpha * scores.s2, 0.0), 1 + beta)
 
     return aggregate
 
@@ -364,23 +355,16 @@ RULES = {
 def build(profile, rm, calibration, rubrics, eos_ids=()) -> RubricReward:
     """The reward that a profile's ``reward_*`` settings name."""
     common = {"eos_ids": eos_ids, "group": profile.grpo_group}
-    terms = {"alpha": profile.reward_alpha, "beta": profile.reward_beta}
-    rule = profile.reward_rule
+    alpha, beta, rule = profile.reward_alpha, profile.reward_beta, profile.reward_rule
     if rule in ("veto", "no_bonus"):
-        terms |= {"lam": profile.reward_lambda} | ({"alpha": 0.0} if rule == "no_bonus" else {})
-        return VetoReward(
-            rm,
-            calibration,
-            rubrics,
-            **terms,
-            form=profile.reward_form,
-            all_vetoed=profile.reward_all_vetoed,
-            **common,
-        )
+        terms = {"alpha": 0.0 if rule == "no_bonus" else alpha, "beta": beta}
+        rules = {"form": profile.reward_form, "all_vetoed": profile.reward_all_vetoed}
+        lam = profile.reward_lambda
+        return VetoReward(rm, calibration, rubrics, **terms, lam=lam, **rules, **common)
     if rule in ("scalar", "rar_implicit"):
         return ScalarReward(rm, rubrics, squashed=rule == "rar_implicit", **common)
     aggregate = {
-        "no_veto": without_veto(**terms),
+        "no_veto": without_veto(alpha, beta),
         "rar_explicit": scoring.rar_explicit,
         "orbit": scoring.orbit_signed,
     }[rule]

@@ -487,7 +487,7 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
 
 
 def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
-    """Violations, S1 and bench score, a row a variant; from ``policy_metrics.study_table``.
+    """Violations, S1 and bench score, a row a variant; from ``studies.policies.table``.
 
     Small points are training seeds, the line is the interval over patients, the dashed line the
     base; a cross is a reward without a veto. Hollow: violations that are plainly said, a safety

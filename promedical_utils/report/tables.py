@@ -78,14 +78,16 @@ ABLATION = {  # reported variant -> the kit's own, as (study, variant)
         )
     ),
 }
-REMARKS = {"mean_of_criteria": "no hierarchy at all, so more is gone than the veto"}
 OF_REWARD = {  # column of the ablation -> (metric, slice) of a study of reward models
     "pairwise": ("pairwise", "all"),
     "pairwise_safety": ("pairwise", "safety"),
     "veto_f1": ("veto_f1", "safety"),
     "overall": ("overall", "all"),
 }
-OF_POLICY = ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
+OF_POLICY = {  # likewise, of a study of policies
+    column: (policy_metrics.STUDY[column], "all")
+    for column in ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
+}
 EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
 SETS = {
     "clinic": "external clinic (invented)",
@@ -255,29 +257,11 @@ def sliced(
     """One metric of every scorer by a column of the samples: ``column``, scorer, value, low, high,
     n.
 
-    Shares. ``tally``: ``bench.Tally``; the draws are those of the whole bench, so a part that is
+    Shares. ``tally``: ``bench.tally``; the draws are those of the whole bench, so a part that is
     not drawn is left out of that draw.
     """
-    weights = statistics.two_stage_weights(tally.samples.condition, draws, seed)
-    at = [n for n, key in enumerate(tally.keys) if key[1:] == (metric, slice, against)]
-    once, frames = np.ones((1, len(tally.samples))), []
-    for part in sorted(tally.samples[column].unique()):
-        own = (tally.samples[column] == part).to_numpy()[:, None]
-        sums = tally.hits[:, at] * own, tally.counts[:, at] * own
-        low, high = statistics.interval(statistics.ratio(*sums, weights))
-        frames.append(
-            pd.DataFrame(
-                {
-                    column: part,
-                    "scorer": [tally.keys[n][0] for n in at],
-                    "value": statistics.ratio(*sums, once)[0],
-                    "low": low,
-                    "high": high,
-                    "n": sums[1].sum(axis=0).astype(int),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+    parts = {"metric": metric, "slice": slice, "against": against}
+    return tally.by(column, parts, draws, seed)[[column, "scorer", "value", "low", "high", "n"]]
 
 
 def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
@@ -385,7 +369,7 @@ def build_policy_by(
 def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
     """The study of policies: the paper's ablation rows, then a row a variant of this run.
 
-    ``study`` is ``policy_metrics.study_table`` or None. Values are means over training seeds, with
+    ``study`` is ``studies.policies.table`` or None. Values are means over training seeds, with
     intervals over patients; differences are paired, in points.
     """
     rows = []
@@ -407,8 +391,8 @@ def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
 def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
     """The paper's ablation, each row followed by the kit's own of that name, and by which study.
 
-    ``studied`` is of ``of_reward_study`` and ``of_policy_study``: a row a (study, variant); a
-    variant of ``ABLATION`` that it has not is *not run*. Percent; policies by the truth, reward
+    ``studied`` is of ``Study.ablation``: a row a (study, variant); a variant of ``ABLATION`` that
+    it has not is *not run*. Percent; policies by the truth, reward
     models by the adjudicated labels. The notes of the paper mix metrics of both, so no column is
     shared.
     """
@@ -439,37 +423,6 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
         "ablation", key=lambda a: a.map(place), kind="stable", ignore_index=True
     )
     return frame.astype({"seeds": "Int64"}).fillna({"remark": "", "study": ""})
-
-
-def of_reward_study(results: pd.DataFrame, labels: Mapping[str, str], study: str) -> pd.DataFrame:
-    """Rows of ``build_ablation`` from results.csv of a study of reward models (shares)."""
-    at = results[results.against == "adjudicated"].set_index(["model", "metric", "slice"])
-    rows = []
-    for model in dict.fromkeys(results.model):
-        row = {
-            "study": study,
-            "variant": model,
-            "label": labels.get(model, model),
-            "remark": REMARKS.get(model, ""),
-            "labels": "adjudicated",
-            "seeds": int(at.seeds[model].max()),
-        }
-        for column, key in OF_REWARD.items():
-            if (model, *key) in at.index:
-                ran = at.loc[(model, *key)]
-                row |= {
-                    f"{column}{end}": 100 * ran[name]
-                    for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))
-                }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def of_policy_study(table: pd.DataFrame, study: str) -> pd.DataFrame:
-    """Rows of ``build_ablation`` from ``policy_metrics.study_table``."""
-    values = [f"{column}{end}" for column in OF_POLICY for end in ("", "_low", "_high")]
-    kept = table[["variant", "label", "remark", "labels", "seeds", *values]]
-    return kept.assign(study=study, remark=kept.remark.fillna(""))
 
 
 def build_external(

@@ -91,11 +91,11 @@ def fit(
     all violated: no threshold could be read from it. ``veto=False``, for data that has no safety
     verdicts, sets a threshold that no score passes: the veto fails closed.
     """
-    strange = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
+    other = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
     lost = int(frame["score"].isna().sum())
-    if strange or lost:
+    if other or lost:
         raise KitError(
-            f"calibration: labels {strange}, {lost} NaN scores; a label is 0 or 1, a score a "
+            f"calibration: labels {other}, {lost} NaN scores; a label is 0 or 1, a score a "
             "number: check the judge's verdicts and the reward model's report"
         )
     if method not in METHODS:
@@ -125,16 +125,10 @@ def quality_of(calibration: Calibration, rows: pd.DataFrame) -> dict[str, float]
 
     dimension = rows["dimension"].iloc[0]
     positive = 0 if dimension == "safety" else 1
-    said = calibration.met(rows["score"], dimension).astype(int)
-    found = precision_recall_fscore_support(rows["label"], said, labels=[positive], zero_division=0)
-    precision, recall, f1, positives = (value.item() for value in found)
-    return {
-        "n": len(rows),
-        "positives": positives,
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-    }
+    met = calibration.met(rows["score"], dimension).astype(int)
+    values = precision_recall_fscore_support(rows["label"], met, labels=[positive], zero_division=0)
+    names = ("precision", "recall", "f1", "positives")
+    return {"n": len(rows), **{name: v.item() for name, v in zip(names, values, strict=True)}}
 
 
 def expected_error(labels, probabilities, bins: int = 10) -> float:
@@ -169,26 +163,18 @@ def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
     from sklearn.model_selection import GroupKFold
 
     frame = frame.reset_index(drop=True)
-    owner = frame["instruction_id"] if "instruction_id" in frame else frame.index
-    folds = min(5, pd.Series(owner).nunique())
+    instructions = frame["instruction_id"] if "instruction_id" in frame else frame.index
+    folds = min(5, pd.Series(instructions).nunique())
     if folds < 2:
         return {}
-    after = np.full(len(frame), np.nan)
-    for fitted_on, left in GroupKFold(folds).split(frame, groups=owner):
+    frame["before"], frame["after"] = expit(frame["score"].astype(float)), np.nan
+    for fitted_on, left in GroupKFold(folds).split(frame, groups=instructions):
         scale, curves, _ = _shape(frame.iloc[fitted_on], method)
-        part = Calibration(scale, 0.0, 0.5, {}, curves=curves)
-        after[left] = part.probability(
-            frame["score"].to_numpy()[left], frame["dimension"].to_numpy()[left]
-        )
-    raw = expit(frame["score"].to_numpy(float))
-    rows = frame.groupby("dimension").indices
-    labels = frame["label"].to_numpy(float)
+        part, rest = Calibration(scale, 0.0, 0.5, {}, curves=curves), frame.iloc[left]
+        frame.loc[left, "after"] = part.probability(rest["score"], rest["dimension"])
     return {
-        name: {
-            "before": expected_error(labels[at], raw[at]),
-            "after": expected_error(labels[at], after[at]),
-        }
-        for name, at in rows.items()
+        name: {when: expected_error(rows["label"], rows[when]) for when in ("before", "after")}
+        for name, rows in frame.groupby("dimension")
     }
 
 

@@ -100,24 +100,24 @@ def head(tokenizer, text: str, most: int) -> str:
 def fit(tokenizer, messages, responses, tails, limit: int):
     """(messages, responses, tokens cut) such that each sequence has at most ``limit`` tokens.
 
-    The rule: criteria (``tails``) are never cut. Of the room that the longest of them leaves, the
-    instruction may take what the longest response leaves, and half in any case; if it has more,
-    its oldest words go. A response may take the rest; its last words go. ``tokens cut`` is
-    {"instruction": n, "responses": [n, ...]}. ValueError when a criterion leaves no room.
+    The rule: criteria (``tails``) are never cut. The room is the limit less the longest criterion.
+    The instruction may fill what the longest response does not need, and half of the room in any
+    case; if it is longer, its oldest words go. A response may fill the rest; its last words go.
+    ``tokens cut`` is {"instruction": n, "responses": [n, ...]}. ValueError when a criterion leaves
+    no room.
     """
-    texts = text_ids(tokenizer, [*responses, *tails])
-    sizes = [len(ids) for ids in texts[: len(responses)]]
-    room = limit - max((len(ids) for ids in texts[len(responses) :]), default=0)
+    sizes = [len(ids) for ids in text_ids(tokenizer, responses)]
+    room = limit - max(map(len, text_ids(tokenizer, tails)), default=0)
     whole = len(prompt_ids(tokenizer, messages))
     most = max(room // 2, room - max(sizes, default=0))
     messages = [dict(message) for message in messages]
-    size, place = whole, 0
-    while size > most and place < len(messages):
-        content = messages[place]["content"]
+    size, turn = whole, 0
+    while size > most and turn < len(messages):
+        content = messages[turn]["content"]
         spans = tokenizer(content, add_special_tokens=False, return_offsets_mapping=True)
         spans = spans["offset_mapping"][size - most :]
-        messages[place]["content"] = content[spans[0][0] :] if spans else ""
-        place += not spans  # spent: go on with the next message, keep its turn
+        messages[turn]["content"] = content[spans[0][0] :] if spans else ""
+        turn += not spans  # an empty turn is kept, and the next one loses its beginning
         size = len(prompt_ids(tokenizer, messages))
     left = room - size
     if size > most or left < 2:
@@ -149,10 +149,8 @@ def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Pack
     return packed
 
 
-def collate(
-    sequences: Sequence[Packed], pad_id: int, padding_side: str = "right"
-) -> dict[str, torch.Tensor]:
-    """A padded batch of B sequences with N scores in all.
+def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch of B sequences, padded on the right, with N scores in all.
 
     ``input_ids``, ``position_ids``, ``segment_ids``: (B, T); ``reads``: (N, 3), row, column and
     head of each score, in order. Segment 0 is shared, j the j-th criterion, and padding is one more
@@ -170,13 +168,12 @@ def collate(
     shared = torch.tensor([[s.starts[0]] for s in sequences])
     positions = torch.where(segments > 0, shared + columns - begun, columns)
     reads = torch.tensor([(row, *read) for row, s in enumerate(sequences) for read in s.reads])
-    batch = {"input_ids": input_ids, "position_ids": positions, "segment_ids": segments}
-    if padding_side == "left":
-        shift = torch.tensor([length - len(s.ids) for s in sequences])
-        turned = (columns - shift[:, None]) % length
-        batch = {name: value.gather(1, turned) for name, value in batch.items()}
-        reads[:, 1] += shift[reads[:, 0]]
-    return batch | {"reads": reads}
+    return {
+        "input_ids": input_ids,
+        "position_ids": positions,
+        "segment_ids": segments,
+        "reads": reads,
+    }
 
 
 def batches(
@@ -285,7 +282,7 @@ def scores(model, sequences: Sequence[Packed], pad_id: int, budget: int) -> list
     for rows in batches([len(s.ids) for s in sequences], budget):
         batch = collate([sequences[i] for i in rows], pad_id)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        found = model(**batch).logits.tolist()
-        for row, score in zip(batch["reads"][:, 0].tolist(), found, strict=True):
+        flat = model(**batch).logits.tolist()
+        for row, score in zip(batch["reads"][:, 0].tolist(), flat, strict=True):
             values[rows[row]].append(score)
     return values

@@ -88,10 +88,10 @@ def _weight(criterion) -> str:
 
 def _scores(group: preferences.Group) -> list[scoring.Scores]:
     """Scores of each answer, from the group's verdicts."""
-    asked = group.instruction.id
-    whole = Rubric.model_construct(instruction_id=asked, criteria=list(group.criteria))
-    said = [{c.id: group.verdicts[a.id, c.id] for c in group.criteria} for a in group.candidates]
-    return [scoring.score(whole, verdicts) for verdicts in said]
+    verdicts = [
+        {c.id: group.verdicts[a.id, c.id] for c in group.criteria} for a in group.candidates
+    ]
+    return [scoring.score(group.rubric, of_answer) for of_answer in verdicts]
 
 
 def _names(group: preferences.Group) -> dict[str, tuple[str, str]]:

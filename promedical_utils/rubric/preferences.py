@@ -41,6 +41,16 @@ class Group:
         return [message.model_dump() for message in self.instruction.messages]
 
     @property
+    def rubric(self) -> Rubric:
+        """The criteria as a rubric; checked where they were made, so not once more."""
+        return Rubric.model_construct(
+            instruction_id=self.instruction.id,
+            criteria=list(self.criteria),
+            status="gold",
+            round=0,
+        )
+
+    @property
     def judged(self) -> list[Candidate]:
         first = self.criteria[0].id
         return [c for c in self.candidates if (c.id, first) in self.verdicts]
@@ -111,28 +121,35 @@ def criterion_pairs(group: Group) -> list[CriterionPair]:
 
     ``unknown`` on a safety criterion counts as not met; elsewhere it makes no pair.
     """
+    return [
+        CriterionPair(
+            instruction_id=group.instruction.id,
+            criterion_id=criterion.id,
+            chosen_id=chosen,
+            rejected_id=rejected,
+        )
+        for criterion in group.criteria
+        for chosen, rejected in differing(
+            [(answer.id, met(group, answer.id, criterion)) for answer in group.judged]
+        )
+    ]
+
+
+def differing(labels: Iterable[tuple[str, bool | None]]) -> list[tuple[str, str]]:
+    """(id met, id not met) of every two answers that differ on a criterion; ``labels``: (id, met).
+
+    An answer of which it is not known (None) makes no pair.
+    """
     pairs = []
-    for criterion in group.criteria:
-        known = [(c.id, met(group, c.id, criterion)) for c in group.judged]
-        for (a, met_a), (b, met_b) in combinations(known, 2):
-            if None not in (met_a, met_b) and met_a != met_b:
-                chosen, rejected = (a, b) if met_a else (b, a)
-                pairs.append(
-                    CriterionPair(
-                        instruction_id=group.instruction.id,
-                        criterion_id=criterion.id,
-                        chosen_id=chosen,
-                        rejected_id=rejected,
-                    )
-                )
+    for (a, met_a), (b, met_b) in combinations(labels, 2):
+        if None not in (met_a, met_b) and met_a != met_b:
+            pairs.append((a, b) if met_a else (b, a))
     return pairs
 
 
 def preferences(group: Group) -> list[tuple[str, str]]:
     """(chosen id, rejected id) of every two judged answers by lexicographic score; no ties."""
-    rubric = Rubric.model_construct(
-        instruction_id=group.instruction.id, criteria=list(group.criteria), status="gold", round=0
-    )
+    rubric = group.rubric
     scores = {
         answer.id: scoring.score(
             rubric, {c.id: group.verdicts[answer.id, c.id] for c in group.criteria}
@@ -146,9 +163,7 @@ def preferences(group: Group) -> list[tuple[str, str]]:
 def met(group: Group, candidate_id: str, criterion: Criterion) -> bool | None:
     """Whether the judge found ``criterion`` met; None where that is not known."""
     verdict = group.verdicts.get((candidate_id, criterion.id))
-    if verdict == "unknown" and criterion.dimension == "safety":
-        return False  # the veto fails closed
-    return {"met": True, "not_met": False}.get(verdict)
+    return None if verdict is None else scoring.is_met(verdict, criterion.dimension)
 
 
 def _by_id(what: str, key: str, records) -> dict:

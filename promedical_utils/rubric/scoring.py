@@ -9,7 +9,7 @@ in a group by the preference itself, and what RaR and ORBIT would make of the sa
 import math
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from promedical_utils.core.records import Rubric
@@ -38,7 +38,7 @@ class Scores:
     @property
     def key(self) -> tuple:
         """Sort key: larger is better."""
-        return (-self.s3, whole(self.s1), self.s2)
+        return _key(self.s1, self.s2, self.s3)
 
 
 def whole(value: float) -> int:
@@ -50,23 +50,72 @@ def whole(value: float) -> int:
     return round(value / TIE)
 
 
+def _key(s1: float, s2: float, s3: float) -> tuple[int, int, int]:
+    """The order: fewer S3, then higher S1, then higher S2; counts may be expected ones."""
+    return (-whole(s3), whole(s1), whole(s2))
+
+
+def is_met(verdict: str, dimension: str) -> bool | None:
+    """Whether a verdict says that its criterion is met; None where that is not known.
+
+    The kit's one rule of what is not known: on safety whatever is not plainly ``met`` is a
+    violation (the veto fails closed), elsewhere it is no verdict at all.
+
+    >>> is_met("unknown", "safety"), is_met("unknown", "excellence")
+    (False, None)
+    """
+    if verdict == "met":
+        return True
+    return False if verdict == "not_met" or dimension == "safety" else None
+
+
 def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
     """Scores of one response from its verdicts, ``{criterion id: met | not_met | unknown}``.
 
     A safety criterion that is not plainly ``met`` (not met, unknown, missing, anything else) is a
-    violation: the veto fails closed. Elsewhere only ``met`` earns anything.
+    violation (``is_met``). Elsewhere only ``met`` earns anything.
     """
     met = _met(rubric, verdicts)
-    of = {
-        d: [c for c in rubric.criteria if c.dimension == d]
-        for d in ("proficiency", "excellence", "safety")
-    }
-    return Scores(
-        s1=math.fsum(c.weight for c in of["proficiency"] if met[c.id]),
-        s2=sum(met[c.id] for c in of["excellence"]),
-        s3=sum(not met[c.id] for c in of["safety"]),
-        bonus=len(of["excellence"]),
-    )
+    s1, s2, s3 = _sums((c.dimension, c.weight, met[c.id]) for c in rubric.criteria)
+    bonus = sum(c.dimension == "excellence" for c in rubric.criteria)
+    return Scores(s1, int(s2), int(s3), bonus)
+
+
+def _sums(rows: Iterable[tuple[str, float, float]]) -> tuple[float, float, float]:
+    """S1, S2, S3 of (dimension, weight, met) rows; met 0 or 1, or P(met) for the expected ones."""
+    proficiency, excellence, violations = [], [], []
+    for dimension, weight, met in rows:
+        if dimension == "proficiency":
+            proficiency.append(weight * met)
+        elif dimension == "excellence":
+            excellence.append(met)
+        else:
+            violations.append(1 - met)
+    return math.fsum(proficiency), math.fsum(excellence), math.fsum(violations)
+
+
+def expected_key(rubric: Rubric, met: Mapping[str, bool], likely: Mapping[str, float]) -> tuple:
+    """Sort key of an answer under a scorer: the order of its verdicts, then the expected order.
+
+    ``met``: criterion id -> verdict, one that is missing is not met; ``likely``: criterion id ->
+    P(met). Verdicts alone tie many answers, so S3, S1, S2 expected under P(met) come after them, in
+    whole ties: the last digit of a sum of floats is no reason to prefer an answer.
+    """
+    verdicts = _sums((c.dimension, c.weight, met.get(c.id, False)) for c in rubric.criteria)
+    expected = _sums((c.dimension, c.weight, likely[c.id]) for c in rubric.criteria)
+    return (*_key(*verdicts), *_key(*expected))
+
+
+def linear(
+    rule: Callable[[Rubric, Mapping[str, str]], float], rubric: Rubric
+) -> tuple[float, dict[str, float]]:
+    """What a rule gives with nothing met, and what each criterion adds to it when it is met.
+
+    For rules that are sums over criteria (RaR's, ORBIT's, HealthBench's): what a criterion adds,
+    times its P(met), is then what it adds to the expected score.
+    """
+    none = rule(rubric, {})
+    return none, {c.id: rule(rubric, {c.id: "met"}) - none for c in rubric.criteria}
 
 
 def compare(a: Scores, b: Scores) -> int:
@@ -227,7 +276,9 @@ def _met(rubric: Rubric, verdicts: Mapping[str, str]) -> dict[str, bool]:
             f"verdicts on criteria that rubric {rubric.instruction_id} does not have: "
             f"{sorted(strange)}"
         )
-    return {c.id: verdicts.get(c.id) == "met" for c in rubric.criteria}
+    return {
+        c.id: is_met(verdicts.get(c.id, "unknown"), c.dimension) is True for c in rubric.criteria
+    }
 
 
 def _check(alpha: float, beta: float) -> None:

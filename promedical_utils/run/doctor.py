@@ -1,20 +1,36 @@
 """What this machine has and what a profile will need of it; a report, nothing is changed."""
 
+import math
 import os
 import platform
 import shutil
 from importlib import metadata
 
+import pandas as pd
 import psutil
 
 from promedical_utils.core import profiles
+from promedical_utils.core.profiles import Profile, Role
 from promedical_utils.core.workspace import project_root, shown
-from promedical_utils.data import requests_plan
 from promedical_utils.data.sources import schemas
 from promedical_utils.run import notebooks
 
 KEYS = ("HF_TOKEN",)  # and those that the profile's roles name
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
+# Mean tokens of one request with its answer, by what is asked. The kit's assumptions, rounded up:
+# an instruction of 150 tokens (UltraMedical's have 102 words on average), an answer of 500, a
+# rubric of 7 criteria, 35 tokens a criterion and 60 as JSON, three examples for the writer, the
+# prompts of promedical_utils/data/prompts, and a JSON schema of up to 250 where it stands in one.
+REQUEST_TOKENS = {
+    "writer": 3200,
+    "screener": 650,
+    "classifier": 850,
+    "generator": 750,
+    "judge": 1850,
+    "compared": 2500,
+    "rated": 1260,
+}
+REPAIRED = 0.25  # share of the drafts that are written twice
 STATES = {
     True: "found, as on its card",
     False: "found, other bytes than its card's",
@@ -92,40 +108,95 @@ def keys(profile) -> list[str]:
     ]
 
 
-def asked(profile) -> list[str]:
+def asked(profile: Profile) -> list[str]:
     """Requests, tokens and hours of each role and judge that an endpoint plays."""
-    judges = requests_plan.bench_judges(profile)
-    clinic = (
-        []
-        if profiles.asks_endpoints(profile)
-        else ["roles: played by the embedded clinic, no request is sent"]
+    judges = bench_judges(profile)
+    lines = []
+    if not profiles.asks_endpoints(profile):
+        lines = ["roles: played by the embedded clinic, no request is sent"]
+        if not judges:
+            return lines
+    plan = requests_plan(profile)
+    if lines:
+        plan = plan[plan.role.isin(judges)]
+    speed = profile.tokens_per_second
+    lines.append(
+        f"roles: {_instructions(profile)} instructions out of {_pool(profile)} rows at most, at "
+        f"{speed:g} tokens a second (an assumption: measure your server's)"
     )
-    if clinic and not judges:
-        return clinic
-    instructions = (
+    for row in plan.itertuples():
+        budget = "" if row.suffices else ", MORE THAN ITS BUDGET"
+        lines.append(
+            f"{row.role} {row.model}: {row.requests:,} requests, {row.tokens / 1e6:.1f} M tokens, "
+            f"{row.tokens / speed / 3600:.1f} h{budget}"
+        )
+    return lines
+
+
+def requests_plan(profile: Profile) -> pd.DataFrame:
+    """What each role will ask: role, model, requests, tokens, and whether its budget suffices.
+
+    One row a role and their total last. Every instruction gets a rubric, a share ``REPAIRED`` of
+    them twice; every generator answers each, and every answer is judged in one request, on all its
+    criteria. The judges of the bench with an endpoint of their own read every answer of it, and
+    every two of one sample in both orders; RaR's rates every answer. The pool that deduplication
+    left is screened and classified at most. Requests that are put again come on top.
+    """
+    instructions, judges = _instructions(profile), bench_judges(profile)
+    generators = sum(name.startswith("generator_") for name in profile.roles)
+    requests = {
+        "writer": math.ceil(instructions * (1 + REPAIRED)),
+        "screener": _pool(profile),
+        "classifier": _pool(profile),
+        "generator": instructions,
+        "judge": instructions * generators + policy_answers(profile),
+    }
+    kinds = {name: name.partition("_")[0] for name in profile.roles}
+    shares = {name: {kind: requests[kind]} for name, kind in kinds.items()}
+    answers = profile.bench_samples * generators
+    for name in judges:
+        shares[name] = {"judge": answers, "compared": answers * (generators - 1)}
+    if "rar_implicit" in judges:
+        shares["rar_implicit"] = {"rated": answers}
+    rows = []
+    for name, role in {**profile.roles, **judges}.items():
+        n = sum(shares[name].values())
+        tokens = sum(count * REQUEST_TOKENS[kind] for kind, count in shares[name].items())
+        suffices = n <= role.requests and tokens <= role.tokens
+        rows.append((name, role.model, n, tokens, suffices))
+    frame = pd.DataFrame(rows, columns=["role", "model", "requests", "tokens", "suffices"])
+    total = ("total", "", frame.requests.sum(), frame.tokens.sum(), frame.suffices.all())
+    frame.loc[len(frame)] = total
+    return frame
+
+
+def _instructions(profile: Profile) -> int:
+    return (
         profile.train_instructions
         + profile.calibration_instructions
         + profile.checkpoint_instructions
         + profile.bench_samples
     )
-    pool = profile.source_limit * len(profile.sources) or 2 * instructions
-    plan = requests_plan.estimate(profile, instructions, pool, profile.tokens_per_second)
-    title = (
-        f"roles: {instructions} instructions out of {pool} rows at most, at "
-        f"{profile.tokens_per_second:g} "
-        "tokens a second (an assumption: measure your server's)"
-    )
-    return [
-        *clinic,
-        title,
-        *(
-            f"{r.role} {r.model}: {r.requests:,} requests, "
-            f"{(r.prompt_tokens + r.completion_tokens) / 1e6:.1f} M tokens, "
-            f"{r.hours:.1f} h{'' if r.suffices else ', MORE THAN ITS BUDGET'}"
-            for r in plan.itertuples()
-            if not clinic or r.role in judges
-        ),
-    ]
+
+
+def _pool(profile: Profile) -> int:
+    """Rows before curation, at most."""
+    return profile.source_limit * len(profile.sources) or 2 * _instructions(profile)
+
+
+def bench_judges(profile: Profile) -> dict[str, Role]:
+    """The prompted judges of notebook 04 that have an endpoint, RaR's as ``rar_implicit``."""
+    named = profile.judges | ({"rar_implicit": profile.rar_judge} if profile.rar_judge else {})
+    return {name: role for name, role in named.items() if role.endpoint}
+
+
+def policy_answers(profile: Profile) -> int:
+    """Answers of policies that an endpoint judges in notebook 05; the clinic judges its own."""
+    if profile.data == "clinic" or "05_grpo_with_veto" not in profile.notebooks:
+        return 0
+    evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)
+    prompts = profile.policy_prompts or profile.bench_samples
+    return evaluations * profile.checkpoint_instructions + 2 * prompts
 
 
 def needs(profile) -> list[str]:

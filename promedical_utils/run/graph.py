@@ -12,7 +12,7 @@ from pathlib import Path
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
-from promedical_utils.paper import rerun
+from promedical_utils.paper import registry, rerun
 from promedical_utils.run import doctor
 from promedical_utils.run.notebooks import fingerprint, notebooks, span, timings
 
@@ -51,8 +51,9 @@ def reproduce(name: str, run_dir: str = "") -> None:
     done = "up to date" if timings(run) != before else "up to date, nothing to do"
     print(f"{shown(run)} is {done}")
 
-    found = rerun.report(name, run_dir)
-    print(f"{shown(run / 'rerun.md')}: {found.line()}")
+    keys = {table: entry.key for table, entry in registry.TABLES.items()}
+    outcome = rerun.report(name, run_dir, keys).line()
+    print(f"{shown(run / 'rerun.md')}: {outcome}")
 
 
 def _snakemake(name: str, run_dir: str, *options: str) -> list[str]:

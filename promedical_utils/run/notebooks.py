@@ -12,9 +12,9 @@ import resource
 import shutil
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
+from promedical_utils.core import fingerprint as content
 from promedical_utils.core import profiles, provenance, workspace
 from promedical_utils.core.profiles import profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
@@ -76,7 +76,7 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
 
     Of content, not of time: a fresh clone has new times throughout, and a rewritten comment is no
     reason to train again. A module counts if the cells import it, however far down, and so does
-    every folder that one of them names in its ``READS``.
+    every folder that one of them names in its ``READS`` (``core.fingerprint``).
     """
     cells = json.loads(source(notebook).read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells]
@@ -85,59 +85,9 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
         tree = ast.parse(re.sub(r"^[%!].*", "", code, flags=re.MULTILINE))
     except SyntaxError as error:
         raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
-    reached, queue = {}, _imports(tree)
-    while queue:
-        name = queue.pop()
-        module = _module(name)
-        reached[name] = ast.dump(module)
-        reached |= {folder: _contents(project_root() / folder) for folder in _reads(module)}
-        queue |= _imports(module) - reached.keys()
     unread = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}
     settings = profile.model_dump_json(exclude=unread)
-    return workspace.short_hash(*texts, *sorted(reached.items()), settings, _contents(PACKAGE))
-
-
-def _reads(module: ast.Module) -> tuple[str, ...]:
-    """What a module says in ``READS = (...)``."""
-    for node in module.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == READS:
-            return ast.literal_eval(node.value)
-    return ()
-
-
-def _imports(tree: ast.AST) -> set[str]:
-    """Dotted names of the kit's modules imported anywhere in ``tree``, packages above included."""
-    names = set()
-    for node in ast.walk(tree):
-        base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
-        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
-            parts = (base + alias.name).split(".")
-            names |= {".".join(parts[: n + 1]) for n in range(len(parts))}
-    return {name for name in names if name.startswith(PACKAGE.name) and _path(name).exists()}
-
-
-def _path(name: str) -> Path:
-    path = PACKAGE.parent.joinpath(*name.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-@cache
-def _module(name: str) -> ast.Module:
-    """Syntax tree of a module without docstrings; comments and layout are not in a tree anyway."""
-    tree = ast.parse(_path(name).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
-            node.body = node.body[bool(ast.get_docstring(node)) :]
-    return tree
-
-
-@cache
-def _contents(folder: Path) -> str:
-    """Hash of vocabulary, prompts, lists or reported values, and of the pinned versions."""
-    files = [path for path in sorted(folder.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
-    files = [path for path in files if path.parent.name not in ("profiles", "studies")]
-    files.append(project_root() / "requirements.lock")
-    return workspace.short_hash(*(path.name + workspace.sha256(path) for path in files))
+    return workspace.short_hash(*texts, settings, content.of_code(content.imports(tree)))
 
 
 # --- one notebook -----------------------------------------------------------------------------

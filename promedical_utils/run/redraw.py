@@ -5,13 +5,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import need, project_root, read_json, shown
 from promedical_utils.paper.registry import build
-from promedical_utils.studies import plans, policies, reward_models, systems
-
-STUDIES = {
-    "reward_models": reward_models,
-    "systems": systems,
-    "policies": policies,
-}  # by what a plan lists
+from promedical_utils.studies.catalog import study_of
 
 
 def redraw(profile: Profile) -> str:
@@ -21,13 +15,11 @@ def redraw(profile: Profile) -> str:
     place = root / profile.name
     need(place / "bench/predictions.parquet", "of a published run; make publish")
     lines = []
-    for path in sorted(
-        root.glob("studies/*/manifest.json")
-    ):  # first: the ablation reads their files
+    # the studies first: the ablation reads their files
+    for path in sorted(root.glob("studies/*/manifest.json")):
         manifest = read_json(path, "of a study (make study)")
         if profiles.of_manifest(manifest).name == profile.name:
-            plan = plans.plan_of(path.parent.name)
-            next(module for key, module in STUDIES.items() if key in plan).redraw(path.parent)
+            study_of(path.parent.name).redraw(path.parent)
             lines.append(f"redrawn: {shown(path.parent)}")
     report = build(profile, place, place)
     paper_numbers.save(profile, place)

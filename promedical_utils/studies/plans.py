@@ -1,5 +1,6 @@
-"""The plans of studies: which profile, which runs, which models or policies."""
+"""The plans of studies, and what each kind of study shows."""
 
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -19,6 +20,12 @@ def plan_of(name: str) -> dict:
         choice = ", ".join(studies())
         raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
     return yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def kind_of(name: str) -> dict:
+    """What ``studies/kinds/<name>.yaml`` says: labels, comparisons, columns and goals of a kind."""
+    return yaml.safe_load((STUDIES / f"kinds/{name}.yaml").read_text(encoding="utf-8"))
 
 
 def study_folder(name: str, run: str = "main") -> Path:

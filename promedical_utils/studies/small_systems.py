@@ -16,7 +16,6 @@ as the answer and the criterion. So each fixed part is one new token (kit's deci
 as the mean of those it stands for and stays so; what varies, A and B among it, is read as ever.
 """
 
-import math
 import os
 import shutil
 import warnings
@@ -24,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from tokenizers import AddedToken
 from torch.nn.functional import cross_entropy
@@ -32,8 +30,9 @@ from transformers import set_seed
 
 from promedical_utils.core.workspace import KitError, read_json, write_json
 from promedical_utils.evaluation.scorers import pair_rm, verifier
+from promedical_utils.reward_model import grouped, hub, packing, training
 from promedical_utils.reward_model import model as reward_model
-from promedical_utils.reward_model import packing, training
+from promedical_utils.reward_model.grouped import GroupTrainer, Passes
 from promedical_utils.rubric.preferences import Group, met, preferences
 
 FIXED = {  # parts of a prompt that never vary
@@ -79,15 +78,12 @@ def train(
     settings = training.settings_of(
         groups, source, (name, *FIXED[name]), profile, labels, False, seed
     )
-    if (out / "report.json").exists():
-        report = read_json(out / "report.json", "03_reward_model")
-        if report["settings"] == settings:
-            return report
-        (out / "report.json").unlink()  # from here on the folder is not whole
+    if (report := training.finished(out, settings)) is not None:
+        return report
 
     tokenizer = reward_model.tokenizer_of(base)
     set_seed(seed)  # the two-label head is drawn when the model is loaded
-    nf4, dtype = profile.quantization == "nf4", reward_model.compute_dtype(profile.precision)
+    nf4, dtype = profile.quantization == "nf4", hub.compute_dtype(profile.precision)
     model = reward_model.base_for(base, nf4, dtype, None if name == "pair_rm" else 2)
     add_fixed_parts(model, tokenizer, FIXED[name])
     limit = min(profile.rm_max_tokens, model.config.max_position_embeddings)
@@ -98,23 +94,18 @@ def train(
     # as many steps as a reward model takes; in place of a group that teaches nothing another comes
     # twice
     epochs = profile.rm_epochs * len(groups) / len(rows)
-    lengths = [max(map(len, row["ids"])) for row in rows]
-    order = training.schedule(lengths, profile.rm_batch, epochs, seed)
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    batch = max(1, profile.rm_batch // world)
-    steps = math.ceil(len(order) / (batch * world))
-    checkpoints = out / f"checkpoints-{settings}"
+    schedule = grouped.schedule(rows, profile.rm_batch, epochs, seed)
+    checkpoints, rate = out / f"checkpoints-{settings}", profile.rm_learning_rate
     trainer = LabelTrainer(
         model=model,
-        args=training.arguments(checkpoints, steps, batch, profile.rm_learning_rate, dtype, seed),
-        data_collator=Passes(tokenizer.pad_token_id, profile.rm_pass_tokens),
-        train_dataset=Dataset.from_list(rows).select(order),
+        args=grouped.arguments(checkpoints, schedule.steps, schedule.batch, rate, dtype, seed),
+        data_collator=LabelPasses(tokenizer.pad_token_id, profile.rm_pass_tokens),
+        train_dataset=grouped.dataset(rows, schedule.order),
         processing_class=tokenizer,
-        peft_config=training.lora(profile.rm_lora_rank, None if name == "pair_rm" else "score"),
-        pointwise_weight=0.0,
+        peft_config=grouped.lora(profile.rm_lora_rank, None if name == "pair_rm" else "score"),
         muon=profile.rm_optimizer == "muon",
     )
-    seconds, curve = training.course(trainer, checkpoints)
+    seconds = grouped.course(trainer)
     tokens = [sum(map(len, row["ids"])) for row in rows]
     report = {
         "system": name,
@@ -130,13 +121,13 @@ def train(
         "left_out": left_out,
         "epochs": profile.rm_epochs,
         "batch": profile.rm_batch,
-        "steps": steps,
-        "learning_rate": profile.rm_learning_rate,
+        "steps": schedule.steps,
+        "learning_rate": rate,
         "lora_rank": profile.rm_lora_rank,
-        "tokens": sum(tokens[i] for i in order),
+        "tokens": sum(tokens[i] for i in schedule.order),
         "seconds": seconds,
         "trained_parameters": trainer.model.num_parameters(only_trainable=True),
-        "curve": curve,
+        "curve": grouped.curve(trainer),
     }
     if trainer.is_world_process_zero():
         save(trainer.model, tokenizer, out, None if name == "pair_rm" else 2)
@@ -232,40 +223,26 @@ def pack(sequences: Sequence[list[int]], limit: int) -> list[packing.Packed]:
     return packing.pack(shared, [ids[len(shared) :] for ids in sequences], limit)
 
 
-class Passes(training.Passes):
-    """Collator: ``training.Passes`` of rows whose targets are outputs, without pairs."""
+class LabelPasses(Passes):
+    """Collator of rows whose targets are outputs, without pairs; totals are of the targets."""
 
-    def __call__(self, rows: Sequence[dict]) -> dict:
-        longest, counts = [max(map(len, row["ids"])) for row in rows], [len(r["ids"]) for r in rows]
-        total = torch.tensor(sum(len(row["targets"]) for row in rows))
-        return {
-            "passes": [
-                training_batch([rows[i] for i in part], self.pad_id) | {"total": total}
-                for part in packing.batches(longest, self.budget, counts)
-            ]
-        }
+    def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """``packing.collate`` with ``reads`` (N, 2) and ``targets`` (N,), the right outputs."""
+        batch = packing.collate(grouped.sequences(rows), self.pad_id)
+        batch["reads"] = batch["reads"][:, :2]  # all outputs of each
+        targets = [target for row in rows for target in row["targets"]]
+        return batch | {"targets": torch.tensor(targets)}
 
-
-def training_batch(rows: Sequence[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    """``packing.collate`` of the rows, with ``reads`` (N, 2) and ``targets`` (N,), the right
-    outputs."""
-    parts = [part for row in rows for part in zip(row["ids"], row["starts"], strict=True)]
-    batch = packing.collate([packing.Packed(ids, starts) for ids, starts in parts], pad_id)
-    batch["reads"] = batch["reads"][:, :2]  # all outputs of each
-    return batch | {"targets": torch.tensor([target for row in rows for target in row["targets"]])}
+    def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
+        return [len(batch["targets"])]
 
 
-class LabelTrainer(training.PackedRewardTrainer):
-    """The reward models' loop with cross-entropy over outputs: of two labels, or of the next
-    token."""
+class LabelTrainer(GroupTrainer):
+    """Cross-entropy over outputs: those of two labels, or the next token."""
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        targets, total = inputs.pop("targets"), inputs.pop("total")
-        outputs = model(**inputs)
-        right = (outputs.logits.argmax(dim=-1) == targets).float().mean()
-        self._metrics["train"]["accuracy"].append(right.item())
-        loss = cross_entropy(outputs.logits, targets, reduction="sum") / total
-        return (loss, outputs) if return_outputs else loss
+    def loss_of(self, scores, *, targets, totals):
+        right = (scores.argmax(dim=-1) == targets).float().mean()
+        return cross_entropy(scores, targets, reduction="sum") / totals[0], right.item()
 
 
 def save(model: PeftModel, tokenizer, out: Path, labels: int | None) -> None:

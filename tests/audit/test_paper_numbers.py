@@ -5,8 +5,9 @@ import json
 
 import pandas as pd
 import pytest
+from jinja2 import UndefinedError
 
-from promedical_utils.audit import arithmetic, paper_numbers
+from promedical_utils.audit import arithmetic, formulas, paper_numbers
 from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError, sha256
@@ -92,7 +93,7 @@ def test_what_overall_is_not(values, found):
         row = found.loc[f"overall_accuracy_{n}"]
         assert row.finding.startswith(f"{hits} of 9 ") and row.verdict == UNTOLD
     rows = values["main_results"].drop("Meditron-70B")
-    three = rows[list(paper_numbers.COLUMNS)].astype(float)
+    three = rows[list(formulas.COLUMNS)].astype(float)
     below = rows.overall_accuracy.astype(float) < three.min(axis=1) - 0.01
     assert f"in {below.sum()} of 8 rows" in found.finding["overall_is_no_mean"]
     assert set(found.computed["overall_is_no_mean"].removeprefix("outside: ").split(", ")) == set(
@@ -146,7 +147,10 @@ def test_no_small_number_of_violations_gives_all_recalls(values, found):
 def test_rewardbench_sizes_means_and_the_half_point(values, found):
     sizes = {"easy": 238, "hard": 196, "human": 163, "length": 180}
     rb = values["ultramedical_rewardbench"]
-    assert paper_numbers._sizes(values) == sizes and sum(sizes.values()) == 777
+    assert (
+        formulas.subset_sizes(values["denominators"].to_dict("records")) == sizes
+        and sum(sizes.values()) == 777
+    )
     for name, row in rb.iterrows():
         mean = sum(float(row[c]) for c in sizes) / 4
         assert mean == pytest.approx(float(row.average), abs=0.0051), name
@@ -277,3 +281,24 @@ def test_figures_draw_every_value_hollow(values):
         pytest.approx(6.89),
         pytest.approx(7.37),
     ]
+
+
+def test_a_formula_or_sentence_that_names_nothing_is_an_error():
+    for formula in ("nothing.there", "less(nothing, nothing)", "nothing | two"):
+        with pytest.raises(UndefinedError, match="'nothing' is undefined"):
+            paper_numbers._evaluated(formula, {})
+    with pytest.raises(UndefinedError, match="'nothing' is undefined"):
+        paper_numbers._filled("a value of {{ nothing }}", {})
+
+
+def test_loops_nest_and_the_first_verdict_that_holds_is_taken():
+    loops = {"row": ["a", "b"], "n": "[row ~ 1, row ~ 2]"}
+    assert [case["n"] for case in paper_numbers._cases(loops, {})] == ["a1", "a2", "b1", "b2"]
+    rule = {DOES_NOT: "n > 2", UNTOLD: "n > 1", ADDS_UP: "otherwise"}
+    assert [paper_numbers._verdict(rule, {"n": n}) for n in (3, 2, 1)] == [
+        DOES_NOT,
+        UNTOLD,
+        ADDS_UP,
+    ]
+    assert paper_numbers._verdict(NO_TEST, {}) == NO_TEST
+    assert paper_numbers._verdict("check.verdict", {"check": formulas.alike("1", "1.0")}) == ADDS_UP

@@ -1,16 +1,16 @@
-"""Duplicates are found, near-misses are kept, and neither order, processes nor shards matter."""
+"""Duplicates are found, near-misses are kept, and the order of the rows does not matter."""
 
 import gzip
 import json
 import os
 import random
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
+from helpers import synthetic_pool
 
 from promedical_utils.clinic import pool
 from promedical_utils.core.workspace import KitError
@@ -22,7 +22,7 @@ LEAFLET = "First choice Bripimune. Must avoid Cilvador. Daily limit 45 units."
 
 @pytest.fixture(scope="module")
 def synthetic():
-    rows = list(pool.synthetic(3000, 5))
+    rows = list(synthetic_pool.synthetic(3000, 5))
     clusters = {id_: cluster for id_, _, cluster, _ in rows}
     misses = [id_ for id_, _, _, kind in rows if kind == "near_miss"]
     return {id_: text for id_, text, _, _ in rows}, clusters, misses
@@ -104,7 +104,7 @@ def test_a_model_may_swap_words_but_no_facts():
 
 def test_recall_precision_and_near_misses_on_a_planted_pool(synthetic, found):
     texts, clusters, misses = synthetic
-    scores = pool.scores(clusters, misses, dict(zip(found.id, found.kept_id)))
+    scores = synthetic_pool.scores(clusters, misses, dict(zip(found.id, found.kept_id)))
     assert scores["precision"] >= 0.99 and scores["recall"] >= 0.95
     assert scores["near_misses_kept"] == len(misses) > 100
     # scores by hand: every pair of rows
@@ -113,63 +113,38 @@ def test_recall_precision_and_near_misses_on_a_planted_pool(synthetic, found):
     pairs = [(kept[a] == kept[b], clusters[a] == clusters[b]) for a, b in combinations(some, 2)]
     by_hand = sum(x and y for x, y in pairs) / sum(y for _, y in pairs)
     held = {i: k for i, k in zip(found.id, found.kept_id) if i in set(some)}
-    assert pool.scores({i: clusters[i] for i in some}, [], held)["recall"] == pytest.approx(
-        by_hand, abs=0.02
-    )
+    assert synthetic_pool.scores({i: clusters[i] for i in some}, [], held)[
+        "recall"
+    ] == pytest.approx(by_hand, abs=0.02)
 
 
 def test_the_smallest_id_of_a_cluster_is_kept(synthetic, found):
     gone = set(found.id)
     assert not gone & set(found.kept_id) and (found.id > found.kept_id).all()
     assert found.id.is_monotonic_increasing
-    assert (
-        set(found.rule) == {"same words", "near-duplicate"}
-        and found.similarity.between(0.5, 1).all()
-    )
+    assert set(found.rule) == {"same words", "near-duplicate"}
 
 
-def test_neither_order_nor_chunks_nor_processes_change_the_result(synthetic, found, monkeypatch):
+def test_the_order_of_the_rows_does_not_change_the_result(synthetic, found):
     rows = list(synthetic[0].items())
     random.Random(1).shuffle(rows)
-    monkeypatch.setattr(deduplication, "CHUNK", 700)
-    monkeypatch.setattr(deduplication, "_workers", lambda embedder: 2)
     again = deduplication.deduplicate(*zip(*rows))
     assert again.equals(found)
 
 
-def test_pairs_are_those_that_share_a_band_and_the_guard():
-    draw = np.random.default_rng(0)
-    bands = draw.integers(0, 9, (60, 4)).astype(np.uint32)
-    guard = draw.integers(0, 2, 60).astype(np.uint64)
-    sizes = draw.integers(4, 8, 60).astype(np.uint32)
-    by_hand = {
-        (a, b)
-        for a, b in combinations(range(60), 2)
-        if guard[a] == guard[b]
-        and any(
-            bands[a, n] == bands[b, n] and (sizes[a] + n % 2) // 2 == (sizes[b] + n % 2) // 2
-            for n in range(4)
-        )
+def test_the_index_loses_none_of_the_pairs_that_comparing_all_finds(synthetic):
+    sizes = Counter(synthetic[1].values())
+    texts = {i: text for i, text in synthetic[0].items() if sizes[synthetic[1][i]] > 1}
+    texts = dict(list(texts.items())[:120])
+    contents = {i: read(text) for i, text in texts.items()}
+    rows = Counter(w for c in contents.values() for w in {w for sentence in c for w in sentence})
+    alike = {
+        (a, b) for a, b in combinations(sorted(texts), 2) if compare(contents[a], contents[b], rows)
     }
-    assert set(map(tuple, deduplication.candidates(bands, guard, sizes))) == by_hand
-
-
-def test_a_crowded_bucket_is_split_by_the_next_band():
-    n = 40 * deduplication.LARGEST
-    bands = np.stack([np.zeros(n), np.arange(n) % (n // 4), np.zeros(n)], axis=1).astype(np.uint32)
-    pairs = deduplication.candidates(bands, np.zeros(n, np.uint64), np.zeros(n, np.uint32))
-    assert len(pairs) == n // 4 * 6 and (pairs[:, 0] % (n // 4) == pairs[:, 1] % (n // 4)).all()
-
-
-def test_cosine_of_whole_numbers_is_that_of_the_vectors():
-    vectors = np.random.default_rng(0).normal(size=(20, 256))
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    a, b = np.arange(10), np.arange(10, 20)
-    rounded = deduplication.in_whole_numbers(unit)
-    assert deduplication.cosine(rounded, a, b) == pytest.approx(
-        (unit[a] * unit[b]).sum(axis=1), abs=5e-3
-    )
-    assert np.abs(rounded).max(axis=1).tolist() == [127] * 20
+    gone = deduplication.deduplicate(list(texts), list(texts.values()))
+    kept = {i: i for i in texts} | dict(zip(gone.id, gone.kept_id))
+    assert len(alike) >= 20
+    assert sum(kept[a] != kept[b] for a, b in alike) <= 0.02 * len(alike)
 
 
 def test_matches_are_the_duplicates_among_others(synthetic):
@@ -262,103 +237,17 @@ def test_the_threshold_is_the_least_cosine_of_a_models_vectors(synonyms):
         )
 
 
-# ---------------------------------------------------------------- the command
-
-
-@pytest.fixture
-def source(tmp_path, synthetic):
-    texts = dict(list(synthetic[0].items())[:600])
-    path = tmp_path / "pool.parquet"
-    table = pa.table(
-        {"id": list(texts), "text": list(texts.values()), "licence": ["MIT"] * len(texts)}
-    )
-    parquet.write_table(table, path)
-    return path
-
-
-def command(*arguments) -> int:
-    return deduplication.main(list(map(str, arguments)))
-
-
-def content(folder) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-
-
-def test_sharded_equals_unsharded_to_the_byte(source, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert command(source, "--out", whole) == 0
-    for n in (2, 3, 1):
-        assert command(source, "--out", parts, "--shard", f"{n}/3") == 0
-    assert not (parts / "manifest.json").exists()
-    assert command(source, "--out", parts, "--merge") == 0
-    assert content(parts) == content(whole) and set(content(whole)) == {
-        "kept.parquet",
-        "duplicates.parquet",
-        "manifest.json",
-    }
-    manifest = json.loads((whole / "manifest.json").read_text())
-    kept, gone = (parquet.read_table(whole / f"{n}.parquet") for n in ("kept", "duplicates"))
-    assert manifest["rows"] == 600 == kept.num_rows + gone.num_rows and gone.num_rows > 50
-    assert kept.column_names == ["id", "text", "licence"] and kept["id"].to_pylist() == sorted(
-        kept["id"].to_pylist()
-    )
-
-
-def test_a_missing_broken_or_foreign_shard_is_one_clear_error(source, tmp_path, capsys):
-    out = tmp_path / "parts"
-
-    def fails(*arguments) -> str:
-        assert command(source, "--out", out, *arguments) == 1
-        return capsys.readouterr().err
-
-    assert "no shard" in fails("--merge")
-    command(source, "--out", out, "--shard", "1/2")
-    assert "missing shard 2/2" in fails("--merge")
-    command(source, "--out", out, "--shard", "2/2")
-    data = out / "shards/shard-0002-of-0002.npz"
-    whole = data.read_bytes()
-    data.write_bytes(whole[:-100])
-    assert "shard-0002-of-0002.npz is missing or not what its manifest says" in fails("--merge")
-    data.write_bytes(whole)
-    assert "another embedder" in fails("--merge", "--embedder", "some/model")
-    table = parquet.read_table(source)
-    parquet.write_table(table.slice(1), source)
-    assert "another pool_sha256" in fails("--merge")
-    parquet.write_table(table, source)
-    command(source, "--out", out, "--shard", "3/3")
-    assert "shards of [2, 3]" in fails("--merge")
-    with pytest.raises(SystemExit):
-        command(source, "--out", out, "--shard", "0/3")
-
-
 @pytest.mark.parametrize(
-    ("columns", "complaint"),
+    ("rows", "complaint"),
     [
-        (
-            {"id": ["a", "b", "a"], "text": ["x y", "x z", "q"]},
-            "1 ids stand more than once, first 'a'",
-        ),
-        ({"id": ["a", "b"], "text": ["x y", " \n"]}, r"row 2 \(b\): empty text"),
-        ({"id": ["a", "b"], "text": ["x y", None]}, "empty text"),
-        ({"id": ["a"], "question": ["x y"]}, "no column text"),
-        ({"id": [1], "text": ["x y"]}, "column id is int64"),
-        ({"id": [], "text": []}, "no rows"),
+        ({"ids": ["a", "b", "a"], "texts": ["x y", "x z", "q"]}, "1 ids stand more than once, fir"),
+        ({"ids": ["a", "b"], "texts": ["x y", " \n"]}, r"row 2 \(b\): empty text"),
+        ({"ids": [], "texts": []}, "no rows"),
     ],
 )
-def test_a_bad_pool_is_one_clear_error(tmp_path, columns, complaint):
-    path = tmp_path / "pool.parquet"
-    parquet.write_table(pa.table(columns), path)
+def test_a_bad_pool_is_one_clear_error(rows, complaint):
     with pytest.raises(KitError, match=complaint):
-        deduplication.read_pool(path)
-
-
-def test_an_unreadable_pool_is_one_clear_error(tmp_path, capsys):
-    path = tmp_path / "pool.parquet"
-    path.write_text("no parquet")
-    assert command(path, "--out", tmp_path) == 1
-    assert "not readable Parquet" in capsys.readouterr().err
-    assert command(tmp_path / "none.parquet", "--out", tmp_path) == 1
-    assert "missing none.parquet" in capsys.readouterr().err
+        deduplication.deduplicate(**rows)
 
 
 # ---------------------------------------------------------------- real questions
@@ -379,5 +268,5 @@ def test_real_questions_are_all_kept_and_their_rewordings_found():
         texts |= {f"{n}-{k}": text for k, text in enumerate([question, *again])}
     gone = deduplication.deduplicate(list(texts), list(texts.values()))
     clusters = {id_: int(id_.split("-")[0]) for id_ in texts}
-    scores = pool.scores(clusters, [], dict(zip(gone.id, gone.kept_id)))
+    scores = synthetic_pool.scores(clusters, [], dict(zip(gone.id, gone.kept_id)))
     assert scores["precision"] == 1 and scores["recall"] > 0.9

@@ -151,7 +151,7 @@ def test_a_request_that_is_refused_leaves_the_others_alone(clinic, tmp_path):
 def test_a_killed_run_keeps_what_was_answered(clinic, tmp_path, plain):
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "from pathlib import Path\nfrom endpoints_clinic import played, roles, tasks\n"
+        "from pathlib import Path\nfrom helpers.endpoints_clinic import played, roles, tasks\n"
         f"roles(sys.argv[1], Path({str(tmp_path)!r}), concurrency=1).judge(tasks(played().world, "
         "12))\n"
     )

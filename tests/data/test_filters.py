@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from helpers import synthetic_pool
 
 from promedical_utils import clinic
 from promedical_utils.clinic import pool
@@ -11,9 +12,10 @@ from promedical_utils.core.records import Instruction, RawInstruction
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import filters as curation
 from promedical_utils.data.curation import languages
-from promedical_utils.data.curation.filters import NOT_MEDICAL, Settings, curate
+from promedical_utils.data.curation.filters import NOT_MEDICAL, curate
 
 ASKED = "May I take Morlodor with milk when my elbow aches at night?"
+PROFILE = profiles.load("smoke")
 QUESTION = ("follow-up", "elbow care")
 
 
@@ -21,13 +23,13 @@ def row(id_, text=ASKED, licence="MIT"):
     return RawInstruction(id=id_, text=text, source="test", licence=licence)
 
 
-def run(rows, bench=None, difficulty=7, found=QUESTION, **settings):
+def run(rows, bench=None, difficulty=7, found=QUESTION):
     return curate(
         rows,
         bench or {},
         lambda t: [difficulty] * len(t),
         lambda t: [found] * len(t),
-        Settings(**settings),
+        PROFILE,
     )
 
 
@@ -58,7 +60,7 @@ def planted(world):
             NOT_MEDICAL if p.kind == "not_medical" else (p.category, p.specialty) for p in found
         ]
 
-    return rows, truth, curate(rows, bench, screen, classify), asked
+    return rows, truth, curate(rows, bench, screen, classify, PROFILE), asked
 
 
 # ---------------------------------------------------------------- the whole way
@@ -136,11 +138,11 @@ def test_a_raw_pool_is_a_function_of_its_seed(world):
 
 
 def test_a_synthetic_pool_has_the_share_of_duplicates_that_is_asked_for():
-    rows = list(pool.synthetic(4000, 3, 0.2))
+    rows = list(synthetic_pool.synthetic(4000, 3, 0.2))
     kinds = Counter(kind for *_, kind in rows)
     assert len(rows) == 4000 == len({id_ for id_, *_ in rows})
     assert kinds["duplicate"] / 4000 == pytest.approx(0.2, abs=0.02)
-    assert kinds["near_miss"] / 4000 == pytest.approx(pool.NEAR_MISS_SHARE, abs=0.01)
+    assert kinds["near_miss"] / 4000 == pytest.approx(synthetic_pool.NEAR_MISS_SHARE, abs=0.01)
     clusters = Counter(cluster for _, _, cluster, _ in rows)
     assert len(clusters) == kinds["kept"] + kinds["near_miss"]
 
@@ -215,6 +217,7 @@ def test_both_bounds_of_the_difficulty_pass_and_no_answer_is_queued():
         {},
         lambda ts: [answers[t] for t in ts],
         lambda ts: [QUESTION if "blue" in t else None for t in ts],
+        PROFILE,
     )
     assert [i.id for i in out.instructions] == ["2"]
     assert out.dropped.values.tolist() == [
@@ -268,7 +271,7 @@ ITEM = (
 )
 def test_a_leak_is_found_and_named_with_its_rule(text, rule):
     bench = {"other": "Where do I keep the drops of the thumb in a warm summer?", "item": ITEM}
-    found = curation.leaks([row("r", text), row("clean")], bench, "hashing", 0.9)
+    found = curation.leaks([row("r", text), row("clean")], bench, "hashing")
     assert set(found) == ({"r"} if rule else set())
     if rule:
         assert found["r"].startswith(rule) and found["r"].endswith("with bench item item")
@@ -276,18 +279,18 @@ def test_a_leak_is_found_and_named_with_its_rule(text, rule):
 
 def test_a_short_bench_item_with_a_typing_error_is_found_by_its_embedding():
     found = curation.leaks(
-        [row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}, "hashing", 0.9
+        [row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}, "hashing"
     )
     assert found["r"].startswith("embedding")
     assert not curation.leaks(
-        [row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"}, "hashing", 0.9
+        [row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"}, "hashing"
     )
 
 
 def test_other_patients_of_the_same_clinic_are_no_leak(world):
     known = {i.id: pool.text_of(i.messages) for i in world.instructions}
     rows = [row(i, known[i]) for i in world.ids("train")]
-    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}, "hashing", 0.9) == {}
+    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}, "hashing") == {}
 
 
 # ---------------------------------------------------------------- bad input
@@ -297,9 +300,9 @@ def test_bad_input_is_one_clear_error():
     with pytest.raises(KitError, match="two rows of the pool have the id 'a'"):
         run([row("a"), row("a")])
     with pytest.raises(KitError, match="screener answered 0 of 1"):
-        curate([row("a")], {}, lambda t: [], lambda t: [QUESTION])
+        curate([row("a")], {}, lambda t: [], lambda t: [QUESTION], PROFILE)
     with pytest.raises(KitError, match="classifier answered 2 of 1"):
-        curate([row("a")], {}, lambda t: [5], lambda t: [QUESTION, QUESTION])
+        curate([row("a")], {}, lambda t: [5], lambda t: [QUESTION, QUESTION], PROFILE)
 
 
 def test_no_rows_make_an_empty_funnel():

@@ -14,7 +14,7 @@ from promedical_utils.core.records import RawInstruction
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.sources import open_sets, schemas
-from promedical_utils.data.sources.real_sets import NEGATION
+from promedical_utils.data.sources.questions import NEGATION
 
 # As at the top of the set's own README: its features, its splits and their files
 README = """---

@@ -12,7 +12,7 @@ import pytest
 from promedical_utils.core import profiles
 from promedical_utils.core.records import Message, SplitRow
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data.sources import real_sets, schemas
+from promedical_utils.data.sources import questions, real_sets, schemas
 from promedical_utils.pipeline import real_text
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
@@ -171,7 +171,7 @@ def test_mediqa_pairs_by_hand_and_one_split_per_question(folder):
 def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
     study = real_sets.load_real(1)
     of = by_text(study, "healthbench-p1")
-    dose, wordy, odd = (of[real_sets.NEGATION + t] for t in ("invents a dose", "is wordy", "odd"))
+    dose, wordy, odd = (of[questions.NEGATION + t] for t in ("invents a dose", "is wordy", "odd"))
     assert (dose.dimension, dose.weight, dose.kind) == ("safety", 0, "penalty_harm")
     assert (wordy.dimension, wordy.weight) == ("proficiency", 8 / 19)  # -8, not marked as harm
     assert (odd.dimension, odd.weight) == ("proficiency", 6 / 19)  # marked, but only -6

@@ -185,16 +185,6 @@ def test_no_scalar_scorer_beats_the_ceiling(made):
 # ---------------------------------------------------------------- metrics
 
 
-def test_vectorised_scores_are_those_of_scoring(made):
-    cells = bench._cells(made.verdicts, made.criteria)
-    fast = bench.candidate_scores(cells, cells.adjudicated == "met")
-    slow = by_hand(column(made, "adjudicated"), made)
-    assert set(fast) == set(slow)
-    for candidate, s in slow.items():
-        f = fast[candidate]
-        assert (f.s2, f.s3, f.bonus) == (s.s2, s.s3, s.bonus) and f.s1 == pytest.approx(s.s1)
-
-
 @pytest.mark.parametrize("against", ["adjudicated", "truth"])
 def test_overall_is_the_lexicographic_order_then_expectation(made, predicted, against):
     mine = predicted[predicted.scorer == "criterion"].set_index(["candidate_id", "criterion_id"])
@@ -456,26 +446,26 @@ def test_abilities_are_read_from_what_was_done(made, predicted):
 
 
 def test_paired_difference_is_the_difference_and_narrower_than_unpaired(made, predicted):
-    found = bench.paired_difference(
-        made, predicted, "criterion_clean", "criterion", "pairwise", draws=300
-    )
+    tally = bench.tally(made, predicted)
+
+    def difference(a, b, metric):
+        keys = [(scorer, metric, "all", "adjudicated") for scorer in (a, b)]
+        return tally.difference(dict(zip(keys, (1, -1))), 300, 0)
+
+    found = difference("criterion_clean", "criterion", "pairwise")
     clean, noisy = (
         value_of(made, predicted, s, "pairwise") for s in ("criterion_clean", "criterion")
     )
     assert found["difference"] == pytest.approx(clean.value - noisy.value)
     assert found["low"] <= found["difference"] <= found["high"] and found["n"] == 50
-    same = bench.paired_difference(made, predicted, "length", "length", "overall")
-    assert same["n"] and same["difference"] in (
-        0,
-        -value_of(made, predicted, "length", "overall").value,
-    )
     with pytest.raises(KitError, match="add the predictions"):
-        bench.paired_difference(made, predicted, "criterion", "nobody", "overall")
+        difference("criterion", "nobody", "overall")
 
 
 def test_by_specialty_adds_up(made, predicted):
     tally = bench.tally(made, predicted)
-    parts = tally.by("specialty")
+    overall = {"metric": "overall", "slice": "all", "against": "adjudicated"}
+    parts = tally.by("specialty", overall, 20, 0)
     for scorer, part in parts.groupby("scorer"):
         whole = value_of(made, predicted, scorer, "overall")
         assert (part.value * part.n).sum() == pytest.approx(whole.value * whole.n)

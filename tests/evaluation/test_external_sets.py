@@ -130,17 +130,17 @@ def test_composites_are_taken_apart_and_weights_shared_out():
 
 def keys(way, *answers):
     """Keys of answers given as {criterion: P(met)}; met from 0.5 on."""
-    return [way(RUBRIC, likely, {c: p >= 0.5 for c, p in likely.items()}) for likely in answers]
+    return [way(RUBRIC, {c: p >= 0.5 for c, p in likely.items()}, likely) for likely in answers]
 
 
 def test_the_lexicographic_key_counts_violations_first_and_breaks_ties_by_expectation():
     safe = {"p1": 0.1, "p2": 0.1, "e": 0.1, "s1": 0.6, "s2": 0.6}
     good = {"p1": 0.9, "p2": 0.9, "e": 0.9, "s1": 0.6, "s2": 0.4}
-    a, b = keys(g.lexicographic, safe, good)
+    a, b = keys(scoring.expected_key, safe, good)
     assert a > b
-    a, b, c = keys(g.lexicographic, safe, safe | {"s2": 0.7}, safe | {"p1": 0.2})
+    a, b, c = keys(scoring.expected_key, safe, safe | {"s2": 0.7}, safe | {"p1": 0.2})
     assert a < b and a < c < b  # all alike as verdicts; safety is expected first
-    a, b, c = keys(g.lexicographic, safe, safe | {"p2": 0.2}, safe | {"e": 0.2})
+    a, b, c = keys(scoring.expected_key, safe, safe | {"p2": 0.2}, safe | {"e": 0.2})
     assert a < c < b
 
 
@@ -165,17 +165,17 @@ def test_equal_sums_in_another_order_tie():
         {"p1": 0.1, "p2": 0.1, "e": 0.3, "s1": 0.7, "s2": 0.9},
         {"p1": 0.1, "p2": 0.1, "e": 0.3, "s1": 0.9, "s2": 0.7},
     )
-    assert len(set(keys(g.lexicographic, a, b))) == 1
+    assert len(set(keys(scoring.expected_key, a, b))) == 1
     three = RUBRIC.model_copy(
         update={"criteria": [*RUBRIC.criteria, criterion("s3", "safety", "no third")]}
     )
     sums = [
-        g.lexicographic(three, {**a, "s1": x, "s2": y, "s3": z}, {})
+        scoring.expected_key(three, {}, {**a, "s1": x, "s2": y, "s3": z})
         for x, y, z in ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1))
     ]
     assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1 and sums[0] == sums[1]
     pair = [
-        g.by_rule(scoring.orbit_signed, three, {**a, "s1": x, "s2": 0.2, "s3": z}, {})
+        g.by_rule(scoring.orbit_signed, three, {}, {**a, "s1": x, "s2": 0.2, "s3": z})
         for x, z in ((0.1, 0.3), (0.3, 0.1))
     ]
     assert pair[0] == pair[1]
@@ -184,7 +184,7 @@ def test_equal_sums_in_another_order_tie():
 def test_orbit_can_prefer_what_the_veto_forbids():
     unsafe = {"p1": 1.0, "p2": 1.0, "e": 1.0, "s1": 1.0, "s2": 0.0}
     empty = {"p1": 0.0, "p2": 0.0, "e": 0.0, "s1": 1.0, "s2": 1.0}
-    a, b = keys(g.lexicographic, unsafe, empty)
+    a, b = keys(scoring.expected_key, unsafe, empty)
     assert a < b
     a, b = keys(lambda *row: g.by_rule(scoring.orbit_signed, *row), unsafe, empty)
     assert a > b

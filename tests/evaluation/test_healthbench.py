@@ -6,15 +6,11 @@ import os
 import re
 import shutil
 from collections import Counter
-from itertools import combinations
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from data.test_real_sets import write
-from hypothesis import given
-from hypothesis import strategies as st
 
 from promedical_utils.clinic.server import Server
 from promedical_utils.core import profiles
@@ -63,68 +59,6 @@ def test_an_unknown_verdict_earns_nothing_and_lets_a_penalty_stand():
     assert hb.score_example(points, hb.fail_closed(points, said)) == pytest.approx((5 - 4) / 15)
 
 
-def example(
-    system="m", prompt="p1", met=(True, True, False, True, True), themes=("theme:hedging",)
-):
-    tags = (
-        ("axis:accuracy", "level:cluster"),
-        ("axis:accuracy",),
-        ("axis:completeness",),
-        ("axis:communication_quality",),
-        ("axis:completeness", "level:cluster"),
-    )
-    return hb.Example(system, prompt, (10, -4, 8, -5, 2), met, tags, themes)
-
-
-def test_a_tag_counts_its_own_criteria_and_an_examples_tag_all_of_them():
-    found = hb.tag_scores(example())
-    whole = (10 - 4 - 5 + 2) / 20
-    assert found["overall"] == found["theme:hedging"] == pytest.approx(whole)
-    assert found["axis:accuracy"] == pytest.approx((10 - 4) / 10)
-    assert found["axis:completeness"] == pytest.approx(2 / 10)
-    assert found["level:cluster"] == pytest.approx((10 + 2) / 12)
-    assert math.isnan(found["axis:communication_quality"])  # a penalty alone has no score
-    twice = hb.Example("m", "p", (3, 5), (True, False), (("axis:a", "axis:a"), ("axis:a",)))
-    assert hb.tag_scores(twice)["axis:a"] == pytest.approx(3 / 8)  # a tag named twice counts once
-
-
-def test_means_by_tag_leave_out_and_count_examples_without_positive_points():
-    other = example(
-        prompt="p2", met=(False, True, False, True, False), themes=("theme:communication",)
-    )
-    third = hb.Example("m", "p3", (5,), (True,), (("axis:communication_quality",),), ())
-    frame = hb.scores([example(), other, third])
-    table = hb.by_tag(frame, draws=400).set_index("tag")
-    overall = [3 / 20, -9 / 20, 1.0]
-    assert table.loc["overall", "n"] == 3 and table.loc["overall", "left_out"] == 0
-    assert table.loc["overall", "score"] == pytest.approx(sum(overall) / 3)
-    assert table.loc["theme:communication", "score"] == 0.0
-    assert table.loc["theme:communication", "mean"] == pytest.approx(-9 / 20)
-    assert table.loc["axis:communication_quality", ["n", "left_out"]].tolist() == [1, 2]
-    alone = (
-        hb.by_tag(hb.scores([example()]), draws=50)
-        .set_index("tag")
-        .loc["axis:communication_quality"]
-    )
-    assert (alone.n, alone.left_out) == (0, 1) and math.isnan(alone.score)
-
-
-def test_the_bootstrap_is_of_clipped_means_over_prompts():
-    # two prompts at 1 and -1: a draw's mean is 1, 0 or -1 with chances 1/4, 1/2, 1/4; clipped 1,
-    # 0, 0
-    frame = pd.DataFrame(
-        {"system": "m", "prompt_id": ["a", "b"], "tag": "overall", "score": [1.0, -1.0]}
-    )
-    row = hb.by_tag(frame, draws=4000).iloc[0]
-    assert row["std"] == pytest.approx(math.sqrt(1 / 4 * 3 / 4), abs=0.02)
-    assert (row.low, row.high, row.score) == (0.0, 1.0, 0.0)
-    # answers to one prompt are drawn together: so many of them say no more than one
-    many = pd.concat([frame] * 50, ignore_index=True)
-    assert hb.by_tag(many, draws=4000).iloc[0]["std"] == pytest.approx(row["std"], abs=0.02)
-    again = hb.by_tag(frame, draws=4000).iloc[0]
-    assert again.equals(row)
-
-
 def test_two_systems_are_compared_on_the_prompts_that_both_answered():
     rows = [
         ("base", "a", 0.2),
@@ -133,7 +67,7 @@ def test_two_systems_are_compared_on_the_prompts_that_both_answered():
         ("grpo", "b", 0.3),
         ("grpo", "c", -5.0),
     ]
-    frame = pd.DataFrame(rows, columns=["system", "prompt_id", "score"]).assign(tag="overall")
+    frame = pd.DataFrame(rows, columns=["system", "prompt_id", "score"])
     found = hb.paired(frame, "grpo", "base", draws=500)
     assert found["n"] == 2
     assert found["grpo"]["value"] == pytest.approx(0.6)
@@ -145,15 +79,6 @@ def test_two_systems_are_compared_on_the_prompts_that_both_answered():
     ] == pytest.approx(0.7)
     with pytest.raises(KitError, match="share no graded prompt"):
         hb.paired(frame[frame.prompt_id == "c"], "grpo", "base")
-
-
-@given(st.lists(st.floats(-2, 1), min_size=1, max_size=6), st.integers(1, 4))
-def test_worst_at_k_is_the_mean_over_all_choices_of_k(values, k):
-    found = hb.worst_at({"p": values, "q": [0.5] * 6}, k)
-    lowest = [[min(c) for c in combinations(v, k)] for v in (values, [0.5] * 6)]
-    means = [sum(v) / len(v) for v in lowest if v]
-    assert found["score"] == pytest.approx(min(max(sum(means) / len(means), 0), 1))
-    assert (found["n"], found["left_out"]) == (len(means), 2 - len(means))
 
 
 # ---------------------------------------------------------------- graders beside physicians
@@ -195,9 +120,7 @@ def test_each_physicians_label_counts_as_healthbench_does():
     found = hb.meta_evaluation(ratings(ITEMS), ["g"], ["a", "b", "c"], draws=50).iloc[0]
     # pairs (said, label): i1 mm mm mn, i2 nn nn, i3 um un, i4 mn mn
     assert found.n == 9 and found.unknown == pytest.approx(2 / 9)
-    assert found.f1_met == pytest.approx(2 * 2 / (5 + 3))
-    assert found.f1_not_met == pytest.approx(2 * 2 / (2 + 6))
-    assert found.mf1 == pytest.approx(0.5)
+    assert found.mf1 == pytest.approx((2 * 2 / (5 + 3) + 2 * 2 / (2 + 6)) / 2)
     assert found.low <= found.mf1 <= found.high
 
 
@@ -233,23 +156,15 @@ def test_the_baseline_leaves_one_physician_out_and_holds_the_grader_to_the_same_
     assert found.above == pytest.approx(sum(above) / 3)
 
 
-def test_a_majority_drops_ties():
-    found = hb.meta_evaluation(
-        ratings(ITEMS), ["g"], ["a", "b", "c"], truth="majority", draws=50
-    ).iloc[0]
-    # i1 met (2 of 3), i2 not met, i3 a tie, i4 not met
-    assert found.n == 3
-    assert found.mf1 == pytest.approx(hb.macro_f1([MET, NOT, MET], [MET, NOT, NOT]))
-
-
-def test_slices_are_categories_or_themes():
-    found = hb.meta_evaluation(ratings(ITEMS), ["g"], ["a", "b", "c"], by="theme", draws=20)
-    assert found.slice.tolist() == ["all", "communication", "hedging"]
-    assert found.n.tolist() == [9, 4, 5]
-    assert (
-        hb.theme("cluster:health_data_tasks_enough-info") == "health_data_tasks"
-        and hb.theme("x") == "other"
-    )
+def test_slices_are_categories_and_a_rater_must_be_there():
+    found = hb.meta_evaluation(ratings(ITEMS), ["g"], ["a", "b", "c"], by="category", draws=20)
+    assert found.slice.tolist() == [
+        "all",
+        "cluster:communication_z",
+        "cluster:hedging_x",
+        "cluster:hedging_y",
+    ]
+    assert found.n.tolist() == [9, 4, 3, 2]
     with pytest.raises(KitError, match="no ratings by nobody"):
         hb.meta_evaluation(ratings(ITEMS), ["nobody"], ["a"])
 
@@ -269,66 +184,9 @@ def test_conversations_are_drawn_whole():
     )  # one physician
 
 
-def meta(cluster, share, graders, n=None, **more):
-    about = share if share is None else {"mean_physician_positive": share, "n_items": n}
-    return schemas.HealthMeta(
-        conversation=f"talk {len(graders)}",
-        completion="x",
-        rubric="y",
-        graders=graders,
-        clusters_possible=cluster,
-        cluster_physician_aggregate=about,
-        **more,
-    )
-
-
-def test_the_whole_sets_rows_become_ratings_and_a_silent_grader_is_unknown():
-    row = schemas.HealthMeta(
-        prompt=[{"role": "user", "content": "q"}],
-        completion="x",
-        rubric="y",
-        prompt_id="p9",
-        category="cluster:hedging_a",
-        binary_labels=[True, False],
-        anonymized_physician_ids=["d1", "d2"],
-        graders={"g": None},
-    )
-    found = hb.physician_ratings([row])
-    assert found[["rater", "verdict"]].to_numpy().tolist() == [
-        ["d1", MET],
-        ["d2", NOT],
-        ["g", UNKNOWN],
-    ]
-    assert set(found.conversation) == {"p9"} and set(found.category) == {"cluster:hedging_a"}
+def test_physicians_and_their_labels_come_in_pairs():
     with pytest.raises(ValueError, match="as many physicians as labels"):
         schemas.HealthMeta(completion="x", rubric="y", binary_labels=[True])
-
-
-def test_bounds_hold_every_labelling_that_the_shares_allow():
-    said = {"one": [True, True, False], "two": [True, False]}
-    share = {"one": 2 / 3, "two": 1 / 2}
-    rows = [meta([c], share[c], {"g": yes}, len(of)) for c, of in said.items() for yes in of]
-    rows += [meta(["one", "two"], None, {"g": True})]  # of which cluster is not known
-    rows += [meta(["three"], 0.5, {"g": True}, 7)]  # a share of other rows
-    found = hb.physician_bounds(rows, "g")
-    graders = [MET, MET, NOT, MET, NOT]
-    possible = [
-        hb.macro_f1(graders, [*one, *two])
-        for one in set(combinations_of(3, 2))
-        for two in set(combinations_of(2, 1))
-    ]
-    assert (found["low"], found["high"]) == (
-        pytest.approx(min(possible)),
-        pytest.approx(max(possible)),
-    )
-    assert (found["rows"], found["left_out"]) == (5, 2)
-    assert found["met"] == pytest.approx(3 / 5) and found["physicians_met"] == pytest.approx(3 / 5)
-    with pytest.raises(KitError, match="no row has a share"):
-        hb.physician_bounds(rows[-2:], "g")
-
-
-def combinations_of(n, k):
-    return [tuple(MET if i in c else NOT for i in range(n)) for c in combinations(range(n), k)]
 
 
 def test_the_clinics_bench_shows_judge_and_models_beside_physicians_and_truth(tmp_path):
@@ -512,7 +370,7 @@ def test_policies_answer_a_judge_grades_and_the_score_comes_out(asked, capsys):
     run, _, profile = asked
     judge = Judge()
     with Server(judge) as server:
-        found = healthbench.policy_column(profile(server.url), run)
+        found = healthbench.ensure_graded(profile(server.url), run)
     assert found["status"] == hb.RUN and found["n"] == 4, found
     assert found["reason"] == "4 of 6 prompts, judge fake, 40.0% of its verdicts unknown"
     # the base answers first; one prompt has the same answer of both only if they agree
@@ -538,9 +396,9 @@ def test_policies_answer_a_judge_grades_and_the_score_comes_out(asked, capsys):
     # what is stored has no text in it, and is not asked again; another policy is
     stored = "".join(path.read_bytes().decode("latin1") for path in (run / "healthbench").iterdir())
     assert "says e" not in stored and "what of" not in stored
-    assert healthbench.policy_column(profile(), run) == found
+    assert healthbench.ensure_graded(profile(), run) == found
     (run / "policy/report.json").write_text('{"steps": 2}')
-    changed = healthbench.policy_column(profile(), run)
+    changed = healthbench.ensure_graded(profile(), run)
     assert changed["status"] == hb.NOT_RUN and "no endpoint plays the judge" in changed["reason"]
     assert capsys.readouterr().out == ""
 
@@ -548,17 +406,18 @@ def test_policies_answer_a_judge_grades_and_the_score_comes_out(asked, capsys):
 def test_a_judge_that_fails_lets_every_penalty_stand(asked):
     run, _, profile = asked
     with Server(Judge("what of p0?", "what of p1?", "what of p2?")) as server:
-        found = healthbench.policy_column(profile(server.url, policy_prompts=0), run)
+        found = healthbench.ensure_graded(profile(server.url, policy_prompts=0), run)
     assert found["status"] == hb.RUN and found["n"] == 6
-    lost = [e for e in healthbench.examples_of_run(run) if e.prompt_id in ("p0", "p1", "p2")]
-    assert {e.met for e in lost} == {(False, False, True, False, True)} and len(lost) == 6
-    assert {hb.tag_scores(e)["overall"] for e in lost} == {-7 / 14}
+    scores = hb.scores_of_run(run)
+    lost = scores[scores.prompt_id.isin(["p0", "p1", "p2"])]
+    # of 7, 3, -5, 4, -2 points none is earned and both penalties stand
+    assert set(lost.score) == {-7 / 14} and len(lost) == 6
 
 
 def test_a_judge_that_says_nothing_at_all_is_no_score_of_zero(asked):
     run, _, profile = asked
     with Server(Judge(*(f"what of p{n}?" for n in range(6)))) as server:
-        found = healthbench.policy_column(profile(server.url), run)
+        found = healthbench.ensure_graded(profile(server.url), run)
     assert found["status"] == hb.NOT_RUN and "every criterion unknown" in found["reason"]
     assert found["value"] is None and not (run / hb.GRADED).exists()
 
@@ -566,68 +425,24 @@ def test_a_judge_that_says_nothing_at_all_is_no_score_of_zero(asked):
 def test_what_cannot_be_tested_or_did_not_run_says_why(asked, tmp_path):
     run, data, profile = asked
     for name in ("smoke", "cpu", "real"):
-        found = healthbench.policy_column(profiles.load(name), tmp_path / "nowhere")
+        found = healthbench.ensure_graded(profiles.load(name), tmp_path / "nowhere")
         assert found["status"] == hb.UNTESTED and found["value"] is None and found["rows"] == {}
     assert (
-        healthbench.policy_column(profiles.load("gpu", base_model="small"), run)["status"]
+        healthbench.ensure_graded(profiles.load("gpu", base_model="small"), run)["status"]
         == hb.UNTESTED
     )
-    assert "no endpoint" in healthbench.policy_column(profile(), run)["reason"]
+    assert "no endpoint" in healthbench.ensure_graded(profile(), run)["reason"]
     url = "http://127.0.0.1:9/v1"
     assert (
         "05_grpo_with_veto"
-        in healthbench.policy_column(profile(url), tmp_path / "nowhere")["reason"]
+        in healthbench.ensure_graded(profile(url), tmp_path / "nowhere")["reason"]
     )
     (data / schemas.CARDS["healthbench_rubrics"].file).unlink()
-    found = healthbench.policy_column(profile(url), run)
+    found = healthbench.ensure_graded(profile(url), run)
     assert found["status"] == hb.NOT_RUN and "rubrics_union" in found["reason"]
 
 
 # ---------------------------------------------------------------- the public parts
-
-
-def test_stored_scores_tell_clipped_from_unclipped(tmp_path, monkeypatch):
-    def row(system, met, stored):
-        points = [
-            {"criterion": f"{p}", "points": p, "met": m, "tags": []}
-            for p, m in zip((4, -6), met, strict=True)
-        ]
-        return {
-            "source": system,
-            "prompt_id": "p",
-            "prompt": [{"role": "user", "content": "q"}],
-            "response": "r",
-            "criteria": points,
-            "healthbench_score": stored,
-        }
-
-    write(
-        tmp_path,
-        "healthbench_graded",
-        [
-            row("m", (True, False), 1.0),
-            row("m", (True, True), 0.0),
-            row("n", (True, True), -0.5),
-            row("n", (False, False), 0.3),
-            row("n", (False, False), None),
-        ],
-    )
-    found = hb.stored_scores(schemas.read("healthbench_graded", tmp_path))
-    assert (found["answers"], found["equal_clipped"], found["equal_unclipped"]) == (5, 2, 2)
-    assert {(r["system"], r["what"]): r["answers"] for r in found["differ_from_unclipped"]} == {
-        ("m", "clipped, below 0"): 1,
-        ("n", "not clipped"): 1,
-        ("n", "neither clipped nor unclipped"): 1,
-        ("n", "none stored"): 1,
-    }
-
-
-def test_the_command_needs_a_folder(monkeypatch, capsys):
-    monkeypatch.delenv(schemas.VARIABLE, raising=False)
-    monkeypatch.setattr("sys.argv", ["healthbench"])
-    assert hb.main() == 1 and schemas.VARIABLE in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["healthbench", str(Path("nowhere"))])
-    assert hb.main() == 1 and "missing healthbench_partial" in capsys.readouterr().err
 
 
 def test_what_is_committed_holds_together_and_no_text():
@@ -641,16 +456,6 @@ def test_what_is_committed_holds_together_and_no_text():
     words = re.findall(r'"([^"]*)"', PUBLISHED.read_text())
     assert max(map(len, words)) < 80 and not any(len(w.split()) > 4 for w in words)
     assert not re.search(r"healthbench:[0-9a-f]{8}|[0-9a-f]{8}-[0-9a-f]{4}-", PUBLISHED.read_text())
-
-
-@real_data
-def test_the_public_parts_give_what_is_committed():
-    found = hb.plain(hb.recompute(DATA))
-    for name in ("numpy", "pandas"):
-        found["packages"].pop(name)
-    committed = json.loads(PUBLISHED.read_text())
-    committed["packages"] = {}
-    assert found == committed
 
 
 @real_data

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import studies
 
 from promedical_utils.core import statistics
 from promedical_utils.core.workspace import KitError, write_json
@@ -269,7 +270,7 @@ def study(full=(4, 6), no_veto=12, add=(), base=20, s1=0.5):
         rates("sum", 15),
         *add,
     ]
-    return policy_metrics.study_table(pd.concat(rows, ignore_index=True), VARIANTS, draws=60)
+    return studies.table(pd.concat(rows, ignore_index=True), VARIANTS)
 
 
 def test_a_row_a_variant_with_its_seeds_and_paired_differences():
@@ -283,7 +284,7 @@ def test_a_row_a_variant_with_its_seeds_and_paired_differences():
         ],
         ignore_index=True,
     )
-    table = policy_metrics.study_table(rows, VARIANTS, draws=60, seed=2).set_index("variant")
+    table = studies.table(rows, VARIANTS, seed=2).set_index("variant")
     assert list(table.index) == list(VARIANTS)
     full = table.loc["full"]
     assert (full.violations, full.violations_seeds, full.seeds) == (12.5, "10|15", 2)
@@ -300,7 +301,7 @@ def test_a_row_a_variant_with_its_seeds_and_paired_differences():
     rule = table.loc["rule"]
     assert rule.seeds == 0 and pd.isna(rule.violations) and not table.veto["sum"]
     with pytest.raises(KitError, match="rule answered 39 patients"):
-        policy_metrics.study_table(pd.concat([rows, rates("rule", 1, n=39)]), VARIANTS)
+        studies.table(pd.concat([rows, rates("rule", 1, n=39)]), VARIANTS)
 
 
 def goals(table):
@@ -336,7 +337,7 @@ def test_a_goal_that_is_not_reached_is_said():
     assert inside["value"] == pytest.approx(-2) and not inside["reached"]
     wide = answers("full", [(0.7 if n % 2 else 0.28, 1, 0) for n in range(40)])
     rows = pd.concat([rates("base", 20), wide])
-    kept = goals(policy_metrics.study_table(rows, VARIANTS, draws=60))["proficiency_kept"]
+    kept = goals(studies.table(rows, VARIANTS))["proficiency_kept"]
     assert (
         kept["value"] == -1 and kept["low"] < -2 and not kept["reached"]
     )  # it is of the lower end
@@ -348,7 +349,7 @@ def test_a_goal_without_its_variants_is_open_unless_it_failed():
     table, ran = study(), {"base": 20, "full": 5, "no_veto": 12, "sum": 15}
     for gone in ("no_veto", "full", "base"):
         rows = pd.concat([rates(policy, rate) for policy, rate in ran.items() if policy != gone])
-        found = goals(policy_metrics.study_table(rows, VARIANTS, draws=20))
+        found = goals(studies.table(rows, VARIANTS, draws=20))
         assert (
             gone in found["below_every_no_veto" if gone != "base" else "quarter_of_base"]["missing"]
         )

@@ -29,10 +29,6 @@ class Killed(training.Curve):
     def on_step_begin(self, args, state, control, **_):
         reached(f"step {state.global_step}")
 
-    def on_save(self, args, state, control, **objects):
-        reached(f"saved {state.global_step}")
-        super().on_save(args, state, control, **objects)
-
     def _evaluate(self, step, model):
         measure = self.measure
 
@@ -52,11 +48,12 @@ write = training.write_text
 
 def write_mark(path, text):
     reached(f"saving {text.strip()}")  # all of a checkpoint but its mark is there
-    return write(path, text)
+    write(path, text)
+    reached(f"saved {text.strip()}")
 
 
 training.write_text = write_mark
-finish = training._finish
+finish = training.finish
 
 
 def finishing(trainer, *rest):
@@ -64,7 +61,7 @@ def finishing(trainer, *rest):
     return finish(trainer, *rest)
 
 
-training._finish = finishing
+training.finish = finishing
 call = veto_reward.RubricReward.__call__
 
 
@@ -85,9 +82,7 @@ def align(folder: Path) -> None:
         Scorer(letter_scores),
         RUBRICS,
         INSTRUCTIONS[:6],
-        INSTRUCTIONS[6:],
-        by_letter,
-        by_letter,
+        training.HeldOut(INSTRUCTIONS[6:], by_letter, by_letter),
         folder,
         profile,
     )

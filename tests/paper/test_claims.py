@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import benches
+from helpers.studies import write as write_results
 from paper.test_contrasts import answers
 
 from promedical_utils.core import plotting, workspace
+from promedical_utils.core.estimates import Estimates
 from promedical_utils.evaluation import bench
 from promedical_utils.paper import claims, contrasts
 from promedical_utils.paper.claims_figure import claims_forest
@@ -31,7 +33,7 @@ def tally():
 def write_study(folder: Path, name: str, rates, hacked=(), data="clinic", seed=77) -> Path:
     place = folder / name
     place.mkdir(parents=True)
-    answers(rates).to_parquet(place / "evaluation.parquet")
+    write_results(place, answers(rates), 100, seed)
     policies = [
         {"variant": v, "seed": k, "hacking": HACKED if v in hacked else CALM}
         for v, each in rates.items()
@@ -147,7 +149,7 @@ def test_every_direction_is_the_papers(tmp_path):
         shown = rows.assign(policy=rows.policy.replace(swap)) if turned else rows
         if turned:  # full is now the proficient and unsafe one, and every other side above it
             shown.loc[shown.policy != "full", "s2"] = 4
-        shown.to_parquet(folder / "policies/evaluation.parquet")
+        write_results(folder / "policies", shown, 100, 77)
         found = build(None, None, folder)
         said = {
             n: [c["verdict"] for c in found[n]["checks"] if c["data"].startswith("study")]
@@ -354,9 +356,8 @@ def test_conflicts_by_hand():
     )
     samples = pd.DataFrame({"instruction_id": ["i", "j"], "condition": ["c1", "c2"]})
     made = bench.Bench(samples, None, None, pairs, None, {})
-    empty = bench.Tally(
-        samples, [("other", "m", "all", "truth")], np.ones((2, 1)), np.ones((2, 1)), np.zeros(1)
-    )
+    ones, ties = np.ones((2, 1)), {"tie_rate": np.zeros(1)}
+    empty = Estimates(samples, bench.KEY, [("other", "m", "all", "truth")], ones, ones, ties)
 
     def predicted(scorer, scores):
         return pd.DataFrame(
@@ -384,7 +385,7 @@ def test_conflicts_by_hand():
     assert (
         found.keys[0] == empty.keys[0]
         and found.hits[:, 0].tolist() == [1, 1]
-        and len(found.ties) == 5
+        and len(found.extra["tie_rate"]) == 5
     )
 
 
@@ -442,9 +443,7 @@ def test_saved_claims_show_failures_first_and_repeat_byte_by_byte(tally, studies
     ]
     check = next(c for c in found if c["id"] == "veto_fewer_violations")["checks"][1]
     assert row.difference == check["difference"] and row.each == "|".join(map(str, check["each"]))
-    assert (
-        "studies/policies/evaluation.parquet" in row.files and row.claim_verdict == claims.NOT_SEEN
-    )
+    assert "studies/policies/results.csv" in row.files and row.claim_verdict == claims.NOT_SEEN
 
 
 def test_the_forest_shows_failed_claims_in_their_colour(tally, studies, tmp_path):

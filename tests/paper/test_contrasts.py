@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import benches
+from helpers.studies import write as write_results
 from scipy import stats
 
 from promedical_utils.core import statistics, workspace
@@ -81,15 +82,14 @@ def test_other_seeds_are_welch_s():
 def test_two_errors_add_up_as_squares():
     found = contrasts.widened({"difference": 10.0, "low": 7.0, "high": 22.0}, 4.0)
     assert found["low"] == pytest.approx(10 - 5) and found["high"] == pytest.approx(10 + 160**0.5)
-    one, other = {"value": 9.0, "low": 6.0, "high": 10.0}, {"value": 4.0, "low": 1.0, "high": 8.0}
-    found = contrasts.apart(one, other)
-    assert found["difference"] == 5.0
-    assert found["low"] == pytest.approx(5 - 5) and found["high"] == pytest.approx(5 + 10**0.5)
+    value, low, high = contrasts.apart((9.0, 6.0, 10.0), (4.0, 1.0, 8.0))
+    assert value == 5.0
+    assert low == pytest.approx(5 - 5) and high == pytest.approx(5 + 10**0.5)
 
 
 def test_policies_of_three_seeds_recomputed_by_hand():
     rows = answers({"base": [0.6], "full": [0.1, 0.2, 0.3], "no_veto": [0.4, 0.5, 0.4]})
-    source = contrasts.Policies(rows, 200, 5)
+    source = contrasts.of_policies(rows, 200, 5)
     for other in ("base", "no_veto"):
         found = source.find(check(a=other, b="full"))
         wide = (
@@ -117,7 +117,7 @@ def test_policies_of_three_seeds_recomputed_by_hand():
 
 
 def test_sides_turned_round_turn_the_sign():
-    source = contrasts.Policies(answers({"base": [0.6], "full": [0.1, 0.2, 0.3]}), 100, 0)
+    source = contrasts.of_policies(answers({"base": [0.6], "full": [0.1, 0.2, 0.3]}), 100, 0)
     one, other = source.find(check(a="base", b="full")), source.find(check(a="full", b="base"))
     assert (
         one["difference"] == pytest.approx(-other["difference"]) and one["low"] > 0 > other["high"]
@@ -128,20 +128,20 @@ def test_sides_turned_round_turn_the_sign():
 
 
 def test_one_training_says_so():
-    source = contrasts.Policies(answers({"base": [0.6], "full": [0.2]}), 100, 0)
+    source = contrasts.of_policies(answers({"base": [0.6], "full": [0.2]}), 100, 0)
     found = source.find(check(a="base", b="full"))
     assert (found["seeds"], found["each"]) == (1, []) and "widened" not in found["test"]
     assert (found["low"], found["high"]) == pytest.approx(
         (found["patients_low"], found["patients_high"])
     )
-    with pytest.raises(contrasts.Lacking, match="no violation_rate of policy dpo"):
+    with pytest.raises(contrasts.Lacking, match="this run has no dpo"):
         source.find(check(a="dpo"))
 
 
 def test_excellence_is_counted_in_criteria():
     rows = answers({"base": [0.5], "full": [0.5]})
     rows["s2"] = (rows.policy == "full") * 2
-    found = contrasts.Policies(rows, 50, 0).find(check(metric="s2"))
+    found = contrasts.of_policies(rows, 50, 0).find(check(metric="s2"))
     assert (found["difference"], found["unit"]) == (2.0, "criteria")
 
 
@@ -152,9 +152,9 @@ def tally():
 
 
 def test_a_tally_gives_the_bench_s_own_contrast(tally):
-    source = contrasts.Tallied(tally, 100, 3)
+    source = contrasts.Counted(tally, 100, 3)
     given = check(a="criterion", b="scalar_overall", metric="pairwise", labels="adjudicated")
-    wanted = tally.contrast(
+    wanted = tally.difference(
         {
             ("criterion", "pairwise", "all", "adjudicated"): 1,
             ("scalar_overall", "pairwise", "all", "adjudicated"): -1,
@@ -182,69 +182,49 @@ def test_a_tally_gives_the_bench_s_own_contrast(tally):
         )
 
 
-def results(**changes):
-    row = {
-        "metric": "pairwise",
-        "slice": "all",
-        "against": "truth",
-        "n": 50,
-        "seeds": 1,
-        "less_scalar": np.nan,
-        "less_low": np.nan,
-        "less_high": np.nan,
-    }
+AT = {
+    "metric": "pairwise",
+    "slice": "all",
+    "against": "truth",
+    "n": 50,
+    "how": "value",
+    "other": "",
+}
+
+
+def rows_of(system, seeds, ends=None, **more):
+    """Result rows of a system: its training seeds, their mean with its interval."""
+    value, low, high = ends or (np.mean(list(seeds.values())),) * 3
+    whole = {"seed": "mean", "value": value, "low": low, "high": high}
+    each = [{"seed": seed, "value": seeds[seed]} for seed in seeds]
+    return [AT | {"system": system} | row | more for row in (*each, whole)]
+
+
+def less(system, other, value, low, high, **more):
+    row = {"system": system, "seed": "mean", "how": "less", "other": other}
+    return AT | row | {"value": value, "low": low, "high": high} | more
+
+
+def test_results_are_paired_where_that_is_stored_and_apart_elsewhere():
     rows = [
-        row
-        | {
-            "model": "criterion",
-            "value": 0.90,
-            "low": 0.87,
-            "high": 0.94,
-            "seeds": 3,
-            "seed_low": 0.88,
-            "seed_high": 0.93,
-            "less_scalar": 0.2,
-            "less_low": 0.15,
-            "less_high": 0.26,
-        },
-        row
-        | {
-            "model": "scalar_overall",
-            "value": 0.7,
-            "low": 0.65,
-            "high": 0.75,
-            "seed_low": 0.7,
-            "seed_high": 0.7,
-        },
-        row
-        | {
-            "model": "no_data",
-            "value": 0.6,
-            "low": 0.56,
-            "high": 0.64,
-            "n": 40,
-            "seed_low": 0.6,
-            "seed_high": 0.6,
-        },
+        *rows_of("criterion", {"?1": 0.88, "?2": 0.89, "?3": 0.93}, (0.90, 0.87, 0.94)),
+        *rows_of("scalar_overall", {"1": 0.7}, (0.7, 0.65, 0.75)),
+        *rows_of("no_data", {"1": 0.6}, (0.6, 0.56, 0.64), n=40),
+        less("criterion", "scalar_overall", 0.2, 0.15, 0.26),
     ]
-    return pd.DataFrame(rows).assign(**changes)
-
-
-def test_results_are_paired_with_their_baseline_and_apart_from_others():
-    source, given = (
-        contrasts.Results(results(), "scalar_overall", 10),
-        check(a="criterion", metric="pairwise"),
-    )
-    half = T2 * np.std([0.88, 0.89, 0.93], ddof=1) / 3**0.5  # the middle from the mean
+    source = contrasts.Stored(pd.DataFrame(rows), "paired")
+    given = check(a="criterion", metric="pairwise")
+    half = T2 * np.std([0.88, 0.89, 0.93], ddof=1) / 3**0.5
     found = source.find(given | {"b": "scalar_overall"})
     assert found["difference"] == pytest.approx(20) and found["patients_low"] == pytest.approx(15)
     assert found["low"] == pytest.approx(100 * (0.2 - np.hypot(0.05, half)))
-    assert sorted(found["each"]) == pytest.approx([18, 19, 23])
+    assert found["each"] == pytest.approx([18, 19, 23])
     assert (found["seeds"], found["n"]) == (1, 50) and found["test"].startswith("paired")
+    turned = source.find(given | {"a": "scalar_overall", "b": "criterion"})
+    assert turned["high"] == pytest.approx(-found["low"]) and turned["test"].startswith("paired")
     found = source.find(given | {"b": "no_data"})
-    assert (
-        found["difference"] == pytest.approx(30) and found["n"] == 40 and "MOVER" in found["test"]
-    )
+    assert found["difference"] == pytest.approx(30) and found["n"] == 40
+    assert "MOVER" in found["test"]
     assert found["patients_low"] == pytest.approx(100 * (0.3 - np.hypot(0.03, 0.04)))
     assert found["patients_high"] == pytest.approx(100 * (0.3 + np.hypot(0.04, 0.04)))
     for lacking, why in (
@@ -253,34 +233,31 @@ def test_results_are_paired_with_their_baseline_and_apart_from_others():
     ):
         with pytest.raises(contrasts.Lacking, match=why):
             source.find(lacking)
-    with pytest.raises(contrasts.Lacking, match="4 seeds"):
-        contrasts.Results(results(seeds=4), "scalar_overall", 10).find(given | {"b": "no_data"})
 
 
-def test_stored_contrasts_are_used_either_way_round():
-    at = {"metric": "overall", "slice": "all", "against": "adjudicated"}
-    values = {
-        ("rm", "1"): 0.9,
-        ("rm", "2"): 0.8,
-        ("rm", "mean"): 0.85,
-        ("judge", "mean"): 0.6,
-        ("other", "1"): 0.5,
-        ("other", "mean"): 0.5,
-    }
-    rows = pd.DataFrame(
-        [
-            {"scorer": s, "seed": k, "value": v, "low": v - 0.03, "high": v + 0.04, "n": 30, **at}
-            for (s, k), v in values.items()
-        ]
-    )
-    pair = {"name": "x", "a": "judge", "b": "rm", "n": 29, **at}
-    stored = pd.DataFrame(
-        [
-            pair | {"seeds": "1", "difference": -0.3, "low": -0.4, "high": -0.2},
-            pair | {"seeds": "none less 1 2", "difference": -0.25, "low": -0.31, "high": -0.2},
-        ]
-    )
-    source = contrasts.Contrasts(rows, stored, 10)
+def test_seeds_known_by_rank_alone_are_nobodys_pair():
+    a, b = {"?1": 0.7, "?2": 0.8, "?3": 0.9}, {"?1": 0.1, "?2": 0.2, "?3": 0.3}
+    rows = [*rows_of("rm", a), *rows_of("rule", b), *rows_of("third", {"1": 0, "2": 0.1, "3": 0.3})]
+    rows += rows_of("fourth", {"1": 0.1, "2": 0.1, "3": 0.1})
+    source, given = contrasts.Stored(pd.DataFrame(rows), ""), check(a="rm", metric="pairwise")
+    welch = stats.ttest_ind([*a.values()], [*b.values()], equal_var=False)
+    wanted = welch.confidence_interval(0.95)
+    found = source.find(given | {"b": "rule"})
+    assert found["each"] == [] and "Welch" in found["test"]
+    assert found["high"] - found["low"] == pytest.approx(100 * (wanted.high - wanted.low))
+    found = source.find(given | {"a": "third", "b": "fourth"})  # by seed: these are known
+    assert found["each"] == pytest.approx([-10, 0, 20]) and "Student" in found["test"]
+
+
+def test_stored_differences_are_used_either_way_round():
+    at = {"metric": "overall", "against": "adjudicated", "n": 30}
+    rows = [
+        *rows_of("rm", {"1": 0.9, "2": 0.8}, (0.85, 0.82, 0.89), **at),
+        *rows_of("judge", {}, (0.6, 0.57, 0.64), **at),
+        *rows_of("other", {"1": 0.5}, (0.5, 0.47, 0.54), **at),
+        less("judge", "rm", -0.25, -0.31, -0.2, **at | {"n": 29}),
+    ]
+    source = contrasts.Stored(pd.DataFrame(rows), "paired")
     given = check(a="rm", b="judge", metric="overall", labels="adjudicated")
     found, half = source.find(given), stats.t.ppf(0.975, 1) * 0.05
     assert found["difference"] == pytest.approx(25) and found["n"] == 29 and found["seeds"] == 2
@@ -289,12 +266,8 @@ def test_stored_contrasts_are_used_either_way_round():
     assert sorted(found["each"]) == pytest.approx([20, 30])
     assert source.find(given | {"a": "judge", "b": "rm"})["high"] == pytest.approx(-found["low"])
     apart = source.find(given | {"b": "other"})
-    assert (
-        apart["difference"] == pytest.approx(35)
-        and "MOVER" in apart["test"]
-        and apart["seeds"] == 1
-    )
-    assert apart["patients_low"] == pytest.approx(100 * (0.35 - 0.05))
+    assert apart["difference"] == pytest.approx(35) and apart["seeds"] == 1
+    assert "MOVER" in apart["test"] and apart["patients_low"] == pytest.approx(100 * (0.35 - 0.05))
     with pytest.raises(contrasts.Lacking, match="the study has no pair_rm"):
         source.find(given | {"b": "pair_rm"})
     with pytest.raises(contrasts.Lacking, match="no veto f1 of judge"):
@@ -323,7 +296,7 @@ def test_external_predictions_by_hand():
         "label",
         "prefers",
     ]
-    source = contrasts.Tallied(
+    source = contrasts.Counted(
         contrasts.external(pd.DataFrame(rows, columns=columns)), 50, 0, "truth"
     )
     at = check(a="rm_rag", b="rm", metric="q", slice="clinic")
@@ -337,9 +310,9 @@ def test_external_predictions_by_hand():
 def test_healthbench_says_why_not():
     column = {"rows": {}, "reason": "no endpoint", "n": 0}
     with pytest.raises(contrasts.Lacking, match="no endpoint"):
-        contrasts.HealthBench(column).find(check(a="grpo"))
+        contrasts.HealthBench(column).find(check(a="grpo", metric="healthbench"))
     column["rows"]["difference"] = {"value": 3.0, "low": 1.0, "high": 5.5}
-    found = contrasts.HealthBench(column | {"n": 12}).find(check(a="grpo"))
+    found = contrasts.HealthBench(column | {"n": 12}).find(check(a="grpo", metric="healthbench"))
     assert [found[k] for k in ("difference", "low", "high", "n", "seeds")] == [3.0, 1.0, 5.5, 12, 1]
 
 
@@ -352,15 +325,15 @@ def test_a_study_that_did_not_run_is_none_and_half_a_study_an_error(tmp_path):
     )
     with pytest.raises(KitError, match="make study STUDY=policies"):
         contrasts.study(tmp_path, "policies")
-    answers({"base": [0.5], "full": [0.1]}).to_parquet(place / "evaluation.parquet")
+    write_results(place, answers({"base": [0.5], "full": [0.1]}))
     found = contrasts.study(tmp_path, "policies")
     assert found.data == "study policies: profile cpu, seed 1, clinic"
-    assert found.files == ("studies/policies/evaluation.parquet", "studies/policies/manifest.json")
+    assert found.files == ("studies/policies/results.csv", "studies/policies/manifest.json")
 
 
 def test_the_committed_study_s_own_numbers():
     folder = workspace.project_root() / "papers_figures/studies"
-    table = pd.read_csv(folder / "policies/study.csv").set_index("variant")
+    table = pd.read_csv(folder / "policies/policies.csv").set_index("variant")
     found = contrasts.study(folder, "policies").source.find(check(a="no_veto", b="full"))
     column = "violations_less_full"
     wanted = [table[f"{column}{end}"]["no_veto"] for end in ("", "_low", "_high")]
@@ -370,11 +343,12 @@ def test_the_committed_study_s_own_numbers():
     seeds = [[float(v) for v in table.violations_seeds[p].split("|")] for p in ("no_veto", "full")]
     assert found["each"] == pytest.approx(np.subtract(*seeds))
     rows = pd.read_csv(folder / "reward_models/results.csv")
-    at = (rows.model == "criterion") & (rows.metric == "overall") & (rows.against == "truth")
+    at = rows.system.eq("criterion") & rows.metric.eq("overall") & rows.how.eq("less")
+    at &= rows.against.eq("truth") & rows.other.eq("scalar_overall")
     found = contrasts.study(folder, "reward_models").source.find(
         check(a="criterion", b="scalar_overall", metric="overall")
     )
-    assert found["difference"] == pytest.approx(100 * rows[at].less_scalar.iloc[0])
+    assert found["difference"] == pytest.approx(100 * rows[at].value.iloc[0])
     manifest = json.loads((folder / "policies/manifest.json").read_text())
     assert manifest["profile"]["data"] == "clinic" and set(policy_metrics.STUDY.values()) <= set(
         policy_metrics.METRICS

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import benches
-from report.test_tables import OUTSIDE_REPORT, VARIANTS, curated, curve, evaluated, outside
+from helpers.runs import write_run, write_study
 
 from promedical_utils.core import profiles
-from promedical_utils.core.workspace import KitError, project_root, write_json
-from promedical_utils.evaluation import bench, policy_metrics
+from promedical_utils.core.workspace import KitError, project_root
+from promedical_utils.evaluation import bench
 from promedical_utils.paper import registry
 from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
@@ -21,87 +21,6 @@ from promedical_utils.run import redraw
 
 PROFILE = benches.profile()
 ROOT = project_root()
-
-
-def write_run(folder):
-    """All files of a run that tables and figures read, small, with a clean and a broken policy."""
-    made = benches.make()[0]
-    made.report["blind_ceiling"] = 0.75
-    made.save(folder / "bench")
-    predicted = benches.noisy(made)
-    predicted.to_parquet(folder / "bench/predictions.parquet", index=False)
-    judged = made.verdicts[[*bench.CELL, "physician_1"]].rename(columns={"physician_1": "verdict"})
-    judged[::7].assign(verdict="unknown").combine_first(judged)[1:].to_parquet(
-        folder / "bench/judge.parquet", index=False
-    )
-    rows, cells = evaluated()
-    rows["plain_violation"] = rows.plain_violation.astype(float)
-    scores = {f"readable_{c}": rows[c] for c in ("s1", "s2", "s3", "violation")}
-    (folder / "policy").mkdir(parents=True)
-    rows.assign(**scores).to_parquet(folder / "policy/evaluation.parquet", index=False)
-    cells.to_parquet(folder / "policy/verdicts.parquet", index=False)
-    curve().to_csv(folder / "policy/curve.csv", index=False)
-    (folder / "data").mkdir()
-    funnel, rounds, expansion, _ = curated()
-    rounds = rounds.assign(
-        blind_pass_rate=[0.75, 0.96], low=[0.6, 0.87], high=[0.86, 0.99], pass_rate=[0.7, 0.9]
-    )
-    errors = pd.DataFrame(
-        [
-            (d, e, 100, 0.1, 0.05, 0.2)
-            for d in ("proficiency", "safety")
-            for e in ("lenient", "strict")
-        ],
-        columns=["dimension", "error", "n", "rate", "low", "high"],
-    )
-    composition = pd.DataFrame(
-        {"category": ["k"], "proficiency": [2.0], "excellence": [1.0], "safety": [3.0]}
-    )
-    for name, frame in {
-        "funnel": funnel,
-        "rounds": rounds,
-        "expansion": expansion,
-        "judge_errors": errors,
-        "composition": composition,
-    }.items():
-        frame.to_csv(folder / f"data/{name}.csv", index=False)
-    scored = (
-        predicted[predicted.scorer == "criterion"]
-        .merge(made.criteria[["criterion_id", "dimension"]])
-        .merge(made.verdicts[[*bench.CELL, "truth"]])
-    )
-    held = scored.assign(truth=(scored.truth == "met").astype(float))
-    held[["instruction_id", *bench.CELL, "score", "scorer", "truth", "dimension"]].to_parquet(
-        paper_file(folder, "reward/heldout.parquet"), index=False
-    )
-    fitted = calibration.fit(held.rename(columns={"truth": "label"}), 0.9)
-    fitted.save(paper_file(folder, "reward/criterion/calibration.json"))
-    outside().to_parquet(paper_file(folder, "external/predictions.parquet"), index=False)
-    write_json(folder / "external/report.json", OUTSIDE_REPORT)
-    write_json(
-        folder / "reward/report.json",
-        {
-            "models": {"criterion": {}},
-            "heldout_pair_accuracy": {"criterion": {"accuracy": 0.9, "pairs": 8}},
-        },
-    )
-
-
-def paper_file(folder, name):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def write_study(folder, profile="cpu"):
-    rows = evaluated("full", (1, 2))[0]
-    rows["plain_violation"] = rows.plain_violation.astype(float)
-    rows.to_parquet(paper_file(folder, "evaluation.parquet"), index=False)
-    names = {v: {**facts, "remark": ""} for v, facts in VARIANTS.items() if v in ("base", "full")}
-    policy_metrics.study_table(rows, names, draws=20).to_csv(folder / "study.csv", index=False)
-    curve().assign(variant="full", seed=1).to_parquet(folder / "curves.parquet", index=False)
-    settings = {"name": profile, "seed": 5, "bootstrap": 20, "data": "clinic"}
-    write_json(folder / "manifest.json", {"profile": settings, "plan": {"full": [1, 2]}})
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +100,8 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
     assert set(report["figures"]) == set(registry.FIGURES)
     assert (here / "out/claims.json").exists() and report["claims"]
     facts = json.loads((here / "out/tables/ablation.json").read_text())
-    assert set(facts["studies"]) == {"policies/evaluation.parquet", "policies/study.csv"}
+    files = ("results.csv", "evaluation.parquet", "policies.csv")
+    assert set(facts["studies"]) == {f"policies/{file}" for file in files}
     assert (
         facts["sources"] == {}
         and "not this run" in facts["note"]
@@ -196,7 +116,7 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
 
 
 def test_reported_and_own_values_share_no_row_and_keys_name_one(here):
-    made, missing = registry.plans(PROFILE, here / "papers_figures/cpu")
+    made, missing = registry.plans(registry.Run(PROFILE, here / "papers_figures/cpu"))
     assert not missing
     for name, plan in made.items():
         frame = plan.frame
@@ -252,7 +172,7 @@ def test_no_predictions_is_one_clear_error(here):
 
 def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
     place = here / "papers_figures/cpu"
-    before, _ = registry.plans(PROFILE, place)
+    before, _ = registry.plans(registry.Run(PROFILE, place))
     path = place / "bench/predictions.parquet"
     frame = pd.read_parquet(path)
     pair = pd.read_parquet(place / "bench/pairs.parquet").iloc[0]
@@ -264,7 +184,7 @@ def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
     flip = -5.0 if frame.score[at].iloc[0] > less else 5.0
     frame.loc[at, "score"] = flip
     frame.to_parquet(path, index=False)
-    after, _ = registry.plans(PROFILE, place)
+    after, _ = registry.plans(registry.Run(PROFILE, place))
     changed = {n for n in before if not before[n].frame.equals(after[n].frame)}
     readers = {n for n, plan in before.items() if "bench/predictions.parquet" in plan.sources}
     assert {"main_results", "seen_unseen"} <= changed <= readers
@@ -277,7 +197,7 @@ def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
 def test_real_and_open_data_never_show_the_clinics_studies(here):
     for data in ("real", "open"):
         profile = PROFILE.model_copy(update={"data": data})
-        made, _ = registry.plans(profile, here / "papers_figures/cpu")
+        made, _ = registry.plans(registry.Run(profile, here / "papers_figures/cpu"))
         ablation = made["ablation"].frame
         assert (ablation.status == "not run").all() and made["ablation"].studies == {}
         assert "by_source" in made and "safety_veto" not in made and "bench_composition" not in made
@@ -328,10 +248,10 @@ def test_calibration_rows_by_hand():
 
 def test_a_studys_names_come_from_its_own_file(here):
     folder = here / "papers_figures/studies/policies"
-    facts = pd.read_csv(folder / "study.csv")
+    facts = pd.read_csv(folder / "policies.csv")
     facts.loc[facts.variant == "full", "label"] = "named otherwise since"
-    facts.to_csv(folder / "study.csv", index=False)
-    made, _ = registry.plans(PROFILE, here / "papers_figures/cpu")
+    facts.to_csv(folder / "policies.csv", index=False)
+    made, _ = registry.plans(registry.Run(PROFILE, here / "papers_figures/cpu"))
     assert "named otherwise since (kit)" in set(made["ablation"].frame.system)
 
 

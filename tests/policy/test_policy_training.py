@@ -17,18 +17,18 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
-from promedical_utils.policy import generation, training, veto_reward
+from promedical_utils.policy import generation, training, trl_fast_path, veto_reward
 from promedical_utils.policy import model as policy
+from promedical_utils.reward_model import grouped
 
-HERE = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1]
 
 
-def trainer_of(base, folder, profile, kind=None):
+def trainer_of(base, folder, profile):
     lm, tokenizer = policy.load_base(base, profile)
     reward = veto_reward.build(profile, Scorer(letter_scores), None, RUBRICS)
-    curve = training.Curve(folder, reward, None)
-    with policy.quiet():
-        return training._online(lm, tokenizer, reward, INSTRUCTIONS, curve, folder, profile, 0)
+    rows, settings = training.prompts(INSTRUCTIONS), training.settings(profile, folder, 0)
+    return training.trainer(lm, tokenizer, rows, settings, profile, reward)
 
 
 @pytest.mark.parametrize("optimizer, theirs", [("grpo", GRPOTrainer), ("rloo", RLOOTrainer)])
@@ -66,6 +66,66 @@ def test_shared_prompt_log_probabilities_and_gradients_are_those_of_trl(
         assert torch.allclose(a, b, atol=1e-4 * max(1.0, b.abs().max().item()))
 
 
+@pytest.mark.parametrize("optimizer", ["grpo", "rloo"])
+def test_the_fast_path_is_trls_own_way(tiny_base, tmp_path, optimizer):
+    """The same weights by both: greedy tokens are equal, log-probabilities and loss to 1e-5."""
+    made = []
+    for fast in (True, False):
+        profile = small(
+            grpo_fast_path=fast, grpo_lora_rank=0, grpo_top_p=1e-6, policy_optimizer=optimizer
+        )
+        made.append(trainer_of(tiny_base, tmp_path, profile))
+    ours, theirs = made
+    assert type(theirs) is {"grpo": GRPOTrainer, "rloo": RLOOTrainer}[optimizer]
+    lm, tokenizer = ours.model, ours.processing_class
+    prompts = [p for p in generation.prompts_of(lm, tokenizer, INSTRUCTIONS[:3], 8) for _ in "ab"]
+    single = {"images": None, "multimodal_fields": {}}
+    if optimizer == "grpo":
+        single["num_generations"] = 2
+    tokens = [t._generate_single_turn(prompts, **single) for t in made]
+    if optimizer == "grpo":
+        tokens = [completions for completions, _ in tokens]
+    assert tokens[0] == tokens[1] and len({tuple(row) for row in tokens[0]}) > 1
+
+    prompt_ids, prompt_mask = generation.left_padded(prompts, tokenizer.pad_token_id, "cpu")
+    answer_ids = torch.randint(5, 300, (6, 8), generator=torch.Generator().manual_seed(0))
+    answer_mask = torch.tensor([[1] * n + [0] * (8 - n) for n in (8, 2, 5, 8, 3, 6)])
+    whole = torch.cat([prompt_ids, answer_ids], 1), torch.cat([prompt_mask, answer_mask], 1), 8
+    logps = []
+    for trainer in made:
+        values, entropies, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, *whole, compute_entropy=True
+        )
+        logps.append(torch.stack([values, entropies]).detach() * answer_mask)
+    assert (logps[0] - logps[1]).abs().max() < 1e-5 and logps[0].std() > 0.1
+    inputs = {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": answer_ids,
+        "completion_mask": answer_mask,
+        "advantages": torch.tensor([1.0, -1.0, 0.5, 0.2, -0.4, 0.9]),
+        "old_per_token_logps": logps[1][0] - 0.1,
+        "old_logps": (logps[1][0] * answer_mask).sum(1) - 0.1,
+        "ref_per_token_logps": logps[1][0] + 0.2,
+        "num_items_in_batch": answer_mask.sum(),
+    }
+    losses = [trainer.compute_loss(trainer.model, inputs).item() for trainer in made]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and abs(losses[0]) > 1e-3
+
+
+def test_another_trl_is_refused_or_taken_as_it_is(monkeypatch):
+    monkeypatch.setattr(trl_fast_path, "version", lambda name: "1.17.0")
+    with pytest.raises(KitError, match="trl 1.17.0: .* trl 1.16; .*grpo_fast_path=false"):
+        trl_fast_path.trainer_class("grpo")
+    assert trl_fast_path.trainer_class("rloo", fast=False) is RLOOTrainer
+
+
+def test_trls_own_way_trains_too(tiny_base, tmp_path):
+    report = run(tiny_base, tmp_path, small(grpo_fast_path=False, grpo_steps=1, grpo_eval_every=1))
+    assert report["settings"]["grpo_fast_path"] is False and report["steps"] == 1
+    assert report["throughput"] == {} and math.isfinite(report["last"]["judged"])
+
+
 def test_samples_of_a_step_are_seeded_by_prompt_and_step(tiny_base, tmp_path):
     trainer = trainer_of(tiny_base, tmp_path, small())
     prompts = generation.prompts_of(trainer.model, trainer.processing_class, INSTRUCTIONS[:2], 8)
@@ -87,9 +147,7 @@ def run(base, out, profile=None, table=letter_scores, judged=by_letter, gold=by_
         Scorer(table),
         RUBRICS,
         INSTRUCTIONS[:6],
-        INSTRUCTIONS[6:],
-        judged,
-        gold,
+        training.HeldOut(INSTRUCTIONS[6:], judged, gold),
         out,
         profile or small(),
         **rest,
@@ -148,6 +206,42 @@ def test_training_runs_and_keeps_the_best_judged(tiny_base, tmp_path, optimizer,
     assert changed["fingerprint"] != report["fingerprint"]
 
 
+def test_the_steps_taken_one_by_one_are_the_training(tiny_base, tmp_path):
+    """As a notebook takes them, with the trainer and its arguments in sight."""
+    p, out, train = small(), tmp_path / "steps", INSTRUCTIONS[:6]
+    torch.manual_seed(0)  # the adapter is drawn when the trainer is made
+    run(tiny_base, tmp_path / "whole", p)
+    torch.manual_seed(0)
+    held_out = training.HeldOut(INSTRUCTIONS[6:], by_letter, by_letter)
+    job = training.job(out, p, RUBRICS, train, held_out)
+    job.begin()
+    model, tokenizer = policy.load_base(tiny_base, p)
+    ends = generation.eos_ids(model, tokenizer)
+    reward = veto_reward.build(p, lambda: Scorer(letter_scores), None, RUBRICS, ends)
+    trainer = training.prepared(
+        trl_fast_path.SharedPromptGRPO(
+            model=model,
+            reward_funcs=reward,
+            args=training.settings(p, job.folder),
+            train_dataset=training.prompts(train),
+            processing_class=tokenizer,
+            peft_config=grouped.lora(p.grpo_lora_rank, head=None),
+        )
+    )
+    reference = training.reference(trainer, tiny_base, p)
+    measure = training.Measure(held_out, reward, tokenizer, reference, p)
+    curve = training.Curve(out, reward, measure, p.grpo_patience)
+    trainer.add_callback(curve)
+    trainer.train()
+    report = training.finish(trainer, tokenizer, curve, job)
+    whole = json.loads((tmp_path / "whole/report.json").read_text())
+    assert report.keys() == whole.keys() and report["fingerprint"] == whole["fingerprint"]
+    for name in ("curve.csv", "hacking.json", "model/adapter_model.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    files = [sorted(f.name for f in (tmp_path / n).iterdir()) for n in ("steps", "whole")]
+    assert files[0] == files[1]
+
+
 def test_dpo_pairs_are_answers_of_the_base_ordered_by_the_reward(tiny_base):
     profile = small(grpo_lora_rank=0, grpo_steps=2)
     lm, tokenizer = policy.load_base(tiny_base, profile)
@@ -196,9 +290,7 @@ def test_selected_by_judge_not_by_truth_or_reward_model(tiny_base, tmp_path):
         Scorer(lambda *_: [rm()] * 5),
         RUBRICS,
         INSTRUCTIONS[:6],
-        INSTRUCTIONS[6:],
-        says(judge),
-        says(gold),
+        training.HeldOut(INSTRUCTIONS[6:], says(judge), says(gold)),
         tmp_path,
         profile,
     )
@@ -293,11 +385,11 @@ def test_vllm_is_configured_for_a_server_and_refused_on_four_bits(tmp_path):
 
 
 def command(base, out, *rest):
-    return [str(HERE / "helpers/align_tiny.py"), str(base), str(out), *map(str, rest)]
+    return [str(TESTS / "helpers/align_tiny.py"), str(base), str(out), *map(str, rest)]
 
 
 def environment():
-    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+    paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 

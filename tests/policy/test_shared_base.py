@@ -14,11 +14,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from promedical_utils.core.records import DIMENSIONS, Rubric
 from promedical_utils.core.workspace import KitError
-from promedical_utils.policy import model as policy
 from promedical_utils.policy import shared_base
 from promedical_utils.policy.generation import complete
+from promedical_utils.reward_model import hub, packing, training
 from promedical_utils.reward_model import model as rm
-from promedical_utils.reward_model import packing, training
 from promedical_utils.reward_model.calibration import Calibration
 
 KINDS = ["nf4", "none"]
@@ -422,36 +421,36 @@ def trainer_on(trained, tiny_base, groups, out, kind="nf4", exact=True, seen=Non
 
     rows = [{"prompt": g.messages, "number": n} for n, g in enumerate(groups)]
     settings = {"learning_rate": 1e-2, "max_steps": 3, **settings}
-    with policy.quiet():
-        trainer = GRPOTrainer(
-            model=shared_base.load(tiny_base, torch.float32, kind),
-            processing_class=rm.tokenizer_of(tiny_base),
-            reward_funcs=reward,
-            train_dataset=Dataset.from_list(rows),
-            peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
-            args=GRPOConfig(
-                output_dir=str(out),
-                per_device_train_batch_size=4,
-                num_generations=4,
-                max_completion_length=8,
-                beta=0.05,
-                bf16=False,
-                gradient_checkpointing=False,
-                use_cpu=True,
-                dataloader_pin_memory=False,
-                save_steps=2,
-                report_to="none",
-                disable_tqdm=True,
-                log_level="error",
-                seed=5,
-                logging_steps=1,
-                lr_scheduler_type="constant",
-                **settings,
-            ),
-        )
+    hub.silence()
+    trainer = GRPOTrainer(
+        model=shared_base.load(tiny_base, torch.float32, kind),
+        processing_class=hub.tokenizer_of(tiny_base),
+        reward_funcs=reward,
+        train_dataset=Dataset.from_list(rows),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
+        args=GRPOConfig(
+            output_dir=str(out),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=8,
+            beta=0.05,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            save_steps=2,
+            report_to="none",
+            disable_tqdm=True,
+            log_level="error",
+            seed=5,
+            logging_steps=1,
+            lr_scheduler_type="constant",
+            **settings,
+        ),
+    )
     trainer.create_model_card = lambda **_: None
     if exact:
-        shared_base.in_full(trainer.model)
+        hub.in_full(trainer.model)
     held["rm"] = shared_base.attach(trainer.model, trained / kind)
     return trainer, held["rm"]
 
@@ -469,8 +468,7 @@ def test_grpo_trains_the_policy_adapter_alone_and_resumes(
     model = trainer.model
     before, reward = adapter(model), [p.clone() for p in shared.model.parameters()]
     others = {n: p.detach().clone() for n, p in model.named_parameters() if n not in before}
-    with policy.quiet():
-        trainer.train()
+    trainer.train()
     optimised = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     own = [p for n, p in model.named_parameters() if n in before]
     assert len(optimised) == 28 and {id(p) for p in optimised} == {id(p) for p in own}
@@ -492,8 +490,7 @@ def test_grpo_trains_the_policy_adapter_alone_and_resumes(
     weights = load_file(checkpoint / "adapter_model.safetensors")
     assert len(weights) == 28 and not [n for n in weights if "reward" in n]
     again, _ = trainer_on(trained, tiny_base, tiny_groups, tmp_path / "b", kind)
-    with policy.quiet():
-        again.train(resume_from_checkpoint=str(checkpoint))
+    again.train(resume_from_checkpoint=str(checkpoint))
     assert again.state.global_step == 3
     resumed = adapter(again.model)
     assert all(near(w, resumed[n]) and resumed[n].dtype == torch.float32 for n, w in after.items())
@@ -510,8 +507,7 @@ def test_small_steps_vanish_in_bf16_and_not_in_fp32(trained, tiny_base, tiny_gro
         before, kept = adapter(trainer.model), torch.float32 if exact else torch.bfloat16
         assert all(w.dtype == kept for w in before.values())
         assert all(w.dtype == torch.float32 for w in shared.model.parameters())
-        with policy.quiet():
-            trainer.train()
+        trainer.train()
         after = adapter(trainer.model)
         changed = [(w != before[n]).float().mean() for n, w in after.items() if "lora_A" in n]
         moved[exact] = torch.stack(changed).mean().item()

@@ -12,8 +12,16 @@ import yaml
 
 from promedical_utils.core.records import DIMENSIONS, Rubric
 from promedical_utils.core.workspace import KitError
+from promedical_utils.reward_model import (
+    grouped,
+    hub,
+    model_card,
+    packing,
+    training,
+    variants,
+    views,
+)
 from promedical_utils.reward_model import model as rm
-from promedical_utils.reward_model import model_card, packing, training, variants
 from promedical_utils.reward_model.calibration import Calibration
 
 
@@ -56,7 +64,7 @@ def test_rows_hold_every_pair_and_verdict(tiny_base, tiny_groups):
     blind = training.training_rows(tiny_groups[:1], tokenizer, "blind", 256)[0][0]
     assert sorted(blind["pairs"]) == sorted([[0, 1], [2, 1], [1, 0], [2, 0], [0, 1], [0, 2]])
     assert blind["targets"] == [training.MASKED] * 3
-    two = training.training_batch([overall, overall], 0)
+    two = training.RewardPasses(0, 256).batch([overall, overall])
     assert two["pairs"][3:].tolist() == [[a + 3, b + 3] for a, b in overall["pairs"]]
 
 
@@ -127,14 +135,14 @@ def test_a_step_reads_the_same_however_it_is_cut_into_passes(tiny_base, tiny_gro
     tokenizer = rm.tokenizer_of(tiny_base)
     rows = training.training_rows(tiny_groups, tokenizer, "criterion", 256)[0][:4]
     for budget, passes in ((1, 4), (10_000, 1)):
-        parts = training.Passes(0, budget)(rows)["passes"]
+        parts = training.RewardPasses(0, budget)(rows)["passes"]
         assert len(parts) == passes and sum(len(p["targets"]) for p in parts) == 36
         assert {tuple(p["totals"].tolist()) for p in parts} == {(24, 36)}
-    two = training.Passes(0, 500)(rows)["passes"]
+    two = training.RewardPasses(0, 500)(rows)["passes"]
     assert len(two) > 1 and all(p["input_ids"].numel() <= 500 for p in two)
     used = sum(len(ids) for row in rows for ids in row["ids"])
     whole = sum(p["input_ids"].numel() for p in two)
-    assert training.padding(rows, 4, 500) == round(1 - used / whole, 4) > 0
+    assert grouped.padding(rows, 4, 500) == round(1 - used / whole, 4) > 0
 
 
 def test_the_order_of_reads_in_every_view(tiny_base, tiny_groups):
@@ -148,7 +156,7 @@ def test_the_order_of_reads_in_every_view(tiny_base, tiny_groups):
     heads = {"proficiency/dose": 1, "safety/danger": 0}  # excellence/kind is unseen: all are asked
 
     def found(view):
-        [reading] = rm.read(tokenizer, [case], view, 256, heads=heads)
+        [reading] = views.read(tokenizer, [case], view, 256, heads=heads)
         return [s.ids[len(prompt) :] for s in reading.sequences], reading.reads
 
     assert found("criterion") == ([one + c1 + c2, two + c1 + c2], [(0, 0), (0, 1), (1, 0), (1, 1)])
@@ -158,7 +166,7 @@ def test_the_order_of_reads_in_every_view(tiny_base, tiny_groups):
     assert found("rubric") == ([one + joint, two + joint], [(0, None), (1, None)])
     ids, reads = found("heads")
     assert ids == [one, two] and reads[:3] == [(0, 0), (0, 1), (0, 1)]
-    [reading] = rm.read(tokenizer, [case], "heads", 256, heads=heads)
+    [reading] = views.read(tokenizer, [case], "heads", 256, heads=heads)
     assert reading.sequences[0].reads == [(len(prompt + one) - 1, h) for h in (1, 1, 0)]
 
 
@@ -185,19 +193,19 @@ def test_every_view_scores_each_criterion_by_its_name(trained, tiny_groups):
 
 def test_schedule_shows_every_row_once_an_epoch_and_keeps_alike_lengths_together():
     lengths = [(7 * i) % 100 for i in range(100)]
-    order = training.schedule(lengths, 4, 2.0, seed=3)
+    order = grouped.shuffled(lengths, 4, 2.0, seed=3)
     assert sorted(order) == sorted(list(range(100)) * 2)
     assert (
         order
-        == training.schedule(lengths, 4, 2.0, seed=3)
-        != training.schedule(lengths, 4, 2.0, seed=4)
+        == grouped.shuffled(lengths, 4, 2.0, seed=3)
+        != grouped.shuffled(lengths, 4, 2.0, seed=4)
     )
     spread = [
         max(lengths[i] for i in order[k : k + 4]) - min(lengths[i] for i in order[k : k + 4])
         for k in range(0, 200, 4)
     ]
     assert sum(spread) / len(spread) < 20  # 60 when shuffled
-    assert len(training.schedule(lengths, 4, 0.5, seed=3)) == 50
+    assert len(grouped.shuffled(lengths, 4, 0.5, seed=3)) == 50
 
 
 def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
@@ -215,6 +223,33 @@ def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
     trained_parameters = reports["criterion"]["trained_parameters"]
     assert trained_parameters == 4 * ends + 64
     assert reports["criterion"]["parameters"] > linear + trained_parameters
+
+
+def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny_groups):
+    """As a notebook takes them, the trainer and its arguments in sight."""
+    p, base, out = tiny_profile, trained / "base", trained / "steps"
+    plan = training.plan(tiny_groups, base, out, view="criterion", profile=p)
+    tokenizer, model = hub.tokenizer_of(base), training.model_of(plan, base)
+    taught = training.training_rows(tiny_groups, tokenizer, "criterion", plan.limit(model))
+    schedule = grouped.schedule(taught.rows, p.rm_batch, p.rm_epochs, p.seed)
+    trainer = training.PackedRewardTrainer(
+        model=model,
+        args=grouped.arguments(
+            plan.checkpoints, schedule.steps, schedule.batch, plan.rate, plan.mixed, plan.seed
+        ),
+        data_collator=training.RewardPasses(tokenizer.pad_token_id, p.rm_pass_tokens),
+        train_dataset=grouped.dataset(taught.rows, schedule.order),
+        processing_class=tokenizer,
+        peft_config=grouped.lora(p.rm_lora_rank),
+        pointwise_weight=p.rm_pointwise_weight,
+        muon=p.rm_optimizer == "muon",
+    )
+    trainer.train()
+    made = training.report(trainer, tiny_groups, taught, schedule, plan)
+    assert training.save(trainer, tokenizer, plan, made) == report(out)
+    assert made | {"seconds": 0} == report(trained / "criterion") | {"seconds": 0}
+    files = [f / "adapter_model.safetensors" for f in (out, trained / "criterion")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_the_head_and_the_adapter_are_trained_in_fp32(trained):
@@ -247,13 +282,13 @@ def test_reload_scores_packed_as_one_by_one_and_in_input_order(trained, tiny_gro
 def test_reload_gives_the_scores_of_the_trained_model(
     tiny_base, tiny_profile, tiny_groups, tmp_path, monkeypatch
 ):
-    kept, save = {}, training._save
+    kept, save = {}, training.save
 
-    def keep(model, *rest):
-        kept["model"] = model
-        save(model, *rest)
+    def keep(trainer, *rest):
+        kept["model"] = trainer.model
+        return save(trainer, *rest)
 
-    monkeypatch.setattr(training, "_save", keep)
+    monkeypatch.setattr(training, "save", keep)
     training.train(tiny_groups, tiny_base, tmp_path / "m", view="criterion", profile=tiny_profile)
     # as on a processor on which 4-bit layers would turn to bf16 when they are not training
     monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
@@ -388,11 +423,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from promedical_utils.core import profiles
-from promedical_utils.policy import small_base
-from promedical_utils.reward_model import training
+from promedical_utils.reward_model import hub, training
 sys.path.insert(0, {tests!r})
 import conftest
-small_base.quiet()
+hub.silence()
 profile = profiles.load("smoke", rm_batch=1, rm_lora_rank=4, rm_max_tokens=256, rm_epochs=8.0)
 step, calls, die = training.PackedRewardTrainer.compute_loss, [], int(sys.argv[2])
 def count(self, *args, **kwargs):

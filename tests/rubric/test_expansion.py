@@ -1,5 +1,4 @@
-"""Expansion from files: the very pairs of ``preferences.criterion_pairs``, whatever order and
-blocks."""
+"""Expansion from files: the very pairs of ``preferences.criterion_pairs``, whatever the order."""
 
 from collections import Counter
 from itertools import combinations
@@ -109,20 +108,17 @@ def by_hand(made, judge="judge"):
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-@given(made=worlds(), block=st.integers(1, 3), batch=st.integers(1, 20))
-def test_pairs_and_counts_are_those_of_criterion_pairs(tmp_path_factory, made, block, batch):
+@given(made=worlds())
+def test_pairs_and_counts_are_those_of_criterion_pairs(tmp_path_factory, made):
     folder = tmp_path_factory.mktemp("expansion")
     joined = by_hand(made)
     expected = [pair for group in joined for pair in criterion_pairs(group)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(expansion, "BLOCK", block)
-        patch.setattr(expansion, "BATCH", batch)
-        if not expected:
-            if made["verdicts"]:  # a table of no rows has no columns
-                with pytest.raises(KitError, match="no verdict of|tells two answers apart"):
-                    expand(folder, made)
-            return
-        found = expand(folder, made)
+    if not expected:
+        if made["verdicts"]:  # a table of no rows has no columns
+            with pytest.raises(KitError, match="no verdict of|tells two answers apart"):
+                expand(folder, made)
+        return
+    found = expand(folder, made)
     pairs = records.load(folder / "pairs.parquet", CriterionPair, "02")
     assert pairs == expected  # in the same order, too
     counts, silent = {d: Counter() for d in records.DIMENSIONS}, set()

@@ -2,7 +2,13 @@ import pytest
 
 from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric, Verdict
 from promedical_utils.core.workspace import KitError
-from promedical_utils.rubric.preferences import Group, criterion_pairs, groups, preferences
+from promedical_utils.rubric.preferences import (
+    Group,
+    criterion_pairs,
+    differing,
+    groups,
+    preferences,
+)
 
 CRITERIA = [
     Criterion(id="p", dimension="proficiency", text="names the dose", weight=1.0),
@@ -119,3 +125,9 @@ def test_danglers_are_clear_errors(change, message):
     data = dict(instructions=[instruction("i")], rubrics=[rubric("i")], candidates=[answer("a")])
     with pytest.raises(KitError, match=message):
         groups(**{**data, **change})
+
+
+def test_answers_that_differ_make_a_pair_and_unknown_makes_none():
+    labels = [("a", True), ("b", False), ("c", None), ("d", True)]
+    assert differing(labels) == [("a", "b"), ("d", "b")]
+    assert differing([("a", True), ("c", None)]) == []

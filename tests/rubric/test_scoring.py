@@ -15,8 +15,12 @@ from promedical_utils.rubric.scoring import (
     Scores,
     clipped_reward,
     compare,
+    expected_key,
     gated_reward,
+    healthbench_points,
+    is_met,
     lexicographic_ranks,
+    linear,
     orbit_signed,
     ranks,
     rar_explicit,
@@ -310,3 +314,36 @@ def test_places_do_not_depend_on_the_order(case):
     group, order = case
     found = lexicographic_ranks(group)
     assert lexicographic_ranks([group[i] for i in order]) == [found[i] for i in order]
+
+
+# ---------------------------------------------------------------- what is not known, and the order
+
+
+@pytest.mark.parametrize("dimension", ["proficiency", "excellence", "safety"])
+def test_unknown_is_a_violation_on_safety_and_no_verdict_elsewhere(dimension):
+    assert is_met("met", dimension) is True and is_met("not_met", dimension) is False
+    assert is_met("unknown", dimension) is (False if dimension == "safety" else None)
+
+
+def test_the_expected_order_breaks_ties_of_verdicts():
+    whole, names = rubric(), ["p1", "p2", "e1", "e2", "s1", "s2"]
+    even = dict.fromkeys(names, 0.4)
+    met = {"p1": True, "s1": True}
+
+    def key(met=met, **likely):
+        return expected_key(whole, met, even | likely)
+
+    assert key()[:3] == Scores(0.7, 0, 1).key
+    assert key(s2=0.5) > key(p2=0.9) > key(e2=0.9) > key()  # safety first, then S1, then S2
+    assert key(dict.fromkeys(("s1", "s2"), True)) > key(p2=1.0, e1=1.0, s2=1.0)  # verdicts first
+    assert key(s1=0.1, s2=0.7) == key(s1=0.7, s2=0.1)  # equal sums in another order
+
+
+@pytest.mark.parametrize("rule", [rar_explicit, orbit_signed, healthbench_points])
+def test_a_linear_rule_is_the_sum_of_what_each_criterion_adds(rule):
+    whole = rubric()
+    none, adds = linear(rule, whole)
+    for met in (["p1", "s2"], ["e1"], ["p1", "p2", "e1", "e2", "s1", "s2"]):
+        assert rule(whole, dict.fromkeys(met, "met")) == pytest.approx(
+            none + sum(adds[name] for name in met)
+        )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from promedical_utils.core import profiles
+from promedical_utils.core import fingerprint, profiles
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.run import doctor, graph, notebooks, publish, study
 from promedical_utils.run.notebooks import NOTEBOOKS
@@ -244,13 +244,13 @@ def small(tmp_path, monkeypatch):
         text = tiny(name, f"{module}.run()", f"from promedical_utils import {module}\n")
         (tmp_path / "notebooks" / f"{name}.ipynb").write_text(text)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(notebooks, "PACKAGE", package)
+    monkeypatch.setattr(fingerprint, "PACKAGE", package)
     return package
 
 
 def prints(**settings):
-    notebooks._module.cache_clear()
-    notebooks._contents.cache_clear()
+    fingerprint._module.cache_clear()
+    fingerprint._contents.cache_clear()
     profile = profiles.load("smoke", **settings)
     return [notebooks.fingerprint(name, profile) for name in ("03_reward_model", "07_paper_tables")]
 
@@ -569,5 +569,3 @@ def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch,
     assert (
         called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
     )
-    notebook = (project_root() / "notebooks/05_grpo_with_veto.ipynb").read_text(encoding="utf-8")
-    assert "policies.train_policy(p, run)" in notebook

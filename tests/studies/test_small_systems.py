@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation.scorers import pair_rm, verifier
+from promedical_utils.reward_model import grouped
 from promedical_utils.reward_model import model as reward_model
-from promedical_utils.reward_model import training
 from promedical_utils.reward_model.model import tokenizer_of
 from promedical_utils.rubric.preferences import preferences
 from promedical_utils.studies import small_systems
@@ -113,7 +113,7 @@ def test_what_is_packed_reads_as_one_by_one(name, tiny_base, tiny_groups):
     small_systems.add_fixed_parts(model, words, small_systems.FIXED[name])
     rows, left_out = small_systems.training_rows(name, tiny_groups[:3], words, 400)
     assert not left_out and len(rows) == 3
-    batch = small_systems.training_batch(rows, words.pad_token_id)
+    batch = small_systems.LabelPasses(words.pad_token_id, 400).batch(rows)
     targets = batch.pop("targets")
     with torch.no_grad():
         logits = model(**batch).logits
@@ -136,9 +136,11 @@ def test_what_is_packed_reads_as_one_by_one(name, tiny_base, tiny_groups):
 def test_the_loss_of_a_step_is_the_mean_over_its_examples_however_it_is_cut(words, tiny_groups):
     rows, _ = small_systems.training_rows("verifier", tiny_groups[:4], words, 400)
     for budget in (1, 100_000):
-        passes = small_systems.Passes(0, budget)(rows)["passes"]
+        passes = small_systems.LabelPasses(0, budget)(rows)["passes"]
         assert len(passes) == (4 if budget == 1 else 1)
-        assert {int(p["total"]) for p in passes} == {sum(len(p["targets"]) for p in passes)} == {36}
+        assert (
+            {int(p["totals"]) for p in passes} == {sum(len(p["targets"]) for p in passes)} == {36}
+        )
     assert passes[0]["reads"].shape == (36, 2)
 
 
@@ -179,11 +181,11 @@ def test_a_group_that_teaches_nothing_costs_no_step(
     silent = [replace(g, verdicts=dict.fromkeys(g.verdicts, "met")) for g in tiny_groups[:5]]
     seen = []
 
-    def stop(trainer, checkpoints):
+    def stop(trainer):
         seen.append((len(trainer.train_dataset), trainer.args.max_steps))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "course", stop)
+    monkeypatch.setattr(grouped, "course", stop)
     one = profile.model_copy(update={"rm_epochs": 1.0})
     with pytest.raises(KeyboardInterrupt):
         small_systems.train(

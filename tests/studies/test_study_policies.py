@@ -15,6 +15,7 @@ from promedical_utils.policy import veto_reward
 from promedical_utils.reward_model import variants
 from promedical_utils.studies import plans as runs
 from promedical_utils.studies import policies as policy_study
+from promedical_utils.studies.policies import Policies
 
 PLAN = {"full": [1, 2], "no_veto": [1], "implicit_scalar": [1], "hacking": [1]}
 
@@ -46,8 +47,9 @@ def done(tiny_base, tmp_path_factory):
         preference_pairs.make_preference_pairs,
     ):
         stage(profile, folder)
-    table = policy_study.run("smoke", settings, folder, PLAN, folder / "out", "seed 3")
-    return settings, folder, table
+    study = Policies(PLAN, "seed 3")
+    results = study.run(profile, folder, folder / "out")
+    return settings, folder, policy_study.table(results, study.named(folder / "out"))
 
 
 def test_every_policy_of_the_plan_is_trained_and_answers_the_same_prompts(done):
@@ -72,7 +74,7 @@ def test_tables_goals_and_manifest(done):
     _, folder, table = done
     files = {p.name for p in (folder / "out").iterdir()}
     assert {
-        "study.csv",
+        "results.csv",
         "table.md",
         "table.tex",
         "policies.png",
@@ -106,10 +108,11 @@ def test_tables_goals_and_manifest(done):
 
 def test_a_second_run_trains_nothing_and_writes_the_same(done, monkeypatch):
     settings, folder, _ = done
-    keep = ("study.csv", "table.md", "goals.json", "policies.png", "evaluation.parquet")
+    keep = ("results.csv", "table.md", "goals.json", "policies.png", "evaluation.parquet")
     before = {name: (folder / "out" / name).read_bytes() for name in keep}
     times = {p: p.stat().st_mtime_ns for p in (folder / "trained").rglob("*.*")}
-    policy_study.run("smoke", settings, folder, PLAN, folder / "out", "seed 3")
+    profile = profiles.load("smoke", **settings)
+    Policies(PLAN, "seed 3").run(profile, folder, folder / "out")
     assert {name: (folder / "out" / name).read_bytes() for name in keep} == before
     assert {p: p.stat().st_mtime_ns for p in (folder / "trained").rglob("*.*")} == times
 
@@ -142,23 +145,29 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
     assert asked[-1] == (6, True) and not asked[0][1]
 
 
+def trained_variants():
+    return {name: facts for name, facts in policy_study.VARIANTS.items() if name != "base"}
+
+
 def test_variants_are_settings_that_a_profile_takes(done):
     settings = done[0]
     profile = profiles.load("smoke", **settings)
-    for name, variant in policy_study.VARIANTS.items():
+    for name, variant in trained_variants().items():
         found = policy_study.settled(profile, name)
         assert found.reward_rule in veto_reward.RULES and found.reward_model in variants.RECIPES, (
             name
         )
         gated = found.reward_rule in ("veto", "no_bonus")
-        assert variant.veto == gated, f"{name}: whether its reward has a veto is not what is said"
+        assert variant.get("veto", True) == gated, (
+            f"{name}: whether its reward has a veto is not what is said"
+        )
         scalar = not variants.find(found.reward_model).conditional
         assert scalar == (found.reward_rule in ("scalar", "rar_implicit")), name
 
 
 def test_every_variant_draws_as_many_answers_a_step():
     profile = profiles.load("cpu")
-    for name in policy_study.VARIANTS:
+    for name in trained_variants():
         found = policy_study.settled(profile, name)
         assert found.grpo_group * found.grpo_prompts == profile.grpo_group * profile.grpo_prompts, (
             name
@@ -179,7 +188,7 @@ def test_plans_name_known_variants_with_three_seeds_for_the_papers_rows():
         "rloo",
     }
     assert all(len(seeds) == 3 for seeds in papers.values())
-    assert set().union(*policies.values()) == set(policy_study.VARIANTS)
+    assert set().union(*policies.values()) == set(trained_variants())
     # one world for both, and not the one that settings were chosen on
     worlds = {yaml.safe_dump(plans[name]["runs"]) for name in policies}
     assert len(worlds) == 1 and "seed=3 " not in worlds.pop()
@@ -193,7 +202,8 @@ def test_plans_name_known_variants_with_three_seeds_for_the_papers_rows():
 
 def test_wrong_plans_are_refused(done):
     settings, folder, _ = done
-    with pytest.raises(KitError, match="unknown variant 'none'"):
-        policy_study.run("smoke", settings, folder, {"none": [1]}, folder / "out")
+    profile = profiles.load("smoke", **settings)
+    with pytest.raises(KitError, match="unknown system 'none' of a study: choose one of full"):
+        Policies({"none": [1]}).run(profile, folder, folder / "out")
     with pytest.raises(KitError, match="no truth to measure against"):
-        policy_study.run("real", {}, folder, PLAN, folder / "out")
+        Policies(PLAN).run(profiles.load("real"), folder, folder / "out")

@@ -11,7 +11,10 @@ from promedical_utils.pipeline import bench, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
 from promedical_utils.studies import plans, reward_models
+from promedical_utils.studies.results import Cells
+from promedical_utils.studies.reward_models import RewardModels
 
+SEEN = ("all", "seen", "unseen")
 PLAN = {
     "criterion": [1, 2],
     "scalar_overall": [1, 2],
@@ -38,13 +41,13 @@ def done(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     rubrics.make_rubrics(profile, folder)
     preference_pairs.make_preference_pairs(profile, folder)
-    results = reward_models.run(profile, folder, PLAN, folder / "study")
+    results = RewardModels(PLAN).run(profile, folder, folder / "study")
     return profile, folder, results
 
 
 def test_every_model_of_the_plan_is_measured_and_parts_are_joined(done):
     _, folder, results = done
-    assert set(results.model) == {
+    assert set(results.system) == {
         "criterion",
         "scalar_overall",
         "fixed_heads",
@@ -61,7 +64,7 @@ def test_every_model_of_the_plan_is_measured_and_parts_are_joined(done):
     files = {path.name for path in (folder / "study").iterdir()}
     assert {
         "results.csv",
-        "models.csv",
+        "sums.parquet",
         "calibration.csv",
         "goals.json",
         "table_truth.md",
@@ -74,14 +77,15 @@ def test_every_model_of_the_plan_is_measured_and_parts_are_joined(done):
 
 def test_a_value_is_the_mean_of_its_seeds_and_the_difference_is_paired(done):
     _, _, results = done
-    row = results.set_index(["model", "metric", "slice", "against"]).sort_index()
-    own, base = (row.loc[(m, "overall", "all", "truth")] for m in ("criterion", "scalar_overall"))
-    assert own.seeds == 2 and own.value == pytest.approx((own.seed_low + own.seed_high) / 2)
-    assert own.less_scalar == pytest.approx(own.value - base.value)
-    assert own.less_low <= own.less_scalar <= own.less_high
-    assert pd.isna(base.less_scalar)
-    assert ("scalar_overall", "veto_recall", "safety", "truth") not in row.index
-    kinds = row.loc[("criterion", "pairwise")].xs("truth", level="against").n
+    cells, overall = Cells(results), ("overall", "all", "truth")
+    own, base = (cells.ends((name, *overall)) for name in ("criterion", "scalar_overall"))
+    each = cells.trained["criterion", *overall]
+    assert list(each) == ["1", "2"] and own[0] == pytest.approx(sum(each.values()) / 2)
+    value, low, high = cells.ends(("criterion", *overall, "less", "scalar_overall"))
+    assert value == pytest.approx(own[0] - base[0]) and low <= value <= high
+    assert ("scalar_overall", *overall, "less", "scalar_overall") not in cells.means
+    assert ("scalar_overall", "veto_recall", "safety", "truth") not in cells.means
+    kinds = {s: cells.means["criterion", "pairwise", s, "truth"]["n"] for s in SEEN}
     assert kinds["seen"] + kinds["unseen"] == kinds["all"]
 
 
@@ -125,21 +129,25 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(reward_model, "load", refuse)
-    reward_models.run(profile, folder, PLAN, folder / "study")
+    RewardModels(PLAN).run(profile, folder, folder / "study")
     assert {p: p.read_bytes() for p in (folder / "study").iterdir()} == before
 
 
 def test_goals_say_what_was_measured_or_that_nothing_was(done):
     _, _, results = done
-    found = {row["id"]: row for row in reward_models.goals(results)}
+    asked = plans.kind_of("reward_models")["goals"]
+
+    def goals(rows):
+        return {row["id"]: row for row in reward_models.goals(Cells(rows), asked)}
+
+    found = goals(results)
     assert found["ceiling"]["value"] is None and found["ceiling"]["reached"] is None
     assert found["veto_recall"]["reached"] == (found["veto_recall"]["value"] >= 0.95)
-    high = results.assign(value=0.99, less_low=0.1)
-    clean = high[high.model == "criterion"].assign(model="criterion_clean")
-    found = {row["id"]: row for row in reward_models.goals(pd.concat([high, clean]))}
-    assert all(row["reached"] for row in found.values())
-    worse = pd.concat([high.assign(value=0.95, less_low=-0.01), clean])
-    found = {row["id"]: row["reached"] for row in reward_models.goals(worse)}
+    high = results.assign(value=0.99, low=0.1)
+    clean = high[high.system == "criterion"].assign(system="criterion_clean")
+    assert all(row["reached"] for row in goals(pd.concat([high, clean])).values())
+    worse = pd.concat([high.assign(value=0.95, low=-0.01), clean])
+    found = {name: row["reached"] for name, row in goals(worse).items()}
     assert found == {
         "ceiling": True,
         "near_ceiling": False,

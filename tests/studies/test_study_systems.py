@@ -13,7 +13,8 @@ from promedical_utils.pipeline import base, preference_pairs, reward_models, rub
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.rubric import preferences
 from promedical_utils.run import graph, publish, study
-from promedical_utils.studies import plans, small_systems, systems
+from promedical_utils.studies import plans, results, small_systems, systems
+from promedical_utils.studies.systems import Systems
 
 PLAN = {
     "criterion": [1, 2],
@@ -23,6 +24,9 @@ PLAN = {
     "verifier": [1],
     "rar_implicit": [1],
 }
+
+
+NAMES = plans.kind_of("systems")["labels"]
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +48,29 @@ def done(tmp_path_factory):
     base.train_base(profile, folder)
     rubrics.make_rubrics(profile, folder)
     preference_pairs.make_preference_pairs(profile, folder)
-    found = systems.run(profile, folder, PLAN, folder / "systems", "seed 3")
+    found = Systems(PLAN, "seed 3").run(profile, folder, folder / "systems")
     return profile, folder, found
 
 
 def test_every_system_has_a_row_and_what_it_cannot_do_is_empty(done):
     _, folder, _ = done
     table = pd.read_csv(folder / "systems/table_truth.csv").set_index("system")
-    assert list(table.index) == list(systems.NAMES.values())
+    assert list(table.index) == list(NAMES.values())
     has = table.notna()
     points, veto = "run_pointwise_safety", "run_veto_f1"
     for name in ("criterion", "criterion_llama", "verifier"):
-        assert has.loc[systems.NAMES[name], [points, veto, "run_overall_accuracy"]].all()
+        assert has.loc[NAMES[name], [points, veto, "run_overall_accuracy"]].all()
     for name in ("scalar_overall", "pair_rm", "rar_implicit", "length"):
-        assert not has.loc[systems.NAMES[name], [points, veto]].any()
-        assert has.loc[systems.NAMES[name], ["run_pairwise_all", "run_overall_accuracy"]].all()
+        assert not has.loc[NAMES[name], [points, veto]].any()
+        assert has.loc[NAMES[name], ["run_pairwise_all", "run_overall_accuracy"]].all()
     assert table.seeds.tolist() == [2, 1, 1, 1, 1, 1, 0]
     files = {path.name for path in (folder / "systems").iterdir()}
     assert {
-        "predictions.parquet",
-        "preferences.parquet",
+        "sums.parquet",
         "results.csv",
-        "contrasts.csv",
-        "models.csv",
         "manifest.json",
         "table_truth.md",
         "table_adjudicated.tex",
-        "pairs.parquet",
     } <= files
 
 
@@ -120,7 +120,7 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
         (reward_model, "base_for"),
     ):
         monkeypatch.setattr(module, name, refuse)
-    systems.run(profile, folder, PLAN, folder / "systems", "seed 3")
+    Systems(PLAN, "seed 3").run(profile, folder, folder / "systems")
     assert {p: p.read_bytes() for p in (folder / "systems").iterdir()} == before
 
 
@@ -141,37 +141,16 @@ def test_a_base_of_other_lessons_makes_the_second_one_stale(done, monkeypatch):
     mark.write_bytes(kept)
 
 
-def test_results_and_contrasts_come_out_of_the_published_files_alone(done, tmp_path):
-    profile, folder, found = done
+def test_results_and_tables_come_out_of_the_published_files_alone(done, tmp_path):
+    _, folder, found = done
     publish._measured(folder / "systems", "manifest.json", tmp_path / "systems", "make study")
-    again, less = systems.of_folder(tmp_path / "systems", profile.bootstrap, profile.seed)
-    pd.testing.assert_frame_equal(again, found)
-    stored = pd.read_csv(folder / "systems/contrasts.csv", dtype={"seeds": str})
-    pd.testing.assert_frame_equal(less, stored, rtol=1e-4, check_dtype=False)
-    assert list(pd.read_csv(folder / "systems/results.csv")) == [
-        "scorer",
-        "seed",
-        "metric",
-        "slice",
-        "against",
-        "value",
-        "low",
-        "high",
-        "n",
-    ]
-    assert list(stored) == [
-        "name",
-        "a",
-        "b",
-        "metric",
-        "slice",
-        "against",
-        "seeds",
-        "difference",
-        "low",
-        "high",
-        "n",
-    ]
+    before = {p.name: p.read_bytes() for p in (tmp_path / "systems").iterdir()}
+    for name in ("results.csv", "table_truth.csv", "table_adjudicated.md"):
+        (tmp_path / "systems" / name).unlink()
+    Systems(PLAN).redraw(tmp_path / "systems")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "systems").iterdir()} == before
+    pd.testing.assert_frame_equal(results.read(tmp_path / "systems"), found)
+    assert list(found) == results.COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -188,18 +167,18 @@ def counted():
     return benches.tally(made, noisy(made, names))
 
 
+def counts(counted, others=()):
+    return results.count(Systems({}).by_training(counted), others, (), 200, 3)
+
+
 def test_a_mean_is_that_of_its_seeds(counted):
-    found = systems.results(counted, 200, 3).set_index(
-        ["scorer", "seed", "metric", "slice", "against"]
-    )
-    plain = counted.metrics(200, 3).set_index(["scorer", "metric", "slice", "against"])
+    found = counts(counted).set_index(["system", "seed", "metric", "slice", "against"])
+    plain = counted.table(200, 3).set_index(["scorer", "metric", "slice", "against"])
     at = ("overall", "all", "truth")
     for seed in "12":
         row, wanted = found.loc[("criterion", seed, *at)], plain.loc[(f"criterion-{seed}", *at)]
-        assert (
-            row[["value", "low", "high", "n"]].tolist()
-            == wanted[["value", "low", "high", "n"]].tolist()
-        )
+        numbers = ["value", "low", "high", "n"]
+        assert row[numbers].tolist() == pytest.approx(wanted[numbers].tolist())
     mean = found.loc[("criterion", "mean", *at)]
     assert mean.value == pytest.approx(
         sum(found.loc[("criterion", s, *at)].value for s in "12") / 2
@@ -209,44 +188,50 @@ def test_a_mean_is_that_of_its_seeds(counted):
     assert ("scalar_overall", "mean", "veto_f1", "safety", "truth") not in found.index
 
 
-def test_a_contrast_is_paired_by_seed_and_over_all_seeds(counted):
-    less = systems.contrasts(counted, 200, 3)
-    assert set(less.name) == {
-        f"{a}_less_{b}"
-        for a in ("criterion", "criterion_llama")
-        for b in ("scalar_overall", "length")
-    } | {"criterion_less_criterion_llama"}
-    at = less[(less.metric == "overall") & (less.against == "truth")].set_index(["name", "seeds"])
-    name = "criterion_less_criterion_llama"
-    keys = {
-        s: [(f"{x}-{s}", "overall", "all", "truth") for x in ("criterion", "criterion_llama")]
-        for s in "12"
-    }
+def test_a_difference_is_paired_by_seed_and_over_all_seeds(counted):
+    own = ("criterion", "criterion_llama")
+    less = counts(counted, own).query("how == 'less'")
+    pairs = {(row.system, row.other) for row in less.itertuples()}
+    others = {"criterion", "criterion_llama", "scalar_overall", "length"}
+    assert pairs == {(a, b) for a in others for b in own if a != b}
+    at = less[(less.metric == "overall") & (less.against == "truth")]
+    at = at.set_index(["system", "other", "seed"])
+    keys = {s: [(f"{name}-{s}", "overall", "all", "truth") for name in own] for s in "12"}
     for seed in "12":
-        wanted = counted.contrast(dict(zip(keys[seed], (1, -1))), 200, 3)
-        row = at.loc[(name, seed)]
-        assert [row.difference, row.low, row.high] == pytest.approx(
+        wanted = counted.difference(dict(zip(keys[seed], (1, -1))), 200, 3)
+        row = at.loc[("criterion", "criterion_llama", seed)]
+        assert [row.value, row.low, row.high] == pytest.approx(
             [wanted["difference"], wanted["low"], wanted["high"]]
         )
-    whole = less[(less.name == name) & (less.seeds == "1 2")]
-    assert len(whole) == len(systems._cells()) and whole.difference.ne(0).sum() > 9
+    whole = less.query("system == 'criterion' and other == 'criterion_llama' and seed == 'mean'")
+    cells = [at for parts in plans.kind_of("systems")["slices"].values() for at in parts]
+    assert len(whole) == 2 * len(cells) and whole.value.ne(0).sum() > 9
     for row in whole.itertuples():
         parts = {
             (f"{x}-{s}", row.metric, row.slice, row.against): sign / 2
-            for x, sign in ((row.a, 1), (row.b, -1))
+            for x, sign in ((row.system, 1), (row.other, -1))
             for s in "12"
         }
-        wanted = counted.contrast(parts, 200, 3)
-        assert [row.difference, row.low, row.high, row.n] == pytest.approx(list(wanted.values()))
-    seeds = at.loc["criterion_less_scalar_overall"].index.tolist()
-    assert seeds == ["1", "1 2 less 1"]
-    assert at.loc["criterion_less_length"].index.tolist() == ["1 2 less none"]
+        wanted = counted.difference(parts, 200, 3)
+        assert [row.value, row.low, row.high, row.n] == pytest.approx(list(wanted.values()))
+    assert at.loc[("scalar_overall", "criterion")].index.tolist() == ["1", "mean"]
+    assert at.loc[("length", "criterion")].index.tolist() == ["mean"]
+
+
+def test_sums_are_read_as_they_were_written(counted, tmp_path):
+    sums = Systems({}).by_training(counted)
+    results.write_sums(tmp_path, sums)
+    again = results.read_sums(tmp_path)
+    assert again.keys == sums.keys and (again.hits == sums.hits).all()
+    assert (again.counts == sums.counts).all()
+    assert again.samples.condition.tolist() == sums.samples.condition.tolist()
+    assert results.read_sums(tmp_path / "none") is None
 
 
 def test_an_unknown_system_is_one_line(done):
     profile, folder, _ = done
     with pytest.raises(KitError, match="unknown system 'gpt'"):
-        systems.run(profile, folder, {"gpt": [1]}, folder / "x", "")
+        Systems({"gpt": [1]}).run(profile, folder, folder / "x")
     with pytest.raises(KitError, match="base_model=small"):
         run_data.base_path(profile.model_copy(update={"base_model": "a/b"}), folder, "llama")
 
@@ -255,17 +240,17 @@ def test_a_study_of_systems_is_run_in_its_own_folder(monkeypatch):
     seen = []
     monkeypatch.setenv(profiles.OVERRIDES, "rm_epochs=0.5")
     monkeypatch.setattr(graph, "reproduce", lambda *given: None)
-    monkeypatch.setattr(systems, "run", lambda profile, *given: seen.append((profile, *given)))
+    monkeypatch.setattr(Systems, "run", lambda *given: seen.append(given))
     study.run_study("systems")
-    [(profile, folder, plan, out, frozen)] = seen
-    assert (profile.seed, profile.rm_epochs, frozen) == (7129, 0.5, "seed 3")
+    [(made, profile, folder, out)] = seen
+    assert (profile.seed, profile.rm_epochs, made.frozen_on) == (7129, 0.5, "seed 3")
     assert out == folder / "systems" and folder.as_posix().endswith("runs/studies/systems/main")
-    assert plan == plans.plan_of("systems")["systems"]
+    assert made.plan == plans.plan_of("systems")["systems"]
 
 
 def test_the_committed_plan_is_frozen_and_known():
     plan = plans.plan_of("systems")
-    assert set(plan["systems"]) <= set(systems.NAMES) and plan["frozen_on"]
+    assert set(plan["systems"]) <= set(NAMES) and plan["frozen_on"]
     three = {name for name, seeds in plan["systems"].items() if seeds == [1, 2, 3]}
     assert three == {"criterion", "criterion_llama", "scalar_overall"}
     seed = profiles.overrides(plan["runs"]["main"])["seed"]

@@ -5,11 +5,11 @@ spelling and no meaning. Any other embedder is a sentence-transformers model, by
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+from sklearn.feature_extraction.text import HashingVectorizer
 
 from promedical_utils.core.workspace import KitError
 
@@ -41,32 +41,24 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
 
 
 def _hashed(texts: Sequence[str]) -> np.ndarray:
-    """Count sketch of the n-grams of a text's words (Weinberger et al. 2009), a word hashed once.
+    """Count sketch of the n-grams of a text's words (Weinberger et al. 2009).
 
     Counts are whole numbers, so that sums are exact and no vector depends on the texts beside it.
     """
-    from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    counts = [Counter(_WORD.findall(text.casefold())) for text in texts]
-    words = {word: n for n, word in enumerate(sorted(set().union(*counts)))}
-    if not words:
-        return np.zeros((len(texts), DIMENSIONS), np.float32)
+    if not texts:
+        return np.zeros((0, DIMENSIONS), np.float32)
+    words = [" ".join(_WORD.findall(text.casefold())) for text in texts]
     grams = HashingVectorizer(
-        analyzer="char_wb", ngram_range=(2, 4), n_features=DIMENSIONS, norm=None, dtype=np.float32
-    ).transform(words)
-    starts = np.cumsum([0, *map(len, counts)])
-    table = csr_matrix(
-        (
-            np.fromiter((n for row in counts for n in row.values()), np.float32),
-            np.fromiter((words[w] for row in counts for w in row), np.int32),
-            starts,
-        ),
-        shape=(len(texts), len(words)),
+        analyzer="char_wb",
+        ngram_range=(2, 4),
+        n_features=DIMENSIONS,
+        norm=None,
+        lowercase=False,
+        dtype=np.float32,
     )
-    sums = table @ grams.toarray()
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    return sums / np.where(lengths == 0, 1, lengths)
+    counts = grams.transform(words).toarray()
+    lengths = np.linalg.norm(counts, axis=1, keepdims=True)
+    return counts / np.where(lengths == 0, 1, lengths)
 
 
 @cache

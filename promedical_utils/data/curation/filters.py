@@ -8,40 +8,30 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction.text import CountVectorizer
 
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Message, RawInstruction
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.curation import deduplication, embeddings, languages
+from promedical_utils.data.curation import deduplication, languages
 from promedical_utils.data.curation.lexical_guard import content, read
 
 NOT_MEDICAL = "not_medical"
 GRAM = 5  # words of an n-gram
 GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
 WORD_OVERLAP = 0.8  # Jaccard of the content words
+BLOCK = 1000  # rows compared with all items at once
+Reasons = Mapping[str, str]  # by the id of a row
 Screen = Callable[[list[str]], Sequence[int | None]]
 Classify = Callable[[list[str]], Sequence[tuple[str, str] | str | None]]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """``licences`` are SPDX names, ``languages`` ISO 639 codes, both bounds of a range are kept."""
-
-    licences: Sequence[str] = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0")
-    languages: Sequence[str] = ("en",)
-    min_words: int = 4
-    max_words: int = 600
-    embedder: str = embeddings.HASHING
-    threshold: float = deduplication.THRESHOLD
-    difficulty_low: int = 5
-    difficulty_high: int = 9
-
-
-@dataclass
 class Curated:
     """What came out, and where the rest is: rows = instructions + dropped + queued.
 
@@ -49,10 +39,31 @@ class Curated:
     ``queued`` (id, step, reason) have a row for each instruction that left.
     """
 
-    instructions: list[Instruction] = field(default_factory=list)
-    funnel: pd.DataFrame = field(default_factory=pd.DataFrame)
-    dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
-    queued: pd.DataFrame = field(default_factory=pd.DataFrame)
+    def __init__(self, rows: Sequence[RawInstruction]):
+        self.instructions: list[Instruction] = []
+        self.left = list(rows)
+        self._funnel, self._dropped, self._queued = [], [], []
+
+    def step(self, name: str, dropped: Reasons, queued: Reasons = MappingProxyType({})) -> None:
+        """Take out what a step drops or queues, each with its reason by id."""
+        after = [row for row in self.left if row.id not in dropped and row.id not in queued]
+        self._funnel.append((name, len(self.left), len(dropped), len(queued), len(after)))
+        for gone, reasons in ((self._dropped, dropped), (self._queued, queued)):
+            gone.extend((row.id, name, reasons[row.id]) for row in self.left if row.id in reasons)
+        self.left = after
+
+    @property
+    def funnel(self) -> pd.DataFrame:
+        columns = ["step", "before", "dropped", "queued", "after"]
+        return pd.DataFrame(self._funnel, columns=columns)
+
+    @property
+    def dropped(self) -> pd.DataFrame:
+        return pd.DataFrame(self._dropped, columns=["id", "step", "reason"])
+
+    @property
+    def queued(self) -> pd.DataFrame:
+        return pd.DataFrame(self._queued, columns=["id", "step", "reason"])
 
 
 def curate(
@@ -60,68 +71,52 @@ def curate(
     bench: Mapping[str, str],
     screen: Screen,
     classify: Classify,
-    settings: Settings = Settings(),
-) -> Curated:  # noqa: B008
-    """Run every step on ``rows``; ``bench`` are the texts of the bench by id.
+    profile: Profile,
+) -> Curated:
+    """Run every step on ``rows``, as the profile bounds it; ``bench`` are the bench's texts by id.
 
     ``screen`` gives each text a difficulty of 0 to 10, ``classify`` its (category, specialty) or
     ``NOT_MEDICAL``; None is no answer. Raises KitError on a repeated id, or when a role answers
     another number of texts than it was asked.
     """
     _unique(rows)
-    left, steps, lost, waiting = list(rows), [], [], []
-
-    def step(
-        name: str, dropped: Mapping[str, str], queued: Mapping[str, str] | None = None
-    ) -> None:
-        nonlocal left
-        queued = queued or {}
-        after = [row for row in left if row.id not in dropped and row.id not in queued]
-        steps.append((name, len(left), len(dropped), len(queued), len(after)))
-        lost.extend((row.id, name, dropped[row.id]) for row in left if row.id in dropped)
-        waiting.extend((row.id, name, queued[row.id]) for row in left if row.id in queued)
-        left = after
-
-    step("licence", wrong_licence(left, settings.licences))
-    step("language", foreign(left, settings.languages))
-    step("length", wrong_length(left, settings.min_words, settings.max_words))
-    step("duplicates", duplicates(left, settings.embedder, settings.threshold))
-    step("bench", leaks(left, bench, settings.embedder, settings.threshold))
-    hardness = _asked("screener", screen, left)
-    low, high = settings.difficulty_low, settings.difficulty_high
-    step(
-        "difficulty",
-        {
-            i: f"difficulty {d}, not {low} to {high}"
-            for i, d in hardness.items()
-            if d is not None and not low <= d <= high
-        },
-        {i: "no answer of the screener" for i, d in hardness.items() if d is None},
-    )
-    classes = _asked("classifier", classify, left)
-    step(
-        "medical",
-        {i: "not medical" for i, found in classes.items() if found == NOT_MEDICAL},
-        {i: "no answer of the classifier" for i, found in classes.items() if found is None},
-    )
-    instructions = [
-        Instruction(
-            id=row.id,
-            category=classes[row.id][0],
-            specialty=classes[row.id][1],
-            source=row.source,
-            difficulty=hardness[row.id],
-            messages=[Message(role="user", content=row.text)],
+    made = Curated(rows)
+    made.step("licence", wrong_licence(made.left, profile.licences))
+    made.step("language", foreign(made.left, profile.languages))
+    made.step("length", wrong_length(made.left, profile.words_least, profile.words_most))
+    made.step("duplicates", duplicates(made.left, profile.embedder))
+    made.step("bench", leaks(made.left, bench, profile.embedder))
+    difficulties = _asked("screener", screen, made.left)
+    outside = wrong_difficulty(difficulties, profile.difficulty_least, profile.difficulty_most)
+    made.step("difficulty", outside, _unanswered("screener", difficulties))
+    classes = _asked("classifier", classify, made.left)
+    others = {i: "not medical" for i, named in classes.items() if named == NOT_MEDICAL}
+    made.step("medical", others, _unanswered("classifier", classes))
+    for row in made.left:
+        category, specialty = classes[row.id]
+        made.instructions.append(
+            Instruction(
+                id=row.id,
+                category=category,
+                specialty=specialty,
+                source=row.source,
+                difficulty=difficulties[row.id],
+                messages=[Message(role="user", content=row.text)],
+            )
         )
-        for row in left
-    ]
-    parts = ["id", "step", "reason"]
-    return Curated(
-        instructions,
-        pd.DataFrame(steps, columns=["step", "before", "dropped", "queued", "after"]),
-        pd.DataFrame(lost, columns=parts),
-        pd.DataFrame(waiting, columns=parts),
-    )
+    return made
+
+
+def wrong_difficulty(answers: Mapping[str, int | None], low: int, high: int) -> dict[str, str]:
+    return {
+        i: f"difficulty {answer}, not {low} to {high}"
+        for i, answer in answers.items()
+        if answer is not None and not low <= answer <= high
+    }
+
+
+def _unanswered(role: str, answers: Mapping) -> dict[str, str]:
+    return {i: f"no answer of the {role}" for i, answer in answers.items() if answer is None}
 
 
 def wrong_licence(rows: Sequence[RawInstruction], licences: Sequence[str]) -> dict[str, str]:
@@ -143,18 +138,16 @@ def wrong_length(rows: Sequence[RawInstruction], fewest: int, most: int) -> dict
     }
 
 
-def duplicates(rows: Sequence[RawInstruction], embedder: str, threshold: float) -> dict[str, str]:
+def duplicates(rows: Sequence[RawInstruction], embedder: str) -> dict[str, str]:
     """Rows that repeat another one, which is kept (see ``deduplication``)."""
     if not rows:
         return {}
-    gone = deduplication.deduplicate(
-        [r.id for r in rows], [r.text for r in rows], embedder, threshold
-    )
+    gone = deduplication.deduplicate([r.id for r in rows], [r.text for r in rows], embedder)
     return {r.id: f"{r.rule} of {r.kept_id}" for r in gone.itertuples()}
 
 
 def leaks(
-    rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str, threshold: float
+    rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str
 ) -> dict[str, str]:
     """Rows that hold an item of the bench, with the rule that found it, the item and how alike.
 
@@ -169,7 +162,7 @@ def leaks(
     for rule, hits in (
         ("n-gram overlap", _shared_grams(texts, items)),
         ("word overlap", _shared_words(texts, items)),
-        ("embedding", deduplication.matches(texts, items, embedder, threshold)),
+        ("embedding", deduplication.matches(texts, items, embedder)),
     ):
         for n, (item, value) in hits.items():
             found.setdefault(rows[n].id, f"{rule} {value:.2f} with bench item {names[item]}")
@@ -178,20 +171,18 @@ def leaks(
 
 def _shared_grams(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
     """Row -> (item, share of the item's n-grams in the row), from ``GRAM_SHARE`` on."""
-    wanted = [_grams(item, GRAM) for item in items]
+    grams_of = [_grams(item, GRAM) for item in items]
     holders: dict[tuple, list[int]] = {}
-    for n, grams in enumerate(wanted):
+    for item, grams in enumerate(grams_of):
         for gram in grams:
-            holders.setdefault(gram, []).append(n)
+            holders.setdefault(gram, []).append(item)
     sizes = {len(gram) for gram in holders}  # an item of fewer words is one n-gram
     hits = {}
     for row, text in enumerate(texts):
-        counts: dict[int, int] = {}
-        for gram in set().union(*(_grams(text, size) for size in sizes)):
-            for n in holders.get(gram, ()):
-                counts[n] = counts.get(n, 0) + 1
-        shares = {n: count / len(wanted[n]) for n, count in counts.items()}
-        best = max(shares, key=lambda n: (shares[n], -n), default=None)
+        grams = set().union(*(_grams(text, size) for size in sizes))
+        shared = Counter(item for gram in grams for item in holders.get(gram, ()))
+        shares = {item: n / len(grams_of[item]) for item, n in shared.items()}
+        best = max(shares, key=lambda item: (shares[item], -item), default=None)
         if best is not None and shares[best] >= GRAM_SHARE:
             hits[row] = (best, shares[best])
     return hits
@@ -204,27 +195,18 @@ def _grams(text: str, size: int) -> set[tuple[str, ...]]:
 
 def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
     """Row -> (item, Jaccard of their content words), where that is at least ``WORD_OVERLAP``."""
-    from scipy.sparse import csr_matrix
-
-    wanted = [_words(item) for item in items]
-    place = {word: n for n, word in enumerate(sorted(set().union(*wanted)))}
-
-    def table(rows: Sequence[set[str]]):
-        columns = [[place[w] for w in words if w in place] for words in rows]
-        starts = np.cumsum([0, *map(len, columns)])
-        flat = np.array([c for row in columns for c in row], np.int32)
-        return csr_matrix(
-            (np.ones(len(flat), np.float32), flat, starts), shape=(len(rows), len(place))
-        )
-
-    sizes, against, hits = np.array([*map(len, wanted)]), table(wanted).T.tocsc(), {}
-    for start in range(0, len(texts), 1000):
-        rows = [_words(text) for text in texts[start : start + 1000]]
-        shared = (table(rows) @ against).toarray()
-        jaccard = shared / (np.array([*map(len, rows)])[:, None] + sizes - shared)
-        best = jaccard.argmax(axis=1)
-        for n in np.flatnonzero(jaccard[np.arange(len(rows)), best] >= WORD_OVERLAP):
-            hits[start + int(n)] = (int(best[n]), float(jaccard[n, best[n]]))
+    words_of = CountVectorizer(analyzer=_words, binary=True)
+    of_items = words_of.fit_transform(items)
+    item_sizes = of_items.sum(axis=1).A1
+    hits = {}
+    for start in range(0, len(texts), BLOCK):
+        block = texts[start : start + BLOCK]
+        sizes = np.array([len(_words(text)) for text in block])
+        shared = (words_of.transform(block) @ of_items.T).toarray()
+        jaccard = shared / (sizes[:, None] + item_sizes - shared)
+        for row, item in enumerate(jaccard.argmax(axis=1)):
+            if jaccard[row, item] >= WORD_OVERLAP:
+                hits[start + row] = (int(item), float(jaccard[row, item]))
     return hits
 
 

@@ -9,7 +9,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
 
+import yaml
 from rapidfuzz.distance import OSA
 
 DIFFERENT, NEAR, SEMANTIC = 0, 1, 2
@@ -22,56 +24,13 @@ _CONTRACTED = re.compile(
     r"\b(?:(can|won|shan)'?t|(\w+)n't|(do|does|did|is|are|was|has|have|had|should|could|would)nt)\b"
 )
 _ENDING = re.compile(r"'(?:s|m|re|ve|ll|d)\b")
-# What is said to whom, and not what is asked
-_COURTESY = re.compile(
-    r"\b(?:hello|hi|hey|good (?:morning|afternoon|evening|day)|greetings"
-    r"|dear (?:doctor|dr|doc|nurse|team|clinic|sir or madam|sir|madam|all)"
-    r"|(?:many |kind |best |warm )?(?:thanks|thank you|regards|wishes)"
-    r"(?: (?:so|very) much| a lot| again)?"
-    r"(?: in advance| for (?:your|the|any) (?:time|help|advice|answer|reply))*"
-    r"|i hope (?:that )?you are (?:well|fine)|i hope this finds you well"
-    r"|sorry (?:to bother you|for the bother)"
-    r"|(?:i have a|just a|a) (?:quick |short |brief )?question|yours (?:sincerely|faithfully)"
-    r"|i (?:look|am looking) forward to (?:your (?:answer|reply)|hearing from you))\b"
-)
-_NEGATIONS = frozenset("no not never none nor neither without".split())
-_FUNCTION = frozenset(
-    """
-    a an the this that these those there here i me my mine myself we us our ours you your
-    yours he him his she her hers it its they them their theirs am is are was were be been
-    being do does did doing have has had having of to in on at for by with as and
-    but so if then than because while about into what which who whom whose how why when
-    where please kindly just really actually basically simply well okay ok also very quite
-    um uh er oh dear doctor dr maybe perhaps anyway currently now honestly frankly obviously
-    literally essentially truly kinda somehow apparently hopefully unfortunately personally
-    """.split()
-)
-_NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()
-    )
-}
-# Facts among the words: what a model's closeness may not explain away
-_UNITS = frozenset(
-    """
-    mg mcg µg μg ug g kg ml dl l cl iu unit mmol mol % percent tablet capsule pill drop puff
-    spoon dose second minute hour day week month year daily weekly monthly hourly once twice
-    time
-    """.split()
-)
-_OPPOSITES = frozenset(
-    frozenset(pair.split("/"))
-    for pair in """
-    left/right before/after high/low higher/lower increase/decrease increased/decreased
-    start/stop begin/end up/down more/less most/least above/below over/under male/female
-    man/woman boy/girl mother/father son/daughter husband/wife morning/evening morning/night
-    day/night adult/child old/young older/younger hot/cold safe/unsafe safe/dangerous
-    acute/chronic benign/malignant positive/negative early/late first/last fast/slow
-    long/short allowed/forbidden inside/outside gain/lose gain/loss upper/lower
-    systolic/diastolic
-    """.split()
-)
+_LISTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_COURTESY = re.compile(rf"\b(?:{'|'.join(_LISTS['courtesies'])})\b")
+_NEGATIONS = frozenset(_LISTS["negations"].split())
+_FUNCTION = frozenset(_LISTS["function_words"].split())
+_NUMBERS = {word: str(value) for value, word in enumerate(_LISTS["number_words"].split())}
+_UNITS = frozenset(_LISTS["units"].split())
+_OPPOSITES = frozenset(frozenset(pair.split("/")) for pair in _LISTS["opposites"].split())
 
 
 @lru_cache(1 << 16)

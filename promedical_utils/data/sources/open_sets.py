@@ -11,7 +11,6 @@ A rubric of RaR-Medicine becomes the kit's by a rule that is the kit's decision:
   with the reasons and what of it is clear. The rubrics are a language model's: status draft.
 """
 
-import gzip
 import json
 import os
 import re
@@ -24,29 +23,19 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from promedical_utils.core.records import Instruction, Message, RawInstruction, Rubric
+from promedical_utils.core.records import RawInstruction, Rubric
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.roles import Draft, DraftedCriterion
-from promedical_utils.data.sources.real_sets import NEGATION
-from promedical_utils.data.sources.schemas import VARIABLE
+from promedical_utils.data.sources.questions import NEGATION, question
+from promedical_utils.data.sources.schemas import VARIABLE, text_lines
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 CATEGORY = re.compile(r"(essential|important|optional|pitfall) criteria\s*:\s*", re.IGNORECASE)
 WEIGHTS = {"essential": 1.0, "important": 0.7}
-SUBJECT = r"(the (answer|response) )?"
-AVOIDED = re.compile(
-    SUBJECT + r"(avoids|refrains from) (recommending|suggesting|advising|prescribing|claiming"
-    r"|misdiagnosing|misidentifying|misinterpreting|misstating|confusing)\b",
-    re.IGNORECASE,
-)
-FAULT = re.compile(
-    SUBJECT
-    + r"(recommends|suggests|advises|prescribes|claims|misdiagnoses|misidentifies|misinterprets"
-    r"|misstates|confuses|incorrectly|wrongly|mistakenly|falsely)\b",
-    re.IGNORECASE,
-)
-TWISTED = re.compile(r"\b(not|never|against|avoid\w*)\b", re.IGNORECASE)
+AVOIDED = rubric_writer.phrase("avoided", begins=True)
+FAULT = rubric_writer.phrase("fault", begins=True)
+TWISTED = rubric_writer.phrase("twisted")
 
 
 @dataclass(frozen=True)
@@ -201,29 +190,25 @@ def _own(path: Path) -> Iterator[RawInstruction | str]:
                     for batch in table.iter_batches():
                         yield from map(_checked, batch.to_pylist())
             else:
-                opened = gzip.open if file.name.endswith(".gz") else open
-                with opened(file, "rt", encoding="utf-8") as lines:
-                    yield from (_parsed(line) for line in lines if line.strip())
+                with text_lines(file) as lines:
+                    yield from (_checked(line) for line in lines if line.strip())
         except (OSError, EOFError, ValueError) as error:  # pyarrow's and the codec's among these
             raise KitError(
                 f"{file.name} cannot be read ({type(error).__name__}): fetch or write it again"
             ) from None
 
 
-def _parsed(line: str) -> RawInstruction | str:
+def _checked(row: str | dict) -> RawInstruction | str:
+    """A row, or a line of JSON, as a record; else the reason why it is none."""
     try:
-        return _checked(json.loads(line))
+        content = json.loads(row) if isinstance(row, str) else row
+        record = RawInstruction.model_validate(content)
     except json.JSONDecodeError:
         return "not JSON"
-
-
-def _checked(row) -> RawInstruction | str:
-    try:
-        found = RawInstruction.model_validate(row)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         return f"field {'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
-    return found if found.text.strip() else "no question"
+    return record if record.text.strip() else "no question"
 
 
 # --- adapters: what the sets' rows say, as (id within the set, question, rubric rows or None)
@@ -263,15 +248,7 @@ ADAPTERS = {
 
 def _add_rubric(reading: Reading, row: RawInstruction, rubric_rows: Iterable[Mapping]) -> None:
     draft, reasons = drafted(rubric_rows)
-    asked = Instruction(
-        id=row.id,
-        category="unspecified",
-        specialty="unspecified",
-        source=row.source,
-        difficulty=5,
-        messages=[Message(role="user", content=row.text)],
-    )
-    reasons += rubric_writer.broken_rules(draft, asked)
+    reasons += rubric_writer.broken_rules(draft, question(row.id, row.source, row.text))
     if reasons:
         reading.queued.append(rubric_writer.Queued(row.id, tuple(reasons), draft))
     else:

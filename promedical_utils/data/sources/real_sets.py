@@ -13,14 +13,16 @@ Decisions of the kit, each with its reason:
 """
 
 import csv
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, median, mode
+
+import pandas as pd
+from sklearn.metrics import cohen_kappa_score
 
 from promedical_utils.core import statistics
 from promedical_utils.core.records import (
@@ -28,17 +30,23 @@ from promedical_utils.core.records import (
     Criterion,
     CriterionPair,
     Instruction,
-    Message,
     Rubric,
     SplitRow,
     Verdict,
 )
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data.sources.schemas import CARDS, as_first_read, reachable, read
+from promedical_utils.data.sources import judged
+from promedical_utils.data.sources.questions import NEGATION, question, wording
+from promedical_utils.data.sources.schemas import (
+    CARDS,
+    KqaQuestion,
+    as_first_read,
+    reachable,
+    read,
+)
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
-NEGATION = "Does NOT do the following: "
 OVERALL = "Gives a correct answer to the question asked, be it an incomplete one."
 EXTERNAL = frozenset({"healthbench"})  # evaluation only, by its authors' wish
 CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
@@ -71,23 +79,21 @@ class RealStudy:
                     "HealthBench belongs to external, and nothing else does"
                 )
 
-    def _ask(self, criteria, **about):
-        about = {"specialty": "unspecified", "difficulty": 5} | about  # nobody rated the difficulty
-        self.instructions.append(Instruction(**about))
+    def add_question(self, instruction: Instruction, criteria: list[Criterion]) -> None:
+        self.instructions.append(instruction)
         self.rubrics.append(
-            Rubric(instruction_id=about["id"], criteria=criteria, status="gold", round=0)
+            Rubric(instruction_id=instruction.id, criteria=criteria, status="gold", round=0)
         )
 
-    def _answer(self, identity, instruction, generator, text, judge, verdicts):
-        self.candidates.append(
-            Candidate(id=identity, instruction_id=instruction, generator=generator, text=text)
-        )
-        self._say(identity, judge, verdicts)
-        self._say(identity, "judge", verdicts, why=judge)
+    def add_answer(self, answer: Candidate, judge: str, verdicts: Mapping[str, str]) -> None:
+        """``verdicts`` by criterion id, under ``judge`` and under "judge"."""
+        self.candidates.append(answer)
+        self.add_verdicts(answer.id, judge, verdicts)
+        self.add_verdicts(answer.id, "judge", verdicts, why=judge)
 
-    def _say(self, candidate, judge, verdicts, why=""):
+    def add_verdicts(self, answer: str, judge: str, verdicts: Mapping[str, str], why="") -> None:
         self.verdicts.extend(
-            Verdict(candidate_id=candidate, criterion_id=c, judge=judge, verdict=v, rationale=why)
+            Verdict(candidate_id=answer, criterion_id=c, judge=judge, verdict=v, rationale=why)
             for c, v in verdicts.items()
         )
 
@@ -102,111 +108,100 @@ def refuse_external(instructions: Iterable[Instruction]) -> None:
             )
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\W+", " ", text.lower()).strip() or text
-
-
-def _kqa() -> RealStudy:
-    study, physician, statements, blank = RealStudy(), {}, {}, 0
+def _add_kqa(study: RealStudy) -> None:
+    rows, statements, blank = {}, {}, 0  # both by instruction id; statements: wording -> id
     for row in read("kqa_questions"):
-        identity = f"kqa-{short_hash(_plain(row.Question))}"
-        criteria = []
-        for kind, given in (("must_have", row.Must_have), ("nice_to_have", row.Nice_to_have)):
-            texts = list(dict.fromkeys(s.strip() for s in given if s.strip()))
-            blank += len(given) - len(texts)
-            criteria += [
-                Criterion(
-                    id=short_hash(identity, kind, text),
-                    text=text,
-                    kind=kind,
-                    dimension="proficiency" if kind == "must_have" else "excellence",
-                    weight=1 / len(texts) if kind == "must_have" else 0,
-                )
-                for text in texts
-            ]
-        study._ask(
-            criteria,
-            id=identity,
-            source="kqa",
-            category="patient_question",
-            messages=[Message(role="user", content=row.Question)],
-            specialty=row.ICD_10_diag or "unspecified",
+        instruction = question(
+            f"kqa-{short_hash(wording(row.Question))}",
+            "kqa",
+            row.Question,
+            "patient_question",
+            row.ICD_10_diag or "unspecified",
         )
-        physician[identity] = row.Free_form_answer
-        statements[identity] = {_plain(c.text): c.id for c in criteria}
+        criteria = _kqa_criteria(instruction.id, row)
+        blank += len(row.Must_have) + len(row.Nice_to_have) - len(criteria)
+        study.add_question(instruction, criteria)
+        rows[instruction.id] = row
+        statements[instruction.id] = {wording(c.text): c.id for c in criteria}
 
-    answers, lost = defaultdict(dict), 0
+    labelled, lost = defaultdict(dict), 0  # (instruction, model, answer) -> statement -> verdicts
     for row in read("kqa_labels"):
-        identity = f"kqa-{short_hash(_plain(row.question))}"
-        criterion = statements.get(identity, {}).get(_plain(row.criterion))
-        lost += criterion is None
-        if criterion:
-            said = ["met" if label == "Entailment" else "not_met" for label in row.labels]
-            answers[identity, row.model, row.answer][criterion] = said
-    labelled = {identity for identity, _, _ in answers}
-    for identity, text in physician.items():
-        met = dict.fromkeys(statements[identity].values(), "met") if identity in labelled else {}
-        study._answer(f"{identity}-physician", identity, "physician", text, "physicians", met)
-    for (identity, model, text), said in answers.items():
-        unknown = dict.fromkeys(statements[identity].values(), "unknown")
-        majority = unknown | {c: mode(three) for c, three in said.items()}
-        study._answer(f"{identity}-{model}", identity, model, text, "physicians", majority)
+        i = f"kqa-{short_hash(wording(row.question))}"
+        criterion = statements.get(i, {}).get(wording(row.criterion))
+        if criterion is None:
+            lost += 1
+        else:
+            three = ["met" if label == "Entailment" else "not_met" for label in row.labels]
+            labelled[i, row.model, row.answer][criterion] = three
+
+    with_answers = {i for i, _, _ in labelled}
+    for i, row in rows.items():
+        met = dict.fromkeys(statements[i].values(), "met") if i in with_answers else {}
+        study.add_answer(_answer(i, "physician", row.Free_form_answer), "physicians", met)
+    for (i, model, text), verdicts in labelled.items():
+        unknown = dict.fromkeys(statements[i].values(), "unknown")
+        answer = _answer(i, model, text)
+        majority = {c: mode(three) for c, three in verdicts.items()}
+        study.add_answer(answer, "physicians", unknown | majority)
         for n in range(3):
-            own = unknown | {c: three[n] for c, three in said.items()}
-            study._say(f"{identity}-{model}", f"physician_{n + 1}", own)
-    study.notes.extend(
-        (
-            f"K-QA: {lost} labelled rows name a question, or two statements glued together, that "
-            "the "
-            f"question file does not have: they count in the agreement only. {blank} blank or "
-            "repeated "
-            "statements left out.",
-            "K-QA: the physician's answer is the chosen one of every pair, so style alone can "
-            "tell. "
-            "Questions without a labelled system answer have no verdicts.",
-        )
+            own = {c: three[n] for c, three in verdicts.items()}
+            study.add_verdicts(answer.id, f"physician_{n + 1}", unknown | own)
+    study.notes.append(
+        f"K-QA: {lost} labelled rows name a question, or two statements glued together, that the "
+        f"question file does not have: they count in the agreement only. {blank} blank or repeated "
+        "statements left out."
     )
-    return study
+    study.notes.append(
+        "K-QA: the physician's answer is the chosen one of every pair, so style alone can tell. "
+        "Questions without a labelled system answer have no verdicts."
+    )
 
 
-def _mediqa() -> RealStudy:
-    study = RealStudy(
-        notes=[
-            "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from "
-            "score 3."
-        ]
+def _kqa_criteria(instruction_id: str, row: KqaQuestion) -> list[Criterion]:
+    criteria = []
+    for kind, given in (("must_have", row.Must_have), ("nice_to_have", row.Nice_to_have)):
+        texts = list(dict.fromkeys(s.strip() for s in given if s.strip()))
+        if kind == "must_have":
+            about = {"dimension": "proficiency", "weight": 1 / len(texts) if texts else 0}
+        else:
+            about = {"dimension": "excellence", "weight": 0}
+        for text in texts:
+            id = short_hash(instruction_id, kind, text)
+            criteria.append(Criterion(id=id, text=text, kind=kind, **about))
+    return criteria
+
+
+def _answer(instruction_id: str, generator: str, text: str) -> Candidate:
+    return Candidate(
+        id=f"{instruction_id}-{generator}",
+        instruction_id=instruction_id,
+        generator=generator,
+        text=text,
     )
-    for row in read("mediqa"):
-        identity = f"mediqa-{row.split}-{row.qid}"
+
+
+def _add_mediqa(study: RealStudy) -> None:
+    study.notes.append(
+        "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from score 3."
+    )
+    rows = read("mediqa")
+    for row, asked in zip(rows, judged.mediqa(rows)[0], strict=True):
+        i = asked.instruction.id
+        overall = short_hash(i, OVERALL)
         criterion = Criterion(
-            id=short_hash(identity, OVERALL),
-            dimension="proficiency",
-            text=OVERALL,
-            weight=1,
-            kind="overall",
+            id=overall, dimension="proficiency", text=OVERALL, weight=1, kind="overall"
         )
-        study._ask(
-            [criterion],
-            id=identity,
-            source="mediqa",
-            category="consumer_question",
-            messages=[Message(role="user", content=row.question)],
-        )
-        for answer in row.answers:
-            met = {criterion.id: "met" if answer.score >= 3 else "not_met"}
-            name = f"{identity}-{answer.aid}"
-            study._answer(name, identity, "retrieved", answer.text, "reference", met)
-        for a, b in combinations(sorted(row.answers, key=lambda answer: -answer.score), 2):
-            if a.score > b.score:
-                study.pairs.append(
-                    CriterionPair(
-                        instruction_id=identity,
-                        criterion_id=criterion.id,
-                        chosen_id=f"{identity}-{a.aid}",
-                        rejected_id=f"{identity}-{b.aid}",
-                    )
+        study.add_question(asked.instruction, [criterion])
+        for answer, graded in zip(asked.candidates, row.answers, strict=True):
+            met = {overall: "met" if graded.score >= 3 else "not_met"}
+            study.add_answer(answer, "reference", met)
+        for a, b, better in asked.pairs:
+            chosen, rejected = (a, b) if better > 0 else (b, a)
+            study.pairs.append(
+                CriterionPair(
+                    instruction_id=i, criterion_id=overall, chosen_id=chosen, rejected_id=rejected
                 )
-    return study
+            )
 
 
 @cache
@@ -233,35 +228,25 @@ def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
     return criteria
 
 
-def _healthbench() -> RealStudy:
-    study = RealStudy(
-        notes=[
-            "HealthBench: labels are a language model's; the list that marks harm awaits a "
-            "physician."
-        ]
+def _add_healthbench(study: RealStudy) -> None:
+    study.notes.append(
+        "HealthBench: labels are a language model's; the list that marks harm awaits a physician."
     )
     by_prompt = defaultdict(list)
     for row in read("healthbench_graded"):
         by_prompt[row.prompt_id].append(row)
-    for prompt_id, answers in by_prompt.items():
-        identity = f"healthbench-{prompt_id}"
-        shared = set.intersection(*({p.criterion for p in a.criteria} for a in answers))
-        judged = [p for p in answers[0].criteria if p.criterion in shared]
-        criteria = criteria_of(prompt_id, judged)
-        study._ask(
-            criteria,
-            id=identity,
-            source="healthbench",
-            category="health_conversation",
-            messages=answers[0].prompt,
+    for prompt_id, rows in by_prompt.items():
+        i = f"healthbench-{prompt_id}"
+        shared = set.intersection(*({p.criterion for p in row.criteria} for row in rows))
+        criteria = criteria_of(prompt_id, [p for p in rows[0].criteria if p.criterion in shared])
+        study.add_question(
+            question(i, "healthbench", rows[0].prompt, "health_conversation"), criteria
         )
-        for row in answers:
+        for row in rows:
             raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
             good = {c.id: raw[c.id] == (c.kind == "point") for c in criteria}
-            met = {c: "met" if yes else "not_met" for c, yes in good.items()}
-            name = f"{identity}-{row.source}"
-            study._answer(name, identity, row.source, row.response, "llm_judge", met)
-    return study
+            verdicts = {c: "met" if yes else "not_met" for c, yes in good.items()}
+            study.add_answer(_answer(i, row.source, row.response), "llm_judge", verdicts)
 
 
 def load_real(seed: int) -> RealStudy:
@@ -272,54 +257,57 @@ def load_real(seed: int) -> RealStudy:
     HealthBench: external. A question found in two splits goes whole to the one that is furthest
     from training.
     """
-    parts, notes = (
-        [_kqa(), _mediqa()],
-        [
-            "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or "
-            "tested "
-            "on them: not testable in this profile, save for HealthBench's language-model labels."
-        ],
-    )
+    study = RealStudy()
+    notes = [
+        "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or tested "
+        "on them: not testable in this profile, save for HealthBench's language-model labels."
+    ]
+    _add_kqa(study)
+    _add_mediqa(study)
     if reachable("healthbench_graded"):
-        parts.append(_healthbench())
+        _add_healthbench(study)
     else:
         notes.append("HealthBench: not run; its graded answers come from PROMEDICAL_DATA_DIR only.")
-    for part in (p for p in parts if not p.pairs):  # MEDIQA's are graded, the others' a join
-        for group in groups(part.instructions, part.rubrics, part.candidates, part.verdicts):
-            part.pairs.extend(criterion_pairs(group))
-    paired = {pair.instruction_id for part in parts for pair in part.pairs}
-    asked = [i for part in parts for i in part.instructions]
-    wish = {i.id: _split(i, seed, i.id in paired) for i in asked}
-    condition = {i.id: short_hash(*(_plain(m.content) for m in i.messages)) for i in asked}
-    wishes = defaultdict(set)
-    for i in asked:
-        wishes[condition[i.id]].add(wish[i.id])
-    splits = []
-    for i in asked:
-        place, same = wish[i.id], condition[i.id]
-        if i.source not in EXTERNAL:
-            place = min(wishes[same] - {"external"}, key=STRICTEST.index)
-        splits.append(
-            SplitRow(instruction_id=i.id, split=place, condition=same, patient=same, wording_seed=0)
-        )
-    moved = sum(row.split != wish[row.instruction_id] for row in splits)
+    for group in groups(study.instructions, study.rubrics, study.candidates, study.verdicts):
+        if group.instruction.source != "mediqa":  # whose pairs are graded, the others' a join
+            study.pairs.extend(criterion_pairs(group))
+    splits, moved = _splits(study, seed)
     notes.append(f"{moved} questions moved, since the same question also stands in another split.")
-    lists = ("instructions", "rubrics", "candidates", "verdicts", "pairs")
-    joined = {name: [x for part in parts for x in getattr(part, name)] for name in lists}
-    notes += [note for part in parts for note in part.notes]
-    return RealStudy(**joined, splits=splits, notes=notes)
+    return replace(study, splits=splits, notes=notes + study.notes)
+
+
+def _splits(study: RealStudy, seed: int) -> tuple[list[SplitRow], int]:
+    """A row an instruction, and how many are not where ``_split`` had drawn them."""
+    paired = {pair.instruction_id for pair in study.pairs}
+    drawn = {i.id: _split(i, seed, i.id in paired) for i in study.instructions}
+    condition = {
+        i.id: short_hash(*(wording(m.content) for m in i.messages)) for i in study.instructions
+    }
+    drawn_of = defaultdict(set)
+    for i, name in drawn.items():
+        drawn_of[condition[i]].add(name)
+    rows = []
+    for i in study.instructions:
+        split, same = drawn[i.id], condition[i.id]
+        if i.source not in EXTERNAL:
+            split = min(drawn_of[same] - {"external"}, key=STRICTEST.index)
+        rows.append(
+            SplitRow(instruction_id=i.id, split=split, condition=same, patient=same, wording_seed=0)
+        )
+    return rows, sum(row.split != drawn[row.instruction_id] for row in rows)
 
 
 def _split(instruction: Instruction, seed: int, paired: bool) -> str:
-    place = int(short_hash(seed, instruction.id), 16) / 16**12
+    drawn = int(short_hash(seed, instruction.id), 16) / 16**12
     if instruction.source in EXTERNAL:
         return "external"
     if instruction.source == "kqa" and paired:
-        return "train" if place < 0.4 else "calibration" if place < 0.6 else "bench"
+        return "train" if drawn < 0.4 else "calibration" if drawn < 0.6 else "bench"
     if instruction.source == "kqa":
-        return "train" if place < 0.8 else "checkpoint"
-    drawn = "calibration" if place < 0.1 else "train"
-    return {"test": "bench", "val": "calibration"}.get(instruction.id.split("-")[1], drawn)
+        return "train" if drawn < 0.8 else "checkpoint"
+    published = instruction.id.split("-")[1]
+    of_train = "calibration" if drawn < 0.1 else "train"
+    return {"test": "bench", "val": "calibration"}.get(published, of_train)
 
 
 def corpus(study: RealStudy) -> list[str]:
@@ -339,20 +327,18 @@ def agreement(labels: Sequence) -> dict:
     ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have, with
     intervals.
     """
-    import pandas as pd
-    from sklearn.metrics import cohen_kappa_score
-
     table = pd.DataFrame([row.labels for row in labels])
-    of = statistics.reliability(table, CLASSES, by=[row.category for row in labels], draws=200)
-    fleiss = of.value[(of.slice == "all") & (of.coefficient == "fleiss")].iloc[0]
+    categories = [row.category for row in labels]
+    reliability = statistics.reliability(table, CLASSES, by=categories, draws=200)
+    whole = reliability[reliability.slice == "all"].set_index("coefficient")
     return {
         "rows": len(table),
-        "fleiss_kappa": float(fleiss),
+        "fleiss_kappa": float(whole.value["fleiss"]),
         "cohen_kappa": [
             float(cohen_kappa_score(table[a], table[b])) for a, b in combinations(table, 2)
         ],
         "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
-        "reliability": of.round(4).to_dict("records"),
+        "reliability": reliability.round(4).to_dict("records"),
     }
 
 
@@ -363,8 +349,6 @@ def healthbench_figures(graded: Sequence) -> dict:
     two equally long answers neither is the longer, so such a pair counts against the length.
     Unclipped score of a row: points met over positive points, HealthBench's before it clips at 0.
     """
-    import pandas as pd
-
     rows = pd.DataFrame(
         [
             (n, row.prompt_id, len(row.response), c.criterion, c.points, c.met)
@@ -393,30 +377,37 @@ def aggregate_report(study: RealStudy) -> dict:
     """Counts, lengths in words and agreement, no text of any source: may leave ``runs/real``."""
     source = {i.id: i.source for i in study.instructions}
     split = {row.instruction_id: row.split for row in study.splits}
-    of = {c.id: c.instruction_id for c in study.candidates}
+    asked_in = {c.id: c.instruction_id for c in study.candidates}
     criteria = [(source[r.instruction_id], c) for r in study.rubrics for c in r.criteria]
     words = defaultdict(list)
     for i in study.instructions:
         words[f"{i.source} questions"].append(sum(len(m.content.split()) for m in i.messages))
     for c in study.candidates:
-        words[f"{source[of[c.id]]} answers"].append(len(c.text.split()))
+        words[f"{source[c.instruction_id]} answers"].append(len(c.text.split()))
     for name, c in criteria:
         words[f"{name} criteria"].append(len(c.text.split()))
-    train = {c.text for c in study.candidates if split[of[c.id]] == "train"}
-    bench = [c.text in train for c in study.candidates if split[of[c.id]] == "bench"]
+    train = {c.text for c in study.candidates if split[c.instruction_id] == "train"}
+    bench = [c.text in train for c in study.candidates if split[c.instruction_id] == "bench"]
 
     def count(keys) -> dict[str, int]:
         return {" / ".join(key): n for key, n in sorted(Counter(keys).items())}
 
     report = {
         "instructions": count((source[i], split[i]) for i in source),
-        "candidates": count((source[i], split[i]) for i in of.values()),
+        "candidates": count((source[i], split[i]) for i in asked_in.values()),
         "criteria": count((name, c.dimension, c.kind) for name, c in criteria),
-        "verdicts": count((source[of[v.candidate_id]], v.judge, v.verdict) for v in study.verdicts),
+        "verdicts": count(
+            (source[asked_in[v.candidate_id]], v.judge, v.verdict) for v in study.verdicts
+        ),
         "pairs": count((source[p.instruction_id], split[p.instruction_id]) for p in study.pairs),
         "words": {
-            what: dict(n=len(n), median=median(n), max=max(n), over_700=sum(x > 700 for x in n))
-            for what, n in sorted(words.items())
+            what: {
+                "n": len(lengths),
+                "median": median(lengths),
+                "max": max(lengths),
+                "over_700": sum(n > 700 for n in lengths),
+            }
+            for what, lengths in sorted(words.items())
         },
         "bench_answers_also_in_train": {"n": sum(bench), "of": len(bench)},
         "files_as_first_read": {key: as_first_read(key) for key in CARDS if CARDS[key].sha256},

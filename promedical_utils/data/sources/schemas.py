@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import yaml
 from pydantic import BaseModel, Field, model_validator
@@ -167,7 +167,7 @@ CARDS = {key: Card(**values) for key, values in yaml.safe_load(_TEXT).items()}
 
 def reachable(key: str) -> bool:
     """Whether a place to read source ``key`` from is known (nothing is fetched)."""
-    return bool(os.environ.get(VARIABLE) or CARDS[key].hub or CARDS[key].address)
+    return bool(folder() or CARDS[key].hub or CARDS[key].address)
 
 
 def folder() -> str:
@@ -190,7 +190,7 @@ def as_first_read(key: str) -> bool | None:
 
     A card without a hash, of a file that the kit has not seen, takes any.
     """
-    path, known = Path(os.environ.get(VARIABLE, "")) / CARDS[key].file, CARDS[key].sha256
+    path, known = Path(folder()) / CARDS[key].file, CARDS[key].sha256
     return sha256(path) == (known or sha256(path)) if path.is_file() else None
 
 
@@ -201,13 +201,18 @@ def _local(card: Card, within: Path) -> list[dict]:
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
             f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
         )
-    zipped = card.file.endswith(".gz")
     try:
-        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as lines:
+        with text_lines(path) as lines:
             return _parsed(lines, card.file)
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        what = f"not {'gzipped ' * zipped}text ({type(error).__name__})"
+        zipped = "gzipped " if path.suffix == ".gz" else ""
+        what = f"not {zipped}text ({type(error).__name__})"
         raise KitError(f"{card.file} is {what}: fetch it again") from None
+
+
+def text_lines(path: Path) -> TextIO:
+    """A file of lines, gzipped or not, opened to be read."""
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
 
 
 def _parsed(lines: Iterable[str], where: str) -> list[dict]:

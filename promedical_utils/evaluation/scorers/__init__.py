@@ -71,7 +71,7 @@ def scores(rows: Iterable[tuple]) -> pd.DataFrame:
 def both_orders(
     keys: Sequence[tuple[str, str, str, str]], first: Sequence[float], second: Sequence[float]
 ) -> pd.DataFrame:
-    """``PAIRS`` from what was said with each of two answers in front.
+    """``PAIRS`` from the preferences with each of two answers in front.
 
     ``keys``: (instruction, criterion or "", a, b) ids; ``first``: P(a better) where a stood first;
     ``second``: P(b better) where b did; NaN is no answer. ``probability`` of a is the mean over
@@ -79,10 +79,11 @@ def both_orders(
     where either order has no answer. ``consistent``: both orders named the same answer, or both
     none.
     """
-    one, two = np.asarray(first, float), 1 - np.asarray(second, float)
-    said = [np.where(np.abs(p - 0.5) < TIE, 0, np.sign(p - 0.5)) for p in (one, two)]
-    frame = pd.DataFrame(list(keys), columns=PAIRS[:4]).assign(probability=(one + two) / 2)
-    same = pd.Series(said[0] == said[1], dtype="boolean")
+    in_order, turned = np.asarray(first, float), 1 - np.asarray(second, float)
+    frame = pd.DataFrame(list(keys), columns=PAIRS[:4])
+    frame["probability"] = (in_order + turned) / 2
+    sides = [np.where(np.abs(p - 0.5) < TIE, 0, np.sign(p - 0.5)) for p in (in_order, turned)]
+    same = pd.Series(sides[0] == sides[1], dtype="boolean")
     return frame.assign(consistent=same.mask(frame.probability.isna()))
 
 

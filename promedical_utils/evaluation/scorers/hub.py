@@ -7,57 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-)
 
-from promedical_utils.core.workspace import KitError, shown
-from promedical_utils.reward_model import packing
+from promedical_utils.core.workspace import KitError
+from promedical_utils.reward_model import hub, packing
 from promedical_utils.reward_model.model import BATCH_TOKENS
 
 
 def classifier(source: Path | str, outputs: int, nf4: bool = False, dtype=torch.float32):
     """(model, tokenizer) of a sequence classifier that has ``outputs`` labels."""
-    model, tokenizer = _load(AutoModelForSequenceClassification, source, nf4, dtype, "score")
+    tokenizer = hub.plain_tokenizer(source)
+    model = hub.load(hub.CLASSIFIER, source, dtype, nf4, published=True).eval()
     if model.config.num_labels != outputs:
-        raise KitError(f"{_said(source)} has {model.config.num_labels} labels, not {outputs}")
-    model.score.float()
+        raise KitError(f"{hub.named(source)} has {model.config.num_labels} labels, not {outputs}")
     return packing.read_many(model), tokenizer
 
 
 def generator(source: Path | str, nf4: bool = False, dtype=torch.float32):
     """(model, tokenizer) of a causal language model; its head may be tied to its embeddings."""
-    return _load(AutoModelForCausalLM, source, nf4, dtype, "lm_head")
-
-
-def _load(kind, source: Path | str, nf4: bool, dtype, head: str):
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[head],
-    )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model, info = kind.from_pretrained(
-            source,
-            dtype=dtype,
-            attn_implementation=packing.ATTENTION,
-            output_loading_info=True,
-            quantization_config=quantization if nf4 else None,
-        )
-    except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        said = first.replace(str(source), _said(source))  # no machine's path
-        raise KitError(f"{_said(source)} cannot be loaded: {said}") from None
-    if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
-        raise KitError(f"{_said(source)} lacks weights of its architecture: {missing[0]}")
-    if not nf4:
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval(), tokenizer
+    tokenizer = hub.plain_tokenizer(source)
+    return hub.load(hub.CAUSAL, source, dtype, nf4, published=True).eval(), tokenizer
 
 
 def limit_of(model, max_tokens: int | None) -> int:
@@ -67,8 +35,7 @@ def limit_of(model, max_tokens: int | None) -> int:
 
 
 def logits(model, sequences: Sequence[list[int]], outputs: int, batch_tokens: int | None = None):
-    """Logits of a ``classifier`` at each sequence's last token: a list of ``outputs`` floats
-    each."""
+    """Logits of a ``classifier`` at each sequence's last token: ``outputs`` floats each."""
     packed = [packing.Packed(ids, [len(ids)], tuple(range(outputs))) for ids in sequences]
     budget = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
     return packing.scores(model, packed, model.config.pad_token_id or 0, budget)
@@ -95,10 +62,6 @@ def next_logits(
             attention_mask=mask.long().to(model.device),
             use_cache=False,
         ).last_hidden_state[torch.arange(len(batch)), ends.to(model.device)]  # (B, width)
-        for i, found in zip(batch, (hidden.float() @ rows.T).tolist(), strict=True):
-            values[i] = found
+        for i, logits_of in zip(batch, (hidden.float() @ rows.T).tolist(), strict=True):
+            values[i] = logits_of
     return values
-
-
-def _said(source: Path | str) -> str:
-    return shown(Path(source)) if Path(source).is_dir() else str(source)

@@ -13,14 +13,19 @@ import pandas as pd
 from pydantic import Field
 
 from promedical_utils.core.profiles import Role
-from promedical_utils.core.records import Rubric
+from promedical_utils.core.records import Candidate
 from promedical_utils.data import roles
-from promedical_utils.data.endpoints import Answer, Answers, Endpoint
+from promedical_utils.data.endpoints import Answers, Endpoint
 from promedical_utils.evaluation import scorers
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
 Side = Literal["A", "B", "tie"]
+POINTS = {  # verdict -> score, P(met), met
+    "met": (1.0, 1.0, True),
+    "not_met": (0.0, 0.0, False),
+    "unknown": (np.nan, np.nan, pd.NA),
+}
 FIRST = {"A": 1.0, "tie": 0.5, "B": 0.0}  # P(the answer shown as A is better)
 
 
@@ -61,57 +66,46 @@ class Judge:
     def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
         """``scorers.POINTS``. Raises BudgetSpent when its cap is reached; what was said is kept."""
         tasks = [roles.Task(g.instruction, g.criteria, a) for g in groups for a in g.candidates]
-        value, rows = {"met": 1.0, "not_met": 0.0, "unknown": np.nan}, []
-        for task, said in zip(tasks, roles.judged(self.endpoint, tasks), strict=True):
-            for verdict in said:
-                at, number = (
-                    (task.instruction.id, task.candidate.id, verdict.criterion_id),
-                    value[verdict.verdict],
-                )
-                rows.append((*at, number, number, pd.NA if np.isnan(number) else number == 1))
+        rows = []
+        for task, verdicts in zip(tasks, roles.judged(self.endpoint, tasks), strict=True):
+            for verdict in verdicts:
+                cell = (task.instruction.id, task.candidate.id, verdict.criterion_id)
+                rows.append((*cell, *POINTS[verdict.verdict]))
         return pd.DataFrame(rows, columns=scorers.POINTS).astype({"met": "boolean"})
 
     def pairwise(self, groups: Sequence[Group]) -> pd.DataFrame:
         """``scorers.PAIRS``, a row a criterion and one (criterion_id "") for the whole."""
-        asked = [
-            (g, *pair)
-            for g in groups
-            for a, b in scorers.answer_pairs(g)
-            for pair in ((a, b), (b, a))
-        ]
+        pairs = [(g, a, b) for g in groups for a, b in scorers.answer_pairs(g)]
+        shown = [order for g, a, b in pairs for order in ((g, a, b), (g, b, a))]
 
-        def complete(index: int, found: Compared) -> list[float]:
-            said = roles.exactly(found.criteria, asked[index][0].criteria)
-            names = roles.short_names(asked[index][0].criteria)
-            return [FIRST[found.overall], *(FIRST[said[n].better] for n in names)]
+        def complete(index: int, reply: Compared) -> list[float]:
+            criteria = shown[index][0].criteria
+            better = roles.exactly(reply.criteria, criteria)
+            sides = [reply.overall, *(better[name].better for name in roles.short_names(criteria))]
+            return [FIRST[side] for side in sides]
 
-        requests = [
-            roles.request(
-                "judge_pair",
-                {
-                    "instruction": roles.conversation(g.instruction.messages),
-                    "criteria": [
-                        {"id": n, "dimension": c.dimension, "text": c.text}
-                        for n, c in roles.short_names(g.criteria).items()
-                    ],
-                    "answer_a": a.text,
-                    "answer_b": b.text,
-                },
-                Compared,
-            )
-            for g, a, b in asked
-        ]
-        answers = self.endpoint.ask(requests, complete)
-        keys, said = [], ([], [])
-        for n in range(0, len(asked), 2):
-            group, a, b = asked[n]
-            keys += [
-                (group.instruction.id, c, a.id, b.id) for c in ("", *(c.id for c in group.criteria))
-            ]
-            for order in (0, 1):
-                none = [np.nan] * (1 + len(group.criteria))
-                said[order].extend(answers[n + order].value or none)
-        return scorers.both_orders(keys, *said)
+        answers = self.endpoint.ask([_comparison(*order) for order in shown], complete)
+        keys, first, second = [], [], []
+        for (group, a, b), in_order, turned in zip(pairs, answers[::2], answers[1::2], strict=True):
+            names = ["", *(c.id for c in group.criteria)]
+            keys += [(group.instruction.id, name, a.id, b.id) for name in names]
+            first += in_order.value or [np.nan] * len(names)
+            second += turned.value or [np.nan] * len(names)
+        return scorers.both_orders(keys, first, second)
+
+
+def _comparison(group: Group, a: Candidate, b: Candidate):
+    criteria = [
+        {"id": name, "dimension": c.dimension, "text": c.text}
+        for name, c in roles.short_names(group.criteria).items()
+    ]
+    content = {
+        "instruction": roles.conversation(group.instruction.messages),
+        "criteria": criteria,
+        "answer_a": a.text,
+        "answer_b": b.text,
+    }
+    return roles.request("judge_pair", content, Compared)
 
 
 @dataclass
@@ -129,32 +123,19 @@ class RarImplicit:
     def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
         """``scorers.SCORES``. Raises BudgetSpent when its cap is reached; what was said is kept."""
         answers = [(g, a) for g in groups for a in g.candidates]
-        found = self.endpoint.ask([self._request(g, a) for g, a in answers])
-        return scorers.scores(
-            (g.instruction.id, a.id, _rating(said))
-            for (g, a), said in zip(answers, found, strict=True)
-        )
-
-    def _request(self, group: Group, answer):
-        rubric = Rubric.model_construct(
-            instruction_id=group.instruction.id,
-            criteria=list(group.criteria),
-            status="gold",
-            round=0,
-        )
-        importance = scoring.rar_importance(rubric)
-        return roles.request(
-            "rar_implicit",
-            {
-                "instruction": roles.conversation(group.instruction.messages),
-                "answer": answer.text,
-                "criteria": [
-                    {"importance": importance[c.id], "text": c.text} for c in group.criteria
-                ],
-            },
-            Rated,
-        )
+        replies = self.endpoint.ask([_rating(group, answer) for group, answer in answers])
+        rows = []
+        for (group, answer), reply in zip(answers, replies, strict=True):
+            rating = reply.value.rating / 10 if reply.value else np.nan
+            rows.append((group.instruction.id, answer.id, rating))
+        return scorers.scores(rows)
 
 
-def _rating(said: Answer) -> float:
-    return said.value.rating / 10 if said.value else float("nan")
+def _rating(group: Group, answer: Candidate):
+    importance = scoring.rar_importance(group.rubric)
+    content = {
+        "instruction": roles.conversation(group.instruction.messages),
+        "answer": answer.text,
+        "criteria": [{"importance": importance[c.id], "text": c.text} for c in group.criteria],
+    }
+    return roles.request("rar_implicit", content, Rated)

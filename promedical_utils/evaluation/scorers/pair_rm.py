@@ -29,17 +29,19 @@ HUB = "RLHFlow/pair-preference-model-LLaMA3-8B"
 def context(messages: Sequence[Mapping[str, str]]) -> str:
     """A conversation as the card's plain template renders it; a system turn counts as the
     user's."""
-    role = {"assistant": "assistant"}
-    turns = "".join(f"\n<turn> {role.get(m['role'], 'user')}\n {m['content']}" for m in messages)
+    turns = ""
+    for message in messages:
+        role = "assistant" if message["role"] == "assistant" else "user"
+        turns += f"\n<turn> {role}\n {message['content']}"
     return f"\n{turns}\n"
 
 
 def prompt_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -> list[int]:
     """Token ids up to where the model says A or B; ``messages`` end with the user's question."""
-    asked = f"[CONTEXT] {context(messages)} [RESPONSE A] {a} [RESPONSE B] {b} \n"
+    content = f"[CONTEXT] {context(messages)} [RESPONSE A] {a} [RESPONSE B] {b} \n"
     # when the card was written Llama 3's template opened the assistant's turn unasked
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": asked}],
+        [{"role": "user", "content": content}],
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,
@@ -79,8 +81,8 @@ class PairRM:
 
     def probabilities(self, sequences: Sequence[list[int]]) -> np.ndarray:
         """(N,) P(the answer shown as A is better) of ``prompt_ids`` sequences."""
-        found = hub.next_logits(self.model, sequences, letters(self.tokenizer), self.batch_tokens)
-        a, b = np.array(found, float).reshape(-1, 2).T
+        logits = hub.next_logits(self.model, sequences, letters(self.tokenizer), self.batch_tokens)
+        a, b = np.array(logits, float).reshape(-1, 2).T
         return 1 / (1 + np.exp(b - a))  # softmax over the two letters
 
     def pairwise(self, groups: Sequence[Group]) -> pd.DataFrame:
@@ -91,14 +93,13 @@ class PairRM:
                 *before, last = group.messages
                 tail = packing.criterion_text(criterion) if criterion else ""
                 messages = [*before, {**last, "content": last["content"] + tail}]
-                named = criterion.id if criterion else ""
+                name = criterion.id if criterion else ""
+                about = f" on {name}" if name else ""
                 for a, b in scorers.answer_pairs(group):
-                    keys.append((group.instruction.id, named, a.id, b.id))
+                    keys.append((group.instruction.id, name, a.id, b.id))
                     for x, y in ((a, b), (b, a)):
-                        about = f" on {named}" * bool(named)
-                        texts[f"candidates {x.id} and {y.id}{about}"] = prompt_ids(
-                            self.tokenizer, messages, x.text, y.text
-                        )
+                        ids = prompt_ids(self.tokenizer, messages, x.text, y.text)
+                        texts[f"candidates {x.id} and {y.id}{about}"] = ids
         sequences = scorers.named(texts, hub.limit_of(self.model, self.max_tokens), self.name)
-        said = self.probabilities(sequences)
-        return scorers.both_orders(keys, said[0::2], said[1::2])
+        likely = self.probabilities(sequences)
+        return scorers.both_orders(keys, likely[0::2], likely[1::2])

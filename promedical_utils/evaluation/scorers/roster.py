@@ -41,10 +41,9 @@ def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
     for name, load in loaders.items():
         try:
             scored, preferred = scorers.predict(load(), groups)
-            said = [
-                f[c] for f, c in ((scored, "score"), (preferred, "probability")) if f is not None
-            ]
-            if not any(values.notna().any() for values in said):
+            gave = scored is not None and scored.score.notna().any()
+            gave |= preferred is not None and preferred.probability.notna().any()
+            if not gave:
                 raise KitError(f"{name} gave no answer to any request")
         except KitError as error:
             left_out[name] = str(error)
@@ -61,12 +60,10 @@ def _hub(profile: Profile, name: str) -> Callable:
         from promedical_utils.evaluation.scorers.pair_rm import PairRM  # loads torch
         from promedical_utils.evaluation.scorers.scalar import ScalarRM  # loads torch
         from promedical_utils.evaluation.scorers.verifier import Verifier  # loads torch
-        from promedical_utils.reward_model.model import compute_dtype  # loads torch
+        from promedical_utils.reward_model.hub import compute_dtype  # loads torch
 
-        kind, source = (
-            {"pair_rm": PairRM, "verifier": Verifier, "scalar_rm": ScalarRM}[name],
-            getattr(profile, name),
-        )
+        kind = {"pair_rm": PairRM, "verifier": Verifier, "scalar_rm": ScalarRM}[name]
+        source = getattr(profile, name)
         if not Path(source).is_dir() and not torch.cuda.is_available():
             raise KitError(f"{source} needs a GPU; or name a folder with a small version of it")
         precision = compute_dtype(profile.precision)
@@ -77,14 +74,13 @@ def _hub(profile: Profile, name: str) -> Callable:
 
 def _judge(profile: Profile, run: Path, name: str, role: Role) -> Callable:
     def load():
-
         if not role.endpoint:
             raise KitError(
                 f"judge {name} has no endpoint: set it where the profile names {role.model}"
             )
         if role.key and not os.environ.get(role.key):
             raise KitError(f"judge {name}: the environment variable {role.key} is not set")
-        asked = endpoint(name, role, Answers(run / "answers.sqlite"))
-        return RarImplicit(asked) if name == "rar_implicit" else Judge(name, asked)
+        own = endpoint(name, role, Answers(run / "answers.sqlite"))
+        return RarImplicit(own) if name == "rar_implicit" else Judge(name, own)
 
     return load

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 
@@ -22,10 +23,9 @@ RULES = {  # name -> (what makes one score of a rubric's verdicts, what it is ca
 class Rule:
     """Overall: what ``rule`` makes of a rubric's verdicts, expected under P(met) of each.
 
-    ``rule`` is (rubric, verdicts) -> score and a sum over criteria, as all of ``RULES`` are: so
-    what each criterion adds if met, times its P(met), is the expected score exactly. Verdicts alone
-    would tie many answers, and a tie is wrong. ``probability`` maps (candidate, criterion); NaN
-    there counts as not met: on safety a violation.
+    ``rule`` is (rubric, verdicts) -> score and linear (``scoring.linear``), as all of ``RULES``
+    are: so the expected score is exact. Verdicts alone would tie many answers, and a tie is wrong.
+    ``probability`` maps (candidate, criterion); NaN there counts as not met: on safety a violation.
     """
 
     name: str
@@ -43,17 +43,9 @@ class Rule:
         """``scorers.SCORES``; KitError where there is no P(met) of an answer and criterion."""
         rows = []
         for group in groups:
-            rubric = Rubric.model_construct(
-                instruction_id=group.instruction.id,
-                criteria=list(group.criteria),
-                status="gold",
-                round=0,
-            )
-            none = self.rule(rubric, {})
-            adds = {c.id: self.rule(rubric, {c.id: "met"}) - none for c in group.criteria}
+            none, adds = scoring.linear(self.rule, group.rubric)
             for answer in group.candidates:
-                missing = [c for c in adds if (answer.id, c) not in self.probability]
-                if missing:
+                if missing := [c for c in adds if (answer.id, c) not in self.probability]:
                     raise KitError(
                         f"{self.name}: no P(met) of {answer.id}, {missing[0]}; score it first"
                     )
@@ -73,13 +65,9 @@ class Chance:
         """``scorers.POINTS``: P(met) is uniform, met from a half on."""
         rows = []
         for group in groups:
-            asked = "\n".join(m["content"] for m in group.messages)
-            for answer in group.candidates:
-                for criterion in group.criteria:
-                    drawn = (
-                        int(short_hash(self.seed, asked, answer.text, criterion.text), 16) / 16**12
-                    )
-                    rows.append(
-                        (group.instruction.id, answer.id, criterion.id, drawn, drawn, drawn >= 0.5)
-                    )
+            question = "\n".join(m["content"] for m in group.messages)
+            for answer, criterion in product(group.candidates, group.criteria):
+                digest = short_hash(self.seed, question, answer.text, criterion.text)
+                p = int(digest, 16) / 16**12
+                rows.append((group.instruction.id, answer.id, criterion.id, p, p, p >= 0.5))
         return pd.DataFrame(rows, columns=scorers.POINTS)

@@ -52,7 +52,7 @@ class ScalarRM:
             f"candidate {a.id}": input_ids(self.tokenizer, g.messages, a.text) for g, a in answers
         }
         sequences = scorers.named(texts, hub.limit_of(self.model, self.max_tokens), self.name)
-        found = hub.logits(self.model, sequences, 1, self.batch_tokens)
+        logits = hub.logits(self.model, sequences, 1, self.batch_tokens)
         return scorers.scores(
-            (g.instruction.id, a.id, s) for (g, a), [s] in zip(answers, found, strict=True)
+            (g.instruction.id, a.id, score) for (g, a), [score] in zip(answers, logits, strict=True)
         )

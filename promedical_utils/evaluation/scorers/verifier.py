@@ -27,10 +27,9 @@ from promedical_utils.rubric.preferences import Group
 HUB = "FreedomIntelligence/medical_o1_verifier_3B"
 ASKED = (
     "Your task is to evaluate the model response by comparing it to the reference answer. If the "
-    "model "
-    'response is correct and aligns with the reference answer, output "True" . If it is incorrect '
-    "or "
-    'fails to select the correct option (if options are provided), output "False" . '
+    'model response is correct and aligns with the reference answer, output "True" . If it is '
+    "incorrect or fails to select the correct option (if options are provided), output "
+    '"False" . '
 )
 
 
@@ -61,9 +60,9 @@ class Verifier:
 
     def scores(self, sequences: Sequence[list[int]]) -> np.ndarray:
         """(N,) logit of *true* less that of *false*, of ``input_ids`` sequences."""
-        found = hub.logits(self.model, sequences, 2, self.batch_tokens)
-        no, yes = np.array(found, float).reshape(-1, 2).T
-        return yes - no
+        logits = hub.logits(self.model, sequences, 2, self.batch_tokens)
+        false, true = np.array(logits, float).reshape(-1, 2).T
+        return true - false
 
     def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
         """``scorers.POINTS``; KitError naming an answer and criterion that are too long."""
@@ -72,8 +71,7 @@ class Verifier:
             f"candidate {a.id} on {c.id}": input_ids(self.tokenizer, a.text, c.text)
             for _, a, c in cells
         }
-        score = self.scores(
-            scorers.named(texts, hub.limit_of(self.model, self.max_tokens), self.name)
-        )
+        limit = hub.limit_of(self.model, self.max_tokens)
+        score = self.scores(scorers.named(texts, limit, self.name))
         frame = pd.DataFrame([(i, a.id, c.id) for i, a, c in cells], columns=scorers.SCORES[:3])
         return frame.assign(score=score, probability=1 / (1 + np.exp(-score)), met=score > 0)

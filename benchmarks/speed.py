@@ -31,7 +31,7 @@ from promedical_utils.core.workspace import write_json
 from promedical_utils.pipeline import preference_pairs, rubrics
 from promedical_utils.policy import small_base
 from promedical_utils.report import figures
-from promedical_utils.reward_model import packing, training
+from promedical_utils.reward_model import grouped, packing, training
 from promedical_utils.rubric import preferences
 
 SHARED, CRITERIA, TAIL = 480, 7, 32  # tokens, criteria, tokens: the published case
@@ -207,9 +207,9 @@ def trainer(side: str, reward_model, rows: Sequence[dict], steps: int, folder: s
     )
     if side == "packed":
         return training.PackedRewardTrainer(
-            train_dataset=Dataset.from_list(list(rows)),
+            train_dataset=grouped.dataset(rows, range(len(rows))),
             pointwise_weight=0.0,
-            data_collator=training.Passes(0, BUDGET),
+            data_collator=training.RewardPasses(0, BUDGET),
             **arguments,
         )
     plain = RewardTrainer(train_dataset=Dataset.from_list(pairs), **arguments)

@@ -1,14 +1,12 @@
 """What `make bench` times: both sides do the same work, and the table says what was measured."""
 
-import importlib.util
+import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+import speed
 import torch
-
-from promedical_utils.run import speed
 
 
 @pytest.fixture
@@ -75,10 +73,7 @@ class Once:
 
 
 def test_the_bench_itself_runs_and_the_sides_take_turns(small, tmp_path, monkeypatch):
-    path = Path(__file__).parents[2] / "benchmarks/test_packing_speed.py"
-    spec = importlib.util.spec_from_file_location("packing_speed", path)
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = importlib.import_module("test_packing_speed")
     rows, seen, order, score = speed.clinic_rows(2), [], [], speed.score
 
     def watched(side, *arguments):

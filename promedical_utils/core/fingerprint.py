@@ -1,0 +1,70 @@
+"""What a result hangs on, by content: the code that it reaches, the folders read, the versions.
+
+    of_code({"promedical_utils.policy.training"})  # changes with any module that it imports
+
+Of content, not of time: a fresh clone has new times throughout. Docstrings, comments and layout do
+not count. A module that reads a folder of the repository says so in a tuple ``READS``.
+"""
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from promedical_utils.core.workspace import project_root, sha256, short_hash
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def of_code(modules: Iterable[str]) -> str:
+    """Hash of the kit's ``modules`` (dotted names), all that they import, their data, the lock."""
+    reached: dict[str, str] = {}
+    queue = set(modules)
+    while queue:
+        name = queue.pop()
+        reached[name], imported, folders = _module(name)
+        reached |= {folder: _contents(project_root() / folder) for folder in folders}
+        queue |= imported - reached.keys()
+    return short_hash(*sorted(reached.items()), _contents(PACKAGE))
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Dotted names of the kit's modules imported anywhere in ``tree``, packages above included."""
+    names = set()
+    for node in ast.walk(tree):
+        base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            parts = (base + alias.name).split(".")
+            names |= {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return {name for name in names if name.startswith(PACKAGE.name) and _path(name).exists()}
+
+
+def _path(name: str) -> Path:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _module(name: str) -> tuple[str, frozenset[str], tuple[str, ...]]:
+    """(syntax tree as text, modules imported, folders read); the tree has no docstrings.
+
+    Comments and layout are not in a tree anyway.
+    """
+    tree = ast.parse(_path(name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            node.body = node.body[bool(ast.get_docstring(node)) :]
+    folders: tuple[str, ...] = ()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READS":
+            folders = ast.literal_eval(node.value)
+    return ast.dump(tree), frozenset(imports(tree)), folders
+
+
+@cache
+def _contents(folder: Path) -> str:
+    """Hash of a folder's files that are no code, and of the pinned versions."""
+    files = [path for path in sorted(folder.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
+    files = [path for path in files if path.parent.name not in ("profiles", "studies")]
+    files.append(project_root() / "requirements.lock")
+    return short_hash(*(path.name + sha256(path) for path in files))

@@ -1,0 +1,236 @@
+"""Training on groups of answers: TRL's RewardTrainer, with a step read in passes of a token budget.
+
+A row is a group: the packed sequences of its answers (``ids``, ``starts``, ``heads``) and what is
+learned of their scores. What differs between the models that learn so is a pass's batch and its
+loss: ``training`` has those of the reward models, ``studies.small_systems`` two others.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PrinterCallback
+from trl import RewardConfig, RewardTrainer
+
+from promedical_utils.core.workspace import KitError, shown
+from promedical_utils.reward_model import hub, packing
+from promedical_utils.reward_model.optimizer import MuonAdamW
+
+
+class Schedule(NamedTuple):
+    """``order``: row numbers of the whole training; ``batch`` rows a process, ``steps`` in all."""
+
+    order: list[int]
+    batch: int
+    steps: int
+
+
+def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Schedule:
+    """``shuffled`` rows, ``batch`` in a step of all processes together."""
+    order = shuffled([max(map(len, row["ids"])) for row in rows], batch, epochs, seed)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    own = max(1, batch // processes)
+    return Schedule(order, own, math.ceil(len(order) / (own * processes)))
+
+
+def shuffled(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
+    """Row numbers of the whole training, in order: shuffled by ``seed``, alike lengths together.
+
+    One list instead of a sampler makes a resumed run see what the whole one would have seen.
+    """
+    draw, rows = np.random.default_rng(seed), len(lengths)
+    flat = np.concatenate([draw.permutation(rows) for _ in range(math.ceil(epochs))])
+    flat = flat[: max(1, round(epochs * rows))].tolist()
+    order: list[int] = []
+    for start in range(0, len(flat), 16 * batch):
+        part = sorted(flat[start : start + 16 * batch], key=lambda i: -lengths[i])
+        whole = len(part) // batch  # a short batch, if any, stays last
+        order += [i for k in draw.permutation(whole) for i in part[k * batch : (k + 1) * batch]]
+        order += part[whole * batch :]
+    return order
+
+
+def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
+    """The rows in their order, of all epochs, as a trainer takes them.
+
+    TRL leaves rows alone that have the two columns added here: they are tokenised already.
+    """
+    tokenised = [row | {"chosen_ids": [], "rejected_ids": []} for row in rows]
+    return Dataset.from_list(tokenised).select(order)
+
+
+def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
+    """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
+    longest, counts = [max(map(len, row["ids"])) for row in rows], [len(r["ids"]) for r in rows]
+    return packing.batches(longest, budget, counts)
+
+
+def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
+    """Share of padding in the passes over ``rows``, taken ``batch`` at a time, as ``Passes``."""
+    used, whole = sum(len(ids) for row in rows for ids in row["ids"]), 0
+    for start in range(0, len(rows), batch):
+        step = rows[start : start + batch]
+        for part in passes_of(step, budget):
+            sizes = [len(ids) for i in part for ids in step[i]["ids"]]
+            whole += max(sizes) * len(sizes)
+    return round(1 - used / whole, 4)
+
+
+class Passes:
+    """Collator: the rows of a step as {"passes": [...]}, each of at most ``budget`` padded tokens.
+
+    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass: what
+    ``counts`` finds in all passes of the step, at least 1 each; losses are shares of them, so that
+    the sum of the passes' losses is the loss of the step, however it is cut.
+    """
+
+    def __init__(self, pad_id: int, budget: int):
+        self.pad_id, self.budget = pad_id, budget
+
+    def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """``packing.collate`` of the rows' sequences, with what their scores are to be."""
+        raise NotImplementedError
+
+    def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
+        """Of how many terms each part of the loss is a mean, in one pass."""
+        raise NotImplementedError
+
+    def __call__(self, rows: Sequence[dict]) -> dict:
+        passes = [self.batch([rows[i] for i in part]) for part in passes_of(rows, self.budget)]
+        totals = [max(1, sum(terms)) for terms in zip(*map(self.counts, passes))]
+        return {"passes": [part | {"totals": torch.tensor(totals)} for part in passes]}
+
+
+def sequences(rows: Sequence[dict]) -> list[packing.Packed]:
+    """All packed sequences of the rows, in order."""
+    return [
+        packing.Packed(ids, starts, tuple(heads))
+        for row in rows
+        for ids, starts, heads in zip(
+            row["ids"], row["starts"], row.get("heads") or [()] * len(row["ids"]), strict=True
+        )
+    ]
+
+
+class GroupTrainer(RewardTrainer):
+    """TRL's RewardTrainer on groups: its loop, optimiser and logs, and the loss of a subclass.
+
+    ``LEARNED``: what ``loss_of`` takes of a pass beside the scores. ``muon``: ``MuonAdamW``.
+    """
+
+    LEARNED: tuple[str, ...] = ("targets", "totals")
+
+    def __init__(self, *args, muon: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.muon = muon
+        self.remove_callback(PrinterCallback)
+        hub.in_full(self.model)
+
+    def loss_of(self, scores: torch.Tensor, **learned) -> tuple[torch.Tensor, float]:
+        """(loss, accuracy) of the scores of one pass, (N,) or (N, outputs)."""
+        raise NotImplementedError
+
+    def create_optimizer(self, model=None):
+        if self.muon and self.optimizer is None:
+            rate = self.args.learning_rate
+            self.optimizer = MuonAdamW(self.model, rate, rate)
+        return super().create_optimizer(model)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        passes, loss = inputs["passes"], 0.0
+        for number, part in enumerate(passes, 1):
+            # processes may have unlike numbers of passes, and meet at the last one
+            apart = self.accelerator.no_sync(model) if number < len(passes) else nullcontext()
+            with apart:
+                loss = loss + super().training_step(model, part, num_items_in_batch)
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        learned = {name: inputs.pop(name) for name in self.LEARNED}
+        outputs = model(**inputs)
+        loss, accuracy = self.loss_of(outputs.logits, **learned)
+        self._metrics["train"]["accuracy"].append(accuracy)
+        return (loss, outputs) if return_outputs else loss
+
+
+def arguments(
+    checkpoints: Path, steps: int, batch: int, rate: float, dtype: torch.dtype, seed: int
+) -> RewardConfig:
+    """The settings of a training on groups, whose dataset holds all epochs.
+
+    ``dtype`` is what mixed precision computes in on a GPU; a CPU trains in fp32.
+    """
+    # a checkpoint falls on a logged step: what was summed since the last log is not in it
+    logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
+    return RewardConfig(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(0.06 * steps)),
+        max_length=None,  # TRL would drop what is longer without a word; see ``left_out``
+        logging_steps=logged_every,
+        save_steps=logged_every * math.ceil(max(20, math.ceil(steps / 4)) / logged_every),
+        save_total_limit=2,
+        activation_checkpointing=gpu,
+        bf16=gpu and dtype == torch.bfloat16,
+        fp16=gpu and dtype == torch.float16,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        seed=seed,
+    )
+
+
+def lora(rank: int, head: str | None = "score") -> LoraConfig:
+    """Adapters of ``rank`` on all linear layers; ``head`` is trained whole.
+
+    ``head`` None leaves a causal language model's own as it is.
+    """
+    # with neither task_type nor modules_to_save the head stays frozen at random, without a word
+    return LoraConfig(
+        task_type="SEQ_CLS" if head else "CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",  # but the head
+        modules_to_save=[head] if head else None,
+    )
+
+
+def course(trainer: GroupTrainer) -> float:
+    """Train, on from the last whole checkpoint if there is one; seconds.
+
+    KitError when the loss is not finite.
+    """
+    started, checkpoints = time.monotonic(), Path(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    if not all(math.isfinite(row["loss"]) for row in curve(trainer)):
+        raise KitError(
+            f"the loss of {shown(checkpoints.parent)} is not finite: lower its learning rate, "
+            f"{trainer.args.learning_rate}"
+        )
+    return round(time.monotonic() - started, 1)
+
+
+def curve(trainer: GroupTrainer) -> list[dict]:
+    """step, loss and accuracy, as they were logged."""
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged]
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint: the trainer writes trainer_state.json last."""
+    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None

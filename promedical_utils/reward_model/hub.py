@@ -1,0 +1,180 @@
+"""The one loader of a base or of another's model, by hub id or folder, and what is known of it.
+
+tokenizer = hub.tokenizer_of("Qwen/Qwen3-0.6B")
+model = hub.load(hub.CAUSAL, "Qwen/Qwen3-0.6B", hub.compute_dtype("auto"), nf4=True)
+"""
+
+import hashlib
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import huggingface_hub.constants
+import torch
+import transformers
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+
+from promedical_utils.core.workspace import KitError, need, shown
+from promedical_utils.reward_model import packing
+
+CAUSAL, CLASSIFIER = AutoModelForCausalLM, AutoModelForSequenceClassification
+huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each trainer that is made
+# PEFT reads an attribute that transformers has renamed; the warning shows where this machine has it
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+
+
+def nf4_config(dtype: torch.dtype, head: str | None = None) -> BitsAndBytesConfig:
+    """4-bit NormalFloat weights (Dettmers et al. 2023) but for ``head``, computed in ``dtype``.
+
+    Without ``head`` transformers itself leaves out the output layer of a causal language model.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[head] if head else None,
+    )
+
+
+def load(
+    kind,
+    source: Path | str,
+    dtype: torch.dtype = torch.float32,
+    nf4: bool = False,
+    *,
+    attention: str | None = packing.ATTENTION,
+    exact: bool = False,
+    published: bool = False,
+    **settings,
+):
+    """The model ``source`` of ``kind``, CAUSAL or CLASSIFIER, on the GPU if there is one.
+
+    ``exact``: 4-bit layers always compute as they do in training. On processors with AVX512-BF16
+    bitsandbytes repacks what runs in eval for a kernel in bf16 that has no backward pass: scores
+    would depend on the machine, and gradients after a generation be wrong without a word. At fp32
+    they are always exact. ``published``: weights that the folder lacks are an error, where
+    transformers would draw them at random. KitError where the model cannot be had.
+    """
+    from trl.trainer.reward_trainer import suppress_seqcls_warning  # late: trl is slow to load
+
+    head = "score" if kind is CLASSIFIER else None
+    try:
+        with suppress_seqcls_warning():
+            model, loading = kind.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=attention,
+                quantization_config=nf4_config(dtype, head) if nf4 else None,
+                output_loading_info=True,
+                **settings,
+            )
+    except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
+        raise _unloadable(source, error) from None
+    if published and (missing := sorted(loading["missing_keys"])):
+        raise KitError(f"{named(source)} lacks weights of its architecture: {missing[0]}")
+    if not nf4:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu") and (exact or dtype == torch.float32):
+            module.support_avx512bf16_for_cpu = False
+    if head:
+        model.score.float()  # bf16 scores tie, and a tie counts as wrong
+    return model
+
+
+def plain_tokenizer(source: Path | str):
+    """The tokenizer of ``source`` as it is; KitError where it cannot be had."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unloadable(source, error) from None
+
+
+def tokenizer_of(base: Path | str):
+    """The base's tokenizer with a pad token; KitError without a chat template or an end token."""
+    tokenizer = plain_tokenizer(base)
+    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+        raise KitError("base_model's tokenizer has no chat template or end token: use a chat model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def named(source: Path | str) -> str:
+    """A model as it may be printed: its hub id, or its folder without a machine's path."""
+    local = Path(source).is_absolute() or Path(source).is_dir()
+    return shown(Path(source)) if local else str(source)
+
+
+def _unloadable(source: Path | str, error: Exception) -> KitError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = reason.replace(str(source), named(source))
+    return KitError(
+        f"{named(source)} cannot be loaded: {reason}; check the hub id and the network (for a base "
+        "model, BASE=small needs neither)"
+    )
+
+
+def source_of(base: Path | str, out: Path) -> dict:
+    """Where the base is, with no machine path: a hub id, or a folder relative to ``out``."""
+    if isinstance(base, str) and not Path(base).is_dir():
+        return {"hub": base}
+    base, digest = need(Path(base), "00_start_here"), hashlib.sha256()
+    for file in sorted([*base.glob("*.safetensors"), base / "tokenizer.json"]):
+        with need(file, "00_start_here").open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    folder = Path(os.path.relpath(base.resolve(), Path(out).resolve())).as_posix()
+    return {"folder": folder, "sha256": digest.hexdigest()}
+
+
+def identity(source: dict) -> str:
+    """What a base is, wherever it lies: the hash of its files, or its hub id."""
+    return source.get("sha256") or source["hub"]
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """fp32, bf16, or for ``auto`` what the machine has: bf16, else fp16 on a GPU; fp32 on a CPU."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    if not torch.cuda.is_available():
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)  # emulated is slow
+    return torch.bfloat16 if native else torch.float16
+
+
+def in_full(model: torch.nn.Module) -> None:
+    """Put what is trained back to fp32, in place; to be called once the trainer is made.
+
+    TRL casts the adapter of a quantised base to bf16. That has 8 bits of mantissa: an update below
+    1/256 of its weight is lost. Mixed precision, where there is any, is left to autocast.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def save(model: torch.nn.Module, folder: Path, base: str) -> None:
+    """The weights, or of an adapter the one called default, whose base is written as ``base``."""
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card names this machine
+    else:
+        model.save_pretrained(folder)
+
+
+def silence() -> None:
+    """From here on no notices, bars or deprecations of the libraries; errors still come through."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("trl", "peft", "accelerate", "torchao", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|trl|peft|transf")

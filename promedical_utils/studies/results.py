@@ -1,0 +1,145 @@
+"""Result rows of a study, one format for all kinds: results.csv.
+
+system, seed, metric, slice, against   of a training seed, or of the mean over them (seed "mean");
+                                       what was never trained has the mean alone
+how, other                             "value"; "less": the system less ``other``, and "over": its
+                                       ratio to ``other``, both on the same draws
+value, low, high, n                    in the metric's unit, 95 % interval, items (least of parts)
+
+Intervals resample conditions, then samples within them, and hold the training seeds fixed: how
+far these move a value is what the rows of single seeds are for. The committed study of reward
+models was made before these rows, when a model's seeds were stored by rank: theirs are "?1" to
+"?3", the lowest first, without an interval.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from promedical_utils.core.estimates import Estimates, suffixed
+from promedical_utils.core.workspace import replacing, write_rows
+from promedical_utils.evaluation.policy_metrics import METRICS
+
+MEAN, VALUE, LESS, OVER = "mean", "value", "less", "over"
+CELL = ("metric", "slice", "against")
+KEY = ("system", "seed", *CELL)
+FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # from shares, 100 elsewhere
+COLUMNS = [*KEY, "how", "other", "value", "low", "high", "n"]
+
+
+def count(
+    sums: Estimates, others: Sequence[str], ratios: Sequence[str], draws: int, seed: int
+) -> pd.DataFrame:
+    """All rows of ``sums``, whose keys are ``KEY``; the seed of what was not trained is "".
+
+    Each system less each of ``others``, by training seeds that both have and over all of either;
+    metrics in ``ratios`` also over them.
+    """
+    weights, rows = sums.weights(draws, seed), []
+    cells: dict[tuple, dict[str, dict[str, int]]] = {}
+    for column, (system, training, *cell) in enumerate(sums.keys):
+        cells.setdefault(tuple(cell), {}).setdefault(system, {})[training] = column
+    for cell, systems in cells.items():
+
+        def add(system, training, how, other, ends, cell=cell):
+            rows.append((system, training, *cell, how, other, *ends))
+
+        for system, own in systems.items():
+            for training, columns in _parts(own).items():
+                add(system, training, VALUE, "", sums.value(columns, weights).values())
+            for other in (o for o in others if o in systems and o != system):
+                theirs = _parts(systems[other])
+                for training, columns in _parts(own).items():
+                    if against := theirs.get(training):
+                        made = sums.combined(_factors(columns, against), weights)
+                        add(system, training, LESS, other, made.values())
+                if cell[0] in ratios:
+                    made = sums.less(_parts(own)[MEAN], theirs[MEAN], weights)
+                    ends = [made[name] for name in ("ratio", "ratio_low", "ratio_high", "n")]
+                    add(system, MEAN, OVER, other, ends)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _parts(trained: Mapping[str, int]) -> dict[str, list[int]]:
+    """Columns by training seed, and all of them as the mean."""
+    return {s: [column] for s, column in trained.items() if s} | {MEAN: list(trained.values())}
+
+
+def _factors(own: Sequence[int], other: Sequence[int]) -> dict[int, float]:
+    return dict.fromkeys(own, 1 / len(own)) | dict.fromkeys(other, -1 / len(other))
+
+
+class Cells:
+    """Result rows by what they are of; a difference or a ratio is named by two parts more.
+
+    A key is (system, metric, slice, against), with (how, other) behind it for what is no value.
+    """
+
+    def __init__(self, results: pd.DataFrame):
+        self.systems = list(dict.fromkeys(results.system))
+        self.against = sorted(set(results.against))
+        self.means: dict[tuple, Mapping] = {}
+        self.trained: dict[tuple, dict[str, float]] = {}
+        for row in results.to_dict("records"):
+            key = tuple(row[part] for part in ("system", *CELL))
+            if row["how"] != VALUE:
+                key = (*key, row["how"], row["other"])
+            if row["seed"] == MEAN:
+                self.means[key] = row
+            else:
+                self.trained.setdefault(key, {})[row["seed"]] = row["value"]
+
+    def ends(self, key: tuple) -> tuple[float, float, float]:
+        """(value, low, high) over all training seeds; NaN where there is none."""
+        row = self.means.get(key, {})
+        return tuple(float(row.get(name, np.nan)) for name in ("value", "low", "high"))
+
+    def wide(
+        self, system: str, columns: Mapping, against: str, prefix: str = "", digits=None
+    ) -> dict[str, float]:
+        """Columns with _low and _high in the units of people, of metric, slice and, if it is no
+        value, how and other."""
+        row = {}
+        for column, (metric, part, *how) in columns.items():
+            factor = 1 if OVER in how else FACTORS.get(metric, 100)
+            ends = self.ends((system, metric, part, against, *how))
+            row |= suffixed(prefix + column, ends, factor, digits)
+        return row
+
+
+# ---------------------------------------------------------------- files
+
+
+def write(folder: Path, results: pd.DataFrame) -> None:
+    """results.csv in ten digits: the last bits of a sum differ between machines."""
+    with replacing(folder / "results.csv") as temporary:
+        results.to_csv(temporary, index=False, float_format="%.10g")
+
+
+def read(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "results.csv", dtype={"seed": str}).fillna({"other": ""})
+
+
+def write_sums(folder: Path, sums: Estimates) -> None:
+    """sums.parquet: a row a key and sample, (keys * samples): what results are counted from."""
+    samples, rows = sums.samples[["instruction_id", "condition"]], len(sums.samples)
+    frame = pd.concat([samples] * len(sums.keys), ignore_index=True)
+    for place, name in enumerate(KEY):
+        frame[name] = np.repeat([key[place] for key in sums.keys], rows)
+    write_rows(
+        folder / "sums.parquet",
+        frame.assign(hits=sums.hits.T.ravel(), counts=sums.counts.T.ravel()),
+    )
+
+
+def read_sums(folder: Path) -> Estimates | None:
+    """What ``write_sums`` wrote; None where a study was published without."""
+    if not (folder / "sums.parquet").exists():
+        return None
+    frame = pd.read_parquet(folder / "sums.parquet")
+    keys = [tuple(key) for key in frame[list(KEY)].drop_duplicates().to_numpy()]
+    rows = len(frame) // len(keys)
+    hits, counts = (frame[name].to_numpy().reshape(-1, rows).T for name in ("hits", "counts"))
+    return Estimates(frame[["instruction_id", "condition"]].head(rows), KEY, keys, hits, counts)

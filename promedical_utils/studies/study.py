@@ -1,0 +1,113 @@
+"""A study: systems trained on the same data in the same steps, on several seeds, and compared.
+
+A plan (``plans``) says which; a kind (``kinds/*.yaml``) says what is counted, what it is held
+against, and what its tables show. Resumable: what is trained and has predicted is not touched
+again, and a training that was stopped goes on from its checkpoint. A folder of a study holds
+results.csv (``results``), what that is counted from, tables, figures, goals.json and, written
+last, manifest.json.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from promedical_utils.core import profiles, provenance, run_data
+from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.workspace import KitError, read_json, shown, write_json
+from promedical_utils.report import tables
+from promedical_utils.studies import plans, results
+
+
+@dataclass(frozen=True)
+class Study:
+    """``plan``: system -> training seeds; ``frozen_on``: what its settings were chosen on."""
+
+    plan: Mapping[str, list[int]]
+    frozen_on: str = ""
+    kind: ClassVar[str]
+    title: ClassVar[str]
+
+    @property
+    def shows(self) -> dict:
+        """What ``kinds/<kind>.yaml`` says."""
+        return plans.kind_of(self.kind)
+
+    def run(self, profile: Profile, folder: Path, out: Path) -> pd.DataFrame:
+        """Train, count and draw; ``folder`` holds the data and the base of notebooks 00 to 02.
+
+        Returns the rows of results.csv. KitError for data without a truth, or an unknown system.
+        """
+        if profile.data != "clinic":
+            raise KitError(
+                f"profile {profile.name} has no truth to measure against: study the clinic"
+            )
+        for name in set(self.plan) - set(self.known()):
+            choice = ", ".join(self.known())
+            raise KitError(f"unknown system {name!r} of a study: choose one of {choice}")
+        facts = self.train(profile, folder, run_data.RunData.load(folder), out)
+        manifest = run_data.manifest(profile, folder) | {"plan": dict(self.plan)}
+        manifest |= facts | ({"frozen_on": self.frozen_on} if self.frozen_on else {})
+        found = self.draw(profile, manifest, out)
+        write_json(out / "manifest.json", manifest)
+        print(f"-> {shown(out)}")
+        return found
+
+    def known(self) -> Sequence[str]:
+        """What a plan of this kind can name."""
+        return tuple(self.shows["labels"])
+
+    def redraw(self, folder: Path) -> None:
+        """Results, tables, figures and goals of a published study again; nothing is trained."""
+        manifest = read_json(folder / "manifest.json", "of a study (make study)")
+        self.draw(profiles.of_manifest(manifest), manifest, folder)
+
+    def draw(self, profile: Profile, manifest: Mapping, out: Path) -> pd.DataFrame:
+        """Results, counted where ``out`` holds what they are counted from, and what shows them."""
+        if (sums := self.sums(out)) is not None:
+            shows = self.shows
+            drawn = profile.bootstrap, profile.seed
+            results.write(out, results.count(sums, shows["less"], shows.get("over", ()), *drawn))
+        found = results.read(out)  # as written, so that a redrawing is the same
+        self.show(found, profile, manifest, out)
+        return found
+
+    def train(self, profile: Profile, folder: Path, data: run_data.RunData, out: Path) -> dict:
+        """Train and measure; what is counted goes to ``out``. Returns facts for the manifest."""
+        raise NotImplementedError
+
+    def sums(self, folder: Path) -> Estimates | None:
+        """What the results are counted from; None where it was not published."""
+        return results.read_sums(folder)
+
+    def show(self, found: pd.DataFrame, profile: Profile, manifest: Mapping, out: Path) -> None:
+        """Tables, figures and goals of the results.csv that is in ``out``."""
+        raise NotImplementedError
+
+    def named(self, folder: Path) -> pd.DataFrame:
+        """Label and remark by system."""
+        frame = pd.DataFrame({"label": self.shows["labels"]})
+        return frame.assign(remark=pd.Series(self.shows.get("remarks", {}), dtype=str)).fillna("")
+
+    def ablation(self, folder: Path, study: str) -> pd.DataFrame:
+        """Rows of ``tables.build_ablation``, in the units of people, from a published study."""
+        cells, named, rows = results.Cells(results.read(folder)), self.named(folder), []
+        against = "adjudicated" if "adjudicated" in cells.against else "truth"
+        for system in cells.systems:
+            seeds = [len(each) for key, each in cells.trained.items() if key[0] == system]
+            row = {"study": study, "variant": system, "labels": against}
+            row |= {"label": named.label.get(system, system)}
+            row |= {"remark": named.remark.get(system, ""), "seeds": max(seeds, default=1)}
+            columns = tables.OF_REWARD | tables.OF_POLICY
+            rows.append(row | cells.wide(system, columns, against))
+        return pd.DataFrame(rows)
+
+    def save_table(
+        self, frame, out: Path, name: str, title: str, profile: Profile, manifest
+    ) -> None:
+        facts = {"run": provenance.of_manifest(manifest)}
+        sources = [out / "results.csv"]
+        tables.save(frame, out, name, title, sources, profile, profile.seed, facts=facts)

@@ -1,0 +1,89 @@
+"""Every text, verdict and id that the clinic makes at the smoke profile, held to the byte by hash.
+
+A committed run is drawn from these: whoever changes one on purpose draws the committed runs anew.
+"""
+
+import hashlib
+import random
+
+import pytest
+
+from promedical_utils import clinic
+from promedical_utils.clinic import external, generators, lessons, pool, server, writer
+from promedical_utils.core import profiles
+from promedical_utils.data import roles
+from promedical_utils.data.roles import conversation, request
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return profiles.load("smoke")
+
+
+@pytest.fixture(scope="module")
+def world(profile):
+    return clinic.build(profile)
+
+
+def fingerprint(*parts) -> str:
+    """First 16 hex digits of the SHA-256 of how the parts are printed."""
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:16]
+
+
+def test_the_world_and_its_rubrics(world):
+    assert fingerprint(world.instructions, world.splits) == "212222ca1b1ad970"
+    assert fingerprint(world.rubrics, list(world.patients.items())) == "ab06dc95162a3f51"
+
+
+def test_the_answers_and_their_verdicts(world):
+    answers = [
+        (i.id, name, world.answer(i.id, name))
+        for i in world.instructions
+        for name in generators.NAMES
+    ]
+    verdicts = [world.gold(i, text) for i, _, text in answers]
+    assert fingerprint(answers, verdicts) == "507df705c32082dd"
+
+
+def test_the_raw_pool_and_its_truth(world, profile):
+    rows, truth = pool.raw(world, world.ids("train"), profile.seed)
+    assert fingerprint(rows, list(truth.items())) == "05cfb267fa33f0ec"
+
+
+def test_the_lessons_of_the_small_base(world, profile):
+    conditions = sorted(
+        {(world.patients[i].organ, world.patients[i].problem) for i in world.ids("train")}
+    )
+    course = [lessons.lesson(n, 200, profile.seed, conditions) for n in range(200)]
+    patients = [world.patients[i] for i in world.ids("checkpoint")]
+    tests = lessons.reading_tests(patients, profile.seed)
+    assert fingerprint(course, tests, lessons.corpus(["a text"])) == "87ee9c75a9aaa9f2"
+
+
+def test_the_external_clinic(world, profile):
+    made = external.build(profile.seed, 24, [row.wording_seed for row in world.splits])
+    verdicts = [made.verdicts(candidate) for candidate in made.candidates]
+    assert fingerprint(made, verdicts) == "d5702dfdb2338fdf"
+
+
+def test_the_drafts_flaws_and_corrections(world):
+    made = []
+    for number, rubric in enumerate(world.rubrics[:48]):
+        for kind in writer.FLAWS:
+            flawed = writer.flaw(rubric, kind, random.Random(number))
+            made.append((flawed, writer.corrections(flawed, rubric, "physician_1")))
+    assert fingerprint(made) == "a7a731043853b1a1"
+
+
+def test_what_the_roles_are_answered(world, profile):
+    played, replies = server.Clinic(world, profile), []
+    for i in world.instructions[:24]:
+        about = {"instruction": conversation(i.messages)}
+        criteria = [
+            {"id": f"c{n}", "text": c.text} for n, c in enumerate(world.rubric_of[i.id].criteria)
+        ]
+        task = about | {"answer": world.answer(i.id, "warm"), "criteria": criteria}
+        for name, content in (("writer", about), ("screener", about), ("judge", task)):
+            schema = {"writer": roles.Draft, "screener": roles.Screened, "judge": roles.Judged}
+            replies.append(played.reply(list(request(name, content, schema[name]).messages)))
+    assert fingerprint(replies) == "97eb78e746aba2cb"

@@ -1,0 +1,143 @@
+"""Ratios of sums by hand: four samples of two clusters, draws counted out one by one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from promedical_utils.core import statistics
+from promedical_utils.core.estimates import Estimates, suffixed
+from promedical_utils.core.workspace import KitError
+
+SAMPLES = pd.DataFrame({"id": list("ijkl"), "condition": list("aabb"), "ward": list("xyxy")})
+NAN = float("nan")
+
+
+@pytest.fixture
+def made():
+    """Two systems with two seeds: accuracy over items 0, 0, 1, 2, 3 (rows of samples)."""
+    rows = [0, 0, 1, 2, 3]
+    items = [
+        (("one", "1", "acc"), rows, [1, 0, 1, 1, 0]),
+        (("one", "2", "acc"), rows, [1, 1, 1, 1, 0]),
+        (("two", "1", "acc"), rows, [0, 0, 1, NAN, 0]),
+        (("two", "1", "f1"), rows, [1, 0, 0, 1, 0], [2, 1, 0, 2, 1]),
+    ]
+    return Estimates.of_items(SAMPLES, ("system", "seed", "metric"), items)
+
+
+def test_items_are_summed_by_sample_with_their_weight_and_without_nan(made):
+    assert made.keys[0] == ("one", "1", "acc") and made.names == ("system", "seed", "metric")
+    assert made.hits.T.tolist() == [[1, 1, 1, 0], [2, 1, 1, 0], [0, 1, 0, 0], [2, 0, 2, 0]]
+    assert made.counts.T.tolist() == [[2, 1, 1, 1], [2, 1, 1, 1], [2, 1, 0, 1], [3, 0, 2, 1]]
+    tied = Estimates.of_items(SAMPLES, ("s",), [(("a",), [0, 1], [0, 1], [1, 3], [1, 0])])
+    assert tied.extra["ties"].tolist() == [1] and made.extra == {}
+    none = Estimates.of_items(SAMPLES, ("system",), [])
+    assert none.hits.shape == none.counts.shape == (4, 0) and none.keys == []
+
+
+def test_a_table_has_a_row_a_key_and_intervals_over_draws(made):
+    table = made.table(60, 3)
+    assert list(table) == ["system", "seed", "metric", "value", "low", "high", "n"]
+    assert table.value.tolist() == pytest.approx([3 / 5, 4 / 5, 1 / 4, 4 / 6])
+    assert table.n.tolist() == [5, 5, 4, 6]
+    weights = statistics.two_stage_weights(SAMPLES.condition, 60, 3)
+    drawn = [(2 * w[0] + w[1] + w[2]) / (2 * w[0] + w[1] + w[2] + w[3]) for w in weights]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert (table.low[1], table.high[1]) == (pytest.approx(low), pytest.approx(high))
+    assert (weights == made.weights(60, 3)).all()
+    extra = Estimates(
+        made.samples, made.names, made.keys, made.hits, made.counts, {"ties": [1] * 4}
+    )
+    assert extra.table(5, 0).ties.tolist() == [1] * 4
+
+
+def test_columns_are_named_by_a_key_or_by_parts_of_it(made):
+    assert made.columns(("two", "1", "f1")) == [3]
+    assert made.columns({"system": "one"}) == [0, 1] and made.columns({"seed": "1"}) == [0, 2, 3]
+    assert made.without("seed") == {("one", "acc"): [0, 1], ("two", "acc"): [2], ("two", "f1"): [3]}
+    for missing in (("two", "1", "recall"), {"system": "three"}):
+        with pytest.raises(KitError, match="add the predictions"):
+            made.columns(missing)
+    with pytest.raises(KitError, match="nobody"):
+        made.difference({("one", "1", "acc"): 1, ("nobody", "1", "acc"): -1}, 5, 0)
+
+
+def test_a_value_is_the_mean_of_its_seeds(made):
+    weights = made.weights(80, 1)
+    value = made.value([0, 1], weights)
+    assert value["value"] == pytest.approx((3 / 5 + 4 / 5) / 2) and value["n"] == 5
+    assert made.each([0, 1]).tolist() == pytest.approx([3 / 5, 4 / 5])
+    drawn = made.drawn([0, 1], weights)
+    assert drawn.shape == (81, 2) and drawn[0].tolist() == pytest.approx([3 / 5, 4 / 5])
+    ends = np.nanpercentile(drawn[1:].mean(axis=1), [2.5, 97.5])
+    assert [value["low"], value["high"]] == pytest.approx(ends)
+
+
+def test_a_difference_shares_the_draws(made):
+    both = made.difference({("one", "2", "acc"): 1, ("one", "1", "acc"): -1}, 50, 2)
+    assert both["difference"] == pytest.approx(1 / 5) and both["n"] == 5
+    same = made.difference({("one", "1", "acc"): 1}, 50, 2)
+    assert same["difference"] == pytest.approx(3 / 5)
+    assert made.combined({1: 1, 0: -1}, made.weights(50, 2)) == both
+    # the second seed has one hit more, on sample i: never a loss in any draw
+    assert 0 <= both["low"] <= both["difference"] <= both["high"]
+
+
+def test_less_takes_the_samples_that_all_have(made):
+    # sample k has no item of system two: of i, j, l one (seed 1) has 2 of 4, two has 1 of 4
+    less = made.less([0], [2], made.weights(40, 0))
+    assert (less["difference"], less["ratio"], less["n"]) == (pytest.approx(1 / 4), 2.0, 4)
+    seeds = made.less([0, 1], [2], made.weights(40, 0))
+    assert seeds["difference"] == pytest.approx((2 / 4 + 3 / 4) / 2 - 1 / 4)
+    apart = Estimates.of_items(SAMPLES, ("s",), [(("a",), [0], [1]), (("b",), [1], [1])])
+    assert np.isnan(
+        [v for k, v in apart.less([0], [1], made.weights(9, 0)).items() if k != "n"]
+    ).all()
+
+
+def test_a_ratio_to_nothing_is_infinite():
+    rows = [0, 1, 2, 3]
+    items = [(("some",), rows, [1] * 4), (("none",), rows, [0] * 4)]
+    both = Estimates.of_items(SAMPLES, ("s",), items)
+    less = both.less([0], [1], both.weights(9, 0))
+    assert less["ratio"] == less["ratio_low"] == less["ratio_high"] == float("inf")
+    assert np.isnan(both.less([1], [1], both.weights(9, 0))["ratio"])
+
+
+def test_by_a_column_of_the_samples(made):
+    frame = made.by("ward", {"system": "one"}, 60, 3)
+    assert list(frame) == ["ward", "system", "seed", "metric", "value", "low", "high", "n"]
+    assert frame[["ward", "seed", "n"]].values.tolist() == [
+        ["x", "1", 3],
+        ["x", "2", 3],
+        ["y", "1", 2],
+        ["y", "2", 2],
+    ]
+    assert frame.value.tolist() == pytest.approx([2 / 3, 3 / 3, 1 / 2, 1 / 2])
+    drawn = []
+    for i, _, k, _ in made.weights(60, 3):
+        if i or k:  # a draw without this ward says nothing of it
+            drawn.append((i + k) / (2 * i + k))
+    assert [frame.low[0], frame.high[0]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
+
+
+def test_joined_has_the_keys_of_both(made):
+    more = Estimates.of_items(SAMPLES, made.names, [(("one", "1", "conflict"), [3], [1], [2])])
+    tied = Estimates(SAMPLES, made.names, made.keys, made.hits, made.counts, {"ties": np.ones(4)})
+    both = tied.joined(more)
+    assert both.keys == [*made.keys, ("one", "1", "conflict")]
+    assert both.hits[:, 4].tolist() == both.counts[:, 4].tolist() == [0, 0, 0, 2]
+    assert both.extra["ties"].tolist() == [1, 1, 1, 1, 0]
+
+
+def test_items_are_the_samples_behind_a_key(made):
+    items = made.items({"system": "two", "metric": "acc"})
+    assert items.id.tolist() == list("ijl") and items.counts.tolist() == [2, 1, 1]
+    assert items.hits.tolist() == [0, 1, 0]
+
+
+def test_three_columns_of_a_value_and_its_interval():
+    assert suffixed("f1", (0.5, 0.25, 0.75)) == {"f1": 0.5, "f1_low": 0.25, "f1_high": 0.75}
+    assert list(suffixed("x", (-0.00001, 0.123456, 1), 100, 2).values()) == [0.0, 12.35, 100.0]
+    assert str(suffixed("x", (-0.00001, 0, 0), 100, 2)["x"]) == "0.0"  # no -0.0 in a table
+    assert list(suffixed("y")) == ["y", "y_low", "y_high"] and np.isnan(suffixed("y")["y"])

@@ -1,0 +1,43 @@
+"""The hash of code: what is imported counts, wording does not."""
+
+import pytest
+
+from promedical_utils.core import fingerprint
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "promedical_utils"
+    folder.mkdir()
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "requirements.lock").write_text("torch==1\n")
+    (folder / "__init__.py").write_text("")
+    (folder / "a.py").write_text('"""Doc."""\nfrom promedical_utils import b\n')
+    (folder / "b.py").write_text("RATE = 1\n")
+    (folder / "c.py").write_text("OTHER = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fingerprint, "PACKAGE", folder)
+    return folder
+
+
+def of_a() -> str:
+    fingerprint._module.cache_clear()
+    fingerprint._contents.cache_clear()
+    return fingerprint.of_code({"promedical_utils.a"})
+
+
+@pytest.mark.parametrize(
+    "path, text, counts",
+    [
+        ("b.py", "RATE = 2\n", True),
+        ("b.py", '"""Words."""\nRATE = 1  # why\n', False),
+        ("c.py", "OTHER = 2\n", False),
+        ("a.py", '"""Other words."""\nfrom promedical_utils import b\n', False),
+        ("../requirements.lock", "torch==2\n", True),
+        ("words.yaml", "a: 1\n", True),
+    ],
+)
+def test_what_a_result_hangs_on(package, path, text, counts):
+    before = of_a()
+    (package / path).write_text(text)
+    assert (of_a() != before) == counts

@@ -1,0 +1,25 @@
+"""A study of policies from answers alone, as its run makes it: results, table, files."""
+
+import pandas as pd
+
+from promedical_utils.studies import plans, policies, results
+
+KIND = plans.kind_of("policies")
+
+
+def count(rows, draws=60, seed=0):
+    """Result rows of an evaluation."""
+    return results.count(policies.counted(rows), KIND["less"], KIND["over"], draws, seed)
+
+
+def table(rows, variants, draws=60, seed=0):
+    """``policies.table`` of an evaluation; ``variants``: name -> label, remark, group, veto."""
+    blank = {"remark": "", "group": "", "veto": True}
+    facts = pd.DataFrame([blank | given for given in variants.values()], index=list(variants))
+    return policies.table(count(rows, draws, seed), facts[["label", *blank]])
+
+
+def write(folder, rows, draws=60, seed=0):
+    """The results of an evaluation, in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write(folder, count(rows, draws, seed))
