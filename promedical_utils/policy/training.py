@@ -421,8 +421,8 @@ def reference(trainer, base: Path | str, profile: Profile) -> Callable:
 class Measure:
     """A function of the policy: its answers to the held-out prompts, a row each.
 
-    Columns: those of ``policy.judge``, proxy (the reward as it is trained on), gold and judged (the
-    gated reward by truth and judge, on one scale), vetoed, kl, entropy.
+    Columns: those of ``policy.model.judge``, proxy (the reward as it is trained on), gold and
+    judged (the gated reward by truth and judge, on one scale), vetoed, kl, entropy.
     """
 
     held_out: HeldOut
