@@ -99,7 +99,9 @@ def interval_plot(
     plot = _intervals(df, looks).share(x="col" if limits is None else True, y="row")
     plot = plot.facet(col="panel", row="block", order={"col": panels, "row": list(rows)})
     plot.theme(THEME).on(figure).plot()
-    figure.axes[0].get_gridspec().set_height_ratios(sizes)
+    grid = figure.axes[0].get_gridspec()
+    assert grid is not None, "facets stand in a grid"
+    grid.set_height_ratios(sizes)
     for number, axis in enumerate(figure.axes):
         block, panel = divmod(number, len(panels))
         _name_panel(axis, panels[panel], [*rows.values()][block])

@@ -24,6 +24,8 @@ from promedical_utils.reward_model import (
 from promedical_utils.reward_model import model as rm
 from promedical_utils.reward_model.calibration import Calibration
 
+pytestmark = pytest.mark.training  # fits models
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_base, tiny_profile, tiny_groups, tmp_path_factory):
