@@ -7,7 +7,7 @@ function (``report.figures``) and its entry. Nothing is trained and torch is not
 published run is redrawn in seconds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from promedical_utils.core.workspace import need, project_root, read_json
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import healthbench
-from promedical_utils.paper import behind, claims
+from promedical_utils.paper import all_tables, behind, claims
 from promedical_utils.paper.behind import Behind
 from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import figures as drawing
@@ -538,7 +538,7 @@ def _lacking(run: Run, files: tuple[str, ...]) -> str:
 
 
 def build(profile: Profile, source: Path, out: Path) -> dict:
-    """Write tables, figures and claims of the run in ``source`` to ``out``; what came out.
+    """Write tables, figures and claims of the run in ``source``, and the page of all, to ``out``.
 
     {"tables", "figures": names, "not_built": name -> why, "claims": id -> verdict}. KitError where
     the bench has no predictions: the paper's main table is then missing.
@@ -559,6 +559,7 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
             drawn.append(name)
         missing |= {name: lacking} if lacking else {}
     claims.save(run.claims, out)
+    all_tables.save(out)
     return {
         "tables": list(made),
         "figures": drawn,
@@ -593,23 +594,6 @@ def _draw(run: Run, name: str, picture: Picture, made: Mapping[str, Plan], out: 
 def paper(profile: Profile, run: Path) -> dict:
     """Tables, figures and claims of a run, into its folder ``paper``; see ``build``."""
     return build(profile, run, run / "paper")
-
-
-def page(folder: Path, name: str, columns: Sequence[str] = ()) -> str:
-    """A table of ``folder``/tables for reading, in Markdown: its columns (``columns``: those alone,
-    as the csv names them) that are not empty, a value with its interval in one cell.
-
-    Where there is no such table, a line that says so.
-    """
-    path = Path(folder) / "tables" / f"{name}.csv"
-    if not path.exists():
-        return f"`{name}`: not built in this profile"
-    text = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if columns:
-        wanted = [c for c in text if c.removesuffix("_low").removesuffix("_high") in columns]
-        text = text[wanted]
-        text = text[text.iloc[:, 1:].ne("").any(axis=1)]
-    return tables.markdown(tables.folded(text.loc[:, text.ne("").any()]))
 
 
 def show(profile: Profile, folder: Path, name: str) -> None:

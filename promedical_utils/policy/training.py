@@ -378,7 +378,8 @@ def preference_rows(model, tokenizer, reward, instructions, p: Profile, seed: in
     best goes with the worst, the second with the last but one, and so on, where the rewards differ.
     """
     draw = torch.Generator().manual_seed(seed)
-    wanted, order = p.grpo_steps * p.grpo_prompts, []
+    wanted = p.grpo_steps * p.grpo_prompts
+    order: list[int] = []
     while len(order) < wanted:
         order += torch.randperm(len(instructions), generator=draw).tolist()
     rows, ends, size = [], set(eos_ids(model, tokenizer)), p.grpo_group

@@ -143,7 +143,7 @@ def rubric(written: Rubric, gold: Rubric | None = None) -> Card:
         rows.append([_dimension(criterion.dimension), *texts])
     for criterion in right.values():
         missing = f"⚠ missing: {criterion.text}"
-        rows.append([_dimension(criterion.dimension), ("-", WARN), "", (missing, WARN)])
+        rows.append([_dimension(criterion.dimension), ("-", WARN), ("", ""), (missing, WARN)])
     return table(f"{written.status} rubric of {written.instruction_id}", rows)
 
 

@@ -14,6 +14,7 @@ AGGREGATES = (
     "paper/tables/*",
     "paper/figures/*",
     "paper/claims.*",
+    "paper/all_tables.md",
     "manifest.json",
     "timings.json",
     "base_report.json",
