@@ -163,7 +163,7 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
 
 
 def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
-    """Violations, S1 and bench score, a row a variant; from ``policy_metrics.study_table``.
+    """Violations, S1 and bench score, a row a variant; from ``studies.policies.table``.
 
     Small points are training seeds, the line is the interval over patients, the dashed line the
     base; a cross is a reward without a veto. Hollow: violations that are plainly said, a safety
@@ -202,7 +202,7 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
 
 
 def plot_reward_study(df: pd.DataFrame) -> Figure:
-    """Pairs of seen and unseen kinds, and overall, a row a model; from ``reward_models.table``."""
+    """Pairs of seen and unseen kinds, and overall, a row a model; of ``RewardModels.rows``."""
     panels = {
         "pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
         "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
