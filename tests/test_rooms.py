@@ -20,7 +20,15 @@ PACKAGE = ROOT / "promedical_utils"
 # Slow to load, or no part of the kit's own dependencies (requirements/core.in)
 LATE = {"torch", "transformers", "trl", "peft", "accelerate", "sentence_transformers", "papermill"}
 LATE |= {"fastapi", "uvicorn"}
-FILES = {"yaml", "json", "csv", "parquet", "md", "sql", "jinja"}  # endings, where a docstring names a file
+FILES = {
+    "yaml",
+    "json",
+    "csv",
+    "parquet",
+    "md",
+    "sql",
+    "jinja",
+}  # endings: a docstring names a file
 
 
 @cache
