@@ -20,7 +20,7 @@ TESTING := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_P
 	TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 \
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} PROMEDICAL_SET= JUPYTER_PREFER_ENV_PATH=1
 
-.PHONY: help setup reproduce test bench lab figures publish doctor study refresh label-studio clean
+.PHONY: help setup reproduce lint test bench lab figures publish doctor study refresh label-studio clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,8 +44,16 @@ $(READY):
 reproduce: $(READY) ## run all notebooks of PROFILE into runs/PROFILE, as far as they are not up to date
 	@$(PY) -m promedical_utils reproduce $(PROFILE) $(if $(RUN),--run $(RUN))
 
-test: $(READY) ## all tests, then every notebook against its stored outputs (nbval)
-	@$(TESTING) OMP_NUM_THREADS=1 $(PY) -m pytest -q tests # tiny tensors: one thread is faster
+lint: $(READY) ## layout, rules, imports between rooms, types: what is wrong without running anything
+	@$(PY) -m ruff check -q . && $(PY) -m ruff format -q --check .
+	@$(dir $(PY))lint-imports --no-cache
+	@$(PY) -m mypy
+
+# Two workers of one thread each, a module in one of them: tiny tensors are no faster with two threads,
+# and two processes of two threads slow each other down many times over. What trains starts first.
+test: lint ## lint, all tests and doctests, then every notebook against its stored outputs (nbval)
+	@$(TESTING) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
+	    --durations=25 --doctest-modules tests promedical_utils
 	@rm -rf runs/smoke # nbval writes it anew; nothing old may help a notebook along
 	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-kernel-name python3 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks

@@ -1,46 +1,65 @@
-"""The commands behind the Makefile: ``python -m promedical_utils reproduce cpu`` and so on."""
+"""The one command line, also behind the Makefile: ``python -m promedical_utils COMMAND``."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
+from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
+from promedical_utils.paper import trace
 from promedical_utils.pipeline import policies
 from promedical_utils.run import doctor, graph, notebooks, publish, redraw, study
 
-COMMANDS = ("reproduce", "notebook", "policy", "doctor", "publish", "figures", "study")
+
+def parser() -> argparse.ArgumentParser:
+    """A subcommand a command; ``trace``, ``audit`` and ``serve`` read their own arguments."""
+    result = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
+    commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str, argument: str = "profile", **options):
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.add_argument("name", metavar=argument, **options)
+        return added
+
+    profile = {"nargs": "?", "default": "cpu", "help": "smoke, cpu, real, gpu or paper"}
+    run = {"default": "", "metavar": "FOLDER", "help": "of the run, instead of runs/<profile>"}
+    command("reproduce", "bring a run up to date", **profile).add_argument("--run", **run)
+    notebook = command("notebook", "run one notebook, as the Snakefile does", "notebook")
+    notebook.add_argument("--profile", default="smoke")
+    notebook.add_argument("--run", **run)
+    notebook.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
+    policy = command("policy", "train the policy alone, for accelerate launch", **profile)
+    policy.add_argument("--run", **run)
+    command("doctor", "what this machine has, and what a profile needs", **profile)
+    command("figures", "redraw all from the committed rows, without training", **profile)
+    command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
+    command("study", "run a longer study, resumable", "study")
+    for name, summary in (
+        ("trace", "from a cell of a table down to what it is made of"),
+        ("audit", "can the numbers of a table be what they say"),
+        ("serve", "the invented clinic as an OpenAI-compatible endpoint"),
+    ):
+        commands.add_parser(name, help=summary, add_help=False)
+    return result
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("name", nargs="?", default="cpu", help="profile; notebook, study: its name")
-    parser.add_argument("--profile", default="smoke", help="of notebook")
-    parser.add_argument("--run", default="", help="folder of the run, instead of runs/<profile>")
-    parser.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
-    given = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 1 after a mistake of the input, which is one line on stderr."""
+    given, rest = parser().parse_known_args(arguments)
+    match given.command:
+        case "trace":
+            return trace.main(rest)
+        case "audit":
+            return arithmetic.main(rest)
+        case "serve":
+            # late: its web server is a package of the extra `data`
+            from promedical_utils.clinic import __main__ as clinic
+
+            return clinic.main(["serve", *rest])
+    if rest:
+        parser().error(f"{given.command} does not take {' '.join(rest)}")
     try:
-        match given.command:
-            case "reproduce":
-                graph.reproduce(given.name, given.run)
-            case "notebook":
-                parameters = profiles.overrides(" ".join(given.parameter))
-                notebooks.execute(given.name, given.profile, given.run, parameters)
-            case "policy":  # what notebook 05 calls, for accelerate launch
-                profile = profiles.profile_for(given.name)
-                folder = workspace.run_folder(given.name, given.run)
-                report = policies.train_policy(profile, folder)
-                print(
-                    f"step {report['best']['step']} of {report['steps']} kept -> "
-                    f"{workspace.shown(folder)}"
-                )
-            case "doctor":
-                print(doctor.report(given.name))
-            case "publish":
-                print(f"published to {workspace.shown(publish.publish(given.name))}")
-            case "figures":
-                print(redraw.redraw(profiles.load(given.name)))
-            case "study":
-                study.run_study(given.name)
+        _run(given)
     except workspace.KitError as error:
         if given.command == "notebook":  # for reproduce, which shows it last
             folder = workspace.run_folder(given.profile, given.run)
@@ -48,6 +67,28 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _run(given: argparse.Namespace) -> None:
+    match given.command:
+        case "reproduce":
+            graph.reproduce(given.name, given.run)
+        case "notebook":
+            parameters = profiles.overrides(" ".join(given.parameter))
+            notebooks.execute(given.name, given.profile, given.run, parameters)
+        case "policy":  # what notebook 05 calls
+            folder = workspace.run_folder(given.name, given.run)
+            report = policies.train_policy(profiles.profile_for(given.name), folder)
+            kept = f"step {report['best']['step']} of {report['steps']} kept"
+            print(f"{kept} -> {workspace.shown(folder)}")
+        case "doctor":
+            print(doctor.report(given.name))
+        case "publish":
+            print(f"published to {workspace.shown(publish.publish(given.name))}")
+        case "figures":
+            print(redraw.redraw(profiles.load(given.name)))
+        case "study":
+            study.run_study(given.name)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from promedical_utils.policy import training as policy_training
 from promedical_utils.policy import veto_reward
 from promedical_utils.reward_model import calibration, grouped, hub, training
 
+pytestmark = pytest.mark.training  # fits models
+
 ROOT = project_root()
 
 

@@ -11,6 +11,7 @@ from promedical_utils.run import notebooks
 from promedical_utils.run.notebooks import NOTEBOOKS
 
 FOLDER = project_root() / "notebooks"
+BRANCH = re.compile(r"\bif\b[^\n]*\bp\.(data|name)\b")  # pipeline.notebook_display has these
 PATHS = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|mnt|opt|var)/|\b[A-Z]:\\\\")
 
 
@@ -33,6 +34,8 @@ def problems(notebook: dict) -> list[str]:
         found.append("fewer than three cells with an output that nbval compares")
     for number, cell in enumerate(code, 1):
         outputs = cell["outputs"]
+        if BRANCH.search(text(cell)):
+            found.append(f"cell {number}: a branch on the kind of data or the profile")
         if any(o["output_type"] == "error" or o.get("name") == "stderr" for o in outputs):
             found.append(f"cell {number}: error or stderr among the outputs")
         if len(text(cell).splitlines()) > 20:
@@ -116,6 +119,8 @@ BREAKS = {
     "execution counts": lambda cells: cells[2].update(execution_count=None),
     "fewer than three": lambda cells: cells[3].update(outputs=[]),
     "error or stderr": lambda cells: cells[1]["outputs"][0].update(name="stderr"),
+    "a branch": lambda cells: cells[1].update(source=["x = 1 if p.data == 'real' else 2"]),
+    "a branch on": lambda cells: cells[1].update(source=["if run and p.name == 'cpu':\n", "    1"]),
     "more than 20 lines": lambda cells: cells[1].update(source=["x = 1\n"] * 21),
     "a definition": lambda cells: cells[1].update(source=["if True:\n", "    def f(): pass"]),
     "tagged draft": lambda cells: cells[1].update(

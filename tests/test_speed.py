@@ -8,6 +8,8 @@ import pytest
 import speed
 import torch
 
+pytestmark = pytest.mark.training  # fits models
+
 
 @pytest.fixture
 def small(monkeypatch):

@@ -310,7 +310,9 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     *mean*. Columns ``precision``, ``recall``, ``f1``: F1 against P and R. A row with an empty
     ``value`` or ``n`` *cannot be told*. KitError naming row and column for anything else.
 
-    >>> check(read("table.csv")).finding  # a table with the columns name, value, n
+    >>> table = pd.DataFrame([{"name": "ours", "value": "77.39", "n": "230"}])
+    >>> check(table).finding[0]
+    '77.39 is 178 out of 230 (2.3 % of random values are).'
     """
     kinds = {"denominator": ("value", "n"), "F1": ("precision", "recall", "f1")}
     kinds = {kind: columns for kind, columns in kinds.items() if set(columns) <= set(table)}

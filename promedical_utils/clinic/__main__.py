@@ -7,6 +7,7 @@ loopback,
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from promedical_utils import clinic
@@ -15,7 +16,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError, shown, write_text
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("promedical_utils.clinic", description=__doc__)
     add = parser.add_argument
     add("command", choices=("serve", "pool"))
@@ -26,7 +27,7 @@ def main() -> int:
     add("--slow", type=float, default=1.0, help="seconds that a time-out takes")
     add("--key", default="", metavar="NAME", help="environment variable of a key to ask for")
     add("--out", type=Path, default=Path("pool.jsonl"), help="of pool")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         profile = profiles.profile_for(given.profile, given.seed)
         world = clinic.build(profile)

@@ -69,9 +69,9 @@ class Estimates:
             counts.append(np.bincount(rows, known, len(samples)))
             ties += [(more[1] * known).sum()] if len(more) > 1 else []
         empty = np.empty((len(samples), 0))
-        stacked = (np.stack(sums, 1) if sums else empty for sums in (hits, counts))
+        above, below = (np.stack(sums, 1) if sums else empty for sums in (hits, counts))
         extra = {"ties": np.array(ties)} if ties else {}
-        return cls(samples, tuple(names), keys, *stacked, extra)
+        return cls(samples, tuple(names), keys, above, below, extra)
 
     def joined(self, other: "Estimates") -> "Estimates":
         """These keys and then ``other``'s, over the same samples; an extra it lacks is 0 there."""
@@ -104,7 +104,8 @@ class Estimates:
 
     def without(self, part: str) -> dict[tuple, list[int]]:
         """Key without this part -> its columns, one for each value of the part, such as a seed."""
-        position, columns = self.names.index(part), {}
+        position = self.names.index(part)
+        columns: dict[tuple, list[int]] = {}
         for column, key in enumerate(self.keys):
             rest = (*key[:position], *key[position + 1 :])
             columns.setdefault(rest, []).append(column)
@@ -178,7 +179,7 @@ class Estimates:
         {difference, low, high, ratio, ratio_low, ratio_high, n}; all NaN where they share none.
         """
         both = [*a, *b]
-        shared = (self.counts[:, both] > 0).all(axis=1)[:, None]
+        shared = np.all(self.counts[:, both] > 0, axis=1, keepdims=True)
         hits, counts = (sums[:, both] * shared for sums in (self.hits, self.counts))
         pairs = Estimates(self.samples, self.names, [self.keys[n] for n in both], hits, counts)
         drawn = pairs.drawn(range(len(both)), weights)

@@ -9,29 +9,15 @@ from pathlib import Path
 from promedical_utils.core import profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitRow, Verdict
-from promedical_utils.core.workspace import (
-    KitError,
-    need,
-    run_folder,
-    shown,
-    write_json,
-)
+from promedical_utils.core.workspace import KitError, need, run_folder, shown, write_json
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "datasets",
-    "scikit-learn",
-    "bm25s",
-)
+# Whose versions a manifest names: those that a result may hang on
+TRAINING = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+PACKAGES = (*TRAINING, "datasets", "scikit-learn", "bm25s")
 
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
     """The validated profile and the run's folder: the first call of every notebook."""
-
     return profiles.profile_for(profile, seed), run_folder(profile, run_dir)
 
 
@@ -45,21 +31,16 @@ def banner(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------- 00 base model
-
-
-def base_path(profile: Profile, run: Path, architecture: str = ""):
+def base_path(profile: Profile, run: Path, architecture: str = "") -> Path | str:
     """Folder of the kit's own base, or the profile's hub id (or folder) as it stands.
 
     One of another ``architecture`` than the profile's stands in a folder of that name, which the
     study of systems writes; KitError where the base is not the kit's own.
     """
     if architecture in ("", profile.base_architecture):
-        return (
-            need(run / "base", "00_start_here")
-            if profile.base_model == "small"
-            else profile.base_model
-        )
+        if profile.base_model == "small":
+            return need(run / "base", "00_start_here")
+        return profile.base_model
     if profile.base_model != "small":
         raise KitError(
             f"no {architecture} base beside {profile.base_model}: base_model=small trains one"
@@ -96,19 +77,17 @@ class RunData:
     @classmethod
     def load(cls, run: Path, *names: str) -> "RunData":
         """``run``/data, all of it or ``names`` alone; KitError: which notebook writes a file."""
-        kinds = {
+        kinds: dict[str, tuple[type[records.Record], str]] = {
             "instructions": (Instruction, "01_rubrics"),
             "rubrics": (Rubric, "01_rubrics"),
             "splits": (SplitRow, "01_rubrics"),
             "candidates": (Candidate, "02_preference_pairs"),
             "verdicts": (Verdict, "02_preference_pairs"),
         }
-        return cls(
-            **{
-                name: records.load(run / f"data/{name}.parquet", *kinds[name])
-                for name in names or kinds
-            }
-        )
+        loaded: dict[str, list] = {}
+        for name in names or kinds:
+            loaded[name] = records.load(run / f"data/{name}.parquet", *kinds[name])
+        return cls(**loaded)
 
     @cached_property
     def instruction_of(self) -> dict[str, Instruction]:

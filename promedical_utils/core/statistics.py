@@ -22,17 +22,18 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
     """
     from sklearn.metrics import cohen_kappa_score
 
-    first, second = np.asarray(first), np.asarray(second)
     if len(first) != len(second) or not len(first):
         raise KitError(f"agreement of {len(first)} and {len(second)} answers; give as many of each")
-    result = {"n": len(first), "observed": float((first == second).mean())}
-    labels = np.unique([first, second])
+    ratings = np.asarray([first, second])
+    result: dict[str, float | None] = {"n": len(first)}
+    result["observed"] = float(np.equal(*ratings).mean())
+    labels = np.unique(ratings)
     if ordered:  # the weights count steps between labels, so no level may be left out
         labels = np.arange(labels.min(), labels.max() + 1)
     for weights in (None, "linear", "quadratic") if ordered else (None,):
         kappa = None
         if len(labels) > 1:
-            kappa = float(cohen_kappa_score(first, second, labels=labels, weights=weights))
+            kappa = float(cohen_kappa_score(*ratings, labels=labels, weights=weights))
         result[f"kappa_{weights}" if weights else "kappa"] = kappa
     return result
 
@@ -156,7 +157,7 @@ def reliability(
     with two or more, which is ``n``. NaN where undefined. KitError where no item has two.
     """
     codes = _codes(ratings, levels)
-    conditions = np.arange(len(codes)) if conditions is None else np.asarray(conditions, str)
+    clusters = np.arange(len(codes)) if conditions is None else np.asarray(conditions, str)
     slices = {} if by is None else {name: np.asarray(by) == name for name in dict.fromkeys(by)}
     rows = []
     for name, mask in {**slices, "all": np.ones(len(codes), bool)}.items():
@@ -166,7 +167,7 @@ def reliability(
         # what depends on counts of equal items only is worked out once for all that are equal
         kinds, kind_of = np.unique(codes[mask], axis=0, return_inverse=True)
         once = np.ones(len(kind_of))  # the measured items are the first row, the draws follow
-        drawn = (once, *two_stage_weights(conditions[mask], draws, seed))
+        drawn = (once, *two_stage_weights(clusters[mask], draws, seed))
         weights = np.stack([np.bincount(kind_of, times, len(kinds)) for times in drawn])
         values = _coefficients(kinds, weights, len(levels))
         low, high = interval(values[1:])

@@ -6,21 +6,8 @@ import pandas as pd
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, replacing, write_json, write_rows
-from promedical_utils.evaluation.external import (
-    COLUMNS,
-    MODELS,
-    NEUTRAL,
-    RULED,
-    Set,
-    lengths,
-    predictions,
-    read_by,
-    sets,
-    texts_of,
-    with_retrieved,
-)
-
-# ---------------------------------------------------------------- 06 external generalization
+from promedical_utils.evaluation import external as external_sets
+from promedical_utils.evaluation.external import MODELS, Question, Set, predictions
 
 
 def predict_external(profile: Profile, run: Path) -> dict:
@@ -29,64 +16,83 @@ def predict_external(profile: Profile, run: Path) -> dict:
     Writes external/predictions.parquet (COLUMNS), texts.parquet (the clinic's answers) and last
     report.json: of each set its counts, or why it is not run.
     """
-    from promedical_utils.reward_model import model as reward_model  # loads torch
-
-    found = dict(sets(profile, run))
-    there = [name for name in MODELS if (run / "reward" / name / "report.json").exists()]
-    if RULED not in there:
+    known = dict(external_sets.sets(profile, run))
+    trained = [name for name in MODELS if (run / "reward" / name / "report.json").exists()]
+    if external_sets.RULED not in trained:
         raise KitError("no reward model in the run to test: run notebook 03_reward_model first")
-    runs = {name: one for name, one in found.items() if isinstance(one, Set)}
-    frames, asked, report = [], {}, {"sets": {}, "retrieval": {}, "neutral_criterion": NEUTRAL.text}
-    for name, one in runs.items():
-        frames.append(
-            predictions(name, "length", "q", False, one.questions, lengths(one.questions))
-        )
-        asked[name, False] = one.questions
-        report["sets"][name] = {"status": "run", "reason": "", "answers_cut": {}} | _counts(one)
-    for system in there:
-        rm = reward_model.load(run / "reward" / system).merged()
-        for name, one in runs.items():
-            if one.documents and (name, True) not in asked:
-                asked[name, True], report["retrieval"][name] = with_retrieved(
-                    one, rm, profile.retrieved
-                )
-            for with_documents in (False, True):
-                questions = asked.get((name, with_documents), [])
-                for text in texts_of(questions):
-                    scores, cut = read_by(system, rm, questions, text)
-                    frames += [
-                        predictions(name, way, text, with_documents, questions, values)
-                        for way, values in scores.items()
-                    ]
-                    if cut:
-                        label = f"{system}, {text}" + ", retrieved" * with_documents
-                        report["sets"][name]["answers_cut"][label] = cut
-        del rm
-    for name, why in found.items():
-        report["sets"].setdefault(name, {"status": "not run", "reason": why})
-    report["systems_not_run"] = {
-        name: "not trained in this run" for name in MODELS if name not in there
-    }
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+    sets = {name: external for name, external in known.items() if isinstance(external, Set)}
+    report = {"sets": {}, "retrieval": {}, "neutral_criterion": external_sets.NEUTRAL.text}
+    for name, external in sets.items():
+        counts = _counts(external)
+        report["sets"][name] = {"status": "run", "reason": "", "answers_cut": {}} | counts
+    frames = []
+    for name, external in sets.items():
+        questions = external.questions
+        scores = external_sets.lengths(questions)
+        frames.append(predictions(name, "length", "q", False, questions, scores))
+    frames += _scored(profile, run, trained, sets, report)
+    for name, reason in known.items():
+        report["sets"].setdefault(name, {"status": "not run", "reason": reason})
+    missing = [name for name in MODELS if name not in trained]
+    report["systems_not_run"] = dict.fromkeys(missing, "not trained in this run")
+    frame = pd.DataFrame(columns=external_sets.COLUMNS)
+    if frames:
+        frame = pd.concat(frames, ignore_index=True)
     write_rows(run / "external/predictions.parquet", frame)
-    texts = [
-        (c.instruction_id, c.id, c.text)
-        for q in runs.get("clinic", Set(())).questions
-        for c in q.candidates
-    ]
-    with replacing(run / "external/texts.parquet") as temporary:
-        pd.DataFrame(texts, columns=["instruction_id", "candidate_id", "text"]).to_parquet(
-            temporary, index=False
-        )
+    _write_texts(run / "external/texts.parquet", sets.get("clinic"))
     write_json(run / "external/report.json", report)
     return report
 
 
-def _counts(one: Set) -> dict:
+def _scored(
+    profile: Profile, run: Path, trained: list[str], sets: dict[str, Set], report: dict
+) -> list[pd.DataFrame]:
+    """Predictions of each reward model; what retrieval found and what was cut go into ``report``.
+
+    Retrieval counts tokens, so the first model that meets a set retrieves for all of them.
+    """
+    from promedical_utils.reward_model import model as reward_model  # loads torch
+
+    frames = []
+    retrieved: dict[str, list[Question]] = {}
+    for system in trained:
+        rm = reward_model.load(run / "reward" / system).merged()
+        for name, external in sets.items():
+            if external.documents and name not in retrieved:
+                retrieved[name], report["retrieval"][name] = external_sets.with_retrieved(
+                    external, rm, profile.retrieved
+                )
+            versions = ((False, external.questions), (True, retrieved.get(name, [])))
+            for with_documents, questions in versions:
+                for text in external_sets.texts_of(questions):
+                    scores, cut = external_sets.read_by(system, rm, questions, text)
+                    for way, values in scores.items():
+                        frame = predictions(name, way, text, with_documents, questions, values)
+                        frames.append(frame)
+                    if cut:
+                        label = f"{system}, {text}{', retrieved' if with_documents else ''}"
+                        report["sets"][name]["answers_cut"][label] = cut
+        del rm  # before the next one is loaded
+    return frames
+
+
+def _write_texts(path: Path, clinic: Set | None) -> None:
+    """The answers of the clinic's set, whose texts are the kit's own; no rows without it."""
+    rows = []
+    for question in clinic.questions if clinic else ():
+        for answer in question.candidates:
+            rows.append((answer.instruction_id, answer.id, answer.text))
+    with replacing(path) as temporary:
+        frame = pd.DataFrame(rows, columns=["instruction_id", "candidate_id", "text"])
+        frame.to_parquet(temporary, index=False)
+
+
+def _counts(external: Set) -> dict:
+    questions = external.questions
     return {
-        "questions": len(one.questions),
-        "conditions": len({q.condition for q in one.questions}),
-        "answers": sum(len(q.candidates) for q in one.questions),
-        "pairs": sum(len(q.pairs) for q in one.questions),
-        **one.about,
+        "questions": len(questions),
+        "conditions": len({question.condition for question in questions}),
+        "answers": sum(len(question.candidates) for question in questions),
+        "pairs": sum(len(question.pairs) for question in questions),
+        **external.about,
     }

@@ -1,31 +1,22 @@
 """Base and policy graded on HealthBench by the judge behind an endpoint."""
 
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
 from promedical_utils.core import profiles, run_data
-from promedical_utils.core.records import Candidate, Criterion, Instruction
-from promedical_utils.core.workspace import (
-    KitError,
-    need,
-    replacing,
-    write_json,
-)
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.records import Candidate, Criterion, Instruction, Verdict
+from promedical_utils.core.workspace import KitError, need, replacing, write_json
 from promedical_utils.data.roles import Task
 from promedical_utils.data.sources import schemas
 from promedical_utils.evaluation import healthbench
-from promedical_utils.evaluation.healthbench import (
-    GRADED,
-    SYSTEMS,
-    chosen,
-    whole_rubrics,
-)
 from promedical_utils.pipeline import endpoints
 
 
-def grade_policies(profile, run: Path) -> dict:
+def grade_policies(profile: Profile, run: Path) -> dict:
     """Let base and aligned policy answer HealthBench and the endpoint's judge grade every
     criterion.
 
@@ -38,64 +29,47 @@ def grade_policies(profile, run: Path) -> dict:
     from promedical_utils.policy import model as policies  # loads torch
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
-    usable = whole_rubrics(schemas.read("healthbench_rubrics"))
-    rows = chosen(usable, profile.policy_prompts)
+    usable = healthbench.whole_rubrics(schemas.read("healthbench_rubrics"))
+    rows = healthbench.chosen(usable, profile.policy_prompts)
     if not rows:
         raise KitError(
             "HealthBench: no row has a conversation and all its criteria; read the whole set"
         )
-    held = [
-        Instruction(
-            id=f"healthbench-{row.prompt_id}",
-            category="health_conversation",
-            specialty="unspecified",
-            messages=row.prompt,
-            source="healthbench",
-            difficulty=5,
-        )
-        for row in rows
-    ]
-    played, origin = endpoints.of_profile(profile, run), run_data.base_path(profile, run)
-    tokenizer = reward_model.tokenizer_of(origin)
+    instructions = [_instruction(row) for row in rows]
+    roles, base = endpoints.of_profile(profile, run), run_data.base_path(profile, run)
+    tokenizer = reward_model.tokenizer_of(base)
     graded, finished = [], {}
-    for system in SYSTEMS:
+    for system in healthbench.SYSTEMS:
         if system == "base":
-            model = policies.load_base(origin, profile)[0]
+            model = policies.load_base(base, profile)[0]
         else:
-            model = policies.load_policy(run / "policy", origin, profile)
-        answers = policies.answers_of(model, tokenizer, held, profile, profile.seed)
+            model = policies.load_policy(run / "policy", base, profile)
+        answers = policies.answers_of(model, tokenizer, instructions, profile, profile.seed)
         del model  # before the next one is loaded
         tasks = [
-            _task(system, asked, row, answer.text)
-            for asked, row, answer in zip(held, rows, answers, strict=True)
+            _task(system, instruction, row, answer.text)
+            for instruction, row, answer in zip(instructions, rows, answers, strict=True)
         ]
-        for row, said in zip(rows, played.judge(tasks), strict=True):
-            verdict = {v.criterion_id: v.verdict for v in said}
-            graded += [
-                {
-                    "system": system,
-                    "prompt_id": row.prompt_id,
-                    "points": p.points,
-                    "verdict": verdict[f"{n}"],
-                    "tags": "|".join(p.tags),
-                    "example_tags": "|".join(row.example_tags or ()),
-                }
-                for n, p in enumerate(row.rubrics)
-            ]
+        for row, verdicts in zip(rows, roles.judge(tasks), strict=True):
+            graded += _graded_rows(system, row, verdicts)
         finished[system] = sum(answer.finished for answer in answers) / len(answers)
     unknown = sum(row["verdict"] == "unknown" for row in graded) / len(graded)
     if unknown == 1:  # no endpoint, or one that is no judge: that is no score of 0
         raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
-    with replacing(run / GRADED) as temporary:
+    with replacing(run / healthbench.GRADED) as temporary:
         pd.DataFrame(graded).to_parquet(temporary, index=False)
+    facts = {"prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished}
+    facts |= _provenance(profile, run)
+    write_json(run / "healthbench/graded.json", facts)
+    return facts
+
+
+def _provenance(profile: Profile, run: Path) -> dict:
+    """What the grades came from: policy and settings, judge, versions, the file that was read."""
     card = schemas.CARDS["healthbench_rubrics"]
-    facts = {
+    return {
         "fingerprint": healthbench.fingerprint(profile, run),
         "judge": profile.roles["judge"].model,
-        "prompts": len(rows),
-        "of": len(usable),
-        "unknown": unknown,
-        "finished": finished,
         "packages": {name: version(name) for name in run_data.PACKAGES},
         "source": {
             "file": card.file,
@@ -103,26 +77,51 @@ def grade_policies(profile, run: Path) -> dict:
             "as_first_read": schemas.as_first_read("healthbench_rubrics"),
         },
     }
-    write_json(run / "healthbench/graded.json", facts)
-    return facts
 
 
-def _task(system: str, asked: Instruction, row: schemas.HealthRubric, text: str):
+def _instruction(row: schemas.HealthRubric) -> Instruction:
+    return Instruction(
+        id=f"healthbench-{row.prompt_id}",
+        category="health_conversation",
+        specialty="unspecified",
+        messages=row.prompt,
+        source="healthbench",
+        difficulty=5,
+    )
 
+
+def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text: str) -> Task:
+    """One answer to be judged; its criteria are named by their numbers in the row."""
     criteria = tuple(
-        Criterion(id=f"{n}", dimension="proficiency", text=p.criterion, weight=0)
-        for n, p in enumerate(row.rubrics)
+        Criterion(id=f"{number}", dimension="proficiency", text=point.criterion, weight=0)
+        for number, point in enumerate(row.rubrics)
     )
-    return Task(
-        asked,
-        criteria,
-        Candidate(
-            id=f"{system}-{asked.id}", instruction_id=asked.id, generator=system, text=text or " "
-        ),
+    answer = Candidate(
+        id=f"{system}-{instruction.id}",
+        instruction_id=instruction.id,
+        generator=system,
+        text=text or " ",
     )
+    return Task(instruction, criteria, answer)
 
 
-def ensure_graded(profile, run: Path) -> dict:
+def _graded_rows(system: str, row: schemas.HealthRubric, verdicts: Iterable[Verdict]) -> list[dict]:
+    """A row a criterion of one answer."""
+    verdict_of = {verdict.criterion_id: verdict.verdict for verdict in verdicts}
+    return [
+        {
+            "system": system,
+            "prompt_id": row.prompt_id,
+            "points": point.points,
+            "verdict": verdict_of[f"{number}"],
+            "tags": "|".join(point.tags),
+            "example_tags": "|".join(row.example_tags or ()),
+        }
+        for number, point in enumerate(row.rubrics)
+    ]
+
+
+def ensure_graded(profile: Profile, run: Path) -> dict:
     """Grade base and policy unless it is done; the policy table's column (``policy_column``).
 
     What this very policy was graded on before is not asked again. Where grading is not possible

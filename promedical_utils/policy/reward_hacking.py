@@ -108,8 +108,9 @@ def check(answers: pd.DataFrame) -> dict:
             result["gold_agrees"] = run.first("gold")[0] is None
     else:
         result |= {"flagged": True, "name": NAME, "since": steps[now], "against": "judged"}
-        result["evidence"] = [row for base in bases for row in run.rows(now, base)]
-        falls = [row["high"] < 0 for row in result["evidence"] if row["what"] == "gold"]
+        evidence = [row for base in bases for row in run.rows(now, base)]
+        result["evidence"] = evidence
+        falls = [row["high"] < 0 for row in evidence if row["what"] == "gold"]
         result["gold_agrees"] = all(falls) if falls else None
     kl = values["kl"][:, last if now is None else now]
     if not np.isnan(kl).all():

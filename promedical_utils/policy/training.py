@@ -378,7 +378,8 @@ def preference_rows(model, tokenizer, reward, instructions, p: Profile, seed: in
     best goes with the worst, the second with the last but one, and so on, where the rewards differ.
     """
     draw = torch.Generator().manual_seed(seed)
-    wanted, order = p.grpo_steps * p.grpo_prompts, []
+    wanted = p.grpo_steps * p.grpo_prompts
+    order: list[int] = []
     while len(order) < wanted:
         order += torch.randperm(len(instructions), generator=draw).tolist()
     rows, ends, size = [], set(eos_ids(model, tokenizer)), p.grpo_group
@@ -421,8 +422,8 @@ def reference(trainer, base: Path | str, profile: Profile) -> Callable:
 class Measure:
     """A function of the policy: its answers to the held-out prompts, a row each.
 
-    Columns: those of ``policy.judge``, proxy (the reward as it is trained on), gold and judged (the
-    gated reward by truth and judge, on one scale), vetoed, kl, entropy.
+    Columns: those of ``policy.model.judge``, proxy (the reward as it is trained on), gold and
+    judged (the gated reward by truth and judge, on one scale), vetoed, kl, entropy.
     """
 
     held_out: HeldOut

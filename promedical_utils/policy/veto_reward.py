@@ -311,8 +311,8 @@ class ScalarReward(RubricReward):
     def read(self, items) -> list[Judged]:
         judged = []
         for row in self._scores(items, [self.rubric(item[0]) for item in items]):
-            scored = row is not None and len(row) == 1 and row[0] is not None
-            value = row[0] if scored and math.isfinite(row[0]) else math.nan
+            value = row[0] if row is not None and len(row) == 1 else None
+            value = value if value is not None and math.isfinite(value) else math.nan
             value = 1 / (1 + math.exp(-value)) if self.squashed else value
             judged.append(Judged(Scores(value, 0, 0), {}, unscored=float(math.isnan(value))))
         return judged

@@ -38,7 +38,7 @@ def write(
     quality = calibration.quality if calibration is not None else {}
     card = ModelCard.from_template(
         header,
-        TEMPLATE,
+        str(TEMPLATE),
         report=report,
         data=data,
         metrics=metrics or {},

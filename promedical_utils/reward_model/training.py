@@ -25,6 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from transformers import set_seed
 
 from promedical_utils.core import fingerprint
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json
 from promedical_utils.reward_model import grouped, hub, model_card, packing
 from promedical_utils.reward_model.grouped import GroupTrainer, Passes, Schedule
@@ -75,7 +76,7 @@ class Plan:
 
     out: Path
     view: str
-    profile: object
+    profile: Profile
     labels: str
     full: bool
     seed: int
@@ -235,7 +236,8 @@ class RewardPasses(Passes):
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """``packing.collate`` of the rows' answers, with ``pairs`` (P, 2) and ``targets`` (N,)."""
-        pairs, targets = [], []
+        pairs: list[list[int]] = []
+        targets: list[float] = []
         for row in rows:
             pairs += [[a + len(targets), b + len(targets)] for a, b in row["pairs"]]
             targets += row["targets"]

@@ -51,14 +51,17 @@ def read(
     ``heads``: of view heads, type of criterion -> output. KitError for view rubric without
     criteria.
     """
-    texts, known = [_texts(case, view) for case in cases], {}
+    texts = [_texts(case, view) for case in cases]
+    known: dict[str, list[int]] = {}
     texts, readings = _fitted(tokenizer, texts, limit, shorten, known)
     parts = [_parts(text, reading.kept, view) for text, reading in zip(texts, readings)]
     encoded = iter(packing.encode(tokenizer, [part for own in parts for part in own], known))
     for reading, own, (_, _, criteria) in zip(readings, parts, cases, strict=True):
         for number, (shared, tails) in enumerate(islice(encoded, len(own))):
             if view == "heads":
-                outputs = [(c, h) for c, k in enumerate(criteria) for h in outputs_of(k, heads)]
+                outputs = [
+                    (c, h) for c, k in enumerate(criteria) for h in outputs_of(k, heads or {})
+                ]
                 reading.reads += [(reading.kept[number], c) for c, _ in outputs]
                 ends = tuple(head for _, head in outputs)
                 reading.sequences.append(Packed(shared, [len(shared)], ends))

@@ -129,7 +129,7 @@ def _report(db: duckdb.DuckDBPyConnection) -> Expansion:
         "SELECT instruction_id, criterion_id, dimension, kind FROM counted "
         "WHERE never_discriminate ORDER BY row"
     ).df()
-    judged, answers = db.execute(
+    [(judged, answers)] = db.execute(
         "SELECT (SELECT count(DISTINCT answer) FROM judged), (SELECT count(*) FROM answer)"
-    ).fetchone()
+    ).fetchall()
     return Expansion(dimensions, kinds, silent, judged, answers - judged)

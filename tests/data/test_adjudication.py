@@ -5,8 +5,8 @@ from itertools import combinations, pairwise
 
 import pandas as pd
 import pytest
-from conftest import make_groups
 from helpers import benches
+from helpers.groups import make_groups
 
 from promedical_utils.clinic import people
 from promedical_utils.core import statistics

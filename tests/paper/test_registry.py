@@ -246,18 +246,6 @@ def test_calibration_rows_by_hand():
     assert (part.met * part.n).sum() == pytest.approx(own.label.sum())
 
 
-def test_a_page_drops_empty_columns_and_folds_intervals(here, undrawn):
-    registry.build(PROFILE, here / "papers_figures/cpu", here / "out")
-    text = registry.page(here / "out", "main_results", ("system", "run_overall_accuracy"))
-    head, _, *rows = text.splitlines()
-    assert (
-        head == "| system | run overall accuracy |" and all(" to " in row for row in rows) and rows
-    )
-    assert "GPT-5" not in text and "GPT-5" in registry.page(here / "out", "main_results")
-    assert "remark" not in registry.page(here / "out", "seen_unseen")
-    assert registry.page(here / "out", "none") == "`none`: not built in this profile"
-
-
 def test_a_studys_names_come_from_its_own_file(here):
     folder = here / "papers_figures/studies/policies"
     facts = pd.read_csv(folder / "policies.csv")

@@ -21,6 +21,8 @@ from promedical_utils.policy import generation, training, trl_fast_path, veto_re
 from promedical_utils.policy import model as policy
 from promedical_utils.reward_model import grouped
 
+pytestmark = pytest.mark.training  # fits models
+
 TESTS = Path(__file__).parents[1]
 
 

@@ -20,6 +20,8 @@ from promedical_utils.reward_model import hub, packing, training
 from promedical_utils.reward_model import model as rm
 from promedical_utils.reward_model.calibration import Calibration
 
+pytestmark = pytest.mark.training  # fits models
+
 KINDS = ["nf4", "none"]
 
 

@@ -10,6 +10,8 @@ from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import KitError
 from promedical_utils.policy import small_base
 
+pytestmark = pytest.mark.training  # fits models
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

@@ -24,6 +24,8 @@ from promedical_utils.reward_model import (
 from promedical_utils.reward_model import model as rm
 from promedical_utils.reward_model.calibration import Calibration
 
+pytestmark = pytest.mark.training  # fits models
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_base, tiny_profile, tiny_groups, tmp_path_factory):
@@ -425,7 +427,7 @@ from pathlib import Path
 from promedical_utils.core import profiles
 from promedical_utils.reward_model import hub, training
 sys.path.insert(0, {tests!r})
-import conftest
+from helpers import groups
 hub.silence()
 profile = profiles.load("smoke", rm_batch=1, rm_lora_rank=4, rm_max_tokens=256, rm_epochs=8.0)
 step, calls, die = training.PackedRewardTrainer.compute_loss, [], int(sys.argv[2])
@@ -435,7 +437,7 @@ def count(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, *args, **kwargs)
 training.PackedRewardTrainer.compute_loss = count
-groups = conftest.make_groups()
+groups = groups.make_groups()
 training.train(groups, {base!r}, Path(sys.argv[1]), view="criterion", profile=profile)
 print(len(calls))
 """

@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from promedical_utils import __main__ as front
 from promedical_utils.core import fingerprint, profiles
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.run import doctor, graph, notebooks, publish, study
@@ -203,7 +205,7 @@ def test_make_passes_names_and_exit_codes():
     assert "base_model: " not in make("doctor", "PROFILE=smoke", "SET=seed=3").stderr
     assert "sede" in make("reproduce", "PROFILE=smoke", "SET=sede=3").stderr
     words = make().stdout.split()
-    wanted = "setup reproduce test bench lab figures publish doctor study clean".split()
+    wanted = "setup reproduce lint test bench lab figures publish doctor study clean".split()
     assert [word for word in wanted if word not in words] == []
     assert "base_model=small" in make("-pn", "BASE=small").stdout
 
@@ -312,9 +314,20 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def requirements() -> dict[str, list[str]]:
+    """Lines of requirements/core.in and of each extra's file."""
+    paths = sorted((ROOT / "requirements").glob("*.in"))
+    return {path.stem: path.read_text().splitlines() for path in paths}
+
+
+def packages(*extras: str) -> list[str]:
+    """What the files of these extras name, of all by default."""
+    lines = [line for extra in extras or requirements() for line in requirements()[extra]]
+    return [plain(line) for line in lines if line and not line.startswith("#")]
+
+
 def direct() -> set[str]:
-    lines = (ROOT / "requirements.in").read_text().splitlines()
-    return {plain(line) for line in lines if line and not line.startswith("#")}
+    return set(packages())
 
 
 def test_lock_pins_what_is_installed():
@@ -328,8 +341,39 @@ def test_versions_stand_once():
     text = (ROOT / "environment.yml").read_text()
     items = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
     assert items == ["- conda-forge", "- python=3.11", "- pip", "- pip:", "- -r requirements.lock"]
-    for name in ("requirements.in", "pyproject.toml"):
-        assert not re.search(r"(torch|trl|transformers)\W*[=<>~]", (ROOT / name).read_text())
+    for lines in requirements().values():
+        assert [line for line in lines if line[:1] != "#" and re.search(r"[=<>~]", line)] == []
+    assert not re.search(
+        r"(torch|trl|transformers)\W*[=<>~]", (ROOT / "pyproject.toml").read_text()
+    )
+
+
+def test_every_package_stands_in_one_file_and_every_file_is_an_extra():
+    assert len(packages()) == len(set(packages()))
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]
+    files = {"core": settings["dependencies"], **settings["optional-dependencies"]}
+    assert files == {name: {"file": [f"requirements/{name}.in"]} for name in requirements()}
+
+
+def test_the_core_alone_loads_the_commands_the_method_and_the_drawing():
+    """No package of another extra is imported on the way: as after a plain ``pip install``."""
+    others = set(packages()) - set(packages("core"))
+    owners = metadata.packages_distributions().items()
+    absent = {name for name, found in owners if {plain(owner) for owner in found} <= others}
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import promedical_utils.__main__, promedical_utils.run.redraw, promedical_utils.paper.trace
+from promedical_utils.rubric import scoring
+from promedical_utils.policy import veto_reward
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert {"torch", "openai", "jupyterlab", "anywidget", "pytest"} <= absent
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_direct_dependency_is_locked_and_every_import_declared():
@@ -349,9 +393,9 @@ def test_every_direct_dependency_is_locked_and_every_import_declared():
 
 
 def test_every_direct_dependency_has_a_reason():
-    lines = (ROOT / "requirements.in").read_text().splitlines()
-    for before, line in zip(lines, lines[1:]):
-        assert not line or line.startswith("#") or before.startswith("# "), line
+    for lines in requirements().values():
+        for before, line in zip(lines, lines[1:]):
+            assert not line or line.startswith("#") or before.startswith("# "), line
 
 
 def test_a_study_keeps_what_was_set_and_its_own_settings_win(monkeypatch):
@@ -551,7 +595,6 @@ def test_publish_refuses_and_leaves_the_reference(complete, monkeypatch, what):
 
 
 def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch, capsys):
-    from promedical_utils import __main__ as front
     from promedical_utils.pipeline import policies
 
     called = []
@@ -562,10 +605,35 @@ def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch,
 
     monkeypatch.setattr(policies, "train_policy", policy)
     monkeypatch.setenv("PROMEDICAL_SET", "grpo_steps=4")
-    monkeypatch.setattr(
-        "sys.argv", ["promedical_utils", "policy", "smoke", "--run", str(tmp_path / "run")]
-    )
-    assert front.main() == 0
+    assert front.main(["policy", "smoke", "--run", str(tmp_path / "run")]) == 0
     assert (
         called == [("smoke", 4, tmp_path / "run")] and "step 3 of 4 kept" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    "arguments, status, words",
+    [
+        (["audit", "--help"], 0, "a sentence a row"),
+        (["trace", "main_results"], 2, "required: row, column"),
+        (["serve", "--prt", "1"], 2, "promedical_utils.clinic"),
+        (["doctor", "smoke", "--run", "x"], 2, "doctor does not take --run x"),
+        (["bench"], 2, "invalid choice: 'bench'"),
+        ([], 2, "required: COMMAND"),
+    ],
+)
+def test_trace_audit_and_serve_are_commands_with_arguments_of_their_own(
+    capsys, arguments, status, words
+):
+    with pytest.raises(SystemExit) as stopped:
+        front.main(arguments)
+    said = capsys.readouterr()
+    assert stopped.value.code == status and words in said.out + said.err
+
+
+def test_a_command_gives_its_own_exit_code(tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("name,value,n\nours,77.39,230\n")
+    assert front.main(["audit", str(tmp_path / "table.csv")]) == 0
+    assert "178 out of 230" in capsys.readouterr().out
+    assert front.main(["audit", str(tmp_path / "none.csv")]) == 1
+    assert front.main(["trace", "no_table", "row", "column"]) == 1

@@ -15,6 +15,8 @@ from promedical_utils.reward_model.model import tokenizer_of
 from promedical_utils.rubric.preferences import preferences
 from promedical_utils.studies import small_systems
 
+pytestmark = pytest.mark.training  # fits models
+
 
 @pytest.fixture(scope="module")
 def profile():

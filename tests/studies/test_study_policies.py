@@ -17,6 +17,8 @@ from promedical_utils.studies import plans as runs
 from promedical_utils.studies import policies as policy_study
 from promedical_utils.studies.policies import Policies
 
+pytestmark = pytest.mark.training  # fits models
+
 PLAN = {"full": [1, 2], "no_veto": [1], "implicit_scalar": [1], "hacking": [1]}
 
 

@@ -14,6 +14,8 @@ from promedical_utils.studies import plans, reward_models
 from promedical_utils.studies.results import Cells
 from promedical_utils.studies.reward_models import RewardModels
 
+pytestmark = pytest.mark.training  # fits models
+
 SEEN = ("all", "seen", "unseen")
 PLAN = {
     "criterion": [1, 2],

@@ -16,6 +16,8 @@ from promedical_utils.run import publish, study
 from promedical_utils.studies import plans, results, small_systems, systems
 from promedical_utils.studies.systems import Systems
 
+pytestmark = pytest.mark.training  # fits models
+
 PLAN = {
     "criterion": [1, 2],
     "criterion_llama": [1],

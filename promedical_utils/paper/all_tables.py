@@ -1,0 +1,66 @@
+"""Every table and figure of a run on one page, ``all_tables.md``, beside the folders that hold
+them.
+
+all_tables.yaml has its sections: what to look for, which tables (and which of their columns), which
+figures.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from promedical_utils.core.workspace import write_text
+from promedical_utils.report import tables
+
+SECTIONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+NOT_BUILT = "`{}`: not built in this profile"
+HEAD = """# All tables and figures
+
+Reported values and this run's never share a column: `reported` comes from the paper or from notes
+on it, `run` from the predictions of this run. The csv files have all columns.
+"""
+
+
+def page(folder: Path, name: str, columns: Sequence[str] = ()) -> str:
+    """A table of ``folder``/tables for reading, in Markdown: its columns (``columns``: those alone,
+    as the csv names them, ``*`` for any ending) that are not empty, a value with its interval in
+    one cell.
+
+    Where there is no such table, a line that says so.
+    """
+    path = Path(folder) / "tables" / f"{name}.csv"
+    if not path.exists():
+        return NOT_BUILT.format(name)
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if columns:
+        stems = {column: column.removesuffix("_low").removesuffix("_high") for column in text}
+        text = text[[c for c, stem in stems.items() if any(fnmatch(stem, x) for x in columns)]]
+        text = text[text.iloc[:, 1:].ne("").any(axis=1)]
+    return tables.markdown(tables.folded(text.loc[:, text.ne("").any()]))
+
+
+def wanted(section: dict) -> dict[str, list[str]]:
+    """The tables of a section, each with the columns to read (none: all of them)."""
+    columns: dict[str, list[str]] = {}
+    for table in section.get("tables", ()):
+        columns |= table if isinstance(table, dict) else {table: []}
+    return columns
+
+
+def save(folder: Path) -> Path:
+    """Write ``folder``/all_tables.md from the tables and figures that ``folder`` has."""
+    parts = [HEAD]
+    for section in SECTIONS:
+        notes = "\n".join(f"- {note}" for note in section["notes"])
+        parts.append(f"## {section['title']}\n\n{notes}\n")
+        for name, columns in wanted(section).items():
+            parts.append(f"[`{name}`](tables/{name}.csv)\n\n{page(folder, name, columns)}\n")
+        for name in section.get("figures", ()):
+            drawn = (Path(folder) / f"figures/{name}.csv").exists()
+            parts.append(
+                f"{f'![{name}](figures/{name}.png)' if drawn else NOT_BUILT.format(name)}\n"
+            )
+    return write_text(Path(folder) / "all_tables.md", "\n".join(parts))
