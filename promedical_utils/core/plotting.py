@@ -1,15 +1,21 @@
-"""One style for all figures: palette, canvas, intervals, legends; files alike at every drawing."""
+"""One style for all figures: palette, canvas, the interval plot, stacked bars, legends.
+
+Seaborn draws. Files come out alike at every drawing: no dates, one font, one hash salt.
+"""
 
 import io
 from base64 import b64encode
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
+from seaborn import objects as so
 
 from promedical_utils.core.workspace import replacing, write_json
 
@@ -32,25 +38,146 @@ OF_SCORER = {
     "words": PURPLE,
     "length": GREY,
 }
-STYLE = {
-    **matplotlib.rcParamsDefault,
-    "backend": "agg",
-    "font.size": 9,
+HATCHES = ("", "///", "...", "xxx")
+THEME = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("paper"),
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
+    "axes.edgecolor": "#888888",
     "grid.color": "#dddddd",
-    "axes.axisbelow": True,
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so it is the same everywhere
+    "figure.constrained_layout.w_pad": 0.08,
     "legend.frameon": False,
     "svg.hashsalt": "promedical",
     "pdf.fonttype": 42,
 }
+STYLE = {**matplotlib.rcParamsDefault, "backend": "agg", **THEME}
+HOLLOW = {"marker": "o", "mfc": "none", "mec": GREY}
+FILLED = {"marker": "o", "color": GREY, "ls": "-", "lw": 1}
+CHANCE = {"color": GREY, "ls": ":", "lw": 1}
 
 
 def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):
     """(Figure, axes (rows, columns)) of a size in inches; ``kwargs`` as of ``Figure.subplots``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def interval_plot(
+    df: pd.DataFrame,
+    looks: Mapping[str, tuple[str, str]],
+    hollow: str = "reported",
+    more: Mapping[str, Mapping] | None = None,
+    limits: tuple | None = (0, 102),
+    panel_width: float = 2.5,
+    panels: Iterable[str] = (),
+) -> Figure:
+    """Values with their intervals: a row a system, a panel a measure; the axes are row by row.
+
+    ``df`` is tidy: row, value, low, high (NaN: no interval), and where needed series; hollow (bool:
+    not of this run); panel, the label of the value's axis, with its unit; block (panels of one
+    block share their rows, blocks lie below each other); group (a dotted line parts groups of rows,
+    else the reported from the others); note, written behind the interval. ``looks``: series ->
+    (colour, marker). The legend names the series, ``hollow`` and ``more``, label -> style.
+    ``limits`` of every value axis, None for what the values take; ``panels`` come first, in this
+    order.
+    """
+    defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": ""}
+    df = df.assign(**{name: value for name, value in defaults.items() if name not in df})
+    if df.empty:
+        return canvas(6, 2)[0]
+    if "group" not in df:
+        df = df.assign(group=(df.hollow & df.value.notna()).groupby(df.row).transform("any"))
+    panels = [panel for panel in dict.fromkeys([*panels, *df.panel]) if panel in set(df.panel)]
+    rows = {name: part.drop_duplicates("row") for name, part in df.groupby("block", sort=False)}
+    sizes = [len(part) + 0.8 for part in rows.values()]
+    shared = df.groupby("panel").series.nunique().max()  # series of one panel
+    width = 0.4 + 0.062 * df.row.map(len).max() + panel_width * len(panels)
+    height = 0.9 + (0.2 + 0.08 * shared) * sum(sizes)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    plot = _intervals(df, looks).share(x="col" if limits is None else True, y="row")
+    plot = plot.facet(col="panel", row="block", order={"col": panels, "row": list(rows)})
+    plot.theme(THEME).on(figure).plot()
+    figure.axes[0].get_gridspec().set_height_ratios(sizes)
+    for number, axis in enumerate(figure.axes):
+        block, panel = divmod(number, len(panels))
+        _name_panel(axis, panels[panel], [*rows.values()][block])
+        axis.set_title("" if panel else [*rows][block], loc="left")
+    if limits is not None:
+        figure.axes[0].set_xlim(limits)
+    there = [name for name in looks if shared > 1 and name in set(df.series)]
+    legend = {name: {"color": looks[name][0], "marker": looks[name][1]} for name in there}
+    legend |= {hollow: HOLLOW} if df.value[df.hollow].notna().any() else {}
+    draw_legend(figure, legend | {"this run, 95 % interval": FILLED} | dict(more or {}))
+    return figure
+
+
+def _intervals(df: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> so.Plot:
+    """The marks of an interval plot: lines, points and notes behind them."""
+    layer = {"orient": "y", "legend": False}
+    cells = _placed(df, list(looks))
+    plot = so.Plot(cells, x="value", y="y", color="series", marker="series")
+    plot = plot.add(so.Range(linewidth=1.1), xmin="low", xmax="high", **layer)
+    plot = plot.add(so.Dot(pointsize=5, edgewidth=1.1), fill="hollow", **layer)
+    if "note" in df:
+        behind = so.Text(halign="left", offset=6, fontsize=8, color=GREY)
+        plot = plot.add(behind, x="high", text="note", **layer)
+    return plot.scale(
+        color={name: colour for name, (colour, _) in looks.items()},
+        marker={name: marker for name, (_, marker) in looks.items()},
+        fill={False: True, True: False},
+    )
+
+
+def _name_panel(axis, label: str, rows: pd.DataFrame) -> None:
+    """Names of the rows, the first on top, and dotted lines between their groups."""
+    axis.set(xlabel=label, ylabel="", title="", ylim=(len(rows) - 0.5, -0.5))
+    axis.set_yticks(range(len(rows)), rows.row)
+    group = rows.group.to_numpy()
+    for above in np.flatnonzero(group[1:] != group[:-1]):
+        axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
+
+
+def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
+    """The cells that have a value, with their height ``y``: rows are 1 apart from 0 on, and series
+    of one row and panel are spread about it."""
+    row = df.groupby("block").row.transform(lambda names: pd.factorize(names)[0]).astype(float)
+    known = df.assign(y=row, place=df.series.map(series.index)).dropna(subset="value")
+    cell = known.groupby(["block", "panel", "row"]).place
+    rank, count = cell.rank(method="dense"), cell.transform("nunique")
+    return known.assign(y=known.y + 0.7 * ((rank - 0.5) / count - 0.5)).reset_index(drop=True)
+
+
+def stacked_bars(
+    wide: pd.DataFrame,
+    label: str,
+    colours: Iterable[str] = (),
+    line: float | None = None,
+    ends: Iterable[str] | None = None,
+) -> Figure:
+    """Horizontal bars: a bar a row of ``wide``, on its index, and a part a column, told apart by
+    hatch too. ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare
+    with; without ``colours`` the columns are dimensions."""
+    figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
+    colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
+    wide.rename(index=str).plot.barh(
+        stacked=True, color=colours, ax=axis, width=0.75, ec="white", lw=0.5, legend=False
+    )
+    for parts, hatch in zip(axis.containers, HATCHES, strict=False):
+        for part in parts:
+            part.set_hatch(hatch)
+    sums = [f"{round(float(end), 2):g}" for end in wide.fillna(0).sum(axis=1)]
+    axis.bar_label(axis.containers[-1], sums if ends is None else list(ends), padding=3)
+    axis.invert_yaxis()
+    axis.grid(False, axis="y")
+    axis.margins(x=0.08)
+    axis.set(xlabel=label, ylabel="", xlim=(0, None))
+    if line is not None:
+        axis.axvline(line, color="black", lw=1, ls="--")
+    if len(colours) > 1:
+        figure.legend(handles=axis.containers, loc="outside lower center", ncols=3)
+    return figure
 
 
 def name_rows(axis, names, margin: float = 0.6) -> np.ndarray:
@@ -67,11 +194,14 @@ def draw_interval(axis, y, value, low, high, **style) -> None:
     axis.errorbar(value, y, xerr=ends, lw=1, **style)
 
 
-def draw_legend(figure, marks, columns: int = 0) -> None:
-    """A legend below all panels: ``marks`` is label -> style of its marker; ``columns``: 0 for one
-    line."""
+def draw_legend(figure, marks: Mapping[str, Mapping]) -> None:
+    """A legend below all panels: ``marks`` is label -> style of its marker; in one line where there
+    is room."""
     handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns or len(handles))
+    widths = [0.65 + 0.065 * len(label) for label in marks]  # inches, about
+    room = figure.get_figwidth()
+    columns = len(marks) if sum(widths) < room else max(1, int(room / max(widths)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=None) -> Path:

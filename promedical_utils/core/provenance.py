@@ -63,9 +63,10 @@ def content(path: Path) -> str:
 
 def hash_data(run: Path) -> dict[str, str]:
     """``content`` of every data/*.parquet of a run; writes data/hashes.json."""
-    found = {p.name: content(p) for p in sorted((Path(run) / "data").glob("*.parquet"))}
-    write_json(Path(run) / HASHES, found)
-    return found
+    paths = sorted((Path(run) / "data").glob("*.parquet"))
+    hashes = {path.name: content(path) for path in paths}
+    write_json(Path(run) / HASHES, hashes)
+    return hashes
 
 
 def of_run(run: Path) -> dict:

@@ -69,9 +69,8 @@ ALL, CLINIC = ("clinic", "real", "open"), ("clinic",)
 
 def read_table(path: Path) -> pd.DataFrame | None:
     """The rows of a CSV or Parquet file; None where it is not there."""
-    if not path.exists():
-        return None
-    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
+    return read(path) if path.exists() else None
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,8 @@ class Run:
 
     @cached_property
     def predicted(self) -> pd.DataFrame:
-        return pd.read_parquet(
-            need(self.source / "bench/predictions.parquet", "04_promedical_bench")
-        )
+        path = self.source / "bench/predictions.parquet"
+        return pd.read_parquet(need(path, "04_promedical_bench"))
 
     @cached_property
     def tally(self) -> Estimates:
@@ -130,23 +128,35 @@ class Run:
             path.parent.name: calibration.Calibration.load(path)
             for path in sorted(self.source.glob(CALIBRATIONS))
         }
-        return calibration_rows(
-            self.bench, self.predicted, fitted, self.table("reward/heldout.parquet")
-        )
+        heldout = self.table("reward/heldout.parquet")
+        return calibration_rows(self.bench, self.predicted, fitted, heldout)
 
     @cached_property
     def outside(self) -> pd.DataFrame | None:
         return self.table("external/predictions.parquet")
 
     @cached_property
+    def external(self) -> tuple[pd.DataFrame | None, dict | None]:
+        """Measures of the sets outside and the report on them; None where 06 did not run."""
+        path = self.source / "external/report.json"
+        if self.outside is None or not path.exists():
+            return None, None
+        measures = external_sets.measures(self.outside, **self.settings)
+        return measures, read_json(path, "06_external_generalization")
+
+    @cached_property
+    def subsets(self) -> pd.DataFrame | None:
+        return None if self.outside is None else tables.subsets(self.outside, **self.settings)
+
+    @cached_property
     def healthbench(self) -> dict:
         return healthbench.policy_column(self.profile, self.source)
 
     @cached_property
-    def graders(self) -> pd.DataFrame:
+    def graders(self) -> tuple[pd.DataFrame, Mapping, str]:
+        """What ``tables.build_graders`` takes; in the clinic how often the judge errs is set."""
         judge = tables.RUN if profiles.asks_endpoints(self.profile) else tables.INPUT
-        measured = healthbench.judge_table(self.source, **self.settings)
-        return tables.build_graders(measured, self.names, judge)
+        return healthbench.judge_table(self.source, **self.settings), self.names, judge
 
     @cached_property
     def claims(self) -> list[dict]:
@@ -159,11 +169,8 @@ class Run:
     @cached_property
     def facts(self) -> dict:
         """What every table's and figure's json says of the run, beside its sources."""
-        return {
-            "profile": self.profile.name,
-            "seed": self.profile.seed,
-            "run": provenance.of_run(self.source),
-        }
+        run = provenance.of_run(self.source)
+        return {"profile": self.profile.name, "seed": self.profile.seed, "run": run}
 
     @cached_property
     def studied(self) -> pd.DataFrame:
@@ -175,8 +182,13 @@ class Run:
                     parts.append(study_of(study).ablation(root / study, study))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-    def sliced(self, column: str, metric: str = "overall", part: str = "all") -> pd.DataFrame:
-        return tables.sliced(self.tally, column, metric, part, **self.settings)
+    def by(self, column: str, metric: str = "overall", parts=("all",)) -> pd.DataFrame:
+        """A metric of every scorer by a column of the samples, and by ``parts`` of the bench."""
+        frames = [
+            tables.sliced(self.tally, column, metric, part, **self.settings).assign(slice=part)
+            for part in parts
+        ]
+        return pd.concat(frames)
 
 
 def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=None) -> pd.DataFrame:
@@ -187,21 +199,17 @@ def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=No
     the sigmoid of the score.
     """
     columns = ["scorer", "dimension", "where", "raw", "probability", "label"]
-    cells = benches.truths(bench)
     rows = predicted[predicted.scorer.isin(list(fitted))]
-    rows = rows.merge(cells, on=["instruction_id", *benches.CELL])
-    where = rows.seen.map({True: "bench, kinds seen", False: "bench, kinds unseen"})
-    parts = [rows.assign(where=where)]
+    rows = rows.merge(benches.truths(bench), on=["instruction_id", *benches.CELL])
+    kinds = rows.seen.map({True: "bench, kinds seen", False: "bench, kinds unseen"})
+    parts = [rows.assign(where=kinds)]
     if heldout is not None and "dimension" in heldout:
         for scorer, own in heldout[heldout.scorer.isin(list(fitted))].groupby("scorer"):
-            own = own.dropna(subset="truth")
+            own = own.dropna(subset="truth").assign(where="split it was fitted on")
             likely = fitted[scorer].probability(own.score, own.dimension)
-            parts.append(
-                own.assign(where="split it was fitted on", probability=likely, label=own.truth)
-            )
-    frame = pd.concat(
-        [p.assign(raw=expit(p.score.astype(float))) for p in parts], ignore_index=True
-    )
+            parts.append(own.assign(probability=likely, label=own.truth))
+    frame = pd.concat(parts, ignore_index=True)
+    frame = frame.assign(raw=expit(frame.score.astype(float)))
     order = {name: n for n, name in enumerate([*fitted, *DIMENSIONS])}
     return frame[columns].sort_values(
         ["scorer", "dimension"], key=lambda s: s.map(order), kind="stable", ignore_index=True
@@ -210,16 +218,12 @@ def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=No
 
 def reliability(rows: pd.DataFrame, scorer: str = "criterion") -> pd.DataFrame:
     """Bins of one scorer for ``figures.plot_calibration``, from ``calibration_rows``."""
-    frames = []
-    for (dimension, where), part in rows[rows.scorer == scorer].groupby(
-        ["dimension", "where"], sort=False
-    ):
+    frames, groups = [], rows[rows.scorer == scorer].groupby(["dimension", "where"], sort=False)
+    for (dimension, where), part in groups:
         for version, column in (("sigmoid of the score", "raw"), ("P(met)", "probability")):
             error = 100 * calibration.expected_error(part.label, part[column])
-            bins = calibration.reliability(part.label, part[column])
-            frames.append(
-                bins.assign(dimension=dimension, where=where, version=version, error=error)
-            )
+            names = {"dimension": dimension, "where": where, "version": version, "error": error}
+            frames.append(calibration.reliability(part.label, part[column]).assign(**names))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -267,15 +271,16 @@ def overview(run: Run, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Table:
-    """``key``: columns that name a row; ``needs``, ``reads``: files below the run folder, without
+    """``function`` makes the frame of what is reported and of what it ``takes`` from a run;
+    ``key``: columns that name a row; ``needs``, ``reads``: files below the run folder, without
     which it is not built, and further ones where they are there; ``reported``: stems of
     paper_values; ``studies``: files of papers_figures/studies; ``data``: of which profiles;
     ``behind``: what stands behind a cell, for ``trace``.
     """
 
     title: str
-    function: Callable  # that the frame comes from
-    build: Callable[[Run], pd.DataFrame]
+    function: Callable[..., pd.DataFrame]
+    takes: Callable[[Run], tuple] = lambda run: ()
     key: tuple[str, ...] = ("system",)
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
@@ -283,6 +288,9 @@ class Table:
     studies: tuple[str, ...] = ()
     data: tuple[str, ...] = ALL
     behind: Callable[[Run, Mapping, str], Behind] | None = None
+
+    def build(self, run: Run) -> pd.DataFrame:
+        return self.function(*map(reported, self.reported), *self.takes(run))
 
 
 @dataclass(frozen=True)
@@ -308,93 +316,42 @@ class Picture:
     settings: Callable[[Profile], dict] = field(default=lambda profile: {})
 
 
-def _bench_table(
-    title: str, function: Callable, build: Callable, against="adjudicated", **more
-) -> Table:
-    """A table of metrics of the bench; ``against``: whose labels."""
-    origin = partial(behind.bench, against=against)
-    return Table(title, function, build, needs=BENCH, behind=origin, **more)
-
-
-def _main_results(run: Run, against: str) -> pd.DataFrame:
-    ceiling = run.bench.report["blind_ceiling"] if against == "adjudicated" else None
-    values = reported("main_results")
-    return tables.build_main_results(values, run.metrics, run.names, ceiling, against)
-
-
-def _safety_veto(run: Run, against: str) -> pd.DataFrame:
-    return tables.build_safety_veto(reported("safety_veto"), run.metrics, run.names, against)
-
-
-def _by_source(run: Run) -> pd.DataFrame:
-    parts = [
-        run.sliced("category", "pairwise", part).assign(slice=part) for part in ("all", "shorter")
-    ]
-    return tables.build_by_source(pd.concat(parts), run.names)
-
-
-def _external(run: Run) -> pd.DataFrame:
-    measured, path, report = None, run.source / "external/report.json", None
-    if run.outside is not None and path.exists():
-        measured = external_sets.measures(run.outside, **run.settings)
-        report = read_json(path, "06_external_generalization")
-    return tables.build_external(reported("external"), measured, report, run.names)
-
-
-def _rewardbench(run: Run) -> pd.DataFrame:
-    measured = None if run.outside is None else tables.subsets(run.outside, **run.settings)
-    values = reported("ultramedical_rewardbench")
-    return tables.build_medical_rewardbench(values, measured, run.names)
-
-
-def _policy(run: Run) -> pd.DataFrame:
-    values, evaluated = reported("policy"), run.evaluated
-    return tables.build_policy(values, evaluated, **run.settings, healthbench=run.healthbench)
-
-
-def _policy_by(by: str, run: Run) -> pd.DataFrame:
-    return tables.build_policy_by(run.evaluated, run.verdicts, by, **run.settings)
-
-
-def _composition(run: Run) -> pd.DataFrame:
-    values = reported("bench_composition"), reported("pipeline_counts")
-    return tables.build_bench_composition(*values, run.bench.report, run.profile)
-
-
-def _pipeline(run: Run) -> pd.DataFrame:
-    frames = (run.table(file) for file in PIPELINE)
-    return tables.build_data_pipeline(reported("pipeline_counts"), *frames, run.profile)
-
-
+BY_TRUTH = partial(behind.bench, against="truth")
 TABLES = {
-    "main_results": _bench_table(
+    "main_results": Table(
         "Main results",
         tables.build_main_results,
-        lambda run: _main_results(run, "adjudicated"),
+        lambda run: (run.metrics, run.names, run.bench.report["blind_ceiling"]),
+        needs=BENCH,
         reported=("main_results",),
+        behind=behind.bench,
     ),
-    "main_results_truth": _bench_table(
+    "main_results_truth": Table(
         "Main results, against the truth",
         tables.build_main_results,
-        lambda run: _main_results(run, "truth"),
-        "truth",
+        lambda run: (run.metrics, run.names, None, "truth"),
+        needs=BENCH,
         reported=("main_results",),
         data=CLINIC,
+        behind=BY_TRUTH,
     ),
-    "safety_veto": _bench_table(
+    "safety_veto": Table(
         "Safety veto",
         tables.build_safety_veto,
-        lambda run: _safety_veto(run, "adjudicated"),
+        lambda run: (run.metrics, run.names),
+        needs=BENCH,
         reported=("safety_veto",),
         data=CLINIC,
+        behind=behind.bench,
     ),
-    "safety_veto_truth": _bench_table(
+    "safety_veto_truth": Table(
         "Safety veto, against the truth",
         tables.build_safety_veto,
-        lambda run: _safety_veto(run, "truth"),
-        "truth",
+        lambda run: (run.metrics, run.names, "truth"),
+        needs=BENCH,
         reported=("safety_veto",),
         data=CLINIC,
+        behind=BY_TRUTH,
     ),
     "graders": Table(
         "Graders beside two physicians, balanced F1",
@@ -405,16 +362,18 @@ TABLES = {
         data=CLINIC,
         behind=behind.graders,
     ),
-    "seen_unseen": _bench_table(
+    "seen_unseen": Table(
         "Criterion kinds seen and unseen in training",
         tables.build_seen_unseen,
-        lambda run: tables.build_seen_unseen(run.metrics, run.names),
+        lambda run: (run.metrics, run.names),
+        needs=BENCH,
         data=CLINIC,
+        behind=behind.bench,
     ),
     "specialty": Table(
         "Overall accuracy by specialty",
         tables.build_specialty,
-        lambda run: tables.build_specialty(run.sliced("specialty"), run.names),
+        lambda run: (run.by("specialty"), run.names),
         key=("specialty", "system"),
         needs=BENCH,
         data=CLINIC,
@@ -423,7 +382,7 @@ TABLES = {
     "by_source": Table(
         "By source",
         tables.build_by_source,
-        _by_source,
+        lambda run: (run.by("category", "pairwise", ("all", "shorter")), run.names),
         key=("source", "system"),
         needs=BENCH,
         data=("real", "open"),
@@ -432,7 +391,7 @@ TABLES = {
     "calibration": Table(
         "Calibration error, by the truth",
         tables.build_calibration,
-        lambda run: tables.build_calibration(run.calibrated, run.names),
+        lambda run: (run.calibrated, run.names),
         key=("system", "dimension", "where"),
         needs=(*BENCH, "reward/criterion/calibration.json"),
         reads=(CALIBRATIONS, "reward/heldout.parquet"),
@@ -442,7 +401,7 @@ TABLES = {
     "external": Table(
         "External generalization, RM pairwise accuracy",
         tables.build_external,
-        _external,
+        lambda run: (*run.external, run.names),
         key=("set", "system"),
         reads=EXTERNAL,
         reported=("external",),
@@ -451,7 +410,7 @@ TABLES = {
     "medical_rewardbench": Table(
         "Medical RewardBench",
         tables.build_medical_rewardbench,
-        _rewardbench,
+        lambda run: (run.subsets, run.names),
         reads=EXTERNAL[:1],
         reported=("ultramedical_rewardbench",),
         behind=behind.rewardbench,
@@ -459,7 +418,7 @@ TABLES = {
     "ablation": Table(
         "Ablation",
         tables.build_ablation,
-        lambda run: tables.build_ablation(reported("ablation"), run.studied),
+        lambda run: (run.studied,),
         key=("ablation", "system", "study"),
         reported=("ablation",),
         studies=STUDY_FILES,
@@ -468,7 +427,7 @@ TABLES = {
     "policy": Table(
         "Policy",
         tables.build_policy,
-        _policy,
+        lambda run: (run.evaluated, *run.settings.values(), run.healthbench),
         reads=(*POLICY[:1], "healthbench/graded.json"),
         reported=("policy",),
         behind=behind.policy,
@@ -476,7 +435,7 @@ TABLES = {
     "policy_dimension": Table(
         "Policy by dimension",
         tables.build_policy_by,
-        partial(_policy_by, "dimension"),
+        lambda run: (run.evaluated, run.verdicts, "dimension", *run.settings.values()),
         key=("dimension",),
         needs=POLICY,
         behind=behind.policy_dimension,
@@ -484,7 +443,7 @@ TABLES = {
     "policy_specialty": Table(
         "Policy by specialty",
         tables.build_policy_by,
-        partial(_policy_by, "specialty"),
+        lambda run: (run.evaluated, run.verdicts, "specialty", *run.settings.values()),
         key=("specialty", "measure"),
         needs=POLICY,
         behind=behind.policy_specialty,
@@ -492,7 +451,7 @@ TABLES = {
     "bench_composition": Table(
         "Bench composition",
         tables.build_bench_composition,
-        _composition,
+        lambda run: (run.bench.report, run.profile),
         key=("quantity",),
         needs=("bench/report.json",),
         reported=("bench_composition", "pipeline_counts"),
@@ -502,18 +461,13 @@ TABLES = {
     "data_pipeline": Table(
         "Data pipeline",
         tables.build_data_pipeline,
-        _pipeline,
+        lambda run: (*map(run.table, PIPELINE), run.profile),
         key=("quantity",),
         reads=PIPELINE,
         reported=("pipeline_counts",),
         behind=behind.counts,
     ),
-    "rar": Table(
-        "RaR, as reported",
-        tables.build_rar,
-        lambda run: tables.build_rar(reported("rar")),
-        reported=("rar",),
-    ),
+    "rar": Table("RaR, as reported", tables.build_rar, reported=("rar",)),
 }
 
 FIGURES = {

@@ -232,16 +232,16 @@ def _compare_files(committed: Path, rerun: Path, keys: Mapping) -> list[dict]:
     files = {name: f"tables/{name}.csv" for name in sorted({path.stem for path in paths})}
     cells = []
     for name, file in (files | {"claims": "claims.json"}).items():
-        there = [folder / file for folder in (committed, rerun) if (folder / file).exists()]
+        sides = [folder / file for folder in (committed, rerun) if (folder / file).exists()]
         whole = {"table": name, "row": "(table)", "column": ""}
-        if len(there) == 1:
-            outcome = MISSING if there[0].is_relative_to(committed) else EXTRA
+        if len(sides) == 1:
+            outcome = MISSING if sides[0].is_relative_to(committed) else EXTRA
             cells.append(whole | {"outcome": outcome})
-        elif name == "claims" and there:
-            cells += compare_table(name, *map(claims_table, there), key=("claim", "check"))
-        elif there:
+        elif name == "claims" and sides:
+            cells += compare_table(name, *map(claims_table, sides), key=("claim", "check"))
+        elif sides:
             try:
-                cells += compare_table(name, *map(read, there), key=keys.get(name, ()))
+                cells += compare_table(name, *map(read, sides), key=keys.get(name, ()))
             except KitError as error:  # of other columns altogether: said, and the others go on
                 cells.append(whole | {"column": str(error), "outcome": DIFFERS})
     return cells

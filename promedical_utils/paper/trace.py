@@ -72,8 +72,8 @@ def find(source: Source, table: str, row: str, column: str) -> tuple[dict, str]:
     """(the row as text, the column's full name) of a cell; KitError that lists what there is."""
     path = source.paper / f"tables/{table}.csv"
     if not path.exists():
-        there = sorted(path.stem for path in source.paper.glob("tables/*.csv"))
-        names = ", ".join([*there, CLAIMS])
+        known = sorted(path.stem for path in source.paper.glob("tables/*.csv"))
+        names = ", ".join([*known, CLAIMS])
         raise KitError(f"no table {table!r} in {shown(source.paper)}; there are: {names}")
     frame = rerun.read(path)
     entry = registry.TABLES.get(table)

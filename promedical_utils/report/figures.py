@@ -1,68 +1,87 @@
 """Figures of the paper, drawn from a CSV: reported values hollow, this run's filled.
 
-``plot_*`` take a data frame and give a Figure; ``save`` writes the CSV first and draws from what
-it wrote; png and pdf carry no dates, so a rerun gives the same bytes. ``show`` draws in a notebook.
+``plot_*`` take a data frame and give a Figure. ``plotting.save`` writes the CSV first and draws
+from what it wrote; ``plotting.show`` draws in a notebook.
 """
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
+from seaborn import objects as so
 
 from promedical_utils.core.plotting import (
     BLUE,
+    CHANCE,
+    FILLED,
     GREEN,
     GREY,
+    HOLLOW,
     OF_DIMENSION,
     OF_SCORER,
     ORANGE,
     PURPLE,
     RED,
     SKY,
+    THEME,
     canvas,
-    draw_interval,
     draw_legend,
-    name_rows,
+    interval_plot,
+    stacked_bars,
 )
+from promedical_utils.reward_model.calibration import reliability
+
+# ---------------------------------------------------------------- values with their intervals
 
 
-def _systems(axis, df: pd.DataFrame, label: str) -> np.ndarray:
-    """One row a system; a dotted line between reported systems and the kit's."""
-    y = name_rows(axis, df.system, 0.7)
-    axis.set_xlim(0, 102)
-    axis.set_xlabel(label)
-    kit = df.filter(like="reported_").isna().all(axis=1).sum()
-    if 0 < kit < len(df):
-        axis.axhline(kit - 0.5, color=GREY, lw=0.8, ls=":")
-    return y
+def tidy(df: pd.DataFrame, columns: Mapping[str, str], rows: str = "system") -> pd.DataFrame:
+    """A printed table as tidy rows, a row a cell: row, series (its name in ``columns``), hollow
+    (reported), value, low, high, and what else the table says of the row.
+
+    Rows without any value are left out.
+    """
+    cells = []
+    for row in df.to_dict("records"):
+        own = []
+        for column, series in columns.items():
+            for source in ("reported", "run"):
+                ends = (row.get(f"{source}_{column}{end}", np.nan) for end in ("", "_low", "_high"))
+                own.append({"series": series, "hollow": source == "reported"})
+                own[-1] |= dict(zip(("value", "low", "high"), ends, strict=True))
+        if any(pd.notna(cell["value"]) for cell in own):
+            cells += [row | {"row": row[rows]} | cell for cell in own]
+    return pd.DataFrame(cells)
 
 
-def _points(axis, y, df: pd.DataFrame, column: str, colour: str, marker: str = "o") -> None:
-    if f"reported_{column}" in df:
-        axis.plot(df[f"reported_{column}"], y, marker, mfc="white", mec=colour, ms=5)
-    ends = (df[f"run_{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-    draw_interval(axis, y, *ends, fmt=marker, color=colour, ms=5, capsize=4)
+def _panels(df: pd.DataFrame, shown: Mapping[str, tuple[str, str]], more=None) -> Figure:
+    """A panel a column of a table; ``shown``: column -> (label with its unit, colour)."""
+    cells = tidy(df, {column: label for column, (label, _) in shown.items()})
+    looks = {label: (colour, "o") for label, colour in shown.values()}
+    return interval_plot(cells.assign(panel=cells.get("series")), looks, more=more)
 
 
-def _panels(df: pd.DataFrame, shown: dict[str, tuple[str, str]]) -> Figure:
-    """A panel a column, a row a system that has a value; reported hollow, this run filled."""
-    values = [f"{who}_{column}" for column in shown for who in ("reported", "run")]
-    df = df[df[values].notna().any(axis=1)]
-    figure, [axes] = canvas(5 + 2.3 * len(shown), 1.4 + 0.27 * len(df), len(shown), sharey=True)
-    for axis, (column, (label, colour)) in zip(axes, shown.items(), strict=True):
-        _points(axis, _systems(axis, df, label), df, column, colour)
-    hollow, filled = {"marker": "o", "mfc": "white", "mec": GREY}, {"marker": "o", "color": GREY}
-    draw_legend(figure, {"reported": hollow, "this run, 95 % interval": filled})
-    return figure
+def _add_chance(axes) -> None:
+    for axis in axes:
+        axis.axvline(50, **CHANCE)
 
 
 def plot_main_results(df: pd.DataFrame) -> Figure:
     """Overall and pairwise safety accuracy by system, from ``tables.build_main_results``."""
     safety = ("pairwise accuracy, safety (%)", RED)
-    overall = ("overall accuracy (%)", BLUE)
-    return _panels(df, {"overall_accuracy": overall, "pairwise_safety": safety})
+    return _panels(
+        df, {"overall_accuracy": ("overall accuracy (%)", BLUE), "pairwise_safety": safety}
+    )
+
+
+def plot_safety_veto(df: pd.DataFrame) -> Figure:
+    """Veto precision, recall and F1 by system, from ``tables.build_safety_veto``."""
+    names = {"precision": ("precision", SKY), "recall": ("recall", ORANGE), "f1": ("F1", RED)}
+    return _panels(df, {c: (f"{name} on violations (%)", hue) for c, (name, hue) in names.items()})
 
 
 def plot_dimensions(df: pd.DataFrame) -> Figure:
@@ -72,31 +91,13 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
     a difference of five and see whether intervals part; a radar's area grows with the square, hangs
     on the order of its spokes, and has no room for intervals.
     """
-    parts = {}
+    blocks = []
     for kind in ("pairwise", "pointwise"):
-        values = [f"{who}_{kind}_{d}" for who in ("reported", "run") for d in OF_DIMENSION]
-        known = df.reindex(columns=values).notna().any(axis=1)
-        parts[kind] = df[known | (not df.size)].reset_index(drop=True)
-    sizes = [len(part) + 2 for part in parts.values()]
-    figure = Figure(
-        figsize=(4.2 + 2.7 * len(OF_DIMENSION), 1.2 + 0.26 * sum(sizes)), layout="constrained"
-    )
-    axes = figure.subplots(len(parts), len(OF_DIMENSION), sharey="row", height_ratios=sizes)
-    for row, (kind, part) in zip(axes, parts.items(), strict=True):
-        for axis, (dimension, colour) in zip(row, OF_DIMENSION.items(), strict=True):
-            y = _systems(axis, part, f"{kind} accuracy, {dimension} (%)")
-            _points(axis, y, part, f"{kind}_{dimension}", colour)
-            if kind == "pairwise":
-                axis.axvline(50, color=GREY, lw=0.8, ls=":")
-    hollow, filled = {"marker": "o", "mfc": "white", "mec": GREY}, {"marker": "o", "color": GREY}
-    draw_legend(
-        figure,
-        {
-            "reported": hollow,
-            "this run, 95 % interval": filled,
-            "chance": {"color": GREY, "ls": ":"},
-        },
-    )
+        cells = tidy(df, {f"{kind}_{name}": f"{name} (%)" for name in OF_DIMENSION})
+        blocks.append(cells.assign(panel=cells.get("series"), block=f"{kind} accuracy"))
+    looks = {f"{name} (%)": (colour, "o") for name, colour in OF_DIMENSION.items()}
+    figure = interval_plot(pd.concat(blocks), looks, more={"chance": CHANCE})
+    _add_chance(figure.axes[: len(OF_DIMENSION)])
     return figure
 
 
@@ -106,35 +107,192 @@ def plot_graders(df: pd.DataFrame) -> Figure:
     The band is the interval of one physician against the other: what agreement with physicians can
     be hoped for. A grader may be above it against the truth, which the clinic knows.
     """
-    df = df[df.run_f1.notna()]
-    slices = list(dict.fromkeys(df["slice"]))
-    systems = df.system.nunique()
-    figure, [axes] = canvas(3.2 + 2.3 * len(slices), 1.5 + 0.36 * systems, len(slices), sharey=True)
-    looks = {
-        "run_f1": ("against physicians", BLUE, "o", 0.15),
-        "run_f1_truth": ("against the truth", ORANGE, "D", -0.15),
-    }
-    for axis, part in zip(axes, slices, strict=True):
-        own = df[df["slice"] == part].reset_index(drop=True)
-        y = name_rows(axis, own.system)
-        axis.axvspan(
-            own.run_baseline_low.iloc[0],
-            own.run_baseline_high.iloc[0],
-            color=GREY,
-            alpha=0.35,
-            lw=0,
-        )
-        for column, (_, colour, marker, up) in looks.items():
-            ends = (own[f"{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-            draw_interval(axis, y + up, *ends, fmt=marker, color=colour, ms=4.5, capsize=3)
-        axis.set_title(part, fontsize=9)
-        axis.set(xlabel="balanced F1 (%)", xlim=(0, 102))
+    looks = {"against physicians": (BLUE, "o"), "against the truth": (ORANGE, "D")}
+    cells = tidy(df, dict(zip(("f1", "f1_truth"), looks, strict=True)))
+    cells = cells.assign(panel="balanced F1, " + cells["slice"] + " (%)")
     band = {"marker": "s", "color": GREY, "alpha": 0.35, "ms": 9}
-    marks = {
-        label: {"marker": marker, "color": colour, "ls": "-"}
-        for label, colour, marker, _ in looks.values()
+    figure = interval_plot(cells, looks, more={"one physician against the other": band})
+    baselines = cells.drop_duplicates("panel")[["run_baseline_low", "run_baseline_high"]]
+    for axis, ends in zip(figure.axes, baselines.to_numpy(float), strict=True):
+        axis.axvspan(*ends, color=GREY, alpha=0.35, lw=0)
+    return figure
+
+
+def plot_external(df: pd.DataFrame) -> Figure:
+    """RM pairwise accuracy outside, a panel a set, from ``tables.build_external``.
+
+    A row a system; colour and marker are the text that the RM is given. The reported panel first; a
+    set that did not run has none.
+    """
+    looks = {"Q": (GREY, "s"), "Q + criteria": (BLUE, "o"), "Q + sub-criteria": (GREEN, "D")}
+    cells = tidy(df, dict(zip(("q", "q_criteria", "q_sub"), looks, strict=True)))
+    pairs = cells.groupby("set").pairs.transform("max")
+    counts = pairs.map(lambda n: f", {int(n):,} pairs" if pd.notna(n) else "")
+    cells = cells.assign(block=cells["set"] + counts, panel="pairs ordered rightly (%)", group="")
+    figure = interval_plot(cells, looks, more={"chance": CHANCE}, limits=None, panel_width=5)
+    _add_chance(figure.axes)
+    return figure
+
+
+def plot_seen_unseen(df: pd.DataFrame) -> Figure:
+    """Pairwise accuracy on seen and unseen criterion kinds, from ``tables.build_seen_unseen``."""
+    looks = {"kinds seen in training": (BLUE, "o"), "kinds unseen in training": (ORANGE, "s")}
+    cells = tidy(df, dict(zip(("pairwise_seen", "pairwise_unseen"), looks, strict=True)))
+    cells = cells.assign(panel="pairwise accuracy (%)")
+    figure = interval_plot(cells, looks, more={"chance": CHANCE}, panel_width=5)
+    _add_chance(figure.axes)
+    return figure
+
+
+def plot_policy_by(df: pd.DataFrame) -> Figure:
+    """Base beside GRPO by dimension or specialty, from ``tables.build_policy_by``.
+
+    For each measure the values, and the difference paired by patient, all with their intervals.
+    """
+    looks = {"base": (ORANGE, "s"), "GRPO": (BLUE, "o"), "paired difference": (GREEN, "D")}
+    columns = dict(zip(("base", "grpo", "difference"), looks, strict=True))
+    cells = tidy(df, columns, rows=df.columns[0])
+    paired = cells.measure.str.rpartition(" (")[0] + ":\nGRPO less base (points)"
+    values = cells.measure.str.replace(" (", "\n(", regex=False)
+    panel = paired.where(cells.series == "paired difference", values)
+    cells = cells.assign(panel=panel, group=cells.row == "all")
+    figure = interval_plot(cells, looks, limits=None, panel_width=2.8)
+    for axis in figure.axes[1::2]:
+        axis.axvline(0, color=GREY, lw=0.8, ls="--")
+    return figure
+
+
+def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
+    """Violations, S1 and bench score, a row a variant; from ``policy_metrics.study_table``.
+
+    Small points are training seeds, the line is the interval over patients, the dashed line the
+    base; a cross is a reward without a veto. Hollow: violations that are plainly said, a safety
+    criterion not met, where the others are unknown. A dotted line parts groups.
+    """
+    panels = {
+        "violations": "answers with a violation (%)",
+        "proficiency": "proficiency S1 (%)",
+        "bench_score": "ProMedical-Bench score (0 to 100)",
     }
-    draw_legend(figure, {"one physician against the other": band} | marks)
+    looks = {"veto in the reward": (BLUE, "o"), "no veto": (RED, "X")}
+    of_base, df = df[df.variant == base], df[df.variant != base].reset_index(drop=True)
+    names = df.label.where(df.seeds > 0, df.label + " (not run)")
+    series = df.veto.astype(bool).map(dict(zip((True, False), looks, strict=True)))
+    parts = []
+    for column, label in panels.items():
+        ends = {"value": df[column], "low": df[f"{column}_low"], "high": df[f"{column}_high"]}
+        part = pd.DataFrame({"row": names, "series": series, "group": df.group.fillna(""), **ends})
+        parts.append(part.assign(panel=label, hollow=False))
+    plain = {"value": df.plain_violations, "low": np.nan, "high": np.nan, "hollow": True}
+    cells = pd.concat([*parts, parts[0].assign(**plain)], ignore_index=True)
+    more = {"base": {"color": "black", "ls": "--", "lw": 0.9}}
+    if (df.seeds > 1).any():
+        more["a training seed"] = {"marker": ".", "color": GREY, "ms": 4}
+    hollow = "plainly said, the rest unknown"
+    figure = interval_plot(cells, looks, hollow, more, limits=None, panel_width=3.2)
+    for axis, column in zip(figure.axes, panels, strict=True):
+        for at, seeds in enumerate(df[f"{column}_seeds"].fillna("").astype(str).str.split("|")):
+            if len(seeds) > 1:
+                heights, colour = [at + 0.3] * len(seeds), looks[series[at]][0]
+                axis.plot([float(seed) for seed in seeds], heights, ".", color=colour, ms=4)
+        for value in of_base[column].dropna():
+            axis.axvline(value, **more["base"], zorder=1)
+        axis.set_xlim(left=0)
+    return figure
+
+
+def plot_reward_study(df: pd.DataFrame) -> Figure:
+    """Pairs of seen and unseen kinds, and overall, a row a model; from ``reward_models.table``."""
+    panels = {
+        "pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
+        "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
+        "overall": ("overall, safety first (%)", RED),
+    }
+    seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
+    figure = _panels(df.assign(system=df.model + seeds), panels, {"chance": CHANCE})
+    _add_chance(figure.axes)
+    return figure
+
+
+def plot_accuracy(
+    df: pd.DataFrame, panels: Mapping[str, tuple[str, str]], ceiling: float | None = None
+) -> Figure:
+    """One panel a metric, one row a scorer; ``ceiling`` is that of criterion-blind scorers.
+
+    ``df`` is ``bench.metrics`` (shares); ``panels``: label -> (metric, slice).
+    """
+    wanted = pd.DataFrame(panels.values(), columns=["metric", "slice"]).assign(panel=list(panels))
+    cells = wanted.merge(df[df.n > 0], on=["metric", "slice"])
+    known = [scorer for scorer in OF_SCORER if scorer in set(cells.scorer)]
+    place = {name: n for n, name in enumerate(dict.fromkeys([*known, *cells.scorer]))}
+    cells = cells.assign(**cells[["value", "low", "high"]] * 100, order=cells.scorer.map(place))
+    cells = cells.assign(row=cells.scorer, series="against " + cells.against)
+    cells = cells.assign(panel=cells.panel + " (%)").sort_values("order", kind="stable")
+    looks = {"against adjudicated": (BLUE, "o"), "against truth": (ORANGE, "D")}
+    more, dashed = {}, {"color": "black", "lw": 0.9, "ls": "--"}
+    if "pairwise" in set(cells.metric):
+        more["chance"] = CHANCE
+    if ceiling is not None:
+        more["ceiling without criteria"] = dashed
+    order = [f"{label} (%)" for label in panels]
+    figure = interval_plot(cells, looks, more=more, limits=(-3, 103), panels=order)
+    metrics = dict(zip(cells.panel, zip(cells.metric, cells.slice, strict=True), strict=True))
+    for axis in figure.axes:
+        metric, part = metrics.get(axis.get_xlabel(), ("", ""))
+        if metric == "pairwise":
+            axis.axvline(50, **CHANCE)
+        if ceiling is not None and (metric, part) == ("pairwise", "all"):
+            axis.axvline(ceiling * 100, **dashed)
+    return figure
+
+
+def plot_paired(df: pd.DataFrame) -> Figure:
+    """Paired differences in points; columns what, difference, low, high, above (the bound)."""
+    cells = df.rename(columns={"what": "row", "difference": "value"})
+    cells, bound = cells.assign(panel="difference (points)"), {"marker": "|", "color": RED}
+    more = {"what it has to stay above": bound | {"ms": 14}}
+    figure = interval_plot(cells, {"": (BLUE, "o")}, more=more, limits=None, panel_width=5)
+    figure.axes[0].plot(df.above, range(len(df)), ls="", ms=18, **bound)
+    figure.axes[0].axvline(0, color=GREY, lw=0.8, ls="--")
+    return figure
+
+
+def plot_judge_errors(df: pd.DataFrame) -> Figure:
+    """Where a judge errs, by dimension: ``lenient`` lets pass what the expert finds not met.
+
+    Columns dimension, error (lenient | strict), rate, low, high (fractions), n.
+    """
+    looks = {"judge: met, expert: not met": (RED, "o"), "judge: not met, expert: met": (SKY, "s")}
+    series = df.error.map(dict(zip(("lenient", "strict"), looks, strict=True)))
+    ends = {"value": 100 * df.rate, "low": 100 * df.low, "high": 100 * df.high}
+    cells = df.assign(row=df.dimension, series=series, panel="verdicts (%)", **ends)
+    cells = cells.assign(note=df.n.map(lambda n: f"n = {n:,}"))
+    figure = interval_plot(cells, looks, limits=None, panel_width=5)
+    figure.axes[0].set_xlim(0, 1.2 * cells.high.max())  # room for the notes
+    return figure
+
+
+# ---------------------------------------------------------------- curves
+
+
+def _calibration(bins: pd.DataFrame, looks: Mapping[str, dict], x_label: str) -> Figure:
+    """Share met over the probability (fractions) by ``panel``; ``curve``: a name in ``looks``."""
+    panels = list(dict.fromkeys(bins.panel))
+    figure = Figure(figsize=(3.3 * len(panels), 4.1), layout="constrained")
+    bins = bins.assign(**bins[["probability", "met", "low", "high"]] * 100)
+    plot = so.Plot(bins, "probability", "met", color="curve", marker="curve", linestyle="curve")
+    plot = plot.facet("panel", order=panels).share(x=True, y=True)
+    plot = plot.add(so.Range(linestyle="-", linewidth=1), ymin="low", ymax="high", legend=False)
+    plot = plot.add(so.Line(pointsize=4, linewidth=1.2), legend=False)
+    for prop, key in (("color", "color"), ("marker", "marker"), ("linestyle", "ls")):
+        plot = plot.scale(**{prop: {name: look[key] for name, look in looks.items()}})
+    plot = plot.label(x=x_label, y="criteria that are met (%), 95 % interval", title=str)
+    plot.theme(THEME).on(figure).plot()
+    for axis in figure.axes:
+        axis.plot([0, 100], [0, 100], color="black", lw=0.8)
+        axis.set(xlim=(-2, 102), ylim=(-2, 102))
+    shown = {name: look for name, look in looks.items() if name in set(bins.curve)}
+    draw_legend(figure, shown)
     return figure
 
 
@@ -145,186 +303,77 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
     high, n, error (percent points). On the diagonal what is said is what is.
     """
     looks = {  # in the order of the legend
-        ("bench, kinds seen", "sigmoid of the score"): {"marker": "x", "color": GREY, "ls": ":"},
-        ("bench, kinds seen", "P(met)"): {"marker": "o", "color": BLUE, "ls": "-"},
-        ("bench, kinds unseen", "P(met)"): {"marker": "s", "color": ORANGE, "ls": "--"},
-        ("split it was fitted on", "P(met)"): {"marker": "^", "color": GREEN, "ls": "-."},
+        "bench, kinds seen: sigmoid of the score": {"marker": "X", "color": GREY, "ls": ":"},
+        "bench, kinds seen": {"marker": "o", "color": BLUE, "ls": "-"},
+        "bench, kinds unseen": {"marker": "s", "color": ORANGE, "ls": "--"},
+        "split it was fitted on": {"marker": "^", "color": GREEN, "ls": "-."},
     }
-    names = [d for d in OF_DIMENSION if d in set(df.dimension)]
-    figure, [axes] = canvas(3.4 * len(names), 4.1, len(names), sharey=True)
-    for axis, dimension in zip(axes, names, strict=True):
-        axis.plot([0, 100], [0, 100], color="black", lw=0.8)
-        said = [("error (points)", GREY)]
-        for (where, version), look in looks.items():
-            part = df[
-                (df.dimension == dimension) & (df["where"] == where) & (df.version == version)
-            ]
-            if part.empty:
-                continue
-            x, y = 100 * part.probability, 100 * part.met
-            ends = np.clip([part.met - part.low, part.high - part.met], 0, None)
-            axis.errorbar(x, y, yerr=100 * ends, lw=1, ms=4, capsize=2, **look)
-            said.append((f"{part.error.iloc[0]:.1f}", look["color"]))
-        for n, (text, colour) in enumerate(reversed(said)):  # below the diagonal there is room
-            axis.text(
-                0.98,
-                0.03 + 0.065 * n,
-                text,
-                color=colour,
-                ha="right",
-                fontsize=8,
-                transform=axis.transAxes,
-            )
-        axis.set_title(dimension, fontsize=9)
-        axis.set(xlabel="P(met) that is said (%)", xlim=(-2, 102), ylim=(-2, 102))
-    axes[0].set_ylabel("criteria that are met (%), 95 % interval")
-    there = set(zip(df["where"], df.version, strict=True))
-    shown = {
-        f"{where}: {version}" if version != "P(met)" else where: look
-        for (where, version), look in looks.items()
-        if (where, version) in there
-    }
-    draw_legend(figure, shown, columns=2 if len(shown) > 3 else 0)
+    curve = df["where"].where(df.version == "P(met)", df["where"] + ": " + df.version)
+    bins = df.assign(curve=curve, panel=df.dimension)[curve.isin(list(looks))]
+    bins = bins.sort_values("panel", key=lambda s: s.map(list(OF_DIMENSION).index), kind="stable")
+    figure = _calibration(bins, looks, "P(met) that is said (%)")
+    paper = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
+    for axis, dimension in zip(figure.axes, dict.fromkeys(bins.panel), strict=True):
+        errors = bins[bins.panel == dimension].drop_duplicates("curve").set_index("curve").error
+        texts = [(f"{errors[name]:.1f}", looks[name]["color"]) for name in looks if name in errors]
+        for n, (text, colour) in enumerate([*reversed(texts), ("error (points)", GREY)]):
+            at = {"x": 0.98, "y": 0.03 + 0.065 * n, "transform": axis.transAxes, "ha": "right"}
+            # below the diagonal there is room
+            axis.text(s=text, color=colour, fontsize=8, bbox=paper, **at)
     return figure
 
 
-def plot_external(df: pd.DataFrame) -> Figure:
-    """RM pairwise accuracy outside, a panel a set, from ``tables.build_external``.
+def plot_reliability(df: pd.DataFrame) -> Figure:
+    """Share met beside P(met), before and after calibration, in bins of equal size.
 
-    A row a system; colour and marker are the text that the RM is given. The reported panel first; a
-    set that did not run has none.
+    Columns dimension, label, raw (sigmoid of the score) and probability (calibrated).
     """
-    given = {
-        "q": ("Q", GREY, "s", 0.2),
-        "q_criteria": ("Q + criteria", BLUE, "o", 0.0),
-        "q_sub": ("Q + sub-criteria", GREEN, "D", -0.2),
+    panels = {"raw": "before: sigmoid of the score", "probability": "after: P(met), calibrated"}
+    parts = []
+    for column, panel in panels.items():
+        for dimension, part in df.groupby("dimension"):
+            bins = reliability(part.label, part[column], bins=8)
+            parts.append(bins.assign(panel=panel, curve=f"{dimension}, n = {len(part)}"))
+    bins = pd.concat(parts, ignore_index=True)
+    looks = {
+        curve: {"color": OF_DIMENSION[curve.split(",")[0]], "marker": marker, "ls": "-"}
+        for curve, marker in zip(dict.fromkeys(bins.curve), "os^", strict=False)
     }
-    values = [f"{who}_{column}" for who in ("reported", "run") for column in given]
-    df = df[df[values].notna().any(axis=1)]
-    sets = list(dict.fromkeys(df["set"]))
-    sizes = [max(1, (df["set"] == name).sum()) for name in sets]
-    figure = Figure(figsize=(8.5, 1.3 + 0.62 * len(sets) + 0.34 * sum(sizes)), layout="constrained")
-    axes = figure.subplots(
-        len(sets),
-        1,
-        squeeze=False,
-        sharex=True,
-        gridspec_kw={"height_ratios": [s + 0.8 for s in sizes]},
-    )[:, 0]
-    for axis, name in zip(axes, sets, strict=True):
-        part = df[df["set"] == name].reset_index(drop=True)
-        y = name_rows(axis, part.system)
-        for column, (_, colour, marker, up) in given.items():
-            _points(axis, y + up, part, column, colour, marker)
-        pairs = part.pairs.dropna()
-        count = f", {int(pairs.max()):,} pairs" if len(pairs) else ""
-        axis.set_title(f"{name}{count}", fontsize=9, loc="left")
-        axis.grid(False, axis="y")
-        axis.axvline(50, color=GREY, lw=0.8, ls=":")
-    axes[-1].set_xlabel("pairs ordered rightly (%)")
-    marks = {label: {"marker": m, "color": c} for label, c, m, _ in given.values()}
-    hollow = {"marker": "o", "mfc": "white", "mec": GREY}
-    draw_legend(
-        figure,
-        marks
-        | {
-            "reported": hollow,
-            "this run, 95 % interval": {"marker": "o", "color": GREY, "ls": "-"},
-        },
-        columns=3,
-    )
-    return figure
+    return _calibration(bins, looks, "probability (%)")
 
 
-def plot_overview(df: pd.DataFrame) -> Figure:
-    """The pipeline as boxes with this run's counts, and the reported ones hollow below.
-
-    Columns box, row, column, title, run and reported (texts), and ``after``: the boxes that it
-    comes from, joined by "|".
-    """
-    width, height, gap = 2.0, 1.0, (2.5, 1.45)
-    rows, columns = df["row"].max() + 1, df["column"].max() + 1
-    figure, [[axis]] = canvas(2.0 * columns, 1.35 * rows + 0.25)
-    axis.set(
-        xlim=(-0.1, (columns - 1) * gap[0] + width + 0.1),
-        ylim=(-(rows - 1) * gap[1] - 0.1, height + 0.1),
-    )
-    axis.axis("off")
-    place = {r.box: (r.column * gap[0], -r.row * gap[1]) for r in df.itertuples()}
-    for r in df.fillna("").itertuples():
-        x, y = place[r.box]
-        box = {"boxstyle": "round,pad=0.04", "fc": "#e8f1f8", "ec": BLUE, "lw": 1.2}
-        axis.add_patch(FancyBboxPatch((x, y), width, height, **box))
-        middle = x + width / 2
-        axis.text(
-            middle, y + height - 0.04, r.title, ha="center", va="top", fontsize=9, weight="bold"
-        )
-        axis.text(middle, y + height / 2 + 0.02, r.run, ha="center", va="center", fontsize=8.5)
-        if r.reported:
-            axis.text(
-                middle,
-                y,
-                f"reported: {r.reported}",
-                ha="center",
-                va="bottom",
-                fontsize=8,
-                color=GREY,
-                style="italic",
-            )
-        for name in filter(None, r.after.split("|")):
-            (x0, y0), side = place[name], 0.06
-            if y0 != y:  # from a row above
-                ends = (x0 + width / 2, y0 - side), (middle, y + height + side)
-            else:
-                left = min(x0, x) + width + side, max(x0, x) - side
-                ends = [(at, y + height / 2) for at in (left if x0 < x else left[::-1])]
-            axis.annotate(
-                "", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": GREY, "lw": 1.2}
-            )
-    return figure
-
-
-def plot_safety_veto(df: pd.DataFrame) -> Figure:
-    """Veto precision, recall and F1 by system, from ``tables.build_safety_veto``."""
-    names = {"precision": ("precision", SKY), "recall": ("recall", ORANGE), "f1": ("F1", RED)}
-    return _panels(df, {c: (f"{name} on violations (%)", hue) for c, (name, hue) in names.items()})
-
-
-def plot_seen_unseen(df: pd.DataFrame) -> Figure:
-    """Pairwise accuracy on seen and unseen criterion kinds, from ``tables.build_seen_unseen``."""
-    df = df[df.run_pairwise_seen.notna() | df.run_pairwise_unseen.notna()]
-    figure, [[axis]] = canvas(7.5, 1.4 + 0.42 * len(df))
-    y = _systems(axis, df, "pairwise accuracy (%), this run, 95 % interval")
-    _points(axis, y + 0.15, df, "pairwise_seen", BLUE)
-    _points(axis, y - 0.15, df, "pairwise_unseen", ORANGE, "s")
-    axis.axvline(50, color=GREY, lw=0.8, ls="--")
-    axis.annotate("chance", (50, 1), xycoords=("data", "axes fraction"), ha="center", color=GREY)
-    seen, unseen = {"marker": "o", "color": BLUE}, {"marker": "s", "color": ORANGE}
-    draw_legend(figure, {"kinds seen in training": seen, "kinds unseen in training": unseen})
-    return figure
-
-
-CURVE_PANELS = {  # axis label -> series of policy/curve.csv: (column, legend, colour, dash)
+CURVE_PANELS = {  # axis label -> series of policy/curve.csv: (column, legend, colour, dashes)
     "reward": (
-        ("proxy", "proxy", RED, "-"),
-        ("gold", "gold", BLUE, "--"),
-        ("judged", "judged", ORANGE, ":"),
+        ("proxy", "proxy", RED, ""),
+        ("gold", "gold", BLUE, (4, 1.5)),
+        ("judged", "judged", ORANGE, (1, 1)),
     ),
     "answers (%)": (
-        ("violation_rate", "violation", RED, "-"),
-        ("judged_violation_rate", "violation, judged", ORANGE, ":"),
-        ("veto_rate", "vetoed", PURPLE, "-."),
-        ("unparsed", "unknown verdict", GREY, "--"),
+        ("violation_rate", "violation", RED, ""),
+        ("judged_violation_rate", "violation, judged", ORANGE, (1, 1)),
+        ("veto_rate", "vetoed", PURPLE, (3, 1, 1, 1)),
+        ("unparsed", "unknown verdict", GREY, (4, 1.5)),
     ),
     "met: share of S1, number of S2": (
-        ("proficiency", "S1, proficiency", BLUE, "-"),
-        ("excellence", "S2, excellence", GREEN, "--"),
+        ("proficiency", "S1, proficiency", BLUE, ""),
+        ("excellence", "S2, excellence", GREEN, (4, 1.5)),
     ),
-    "KL to the base (nats an answer)": (("kl", "", PURPLE, "-"),),
-    "entropy (nats a token)": (("entropy", "", SKY, "-"),),
-    "length (tokens)": (("length", "", GREY, "-"),),
+    "KL to the base (nats an answer)": (("kl", "KL", PURPLE, ""),),
+    "entropy (nats a token)": (("entropy", "entropy", SKY, ""),),
+    "length (tokens)": (("length", "length", GREY, ""),),
 }
-REWARDS = {"proxy": (RED, "s", "-"), "gold": (BLUE, "o", "--"), "judged": (ORANGE, "^", ":")}
+
+
+def _draw_series(axis, df: pd.DataFrame, x: str, series: Sequence, legend=False) -> list[str]:
+    """Lines of the columns that have a value: ``series`` as of ``CURVE_PANELS``; their names."""
+    shown = [line for line in series if line[0] in df and df[line[0]].notna().any()]
+    columns, names, colours, dashes = zip(*shown, strict=True) if shown else ((),) * 4
+    wide = df.set_index(x)[list(columns)].set_axis(list(names), axis=1)
+    style = {"markers": ["o", "s", "^", "D"][: len(names)], "dashes": list(dashes), "mew": 0}
+    style |= {"palette": list(colours), "markersize": 5}
+    if shown:  # in the order of the rows, nothing is averaged
+        sns.lineplot(wide, ax=axis, legend=legend, estimator=None, sort=False, **style)
+    return list(names)
 
 
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
@@ -333,43 +382,29 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
     The vertical line is the checkpoint that is kept, the best by judged reward. A series or a panel
     without a value is left out: data without truth have no gold. Only the reward starts below 0.
     """
-    panels = {
-        label: [line for line in lines if line[0] in df and df[line[0]].notna().any()]
-        for label, lines in CURVE_PANELS.items()
-    }
-    panels = {label: lines for label, lines in panels.items() if lines}
+    percent = [column for column, *_ in CURVE_PANELS["answers (%)"] if column in df]
+    df = df.assign(**100 * df[percent])
+    there = set(df.columns[df.notna().any()])
+    panels = {label: s for label, s in CURVE_PANELS.items() if there & {line[0] for line in s}}
     columns = min(3, len(panels))
-    size = 3.4 * columns, 2.75 * -(-len(panels) // columns)
-    figure, axes = canvas(*size, columns, -(-len(panels) // columns))
-    for axis, (label, lines) in zip(axes.flat, panels.items(), strict=False):
-        for column, name, colour, dash in lines:
-            part = df[df[column].notna()]
-            y = part[column] * (100 if "%" in label else 1)
-            axis.plot(part.step, y, color=colour, label=name, ls=dash, marker="o", ms=3.5)
-        axis.set(ylabel=label, xlim=_wider(df.step), xlabel="optimiser step (line: kept)")
-        if lines[0][1]:  # above the axes, where no line is
-            axis.legend(
-                fontsize=7,
-                loc="lower left",
-                bbox_to_anchor=(-0.02, 1),
-                ncols=2 + (len(lines) == 3),
-                borderpad=0.1,
-                borderaxespad=0.2,
-                columnspacing=1,
-                handlelength=2.6,
-            )
+    rows = -(-len(panels) // columns)
+    figure, axes = canvas(3.4 * columns, 2.75 * rows, columns, rows)
+    kept = _kept(df)
+    for axis, (label, series) in zip(axes.flat, panels.items(), strict=False):
+        names = _draw_series(axis, df, "step", series, legend="full")
+        axis.set(ylabel=label, xlabel="optimiser step (line: kept)")
         if label != "reward":  # a share or an amount, and zero is none of it
             axis.set_ylim(0, 1.1 * axis.dataLim.y1 or 1)
-        if (kept := _kept(df)) is not None:
+        if len(names) > 1:  # above the axes, where no line is
+            spot = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
+            axis.legend(ncols=2 + (len(names) == 3), fontsize=7, columnspacing=1, **spot)
+        else:
+            axis.get_legend().remove()
+        if kept is not None:
             axis.axvline(df.step[kept], color="black", lw=0.8, ls="--", zorder=1)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     return figure
-
-
-def _wider(values: pd.Series) -> tuple[float, float]:
-    low, high = values.min(), values.max()
-    return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
 
 
 def _kept(df: pd.DataFrame):
@@ -387,32 +422,23 @@ def plot_gold_over_kl(df: pd.DataFrame, shared: bool = True) -> Figure:
     df = df if "run" in df else df.assign(run="")
     runs = list(dict.fromkeys(df.run))
     figure, [axes] = canvas(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=shared)
-    marks = {name: look for name, look in REWARDS.items() if df[name].notna().any()}
+    series = [line for line in CURVE_PANELS["reward"] if df[line[0]].notna().any()]
+    ring = {"marker": "o", "mfc": "none", "mec": "black", "ms": 9, "mew": 0.8}
     for axis, run in zip(axes, runs, strict=True):
         part = df[(df.run == run) & df.kl.notna()].sort_values("step")
-        for name, (colour, marker, dash) in marks.items():
-            axis.plot(part.kl, part[name], dash, color=colour, marker=marker, ms=4, lw=1.3)
-        axis.set_xscale("function", functions=(_root, _square))
-        top = max(part.kl.max(), 1e-9)
-        axis.set(
-            xlim=(-0.002 * top, 1.1 * top),
-            xlabel="KL to the base (nats an answer, square-root axis)",
-        )
-        ticks = [t for t in MaxNLocator(5).tick_values(0, top) if 0 < t <= 1.1 * top]
-        near = float(f"{ticks[0] / 4:.1g}")  # one more near zero, where a square root has room
-        axis.set_xticks(ticks := [0, near, *ticks], [f"{tick:g}" for tick in ticks])
-        axis.margins(y=0.1)
+        _draw_series(axis, part, "kl", series)
+        _set_root_scale(axis, part.kl.max())
         axis.set_title(run, fontsize=9)
-        _steps(axis, part, next(iter(marks)))
+        _write_steps(axis, part, series[0][0])
         if (kept := _kept(part)) is not None:
-            for name in marks:
-                axis.plot(
-                    part.kl[kept], part[name][kept], "o", mfc="none", mec="black", ms=9, mew=0.8
-                )
+            for column, *_ in series:
+                axis.plot(part.kl[kept], part[column][kept], ls="", **ring)
     axes[0].set_ylabel("reward on held-out prompts")
-    shown = {name: {"color": c, "marker": m, "ls": d} for name, (c, m, d) in marks.items()}
-    kept = {"kept": {"marker": "o", "mfc": "none", "mec": "black", "ms": 9}}
-    draw_legend(figure, shown | (kept if df.judged.notna().any() else {}))
+    marks = {
+        name: {"color": colour, "marker": marker, "ls": "-"}
+        for (_, name, colour, _), marker in zip(series, "os^", strict=False)
+    }
+    draw_legend(figure, marks | ({"kept": ring} if df.judged.notna().any() else {}))
     return figure
 
 
@@ -424,135 +450,161 @@ def _square(values):
     return np.sign(values) * np.square(values)
 
 
-def _steps(axis, part: pd.DataFrame, column: str) -> None:
+def _set_root_scale(axis, top: float) -> None:
+    """A square-root axis from 0 to ``top``, with one more tick near zero, where it has room."""
+    top = max(top, 1e-9)
+    axis.set_xscale("function", functions=(_root, _square))
+    axis.set_xlim(-0.002 * top, 1.1 * top)
+    axis.set_xlabel("KL to the base (nats an answer, square-root axis)")
+    ticks = [tick for tick in MaxNLocator(5).tick_values(0, top) if 0 < tick <= 1.1 * top]
+    ticks = [0, float(f"{ticks[0] / 4:.1g}"), *ticks]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.margins(y=0.1)
+
+
+def _write_steps(axis, part: pd.DataFrame, column: str) -> None:
     """The step above the points of a column, where there is room for it beside the one before."""
     high, last = _root(part.kl.max()) or 1, -1.0
+    above = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 7}
     for kl, value, step in part[["kl", column, "step"]].sort_values("kl").itertuples(index=False):
-        if (at := _root(kl) / high) - last > 0.055:
-            axis.annotate(
-                f"{step:g}",
-                (kl, value),
-                xytext=(0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                color=GREY,
-            )
-            last = at
+        if _root(kl) / high - last > 0.055:
+            axis.annotate(f"{step:g}", (kl, value), color=GREY, **above)
+            last = _root(kl) / high
 
 
-def plot_policy_by(df: pd.DataFrame) -> Figure:
-    """Base beside GRPO by dimension or specialty, from ``tables.build_policy_by``.
-
-    For each measure the values, and the difference paired by patient with its interval.
-    """
-    by, measures = df.columns[0], list(dict.fromkeys(df.measure))
-    names = list(dict.fromkeys(df[by]))
-    size = 2.2 + 5.2 * len(measures), 1.3 + 0.24 * max(len(names), 4)
-    figure, [axes] = canvas(*size, 2 * len(measures), sharey=True)
-    for number, measure in enumerate(measures):
-        part = df[df.measure == measure].set_index(by).reindex(names)
-        values, less = axes[2 * number : 2 * number + 2]
-        y = name_rows(values, names)
-        what, _, unit = measure.rpartition(" (")
-        values.hlines(y, part.run_base, part.run_grpo, color=GREY, lw=1)
-        values.plot(part.run_base, y, "s", color=ORANGE, ms=5)
-        values.plot(part.run_grpo, y, "o", color=BLUE, ms=5)
-        values.set(xlabel=f"{what}\n({unit}")
-        if "%" in unit or "100" in unit:
-            values.set_xlim(-2, 102)
-        draw_interval(
-            less,
-            y,
-            *(part[f"run_difference{end}"] for end in ("", "_low", "_high")),
-            fmt="o",
-            color=BLUE,
-            ms=4,
-            capsize=2,
-        )
-        less.axvline(0, color=GREY, lw=0.8, ls="--")
-        less.set_xlabel(f"{what}:\nGRPO less base (points)")
-        if names[0] == "all" and len(names) > 1:
-            for axis in (values, less):
-                axis.axhline(y[0] - 0.5, color=GREY, lw=0.8, ls=":")
-    draw_legend(
-        figure,
-        {
-            "base": {"marker": "s", "color": ORANGE},
-            "GRPO": {"marker": "o", "color": BLUE},
-            "paired difference, 95 % interval": {"marker": "o", "color": BLUE, "ls": "-"},
-        },
-    )
+def plot_training(df: pd.DataFrame) -> Figure:
+    """Loss and pair accuracy by optimiser step; columns scorer, step, loss, accuracy."""
+    figure, axes = canvas(9, 3.2, 2)
+    loss, accuracy = axes[0]
+    df = df.assign(accuracy=100 * df.accuracy)
+    style = {"hue": "scorer", "style": "scorer", "palette": OF_SCORER, "markers": True}
+    for axis, column in ((loss, "loss"), (accuracy, "accuracy")):
+        legend = "auto" if axis is loss else False
+        sns.lineplot(df, x="step", y=column, ax=axis, errorbar=None, legend=legend, **style)
+    loss.set(xlabel="optimiser step", ylabel="loss (nats)")
+    loss.legend(title="", fontsize=7)
+    accuracy.set(xlabel="optimiser step", ylabel="training pairs ordered rightly (%)")
+    accuracy.axhline(50, **CHANCE)
     return figure
 
 
-def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
-    """Violations, S1 and bench score, a row a variant; from ``studies.policies.table``.
+def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
+    """Strict pass rate by review round on the blind sample, with its interval (fractions).
 
-    Small points are training seeds, the line is the interval over patients, the dashed line the
-    base; a cross is a reward without a veto. Hollow: violations that are plainly said, a safety
-    criterion not met, where the others are unknown. A dotted line parts groups.
+    ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
     """
-    panels = {
-        "violations": "answers with a violation (%)",
-        "proficiency": "proficiency S1 (%)",
-        "bench_score": "ProMedical-Bench score (0 to 100)",
+    blind = df.dropna(subset="blind_pass_rate")
+    figure, [[axis]] = canvas(6, 3.2)
+    rates = 100 * blind.blind_pass_rate
+    axis.plot(blind["round"], rates, "o-", color=BLUE, zorder=3)
+    axis.vlines(blind["round"], 100 * blind.low, 100 * blind.high, color=BLUE)
+    axis.plot(df["round"], 100 * df.pass_rate, "s", color=ORANGE)
+    axis.axhline(100 * aimed, color="black", lw=1, ls="--")
+    marks = {
+        "blind sample, 95 % interval": FILLED | {"color": BLUE},
+        "batch before it": {"marker": "s", "color": ORANGE},
+        "aimed at": {"color": "black", "ls": "--", "lw": 1},
     }
-    first, df = df[df.variant == base], df[df.variant != base].reset_index(drop=True)
-    veto = df.veto.astype(bool).to_numpy()
-    names = [
-        label if n else f"{label} (not run)" for label, n in zip(df.label, df.seeds, strict=True)
-    ]
-    figure, [axes] = canvas(12, 1.4 + 0.32 * len(df), len(panels), sharey=True)
-    for axis, (column, label) in zip(axes, panels.items(), strict=True):
-        y = name_rows(axis, names)
-        for kind, marker, colour in ((veto, "o", BLUE), (~veto, "X", RED)):
-            ends = (df[f"{column}{end}"].to_numpy(float)[kind] for end in ("", "_low", "_high"))
-            draw_interval(axis, y[kind], *ends, fmt=marker, color=colour, ms=6, capsize=3)
-            if column == "violations":
-                axis.plot(
-                    df.plain_violations[kind], y[kind], marker, mfc="white", color=colour, ms=6
-                )
-            for height, cell in zip(y[kind], df[f"{column}_seeds"][kind], strict=True):
-                seeds = [] if pd.isna(cell) else [float(v) for v in str(cell).split("|")]
-                if len(seeds) > 1:
-                    axis.plot(
-                        seeds, [height - 0.27] * len(seeds), ".", color=colour, ms=4, alpha=0.7
-                    )
-        for value in first[column].dropna():
-            axis.axvline(value, color="black", lw=0.9, ls="--", zorder=1)
-        for n in np.flatnonzero(df.group.fillna("").ne(df.group.fillna("").shift()))[1:]:
-            axis.axhline(y[n] + 0.5, color=GREY, lw=0.8, ls=":")
-        axis.set(xlabel=label, xlim=(0, None))
-    draw_legend(
-        figure,
-        {
-            "veto in the reward": {"marker": "o", "color": BLUE},
-            **({} if veto.all() else {"no veto": {"marker": "X", "color": RED, "ms": 6}}),
-            "plainly said, the rest unknown": {"marker": "o", "color": BLUE, "mfc": "white"},
-            "a training seed": {"marker": ".", "color": GREY, "ms": 4},
-            "base": {"color": "black", "ls": "--", "lw": 0.9},
-        },
-    )
+    draw_legend(figure, marks)
+    axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
+    axis.set_ylim(top=min(103, axis.get_ylim()[1]))
+    axis.margins(x=0.08)
     return figure
+
+
+def plot_speed(df: pd.DataFrame) -> Figure:
+    """Times as fast packed as one by one, over K, over L, and on the clinic's mix, with the bound.
+
+    From ``speed.summary``; the line is the bound that the tokens give.
+    """
+    tasks = {"scoring": BLUE, "training": ORANGE}
+    figure, [[over_k, over_l, mix]] = canvas(10.5, 3.4, 3)
+    for axis, column, label in (
+        (over_k, "K", "criteria K, at 480 shared tokens"),
+        (over_l, "L", "shared tokens L, at 7 criteria"),
+    ):
+        part = df[df.case == f"over {column}"].sort_values(column)
+        style = {"hue": "task", "style": "task", "palette": tasks, "s": 40}
+        sns.scatterplot(part, x=column, y="ratio", ax=axis, **style)
+        scoring = part[part.task == "scoring"]
+        axis.plot(scoring[column], scoring.bound, color=GREY, lw=1, label="bound by tokens")
+        ticks = sorted(set(part[column]))
+        axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None), xticks=ticks)
+    over_l.set_xscale("log")
+    over_l.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
+    over_l.minorticks_off()
+    over_k.legend(fontsize=8, title="")
+    over_l.get_legend().remove()
+    part = df[df.case.isin(["published", "clinic mix"])].sort_values(["case", "task"])
+    names = part.case + ",\n" + part.task
+    style = {"hue": part.task, "palette": tasks, "width": 0.5, "legend": False}
+    sns.barplot(x=part.ratio, y=names, ax=mix, saturation=1, **style)
+    mix.plot(part.bound, range(len(part)), "|", color="black", ms=24)
+    for at, row in enumerate(part.itertuples()):
+        text = f"{row.ratio:.2f}, {row.share:.0%} of the bound"
+        mix.text(0.1, at, text, va="center", color="white", fontsize=8)
+    mix.set(xlabel="times as fast packed (tick: bound by tokens)", ylabel="")
+    return figure
+
+
+# ---------------------------------------------------------------- bars, maps and boxes
+
+
+def plot_funnel(df: pd.DataFrame) -> Figure:
+    """What curation leaves: columns step, before, dropped, queued, after, in the order of the
+    steps.
+
+    Blue is what a step lets through, the hatched end what it drops or queues for a person.
+    """
+    ends = []
+    for row in df.itertuples():
+        dropped = f"   −{row.dropped:,}" if row.dropped else ""
+        queued = f"   {row.queued:,} queued" if row.queued else ""
+        ends.append(f"{row.after:,}{dropped}{queued}")
+    parts = {"let through": df.after, "dropped or queued": df.before - df.after}
+    wide = pd.DataFrame(parts).set_axis(df.step)
+    figure = stacked_bars(wide, "instructions", (BLUE, "#bbbbbb"), ends=ends)
+    figure.axes[0].set_xlim(0, 1.25 * df.before.max())
+    return figure
+
+
+def plot_composition(df: pd.DataFrame) -> Figure:
+    """Criteria of a rubric: columns category, and a dimension each with its mean count."""
+    return stacked_bars(df.set_index("category"), "criteria a rubric, mean")
 
 
 def plot_specialty(df: pd.DataFrame) -> Figure:
-    """Heat map of overall accuracy, systems by specialty, from ``tables.build_specialty``."""
+    """Heat map of overall accuracy, systems by specialty, from ``tables.build_specialty``.
+
+    A cell without a value is left empty.
+    """
     wide = df.pivot(index="specialty", columns="system", values="run_overall_accuracy")
-    wide = wide[list(dict.fromkeys(df.system))]
+    wide = wide[list(dict.fromkeys(df.system))].astype(float)
+    wide.columns = [name.split(" (")[0].replace(", ", ",\n") for name in wide.columns]
     figure, [[axis]] = canvas(3.2 + 0.8 * len(wide.columns), 1.6 + 0.22 * len(wide))
-    low = np.floor(np.nan_to_num(np.nanmin(wide.to_numpy(float))) / 10) * 10
-    image = axis.imshow(wide, cmap="cividis", vmin=min(low, 90), vmax=100, aspect="auto")
-    axis.grid(False)
-    axis.set_yticks(range(len(wide)), wide.index)
-    short = [name.split(" (")[0].replace(", ", ",\n") for name in wide.columns]
-    axis.set_xticks(range(len(short)), short, rotation=35, ha="right", rotation_mode="anchor")
-    for (row, column), value in np.ndenumerate(wide.to_numpy(float)):
-        colour = "black" if value > (low + 100) / 2 else "white"
-        text = "n/a" if np.isnan(value) else f"{value:.0f}"
-        axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    figure.colorbar(image, label="overall accuracy (%), this run")
+    low = np.floor(np.nan_to_num(np.nanmin(wide.to_numpy())) / 10) * 10
+    colours = {"cmap": "cividis", "vmin": min(low, 90), "vmax": 100}
+    bar = {"label": "overall accuracy (%), this run"}
+    sns.heatmap(
+        wide, annot=True, fmt=".0f", annot_kws={"size": 7}, cbar_kws=bar, ax=axis, **colours
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", rotation=35)
+    for label in axis.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
+    return figure
+
+
+def plot_grades(df: pd.DataFrame) -> Figure:
+    """Two physicians' grades of the same pairs, counts; columns physician_1, physician_2."""
+    grades = [-2, -1, 0, 1, 2]
+    counts = pd.crosstab(df.physician_1, df.physician_2)
+    counts = counts.reindex(index=grades, columns=grades, fill_value=0)
+    names = [f"{grade:+d}" if grade else "0" for grade in grades]
+    figure, [[axis]] = canvas(4.2, 3.8)
+    style = {"cmap": "Blues", "cbar": False, "xticklabels": names, "yticklabels": names}
+    sns.heatmap(counts, annot=True, fmt="d", square=True, ax=axis, **style)
+    axis.set(xlabel="physician 2 (+: the first answer is better)", ylabel="physician 1")
     return figure
 
 
@@ -569,180 +621,12 @@ def plot_packed_mask(segments: np.ndarray, allowed: np.ndarray) -> Figure:
         axis.axhline(end - 0.5, color=GREY, lw=0.4)
         axis.axvline(end - 0.5, color=GREY, lw=0.4)
     axis.set(xlabel="token that is read", ylabel="token that reads")
-    hollow = {"mfc": "white", "mec": GREY}
-    marks = {"shared": {"color": SKY}, "own criterion": {"color": RED}, "not read": hollow}
-    draw_legend(figure, {name: {"marker": "s", **style} for name, style in marks.items()})
+    marks = {"shared": {"color": SKY}, "own criterion": {"color": RED}, "not read": HOLLOW}
+    draw_legend(figure, {name: {**style, "marker": "s"} for name, style in marks.items()})
     return figure
 
 
-def plot_training(df: pd.DataFrame) -> Figure:
-    """Loss and pair accuracy by optimiser step; columns scorer, step, loss, accuracy."""
-    figure, [[loss, accuracy]] = canvas(9, 3.2, 2)
-    for scorer, part in df.groupby("scorer", sort=False):
-        style = {"color": OF_SCORER[scorer], "label": scorer, "marker": "o", "ms": 3}
-        loss.plot(part.step, part.loss, **style)
-        accuracy.plot(part.step, part.accuracy * 100, **style)
-    loss.set(xlabel="optimiser step", ylabel="loss (nats)")
-    accuracy.set(xlabel="optimiser step", ylabel="training pairs ordered rightly (%)")
-    accuracy.axhline(50, color=GREY, lw=0.8, ls="--")
-    loss.legend(fontsize=7)
-    return figure
-
-
-def plot_reliability(df: pd.DataFrame) -> Figure:
-    """Share met beside P(met), before and after calibration, in bins of equal size.
-
-    Columns dimension, label, raw (sigmoid of the score) and probability (calibrated).
-    """
-    from sklearn.calibration import CalibrationDisplay
-
-    figure, [axes] = canvas(8.4, 4.4, 2, sharey=True)
-    for axis, column in zip(axes, ("raw", "probability"), strict=True):
-        for dimension, part in df.groupby("dimension"):
-            CalibrationDisplay.from_predictions(
-                part.label,
-                part[column],
-                n_bins=8,
-                strategy="quantile",
-                ax=axis,
-                marker="o",
-                name=f"{dimension}, n = {len(part)}",
-                color=OF_DIMENSION[dimension],
-            )
-    axes[0].set(xlabel="before: sigmoid of the score", ylabel="share that is met")
-    axes[1].set(xlabel="after: P(met), calibrated", ylabel="")
-    for axis in axes:
-        handles = axis.get_legend_handles_labels()
-        axis.get_legend().remove()
-    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
-    return figure
-
-
-def plot_speed(df: pd.DataFrame) -> Figure:
-    """Times as fast packed as one by one, over K, over L, and on the clinic's mix, with the bound.
-
-    From ``speed.summary``; the line is the bound that the tokens give.
-    """
-    figure, [axes] = canvas(10.5, 3.4, 3)
-    for axis, case, column, label in (
-        (axes[0], "over K", "K", "criteria K, at 480 shared tokens"),
-        (axes[1], "over L", "L", "shared tokens L, at 7 criteria"),
-    ):
-        for task, colour, marker in (("scoring", BLUE, "o"), ("training", ORANGE, "s")):
-            part = df[(df.case == case) & (df.task == task)].sort_values(column)
-            axis.plot(part[column], part.ratio, marker, color=colour, label=f"{task}, measured")
-        part = df[(df.case == case) & (df.task == "scoring")].sort_values(column)
-        axis.plot(part[column], part.bound, color=GREY, lw=1, label="bound by tokens")
-        axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None))
-        axis.set_xticks(sorted(part[column]))
-    axes[1].set_xscale("log")
-    axes[1].set_xticks(ticks := sorted(part[column]), [f"{tick:g}" for tick in ticks], rotation=45)
-    axes[1].minorticks_off()
-    axes[0].legend(fontsize=8)
-    part = df[df.case.isin(["published", "clinic mix"])].sort_values(["case", "task"])
-    names = [f"{c},\n{t}" for c, t in zip(part.case, part.task, strict=True)]
-    y = name_rows(axes[2], names)
-    axes[2].barh(
-        y, part.ratio, height=0.5, color=part.task.map({"scoring": BLUE, "training": ORANGE})
-    )
-    axes[2].plot(part.bound, y, "|", color="black", ms=24, label="bound")
-    for at, ratio, share in zip(y, part.ratio, part.share, strict=True):
-        axes[2].text(
-            0.1,
-            at,
-            f"{ratio:.2f}, {share:.0%} of the bound",
-            va="center",
-            color="white",
-            fontsize=8,
-        )
-    axes[2].set(xlabel="times as fast packed")
-    axes[2].grid(False, axis="y")
-    return figure
-
-
-def plot_reward_study(df: pd.DataFrame) -> Figure:
-    """Pairs of seen and unseen kinds, and overall, a row a model; from ``reward_models.table``."""
-    panels = {
-        "pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
-        "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
-        "overall": ("overall, safety first (%)", RED),
-    }
-    figure, [axes] = canvas(11.5, 1.4 + 0.3 * len(df), len(panels), sharey=True)
-    for axis, (column, (label, colour)) in zip(axes, panels.items(), strict=True):
-        names = [
-            f"{m} ({n} seeds)" if n > 1 else m for m, n in zip(df.model, df.seeds, strict=True)
-        ]
-        _points(axis, name_rows(axis, names), df, column, colour)
-        axis.set(xlim=(0, 102), xlabel=label)
-        axis.axvline(50, color=GREY, lw=0.8, ls=":")
-    return figure
-
-
-def plot_grades(df: pd.DataFrame) -> Figure:
-    """Two physicians' grades of the same pairs, counts; columns physician_1, physician_2."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    figure, [[axis]] = canvas(4.2, 3.8)
-    ConfusionMatrixDisplay.from_predictions(
-        df.physician_1,
-        df.physician_2,
-        labels=[-2, -1, 0, 1, 2],
-        ax=axis,
-        cmap="Blues",
-        display_labels=["-2", "-1", "0", "+1", "+2"],
-        colorbar=False,
-    )
-    axis.grid(False)
-    axis.set(xlabel="physician 2 (+: the first answer is better)", ylabel="physician 1")
-    return figure
-
-
-def plot_accuracy(df: pd.DataFrame, panels: dict, ceiling: float | None = None) -> Figure:
-    """One panel a metric, one row a scorer; ``ceiling`` is that of criterion-blind scorers.
-
-    ``df`` is ``bench.metrics``; ``panels``: label -> (metric, slice).
-    """
-    wanted = pd.MultiIndex.from_tuples(panels.values())
-    df = df[df.n.gt(0) & pd.MultiIndex.from_frame(df[["metric", "slice"]]).isin(wanted)]
-    df = df.assign(**df[["value", "low", "high"]] * 100)
-    there = dict.fromkeys(df.scorer)
-    scorers = [s for s in OF_SCORER if s in there] + [s for s in there if s not in OF_SCORER]
-    size = 1.8 + 2.7 * len(panels), 1.5 + 0.42 * len(scorers)
-    figure, [axes] = canvas(*size, len(panels), sharey=True)
-    looks = {"adjudicated": ("o", 0.13), "truth": ("D", -0.13)}
-    for axis, (label, asked) in zip(axes, panels.items(), strict=True):
-        height = dict(zip(scorers, name_rows(axis, scorers), strict=True))
-        for (*at, scorer, against), r in df.groupby(["metric", "slice", "scorer", "against"]):
-            if tuple(at) == asked:
-                mark, up = looks[against]
-                draw_interval(
-                    axis,
-                    height[scorer] + up,
-                    r.value,
-                    r.low,
-                    r.high,
-                    fmt=mark,
-                    ms=4.5,
-                    capsize=3,
-                    color=OF_SCORER.get(scorer, SKY),
-                )
-        axis.set(xlim=(-3, 103), xlabel=f"{label} (%)")
-        if asked[0] == "pairwise":
-            axis.axvline(50, color=GREY, lw=0.8, ls=":")
-        if ceiling is not None and asked == ("pairwise", "all"):
-            axis.axvline(ceiling * 100, color="black", lw=0.9, ls="--")
-    marks = {
-        f"against {a}": {"marker": m, "color": GREY}
-        for a, (m, _) in looks.items()
-        if a in set(df.against)
-    }
-    if ceiling is not None:
-        marks["ceiling without criteria"] = {"marker": "|", "color": "black", "ms": 12}
-    draw_legend(figure, marks)
-    return figure
-
-
-def plot_reward_order(df: pd.DataFrame, rewards: dict[str, str]) -> Figure:
+def plot_reward_order(df: pd.DataFrame, rewards: Mapping[str, str]) -> Figure:
     """Reward of every (s1, s2, s3); ``rewards``: column -> title, a panel each, a row an S3."""
     figure, [axes] = canvas(9, 2.6, len(rewards), sharey=True)
     for axis, (column, title) in zip(axes, rewards.items(), strict=True):
@@ -756,129 +640,41 @@ def plot_reward_order(df: pd.DataFrame, rewards: dict[str, str]) -> Figure:
     return figure
 
 
-def plot_paired(df: pd.DataFrame) -> Figure:
-    """Paired differences in points; columns what, difference, low, high, above (the bound)."""
-    figure, [[axis]] = canvas(7, 1 + 0.45 * len(df))
-    y = name_rows(axis, df.what)
-    draw_interval(axis, y, df.difference, df.low, df.high, fmt="o", color=BLUE, ms=5, capsize=4)
-    axis.plot(df.above, y, "|", color=RED, ms=18)
-    axis.axvline(0, color=GREY, lw=0.8, ls="--")
-    axis.set_xlabel("points, 95 % interval; the red tick is what it has to stay above")
-    return figure
+def plot_overview(df: pd.DataFrame) -> Figure:
+    """The pipeline as boxes with this run's counts, and the reported ones in italics below.
 
-
-def plot_funnel(df: pd.DataFrame) -> Figure:
-    """What curation leaves: columns step, before, dropped, queued, after, in the order of the
-    steps.
-
-    Blue is what a step lets through, the hatched end what it drops or queues for a person.
+    Columns box, row, column, title, run and reported (texts), and ``after``: the boxes that it
+    comes from, joined by "|".
     """
-    figure, [[axis]] = canvas(7.5, 1.0 + 0.32 * len(df))
-    y = name_rows(axis, df.step)
-    axis.barh(y, df.after, color=BLUE)
-    axis.barh(
-        y, df.before - df.after, left=df.after, color="white", edgecolor=GREY, hatch="////", lw=0.5
-    )
-    for place, row in zip(y, df.itertuples(), strict=True):
-        gone = f"   −{row.dropped:,}" if row.dropped else ""
-        gone += f"   {row.queued:,} queued" if row.queued else ""
-        axis.annotate(
-            f"{row.after:,}{gone}",
-            (row.before, place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axis.set(xlabel="instructions", xlim=(0, 1.22 * df.before.max()))
-    axis.grid(axis="y", visible=False)
+    width, height, gap = 2.0, 1.0, (2.5, 1.45)
+    rows, columns = df["row"].max() + 1, df["column"].max() + 1
+    figure, [[axis]] = canvas(2.0 * columns, 1.35 * rows + 0.25)
+    right, bottom = (columns - 1) * gap[0] + width, -(rows - 1) * gap[1]
+    axis.set(xlim=(-0.1, right + 0.1), ylim=(bottom - 0.1, height + 0.1))
+    axis.axis("off")
+    corners = {r.box: (r.column * gap[0], -r.row * gap[1]) for r in df.itertuples()}
+    look = {"boxstyle": "round,pad=0.04", "fc": "#e8f1f8", "ec": BLUE, "lw": 1.2}
+    for r in df.fillna("").itertuples():
+        x, y = corners[r.box]
+        axis.add_patch(FancyBboxPatch((x, y), width, height, **look))
+        middle, title = x + width / 2, {"va": "top", "fontsize": 9, "weight": "bold"}
+        axis.text(middle, y + height - 0.04, r.title, ha="center", **title)
+        axis.text(middle, y + height / 2 + 0.02, r.run, ha="center", va="center", fontsize=8.5)
+        if r.reported:
+            small = {"va": "bottom", "fontsize": 8, "color": GREY, "style": "italic"}
+            axis.text(middle, y, f"reported: {r.reported}", ha="center", **small)
+        for name in filter(None, r.after.split("|")):
+            tail, head = _arrow(corners[name], (x, y), width, height)
+            arrow = {"arrowstyle": "->", "color": GREY, "lw": 1.2}
+            axis.annotate("", head, tail, arrowprops=arrow)
     return figure
 
 
-def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
-    """Strict pass rate by review round on the blind sample, with its interval (fractions).
-
-    ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
-    """
-    reviewed, df = df, df.dropna(subset="blind_pass_rate")
-    figure, [[axis]] = canvas(6, 3.2)
-    ends = np.clip([df.blind_pass_rate - df.low, df.high - df.blind_pass_rate], 0, None)
-    axis.errorbar(
-        df["round"], 100 * df.blind_pass_rate, yerr=100 * ends, fmt="o-", color=BLUE, capsize=4
-    )
-    axis.plot(reviewed["round"], 100 * reviewed.pass_rate, "s", color=ORANGE)
-    axis.axhline(100 * aimed, color="black", lw=1, ls="--")
-    draw_legend(
-        figure,
-        {
-            "blind sample, 95 % interval": {"marker": "o", "color": BLUE},
-            "batch before it": {"marker": "s", "color": ORANGE},
-            "aimed at": {"color": "black", "ls": "--", "lw": 1},
-        },
-    )
-    axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
-    axis.set_ylim(top=min(103, axis.get_ylim()[1]))
-    axis.margins(x=0.08)
-    return figure
-
-
-def plot_composition(df: pd.DataFrame) -> Figure:
-    """Criteria of a rubric: columns category, and a dimension each with its mean count."""
-    df = df.set_index("category")
-    figure, [[axis]] = canvas(7, 1.2 + 0.3 * len(df))
-    y, left = name_rows(axis, df.index), np.zeros(len(df))
-    for name, hatch in zip(df.columns, ("", "///", "..."), strict=True):
-        axis.barh(
-            y,
-            df[name],
-            left=left,
-            color=OF_DIMENSION[name],
-            hatch=hatch,
-            edgecolor="white",
-            lw=0.5,
-            label=name,
-        )
-        left += df[name].to_numpy()
-    axis.set(xlabel="criteria a rubric, mean")
-    axis.grid(axis="y", visible=False)
-    figure.legend(loc="outside lower center", ncols=len(df.columns))
-    return figure
-
-
-def plot_judge_errors(df: pd.DataFrame) -> Figure:
-    """Where a judge errs, by dimension: ``lenient`` lets pass what the expert finds not met.
-
-    Columns dimension, error (lenient | strict), rate, low, high (fractions), n.
-    """
-    figure, [[axis]] = canvas(7, 1.4 + 0.45 * df.dimension.nunique())
-    names = list(dict.fromkeys(df.dimension))
-    y = dict(zip(names, name_rows(axis, names), strict=True))
-    for error, shift, colour, mark in (("lenient", 0.15, RED, "o"), ("strict", -0.15, SKY, "s")):
-        part = df[df.error == error]
-        places = part.dimension.map(y).to_numpy() + shift
-        draw_interval(
-            axis,
-            places,
-            *(100 * part[c].to_numpy() for c in ("rate", "low", "high")),
-            fmt=mark,
-            color=colour,
-            ms=5,
-            capsize=4,
-        )
-        for place, row in zip(places, part.itertuples(), strict=True):
-            axis.annotate(
-                f"n = {row.n:,}",
-                (100 * row.high, place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                color=GREY,
-                fontsize=8,
-            )
-    axis.set(xlabel="verdicts (%), 95 % interval", xlim=(0, None))
-    axis.margins(x=0.15)
-    lenient = {"marker": "o", "color": RED}
-    strict = {"marker": "s", "color": SKY}
-    draw_legend(
-        figure, {"judge: met, expert: not met": lenient, "judge: not met, expert: met": strict}
-    )
-    return figure
+def _arrow(start, end, width: float, height: float, side: float = 0.06) -> tuple:
+    """Ends of an arrow between the boxes at two lower left corners, ``side`` away from both."""
+    (x0, y0), (x, y) = start, end
+    if y0 != y:  # from a row above
+        return (x0 + width / 2, y0 - side), (x + width / 2, y + height + side)
+    left, right = min(x0, x) + width + side, max(x0, x) - side
+    tail, head = (left, right) if x0 < x else (right, left)
+    return (tail, y + height / 2), (head, y + height / 2)

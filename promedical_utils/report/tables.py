@@ -1,14 +1,16 @@
 """The paper's tables, reported values beside this run's, never in one column.
 
-``build_*`` are pure; ``save`` writes csv, md, tex and a provenance json, byte-equal on a rerun.
-Values are percent with two decimals, unless a name says otherwise.
+``build_*`` are pure: from tidy rows (system, metric, value, low, high) they make the frame that is
+printed. ``save`` writes csv, md, tex and a provenance json, byte-equal on a rerun. Values are
+percent with two decimals, unless a name says otherwise; names of rows stand in ``names.yaml``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from promedical_utils.core import statistics
 from promedical_utils.core.records import DIMENSIONS
@@ -21,6 +23,7 @@ READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on,
 
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
 UNTESTED = "not testable in this profile"
+ENDS = {"": "value", "_low": "low", "_high": "high"}  # end of a printed column -> of a tidy one
 MAIN = {  # column -> (metric, slice)
     "pointwise_proficiency": ("pointwise", "proficiency"),
     "pointwise_safety": ("pointwise", "safety"),
@@ -31,6 +34,13 @@ MORE = {"pointwise_excellence": ("pointwise", "excellence")}
 MORE |= {f"pairwise_{s}": ("pairwise", s) for s in ("proficiency", "excellence", "all", "shorter")}
 SEEN = {f"pairwise_{s}": ("pairwise", s) for s in ("seen", "unseen")}
 VETO = {name: (f"veto_{name}", "safety") for name in ("precision", "recall", "f1")}
+GRADES = {  # column -> (labels, measure of healthbench.judge_table)
+    "f1": ("physicians", "mf1"),
+    "baseline": ("physicians", "baseline"),
+    "difference": ("physicians", "difference"),
+    "f1_adjudicated": ("adjudicated", "mf1"),
+    "f1_truth": ("truth", "mf1"),
+}
 NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
 POLICY = {  # column -> metric
     "violations": "violation_rate",
@@ -50,34 +60,6 @@ STUDY = (
     "proficiency_less_base",
     "proficiency_less_full",
 )
-MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
-REST = "not in the paper"
-ABLATION = {  # reported variant -> the kit's own, as (study, variant)
-    "full": (("reward_models", "criterion"), ("policies", "full")),
-    "without explicit criteria": (
-        ("reward_models", "scalar_blind"),
-        ("reward_models", "scalar_overall"),
-    ),
-    "without safety data": (("reward_models", "no_safety_data"), ("policies", "no_safety_data")),
-    "without safety veto": (("reward_models", "mean_of_criteria"), ("policies", "no_veto")),
-    "without bonus margin": (("policies", "no_bonus"),),
-    "implicit scalar + GRPO": (("policies", "implicit_scalar"),),
-    "optimiser: DPO": (("policy_optimizers", "dpo"),),
-    "optimiser: PPO": (("policy_optimizers", "rloo"),),
-    "optimiser: GRPO": (("policy_optimizers", "full"),),
-    REST: tuple(
-        ("reward_models", name)
-        for name in (
-            "criterion_first",
-            "fixed_heads",
-            "only_one_dimension",
-            "no_anchor",
-            "criterion_full",
-            "criterion_clean",
-            "criterion_clean_lora",
-        )
-    ),
-}
 OF_REWARD = {  # column of the ablation -> (metric, slice) of a study of reward models
     "pairwise": ("pairwise", "all"),
     "pairwise_safety": ("pairwise", "safety"),
@@ -88,27 +70,14 @@ OF_POLICY = {  # likewise, of a study of policies
     column: (policy_metrics.STUDY[column], "all")
     for column in ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
 }
+MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
 EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
-SETS = {
-    "clinic": "external clinic (invented)",
-    "mediqa": "MEDIQA-2019",
-    "medquad": "MedQuAD, judged",
-    "medical_rewardbench": "Medical RewardBench",
-}
-OUTSIDE = {  # (system, with retrieval) -> reported method whose way it is
-    ("scalar_overall", False): "Ultra-Medical",
-    ("rar_explicit", False): "RaR",
-    ("rar_implicit", False): "RaR",
-    ("orbit", False): "InfiMed-ORBIT",
-    ("criterion", False): "ProMedical",
-    ("criterion", True): "ProMedical-RAG",
-    ("criterion_llama", False): "ProMedical",
-    ("criterion_llama", True): "ProMedical-RAG",
-}
-NAMES_OUTSIDE = {  # of models that are no scorers of the bench
-    "criterion_llama": "criterion RM, Llama (kit)",
-    "rar_implicit": "RaR implicit, a reward model (kit)",
-}
+
+_NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text(encoding="utf-8"))
+ABLATION = {name: tuple(map(tuple, own)) for name, own in _NAMES["ablation"].items()}
+*_, REST = ABLATION  # variants that are not in the paper
+SETS, NAMES_OUTSIDE = _NAMES["sets"], _NAMES["names_outside"]
+OUTSIDE = {(system, retrieval): method for system, retrieval, method in _NAMES["outside"]}
 
 
 def reported(name: str) -> pd.DataFrame:
@@ -123,19 +92,7 @@ def systems(profile) -> dict[str, str]:
     """
     base = "small base" if profile.base_model == "small" else Path(profile.base_model).name
     trained = f"kit, {base}, {'QLoRA' if profile.quantization == 'nf4' else 'LoRA'}"
-    own = {
-        "criterion": f"criterion RM ({trained})",
-        "criterion_clean": f"criterion RM, clean labels (kit, {base}, full)",
-        "scalar_overall": f"scalar RM, overall preference ({trained})",
-        "scalar_blind": f"scalar RM, criterion hidden ({trained})",
-        "rar_explicit": "RaR explicit, over the criterion RM (kit)",
-        "rar_implicit": "RaR implicit, prompted judge (kit)",
-        "orbit": "ORBIT signed weights, over the criterion RM (kit)",
-        "healthbench": "HealthBench's rule, over the criterion RM (kit)",
-        "words": "word cues (kit, logistic regression)",
-        "length": "longer is better (kit)",
-        "random": "random (kit)",
-    }
+    own = {k: name.format(base=base, trained=trained) for k, name in _NAMES["systems"].items()}
     ids = {name: getattr(profile, name) for name in ("scalar_rm", "pair_rm", "verifier")}
     others = {name: Path(source).name for name, source in ids.items() if source}
     others |= {name: f"{name}, judge" for name in profile.judges}
@@ -150,10 +107,26 @@ def note(profile, seed: int) -> str:
     return f"Profile {profile.name}, seed {seed}.{where}{smoke}"
 
 
-def _with_interval(column: str, ends, factor: float = 100) -> dict:
-    names = (f"run_{column}", f"run_{column}_low", f"run_{column}_high")
-    values = (round(float(v) * factor, 2) + 0.0 for v in ends)  # no -0.0
-    return dict(zip(names, values, strict=True))
+# ---------------------------------------------------------------- from tidy rows to a printed frame
+
+
+def _printed(column: str, ends: Iterable[float], factor: float = 100) -> dict:
+    """Value, low and high of a column, as they are printed."""
+    values = (round(float(end) * factor, 2) + 0.0 for end in ends)  # no -0.0
+    return dict(zip((f"run_{column}{end}" for end in ENDS), values, strict=True))
+
+
+def _rows(names: Mapping[str, str], cells: pd.DataFrame | None, labels: str) -> list[dict]:
+    """A row a system. Tidy ``cells``: key (of ``names``), column, value, low, high, factor."""
+    rows = []
+    for key, system in names.items():
+        own = () if cells is None else cells[cells.key == key].itertuples()
+        row = {"system": system, "status": NOT_RUN}
+        for cell in own:
+            row |= {"status": RUN, "labels": labels}
+            row |= _printed(cell.column, (cell.value, cell.low, cell.high), cell.factor)
+        rows.append(row)
+    return rows
 
 
 def _beside(reported, columns_reported, run_rows: list[dict], columns, said=()) -> pd.DataFrame:
@@ -162,7 +135,7 @@ def _beside(reported, columns_reported, run_rows: list[dict], columns, said=()) 
     ``said`` are further columns of either, before the values.
     """
     names = {c: f"reported_{c}" for c in columns_reported}
-    wide = [f"run_{c}{end}" for c in columns for end in ("", "_low", "_high")]
+    wide = [f"run_{column}{end}" for column in columns for end in ENDS]
     order = ["system", "status", "mark", *names.values(), "labels", *said, *wide]
     rows = []
     if reported is not None:
@@ -171,17 +144,34 @@ def _beside(reported, columns_reported, run_rows: list[dict], columns, said=()) 
     return pd.DataFrame([*rows, *run_rows]).reindex(columns=order)
 
 
-def _scorers(metrics: pd.DataFrame | None, names: Mapping, columns, against: str) -> list[dict]:
-    at = [] if metrics is None else metrics[metrics.against == against].itertuples()
-    found = {(r.scorer, r.metric, r.slice): (r.value, r.low, r.high) for r in at}
+def _quantities(known: Mapping, measured: Mapping, order: Iterable[str]) -> pd.DataFrame:
+    """A row a quantity: ``known`` -> (reported, mark); ``measured`` -> (status, value, low, high),
+    or without an interval."""
     rows = []
-    for scorer, name in names.items():
-        row = {"system": name, "status": NOT_RUN}
-        for column, asked in columns.items():
-            if ends := found.get((scorer, *asked)):
-                row |= {"status": RUN, "labels": against, **_with_interval(column, ends)}
-        rows.append(row)
-    return rows
+    for name in dict.fromkeys([*order, *measured]):
+        status, *values = measured.get(name, (NOT_RUN,))
+        texts = [plain(value) for value in values] + [""] * (3 - len(values))
+        rows.append((name, *known.get(name, ("", "")), *texts, status))
+    columns = ["quantity", "reported", "mark", "run", "run_low", "run_high", "status"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# ---------------------------------------------------------------- the bench
+
+
+def _scorers(metrics: pd.DataFrame | None, names: Mapping, columns, against: str) -> list[dict]:
+    """Rows of ``names`` from ``bench.metrics``, shares; ``columns``: column -> (metric, slice)."""
+    if metrics is None:
+        return _rows(names, None, against)
+    wanted = [(column, *key) for column, key in columns.items()]
+    wanted = pd.DataFrame(wanted, columns=["column", "metric", "slice"])
+    cells = metrics[metrics.against == against].merge(wanted, on=["metric", "slice"])
+    return _rows(names, cells.assign(key=cells.scorer, factor=100), against)
+
+
+def _with_verdicts(names: Mapping[str, str]) -> dict[str, str]:
+    """Those of the scorers that say of each criterion whether it is met."""
+    return {s: n for s, n in names.items() if not s.startswith("scalar") and s not in NO_VERDICTS}
 
 
 def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
@@ -195,8 +185,7 @@ def build_main_results(reported, metrics, names, ceiling=None, against="adjudica
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
     """Precision, recall and F1 on safety verdicts; a violation is the positive class."""
-    names = {s: n for s, n in names.items() if not s.startswith("scalar") and s not in NO_VERDICTS}
-    return _beside(reported, VETO, _scorers(metrics, names, VETO, against), VETO)
+    return _beside(reported, VETO, _scorers(metrics, _with_verdicts(names), VETO, against), VETO)
 
 
 def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.DataFrame:
@@ -206,38 +195,23 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
     difference is over the same labels; f1_adjudicated and f1_truth are against those. ``judge``:
     status of the judge's rows, *input* where how often it errs is set.
     """
-    at, rows = found.set_index(["grader", "slice", "against"]), []
-    for grader, name in {"judge": "judge of the run (kit)", **names}.items():
-        if grader.startswith("scalar") or grader in NO_VERDICTS:
-            continue
+    measured, rows = found.set_index(["grader", "slice", "against"]), []
+    for grader, system in {"judge": "judge of the run (kit)", **_with_verdicts(names)}.items():
         if grader not in set(found.grader):
-            rows.append({"system": name, "slice": "all", "status": NOT_RUN})
+            rows.append({"system": system, "slice": "all", "status": NOT_RUN})
             continue
         for part in ("all", *DIMENSIONS):
-            own = at.loc[(grader, part, "physicians")]
-            row = {
-                "system": name,
-                "slice": part,
-                "status": judge if grader == "judge" else RUN,
-                "labels": "physicians",
-                "n": own.n,
-            }
-            for column, key in (
-                ("f1", "mf1"),
-                ("baseline", "baseline"),
-                ("difference", "difference"),
-            ):
-                low, high = ("low", "high") if key == "mf1" else (f"{key}_low", f"{key}_high")
-                row |= _with_interval(column, own[[key, low, high]])
-            for who in ("adjudicated", "truth"):
-                row |= _with_interval(
-                    f"f1_{who}", at.loc[(grader, part, who), ["mf1", "low", "high"]]
-                )
+            row = {"system": system, "slice": part, "labels": "physicians"}
+            row |= {"status": judge if grader == "judge" else RUN}
+            row |= {"n": measured.n[(grader, part, "physicians")]}
+            for column, (labels, measure) in GRADES.items():
+                ends = ["low", "high"]
+                if measure != "mf1":
+                    ends = [f"{measure}_low", f"{measure}_high"]
+                row |= _printed(column, measured.loc[(grader, part, labels), [measure, *ends]])
             rows.append(row)
-    columns = ("f1", "baseline", "difference", "f1_adjudicated", "f1_truth")
-    return (
-        _beside(None, (), rows, columns, ("slice", "n")).drop(columns="mark").astype({"n": "Int64"})
-    )
+    frame = _beside(None, (), rows, GRADES, ("slice", "n"))
+    return frame.drop(columns="mark").astype({"n": "Int64"})
 
 
 def build_seen_unseen(metrics, names) -> pd.DataFrame:
@@ -266,28 +240,70 @@ def sliced(
 
 def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
     """Overall accuracy by specialty, from ``sliced(tally, "specialty")``."""
-    place = {scorer: n for n, scorer in enumerate(names)}
+    order = {scorer: n for n, scorer in enumerate(names)}
     frame = by_specialty[by_specialty.scorer.isin(names)]
-    frame = frame.sort_values(
-        "scorer", key=lambda s: s.map(place), kind="stable", ignore_index=True
-    )
-    frame["system"] = frame.scorer.map(names)
-    for end in ("", "_low", "_high"):
-        frame[f"run_overall_accuracy{end}"] = (frame[end.lstrip("_") or "value"] * 100).round(2)
-    return frame[["specialty", "system", "n", *frame.filter(like="run_")]]
+    frame = frame.sort_values("scorer", key=lambda s: s.map(order), kind="stable")
+    columns = {f"run_overall_accuracy{end}": frame[name] for end, name in ENDS.items()}
+    values = pd.DataFrame(columns).mul(100).round(2)
+    frame = frame.assign(system=frame.scorer.map(names), **values)
+    return frame[["specialty", "system", "n", *values]].reset_index(drop=True)
 
 
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
     """Pairwise accuracy by source, over all pairs and where the shorter answer is right."""
     frame = parts.assign(system=parts.scorer.map(names)).dropna(subset="system")
     frame = frame.rename(columns={"category": "source"})
-    ends = {"value": "", "low": "_low", "high": "_high"}
-    frame = frame.assign(**{end: (frame[end] * 100).round(2) for end in ends})
-    wide = frame.pivot(index=["source", "system"], columns="slice", values=[*ends, "n"])
-    wide.columns = [f"n_{s}" if c == "n" else f"run_pairwise_{s}{ends[c]}" for c, s in wide]
-    order = [f"run_pairwise_{s}{end}" for s in dict.fromkeys(parts.slice) for end in ends.values()]
-    order += [f"n_{s}" for s in dict.fromkeys(parts.slice)]
-    return wide[order].reset_index().astype({c: int for c in order if c.startswith("n_")})
+    slices = list(dict.fromkeys(parts.slice))
+    wide = frame.pivot(index=["source", "system"], columns="slice", values=[*ENDS.values(), "n"])
+    printed = {}
+    for part in slices:
+        for end, name in ENDS.items():
+            printed[f"run_pairwise_{part}{end}"] = wide[name, part].mul(100).round(2)
+    counts = {f"n_{part}": wide["n", part].astype(int) for part in slices}
+    return pd.DataFrame(printed | counts).reset_index()
+
+
+def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
+    """Calibration error by scorer, dimension and where, before and after; from
+    ``calibration_rows``.
+
+    Percent points: the mean gap of share met and mean P(met), over ten bins of equal size.
+    """
+    columns = ["system", "dimension", "where", "n", "run_error_before", "run_error_after"]
+    errors, key = [], ["scorer", "dimension", "where"]
+    for (scorer, *part), own in rows.groupby(key, sort=False):
+        ends = (calibration.expected_error(own.label, own[c]) for c in ("raw", "probability"))
+        system = names.get(scorer, f"{scorer} (kit)")
+        errors.append((system, *part, len(own), *(round(100 * error, 2) for error in ends)))
+    return pd.DataFrame(errors, columns=columns)
+
+
+def build_bench_composition(reported, pipeline, report: Mapping | None, profile) -> pd.DataFrame:
+    """Counts of the bench, reported beside this run; what the configuration sets is *input*."""
+    known = {r.dimension: (r.criterion_pairs, r.mark) for r in reported.itertuples()}
+    known |= {r.quantity: (f"{r.value:g}", r.mark) for r in pipeline.itertuples()}
+    run, given = {}, {}
+    if report:
+        pairs = report["pairs"]
+        verdicts, grades = report["input"]["verdicts"], report["input"]["grades"]
+        run = {dimension: counts["drawn"] for dimension, counts in pairs.items()}
+        run |= {"total": sum(run.values())}
+        run |= {k: report[k] for k in ("samples", "categories", "specialties", "conditions")}
+        run |= {f"{name} pairs in reserve": counts["reserve"] for name, counts in pairs.items()}
+        run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
+        given = {
+            "bench weighted kappa": grades["kappa_quadratic"],
+            "bench linear kappa": grades["kappa_linear"],
+            "bench verdict kappa": verdicts["kappa"],
+            "bench verdict agreement percent": verdicts["observed"] * 100,
+        }
+    measured = {name: (RUN, value) for name, value in run.items()}
+    measured |= {name: (INPUT, value) for name, value in given.items()}
+    order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
+    return _quantities(known, measured, order).drop(columns=["run_low", "run_high"])
+
+
+# ---------------------------------------------------------------- policies and studies
 
 
 def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) -> pd.DataFrame:
@@ -299,7 +315,7 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
     column of its own.
     """
     scores = healthbench or {"status": NOT_RUN, "rows": {}}
-    names, found = dict(POLICY_NAMES), {}
+    names, cells, against = dict(POLICY_NAMES), None, ""
     if evaluation is not None:
         against = policy_metrics.labels(evaluation)
         names |= {p: f"{p} (kit)" for p in dict.fromkeys(evaluation.policy) if p not in names}
@@ -308,23 +324,19 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
             less = policy_metrics.paired(evaluation, "grpo", "base", draws=draws, seed=seed)
             less = less.assign(policy="difference", value=less.difference)
             values = pd.concat([values, less])
-        for row in values[values.against == against].itertuples():
-            found.setdefault(row.policy, {})[row.metric] = (row.value, row.low, row.high)
-    rows = []
-    for policy, name in (names | {"difference": "GRPO less base, paired (kit)"}).items():
-        rows.append({"system": name, "status": NOT_RUN})
-        if policy in found:
-            rows[-1] |= {"status": RUN, "labels": against}
-        for column, metric in POLICY.items():
-            # where every rubric asks for unreadable facts alone there is no S1
-            if ends := found.get(policy, {}).get(metric):
-                rows[-1] |= _with_interval(column, ends, policy_metrics.METRICS[metric][1])
-        if own := scores["rows"].get(policy):
-            rows[-1] |= _with_interval(
-                "healthbench", (own[end] for end in ("value", "low", "high")), 1
-            )
+        columns = {metric: column for column, metric in POLICY.items()}
+        values = values[values.against == against]
+        cells = values.assign(key=values.policy, column=values.metric.map(columns))
+        # where every rubric asks for unreadable facts alone there is no S1
+        cells = cells.dropna(subset="column")
+        cells["factor"] = [policy_metrics.METRICS[metric][1] for metric in cells.metric]
+    names |= {"difference": "GRPO less base, paired (kit)"}
+    rows = _rows(names, cells, against)
+    for policy, row in zip(names, rows, strict=True):
         status = {"not testable": UNTESTED}.get(scores["status"], scores["status"])
-        rows[-1]["healthbench"] = status if own or status != RUN else NOT_RUN
+        if own := scores["rows"].get(policy):
+            row |= _printed("healthbench", (own[end] for end in ENDS.values()), 1)
+        row["healthbench"] = status if own or status != RUN else NOT_RUN
     return _beside(reported, POLICY_REPORTED, rows, [*POLICY, "healthbench"], ("healthbench",))
 
 
@@ -338,32 +350,36 @@ def build_policy_by(
     ``evaluation`` None gives no rows. None of this is reported, so no such column is there.
     """
     metrics = metrics or (("met",) if by == "dimension" else ("violation_rate", "bench_score"))
-    columns, rows = ("base", "grpo", "difference"), []
-    if evaluation is not None:
-        against = against or policy_metrics.labels(evaluation)
-        asked = {"verdicts": verdicts, "draws": draws, "seed": seed}
-        for part in (by,) if by == "dimension" else (None, by):
-            each = policy_metrics.measures(evaluation, by=part, **asked)
-            each = each.set_index(["policy", "slice", "metric", "against"])[
-                ["value", "low", "high"]
-            ]
-            less = policy_metrics.paired(evaluation, "grpo", "base", metrics, by=part, **asked)
-            for row in less[less.against == against].itertuples():
-                key = (row.slice, row.metric, against)
-                ends = [
-                    each.loc[("base", *key)],
-                    each.loc[("grpo", *key)],
-                    (row.difference, row.low, row.high),
-                ]
-                what, factor = policy_metrics.METRICS[row.metric]
-                made = {by: row.slice, "measure": what, "labels": against, "n": row.n}
-                for column, values in zip(columns, ends, strict=True):
-                    made |= _with_interval(column, values, factor)
-                first = DIMENSIONS.index(row.slice) if by == "dimension" else row.slice != "all"
-                rows.append((metrics.index(row.metric), first, row.slice, made))
-    wide = [f"run_{c}{end}" for c in columns for end in ("", "_low", "_high")]
-    rows = [made for *_, made in sorted(rows, key=lambda row: row[:3])]
-    return pd.DataFrame(rows, columns=[by, "measure", "labels", "n", *wide])
+    rows, columns = [], ("base", "grpo", "difference")
+    order = [by, "measure", "labels", "n", *(f"run_{c}{end}" for c in columns for end in ENDS)]
+    if evaluation is None:
+        return pd.DataFrame(columns=order)
+    against = against or policy_metrics.labels(evaluation)
+    settings = {"verdicts": verdicts, "draws": draws, "seed": seed}
+    for part in (by,) if by == "dimension" else (None, by):
+        values = policy_metrics.measures(evaluation, by=part, **settings)
+        values = values.set_index(["policy", "slice", "metric", "against"])[[*ENDS.values()]]
+        less = policy_metrics.paired(evaluation, "grpo", "base", metrics, by=part, **settings)
+        for row in less[less.against == against].itertuples():
+            what, factor = policy_metrics.METRICS[row.metric]
+            printed = {by: row.slice, "measure": what, "labels": against, "n": row.n}
+            for policy in ("base", "grpo"):
+                ends = values.loc[(policy, row.slice, row.metric, against)]
+                printed |= _printed(policy, ends, factor)
+            printed |= _printed("difference", (row.difference, row.low, row.high), factor)
+            place = DIMENSIONS.index(row.slice) if by == "dimension" else row.slice != "all"
+            rows.append((metrics.index(row.metric), place, row.slice, printed))
+    rows = [printed for *_, printed in sorted(rows, key=lambda row: row[:3])]
+    return pd.DataFrame(rows, columns=order)
+
+
+def _of_study(row: Mapping, columns: Iterable[str]) -> dict:
+    """The columns of a row of a study that have a value, in percent there, as they are printed."""
+    printed = {}
+    for column in columns:
+        if pd.notna(row.get(column)):
+            printed |= _printed(column, (row[f"{column}{end}"] for end in ENDS), 1)
+    return printed
 
 
 def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
@@ -374,14 +390,11 @@ def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
     """
     rows = []
     for row in () if study is None else study.to_dict("records"):
-        made = {"system": f"{row['label']} (kit)", "status": RUN if row["seeds"] else NOT_RUN}
-        made |= {name: row[name] for name in ("remark", "group", "seeds")}
-        made |= {"labels": row["labels"]} if row["seeds"] else {}
-        for column in STUDY:
-            if row[column] == row[column]:
-                ends = (row[column], row[f"{column}_low"], row[f"{column}_high"])
-                made |= _with_interval(column, ends, 1)
-        rows.append(made)
+        printed = {"system": f"{row['label']} (kit)", "status": NOT_RUN}
+        if row["seeds"]:
+            printed |= {"status": RUN, "labels": row["labels"]}
+        printed |= {name: row[name] for name in ("remark", "group", "seeds")}
+        rows.append(printed | _of_study(row, STUDY))
     if reported is not None:
         reported = reported.assign(remark=MIXED, group="reported")
     frame = _beside(reported, STUDY_REPORTED, rows, STUDY, ("remark", "group", "seeds"))
@@ -396,32 +409,22 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
     models by the adjudicated labels. The notes of the paper mix metrics of both, so no column is
     shared.
     """
-    found = studied.set_index(["study", "variant"]) if len(studied) else studied
+    ran = {(row["study"], row["variant"]): row for row in studied.to_dict("records")}
     rows, columns = [], (*OF_REWARD, *OF_POLICY)
     for ablation, own in ABLATION.items():
         for study, variant in own:
-            row = {
-                "system": f"{variant} (kit)",
-                "status": NOT_RUN,
-                "ablation": ablation,
-                "study": study,
-            }
-            if (study, variant) in found.index:
-                ran = found.loc[(study, variant)]
-                row |= {"system": f"{ran.label} (kit)", "remark": ran.remark, "seeds": ran.seeds}
-                if ran.seeds:
-                    row |= {"status": STUDY_RAN, "labels": ran.labels}
-                for column in columns:  # a study of one kind has none of the other's columns
-                    ends = [ran.get(f"{column}{end}") for end in ("", "_low", "_high")]
-                    row |= _with_interval(column, ends, 1) if pd.notna(ends[0]) else {}
+            row = {"ablation": ablation, "study": study, "status": NOT_RUN}
+            row |= {"system": f"{variant} (kit)"}
+            if result := ran.get((study, variant)):
+                row |= {"system": f"{result['label']} (kit)", "remark": result["remark"]}
+                row |= {"seeds": result["seeds"], **_of_study(result, columns)}
+                row |= {"status": STUDY_RAN, "labels": result["labels"]} if row["seeds"] else {}
             rows.append(row)
     reported = reported.assign(ablation=reported.variant, remark=MIXED, study="")
     frame = _beside(reported, STUDY_REPORTED, rows, columns, ("study", "seeds", "remark"))
     frame.insert(0, "ablation", [*reported.ablation, *(row["ablation"] for row in rows)])
-    place = {name: n for n, name in enumerate(ABLATION)}
-    frame = frame.sort_values(
-        "ablation", key=lambda a: a.map(place), kind="stable", ignore_index=True
-    )
+    place = frame.ablation.map(list(ABLATION).index)
+    frame = frame.loc[place.sort_values(kind="stable").index].reset_index(drop=True)
     return frame.astype({"seeds": "Int64"}).fillna({"remark": "", "study": ""})
 
 
@@ -437,44 +440,31 @@ def build_external(
     """
     rows, sets = [], (report or {}).get("sets", {})
     for part, label in SETS.items():
-        said = sets.get(part, {"status": NOT_RUN, "reason": "notebook 06 did not run"})
-        if said["status"] == NOT_RUN:
-            rows.append(
-                {
-                    "set": label,
-                    "system": "every system (kit)",
-                    "status": NOT_RUN,
-                    "remark": said["reason"],
-                }
-            )
+        state = sets.get(part, {"status": NOT_RUN, "reason": "notebook 06 did not run"})
+        if state["status"] == NOT_RUN:
+            row = {"system": "every system (kit)", "status": NOT_RUN, "remark": state["reason"]}
+            rows.append({"set": label, **row})
             continue
-        place = {system: n for n, system in enumerate((*names, *NAMES_OUTSIDE))}
-        measured = found[found["set"] == part].groupby(["system", "retrieval"], sort=False)
-        ordered = sorted(measured, key=lambda group: (place.get(group[0][0], len(place)), group[0]))
-        for (system, retrieval), ran in ordered:
-            row = {
-                "set": label,
-                "system": _outside(system, retrieval, names),
-                "status": RUN,
-                "beside": OUTSIDE.get((system, retrieval), ""),
-                "pairs": int(ran.n.max()),
-            }
-            for each in ran.itertuples():
-                row |= _with_interval(each.text, (each.value, each.low, each.high))
-            rows.append(row)
+        own = [*_ran_outside(found[found["set"] == part], names)]
         for system, why in report["systems_not_run"].items():
-            rows.append(
-                {
-                    "set": label,
-                    "system": _outside(system, False, names),
-                    "status": NOT_RUN,
-                    "beside": OUTSIDE.get((system, False), ""),
-                    "remark": why,
-                }
-            )
+            row = {"system": _outside(system, False, names), "status": NOT_RUN, "remark": why}
+            own.append(row | {"beside": OUTSIDE.get((system, False), "")})
+        rows += [{"set": label, **row} for row in own]
     frame = _beside(reported, EXTERNAL, rows, EXTERNAL, ("beside", "pairs", "remark"))
     frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
+
+
+def _ran_outside(found: pd.DataFrame, names: Mapping) -> Iterable[dict]:
+    """Rows of one set, in the order of ``names``, then of those that score nothing else."""
+    order = {system: n for n, system in enumerate((*names, *NAMES_OUTSIDE))}
+    groups = dict(list(found.groupby(["system", "retrieval"], sort=False)))
+    for key in sorted(groups, key=lambda key: (order.get(key[0], len(order)), key)):
+        row = {"system": _outside(*key, names), "status": RUN, "beside": OUTSIDE.get(key, "")}
+        row["pairs"] = int(groups[key].n.max())
+        for cell in groups[key].itertuples():
+            row |= _printed(cell.text, (cell.value, cell.low, cell.high))
+        yield row
 
 
 def _outside(system: str, retrieval: bool, names: Mapping) -> str:
@@ -513,17 +503,17 @@ def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mappi
 
     ``found``: ``subsets`` of this run, None or empty where the set could not be reached: *not run*.
     """
-    columns, rows, texts = [*SUBSETS, "macro_mean"], [], dict(zip(EXTERNAL, TEXTS, strict=True))
+    rows, texts = [], dict(zip(EXTERNAL, TEXTS, strict=True))
     ran = [] if found is None else found.groupby(["system", "text", "retrieval"], sort=False)
     for (system, text, retrieval), part in ran:
         row = {"system": f"{_outside(system, retrieval, names)}, {texts[text]}", "status": RUN}
-        for each in part.dropna(subset="value").itertuples():
-            row |= _with_interval(each.subset.replace(" ", "_"), (each.value, each.low, each.high))
+        for cell in part.dropna(subset="value").itertuples():
+            row |= _printed(cell.subset.replace(" ", "_"), (cell.value, cell.low, cell.high))
         rows.append(row)
     if not rows:
-        systems = dict.fromkeys(system for system, _ in OUTSIDE)
-        rows = [{"system": _outside(system, False, names), "status": NOT_RUN} for system in systems]
-    frame = _beside(reported, [*SUBSETS, "average"], rows, columns)
+        known = dict.fromkeys(system for system, _ in OUTSIDE)
+        rows = [{"system": _outside(system, False, names), "status": NOT_RUN} for system in known]
+    frame = _beside(reported, [*SUBSETS, "average"], rows, [*SUBSETS, "macro_mean"])
     parts = frame[[f"reported_{name}" for name in SUBSETS]]
     by_pairs = (parts * list(SUBSETS.values())).sum(axis=1, skipna=False) / sum(SUBSETS.values())
     place = frame.columns.get_loc("reported_average") + 1
@@ -536,18 +526,13 @@ def build_rar(reported) -> pd.DataFrame:
     """RaR's reported table; the kit trains both of its rewards, on other measures than these
     two."""
     remark = "its reward is trained in the study policy_rewards, and measured on the bench"
-    rows = [
-        {"system": f"RaR, {way} (kit)", "status": NOT_RUN, "remark": remark}
-        for way in ("explicit", "implicit")
-    ]
-    frame = _beside(
-        reported,
-        ("healthbench", "gpqa_diamond"),
-        rows,
-        ("healthbench", "gpqa_diamond"),
-        ("remark",),
-    )
-    return frame.fillna({"remark": ""})
+    names = {way: f"RaR, {way} (kit)" for way in ("explicit", "implicit")}
+    rows = [row | {"remark": remark} for row in _rows(names, None, "")]
+    columns = ("healthbench", "gpqa_diamond")
+    return _beside(reported, columns, rows, columns, ("remark",)).fillna({"remark": ""})
+
+
+# ---------------------------------------------------------------- the data pipeline
 
 
 def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profile) -> pd.DataFrame:
@@ -557,55 +542,16 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
     In the clinic how often the writer and the judge err is set, so what is measured of them is
     *input* too.
     """
-    known = {r.quantity: (float(r.value), r.mark) for r in reported.itertuples()}
-    share = 100 * known["kept instructions"][0] / known["raw samples"][0]
-    known["kept percent of raw"] = (share, "D")
-    run, given, clinic = {}, set(), profile.data == "clinic"
-
-    def ratio(name: str, hits, n, set_too: bool) -> None:
-        low, high = statistics.wilson(int(hits), int(n))
-        run[name] = tuple(round(100 * v, 2) for v in (hits / n, low, high))
-        given.update([name] if set_too else [])
-
-    if funnel is not None and len(funnel):
-        raw, kept = int(funnel.before.iloc[0]), int(funnel.after.iloc[-1])
-        run |= {"raw samples": raw, "kept instructions": kept}
-        run |= {
-            f"dropped or queued: {r.step}": int(r.before - r.after) for r in funnel.itertuples()
-        }
-        run["kept percent of raw"] = round(100 * kept / raw, 2)
-        given |= {"raw samples"} if clinic else set()
-    settings = {
-        "difficulty kept low": profile.difficulty_least,
-        "difficulty kept high": profile.difficulty_most,
-        "review batch per round": profile.review_batch,
-    }
-    if clinic:
-        settings |= {
-            "physicians": 3,
-            "judge agreement that is set percent": 100 * profile.judge_agreement,
-            "strict pass rate that ends the review percent": 100 * profile.rubric_pass_rate,
-        }
-    run |= settings
-    if rounds is not None and len(rounds) and (last := rounds.iloc[-1]).blind_n:
-        run["review rounds"] = len(rounds)
-        ratio("rubric strict pass rate percent", last.blind_passed, last.blind_n, clinic)
-    if judge_errors is not None:
-        n = judge_errors.n.sum()
-        hits = n - round((judge_errors.rate * judge_errors.n).sum())
-        ratio("judge agreement with experts percent", hits, n, clinic)
-    if expansion is not None:
-        run |= {
-            "training verdicts": int(expansion.verdicts.sum()),
-            "answers compared on a criterion": int(expansion.comparisons.sum()),
-            "criterion pairs": int(expansion.pairs.sum()),
-        }
-        by = expansion.groupby("dimension").pairs.sum()
-        run |= {f"criterion pairs, {d}": int(by.get(d, 0)) for d in DIMENSIONS}
-    given |= set(settings)
+    values = {r.quantity: (float(r.value), r.mark) for r in reported.itertuples()}
+    share = 100 * values["kept instructions"][0] / values["raw samples"][0]
+    values["kept percent of raw"] = (share, "D")
+    known = {name: (f"{round(value, 2):.10g}", mark) for name, (value, mark) in values.items()}
+    erring = INPUT if profile.data == "clinic" else RUN  # status of how often people err
+    measured = _of_curation(funnel, erring) | _of_profile(profile)
+    measured |= _of_review(rounds, judge_errors, erring) | _of_expansion(expansion)
     order = [
         "raw samples",
-        *(n for n in run if n.startswith("dropped")),
+        *(name for name in measured if name.startswith("dropped")),
         "kept instructions",
         "kept percent of raw",
         "difficulty kept low",
@@ -616,78 +562,66 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
         "physicians",
         "judge agreement with experts percent",
     ]
-    order += [n for n in run if n not in order]
-    rows = []
-    for name in order:
-        ends = run.get(name, ("",))
-        value, low, high = (
-            ends if isinstance(ends, tuple) and len(ends) == 3 else (run.get(name, ""), "", "")
-        )
-        said, mark = known.get(name, ("", ""))
-        said = f"{round(said, 2):.10g}" if mark else ""
-        status = INPUT if name in given else RUN if name in run else NOT_RUN
-        rows.append((name, said, mark, *map(plain, (value, low, high)), status))
-    return pd.DataFrame(
-        rows, columns=["quantity", "reported", "mark", "run", "run_low", "run_high", "status"]
-    )
+    return _quantities(known, measured, order)
 
 
-def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
-    """Calibration error by scorer, dimension and where, before and after; from
-    ``calibration_rows``.
+def _of_curation(funnel: pd.DataFrame | None, status: str) -> dict[str, tuple]:
+    if funnel is None or not len(funnel):
+        return {}
+    raw, kept = int(funnel.before.iloc[0]), int(funnel.after.iloc[-1])
+    measured = {"raw samples": (status, raw), "kept instructions": (RUN, kept)}
+    for step in funnel.itertuples():
+        measured[f"dropped or queued: {step.step}"] = (RUN, int(step.before - step.after))
+    return measured | {"kept percent of raw": (RUN, round(100 * kept / raw, 2))}
 
-    Percent points: the mean gap of share met and mean P(met), over ten bins of equal size.
-    """
-    made = []
-    for (scorer, dimension, where), part in rows.groupby(
-        ["scorer", "dimension", "where"], sort=False
-    ):
-        row = {
-            "system": names.get(scorer, f"{scorer} (kit)"),
-            "dimension": dimension,
-            "where": where,
-            "n": len(part),
+
+def _of_profile(profile) -> dict[str, tuple]:
+    settings = {
+        "difficulty kept low": profile.difficulty_least,
+        "difficulty kept high": profile.difficulty_most,
+        "review batch per round": profile.review_batch,
+    }
+    if profile.data == "clinic":
+        settings |= {
+            "physicians": 3,
+            "judge agreement that is set percent": 100 * profile.judge_agreement,
+            "strict pass rate that ends the review percent": 100 * profile.rubric_pass_rate,
         }
-        for column, name in (("raw", "before"), ("probability", "after")):
-            error = calibration.expected_error(part.label, part[column])
-            row[f"run_error_{name}"] = round(100 * error, 2)
-        made.append(row)
-    return pd.DataFrame(
-        made, columns=["system", "dimension", "where", "n", "run_error_before", "run_error_after"]
-    )
+    return {name: (INPUT, value) for name, value in settings.items()}
 
 
-def build_bench_composition(reported, pipeline, report: Mapping | None, profile) -> pd.DataFrame:
-    """Counts of the bench, reported beside this run; what the configuration sets is *input*."""
-    known = {r.dimension: (r.criterion_pairs, r.mark) for r in reported.itertuples()}
-    known |= {r.quantity: (f"{r.value:g}", r.mark) for r in pipeline.itertuples()}
-    run, given = {}, {}
-    if report:
-        pairs = report["pairs"]
-        verdicts, grades = report["input"]["verdicts"], report["input"]["grades"]
-        run = {d: c["drawn"] for d, c in pairs.items()}
-        run |= {"total": sum(run.values())}
-        run |= {k: report[k] for k in ("samples", "categories", "specialties", "conditions")}
-        run |= {f"{d} pairs in reserve": c["reserve"] for d, c in pairs.items()}
-        run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
-        given = {
-            "bench weighted kappa": grades["kappa_quadratic"],
-            "bench linear kappa": grades["kappa_linear"],
-            "bench verdict kappa": verdicts["kappa"],
-            "bench verdict agreement percent": verdicts["observed"] * 100,
-        }
-    run |= given
-    order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
-    rows = [
-        (
-            q,
-            *known.get(q, ("", "")),
-            plain(run.get(q)),
-            INPUT if q in given else RUN if q in run else NOT_RUN,
-        )
-        for q in dict.fromkeys([*order, *run])
-    ]
-    return pd.DataFrame(rows, columns=["quantity", "reported", "mark", "run", "status"])
+def _of_review(rounds, judge_errors, status: str) -> dict[str, tuple]:
+    """Shares with Wilson's interval; ``status`` of how often the writer and the judge err."""
+
+    def share(hits, n) -> tuple:
+        ends = statistics.wilson(int(hits), int(n))
+        return (status, *(round(100 * value, 2) for value in (hits / n, *ends)))
+
+    measured = {}
+    if rounds is not None and len(rounds) and (last := rounds.iloc[-1]).blind_n:
+        measured["review rounds"] = (RUN, len(rounds))
+        measured["rubric strict pass rate percent"] = share(last.blind_passed, last.blind_n)
+    if judge_errors is not None:
+        n = judge_errors.n.sum()
+        hits = n - round((judge_errors.rate * judge_errors.n).sum())
+        measured["judge agreement with experts percent"] = share(hits, n)
+    return measured
+
+
+def _of_expansion(expansion: pd.DataFrame | None) -> dict[str, tuple]:
+    if expansion is None:
+        return {}
+    pairs = expansion.groupby("dimension").pairs.sum()
+    counts = {
+        "training verdicts": expansion.verdicts.sum(),
+        "answers compared on a criterion": expansion.comparisons.sum(),
+        "criterion pairs": expansion.pairs.sum(),
+        **{f"criterion pairs, {dimension}": pairs.get(dimension, 0) for dimension in DIMENSIONS},
+    }
+    return {name: (RUN, int(count)) for name, count in counts.items()}
+
+
+# ---------------------------------------------------------------- printed and saved
 
 
 def plain(value) -> str:

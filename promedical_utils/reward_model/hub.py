@@ -4,6 +4,7 @@ tokenizer = hub.tokenizer_of("Qwen/Qwen3-0.6B")
 model = hub.load(hub.CAUSAL, "Qwen/Qwen3-0.6B", hub.compute_dtype("auto"), nf4=True)
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -66,7 +67,8 @@ def load(
 
     head = "score" if kind is CLASSIFIER else None
     try:
-        with suppress_seqcls_warning():
+        # that a base has no score head is no news, and TRL's context takes it off the list
+        with contextlib.nullcontext() if published else suppress_seqcls_warning():
             model, loading = kind.from_pretrained(
                 source,
                 dtype=dtype,

@@ -4,28 +4,21 @@ No colour stands alone: whatever a colour says, a mark or a word says too.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from html import escape
 
 import matplotlib
+import seaborn as sns
 
-from promedical_utils.core.plotting import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    STYLE,
-    as_png,
-    canvas,
-)
+from promedical_utils.core import plotting
+from promedical_utils.core.plotting import BLUE, GREY, ORANGE, PURPLE
+from promedical_utils.core.plotting import OF_DIMENSION as COLOURS
+from promedical_utils.core.plotting import RED as RED
 from promedical_utils.core.records import DIMENSIONS, Instruction, Rubric
 from promedical_utils.rubric import preferences, scoring
 
-COLOURS = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
 MARKS = {
     "met": ("✓ met", "background:#cfe6f5"),
     "not_met": ("✗ not met", "background:#f8d3bd"),
@@ -33,6 +26,7 @@ MARKS = {
 }
 BOLD = "font-weight:bold;white-space:nowrap"
 WARN, LEAFLET = "background:#fbe6b8", "background:#eef5fa"
+NO_TEXT = "(sends the leaflet)"
 CELL = "padding:3px 9px;text-align:left;vertical-align:top;border-bottom:1px solid #dddddd;"
 FRAME = "background:white;color:black;display:inline-block;border:1px solid #bbb;padding:8px 12px"
 
@@ -76,14 +70,14 @@ def _dimension(name: str) -> tuple[str, str]:
 
 
 def _ordered(criteria: Iterable) -> list:
-    return sorted(criteria, key=lambda c: DIMENSIONS.index(c.dimension))
+    return sorted(criteria, key=lambda criterion: DIMENSIONS.index(criterion.dimension))
 
 
-def _weight(criterion) -> str:
+def _weight(criterion) -> tuple[str, str]:
     """0.25 ▇▇, or nothing where there is no weight."""
-    return (
-        f"{criterion.weight:.2f} {'▇' * round(10 * criterion.weight)}" if criterion.weight else ""
-    )
+    weight = criterion.weight
+    text = f"{weight:.2f} {'▇' * round(10 * weight)}" if weight else ""
+    return text, f"color:{BLUE};white-space:nowrap"
 
 
 def _scores(group: preferences.Group) -> list[scoring.Scores]:
@@ -99,14 +93,28 @@ def _names(group: preferences.Group) -> dict[str, tuple[str, str]]:
     return {c.id: (f"{chr(65 + n)} ({c.generator})", BOLD) for n, c in enumerate(group.candidates)}
 
 
+def _by_criterion(
+    title: str, group: preferences.Group, header: list, cells: Callable, scores: Iterable = ()
+) -> Card:
+    """A row a criterion: its dimension and text, then ``cells(criterion)``; ``header`` over these,
+    rows of ``scores`` in bold below them."""
+    rows = [
+        ["", *(cell if isinstance(cell, tuple) or not cell else (cell, BOLD) for cell in header)]
+    ]
+    for criterion in _ordered(group.criteria):
+        rows.append([_dimension(criterion.dimension), criterion.text, *cells(criterion)])
+    rows += [["", *((text, BOLD) for text in row)] for row in scores]
+    return table(title, rows)
+
+
 def message(instruction: Instruction, bold: Iterable[str] = ()) -> Card:
     """A conversation, a row a turn; a leaflet in it a row a fact."""
-    who, rows = {"user": "patient", "assistant": "clinic", "system": "system"}, []
+    roles, rows = {"user": "patient", "assistant": "clinic", "system": "system"}, []
     for turn in instruction.messages:
-        said, _, leaflet = turn.content.partition("Leaflet: ")
+        text, _, leaflet = turn.content.partition("Leaflet: ")
         facts = re.findall(r"[^.]+\.\s*", leaflet)
-        said = f"{said.strip()} {leaflet[len(''.join(facts)) :]}".strip() or "(sends the leaflet)"
-        rows += [[(who[turn.role], BOLD), said]]
+        rest = leaflet[len("".join(facts)) :]
+        rows.append([(roles[turn.role], BOLD), f"{text.strip()} {rest}".strip() or NO_TEXT])
         rows += [["leaflet", (fact.strip(), LEAFLET)] for fact in facts]
     return table(f"{instruction.id}: {instruction.category}, {instruction.specialty}", rows, bold)
 
@@ -114,51 +122,51 @@ def message(instruction: Instruction, bold: Iterable[str] = ()) -> Card:
 def answers(group: preferences.Group, bold: Iterable[str] = ()) -> Card:
     """The answers of a group, named by a letter and their generator."""
     names = _names(group)
-    rows = [[names[c.id], c.text] for c in group.candidates]
+    rows = [[names[answer.id], answer.text] for answer in group.candidates]
     return table(f"answers to {group.instruction.id}", rows, bold)
 
 
 def rubric(written: Rubric, gold: Rubric | None = None) -> Card:
     """A rubric by dimension, with its weights; beside ``gold``, what is wrong with it."""
-    right = {c.id: c for c in (gold or written).criteria}
-    rows = []
-    for c in _ordered(written.criteria):
-        bar = _weight(c)
-        asked, wrong = right.get(c.id), ""
-        if not asked:
+    right, rows = {c.id: c for c in (gold or written).criteria}, []
+    for criterion in _ordered(written.criteria):
+        wanted = right.pop(criterion.id, None)
+        wrong = ""
+        if not wanted:
             wrong = "⚠ not asked for"
-        elif c.dimension != asked.dimension:
-            wrong = f"⚠ wrong dimension: this is {asked.dimension}"
-        elif c.text != asked.text:
-            wrong = f"⚠ wrong fact: {asked.text}"
+        elif criterion.dimension != wanted.dimension:
+            wrong = f"⚠ wrong dimension: this is {wanted.dimension}"
+        elif criterion.text != wanted.text:
+            wrong = f"⚠ wrong fact: {wanted.text}"
         css = WARN if wrong else ""
-        rows.append([_dimension(c.dimension), (c.text, css), (bar, f"color:{BLUE}"), (wrong, css)])
-    for c in (c for c in right.values() if c.id not in {kept.id for kept in written.criteria}):
-        rows.append([_dimension(c.dimension), ("-", WARN), "", (f"⚠ missing: {c.text}", WARN)])
+        texts = (criterion.text, css), _weight(criterion), (wrong, css)
+        rows.append([_dimension(criterion.dimension), *texts])
+    for criterion in right.values():
+        missing = f"⚠ missing: {criterion.text}"
+        rows.append([_dimension(criterion.dimension), ("-", WARN), "", (missing, WARN)])
     return table(f"{written.status} rubric of {written.instruction_id}", rows)
 
 
 def grid(group: preferences.Group, other: Mapping | None = None) -> Card:
     """Verdicts, criteria by answers, over S1, S2, S3; both where the judge's, ``other``, differ."""
-    rows = [["", "", *_names(group).values()]]
-    for c in _ordered(group.criteria):
-        row = [_dimension(c.dimension), c.text]
-        for key in ((candidate.id, c.id) for candidate in group.candidates):
+
+    def cells(criterion) -> Iterable:
+        for key in ((answer.id, criterion.id) for answer in group.candidates):
             text, css = MARKS[group.verdicts[key]]
             if other and other[key] != group.verdicts[key]:
                 text += f" (judge: {MARKS[other[key]][0][0]})"
                 css += f";outline:2px solid {ORANGE}"
-            row.append((text, css))
-        rows.append(row)
-    found = _scores(group)
-    for name, values in {
-        "S1, weight of proficiency met": [f"{s.s1:.2f}" for s in found],
-        "S2, excellence met": [str(s.s2) for s in found],
-        "S3, violations": [str(s.s3) for s in found],
-        "place, safety first": [str(1 + sum(o.key > s.key for o in found)) for s in found],
-    }.items():
-        rows.append(["", (name, BOLD), *((value, BOLD) for value in values)])
-    return table(f"verdicts on the answers to {group.instruction.id}", rows)
+            yield text, css
+
+    scores = _scores(group)
+    below = [
+        ("S1, weight of proficiency met", *(f"{s.s1:.2f}" for s in scores)),
+        ("S2, excellence met", *(str(s.s2) for s in scores)),
+        ("S3, violations", *(str(s.s3) for s in scores)),
+        ("place, safety first", *(str(1 + sum(o.key > s.key for o in scores)) for s in scores)),
+    ]
+    title = f"verdicts on the answers to {group.instruction.id}"
+    return _by_criterion(title, group, ["", *_names(group).values()], cells, below)
 
 
 def before_after(group: preferences.Group, why: str = "") -> Card:
@@ -168,139 +176,100 @@ def before_after(group: preferences.Group, why: str = "") -> Card:
     it is this patient stands in the title. The last column says what changed.
     """
     names = _names(group)
-    before, after = group.candidates[0].id, group.candidates[-1].id
-    rows = [
-        ["", ("criterion", BOLD), ("weight", BOLD), names[before], names[after], ("change", BOLD)]
-    ]
-    for c in _ordered(group.criteria):
-        said = [group.verdicts[answer, c.id] for answer in (before, after)]
-        met = [verdict == "met" for verdict in said]
-        change = "" if met[0] == met[1] else "▲ now met" if met[1] else "▼ no longer met"
-        bar = (_weight(c), f"color:{BLUE};white-space:nowrap")
-        rows.append(
-            [_dimension(c.dimension), c.text, bar, *(MARKS[v] for v in said), (change, BOLD)]
-        )
-    scores = _scores(group)
+    ends = before, after = group.candidates[0].id, group.candidates[-1].id
+
+    def cells(criterion) -> tuple:
+        first, last = (group.verdicts[answer, criterion.id] for answer in ends)
+        change = "▲ now met" if last == "met" else "▼ no longer met"
+        same = (first == "met") == (last == "met")
+        return _weight(criterion), MARKS[first], MARKS[last], ("" if same else change, BOLD)
+
+    scores, below = _scores(group), []
     for name, key, form in (
         ("S1, weight of proficiency met", "s1", ".2f"),
         ("S2, excellence met", "s2", "d"),
         ("S3, violations", "s3", "d"),
     ):
-        one, two = getattr(scores[0], key), getattr(scores[-1], key)
-        less = f"{two - one:+{form}}" if abs(two - one) > scoring.TIE else ""
-        cells = (f"{one:{form}}", f"{two:{form}}", less)
-        rows.append(["", (name, BOLD), "", *((cell, BOLD) for cell in cells)])
+        first, last = getattr(scores[0], key), getattr(scores[-1], key)
+        change = f"{last - first:+{form}}" if abs(last - first) > scoring.TIE else ""
+        below.append((name, "", f"{first:{form}}", f"{last:{form}}", change))
     title = f"{group.instruction.id}, before and after{f': {why}' if why else ''}"
-    said, asked = table(title, rows), answers(group)
-    return Card(f"{said.text}\n\n{asked.text}", f"{said.html}<br>{asked.html}")
+    header = ["criterion", "weight", names[before], names[after], "change"]
+    verdicts, texts = _by_criterion(title, group, header, cells, below), answers(group)
+    return Card(f"{verdicts.text}\n\n{texts.text}", f"{verdicts.html}<br>{texts.html}")
 
 
-def scored(group: preferences.Group, answer: str, found, calibration, text: bool = True) -> Card:
-    """One answer (id) scored criterion by criterion; ``found`` is ``model.Scored``.
+def scored(group: preferences.Group, answer: str, result, calibration, text: bool = True) -> Card:
+    """One answer (id) scored criterion by criterion; ``result`` is ``model.Scored``.
 
     A bar is P(met), the mark where met begins: on safety the veto threshold. ``text=False`` numbers
     the criteria in place of their words, for data whose text is not to be shown.
     """
-    rows = [
-        [
-            "",
-            ("criterion", BOLD),
-            ("reward", BOLD),
-            ("P(met)", BOLD),
-            "",
-            ("model", BOLD),
-            ("judge", BOLD),
-        ]
-    ]
-    begins = float(calibration.probability(calibration.threshold, "safety"))
+    rows = [["", *((name, BOLD) for name in ("criterion", "reward", "P(met)"))]]
+    rows[0] += ["", ("model", BOLD), ("judge", BOLD)]
+    veto = float(calibration.probability(calibration.threshold, "safety"))
     for n, c in enumerate(_ordered(group.criteria), 1):
-        likely, at = found.probabilities[c.id], begins if c.dimension == "safety" else 0.5
-        full, mark = round(20 * likely), min(19, round(20 * at))
+        probability = result.probabilities[c.id]
+        full = round(20 * probability)
+        mark = min(19, round(20 * (veto if c.dimension == "safety" else 0.5)))
         bar = "".join("│" if i == mark else "█" if i < full else "·" for i in range(20))
-        model, judge = ("met" if found.met[c.id] else "not_met"), group.verdicts[answer, c.id]
-        words = c.text if text else f"c{n}"
         colour = f"color:{COLOURS[c.dimension]};font-family:monospace;white-space:nowrap"
-        rows.append(
-            [
-                _dimension(c.dimension),
-                words,
-                f"{found.rewards[c.id]:+.2f}",
-                f"{likely:.2f}",
-                (bar, colour),
-                MARKS[model],
-                MARKS[judge],
-            ]
-        )
-    by = f", by {len(found.violated)} criteria" if found.violated else ""
-    total = f"S1 = {found.s1:.2f}, S2 = {found.s2}, S3 = {found.s3}: {found.verdict}{by}"
+        numbers = f"{result.rewards[c.id]:+.2f}", f"{probability:.2f}", (bar, colour)
+        verdicts = "met" if result.met[c.id] else "not_met", group.verdicts[answer, c.id]
+        words = c.text if text else f"c{n}"
+        rows.append([_dimension(c.dimension), words, *numbers, *(MARKS[v] for v in verdicts)])
+    by = f", by {len(result.violated)} criteria" if result.violated else ""
+    total = f"S1 = {result.s1:.2f}, S2 = {result.s2}, S3 = {result.s3}: {result.verdict}{by}"
     return table(f"{answer}: {total}", rows)
 
 
 def instances(group: preferences.Group, a: str, b: str) -> Card:
     """A pair of answers (ids) as its training instances: who is chosen, given each criterion."""
-    pairs = {
-        p.criterion_id: p.chosen_id
+    instances = {
+        p.criterion_id: (p.chosen_id, p.rejected_id)
         for p in preferences.criterion_pairs(group)
         if {p.chosen_id, p.rejected_id} == {a, b}
     }
     names = _names(group)
-    rows = [["", ("criterion c", BOLD), names[a], names[b], ("instance", BOLD)]]
-    for c in _ordered(group.criteria):
-        last = ("none: c does not tell them apart", f"color:{GREY}")
-        if c.id in pairs:
-            first, second = (names[i][0][0] for i in ((a, b) if pairs[c.id] == a else (b, a)))
-            last = (f"{first} ≻ {second}, given c", BOLD)
-        said = [MARKS[group.verdicts[i, c.id]] for i in (a, b)]
-        rows.append([_dimension(c.dimension), c.text, *said, last])
-    return table(f"one pair of answers, K = {len(pairs)} training instances", rows)
+
+    def cells(criterion) -> tuple:
+        instance = ("none: c does not tell them apart", f"color:{GREY}")
+        if criterion.id in instances:
+            chosen, rejected = (names[answer][0][0] for answer in instances[criterion.id])
+            instance = (f"{chosen} ≻ {rejected}, given c", BOLD)
+        return *(MARKS[group.verdicts[answer, criterion.id]] for answer in (a, b)), instance
+
+    title = f"one pair of answers, K = {len(instances)} training instances"
+    return _by_criterion(title, group, ["criterion c", names[a], names[b], "instance"], cells)
 
 
-def _picture(plot):
+def _picture(plot: Callable) -> Callable:
     """Draw in the kit's style into a card; the same data give the same bytes."""
 
     @wraps(plot)
     def drawn(*args, title: str, **kwargs) -> Card:
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+        with matplotlib.rc_context(plotting.STYLE):
             figure = plot(*args, **kwargs)
             figure.suptitle(title, fontsize=9)
-            return Card(f"<Figure: {title}>", png=as_png(figure, 100))
+            return Card(f"<Figure: {title}>", png=plotting.as_png(figure, 100))
 
     return drawn
 
 
-@_picture
-def bars(frame, label: str, colours: Iterable[str] = (), line: float | None = None):
-    """Stacked horizontal bars: a row a bar, a column a part; ``line`` is a value to compare to."""
-    figure, [[axis]] = canvas(7, 1.1 + 0.24 * len(frame))
-    colours, left = list(colours) or [COLOURS[c] for c in frame.columns], 0
-    style = {"edgecolor": "white", "lw": 0.5}
-    for column, colour, hatch in zip(frame.columns, colours, ("", "///", "..."), strict=False):
-        part = frame[column].fillna(0).to_numpy()
-        filled = {"color": colour, "hatch": hatch, "label": column}
-        drawn = axis.barh(frame.index.map(str), part, left=left, **filled, **style)
-        left = left + part
-    axis.bar_label(drawn, [f"{round(float(end), 2):g}" for end in left], padding=3)
-    axis.invert_yaxis()
-    axis.margins(x=0.08)
-    axis.set(xlim=(0, None), xlabel=label)
-    if line is not None:
-        axis.axvline(line, color="black", lw=1, ls="--")
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
+bars = _picture(plotting.stacked_bars)
 
 
 @_picture
 def curve(frame, label: str, marks: Mapping[str, float] | None = None):
     """Columns of ``frame`` over its index; ``marks`` are named places on the way."""
-    figure, [[axis]] = canvas(7, 2.8)
-    colours = dict(zip(frame.columns, (BLUE, ORANGE, PURPLE), strict=False))
-    frame.plot(ax=axis, style=["o-", "s-", "^-"], color=colours, ms=4, ylabel=label, legend=None)
+    figure, [[axis]] = plotting.canvas(7, 2.8)
+    style = {"palette": [BLUE, ORANGE, PURPLE][: len(frame.columns)], "markers": True}
+    sns.lineplot(frame, ax=axis, legend=len(frame.columns) > 1, estimator=None, **style)
     for text, place in (marks or {}).items():
         axis.axvline(place, color=GREY, lw=0.8, ls=":")
         style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         axis.annotate(text, (place, 1), xytext=(3, -8), color=GREY, fontsize=8, **style)
     axis.margins(y=0.15)
+    axis.set(ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    if len(frame.columns) > 1:
-        axis.legend()
     return figure

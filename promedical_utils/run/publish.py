@@ -53,14 +53,11 @@ def publish(name: str) -> Path:
     """
     root = project_root()
     if name in MEASURED:
-        command = f"make bench BENCH={name}"
-        return _measured(
-            root / "runs" / name, f"{name}.json", root / "papers_figures" / name, command
-        )
+        command, target = f"make bench BENCH={name}", root / "papers_figures" / name
+        return _measured(root / "runs" / name, f"{name}.json", target, command)
     if name in plans.studies():
-        folder = root / plans.study_folder(name)
-        place = root / "papers_figures/studies" / name
-        return _measured(folder, "manifest.json", place, f"make study STUDY={name}")
+        folder, target = root / plans.study_folder(name), root / "papers_figures/studies" / name
+        return _measured(folder, "manifest.json", target, f"make study STUDY={name}")
     profile = profiles.load(name)
     if profiles.overrides():
         raise KitError("publish takes a profile as it stands: leave SET and BASE out")
@@ -78,17 +75,17 @@ def publish(name: str) -> Path:
     return _replace(run, files, root / "papers_figures" / name)
 
 
-def _measured(folder: Path, last: str, place: Path, command: str) -> Path:
+def _measured(folder: Path, last: str, target: Path, command: str) -> Path:
     """Publish tables and figures; not pytest-benchmark's own file, which describes the machine."""
     if not (folder / last).exists():
         raise KitError(f"missing {shown(folder / last)}, which is written last: {command} first")
     files = [path for path in sorted(folder.iterdir()) if path.name != "measured.json"]
-    return _replace(folder, files, place)
+    return _replace(folder, files, target)
 
 
-def _replace(run: Path, files: list[Path], place: Path) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(suffix=".tmp", dir=place.parent) as work:
+def _replace(run: Path, files: list[Path], target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(suffix=".tmp", dir=target.parent) as work:
         fresh = Path(work, "new")
         for path in (path for path in files if not path.name.startswith(".")):
             _check(path)
@@ -97,15 +94,15 @@ def _replace(run: Path, files: list[Path], place: Path) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         old = Path(work, "old")
-        if place.exists():
-            place.rename(old)
+        if target.exists():
+            target.rename(old)
         try:
-            fresh.rename(place)
+            fresh.rename(target)
         except OSError:
             if old.exists():
-                old.rename(place)
+                old.rename(target)
             raise
-    return place
+    return target
 
 
 def _own_rows(path: Path) -> None:

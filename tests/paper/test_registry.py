@@ -55,7 +55,7 @@ def contents(root):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are counted and not drawn, which takes most of the time."""
-    monkeypatch.setattr(registry.drawing, "save", lambda plot, frame, *rest: None)
+    monkeypatch.setattr(registry.plotting, "save", lambda plot, frame, *rest: None)
 
 
 def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):

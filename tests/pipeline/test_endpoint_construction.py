@@ -298,7 +298,12 @@ def test_figures_show_what_the_frames_hold():
         }
     )
     axis = figures.plot_judge_errors(rates).axes[0]
-    assert [round(c[0].get_xdata()[0], 6) for c in axis.containers] == [20.0, 10.0]
+    intervals, points = axis.collections[:2]
+    assert points.get_offsets()[:, 0].round(6).tolist() == [20.0, 10.0]
+    assert [path[:, 0].round(6).tolist() for path in intervals.get_segments()] == [
+        [10.0, 30.0],
+        [5.0, 20.0],
+    ]
     assert [text.get_text() for text in axis.texts] == ["n = 10", "n = 20"]
     made = pd.DataFrame(
         {"category": ["triage"], "proficiency": [3.0], "excellence": [1.0], "safety": [2.0]}

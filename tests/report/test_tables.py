@@ -6,6 +6,8 @@ import json
 import pandas as pd
 import pytest
 from helpers import benches, studies
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex
 
 from promedical_utils.core import plotting
 from promedical_utils.core.workspace import sha256
@@ -680,10 +682,27 @@ def curve(truth=True):
     return frame if truth else frame.assign(**dict.fromkeys(true, float("nan")))
 
 
-def lines(axis, words=True):
-    """Label -> (x, y) of the lines of an axis."""
-    found = {line.get_label(): line.get_data() for line in axis.lines}
-    return {k: v for k, v in found.items() if not (words and k.startswith("_"))}
+def lines(axis):
+    """Label in the legend -> (x, y) of the line of that colour."""
+    drawn = {line.get_color(): line.get_data() for line in axis.lines if len(line.get_xdata()) > 2}
+    handles = axis.get_legend().legend_handles
+    return {handle.get_label(): drawn[handle.get_color()] for handle in handles}
+
+
+def dots(axis):
+    """The points of an interval plot: x, y (the row, from 0), colour, hollow, sides of the marker,
+    and low and high of the interval at that height and of that colour."""
+    ends = {}
+    for ranges in (c for c in axis.collections if isinstance(c, LineCollection)):
+        for path, colour in zip(ranges.get_segments(), ranges.get_colors(), strict=True):
+            ends[round(path[0][1], 6), to_hex(colour)] = tuple(path[:, 0])
+    rows = []
+    for points in (c for c in axis.collections if isinstance(c, PathCollection)):
+        looks = zip(points.get_edgecolors(), points.get_facecolors(), points.get_paths())
+        for (x, y), (edge, face, path) in zip(points.get_offsets(), looks, strict=True):
+            low, high = ends.get((round(y, 6), to_hex(edge)), (float("nan"),) * 2)
+            rows.append((x, y, to_hex(edge).upper(), face[3] == 0, len(path.vertices), low, high))
+    return pd.DataFrame(rows, columns=["x", "y", "colour", "hollow", "marker", "low", "high"])
 
 
 def test_policy_curve_skips_what_has_no_value_and_marks_what_is_kept():
@@ -739,12 +758,15 @@ def test_policy_by_and_study_are_drawn_from_their_csv(tmp_path):
         values, less = axes[:2]
         part = df[df.measure == df.measure[0]]
         assert [t.get_text() for t in values.get_yticklabels()] == part[by].tolist()
-        assert list(lines(values, False).values())[0][0].tolist() == pytest.approx(
-            part.run_base.tolist()
-        )
+        shown = dots(values)
+        for column, colour in (("base", plotting.ORANGE), ("grpo", plotting.BLUE)):
+            own = shown[shown.colour == colour]
+            assert own.x.tolist() == pytest.approx(part[f"run_{column}"].tolist())
+            assert own.y.round().tolist() == list(range(len(part)))
         assert "points" in less.get_xlabel() and "%" in values.get_xlabel()
-        drawn = less.lines[0].get_xdata().tolist()
-        assert drawn == pytest.approx(part.run_difference.tolist())
+        drawn = dots(less)
+        for column, end in (("x", ""), ("low", "_low"), ("high", "_high")):
+            assert drawn[column].tolist() == pytest.approx(part[f"run_difference{end}"].tolist())
 
 
 def test_study_figure_has_seeds_as_points_and_no_veto_as_another_marker(tmp_path):
@@ -756,20 +778,16 @@ def test_study_figure_has_seeds_as_points_and_no_veto_as_another_marker(tmp_path
     axis = figures.plot_policy_study(pd.read_csv(csv)).axes[0]
     names = [t.get_text() for t in axis.get_yticklabels()]
     assert names == ["full", "no veto", "length rule (not run)"]
-    by = {}
-    for line in axis.lines:
-        by.setdefault(line.get_marker(), []).append(line)
-    plain = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
-    assert [x for line in plain for x in line.get_xdata() if x == x] == [0, 25]
-    by = {marker: [line for line in found if line not in plain] for marker, found in by.items()}
-    assert (
-        list(by["o"][0].get_xdata()) == pytest.approx([table.violations[1]]) and len(by["o"]) == 1
-    )
-    [without] = by["X"]
-    assert without.get_xdata()[0] == 50 and without.get_ydata()[0] == 1
-    [seeds] = by["."]  # of the variant with two, and below its row
-    assert list(seeds.get_xdata()) == pytest.approx([8.33333] * 2) and seeds.get_ydata()[0] < 2
-    assert seeds.get_color() == by["o"][0].get_color() != without.get_color()
+    shown = dots(axis)
+    plain, filled = shown[shown.hollow], shown[~shown.hollow]
+    assert plain.x.tolist() == [0, 25]
+    assert filled.x.tolist() == pytest.approx([table.violations[1], 50])
+    assert filled.y.tolist() == [0, 1]  # a row each, none for what did not run
+    assert filled.colour.tolist() == [plotting.BLUE, plotting.RED]
+    assert filled.marker.iloc[0] != filled.marker.iloc[1]
+    [seeds] = [line for line in axis.lines if line.get_marker() == "."]
+    assert list(seeds.get_xdata()) == pytest.approx([8.33333] * 2)  # of the variant with two
+    assert 0 < seeds.get_ydata()[0] < 0.5 and seeds.get_color() == plotting.BLUE  # below its row
     assert [list(n.get_xdata()) for n in axis.lines if n.get_linestyle() == "--"] == [
         [50, 50]
     ]  # the base
@@ -815,13 +833,11 @@ def test_dimensions_leave_out_what_has_no_value(metrics):
     for axis, column in zip(
         axes, ("pairwise_proficiency", "pairwise_excellence", "pairwise_safety"), strict=False
     ):
-        filled = [
-            x
-            for line in axis.lines
-            if line.get_markerfacecolor() != "white"
-            for x in line.get_xdata()
-        ]
-        assert row[f"run_{column}"] in filled and "%" in axis.get_xlabel()
+        shown = dots(axis)
+        at = shown[shown.x == row[f"run_{column}"]].iloc[0]
+        assert not at.hollow and names[0][int(at.y)] == NAMES["criterion"]
+        assert [at.low, at.high] == [row[f"run_{column}_low"], row[f"run_{column}_high"]]
+        assert "%" in axis.get_xlabel()
 
 
 def test_overview_has_arrows_between_boxes_and_never_through_one():
@@ -884,11 +900,10 @@ def test_calibration_figure_shows_each_curve_with_its_error():
 
 def test_reported_markers_are_hollow_and_run_markers_filled(metrics):
     df = tables.build_main_results(tables.reported("main_results"), metrics, NAMES)
-    lines = figures.plot_main_results(df).axes[0].lines
-    hollow = [line for line in lines if line.get_markerfacecolor() == "white"]
-    filled = [line for line in lines if line.get_marker() == "o" and line not in hollow]
-    shown = [sum(pd.notna(x) for x in line.get_xdata()) for line in (hollow[0], filled[0])]
-    assert shown == [9, 5]  # of nine reported systems, and of the five scorers that ran
+    shown = dots(figures.plot_main_results(df).axes[0])
+    counts = shown.hollow.sum(), (~shown.hollow).sum()
+    assert counts == (9, 5)  # of nine reported systems, and of the five scorers that ran
+    assert shown.low.isna().tolist() == shown.hollow.tolist()  # reported without intervals
 
 
 def test_figures_of_a_run_without_results_are_still_drawn():
