@@ -51,9 +51,9 @@ lint: $(READY) ## layout, rules, imports between rooms, types: what is wrong wit
 
 # Two workers of one thread each, a module in one of them: tiny tensors are no faster with two threads,
 # and two processes of two threads slow each other down many times over. What trains starts first.
-test: lint ## lint, all tests and doctests, then every notebook against its stored outputs (nbval)
+test: lint ## lint, all tests, then every notebook against its stored outputs (nbval)
 	@$(TESTING) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
-	    --durations=25 --doctest-modules tests promedical_utils
+	    --durations=25 tests
 	@rm -rf runs/smoke # nbval writes it anew; nothing old may help a notebook along
 	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-kernel-name python3 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks

@@ -10,6 +10,12 @@ from promedical_utils.paper import trace
 from promedical_utils.pipeline import policies
 from promedical_utils.run import doctor, graph, notebooks, publish, redraw, study
 
+OWN_ARGUMENTS = {  # commands that read their arguments themselves
+    "trace": "from a cell of a table down to what it is made of",
+    "audit": "can the numbers of a table be what they say",
+    "serve": "the invented clinic as an OpenAI-compatible endpoint",
+}
+
 
 def parser() -> argparse.ArgumentParser:
     """A subcommand a command; ``trace``, ``audit`` and ``serve`` read their own arguments."""
@@ -34,11 +40,7 @@ def parser() -> argparse.ArgumentParser:
     command("figures", "redraw all from the committed rows, without training", **profile)
     command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
     command("study", "run a longer study, resumable", "study")
-    for name, summary in (
-        ("trace", "from a cell of a table down to what it is made of"),
-        ("audit", "can the numbers of a table be what they say"),
-        ("serve", "the invented clinic as an OpenAI-compatible endpoint"),
-    ):
+    for name, summary in OWN_ARGUMENTS.items():
         commands.add_parser(name, help=summary, add_help=False)
     return result
 
@@ -46,6 +48,23 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 1 after a mistake of the input, which is one line on stderr."""
     given, rest = parser().parse_known_args(arguments)
+    if rest and given.command not in OWN_ARGUMENTS:
+        parser().error(f"{given.command} does not take {' '.join(rest)}")
+    try:
+        return _run(given, rest)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("promedical_utils"):
+            raise
+        print(f'{error}: pip install -e ".[train,data,notebooks]" has it', file=sys.stderr)
+    except workspace.KitError as error:
+        if given.command == "notebook":  # for reproduce, which shows it last
+            folder = workspace.run_folder(given.profile, given.run)
+            workspace.write_text(folder / "failure.txt", f"{error}\n")
+        print(error, file=sys.stderr)
+    return 1
+
+
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
     match given.command:
         case "trace":
             return trace.main(rest)
@@ -56,21 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from promedical_utils.clinic import __main__ as clinic
 
             return clinic.main(["serve", *rest])
-    if rest:
-        parser().error(f"{given.command} does not take {' '.join(rest)}")
-    try:
-        _run(given)
-    except workspace.KitError as error:
-        if given.command == "notebook":  # for reproduce, which shows it last
-            folder = workspace.run_folder(given.profile, given.run)
-            workspace.write_text(folder / "failure.txt", f"{error}\n")
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-def _run(given: argparse.Namespace) -> None:
-    match given.command:
         case "reproduce":
             graph.reproduce(given.name, given.run)
         case "notebook":
@@ -89,6 +93,7 @@ def _run(given: argparse.Namespace) -> None:
             print(redraw.redraw(profiles.load(given.name)))
         case "study":
             study.run_study(given.name)
+    return 0
 
 
 if __name__ == "__main__":

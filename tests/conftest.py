@@ -9,10 +9,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 from helpers.groups import make_groups
 
+LONG = ("training", "slow")  # markers
+
 
 def pytest_collection_modifyitems(items):
-    """What trains first: of two workers neither is left alone with a long module in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("training") is None)
+    """Modules that take long first: of two workers neither is left alone with one in the end."""
+    long = {item.path for item in items for mark in item.iter_markers() if mark.name in LONG}
+    items.sort(key=lambda item: item.path not in long)
 
 
 TEMPLATE = (

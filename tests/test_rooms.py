@@ -1,6 +1,7 @@
 """The house itself: rooms import downwards only, and what texts name is there."""
 
 import ast
+import doctest
 import importlib
 import json
 import re
@@ -113,3 +114,9 @@ def test_notebook_00_lists_all_notebooks():
     cells = json.loads((ROOT / "notebooks/00_start_here.ipynb").read_text())["cells"]
     text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     assert [name for name in NOTEBOOKS if name not in text] == []
+
+
+@pytest.mark.parametrize("name", [n for n, p in modules().items() if ">>> " in p.read_text()])
+def test_examples_in_docstrings_hold(name):
+    tried = doctest.testmod(importlib.import_module(name))
+    assert tried.failed == 0

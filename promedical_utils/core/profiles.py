@@ -28,9 +28,7 @@ class Role(BaseModel):
     tokens: int = Field(200_000_000, ge=1)
     concurrency: int = Field(8, ge=1)
     timeout: float = Field(120.0, gt=0, description="seconds for one request")
-    retries: int = Field(
-        6, ge=0, description="further tries after 429, 5xx, time-out, lost connection"
-    )
+    retries: int = Field(6, ge=0, description="after 429, 5xx, time-out, lost connection")
     backoff: float = Field(0.5, gt=0, description="seconds before the first retry, then doubling")
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(2048, ge=1)
@@ -48,24 +46,14 @@ class Role(BaseModel):
 ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name> for each generator
 CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
 
-
-# names of scorers that are no judges
-SCORERS = {
-    "criterion",
-    "criterion_clean",
-    "scalar_overall",
-    "scalar_blind",
-    "words",
-    "length",
-    "random",
-    "rar_explicit",
-    "rar_implicit",
-    "orbit",
-    "healthbench",
-    "scalar_rm",
-    "pair_rm",
-    "verifier",
-}
+# Names that rows of the bench have already, so that no prompted judge is given one of them. They
+# belong to scorers, in rooms above this one, and stand here because a profile is refused before any
+# scorer is loaded: a scorer that is added is added here too.
+REWARD_MODELS = {"criterion", "criterion_clean", "scalar_overall", "scalar_blind"}
+CONTROLS = {"words", "length", "random"}
+RULES = {"rar_explicit", "rar_implicit", "orbit", "healthbench"}
+HUB_MODELS = {"scalar_rm", "pair_rm", "verifier"}
+SCORERS = REWARD_MODELS | CONTROLS | RULES | HUB_MODELS
 
 
 def _clinic_roles() -> dict[str, Role]:
@@ -114,9 +102,7 @@ class Profile(BaseModel):
     rubric_error_rate: float = Field(0.25, ge=0, lt=1)
     rubric_pass_rate: float = Field(0.964, gt=0, le=1)
     review_batch: int = Field(500, ge=1, description="drafts reviewed in a round")
-    review_blind: int = Field(
-        200, ge=1, description="drafts on which a round's pass rate is measured"
-    )
+    review_blind: int = Field(200, ge=1, description="drafts that measure a round's pass rate")
     review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
     reviewers: list[str] = Field(
         default_factory=list, description="people of data: open; none: drafts go unreviewed"
@@ -141,9 +127,7 @@ class Profile(BaseModel):
     # does, in this process
     endpoint: str = Field("", description="base URL of an OpenAI-compatible server, for every role")
     roles: dict[str, Role] = Field(default_factory=_clinic_roles)
-    tokens_per_second: float = Field(
-        2000.0, gt=0, description="of the endpoint; for estimates alone"
-    )
+    tokens_per_second: float = Field(2000.0, gt=0, description="of the endpoint, for estimates")
 
     # reward model
     quantization: Literal["nf4", "none"] = "nf4"
@@ -165,27 +149,18 @@ class Profile(BaseModel):
     # systems of others that the bench is scored with too, by hub id or folder; empty: not run
     scalar_rm: str = Field("", description="sequence classifier with one output, as UltraMedRM-8B")
     pair_rm: str = Field("", description="generative pairwise, as RLHFlow's pair-preference model")
-    verifier: str = Field(
-        "", description="two labels against a reference, as medical_o1_verifier_3B"
-    )
+    verifier: str = Field("", description="two labels by a reference, as medical_o1_verifier_3B")
     judges: dict[str, Role] = Field(
-        default_factory=dict,
-        description="prompted judges by the name of their row; asked where they have an endpoint",
+        default_factory=dict, description="prompted, by the name of their row; with an endpoint"
     )
-    rar_judge: Role | None = Field(
-        None, description="rates whole answers by the rubric: RaR implicit"
-    )
+    rar_judge: Role | None = Field(None, description="rates whole answers by rubric: RaR implicit")
+
     # external generalization
-    documents: str = Field(
-        "",
-        description="file or folder of one's own texts to retrieve from on real sets; empty: none",
-    )
+    documents: str = Field("", description="file or folder of texts to retrieve from on real sets")
     retrieved: int = Field(5, ge=1, description="documents retrieved for an instruction")
 
     # policy
-    policy_optimizer: Literal["grpo", "rloo", "dpo"] = Field(
-        "grpo", description="PPO left TRL with 1.16"
-    )
+    policy_optimizer: Literal["grpo", "rloo", "dpo"] = "grpo"  # PPO left TRL with 1.16
     policy_prompts: int = Field(0, ge=0, description="bench prompts that policies answer; 0: all")
     grpo_steps: int = Field(0, ge=0)
     grpo_group: int = Field(8, ge=2)
@@ -196,16 +171,10 @@ class Profile(BaseModel):
     grpo_top_p: float = Field(1.0, gt=0, le=1)
     grpo_lora_rank: int = Field(32, ge=0, description="0: full fine-tuning")
     grpo_eval_every: int = Field(25, ge=1)
-    grpo_patience: int = Field(
-        3, ge=0, description="evaluations without a better judged one that end a run; 0: never"
-    )
+    grpo_patience: int = Field(3, ge=0, description="evaluations without a better one; 0: no end")
     grpo_max_tokens: int = Field(128, ge=8)
-    grpo_checkpointing: bool = Field(
-        False, description="gradient checkpointing: less memory, more time"
-    )
-    grpo_fast_path: bool = Field(
-        True, description="prompts read once a group; false: TRL's own, slower way, other draws"
-    )
+    grpo_checkpointing: bool = Field(False, description="of gradients: less memory, more time")
+    grpo_fast_path: bool = Field(True, description="prompts once a group; false: TRL's own way")
     grpo_vllm: str = Field("", description="base URL of trl vllm-serve on GPUs of its own")
     dpo_learning_rate: float = Field(1e-4, gt=0)
     dpo_beta: float = Field(0.1, gt=0)
@@ -229,9 +198,8 @@ class Profile(BaseModel):
         if self.grpo_vllm and self.quantization == "nf4" and self.grpo_lora_rank:
             raise ValueError(
                 "grpo_vllm with a 4-bit base: vLLM would serve weights that are rounded once more "
-                "than "
-                "those trained, or refuse them; set quantization=none (bf16 LoRA), or leave vLLM "
-                "out"
+                "than those trained, or refuse them; set quantization=none (bf16 LoRA), or leave "
+                "vLLM out"
             )
         if self.grpo_vllm and not re.match(r"https?://", self.grpo_vllm):
             raise ValueError("grpo_vllm is the base URL of a server, http://host:port")
@@ -243,11 +211,8 @@ class Profile(BaseModel):
         for name in self.roles:
             if name not in ROLES and not re.fullmatch(r"generator_[a-z0-9]+", name):
                 raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
-        taken = set(self.judges) & SCORERS
-        if taken:
-            raise ValueError(
-                f"a judge is not named as another scorer is: rename {sorted(taken)[0]}"
-            )
+        if taken := sorted(set(self.judges) & SCORERS):
+            raise ValueError(f"a judge is not named as another scorer is: rename {taken[0]}")
         if self.base_width % 32:
             raise ValueError("base_width must be a multiple of 32, the width of an attention head")
         if self.name not in ("gpu", "paper") and self.precision == "bf16":
@@ -260,8 +225,8 @@ def of_manifest(manifest: dict) -> Profile:
 
     The other settings are today's: an older manifest may name some that are gone since.
     """
-    said = manifest["profile"]
-    return load(said["name"], seed=said["seed"], bootstrap=said["bootstrap"])
+    settings = manifest["profile"]
+    return load(settings["name"], seed=settings["seed"], bootstrap=settings["bootstrap"])
 
 
 def asks_endpoints(profile: Profile) -> bool:

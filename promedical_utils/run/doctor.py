@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 from importlib import metadata
+from importlib.util import find_spec
 
 import pandas as pd
 import psutil
@@ -46,12 +47,12 @@ def report(name: str) -> str:
         "packages": packages(),
         "data": data(),
         "keys": keys(profile),
-        f"profile {name}": needs(profile) + asked(profile),
+        f"profile {name}": needs(profile) + requests(profile),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
 
-def machine(profile) -> list[str]:
+def machine(profile: Profile) -> list[str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
     disk = shutil.disk_usage(project_root()).free / 2**30
@@ -64,14 +65,17 @@ def machine(profile) -> list[str]:
 
 
 def gpu() -> str:
-    import torch
+    if not find_spec("torch"):
+        return "not known without torch, which is part of the extra train"
+
+    import torch  # slow to load
 
     if not torch.cuda.is_available():
         return f"none seen by torch {torch.__version__} (PROFILE=cpu and BASE=small need none)"
-    seen = torch.cuda.get_device_properties(0)
+    device = torch.cuda.get_device_properties(0)
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     precision = "bf16" if native else "fp16, no bf16"
-    return f"{seen.name}, {seen.total_memory / 2**30:.0f} GiB, {precision}"
+    return f"{device.name}, {device.total_memory / 2**30:.0f} GiB, {precision}"
 
 
 def packages() -> list[str]:
@@ -80,11 +84,11 @@ def packages() -> list[str]:
     wrong = []
     for package, _, wanted in (line.partition("==") for line in lock):
         try:
-            here = metadata.version(package)
+            installed = metadata.version(package)
         except metadata.PackageNotFoundError:
-            here = "missing"
-        if here.partition("+")[0] != wanted:
-            wrong.append(f"{package}: {here}, the lock says {wanted}")
+            installed = "missing"
+        if installed.partition("+")[0] != wanted:
+            wrong.append(f"{package}: {installed}, the lock says {wanted}")
     if wrong:
         return [*wrong, "to mend: make clean, then the command again"]
     return [f"all {len(lock)} as in requirements.lock"]
@@ -101,14 +105,14 @@ def data() -> list[str]:
     return lines
 
 
-def keys(profile) -> list[str]:
+def keys(profile: Profile) -> list[str]:
     named = {role.key for role in profile.roles.values() if role.key}
     return [
         f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in (*KEYS, *sorted(named))
     ]
 
 
-def asked(profile: Profile) -> list[str]:
+def requests(profile: Profile) -> list[str]:
     """Requests, tokens and hours of each role and judge that an endpoint plays."""
     judges = bench_judges(profile)
     lines = []
@@ -199,7 +203,7 @@ def policy_answers(profile: Profile) -> int:
     return evaluations * profile.checkpoint_instructions + 2 * prompts
 
 
-def needs(profile) -> list[str]:
+def needs(profile: Profile) -> list[str]:
     """Time and memory of each notebook: of the last run here, else of the published one."""
     reference = project_root() / "papers_figures" / profile.name
     here = notebooks.timings(project_root() / "runs" / profile.name)

@@ -31,7 +31,7 @@ def reproduce(name: str, run_dir: str = "") -> None:
     needs = f"about {span(60 * profile.minutes)}, {profile.memory_gib:g} GiB"
     print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
     if profiles.asks_endpoints(profile):
-        print("\n".join(doctor.asked(profile)), flush=True)
+        print("\n".join(doctor.requests(profile)), flush=True)
     before, line, log = timings(run), run / "failure.txt", run / "snakemake.log"
     command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")
     variables = os.environ | {"PROMEDICAL_PYTHON": sys.executable}
@@ -65,10 +65,10 @@ def pending(name: str, run_dir: str = "") -> list[str]:
     """Notebooks that Snakemake would run now: missing, failed, or of other code or settings."""
     command = _snakemake(name, run_dir, "--dry-run")
     answer = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
-    said = answer.stdout + answer.stderr
+    messages = answer.stdout + answer.stderr
     if answer.returncode:
-        raise KitError(f"snakemake --dry-run failed: {said.strip()}")
-    return re.findall(r"^rule notebook_(\w+):", said, re.MULTILINE)
+        raise KitError(f"snakemake --dry-run failed: {messages.strip()}")
+    return re.findall(r"^rule notebook_(\w+):", messages, re.MULTILINE)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
-"""One run of the kit: its profile and overrides, its notebooks in order, each through papermill.
+"""One notebook of a run: what it depends on (``fingerprint``), how it runs (``execute``).
 
-Snakemake decides what runs; here is what a notebook depends on (``fingerprint``), how one runs
-(``execute``), and the start of the graph (``reproduce``).
+Snakemake decides what runs (``graph``); each notebook runs through papermill.
 """
 
 import ast
@@ -19,31 +18,22 @@ from promedical_utils.core import profiles, provenance, workspace
 from promedical_utils.core.profiles import profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 
-PACKAGE = Path(__file__).parents[1]
-READS = (
-    "READS"  # a module's own list of the folders of data, from the root, that its results hang on
-)
+UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}  # no result
 # The notebooks in order, and what each must have written below the run folder, else it runs again
 OUTPUTS = {
     "00_start_here": ("manifest.json", "base_report.json"),
     "01_rubrics": ("data/instructions.parquet", "data/rubrics.parquet", "data/splits.parquet"),
     "02_preference_pairs": tuple(f"data/{x}.parquet" for x in ("candidates", "verdicts", "pairs")),
-    "03_reward_model": (
-        "reward/heldout.parquet",
-        "reward/criterion/calibration.json",
-        "reward/report.json",
+    "03_reward_model": tuple(
+        f"reward/{x}" for x in ("heldout.parquet", "criterion/calibration.json", "report.json")
     ),
     "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
-    "05_grpo_with_veto": (
-        "policy/curve.csv",
-        "policy/evaluation.parquet",
-        "policy/verdicts.parquet",
-        "policy/report.json",
+    "05_grpo_with_veto": tuple(
+        f"policy/{x}"
+        for x in ("curve.csv", "evaluation.parquet", "verdicts.parquet", "report.json")
     ),
-    "06_external_generalization": (
-        "external/predictions.parquet",
-        "external/texts.parquet",
-        "external/report.json",
+    "06_external_generalization": tuple(
+        f"external/{x}" for x in ("predictions.parquet", "texts.parquet", "report.json")
     ),
     "07_paper_tables": (
         "paper/tables/main_results.csv",
@@ -85,8 +75,7 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
         tree = ast.parse(re.sub(r"^[%!].*", "", code, flags=re.MULTILINE))
     except SyntaxError as error:
         raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
-    unread = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}
-    settings = profile.model_dump_json(exclude=unread)
+    settings = profile.model_dump_json(exclude=UNREAD)
     return workspace.short_hash(*texts, settings, content.of_code(content.imports(tree)))
 
 
@@ -123,8 +112,6 @@ def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | N
     settings = profile_for(profile)
     names, origin = notebooks(settings), str(source(notebook))
     run = run_folder(profile, run_dir)
-    place = run / "notebooks" / f"{notebook}.ipynb"
-    failed = place.with_suffix(".failed.ipynb")
     os.environ.update(environment(settings))  # kernels inherit it
 
     import papermill  # late: takes a second, and doctor and publish do without
@@ -137,23 +124,35 @@ def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | N
     number = names.index(notebook) + 1 if notebook in names else 0
     print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
     start, code = time.time(), provenance.kit()  # before it runs: an edit meanwhile is not what ran
-    with workspace.replacing(place) as temporary:
-        try:
-            options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
-            papermill.execute_notebook(origin, str(temporary), values, **options)
-        except Exception as error:  # of any kind: whatever stopped it, its copy stays
-            print(f"failed after {span(time.time() - start)}", flush=True)
-            shutil.copyfile(temporary, failed)
-            raise KitError(f"{notebook}, {_failure(error, failed)} ({shown(failed)})") from error
-        _clean(temporary)
-    failed.unlink(missing_ok=True)
+    _through_papermill(origin, run / "notebooks" / f"{notebook}.ipynb", values)
     seconds = time.time() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB on Linux, bytes on macOS
-    peak /= 2**30 if sys.platform == "darwin" else 2**20
-    row = {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)} | code
+    row = {"seconds": round(seconds, 1), "peak_gib": round(_peak_gib(), 2)} | code
     workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
     since = time.time() - float(os.environ.get("PROMEDICAL_STARTED", start))
     print(f"{span(seconds)}, {span(since)} elapsed", flush=True)
+
+
+def _through_papermill(origin: str, copy: Path, parameters: dict) -> None:
+    """Execute ``origin`` into ``copy``; KitError for a failed cell, the copy so far kept."""
+    import papermill
+
+    failed, start = copy.with_suffix(".failed.ipynb"), time.time()
+    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
+    with workspace.replacing(copy) as temporary:
+        try:
+            papermill.execute_notebook(origin, str(temporary), parameters, **options)
+        except Exception as error:  # of any kind: whatever stopped it, its copy stays
+            print(f"failed after {span(time.time() - start)}", flush=True)
+            shutil.copyfile(temporary, failed)
+            raise KitError(f"{copy.stem}, {_failure(error, failed)} ({shown(failed)})") from error
+        _clean(temporary)
+    failed.unlink(missing_ok=True)
+
+
+def _peak_gib() -> float:
+    """Memory of the largest process that has ended, the kernel."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def timings(run: Path) -> dict:
@@ -184,9 +183,6 @@ def _clean(path: Path) -> None:
         for key in ("papermill", "execution"):
             part["metadata"].pop(key, None)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-# --- the whole run ----------------------------------------------------------------------------
 
 
 def span(seconds: float) -> str:

@@ -105,8 +105,8 @@ def test_unknown_profile_is_one_line():
 
 
 def test_broken_file_names_file_and_key(tmp_path, monkeypatch):
+    values = yaml.safe_load((profiles.FOLDER / "smoke.yaml").read_text())
     monkeypatch.setattr(profiles, "FOLDER", tmp_path)
-    values = yaml.safe_load((notebooks.PACKAGE / "profiles" / "smoke.yaml").read_text())
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(values | {"rm_epochs": "two"}))
     with pytest.raises(KitError, match=r"rm_epochs.*profiles/smoke.yaml"):
         profiles.load("smoke")

@@ -637,3 +637,16 @@ def test_a_command_gives_its_own_exit_code(tmp_path, capsys):
     assert "178 out of 230" in capsys.readouterr().out
     assert front.main(["audit", str(tmp_path / "none.csv")]) == 1
     assert front.main(["trace", "no_table", "row", "column"]) == 1
+
+
+def test_a_missing_extra_is_one_line_and_a_missing_module_of_the_kit_is_not(monkeypatch, capsys):
+    def needs(module):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(front.doctor, "report", lambda profile: needs("torch"))
+    assert front.main(["doctor"]) == 1
+    line = "No module named 'torch': pip install -e \".[train,data,notebooks]\" has it\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setattr(front.doctor, "report", lambda profile: needs("promedical_utils.core.gone"))
+    with pytest.raises(ModuleNotFoundError):
+        front.main(["doctor"])

@@ -55,7 +55,7 @@ def test_a_pool_without_a_limit_is_twice_the_instructions():
 
 
 def test_the_report_says_hours_at_the_profiles_speed():
-    lines = doctor.asked(profile(endpoint="http://localhost:1/v1", tokens_per_second=100.0))
+    lines = doctor.requests(profile(endpoint="http://localhost:1/v1", tokens_per_second=100.0))
     assert lines[0].startswith("roles: 11 instructions out of 1000 rows at most, at 100 tokens")
     assert (
         lines[2] == f"screener m-screener: 1,000 requests, 0.0 M tokens, {21_000 / 360_000:.1f} h"
@@ -107,7 +107,7 @@ def test_judges_with_an_endpoint_read_the_bench_and_others_are_not_asked():
     assert table.requests["rar_implicit"] == 60 and table.tokens["rar_implicit"] == 60 * 155
     assert table.suffices["one"]
     judges = {"one": judge.model_copy(update={"requests": 119})}
-    lines = doctor.asked(profile(bench_samples=30, judges=judges, rar_judge=judge))
+    lines = doctor.requests(profile(bench_samples=30, judges=judges, rar_judge=judge))
     assert "embedded clinic" in lines[0]
     assert [line.split()[0] for line in lines[2:]] == ["one", "rar_implicit"]
     assert "MORE THAN ITS BUDGET" in lines[2]
