@@ -1,5 +1,4 @@
-"""Every table and figure of a run on one page, ``all_tables.md``, beside the folders that hold
-them.
+"""Every table and figure of a run on one page, beside the folders that hold them.
 
 all_tables.yaml has its sections: what to look for, which tables (and which of their columns), which
 figures.

@@ -9,10 +9,10 @@ from helpers.benches import make, noisy
 from promedical_utils.core import profiles, run_data
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench as benches
-from promedical_utils.pipeline import base, preference_pairs, reward_models, rubrics
+from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.rubric import preferences
-from promedical_utils.run import graph, publish, study
+from promedical_utils.run import publish, study
 from promedical_utils.studies import plans, results, small_systems, systems
 from promedical_utils.studies.systems import Systems
 
@@ -118,7 +118,7 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
     for module, name in (
         (reward_model, "load"),
         (small_systems, "load"),
-        (reward_models, "base"),
+        (base, "train_base"),
         (reward_model, "base_for"),
     ):
         monkeypatch.setattr(module, name, refuse)
@@ -241,7 +241,7 @@ def test_an_unknown_system_is_one_line(done):
 def test_a_study_of_systems_is_run_in_its_own_folder(monkeypatch):
     seen = []
     monkeypatch.setenv(profiles.OVERRIDES, "rm_epochs=0.5")
-    monkeypatch.setattr(graph, "reproduce", lambda *given: None)
+    monkeypatch.setattr(study, "reproduce", lambda *given: None)
     monkeypatch.setattr(Systems, "run", lambda *given: seen.append(given))
     study.run_study("systems")
     [(made, profile, folder, out)] = seen
