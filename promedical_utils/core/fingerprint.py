@@ -16,8 +16,12 @@ from promedical_utils.core.workspace import project_root, sha256, short_hash
 PACKAGE = Path(__file__).parents[1]
 
 
-def of_code(modules: Iterable[str]) -> str:
-    """Hash of the kit's ``modules`` (dotted names), all that they import, their data, the lock."""
+def of_code(modules: Iterable[str], data: bool = True) -> str:
+    """Hash of the kit's ``modules`` (dotted names), all that they import, and the lock.
+
+    ``data``: and of all files of the package that are no code, such as vocabulary and prompts,
+    which nothing says who reads.
+    """
     reached: dict[str, str] = {}
     queue = set(modules)
     while queue:
@@ -25,7 +29,8 @@ def of_code(modules: Iterable[str]) -> str:
         reached[name], imported, folders = _module(name)
         reached |= {folder: _contents(project_root() / folder) for folder in folders}
         queue |= imported - reached.keys()
-    return short_hash(*sorted(reached.items()), _contents(PACKAGE))
+    rest = _contents(PACKAGE) if data else sha256(project_root() / "requirements.lock")
+    return short_hash(*sorted(reached.items()), rest)
 
 
 def imports(tree: ast.AST) -> set[str]:

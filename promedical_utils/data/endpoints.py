@@ -211,10 +211,11 @@ class Endpoint:
             key = _key(body, attempt)
             try:
                 stored = self.answers.get(key) or self._fetch(body, key)
-                content = content_of(*stored, request.schema)
-                return Answer(read(index, content) if read else content)
             except _Unanswered as error:
                 return Answer(None, str(error))
+            try:
+                content = content_of(*stored, request.schema)
+                return Answer(read(index, content) if read else content)
             except ValueError as error:
                 reason = str(error)
         return Answer(None, f"no usable answer in {ASKS}: {reason}")

@@ -10,7 +10,7 @@ have. PPO, the paper's other optimiser, left TRL with 1.16; RLOO stands in its p
     held_out = training.HeldOut(checkpoint_instructions, judged, gold)
     job = training.job(out, p, rubrics, instructions, held_out)
     model, tokenizer = policy.load_base(base, p)
-    rm = lambda: training.reward_model_of("runs/cpu/reward/criterion", trainer.model)
+    rm = lambda: training.reward_model_of("runs/cpu/reward/criterion", trainer)
     reward = veto_reward.build(p, rm, None, rubrics, eos_ids(model, tokenizer))
     rows, settings = training.prompts(instructions), training.settings(p, job.folder)
     trainer = training.trainer(model, tokenizer, rows, settings, p, reward)
@@ -124,12 +124,10 @@ def train(
         return stored
     own.begin()
     model, tokenizer = policy.load_base(base, p)
-    prompts_of(model, tokenizer, [*instructions, *held_out.instructions], p.grpo_max_tokens)
+    prompts_of(model, tokenizer, held_out.instructions, p.grpo_max_tokens)
     ends, arguments = eos_ids(model, tokenizer), settings(p, own.folder, own.seed)
     made = None  # the reward model may share the base of a policy that the trainer makes
-    reward = veto_reward.build(
-        p, lambda: reward_model_of(rm, made and made.model), None, rubrics, ends
-    )
+    reward = veto_reward.build(p, lambda: reward_model_of(rm, made), None, rubrics, ends)
     rows = dataset(model, tokenizer, reward, instructions, own)
     made = trainer(model, tokenizer, rows, arguments, p, reward)
     measure = Measure(held_out, reward, tokenizer, reference(made, base, p), p, own.seed)
@@ -217,7 +215,7 @@ def job(
         values["grpo_fast_path"] = False
     values |= {"seed": seed, "precision": p.precision, "quantization": p.quantization}
     texts = [record.model_dump_json() for record in (*everything, *rubrics)]
-    code = content.of_code({__name__})
+    code = content.of_code({__name__}, data=False)
     whole = short_hash(fingerprint, sorted(values.items()), texts, code)
     return Job(Path(out), p, seed, values, whole)
 
@@ -237,6 +235,7 @@ def dataset(model, tokenizer, reward, instructions: Sequence[Instruction], job: 
 
     The pairs are sampled from ``model`` and ordered by the reward (``preference_rows``).
     """
+    prompts_of(model, tokenizer, instructions, job.profile.grpo_max_tokens)  # refuses a long one
     if job.profile.policy_optimizer == "dpo":
         return preference_dataset(model, tokenizer, reward, instructions, job)
     return prompts(instructions)
@@ -340,14 +339,16 @@ def prepared(trainer):
     return trainer
 
 
-def reward_model_of(rm, model=None):
+def reward_model_of(rm, trainer=None):
     """The reward model ``rm``; of a folder, loaded.
 
-    On the base of ``model`` where that is a policy's adapter, and the reward model one, too.
+    On the base of the trainer's policy where that is an adapter, and the reward model one, too;
+    DPO asks for it before there is a trainer, and so has it apart, on from a checkpoint as well.
     """
     if not isinstance(rm, str | Path):
         return rm
     report = read_json(Path(rm) / "report.json", "03_reward_model")
+    model = None if isinstance(trainer, DPOTrainer) else getattr(trainer, "model", None)
     if isinstance(model, PeftModel) and not report["full"]:
         return shared_base.attach(model, Path(rm))
     rm = reward_model.load(rm)

@@ -140,7 +140,7 @@ def settings_of(groups, source, view, profile, labels, full, seed) -> str:
     values = {k: v for k, v in profile.model_dump().items() if k.startswith("rm_")}
     values |= {"quantization": profile.quantization, "precision": profile.precision}
     values.pop("rm_twin")
-    data, code = digest(groups), fingerprint.of_code({__name__})
+    data, code = digest(groups), fingerprint.of_code({__name__}, data=False)
     return short_hash(hub.identity(source), view, values, labels, full, seed, data, code)
 
 

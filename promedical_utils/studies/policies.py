@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from promedical_utils.core import fingerprint as content
 from promedical_utils.core import plotting, provenance
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.run_data import RunData
+from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import replacing, short_hash, write_json
 from promedical_utils.evaluation import policy_metrics
 from promedical_utils.evaluation.policy_metrics import COMPARED, METRICS, SEPARATOR, STUDY
@@ -233,7 +234,12 @@ def one(profile: Profile, folder: Path, variant: str, seed: int) -> dict:
 def _evaluate(profile, folder, data, folders, where, variant, seed, fingerprint="") -> None:
     """Answers to the bench prompts, evaluation.parquet and verdicts.parquet, unless they are
     there."""
-    key = short_hash(fingerprint, profile.policy_prompts, profile.bench_samples, profile.seed)
+    from promedical_utils.reward_model import hub  # loads torch
+
+    base = hub.identity(hub.source_of(base_path(profile, folder), where))
+    code = content.of_code({"promedical_utils.pipeline.policies"})
+    asked = profile.policy_prompts, profile.bench_samples, profile.seed
+    key = short_hash(fingerprint, base, code, *asked)
     mark = where / "evaluated.json"
     if mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["of"] == key:
         return

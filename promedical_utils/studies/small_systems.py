@@ -28,7 +28,8 @@ from tokenizers import AddedToken
 from torch.nn.functional import cross_entropy
 from transformers import set_seed
 
-from promedical_utils.core.workspace import KitError, read_json, write_json
+from promedical_utils.core import fingerprint
+from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json
 from promedical_utils.evaluation.scorers import pair_rm, verifier
 from promedical_utils.reward_model import grouped, hub, packing, training
 from promedical_utils.reward_model import model as reward_model
@@ -78,6 +79,7 @@ def train(
     settings = training.settings_of(
         groups, source, (name, *FIXED[name]), profile, labels, False, seed
     )
+    settings = short_hash(settings, fingerprint.of_code({__name__}, data=False))
     if (report := training.finished(out, settings)) is not None:
         return report
 

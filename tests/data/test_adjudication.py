@@ -289,11 +289,17 @@ def test_labels_are_appended_to_the_store_and_nothing_wrong_is_stored(tmp_path, 
     stands = [t["verdict"] for t in store.labels("first") if t["verdict"]]
     assert stands == ["met", "not_met"]  # all or nothing
     assert list(fill("met", "").verdict) == ["met"]  # taken back
+    twice = frame.assign(verdict=["met", *[""] * (len(frame) - 1)])
+    pd.concat([twice, frame.head(1).assign(verdict="")]).to_csv(path, index=False)
+    assert list(adjudication.handed_in(store, first)[1].verdict) == ["met"]  # a blank takes nothing
     assert list(fill("unknown").verdict) == ["unknown"]
     log = store._db.execute(
         "SELECT value FROM events WHERE action = 'label' ORDER BY id"
     ).fetchall()
     assert [value for (value,) in log] == ["met", "not_met", None, "unknown"]
+    renamed = first.rename(tmp_path / "first-back")
+    with pytest.raises(KitError, match="first-back: the store knows no tasks of this name"):
+        adjudication.handed_in(store, renamed)
     again = Store(store.path)  # as after a restart
     assert [t["verdict"] for t in again.labels("first") if t["verdict"]] == ["unknown"]
     assert again.next_item(path.stem) is None and again.drafts() == []  # no draft to review

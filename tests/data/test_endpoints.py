@@ -120,6 +120,9 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(clinic, tmp_p
         with pytest.raises(KitError, match="HTTP 401") as caught:
             roles(server.url, tmp_path, key="CLINIC_KEY").judge(asked)
         assert "sk-wrong" not in str(caught.value)
+        monkeypatch.setenv("CLINIC_KEY", "sk-\u201cquoted\u201d")  # no header can carry it
+        with pytest.raises(ValueError, match="codec can't encode"):  # nor is it an unknown verdict
+            roles(server.url, tmp_path, key="CLINIC_KEY").judge(asked)
         monkeypatch.setenv("CLINIC_KEY", "sk-very-secret")
         roles(server.url, tmp_path, key="CLINIC_KEY").judge(asked)
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())

@@ -242,6 +242,14 @@ BAD = {
         lambda m: m["verdicts"].append(changed(m["verdicts"][0], candidate_id="x")),
         "no candidate x",
     ),
+    "no verdict at all": (
+        lambda m: m["verdicts"].append(
+            V.model_construct(
+                candidate_id="i0a", criterion_id="c0", judge="judge", verdict=None, rationale=""
+            )
+        ),
+        "verdict None of judge on i0a, c0 is none of not_met, met, unknown",
+    ),
     "no such verdict": (
         lambda m: m["verdicts"].append(
             V.model_construct(

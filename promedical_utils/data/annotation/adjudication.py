@@ -239,6 +239,11 @@ def handed_in(store: Store, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     and the labels that now stand. KitErrors as from ``collect``, and nothing is stored."""
     folder = need(Path(folder), "04_promedical_bench")
     key = pd.DataFrame(store.labels(folder.name), columns=[*KEY, "verdict"])
+    if key.empty and any(folder.glob("*.csv")):
+        raise KitError(
+            f"{shown(folder)}: the store knows no tasks of this name; open the one that they were "
+            "handed out from, and leave the folder's name as it was"
+        )
     frames = [pd.DataFrame(columns=LABELS)]
     for reviewer in key.reviewer.unique():
         path = need(folder / f"{reviewer}.csv", "04_promedical_bench")
@@ -253,7 +258,9 @@ def handed_in(store: Store, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         frames.append(labels.assign(reviewer=reviewer))
     labels = pd.concat(frames, ignore_index=True)
     collect(key.drop(columns="verdict"), labels[labels.verdict != ""], partial=True)
-    store.label(folder.name, {t: v or None for t, v in zip(labels.task_id, labels.verdict)})
+    given = labels[labels.verdict != ""]  # a blank row beside a filled one takes nothing back
+    blank = dict.fromkeys(labels.task_id)
+    store.label(folder.name, blank | dict(zip(given.task_id, given.verdict, strict=True)))
     key = pd.DataFrame(store.labels(folder.name), columns=None if len(key) else key.columns)
     return key.drop(columns="verdict"), key.loc[key.verdict.notna(), LABELS].reset_index(drop=True)
 

@@ -71,7 +71,15 @@ class Store:
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA synchronous=FULL")
             mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-            self._db.executescript(SCHEMA)
+            try:
+                self._db.executescript(SCHEMA)
+            except sqlite3.OperationalError as error:
+                if "no such column" not in str(error):
+                    raise
+                raise KitError(
+                    f"{shown(self.path)}: a store of the kit as it was before its rooms; read its "
+                    "decisions with that version, and record them in a new store"
+                ) from None
         if mode != "wal":
             raise KitError(f"{shown(self.path)}: no write-ahead log here; use a local disk")
 
@@ -132,8 +140,8 @@ class Store:
         if number is None:
             with self._writing("nothing taken from the queue"):
                 taken = self._db.execute(
-                    "UPDATE items SET reviewer = ? WHERE id = (SELECT min(id) FROM items"
-                    " WHERE reviewer IS NULL) RETURNING id",
+                    "UPDATE items SET reviewer = ? WHERE id = (SELECT min(id) FROM drafts"
+                    " WHERE reviewer IS NULL AND NOT finished) RETURNING id",
                     [reviewer],
                 ).fetchone()
             number = taken and taken[0]

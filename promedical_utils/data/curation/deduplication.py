@@ -110,6 +110,15 @@ class _Pool:
                 near = self._near_by_vectors(mine, theirs, threshold)
             yield from (pair for pair in near if pair[1] < pair[0])
 
+    def spelled_alike(
+        self, rows: Iterable[int], others: Iterable[int]
+    ) -> Iterator[tuple[int, int]]:
+        """As ``pairs``, but every pair of a guard is looked at: for the few texts of a bench."""
+        others_of = self._by_guard(others)
+        for row in rows:
+            theirs = others_of.get(self.guards[row], ())
+            yield from ((row, other) for other in theirs if self._spelled_alike(row, other))
+
     def _by_guard(self, rows: Iterable[int]) -> dict[tuple[str, ...], list[int]]:
         grouped = defaultdict(list)
         for row in rows:
@@ -179,13 +188,15 @@ def matches(
     embedder: str = embeddings.HASHING,
     threshold: float = THRESHOLD,
 ) -> dict[int, tuple[int, float]]:
-    """Which of ``texts`` duplicate one of ``others``: row -> (row of the other, cosine).
+    """Which of ``texts`` duplicate one of the few ``others``: row -> (row of the other, cosine).
 
-    By the rules of ``deduplicate``; of several others the most similar one, of equals the first.
+    By the rules of ``deduplicate``, each text with every other one of its guard; of several others
+    the most similar one, of equals the first.
     """
     pool, n = _Pool.of([*others, *texts], embedder), len(others)
-    similar = []
-    for row, other in pool.pairs(range(n, n + len(texts)), range(n), threshold):
+    sides, similar = (range(n, n + len(texts)), range(n)), []
+    near = pool.spelled_alike(*sides) if pool.names is None else pool.pairs(*sides, threshold)
+    for row, other in near:
         similar.append((-float(pool.vectors[row] @ pool.vectors[other]), other, row))
     found: dict[int, tuple[int, float]] = {}
     for distance, other, row in sorted(similar):
