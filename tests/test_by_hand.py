@@ -136,9 +136,13 @@ def aligned(tiny_base, tiny_groups, tiny_profile, tmp_path_factory):
     return run
 
 
-def names_of(run) -> dict:
-    profile = small(reward_model="criterion")
+def names_of(run, rank: int = 4) -> dict:
+    profile = small(reward_model="criterion", grpo_lora_rank=rank)
     return {"p": profile, "pd": pd, "run": run, "run_data": run_data}
+
+
+def test_the_group_by_hand_holds_for_all_weights_too(aligned):
+    execute(by_hand("05_grpo_with_veto"), names_of(aligned, rank=0))
 
 
 def test_the_group_by_hand_does_not_change_the_training(aligned, tmp_path):

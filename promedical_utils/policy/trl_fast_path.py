@@ -141,4 +141,5 @@ def loss_by_trl(trainer: GRPOTrainer, group: dict[str, torch.Tensor]) -> tuple[f
     """(loss, mean KL in nats a token) of the model as it is now on a group of ``group_by_trl``."""
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer.compute_loss(trainer.model, group)
-    return loss.item(), trainer._metrics["train"]["kl"][-1]
+    mode = "train" if trainer.model.training else "eval"  # TRL keeps its metrics apart
+    return loss.item(), trainer._metrics[mode]["kl"][-1]
