@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils.core import statistics
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import (
     KitError,
     need,
@@ -248,12 +249,17 @@ def _compare_files(committed: Path, rerun: Path, keys: Mapping) -> list[dict]:
 
 
 def settings_apart(committed: dict, here: dict) -> list[str]:
-    """What of two profiles differs, but for ``UNREAD``, each as ``name committed -> here``."""
+    """What of two profiles differs, but for ``UNREAD``, each as ``name committed -> here``.
+
+    A key that is younger than one of the runs stands at its default there.
+    """
+    younger = {name: field.default for name, field in Profile.model_fields.items()}
+    before, after = ({**younger, **values} for values in (committed, here))
     names = sorted((committed.keys() | here.keys()) - set(UNREAD))
     return [
-        f"{name} {committed.get(name, 'unset')} -> {here.get(name, 'unset')}"
+        f"{name} {before.get(name, 'unset')} -> {after.get(name, 'unset')}"
         for name in names
-        if committed.get(name) != here.get(name)
+        if before.get(name) != after.get(name)
     ]
 
 

@@ -192,6 +192,14 @@ def test_what_differs_is_named_and_what_is_within_is_listed(root):
     assert "5 differ" in said and "| main_results | 9 | 7 | 1 |" in said
 
 
+def test_a_setting_that_is_younger_than_the_reference_stands_at_its_default(root):
+    manifest = json.loads(json.dumps(MANIFEST))
+    manifest["profile"] |= {"reward_form": "strict"}  # the default
+    write_json(root / "runs/cpu/manifest.json", manifest)
+    found, facts, _ = report(root)
+    assert facts["agrees"] is True and found.line().endswith("all equal")
+
+
 @pytest.mark.parametrize(
     "why", ["seed", "new setting", "many", "no reference", "no tables", "no json"]
 )
@@ -201,7 +209,7 @@ def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
         json.loads(json.dumps(MANIFEST)),
         {
             "seed": "papers_figures/cpu was run with other settings: seed 1 -> 2",
-            "new setting": "other settings: reward_form unset -> strict",
+            "new setting": "other settings: reward_form strict -> clipped",
             "many": "d unset -> 0; e unset -> 0; and 2 more",
             "no reference": "no committed reference papers_figures/cpu",
             "no tables": "runs/cpu has no tables",
@@ -210,7 +218,7 @@ def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
     )
     other = {
         "seed": {"seed": 2},
-        "new setting": {"reward_form": "strict"},
+        "new setting": {"reward_form": "clipped"},
         "many": dict.fromkeys("abcdefg", 0),
     }
     manifest["profile"] |= other.get(why, {})
