@@ -128,7 +128,10 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
 
     monkeypatch.setattr(stages, "evaluate_policies", answers)
     profile = profiles.load("smoke", policy_prompts=6)
-    where = tmp_path / "full-1"
+    where, base = tmp_path / "full-1", tmp_path / "base"
+    base.mkdir()
+    for name in ("model.safetensors", "tokenizer.json"):
+        (base / name).write_text("weights")
     for settings, fingerprint, calls in (
         ({}, "a", 1),
         ({}, "a", 1),
@@ -143,8 +146,14 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
             "n": [calls],
             "seed": [1],
         }
-    policy_study._evaluate(profile, tmp_path, {}, {}, tmp_path / "base-0", "base", 0)
+    of_base = tmp_path, {}, {}, tmp_path / "base-0", "base", 0
+    policy_study._evaluate(profile, *of_base)
     assert asked[-1] == (6, True) and not asked[0][1]
+    policy_study._evaluate(profile, *of_base)
+    assert len(asked) == 5
+    (base / "model.safetensors").write_text("other weights")  # another base answers otherwise
+    policy_study._evaluate(profile, *of_base)
+    assert len(asked) == 6
 
 
 def trained_variants():
