@@ -270,3 +270,12 @@ def test_real_questions_are_all_kept_and_their_rewordings_found():
     clusters = {id_: int(id_.split("-")[0]) for id_ in texts}
     scores = synthetic_pool.scores(clusters, [], dict(zip(gone.id, gone.kept_id)))
     assert scores["precision"] == 1 and scores["recall"] > 0.9
+
+
+def test_a_leak_of_a_few_misspelled_words_is_found_whatever_a_sketch_makes_of_it():
+    bench = ["metformin insulin warfarin migraine", "swelling metformin headache"]
+    pool = ["muetformin insulni warafrin migraine", "swlling metfuormin heaadche"]
+    assert {row: other for row, (other, _) in deduplication.matches(pool, bench).items()} == {
+        0: 0,
+        1: 1,
+    }

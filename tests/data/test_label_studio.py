@@ -280,6 +280,16 @@ def test_its_decisions_go_into_the_store_of_the_review_page_and_end_a_round(tmp_
     store.close()
 
 
+def test_a_draft_that_was_finished_in_label_studio_is_not_handed_out_again(tmp_path):
+    store = Store(tmp_path / "review.sqlite")
+    store.queue(DRAFTS[0], "its weights were asked for twice")
+    drafts = store.drafts(waiting=True)
+    path = exported(tmp_path, annotation(FILLED))
+    store.record(drafts, label_studio.import_annotations(path, drafts))
+    assert store.next_item("eva") is None
+    store.close()
+
+
 def test_a_draft_that_breaks_a_rule_can_be_mended_but_not_accepted(tmp_path):
     rows = list(DRAFTS[0].criteria)
     rows[2] = rows[2].model_copy(update={"dimension": "style"})  # a draft that waits for review
