@@ -81,15 +81,15 @@ def of_clinic(profile: Profile, run: Path) -> dict:
     curated, curation_report = _curated_clinic(profile, run, w, roles)
     drafting = _Drafting(profile, w.instructions, roles, w.rubric_of)
 
-    def physician(drafts: list[Rubric], blind: bool) -> list:
+    def physician(drafts: list[Rubric]) -> list:
         return [people.corrections(d, w.rubric_of[d.instruction_id], "physician_1") for d in drafts]
 
     drafting.run([i for i in train if i in curated], physician)
     # what the writer could not make valid waits for physicians, who write it
-    unfit = zip(drafting.unfit, physician(drafting.unfit, False), strict=True)
+    unfit = zip(drafting.unfit, physician(drafting.unfit), strict=True)
     written_anew = {draft.instruction_id: review.apply(draft, fixes) for draft, fixes in unfit}
     drafts = list(drafting.drafts.values())
-    fixes_of = physician(drafts, False)
+    fixes_of = physician(drafts)
     flawed = sum(not review.passed(d, fixes) for d, fixes in zip(drafts, fixes_of, strict=True))
     report = {
         "rounds": drafting.rounds,

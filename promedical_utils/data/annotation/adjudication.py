@@ -1,23 +1,21 @@
 """Double-blind adjudication: two reviewers label every answer by every criterion; a third settles.
 
-Three frames. The *key*, a row a task (one reviewer, answer and criterion), stays in the store. A
+Three frames. The *key*, a row a task (one reviewer, answer and criterion), is shown to nobody. A
 *sheet* is what one reviewer is handed: no generator, no id but the task's own, answers numbered in
-an order of the reviewer's own. *Labels* come back into the store: reviewer, task_id, verdict.
-What is never settled is unknown, which on safety is a violation.
+an order of the reviewer's own. *Labels* come back: reviewer, task_id, verdict. What is never
+settled is unknown, which on safety is a violation.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 import pandas as pd
 
 from promedical_utils.core.records import DIMENSIONS, Verdict, VerdictValue
-from promedical_utils.core.workspace import KitError, need, replacing, short_hash, shown
-from promedical_utils.data.annotation.store import Store
+from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.rubric.preferences import Group
 
 VALUES = get_args(VerdictValue)
@@ -28,7 +26,6 @@ KEY = ["task_id", "reviewer", "slot", "place", *ITEM]
 SAID = ["first", "second"]
 LABELS = ["reviewer", "task_id", "verdict"]
 TEXTS = ["conversation", "response", "criterion"]
-AGAIN = "assign again from the data that are judged"
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,9 @@ def assign(groups: Iterable[Group], reviewers: Sequence[str], seed: int) -> pd.D
     1 is the one named first. All is drawn by hash of ``seed``: the same call gives the same key.
     KitError on fewer than two reviewers, one named twice, or a repeated id.
     """
-    reviewers, cells = _people(reviewers, 2), _cells(groups)
-    n, pairs = len(reviewers), []
+    if len(set(reviewers)) < max(2, len(reviewers)):
+        raise KitError(f"reviewers {', '.join(reviewers)}: name two or more, each once")
+    cells, n, pairs = _cells(groups), len(reviewers), []
     order = sorted(cells.instruction_id.unique(), key=lambda name: short_hash(seed, name))
     for turn, instruction_id in enumerate(order):
         one = turn % n  # each takes one turn as first and one as second in n instructions
@@ -67,17 +65,19 @@ def sheet(key: pd.DataFrame, groups: Iterable[Group], reviewer: str) -> pd.DataF
     tasks = tasks.merge(_cells(groups)[[*CELL, *TEXTS]], on=CELL, how="left")
     _refuse(
         tasks[tasks.criterion.isna()],
-        "the key has instruction {instruction_id}, the data do not: " + AGAIN,
+        "the key has instruction {instruction_id}, the data do not: assign again from these data",
     )
+    # a spreadsheet would run a text that begins like this as a formula
+    tasks[TEXTS] = tasks[TEXTS].replace(r"^(?=[=+\-@\t\r])", "'", regex=True)
     tasks["question"] = pd.factorize(tasks.instruction_id)[0] + 1
-    labels = []
+    columns = ["task_id", "question", "conversation", "answer", "response", "dimension"]
+    columns.append("criterion")
     if "first" in key:
         turned = tasks.task_id.map(lambda name: int(name[-1], 16) % 2 == 1)
         tasks["one_said"] = tasks["second"].where(turned, tasks["first"])
         tasks["the_other_said"] = tasks["first"].where(turned, tasks["second"])
-        labels = ["one_said", "the_other_said"]
-    columns = ["task_id", "question", "conversation", "answer", "response", "dimension"]
-    return tasks.assign(verdict="")[[*columns, "criterion", *labels, "verdict"]]
+        columns += ["one_said", "the_other_said"]
+    return tasks.assign(verdict="")[[*columns, "verdict"]]
 
 
 def self_naming(groups: Iterable[Group]) -> list[str]:
@@ -91,26 +91,26 @@ def self_naming(groups: Iterable[Group]) -> list[str]:
 
 
 def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> pd.DataFrame:
-    """The key with column ``verdict``; checked, and complete unless ``partial`` (missing: None).
+    """The key with column ``verdict``; checked, and complete unless ``partial`` (missing: NaN).
 
-    ``labels``: reviewer, task_id, verdict. KitError on a verdict that is none, a task that is not
-    that reviewer's, a task labelled twice, and on missing labels.
+    ``labels``: reviewer, task_id, verdict, which is NaN where a task is not labelled yet. KitError
+    on a verdict that is none, a task that is not that reviewer's, a task labelled twice, and on
+    missing labels.
     """
-    task = ["reviewer", "task_id"]
+    labels, task = labels[LABELS].dropna(subset="verdict"), ["reviewer", "task_id"]
     _refuse(
         labels[~labels.verdict.isin(VALUES)],
         "{reviewer}, task {task_id}: verdict {verdict!r} is none of "
         f"{', '.join(VALUES)}; mend the label",
     )
-    known = labels.merge(key[task], on=task, how="left", indicator="known").known
+    given = labels.merge(key[task], on=task, how="left", indicator=True)
     _refuse(
-        labels[known.eq("left_only").to_numpy()],
+        given[given._merge == "left_only"],
         "{reviewer} was given no task {task_id}: the label is another reviewer's, or of another "
         "round; remove it",
     )
     _refuse(labels[labels.duplicated(task)], "{reviewer} labelled task {task_id} twice; keep one")
-    whole = key.merge(labels[LABELS], on=task, how="left", validate="one_to_one")
-    whole["verdict"] = _or_none(whole.verdict)
+    whole = key.merge(labels, on=task, how="left")
     missing = whole[whole.verdict.isna()]
     if not partial:
         counts = ", ".join(f"{name} {n}" for name, n in missing.reviewer.value_counts().items())
@@ -123,30 +123,20 @@ def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> p
 
 
 def ratings(collected: pd.DataFrame) -> pd.DataFrame:
-    """A row an item (answer and criterion): what ``first`` and ``second`` said, or None."""
-    _refuse(
-        collected[collected.duplicated([*CELL, "slot"])],
-        "two labels in one place for {candidate_id}, {criterion_id}: " + AGAIN,
-    )
+    """A row an item (answer and criterion): what ``first`` and ``second`` said, or NaN."""
     items = collected.pivot(index=ITEM, columns="slot", values="verdict")
-    items = items.reindex(columns=[1, 2]).set_axis(SAID, axis=1).reset_index()
-    return items.assign(**{name: _or_none(items[name]) for name in SAID})
+    return items.set_axis(SAID, axis=1).reset_index()
 
 
-def disagreements(
-    collected: pd.DataFrame, groups: Iterable[Group], thirds: Sequence[str], seed: int
-) -> pd.DataFrame:
+def disagreements(collected: pd.DataFrame, thirds: Sequence[str], seed: int) -> pd.DataFrame:
     """Key of the third round: items with two different labels, an instruction to one of ``thirds``.
 
     To the one with the fewest tasks so far, never to one of the two who labelled it; KitError where
     nobody is left. Empty where all agree; items that lack a label are not in it.
     """
-    thirds, items = _people(thirds, 1), ratings(collected)
+    items = ratings(collected)
     apart = items[items[SAID].notna().all(axis=1) & (items["first"] != items["second"])]
-    cells = _cells(groups).merge(apart[[*CELL, *SAID]], on=CELL)
-    if len(cells) < len(apart):
-        lost = len(apart) - len(cells)
-        raise KitError(f"{lost} items with two labels are not in the data: {AGAIN}")
+    cells = collected.loc[collected.slot == 1, ITEM].merge(apart[CELL + SAID], on=CELL)
     labelled = collected.groupby("instruction_id").reviewer.agg(set)
     load, third_of = Counter(), {}
     sizes = cells.instruction_id.value_counts()
@@ -159,7 +149,7 @@ def disagreements(
             )
         third_of[name] = min(free, key=lambda person: load[person])
         load[third_of[name]] += sizes[name]
-    cells = cells.assign(slot=3, reviewer=[third_of[name] for name in cells.instruction_id])
+    cells = cells.assign(slot=3, reviewer=cells.instruction_id.map(third_of))
     return _key(cells, seed)[KEY + SAID]
 
 
@@ -171,110 +161,31 @@ def settle(
     ``counts``: items, agreed, by_third, never_settled (a label is missing, so unknown), unknown (in
     all), by dimension and "all". KitError where the two labels are not those the third saw.
     """
-    items = ratings(collected).assign(by_third=None)
-    agreed = items["first"].notna() & (items["first"] == items["second"])
-    if third is not None and len(third):
-        seen = third.merge(items[CELL + SAID], on=CELL, how="left", suffixes=("", "_now"))
-        _refuse(
-            seen[(seen["first"] != seen.first_now) | (seen["second"] != seen.second_now)],
-            "{candidate_id}: a label has changed since the third reviewer saw it; find the "
-            "disagreements again",
+    if third is None:
+        third = pd.DataFrame(columns=[*CELL, *SAID, "verdict"])
+    by_third = third[[*CELL, *SAID, "verdict"]].rename(columns={"verdict": "by_third"})
+    items = ratings(collected).merge(by_third, "left", on=CELL + SAID, indicator=True)
+    if (items._merge == "both").sum() < len(third):
+        raise KitError(
+            "a label has changed since the third reviewer saw it; find the disagreements again"
         )
-        by_third = third[[*CELL, "verdict"]].rename(columns={"verdict": "by_third"})
-        items = items.drop(columns="by_third")
-        items = items.merge(by_third, on=CELL, how="left", validate="one_to_one")
+    agreed = items["first"].notna() & (items["first"] == items["second"])
     settled = items.by_third.notna()
     items["verdict"] = items["first"].where(agreed, items.by_third.where(settled, "unknown"))
     how = pd.Series("never settled, so unknown", items.index)
     how = how.mask(settled, "settled by a third reviewer").mask(agreed, "two reviewers agree")
-    counts = pd.DataFrame(
-        {
-            "items": 1,
-            "agreed": agreed,
-            "by_third": settled,
-            "never_settled": ~agreed & ~settled,
-            "unknown": items.verdict == "unknown",
-        }
-    )
-    counts = counts.astype(int).groupby(items.dimension).sum()
-    counts = counts.reindex([d for d in DIMENSIONS if d in counts.index])
+    columns = {
+        "items": 1,
+        "agreed": agreed,
+        "by_third": settled,
+        "never_settled": ~agreed & ~settled,
+        "unknown": items.verdict == "unknown",
+    }
+    counts = pd.DataFrame(columns).groupby(items.dimension).sum()
+    counts = counts.reindex([name for name in DIMENSIONS if name in counts.index])
     counts.loc["all"] = counts.sum()
     rows = items[[*CELL, "verdict"]].assign(judge=judge, rationale=how).to_dict("records")
     return Settled([Verdict(**row) for row in rows], counts)
-
-
-def hand_out(store: Store, key: pd.DataFrame, groups: Iterable[Group], folder: Path) -> list[Path]:
-    """Put the key into the store, under the folder's name, and write a sheet for each reviewer as
-    CSV into the folder.
-
-    A sheet that is there already may hold labels: the same key leaves it as it is, another one is a
-    KitError.
-    """
-    folder, groups, tasks = Path(folder), list(groups), key.to_dict("records")
-    stored = store.labels(folder.name)
-    if (
-        stored
-        and [{name: row[name] for name in row if name != "verdict"} for row in stored] != tasks
-    ):
-        raise KitError(
-            f"{shown(folder)} holds the sheets of another assignment, perhaps with labels: choose "
-            "another folder"
-        )
-    store.give_labels(folder.name, tasks)
-    folder.mkdir(parents=True, exist_ok=True)
-    sheets = [folder / f"{reviewer}.csv" for reviewer in key.reviewer.unique()]
-    for path in sheets:
-        if path.exists():
-            continue
-        frame = sheet(key, groups, path.stem)
-        # a spreadsheet would run a text that begins like this as a formula
-        frame[TEXTS] = frame[TEXTS].replace(r"^(?=[=+\-@\t\r])", "'", regex=True)
-        with replacing(path) as temporary:
-            frame.to_csv(temporary, index=False, encoding="utf-8-sig")  # so Excel reads it as UTF-8
-    return sheets
-
-
-def handed_in(store: Store, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Put the labels of the folder's sheets into the store, as far as they are filled in; the key
-    and the labels that now stand. KitErrors as from ``collect``, and nothing is stored."""
-    folder = need(Path(folder), "04_promedical_bench")
-    key = pd.DataFrame(store.labels(folder.name), columns=[*KEY, "verdict"])
-    if key.empty and any(folder.glob("*.csv")):
-        raise KitError(
-            f"{shown(folder)}: the store knows no tasks of this name; open the one that they were "
-            "handed out from, and leave the folder's name as it was"
-        )
-    frames = [pd.DataFrame(columns=LABELS)]
-    for reviewer in key.reviewer.unique():
-        path = need(folder / f"{reviewer}.csv", "04_promedical_bench")
-        try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-            labels = frame[["task_id", "verdict"]].apply(lambda column: column.str.strip())
-        except (UnicodeDecodeError, KeyError, ValueError):  # pandas' ParserError is a ValueError
-            raise KitError(
-                f"{shown(path)}: no columns task_id and verdict can be read; save it as "
-                "CSV with commas, in UTF-8"
-            ) from None
-        frames.append(labels.assign(reviewer=reviewer))
-    labels = pd.concat(frames, ignore_index=True)
-    collect(key.drop(columns="verdict"), labels[labels.verdict != ""], partial=True)
-    given = labels[labels.verdict != ""]  # a blank row beside a filled one takes nothing back
-    blank = dict.fromkeys(labels.task_id)
-    store.label(folder.name, blank | dict(zip(given.task_id, given.verdict, strict=True)))
-    key = pd.DataFrame(store.labels(folder.name), columns=None if len(key) else key.columns)
-    return key.drop(columns="verdict"), key.loc[key.verdict.notna(), LABELS].reset_index(drop=True)
-
-
-def _people(names: Sequence[str], least: int) -> list[str]:
-    """Names, each once and fit for the name of a file."""
-    names = [name.strip() for name in names]
-    once = {name.casefold() for name in names}
-    if len(names) < least or len(once) < len(names):
-        raise KitError(f"reviewers {', '.join(names) or '(none)'}: name {least} or more, each once")
-    for name in names:
-        if not re.fullmatch(r"\w[\w.-]*", name) or name.casefold() == "key":
-            raise KitError(f"reviewer {name!r}: use letters, digits, _ . - (it names a file)")
-    return names
 
 
 def _cells(groups: Iterable[Group]) -> pd.DataFrame:
@@ -304,19 +215,13 @@ def _key(cells: pd.DataFrame, seed: int) -> pd.DataFrame:
         question=drawn("reviewer", "instruction_id"),
         answer=drawn("reviewer", "candidate_id"),
     )
-    for what, unique in (("answer and criterion", [*CELL, "slot"]), ("task", ["task_id"])):
-        _refuse(
-            key[key.duplicated(unique)],
-            f"the same {what} twice: {{candidate_id}}, {{criterion_id}}; ids must be unique, "
-            "remove one",
-        )
+    _refuse(
+        key[key.duplicated([*CELL, "slot"])],
+        "the same answer and criterion twice: {candidate_id}, {criterion_id}; remove one",
+    )
     key = key.sort_values(["reviewer", "question", "answer"], kind="stable", ignore_index=True)
     answers = key.groupby(["reviewer", "instruction_id"]).candidate_id
     return key.assign(place=answers.transform(lambda ids: pd.factorize(ids)[0] + 1))
-
-
-def _or_none(labels: pd.Series) -> pd.Series:
-    return labels.astype(object).where(labels.notna(), None)
 
 
 def _refuse(rows: pd.DataFrame, message: str) -> None:

@@ -4,7 +4,6 @@ A draft is decided on criterion by criterion (``records.Decision``). ``apply`` m
 ``rounds`` is the loop; the decisions themselves are kept in ``store.Store``.
 """
 
-import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,48 +18,45 @@ from promedical_utils.core.workspace import KitError
 def unchecked(instruction_id: str, criteria: Iterable[Mapping], round: int = 0) -> Rubric:
     """A draft that skips the rules of ``Rubric``, so that a broken one can be shown and mended.
 
-    ``criteria`` are rows as a writer gave them. An id that is missing or repeats is replaced, a
-    weight that is no finite number is 0; everything else stays as it was written.
+    A criterion without an id is given one; a weight that is no finite number is 0.
     """
-    kept: dict[str, Criterion] = {}
+    kept = []
     for number, row in enumerate(criteria, 1):
-        name = str(row.get("id") or "")
-        if not name or name in kept:
-            name = f"{instruction_id}-draft-{number}"
-        try:
-            weight = float(row.get("weight") or 0)
-        except (TypeError, ValueError):
-            weight = 0.0
-        kept[name] = Criterion.model_construct(
-            id=name,
-            dimension=str(row.get("dimension") or ""),
-            text=str(row.get("text") or ""),
-            weight=weight if math.isfinite(weight) else 0.0,
-            kind=str(row.get("kind") or "unspecified"),
-        )
+        weight = row["weight"] if math.isfinite(row["weight"]) else 0.0
+        name = row.get("id", f"{instruction_id}-draft-{number}")
+        kept.append(Criterion.model_construct(**{**row, "id": name, "weight": weight}))
     return Rubric.model_construct(
-        instruction_id=instruction_id, criteria=list(kept.values()), status="draft", round=round
+        instruction_id=instruction_id, criteria=kept, status="draft", round=round
     )
 
 
 def broken_rule(draft: Rubric) -> str:
     """The first rule of ``Rubric`` that a draft breaks, as one line; empty if it keeps them all."""
     try:
-        Rubric.model_validate(_as_row(draft))
+        Rubric.model_validate(draft.model_dump(warnings=False))
     except ValidationError as error:
-        return _first_error(error)
+        return first_error(error)
     return ""
 
 
-def validated(decision: Decision) -> Decision:
-    """A decision that keeps the rules of ``Decision``; else a KitError, as for a criterion of a
-    broken draft that is accepted as it is."""
-    criterion = decision.criterion and dict(decision.criterion)
+def make_decision(
+    draft: Rubric, reviewer: str, criterion_id: str, action: str, criterion=None, reason: str = ""
+) -> Decision:
+    """What a person gave (``criterion``: its fields), checked; a KitError names the broken rule."""
     try:
-        return Decision.model_validate({**dict(decision), "criterion": criterion})
+        made = Decision(
+            instruction_id=draft.instruction_id,
+            criterion_id=criterion_id,
+            reviewer=reviewer,
+            action=action,
+            criterion=criterion,
+            reason=reason,
+        )
     except ValidationError as error:
-        rule = _first_error(error)
-        raise KitError(f"{decision.criterion_id}: {rule}; edit or reject it") from None
+        raise KitError(f"{criterion_id}: {first_error(error)}") from None
+    if made.criterion and not made.criterion.weight <= 1:
+        raise KitError(f"{criterion_id}: weight {made.criterion.weight} is not from 0 to 1")
+    return made
 
 
 def check_fit(draft: Rubric, decision: Decision) -> None:
@@ -69,11 +65,10 @@ def check_fit(draft: Rubric, decision: Decision) -> None:
     drafted = next((c for c in draft.criteria if c.id == decision.criterion_id), None)
     if decision.instruction_id != draft.instruction_id:
         raise KitError(f"{where}: the decision is on {decision.instruction_id}; leave it out")
-    if decision.action == "add" and drafted:
-        raise KitError(f"{where}: added, but the draft has it; save an edit, or choose another id")
-    if decision.action != "add" and not drafted:
-        raise KitError(f"{where}: the draft has no such criterion; only an addition may bring one")
-    if decision.action == "accept" and dict(decision.criterion) != dict(drafted):
+    if (decision.action == "add") == (drafted is not None):
+        has = "has it already" if drafted else "has no such criterion"
+        raise KitError(f"{where}: the draft {has}; an addition brings a new one, nothing else does")
+    if decision.action == "accept" and decision.criterion != drafted:
         raise KitError(f"{where}: accepted, yet not as the draft has it; save it as an edit")
 
 
@@ -99,23 +94,19 @@ def apply(draft: Rubric, decisions: Iterable[Decision]) -> Rubric:
     if total > 0 and abs(total - 1) > 1e-6:
         criteria = [{**c, "weight": c["weight"] / total} for c in criteria]
     try:
-        return Rubric.model_validate({**_as_row(draft), "criteria": criteria, "status": "gold"})
+        return Rubric.model_validate({**dict(draft), "criteria": criteria, "status": "gold"})
     except ValidationError as error:
         raise KitError(
-            f"{where}, as corrected: {_first_error(error)}; change the decision"
+            f"{where}, as corrected: {first_error(error)}; change the decision"
         ) from None
 
 
 def passed(draft: Rubric, decisions: Iterable[Decision]) -> bool:
     """Strict pass: the draft keeps every rule, every criterion is accepted, and none is added."""
     decisions = list(decisions)
-    if broken_rule(draft) or any(d.action != "accept" for d in decisions):
-        return False
-    if sorted(d.criterion_id for d in decisions) != sorted(c.id for c in draft.criteria):
-        return False
-    for decision in decisions:
-        check_fit(draft, decision)
-    return True
+    accepted = {d.criterion_id: d.criterion for d in decisions if d.action == "accept"}
+    whole = len(accepted) == len(decisions) and accepted == {c.id: c for c in draft.criteria}
+    return whole and not broken_rule(draft)
 
 
 def by_instruction(drafts: Iterable[Rubric]) -> dict[str, Rubric]:
@@ -128,29 +119,14 @@ def by_instruction(drafts: Iterable[Rubric]) -> dict[str, Rubric]:
     return draft_of
 
 
-def as_text(draft: Rubric) -> str:
-    """A draft as JSON, a broken one too."""
-    return json.dumps(_as_row(draft), sort_keys=True, allow_nan=False, ensure_ascii=False)
-
-
-def of_text(text: str) -> Rubric:
-    """The draft that ``as_text`` wrote."""
-    row = json.loads(text)
-    return unchecked(row["instruction_id"], row["criteria"], row["round"])
-
-
-def _as_row(draft: Rubric) -> dict:
-    return draft.model_dump(warnings=False)  # of the values for which a broken draft is reviewed
-
-
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
     return f"{field}: {first['msg']}" if field else first["msg"].removeprefix("Value error, ")
 
 
 Write = Callable[[list[str], list[Rubric]], Sequence[Rubric]]
-Review = Callable[[list[Rubric], bool], Sequence[Sequence[Decision]]]
+Review = Callable[[list[Rubric]], Sequence[Sequence[Decision]]]
 
 
 def rounds(
@@ -169,8 +145,8 @@ def rounds(
     """Rounds of drafting, review and correction; a row of numbers and the gold of each round.
 
     ``write(ids, pool)`` drafts a rubric for each id, with the gold in ``pool`` as its examples;
-    ``review(drafts, blind)`` gives the decisions on each draft, in order. Both must repeat
-    themselves when asked again, so that a run that was broken off can be resumed.
+    ``review(drafts)`` gives the decisions on each draft, in order. Both must repeat themselves
+    when asked again, so that a run that was broken off can be resumed.
 
     A round: ``size`` drafts are reviewed and corrected, and their gold joins the pool. Then the
     writer with that pool drafts ``blind`` instructions more, and as it was before the first round
@@ -183,8 +159,6 @@ def rounds(
     """
     if len(set(ids)) != len(ids):
         raise KitError("an instruction id repeats among those to be drafted; remove one")
-    if size < 1 or blind < 1 or controls < 0:
-        raise KitError("a review round needs size and blind of 1 or more, controls of 0 or more")
     rng = random.Random(f"review-{seed}")
     left = rng.sample(list(ids), len(ids))
     start, pool, rows = list(pool), list(pool), []
@@ -194,14 +168,14 @@ def rounds(
         measured, left = left[:blind], left[blind:]
         control, left = left[:controls], left[controls:]
         drafts = _drafted(write, batch, pool, number)
-        gold, passes = _corrected(drafts, drafts, review(drafts, False))
+        gold, passes = _corrected(drafts, review(drafts))
         pool += gold
 
         mixed = _drafted(write, measured, pool, number) + _drafted(write, control, start, 0)
         rng.shuffle(mixed)
         # whatever could tell an old draft from a fresh one is taken off
         seen = [draft.model_copy(update={"round": 0}) for draft in mixed]
-        more, blind_passes = _corrected(mixed, seen, review(seen, True) if seen else [])
+        more, blind_passes = _corrected(mixed, review(seen) if seen else [])
         pool += more
         fresh = [ok for draft, ok in zip(mixed, blind_passes, strict=True) if draft.round]
         old = [ok for draft, ok in zip(mixed, blind_passes, strict=True) if not draft.round]
@@ -249,24 +223,19 @@ def stop_reason(rows: Sequence[Mapping], target: float, tolerance: float) -> str
 
 def _drafted(write: Write, ids: list[str], pool: list[Rubric], number: int) -> list[Rubric]:
     """One draft for each id, in order, marked with its round."""
-    drafts = list(write(list(ids), list(pool))) if ids else []
-    draft_of = {draft.instruction_id: draft for draft in drafts}
-    missing = [name for name in ids if name not in draft_of]
-    if missing or len(drafts) != len(ids):
+    draft_of = by_instruction(write(ids, list(pool)) if ids else [])
+    if set(draft_of) != set(ids):
         raise KitError(
-            f"round {number}: asked for {len(ids)} drafts, got {len(drafts)}, "
-            f"{len(missing)} missing{f' (first {missing[0]})' if missing else ''}; "
-            "one draft for each instruction, a broken one by review.unchecked"
+            f"round {number}: asked for {len(ids)} drafts, got {len(draft_of)}; one draft for each "
+            "instruction, a broken one by review.unchecked"
         )
     return [draft_of[name].model_copy(update={"round": number, "status": "draft"}) for name in ids]
 
 
-def _corrected(drafts, seen, decided) -> tuple[list[Rubric], list[bool]]:
-    """Gold of each draft, and whether it passed as it was ``seen``."""
-    if len(decided) != len(drafts):
-        raise KitError(f"{len(drafts)} drafts reviewed, {len(decided)} decided on; decide on each")
-    passes = [passed(draft, made) for draft, made in zip(seen, decided, strict=True)]
-    return [apply(draft, made) for draft, made in zip(drafts, decided, strict=True)], passes
+def _corrected(drafts: list[Rubric], decided) -> tuple[list[Rubric], list[bool]]:
+    """Gold of each draft, and whether it passed as it was drafted."""
+    reviewed = list(zip(drafts, decided, strict=True))
+    return [apply(*pair) for pair in reviewed], [passed(*pair) for pair in reviewed]
 
 
 def _rate(passes: list[bool]) -> float | None:

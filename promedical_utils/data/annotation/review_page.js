@@ -1,4 +1,4 @@
-// What review_page.Page shows: draws `view` and sends what the reviewer does. It decides nothing.
+// What review_page.Page shows: draws `view`, keeps what is typed, sends what is decided.
 
 const STATES = {
   open: ["○", "to decide"],
@@ -11,10 +11,7 @@ const KEYS = {
   a: "accept", e: "edit", r: "reject", u: "undo", n: "add", f: "finish",
   j: "next", ArrowDown: "next", k: "previous", ArrowUp: "previous", "[": "earlier", "]": "later",
 };
-const ON_CRITERION = ["accept", "edit", "reject", "undo", "cancel"];
-const OPENERS = ["edit", "reject", "add"];
-const MOVES = ["next", "previous", "earlier", "later"];
-const TYPING_MS = 300; // how long after the last letter the text is kept
+const NEW = ""; // a criterion has its id from the store when it is saved
 const PATIENCE_MS = 4000; // how long an answer may take before the page says that there is none
 
 function make(tag, attributes, ...children) {
@@ -38,12 +35,10 @@ function clock(stamp) {
 function render({ model, el }) {
   const me = Math.random(); // one model may be on show in two tabs
   let sent = 0;
-  let opening = 0; // the message that asked for a form: until it is there no key counts
-  let typing = null; // timer, while typed text is not sent yet
-  let drawn = "";
-  let opened = ""; // which form is on show
-  let seen = {}; // item and criterion on show: what is decided is what was seen
-  const waiting = new Map(); // number of a message -> when it was sent
+  let waiting = null; // the message that has no answer yet
+  let shown = null; // id of the draft that was drawn last
+  let at = null; // id of the criterion that is decided on
+  const typed = new Map(); // of each criterion with an open form, what its fields hold
 
   const head = make("div", { class: "pmr-head" });
   const alarm = make("div", { class: "pmr-alarm", role: "alert" });
@@ -61,63 +56,75 @@ function render({ model, el }) {
   );
   el.append(root);
 
-  const formOf = (item) => (item && item.form ? `${item.id} ${item.at} ${item.form.form}` : "");
+  const item = () => model.get("view").item;
+  const undecided = () => item().criteria.filter((criterion) => criterion.state === "open");
+  const place = (id) => `${item().id} ${id}`; // key of `typed`: drafts may be left and come back to
+  const formOf = (id) => typed.get(place(id));
+  const rows = () => item().criteria.map((criterion) => criterion.id)
+    .concat(formOf(NEW) ? [NEW] : []);
 
-  const fields = () => {
-    const found = {};
-    for (const field of list.querySelectorAll("[name]")) found[field.name] = field.value;
-    return found;
-  };
-
-  function post(action, more) {
+  function post(action) {
+    if (waiting && Date.now() - waiting.since < PATIENCE_MS) return; // it is about the old page
     sent += 1;
-    waiting.set(sent, Date.now());
+    waiting = { number: sent, since: Date.now(), action, place: item() && place(at) };
+    const given = { action, item: item() && item().id, at, fields: item() && { ...formOf(at) } };
     try {
-      model.send({ number: [me, sent], action, item: seen.item, ...more });
+      model.send({ number: [me, sent], given });
     } catch {
-      waiting.set(sent, 0); // nobody there: say so at the next look
+      waiting.since = 0; // nobody there: say so at the next look
     }
     watch();
   }
 
-  function keepTyped() {
-    if (typing === null) return;
-    clearTimeout(typing);
-    typing = null;
-    post("type", { at: seen.at, fields: fields() });
+  function open(form) {
+    if (form === "add") at = NEW;
+    const blank = { text: "", dimension: "safety", weight: "0" };
+    const { text, dimension, weight } = item().criteria.find(({ id }) => id === at) || blank;
+    if (!formOf(at)) typed.set(place(at), { form, text, dimension, weight, reason: "" });
+    draw();
+    list.querySelector("textarea").focus();
   }
 
-  function act(action, more) {
-    if (action === "save") {
-      clearTimeout(typing);
-      typing = null;
-      return post("save", { at: seen.at, fields: fields() });
-    }
-    keepTyped(); // in this order, so that moving on loses no letter
-    post(action, { ...(ON_CRITERION.includes(action) ? { at: seen.at } : {}), ...more });
-    if (OPENERS.includes(action)) opening = sent;
+  function move(step) {
+    const all = rows();
+    at = all[Math.min(Math.max(all.indexOf(at) + step, 0), all.length - 1)];
+    draw();
+  }
+
+  const ACTIONS = {
+    edit: () => open("edit"),
+    reject: () => open("reject"),
+    add: () => open("add"),
+    next: () => move(1),
+    previous: () => move(-1),
+    save: () => post(formOf(at).form),
+    cancel: () => { typed.delete(place(at)); draw(); },
+  };
+
+  function act(action) {
+    if (ACTIONS[action]) ACTIONS[action]();
+    else post(action);
   }
 
   function watch() {
-    const view = model.get("view");
-    const oldest = Math.min(Infinity, ...waiting.values());
-    const silent = Date.now() - oldest > PATIENCE_MS;
+    const silent = waiting && Date.now() - waiting.since > PATIENCE_MS;
+    const since = waiting && waiting.since;
     const text = silent
-      ? "NOT SAVED since " + (oldest ? new Date(oldest).toLocaleTimeString() : "just now") +
-        ": the kernel does not answer. If it is busy, wait. If it was stopped, run the cell " +
-        "again: what was saved before is there; copy what you have typed since."
-      : view.error;
+      ? "NOT SAVED since " + (since ? new Date(since).toLocaleTimeString() : "just now") +
+        ": the kernel does not answer. If it is busy, wait. If it was stopped, copy what you have " +
+        "typed and run the cell again: what was saved before is there."
+      : model.get("view").error;
     if (alarm.textContent !== text) alarm.textContent = text;
     alarm.hidden = !text;
-    status.classList.toggle("pmr-waiting", waiting.size > 0);
+    status.classList.toggle("pmr-waiting", waiting !== null);
   }
 
-  function button(label, key, action, more, options = {}) {
+  function button(label, key, action, options = {}) {
     return make(
       "button",
       { type: "button", "data-action": action, disabled: options.disabled, class: options.class,
         "aria-keyshortcuts": key,
-        onclick: (event) => { event.stopPropagation(); act(action, more); } },
+        onclick: (event) => { event.stopPropagation(); act(action); } },
       label,
       key ? make("kbd", { "aria-hidden": "true" }, key.replace("Control+Enter", "Ctrl+↵")) : null,
     );
@@ -127,186 +134,165 @@ function render({ model, el }) {
     return make("label", {}, text, field);
   }
 
-  function form(view, typed) {
-    const type = () => {
-      clearTimeout(typing);
-      typing = setTimeout(keepTyped, TYPING_MS);
-    };
-    const area = (name, rows) => {
-      const field = make("textarea", { name, rows, oninput: type });
-      field.value = typed[name];
-      return field;
+  function form(fields) {
+    const field = (tag, name, attributes, ...children) => {
+      const keep = () => { fields[name] = node.value; };
+      const node = make(tag, { name, ...attributes, oninput: keep }, ...children);
+      node.value = fields[name];
+      return node;
     };
     const parts = [];
-    if (typed.form === "reject") {
-      parts.push(labelled("Why is it rejected?", area("reason", 2)));
+    if (fields.form === "reject") {
+      parts.push(labelled("Why is it rejected?", field("textarea", "reason", { rows: 2 })));
     } else {
-      const choice = make("select", { name: "dimension", oninput: type });
-      const known = view.dimensions.includes(typed.dimension);
-      for (const name of known ? view.dimensions : [typed.dimension, ...view.dimensions]) {
-        const strange = view.dimensions.includes(name) ? "" : " (no such dimension)";
-        const selected = name === typed.dimension;
-        choice.append(make("option", { value: name, selected }, name + strange));
-      }
-      const given = { name: "weight", inputmode: "decimal", size: "6", oninput: type };
-      const weight = make("input", given);
-      weight.value = typed.weight;
+      const known = model.get("view").dimensions;
+      const strange = known.includes(fields.dimension) ? [] : [fields.dimension];
+      const choice = field("select", "dimension", {},
+        ...strange.map((name) => make("option", { value: name }, `${name} (no such dimension)`)),
+        ...known.map((name) => make("option", { value: name }, name)));
+      const weight = field("input", "weight", { inputmode: "decimal", size: "6" });
       const share = labelled("Weight, 0 to 1", weight);
       const show = () => { share.hidden = choice.value !== "proficiency"; };
-      choice.addEventListener("change", show); // a change is dispatched when the form is drawn
+      choice.addEventListener("change", show);
+      show();
       parts.push(
-        labelled("Criterion", area("text", 3)),
+        labelled("Criterion", field("textarea", "text", { rows: 3 })),
         make("div", { class: "pmr-row" }, labelled("Dimension", choice), share),
-        labelled("Reason, if you like", area("reason", 1)),
+        labelled("Reason, if you like", field("textarea", "reason", { rows: 1 })),
       );
     }
-    const word = { edit: "Save edit", reject: "Save rejection", add: "Save addition" }[typed.form];
+    const word = { edit: "Save edit", reject: "Save rejection", add: "Save addition" }[fields.form];
     return make(
       "div", { class: "pmr-form", role: "group", "aria-label": word },
       ...parts,
       make("div", { class: "pmr-row" },
-        button(word, "Control+Enter", "save", undefined, { class: "pmr-main" }),
+        button(word, "Control+Enter", "save", { class: "pmr-main" }),
         button("Cancel", null, "cancel")),
     );
   }
 
-  function card(view, criterion) {
+  function card(criterion, number) {
     const [mark, word] = STATES[criterion.state];
-    const current = criterion.id === view.item.at;
-    const typed = current ? view.item.form : null;
-    const state = criterion.typed && !typed ? word + ", typed text waits" : word;
+    const current = criterion.id === at;
+    const fields = formOf(criterion.id);
     const tools = make("div", { class: "pmr-row pmr-tools" });
-    if (current && !typed && !view.closed) {
-      if (criterion.state === "add") {
-        tools.append(button("Edit", "e", "edit"), button("Take back", "u", "undo"));
-      } else {
-        // all three alike: none is to be the one that is pressed without thought
-        tools.append(button("Accept", "a", "accept"), button("Edit", "e", "edit"),
-                     button("Reject", "r", "reject"));
-        if (criterion.state !== "open") tools.append(button("Undo", "u", "undo"));
-      }
+    if (current && !fields && criterion.state === "add") {
+      tools.append(button("Edit", "e", "edit"), button("Take back", "u", "undo"));
+    } else if (current && !fields) {
+      // all three alike: none is to be the one that is pressed without thought
+      tools.append(button("Accept", "a", "accept"), button("Edit", "e", "edit"),
+                   button("Reject", "r", "reject"));
+      if (criterion.state !== "open") tools.append(button("Undo", "u", "undo"));
     }
     return make(
       "li",
       { class: `pmr-card pmr-${criterion.state}`, "aria-current": current ? "true" : null,
         "data-criterion": criterion.id, tabindex: "-1",
         style: `border-left-color:${criterion.colour}`,
-        onclick: () => { if (!current) act("select", { at: criterion.id }); } },
+        onclick: () => { if (!current) { at = criterion.id; draw(); } } },
       make("div", { class: "pmr-top" },
-        make("span", { class: "pmr-number" }, String(criterion.number)),
+        make("span", { class: "pmr-number" }, String(number)),
         make("span", { class: "pmr-dimension", style: `color:${criterion.colour}` },
-          criterion.dimension || "new criterion"),
-        make("span", { class: "pmr-weight" }, criterion.weight && `weight ${criterion.weight}`),
-        make("span", { class: "pmr-state" },
-          make("span", { "aria-hidden": "true" }, `${mark} `), state)),
-      typed && typed.form !== "reject" ? null
+          criterion.dimension),
+        make("span", { class: "pmr-weight" },
+          Number(criterion.weight) ? `weight ${Number(criterion.weight).toFixed(2)}` : ""),
+        make("span", { class: "pmr-state" }, make("span", { "aria-hidden": "true" }, `${mark} `),
+          fields && !current ? `${word}, typed text waits` : word)),
+      current && fields && fields.form !== "reject" ? null
         : make("p", { class: "pmr-text" }, criterion.text || "(no text)"),
       criterion.was ? make("p", { class: "pmr-was" }, "was: ", criterion.was) : null,
       criterion.reason ? make("p", { class: "pmr-was" }, "reason: ", criterion.reason) : null,
-      typed ? form(view, typed) : tools,
+      current && fields ? form(fields) : tools,
     );
   }
 
-  function draw(view) {
-    const item = view.item;
-    head.replaceChildren(
-      make("b", {}, item ? `Rubric ${item.place} of ${view.total}` : "No draft is left for you"),
-      ` · ${view.finished} finished`,
-      !item ? "" : item.done ? " · this one is finished; a new decision opens it again"
-        : ` · ${item.left} to decide here`,
-      ` · reviewer ${view.reviewer}`,
-      make("span", { class: "pmr-hint" }),
-    );
+  function draw() {
+    const view = model.get("view");
+    const inside = root.contains(document.activeElement);
     list.replaceChildren();
     buttons.replaceChildren();
-    if (!item) {
-      message.replaceChildren();
-    } else {
-      message.innerHTML = item.message; // escaped where it was made, in cards.py
+    message.replaceChildren();
+    let progress = "";
+    if (view.item) {
+      const { criteria, done, reason, source } = view.item;
+      const left = undecided().length;
+      const unsaved = rows().filter(formOf).length;
+      progress = done ? " · this one is finished; a new decision opens it again"
+        : ` · ${left} to decide here`;
+      message.innerHTML = view.item.message; // escaped where it was made, in rubric/display.py
       message.prepend(make("p", { class: "pmr-source" },
-        "Source of the message: ", make("b", {}, item.source)));
-      if (item.reason) {
+        "Source of the message: ", make("b", {}, source)));
+      if (reason) {
         list.append(make("li", { class: "pmr-reason" },
-          make("b", {}, "Held for review: "), item.reason));
+          make("b", {}, "Held for review: "), reason));
       }
-      for (const criterion of item.criteria) list.append(card(view, criterion));
-      if (!view.closed) {
-        buttons.append(
-          button("Back", "k", "previous"), button("Next", "j", "next"),
-          button("Add criterion", "n", "add"),
-          button(item.left ? `Finish (${item.left} left)` : "Finish", "f", "finish", undefined,
-            item.left || item.done ? { disabled: true } : { class: "pmr-main" }));
-      }
+      const added = { id: NEW, state: "open", dimension: "new criterion", colour: "#555" };
+      const cards = formOf(NEW) ? [...criteria, added] : criteria;
+      list.append(...cards.map((criterion, n) => card(criterion, n + 1)));
+      buttons.append(
+        button("Back", "k", "previous"), button("Next", "j", "next"),
+        button("Add criterion", "n", "add"),
+        button(left + unsaved ? `Finish (${left + unsaved} left)` : "Finish", "f", "finish",
+          left + unsaved || done ? { disabled: true } : { class: "pmr-main" }));
     }
-    if (!view.closed) {
-      buttons.append(button("Earlier rubric", "[", "earlier"),
-                     button("Later rubric", "]", item ? "later" : "next"));
+    head.replaceChildren(
+      make("b", {}, view.item ? `Rubric ${view.item.place} of ${view.total}`
+        : "No draft is left for you"),
+      ` · ${view.finished} finished`, progress, ` · reviewer ${view.reviewer}`,
+      make("span", { class: "pmr-hint" }),
+    );
+    buttons.append(button("Earlier rubric", "[", "earlier"), button("Later rubric", "]", "later"));
+    const current = list.querySelector("[aria-current]");
+    if (inside) {
+      const field = current && current.querySelector("textarea");
+      (field || current || root).focus({ preventScroll: true });
+      if (current) current.scrollIntoView({ block: "nearest" });
     }
   }
 
   function update() {
-    const view = model.get("view");
-    const [who, answered] = view.answered || [];
-    for (const number of waiting.keys()) {
-      if (who === me && number <= answered) waiting.delete(number);
+    const { item: now, error, answered: [who, number] = [] } = model.get("view");
+    if (waiting && who === me && number === waiting.number) {
+      if (STATES[waiting.action] && !error) decided();
+      waiting = null;
     }
-    const item = view.item;
-    const saved = item && item.saved_at;
-    const when = saved ? `Saved ${clock(saved)}` : "Every decision is saved at once";
-    status.textContent = view.said ? `${when}: ${view.said}` : when;
-    // an answer to typing changes nothing that is drawn: the field being typed in stays as it is
-    const shown = item && { ...item, saved_at: 0, form: item.form && item.form.form };
-    const now = JSON.stringify({ ...view, item: shown, said: 0, error: 0, answered: 0 });
-    if (now !== drawn) {
-      const inside = root.contains(document.activeElement);
-      const same = opened === formOf(item);
-      keepTyped();
-      const newest = same ? fields() : {}; // what stands in the field is newer than what was kept
-      draw(view);
-      for (const field of list.querySelectorAll("[name]")) {
-        if (field.name in newest) field.value = newest[field.name];
-        if (field.name === "dimension") field.dispatchEvent(new Event("change"));
-      }
-      [drawn, opened, seen] = [now, formOf(item), { item: item && item.id, at: item && item.at }];
-      const current = list.querySelector("[aria-current]");
-      const field = current && current.querySelector("textarea");
-      if (inside) (field || current || root).focus({ preventScroll: true });
-      if (current && inside) current.scrollIntoView({ block: "nearest" });
-    }
+    if ((now && now.id) !== shown) [shown, at] = [now && now.id, null];
+    if (now && !rows().includes(at)) at = (undecided()[0] || now.criteria[0] || { id: NEW }).id;
+    const when = now && now.saved_at;
+    status.textContent = when ? `Saved ${clock(when)}` : "Every decision is saved at once";
+    draw();
     watch();
+  }
+
+  function decided() {
+    typed.delete(waiting.place);
+    if (waiting.place !== place(at)) return; // the reviewer has gone elsewhere meanwhile
+    const ids = item().criteria.map((criterion) => criterion.id);
+    const after = undecided().find(({ id }) => ids.indexOf(id) > ids.indexOf(at));
+    at = (after || undecided()[0] || { id: at || ids.at(-1) }).id;
   }
 
   root.addEventListener("keydown", (event) => {
     const inField = event.target.closest("input, textarea, select");
-    const form = list.querySelector(".pmr-form");
-    const plain = !inField && !event.ctrlKey && !event.metaKey && !event.altKey;
+    const control = event.ctrlKey || event.metaKey;
+    const plain = !inField && !control && !event.altKey;
+    const action = control && event.key === "Enter" ? "save" : plain && KEYS[event.key];
     event.stopPropagation(); // or JupyterLab takes it too: "b" adds a cell, "x" cuts this one
     if (event.key === "Escape" && inField) {
       root.focus({ preventScroll: true }); // the text stays: only Cancel throws it away
-    } else if (form && event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    } else if (action) {
       event.preventDefault();
-      act("save");
-    } else if (plain && KEYS[event.key]) {
-      event.preventDefault();
-      if (waiting.has(opening)) return;
-      const action = KEYS[event.key];
-      if (!form || MOVES.includes(action)) act(action);
-      else if (action === "edit") form.querySelector("textarea").focus();
+      const button = root.querySelector(`[data-action="${action}"]:enabled`);
+      if (button) button.click();
+      else if (action === "edit") list.querySelector("textarea")?.focus(); // of the open form
     }
   });
-  root.addEventListener("focusout", keepTyped);
-  const hidden = () => { if (document.visibilityState === "hidden") keepTyped(); };
-  document.addEventListener("visibilitychange", hidden);
-  window.addEventListener("pagehide", keepTyped);
   const timer = setInterval(watch, 1000);
   model.on("change:view", update);
   update();
 
   return () => {
     clearInterval(timer);
-    keepTyped();
-    document.removeEventListener("visibilitychange", hidden);
-    window.removeEventListener("pagehide", keepTyped);
     model.off("change:view", update);
   };
 }

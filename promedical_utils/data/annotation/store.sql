@@ -1,45 +1,29 @@
--- The store of annotation: items that were given out, and a log of events that only grows.
--- Views say what stands; a decision is every event that makes a new version of a draft.
+-- The store of annotation: drafts that were given out, and a log of decisions that only grows.
 
 CREATE TABLE IF NOT EXISTS items (
     id INTEGER PRIMARY KEY,
-    key TEXT UNIQUE NOT NULL,      -- hash of round, content and reason: given out once
-    kind TEXT NOT NULL,            -- 'draft' to review, or 'label': an answer by a criterion
     round TEXT NOT NULL,
     reviewer TEXT,                 -- none: it waits for whoever is free
-    content TEXT NOT NULL,         -- the draft, or the task, as JSON
-    reason TEXT NOT NULL           -- why a draft is held for review
+    draft TEXT NOT NULL,           -- as JSON
+    reason TEXT NOT NULL,          -- why it is held for review
+    UNIQUE (round, draft, reason)  -- given out once
 );
-SELECT kind FROM items LIMIT 0;    -- a store of another layout is refused before anything is added
+SELECT round, draft FROM items LIMIT 0; -- a store of another layout is refused, nothing added
 
-CREATE TABLE IF NOT EXISTS events (
+CREATE TABLE IF NOT EXISTS decisions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    item INTEGER REFERENCES items,
-    reviewer TEXT NOT NULL,
+    item INTEGER NOT NULL REFERENCES items,
     at TEXT NOT NULL,
-    action TEXT NOT NULL,          -- those of `decisions`, or 'sign in', 'type', 'stand', 'label'
+    reviewer TEXT NOT NULL,
+    action TEXT NOT NULL,          -- that of a Decision, or 'withdraw' or 'finish'
     criterion_id TEXT NOT NULL,
-    value TEXT                     -- a Decision, half-typed fields or a verdict; none takes it back
+    decision TEXT                  -- the Decision as JSON
 );
-CREATE INDEX IF NOT EXISTS events_of_item ON events (item);
-CREATE INDEX IF NOT EXISTS events_of_reviewer ON events (reviewer, action);
-
-CREATE VIEW IF NOT EXISTS decisions AS
-    SELECT id, item, at, reviewer, action, criterion_id, value AS decision FROM events
-    WHERE action IN ('accept', 'edit', 'reject', 'add', 'withdraw', 'finish');
+CREATE INDEX IF NOT EXISTS decisions_of_item ON decisions (item);
 
 CREATE VIEW IF NOT EXISTS drafts AS
-    SELECT id, round, reviewer, content, reason,
+    SELECT items.*,
         (SELECT count(*) FROM decisions WHERE item = items.id) AS version,
-        coalesce((SELECT action FROM decisions WHERE item = items.id ORDER BY id DESC LIMIT 1), '')
-            = 'finish' AS finished
-    FROM items WHERE kind = 'draft';
-
-CREATE VIEW IF NOT EXISTS last_events AS -- of each reviewer and action: SQLite takes max's row
-    SELECT reviewer, action, max(id) AS id, item, criterion_id, at FROM events
-    GROUP BY reviewer, action;
-
-CREATE VIEW IF NOT EXISTS labels AS
-    SELECT id, round, content,
-        (SELECT value FROM events WHERE item = items.id ORDER BY id DESC LIMIT 1) AS verdict
-    FROM items WHERE kind = 'label';
+        (SELECT action FROM decisions WHERE item = items.id ORDER BY id DESC LIMIT 1)
+            IS 'finish' AS finished
+    FROM items;
