@@ -6,15 +6,17 @@ half-up, half-even and half-down are all allowed. A check says how strong it was
 the share of values that would have passed, had they been written down at random.
 
 ``python -m promedical_utils.audit.arithmetic TABLE.csv`` prints a sentence a row; ``docs/audit.md``
-has more.
+has more. ``places``, wherever it is asked for, are decimals as printed, if zeros were lost.
 """
 
 import argparse
 import math
+import operator
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,7 +25,8 @@ import pandas as pd
 from promedical_utils.core.workspace import KitError, shown
 
 ADDS_UP, DOES_NOT, UNTOLD, NO_TEST = "adds up", "does not add up", "cannot be told", "no test"
-RULES = ("half-up", "half-even", "half-down")  # what becomes of a value midway between two
+# what becomes of a value midway between two
+RULES = {"half-up": ROUND_HALF_UP, "half-even": ROUND_HALF_EVEN, "half-down": ROUND_HALF_DOWN}
 NUMBER = re.compile(r"-?(?=[\d.])(\d{1,3}(,\d{3})+|\d*)(\.\d+)?")
 NONE = 0.95  # a check that 95 of 100 random values would pass is none; kit's decision
 WHOLE = {"n": 1, "decimals": 0, "items": 1}  # columns of whole numbers, each with its least
@@ -45,7 +48,6 @@ class Check:
 
     @property
     def fails(self) -> bool:
-        """Whether the value contradicts what it was checked against."""
         return self.verdict == DOES_NOT
 
 
@@ -69,18 +71,12 @@ def decimals(text) -> int:
 
 def rounded(exact: Fraction, places: int, rule: str = "half-up") -> str:
     """``exact`` at so many decimals, as a text; ``rule`` is one of RULES."""
-    size = abs(exact) * 10**places
-    whole, rest = divmod(size, 1)
-    half = Fraction(1, 2)
-    up = {"half-up": True, "half-even": whole % 2 == 1, "half-down": False}[rule]
-    whole = int(whole) + (rest > half or rest == half and up)
-    digits = str(whole).rjust(places + 1, "0")
-    text = f"{digits[:-places]}.{digits[-places:]}" if places else digits
-    return f"-{text}" if exact < 0 and whole else text
+    value = Decimal(exact.numerator) / exact.denominator
+    return f"{value.quantize(Decimal(1).scaleb(-places), RULES[rule]) + 0:f}"  # + 0: no "-0.0"
 
 
 def interval(text, places: int | None = None) -> tuple[Fraction, Fraction]:
-    """Ends of what rounds to a value at its decimals, or at ``places`` if the zeros were lost."""
+    """Ends of what rounds to a value at its decimals."""
     value, half = number(text), Fraction(1, 2 * 10 ** decimals(_written(text, places)))
     return value - half, value + half
 
@@ -128,13 +124,14 @@ def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 
         wrong = "no percentage from 0 to 100" if scale == 100 else "below 0"
         raise KitError(f"{value} is {wrong}")
     low, high = interval(text)
-    first, last = math.ceil(low * parts / scale), math.floor(high * parts / scale)
-    counts = [k for k in range(max(first, 0), last + 1) if scale == 1 or k <= parts]
+    last = math.floor(high * parts / scale)
+    last = min(last, parts) if scale == 100 else last
+    counts = range(max(math.ceil(low * parts / scale), 0), last + 1)
     at = exact * parts / scale
-    ends = {max(math.floor(at), 0), math.ceil(at)} - ({parts + 1} if scale == 100 else set())
-    near = tuple(rounded(Fraction(scale * k, parts), places) for k in sorted(ends))
-    what = f"out of {n}" + (f" in steps of 1/{items}" if items > 1 else "")
+    ends = sorted({math.floor(at), math.ceil(at)})
+    near = tuple(rounded(Fraction(scale * k, parts), places) for k in ends)
     count = " to ".join(f"{k / items:g}" for k in dict.fromkeys([*counts[:1], *counts[-1:]]))
+    what = f"out of {n}" + (f" in steps of 1/{items}" if items > 1 else "")
     if counts:
         how = _how(rules(text, *(Fraction(scale * k, parts) for k in counts)))
         sentence = f"{text} is {count} {what}{how}"
@@ -158,17 +155,22 @@ def _grim_chance(parts: int, places: int, scale: int) -> float:
     return min(1.0, (parts + midway) / grid)
 
 
+def _at_least(hits: int, of: int, share: float) -> float:
+    """The probability of so many hits or more."""
+    from scipy.stats import binom  # slow to load
+
+    return float(binom.sf(hits - 1, of, share))
+
+
 def joint(values: Iterable, n: int, places: int | None = None, items: int = 1) -> dict:
     """How many of the percentages are counts out of ``n``: passed, of, chance of one, p.
 
     ``p`` is the probability that so many or more pass, were the values random: how well ``n`` is
     supported as *the* denominator of a column.
     """
-    from scipy.stats import binom
-
     checks = [grim(value, n, places, items) for value in values]
     passed, chance = sum(not c.fails for c in checks), max(c.chance for c in checks)
-    p = float(binom.sf(passed - 1, len(checks), chance))
+    p = _at_least(passed, len(checks), chance)
     return {"passed": passed, "of": len(checks), "chance": chance, "p": p}
 
 
@@ -191,12 +193,11 @@ def last_digits(
     or more if these do. Out of an n that divides 2 * 10^(places + 2) / 10 every count ends in 0 or
     5. Where zeros at the end may be lost, ask for "5" among "123456789".
     """
-    from scipy.stats import binom
-
     last = [rounded(number(value), places)[-1] for value in values]
     last = [digit for digit in last if digit in among]
-    hits, share = sum(digit in digits for digit in last), len(digits) / len(among)
-    return {"hits": hits, "of": len(last), "p": float(binom.sf(hits - 1, len(last), share))}
+    hits = sum(digit in digits for digit in last)
+    p = _at_least(hits, len(last), len(digits) / len(among))
+    return {"hits": hits, "of": len(last), "p": p}
 
 
 # ---------------------------------------------------------------- values and other values
@@ -211,10 +212,8 @@ def _within(claimed: str, low: Fraction, high: Fraction, what: str) -> Check:
     first = math.ceil(low * 10**places - Fraction(1, 2))  # in units of the last decimal
     last = math.floor(high * 10**places + Fraction(1, 2))
     ends = tuple(dict.fromkeys(rounded(Fraction(end, 10**places), places) for end in (first, last)))
-    chance, passed = (
-        min(1.0, (last - first + 1) / 10 ** (places + 2)),
-        below <= high and low <= above,
-    )
+    chance = min(1.0, (last - first + 1) / 10 ** (places + 2))
+    passed = below <= high and low <= above
     finding = f"{claimed} {'can' if passed else 'cannot'} be {what} ({' to '.join(ends)} can)."
     return Check(_graded(passed, chance), finding, chance, ends)
 
@@ -223,7 +222,6 @@ def f1(precision, recall, claimed, places: int | None = None) -> Check:
     """Is ``claimed`` 2PR / (P + R) for some P and R that round to the ones written? In percent.
 
     F1 rises in both, so the ends of the intervals give its range; it is 0 where P + R is.
-    ``places``: decimals of all three, if zeros were lost.
     """
     if any(not 0 <= number(value) <= 100 for value in (precision, recall, claimed)):
         raise KitError(f"P {precision}, R {recall}, F1 {claimed}: percentages from 0 to 100")
@@ -235,13 +233,13 @@ def f1(precision, recall, claimed, places: int | None = None) -> Check:
 
 def total(parts: Sequence, whole, counts: bool = False) -> Check:
     """Do the parts add up to ``whole``? ``counts`` are exact, all else has a rounding interval."""
-    ends = [(number(p),) * 2 if counts else interval(p) for p in parts]
-    low, high = (sum((pair[end] for pair in ends), Fraction(0)) for end in (0, 1))
     what = f"the sum of its {len(parts)} parts"
     if counts:
-        passed = number(whole) == low
-        finding = f"{whole} is {what}." if passed else f"{whole} is not {low}, {what}."
-        return Check(ADDS_UP if passed else DOES_NOT, finding, None, (str(low),))
+        exact = sum(map(number, parts))
+        if number(whole) == exact:
+            return Check(ADDS_UP, f"{whole} is {what}.", near=(str(exact),))
+        return Check(DOES_NOT, f"{whole} is not {exact}, {what}.", near=(str(exact),))
+    low, high = (sum(ends) for ends in zip(*map(interval, parts), strict=True))
     return _within(whole, low, high, what)
 
 
@@ -253,19 +251,17 @@ def mean(
     if len(weights) != len(parts) or not parts or min(weights) < 0 or not sum(weights):
         lists = f"{len(parts)} parts and weights {list(weights)}"
         raise KitError(f"{lists}: give a weight a part, not all 0")
-    sums = [Fraction(0), Fraction(0)]
-    for weight, part in zip(weights, parts, strict=True):
-        sums = [s + weight * end for s, end in zip(sums, interval(part, places), strict=True)]
-    low, high = (s / sum(weights) for s in sums)
+    ends = zip(*(interval(part, places) for part in parts), strict=True)
+    low, high = (sum(map(operator.mul, weights, end)) / sum(weights) for end in ends)
     kind = "plain" if len(set(weights)) == 1 else "weighted"
     return _within(_written(whole, places), low, high, f"the {kind} mean of {len(parts)} values")
 
 
 def between(parts: Sequence, whole, places: int | None = None) -> Check:
     """Can ``whole`` be some weighted mean of the parts, whatever the weights?"""
-    ends = [interval(part, places) for part in parts]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    return _within(_written(whole, places), low, high, f"a weighted mean of {len(parts)} values")
+    lows, highs = zip(*(interval(part, places) for part in parts), strict=True)
+    what = f"a weighted mean of {len(parts)} values"
+    return _within(_written(whole, places), min(lows), max(highs), what)
 
 
 def difference(first, second, claimed, places: int | None = None) -> Check:
@@ -282,8 +278,7 @@ def difference(first, second, claimed, places: int | None = None) -> Check:
 
 def same(first, second) -> Check:
     """Can two values of one quantity be the same number, each at its own decimals?"""
-    low, high = interval(second)
-    return _within(first, low, high, f"the other table's {second}")
+    return _within(first, *interval(second), f"the other table's {second}")
 
 
 # ---------------------------------------------------------------- anyone's table
@@ -297,7 +292,7 @@ def read(path: Path) -> pd.DataFrame:
     as_texts = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
     try:
         frame = pd.read_csv(path, encoding="utf-8", **as_texts)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of the parser, or of the encoding
         raise KitError(f"{shown(path)} is no CSV: {error}".strip()) from None
     return frame.rename(columns=str.strip)
 
@@ -333,16 +328,15 @@ def _row(row: dict, columns: Sequence[str], line: int) -> Check:
     row = {column: text.strip() for column, text in row.items()}
     if empty := [column for column in columns if not row[column]]:
         return Check(UNTOLD, f"No {' and no '.join(empty)} is given.")
-    column = "kind"
+    column, whole = "kind", {}
     try:
         if row.get("kind", "") not in ("", "percent", "mean"):
             raise KitError(f"{row['kind']!r} is neither percent nor mean")
-        whole = {}
-        for column in WHOLE:
-            if row.get(column) and column in (*columns, "decimals", "items"):
+        for column in filter(row.get, (*columns, "decimals", "items")):
+            if column in WHOLE:
                 whole[column] = _whole(row[column], WHOLE[column])
-        for column in columns:
-            number(row[column])
+            else:
+                number(row[column])
         column, places = columns[0], whole.get("decimals")
         if column != "value":
             return f1(*(row[c] for c in columns), places)

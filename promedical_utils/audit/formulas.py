@@ -4,13 +4,15 @@ Values are texts as they are written; percentages are taken at ``PLACES`` decima
 given others. A column is {row: value}, without its empty cells.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
-from itertools import combinations
+from itertools import permutations
 
 from promedical_utils.audit import arithmetic
 from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, Check, number
+from promedical_utils.core import statistics
 
 PLACES = 2  # decimals of the paper's percentages: the CSVs have "86.1" where it prints 86.10
 RM, LLAMA, BASE = "ProMedical-RM-8B (Qwen3)", "ProMedical-RM-8B (Llama)", "Qwen3-8B"
@@ -21,6 +23,7 @@ COLUMNS = ("pointwise_proficiency", "pointwise_safety", "pairwise_safety")
 Cells = dict[str, str]
 
 same, rules, total = arithmetic.same, arithmetic.rules, arithmetic.total
+wilson = statistics.wilson
 grim = partial(arithmetic.grim, places=PLACES)
 joint = partial(arithmetic.joint, places=PLACES)
 common_denominators = partial(arithmetic.common_denominators, places=PLACES)
@@ -92,17 +95,11 @@ def denominators_of(text: str, candidates: list[int]) -> list[int]:
 
 def pairs_apart(column: Cells, gain: str) -> list[str]:
     """Pairs of rows, as "a - b", whose difference can be ``gain``."""
-    ordered = [pair for a, b in combinations(column, 2) for pair in ((a, b), (b, a))]
-    fits = [(a, b) for a, b in ordered if not difference(column[a], column[b], gain).fails]
-    return [f"{a} - {b}" for a, b in fits]
-
-
-def wilson(count: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share, in percent."""
-    from scipy.stats import binomtest  # slow to load
-
-    low, high = binomtest(count, n).proportion_ci(method="wilson")
-    return 100 * low, 100 * high
+    return [
+        f"{a} - {b}"
+        for a, b in permutations(column, 2)
+        if not difference(column[a], column[b], gain).fails
+    ]
 
 
 def gap_to_others(safety: str, overall: str, share: Fraction) -> Fraction:
@@ -137,11 +134,11 @@ def subset_fits(table: dict[str, Cells], sizes: Mapping[str, int]) -> list[dict]
 def average_needs(table: dict[str, Cells], subset: str, row: str, near: tuple[str, ...]) -> bool:
     """Was a row's average taken with a subset's reported value, and with no possible one?"""
     others = [table[other][row] for other in SUBSETS if other != subset]
-    fits = {
-        text: not mean(text, *others, table["average"][row]).fails
-        for text in (table[subset][row], *near)
-    }
-    return fits.pop(table[subset][row]) and not any(fits.values())
+    average = table["average"][row]
+    fits, *possible = (
+        not mean(text, *others, average).fails for text in (table[subset][row], *near)
+    )
+    return fits and not any(possible)
 
 
 # ---------------------------------------------------------------- words of the sentences
@@ -162,5 +159,4 @@ def names(rows: list[str]) -> str:
 
 def slug(name: str) -> str:
     """A row's name as part of an id."""
-    letters = "".join(c if c.isalnum() else "_" for c in name.lower())
-    return letters.strip("_").replace("__", "_")
+    return re.sub(r"\W+", "_", name.lower()).strip("_")

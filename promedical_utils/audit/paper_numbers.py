@@ -56,19 +56,15 @@ def read(path: Path | None = None) -> Values:
 # ---------------------------------------------------------------- formulas and sentences
 
 
-@cache
-def _language() -> Environment:
-    """Jinja with ``formulas`` as its functions and filters; an unknown name is an error."""
-    language = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    known = {name: value for name, value in vars(formulas).items() if not name.startswith("_")}
-    language.globals = known | {"otherwise": True}
-    language.filters |= {name: value for name, value in known.items() if callable(value)}
-    return language
+# Jinja with ``formulas`` as its functions and filters; an unknown name is an error
+LANGUAGE = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+LANGUAGE.globals = {"otherwise": True} | vars(formulas)
+LANGUAGE.filters |= vars(formulas)
 
 
 @cache
 def _compiled(formula: str) -> Callable:
-    return _language().compile_expression(formula, undefined_to_none=False)
+    return LANGUAGE.compile_expression(formula, undefined_to_none=False)
 
 
 def _evaluated(formula, facts: dict):
@@ -77,14 +73,13 @@ def _evaluated(formula, facts: dict):
 
 
 def _filled(sentence: str, facts: dict) -> str:
-    return _language().from_string(sentence).render(facts)
+    return LANGUAGE.from_string(sentence).render(facts)
 
 
 def _worked_out(let: dict[str, str], facts: dict) -> dict:
     """The facts and, one after the other, what the formulas of ``let`` make of them."""
-    facts = dict(facts)
     for name, formula in let.items():
-        facts[name] = _evaluated(formula, facts)
+        facts = facts | {name: _evaluated(formula, facts)}
     return facts
 
 
@@ -111,14 +106,11 @@ def _cases(loops: dict, facts: dict) -> Iterator[dict]:
 
 
 def findings(values: Values | None = None) -> pd.DataFrame:
-    """All findings, a row each: FIELDS, in the order of the tables. Recomputed, nothing is
-    stored."""
+    """All findings, a row each: FIELDS, in the order of the tables."""
     facts = _facts(read() if values is None else values)
-    rows = [
-        _finding(check, case)
-        for check in CHECKS["findings"]
-        for case in _cases(check.get("each", {}), facts)
-    ]
+    rows = []
+    for check in CHECKS["findings"]:
+        rows += [_finding(check, case) for case in _cases(check.get("each", {}), facts)]
     return pd.DataFrame(rows, columns=list(FIELDS))
 
 
@@ -126,12 +118,10 @@ def _finding(check: dict, case: dict) -> dict:
     facts = _worked_out(check.get("let", {}), case)
     sentences = {k: _filled(check.get(k, ""), facts) for k in ("id", "finding", "computed")}
     verdict, chance = _verdict(check["verdict"], facts), _evaluated(check.get("chance"), facts)
-    strength = ""
-    if verdict == NO_TEST:
-        strength = "none"
-    elif chance is not None:
-        strength = "strong" if chance <= 0.05 else "fair" if chance <= 0.5 else "weak"
-    chance = None if chance is None else float(f"{chance:.3g}")
+    strength = "none" if verdict == NO_TEST else ""
+    if chance is not None:
+        strength = strength or ("strong" if chance <= 0.05 else "fair" if chance <= 0.5 else "weak")
+        chance = float(f"{chance:.3g}")
     return check | sentences | {"verdict": verdict, "chance": chance, "strength": strength}
 
 
