@@ -7,9 +7,9 @@ what reported facts contradict; where the paper does not say what a number count
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -45,12 +45,11 @@ def folder() -> Path:
     return project_root() / "papers_figures" / "paper_values"
 
 
-def read(path: Path | None = None) -> Values:
+def read() -> Values:
     """Every table of reported values as texts, its first column the index, and *denominators*."""
-    path = path or folder()
-    values = {name: arithmetic.read(path / f"{name}.csv") for name in TABLES}
+    values = {name: arithmetic.read(folder() / f"{name}.csv") for name in TABLES}
     values = {name: table.set_index(table.columns[0]) for name, table in values.items()}
-    return values | {"denominators": arithmetic.read(path / "denominators.csv")}
+    return values | {"denominators": arithmetic.read(folder() / "denominators.csv")}
 
 
 # ---------------------------------------------------------------- formulas and sentences
@@ -60,11 +59,7 @@ def read(path: Path | None = None) -> Values:
 LANGUAGE = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
 LANGUAGE.globals = {"otherwise": True} | vars(formulas)
 LANGUAGE.filters |= vars(formulas)
-
-
-@cache
-def _compiled(formula: str) -> Callable:
-    return LANGUAGE.compile_expression(formula, undefined_to_none=False)
+_compiled = cache(partial(LANGUAGE.compile_expression, undefined_to_none=False))
 
 
 def _evaluated(formula, facts: dict):
@@ -105,10 +100,9 @@ def _cases(loops: dict, facts: dict) -> Iterator[dict]:
 # ---------------------------------------------------------------- the findings
 
 
-def findings(values: Values | None = None) -> pd.DataFrame:
+def findings(values: Values) -> pd.DataFrame:
     """All findings, a row each: FIELDS, in the order of the tables."""
-    facts = _facts(read() if values is None else values)
-    rows = []
+    facts, rows = _facts(values), []
     for check in CHECKS["findings"]:
         rows += [_finding(check, case) for case in _cases(check.get("each", {}), facts)]
     return pd.DataFrame(rows, columns=list(FIELDS))

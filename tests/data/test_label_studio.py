@@ -177,7 +177,6 @@ def test_tasks_hold_conversation_and_criteria_and_not_who_wrote_them(tmp_path):
     [
         ([draft("i1"), draft("i9")], "draft i9: no such instruction"),
         ([draft("i1"), draft("i1")], "two drafts of instruction i1"),
-        ([], "no drafts to review"),
     ],
 )
 def test_drafts_that_cannot_be_reviewed_are_refused_and_nothing_is_written(tmp_path, drafts, says):

@@ -70,8 +70,7 @@ def sheet(key: pd.DataFrame, groups: Iterable[Group], reviewer: str) -> pd.DataF
     # a spreadsheet would run a text that begins like this as a formula
     tasks[TEXTS] = tasks[TEXTS].replace(r"^(?=[=+\-@\t\r])", "'", regex=True)
     tasks["question"] = pd.factorize(tasks.instruction_id)[0] + 1
-    columns = ["task_id", "question", "conversation", "answer", "response", "dimension"]
-    columns.append("criterion")
+    columns = "task_id question conversation answer response dimension criterion".split()
     if "first" in key:
         turned = tasks.task_id.map(lambda name: int(name[-1], 16) % 2 == 1)
         tasks["one_said"] = tasks["second"].where(turned, tasks["first"])
@@ -82,10 +81,10 @@ def sheet(key: pd.DataFrame, groups: Iterable[Group], reviewer: str) -> pd.DataF
 
 def self_naming(groups: Iterable[Group]) -> list[str]:
     """Ids of the answers whose text names their generator: blind to a reviewer in name only."""
-    answers = [answer for group in groups for answer in group.candidates]
     return [
         answer.id
-        for answer in answers
+        for group in groups
+        for answer in group.candidates
         if re.search(rf"\b{re.escape(answer.generator)}\b", answer.text, re.IGNORECASE)
     ]
 
@@ -164,7 +163,7 @@ def settle(
     if third is None:
         third = pd.DataFrame(columns=[*CELL, *SAID, "verdict"])
     by_third = third[[*CELL, *SAID, "verdict"]].rename(columns={"verdict": "by_third"})
-    items = ratings(collected).merge(by_third, "left", on=CELL + SAID, indicator=True)
+    items = ratings(collected).merge(by_third, "left", CELL + SAID, validate="1:1", indicator=True)
     if (items._merge == "both").sum() < len(third):
         raise KitError(
             "a label has changed since the third reviewer saw it; find the disagreements again"

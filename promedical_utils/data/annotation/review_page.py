@@ -121,13 +121,10 @@ class Desk:
     def _criterion_view(self, at: str) -> dict:
         decision, current = self.item.decisions.get(at), self._current(at)
         edited = decision and decision.action == "edit"
-        return {
-            "id": at,
-            "state": decision.action if decision else "open",
-            "dimension": current.dimension,
-            "colour": display.COLOURS.get(current.dimension, display.GREY),
-            "text": current.text,
+        return dict(current) | {
             "weight": f"{current.weight:.4g}",
+            "state": decision.action if decision else "open",
+            "colour": display.COLOURS.get(current.dimension, display.GREY),
             "was": _changed(self._drafted(at), current) if edited else "",
             "reason": decision.reason if decision else "",
         }
