@@ -10,15 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import pandas as pd
 
-from promedical_utils.core.records import DIMENSIONS, Verdict, VerdictValue
+from promedical_utils.core.records import DIMENSIONS, Verdict
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.rubric.preferences import Group
 
-VALUES = get_args(VerdictValue)
 LEVELS = ("not_met", "unknown", "met")  # in order, for weighted kappas: unknown lies between
 CELL = ["candidate_id", "criterion_id"]
 ITEM = ["instruction_id", *CELL, "dimension", "kind"]
@@ -98,9 +96,8 @@ def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> p
     """
     labels, task = labels[LABELS].dropna(subset="verdict"), ["reviewer", "task_id"]
     _refuse(
-        labels[~labels.verdict.isin(VALUES)],
-        "{reviewer}, task {task_id}: verdict {verdict!r} is none of "
-        f"{', '.join(VALUES)}; mend the label",
+        labels[~labels.verdict.isin(LEVELS)],
+        "{reviewer}, task {task_id}: verdict {verdict!r} is none of met, not_met and unknown",
     )
     given = labels.merge(key[task], on=task, how="left", indicator=True)
     _refuse(

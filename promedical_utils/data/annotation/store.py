@@ -114,18 +114,23 @@ class Store:
 
     def item(self, number: int) -> Item:
         """A draft as it stands."""
-        [row] = self._read("SELECT * FROM drafts WHERE id = ?", number)
-        standing, saved_at = {}, ""
-        for event in self.history(number):
-            saved_at = event["at"]
+        [(text, reason)] = self._read("SELECT draft, reason FROM items WHERE id = ?", number)
+        log, standing = self.history(number), {}
+        for event in log:
             if event["action"] == "withdraw":
                 del standing[event["criterion_id"]]
             elif event["action"] != "finish":
                 decision = Decision.model_validate_json(event["decision"])
                 standing[decision.criterion_id] = decision
-        draft = _of_text(row["draft"]).model_copy(update={"round": 0})
-        finished = bool(row["finished"])
-        return Item(number, draft, row["reason"], row["version"], standing, finished, saved_at)
+        return Item(
+            id=number,
+            draft=_of_text(text).model_copy(update={"round": 0}),
+            reason=reason,
+            version=len(log),
+            decisions=standing,
+            finished=bool(log) and log[-1]["action"] == "finish",
+            saved_at=log[-1]["at"] if log else "",
+        )
 
     def save(self, number: int, decision: Decision, expected_version: int) -> int:
         """Append one decision on an item; the item's next version.

@@ -23,7 +23,6 @@ CREATE INDEX IF NOT EXISTS decisions_of_item ON decisions (item);
 
 CREATE VIEW IF NOT EXISTS drafts AS
     SELECT items.*,
-        (SELECT count(*) FROM decisions WHERE item = items.id) AS version,
         (SELECT action FROM decisions WHERE item = items.id ORDER BY id DESC LIMIT 1)
             IS 'finish' AS finished
     FROM items;
