@@ -181,20 +181,10 @@ def rounds(
         old = [ok for draft, ok in zip(mixed, blind_passes, strict=True) if not draft.round]
 
         low, high = wilson(sum(fresh), len(fresh))
-        row = {
-            "round": number,
-            "reviewed": len(batch),
-            "passed": sum(passes),
-            "pass_rate": _rate(passes),
-            "blind_n": len(fresh),
-            "blind_passed": sum(fresh),
-            "blind_pass_rate": _rate(fresh),
-            "low": low,
-            "high": high,
-            "control_n": len(old),
-            "control_passed": sum(old),
-            "control_pass_rate": _rate(old),
-        }
+        row = {"round": number, **_counts(passes, "reviewed", "passed", "pass_rate")}
+        row |= _counts(fresh, "blind_n", "blind_passed", "blind_pass_rate")
+        row |= {"low": low, "high": high}
+        row |= _counts(old, "control_n", "control_passed", "control_pass_rate")
         rows.append(row)
         row["stop"] = stop_reason(rows, target, tolerance) or ("" if left else "none left")
         yield row, gold + more
@@ -238,5 +228,6 @@ def _corrected(drafts: list[Rubric], decided) -> tuple[list[Rubric], list[bool]]
     return [apply(*pair) for pair in reviewed], [passed(*pair) for pair in reviewed]
 
 
-def _rate(passes: list[bool]) -> float | None:
-    return round(sum(passes) / len(passes), 4) if passes else None
+def _counts(passes: list[bool], n: str, passed: str, rate: str) -> dict:
+    share = round(sum(passes) / len(passes), 4) if passes else None
+    return {n: len(passes), passed: sum(passes), rate: share}

@@ -191,11 +191,9 @@ class Store:
                     self._append(item.id, reviewer, decision.action, decision)
                 self._append(item.id, reviewer, "finish")
 
-    def history(self, number: int) -> list[dict]:
+    def history(self, number: int) -> list[sqlite3.Row]:
         """Every decision on an item, oldest first: at, reviewer, action, criterion_id, decision."""
-        columns = "at, reviewer, action, criterion_id, decision"
-        query = f"SELECT {columns} FROM decisions WHERE item = ? ORDER BY id"
-        return [dict(row) for row in self._read(query, number)]
+        return self._read("SELECT * FROM decisions WHERE item = ? ORDER BY id", number)
 
     def gold(self) -> list[Rubric]:
         """The corrected rubrics of finished drafts, one an instruction (the one reviewed last)."""
