@@ -68,7 +68,6 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
         for group in of_split
         if len(group.judged) > 1
     ]
-    source_of = {g.instruction.id: g.instruction.source for g in groups}
     instructions = [
         g.instruction.model_copy(update={"category": g.instruction.source}) for g in groups
     ]
@@ -88,6 +87,7 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
             ids = about | {"a_id": chosen, "b_id": rejected}
             grades.append(ids | dict.fromkeys(benches.LABELS, 1))
     bench = benches.Bench(samples, criteria, *map(pd.DataFrame, (verdicts, pairs, grades)), {})
+    source_of = samples.set_index("instruction_id").category
     by_source = bench.pairs.instruction_id.map(source_of).value_counts().sort_index()
     bench.report.update(
         samples=len(samples),

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS, SPLITS
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, need, replacing, write_text
 from promedical_utils.data.sources import open_sets, schemas
 from promedical_utils.data.sources.real_sets import EXTERNAL
@@ -41,21 +42,20 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
     Raises KitError where a source may not be passed on, or a file of the run is missing.
     """
     run, folder = Path(run), Path(folder)
-    tables, splits = _tables(run)
-    asked = tables["instructions"].select(["id", "source"]).to_pandas()
-    known = sorted(set(asked.source))
+    data = RunData.load(run, "instructions", "rubrics", "splits")
+    known = sorted({i.source for i in data.instructions})
     wanted = known if sources is None else sorted(set(sources))
     if unknown := sorted(set(wanted) - set(known)):
         raise KitError(
             f"export: no instruction of source {unknown[0]!r}; the run has {', '.join(known)}"
         )
     licences = {name: licence(name, profile) for name in wanted}
-    kept = set(asked.id[asked.source.isin(wanted)])
-    splits = splits[splits.instruction_id.isin(kept)]
+    kept = {i.id for i in data.instructions if i.source in wanted}
+    tables = _tables(run, data)
     counts: dict[str, dict[str, int]] = {}  # config -> split -> rows
     written = set()
     for split in SPLITS:
-        ids = pa.array(splits.instruction_id[splits.split == split], pa.string())
+        ids = pa.array([i for i in data.ids(split) if i in kept], pa.string())
         for name, table in _of(tables, ids).items():
             if len(table):
                 counts.setdefault(name, {})[split] = len(table)
@@ -73,7 +73,8 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
         written |= {folder / f"bench/{name}.parquet" for name in frames}
     for old in {*folder.glob("data/*/*.parquet"), *folder.glob("bench/*.parquet")} - written:
         old.unlink()
-    labels = _labels(tables, splits.set_index("instruction_id").split)
+    split_of = {row.instruction_id: row.split for row in data.splits if row.instruction_id in kept}
+    labels = _labels(tables, split_of)
     write_text(folder / CARD, _card(profile, licences, counts, labels, tables))
     return counts
 
@@ -99,23 +100,21 @@ def licence(source: str, profile: Profile) -> str:
     return " and ".join(dict.fromkeys(stated))
 
 
-def _tables(run: Path) -> tuple[dict[str, pa.Table], pd.DataFrame]:
-    """The tables of a run by config, a rubric as a row a criterion; the split of instructions."""
-    notebooks = dict.fromkeys(("instructions", "rubrics", "splits"), "01_rubrics")
-    notebooks |= dict.fromkeys(("candidates", "verdicts", "pairs"), "02_preference_pairs")
-    stored = {
-        name: parquet.read_table(need(run / f"data/{name}.parquet", notebook))
-        for name, notebook in notebooks.items()
+def _tables(run: Path, data: RunData) -> dict[str, pa.Table]:
+    """The tables of a run by config, columns as in ``COLUMNS``; of rubrics a row a criterion."""
+    files = {"instructions": "instructions", "responses": "candidates"}
+    files |= {"verdicts": "verdicts", "pairs": "pairs"}
+    tables = {
+        name: parquet.read_table(need(run / f"data/{file}.parquet", "02_preference_pairs"))
+        for name, file in files.items()
     }
-    rubrics, splits = stored.pop("rubrics"), stored.pop("splits").to_pandas()
-    lists = pa.concat_arrays(rubrics["criteria"].chunks)
-    criteria = pa.Table.from_struct_array(pc.list_flatten(lists))
-    of_criterion = rubrics.drop_columns("criteria").take(pc.list_parent_indices(lists))
-    for name in of_criterion.column_names:
-        criteria = criteria.append_column(name, of_criterion[name].combine_chunks())
-    names = {"candidates": "responses"}
-    tables = {"criteria": criteria} | {names.get(name, name): t for name, t in stored.items()}
-    return {name: tables[name].select(list(COLUMNS[name])) for name in COLUMNS}, splits
+    criteria = [
+        rubric.model_dump(exclude={"criteria"}) | criterion.model_dump()
+        for rubric in data.rubrics
+        for criterion in rubric.criteria
+    ]
+    tables["criteria"] = pa.Table.from_pylist(criteria)
+    return {name: tables[name].select(list(COLUMNS[name])) for name in COLUMNS}
 
 
 def _of(tables: Mapping[str, pa.Table], ids: pa.Array) -> dict[str, pa.Table]:
@@ -129,7 +128,7 @@ def _of(tables: Mapping[str, pa.Table], ids: pa.Array) -> dict[str, pa.Table]:
     return part
 
 
-def _labels(tables: Mapping[str, pa.Table], split_of: pd.Series) -> pd.DataFrame:
+def _labels(tables: Mapping[str, pa.Table], split_of: Mapping[str, str]) -> pd.DataFrame:
     """Criteria, verdicts by judge, and pairs: a row each, with what, dimension and split."""
     keys = ["instruction_id", "criterion_id"]
     criteria = tables["criteria"].to_pandas().rename(columns={"id": "criterion_id"})
@@ -151,10 +150,9 @@ def _card(profile: Profile, licences: Mapping, files: Mapping, labels, tables: M
     counts = pd.crosstab([labels.split, labels.what], labels.dimension)
     counts = counts.reindex(columns=DIMENSIONS, fill_value=0).reindex(splits, level=0)
     features = [
-        [config, column, _type(tables[config].schema.field(column).type), meaning]
-        for config in COLUMNS
-        if config in files
-        for column, meaning in COLUMNS[config].items()
+        [config, field.name, _type(field.type), COLUMNS[config][field.name]]
+        for config, table in tables.items()
+        for field in (table.schema if config in files else ())
     ]
     judges = sorted(set(labels.what.str.extract("^verdicts of (.*)")[0].dropna()))
     header = DatasetCardData(

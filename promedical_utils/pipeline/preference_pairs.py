@@ -78,7 +78,9 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
         judge = judge_of(profile, truth, data.criterion_kinds)
         judged = _read_by(judge, "judge", data, truth)
         report = {"input_lenient_kinds": sorted(judge.lenient)}
-    report = {"input_judge_agreement": _agreement(truth, judged)} | report
+    by_judge = {(v.candidate_id, v.criterion_id): v.verdict for v in judged}
+    agreed = [by_judge[v.candidate_id, v.criterion_id] == v.verdict for v in truth]
+    report = {"input_judge_agreement": round(sum(agreed) / len(agreed), 4)} | report
     held_out = set(data.ids("calibration"))
     ids = {c.id for c in candidates if c.instruction_id in held_out}
     panel = people.panel(profile.physician_agreement, profile.seed)
@@ -146,12 +148,6 @@ def _read_by(
         verdict = reader.verdict(v.candidate_id, v.criterion_id, kind, v.verdict)
         rows.append(v.model_copy(update={"judge": name, "verdict": verdict}))
     return rows
-
-
-def _agreement(truth: list[Verdict], judged: list[Verdict]) -> float:
-    verdict_of = {(v.candidate_id, v.criterion_id): v.verdict for v in judged}
-    agreed = sum(verdict_of[v.candidate_id, v.criterion_id] == v.verdict for v in truth)
-    return round(agreed / len(truth), 4)
 
 
 def judge_errors(data: RunData, judge: str = "judge", expert: str = "truth") -> pd.DataFrame:

@@ -3,8 +3,9 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -71,8 +72,10 @@ def of_clinic(profile: Profile, run: Path) -> Made:
     def physician(drafts: list[Rubric], blind: bool) -> list:
         return [people.corrections(d, w.rubric_of[d.instruction_id], "physician_1") for d in drafts]
 
-    writer = _over_endpoints(profile, roles) if roles else _clinic_writer(profile, w)
-    drafting = Drafting(profile, instructions, writer)
+    writer = partial(_by_clinic, profile, w)
+    if roles:
+        writer = partial(rubric_writer.write, roles, round_=0, embedder=profile.embedder)
+    drafting = Drafting(profile, {i.id: i for i in instructions}, writer)
     drafting.run([i for i in w.ids("train") if i in curated], physician)
     rubric_of, drafted = w.rubric_of | drafting.gold, []
     for draft, fixes in zip(drafting.left, physician(drafting.left, False), strict=True):
@@ -102,20 +105,16 @@ def _with_kinds(rubric: Rubric) -> Rubric:
     return rubric.model_copy(update={"criteria": named})
 
 
-def _clinic_writer(profile: Profile, w: clinic.World) -> Callable[..., Written]:
-    """Errs as the profile says, less where the examples are alike."""
-
-    def write(asked: list[Instruction], shown: list[tuple]) -> Written:
-        drafts = []
-        nearest = rubric_writer.examples(asked, shown, profile.embedder)
-        for instruction, near in zip(asked, nearest, strict=True):
-            alike = [i.category for i, _ in near]
-            rate = people.error_rate(profile, instruction.category, alike)
-            rng = random.Random(short_hash("draft", profile.seed, instruction.id, *alike))
-            drafts.append(people.draft(w.rubric_of[instruction.id], rate, 0, rng))
-        return Written(drafts)
-
-    return write
+def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], shown) -> Written:
+    """Drafts of the clinic's writer, who errs as the profile says, less after alike examples."""
+    drafts = []
+    nearest = rubric_writer.examples(asked, shown, profile.embedder)
+    for instruction, near in zip(asked, nearest, strict=True):
+        alike = [i.category for i, _ in near]
+        rate = people.error_rate(profile, instruction.category, alike)
+        rng = random.Random(short_hash("draft", profile.seed, instruction.id, *alike))
+        drafts.append(people.draft(w.rubric_of[instruction.id], rate, 0, rng))
+    return Written(drafts)
 
 
 def _curated_clinic(
@@ -178,12 +177,13 @@ def of_open_sets(profile: Profile, run: Path) -> Made:
     bench = {i.id: pool.text_of(i.messages) for i in others}
     curated, curation = _curated(profile, run, rows, bench, *_asking(roles))
     split_of = _open_splits(profile, curated.instructions)
-    asked = [i for i in curated.instructions if i.id in split_of]
-    drafting = Drafting(profile, asked, _over_endpoints(profile, roles))
+    asked = {i.id: i for i in curated.instructions if i.id in split_of}
+    writer = partial(rubric_writer.write, roles, round_=0, embedder=profile.embedder)
+    drafting = Drafting(profile, asked, writer)
     with closing(Store(run / "review.sqlite")) as store:
-        rubric_of = brought | _drafted(profile, run, drafting, brought, store)
-    asked = [i for i in asked if i.id in rubric_of]
-    rubrics = [rubric_of[i.id] for i in asked]
+        rubric_of = brought | _drafted(run, drafting, brought, store)
+    kept = [i for i in asked if i in rubric_of]
+    rubrics = [rubric_of[i] for i in kept]
     status = Counter(rubric.status for rubric in rubrics)
     report = {
         "sources": {"left_out": left_out, "instructions": len(rows)},
@@ -198,20 +198,17 @@ def of_open_sets(profile: Profile, run: Path) -> Made:
             else f"not decontaminated against outside benches: {VARIABLE} is not set",
         ],
     }
-    return asked, [split_of[i.id] for i in asked], rubrics, report
+    return [asked[i] for i in kept], [split_of[i] for i in kept], rubrics, report
 
 
-def _drafted(
-    profile: Profile, run: Path, drafting: "Drafting", brought: dict[str, Rubric], store: Store
-) -> dict[str, Rubric]:
+def _drafted(run: Path, drafting: "Drafting", brought: dict, store: Store) -> dict[str, Rubric]:
     """Rubrics of what no source brought any for: drafted, or as physicians have mended them."""
-    asked = drafting.instruction_of
+    asked, reviewers = drafting.instruction_of, drafting.profile.reviewers
     mended = {r.instruction_id: r for r in store.gold() if r.instruction_id in asked}
     to_write = [i for i in asked if i not in brought]
-    if profile.reviewers:  # who repeat themselves: what they finished is asked for again
-        # the page shows them beside the drafts
-        records.save(asked.values(), run / "data/to_review.parquet")
-        drafting.run(to_write, partial(store.reviewed, reviewers=profile.reviewers))
+    if reviewers:  # who repeat themselves: what they finished is asked for again
+        records.save(asked.values(), run / "data/to_review.parquet")  # for the review page
+        drafting.run(to_write, partial(store.reviewed, reviewers=reviewers))
     else:
         drafting.run([i for i in to_write if i not in mended], examples=list(mended.values()))
     drafts = {}
@@ -295,10 +292,7 @@ def _curated(
 # ---------------------------------------------------------------- drafting
 
 
-def _over_endpoints(profile: Profile, roles: Roles) -> Callable[..., Written]:
-    return lambda asked, shown: rubric_writer.write(roles, asked, shown, 0, profile.embedder)
-
-
+@dataclass
 class Drafting:
     """Rubrics by rounds of review, if there are reviewers; what is left, with the gold so far.
 
@@ -307,17 +301,15 @@ class Drafting:
     keep the rules, as they came; ``queued``: for which instructions there was none, and why.
     """
 
-    def __init__(
-        self, profile: Profile, instructions: list[Instruction], writer: Callable[..., Written]
-    ):
-        self.profile, self.writer = profile, writer
-        self.instruction_of = {i.id: i for i in instructions}
-        self.rounds: list[dict] = []
-        self.gold: dict[str, Rubric] = {}
-        self.left: list[Rubric] = []
-        self.valid: list[Rubric] = []
-        self.queued: dict[str, list[str]] = {}
-        self.repaired = 0
+    profile: Profile
+    instruction_of: Mapping[str, Instruction]
+    writer: Callable[..., Written]
+    rounds: list[dict] = field(default_factory=list)
+    gold: dict[str, Rubric] = field(default_factory=dict)
+    left: list[Rubric] = field(default_factory=list)
+    valid: list[Rubric] = field(default_factory=list)
+    queued: dict[str, list[str]] = field(default_factory=dict)
+    repaired: int = 0
 
     def run(self, ids: list[str], reviewing=None, examples: Sequence[Rubric] = ()) -> None:
         """``reviewing`` as ``review.rounds`` has it; ``examples``: gold from before."""
