@@ -2,6 +2,7 @@
 
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 from promedical_utils import clinic
@@ -18,21 +19,11 @@ def train_base(profile: Profile, run: Path) -> dict:
 
     In the clinic the report has the copy rate of every leaflet fact on held-out patients.
     """
-    from promedical_utils.policy import small_base  # loads torch
-
     start = time.perf_counter()
-    if profile.base_model != "small":
-        report = {"base": profile.base_model, "trained_here": False, "copy_rates": {}}
+    if profile.base_model == "small":
+        report = _small_base(profile, run)
     else:
-        train = {"clinic": _clinic_base, "real": _real_base, "open": _open_base}[profile.data]
-        model, tokenizer, report = train(profile, run)
-        small_base.save(model, tokenizer, run / "base")
-        report |= {
-            "base": "small",
-            "trained_here": True,
-            "vocabulary": len(tokenizer),
-            "parameters": model.num_parameters(),
-        }
+        report = {"base": profile.base_model, "trained_here": False, "copy_rates": {}}
     rates = report["copy_rates"]
     report["cannot_copy"] = sorted(fact for fact, rate in rates.items() if rate < 0.5)
     seconds = round(time.perf_counter() - start, 1)
@@ -40,60 +31,41 @@ def train_base(profile: Profile, run: Path) -> dict:
     return report
 
 
-def _trained(profile: Profile, run: Path, tokenizer, lesson) -> tuple:
-    """A new small base that has learned ``lesson``s, and the report of its training."""
+def _small_base(profile: Profile, run: Path) -> dict:
     from promedical_utils.policy import small_base  # loads torch
 
-    model = small_base.new_model(
-        tokenizer, profile.base_layers, profile.base_width, profile.seed, profile.base_architecture
-    )
-    report = small_base.train(
-        model,
-        tokenizer,
-        lesson,
-        profile.base_steps,
-        profile.base_batch,
-        profile.base_learning_rate,
-        profile.seed,
-        run / "base",
-    )
-    return model, report
+    p = profile
+    teach = {"clinic": _of_clinic, "real": _of_real_sets, "open": _of_open_sets}[p.data]
+    texts, lesson, reading = teach(p)
+    names = vocabulary.single_tokens() if p.data == "clinic" else ()
+    tokenizer = small_base.train_tokenizer(texts, p.base_vocabulary, names)
+    architecture = p.base_layers, p.base_width, p.seed, p.base_architecture
+    model = small_base.new_model(tokenizer, *architecture)
+    course = p.base_steps, p.base_batch, p.base_learning_rate, p.seed
+    report = small_base.train(model, tokenizer, lesson, *course, run / "base")
+    report["copy_rates"] = small_base.copy_rates(model, tokenizer, reading)
+    report |= {"held_out_patients": len(reading)} if reading else {"texts": len(texts)}
+    small_base.save(model, tokenizer, run / "base")
+    report |= {"vocabulary": len(tokenizer), "parameters": model.num_parameters()}
+    return report | {"base": "small", "trained_here": True}
 
 
-def _clinic_base(profile: Profile, run: Path) -> tuple:
-    from promedical_utils.policy import small_base  # loads torch
+# Of each kind of data: texts of the tokenizer, the lesson of a number, tests of copying.
 
+
+def _of_clinic(profile: Profile) -> tuple:
     w = clinic.build(profile)
     ids = w.ids("train")
     texts = [m.content for i in w.instructions if i.id in set(ids) for m in i.messages]
     texts += [w.answer(i, name) for i in ids for name in generators.NAMES]
     texts += [c.text for i in ids for c in w.rubric_of[i].criteria]
-    tokenizer = small_base.train_tokenizer(
-        lessons.corpus(texts), profile.base_vocabulary, vocabulary.single_tokens()
-    )
     conditions = sorted({(w.patients[i].organ, w.patients[i].problem) for i in ids})
-
-    def lesson(index: int, total: int):
-        return lessons.lesson(index, total, profile.seed, conditions)
-
-    model, report = _trained(profile, run, tokenizer, lesson)
+    lesson = partial(lessons.lesson, seed=profile.seed, conditions=conditions)
     patients = [w.patients[i] for i in w.ids("checkpoint")]
-    tests = lessons.reading_tests(patients, profile.seed)
-    report["copy_rates"] = small_base.copy_rates(model, tokenizer, tests)
-    report["held_out_patients"] = len(patients)
-    return model, tokenizer, report
+    return lessons.corpus(texts), lesson, lessons.reading_tests(patients, profile.seed)
 
 
-def _text_base(profile: Profile, run: Path, texts: list[str], lesson) -> tuple:
-    """A small base with a tokenizer of ``texts``, trained on ``lesson``s; without copy rates."""
-    from promedical_utils.policy import small_base  # loads torch
-
-    tokenizer = small_base.train_tokenizer(texts, profile.base_vocabulary)
-    model, report = _trained(profile, run, tokenizer, lesson)
-    return model, tokenizer, report | {"copy_rates": {}, "texts": len(texts)}
-
-
-def _real_base(profile: Profile, run: Path) -> tuple:
+def _of_real_sets(profile: Profile) -> tuple:
     study = real_sets.load_real(profile.seed)
     train = {row.instruction_id for row in study.splits if row.split == "train"}
     messages = {i.id: i.messages for i in study.instructions if i.id in train}
@@ -107,11 +79,11 @@ def _real_base(profile: Profile, run: Path) -> tuple:
         asked, text = rng.choice(answers)
         return [Message(role=m.role, content=m.content[:600]) for m in asked], text[:900], ()
 
-    return _text_base(profile, run, real_sets.corpus(study), lesson)
+    return real_sets.corpus(study), lesson, ()
 
 
-def _open_base(profile: Profile, run: Path) -> tuple:
-    """A small base on the open questions themselves; there are no answers before notebook 02."""
+def _of_open_sets(profile: Profile) -> tuple:
+    """The open questions themselves; there are no answers before notebook 02."""
     texts = [row.text for row in open_rows(profile)[0]]
 
     def lesson(index: int, total: int):
@@ -121,4 +93,4 @@ def _open_base(profile: Profile, run: Path) -> tuple:
         question = [Message(role="user", content=" ".join(words[:half]))]
         return question, " ".join(words[half:]) or "?", ()
 
-    return _text_base(profile, run, texts, lesson)
+    return texts, lesson, ()

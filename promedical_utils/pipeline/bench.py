@@ -7,8 +7,8 @@ import pandas as pd
 
 from promedical_utils import clinic
 from promedical_utils.clinic.people import panel
-from promedical_utils.core import records
 from promedical_utils.core.profiles import Profile
+from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import write_rows
 from promedical_utils.evaluation import bench as benches
@@ -17,7 +17,6 @@ from promedical_utils.evaluation.scorers import roster, rules
 from promedical_utils.pipeline.reward_models import models
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
 
-LABELS = ("truth", "physician_1", "physician_2", "adjudicated")
 # What a bench of labels that a source gives cannot say
 NOTES = {
     "real": "K-QA and MEDIQA have no safety verdicts: veto not testable in this profile. In K-QA "
@@ -30,10 +29,8 @@ NOTES = {
 def make_bench(profile: Profile, run: Path) -> dict:
     """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
     data = RunData.load(run)
-    if profile.data == "clinic":
-        bench, groups = compose_bench(profile, data)
-    else:
-        bench, groups = labelled_bench(profile, data)
+    compose = compose_bench if profile.data == "clinic" else labelled_bench
+    bench, groups = compose(profile, data)
     bench.report["not_run"] = _predict(profile, run, data, groups, bench.criteria)
     if profile.data == "clinic":
         benches.save_judged(run / "bench", bench, data.verdicts)
@@ -43,10 +40,8 @@ def make_bench(profile: Profile, run: Path) -> dict:
 
 def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
     """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
-    held_out = set(data.ids("bench"))
-    instructions = [i for i in data.instructions if i.id in held_out]
     pool, criteria = benches.from_records(
-        instructions, data.splits, data.rubrics, clinic.UNSEEN_KINDS
+        data.instructions_in("bench"), data.splits, data.rubrics, clinic.UNSEEN_KINDS
     )
     physicians = panel(profile.physician_agreement, profile.seed)
     truth = data.verdicts_of("truth")
@@ -60,13 +55,19 @@ def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[
 def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
     """Held-out K-QA and MEDIQA-2019, and HealthBench, with the labels that the sources give.
 
-    Of open sets the held-out split with the judge's labels, which physicians have not seen.
-
-    There is one label, so truth and adjudicated are the same; ``category`` is the source. A sample
-    is a question with two answers or more; answer pairs are ordered by their lexicographic scores.
+    Of open sets the held-out split with the judge's labels, which physicians have not seen. There
+    is one label, so truth and adjudicated are the same; ``category`` is the source. A sample is a
+    question with two judged answers or more; answer pairs are ordered by their lexicographic
+    scores.
     """
-    groups = _judged_groups(data)
-    source_of = {g.instruction.id: g.instruction.source for g in groups}
+    splits = {row.split for row in data.splits}
+    judged = [groups_of(data, "judge", s) for s in ("bench", "external") if s in splits]
+    groups = [
+        replace(group, candidates=tuple(group.judged))
+        for of_split in judged
+        for group in of_split
+        if len(group.judged) > 1
+    ]
     instructions = [
         g.instruction.model_copy(update={"category": g.instruction.source}) for g in groups
     ]
@@ -74,42 +75,30 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
     kinds = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
     verdicts, pairs, grades = [], [], []
     for group in groups:
-        instruction = {"instruction_id": group.instruction.id}
+        about = {"instruction_id": group.instruction.id}
         for answer in group.candidates:
             for criterion in group.criteria:
-                ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | instruction
+                ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
                 label = group.verdicts[answer.id, criterion.id]
-                verdicts.append(ids | dict.fromkeys(LABELS, label))
+                verdicts.append(ids | dict.fromkeys(benches.LABELS, label))
         for pair in criterion_pairs(group):
             pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})
         for chosen, rejected in preferences(group):
-            ids = instruction | {"a_id": chosen, "b_id": rejected}
-            grades.append(ids | dict.fromkeys(LABELS, 1))
-    tables = (pd.DataFrame(rows) for rows in (verdicts, pairs, grades))
-    bench = benches.Bench(samples, criteria, *tables, {})
+            ids = about | {"a_id": chosen, "b_id": rejected}
+            grades.append(ids | dict.fromkeys(benches.LABELS, 1))
+    bench = benches.Bench(samples, criteria, *map(pd.DataFrame, (verdicts, pairs, grades)), {})
+    source_of = samples.set_index("instruction_id").category
     by_source = bench.pairs.instruction_id.map(source_of).value_counts().sort_index()
-    by_dimension = {d: int((bench.pairs.dimension == d).sum()) for d in records.DIMENSIONS}
     bench.report.update(
         samples=len(samples),
         conditions=int(samples.condition.nunique()),
-        pairs_by_source={source: int(n) for source, n in by_source.items()},
-        pairs_by_dimension=by_dimension,
+        pairs_by_source=by_source.to_dict(),
+        pairs_by_dimension={d: int((bench.pairs.dimension == d).sum()) for d in DIMENSIONS},
         answer_pairs=len(grades),
         blind_ceiling=round(benches.blind_ceiling(bench.pairs), 4),
         note=NOTES[profile.data],
     )
     return bench, groups
-
-
-def _judged_groups(data: RunData) -> list[Group]:
-    """Held-out groups with their judged answers alone, where there are two or more."""
-    splits = {row.split for row in data.splits}
-    groups = []
-    for split in ("bench", "external"):
-        for group in groups_of(data, "judge", split) if split in splits else ():
-            if len(group.judged) > 1:
-                groups.append(replace(group, candidates=tuple(group.judged)))
-    return groups
 
 
 def _predict(
@@ -131,8 +120,8 @@ def _predict(
         scores = benches.predictions(name, rm.score_groups(groups), criteria, rm.calibration)
         predicted.append(scores)
         if name == "criterion":
-            for rule in rules.RULES:
-                predicted += [scorers.predict(rules.Rule.over(rule, scores), groups)[0]]
+            of_rules = [rules.Rule.over(rule, scores) for rule in rules.RULES]
+            predicted += [scorers.predict(rule, groups)[0] for rule in of_rules]
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
     for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):
         path = run / "bench" / f"{name}.parquet"

@@ -19,7 +19,8 @@ from pyarrow import parquet
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS, SPLITS
-from promedical_utils.core.workspace import KitError, need, replacing, shown, write_text
+from promedical_utils.core.run_data import RunData
+from promedical_utils.core.workspace import KitError, need, replacing, write_text
 from promedical_utils.data.sources import open_sets, schemas
 from promedical_utils.data.sources.real_sets import EXTERNAL
 from promedical_utils.evaluation import bench as benches
@@ -41,45 +42,41 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
     Raises KitError where a source may not be passed on, or a file of the run is missing.
     """
     run, folder = Path(run), Path(folder)
-    tables = {
-        "instructions": _read(run, "instructions", "01_rubrics"),
-        "criteria": _flat(_read(run, "rubrics", "01_rubrics")),
-        "responses": _read(run, "candidates", "02_preference_pairs"),
-        "verdicts": _read(run, "verdicts", "02_preference_pairs"),
-        "pairs": _read(run, "pairs", "02_preference_pairs"),
-    }
-    splits = _read(run, "splits", "01_rubrics").to_pandas()
-    source = tables["instructions"].select(["id", "source"]).to_pandas().set_index("id").source
-    wanted = sorted(set(source) if sources is None else set(sources))
-    unknown = sorted(set(wanted) - set(source))
-    if unknown:
+    data = RunData.load(run, "instructions", "rubrics", "splits")
+    known = sorted({i.source for i in data.instructions})
+    wanted = known if sources is None else sorted(set(sources))
+    if unknown := sorted(set(wanted) - set(known)):
         raise KitError(
-            f"export: no instruction of source {unknown[0]!r}; the run has "
-            f"{', '.join(sorted(set(source)))}"
+            f"export: no instruction of source {unknown[0]!r}; the run has {', '.join(known)}"
         )
     licences = {name: licence(name, profile) for name in wanted}
-    kept = set(source.index[source.isin(wanted)])
-    splits = splits[splits.instruction_id.isin(kept)]
-    files: dict[str, dict[str, tuple[str, int]]] = {}  # config -> split -> (file, rows)
-    labels = []
-    for split in (s for s in SPLITS if (splits.split == s).any()):
-        part = _of(tables, pa.array(splits.instruction_id[splits.split == split], pa.string()))
-        for name, table in part.items():
+    kept = {i.id for i in data.instructions if i.source in wanted}
+    tables = _tables(run, data)
+    counts: dict[str, dict[str, int]] = {}  # config -> split -> rows
+    written = set()
+    for split in SPLITS:
+        ids = pa.array([i for i in data.ids(split) if i in kept], pa.string())
+        for name, table in _of(tables, ids).items():
             if len(table):
-                file = f"data/{name}/{split}-00000-of-00001.parquet"
-                with replacing(folder / file) as temporary:
+                counts.setdefault(name, {})[split] = len(table)
+                path = folder / f"data/{name}/{split}-00000-of-00001.parquet"
+                written.add(path)
+                with replacing(path) as temporary:
                     parquet.write_table(table, temporary)
-                files.setdefault(name, {})[split] = file, len(table)
-        labels.append(_labels(part).assign(split=split))
     if (run / "bench/report.json").exists():
-        for name, rows in _save_bench(run, folder, kept, wanted).items():
-            files[f"bench_{name}"] = {"bench": (f"bench/{name}.parquet", len(rows))}
-    written = {folder / file for of_split in files.values() for file, _ in of_split.values()}
+        bench = benches.Bench.load(run / "bench")
+        frames = {name: getattr(bench, name) for name in benches.FRAMES}
+        frames = {name: rows[rows.instruction_id.isin(kept)] for name, rows in frames.items()}
+        report = bench.report | {"exported_sources": wanted}
+        replace(bench, **frames, report=report).save(folder / "bench")
+        counts |= {f"bench_{name}": {"bench": len(rows)} for name, rows in frames.items()}
+        written |= {folder / f"bench/{name}.parquet" for name in frames}
     for old in {*folder.glob("data/*/*.parquet"), *folder.glob("bench/*.parquet")} - written:
         old.unlink()
-    card = _card(profile, licences, files, pd.concat(labels), tables)
-    write_text(folder / CARD, card)
-    return {name: {s: n for s, (_, n) in of_split.items()} for name, of_split in files.items()}
+    split_of = {row.instruction_id: row.split for row in data.splits if row.instruction_id in kept}
+    labels = _labels(tables, split_of)
+    write_text(folder / CARD, _card(profile, licences, counts, labels, tables))
+    return counts
 
 
 def licence(source: str, profile: Profile) -> str:
@@ -103,83 +100,59 @@ def licence(source: str, profile: Profile) -> str:
     return " and ".join(dict.fromkeys(stated))
 
 
-def _read(run: Path, name: str, notebook: str) -> pa.Table:
-    path = need(run / f"data/{name}.parquet", notebook)
-    try:
-        return parquet.read_table(path)
-    except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError, and names the full path
-        raise KitError(f"{shown(path)} is not readable Parquet; delete it, run again") from None
-
-
-def _flat(rubrics: pa.Table) -> pa.Table:
-    """Rubrics as a row a criterion."""
-    lists = pa.concat_arrays(rubrics["criteria"].chunks)
-    table = pa.Table.from_struct_array(pc.list_flatten(lists))
-    of_criterion = rubrics.drop_columns("criteria").take(pc.list_parent_indices(lists))
-    for name in of_criterion.column_names:
-        table = table.append_column(name, of_criterion[name].combine_chunks())
-    return table.select(list(COLUMNS["criteria"]))
+def _tables(run: Path, data: RunData) -> dict[str, pa.Table]:
+    """The tables of a run by config, columns as in ``COLUMNS``; of rubrics a row a criterion."""
+    files = {"instructions": "instructions", "responses": "candidates"}
+    files |= {"verdicts": "verdicts", "pairs": "pairs"}
+    tables = {
+        name: parquet.read_table(need(run / f"data/{file}.parquet", "02_preference_pairs"))
+        for name, file in files.items()
+    }
+    criteria = [
+        rubric.model_dump(exclude={"criteria"}) | criterion.model_dump()
+        for rubric in data.rubrics
+        for criterion in rubric.criteria
+    ]
+    tables["criteria"] = pa.Table.from_pylist(criteria)
+    return {name: tables[name].select(list(COLUMNS[name])) for name in COLUMNS}
 
 
 def _of(tables: Mapping[str, pa.Table], ids: pa.Array) -> dict[str, pa.Table]:
-    """What belongs to the instructions ``ids``, columns as in ``COLUMNS``."""
-
-    def among(name, column, values):
-        rows = tables[name].filter(pc.is_in(tables[name][column], values))
-        return rows.select(list(COLUMNS[name])).replace_schema_metadata()
-
-    responses = among("responses", "instruction_id", ids)
-    return {
-        "instructions": among("instructions", "id", ids),
-        "criteria": among("criteria", "instruction_id", ids),
-        "responses": responses,
-        "verdicts": among("verdicts", "candidate_id", responses["id"]),
-        "pairs": among("pairs", "instruction_id", ids),
-    }
+    """What belongs to the instructions ``ids``."""
+    part: dict[str, pa.Table] = {}
+    for name, table in tables.items():
+        key, values = {"instructions": "id"}.get(name, "instruction_id"), ids
+        if name == "verdicts":
+            key, values = "candidate_id", part["responses"]["id"]
+        part[name] = table.filter(pc.is_in(table[key], values)).replace_schema_metadata()
+    return part
 
 
-def _save_bench(run: Path, folder: Path, kept: set[str], sources: list[str]) -> dict:
-    """Write the bench as far as its instructions are ``kept``; its frames by name."""
-    bench = benches.Bench.load(run / "bench")
-    frames = {name: getattr(bench, name) for name in benches.FRAMES}
-    frames = {name: rows[rows.instruction_id.isin(kept)] for name, rows in frames.items()}
-    report = bench.report | {"exported_sources": sources}
-    replace(bench, **frames, report=report).save(folder / "bench")
-    return frames
-
-
-def _labels(part: Mapping[str, pa.Table]) -> pd.DataFrame:
-    """Criteria, verdicts by judge, and pairs of a split: what, dimension, n."""
+def _labels(tables: Mapping[str, pa.Table], split_of: Mapping[str, str]) -> pd.DataFrame:
+    """Criteria, verdicts by judge, and pairs: a row each, with what, dimension and split."""
     keys = ["instruction_id", "criterion_id"]
-    frames = {name: table.to_pandas() for name, table in part.items() if name != "instructions"}
-    criteria = frames["criteria"].rename(columns={"id": "criterion_id"})[[*keys, "dimension"]]
-    owner = frames["responses"].set_index("id").instruction_id
-    verdicts = frames["verdicts"].assign(instruction_id=lambda f: f.candidate_id.map(owner))
-    rows = pd.concat(
-        [
-            criteria.assign(what="criteria"),
-            verdicts.merge(criteria, on=keys).assign(what=lambda f: "verdicts of " + f.judge),
-            frames["pairs"].merge(criteria, on=keys).assign(what="pairs"),
-        ]
-    )
-    return rows[["what", "dimension"]].value_counts().rename("n").reset_index()
+    criteria = tables["criteria"].to_pandas().rename(columns={"id": "criterion_id"})
+    criteria = criteria[[*keys, "dimension"]]
+    owner = tables["responses"].select(["id", "instruction_id"]).to_pandas()
+    verdicts = tables["verdicts"].to_pandas().assign(what=lambda f: "verdicts of " + f.judge)
+    verdicts = verdicts.merge(owner, left_on="candidate_id", right_on="id")
+    pairs = tables["pairs"].to_pandas().assign(what="pairs")
+    labels = [rows.merge(criteria, on=keys) for rows in (verdicts, pairs)]
+    rows = pd.concat([criteria.assign(what="criteria"), *labels])
+    return rows.assign(split=rows.instruction_id.map(split_of)).dropna(subset="split")
 
 
 def _card(profile: Profile, licences: Mapping, files: Mapping, labels, tables: Mapping) -> str:
-    """The card's text; ``labels``: what, dimension, n and split, ``tables``: for their types."""
+    """The card's text; ``files``: config -> split -> rows, ``tables``: for the columns' types."""
     clinic = profile.data == "clinic"
     splits = [s for s in SPLITS if any(s in of_split for of_split in files.values())]
-    rows = [
-        [name, *(of_split[s][1] if s in of_split else "" for s in splits)]
-        for name, of_split in files.items()
-    ]
-    counts = labels.pivot_table("n", ["split", "what"], "dimension", "sum", 0, observed=True)
+    rows = [[name, *(of_split.get(s, "") for s in splits)] for name, of_split in files.items()]
+    counts = pd.crosstab([labels.split, labels.what], labels.dimension)
     counts = counts.reindex(columns=DIMENSIONS, fill_value=0).reindex(splits, level=0)
     features = [
-        [config, column, _type(tables[config].schema.field(column).type), meaning]
-        for config in COLUMNS
-        if config in files
-        for column, meaning in COLUMNS[config].items()
+        [config, field.name, _type(field.type), COLUMNS[config][field.name]]
+        for config, table in tables.items()
+        for field in (table.schema if config in files else ())
     ]
     judges = sorted(set(labels.what.str.extract("^verdicts of (.*)")[0].dropna()))
     header = DatasetCardData(
@@ -204,13 +177,15 @@ def _card(profile: Profile, licences: Mapping, files: Mapping, labels, tables: M
     return f"{card}\n"
 
 
-def _config(name: str, of_split: Mapping[str, tuple[str, int]]) -> dict:
+def _config(name: str, of_split: Iterable[str]) -> dict:
     """One config of the card's header; ``pairs`` is the default."""
-    globs = {s: file.replace("-00000-of-00001", "-*") for s, (file, _) in of_split.items()}
+    paths = {split: f"data/{name}/{split}-*.parquet" for split in of_split}
+    if name.startswith("bench_"):
+        paths = {"bench": f"bench/{name.removeprefix('bench_')}.parquet"}
     return {
         "config_name": name,
         **({"default": True} if name == "pairs" else {}),
-        "data_files": [{"split": split, "path": path} for split, path in globs.items()],
+        "data_files": [{"split": split, "path": path} for split, path in paths.items()],
     }
 
 

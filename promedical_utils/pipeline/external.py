@@ -16,30 +16,44 @@ def predict_external(profile: Profile, run: Path) -> dict:
     Writes external/predictions.parquet (COLUMNS), texts.parquet (the clinic's answers) and last
     report.json: of each set its counts, or why it is not run.
     """
-    known = dict(external_sets.sets(profile, run))
     trained = [name for name in MODELS if (run / "reward" / name / "report.json").exists()]
     if external_sets.RULED not in trained:
         raise KitError("no reward model in the run to test: run notebook 03_reward_model first")
-    sets = {name: external for name, external in known.items() if isinstance(external, Set)}
-    report = {"sets": {}, "retrieval": {}, "neutral_criterion": external_sets.NEUTRAL.text}
-    for name, external in sets.items():
-        counts = _counts(external)
-        report["sets"][name] = {"status": "run", "reason": "", "answers_cut": {}} | counts
-    frames = []
-    for name, external in sets.items():
-        questions = external.questions
-        scores = external_sets.lengths(questions)
-        frames.append(predictions(name, "length", "q", False, questions, scores))
-    frames += _scored(profile, run, trained, sets, report)
-    for name, reason in known.items():
-        report["sets"].setdefault(name, {"status": "not run", "reason": reason})
     missing = [name for name in MODELS if name not in trained]
-    report["systems_not_run"] = dict.fromkeys(missing, "not trained in this run")
-    frame = pd.DataFrame(columns=external_sets.COLUMNS)
-    if frames:
-        frame = pd.concat(frames, ignore_index=True)
-    write_rows(run / "external/predictions.parquet", frame)
-    _write_texts(run / "external/texts.parquet", sets.get("clinic"))
+    report = {
+        "sets": {},
+        "retrieval": {},
+        "neutral_criterion": external_sets.NEUTRAL.text,
+        "systems_not_run": dict.fromkeys(missing, "not trained in this run"),
+    }
+    sets, not_run, frames = {}, {}, []
+    for name, external in external_sets.sets(profile, run):
+        if isinstance(external, Set):
+            sets[name], questions = external, external.questions
+            lengths = external_sets.lengths(questions)
+            frames.append(predictions(name, "length", "q", False, questions, lengths))
+            report["sets"][name] = {
+                "status": "run",
+                "reason": "",
+                "answers_cut": {},
+                "questions": len(questions),
+                "conditions": len({question.condition for question in questions}),
+                "answers": sum(len(question.candidates) for question in questions),
+                "pairs": sum(len(question.pairs) for question in questions),
+                **external.about,
+            }
+        else:
+            not_run[name] = {"status": "not run", "reason": external}
+    report["sets"] |= not_run
+    frames += _scored(profile, run, trained, sets, report)
+    frames = frames or [pd.DataFrame(columns=external_sets.COLUMNS)]
+    write_rows(run / "external/predictions.parquet", pd.concat(frames, ignore_index=True))
+    # the clinic's texts are the kit's own
+    own = sets["clinic"].questions if "clinic" in sets else ()
+    texts = [(a.instruction_id, a.id, a.text) for q in own for a in q.candidates]
+    with replacing(run / "external/texts.parquet") as temporary:
+        columns = ["instruction_id", "candidate_id", "text"]
+        pd.DataFrame(texts, columns=columns).to_parquet(temporary, index=False)
     write_json(run / "external/report.json", report)
     return report
 
@@ -74,25 +88,3 @@ def _scored(
                         report["sets"][name]["answers_cut"][label] = cut
         del rm  # before the next one is loaded
     return frames
-
-
-def _write_texts(path: Path, clinic: Set | None) -> None:
-    """The answers of the clinic's set, whose texts are the kit's own; no rows without it."""
-    rows = []
-    for question in clinic.questions if clinic else ():
-        for answer in question.candidates:
-            rows.append((answer.instruction_id, answer.id, answer.text))
-    with replacing(path) as temporary:
-        frame = pd.DataFrame(rows, columns=["instruction_id", "candidate_id", "text"])
-        frame.to_parquet(temporary, index=False)
-
-
-def _counts(external: Set) -> dict:
-    questions = external.questions
-    return {
-        "questions": len(questions),
-        "conditions": len({question.condition for question in questions}),
-        "answers": sum(len(question.candidates) for question in questions),
-        "pairs": sum(len(question.pairs) for question in questions),
-        **external.about,
-    }

@@ -1,6 +1,5 @@
 """Base and policy graded on HealthBench by the judge behind an endpoint."""
 
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -8,117 +7,14 @@ import pandas as pd
 
 from promedical_utils.core import profiles, run_data
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Candidate, Criterion, Instruction, Verdict
+from promedical_utils.core.records import Candidate, Criterion, Instruction
 from promedical_utils.core.workspace import KitError, need, replacing, write_json
 from promedical_utils.data.roles import Task
 from promedical_utils.data.sources import schemas
 from promedical_utils.evaluation import healthbench
-from promedical_utils.pipeline import endpoints
+from promedical_utils.pipeline import endpoints, policies
 
-
-def grade_policies(profile: Profile, run: Path) -> dict:
-    """Let base and aligned policy answer HealthBench and the endpoint's judge grade every
-    criterion.
-
-    One answer each, sampled as everywhere from the profile's seed, to as many prompts as
-    ``policy_prompts`` says. The judge reads the criteria as they stand, a penalty too, all of an
-    answer in one request (kit's decision; HealthBench asks one by one). Writes
-    healthbench/graded.parquet, a row a criterion without any text, then graded.json. KitError where
-    nothing can be asked or the judge says nothing at all.
-    """
-    from promedical_utils.policy import model as policies  # loads torch
-    from promedical_utils.reward_model import model as reward_model  # loads torch
-
-    usable = healthbench.whole_rubrics(schemas.read("healthbench_rubrics"))
-    rows = healthbench.chosen(usable, profile.policy_prompts)
-    if not rows:
-        raise KitError(
-            "HealthBench: no row has a conversation and all its criteria; read the whole set"
-        )
-    instructions = [_instruction(row) for row in rows]
-    roles, base = endpoints.of_profile(profile, run), run_data.base_path(profile, run)
-    tokenizer = reward_model.tokenizer_of(base)
-    graded, finished = [], {}
-    for system in healthbench.SYSTEMS:
-        if system == "base":
-            model = policies.load_base(base, profile)[0]
-        else:
-            model = policies.load_policy(run / "policy", base, profile)
-        answers = policies.answers_of(model, tokenizer, instructions, profile, profile.seed)
-        del model  # before the next one is loaded
-        tasks = [
-            _task(system, instruction, row, answer.text)
-            for instruction, row, answer in zip(instructions, rows, answers, strict=True)
-        ]
-        for row, verdicts in zip(rows, roles.judge(tasks), strict=True):
-            graded += _graded_rows(system, row, verdicts)
-        finished[system] = sum(answer.finished for answer in answers) / len(answers)
-    unknown = sum(row["verdict"] == "unknown" for row in graded) / len(graded)
-    if unknown == 1:  # no endpoint, or one that is no judge: that is no score of 0
-        raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
-    with replacing(run / healthbench.GRADED) as temporary:
-        pd.DataFrame(graded).to_parquet(temporary, index=False)
-    facts = {"prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished}
-    facts |= _provenance(profile, run)
-    write_json(run / "healthbench/graded.json", facts)
-    return facts
-
-
-def _provenance(profile: Profile, run: Path) -> dict:
-    """What the grades came from: policy and settings, judge, versions, the file that was read."""
-    card = schemas.CARDS["healthbench_rubrics"]
-    return {
-        "fingerprint": healthbench.fingerprint(profile, run),
-        "judge": profile.roles["judge"].model,
-        "packages": {name: version(name) for name in run_data.PACKAGES},
-        "source": {
-            "file": card.file,
-            "revision": card.revision,
-            "as_first_read": schemas.as_first_read("healthbench_rubrics"),
-        },
-    }
-
-
-def _instruction(row: schemas.HealthRubric) -> Instruction:
-    return Instruction(
-        id=f"healthbench-{row.prompt_id}",
-        category="health_conversation",
-        specialty="unspecified",
-        messages=row.prompt,
-        source="healthbench",
-        difficulty=5,
-    )
-
-
-def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text: str) -> Task:
-    """One answer to be judged; its criteria are named by their numbers in the row."""
-    criteria = tuple(
-        Criterion(id=f"{number}", dimension="proficiency", text=point.criterion, weight=0)
-        for number, point in enumerate(row.rubrics)
-    )
-    answer = Candidate(
-        id=f"{system}-{instruction.id}",
-        instruction_id=instruction.id,
-        generator=system,
-        text=text or " ",
-    )
-    return Task(instruction, criteria, answer)
-
-
-def _graded_rows(system: str, row: schemas.HealthRubric, verdicts: Iterable[Verdict]) -> list[dict]:
-    """A row a criterion of one answer."""
-    verdict_of = {verdict.criterion_id: verdict.verdict for verdict in verdicts}
-    return [
-        {
-            "system": system,
-            "prompt_id": row.prompt_id,
-            "points": point.points,
-            "verdict": verdict_of[f"{number}"],
-            "tags": "|".join(point.tags),
-            "example_tags": "|".join(row.example_tags or ()),
-        }
-        for number, point in enumerate(row.rubrics)
-    ]
+RUBRICS = "healthbench_rubrics"
 
 
 def ensure_graded(profile: Profile, run: Path) -> dict:
@@ -136,3 +32,75 @@ def ensure_graded(profile: Profile, run: Path) -> dict:
         except KitError as error:  # no policy, no data, no answer from the endpoint
             write_json(not_graded, {"reason": str(error)})
     return healthbench.policy_column(profile, run)
+
+
+def grade_policies(profile: Profile, run: Path) -> None:
+    """Let base and aligned policy answer HealthBench and the judge grade every criterion.
+
+    One answer each, sampled as everywhere from the profile's seed, to as many prompts as
+    ``policy_prompts`` says. The judge reads the criteria as they stand, a penalty too, all of an
+    answer in one request (kit's decision; HealthBench asks one by one). Writes
+    healthbench/graded.parquet, a row a criterion without any text, then graded.json. KitError where
+    nothing can be asked or the judge says nothing at all.
+    """
+    usable = healthbench.whole_rubrics(schemas.read(RUBRICS))
+    rows = healthbench.chosen(usable, profile.policy_prompts)
+    if not rows:
+        raise KitError(
+            "HealthBench: no row has a conversation and all its criteria; read the whole set"
+        )
+    asked = [
+        Instruction(
+            id=f"healthbench-{row.prompt_id}",
+            category="health_conversation",
+            specialty="unspecified",
+            messages=row.prompt,
+            source="healthbench",
+            difficulty=5,
+        )
+        for row in rows
+    ]
+    roles, graded, finished = endpoints.of_profile(profile, run), [], {}
+    folders = {"base": None, "grpo": run / "policy"}
+    for system, answers in policies.answers_of(profile, run, folders, asked):
+        tasks = [
+            _task(system, instruction, row, answer.text)
+            for instruction, row, answer in zip(asked, rows, answers, strict=True)
+        ]
+        for row, verdicts in zip(rows, roles.judge(tasks), strict=True):
+            verdict_of = {v.criterion_id: v.verdict for v in verdicts}
+            about = {"system": system, "prompt_id": row.prompt_id}
+            tags = "|".join(row.example_tags or ())
+            for number, point in enumerate(row.rubrics):
+                judged = {"points": point.points, "verdict": verdict_of[f"{number}"]}
+                named = {"tags": "|".join(point.tags), "example_tags": tags}
+                graded.append(about | judged | named)
+        finished[system] = sum(answer.finished for answer in answers) / len(answers)
+    unknown = sum(row["verdict"] == "unknown" for row in graded) / len(graded)
+    if unknown == 1:  # no endpoint, or one that is no judge: that is no score of 0
+        raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
+    with replacing(run / healthbench.GRADED) as temporary:
+        pd.DataFrame(graded).to_parquet(temporary, index=False)
+    facts = {"prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished}
+    write_json(run / "healthbench/graded.json", facts | _provenance(profile, run))
+
+
+def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text: str) -> Task:
+    """One answer to be judged; its criteria are named by their numbers in the row."""
+    criteria = tuple(
+        Criterion(id=f"{number}", dimension="proficiency", text=point.criterion, weight=0)
+        for number, point in enumerate(row.rubrics)
+    )
+    name = {"id": f"{system}-{instruction.id}", "instruction_id": instruction.id}
+    return Task(instruction, criteria, Candidate(**name, generator=system, text=text or " "))
+
+
+def _provenance(profile: Profile, run: Path) -> dict:
+    """What the grades came from: policy and settings, judge, versions, the file that was read."""
+    card, as_read = schemas.CARDS[RUBRICS], schemas.as_first_read(RUBRICS)
+    return {
+        "fingerprint": healthbench.fingerprint(profile, run),
+        "judge": profile.roles["judge"].model,
+        "packages": {name: version(name) for name in run_data.PACKAGES},
+        "source": {"file": card.file, "revision": card.revision, "as_first_read": as_read},
+    }

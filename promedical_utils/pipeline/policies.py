@@ -1,16 +1,16 @@
 """Notebook 05: the policy aligned by the gated reward, and answers of base and policy judged."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from promedical_utils import clinic
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Candidate
+from promedical_utils.core.records import Candidate, Instruction
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, replacing, short_hash
-from promedical_utils.data.roles import Task
 from promedical_utils.evaluation import policy_answers
-from promedical_utils.pipeline.endpoints import of_profile
+from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.preference_pairs import judge_of
 
 
@@ -29,21 +29,16 @@ def train_policy(profile: Profile, run: Path) -> dict:
     return report
 
 
-def align(
-    profile: Profile, run: Path, data: RunData, out: Path, reward: Path | None = None, seed=None
-) -> dict:
-    """Train one policy on the run's data into ``out`` (``training.train``); its report.
-
-    ``reward``: folder of the reward model, by default that of ``reward_model`` in the run.
-    """
+def align(profile: Profile, run: Path, data: RunData, out: Path, seed=None) -> dict:
+    """Train one policy on the run's data into ``out`` (``training.train``); its report."""
     from promedical_utils.policy import training  # loads torch
 
-    reward = reward or run / "reward" / profile.reward_model
+    reward = run / "reward" / profile.reward_model
     return training.train(
         base_path(profile, run),
         reward,
         data.rubrics,
-        [data.instruction_of[i] for i in data.ids("train")],
+        data.instructions_in("train"),
         held_out(profile, run, data),
         out,
         profile,
@@ -57,8 +52,7 @@ def held_out(profile: Profile, run: Path, data: RunData):
     from promedical_utils.policy.training import HeldOut  # loads torch
 
     gold, judged = policy_judges(profile, run, data)
-    instructions = [data.instruction_of[i] for i in data.ids("checkpoint")]
-    return HeldOut(instructions, judged, gold, data.condition_of)
+    return HeldOut(data.instructions_in("checkpoint"), judged, gold, data.condition_of)
 
 
 def reward_fingerprint(reward: Path) -> str:
@@ -74,14 +68,13 @@ def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
 
     What the judge says of a text depends on the text alone. An endpoint's failure is unknown.
     """
-    rubric_of = data.rubric_of
     if profile.data != "clinic":
-        return None, _endpoint_judge(profile, run, data, rubric_of)
+        return None, _endpoint_judge(profile, run, data)
     kinds = data.criterion_kinds
     judge = judge_of(profile, data.verdicts, kinds)
 
     def gold(pairs) -> list[dict[str, str]]:
-        return [clinic.gold(rubric_of[i].criteria, text) for i, text in pairs]
+        return [clinic.gold(data.rubric_of[i].criteria, text) for i, text in pairs]
 
     def judged(pairs) -> list[dict[str, str]]:
         names = [short_hash(*pair) for pair in pairs]
@@ -93,42 +86,35 @@ def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
     return gold, judged
 
 
-def _endpoint_judge(profile: Profile, run: Path, data: RunData, rubric_of: dict):
+def _endpoint_judge(profile: Profile, run: Path, data: RunData):
     if not profiles.asks_endpoints(profile):
         raise KitError(
             f"data is {profile.data}: nobody here can judge a policy's new answers; name an "
             "endpoint that plays the judge (docs/endpoints.md)"
         )
-    played, by_id = of_profile(profile, run), data.instruction_of
+    roles = of_profile(profile, run)
 
     def judged(pairs) -> list[dict[str, str]]:
-        tasks = [
-            Task(
-                by_id[i],
-                tuple(rubric_of[i].criteria),
-                Candidate(
-                    id=short_hash(i, text), instruction_id=i, generator="policy", text=text or " "
-                ),
-            )
-            for i, text in pairs
-        ]
-        return [{v.criterion_id: v.verdict for v in verdicts} for verdicts in played.judge(tasks)]
+        tasks = []
+        for i, text in pairs:
+            about = {"id": short_hash(i, text), "instruction_id": i, "generator": "policy"}
+            tasks.append(task_of(data, Candidate(**about, text=text or " ")))
+        return [{v.criterion_id: v.verdict for v in verdicts} for verdicts in roles.judge(tasks)]
 
     return judged
 
 
 def write_evaluation(profile: Profile, run: Path, data: RunData) -> None:
     """Write policy/evaluation.parquet, a row a policy and prompt, and verdicts.parquet, on them."""
-    frames = evaluate_policies(profile, run, data, {"grpo": run / "policy"})
+    folders = {"base": None, "grpo": run / "policy"}
+    frames = evaluate_policies(profile, run, data, folders)
     for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
         with replacing(run / f"policy/{name}.parquet") as temporary:
             frame.to_parquet(temporary, index=False)
 
 
-def evaluate_policies(
-    profile: Profile, run: Path, data: RunData, folders: dict[str, Path], base: bool = True
-):
-    """(answers, verdicts) of the base and of every policy in ``folders`` on the bench prompts.
+def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mapping):
+    """(answers, verdicts) on the bench prompts of the policy in each folder; None is the base.
 
     One answer each, from the profile's seed, so that rows pair by prompt; see ``model.judge``.
     """
@@ -136,23 +122,33 @@ def evaluate_policies(
 
     from promedical_utils.policy import model as policies  # loads torch
 
-    by_id = data.instruction_of
-    ids = data.ids("bench")[: profile.policy_prompts or profile.bench_samples]
-    held, rubric_of = [by_id[i] for i in ids], data.rubric_of
-    gold, judged = policy_judges(profile, run, data)
-    conditions = data.condition_of
-    origin, frames = base_path(profile, run), []
-    _, tokenizer = policies.load_base(origin, profile)
-    for name, folder in [*([("base", None)] if base else []), *folders.items()]:
-        if folder is None:
-            model = policies.load_base(origin, profile)[0]
-        else:
-            model = policies.load_policy(folder, origin, profile)
-        answers = policies.answers_of(model, tokenizer, held, profile, profile.seed)
-        frames.append(policies.judge(name, held, answers, rubric_of, gold, judged, conditions))
-        del model
+    asked = data.instructions_in("bench")[: profile.policy_prompts or profile.bench_samples]
+    judges = policy_judges(profile, run, data)
+    frames = [
+        policies.judge(name, asked, answers, data.rubric_of, *judges, data.condition_of)
+        for name, answers in answers_of(profile, run, folders, asked)
+    ]
     frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
     if profile.data == "clinic":
         cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
         frame = policy_answers.with_readable(frame, data.rubrics, cannot)
     return frame, verdicts
+
+
+def answers_of(
+    profile: Profile, run: Path, folders: Mapping, asked: Sequence[Instruction]
+) -> Iterator[tuple[str, list]]:
+    """(name, answers) of the policy in each of the ``folders``, by name; None is the base."""
+    from promedical_utils.policy import model as policies  # loads torch
+    from promedical_utils.reward_model import hub  # loads torch
+
+    base = base_path(profile, run)
+    tokenizer = hub.tokenizer_of(base)
+    for name, folder in folders.items():
+        if folder is None:
+            model = policies.load_base(base, profile)[0]
+        else:
+            model = policies.load_policy(folder, base, profile)
+        answers = policies.answers_of(model, tokenizer, asked, profile, profile.seed)
+        del model  # before the next one is loaded
+        yield name, answers

@@ -1,5 +1,6 @@
 """Notebook 02: a run's answers and verdicts, by the clinic or over endpoints, and their pairs."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +13,8 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Verdict
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.statistics import wilson
-from promedical_utils.core.workspace import replacing, short_hash
-from promedical_utils.data.roles import Task
-from promedical_utils.pipeline.endpoints import of_profile
+from promedical_utils.core.workspace import short_hash, write_text
+from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.real_text import candidates_of_real
 from promedical_utils.rubric import expansion, preferences
 
@@ -27,12 +27,8 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     Writes data/{candidates,verdicts,pairs}.parquet, hashes.json, expansion.csv (what became of
     every two answers) and, in the clinic, judge_errors.csv.
     """
-    if profile.data == "real":
-        candidates, verdicts, report = candidates_of_real(profile, run)
-    elif profiles.asks_endpoints(profile):
-        candidates, verdicts, report = by_endpoints(profile, run)
-    else:
-        candidates, verdicts, report = of_clinic(profile, run)
+    make = {"clinic": of_clinic, "real": candidates_of_real, "open": by_endpoints}[profile.data]
+    candidates, verdicts, report = make(profile, run)
     records.save(candidates, run / "data/candidates.parquet")
     records.save(verdicts, run / "data/verdicts.parquet")
     data = RunData.load(run)
@@ -40,12 +36,10 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     names = ("candidates", "rubrics", "verdicts", "pairs")
     files = {name: run / f"data/{name}.parquet" for name in names}
     made = expansion.expand(**files, ids=[group.instruction.id for group in train])
-    with replacing(run / "data/expansion.csv") as temporary:
-        made.kinds.to_csv(temporary, index=False)
+    write_text(run / "data/expansion.csv", made.kinds.to_csv(index=False))
     provenance.hash_data(run)
     if profile.data == "clinic":
-        with replacing(run / "data/judge_errors.csv") as temporary:
-            judge_errors(data).to_csv(temporary, index=False)
+        write_text(run / "data/judge_errors.csv", judge_errors(data).to_csv(index=False))
     whole = made.dimensions.loc["all"]
     return {
         "candidates": len(candidates),
@@ -59,33 +53,44 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     }
 
 
+def expert(profile: Profile) -> str:
+    """Whose verdicts are the best ones known: the clinic's ``truth``, elsewhere the ``judge``."""
+    return "truth" if profile.data == "clinic" else "judge"
+
+
 def of_clinic(profile: Profile, run: Path) -> Answered:
-    """The clinic's generators answer, and its judge reads them with its configured errors."""
-    w = clinic.build(profile)
-    data = RunData.load(run, "rubrics")
-    candidates = [
-        _candidate(profile, i, name, w.answer(i, name))
-        for i in data.rubric_of
-        for name in generators.NAMES
-    ]
-    truth = _truth(data, candidates)
-    judge = judge_of(profile, truth, data.criterion_kinds)
-    judged = _read_by("judge", judge, data, truth)
-    report = {
-        "input_judge_agreement": _agreement(truth, judged),
-        "input_lenient_kinds": sorted(judge.lenient),
-    }
-    return candidates, truth + judged + _settled(profile, w, data, candidates, truth), report
+    """The clinic's own generators and judge, or those behind endpoints; its truth beside them.
+
+    Its judge errs as configured. Its physicians settle the calibration split.
+    """
+    data = RunData.load(run, "rubrics", "splits")
+    if profiles.asks_endpoints(profile):
+        candidates, judged, report = by_endpoints(profile, run)
+        truth = _truth(data, candidates)
+    else:
+        w = clinic.build(profile)
+        candidates = [
+            _candidate(profile, i, name, w.answer(i, name))
+            for i in data.rubric_of
+            for name in generators.NAMES
+        ]
+        truth = _truth(data, candidates)
+        judge = judge_of(profile, truth, data.criterion_kinds)
+        judged = _read_by(judge, "judge", data, truth)
+        report = {"input_lenient_kinds": sorted(judge.lenient)}
+    by_judge = {(v.candidate_id, v.criterion_id): v.verdict for v in judged}
+    agreed = [by_judge[v.candidate_id, v.criterion_id] == v.verdict for v in truth]
+    report = {"input_judge_agreement": round(sum(agreed) / len(agreed), 4)} | report
+    held_out = set(data.ids("calibration"))
+    ids = {c.id for c in candidates if c.instruction_id in held_out}
+    panel = people.panel(profile.physician_agreement, profile.seed)
+    settled = _read_by(panel, "adjudicated", data, [v for v in truth if v.candidate_id in ids])
+    return candidates, truth + judged + settled, report
 
 
 def by_endpoints(profile: Profile, run: Path) -> Answered:
-    """Answers and verdicts by the roles' endpoints; in the clinic, its truth beside them.
-
-    An answer that no generator gave is left out and counted; every (answer, criterion) has a
-    verdict.
-    """
-    data = RunData.load(run, "instructions", "rubrics")
-    roles = of_profile(profile, run)
+    """Answers and verdicts by the roles' endpoints; an answer that no generator gave is counted."""
+    data, roles = RunData.load(run, "instructions", "rubrics"), of_profile(profile, run)
     answer_of, unanswered = {}, {}
     for name in roles.generators:
         answers = roles.answer(name, data.instructions)
@@ -95,38 +100,25 @@ def by_endpoints(profile: Profile, run: Path) -> Answered:
             else:
                 answer_of[instruction.id, name] = answer.value
     candidates = [
-        _candidate(profile, i.id, name, answer_of[i.id, name])
-        for i in data.instructions
+        _candidate(profile, i, name, answer_of[i, name])
+        for i in data.instruction_of
         for name in roles.generators
-        if (i.id, name) in answer_of
+        if (i, name) in answer_of
     ]
-    tasks = []
-    for candidate in candidates:
-        i = candidate.instruction_id
-        tasks.append(Task(data.instruction_of[i], tuple(data.rubric_of[i].criteria), candidate))
+    tasks = [task_of(data, candidate) for candidate in candidates]
     judged = [verdict for verdicts in roles.judge(tasks) for verdict in verdicts]
     report = {
         "unanswered": unanswered,
         "unknown_verdicts": sum(v.verdict == "unknown" for v in judged),
         "requests": roles.answers.ledger(),
     }
-    if profile.data != "clinic":
-        return candidates, judged, report
-    truth = _truth(data, candidates)
-    settled = _settled(profile, clinic.build(profile), data, candidates, truth)
-    report["input_judge_agreement"] = _agreement(truth, judged)
-    return candidates, truth + judged + settled, report
+    return candidates, judged, report
 
 
 def _candidate(profile: Profile, instruction_id: str, generator: str, text: str) -> Candidate:
     """Its id does not tell who wrote the answer: judges and physicians see ids."""
-    tail = short_hash(profile.seed, instruction_id, generator)[:6]
-    return Candidate(
-        id=f"{instruction_id}-{tail}",
-        instruction_id=instruction_id,
-        generator=generator,
-        text=text,
-    )
+    name = f"{instruction_id}-{short_hash(profile.seed, instruction_id, generator)[:6]}"
+    return Candidate(id=name, instruction_id=instruction_id, generator=generator, text=text)
 
 
 def _truth(data: RunData, candidates: list[Candidate]) -> list[Verdict]:
@@ -134,12 +126,9 @@ def _truth(data: RunData, candidates: list[Candidate]) -> list[Verdict]:
     rows = []
     for answer in candidates:
         read = clinic.gold(data.rubric_of[answer.instruction_id].criteria, answer.text)
-        for criterion, verdict in read.items():
-            rows.append(
-                Verdict(
-                    candidate_id=answer.id, criterion_id=criterion, judge="truth", verdict=verdict
-                )
-            )
+        for c, verdict in read.items():
+            row = {"candidate_id": answer.id, "criterion_id": c, "judge": "truth"}
+            rows.append(Verdict(**row, verdict=verdict))
     return rows
 
 
@@ -149,7 +138,9 @@ def judge_of(profile: Profile, verdicts: Iterable[Verdict], kinds: dict[str, str
     return people.Judge.fit(profile.judge_agreement, true, profile.seed)
 
 
-def _read_by(name: str, reader, data: RunData, truth: Iterable[Verdict]) -> list[Verdict]:
+def _read_by(
+    reader: people.Judge | people.Panel, name: str, data: RunData, truth: Iterable[Verdict]
+) -> list[Verdict]:
     """What a judge or a panel says where the truth is ``truth``."""
     rows = []
     for v in truth:
@@ -159,26 +150,6 @@ def _read_by(name: str, reader, data: RunData, truth: Iterable[Verdict]) -> list
     return rows
 
 
-def _settled(
-    profile: Profile,
-    w: clinic.World,
-    data: RunData,
-    candidates: list[Candidate],
-    truth: list[Verdict],
-) -> list[Verdict]:
-    """What the clinic's physicians settle on the calibration split."""
-    held_out = set(w.ids("calibration"))
-    ids = {c.id for c in candidates if c.instruction_id in held_out}
-    panel = people.panel(profile.physician_agreement, profile.seed)
-    return _read_by("adjudicated", panel, data, [v for v in truth if v.candidate_id in ids])
-
-
-def _agreement(truth: list[Verdict], judged: list[Verdict]) -> float:
-    verdict_of = {(v.candidate_id, v.criterion_id): v.verdict for v in judged}
-    agreed = sum(verdict_of[v.candidate_id, v.criterion_id] == v.verdict for v in truth)
-    return round(agreed / len(truth), 4)
-
-
 def judge_errors(data: RunData, judge: str = "judge", expert: str = "truth") -> pd.DataFrame:
     """Where a judge errs, by dimension, for ``figures.plot_judge_errors``.
 
@@ -186,21 +157,14 @@ def judge_errors(data: RunData, judge: str = "judge", expert: str = "truth") -> 
     ``strict`` the other way round. Wilson intervals, 95 %. Unknown verdicts of either are left out.
     """
     dimension_of = {c.id: c.dimension for r in data.rubrics for c in r.criteria}
-    judged = data.verdicts_of(judge)
-    compared = pd.DataFrame(
-        [
-            (dimension_of[criterion], true, judged.get((candidate, criterion)))
-            for (candidate, criterion), true in data.verdicts_of(expert).items()
-        ],
-        columns=["dimension", "true", "judged"],
-    )
-    known = compared[compared.judged.isin(["met", "not_met"])]
+    judged, counts = data.verdicts_of(judge), Counter()
+    for (answer, criterion), true in data.verdicts_of(expert).items():
+        counts[dimension_of[criterion], true, judged.get((answer, criterion))] += 1
     rows = []
     for dimension in records.DIMENSIONS:
         for error, right, wrong in (("lenient", "not_met", "met"), ("strict", "met", "not_met")):
-            verdicts = known[(known.dimension == dimension) & (known.true == right)].judged
-            n, errors = len(verdicts), int((verdicts == wrong).sum())
-            low, high = wilson(errors, n)
+            errors = counts[dimension, right, wrong]
+            n = errors + counts[dimension, right, right]
             rate = errors / n if n else float("nan")
-            rows.append((dimension, error, n, rate, low, high))
+            rows.append((dimension, error, n, rate, *wilson(errors, n)))
     return pd.DataFrame(rows, columns=["dimension", "error", "n", "rate", "low", "high"])

@@ -4,11 +4,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from promedical_utils.core import records
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Candidate, Verdict
 from promedical_utils.core.run_data import base_path
-from promedical_utils.core.workspace import KitError, write_json
+from promedical_utils.core.workspace import KitError
 from promedical_utils.data.sources import real_sets
 from promedical_utils.data.sources.real_sets import EXTERNAL, RealStudy
 
@@ -44,16 +42,14 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
     def within(rows):
         return [row for row in rows if row.instruction_id in room]
 
-    candidates = []
-    kept = within(study.candidates)
-    encoded = tokenizer([c.text for c in kept], add_special_tokens=False)["input_ids"]
-    for candidate, tokens in zip(kept, encoded, strict=True):
+    candidates = within(study.candidates)
+    encoded = tokenizer([c.text for c in candidates], add_special_tokens=False)["input_ids"]
+    for n, (candidate, tokens) in enumerate(zip(candidates, encoded, strict=True)):
         most = room[candidate.instruction_id]
         if len(tokens) > most:
             cut[source[candidate.instruction_id]] += 1
             text = packing.head(tokenizer, candidate.text, most)
-            candidate = candidate.model_copy(update={"text": text})
-        candidates.append(candidate)
+            candidates[n] = candidate.model_copy(update={"text": text})
     ids = {c.id for c in candidates}
     shorter = replace(
         study,
@@ -64,16 +60,12 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
         pairs=within(study.pairs),
         splits=within(study.splits),
     )
-    report = {
-        "limit_tokens": limit,
-        "answers_cut": dict(cut),
-        "instructions_left_out": dict(left_out),
-    }
-    return shorter, report
+    counts = {"answers_cut": dict(cut), "instructions_left_out": dict(left_out)}
+    return shorter, {"limit_tokens": limit} | counts
 
 
-def _shortened(profile: Profile, run: Path, study: RealStudy) -> tuple[RealStudy, dict]:
-    """The study as the run's base can read it."""
+def _as_read(profile: Profile, run: Path, study: RealStudy) -> tuple[RealStudy, dict]:
+    """The study, shortened to what the run's base can read."""
     from transformers import AutoTokenizer  # slow to load
 
     from promedical_utils.reward_model import hub  # loads torch
@@ -83,21 +75,15 @@ def _shortened(profile: Profile, run: Path, study: RealStudy) -> tuple[RealStudy
     return shorten(study, tokenizer, profile.rm_max_tokens)
 
 
-def rubrics_of_real(profile: Profile, run: Path) -> dict:
-    """Writes instructions, splits, rubrics and review.json, which is returned."""
-    study = real_sets.load_real(profile.seed)
-    review = {"sources": real_sets.aggregate_report(study), "notes": study.notes}
-    study, review["shortened"] = _shortened(profile, run, study)
-    records.save(study.instructions, run / "data/instructions.parquet")
-    records.save(study.splits, run / "data/splits.parquet")
-    write_json(run / "data/review.json", review)
-    records.save(study.rubrics, run / "data/rubrics.parquet")
-    return review
+def rubrics_of_real(profile: Profile, run: Path) -> tuple:
+    """Instructions, splits, rubrics, and the report on the sources."""
+    whole = real_sets.load_real(profile.seed)
+    study, shortened = _as_read(profile, run, whole)
+    report = {"sources": real_sets.aggregate_report(whole), "notes": whole.notes}
+    return study.instructions, study.splits, study.rubrics, report | {"shortened": shortened}
 
 
-def candidates_of_real(
-    profile: Profile, run: Path
-) -> tuple[list[Candidate], list[Verdict], dict[str, int]]:
+def candidates_of_real(profile: Profile, run: Path) -> tuple:
     """Answers, verdicts, and how many pairs people graded."""
-    study, _ = _shortened(profile, run, real_sets.load_real(profile.seed))
+    study, _ = _as_read(profile, run, real_sets.load_real(profile.seed))
     return study.candidates, study.verdicts, {"graded_pairs": len(study.pairs)}

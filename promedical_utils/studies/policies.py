@@ -216,7 +216,7 @@ def one(profile: Profile, folder: Path, variant: str, seed: int) -> dict:
     hub.silence()
     data, where = RunData.load(folder), place(folder, variant, seed)
     if variant == BASE:
-        _evaluate(profile, folder, data, {}, where, BASE, 0)
+        _evaluate(profile, folder, data, {BASE: None}, where, BASE, 0)
         return {"variant": BASE, "seed": 0, "seconds": 0.0}
     profile = settled(profile, variant)
     report = policies.align(profile, folder, data, where, seed=seed)
@@ -243,7 +243,7 @@ def _evaluate(profile, folder, data, folders, where, variant, seed, fingerprint=
     mark = where / "evaluated.json"
     if mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["of"] == key:
         return
-    frames = policies.evaluate_policies(profile, folder, data, folders, base=not folders)
+    frames = policies.evaluate_policies(profile, folder, data, folders)
     for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
         with replacing(where / f"{name}.parquet") as temporary:
             frame.assign(seed=seed).to_parquet(temporary, index=False)

@@ -122,8 +122,8 @@ def test_a_second_run_trains_nothing_and_writes_the_same(done, monkeypatch):
 def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_path, monkeypatch):
     asked = []
 
-    def answers(profile, folder, found, folders, base):
-        asked.append((profile.policy_prompts, base))
+    def answers(profile, folder, found, folders):
+        asked.append((profile.policy_prompts, folders))
         return pd.DataFrame({"n": [len(asked)]}), pd.DataFrame({"n": [len(asked)]})
 
     monkeypatch.setattr(stages, "evaluate_policies", answers)
@@ -146,9 +146,9 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
             "n": [calls],
             "seed": [1],
         }
-    of_base = tmp_path, {}, {}, tmp_path / "base-0", "base", 0
+    of_base = tmp_path, {}, {"base": None}, tmp_path / "base-0", "base", 0
     policy_study._evaluate(profile, *of_base)
-    assert asked[-1] == (6, True) and not asked[0][1]
+    assert asked[-1] == (6, {"base": None}) and asked[0] == (6, {"full": where})
     policy_study._evaluate(profile, *of_base)
     assert len(asked) == 5
     (base / "model.safetensors").write_text("other weights")  # another base answers otherwise
