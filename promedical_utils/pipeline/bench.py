@@ -13,11 +13,10 @@ from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import write_rows
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers import roster, rules
+from promedical_utils.evaluation.scorers import roster
 from promedical_utils.pipeline.reward_models import models
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
 
-LABELS = ("truth", "physician_1", "physician_2", "adjudicated")
 # What a bench of labels that a source gives cannot say
 NOTES = {
     "real": "K-QA and MEDIQA have no safety verdicts: veto not testable in this profile. In K-QA "
@@ -43,16 +42,15 @@ def make_bench(profile: Profile, run: Path) -> dict:
 
 def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
     """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
-    held_out = set(data.ids("bench"))
-    instructions = [i for i in data.instructions if i.id in held_out]
+    groups = groups_of(data, "truth", "bench")
+    instructions = [g.instruction for g in groups]
     pool, criteria = benches.from_records(
-        instructions, data.splits, data.rubrics, clinic.UNSEEN_KINDS
+        instructions, data.condition_of, data.rubrics, clinic.UNSEEN_KINDS
     )
     physicians = panel(profile.physician_agreement, profile.seed)
-    truth = data.verdicts_of("truth")
-    bench = benches.compose(pool, criteria, data.candidates, truth, physicians, profile)
+    bench = benches.compose(pool, criteria, groups, physicians, profile)
     chosen = set(bench.samples.instruction_id)
-    groups = [g for g in groups_of(data, "truth", "bench") if g.instruction.id in chosen]
+    groups = [g for g in groups if g.instruction.id in chosen]
     bench.report["blind_ceiling"] = round(benches.blind_ceiling(bench.pairs), 4)
     return bench, groups
 
@@ -70,7 +68,9 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
     instructions = [
         g.instruction.model_copy(update={"category": g.instruction.source}) for g in groups
     ]
-    samples, criteria = benches.from_records(instructions, data.splits, data.rubrics, frozenset())
+    samples, criteria = benches.from_records(
+        instructions, data.condition_of, data.rubrics, frozenset()
+    )
     kinds = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
     verdicts, pairs, grades = [], [], []
     for group in groups:
@@ -79,12 +79,12 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
             for criterion in group.criteria:
                 ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | instruction
                 label = group.verdicts[answer.id, criterion.id]
-                verdicts.append(ids | dict.fromkeys(LABELS, label))
+                verdicts.append(ids | dict.fromkeys(benches.LABELS, label))
         for pair in criterion_pairs(group):
             pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})
         for chosen, rejected in preferences(group):
             ids = instruction | {"a_id": chosen, "b_id": rejected}
-            grades.append(ids | dict.fromkeys(LABELS, 1))
+            grades.append(ids | dict.fromkeys(benches.LABELS, 1))
     tables = (pd.DataFrame(rows) for rows in (verdicts, pairs, grades))
     bench = benches.Bench(samples, criteria, *tables, {})
     by_source = bench.pairs.instruction_id.map(source_of).value_counts().sort_index()
@@ -124,15 +124,15 @@ def _predict(
     predicted = [
         benches.cue_control(groups_of(data, "judge", "train"), groups, profile.seed),
         benches.length_scorer(groups),
-        scorers.predict(rules.Chance(profile.seed), groups)[0],
+        scorers.predict(scorers.Chance(profile.seed), groups)[0],
     ]
     for name in models(profile):
         rm = reward_model.load(run / "reward" / name)
         scores = benches.predictions(name, rm.score_groups(groups), criteria, rm.calibration)
         predicted.append(scores)
         if name == "criterion":
-            for rule in rules.RULES:
-                predicted += [scorers.predict(rules.Rule.over(rule, scores), groups)[0]]
+            for rule in scorers.RULES:
+                predicted += [scorers.predict(scorers.Rule(rule, scores), groups)[0]]
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
     for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):
         path = run / "bench" / f"{name}.parquet"

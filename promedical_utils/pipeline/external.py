@@ -7,6 +7,7 @@ import pandas as pd
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, replacing, write_json, write_rows
 from promedical_utils.evaluation import external as external_sets
+from promedical_utils.evaluation.bench import length_scorer
 from promedical_utils.evaluation.external import MODELS, Question, Set, predictions
 
 
@@ -28,8 +29,8 @@ def predict_external(profile: Profile, run: Path) -> dict:
     frames = []
     for name, external in sets.items():
         questions = external.questions
-        scores = external_sets.lengths(questions)
-        frames.append(predictions(name, "length", "q", False, questions, scores))
+        words = length_scorer(questions).set_index("candidate_id").score.to_dict()
+        frames.append(predictions((name, "length", "q", False), questions, words))
     frames += _scored(profile, run, trained, sets, report)
     for name, reason in known.items():
         report["sets"].setdefault(name, {"status": "not run", "reason": reason})
@@ -67,8 +68,8 @@ def _scored(
                 for text in external_sets.texts_of(questions):
                     scores, cut = external_sets.read_by(system, rm, questions, text)
                     for way, values in scores.items():
-                        frame = predictions(name, way, text, with_documents, questions, values)
-                        frames.append(frame)
+                        key = (name, way, text, with_documents)
+                        frames.append(predictions(key, questions, values))
                     if cut:
                         label = f"{system}, {text}{', retrieved' if with_documents else ''}"
                         report["sets"][name]["answers_cut"][label] = cut

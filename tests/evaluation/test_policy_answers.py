@@ -119,19 +119,6 @@ def two(patient):
     return pd.concat([base, other], ignore_index=True), RunData([asked], [made])
 
 
-def test_answers_beside_each_other_by_the_truth(two):
-    evaluation, found = two
-    group = policy_answers.beside(evaluation, found, "i")
-    assert [a.generator for a in group.candidates] == ["base", "grpo"]
-    assert group.verdicts["base", "dose_limit"] == "not_met"
-    assert set(group.verdicts[key] for key in group.verdicts if key[0] == "grpo") == {"met"}
-    cut = policy_answers.beside(evaluation.assign(finished=[True, False]), found, "i").verdicts
-    assert cut["grpo", "dose_limit"] == cut["grpo", "danger_delay"] == "unknown"
-    assert cut["grpo", "first_choice"] == "met" and cut["base", "danger_delay"] == "met"
-    with pytest.raises(KitError, match="no answer to instruction 'j'"):
-        policy_answers.beside(evaluation, found, "j")
-
-
 def said(found, judge, **changes):
     """Verdicts frame: all met, but for ``policy_criterion``."""
     criteria = [c.id for c in found.rubrics[0].criteria]
@@ -159,14 +146,11 @@ def test_verdicts_come_from_the_frame_and_need_no_clinic(two, monkeypatch):
     assert group.verdicts["base", "dose_limit"] == "met"
     truth = said(found, "truth", base_dose_limit="not_met")
     both = pd.concat([judged, truth])
-    assert (
-        policy_answers.beside(evaluation, found, "i", both).verdicts["base", "dose_limit"]
-        == "not_met"
-    )
-    assert policy_answers.beside(evaluation, found, "i", both, "judged").verdicts == group.verdicts
-    lacking = truth[(truth.policy != "grpo") | (truth.criterion_id != "dose_limit")]
-    with pytest.raises(KitError, match="no verdict of 'truth' on grpo's answer to i, dose_limit"):
-        policy_answers.beside(evaluation, found, "i", lacking)
+    group = policy_answers.beside(evaluation, found, "i", both)
+    assert group.verdicts["base", "dose_limit"] == "not_met"
+    assert [a.generator for a in group.candidates] == ["base", "grpo"]
+    with pytest.raises(KitError, match="no answer to instruction 'j'"):
+        policy_answers.beside(evaluation, found, "j", both)
 
 
 def test_of_several_seeds_the_first_is_shown(two):

@@ -149,7 +149,7 @@ def test_documents_of_ones_own(tmp_path):
         ("a.jsonl", '{"id": "x"}', "a.jsonl, row 1"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": 1, "text": "t"}', "row 2"),
         ("a.jsonl", "[1]", "row 1"),
-        ("a.jsonl", '{"id": "x", "text": "  "}', "not blank"),
+        ("a.jsonl", '{"id": "x", "text": "  "}', "field text"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": "x", "text": "u"}', "second document"),
         ("a.csv", "x", "holds no text"),
         ("a.txt", " \n\n ", "holds no text"),
