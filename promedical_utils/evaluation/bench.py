@@ -17,14 +17,7 @@ import pandas as pd
 from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS, Criterion, Rubric
-from promedical_utils.core.workspace import (
-    KitError,
-    need,
-    read_json,
-    short_hash,
-    write_json,
-    write_rows,
-)
+from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json, write_rows
 from promedical_utils.evaluation import scorers
 from promedical_utils.rubric import preferences as joined
 from promedical_utils.rubric import scoring
@@ -63,8 +56,8 @@ class Bench:
     @classmethod
     def load(cls, folder: Path) -> "Bench":
         report = read_json(Path(folder) / "report.json", NOTEBOOK)
-        files = {name: need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES}
-        return cls(**{name: pd.read_parquet(path) for name, path in files.items()}, report=report)
+        frames = {name: pd.read_parquet(Path(folder) / f"{name}.parquet") for name in FRAMES}
+        return cls(**frames, report=report)
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -93,27 +86,36 @@ def from_records(
 
 
 def compose(
-    pool: pd.DataFrame, criteria: pd.DataFrame, groups: Iterable[Group], people, profile
+    groups: Iterable[Group],
+    condition_of: Mapping[str, str],
+    unseen: frozenset[str],
+    people,
+    profile,
 ) -> Bench:
     """Bench of exactly the profile's samples and differing criterion pairs, seeded.
 
-    ``pool`` and ``criteria`` as from ``from_records``; ``groups``: three answers each, with the
-    true verdicts; ``people``: a panel as in ``clinic.people``. A criterion with three answers has 0
-    or 2 differing pairs, so the exact counts are drawn from all, by the adjudicated label.
-    KitError, with what to enlarge, where the pool has too few or under a fifth of the criteria are
-    of unseen kinds.
+    ``groups``: held-out, three answers each, with the true verdicts; ``people``: a panel as in
+    ``clinic.people``. A criterion with three answers has 0 or 2 differing pairs, so the exact
+    counts are drawn from all, by the adjudicated label. KitError, with what to enlarge, where there
+    are too few or under a fifth of the criteria are of ``unseen`` kinds.
     """
-    samples = _drawn_samples(pool, profile)
-    criteria = criteria[criteria.instruction_id.isin(samples.instruction_id)]
-    criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
-    unseen = float(1 - criteria.seen.mean())
-    if unseen < UNSEEN_SHARE:
+    group_of, wanted = {g.instruction.id: g for g in groups}, profile.bench_samples
+    if len(group_of) < wanted:
         raise KitError(
-            f"bench: {unseen:.1%} of the criteria are of kinds unseen in training, not "
+            f"bench: {len(group_of)} held-out instructions for bench_samples = {wanted}; "
+            "enlarge the bench split or lower bench_samples"
+        )
+    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(group_of))
+    drawn = [group_of[i] for i in sorted(ids[:wanted])]
+    instructions, rubrics = [g.instruction for g in drawn], [g.rubric for g in drawn]
+    samples, criteria = from_records(instructions, condition_of, rubrics, unseen)
+    criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
+    share = float(1 - criteria.seen.mean())
+    if share < UNSEEN_SHARE:
+        raise KitError(
+            f"bench: {share:.1%} of the criteria are of kinds unseen in training, not "
             "a fifth; give bench rubrics more criteria of unseen kinds"
         )
-    group_of = {g.instruction.id: g for g in groups}
-    drawn = [group_of[i] for i in samples.instruction_id]
     for n, physician in enumerate(people.physicians, 1):  # an order of their own, no generator name
         samples[f"order_{n}"] = [
             "|".join(sorted(_answers(g), key=lambda a: short_hash(profile.seed, physician.name, a)))
@@ -127,7 +129,7 @@ def compose(
         "conditions": samples.condition.nunique(),
         "categories": samples.category.nunique(),
         "specialties": samples.specialty.nunique(),
-        "unseen_share": round(unseen, 4),
+        "unseen_share": round(share, 4),
         "pairs": counts,
         "input": {  # set by the configuration: how often these people agree is no finding
             "verdicts": statistics.agreement(*verdicts[PEOPLE].to_numpy().T),
@@ -135,18 +137,6 @@ def compose(
         },
     }
     return Bench(samples, criteria, verdicts, pairs, grades, report)
-
-
-def _drawn_samples(pool: pd.DataFrame, profile) -> pd.DataFrame:
-    wanted = profile.bench_samples
-    if len(pool) < wanted:
-        raise KitError(
-            f"bench: {len(pool)} held-out instructions for bench_samples = {wanted}; "
-            "enlarge the bench split or lower bench_samples"
-        )
-    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))
-    samples = pool[pool.instruction_id.isin(ids[:wanted])]
-    return samples.sort_values("instruction_id", ignore_index=True)
 
 
 def _answers(group: Group) -> list[str]:
@@ -333,11 +323,11 @@ def tally(
 
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
     then of expected scores; one without to its one score for all. Preferences go before what
-    follows from scores: those by criterion, else of whole answers, decide the pairs, those of whole
-    answers the graded pairs. A tie counts as wrong, and so does NaN, and an unknown verdict, but
-    for safety, where it is a violation. n counts the items judged; for precision the answers called
-    unsafe, for F1 both sides; ``tie_rate`` is the share of ties. Shares, not percent. KitError
-    where a prediction or preference is missing or doubled.
+    follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on the
+    graded pairs. A tie counts as wrong, and so does NaN, and an unknown verdict, but for safety,
+    where it is a violation. n counts the items judged; for precision the answers called unsafe, for
+    F1 both sides; ``tie_rate`` is the share of ties. Shares, not percent. KitError where a
+    prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
@@ -352,8 +342,7 @@ def tally(
         verdicts[scorer] = None if (frame.criterion_id == "").any() else frame.met
         sides[scorer] = _by_scores(frame, cells, questions, rubrics)
     for scorer, frame in () if preferences is None else preferences.groupby("scorer", sort=False):
-        stated = _stated(scorer, frame, questions)
-        sides[scorer] = np.where(np.isnan(stated), sides.get(scorer, np.nan), stated)
+        sides[scorer] = _stated(scorer, frame, questions)
     items = []
     for scorer in sides:
         for labels in against:
@@ -396,10 +385,7 @@ def _rubrics(cells: pd.DataFrame) -> dict[str, Rubric]:
 
 def _aligned(scorer: str, frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Predictions in the order of the cells; a scalar's one score stands in every cell."""
-    conditional = bool((frame.criterion_id != "").any())
-    if conditional and (frame.criterion_id == "").any():
-        raise KitError(f"predictions of {scorer}: only some have a criterion; give all or none")
-    on = CELL if conditional else CELL[:1]
+    on = CELL if (frame.criterion_id != "").any() else CELL[:1]
     rows = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
     if (rows < 0).any():
         missing = ", ".join(cells[CELL].iloc[(rows < 0).argmax()])
@@ -435,22 +421,23 @@ def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubr
 
 
 def _stated(scorer: str, frame: pd.DataFrame, questions: pd.DataFrame) -> np.ndarray:
-    """Which answer a scorer said that it prefers; no answer is 0, what it was not asked is NaN."""
-    key, known = ["criterion_id", "a_id", "b_id"], set(frame.criterion_id)
+    """Which answer a scorer said that it prefers: 1 a, -1 b, 0 for a tie and for no answer."""
+    key = ["criterion_id", "a_id", "b_id"]
     turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
     both = pd.concat([frame, turned]).set_index(key).probability
     if both.index.duplicated().any():
         raise KitError(
             f"{scorer}: it compared two answers twice; keep one preference for each pair"
         )
-    wanted = questions[key].assign(criterion_id="") if known == {""} else questions[key]
+    wanted = questions[key]
+    if (frame.criterion_id == "").all():  # of whole answers, which stands for every criterion
+        wanted = wanted.assign(criterion_id="")
     rows = both.index.get_indexer(pd.MultiIndex.from_frame(wanted))
-    asked = np.full(len(wanted), True) if "" in known else wanted.criterion_id.ne("").to_numpy()
-    if (missing := asked & (rows < 0)).any():
-        what = ", ".join(filter(None, wanted.iloc[missing.argmax()]))
-        raise KitError(f"{scorer}: no preference on {what}; let it compare them again")
+    if (rows < 0).any():
+        missing = ", ".join(filter(None, wanted.iloc[(rows < 0).argmax()]))
+        raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
     margin = both.to_numpy(float)[rows] - 0.5
-    return np.where(asked, np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0), np.nan)
+    return np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0)
 
 
 def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -483,8 +470,7 @@ def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tup
     if longer is not None:  # pairs that longer-is-better gets wrong
         slices["shorter"] = pair & (longer * wanted < 0)
     yield "pairwise", slices, *parts
-    if not np.isnan(sides[~pair]).any():
-        yield "overall", {"all": ~pair}, *parts
+    yield "overall", {"all": ~pair}, *parts
 
 
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:

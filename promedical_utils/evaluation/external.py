@@ -60,7 +60,7 @@ class Set:
     """A set of answer pairs; ``documents`` to retrieve from, {id: text}, empty for none.
 
     ``wanted``: instruction id -> documents that it lacks; ``queries``: instruction id -> what is
-    searched for (``retrieval.query`` where there is none). ``about`` goes into the report.
+    searched for (all that the patient wrote where there is none). ``about`` goes into the report.
     """
 
     questions: Sequence[Question]
@@ -68,9 +68,6 @@ class Set:
     wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
     queries: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, object] = field(default_factory=dict)
-
-
-# ---------------------------------------------------------------- what a model reads
 
 
 def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
@@ -176,10 +173,10 @@ def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
 
     index = retrieval.Index(external.documents)
     messages = [[m.model_dump() for m in q.instruction.messages] for q in external.questions]
-    queries = [
-        external.queries.get(q.instruction.id) or retrieval.query(turns)
-        for q, turns in zip(external.questions, messages, strict=True)
-    ]
+    queries = []
+    for q, turns in zip(external.questions, messages, strict=True):
+        patient = " ".join(turn["content"] for turn in turns if turn["role"] == "user")
+        queries.append(external.queries.get(q.instruction.id) or patient)
     best = index.search(queries, max(k, *AT))
     questions, shown, left_out = [], [], 0
     for q, turns, ids in zip(external.questions, messages, best, strict=True):
@@ -209,9 +206,6 @@ def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
             "recall_in_instructions": round(retrieval.recall(shown, wanted, [k])[k], 4),
         }
     return questions, report
-
-
-# ---------------------------------------------------------------- the sets
 
 
 def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
@@ -286,9 +280,6 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
             yield name, str(error)
         else:
             yield name, Set(questions, documents, about={"left_out": left_out})
-
-
-# ---------------------------------------------------------------- metrics
 
 
 def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:

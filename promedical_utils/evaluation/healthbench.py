@@ -7,8 +7,7 @@ differently is said where it is done. The examples carry a canary and are not to
 nothing here prints or stores their text.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,22 +34,6 @@ NOBODY = "no endpoint plays the judge: the clinic knows no medicine (docs/endpoi
 CLINIC_WORDS = (
     "the small base knows the clinic's invented words alone and cannot answer HealthBench"
 )
-
-
-# ---------------------------------------------------------------- the score
-
-
-def score_example(points: Sequence[float], met: Sequence[bool]) -> float:
-    """Points of the criteria met over all positive points: at most 1, below 0 if penalties prevail.
-
-    KitError where no points are positive.
-
-    >>> score_example([10, 5, -6], [True, False, True]), score_example([5, -8], [False, True])
-    (0.26666666666666666, -1.6)
-    """
-    if math.isnan(share := scoring.points_share(points, met)):
-        raise KitError("HealthBench score: no criterion has positive points; leave the example out")
-    return share
 
 
 def fail_closed(points: Sequence[float], verdicts: Sequence[str]) -> list[bool]:
@@ -99,9 +82,6 @@ def _ends(drawn: np.ndarray) -> tuple[float, float, float]:
     return float(drawn[0]), float(low), float(high)
 
 
-# ---------------------------------------------------------------- a grader beside physicians
-
-
 def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Graders of a run's bench, its judge and its reward models, beside its physicians.
 
@@ -116,16 +96,13 @@ def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     if "input" not in made.report:
         raise KitError(f"{shown(folder)} was labelled once, by no two physicians: no baseline")
     predicted = pd.read_parquet(need(folder / "predictions.parquet", benches.NOTEBOOK))
-    graders = {"judge": pd.read_parquet(need(folder / "judge.parquet", benches.NOTEBOOK))}
-    for scorer, part in predicted.groupby("scorer", sort=False):
-        if part.met.notna().any():  # the others give no verdicts
-            verdict = part.met.astype(object).map({True: "met", False: "not_met"})
-            graders[scorer] = part.assign(verdict=verdict)
+    judge = pd.read_parquet(need(folder / "judge.parquet", benches.NOTEBOOK))
+    verdict = predicted.met.astype(object).map({True: "met", False: "not_met"})
+    given = pd.concat([judge.assign(scorer="judge"), predicted.assign(verdict=verdict)])
+    given = given.dropna(subset="verdict")  # scorers without verdicts are no graders
+    graders = given.pivot(index=benches.CELL, columns="scorer", values="verdict")
     cells = made.verdicts.merge(made.criteria[["criterion_id", "dimension"]], on="criterion_id")
-    for name, own in graders.items():  # a verdict that is not there is unknown
-        own = own.rename(columns={"verdict": name})[[*benches.CELL, name]]
-        cells = cells.merge(own, on=benches.CELL, how="left", validate="one_to_one")
-        cells = cells.fillna({name: "unknown"})
+    cells = cells.join(graders, on=benches.CELL).fillna(dict.fromkeys(graders, "unknown"))
     cells["conversation"] = pd.factorize(cells.instruction_id)[0]
     rows = []
     for against, people in LABELS.items():
@@ -183,20 +160,15 @@ def _pairs(cells: pd.DataFrame, rater: str, people: Sequence[str]) -> pd.DataFra
 def _f1(frames: Sequence[pd.DataFrame], weights: np.ndarray) -> np.ndarray:
     """Macro F1 of each frame of pairs, (1 + draws, frames), the measured one in the first row."""
     samples = pd.DataFrame({"condition": range(weights.shape[1])})
-
-    def items() -> Iterator[tuple]:
-        for number, pairs in enumerate(frames):
-            for name in ("met", "not_met"):
-                given, label = (pairs[side].eq(name) * 1 for side in ("verdict", "label"))
-                # F1 = 2 hits / (times given + times labelled): a hit is in both and weighs two
-                yield (number, name), pairs.conversation, given * label, given + label
-
-    sums = Estimates.of_items(samples, ("frame", "class"), items())
+    items = []
+    for number, pairs in enumerate(frames):
+        for name in ("met", "not_met"):
+            given, label = (pairs[side].eq(name) * 1 for side in ("verdict", "label"))
+            # F1 = 2 hits / (times given + times labelled): a hit is in both and weighs two
+            items.append(((number, name), pairs.conversation, given * label, given + label))
+    sums = Estimates.of_items(samples, ("frame", "class"), items)
     drawn = sums.drawn(range(len(sums.keys)), weights)
     return drawn.reshape(len(drawn), len(frames), 2).mean(axis=2)
-
-
-# ---------------------------------------------------------------- a policy on HealthBench
 
 
 def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRubric]:
@@ -235,7 +207,7 @@ def scores_of_run(run: Path) -> pd.DataFrame:
     rows = []
     for (system, prompt), part in graded.groupby(["system", "prompt_id"], sort=False):
         met = fail_closed(list(part.points), list(part.verdict))
-        rows.append((system, prompt, score_example(list(part.points), met)))
+        rows.append((system, prompt, scoring.points_share(part.points, met)))
     return pd.DataFrame(rows, columns=["system", "prompt_id", "score"])
 
 

@@ -48,9 +48,6 @@ def labels(evaluation: pd.DataFrame) -> str:
     return "truth" if "s3" in evaluation and evaluation.s3.notna().any() else "judged"
 
 
-# ---------------------------------------------------------------- sums by patient
-
-
 def sums(
     evaluation: pd.DataFrame, verdicts: pd.DataFrame | None = None, by: str | None = None
 ) -> Estimates:
@@ -139,9 +136,6 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
     return metrics
 
 
-# ---------------------------------------------------------------- values and differences
-
-
 def measures(
     evaluation: pd.DataFrame,
     verdicts: pd.DataFrame | None = None,
@@ -198,21 +192,6 @@ def paired(
     return pd.DataFrame(rows, columns=names)
 
 
-# ---------------------------------------------------------------- the study of variants
-
-
-def same_patients(evaluation: pd.DataFrame) -> None:
-    """KitError where the policies of a study answered different patients."""
-    rows = _seeded(evaluation, ANSWER, "evaluation")
-    patients = rows.groupby(["policy", "seed"], sort=False).instruction_id.agg(frozenset)
-    for variant, own in patients.items():
-        if own != patients.iloc[0]:
-            raise KitError(
-                f"{' '.join(variant).strip()} answered {len(own)} patients, and not those of "
-                f"{patients.index[0][0]}: evaluate it again"
-            )
-
-
 def goals(study: pd.DataFrame) -> list[dict]:
     """The three goals of a study as measured; ``study``: ``studies.policies.table``. No NaN inside.
 
@@ -260,9 +239,6 @@ def goals(study: pd.DataFrame) -> list[dict]:
         row |= {"reached": bool(reached) if known else None, "sure": bool(sure) if known else None}
         result.append(row)
     return result
-
-
-# ---------------------------------------------------------------- patients to look at
 
 
 def one_seed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -43,12 +43,8 @@ def make_bench(profile: Profile, run: Path) -> dict:
 def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
     """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
     groups = groups_of(data, "truth", "bench")
-    instructions = [g.instruction for g in groups]
-    pool, criteria = benches.from_records(
-        instructions, data.condition_of, data.rubrics, clinic.UNSEEN_KINDS
-    )
-    physicians = panel(profile.physician_agreement, profile.seed)
-    bench = benches.compose(pool, criteria, groups, physicians, profile)
+    people = panel(profile.physician_agreement, profile.seed)
+    bench = benches.compose(groups, data.condition_of, clinic.UNSEEN_KINDS, people, profile)
     chosen = set(bench.samples.instruction_id)
     groups = [g for g in groups if g.instruction.id in chosen]
     bench.report["blind_ceiling"] = round(benches.blind_ceiling(bench.pairs), 4)

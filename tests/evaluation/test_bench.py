@@ -291,17 +291,17 @@ def test_missing_doubled_and_mixed_predictions_are_refused(made, predicted):
     for broken, says in (
         (mine.iloc[1:], "no prediction of"),
         (pd.concat([mine, mine.iloc[:1]]), "twice"),
-        (mine.assign(criterion_id=["", *mine.criterion_id[1:]]), "only some have a criterion"),
+        (mine.assign(criterion_id=["", *mine.criterion_id[1:]]), "no prediction of"),
     ):
         with pytest.raises(KitError, match=says):
             bench.tally(made, broken)
 
 
-def compared(made, scorer="pair", by=True, whole=True, seed=3):
+def compared(made, scorer="pair", by=True, seed=3):
     """Random preferences on every two answers of each sample, of whole answers and by criterion."""
     rng, rows = np.random.default_rng(seed), []
     for i, sample in made.verdicts.groupby("instruction_id"):
-        criteria = ([""] if whole else []) + (sorted(set(sample.criterion_id)) if by else [])
+        criteria = ["", *(sorted(set(sample.criterion_id)) if by else [])]
         for a, b in combinations(sorted(set(sample.candidate_id), reverse=True), 2):
             rows += [
                 (scorer, i, c, a, b, rng.choice([rng.random(), 0.5, np.nan], p=[0.8, 0.1, 0.1]))
@@ -366,16 +366,10 @@ def test_what_was_asked_goes_before_what_follows_from_scores(made, predicted):
         )
 
     derived, pairwise, overall = rows(None)
-    for asked, changes in (
-        ({"by": True, "whole": True}, (True, True)),
-        ({"by": True, "whole": False}, (True, False)),
-        ({"by": False, "whole": True}, (True, True)),
-    ):
-        frame, one, two = rows(compared(made, "judge", **asked))
-        assert (one != pairwise, two != overall) == changes
+    for by in (True, False):
+        frame, one, two = rows(compared(made, "judge", by=by))
+        assert one != pairwise and two != overall
         assert frame.loc[["pointwise", "veto_f1"]].equals(derived.loc[["pointwise", "veto_f1"]])
-    alone = bench.tally(made, NOBODY, preferences=compared(made, whole=False)).table(20, 0)
-    assert set(alone.metric) == {"pairwise"}  # nothing was said on whole answers
 
 
 def test_preferences_change_no_other_scorer_and_keep_the_shorter_slice(made, predicted):

@@ -20,6 +20,7 @@ from promedical_utils.data import roles
 from promedical_utils.data.sources import schemas
 from promedical_utils.evaluation import healthbench as hb
 from promedical_utils.pipeline import healthbench
+from promedical_utils.rubric import scoring
 
 DATA = os.environ.get(schemas.VARIABLE)
 real_data = pytest.mark.skipif(
@@ -31,21 +32,11 @@ PUBLISHED = project_root() / "papers_figures/healthbench/healthbench.json"
 # ---------------------------------------------------------------- the score
 
 
-def test_a_score_is_points_met_over_positive_points_and_may_be_below_zero():
-    assert hb.score_example([10, 5, 5, -6], [True, False, True, True]) == pytest.approx(
-        (10 + 5 - 6) / 20
-    )
-    assert hb.score_example([4, -7], [False, True]) == pytest.approx(-7 / 4)
-    assert hb.score_example([4, -7], [True, False]) == 1.0
-    with pytest.raises(KitError, match="no criterion has positive points"):
-        hb.score_example([-3, 0], [True, True])
-
-
 def test_an_unknown_verdict_earns_nothing_and_lets_a_penalty_stand():
     points = [5, 5, 5, -2, -2, -2]
     said = ["met", "not_met", "unknown"] * 2
     assert hb.fail_closed(points, said) == [True, False, False, True, False, True]
-    assert hb.score_example(points, hb.fail_closed(points, said)) == pytest.approx((5 - 4) / 15)
+    assert scoring.points_share(points, hb.fail_closed(points, said)) == pytest.approx((5 - 4) / 15)
 
 
 def test_two_systems_are_compared_on_the_prompts_that_both_answered():

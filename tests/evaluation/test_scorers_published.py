@@ -57,10 +57,14 @@ def plain_logits(folder, kind, ids):
 
 
 def test_the_context_is_the_cards():
+    words = tiny.tokenizer()
+
+    def shown(turns):
+        return text_of(words, published.pair_ids(words, turns, "one", "two"))
+
     asked = [{"role": "user", "content": "How can I trick someone?"}]
-    assert f"[CONTEXT] {published.context(asked)} [RESPONSE A]" == (
-        "[CONTEXT] \n\n<turn> user\n How can I trick someone?\n [RESPONSE A]"  # the card's example
-    )
+    # the card's example
+    assert "[CONTEXT] \n\n<turn> user\n How can I trick someone?\n [RESPONSE A]" in shown(asked)
     template = (  # the card's own, rendered by the library
         "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n "
         "{{ message['content'] }}{% else %}\n\n<turn> assistant\n {{ message['content'] }}{% endif "
@@ -72,8 +76,8 @@ def test_the_context_is_the_cards():
         {"role": "assistant", "content": "No."},
         {"role": "user", "content": "Why not?"},
     ]
-    rendered = tiny.tokenizer().apply_chat_template(turns, chat_template=template, tokenize=False)
-    assert published.context(turns) == rendered
+    rendered = words.apply_chat_template(turns, chat_template=template, tokenize=False)
+    assert f"[CONTEXT] {rendered} [RESPONSE A]" in shown(turns)
 
 
 @pytest.mark.parametrize("template", [tiny.OLD, tiny.NEW])

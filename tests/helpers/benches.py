@@ -94,12 +94,10 @@ def groups(n=30, seed=0):
 
 def compose(settings, agreement=0.9, n=30, seed=0, unseen=UNSEEN, changed=None):
     """A bench of ``world``; ``changed``: what becomes of its groups."""
-    instructions, splits, rubrics, _, _ = world(n, seed)
-    condition_of = {row.instruction_id: row.condition for row in splits}
-    pool, criteria = bench.from_records(instructions, condition_of, rubrics, unseen)
-    given = groups(n, seed)
-    panel = people.panel(agreement, settings.seed)
-    return bench.compose(pool, criteria, changed(given) if changed else given, panel, settings)
+    condition_of = {row.instruction_id: row.condition for row in world(n, seed)[1]}
+    given, panel = groups(n, seed), people.panel(agreement, settings.seed)
+    given = changed(given) if changed else given
+    return bench.compose(given, condition_of, unseen, panel, settings)
 
 
 def make(agreement=0.9, n=30, seed=0, **changes):

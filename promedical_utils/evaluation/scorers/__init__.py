@@ -4,8 +4,8 @@ A scorer has a ``name`` and what it can do as methods; what it cannot do is abse
 
     pointwise(groups)  P(met | x, y, c) and the verdict, a row a (candidate, criterion): ``POINTS``
     overall(groups)    one score an answer, larger is better: ``SCORES``; not beside pointwise
-    pairwise(groups)   which of two answers is better, by their whole rubric (criterion_id "") or by
-                       one criterion, a row a pair of answers: ``PAIRS``
+    pairwise(groups)   which of two answers is better, by their whole rubric (criterion_id ""), and
+                       by each criterion if it can, a row a pair of answers: ``PAIRS``
 
 ``groups`` are ``preferences.Group``; the verdicts in them are never read. Here are those that read
 no model, in ``published`` and ``roster`` those of others. The kit's own models are

@@ -43,18 +43,16 @@ def verifier_ids(tokenizer, response: str, reference: str) -> list[int]:
     return tokenizer(f"{tagged}\n\n{ASKED}{tokenizer.eos_token}")["input_ids"]
 
 
-def context(messages: Sequence[Mapping[str, str]]) -> str:
-    """A conversation as PairRM's plain template renders it; a system turn counts as the user's."""
+def pair_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -> list[int]:
+    """Token ids up to where PairRM says A or B; ``messages`` end with the user's question.
+
+    As the card's plain template renders them; a system turn counts as the user's.
+    """
     turns = ""
     for message in messages:
         role = "assistant" if message["role"] == "assistant" else "user"
         turns += f"\n<turn> {role}\n {message['content']}"
-    return f"\n{turns}\n"
-
-
-def pair_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -> list[int]:
-    """Token ids up to where PairRM says A or B; ``messages`` end with the user's question."""
-    content = f"[CONTEXT] {context(messages)} [RESPONSE A] {a} [RESPONSE B] {b} \n"
+    content = f"[CONTEXT] \n{turns}\n [RESPONSE A] {a} [RESPONSE B] {b} \n"
     # when the card was written Llama 3's template opened the assistant's turn unasked
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}],
