@@ -66,6 +66,19 @@ class Bench:
         return self.verdicts.merge(self.criteria, on=on, validate="many_to_one")
 
 
+def save_judged(folder: Path, bench: Bench, verdicts) -> None:
+    """The judge's own verdicts on the bench to judge.parquet, for ``healthbench.judge_table``."""
+    rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in verdicts if v.judge == "judge"]
+    judged = pd.DataFrame(rows, columns=[*CELL, "verdict"])
+    write_rows(Path(folder) / "judge.parquet", judged.merge(bench.verdicts[CELL], on=CELL))
+
+
+def load_preferences(folder: Path) -> pd.DataFrame | None:
+    """The preferences of a bench's folder, or None where no scorer compared two answers."""
+    path = Path(folder) / "preferences.parquet"
+    return pd.read_parquet(path) if path.exists() else None
+
+
 # ---------------------------------------------------------------- composition
 
 
@@ -287,13 +300,10 @@ def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame
         shared = answer.multiply(criterion).tocsr()
         share = sparse.csr_matrix(shared.sum(axis=1) / np.maximum(criterion.sum(axis=1), 1))
         kind = kinds.transform([[c.kind] for _, _, c in rows]).tocsr()
-        blocks = [share, kind, kind.multiply(share), answer, shared]
-        number = np.where(kind.getnnz(axis=1), kind.argmax(axis=1).ravel(), kind.shape[1])
-        for block in (answer, shared):  # crossing with the kind is a shift of the column
-            shift = np.repeat(number, np.diff(block.indptr)) * np.int64(block.shape[1])
-            shape = (len(rows), block.shape[1] * (kind.shape[1] + 1))
-            moved = (block.data, block.indices + shift, block.indptr)
-            blocks.append(sparse.csr_matrix(moved, shape))
+        unseen = sparse.csr_matrix(1 - kind.sum(axis=1))
+        each = [*kind.T, *unseen.T]  # (1, cells) of each kind, and of none of them
+        crossed = [block.multiply(own.T) for block in (answer, shared) for own in each]
+        blocks = [share, kind, kind.multiply(share), answer, shared, *crossed]
         return rows, sparse.hstack(blocks, format="csr", dtype=np.float32)
 
     rows, x = cells(train)
@@ -488,19 +498,3 @@ def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) 
     able = able.reindex(names, fill_value=False)
     able = able.assign(pairwise=names.isin(share.index), consistent=share.reindex(names))
     return able.reset_index()
-
-
-# ---------------------------------------------------------------- files beside the bench
-
-
-def save_judged(folder: Path, bench: Bench, verdicts) -> None:
-    """The judge's own verdicts on the bench to judge.parquet, for ``healthbench.judge_table``."""
-    rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in verdicts if v.judge == "judge"]
-    judged = pd.DataFrame(rows, columns=[*CELL, "verdict"])
-    write_rows(Path(folder) / "judge.parquet", judged.merge(bench.verdicts[CELL], on=CELL))
-
-
-def load_preferences(folder: Path) -> pd.DataFrame | None:
-    """The preferences of a bench's folder, or None where no scorer compared two answers."""
-    path = Path(folder) / "preferences.parquet"
-    return pd.read_parquet(path) if path.exists() else None

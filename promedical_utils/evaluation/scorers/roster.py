@@ -136,15 +136,12 @@ def others(profile: Profile, run: Path) -> dict[str, Callable]:
     Models by hub id are run as the profile runs its own: NF4 where it says so. Judges ask their
     own endpoints alone; what they answered lies in the run's answers.sqlite.
     """
-    loaders = {name: partial(_published, profile, name) for name in PUBLISHED}
-    loaders = {name: load for name, load in loaders.items() if getattr(profile, name)}
-    for name, role in profile.judges.items():
-        loaders[name] = partial(_judge, run, Judge, name, role)
+    published = [name for name in PUBLISHED if getattr(profile, name)]
+    judges = {name: (Judge, role) for name, role in profile.judges.items()}
     if profile.rar_judge:
-        loaders["rar_implicit"] = partial(
-            _judge, run, RarImplicit, "rar_implicit", profile.rar_judge
-        )
-    return loaders
+        judges["rar_implicit"] = RarImplicit, profile.rar_judge
+    loaders = {name: partial(_published, profile, name) for name in published}
+    return loaders | {name: partial(_judge, run, name, *judge) for name, judge in judges.items()}
 
 
 def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
@@ -183,7 +180,7 @@ def _published(profile: Profile, name: str):
     return KINDS[name].load(source, nf4=profile.quantization == "nf4", dtype=precision)
 
 
-def _judge(run: Path, kind: Callable, name: str, role: Role):
+def _judge(run: Path, name: str, kind: Callable, role: Role):
     if not role.endpoint:
         raise KitError(f"judge {name} has no endpoint: set it where the profile names {role.model}")
     if role.key and not os.environ.get(role.key):
