@@ -15,7 +15,7 @@ import pandas as pd
 
 from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.workspace import KitError, need, read_json, sha256, short_hash, shown
+from promedical_utils.core.workspace import KitError, need, read_json, sha256, short_hash
 from promedical_utils.data.sources import schemas
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.rubric import scoring
@@ -62,24 +62,18 @@ def paired(scores: pd.DataFrame, draws: int, seed: int) -> dict:
     systems = ["grpo", "base"]
     both = scores.pivot_table(index="prompt_id", columns="system", values="score")
     both = both.reindex(columns=systems).dropna()
-    if both.empty:
-        raise KitError("HealthBench: grpo and base share no graded prompt; ask both the same")
     prompts = pd.DataFrame({"condition": range(len(both))})
     values = both.to_numpy()
     sums = Estimates(prompts, ("system",), [(s,) for s in systems], values, np.ones(values.shape))
     drawn = np.clip(sums.drawn([0, 1], sums.weights(draws, seed)), 0, 1)
     columns = {"grpo": drawn[:, 0], "base": drawn[:, 1], "difference": drawn[:, 0] - drawn[:, 1]}
-    ends = {
-        name: dict(zip(("value", "low", "high"), _ends(column), strict=True))
-        for name, column in columns.items()
-    }
-    return ends | {"n": len(both)}
+    return {name: _ends(column) for name, column in columns.items()} | {"n": len(both)}
 
 
-def _ends(drawn: np.ndarray) -> tuple[float, float, float]:
+def _ends(drawn: np.ndarray) -> dict[str, float]:
     """Value, low, high of (1 + draws,) values, the measured one first."""
     low, high = statistics.interval(drawn[1:])
-    return float(drawn[0]), float(low), float(high)
+    return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
 
 
 def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -88,13 +82,10 @@ def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     ``source``: a run's folder or a published reference. A row a slice ("all", then dimensions),
     grader and ``against``, whose labels (``LABELS``); columns as ``beside``. In the clinic
     physicians and judge are inputs: this shows that the measure finds what was put in, nothing of
-    real ones. KitError for a bench with one label an item, whose physicians would agree by
-    construction.
+    real ones.
     """
     folder = Path(source) / "bench"
     made = benches.Bench.load(folder)
-    if "input" not in made.report:
-        raise KitError(f"{shown(folder)} was labelled once, by no two physicians: no baseline")
     predicted = pd.read_parquet(need(folder / "predictions.parquet", benches.NOTEBOOK))
     judge = pd.read_parquet(need(folder / "judge.parquet", benches.NOTEBOOK))
     verdict = predicted.met.astype(object).map({True: "met", False: "not_met"})
@@ -130,8 +121,8 @@ def beside(
     cells = cells.assign(conversation=rows)
     weights = statistics.two_stage_weights(np.arange(rows.max() + 1), draws, seed)
     pairs = _pairs(cells, grader, people)
-    row = {"n": len(pairs)}
-    row |= dict(zip(("mf1", "low", "high"), _ends(_f1([pairs], weights)[:, 0]), strict=True))
+    ends = _ends(_f1([pairs], weights)[:, 0])
+    row = {"n": len(pairs), "mf1": ends.pop("value"), **ends}
     if len(people) == 1:
         return row | suffixed("baseline") | suffixed("difference")
     others = {name: [other for other in people if other != name] for name in people}
@@ -145,8 +136,8 @@ def beside(
             (np.nan_to_num(side) * share).sum(axis=1) / share.sum(axis=1)
             for side in (physician, own)
         )
-    row |= suffixed("baseline", _ends(baseline))
-    return row | suffixed("difference", _ends(left_out - baseline))
+    row |= suffixed("baseline", _ends(baseline).values())
+    return row | suffixed("difference", _ends(left_out - baseline).values())
 
 
 def _pairs(cells: pd.DataFrame, rater: str, people: Sequence[str]) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from promedical_utils.clinic.grammar import PLACEHOLDERS
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.core.records import Candidate, Criterion, Rubric
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation.policy_metrics import one_seed
 from promedical_utils.policy.veto_reward import answer_scores
 from promedical_utils.rubric.preferences import Group
@@ -53,11 +52,8 @@ def beside(
     """One instruction's answers by every policy as a group, with the verdicts on them.
 
     By the truth where ``verdicts`` have it, else as judged. Of several training seeds the first.
-    KitError where there is no answer.
     """
     rows = one_seed(evaluation[evaluation.instruction_id == instruction_id])
-    if rows.empty:
-        raise KitError(f"no answer to instruction {instruction_id!r}: take one of the evaluation")
     judge = "truth" if verdicts.judge.eq("truth").any() else "judged"
     cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
     stored = one_seed(cells).set_index(["policy", "criterion_id"]).verdict.to_dict()

@@ -19,7 +19,6 @@ from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric.scoring import TIE
 
 AGAINST = ("truth", "judged")
-ANSWER = ["policy", "seed", "instruction_id"]
 BASE, TRAINED, FULL = "base", "grpo", "full"
 ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant was trained on
 _NAMES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -53,10 +52,9 @@ def sums(
 ) -> Estimates:
     """Every metric of every policy and seed over patients, by ``KEY``; ``by`` as in ``measures``.
 
-    The seed is "" where a policy has one only. KitError where an answer or a verdict is there
-    twice, or there is none.
+    The seed is "" where a policy has one only. KitError where there is no value, or a row twice.
     """
-    answers = _seeded(evaluation, ANSWER, "evaluation")
+    answers = _seeded(evaluation)
     column = [by] if by and by != "dimension" else []
     samples = answers.drop_duplicates("instruction_id")[["instruction_id", "condition", *column]]
     samples = samples.sort_values("instruction_id", ignore_index=True)
@@ -88,7 +86,7 @@ def _of_answers(answers: pd.DataFrame) -> Iterator[tuple]:
 
 def _of_verdicts(verdicts: pd.DataFrame, by_dimension: bool) -> Iterator[tuple]:
     """As ``_of_answers``, an item a criterion; its dimension is the slice or in the name."""
-    cells = _seeded(verdicts, [*ANSWER, "criterion_id", "judge"], "verdicts")
+    cells = _seeded(verdicts, "criterion_id", "judge")
     key = ["policy", "seed", "judge", "dimension"]
     for (policy, seed, judge, dimension), own in cells.groupby(key, sort=False):
         metric, part = ("met", dimension) if by_dimension else (f"met_{dimension}", "")
@@ -96,16 +94,14 @@ def _of_verdicts(verdicts: pd.DataFrame, by_dimension: bool) -> Iterator[tuple]:
         yield (policy, seed, metric, judge), part, own.instruction_id, met
 
 
-def _seeded(frame: pd.DataFrame, key: list[str], what: str) -> pd.DataFrame:
-    """Rows with the seed as text, "" where none; KitError where a key repeats."""
+def _seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Rows with the seed as text, "" where none; ``more``: what a row is of, besides the answer."""
     seeds = frame["seed"] if "seed" in frame else pd.Series(np.nan, frame.index)
     # whole numbers become floats beside a policy that has none
     names = ["" if pd.isna(s) else str(int(s) if isinstance(s, float) else s) for s in seeds]
     frame = frame.assign(seed=names)
-    again = frame.duplicated(key)
-    if again.any():
-        row = ", ".join(map(str, frame.loc[again, key].iloc[0]))
-        raise KitError(f"{what}: {row} is there twice; keep one, or name the training seeds")
+    if frame.duplicated(["policy", "seed", "instruction_id", *more]).any():
+        raise KitError("an answer or verdict is there twice; keep one, or name the training seeds")
     return frame
 
 
@@ -255,16 +251,13 @@ def three(evaluation: pd.DataFrame) -> list[tuple[str, str]]:
     Patients are put in the order of what GRPO changed from the base: fall in violations, then gain
     in S1, in S2, then id. The last, the middle (the lower of two) and the first are taken, so that
     the worst is shown whatever it is. First training seed; by the truth where there is one. Fewer
-    where there are fewer patients; KitError where no patient has both answers.
+    where there are fewer patients.
     """
     prefix = "" if labels(evaluation) == "truth" else "judged_"
     violations, *_ = names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
     rows = one_seed(evaluation).set_index(["policy", "instruction_id"])[names].astype(float)
-    policies = rows.index.unique("policy")
-    before, after = (rows.xs(name) if name in policies else rows[:0] for name in (BASE, TRAINED))
+    before, after = rows.loc[BASE], rows.loc[TRAINED]
     change = (after - before).dropna(subset=violations)  # of those with both
-    if change.empty:
-        raise KitError(f"no patient with an answer of {BASE} and one of {TRAINED}: evaluate both")
     change = change.fillna(0.0).round(9)
     change[violations] *= -1
     order = change.reset_index().sort_values([*names, "instruction_id"]).instruction_id.tolist()

@@ -190,7 +190,7 @@ def test_a_policy_with_seeds_counts_as_their_mean():
     assert look(found, policy="base", metric="s1", against="truth")["seeds"] == 1
     less = look(policy_metrics.paired(rows, "grpo", "base", ["violation_rate"]), against="truth")
     assert (less["difference"], less["ratio"]) == (0, 1)
-    with pytest.raises(KitError, match="grpo, 1, i000 is there twice"):
+    with pytest.raises(KitError, match="there twice"):
         policy_metrics.measures(pd.concat([rows, answers("grpo", worse, 1)]))
 
 
@@ -219,7 +219,7 @@ def test_criteria_met_by_dimension():
     assert look(part, policy="base", slice="s0", metric="met_safety")["value"] == 0.5
     with pytest.raises(KitError, match="no answer with a score"):
         policy_metrics.measures(rows, by="dimension")
-    with pytest.raises(KitError, match="verdicts: base, , i000, a, truth is there twice"):
+    with pytest.raises(KitError, match="there twice"):
         policy_metrics.measures(rows, pd.concat([cells, cells]))
 
 
@@ -393,5 +393,3 @@ def test_three_patients_by_the_rule():
     )
     assert policy_metrics.three(judged) == found
     assert len(policy_metrics.three(rows[rows.instruction_id < "i002"])) == 2
-    with pytest.raises(KitError, match="no patient with an answer of base and one of grpo"):
-        policy_metrics.three(frame(base=base, dpo=after))

@@ -92,12 +92,11 @@ def groups(n=30, seed=0):
     return made
 
 
-def compose(settings, agreement=0.9, n=30, seed=0, unseen=UNSEEN, changed=None):
-    """A bench of ``world``; ``changed``: what becomes of its groups."""
+def compose(settings, agreement=0.9, n=30, seed=0):
+    """A bench of ``world``."""
     condition_of = {row.instruction_id: row.condition for row in world(n, seed)[1]}
-    given, panel = groups(n, seed), people.panel(agreement, settings.seed)
-    given = changed(given) if changed else given
-    return bench.compose(given, condition_of, unseen, panel, settings)
+    panel = people.panel(agreement, settings.seed)
+    return bench.compose(groups(n, seed), condition_of, UNSEEN, panel, settings)
 
 
 def make(agreement=0.9, n=30, seed=0, **changes):
