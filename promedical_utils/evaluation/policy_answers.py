@@ -9,7 +9,6 @@ from promedical_utils.clinic.grammar import PLACEHOLDERS
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.core.records import Candidate, Criterion, Rubric
 from promedical_utils.core.run_data import RunData
-from promedical_utils.evaluation.policy_metrics import one_seed
 from promedical_utils.policy.veto_reward import answer_scores
 from promedical_utils.rubric.preferences import Group
 
@@ -51,12 +50,12 @@ def beside(
 ) -> Group:
     """One instruction's answers by every policy as a group, with the verdicts on them.
 
-    By the truth where ``verdicts`` have it, else as judged. Of several training seeds the first.
+    By the truth where ``verdicts`` have it, else as judged; of one training of each policy.
     """
-    rows = one_seed(evaluation[evaluation.instruction_id == instruction_id])
+    rows = evaluation[evaluation.instruction_id == instruction_id]
     judge = "truth" if verdicts.judge.eq("truth").any() else "judged"
     cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
-    stored = one_seed(cells).set_index(["policy", "criterion_id"]).verdict.to_dict()
+    stored = cells.set_index(["policy", "criterion_id"]).verdict.to_dict()
     criteria = tuple(data.rubric_of[instruction_id].criteria)
     answers = []
     for row in rows.itertuples():

@@ -237,28 +237,18 @@ def goals(study: pd.DataFrame) -> list[dict]:
     return result
 
 
-def one_seed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the first training seed of each policy; those without a seed as they are."""
-    if "seed" not in frame:
-        return frame
-    first = frame.groupby("policy").seed.transform("min")
-    return frame[(frame.seed == first) | first.isna()]
-
-
 def three(evaluation: pd.DataFrame) -> list[tuple[str, str]]:
     """Three patients by a rule, [(why, instruction_id)]: the most improved, the middle, the worst.
 
     Patients are put in the order of what GRPO changed from the base: fall in violations, then gain
     in S1, in S2, then id. The last, the middle (the lower of two) and the first are taken, so that
-    the worst is shown whatever it is. First training seed; by the truth where there is one. Fewer
-    where there are fewer patients.
+    the worst is shown whatever it is. By the truth where there is one; one training of each policy.
     """
     prefix = "" if labels(evaluation) == "truth" else "judged_"
     violations, *_ = names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
-    rows = one_seed(evaluation).set_index(["policy", "instruction_id"])[names].astype(float)
+    rows = evaluation.set_index(["policy", "instruction_id"])[names].astype(float)
     before, after = rows.loc[BASE], rows.loc[TRAINED]
-    change = (after - before).dropna(subset=violations)  # of those with both
-    change = change.fillna(0.0).round(9)
+    change = (after - before).dropna(subset=violations).fillna(0.0).round(9)  # of those with both
     change[violations] *= -1
     order = change.reset_index().sort_values([*names, "instruction_id"]).instruction_id.tolist()
     wanted = {

@@ -150,22 +150,6 @@ def test_verdicts_come_from_the_frame_and_need_no_clinic(two, monkeypatch):
     assert [a.generator for a in group.candidates] == ["base", "grpo"]
 
 
-def test_of_several_seeds_the_first_is_shown(two):
-    evaluation, found = two
-    seeds = [evaluation[evaluation.policy == "base"].assign(seed=float("nan"))]
-    seeds += [
-        evaluation[evaluation.policy == "grpo"].assign(seed=n, text=f"seed {n}") for n in (2, 1)
-    ]
-    cells = [said(found, "judged").query("policy == 'base'").assign(seed=float("nan"))]
-    cells += [
-        said(found, "judged", grpo_dose_limit=v).query("policy == 'grpo'").assign(seed=n)
-        for n, v in ((1, "unknown"), (2, "not_met"))
-    ]
-    group = policy_answers.beside(pd.concat(seeds), found, "i", pd.concat(cells))
-    assert [a.text for a in group.candidates][1] == "seed 1"
-    assert group.verdicts["grpo", "dose_limit"] == "unknown"
-
-
 def test_card_of_a_patient_before_and_after(two):
     evaluation, found = two
     truth = said(

@@ -383,13 +383,7 @@ def test_three_patients_by_the_rule():
     assert found[0][0] == "largest fall in violations: 2 before, 0 after"
     assert found[2][0] == "largest rise in violations, or least fall: 0 before, 1 after"
     assert policy_metrics.three(rows.sample(frac=1, random_state=0)) == found
-    # the judge, where there is no truth; the first seed
-    judged = pd.concat(
-        [
-            answers("base", None, judged=base),
-            answers("grpo", None, 2, judged=base),
-            answers("grpo", None, 1, judged=after),
-        ]
-    )
+    # the judge, where there is no truth
+    judged = pd.concat([answers("base", None, judged=base), answers("grpo", None, judged=after)])
     assert policy_metrics.three(judged) == found
     assert len(policy_metrics.three(rows[rows.instruction_id < "i002"])) == 2
