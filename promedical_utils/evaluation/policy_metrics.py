@@ -7,7 +7,7 @@ and 97.5 percentiles over draws of conditions, then of patients within them; wha
 shares the draws. Training seeds are not resampled: their values stand beside.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -54,44 +54,31 @@ def sums(
 
     The seed is "" where a policy has one only. KitError where there is no value, or a row twice.
     """
-    answers = _seeded(evaluation)
-    column = [by] if by and by != "dimension" else []
+    answers, by_dimension = _seeded(evaluation), by == "dimension"
+    column = [by] if by and not by_dimension else []
     samples = answers.drop_duplicates("instruction_id")[["instruction_id", "condition", *column]]
     samples = samples.sort_values("instruction_id", ignore_index=True)
-    values = [] if by == "dimension" else [*_of_answers(answers)]
-    if verdicts is not None:
-        values += _of_verdicts(verdicts, by == "dimension")
-    if not values:
-        raise KitError("evaluation: no answer with a score; evaluate the policies again")
-    row = pd.Series(range(len(samples)), index=samples.instruction_id)
+    patients, items = pd.Index(samples.instruction_id), []
     group = samples[by].astype(str) if column else pd.Series("all", samples.index)
-    items = []
-    for (policy, seed, metric, against), dimension, patients, known in values:
-        rows = row[patients].to_numpy()
-        parts = np.full(len(rows), dimension) if dimension else group.to_numpy()[rows]
-        for part in sorted(set(parts)):
-            own = parts == part
-            items.append(((policy, seed, metric, str(part), against), rows[own], known[own]))
-    return Estimates.of_items(samples, KEY, items)
-
-
-def _of_answers(answers: pd.DataFrame) -> Iterator[tuple]:
-    """(key without the slice, "", patient of each answer, its value) by policy, seed and metric."""
-    for (policy, seed), own in answers.groupby(["policy", "seed"], sort=False):
-        for against in AGAINST:
+    part_of = dict(zip(patients, group, strict=True))
+    answers = answers.assign(part=answers.instruction_id.map(part_of))
+    for (policy, seed, part), own in answers.groupby(["policy", "seed", "part"], sort=False):
+        rows = patients.get_indexer(own.instruction_id)
+        for against in () if by_dimension else AGAINST:
             for metric, values in _metrics(own, against).items():
                 if not np.isnan(values).all():  # no truth on these data
-                    yield (policy, seed, metric, against), "", own.instruction_id, values
-
-
-def _of_verdicts(verdicts: pd.DataFrame, by_dimension: bool) -> Iterator[tuple]:
-    """As ``_of_answers``, an item a criterion; its dimension is the slice or in the name."""
-    cells = _seeded(verdicts, "criterion_id", "judge")
-    key = ["policy", "seed", "judge", "dimension"]
-    for (policy, seed, judge, dimension), own in cells.groupby(key, sort=False):
-        metric, part = ("met", dimension) if by_dimension else (f"met_{dimension}", "")
-        met = own.verdict.eq("met").to_numpy(float)
-        yield (policy, seed, metric, judge), part, own.instruction_id, met
+                    items.append(((policy, seed, metric, part, against), rows, values))
+    if verdicts is not None:  # an item a criterion; its dimension is the slice or in the name
+        cells = _seeded(verdicts, "criterion_id", "judge")
+        own = cells.dimension if by_dimension else cells.instruction_id.map(part_of)
+        cells, key = cells.assign(part=own), ["policy", "seed", "judge", "dimension", "part"]
+        for (policy, seed, judge, dimension, part), own in cells.groupby(key, sort=False):
+            rows = patients.get_indexer(own.instruction_id)
+            metric = "met" if by_dimension else f"met_{dimension}"
+            items.append(((policy, seed, metric, part, judge), rows, own.verdict.eq("met")))
+    if not items:
+        raise KitError("evaluation: no answer with a score; evaluate the policies again")
+    return Estimates.of_items(samples, KEY, items)
 
 
 def _seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
