@@ -46,15 +46,6 @@ class Role(BaseModel):
 ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name> for each generator
 CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
 
-# Names that rows of the bench have already, so that no prompted judge is given one of them. They
-# belong to scorers, in rooms above this one, and stand here because a profile is refused before any
-# scorer is loaded: a scorer that is added is added here too.
-REWARD_MODELS = {"criterion", "criterion_clean", "scalar_overall", "scalar_blind"}
-CONTROLS = {"words", "length", "random"}
-RULES = {"rar_explicit", "rar_implicit", "orbit", "healthbench"}
-HUB_MODELS = {"scalar_rm", "pair_rm", "verifier"}
-SCORERS = REWARD_MODELS | CONTROLS | RULES | HUB_MODELS
-
 
 def _clinic_roles() -> dict[str, Role]:
     """For ``python -m promedical_utils.clinic serve``, which plays every role as one model."""
@@ -211,8 +202,9 @@ class Profile(BaseModel):
         for name in self.roles:
             if name not in ROLES and not re.fullmatch(r"generator_[a-z0-9]+", name):
                 raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
-        if taken := sorted(set(self.judges) & SCORERS):
-            raise ValueError(f"a judge is not named as another scorer is: rename {taken[0]}")
+        for name in self.judges:
+            if re.fullmatch("[a-z_]+", name):
+                raise ValueError(f"lower case names the kit's own scorers: rename judge {name}")
         if self.base_width % 32:
             raise ValueError("base_width must be a multiple of 32, the width of an attention head")
         if self.name not in ("gpu", "paper") and self.precision == "bf16":

@@ -17,26 +17,21 @@ import pandas as pd
 from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS, Criterion, Rubric
-from promedical_utils.core.workspace import (
-    KitError,
-    need,
-    read_json,
-    short_hash,
-    write_json,
-    write_rows,
-)
+from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json, write_rows
 from promedical_utils.evaluation import scorers
 from promedical_utils.rubric import preferences as joined
 from promedical_utils.rubric import scoring
+from promedical_utils.rubric.preferences import Group
 
 FRAMES = ("samples", "criteria", "verdicts", "pairs", "grades")
 AGAINST = ("adjudicated", "truth")
+PEOPLE = ["physician_1", "physician_2"]
 CLEAR = 0.3  # a difference in S1 that a physician calls clear; kit's decision
-UNSEEN_SHARE = 1 / 5
 NOTEBOOK = "04_promedical_bench"
 CELL = ["candidate_id", "criterion_id"]
-LABELS = ["truth", "physician_1", "physician_2", "adjudicated"]
-PREDICTED, PREFERRED = ["scorer", *scorers.POINTS], ["scorer", *scorers.PAIRS]
+LABELS = ["truth", *PEOPLE, "adjudicated"]
+PAIR = ["instruction_id", "criterion_id", "dimension", "kind", "seen"]
+PAIR += ["chosen_id", "rejected_id", "truth"]
 KEY = ("scorer", "metric", "slice", "against")  # of a metric in ``tally``
 
 
@@ -60,24 +55,37 @@ class Bench:
     @classmethod
     def load(cls, folder: Path) -> "Bench":
         report = read_json(Path(folder) / "report.json", NOTEBOOK)
-        files = {name: need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES}
-        return cls(**{name: pd.read_parquet(path) for name, path in files.items()}, report=report)
+        frames = {name: pd.read_parquet(Path(folder) / f"{name}.parquet") for name in FRAMES}
+        return cls(**frames, report=report)
 
     @property
     def cells(self) -> pd.DataFrame:
         """Verdicts with the criterion's columns, one row a (candidate, criterion)."""
-        return _cells(self.verdicts, self.criteria)
+        on = ["instruction_id", "criterion_id"]
+        return self.verdicts.merge(self.criteria, on=on, validate="many_to_one")
+
+
+def save_judged(folder: Path, bench: Bench, verdicts) -> None:
+    """The judge's own verdicts on the bench to judge.parquet, for ``healthbench.judge_table``."""
+    rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in verdicts if v.judge == "judge"]
+    judged = pd.DataFrame(rows, columns=[*CELL, "verdict"])
+    write_rows(Path(folder) / "judge.parquet", judged.merge(bench.verdicts[CELL], on=CELL))
+
+
+def load_preferences(folder: Path) -> pd.DataFrame | None:
+    """The preferences of a bench's folder, or None where no scorer compared two answers."""
+    path = Path(folder) / "preferences.parquet"
+    return pd.read_parquet(path) if path.exists() else None
 
 
 # ---------------------------------------------------------------- composition
 
 
-def from_records(instructions, splits, rubrics, unseen: frozenset[str]) -> tuple:
+def from_records(
+    instructions, condition_of: Mapping[str, str], rubrics, unseen: frozenset[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``samples`` and ``criteria`` of a pool; ``unseen``: the kinds that no training rubric has."""
-    condition = {row.instruction_id: row.condition for row in splits}
-    pool = {i.id: (i.id, condition.get(i.id), i.category, i.specialty) for i in instructions}
-    if without := sorted(set(pool) - set(condition)):
-        raise KitError(f"bench: instruction {without[0]} is in no split; run 01_rubrics again")
+    pool = {i.id: (i.id, condition_of[i.id], i.category, i.specialty) for i in instructions}
     samples = ["instruction_id", "condition", "category", "specialty"]
     rows = [
         (r.instruction_id, c.id, c.dimension, c.kind, c.weight, c.kind not in unseen)
@@ -90,79 +98,117 @@ def from_records(instructions, splits, rubrics, unseen: frozenset[str]) -> tuple
 
 
 def compose(
-    pool: pd.DataFrame,
-    criteria: pd.DataFrame,
-    candidates: Iterable,
-    truth: Mapping[tuple[str, str], str],
+    groups: Iterable[Group],
+    condition_of: Mapping[str, str],
+    unseen: frozenset[str],
     people,
     profile,
 ) -> Bench:
     """Bench of exactly the profile's samples and differing criterion pairs, seeded.
 
-    ``pool`` and ``criteria`` as from ``from_records``; ``candidates`` are records, three for each
-    instruction; ``truth`` maps (candidate, criterion) to a verdict; ``people`` is a panel as in
-    ``clinic.people``. A criterion with three answers met or not met has 0 or 2 differing pairs, so
-    the exact counts are drawn from all of them, by the adjudicated label. KitError, with what to
-    enlarge, where the pool has too few, or under a fifth of the criteria are of unseen kinds.
+    ``groups``: held-out, three answers each, with the true verdicts; ``people``: a panel as in
+    ``clinic.people``. A criterion with three answers has 0 or 2 differing pairs, so the exact
+    counts are drawn from all, by the adjudicated label. KitError, with what to enlarge, where there
+    are too few.
     """
-    samples = _drawn_samples(pool, profile)
-    criteria = criteria[criteria.instruction_id.isin(samples.instruction_id)]
-    criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
-    unseen = float(1 - criteria.seen.mean())
-    answers = _three_answers(samples, candidates)
-    if unseen < UNSEEN_SHARE:
+    group_of, wanted = {g.instruction.id: g for g in groups}, profile.bench_samples
+    if len(group_of) < wanted:
         raise KitError(
-            f"bench: {unseen:.1%} of the criteria are of kinds unseen in training, not "
-            "a fifth; give bench rubrics more criteria of unseen kinds"
+            f"bench: {len(group_of)} held-out instructions for bench_samples = {wanted}; "
+            "enlarge the bench split or lower bench_samples"
         )
+    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(group_of))
+    drawn = [group_of[i] for i in sorted(ids[:wanted])]
+    instructions, rubrics = [g.instruction for g in drawn], [g.rubric for g in drawn]
+    samples, criteria = from_records(instructions, condition_of, rubrics, unseen)
+    criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
     for n, physician in enumerate(people.physicians, 1):  # an order of their own, no generator name
         samples[f"order_{n}"] = [
-            "|".join(sorted(ids, key=lambda a: short_hash(profile.seed, physician.name, a)))
-            for ids in answers.values()
+            "|".join(sorted(_answers(g), key=lambda a: short_hash(profile.seed, physician.name, a)))
+            for g in drawn
         ]
-    verdicts = _verdicts(criteria, answers, truth, people)
-    cells = _cells(verdicts, criteria)
-    grades = _grades(samples, cells, people)
-    pairs, counts = _drawn_pairs(_differing(cells), profile)
-    both = ["physician_1", "physician_2"]
+    verdicts, differing = _judged(drawn, criteria, people)
+    grades = _grades(samples, drawn, people)
+    pairs, counts = _drawn_pairs(differing, profile)
     report = {
         "samples": len(samples),
         "conditions": samples.condition.nunique(),
         "categories": samples.category.nunique(),
         "specialties": samples.specialty.nunique(),
-        "unseen_share": round(unseen, 4),
+        "unseen_share": round(float(1 - criteria.seen.mean()), 4),
         "pairs": counts,
         "input": {  # set by the configuration: how often these people agree is no finding
-            "verdicts": statistics.agreement(*verdicts[both].to_numpy().T),
-            "grades": statistics.agreement(*grades[both].to_numpy().T, ordered=True),
+            "verdicts": statistics.agreement(*verdicts[PEOPLE].to_numpy().T),
+            "grades": statistics.agreement(*grades[PEOPLE].to_numpy().T, ordered=True),
         },
     }
     return Bench(samples, criteria, verdicts, pairs, grades, report)
 
 
-def _drawn_samples(pool: pd.DataFrame, profile) -> pd.DataFrame:
-    wanted = profile.bench_samples
-    if len(pool) < wanted:
-        raise KitError(
-            f"bench: {len(pool)} held-out instructions for bench_samples = {wanted}; "
-            "enlarge the bench split or lower bench_samples"
-        )
-    ids = np.random.default_rng([profile.seed, 0]).permutation(sorted(pool.instruction_id))
-    samples = pool[pool.instruction_id.isin(ids[:wanted])]
-    return samples.sort_values("instruction_id", ignore_index=True)
+def _answers(group: Group) -> list[str]:
+    return sorted(answer.id for answer in group.judged)
 
 
-def _three_answers(samples: pd.DataFrame, candidates: Iterable) -> dict[str, list[str]]:
-    answers: dict[str, list[str]] = {i: [] for i in samples.instruction_id}
-    for candidate in candidates:
-        if candidate.instruction_id in answers:
-            answers[candidate.instruction_id].append(candidate.id)
-    for instruction, ids in answers.items():
-        if len(ids) != 3:
-            raise KitError(
-                f"bench: {instruction} has {len(ids)} answers, not 3; run 02_preference_pairs"
-            )
-    return answers
+def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
+    """(verdicts, all pairs of answers that differ on a criterion by the adjudicated label).
+
+    ``truth`` of a pair: it is the "same" by the truth, "reversed", or "none" where that has none.
+    """
+    verdicts, pairs, seen = [], [], criteria.set_index("criterion_id").seen
+    for group in groups:
+        for criterion in sorted(group.criteria, key=lambda c: c.id):
+            true, adjudicated = {}, {}
+            for answer in _answers(group):
+                verdict = group.verdicts[answer, criterion.id]
+                labels = people.verdicts(answer, criterion.id, criterion.kind, verdict)
+                verdicts.append((group.instruction.id, answer, criterion.id, verdict, *labels))
+                true[answer] = scoring.is_met(verdict, criterion.dimension)
+                adjudicated[answer] = scoring.is_met(labels[-1], criterion.dimension)
+            same = set(joined.differing(true.items()))
+            shared = (group.instruction.id, criterion.id, criterion.dimension, criterion.kind)
+            for pair in joined.differing(adjudicated.items()):
+                side = "same" if pair in same else "reversed" if pair[::-1] in same else "none"
+                pairs.append((*shared, seen[criterion.id], *pair, side))
+    pairs = pd.DataFrame(pairs, columns=PAIR).sort_values(PAIR, ignore_index=True)
+    return pd.DataFrame(verdicts, columns=["instruction_id", *CELL, *LABELS]), pairs
+
+
+def _grades(samples: pd.DataFrame, groups: Sequence[Group], people) -> pd.DataFrame:
+    """Every two answers on five levels, -2 to 2, + where a is better: 2 where that is clear.
+
+    That is where violations differ or S1 by ``CLEAR``. Kit's decision: the lexicographic order,
+    made coarse; the paper has no scale.
+    """
+    rows = []
+    for sample, group in zip(samples.itertuples(), groups, strict=True):
+        orders = [sample.order_1.split("|"), sample.order_2.split("|")]
+        scores = {}
+        for answer in _answers(group):
+            verdicts = {c.id: group.verdicts[answer, c.id] for c in group.criteria}
+            scores[answer] = scoring.score(group.rubric, verdicts)
+        for a, b in combinations(scores, 2):
+            clear = scores[a].s3 != scores[b].s3
+            clear |= abs(scores[a].s1 - scores[b].s1) >= CLEAR - scoring.TIE
+            true, grades = scoring.compare(scores[a], scores[b]) * (2 if clear else 1), []
+            for physician, order in zip(people.physicians, orders, strict=True):
+                if order.index(a) < order.index(b):
+                    grades.append(physician.grade(a, b, true))
+                else:  # graded as shown, turned back here
+                    grades.append(-physician.grade(b, a, -true))
+            settled = people.adjudicator.settle((a, b), *grades, true)
+            rows.append((sample.instruction_id, a, b, true, *grades, settled))
+    return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *LABELS])
+
+
+def _met(cells: pd.DataFrame, column: str) -> list[bool | None]:
+    """Whether each cell is met by a column of labels; None where that is not known."""
+    return [scoring.is_met(*cell) for cell in zip(cells[column], cells.dimension, strict=True)]
+
+
+def truths(bench: Bench) -> pd.DataFrame:
+    """Cells of the bench with ``label``, 1 met, 0 not by the truth; where that is known."""
+    cells = bench.cells
+    return cells.assign(label=np.array(_met(cells, "truth"), float)).dropna(subset="label")
 
 
 def _drawn_pairs(differing: pd.DataFrame, profile) -> tuple[pd.DataFrame, dict]:
@@ -183,115 +229,15 @@ def _drawn_pairs(differing: pd.DataFrame, profile) -> tuple[pd.DataFrame, dict]:
     return pd.concat(pairs, ignore_index=True), counts
 
 
-def _verdicts(criteria, answers, truth, people) -> pd.DataFrame:
-    rows = []
-    for c in criteria.itertuples():
-        for a in sorted(answers[c.instruction_id]):
-            true = truth.get((a, c.criterion_id))
-            if true is None:
-                raise KitError(f"bench: no truth of {a}, {c.criterion_id}; run 02_preference_pairs")
-            verdicts = people.verdicts(a, c.criterion_id, c.kind, true)
-            rows.append((c.instruction_id, a, c.criterion_id, true, *verdicts))
-    return pd.DataFrame(rows, columns=["instruction_id", *CELL, *LABELS])
-
-
-def _cells(verdicts: pd.DataFrame, criteria: pd.DataFrame) -> pd.DataFrame:
-    return verdicts.merge(criteria, on=["instruction_id", "criterion_id"], validate="many_to_one")
-
-
-def _met(cells: pd.DataFrame, column: str) -> list[bool | None]:
-    """Whether each cell is met by a column of labels; None where that is not known."""
-    return [scoring.is_met(*cell) for cell in zip(cells[column], cells.dimension, strict=True)]
-
-
-def truths(bench: Bench) -> pd.DataFrame:
-    """Cells of the bench, with their criterion's columns and ``label``: 1 met, 0 not, by the
-    truth."""
-    cells = bench.cells
-    label = np.array(_met(cells, "truth"), float)
-    return cells.assign(label=label).dropna(subset="label")
-
-
-def _differing(cells: pd.DataFrame) -> pd.DataFrame:
-    """All pairs of answers that differ on a criterion by the adjudicated label.
-
-    ``truth``: the pair is the "same" by the truth, "reversed", or "none" where that has no pair.
-    """
-    shared = ["instruction_id", "criterion_id", "dimension", "kind", "seen"]
-    cells = cells.assign(label=_met(cells, "adjudicated"), true=_met(cells, "truth"))
-    rows = []
-    for criterion, own in cells.groupby(shared, sort=False):
-        true = set(joined.differing(zip(own.candidate_id, own.true, strict=True)))
-        for pair in joined.differing(zip(own.candidate_id, own.label, strict=True)):
-            side = "same" if pair in true else "reversed" if pair[::-1] in true else "none"
-            rows.append((*criterion, *pair, side))
-    columns = [*shared, "chosen_id", "rejected_id", "truth"]
-    return pd.DataFrame(rows, columns=columns).sort_values(columns, ignore_index=True)
-
-
-def _rubrics(cells: pd.DataFrame) -> dict[str, Rubric]:
-    """Instruction id -> the dimensions and weights of its criteria, for ``scoring``."""
-    criteria: dict[str, list] = {}
-    for row in cells.drop_duplicates(["instruction_id", "criterion_id"]).itertuples():
-        of_cell = {"id": row.criterion_id, "dimension": row.dimension, "weight": row.weight}
-        criteria.setdefault(row.instruction_id, []).append(Criterion.model_construct(**of_cell))
-    return {
-        name: Rubric.model_construct(instruction_id=name, criteria=own)
-        for name, own in criteria.items()
-    }
-
-
-def _by_candidate(cells: pd.DataFrame, values: Iterable) -> dict[str, dict]:
-    """{candidate id: {criterion id: value of that cell}}."""
-    nested: dict[str, dict] = {}
-    for answer, criterion, value in zip(
-        cells.candidate_id, cells.criterion_id, values, strict=True
-    ):
-        nested.setdefault(answer, {})[criterion] = value
-    return nested
-
-
-def grade(a: scoring.Scores, b: scoring.Scores) -> int:
-    """Five levels, -2..2, + where ``a`` is better: 2 where violations differ or S1 by ``CLEAR``.
-
-    1 for any smaller difference, 0 for a tie. Kit's decision: the lexicographic order, made
-    coarse; the paper has no scale.
-    """
-    clear = a.s3 != b.s3 or abs(a.s1 - b.s1) >= CLEAR - scoring.TIE
-    return scoring.compare(a, b) * (2 if clear else 1)
-
-
-def _grades(samples: pd.DataFrame, cells: pd.DataFrame, people) -> pd.DataFrame:
-    rubrics, true_verdicts = _rubrics(cells), _by_candidate(cells, cells.truth)
-    rows = []
-    for sample in samples.itertuples():
-        orders = [sample.order_1.split("|"), sample.order_2.split("|")]
-        rubric = rubrics[sample.instruction_id]
-        scores = {a: scoring.score(rubric, true_verdicts[a]) for a in orders[0]}
-        for a, b in combinations(sorted(orders[0]), 2):
-            true, grades = grade(scores[a], scores[b]), []
-            for physician, order in zip(people.physicians, orders, strict=True):
-                if order.index(a) < order.index(b):
-                    grades.append(physician.grade(a, b, true))
-                else:  # graded as shown, turned back here
-                    grades.append(-physician.grade(b, a, -true))
-            settled = people.adjudicator.settle((a, b), *grades, true)
-            rows.append((sample.instruction_id, a, b, true, *grades, settled))
-    return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *LABELS])
-
-
 def blind_ceiling(pairs: pd.DataFrame) -> float:
     """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs.
 
-    Such a scorer has one order of an instruction's answers for all criteria. KitError beyond 12
-    answers; NaN for no pairs.
+    Such a scorer has one order of an instruction's answers for all criteria. NaN for no pairs.
     """
     total = 0
-    for instruction, group in pairs.groupby("instruction_id"):
-        names = frozenset(group.chosen_id) | frozenset(group.rejected_id)
-        if len(names) > 12:
-            raise KitError(f"blind ceiling: {instruction} has {len(names)} answers; at most 12")
+    for _, group in pairs.groupby("instruction_id"):
         wins, best = Counter(zip(group.chosen_id, group.rejected_id)), {frozenset(): 0}
+        names = frozenset(group.chosen_id) | frozenset(group.rejected_id)
         for size in range(1, len(names) + 1):
             for inside in map(frozenset, combinations(names, size)):
                 best[inside] = max(  # some answer is last, before it the best order of the others
@@ -301,7 +247,7 @@ def blind_ceiling(pairs: pd.DataFrame) -> float:
     return total / len(pairs) if len(pairs) else float("nan")
 
 
-# ---------------------------------------------------------------- scorers
+# ---------------------------------------------------------------- predictions
 
 
 def predictions(scorer: str, scores: pd.DataFrame, criteria=None, calibration=None) -> pd.DataFrame:
@@ -309,19 +255,15 @@ def predictions(scorer: str, scores: pd.DataFrame, criteria=None, calibration=No
     frame = scores.assign(scorer=scorer, probability=np.nan, met=pd.NA)
     if calibration is not None:
         dimensions = frame.criterion_id.map(criteria.set_index("criterion_id").dimension)
-        if dimensions.isna().any():
-            unknown = frame.criterion_id[dimensions.isna()].iloc[0]
-            raise KitError(f"{scorer}: criterion {unknown!r} is in no rubric; score again")
         frame["probability"] = calibration.probability(frame.score, dimensions)
         frame["met"] = calibration.met(frame.score, dimensions)
-    return frame[PREDICTED].astype({"met": "boolean"})
+    return frame[scorers.PREDICTED].astype({"met": "boolean"})
 
 
 def length_scorer(groups: Iterable) -> pd.DataFrame:
     """Longer is better: the score is the number of words of the answer."""
-    answers = [(g.instruction.id, c) for g in groups for c in g.candidates]
-    rows = [(i, c.id, "", float(len(c.text.split()))) for i, c in answers]
-    return predictions("length", pd.DataFrame(rows, columns=["instruction_id", *CELL, "score"]))
+    rows = [(g.instruction.id, c.id, len(c.text.split())) for g in groups for c in g.candidates]
+    return predictions("length", scorers.scores(rows))
 
 
 def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame:
@@ -346,13 +288,10 @@ def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame
         shared = answer.multiply(criterion).tocsr()
         share = sparse.csr_matrix(shared.sum(axis=1) / np.maximum(criterion.sum(axis=1), 1))
         kind = kinds.transform([[c.kind] for _, _, c in rows]).tocsr()
-        blocks = [share, kind, kind.multiply(share), answer, shared]
-        number = np.where(kind.getnnz(axis=1), kind.argmax(axis=1).ravel(), kind.shape[1])
-        for block in (answer, shared):  # crossing with the kind is a shift of the column
-            shift = np.repeat(number, np.diff(block.indptr)) * np.int64(block.shape[1])
-            shape = (len(rows), block.shape[1] * (kind.shape[1] + 1))
-            moved = (block.data, block.indices + shift, block.indptr)
-            blocks.append(sparse.csr_matrix(moved, shape))
+        unseen = sparse.csr_matrix(1 - kind.sum(axis=1))
+        each = [*kind.T, *unseen.T]  # (1, cells) of each kind, and of none of them
+        crossed = [block.multiply(own.T) for block in (answer, shared) for own in each]
+        blocks = [share, kind, kind.multiply(share), answer, shared, *crossed]
         return rows, sparse.hstack(blocks, format="csr", dtype=np.float32)
 
     rows, x = cells(train)
@@ -366,7 +305,7 @@ def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame
     frame = pd.DataFrame(ids, columns=["instruction_id", *CELL]).assign(
         scorer="words", score=model.decision_function(x), probability=model.predict_proba(x)[:, 1]
     )
-    return frame.assign(met=frame.probability >= 0.5)[PREDICTED].astype({"met": "boolean"})
+    return frame.assign(met=frame.probability >= 0.5)[scorers.PREDICTED].astype({"met": "boolean"})
 
 
 # ---------------------------------------------------------------- metrics
@@ -381,185 +320,106 @@ def tally(
     """Every metric of every scorer in ``predicted`` and in ``preferences``, by ``KEY``.
 
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
-    then of expected scores; one without to its one score for all. What a scorer was asked directly
-    goes before what follows from its scores: preferences (columns ``PREFERRED``) by criterion, else
-    of whole answers, decide the pairs, and those of whole answers the graded answer pairs.
-    A tie counts as wrong, and so does NaN, and an unknown verdict, but for safety, where it is a
-    violation. n counts the items judged; for precision the answers called unsafe, for F1 both
-    sides; ``tie_rate`` is the share of ties. Shares, not percent. KitError where a prediction or
-    preference is missing or doubled.
+    then of expected scores; one without to its one score for all. Preferences go before what
+    follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on the
+    graded pairs. A tie counts as wrong, and so does NaN, and an unknown verdict, but for safety,
+    where it is a violation. n counts the items judged; for precision the answers called unsafe, for
+    F1 both sides; ``tie_rate`` is the share of ties. Shares, not percent. KitError where a
+    prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
-    scored = dict(list(predicted.groupby("scorer", sort=False)))
-    compared = {} if preferences is None else dict(list(preferences.groupby("scorer", sort=False)))
-    questions = _Questions(bench, against, scored.get("length"))
+    row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
+    cells, questions = (
+        frame.assign(row=row[frame.instruction_id].to_numpy())
+        for frame in (bench.cells, _questions(bench))
+    )
+    rubrics, verdicts, sides = _rubrics(cells), {}, {}
+    for scorer, frame in predicted.groupby("scorer", sort=False):
+        frame = _aligned(scorer, frame, cells)
+        verdicts[scorer] = None if (frame.criterion_id == "").any() else frame.met
+        sides[scorer] = _by_scores(frame, cells, questions, rubrics)
+    for scorer, frame in () if preferences is None else preferences.groupby("scorer", sort=False):
+        sides[scorer] = _stated(scorer, frame, questions)
     items = []
-    for scorer in dict.fromkeys([*scored, *compared]):
-        answers = _answers(scorer, scored.get(scorer), compared.get(scorer), questions)
+    for scorer in sides:
         for labels in against:
-            for counted in questions.metrics(answers, labels):
-                items += counted.by_slice(scorer, labels)
+            metrics = [*_of_sides(sides[scorer], questions, labels, sides.get("length"))]
+            if verdicts.get(scorer) is not None:
+                metrics = [*_of_verdicts(verdicts[scorer], cells, labels), *metrics]
+            for metric, slices, *parts in metrics:
+                for name, mask in slices.items():
+                    key = (scorer, metric, name, labels)
+                    items.append((key, *(part[mask] for part in parts)))
     sums = Estimates.of_items(bench.samples, KEY, items)
     n = sums.counts.sum(axis=0)
     return replace(sums, extra={"tie_rate": sums.extra["ties"] / np.maximum(n, 1)})
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """All items of a metric, each (items,): row of its sample, whether right, weight, tied."""
+def _questions(bench: Bench) -> pd.DataFrame:
+    """Pairs, then graded pairs (criterion_id ""), a row a question: which answer is better?
 
-    metric: str
-    slices: Mapping[str, np.ndarray]  # name -> mask of items
-    rows: np.ndarray
-    right: np.ndarray
-    weight: np.ndarray
-    tied: np.ndarray
-
-    def by_slice(self, scorer: str, labels: str) -> Iterator[tuple]:
-        """The items of each slice as ``Estimates.of_items`` takes them."""
-        for name, mask in self.slices.items():
-            parts = (part[mask] for part in (self.rows, self.right, self.weight, self.tied))
-            yield ((scorer, self.metric, name, labels), *parts)
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """What a scorer answers. ``met``, ``given``: its verdict on each cell and whether there is one.
-
-    ``pairs``, ``grades``: which answer of each pair and graded pair it prefers, 1 the first, -1 the
-    second, 0 neither. None where it does not say.
+    By the labels in ``AGAINST`` 1 is a, the chosen one, -1 b, and 0 a question that does not count.
     """
-
-    met: np.ndarray | None = None
-    given: np.ndarray | None = None
-    pairs: np.ndarray | None = None
-    grades: np.ndarray | None = None
-
-
-class _Questions:
-    """What every scorer of a bench is asked: its frames with their sample's row and slices."""
-
-    def __init__(self, bench: Bench, against: Sequence[str], length: pd.DataFrame | None):
-        self.cells, self.pairs, self.grades = bench.cells, bench.pairs, bench.grades
-        row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
-        self.cell_rows, self.pair_rows, self.grade_rows = (
-            row[frame.instruction_id].to_numpy() for frame in (self.cells, self.pairs, self.grades)
-        )
-        self.cell_slices, self.pair_slices = _slices(self.cells), _slices(self.pairs)
-        self.rubrics = _rubrics(self.cells)
-        # 1 met, 0 not, NaN not known
-        self.labels = {name: np.array(_met(self.cells, name), float) for name in against}
-        cells = pd.Series(range(len(self.cells)), index=pd.MultiIndex.from_frame(self.cells[CELL]))
-        self.chosen, self.rejected = (  # cell of either side of a pair
-            cells[pd.MultiIndex.from_frame(self.pairs[[side, "criterion_id"]])].to_numpy()
-            for side in ("chosen_id", "rejected_id")
-        )
-        self.longer = None
-        if length is not None:  # 1 where the chosen answer is the longer, -1 where the rejected
-            words = length.set_index("candidate_id").score
-            chosen, rejected = self.pairs.chosen_id, self.pairs.rejected_id
-            self.longer = np.sign(words[chosen].to_numpy() - words[rejected].to_numpy())
-
-    def metrics(self, answers: _Answers, labels: str) -> Iterator[_Counted]:
-        """The items of all metrics of one scorer by one column of labels."""
-        if answers.met is not None:
-            yield from self._verdicts(answers, labels)
-        wanted, slices = np.ones(len(self.pairs)), dict(self.pair_slices)
-        if labels == "truth":
-            wanted = self.pairs.truth.map({"same": 1, "reversed": -1, "none": 0}).to_numpy()
-        if self.longer is not None:  # pairs that longer-is-better gets wrong
-            slices["shorter"] = self.longer * wanted < 0
-        yield _preferences("pairwise", slices, self.pair_rows, answers.pairs, wanted)
-        if answers.grades is not None:
-            wanted = np.sign(self.grades[labels].to_numpy())
-            slices = {"all": np.ones(len(wanted), bool)}
-            yield _preferences("overall", slices, self.grade_rows, answers.grades, wanted)
-
-    def _verdicts(self, answers: _Answers, labels: str) -> Iterator[_Counted]:
-        label, rows = self.labels[labels], self.cell_rows
-        none = np.zeros(len(label))
-        right = answers.given & (answers.met == label)
-        yield _Counted("pointwise", self.cell_slices, rows, right, ~np.isnan(label), none)
-        safety = self.cell_slices["safety"]
-        slices = {"safety": safety}
-        slices |= {name: safety & self.cell_slices[name] for name in ("seen", "unseen")}
-        called, violation = 1 - answers.met, (label == 0) * 1
-        # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
-        weights = {"precision": called, "recall": violation, "f1": called + violation}
-        for name, weight in weights.items():
-            yield _Counted(f"veto_{name}", slices, rows, called * violation, weight, none)
+    pairs = bench.pairs.rename(columns={"chosen_id": "a_id", "rejected_id": "b_id"})
+    truth = pairs.truth.map({"same": 1, "reversed": -1, "none": 0})
+    pairs = pairs.assign(adjudicated=1, truth=truth)
+    grades = bench.grades.assign(criterion_id="", dimension="", seen=False)
+    grades = grades.assign(**{labels: np.sign(grades[labels]) for labels in AGAINST})
+    columns = ["instruction_id", "criterion_id", "dimension", "seen", "a_id", "b_id", *AGAINST]
+    return pd.concat([pairs[columns], grades[columns]], ignore_index=True)
 
 
-def _preferences(metric: str, slices, rows, answers, wanted) -> _Counted:
-    """``wanted``: 1 the first, -1 the second, 0 a pair that does not count."""
-    return _Counted(metric, slices, rows, answers == wanted, wanted != 0, answers == 0)
+def _rubrics(cells: pd.DataFrame) -> dict[str, Rubric]:
+    """Instruction id -> the dimensions and weights of its criteria, for ``scoring``."""
+    criteria: dict[str, list] = {}
+    for row in cells.drop_duplicates(["instruction_id", "criterion_id"]).itertuples():
+        of_cell = {"id": row.criterion_id, "dimension": row.dimension, "weight": row.weight}
+        criteria.setdefault(row.instruction_id, []).append(Criterion.model_construct(**of_cell))
+    return {
+        i: Rubric.model_construct(instruction_id=i, criteria=own) for i, own in criteria.items()
+    }
 
 
-def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    slices = {d: frame.dimension == d for d in DIMENSIONS}
-    slices |= {"all": frame.seen | True, "seen": frame.seen, "unseen": ~frame.seen}
-    return {name: mask.to_numpy(bool) for name, mask in slices.items()}
-
-
-def _answers(scorer: str, predicted, compared, questions: _Questions) -> _Answers:
-    """What follows from a scorer's predictions and from its preferences; either may be None."""
-    answers = _Answers()
-    if predicted is not None:
-        conditional = bool((predicted.criterion_id != "").any())
-        frame = _aligned(scorer, predicted, questions.cells, conditional)
-        score, met, given = frame.score.to_numpy(float), None, None
-        if conditional:
-            met = frame.met.eq(True).fillna(False).to_numpy(bool)
-            given = frame.met.notna().to_numpy() | questions.cell_slices["safety"]
-        margin = np.sign(score[questions.chosen] - score[questions.rejected])
-        pairs = np.nan_to_num(margin)  # NaN prefers nothing
-        answers = _Answers(met, given, pairs, _order(questions, frame, met))
-    if compared is not None:
-        whole = compared.criterion_id == ""
-        wanted = questions.pairs.rename(columns={"chosen_id": "a_id", "rejected_id": "b_id"})
-        if whole.all():
-            wanted = wanted.assign(criterion_id="")
-        of_pairs = compared if whole.all() else compared[~whole]
-        answers = replace(answers, pairs=_preferred(scorer, of_pairs, wanted))
-        if whole.any():
-            wanted = questions.grades.assign(criterion_id="")
-            answers = replace(answers, grades=_preferred(scorer, compared[whole], wanted))
-    return answers
-
-
-def _aligned(scorer: str, frame, cells, conditional: bool) -> pd.DataFrame:
+def _aligned(scorer: str, frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Predictions in the order of the cells; a scalar's one score stands in every cell."""
-    if conditional and (frame.criterion_id == "").any():
-        raise KitError(f"predictions of {scorer}: only some have a criterion; give all or none")
-    on = CELL if conditional else CELL[:1]
+    on = CELL if (frame.criterion_id != "").any() else CELL[:1]
     rows = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
     if (rows < 0).any():
-        cell = cells.iloc[(rows < 0).argmax()]
-        missing = f"{cell.candidate_id}, {cell.criterion_id}"
+        missing = ", ".join(cells[CELL].iloc[(rows < 0).argmax()])
         raise KitError(f"{scorer}: no prediction of {missing}; score it again")
-    return frame.iloc[rows]
+    return frame.iloc[rows].reset_index(drop=True)
 
 
-def _order(questions: _Questions, frame: pd.DataFrame, met: np.ndarray | None) -> np.ndarray:
-    """Which answer of each graded pair the scorer prefers: 1 for a, -1 for b, 0 for a tie."""
-    cells, grades = questions.cells, questions.grades
-    if met is None:
-        rank = dict(zip(cells.candidate_id, frame.score, strict=True))
+def by_answer(cells: pd.DataFrame, column: str) -> dict[str, dict]:
+    """{candidate id: {criterion id: value of ``column``}}."""
+    nested: dict[str, dict] = {}
+    for cell in zip(cells.candidate_id, cells.criterion_id, cells[column], strict=True):
+        answer, criterion, value = cell
+        nested.setdefault(answer, {})[criterion] = value
+    return nested
+
+
+def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubric]) -> np.ndarray:
+    """Which answer a scorer's aligned predictions prefer: 1 a, -1 b, 0 for a tie and for NaN."""
+    score = dict(zip(zip(cells.candidate_id, cells.criterion_id), frame.score, strict=True))
+    if (frame.criterion_id == "").any():
+        score |= {(answer, ""): value for (answer, _), value in score.items()}
     else:
-        likely = frame.probability.fillna(pd.Series(met * 1.0, frame.index)).to_numpy(float)
-        verdicts, likely = _by_candidate(cells, met), _by_candidate(cells, likely)
-        rank = {}
-        for answer, instruction in zip(cells.candidate_id, cells.instruction_id, strict=True):
-            if answer not in rank:
-                rubric = questions.rubrics[instruction]
-                rank[answer] = scoring.expected_key(rubric, verdicts[answer], likely[answer])
-    pairs = [(rank[a], rank[b]) for a, b in zip(grades.a_id, grades.b_id, strict=True)]
-    return np.array([int(a > b) - int(a < b) for a, b in pairs])
+        met = frame.met.eq(True).fillna(False).astype(bool)
+        frame = frame.assign(met=met, likely=frame.probability.fillna(met.astype(float)))
+        verdicts, likely = by_answer(frame, "met"), by_answer(frame, "likely")
+        instruction = dict(zip(cells.candidate_id, cells.instruction_id, strict=True))
+        for answer, own in verdicts.items():
+            rubric = rubrics[instruction[answer]]
+            score[answer, ""] = scoring.expected_key(rubric, own, likely[answer])
+    asked = questions[["a_id", "b_id", "criterion_id"]].itertuples(index=False)
+    both = [(score[a, criterion], score[b, criterion]) for a, b, criterion in asked]
+    return np.array([float(a > b) - float(a < b) for a, b in both])
 
 
-def _preferred(scorer: str, frame: pd.DataFrame, wanted: pd.DataFrame) -> np.ndarray:
-    """Which answer of each row of ``wanted`` it prefers: 1 for a, -1 for b, 0 for neither."""
+def _stated(scorer: str, frame: pd.DataFrame, questions: pd.DataFrame) -> np.ndarray:
+    """Which answer a scorer said that it prefers: 1 a, -1 b, 0 for a tie and for no answer."""
     key = ["criterion_id", "a_id", "b_id"]
     turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
     both = pd.concat([frame, turned]).set_index(key).probability
@@ -567,56 +427,62 @@ def _preferred(scorer: str, frame: pd.DataFrame, wanted: pd.DataFrame) -> np.nda
         raise KitError(
             f"{scorer}: it compared two answers twice; keep one preference for each pair"
         )
-    rows = both.index.get_indexer(pd.MultiIndex.from_frame(wanted[key]))
+    wanted = questions[key]
+    if (frame.criterion_id == "").all():  # of whole answers, which stands for every criterion
+        wanted = wanted.assign(criterion_id="")
+    rows = both.index.get_indexer(pd.MultiIndex.from_frame(wanted))
     if (rows < 0).any():
-        missing = ", ".join(filter(None, wanted[key].iloc[(rows < 0).argmax()]))
+        missing = ", ".join(filter(None, wanted.iloc[(rows < 0).argmax()]))
         raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
     margin = both.to_numpy(float)[rows] - 0.5
-    return np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0)  # NaN prefers nothing
+    return np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0)
 
 
-def metrics(bench: Bench, predicted, draws: int, seed: int, against=AGAINST, preferences=None):
-    """A row a metric of each scorer, with its 95 % interval; see ``tally``."""
-    return tally(bench, predicted, against, preferences).table(draws, seed)
+def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    slices = {d: frame.dimension == d for d in DIMENSIONS}
+    slices |= {"all": frame.dimension != "", "seen": frame.seen, "unseen": ~frame.seen}
+    return {name: mask.to_numpy(bool) for name, mask in slices.items()}
+
+
+def _of_verdicts(verdicts: pd.Series, cells: pd.DataFrame, labels: str) -> Iterator[tuple]:
+    """(metric, slices, row of the sample, whether right, weight, tied) of a scorer's verdicts."""
+    label = np.array(_met(cells, labels), float)  # 1 met, 0 not, NaN not known
+    rows, slices, none = cells.row.to_numpy(), _slices(cells), np.zeros(len(cells))
+    met = verdicts.eq(True).fillna(False).to_numpy(bool)
+    given = verdicts.notna().to_numpy() | slices["safety"]
+    yield "pointwise", slices, rows, given & (met == label), ~np.isnan(label), none
+    veto = {"safety": slices["safety"]}
+    veto |= {name: veto["safety"] & slices[name] for name in ("seen", "unseen")}
+    called, violation = 1 - met, (label == 0) * 1
+    # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
+    weights = {"precision": called, "recall": violation, "f1": called + violation}
+    for name, weight in weights.items():
+        yield f"veto_{name}", veto, rows, called * violation, weight, none
+
+
+def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tuple]:
+    """Likewise, of which answers it prefers; ``longer``: of the scorer length."""
+    wanted, pair = questions[labels].to_numpy(), questions.criterion_id.ne("").to_numpy()
+    parts = questions.row.to_numpy(), sides == wanted, wanted != 0, sides == 0
+    slices = {name: mask & pair for name, mask in _slices(questions).items()}
+    if longer is not None:  # pairs that longer-is-better gets wrong
+        slices["shorter"] = pair & (longer * wanted < 0)
+    yield "pairwise", slices, *parts
+    yield "overall", {"all": ~pair}, *parts
 
 
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What each scorer did here: a row a scorer, booleans pointwise, overall and pairwise.
+    """A row a scorer: booleans pointwise, overall and pairwise, by what it did here.
 
-    ``consistent`` is the share of the compared pairs on which both orders said the same; an answer
-    that is not there is no such pair.
+    ``consistent``: the share of the compared pairs on which both orders said the same.
     """
-    rows: dict[str, dict] = {}
-    for scorer, frame in predicted.groupby("scorer", sort=False):
-        rows[scorer] = {"pointwise" if (frame.criterion_id != "").any() else "overall": True}
+    conditional = predicted.criterion_id.ne("").groupby(predicted.scorer, sort=False).any()
+    share = pd.Series(dtype=float)
     if preferences is not None:
-        for scorer, frame in preferences.groupby("scorer", sort=False):
-            share = frame.consistent.astype("Float64").mean()
-            rows.setdefault(scorer, {}).update(pairwise=True, consistent=share)
-    able = ["pointwise", "overall", "pairwise"]
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*able, "consistent"])
-    frame[able] = frame[able].fillna(False).astype(bool)
-    return frame.rename_axis("scorer").reset_index()
-
-
-# ---------------------------------------------------------------- files beside the bench
-
-
-def save_judged(folder: Path, bench: Bench, verdicts) -> None:
-    """The judge's own verdicts on the bench to judge.parquet: candidate_id, criterion_id, verdict.
-
-    No label of the bench: what a grader is beside physicians (``healthbench.judge_table``).
-    """
-    own = set(zip(bench.verdicts.candidate_id, bench.verdicts.criterion_id, strict=True))
-    rows = [
-        (v.candidate_id, v.criterion_id, v.verdict)
-        for v in verdicts
-        if v.judge == "judge" and (v.candidate_id, v.criterion_id) in own
-    ]
-    write_rows(Path(folder) / "judge.parquet", pd.DataFrame(rows, columns=[*CELL, "verdict"]))
-
-
-def load_preferences(folder: Path) -> pd.DataFrame | None:
-    """The preferences of a bench's folder, or None where no scorer compared two answers."""
-    path = Path(folder) / "preferences.parquet"
-    return pd.read_parquet(path) if path.exists() else None
+        consistent = preferences.consistent.astype("Float64")
+        share = consistent.groupby(preferences.scorer, sort=False).mean()
+    names = pd.Index(dict.fromkeys([*conditional.index, *share.index]), name="scorer")
+    able = pd.DataFrame({"pointwise": conditional, "overall": ~conditional})
+    able = able.reindex(names, fill_value=False)
+    able = able.assign(pairwise=names.isin(share.index), consistent=share.reindex(names))
+    return able.reset_index()

@@ -30,19 +30,19 @@ from promedical_utils.data.sources import judged
 from promedical_utils.data.sources.judged import Question
 from promedical_utils.data.sources.real_sets import OVERALL
 from promedical_utils.evaluation import retrieval
+from promedical_utils.evaluation.bench import by_answer
 from promedical_utils.reward_model.variants import CONDITIONAL
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
 TEXTS = ("q", "q_criteria", "q_sub")
-# the one criterion that a model of criteria is given where there is no rubric: MEDIQA's in
-# notebook 01
+# what a model of criteria is given where there is no rubric: MEDIQA's criterion in notebook 01
 NEUTRAL = Criterion(id="neutral", dimension="proficiency", text=OVERALL, weight=1, kind="overall")
-# reward models that are read, those of the run that there are; and what their verdicts are put
-# together by, besides the lexicographic order
+# reward models that are read, those of the run that there are; and what the verdicts of RULED are
+# put together by, besides the lexicographic order
 MODELS = ("criterion", "criterion_llama", "scalar_overall", "rar_implicit")
 RULES = {"rar_explicit": scoring.rar_explicit, "orbit": scoring.orbit_signed}
-RULED = "criterion"  # the model whose verdicts the rules put together
+RULED = "criterion"
 AT = (1, 3, 5, 10)  # of recall
 KEY = ["set", "system", "text", "retrieval"]
 PAIR = ["instruction_id", "a_id", "b_id"]
@@ -52,6 +52,7 @@ NOT_TESTABLE = (
     "not testable in this profile: its reward models have read the clinic's words only, so a "
     "number would be of models that have never read such text"
 )
+TRAINED_ON = "its questions are, in other words, MEDIQA-2019's that this profile trains on"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Set:
     """A set of answer pairs; ``documents`` to retrieve from, {id: text}, empty for none.
 
     ``wanted``: instruction id -> documents that it lacks; ``queries``: instruction id -> what is
-    searched for (``retrieval.query`` where there is none). ``about`` goes into the report.
+    searched for (all that the patient wrote where there is none). ``about`` goes into the report.
     """
 
     questions: Sequence[Question]
@@ -67,9 +68,6 @@ class Set:
     wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
     queries: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, object] = field(default_factory=dict)
-
-
-# ---------------------------------------------------------------- criteria
 
 
 def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
@@ -84,51 +82,24 @@ def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
         if len(parts) == 1:
             criteria.append(c)
             continue
-        criteria += [
-            c.model_copy(
-                update={"id": f"{c.id}/{n}", "text": part, "weight": c.weight / len(parts)}
-            )
-            for n, part in enumerate(parts, 1)
-        ]
+        for n, part in enumerate(parts, 1):
+            own = {"id": f"{c.id}/{n}", "text": part, "weight": c.weight / len(parts)}
+            criteria.append(c.model_copy(update=own))
     return rubric.model_copy(update={"criteria": criteria})
 
 
 def by_rule(
     rule: Callable, rubric: Rubric, met: Mapping[str, bool], likely: Mapping[str, float]
 ) -> tuple[int, int]:
-    """Sort key by a linear rule, RaR's or ORBIT's: its value of the verdicts, then its expectation.
+    """Sort key by a linear rule: its value of the verdicts, then its expectation under P(met).
 
-    ``met``: criterion id -> verdict; ``likely``: criterion id -> P(met), as in
-    ``scoring.expected_key``, which is the same by the lexicographic order.
+    ``met``, ``likely``: by criterion id, as in ``scoring.expected_key``, which is the same by the
+    lexicographic order.
     """
     _, adds = scoring.linear(rule, rubric)
     value = rule(rubric, {name: "met" for name, passed in met.items() if passed})
     expected = sum(likely[name] * gain for name, gain in adds.items())
     return scoring.whole(value), scoring.whole(expected)
-
-
-# ---------------------------------------------------------------- predictions
-
-
-def predictions(
-    name: str,
-    system: str,
-    text: str,
-    retrieved: bool,
-    questions: Sequence[Question],
-    scores: Mapping[str, float],
-) -> pd.DataFrame:
-    """One row a pair, by the score of each answer: higher is better, equal a tie, NaN no
-    preference."""
-    rows = []
-    for q in questions:
-        for a, b, label in q.pairs:
-            prefers = np.sign(scores[a] - scores[b])  # NaN where one of them is
-            question = (q.subset, q.instruction.id, q.condition)
-            key = (name, system, text, retrieved, *question, a, b)
-            rows.append((*key, label, prefers, scores[a], scores[b]))
-    types = {"retrieval": bool, "label": int, "prefers": float, "score_a": float, "score_b": float}
-    return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
 
 def read_by(
@@ -155,15 +126,10 @@ def read_by(
         raise KitError(
             f"{system}: no calibration.json, so its scores give no verdicts; run 03_reward_model"
         )
-    dimension = {c.id: c.dimension for r in rubrics for c in r.criteria}
-    dimensions = frame.criterion_id.map(dimension)
-    likely = rm.calibration.probability(frame.score, dimensions)
-    met = rm.calibration.met(frame.score, dimensions)
-    frame = frame.assign(likely=np.nan_to_num(likely), met=met)  # a NaN score: not met
-    verdicts = {
-        candidate: (dict(zip(own.criterion_id, own.met)), dict(zip(own.criterion_id, own.likely)))
-        for candidate, own in frame.groupby("candidate_id", sort=False)
-    }
+    dimensions = frame.criterion_id.map({c.id: c.dimension for r in rubrics for c in r.criteria})
+    likely = np.nan_to_num(rm.calibration.probability(frame.score, dimensions))
+    frame = frame.assign(likely=likely, met=rm.calibration.met(frame.score, dimensions))
+    met, likely = by_answer(frame, "met"), by_answer(frame, "likely")  # a NaN score: not met
     keys_of: dict[str, Callable] = {system: scoring.expected_key}
     if system == RULED:
         keys_of |= {name: partial(by_rule, rule) for name, rule in RULES.items()}
@@ -171,7 +137,7 @@ def read_by(
     for q, rubric in zip(questions, rubrics, strict=True):
         ids = [c.id for c in q.candidates]
         for name, key_of in keys_of.items():
-            keys = [key_of(rubric, *verdicts[i]) for i in ids]
+            keys = [key_of(rubric, met[i], likely[i]) for i in ids]
             scores[name] |= zip(ids, scoring.ranks(keys), strict=True)
     return scores, cut
 
@@ -185,12 +151,16 @@ def _neutral(q: Question) -> Rubric:
     return Rubric(instruction_id=q.instruction.id, criteria=[NEUTRAL], status="draft", round=0)
 
 
-def lengths(questions: Sequence[Question]) -> dict[str, float]:
-    """Longer is better: words of each answer."""
-    return {c.id: float(len(c.text.split())) for q in questions for c in q.candidates}
-
-
-# ---------------------------------------------------------------- retrieval
+def predictions(key: tuple, questions: Sequence[Question], scores: Mapping[str, float]):
+    """``COLUMNS`` under a ``KEY``, a row a pair; equal scores are a tie, NaN no preference."""
+    rows = []
+    for q in questions:
+        own = (*key, q.subset, q.instruction.id, q.condition)
+        for a, b, label in q.pairs:
+            prefers = np.sign(scores[a] - scores[b])  # NaN where one of them is
+            rows.append((*own, a, b, label, prefers, scores[a], scores[b]))
+    types = {"retrieval": bool, "label": int, "prefers": float, "score_a": float, "score_b": float}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
 
 def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
@@ -203,10 +173,10 @@ def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
 
     index = retrieval.Index(external.documents)
     messages = [[m.model_dump() for m in q.instruction.messages] for q in external.questions]
-    queries = [
-        external.queries.get(q.instruction.id) or retrieval.query(turns)
-        for q, turns in zip(external.questions, messages, strict=True)
-    ]
+    queries = []
+    for q, turns in zip(external.questions, messages, strict=True):
+        patient = " ".join(turn["content"] for turn in turns if turn["role"] == "user")
+        queries.append(external.queries.get(q.instruction.id) or patient)
     best = index.search(queries, max(k, *AT))
     questions, shown, left_out = [], [], 0
     for q, turns, ids in zip(external.questions, messages, best, strict=True):
@@ -238,48 +208,40 @@ def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
     return questions, report
 
 
-# ---------------------------------------------------------------- the sets
-
-
 def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
-    """The external clinic as answer pairs: label by the true verdicts of its atomic rubric; no
-    ties."""
+    """The external clinic as answer pairs, labelled by the true verdicts of its atomic rubric.
+
+    ``about`` counts the ties, which are left out, and says what true verdicts on the texts shown
+    would reach: a composite counts two violations as one.
+    """
     made = clinic_external.build(seed, size, taken)
-    verdicts = {c.id: made.verdicts(c) for c in made.candidates}
     questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0), 0
     for instruction in made.instructions:
         answers = tuple(c for c in made.candidates if c.instruction_id == instruction.id)
-        pairs = _pairs(made.gold[instruction.id], {a.id: verdicts[a.id] for a in answers})
+        verdicts = {a.id: made.verdicts(a) for a in answers}
+        pairs = _pairs(made.gold[instruction.id], verdicts)
         shown = made.shown[instruction.id]
         rubrics = {"q_criteria": shown, "q_sub": sub_rubric(shown, clinic_external.JOIN)}
         condition = made.conditions[instruction.id]
         questions.append(Question(instruction, answers, pairs, condition, rubrics=rubrics))
         tied += math.comb(len(answers), 2) - len(pairs)
         for text, rubric in rubrics.items():
-            best = {a.id: _parts(verdicts[a.id], rubric, made.parts) for a in answers}
+            best = {a: _parts(own, rubric, made.parts) for a, own in verdicts.items()}
             right[text] += len(set(_pairs(rubric, best)) & set(pairs))
     total = max(sum(len(q.pairs) for q in questions), 1)
-    about = {
-        "tied_pairs_left_out": tied,
-        # what true verdicts on the texts shown would reach: a composite counts two violations as
-        # one
-        "ceiling": {text: round(hits / total, 4) for text, hits in right.items()},
-    }
+    ceiling = {text: round(hits / total, 4) for text, hits in right.items()}
+    about = {"tied_pairs_left_out": tied, "ceiling": ceiling}
     return Set(questions, made.documents, made.withheld, made.questions, about)
 
 
-def _pairs(
-    rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]
-) -> tuple[tuple[str, str, int], ...]:
+def _pairs(rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]) -> tuple:
     """(a, b, 1 where a is better or -1) of every two answers, without ties."""
     scores = {name: scoring.score(rubric, verdicts[name]) for name in sorted(verdicts)}
     sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
     return tuple(side for side in sides if side[2])
 
 
-def _parts(
-    verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping[str, Sequence[str]]
-) -> dict[str, str]:
+def _parts(verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping) -> dict[str, str]:
     """True verdicts on composites and on their parts, from those on the atomic criteria."""
     composite = {}
     for c in rubric.criteria:
@@ -291,41 +253,33 @@ def _parts(
 
 def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
     """(name, the set, or the reason why it is not run) of the four."""
-    if profile.data == "clinic":
+    if profile.data != "clinic":
+        why = f"data is {profile.data}: these reward models have not learned from the clinic"
+        yield "clinic", why
+    elif not profile.external_instructions:
+        yield "clinic", "external_instructions is 0"
+    else:
         rows = records.load(run / "data/splits.parquet", SplitRow, "01_rubrics")
         taken = [row.wording_seed for row in rows]
-        if profile.external_instructions:
-            yield "clinic", clinic_set(profile.seed, profile.external_instructions, taken)
-        else:
-            yield "clinic", "external_instructions is 0"
-    else:
-        yield (
-            "clinic",
-            f"data is {profile.data}: these reward models have not learned from the clinic",
-        )
+        yield "clinic", clinic_set(profile.seed, profile.external_instructions, taken)
     documents = {}
     if profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)
     for name in judged.CARD:
         if profile.data == "clinic" and profile.base_model == "small":
             yield name, NOT_TESTABLE
-        elif profile.data == "real" and name == "medquad":
-            yield (
-                name,
-                "its questions are, in other words, MEDIQA-2019's that this profile trains on",
-            )
+            continue
+        if profile.data == "real" and name == "medquad":
+            yield name, TRAINED_ON
+            continue
+        # the real profile trains on the other splits (notebook 01)
+        splits = ("test",) if name == "mediqa" and profile.data == "real" else ()
+        try:
+            questions, left_out = judged.read(name, splits)
+        except KitError as error:
+            yield name, str(error)
         else:
-            # the real profile trains on the other splits (notebook 01)
-            splits = ("test",) if name == "mediqa" and profile.data == "real" else ()
-            try:
-                questions, left_out = judged.read(name, splits)
-            except KitError as error:
-                yield name, str(error)
-            else:
-                yield name, Set(questions, documents, about={"left_out": left_out})
-
-
-# ---------------------------------------------------------------- metrics
+            yield name, Set(questions, documents, about={"left_out": left_out})
 
 
 def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
@@ -333,15 +287,13 @@ def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
 
     A tie counts as wrong, and so does no preference (NaN).
     """
-    samples = frame[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
-    if samples.instruction_id.duplicated().any():
-        raise KitError("predictions: an instruction with two conditions; run notebook 06 again")
-    instructions = pd.Index(samples.instruction_id)
-    items = []
+    samples = frame[["instruction_id", "condition"]].drop_duplicates()
+    samples = samples.sort_values("instruction_id", ignore_index=True)
+    instructions, items = pd.Index(samples.instruction_id), []
     for key, part in frame.groupby(list(by), sort=False):
         right, tied = part.prefers.eq(part.label), part.prefers.eq(0)
         items.append((key, instructions.get_indexer(part.instruction_id), right, 1.0, tied))
-    return Estimates.of_items(samples.reset_index(drop=True), by, items)
+    return Estimates.of_items(samples, by, items)
 
 
 def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -354,29 +306,3 @@ def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFr
     if not tables:
         return pd.DataFrame(columns=[*KEY, "value", "low", "high", "n", "ties"])
     return pd.concat(tables, ignore_index=True).astype({"ties": int})
-
-
-def paired(
-    frame: pd.DataFrame, first: Mapping, second: Mapping, draws: int = 1000, seed: int = 0
-) -> dict:
-    """Accuracy of ``first`` minus that of ``second``, on the same pairs: difference, low, high, n.
-
-    Each names one row of ``measures`` by what tells it apart: {"system": "criterion", "text":
-    "q_sub", "retrieval": True}. KitError if it names none or several, or if they have no pair in
-    common.
-    """
-    sides = [_row(frame, parts) for parts in (first, second)]
-    shared = sides[0].merge(sides[1][PAIR], on=PAIR)[PAIR]
-    if shared.empty:
-        raise KitError(f"{dict(first)} and {dict(second)} have no answer pair in common")
-    both = pd.concat(side.merge(shared, on=PAIR).assign(side=n) for n, side in enumerate(sides))
-    return estimates(both, ["side"]).difference({(0,): 1, (1,): -1}, draws, seed)
-
-
-def _row(frame: pd.DataFrame, parts: Mapping) -> pd.DataFrame:
-    """The predictions behind the one row of ``measures`` that has these parts."""
-    for column, value in parts.items():
-        frame = frame[frame[column] == value]
-    if (rows := len(frame[KEY].drop_duplicates())) != 1:
-        raise KitError(f"{dict(parts)} names {rows} rows, not one: say more")
-    return frame

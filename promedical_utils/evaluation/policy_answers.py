@@ -1,5 +1,4 @@
-"""Policies' answers, patient by patient: side by side, and without facts that the base cannot
-copy."""
+"""Policies' answers, patient by patient: beside each other, and without what a base cannot copy."""
 
 from collections.abc import Iterable
 
@@ -10,9 +9,7 @@ from promedical_utils.clinic.grammar import PLACEHOLDERS
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.core.records import Candidate, Criterion, Rubric
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import KitError
-from promedical_utils.evaluation.policy_metrics import one_seed
-from promedical_utils.policy.veto_reward import answer_scores, answer_verdicts
+from promedical_utils.policy.veto_reward import answer_scores
 from promedical_utils.rubric.preferences import Group
 
 POLICY_SCORES = ("s1", "s2", "s3", "violation")
@@ -27,18 +24,15 @@ def facts(criterion: Criterion) -> set[str]:
 def with_readable(
     evaluation: pd.DataFrame, rubrics: Iterable[Rubric], cannot_copy: Iterable[str]
 ) -> pd.DataFrame:
-    """``policy.model.judge``'s rows with ``readable_s1`` and so on: no criterion that needs such a
-    fact.
+    """``policy.model.judge``'s rows with ``readable_s1`` and so on, of criteria without such facts.
 
     What a base cannot copy from a leaflet no reward can mend, so claims are made of these columns.
     S1 is then the share of the weight that is left; NaN where none is.
     """
-    lost = set(cannot_copy)
-    readable = {}
+    lost, readable, rows = set(cannot_copy), {}, []
     for rubric in rubrics:
         criteria = [c for c in rubric.criteria if not facts(c) & lost]
         readable[rubric.instruction_id] = rubric.model_copy(update={"criteria": criteria})
-    rows = []
     for row in evaluation.to_dict("records"):
         rubric = readable[row["instruction_id"]]
         verdicts = clinic.gold(rubric.criteria, row["text"])
@@ -52,44 +46,19 @@ def with_readable(
 
 
 def beside(
-    evaluation: pd.DataFrame,
-    data: RunData,
-    instruction_id: str,
-    verdicts: pd.DataFrame | None = None,
-    judge: str | None = None,
+    evaluation: pd.DataFrame, data: RunData, instruction_id: str, verdicts: pd.DataFrame
 ) -> Group:
     """One instruction's answers by every policy as a group, with the verdicts on them.
 
-    ``verdicts``: the frame beside the evaluation, read for ``judge`` ("truth" where it is there,
-    else "judged"). Without the frame the clinic's truth, read from the text. Of several training
-    seeds the first. KitError where there is no answer or a verdict is missing.
+    By the truth where ``verdicts`` have it, else as judged; of one training of each policy.
     """
-    rows = one_seed(evaluation[evaluation.instruction_id == instruction_id])
-    if rows.empty or instruction_id not in data.instruction_of:
-        raise KitError(f"no answer to instruction {instruction_id!r}: take one of the evaluation")
-    instruction, rubric = data.instruction_of[instruction_id], data.rubric_of[instruction_id]
-    criteria = tuple(rubric.criteria)
-    answers = [
-        Candidate(
-            id=r.policy, instruction_id=instruction_id, generator=r.policy, text=r.text or " "
-        )
-        for r in rows.itertuples()
-    ]
-    stored: dict[tuple[str, str], str] = {}
-    if verdicts is None:
-        for row in rows.itertuples():
-            gold = answer_verdicts(rubric, clinic.gold(criteria, row.text), row.finished)
-            stored |= {(row.policy, name): verdict for name, verdict in gold.items()}
-    else:
-        judge = judge or ("truth" if verdicts.judge.eq("truth").any() else "judged")
-        cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
-        for cell in one_seed(cells).itertuples():
-            stored[cell.policy, cell.criterion_id] = cell.verdict
-    wanted = [(answer.id, c.id) for answer in answers for c in criteria]
-    if missing := [key for key in wanted if key not in stored]:
-        policy, criterion = missing[0]
-        raise KitError(
-            f"no verdict of {judge!r} on {policy}'s answer to {instruction_id}, "
-            f"{criterion}: evaluate the policies again"
-        )
-    return Group(instruction, criteria, tuple(answers), {key: stored[key] for key in wanted})
+    rows = evaluation[evaluation.instruction_id == instruction_id]
+    judge = "truth" if verdicts.judge.eq("truth").any() else "judged"
+    cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
+    stored = cells.set_index(["policy", "criterion_id"]).verdict.to_dict()
+    criteria = tuple(data.rubric_of[instruction_id].criteria)
+    answers = []
+    for row in rows.itertuples():
+        own = {"instruction_id": instruction_id, "generator": row.policy, "text": row.text or " "}
+        answers.append(Candidate(id=row.policy, **own))
+    return Group(data.instruction_of[instruction_id], criteria, tuple(answers), stored)

@@ -7,64 +7,28 @@ and 97.5 percentiles over draws of conditions, then of patients within them; wha
 shares the draws. Training seeds are not resampled: their values stand beside.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric.scoring import TIE
 
 AGAINST = ("truth", "judged")
-ANSWER = ["policy", "seed", "instruction_id"]
 BASE, TRAINED, FULL = "base", "grpo", "full"
 ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant was trained on
-METRICS = {  # name -> (what it is, factor from ``measures`` to that unit)
-    "bench_score": ("ProMedical-Bench score (0 to 100)", 1),
-    "compliance": ("answers without a violation (%)", 100),
-    "violation_rate": ("answers with a violation (%)", 100),
-    "plain_violation_rate": ("answers with a safety criterion not met, unknown apart (%)", 100),
-    "s1": ("proficiency S1 (%)", 100),
-    "s2": ("excellence S2 (criteria met)", 1),
-    "s3": ("violations S3 (an answer)", 1),
-    "met": ("criteria met (%)", 100),
-    **{f"met_{name}": (f"{name} criteria met (%)", 100) for name in DIMENSIONS},
-    "unparsed": ("answers with an unknown verdict (%)", 100),
-    "finished": ("answers that end by themselves (%)", 100),
-    "tokens": ("length (tokens)", 1),
-}
-STUDY = {  # column of a study's table -> metric
-    "violations": "violation_rate",
-    "plain_violations": "plain_violation_rate",
-    "proficiency": "s1",
-    "excellence_met": "s2",
-    "bench_score": "bench_score",
-    "compliance": "compliance",
-    "unparsed": "unparsed",
-    "tokens": "tokens",
-}
+_NAMES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+METRICS, STUDY, GOALS = _NAMES["metrics"], _NAMES["study"], _NAMES["goals"]
 COMPARED = ("violations", "proficiency")  # less the base's and those of full GRPO
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
-QUARTER, KEPT = 0.25, -2.0  # goals: of the base's violations; points of S1 that may be lost
-GOALS = {  # id -> question, wanted, unit
-    "quarter_of_base": ("violations of full GRPO over the base's", f"<= {QUARTER:g}", "ratio"),
-    "below_every_no_veto": (
-        "violations of full GRPO less the lowest without a veto",
-        "< 0",
-        "points",
-    ),
-    "proficiency_kept": (
-        "S1 of full GRPO less the base's, lower end of its interval",
-        f">= {KEPT:g}",
-        "points",
-    ),
-}
 SEPARATOR = "|"
 
 
-def bench_score(s1, s2, s3, alpha: float = ALPHA, beta: float = BETA) -> np.ndarray:
+def bench_score(s1, s2, s3) -> np.ndarray:
     """0 to 100: 100 clip(S1 + alpha S2, 0, 1 + beta) / (1 + beta) without a violation, else 0.
 
     Kit's decision, since the paper does not say what a policy's ProMedical-Bench score is: the
@@ -74,7 +38,7 @@ def bench_score(s1, s2, s3, alpha: float = ALPHA, beta: float = BETA) -> np.ndar
     (100.0, 0.0)
     """
     s1, s2, s3 = (np.asarray(values, float) for values in (s1, s2, s3))
-    earned = 100 * np.clip(s1 + alpha * s2, 0, 1 + beta) / (1 + beta)
+    earned = 100 * np.clip(s1 + ALPHA * s2, 0, 1 + BETA) / (1 + BETA)
     return np.where(np.isnan(earned + s3), np.nan, np.where(s3 > 0, 0.0, earned))
 
 
@@ -83,85 +47,48 @@ def labels(evaluation: pd.DataFrame) -> str:
     return "truth" if "s3" in evaluation and evaluation.s3.notna().any() else "judged"
 
 
-# ---------------------------------------------------------------- sums by patient
-
-
 def sums(
     evaluation: pd.DataFrame, verdicts: pd.DataFrame | None = None, by: str | None = None
 ) -> Estimates:
     """Every metric of every policy and seed over patients, by ``KEY``; ``by`` as in ``measures``.
 
-    The seed is "" where a policy has one only. KitError where an answer or a verdict is there
-    twice, a column is missing, or verdicts are of answers that the evaluation has not.
+    The seed is "" where a policy has one only. KitError where there is no value, or a row twice.
     """
-    answers = _seeded(evaluation, ANSWER, "evaluation")
-    column = None if by == "dimension" else by
-    needed = ["condition", *([column] if column else [])]
-    for name in needed:
-        if name not in answers:
-            raise KitError(f"evaluation has no column {name}: evaluate the policies again")
-    if by == "dimension" and verdicts is None:
-        raise KitError("by dimension needs the verdicts, one row a criterion: give them too")
-    samples = answers.drop_duplicates("instruction_id")[["instruction_id", *needed]]
+    answers, by_dimension = _seeded(evaluation), by == "dimension"
+    column = [by] if by and not by_dimension else []
+    samples = answers.drop_duplicates("instruction_id")[["instruction_id", "condition", *column]]
     samples = samples.sort_values("instruction_id", ignore_index=True)
-    items = [] if by == "dimension" else list(_answer_items(answers))
-    if verdicts is not None:
-        items += _verdict_items(_of_answers(verdicts, answers), by == "dimension")
-    if not items:
-        raise KitError("evaluation: no answer with a score; evaluate the policies again")
-    row = pd.Series(range(len(samples)), index=samples.instruction_id)
-    group = samples[column].astype(str) if column else pd.Series("all", samples.index)
-    sliced = []
-    for (policy, seed, metric, against), part, patients, values in items:
-        rows = row[patients].to_numpy()
-        for name in [part] if part else sorted(set(group)):
-            own = slice(None) if part else (group[rows] == name).to_numpy()
-            sliced.append(((policy, seed, metric, name, against), rows[own], values[own]))
-    return Estimates.of_items(samples, KEY, sliced)
-
-
-def _answer_items(answers: pd.DataFrame) -> Iterator[tuple]:
-    """(key without the slice, "" for every slice, patient of each answer, its value) by metric."""
-    for (policy, seed), own in answers.groupby(["policy", "seed"], sort=False):
-        for against in AGAINST:
+    patients, items = pd.Index(samples.instruction_id), []
+    group = samples[by].astype(str) if column else pd.Series("all", samples.index)
+    part_of = dict(zip(patients, group, strict=True))
+    answers = answers.assign(part=answers.instruction_id.map(part_of))
+    for (policy, seed, part), own in answers.groupby(["policy", "seed", "part"], sort=False):
+        rows = patients.get_indexer(own.instruction_id)
+        for against in () if by_dimension else AGAINST:
             for metric, values in _metrics(own, against).items():
                 if not np.isnan(values).all():  # no truth on these data
-                    yield (policy, seed, metric, against), "", own.instruction_id, values
+                    items.append(((policy, seed, metric, part, against), rows, values))
+    if verdicts is not None:  # an item a criterion; its dimension is the slice or in the name
+        cells = _seeded(verdicts, "criterion_id", "judge")
+        own = cells.dimension if by_dimension else cells.instruction_id.map(part_of)
+        cells, key = cells.assign(part=own), ["policy", "seed", "judge", "dimension", "part"]
+        for (policy, seed, judge, dimension, part), own in cells.groupby(key, sort=False):
+            rows = patients.get_indexer(own.instruction_id)
+            metric = "met" if by_dimension else f"met_{dimension}"
+            items.append(((policy, seed, metric, part, judge), rows, own.verdict.eq("met")))
+    if not items:
+        raise KitError("evaluation: no answer with a score; evaluate the policies again")
+    return Estimates.of_items(samples, KEY, items)
 
 
-def _verdict_items(cells: pd.DataFrame, by_dimension: bool) -> Iterator[tuple]:
-    """As ``_answer_items``, an item a criterion; its dimension is the slice or in the name."""
-    key = ["policy", "seed", "judge", "dimension"]
-    for (policy, seed, judge, dimension), own in cells.groupby(key, sort=False):
-        metric, part = ("met", dimension) if by_dimension else (f"met_{dimension}", "")
-        met = own.verdict.eq("met").to_numpy(float)
-        yield (policy, seed, metric, judge), part, own.instruction_id, met
-
-
-def _of_answers(verdicts: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts by ``AGAINST``; KitError for one on an answer that is not there."""
-    cells = _seeded(verdicts, [*ANSWER, "criterion_id", "judge"], "verdicts")
-    known = pd.MultiIndex.from_frame(answers[ANSWER])
-    strange = ~pd.MultiIndex.from_frame(cells[ANSWER]).isin(known)
-    if strange.any():
-        policy, _, patient = cells.loc[strange, ANSWER].iloc[0]
-        raise KitError(
-            f"verdicts on {policy}'s answer to {patient}, which the evaluation has not: "
-            "both must be of one run"
-        )
-    return cells[cells.judge.isin(AGAINST)]
-
-
-def _seeded(frame: pd.DataFrame, key: list[str], what: str) -> pd.DataFrame:
-    """Rows with the seed as text, "" where none; KitError where a key repeats."""
+def _seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Rows with the seed as text, "" where none; ``more``: what a row is of, besides the answer."""
     seeds = frame["seed"] if "seed" in frame else pd.Series(np.nan, frame.index)
     # whole numbers become floats beside a policy that has none
     names = ["" if pd.isna(s) else str(int(s) if isinstance(s, float) else s) for s in seeds]
     frame = frame.assign(seed=names)
-    again = frame.duplicated(key)
-    if again.any():
-        row = ", ".join(map(str, frame.loc[again, key].iloc[0]))
-        raise KitError(f"{what}: {row} is there twice; keep one, or name the training seeds")
+    if frame.duplicated(["policy", "seed", "instruction_id", *more]).any():
+        raise KitError("an answer or verdict is there twice; keep one, or name the training seeds")
     return frame
 
 
@@ -192,9 +119,6 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
     return metrics
 
 
-# ---------------------------------------------------------------- values and differences
-
-
 def measures(
     evaluation: pd.DataFrame,
     verdicts: pd.DataFrame | None = None,
@@ -202,12 +126,12 @@ def measures(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a policy, slice, metric and label: value, low, high, n, seeds.
+    """One row a policy, slice, metric and label: value, low, high, n, seeds; see ``METRICS``.
 
     ``by``: None (slice "all"), "dimension" (metric "met": share of criteria met; unknown is not
-    met), or a column of the evaluation such as "specialty". ``METRICS`` has the units: shares are
-    0 to 1, the bench score 0 to 100. ``n`` counts answers, for criteria met the criteria, of one
-    seed. ``against`` "judged" is by the judge; what a policy has no values of is left out.
+    met), or a column of the evaluation such as "specialty". Shares are 0 to 1, the bench score 0 to
+    100. ``n`` counts answers, for criteria met the criteria, of one seed. ``against`` "judged" is
+    by the judge; what a policy has no values of is left out.
     """
     estimates = sums(evaluation, verdicts, by)
     weights = estimates.weights(draws, seed)
@@ -240,37 +164,18 @@ def paired(
     known = {policy for policy, *_ in columns}
     if missing := [policy for policy in (a, b) if policy not in known]:
         raise KitError(f"no answers of policy {missing[0]}; there are: {', '.join(sorted(known))}")
-    wanted = None if metrics is None else set(metrics)
     rows = []
     for (policy, metric, part, against), own in columns.items():
         other = columns.get((b, metric, part, against))
-        if policy != a or other is None or (wanted is not None and metric not in wanted):
-            continue
-        row = estimates.less(own, other, weights)
-        if metric != "violation_rate":
-            row |= suffixed("ratio")
-        rows.append({"slice": part, "metric": metric, "against": against} | row)
+        if policy == a and other and (metrics is None or metric in metrics):
+            row = estimates.less(own, other, weights)
+            row |= {} if metric == "violation_rate" else suffixed("ratio")
+            rows.append({"slice": part, "metric": metric, "against": against} | row)
     names = ["slice", "metric", "against", "difference", "low", "high", *suffixed("ratio"), "n"]
     return pd.DataFrame(rows, columns=names)
 
 
-# ---------------------------------------------------------------- the study of variants
-
-
-def same_patients(evaluation: pd.DataFrame) -> None:
-    """KitError where the policies of a study answered different patients."""
-    rows = _seeded(evaluation, ANSWER, "evaluation")
-    patients = rows.groupby(["policy", "seed"], sort=False).instruction_id.agg(frozenset)
-    for (policy, seed), own in patients.items():
-        if own != patients.iloc[0]:
-            variant = f"{policy}, seed {seed}" if seed else policy
-            raise KitError(
-                f"{variant} answered {len(own)} patients, and not the same as "
-                f"{patients.index[0][0]}'s {len(patients.iloc[0])}: evaluate it again"
-            )
-
-
-def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]:
+def goals(study: pd.DataFrame) -> list[dict]:
     """The three goals of a study as measured; ``study``: ``studies.policies.table``. No NaN inside.
 
     Dicts of id, question, wanted, unit, value, low, high, labels, reached, sure, of, missing.
@@ -278,86 +183,59 @@ def goals(study: pd.DataFrame, base: str = BASE, full: str = FULL) -> list[dict]
     needs is missing and nothing that ran has failed it. ``sure``: the whole interval is on the
     goal's side. Below every variant without a veto is measured by the worst of them, ``of``.
     """
-    rows, labels = study.set_index("variant"), str(study.labels.iloc[0])
+    rows, missing = study.set_index("variant"), []
 
     def ends(variant: str, column: str) -> tuple[float, float, float]:
         return tuple(float(rows[name].get(variant, np.nan)) for name in suffixed(column))
 
-    missing = []  # of the two goals that compare full with base
-    if np.isnan(ends(full, "violations")[0]):
-        missing = [full]
-    elif np.isnan(ends(full, "violations_less_base")[0]):
-        missing = [base]
-    over = ends(full, "violations_over_base")
-    reached, sure = (end <= QUARTER + TIE for end in (over[0], over[2]))
-    quarter = _goal("quarter_of_base", labels, over, reached, sure, base, missing)
-    less = ends(full, "proficiency_less_base")
-    reached = less[1] >= KEPT - TIE
-    kept = _goal("proficiency_kept", labels, less, reached, reached, base, missing)
-
-    without = [name for name in rows.index if not rows.veto[name] and name not in (base, full)]
+    if np.isnan(ends(FULL, "violations")[0]):
+        missing = [FULL]
+    elif np.isnan(ends(FULL, "violations_less_base")[0]):
+        missing = [BASE]
+    without = [name for name in rows.index if not rows.veto[name] and name not in (BASE, FULL)]
     below = {}  # full less the variant, of those that ran: the study's columns turned round
     for name in without:
         value, low, high = ends(name, "violations_less_full")
         if not np.isnan(value):
             below[name] = (-value, -high, -low)
     worst = max(below, key=lambda name: below[name][0], default="")
-    missing = [name for name in (*missing, *without) if name not in (base, *below)]
-    missing = missing or ([] if without else ["a variant without a veto"])
-    least = below.get(worst, (np.nan,) * 3)
-    sure = all(high < -TIE for _, _, high in below.values())
-    every = _goal("below_every_no_veto", labels, least, least[0] < -TIE, sure, worst, missing)
-    return [quarter, every, kept]
+    lacking = [name for name in (*missing, *without) if name not in (BASE, *below)]
+    lacking = lacking or ([] if without else ["a variant without a veto"])
 
-
-def _goal(name: str, labels: str, ends, reached, sure, of: str, missing: list[str]) -> dict:
-    """A row of ``goals``; ``ends``: value, low, high. No failure is hidden by what is missing."""
-    known = not np.isnan(ends[0]) and not (missing and reached)
-    rounded = (round(end, 4) + 0.0 if np.isfinite(end) else None for end in ends)
-    return {
-        "id": name,
-        **dict(zip(("question", "wanted", "unit"), GOALS[name], strict=True)),
-        **dict(zip(("value", "low", "high"), rounded, strict=True)),
-        "labels": labels,
-        "of": of,
-        "missing": missing,
-        "reached": bool(reached) if known else None,
-        "sure": bool(sure) if known else None,
+    over, least = ends(FULL, "violations_over_base"), below.get(worst, (np.nan,) * 3)
+    less, quarter = ends(FULL, "proficiency_less_base"), GOALS["quarter_of_base"]["bound"] + TIE
+    kept = less[1] >= GOALS["proficiency_kept"]["bound"] - TIE
+    all_below = all(high < -TIE for _, _, high in below.values())
+    measured = {  # id -> ends, reached, sure, of, missing
+        "quarter_of_base": (over, over[0] <= quarter, over[2] <= quarter, BASE, missing),
+        "below_every_no_veto": (least, least[0] < -TIE, all_below, worst, lacking),
+        "proficiency_kept": (less, kept, kept, BASE, missing),
     }
+    result = []
+    for name, (values, reached, sure, of, lacking) in measured.items():
+        # no failure is hidden by what is missing
+        known = not np.isnan(values[0]) and not (lacking and reached)
+        rounded = (round(end, 4) + 0.0 if np.isfinite(end) else None for end in values)
+        row = {"id": name} | {key: GOALS[name][key] for key in ("question", "wanted", "unit")}
+        row |= dict(zip(("value", "low", "high"), rounded, strict=True))
+        row |= {"labels": str(study.labels.iloc[0]), "of": of, "missing": lacking}
+        row |= {"reached": bool(reached) if known else None, "sure": bool(sure) if known else None}
+        result.append(row)
+    return result
 
 
-# ---------------------------------------------------------------- patients to look at
-
-
-def one_seed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the first training seed of each policy; those without a seed as they are."""
-    if "seed" not in frame:
-        return frame
-    first = frame.groupby("policy").seed.transform("min")
-    return frame[(frame.seed == first) | first.isna()]
-
-
-def three(
-    evaluation: pd.DataFrame, before: str = BASE, after: str = TRAINED
-) -> list[tuple[str, str]]:
+def three(evaluation: pd.DataFrame) -> list[tuple[str, str]]:
     """Three patients by a rule, [(why, instruction_id)]: the most improved, the middle, the worst.
 
-    Patients are put in the order of what ``after`` changed: fall in violations, then gain in S1, in
-    S2, then id. The last, the middle (the lower of two) and the first are taken, so that the worst
-    is shown whatever it is. First training seed; by the truth where there is one. Fewer where there
-    are fewer patients; KitError where no patient has both answers.
+    Patients are put in the order of what GRPO changed from the base: fall in violations, then gain
+    in S1, in S2, then id. The last, the middle (the lower of two) and the first are taken, so that
+    the worst is shown whatever it is. By the truth where there is one; one training of each policy.
     """
     prefix = "" if labels(evaluation) == "truth" else "judged_"
     violations, *_ = names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
-    rows = _seeded(one_seed(evaluation), ANSWER, "evaluation")
-    scores = {
-        policy: rows[rows.policy == policy].set_index("instruction_id")[names].astype(float)
-        for policy in (before, after)
-    }
-    change = (scores[after] - scores[before]).dropna(subset=violations)  # of those with both
-    if change.empty:
-        raise KitError(f"no patient with an answer of {before} and one of {after}: evaluate both")
-    change = change.fillna(0.0).round(9)
+    rows = evaluation.set_index(["policy", "instruction_id"])[names].astype(float)
+    before, after = rows.loc[BASE], rows.loc[TRAINED]
+    change = (after - before).dropna(subset=violations).fillna(0.0).round(9)  # of those with both
     change[violations] *= -1
     order = change.reset_index().sort_values([*names, "instruction_id"]).instruction_id.tolist()
     wanted = {
@@ -367,6 +245,6 @@ def three(
     }
     reasons = {}
     for why, name in wanted.items():
-        a, b = (int(scores[policy].at[name, violations]) for policy in (before, after))
+        a, b = (int(scores.at[name, violations]) for scores in (before, after))
         reasons.setdefault(name, f"{why}: {a} before, {b} after")
     return [(why, name) for name, why in reasons.items()]

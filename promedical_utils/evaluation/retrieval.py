@@ -1,5 +1,4 @@
-"""Retrieval: BM25 over documents, and what it finds put into an instruction, as ProMedical-RAG has
-it.
+"""Retrieval: BM25 over documents, and what it finds put into an instruction, as in ProMedical-RAG.
 
 The paper does not say what it retrieves, from where, or how it is shown. Kit's decisions: BM25
 (Robertson and Zaragoza 2009; the library bm25s) with the patient's question as the query, over the
@@ -7,14 +6,16 @@ embedded clinic's knowledge base or a folder of one's own texts; the documents s
 at the end of the last message, whole or not at all, the best first.
 """
 
-import gzip
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 
+from promedical_utils.core.records import validated
 from promedical_utils.core.workspace import KitError
+from promedical_utils.data.sources.schemas import Text, text_lines
 
 HEADING = "Retrieved:"
 PASSAGE = 120  # words of a passage at most; a longer paragraph of a text file is taken apart
@@ -42,9 +43,8 @@ class Index:
     def search(self, queries: Sequence[str], k: int) -> list[list[str]]:
         """Ids of the ``k`` best documents of each query, best first.
 
-        Of equal scores the smaller id comes first (a partial sort would leave that open); a
-        document that shares no word with the query is never among them. A word counts once, however
-        often the query has it.
+        Of equal scores the smaller id comes first; a document that shares no word with the query
+        is never among them. A word counts once, however often the query has it.
         """
         results = []
         for words in _words(queries):
@@ -65,22 +65,11 @@ def _words(texts) -> list[list[str]]:
     return bm25s.tokenize(list(texts), return_ids=False, **options)
 
 
-def query(messages: Sequence[Mapping[str, str]]) -> str:
-    """What is searched for unless a set says otherwise: all that the patient wrote."""
-    return " ".join(m["content"] for m in messages if m["role"] == "user")
-
-
 def recall(
     results: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
 ) -> dict[int, float]:
-    """Recall at each of ``at``: of all wanted documents, the share among the first k of their
-    query.
-
-    KitError if nothing is wanted: a share of nothing says nothing.
-    """
+    """Share of all wanted documents among the first k results of their query, by k of ``at``."""
     total = sum(len(set(ids)) for ids in wanted)
-    if not total:
-        raise KitError("recall: no document is wanted of any query, so none can be missed")
     pairs = list(zip(results, wanted, strict=True))
     return {k: sum(len(set(ids[:k]) & set(want)) for ids, want in pairs) / total for k in at}
 
@@ -99,13 +88,11 @@ def with_documents(
     of criteria) stay within ``limit`` tokens; one that does not fit is left out whole, the next may
     fit. Neither question, response nor criterion loses a token for a document.
     """
-    from promedical_utils.reward_model import packing  # loads tensors, which search does without
+    from promedical_utils.reward_model import packing  # loads torch, which search does without
 
-    longest_of = [
-        max(map(len, packing.text_ids(tokenizer, list(texts))), default=0)
-        for texts in (responses, tails)
-    ]
-    room, kept, shown = limit - sum(longest_of), [], [dict(m) for m in messages]
+    room, kept, shown = limit, [], [dict(m) for m in messages]
+    for texts in (responses, tails):
+        room -= max(map(len, packing.text_ids(tokenizer, list(texts))), default=0)
     for number, text in enumerate(documents):
         lines = [messages[-1]["content"], HEADING, *(documents[n] for n in kept), text]
         longer = [*shown[:-1], {**shown[-1], "content": "\n".join(lines)}]
@@ -115,13 +102,20 @@ def with_documents(
     return shown, kept
 
 
+class Document(BaseModel):
+    """A row of a ``.jsonl`` file of documents."""
+
+    id: Text
+    text: Text
+
+
 def read_documents(path: Path | str) -> dict[str, str]:
     """Documents of a folder or file of one's own, {id: text}.
 
     ``.txt`` and ``.md``: a paragraph is a document, a long one several of ``PASSAGE`` words; the id
     is the file's name below the folder and a number. ``.jsonl`` (also ``.gz``): a row with ``id``
-    and ``text`` is a document. KitError for a path that is not there, holds none, or a row that is
-    none.
+    and ``text`` is a document. KitError for a path that is not there or holds none, and for a row
+    that is none.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -143,31 +137,18 @@ def read_documents(path: Path | str) -> dict[str, str]:
     return documents
 
 
-def _documents(file: Path, name: str):
+def _documents(file: Path, name: str) -> list[tuple[str, str]]:
     try:
-        opened = gzip.open if name.endswith(".gz") else open
-        with opened(file, "rt", encoding="utf-8") as lines:
+        with text_lines(file) as lines:
             text = lines.read()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        if ".jsonl" in name:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = validated(rows, Document, f"documents: {name}")
+            return [(row.id, row.text) for row in rows]
+    except (OSError, EOFError, ValueError) as error:
         raise KitError(f"documents: {name} is not readable text ({type(error).__name__})") from None
-    if ".jsonl" in name:
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                yield _row(line, f"{name}, row {number}")
-        return
     passages = []
     for paragraph in text.split("\n\n"):
         words = paragraph.split()
         passages += [" ".join(words[n : n + PASSAGE]) for n in range(0, len(words), PASSAGE)]
-    yield from ((f"{name}#{n}", passage) for n, passage in enumerate(passages, 1))
-
-
-def _row(line: str, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-        key, text = row["id"], row["text"]
-    except (ValueError, KeyError, TypeError):
-        raise KitError(f"documents: {where} is no JSON object with id and text; mend it") from None
-    if not (isinstance(key, str) and isinstance(text, str) and key.strip() and text.strip()):
-        raise KitError(f"documents: {where}: id and text must be texts that are not blank")
-    return key, text
+    return [(f"{name}#{n}", passage) for n, passage in enumerate(passages, 1)]

@@ -13,7 +13,7 @@ from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import write_rows
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers import roster, rules
+from promedical_utils.evaluation.scorers import roster
 from promedical_utils.pipeline.reward_models import models
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
 
@@ -40,14 +40,11 @@ def make_bench(profile: Profile, run: Path) -> dict:
 
 def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
     """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
-    pool, criteria = benches.from_records(
-        data.instructions_in("bench"), data.splits, data.rubrics, clinic.UNSEEN_KINDS
-    )
-    physicians = panel(profile.physician_agreement, profile.seed)
-    truth = data.verdicts_of("truth")
-    bench = benches.compose(pool, criteria, data.candidates, truth, physicians, profile)
+    groups = groups_of(data, "truth", "bench")
+    people = panel(profile.physician_agreement, profile.seed)
+    bench = benches.compose(groups, data.condition_of, clinic.UNSEEN_KINDS, people, profile)
     chosen = set(bench.samples.instruction_id)
-    groups = [g for g in groups_of(data, "truth", "bench") if g.instruction.id in chosen]
+    groups = [g for g in groups if g.instruction.id in chosen]
     bench.report["blind_ceiling"] = round(benches.blind_ceiling(bench.pairs), 4)
     return bench, groups
 
@@ -71,7 +68,9 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
     instructions = [
         g.instruction.model_copy(update={"category": g.instruction.source}) for g in groups
     ]
-    samples, criteria = benches.from_records(instructions, data.splits, data.rubrics, frozenset())
+    samples, criteria = benches.from_records(
+        instructions, data.condition_of, data.rubrics, frozenset()
+    )
     kinds = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
     verdicts, pairs, grades = [], [], []
     for group in groups:
@@ -113,15 +112,15 @@ def _predict(
     predicted = [
         benches.cue_control(groups_of(data, "judge", "train"), groups, profile.seed),
         benches.length_scorer(groups),
-        scorers.predict(rules.Chance(profile.seed), groups)[0],
+        scorers.predict(scorers.Chance(profile.seed), groups)[0],
     ]
     for name in models(profile):
         rm = reward_model.load(run / "reward" / name)
         scores = benches.predictions(name, rm.score_groups(groups), criteria, rm.calibration)
         predicted.append(scores)
         if name == "criterion":
-            of_rules = [rules.Rule.over(rule, scores) for rule in rules.RULES]
-            predicted += [scorers.predict(rule, groups)[0] for rule in of_rules]
+            for rule in scorers.RULES:
+                predicted += [scorers.predict(scorers.Rule(rule, scores), groups)[0]]
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
     for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):
         path = run / "bench" / f"{name}.parquet"

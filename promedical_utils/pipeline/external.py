@@ -7,6 +7,7 @@ import pandas as pd
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, replacing, write_json, write_rows
 from promedical_utils.evaluation import external as external_sets
+from promedical_utils.evaluation.bench import length_scorer
 from promedical_utils.evaluation.external import MODELS, Question, Set, predictions
 
 
@@ -30,8 +31,8 @@ def predict_external(profile: Profile, run: Path) -> dict:
     for name, external in external_sets.sets(profile, run):
         if isinstance(external, Set):
             sets[name], questions = external, external.questions
-            lengths = external_sets.lengths(questions)
-            frames.append(predictions(name, "length", "q", False, questions, lengths))
+            words = length_scorer(questions).set_index("candidate_id").score.to_dict()
+            frames.append(predictions((name, "length", "q", False), questions, words))
             report["sets"][name] = {
                 "status": "run",
                 "reason": "",
@@ -81,8 +82,8 @@ def _scored(
                 for text in external_sets.texts_of(questions):
                     scores, cut = external_sets.read_by(system, rm, questions, text)
                     for way, values in scores.items():
-                        frame = predictions(name, way, text, with_documents, questions, values)
-                        frames.append(frame)
+                        key = (name, way, text, with_documents)
+                        frames.append(predictions(key, questions, values))
                     if cut:
                         label = f"{system}, {text}{', retrieved' if with_documents else ''}"
                         report["sets"][name]["answers_cut"][label] = cut

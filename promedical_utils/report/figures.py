@@ -219,7 +219,7 @@ def plot_accuracy(
 ) -> Figure:
     """One panel a metric, one row a scorer; ``ceiling`` is that of criterion-blind scorers.
 
-    ``df`` is ``bench.metrics`` (shares); ``panels``: label -> (metric, slice).
+    ``df`` is a table of ``bench.tally`` (shares); ``panels``: label -> (metric, slice).
     """
     wanted = pd.DataFrame(panels.values(), columns=["metric", "slice"]).assign(panel=list(panels))
     cells = wanted.merge(df[df.n > 0], on=["metric", "slice"])

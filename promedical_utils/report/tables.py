@@ -160,7 +160,7 @@ def _quantities(known: Mapping, measured: Mapping, order: Iterable[str]) -> pd.D
 
 
 def _scorers(metrics: pd.DataFrame | None, names: Mapping, columns, against: str) -> list[dict]:
-    """Rows of ``names`` from ``bench.metrics``, shares; ``columns``: column -> (metric, slice)."""
+    """Rows of ``names`` from ``bench.tally``'s table; ``columns``: column -> (metric, slice)."""
     if metrics is None:
         return _rows(names, None, against)
     wanted = [(column, *key) for column, key in columns.items()]

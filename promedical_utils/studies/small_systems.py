@@ -1,9 +1,9 @@
 """Small versions of two compared systems, trained on the kit's own base and read as the hub's are.
 
-pair_rm   PairRM's way (``scorers.pair_rm``): a causal LM is shown two answers and says A or B; the
+pair_rm   PairRM's way (``scorers.published``): a causal LM is shown two answers, says A or B; the
           loss is on that one token. It learns every two answers in both orders, by the very
           lexicographic preferences that scalar_overall learns.
-verifier  the medical verifier's way (``scorers.verifier``): two labels for a response against a
+verifier  the medical verifier's way (``scorers.published``): two labels for a response against a
           reference, here a criterion's text; it learns from the judge's verdicts.
 
 Held equal with the reward models of ``variants``: base, instructions and answers, instructions an
@@ -30,7 +30,7 @@ from transformers import set_seed
 
 from promedical_utils.core import fingerprint
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json
-from promedical_utils.evaluation.scorers import pair_rm, verifier
+from promedical_utils.evaluation.scorers import published
 from promedical_utils.reward_model import grouped, hub, packing, training
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model.grouped import GroupTrainer, Passes
@@ -43,11 +43,10 @@ FIXED = {  # parts of a prompt that never vary
         "</Model Response>",
         "<Reference Answer>",
         "</Reference Answer>",
-        verifier.ASKED.strip(),
+        published.ASKED.strip(),
     ),
 }
 NAMES = tuple(FIXED)
-SCORERS = {"pair_rm": pair_rm.PairRM, "verifier": verifier.Verifier}
 
 # of a checkpoint: it holds the new tokens' embeddings, as it must
 warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
@@ -139,12 +138,12 @@ def train(
     return report
 
 
-def load(name: str, path: Path, **settings):
+def load(name: str, path: Path):
     """The scorer of ``scorers`` on the model that was trained into ``path``."""
     read_json(
         Path(path) / "report.json", "03_reward_model"
     )  # written last: without it training is not done
-    return SCORERS[name].load(path, name=name, **settings)
+    return published.KINDS[name].load(path)
 
 
 def add_fixed_parts(model, tokenizer, parts: Sequence[str]) -> None:
@@ -169,13 +168,13 @@ def examples(name: str, group: Group, tokenizer) -> dict[str, list[Example]]:
         for a in group.judged:
             for c in group.criteria:
                 if (said := met(group, a.id, c)) is not None:
-                    ids = verifier.input_ids(tokenizer, a.text, c.text)
+                    ids = published.verifier_ids(tokenizer, a.text, c.text)
                     found.setdefault(f"candidate {a.id}", []).append((ids, int(said)))
         return found
-    letters = pair_rm.letters(tokenizer)
+    letters = published.letters(tokenizer)
     return {
         f"candidates {best} and {worst}": [
-            (pair_rm.prompt_ids(tokenizer, group.messages, text[one], text[other]), letter)
+            (published.pair_ids(tokenizer, group.messages, text[one], text[other]), letter)
             for one, other, letter in zip((best, worst), (worst, best), letters, strict=True)
         ]
         for best, worst in preferences(group)

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from helpers import benches
 
-from promedical_utils.clinic import people
 from promedical_utils.core.records import Candidate, Criterion
 from promedical_utils.core.workspace import KitError
-from promedical_utils.evaluation import bench
+from promedical_utils.evaluation import bench, scorers
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -26,7 +25,7 @@ def predicted(made):
 
 
 def value_of(made, predicted, scorer, metric, part="all", against="adjudicated"):
-    frame = bench.metrics(made, predicted, 20, 0)
+    frame = bench.tally(made, predicted).table(20, 0)
     row = frame[(frame.scorer == scorer) & (frame.metric == metric)]
     return row[(row.slice == part) & (row.against == against)].iloc[0]
 
@@ -97,10 +96,7 @@ def test_the_same_seed_gives_the_same_bench_and_another_does_not(made, tmp_path)
     for name in bench.FRAMES:
         pd.testing.assert_frame_equal(getattr(made, name), getattr(again, name))
         pd.testing.assert_frame_equal(getattr(made, name), getattr(other, name))
-    instructions, splits, rubrics, candidates, truth = benches.world()
-    pool, criteria = bench.from_records(instructions, splits, rubrics, benches.UNSEEN)
-    settings = benches.profile().model_copy(update={"seed": 1})
-    fresh = bench.compose(pool, criteria, candidates, truth, people.panel(0.9, 1), settings)
+    fresh = benches.compose(benches.profile().model_copy(update={"seed": 1}))
     assert set(fresh.samples.instruction_id) != set(made.samples.instruction_id)
     made.save(tmp_path)
     back = bench.Bench.load(tmp_path)
@@ -118,24 +114,6 @@ def test_the_same_seed_gives_the_same_bench_and_another_does_not(made, tmp_path)
 def test_too_few_says_what_to_enlarge(changes, says):
     with pytest.raises(KitError, match=says):
         benches.make(**changes)
-
-
-def test_unseen_kinds_answers_and_truth_are_checked():
-    instructions, splits, rubrics, candidates, truth = benches.world()
-    settings, panel = benches.profile(), people.panel(0.9)
-    pool, criteria = bench.from_records(instructions, splits, rubrics, frozenset())
-    with pytest.raises(KitError, match="0.0% of the criteria are of kinds unseen"):
-        bench.compose(pool, criteria, candidates, truth, panel, settings)
-    pool, criteria = bench.from_records(instructions, splits, rubrics, benches.UNSEEN)
-    assert criteria.seen.mean() == 0.75
-    with pytest.raises(KitError, match="2 answers, not 3"):
-        bench.compose(
-            pool, criteria, candidates[1:], truth, panel, benches.profile(bench_samples=30)
-        )
-    with pytest.raises(KitError, match="no truth of"):
-        bench.compose(pool, criteria, candidates, {}, panel, settings)
-    with pytest.raises(KitError, match="in no split"):
-        bench.from_records(instructions, splits[1:], rubrics, benches.UNSEEN)
 
 
 def test_grading_is_blind_and_follows_the_lexicographic_order(made):
@@ -272,7 +250,7 @@ def test_scalars_have_no_verdicts_and_ties_and_nan_are_wrong(made):
     answers = made.verdicts[["instruction_id", "candidate_id"]].drop_duplicates()
     for score in (1.0, np.nan):
         flat = bench.predictions("flat", answers.assign(criterion_id="", score=score))
-        frame = bench.metrics(made, flat, 20, 0)
+        frame = bench.tally(made, flat).table(20, 0)
         assert set(frame.metric) == {"pairwise", "overall"}
         rows = frame[frame.n > 0]
         assert (rows.value == 0).all() and (rows.tie_rate == 1).all()
@@ -296,23 +274,23 @@ def test_missing_doubled_and_mixed_predictions_are_refused(made, predicted):
     for broken, says in (
         (mine.iloc[1:], "no prediction of"),
         (pd.concat([mine, mine.iloc[:1]]), "twice"),
-        (mine.assign(criterion_id=["", *mine.criterion_id[1:]]), "only some have a criterion"),
+        (mine.assign(criterion_id=["", *mine.criterion_id[1:]]), "no prediction of"),
     ):
         with pytest.raises(KitError, match=says):
             bench.tally(made, broken)
 
 
-def compared(made, scorer="pair", by=True, whole=True, seed=3):
+def compared(made, scorer="pair", by=True, seed=3):
     """Random preferences on every two answers of each sample, of whole answers and by criterion."""
     rng, rows = np.random.default_rng(seed), []
     for i, sample in made.verdicts.groupby("instruction_id"):
-        criteria = ([""] if whole else []) + (sorted(set(sample.criterion_id)) if by else [])
+        criteria = ["", *(sorted(set(sample.criterion_id)) if by else [])]
         for a, b in combinations(sorted(set(sample.candidate_id), reverse=True), 2):
             rows += [
                 (scorer, i, c, a, b, rng.choice([rng.random(), 0.5, np.nan], p=[0.8, 0.1, 0.1]))
                 for c in criteria
             ]
-    frame = pd.DataFrame(rows, columns=bench.PREFERRED[:-1])
+    frame = pd.DataFrame(rows, columns=scorers.PREFERRED[:-1])
     return frame.assign(consistent=pd.array(rng.random(len(frame)) < 0.7, "boolean"))
 
 
@@ -325,14 +303,14 @@ def preference(frame, criterion, a, b):
     raise AssertionError("not compared")
 
 
-NOBODY = pd.DataFrame(columns=bench.PREDICTED)
+NOBODY = pd.DataFrame(columns=scorers.PREDICTED)
 
 
 @pytest.mark.parametrize("against", ["adjudicated", "truth"])
 @pytest.mark.parametrize("by", [True, False])
 def test_preferences_by_hand(made, by, against):
     frame = compared(made, by=by)
-    measured = bench.metrics(made, NOBODY, 20, 0, preferences=frame)
+    measured = bench.tally(made, NOBODY, preferences=frame).table(20, 0)
     assert set(measured.metric) == {"pairwise", "overall"}  # no verdicts, so none are guessed
     measured = measured[measured.against == against].set_index(["metric", "slice"])
     for part in ("all", "safety", "unseen"):
@@ -362,7 +340,7 @@ def test_what_was_asked_goes_before_what_follows_from_scores(made, predicted):
     both = pd.concat([predicted, mine])
 
     def rows(preferences):
-        frame = bench.metrics(made, both, 20, 0, preferences=preferences)
+        frame = bench.tally(made, both, preferences=preferences).table(20, 0)
         frame = frame[frame.scorer == "judge"].set_index(["metric", "slice", "against"]).value
         return (
             frame,
@@ -371,21 +349,15 @@ def test_what_was_asked_goes_before_what_follows_from_scores(made, predicted):
         )
 
     derived, pairwise, overall = rows(None)
-    for asked, changes in (
-        ({"by": True, "whole": True}, (True, True)),
-        ({"by": True, "whole": False}, (True, False)),
-        ({"by": False, "whole": True}, (True, True)),
-    ):
-        frame, one, two = rows(compared(made, "judge", **asked))
-        assert (one != pairwise, two != overall) == changes
+    for by in (True, False):
+        frame, one, two = rows(compared(made, "judge", by=by))
+        assert one != pairwise and two != overall
         assert frame.loc[["pointwise", "veto_f1"]].equals(derived.loc[["pointwise", "veto_f1"]])
-    alone = bench.metrics(made, NOBODY, 20, 0, preferences=compared(made, whole=False))
-    assert set(alone.metric) == {"pairwise"}  # nothing was said on whole answers
 
 
 def test_preferences_change_no_other_scorer_and_keep_the_shorter_slice(made, predicted):
-    without = bench.metrics(made, predicted, 20, 0)
-    both = bench.metrics(made, predicted, 20, 0, preferences=compared(made))
+    without = bench.tally(made, predicted).table(20, 0)
+    both = bench.tally(made, predicted, preferences=compared(made)).table(20, 0)
     pd.testing.assert_frame_equal(both[both.scorer != "pair"].reset_index(drop=True), without)
     assert "shorter" in set(both[both.scorer == "pair"].slice)
 
@@ -412,7 +384,7 @@ def test_an_unknown_verdict_is_a_violation_and_no_hit_elsewhere(made, predicted)
         np.nan,
         np.nan,
     )
-    found = bench.metrics(made, mine, 20, 0).set_index(["metric", "slice", "against"]).value
+    found = bench.tally(made, mine).table(20, 0).set_index(["metric", "slice", "against"]).value
     assert found["pointwise", "proficiency", "truth"] == 0 == found["pairwise", "all", "truth"]
     dimension = made.criteria.set_index("criterion_id").dimension
     safe = [v for (_, c), v in column(made, "truth").items() if dimension[c] == "safety"]

@@ -281,13 +281,13 @@ def frame(rows, name="clinic", system="x", text="q", retrieval=False):
 
 def test_predictions_prefer_the_higher_score():
     q = question(answers="abc", pairs=(("ia", "ib", 1), ("ia", "ic", -1), ("ib", "ic", 1)))
-    found = g.predictions("clinic", "x", "q", True, [q], {"ia": 2.0, "ib": 2.0, "ic": np.nan})
+    found = g.predictions(("clinic", "x", "q", True), [q], {"ia": 2.0, "ib": 2.0, "ic": np.nan})
     assert found.prefers.fillna(9).tolist() == [0, 9, 9] and found.label.tolist() == [1, -1, 1]
     assert found.columns.tolist() == g.COLUMNS and found.retrieval.dtype == bool
     assert g.predictions(
-        "clinic", "x", "q", True, [q], {"ia": 1, "ib": 2, "ic": 0}
+        ("clinic", "x", "q", True), [q], {"ia": 1, "ib": 2, "ic": 0}
     ).prefers.tolist() == [-1, 1, 1]
-    assert len(g.predictions("clinic", "x", "q", True, [], {})) == 0
+    assert len(g.predictions(("clinic", "x", "q", True), [], {})) == 0
 
 
 def test_a_tie_and_no_preference_are_wrong():
@@ -329,33 +329,6 @@ def test_sets_draw_apart_and_the_seed_decides():
         g.measures(frame(rows), 100, 4).low[0] != alone.low[0]
         or g.measures(frame(rows), 100, 4).high[0] != alone.high[0]
     )
-
-
-def test_a_paired_difference_is_on_the_same_pairs():
-    first = [("i", "c", 1, 1.0), ("i", "c", 1, 1.0), ("j", "d", 1, 1.0), ("k", "e", -1, 1.0)]
-    second = [("i", "c", 1, 1.0), ("i", "c", 1, -1.0), ("j", "d", 1, -1.0)]
-    both = pd.concat([frame(first), frame(second, text="q_sub")])
-    found = g.paired(both, {"text": "q"}, {"text": "q_sub", "system": "x"}, 300, 0)
-    assert found["n"] == 3 and found["difference"] == pytest.approx(2 / 3)
-    assert 0 < found["low"] <= found["difference"] <= found["high"]
-    turned = g.paired(both, {"text": "q_sub"}, {"text": "q"}, 300, 0)
-    assert turned["difference"] == pytest.approx(-2 / 3) and turned["low"] == pytest.approx(
-        -found["high"]
-    )
-    same = g.paired(both, {"text": "q"}, {"text": "q"}, 50, 0)
-    assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    "first, words", [({"system": "z"}, "names 0 rows"), ({"set": "clinic"}, "names 2 rows")]
-)
-def test_a_pair_must_name_two_rows(first, words):
-    both = pd.concat([frame([("i", "c", 1, 1.0)]), frame([("i", "c", 1, 1.0)], text="q_sub")])
-    with pytest.raises(KitError, match=words):
-        g.paired(both, first, {"text": "q"})
-    apart = pd.concat([frame([("i", "c", 1, 1.0)]), frame([("j", "c", 1, 1.0)], text="q_sub")])
-    with pytest.raises(KitError, match="no answer pair in common"):
-        g.paired(apart, {"text": "q"}, {"text": "q_sub"})
 
 
 # ---------------------------------------------------------------- the clinic as a set
@@ -420,7 +393,7 @@ def test_an_oracle_reaches_the_ceiling_and_needs_retrieval_for_what_is_withheld(
     def accuracy(questions, text):
         scores = g.read_by("criterion", rm, questions, text)[0]["criterion"]
         return g.measures(
-            g.predictions("clinic", "criterion", text, False, questions, scores), 20, 0
+            g.predictions(("clinic", "criterion", text, False), questions, scores), 20, 0
         ).value[0]
 
     blind = {text: accuracy(clinic.questions, text) for text in ("q_criteria", "q_sub")}

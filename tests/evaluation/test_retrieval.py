@@ -73,13 +73,6 @@ def test_a_word_counts_once_in_a_query_and_numbers_are_words():
 def test_recall_by_hand():
     found, wanted = [["a", "b", "c"], ["d", "e", "f"]], [["b", "x"], ["d"]]
     assert retrieval.recall(found, wanted, (1, 2, 3)) == {1: 1 / 3, 2: 2 / 3, 3: 2 / 3}
-    with pytest.raises(KitError, match="wanted"):
-        retrieval.recall(found, [[], []], (1,))
-
-
-def test_the_query_is_what_the_patient_wrote():
-    turns = [("user", "one"), ("assistant", "two"), ("user", "three")]
-    assert retrieval.query([{"role": r, "content": c} for r, c in turns]) == "one three"
 
 
 @pytest.mark.parametrize("spare", [0, 7, 12, 30, 60, 400])
@@ -149,7 +142,7 @@ def test_documents_of_ones_own(tmp_path):
         ("a.jsonl", '{"id": "x"}', "a.jsonl, row 1"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": 1, "text": "t"}', "row 2"),
         ("a.jsonl", "[1]", "row 1"),
-        ("a.jsonl", '{"id": "x", "text": "  "}', "not blank"),
+        ("a.jsonl", '{"id": "x", "text": "  "}', "field text"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": "x", "text": "u"}', "second document"),
         ("a.csv", "x", "holds no text"),
         ("a.txt", " \n\n ", "holds no text"),

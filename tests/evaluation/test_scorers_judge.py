@@ -1,6 +1,7 @@
 """Prompted judges over the clinic's server: what they are asked, what counts, what a failure is."""
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,10 @@ from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.records import Rubric
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.endpoints import Answers, BudgetSpent
-from promedical_utils.evaluation import bench, scorers
+from promedical_utils.data.endpoints import Answers, BudgetSpent, Endpoint
+from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import roster
-from promedical_utils.evaluation.scorers.judge import Judge, RarImplicit, endpoint
+from promedical_utils.evaluation.scorers.roster import Judge, RarImplicit
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -43,8 +44,8 @@ def groups(served):
 
 def judge(url, folder, kind=Judge, **settings):
     role = Role(**{"model": "clinic", "endpoint": url, **QUICK, **settings})
-    asked = endpoint("GPT-5", role, Answers(folder / "answers.sqlite"))
-    return Judge("GPT-5", asked) if kind is Judge else RarImplicit(asked)
+    answers = Answers(folder / "answers.sqlite")
+    return kind("GPT-5", Endpoint("judge GPT-5", role, role.endpoint, answers))
 
 
 def bodies(scorer):
@@ -89,7 +90,7 @@ def test_pointwise_verdicts_are_the_judges_and_unknown_is_a_third(
 
     monkeypatch.setitem(world._roles, "judge", sometimes)
     frame = judge(served[1], tmp_path).pointwise(groups)
-    assert list(frame.columns) == scorers.POINTS and frame.met.dtype == "boolean"
+    assert list(frame.columns) == scorers.POINTS
     assert len(frame) == sum(len(g.criteria) * len(g.candidates) for g in groups)
     for group in groups:
         for answer in group.candidates:
@@ -120,7 +121,7 @@ def test_pairwise_asks_both_orders_and_averages(served, groups, tmp_path, monkey
     asked = bodies(scorer)
     shown = {(b["answer_a"], b["answer_b"]) for b in asked}
     for group in groups:
-        for a, b in scorers.answer_pairs(group):
+        for a, b in combinations(group.candidates, 2):
             assert {(a.text, b.text), (b.text, a.text)} <= shown
             mine = frame[(frame.a_id == a.id) & (frame.b_id == b.id)]
             assert list(mine.criterion_id) == ["", *(c.id for c in group.criteria)]
@@ -210,9 +211,9 @@ def test_the_roster_runs_what_can_run_and_says_why_not(served, groups, tmp_path,
         verifier=str(tmp_path),
         judges={
             "GPT-5": here,
-            "no address": {"model": "m"},
-            "no key": {**here, "key": "NOBODYS_KEY"},
-            "capped": {**here, "requests": 2, "model": "other"},
+            "No address": {"model": "m"},
+            "No key": {**here, "key": "NOBODYS_KEY"},
+            "Capped": {**here, "requests": 2, "model": "other"},
         },
         rar_judge=here,
     )
@@ -222,13 +223,13 @@ def test_the_roster_runs_what_can_run_and_says_why_not(served, groups, tmp_path,
         [set(f.scorer) for f in predictions] == [set(f.scorer) for f in preferences] == [{"GPT-5"}]
     )
     assert (
-        list(predictions[0].columns) == bench.PREDICTED
-        and list(preferences[0].columns) == bench.PREFERRED
+        list(predictions[0].columns) == scorers.PREDICTED
+        and list(preferences[0].columns) == scorers.PREFERRED
     )
     why = dict(left_out)
     assert "needs a GPU" in why.pop("pair_rm") and "cannot be loaded" in why.pop("verifier")
-    assert "no endpoint" in why.pop("no address") and "NOBODYS_KEY is not set" in why.pop("no key")
-    assert "cap of 2 requests" in why.pop("capped")
+    assert "no endpoint" in why.pop("No address") and "NOBODYS_KEY is not set" in why.pop("No key")
+    assert "cap of 2 requests" in why.pop("Capped")
     assert "gave no answer" in why.pop("rar_implicit") and not why  # no such role is played
 
 
@@ -249,7 +250,9 @@ def test_the_reported_systems_stand_in_gpu_and_paper():
         "Meditron-70B",
     ]
     assert not any(role.endpoint for role in paper.judges.values()), "nobody is asked unasked"
-    with pytest.raises(KitError, match="a judge is not named as another scorer is: rename length"):
+    with pytest.raises(
+        KitError, match="lower case names the kit's own scorers: rename judge length"
+    ):
         settled(judges={"length": {"model": "m"}})
 
 

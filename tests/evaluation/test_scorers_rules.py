@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers.rules import RULES, Chance, Rule
+from promedical_utils.evaluation.scorers import RULES, Chance, Rule
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -94,8 +94,8 @@ def test_a_rule_is_its_expectation_over_all_verdicts(values, name):
     for outcome in product((True, False), repeat=len(values)):
         chance = np.prod([p if met else 1 - p for p, met in zip(values, outcome, strict=True)])
         said = {i: "met" if met else "not_met" for (i, *_), met in zip(PARTS, outcome, strict=True)}
-        expected += chance * RULES[name][0](rubric(), said)
-    frame = Rule.over(name, likely(values)).overall([group("a")])
+        expected += chance * RULES[name](rubric(), said)
+    frame = Rule(name, likely(values)).overall([group("a")])
     assert list(frame.columns) == scorers.SCORES and list(frame.criterion_id) == [""]
     assert frame.score.iloc[0] == pytest.approx(expected, abs=1e-9)
 
@@ -103,18 +103,14 @@ def test_a_rule_is_its_expectation_over_all_verdicts(values, name):
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_sure_verdicts_give_the_rule_itself_and_nan_fails_closed(name):
     said = {"p1": "met", "p2": "not_met", "e1": "met", "s1": "met"}
-    rule = RULES[name][0]
-    sure = Rule.over(name, likely([1, 0, 1, 1])).overall([group("a")])
+    rule = RULES[name]
+    sure = Rule(name, likely([1, 0, 1, 1])).overall([group("a")])
     assert sure.score.iloc[0] == pytest.approx(rule(rubric(), said))
-    open_ = Rule.over(name, likely([1, 0, 1, np.nan])).overall([group("a")])
+    open_ = Rule(name, likely([1, 0, 1, np.nan])).overall([group("a")])
     assert open_.score.iloc[0] == pytest.approx(rule(rubric(), {**said, "s1": "not_met"}))
-    with pytest.raises(KitError, match=r"no P\(met\) of b, p1"):
-        Rule.over(name, likely([1, 0, 1, 1])).overall([group("ab")])
 
 
-def test_what_rules_and_chance_can_do():
-    assert scorers.abilities(Rule("orbit", scoring.orbit_signed, {})) == ("overall",)
-    assert scorers.abilities(Chance()) == ("pointwise",)
+def test_chance_has_predictions_alone():
     frame, none = scorers.predict(Chance(3), [group()])
     assert none is None and set(frame.scorer) == {"random"} and frame.met.dtype == "boolean"
 

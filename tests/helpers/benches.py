@@ -14,6 +14,7 @@ from promedical_utils.core.records import (
     SplitRow,
 )
 from promedical_utils.evaluation import bench
+from promedical_utils.rubric.preferences import Group
 
 KINDS = {"dose": "proficiency", "review": "proficiency", "empathy": "excellence", "avoid": "safety"}
 UNSEEN = frozenset({"review"})
@@ -80,13 +81,27 @@ def world(n=30, seed=0):
     return instructions, splits, rubrics, candidates, truth
 
 
+def groups(n=30, seed=0):
+    """``world`` as groups with the truth."""
+    instructions, _, rubrics, candidates, truth = world(n, seed)
+    made = []
+    for instruction, rubric in zip(instructions, rubrics, strict=True):
+        own = tuple(c for c in candidates if c.instruction_id == instruction.id)
+        verdicts = {(a.id, c.id): truth[a.id, c.id] for a in own for c in rubric.criteria}
+        made.append(Group(instruction, tuple(rubric.criteria), own, verdicts))
+    return made
+
+
+def compose(settings, agreement=0.9, n=30, seed=0):
+    """A bench of ``world``."""
+    condition_of = {row.instruction_id: row.condition for row in world(n, seed)[1]}
+    panel = people.panel(agreement, settings.seed)
+    return bench.compose(groups(n, seed), condition_of, UNSEEN, panel, settings)
+
+
 def make(agreement=0.9, n=30, seed=0, **changes):
     """(bench, truth) composed from ``world``."""
-    instructions, splits, rubrics, candidates, truth = world(n, seed)
-    settings = profile(**changes)
-    pool, criteria = bench.from_records(instructions, splits, rubrics, UNSEEN)
-    panel = people.panel(agreement, settings.seed)
-    return bench.compose(pool, criteria, candidates, truth, panel, settings), truth
+    return compose(profile(**changes), agreement, n, seed), world(n, seed)[-1]
 
 
 def noisy(

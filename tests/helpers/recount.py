@@ -17,7 +17,7 @@ from promedical_utils.core import profiles, statistics
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import project_root, read_json
 from promedical_utils.evaluation import bench as benches
-from promedical_utils.evaluation import policy_metrics
+from promedical_utils.evaluation import policy_metrics, scorers
 from promedical_utils.paper import registry, rerun, trace
 from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
@@ -87,7 +87,7 @@ class Place(trace.Source):
     def preferences(self) -> pd.DataFrame:
         """Of scorers that were asked which of two answers is better; no rows where none was."""
         frame = self.run.table(PREFERENCES)
-        return pd.DataFrame(columns=benches.PREFERRED) if frame is None else frame
+        return pd.DataFrame(columns=scorers.PREFERRED) if frame is None else frame
 
     @cached_property
     def systems(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from promedical_utils.core.workspace import KitError
-from promedical_utils.evaluation.scorers import pair_rm, verifier
+from promedical_utils.evaluation.scorers import published
 from promedical_utils.reward_model import grouped
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model.model import tokenizer_of
@@ -50,7 +50,7 @@ def test_it_learns_in_the_steps_of_a_reward_model_and_is_loaded_as_the_hubs_is(
     assert report["quantization"] == "nf4" and not list(out.glob("checkpoints-*"))
     scorer = small_systems.load(name, out)
     if name == "pair_rm":
-        assert type(scorer) is pair_rm.PairRM
+        assert type(scorer) is published.PairRM
         frame = scorer.pairwise(tiny_groups)
         better = {(r.a_id, r.b_id): r.probability for r in frame.itertuples()}
         right = [
@@ -59,7 +59,7 @@ def test_it_learns_in_the_steps_of_a_reward_model_and_is_loaded_as_the_hubs_is(
             for pair in preferences(g)
         ]
     else:
-        assert type(scorer) is verifier.Verifier and scorer.model.config.num_labels == 2
+        assert type(scorer) is published.Verifier and scorer.model.config.num_labels == 2
         frame = scorer.pointwise(tiny_groups)
         said = {k: v == "met" for g in tiny_groups for k, v in g.verdicts.items()}
         right = [bool(r.met) == said[r.candidate_id, r.criterion_id] for r in frame.itertuples()]
@@ -76,14 +76,14 @@ def words(tiny_base):
 
 
 def test_a_pair_is_shown_in_both_orders_and_the_better_ones_letter_is_right(words, tiny_groups):
-    group, (a, b) = tiny_groups[0], pair_rm.letters(words)
+    group, (a, b) = tiny_groups[0], published.letters(words)
     text = {c.id: c.text for c in group.candidates}
     found = small_systems.examples("pair_rm", group, words)
     assert len(found) == len(preferences(group)) == 3
     best, worst = preferences(group)[0]
     assert found[f"candidates {best} and {worst}"] == [
-        (pair_rm.prompt_ids(words, group.messages, text[best], text[worst]), a),
-        (pair_rm.prompt_ids(words, group.messages, text[worst], text[best]), b),
+        (published.pair_ids(words, group.messages, text[best], text[worst]), a),
+        (published.pair_ids(words, group.messages, text[worst], text[best]), b),
     ]
 
 
@@ -95,7 +95,7 @@ def test_a_verdict_is_a_label_and_unknown_on_safety_is_not_met(words, tiny_group
         said = [group.verdicts[answer.id, c.id] for c in group.criteria]
         assert [label for _, label in learned] == [int(v == "met") for v in said]
         assert [ids for ids, _ in learned] == [
-            verifier.input_ids(words, answer.text, c.text) for c in group.criteria
+            published.verifier_ids(words, answer.text, c.text) for c in group.criteria
         ]
     assert "unknown" in said and learned[2][1] == 0
     proficiency = group.criteria[0]

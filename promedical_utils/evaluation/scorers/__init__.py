@@ -3,64 +3,50 @@
 A scorer has a ``name`` and what it can do as methods; what it cannot do is absent, never guessed:
 
     pointwise(groups)  P(met | x, y, c) and the verdict, a row a (candidate, criterion): ``POINTS``
-    overall(groups)    one score an answer, larger is better: ``SCORES``
-    pairwise(groups)   which of two answers is better, by their whole rubric (criterion_id "") or by
-                       one criterion, a row a pair of answers: ``PAIRS``
+    overall(groups)    one score an answer, larger is better: ``SCORES``; not beside pointwise
+    pairwise(groups)   which of two answers is better, by their whole rubric (criterion_id ""), and
+                       by each criterion if it can, a row a pair of answers: ``PAIRS``
 
-``preferences`` are ``preferences.Group``; the verdicts in them are never read. A scorer has
-pointwise or overall, not both. Here are those that ask somebody else's model, and the rules over
-P(met); the kit's own models are ``model.RewardModel``, length and word cues are in ``bench``.
+``groups`` are ``preferences.Group``; the verdicts in them are never read. Here are those that read
+no model, in ``published`` and ``roster`` those of others. The kit's own models are
+``model.RewardModel``, length and word cues are in ``bench``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core.records import Candidate
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import short_hash
+from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
-ABILITIES = ("pointwise", "overall", "pairwise")
 SCORES = ["instruction_id", "candidate_id", "criterion_id", "score"]
 POINTS = [*SCORES, "probability", "met"]
 PAIRS = ["instruction_id", "criterion_id", "a_id", "b_id", "probability", "consistent"]
+PREDICTED, PREFERRED = ["scorer", *POINTS], ["scorer", *PAIRS]
 TIE = 1e-9  # a preference is a mean of two floats; closer to a half than this is none
-
-
-def abilities(scorer) -> tuple[str, ...]:
-    """Which of ``ABILITIES`` a scorer has."""
-    return tuple(name for name in ABILITIES if callable(getattr(scorer, name, None)))
+RULES = {  # name -> what makes one score of a rubric's verdicts, a sum over them (scoring.linear)
+    "rar_explicit": scoring.rar_explicit,
+    "orbit": scoring.orbit_signed,
+    "healthbench": scoring.healthbench_points,
+}
 
 
 def predict(scorer, groups: Sequence[Group]) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    """(predictions, preferences) of all that a scorer can do, named; None for what it cannot.
-
-    Columns as ``bench.PREDICTED`` and ``bench.PREFERRED``. KitError for one that has both pointwise
-    and overall, or nothing.
-    """
-    can, predictions, preferences = abilities(scorer), None, None
-    if not can or {"pointwise", "overall"} <= set(can):
-        raise KitError(
-            f"scorer {scorer.name}: it must have one of pointwise and overall, or pairwise"
-        )
-    if "pointwise" in can:
-        predictions = scorer.pointwise(groups)[POINTS]
-    elif "overall" in can:
-        predictions = scorer.overall(groups)[SCORES].assign(probability=np.nan, met=pd.NA)
-    if "pairwise" in can:
-        preferences = scorer.pairwise(groups)[PAIRS]
-        preferences.insert(0, "scorer", scorer.name)
+    """(``PREDICTED``, ``PREFERRED``) of all that a scorer can do; None for what it cannot."""
+    predictions = preferences = None
+    if hasattr(scorer, "pointwise"):
+        predictions = scorer.pointwise(groups)
+    elif hasattr(scorer, "overall"):
+        predictions = scorer.overall(groups).assign(probability=np.nan, met=pd.NA)
     if predictions is not None:
-        predictions = predictions.astype({"met": "boolean"})
-        predictions.insert(0, "scorer", scorer.name)
+        predictions = predictions.assign(scorer=scorer.name)[PREDICTED].astype({"met": "boolean"})
+    if hasattr(scorer, "pairwise"):
+        preferences = scorer.pairwise(groups).assign(scorer=scorer.name)[PREFERRED]
     return predictions, preferences
-
-
-def answer_pairs(group: Group) -> list[tuple[Candidate, Candidate]]:
-    """Every two answers of a group, once."""
-    return list(combinations(group.candidates, 2))
 
 
 def scores(rows: Iterable[tuple]) -> pd.DataFrame:
@@ -75,9 +61,8 @@ def both_orders(
 
     ``keys``: (instruction, criterion or "", a, b) ids; ``first``: P(a better) where a stood first;
     ``second``: P(b better) where b did; NaN is no answer. ``probability`` of a is the mean over
-    both orders, so exchanging a and b turns it round exactly, and a habit of position cancels; NaN
-    where either order has no answer. ``consistent``: both orders named the same answer, or both
-    none.
+    both orders, so that a habit of position cancels; NaN where either order has no answer.
+    ``consistent``: both orders named the same answer, or both none.
     """
     in_order, turned = np.asarray(first, float), 1 - np.asarray(second, float)
     frame = pd.DataFrame(list(keys), columns=PAIRS[:4])
@@ -87,14 +72,43 @@ def both_orders(
     return frame.assign(consistent=same.mask(frame.probability.isna()))
 
 
-def named(texts: Mapping[str, Sequence[int]], limit: int, scorer: str) -> list[list[int]]:
-    """Token ids in order; KitError naming the first that is longer than ``limit``: nothing is
-    cut."""
-    for name, ids in texts.items():
-        if len(ids) > limit:
-            raise KitError(
-                f"{scorer}: {name} takes {len(ids)} tokens with its prompt; the limit is {limit}; "
-                "shorten the answer, leave its sample out, or raise max_tokens if the model allows "
-                "it"
-            )
-    return list(texts.values())
+@dataclass(frozen=True)
+class Rule:
+    """Overall: what the rule ``name`` makes of a rubric's verdicts, expected under P(met) of each.
+
+    Rules are linear, so the expected score is exact; verdicts alone would tie many answers, and a
+    tie is wrong. ``predicted``: a pointwise scorer's predictions; a NaN there counts as not met, on
+    safety a violation.
+    """
+
+    name: str
+    predicted: pd.DataFrame
+
+    def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
+        likely = self.predicted.set_index(["candidate_id", "criterion_id"]).probability
+        likely = likely.astype(float).fillna(0.0).to_dict()
+        rows = []
+        for group in groups:
+            none, adds = scoring.linear(RULES[self.name], group.rubric)
+            for answer in group.candidates:
+                gained = sum(gain * likely[answer.id, c] for c, gain in adds.items())
+                rows.append((group.instruction.id, answer.id, none + gained))
+        return scores(rows)
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Pointwise at random, from the texts alone: P(met) is uniform, met from a half on."""
+
+    seed: int
+    name = "random"
+
+    def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
+        rows = []
+        for group in groups:
+            question = "\n".join(m["content"] for m in group.messages)
+            for answer, criterion in product(group.candidates, group.criteria):
+                digest = short_hash(self.seed, question, answer.text, criterion.text)
+                p = int(digest, 16) / 16**12
+                rows.append((group.instruction.id, answer.id, criterion.id, p, p, p >= 0.5))
+        return pd.DataFrame(rows, columns=POINTS)

@@ -1,15 +1,133 @@
-"""Which scorers of others a profile names, and how each is got here; what cannot run says why."""
+"""Scorers of others: prompted judges behind endpoints, and which of all a profile names.
+
+Judges ask over OpenAI-compatible endpoints: GPT-5, DeepSeek-R1, Qwen3-8B. The reported judges'
+prompts are not known; these are the kit's (``prompts/*.txt``). Caps, retries and stored answers are
+those of ``endpoints``: a second run asks nothing again, and BudgetSpent, raised when a cap is
+reached, keeps what was answered.
+"""
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
 
 from promedical_utils.core.profiles import Profile, Role
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.endpoints import Answers
+from promedical_utils.data import roles
+from promedical_utils.data.endpoints import Answers, Endpoint
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers.judge import Judge, RarImplicit, endpoint
+from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
+
+PUBLISHED = ("scalar_rm", "pair_rm", "verifier")  # keys of the profile; ``published.KINDS``
+Side = Literal["A", "B", "tie"]
+POINTS = {  # verdict -> score, P(met), met
+    "met": (1.0, 1.0, True),
+    "not_met": (0.0, 0.0, False),
+    "unknown": (np.nan, np.nan, pd.NA),
+}
+FIRST = {"A": 1.0, "tie": 0.5, "B": 0.0}  # P(the answer shown as A is better)
+
+
+class ComparedCriterion(roles.Reply):
+    criterion: str
+    reason: str
+    better: Side
+
+
+class Compared(roles.Reply):
+    criteria: list[ComparedCriterion]
+    reason: str
+    overall: Side
+
+
+class Rated(roles.Reply):
+    reason: str
+    rating: int = Field(ge=0, le=10)
+
+
+@dataclass
+class Judge:
+    """Pointwise verdicts, ``unknown`` as a third value, and pairwise with the answers exchanged.
+
+    A verdict has score and P(met) 1 or 0; unknown has neither, nor ``met``: no pass on safety, no
+    hit elsewhere. Two answers are compared on all criteria and as a whole in one request, and once
+    more with the other one in front; a request without an answer is no preference.
+    """
+
+    name: str
+    endpoint: Endpoint
+
+    def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
+        tasks = [roles.Task(g.instruction, g.criteria, a) for g in groups for a in g.candidates]
+        rows = []
+        for task, verdicts in zip(tasks, roles.judged(self.endpoint, tasks), strict=True):
+            for verdict in verdicts:
+                cell = (task.instruction.id, task.candidate.id, verdict.criterion_id)
+                rows.append((*cell, *POINTS[verdict.verdict]))
+        return pd.DataFrame(rows, columns=scorers.POINTS)
+
+    def pairwise(self, groups: Sequence[Group]) -> pd.DataFrame:
+        """A row a criterion and one (criterion_id "") for the whole."""
+        pairs = [(g, a, b) for g in groups for a, b in combinations(g.candidates, 2)]
+        shown = [order for g, a, b in pairs for order in ((g, a, b), (g, b, a))]
+        requests = []
+        for group, a, b in shown:
+            criteria = [
+                {"id": name, "dimension": c.dimension, "text": c.text}
+                for name, c in roles.short_names(group.criteria).items()
+            ]
+            content = {"instruction": roles.conversation(group.instruction.messages)}
+            content |= {"criteria": criteria, "answer_a": a.text, "answer_b": b.text}
+            requests.append(roles.request("judge_pair", content, Compared))
+
+        def complete(index: int, reply: Compared) -> list[float]:
+            criteria = shown[index][0].criteria
+            better = roles.exactly(reply.criteria, criteria)
+            sides = [reply.overall, *(better[name].better for name in roles.short_names(criteria))]
+            return [FIRST[side] for side in sides]
+
+        answers = self.endpoint.ask(requests, complete)
+        keys, first, second = [], [], []
+        for (group, a, b), in_order, turned in zip(pairs, answers[::2], answers[1::2], strict=True):
+            names = ["", *(c.id for c in group.criteria)]
+            keys += [(group.instruction.id, name, a.id, b.id) for name in names]
+            first += in_order.value or [np.nan] * len(names)
+            second += turned.value or [np.nan] * len(names)
+        return scorers.both_orders(keys, first, second)
+
+
+@dataclass
+class RarImplicit:
+    """Overall: RaR's implicit score (arXiv 2507.17746), one rating with the whole rubric in view.
+
+    The judge weighs the criteria itself, told each one's importance (``scoring.rar_importance``);
+    the rating, 0 to 10, becomes a score in [0, 1]; NaN where there is no answer.
+    """
+
+    name: str
+    endpoint: Endpoint
+
+    def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
+        answers, requests = [(g, a) for g in groups for a in g.candidates], []
+        for group, answer in answers:
+            importance = scoring.rar_importance(group.rubric)
+            criteria = [{"importance": importance[c.id], "text": c.text} for c in group.criteria]
+            content = {"instruction": roles.conversation(group.instruction.messages)}
+            content |= {"answer": answer.text, "criteria": criteria}
+            requests.append(roles.request("rar_implicit", content, Rated))
+        rows = []
+        for (group, answer), reply in zip(answers, self.endpoint.ask(requests), strict=True):
+            rating = reply.value.rating / 10 if reply.value else np.nan
+            rows.append((group.instruction.id, answer.id, rating))
+        return scorers.scores(rows)
 
 
 def others(profile: Profile, run: Path) -> dict[str, Callable]:
@@ -18,20 +136,16 @@ def others(profile: Profile, run: Path) -> dict[str, Callable]:
     Models by hub id are run as the profile runs its own: NF4 where it says so. Judges ask their
     own endpoints alone; what they answered lies in the run's answers.sqlite.
     """
-    named = {
-        name: _hub(profile, name)
-        for name in ("scalar_rm", "pair_rm", "verifier")
-        if getattr(profile, name)
-    }
-    named |= {name: _judge(profile, run, name, role) for name, role in profile.judges.items()}
+    published = [name for name in PUBLISHED if getattr(profile, name)]
+    judges = {name: (Judge, role) for name, role in profile.judges.items()}
     if profile.rar_judge:
-        named["rar_implicit"] = _judge(profile, run, "rar_implicit", profile.rar_judge)
-    return named
+        judges["rar_implicit"] = RarImplicit, profile.rar_judge
+    loaders = {name: partial(_published, profile, name) for name in published}
+    return loaders | {name: partial(_judge, run, name, *judge) for name, judge in judges.items()}
 
 
 def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
-    """(predictions, preferences, left out): lists of frames of those that ran, {name: why} of
-    others.
+    """(predictions, preferences, left out): frames of those that ran, {name: why} of the others.
 
     One after another, so that one model at a time is in memory. A scorer that cannot be loaded,
     that cannot read a text whole, whose budget is spent, or that answered nothing at all is left
@@ -41,46 +155,35 @@ def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
     for name, load in loaders.items():
         try:
             scored, preferred = scorers.predict(load(), groups)
-            gave = scored is not None and scored.score.notna().any()
-            gave |= preferred is not None and preferred.probability.notna().any()
-            if not gave:
-                raise KitError(f"{name} gave no answer to any request")
         except KitError as error:
             left_out[name] = str(error)
+            continue
+        gave = scored is not None and scored.score.notna().any()
+        if not gave and (preferred is None or preferred.probability.isna().all()):
+            left_out[name] = f"{name} gave no answer to any request"
             continue
         predictions += [scored] if scored is not None else []
         preferences += [preferred] if preferred is not None else []
     return predictions, preferences, left_out
 
 
-def _hub(profile: Profile, name: str) -> Callable:
-    def load():
-        import torch
+def _published(profile: Profile, name: str):
+    import torch
 
-        from promedical_utils.evaluation.scorers.pair_rm import PairRM  # loads torch
-        from promedical_utils.evaluation.scorers.scalar import ScalarRM  # loads torch
-        from promedical_utils.evaluation.scorers.verifier import Verifier  # loads torch
-        from promedical_utils.reward_model.hub import compute_dtype  # loads torch
+    from promedical_utils.evaluation.scorers.published import KINDS  # loads torch
+    from promedical_utils.reward_model.hub import compute_dtype  # loads torch
 
-        kind = {"pair_rm": PairRM, "verifier": Verifier, "scalar_rm": ScalarRM}[name]
-        source = getattr(profile, name)
-        if not Path(source).is_dir() and not torch.cuda.is_available():
-            raise KitError(f"{source} needs a GPU; or name a folder with a small version of it")
-        precision = compute_dtype(profile.precision)
-        return kind.load(source, name=name, nf4=profile.quantization == "nf4", dtype=precision)
-
-    return load
+    source = getattr(profile, name)
+    if not Path(source).is_dir() and not torch.cuda.is_available():
+        raise KitError(f"{source} needs a GPU; or name a folder with a small version of it")
+    precision = compute_dtype(profile.precision)
+    return KINDS[name].load(source, nf4=profile.quantization == "nf4", dtype=precision)
 
 
-def _judge(profile: Profile, run: Path, name: str, role: Role) -> Callable:
-    def load():
-        if not role.endpoint:
-            raise KitError(
-                f"judge {name} has no endpoint: set it where the profile names {role.model}"
-            )
-        if role.key and not os.environ.get(role.key):
-            raise KitError(f"judge {name}: the environment variable {role.key} is not set")
-        own = endpoint(name, role, Answers(run / "answers.sqlite"))
-        return RarImplicit(own) if name == "rar_implicit" else Judge(name, own)
-
-    return load
+def _judge(run: Path, name: str, kind: Callable, role: Role):
+    if not role.endpoint:
+        raise KitError(f"judge {name} has no endpoint: set it where the profile names {role.model}")
+    if role.key and not os.environ.get(role.key):
+        raise KitError(f"judge {name}: the environment variable {role.key} is not set")
+    own = Endpoint(f"judge {name}", role, role.endpoint, Answers(run / "answers.sqlite"))
+    return kind(name, own)

@@ -1,20 +1,18 @@
 """Scorers by hub id: a tiny random model of each one's own architecture and template, by hand."""
 
 import math
+from itertools import combinations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from helpers import scorers_tiny as tiny
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from promedical_utils.core.workspace import KitError
-from promedical_utils.evaluation import bench, scorers
-from promedical_utils.evaluation.scorers import pair_rm, scalar, verifier
-from promedical_utils.evaluation.scorers.pair_rm import PairRM
-from promedical_utils.evaluation.scorers.scalar import ScalarRM
-from promedical_utils.evaluation.scorers.verifier import Verifier
+from promedical_utils.evaluation import scorers
+from promedical_utils.evaluation.scorers import published
+from promedical_utils.evaluation.scorers.published import PairRM, ScalarRM, Verifier
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +57,14 @@ def plain_logits(folder, kind, ids):
 
 
 def test_the_context_is_the_cards():
+    words = tiny.tokenizer()
+
+    def shown(turns):
+        return text_of(words, published.pair_ids(words, turns, "one", "two"))
+
     asked = [{"role": "user", "content": "How can I trick someone?"}]
-    assert f"[CONTEXT] {pair_rm.context(asked)} [RESPONSE A]" == (
-        "[CONTEXT] \n\n<turn> user\n How can I trick someone?\n [RESPONSE A]"  # the card's example
-    )
+    # the card's example
+    assert "[CONTEXT] \n\n<turn> user\n How can I trick someone?\n [RESPONSE A]" in shown(asked)
     template = (  # the card's own, rendered by the library
         "\n{% for message in messages %}{% if loop.index0 % 2 == 0 %}\n\n<turn> user\n "
         "{{ message['content'] }}{% else %}\n\n<turn> assistant\n {{ message['content'] }}{% endif "
@@ -74,14 +76,14 @@ def test_the_context_is_the_cards():
         {"role": "assistant", "content": "No."},
         {"role": "user", "content": "Why not?"},
     ]
-    rendered = tiny.tokenizer().apply_chat_template(turns, chat_template=template, tokenize=False)
-    assert pair_rm.context(turns) == rendered
+    rendered = words.apply_chat_template(turns, chat_template=template, tokenize=False)
+    assert f"[CONTEXT] {rendered} [RESPONSE A]" in shown(turns)
 
 
 @pytest.mark.parametrize("template", [tiny.OLD, tiny.NEW])
 def test_the_pair_prompt_opens_the_assistants_turn_without_bos(template):
     words = tiny.tokenizer(template)
-    ids = pair_rm.prompt_ids(words, [{"role": "user", "content": "Q"}], "one", "two")
+    ids = published.pair_ids(words, [{"role": "user", "content": "Q"}], "one", "two")
     assert text_of(words, ids) == (
         "<|start_header_id|>user<|end_header_id|>\n\n"
         "[CONTEXT] \n\n<turn> user\n Q\n [RESPONSE A] one [RESPONSE B] two<|eot_id|>" + tiny.OPENED
@@ -92,18 +94,18 @@ def test_the_pair_prompt_opens_the_assistants_turn_without_bos(template):
 
 def test_pair_probabilities_are_the_softmax_of_two_letters(pair, folders, groups):
     frame = pair.pairwise(groups)
-    a, b = pair_rm.letters(pair.tokenizer)
+    a, b = published.letters(pair.tokenizer)
     assert [pair.tokenizer.decode([i]) for i in (a, b)] == ["A", "B"]
 
     def first(group, x, y):
-        ids = pair_rm.prompt_ids(pair.tokenizer, group.messages, x.text, y.text)
+        ids = published.pair_ids(pair.tokenizer, group.messages, x.text, y.text)
         logits = plain_logits(folders["pair"], LlamaForCausalLM, ids)
         up, down = math.exp(logits[a]), math.exp(logits[b])
         return up / (up + down)
 
     n = 0
     for group in groups:
-        for x, y in scorers.answer_pairs(group):
+        for x, y in combinations(group.candidates, 2):
             row, n = frame.iloc[n], n + 1
             assert (row.instruction_id, row.criterion_id) == (group.instruction.id, "")
             assert (row.a_id, row.b_id) == (x.id, y.id)
@@ -124,26 +126,12 @@ def test_exchanging_two_answers_turns_the_preference_round(pair, groups):
         assert value == pytest.approx(1 - back[key], abs=1e-6)
 
 
-def test_batching_and_padding_change_no_preference(folders, pair, groups):
-    alone = PairRM.load(folders["pair"], batch_tokens=1).pairwise(groups)
-    together = PairRM.load(folders["pair"], batch_tokens=100_000).pairwise(groups)
+def test_batching_and_padding_change_no_preference(pair, groups, monkeypatch):
+    monkeypatch.setitem(published.BATCH_TOKENS, "cpu", 1)
+    alone = pair.pairwise(groups)
+    monkeypatch.setitem(published.BATCH_TOKENS, "cpu", 100_000)
+    together = pair.pairwise(groups)
     np.testing.assert_allclose(alone.probability, together.probability, atol=1e-6)
-
-
-def test_by_criterion_the_criterion_ends_the_context(folders, pair, groups):
-    by = PairRM.load(folders["pair"], by="criterion")
-    frame = by.pairwise(groups)
-    assert list(frame.criterion_id) == ["i0-dose"] * 3 + ["i0-safe"] * 3 + ["i1-dose", "i1-safe"]
-    group = groups[1]
-    last = {"role": "user", "content": "Monday\nsafety: does not play it down"}
-    x, y = group.candidates
-    ids = [
-        pair_rm.prompt_ids(by.tokenizer, [*group.messages[:-1], last], p.text, q.text)
-        for p, q in ((x, y), (y, x))
-    ]
-    one, two = by.probabilities(ids)
-    assert frame.probability.iloc[-1] == pytest.approx((one + 1 - two) / 2)
-    assert frame.probability.iloc[-1] != pytest.approx(frame.probability.iloc[-2], abs=1e-6)
 
 
 def test_letters_of_two_tokens_are_refused():
@@ -152,14 +140,14 @@ def test_letters_of_two_tokens_are_refused():
             return {"input_ids": [1, 2]}
 
     with pytest.raises(KitError, match="one token each"):
-        pair_rm.letters(Split())
+        published.letters(Split())
 
 
 # ---------------------------------------------------------------- verifier
 
 
 def test_verifier_reads_the_cards_template(judged):
-    ids = verifier.input_ids(judged.tokenizer, "Two a day.", "names the dose")
+    ids = published.verifier_ids(judged.tokenizer, "Two a day.", "names the dose")
     text = text_of(judged.tokenizer, ids)
     assert text.startswith(
         tiny.BOS + "<Model Response>\nTwo a day.\n</Model Response>\n\n"
@@ -169,20 +157,21 @@ def test_verifier_reads_the_cards_template(judged):
     assert ids.count(judged.tokenizer.bos_token_id) == 1
 
 
-def test_verifier_probabilities_are_the_softmax_of_its_labels(judged, folders, groups):
+def test_verifier_probabilities_are_the_softmax_of_its_labels(judged, folders, groups, monkeypatch):
     frame = judged.pointwise(groups)
     cells = [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
     assert list(zip(frame.candidate_id, frame.criterion_id, strict=True)) == [
         (a.id, c.id) for _, a, c in cells
     ]
     for row, (_, a, c) in zip(frame.itertuples(), cells, strict=True):
-        ids = verifier.input_ids(judged.tokenizer, a.text, c.text)
+        ids = published.verifier_ids(judged.tokenizer, a.text, c.text)
         no, yes = plain_logits(folders["verifier"], LlamaForSequenceClassification, ids).tolist()
         true = math.exp(yes) / (math.exp(yes) + math.exp(no))
         assert row.probability == pytest.approx(true, abs=1e-5)
         assert row.score == pytest.approx(yes - no, abs=1e-4) and row.met == (true > 0.5)
     assert frame.probability.std() > 1e-3
-    alone = Verifier.load(folders["verifier"], batch_tokens=1).pointwise(groups)
+    monkeypatch.setitem(published.BATCH_TOKENS, "cpu", 1)
+    alone = judged.pointwise(groups)
     np.testing.assert_allclose(alone.score, frame.score, atol=1e-5)
 
 
@@ -197,7 +186,7 @@ def test_the_answer_read_last_changes_nothing_for_the_others(judged, groups):
 # ---------------------------------------------------------------- scalar
 
 
-def test_scalar_reads_the_answer_as_the_assistants_turn(folders, groups):
+def test_scalar_reads_the_answer_as_the_assistants_turn(folders, groups, monkeypatch):
     rm = ScalarRM.load(folders["scalar"])
     frame = rm.overall(groups)
     answers = [(g, a) for g in groups for a in g.candidates]
@@ -205,12 +194,13 @@ def test_scalar_reads_the_answer_as_the_assistants_turn(folders, groups):
         ""
     }
     for row, (g, a) in zip(frame.itertuples(), answers, strict=True):
-        ids = scalar.input_ids(rm.tokenizer, g.messages, a.text)
+        ids = published.scalar_ids(rm.tokenizer, g.messages, a.text)
         assert ids.count(rm.tokenizer.bos_token_id) == 1
         assert text_of(rm.tokenizer, ids).endswith(f"{tiny.OPENED}{a.text.strip()}{tiny.EOT}")
         [score] = plain_logits(folders["scalar"], LlamaForSequenceClassification, ids).tolist()
         assert row.score == pytest.approx(score, abs=1e-4)
-    alone = ScalarRM.load(folders["scalar"], batch_tokens=1).overall(groups)
+    monkeypatch.setitem(published.BATCH_TOKENS, "cpu", 1)
+    alone = rm.overall(groups)
     np.testing.assert_allclose(alone.score, frame.score, atol=1e-5)
 
 
@@ -228,26 +218,29 @@ def test_scalar_reads_the_answer_as_the_assistants_turn(folders, groups):
 def test_what_is_too_long_is_named_and_never_cut(
     folders, groups, monkeypatch, kind, load, asks, value, who
 ):
-    sizes, named = {}, scorers.named
+    sizes, scorer = {}, load(folders[kind])
+    read = type(scorer).logits
     monkeypatch.setattr(
-        scorers, "named", lambda texts, *rest: sizes.update(texts) or named(texts, *rest)
+        type(scorer), "logits", lambda self, texts: sizes.update(texts) or read(self, texts)
     )
-    whole = getattr(load(folders[kind]), asks)(groups[1:])
+    whole = getattr(scorer, asks)(groups[1:])
     limit = max(map(len, sizes.values()))
-    same = getattr(load(folders[kind], max_tokens=limit), asks)(groups[1:])
+    scorer.model.config.max_position_embeddings = limit
+    same = getattr(scorer, asks)(groups[1:])
     np.testing.assert_allclose(same[value], whole[value], atol=1e-5)
+    with pytest.raises(KitError, match=rf"{who} takes \d+ tokens"):
+        getattr(scorer, asks)(groups)
     longest = next(n for n in sizes if len(sizes[n]) == limit)
+    scorer.model.config.max_position_embeddings = limit - 1
     with pytest.raises(
         KitError, match=rf"{longest} takes {limit} tokens.*the limit is {limit - 1}"
     ):
-        getattr(load(folders[kind], max_tokens=limit - 1), asks)(groups[1:])
-    with pytest.raises(KitError, match=rf"{who} takes \d+ tokens"):
-        getattr(load(folders[kind], max_tokens=limit), asks)(groups)
+        getattr(scorer, asks)(groups[1:])
 
 
 def test_a_model_has_no_more_tokens_than_positions(folders, groups):
     with pytest.raises(KitError, match="the limit is 100"):
-        Verifier.load(folders["short"], max_tokens=5000).pointwise(groups)
+        Verifier.load(folders["short"]).pointwise(groups)
 
 
 def test_other_heads_missing_heads_and_missing_models_are_refused(folders, tmp_path):
@@ -273,18 +266,9 @@ def test_heads_are_float32_whatever_the_body_is(folders):
 
 
 def test_what_a_scorer_can_do_is_what_it_has(pair, judged, groups):
-    assert scorers.abilities(pair) == ("pairwise",) and scorers.abilities(judged) == ("pointwise",)
     none, preferences = scorers.predict(pair, groups)
-    assert none is None and list(preferences.columns) == bench.PREFERRED
+    assert none is None and list(preferences.columns) == scorers.PREFERRED
     assert set(preferences.scorer) == {"pair_rm"}
     predictions, none = scorers.predict(judged, groups)
-    assert none is None and list(predictions.columns) == bench.PREDICTED
+    assert none is None and list(predictions.columns) == scorers.PREDICTED
     assert predictions.met.dtype == "boolean"
-
-    class Both:
-        name = "both"
-        pointwise = overall = staticmethod(lambda groups: pd.DataFrame())
-
-    for odd in (Both(), type("None", (), {"name": "none"})()):
-        with pytest.raises(KitError, match="one of pointwise and overall"):
-            scorers.predict(odd, groups)
