@@ -127,9 +127,7 @@ def _curated_clinic(
     bench = {i: texts[i] for i in w.ids("bench")}
     made = _curated(profile, run, rows, bench, _asking(roles) if roles else _known(rows, truth))
     left = {i.id for i in made.instructions}
-    step_of = dict(zip(made.dropped.id, made.dropped.step)) | dict(
-        zip(made.queued.id, made.queued.step)
-    )
+    step_of = dict(zip(made.left_out.id, made.left_out.step))
     # one row of a cluster is kept, whichever: its instruction is then the one that came through
     asking = [truth[i].of for i in left if truth[i].kind in ("kept", "duplicate")]
     through = set(asking)
@@ -300,9 +298,8 @@ def _curated(
     """What curation makes of ``rows``; writes funnel.csv and left_out.parquet."""
     made = curation.curate(rows, bench, *asking, profile)
     _write_csv(made.funnel, run / "data/funnel.csv")
-    left_out = pd.concat([made.dropped.assign(queued=False), made.queued.assign(queued=True)])
     with replacing(run / "data/left_out.parquet") as temporary:
-        left_out.to_parquet(temporary, index=False)
+        made.left_out.to_parquet(temporary, index=False)
     return made
 
 
@@ -310,7 +307,7 @@ def _curation_report(rows: list[RawInstruction], made: curation.Curated) -> dict
     return {
         "rows": len(rows),
         "kept": len(made.instructions),
-        "queued": len(made.queued),
+        "queued": int(made.left_out.queued.sum()),
         "dropped": {r.step: int(r.dropped) for r in made.funnel.itertuples()},
     }
 
@@ -373,7 +370,7 @@ class _Drafting:
             drafts = self._by_clinic(asked, shown)
             self.valid += drafts
             return drafts
-        made = rubric_writer.write(self.roles, asked, shown, 0, self.profile.embedder)
+        made = rubric_writer.write(self.roles, asked, shown, self.profile.embedder)
         self.valid += made.rubrics
         self.repaired += made.repaired
         draft_of = {r.instruction_id: r for r in made.rubrics}

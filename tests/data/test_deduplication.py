@@ -151,7 +151,7 @@ def test_matches_are_the_duplicates_among_others(synthetic):
     texts, clusters, _ = synthetic
     ids = list(texts)
     some, rest = ids[:800:2], ids[1:800:2]
-    found = deduplication.matches([texts[i] for i in rest], [texts[i] for i in some])
+    found = deduplication.matches([texts[i] for i in rest], [texts[i] for i in some], "hashing")
     assert all(clusters[rest[row]] == clusters[some[other]] for row, (other, _) in found.items())
     held = {clusters[i] for i in some}
     wanted = [n for n, i in enumerate(rest) if clusters[i] in held]
@@ -223,18 +223,17 @@ def test_a_model_finds_what_spelling_does_not_and_the_guard_holds(synonyms):
     }
     given = list(texts), list(texts.values())
     assert deduplication.deduplicate(*given).empty
-    gone = deduplication.deduplicate(*given, synonyms, 0.9)
+    gone = deduplication.deduplicate(*given, synonyms)
     assert gone[["id", "kept_id", "rule"]].values.tolist() == [["b", "a", "semantic"]]
 
 
-def test_the_threshold_is_the_least_cosine_of_a_models_vectors(synonyms):
+def test_the_threshold_is_the_least_cosine_of_a_models_vectors(synonyms, monkeypatch):
     texts = ["My doctor says the pain in my elbow needs Morlodor"]
     texts.append(f"{texts[0]} home")
     a, b = embeddings.embed(texts, synonyms)
     for threshold, found in ((a @ b - 0.01, ["b"]), (a @ b + 0.01, [])):
-        assert (
-            deduplication.deduplicate(["a", "b"], texts, synonyms, threshold).id.tolist() == found
-        )
+        monkeypatch.setattr(deduplication, "THRESHOLD", threshold)
+        assert deduplication.deduplicate(["a", "b"], texts, synonyms).id.tolist() == found
 
 
 @pytest.mark.parametrize(
@@ -275,7 +274,5 @@ def test_real_questions_are_all_kept_and_their_rewordings_found():
 def test_a_leak_of_a_few_misspelled_words_is_found_whatever_a_sketch_makes_of_it():
     bench = ["metformin insulin warfarin migraine", "swelling metformin headache"]
     pool = ["muetformin insulni warafrin migraine", "swlling metfuormin heaadche"]
-    assert {row: other for row, (other, _) in deduplication.matches(pool, bench).items()} == {
-        0: 0,
-        1: 1,
-    }
+    found = deduplication.matches(pool, bench, "hashing")
+    assert {row: other for row, (other, _) in found.items()} == {0: 0, 1: 1}

@@ -141,7 +141,7 @@ def test_a_row_of_another_shape_is_named(folder, change, field):
         judged.read("medical_rewardbench")
 
 
-@pytest.mark.parametrize("name", judged.CARD)
+@pytest.mark.parametrize("name", judged.SETS)
 def test_what_is_not_there_is_one_line_that_says_what_to_fetch(folder, name):
     with pytest.raises(KitError, match="missing .* in PROMEDICAL_DATA_DIR"):
         judged.read(name)

@@ -187,15 +187,13 @@ def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
 
 
 def test_healthbench_figures_by_hand(folder):
-    found = real_sets.healthbench_figures(real_sets.read("healthbench_graded"))
+    found = real_sets.healthbench_figures(real_sets.load_real(1))
     assert found == {
         "pairs": 3,
         "prompts": 1,
         "on_penalties": 3,
         "longer_is_met": 2 / 3,
         "longer_is_preferred": 1 / 3,
-        "answers_below_zero": 2,
-        "mean_unclipped_score": ((5 - 8) / 5 + (5 - 8 - 6) / 5) / 2,
     }
 
 
@@ -422,8 +420,6 @@ def test_healthbench_figures_come_out(report):
     assert (found["pairs"], found["prompts"], found["on_penalties"]) == (716, 176, 204)
     assert round(found["longer_is_met"], 3) == 0.744
     assert round(found["longer_is_preferred"], 3) == 0.775
-    assert round(found["mean_unclipped_score"], 4) == 0.2465
-    assert found["answers_below_zero"] == 106
 
 
 @real_data

@@ -8,8 +8,7 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -27,30 +26,27 @@ GRAM = 5  # words of an n-gram
 GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
 WORD_OVERLAP = 0.8  # Jaccard of the content words
 BLOCK = 1000  # rows compared with all items at once
-Reasons = Mapping[str, str]  # by the id of a row
-Screen = Callable[[list[str]], Sequence[int | None]]
-Classify = Callable[[list[str]], Sequence[tuple[str, str] | str | None]]
 
 
 class Curated:
-    """What came out, and where the rest is: rows = instructions + dropped + queued.
+    """What came out, and where the rest is: each row is an instruction or was left out.
 
-    ``funnel`` (step, before, dropped, queued, after) has a row a step, in order; ``dropped`` and
-    ``queued`` (id, step, reason) have a row for each instruction that left.
+    ``funnel`` (step, before, dropped, queued, after) has a row a step, in order; ``left_out`` (id,
+    step, reason, queued) a row for each instruction that left, first those that were dropped.
     """
 
     def __init__(self, rows: Sequence[RawInstruction]):
         self.instructions: list[Instruction] = []
         self.left = list(rows)
-        self._funnel, self._dropped, self._queued = [], [], []
+        self._funnel, self._left_out = [], []
 
-    def step(self, name: str, dropped: Reasons, queued: Reasons = MappingProxyType({})) -> None:
+    def step(self, name: str, dropped: Mapping, queued: Mapping = MappingProxyType({})) -> None:
         """Take out what a step drops or queues, each with its reason by id."""
-        after = [row for row in self.left if row.id not in dropped and row.id not in queued]
-        self._funnel.append((name, len(self.left), len(dropped), len(queued), len(after)))
-        for gone, reasons in ((self._dropped, dropped), (self._queued, queued)):
-            gone.extend((row.id, name, reasons[row.id]) for row in self.left if row.id in reasons)
-        self.left = after
+        reasons, before = {**dropped, **queued}, len(self.left)
+        gone = [row.id for row in self.left if row.id in reasons]
+        self.left = [row for row in self.left if row.id not in reasons]
+        self._left_out += [(i, name, reasons[i], i in queued) for i in gone]
+        self._funnel.append((name, before, len(dropped), len(queued), len(self.left)))
 
     @property
     def funnel(self) -> pd.DataFrame:
@@ -58,36 +54,39 @@ class Curated:
         return pd.DataFrame(self._funnel, columns=columns)
 
     @property
-    def dropped(self) -> pd.DataFrame:
-        return pd.DataFrame(self._dropped, columns=["id", "step", "reason"])
-
-    @property
-    def queued(self) -> pd.DataFrame:
-        return pd.DataFrame(self._queued, columns=["id", "step", "reason"])
+    def left_out(self) -> pd.DataFrame:
+        rows = sorted(self._left_out, key=lambda row: row[-1])
+        frame = pd.DataFrame(rows, columns=["id", "step", "reason", "queued"])
+        return frame.astype({"queued": bool})
 
 
 def curate(
     rows: Sequence[RawInstruction],
-    bench: Mapping[str, str],
-    screen: Screen,
-    classify: Classify,
+    bench: Mapping,
+    screen: Callable,
+    classify: Callable,
     profile: Profile,
 ) -> Curated:
     """Run every step on ``rows``, as the profile bounds it; ``bench`` are the bench's texts by id.
 
-    ``screen`` gives each text a difficulty of 0 to 10, ``classify`` its (category, specialty) or
-    ``NOT_MEDICAL``; None is no answer. Raises KitError on a repeated id, or when a role answers
-    another number of texts than it was asked.
+    ``screen`` gives each of a list of texts a difficulty of 0 to 10, ``classify`` its (category,
+    specialty) or ``NOT_MEDICAL``; None is no answer. KitError on a repeated id, or when a role
+    answers another number of texts than it was asked.
     """
-    _unique(rows)
+    deduplication.check_ids([row.id for row in rows])
     made = Curated(rows)
-    made.step("licence", wrong_licence(made.left, profile.licences))
-    made.step("language", foreign(made.left, profile.languages))
-    made.step("length", wrong_length(made.left, profile.words_least, profile.words_most))
+    for name, reason_of in CHEAP.items():
+        reasons = {row.id: reason_of(row, profile) for row in made.left}
+        made.step(name, {i: reason for i, reason in reasons.items() if reason})
     made.step("duplicates", duplicates(made.left, profile.embedder))
     made.step("bench", leaks(made.left, bench, profile.embedder))
     difficulties = _asked("screener", screen, made.left)
-    outside = wrong_difficulty(difficulties, profile.difficulty_least, profile.difficulty_most)
+    low, high = profile.difficulty_least, profile.difficulty_most
+    outside = {
+        i: f"difficulty {answer}, not {low} to {high}"
+        for i, answer in difficulties.items()
+        if answer is not None and not low <= answer <= high
+    }
     made.step("difficulty", outside, _unanswered("screener", difficulties))
     classes = _asked("classifier", classify, made.left)
     others = {i: "not medical" for i, named in classes.items() if named == NOT_MEDICAL}
@@ -107,35 +106,24 @@ def curate(
     return made
 
 
-def wrong_difficulty(answers: Mapping[str, int | None], low: int, high: int) -> dict[str, str]:
-    return {
-        i: f"difficulty {answer}, not {low} to {high}"
-        for i, answer in answers.items()
-        if answer is not None and not low <= answer <= high
-    }
+def _licence(row: RawInstruction, profile: Profile) -> str:
+    """SPDX names know no case."""
+    allowed = row.licence.casefold() in {name.casefold() for name in profile.licences}
+    return "" if allowed else f"licence {row.licence}"
 
 
-def _unanswered(role: str, answers: Mapping) -> dict[str, str]:
-    return {i: f"no answer of the {role}" for i, answer in answers.items() if answer is None}
+def _language(row: RawInstruction, profile: Profile) -> str:
+    """Surely another one; a row that cannot be told is kept."""
+    code = languages.foreign(row.text, tuple(profile.languages))
+    return code and f"language {code}"
 
 
-def wrong_licence(rows: Sequence[RawInstruction], licences: Sequence[str]) -> dict[str, str]:
-    """Rows whose licence is not on the list, with the reason; SPDX names know no case."""
-    allowed = {name.casefold() for name in licences}
-    return {r.id: f"licence {r.licence}" for r in rows if r.licence.casefold() not in allowed}
+def _length(row: RawInstruction, profile: Profile) -> str:
+    n, fewest, most = len(row.text.split()), profile.words_least, profile.words_most
+    return "" if fewest <= n <= most else f"{n} words, not {fewest} to {most}"
 
 
-def foreign(rows: Sequence[RawInstruction], allowed: Sequence[str]) -> dict[str, str]:
-    """Rows surely in another language; one that cannot be told is kept."""
-    found = {r.id: languages.foreign(r.text, tuple(allowed)) for r in rows}
-    return {i: f"language {code}" for i, code in found.items() if code}
-
-
-def wrong_length(rows: Sequence[RawInstruction], fewest: int, most: int) -> dict[str, str]:
-    words = {r.id: len(r.text.split()) for r in rows}
-    return {
-        i: f"{n} words, not {fewest} to {most}" for i, n in words.items() if not fewest <= n <= most
-    }
+CHEAP = {"licence": _licence, "language": _language, "length": _length}  # why a row is dropped
 
 
 def duplicates(rows: Sequence[RawInstruction], embedder: str) -> dict[str, str]:
@@ -157,61 +145,59 @@ def leaks(
     """
     if not rows or not bench:
         return {}
-    names, items = list(bench), list(bench.values())
-    texts, found = [r.text for r in rows], {}
-    for rule, hits in (
-        ("n-gram overlap", _shared_grams(texts, items)),
-        ("word overlap", _shared_words(texts, items)),
-        ("embedding", deduplication.matches(texts, items, embedder)),
-    ):
+    names, items, texts = list(bench), list(bench.values()), [r.text for r in rows]
+    item_grams = [_grams(item, {GRAM}) for item in items]
+    sizes = {len(gram) for grams in item_grams for gram in grams}  # a short item is one n-gram
+    item_words = [_words(item) for item in items]
+    rules = {
+        "n-gram overlap": _overlaps(
+            texts,
+            lambda text: _grams(text, sizes),
+            item_grams,
+            lambda shared, _, n: shared / n,
+            GRAM_SHARE,
+        ),
+        "word overlap": _overlaps(
+            texts, _words, item_words, lambda shared, m, n: shared / (m + n - shared), WORD_OVERLAP
+        ),
+        "embedding": deduplication.matches(texts, items, embedder),
+    }
+    found = {}
+    for rule, hits in rules.items():
         for n, (item, value) in hits.items():
             found.setdefault(rows[n].id, f"{rule} {value:.2f} with bench item {names[item]}")
     return found
 
 
-def _shared_grams(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
-    """Row -> (item, share of the item's n-grams in the row), from ``GRAM_SHARE`` on."""
-    grams_of = [_grams(item, GRAM) for item in items]
-    holders: dict[tuple, list[int]] = {}
-    for item, grams in enumerate(grams_of):
-        for gram in grams:
-            holders.setdefault(gram, []).append(item)
-    sizes = {len(gram) for gram in holders}  # an item of fewer words is one n-gram
-    hits = {}
-    for row, text in enumerate(texts):
-        grams = set().union(*(_grams(text, size) for size in sizes))
-        shared = Counter(item for gram in grams for item in holders.get(gram, ()))
-        shares = {item: n / len(grams_of[item]) for item, n in shared.items()}
-        best = max(shares, key=lambda item: (shares[item], -item), default=None)
-        if best is not None and shares[best] >= GRAM_SHARE:
-            hits[row] = (best, shares[best])
-    return hits
-
-
-def _grams(text: str, size: int) -> set[tuple[str, ...]]:
+def _grams(text: str, sizes: Iterable[int]) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.casefold())
-    return {tuple(words[n : n + size]) for n in range(max(1, len(words) - size + 1))}
-
-
-def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
-    """Row -> (item, Jaccard of their content words), where that is at least ``WORD_OVERLAP``."""
-    words_of = CountVectorizer(analyzer=_words, binary=True)
-    of_items = words_of.fit_transform(items)
-    item_sizes = of_items.sum(axis=1).A1
-    hits = {}
-    for start in range(0, len(texts), BLOCK):
-        block = texts[start : start + BLOCK]
-        sizes = np.array([len(_words(text)) for text in block])
-        shared = (words_of.transform(block) @ of_items.T).toarray()
-        jaccard = shared / (sizes[:, None] + item_sizes - shared)
-        for row, item in enumerate(jaccard.argmax(axis=1)):
-            if jaccard[row, item] >= WORD_OVERLAP:
-                hits[start + row] = (int(item), float(jaccard[row, item]))
-    return hits
+    return {
+        tuple(words[n : n + size]) for size in sizes for n in range(max(1, len(words) - size + 1))
+    }
 
 
 def _words(text: str) -> set[str]:
     return {word for sentence in content(read(text)) for word in sentence}
+
+
+def _overlaps(
+    texts: Sequence[str], parts: Callable, of_items: list[set], alike: Callable, least: float
+) -> dict[int, tuple[int, float]]:
+    """Row -> (the most similar item, of equals the first; how alike), from ``least`` on.
+
+    ``alike``: of how many parts both have, the text (T, 1) and the item (I,).
+    """
+    counter, hits = CountVectorizer(analyzer=set, binary=True), {}
+    items = counter.fit_transform(of_items)
+    for start in range(0, len(texts), BLOCK):
+        block = [parts(text) for text in texts[start : start + BLOCK]]
+        shared = (counter.transform(block) @ items.T).toarray()
+        sizes = np.array([[len(given)] for given in block])
+        values = alike(shared, sizes, items.sum(axis=1).A1)
+        for row, item in enumerate(values.argmax(axis=1)):
+            if values[row, item] >= least:
+                hits[start + row] = (int(item), float(values[row, item]))
+    return hits
 
 
 def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
@@ -224,9 +210,5 @@ def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
     return {row.id: answer for row, answer in zip(rows, answers)}
 
 
-def _unique(rows: Sequence[RawInstruction]) -> None:
-    seen = set()
-    for row in rows:
-        if row.id in seen:
-            raise KitError(f"two rows of the pool have the id {row.id!r}: make ids unique")
-        seen.add(row.id)
+def _unanswered(role: str, answers: Mapping) -> dict[str, str]:
+    return {i: f"no answer of the {role}" for i, answer in answers.items() if answer is None}

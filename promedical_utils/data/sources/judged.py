@@ -36,43 +36,48 @@ class Question:
 
 
 def read(name: str, splits: Collection[str] = ()) -> tuple[list[Question], dict[str, int]]:
-    """(questions with a pair, what was left out and how often) of a set in ``READERS``.
+    """(questions with a pair, what was left out and how often) of a set in ``SETS``.
 
     ``splits``: of mediqa, those to keep (all, if none is named). KitError where it cannot be
     reached.
     """
-    rows = schemas.read(CARD[name])
-    questions, left_out = READERS[name]([row for row in rows if not splits or row.split in splits])
+    card, adapter = SETS[name]
+    rows = schemas.read(card)
+    questions, left_out = adapter([row for row in rows if not splits or row.split in splits])
     kept = [q for q in questions if q.pairs]
     if len(kept) < len(questions):
         left_out["questions without two unequal scores"] = len(questions) - len(kept)
     return kept, left_out
 
 
-def _scored(id: str, text: str, source: str, answers: Sequence[tuple[str, str, int]]) -> Question:
+def _scored(
+    instruction: Instruction,
+    answers: Sequence[tuple[str, str, int]],
+    generator: str = "retrieved",
+    subset: str = "",
+) -> Question:
     """Of (answer id, text, score); the pairs are in the order of the ids, which tells nothing."""
-    score = {i: s for i, _, s in answers}
+    i, score = instruction.id, {name: points for name, _, points in answers}
     pairs = []
     for a, b in combinations(sorted(score), 2):
         if score[a] != score[b]:
             pairs.append((a, b, 1 if score[a] > score[b] else -1))
-    return Question(
-        question(id, source, text, "consumer_question"),
-        tuple(
-            Candidate(id=i, instruction_id=id, generator="retrieved", text=t) for i, t, _ in answers
-        ),
-        tuple(pairs),
-        short_hash(wording(text)),
-    )
+    candidates = [
+        Candidate(id=name, instruction_id=i, generator=generator, text=text)
+        for name, text, _ in answers
+    ]
+    condition = short_hash(wording(instruction.messages[-1].content))
+    return Question(instruction, tuple(candidates), tuple(pairs), condition, subset)
 
 
 def mediqa(rows: Sequence[schemas.MediqaQuestion]) -> tuple[list[Question], dict[str, int]]:
     """The reference score of 1 to 4 orders the answers; ids as in ``real_sets`` (notebook 01)."""
     questions = []
     for row in rows:
-        id = f"mediqa-{row.split}-{row.qid}"
-        answers = [(f"{id}-{a.aid}", a.text, a.score) for a in row.answers]
-        questions.append(_scored(id, row.question, "mediqa", answers))
+        asked = question(f"mediqa-{row.split}-{row.qid}", "mediqa", row.question, CONSUMER)
+        questions.append(
+            _scored(asked, [(f"{asked.id}-{a.aid}", a.text, a.score) for a in row.answers])
+        )
     return questions, {}
 
 
@@ -82,48 +87,46 @@ def medquad(rows: Sequence[schemas.MedquadAnswer]) -> tuple[list[Question], dict
     168 answers were judged twice, and never alike: they have no score here (kit's decision, a mean
     would order them by who happened to judge twice).
     """
-    scores = defaultdict(set)
+    judged = defaultdict(list)
     for row in rows:
-        scores[row.qid, row.aid].add(row.score)
-    last = {(row.qid, row.aid): row for row in rows}
-    answers = defaultdict(list)
-    for (qid, aid), given in scores.items():
-        if len(given) == 1:
-            answers[qid].append((f"medquad-{qid}-{aid}", last[qid, aid].answer, min(given)))
+        judged[row.qid, row.aid].append(row)
+    answers, twice = defaultdict(list), 0
+    for (qid, aid), of_answer in judged.items():
+        if len({row.score for row in of_answer}) > 1:
+            twice += 1
+        else:
+            last = of_answer[-1]
+            answers[qid].append((f"medquad-{qid}-{aid}", last.answer, last.score))
     text = {row.qid: row.question for row in rows}
-    questions = [_scored(f"medquad-{q}", text[q], "medquad", a) for q, a in answers.items()]
-    return questions, {"answers judged differently": sum(len(s) > 1 for s in scores.values())}
+    questions = [
+        _scored(question(f"medquad-{qid}", "medquad", text[qid], CONSUMER), scored)
+        for qid, scored in answers.items()
+    ]
+    return questions, {"answers judged differently": twice}
 
 
 def rewardbench(rows: Sequence[schemas.RewardBenchPair]) -> tuple[list[Question], dict[str, int]]:
     """A row is a pair; which of the two is called a is drawn by hash: the order tells nothing."""
     questions, alike = [], 0
     for number, row in enumerate(rows):
-        id = f"rewardbench-{number:04d}"
-        side_of = {f"{id}-{short_hash(id, side)[:6]}": side for side in ("chosen", "rejected")}
-        a, b = sorted(side_of)
-        texts = {i: row.last(side) for i, side in side_of.items()}
-        if texts[a] == texts[b]:
-            alike += 1
-            continue
-        questions.append(
-            Question(
-                question(id, "medical_rewardbench", row.prompt, "medical_instruction"),
-                tuple(
-                    Candidate(id=i, instruction_id=id, generator="unknown", text=texts[i])
-                    for i in (a, b)
-                ),
-                ((a, b, 1 if side_of[a] == "chosen" else -1),),
-                short_hash(wording(row.prompt)),
-                row.label_type.lower(),
-            )
+        asked = question(
+            f"rewardbench-{number:04d}", "medical_rewardbench", row.prompt, "medical_instruction"
         )
+        answers = []
+        for side in ("chosen", "rejected"):
+            given = getattr(row, side)
+            text = given if isinstance(given, str) else given[-1].content
+            answers.append((f"{asked.id}-{short_hash(asked.id, side)[:6]}", text, side == "chosen"))
+        if answers[0][1] == answers[1][1]:
+            alike += 1
+        else:
+            questions.append(_scored(asked, sorted(answers), "unknown", row.label_type.lower()))
     return questions, {"pairs of the same text": alike} if alike else {}
 
 
-CARD = {
-    "mediqa": "mediqa",
-    "medquad": "medquad_judged",
-    "medical_rewardbench": "medical_rewardbench",
+CONSUMER = "consumer_question"
+SETS = {  # name -> its card, and what makes questions of its rows
+    "mediqa": ("mediqa", mediqa),
+    "medquad": ("medquad_judged", medquad),
+    "medical_rewardbench": ("medical_rewardbench", rewardbench),
 }
-READERS = {"mediqa": mediqa, "medquad": medquad, "medical_rewardbench": rewardbench}

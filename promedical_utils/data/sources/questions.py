@@ -16,12 +16,11 @@ def question(
     specialty: str = "unspecified",
 ) -> Instruction:
     """A public set's question, or conversation that ends in one; its difficulty is not known: 5."""
-    messages = [Message(role="user", content=asked)] if isinstance(asked, str) else list(asked)
     return Instruction(
         id=id,
         category=category,
         specialty=specialty,
-        messages=messages,
+        messages=[Message(role="user", content=asked)] if isinstance(asked, str) else list(asked),
         source=source,
         difficulty=5,
     )
