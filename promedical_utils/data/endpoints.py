@@ -33,6 +33,10 @@ NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request wou
 AGAIN = (408, 409, 429)  # and everything from 500 on
 NO_COMPLETION = (json.JSONDecodeError, AttributeError, IndexError, TypeError)  # in the body
 TABLES = Path(__file__).with_name("answers.sql").read_text(encoding="utf-8")
+SPEND = (
+    "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
+    "requests = requests + excluded.requests, tokens = tokens + excluded.tokens"
+)
 
 
 class BudgetSpent(KitError):
@@ -84,34 +88,25 @@ class Answers:
     def get(self, key: str) -> tuple[str, str] | None:
         """(text, finish reason) of an answered request, else None."""
         with self._transaction() as db:
-            query = "SELECT text, finish FROM answers WHERE key = ?"
-            return db.execute(query, (key,)).fetchone()
+            return db.execute("SELECT text, finish FROM answers WHERE key = ?", [key]).fetchone()
 
     def put(self, key, role, model, request, text, finish, prompt: int, completion: int) -> None:
         """Store an answer and its tokens in one transaction; a key that is there stays as it is."""
         row = (key, role, model, request, text, finish, prompt, completion)
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            self._add(db, role, 0, prompt + completion)
+            db.execute(SPEND, (role, 0, prompt + completion))
 
     def tried(self, role: str) -> None:
         """Count one try, answered or not."""
         with self._transaction() as db:
-            self._add(db, role, 1, 0)
-
-    @staticmethod
-    def _add(db: sqlite3.Connection, role: str, requests: int, tokens: int) -> None:
-        db.execute(
-            "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
-            "requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
-            (role, requests, tokens),
-        )
+            db.execute(SPEND, (role, 1, 0))
 
     def spent(self, role: str) -> tuple[int, int]:
         """(requests, tokens) of a role over the life of the file."""
         with self._transaction() as db:
-            query = "SELECT requests, tokens FROM spent WHERE role = ?"
-            return db.execute(query, (role,)).fetchone() or (0, 0)
+            rows = db.execute("SELECT requests, tokens FROM spent WHERE role = ?", [role])
+            return rows.fetchone() or (0, 0)
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What every role has asked and used: requests (all tries), answered, tokens."""
@@ -128,12 +123,9 @@ class Endpoint:
 
     def __init__(self, role: str, settings: Role, base_url: str, answers: Answers):
         if not base_url:
-            raise KitError(
-                f"role {role} has no endpoint: set endpoint in the profile, or "
-                f"roles.{role}.endpoint"
-            )
-        self.role, self.settings, self.answers = role, settings, answers
-        self.base_url = base_url
+            where = f"set endpoint in the profile, or roles.{role}.endpoint"
+            raise KitError(f"role {role} has no endpoint: {where}")
+        self.role, self.settings, self.base_url, self.answers = role, settings, base_url, answers
         self._reserved, self._guard, self._stop = 0, threading.Lock(), threading.Event()
         self._retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, _Unanswered) and error.again),
@@ -193,15 +185,15 @@ class Endpoint:
         for attempt in range(ASKS):
             if self._stop.is_set():
                 return Answer(None, "stopped")
-            body = self._body(request, attempt)
-            # not the address, which may move, nor the key
+            body = self._body(request, attempt)  # without the address, which may move, and the key
             named = json.dumps([body, attempt], sort_keys=True, ensure_ascii=False)
             key = hashlib.sha256(named.encode()).hexdigest()
             try:
                 stored = self.answers.get(key) or self._retrying(self._fetch, body, key)
             except _Unanswered as error:
-                tries = f"unanswered after {self.settings.retries + 1} tries: " * error.again
-                return Answer(None, f"{tries}{error}")
+                tries = self.settings.retries + 1
+                reason = f"unanswered after {tries} tries: {error}" if error.again else str(error)
+                return Answer(None, reason)
             try:
                 content = content_of(*stored, request.schema)
                 return Answer(read(index, content) if read else content)
@@ -267,8 +259,7 @@ class Endpoint:
         return _Unanswered(f"HTTP {status}: {text.replace(self._client.api_key, '***')}")
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds: what the server asked for, else doubling ones, drawn so that requests that
-        failed together do not come back together."""
+        """What the server asked for, or doubling seconds, drawn so that not all come at once."""
         doubling = self.settings.backoff * 2 ** (state.attempt_number - 1)
         seconds = max(state.outcome.exception().seconds, doubling * random.uniform(0.5, 1.5))
         return min(LONGEST_WAIT, seconds)
@@ -279,16 +270,15 @@ class Endpoint:
         role, caps = self.role, self.settings
         with self._guard:
             requests, tokens = self.answers.spent(role)
-            if requests >= caps.requests:
-                raise BudgetSpent(
-                    f"role {role}: the cap of {caps.requests} requests is reached; raise "
-                    f"roles.{role}.requests and run again"
-                )
-            if tokens + self._reserved + expected > caps.tokens:
-                raise BudgetSpent(
-                    f"role {role}: the budget of {caps.tokens} tokens would be passed ({tokens} "
-                    f"used); raise roles.{role}.tokens and run again"
-                )
+            for name, used, next_one, cap in (
+                ("requests", requests, 1, caps.requests),
+                ("tokens", tokens, self._reserved + expected, caps.tokens),
+            ):
+                if used + next_one > cap:
+                    raise BudgetSpent(
+                        f"role {role}: its cap of {cap} {name} would be passed ({used} used); "
+                        f"raise roles.{role}.{name} and run again"
+                    )
             self.answers.tried(role)
             self._reserved += expected
         try:

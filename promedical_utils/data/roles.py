@@ -195,7 +195,18 @@ def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
         }
         requests.append(request("judge", content, Judged))
     answers = endpoint.ask(requests, lambda n, reply: exactly(reply.verdicts, tasks[n].criteria))
-    return [_verdicts(task, answer) for task, answer in zip(tasks, answers, strict=True)]
+    verdicts = []
+    for task, answer in zip(tasks, answers, strict=True):
+        of_task = []
+        for name, criterion in short_names(task.criteria).items():
+            about = {"candidate_id": task.candidate.id, "criterion_id": criterion.id}
+            said = {"verdict": "unknown", "rationale": answer.reason}
+            if answer.value:
+                reply = answer.value[name]
+                said = {"verdict": reply.verdict, "rationale": reply.reason}
+            of_task.append(Verdict(judge="judge", **about, **said))
+        verdicts.append(of_task)
+    return verdicts
 
 
 def exactly(replies: Sequence, criteria: Sequence[Criterion]) -> dict:
@@ -209,16 +220,3 @@ def exactly(replies: Sequence, criteria: Sequence[Criterion]) -> dict:
 def short_names(criteria: Sequence[Criterion]) -> dict[str, Criterion]:
     """Short names for a request: the records' ids are long, and tell the criterion's kind."""
     return {f"c{n}": c for n, c in enumerate(criteria, 1)}
-
-
-def _verdicts(task: Task, answer: Answer) -> list[Verdict]:
-    rows = []
-    for name, criterion in short_names(task.criteria).items():
-        reply = answer.value[name] if answer.value else None
-        about = {"candidate_id": task.candidate.id, "criterion_id": criterion.id, "judge": "judge"}
-        if reply is None:
-            about |= {"verdict": "unknown", "rationale": answer.reason}
-        else:
-            about |= {"verdict": reply.verdict, "rationale": reply.reason}
-        rows.append(Verdict(**about))
-    return rows

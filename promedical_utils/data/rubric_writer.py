@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
@@ -121,7 +122,7 @@ def examples(
         return [[] for _ in asked]
     vectors = embeddings.embed([_text(i) for i, _ in pool], embedder)
     queries = embeddings.embed([_text(i) for i in asked], embedder)
-    near = embeddings.nearest(queries, vectors, EXAMPLES + 1)
+    near = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, : EXAMPLES + 1]
     chosen = []
     for instruction, row in zip(asked, near, strict=True):
         others = [pool[n] for n in row if pool[n][0].id != instruction.id][:EXAMPLES]

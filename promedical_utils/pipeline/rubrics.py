@@ -225,7 +225,7 @@ def open_rows(profile: Profile) -> tuple[list[RawInstruction], dict[str, Rubric]
         reading = open_sets.read(source, profile.source_limit or None)
         rows += reading.instructions
         brought |= {r.instruction_id: r for r in reading.rubrics}
-        anew = {"rubrics to be written anew": len(reading.queued)}
+        anew = {"rubrics to be written anew": reading.unfit.total()}
         left_out[Path(source).name] = dict(reading.skipped) | anew
     return rows, brought, left_out
 

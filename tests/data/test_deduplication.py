@@ -175,12 +175,6 @@ def test_hashed_vectors_do_not_depend_on_their_company(synthetic):
     )
 
 
-def test_nearest_finds_the_same_text_first_and_a_typing_error_next():
-    texts = ["my elbow aches", "my elbow achse", "which train goes home", "my elbow aches"]
-    near = embeddings.nearest(embeddings.embed(texts[:1]), embeddings.embed(texts), 3)
-    assert near.tolist() == [[0, 3, 1]]
-
-
 def test_a_model_that_is_not_there_is_one_clear_error(tmp_path):
     with pytest.raises(KitError, match="embedder .* cannot be loaded") as error:
         embeddings.embed(["text"], str(tmp_path / "nothing"))
@@ -241,7 +235,6 @@ def test_the_threshold_is_the_least_cosine_of_a_models_vectors(synonyms, monkeyp
     [
         ({"ids": ["a", "b", "a"], "texts": ["x y", "x z", "q"]}, "1 ids stand more than once, fir"),
         ({"ids": ["a", "b"], "texts": ["x y", " \n"]}, r"row 2 \(b\): empty text"),
-        ({"ids": [], "texts": []}, "no rows"),
     ],
 )
 def test_a_bad_pool_is_one_clear_error(rows, complaint):

@@ -105,7 +105,7 @@ def test_tries_that_fail_count_against_the_cap(clinic, tmp_path):
 def test_the_token_budget_is_not_passed(clinic, tmp_path):
     with Server(clinic) as server:
         asking = roles(server.url, tmp_path, tokens=20_000)
-        with pytest.raises(BudgetSpent, match="budget of 20000 tokens"):
+        with pytest.raises(BudgetSpent, match="cap of 20000 tokens"):
             asking.judge(tasks(clinic.world, 12))
         spent = asking.answers.spent("judge")[1]
         assert 0 < spent <= 20_000 and 0 < server.requests < 36

@@ -4,7 +4,7 @@ import pytest
 from helpers.endpoints_clinic import played, roles
 
 from promedical_utils.clinic.server import Server
-from promedical_utils.core.records import Instruction
+from promedical_utils.core.records import Instruction, Message
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.endpoints import Answer
 from promedical_utils.data.roles import Draft, DraftedCriterion
@@ -131,6 +131,14 @@ def test_examples_are_the_nearest_and_never_the_instruction_itself():
     (shown,) = rubric_writer.examples([twin], pool, "hashing")
     assert shown[-1][0].id == pool[7][0].id  # the most similar stands next to the question
     assert rubric_writer.examples([twin], [], "hashing") == [[]]
+    texts = ["my elbow aches", "my elbow achse", "which train goes home", "my elbow aches"]
+    alike = [
+        (i.model_copy(update={"messages": [Message(role="user", content=text)]}), rubric)
+        for text, (i, rubric) in zip(texts, pool)
+    ]
+    asked = alike[0][0].model_copy(update={"id": "asked"})
+    (shown,) = rubric_writer.examples([asked], alike, "hashing")
+    assert [i.id for i, _ in shown] == [alike[n][0].id for n in (1, 3, 0)]  # of equals the first
 
 
 class Scripted:

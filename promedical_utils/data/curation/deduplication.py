@@ -107,10 +107,8 @@ def deduplicate(
     """The duplicates: a row (id, kept_id, rule) for each text to be left out, by id.
 
     Duplicates of duplicates are one cluster; of each, the smallest id is kept. Raises KitError on
-    no text, a repeated id or a text of blanks.
+    a repeated id or a text of blanks.
     """
-    if not ids:
-        raise KitError("the pool has no rows; nothing to deduplicate")
     check_ids(ids)
     for row, (id_, text) in enumerate(zip(ids, texts, strict=True), 1):
         if not text.strip():

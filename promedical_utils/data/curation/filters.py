@@ -9,19 +9,20 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Instruction, Message, RawInstruction
+from promedical_utils.core.records import Instruction, RawInstruction
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import deduplication, languages
 from promedical_utils.data.curation.lexical_guard import content, read
+from promedical_utils.data.sources.schemas import question
 
 NOT_MEDICAL = "not_medical"
+NO_ANSWER = "no answer of the"
 GRAM = 5  # words of an n-gram
 GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
 WORD_OVERLAP = 0.8  # Jaccard of the content words
@@ -40,13 +41,14 @@ class Curated:
         self.left = list(rows)
         self._funnel, self._left_out = [], []
 
-    def step(self, name: str, dropped: Mapping, queued: Mapping = MappingProxyType({})) -> None:
-        """Take out what a step drops or queues, each with its reason by id."""
-        reasons, before = {**dropped, **queued}, len(self.left)
+    def step(self, name: str, reasons: Mapping[str, str]) -> None:
+        """Take out the rows that have a reason, by id; those of ``NO_ANSWER`` are queued."""
         gone = [row.id for row in self.left if row.id in reasons]
+        queued = [reasons[i].startswith(NO_ANSWER) for i in gone]
+        self._left_out += [(i, name, reasons[i], q) for i, q in zip(gone, queued, strict=True)]
+        before, waiting = len(self.left), sum(queued)
         self.left = [row for row in self.left if row.id not in reasons]
-        self._left_out += [(i, name, reasons[i], i in queued) for i in gone]
-        self._funnel.append((name, before, len(dropped), len(queued), len(self.left)))
+        self._funnel.append((name, before, len(gone) - waiting, waiting, len(self.left)))
 
     @property
     def funnel(self) -> pd.DataFrame:
@@ -61,7 +63,7 @@ class Curated:
 
 
 def curate(
-    rows: Sequence[RawInstruction],
+    rows: list[RawInstruction],
     bench: Mapping,
     screen: Callable,
     classify: Callable,
@@ -78,37 +80,38 @@ def curate(
     for name, reason_of in CHEAP.items():
         reasons = {row.id: reason_of(row, profile) for row in made.left}
         made.step(name, {i: reason for i, reason in reasons.items() if reason})
-    made.step("duplicates", duplicates(made.left, profile.embedder))
+    ids, texts = [row.id for row in made.left], [row.text for row in made.left]
+    repeated = deduplication.deduplicate(ids, texts, profile.embedder)
+    made.step("duplicates", {r.id: f"{r.rule} of {r.kept_id}" for r in repeated.itertuples()})
     made.step("bench", leaks(made.left, bench, profile.embedder))
-    difficulties = _asked("screener", screen, made.left)
+    difficulties, reasons = _asked("screener", screen, made.left)
     low, high = profile.difficulty_least, profile.difficulty_most
-    outside = {
-        i: f"difficulty {answer}, not {low} to {high}"
-        for i, answer in difficulties.items()
-        if answer is not None and not low <= answer <= high
-    }
-    made.step("difficulty", outside, _unanswered("screener", difficulties))
-    classes = _asked("classifier", classify, made.left)
+    for i, difficulty in difficulties.items():
+        if difficulty is not None and not low <= difficulty <= high:
+            reasons[i] = f"difficulty {difficulty}, not {low} to {high}"
+    made.step("difficulty", reasons)
+    classes, reasons = _asked("classifier", classify, made.left)
     others = {i: "not medical" for i, named in classes.items() if named == NOT_MEDICAL}
-    made.step("medical", others, _unanswered("classifier", classes))
+    made.step("medical", reasons | others)
     for row in made.left:
-        category, specialty = classes[row.id]
-        made.instructions.append(
-            Instruction(
-                id=row.id,
-                category=category,
-                specialty=specialty,
-                source=row.source,
-                difficulty=difficulties[row.id],
-                messages=[Message(role="user", content=row.text)],
-            )
-        )
+        of_roles = (*classes[row.id], difficulties[row.id])
+        made.instructions.append(question(row.id, row.source, row.text, *of_roles))
     return made
 
 
+def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> tuple[dict, dict]:
+    """Answers by id, and which are none; KitError when their number is not that of the texts."""
+    answers = list(ask([row.text for row in rows])) if rows else []
+    if len(answers) != len(rows):
+        raise KitError(
+            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
+        )
+    by_id = {row.id: answer for row, answer in zip(rows, answers, strict=True)}
+    return by_id, {i: f"{NO_ANSWER} {role}" for i, answer in by_id.items() if answer is None}
+
+
 def _licence(row: RawInstruction, profile: Profile) -> str:
-    """SPDX names know no case."""
-    allowed = row.licence.casefold() in {name.casefold() for name in profile.licences}
+    allowed = row.licence.casefold() in map(str.casefold, profile.licences)
     return "" if allowed else f"licence {row.licence}"
 
 
@@ -124,14 +127,6 @@ def _length(row: RawInstruction, profile: Profile) -> str:
 
 
 CHEAP = {"licence": _licence, "language": _language, "length": _length}  # why a row is dropped
-
-
-def duplicates(rows: Sequence[RawInstruction], embedder: str) -> dict[str, str]:
-    """Rows that repeat another one, which is kept (see ``deduplication``)."""
-    if not rows:
-        return {}
-    gone = deduplication.deduplicate([r.id for r in rows], [r.text for r in rows], embedder)
-    return {r.id: f"{r.rule} of {r.kept_id}" for r in gone.itertuples()}
 
 
 def leaks(
@@ -198,17 +193,3 @@ def _overlaps(
             if values[row, item] >= least:
                 hits[start + row] = (int(item), float(values[row, item]))
     return hits
-
-
-def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
-    """Answers by id; KitError when their number is not that of the texts."""
-    answers = list(ask([row.text for row in rows])) if rows else []
-    if len(answers) != len(rows):
-        raise KitError(
-            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
-        )
-    return {row.id: answer for row, answer in zip(rows, answers)}
-
-
-def _unanswered(role: str, answers: Mapping) -> dict[str, str]:
-    return {i: f"no answer of the {role}" for i, answer in answers.items() if answer is None}

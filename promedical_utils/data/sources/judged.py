@@ -6,15 +6,15 @@ unequal score. Medical RewardBench: one pair a row, which medical experts revise
     questions, left_out = judged.read("medquad")
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from promedical_utils.core.records import Candidate, Instruction, Rubric
 from promedical_utils.core.workspace import short_hash
 from promedical_utils.data.sources import schemas
-from promedical_utils.data.sources.questions import question, wording
+from promedical_utils.data.sources.schemas import question, wording
 
 # Pairs of each subset of Medical RewardBench, by its card
 SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}
@@ -42,90 +42,81 @@ def read(name: str, splits: Collection[str] = ()) -> tuple[list[Question], dict[
     reached.
     """
     card, adapter = SETS[name]
-    rows = schemas.read(card)
-    questions, left_out = adapter([row for row in rows if not splits or row.split in splits])
-    kept = [q for q in questions if q.pairs]
-    if len(kept) < len(questions):
-        left_out["questions without two unequal scores"] = len(questions) - len(kept)
-    return kept, left_out
+    rows = [row for row in schemas.read(card) if not splits or row.split in splits]
+    kept, left_out = [], Counter()
+    for asked in adapter(rows, left_out):
+        if asked.pairs:
+            kept.append(asked)
+        else:
+            left_out["questions without two unequal scores"] += 1
+    return kept, dict(left_out)
 
 
 def _scored(
-    instruction: Instruction,
-    answers: Sequence[tuple[str, str, int]],
-    generator: str = "retrieved",
-    subset: str = "",
+    asked: Instruction, answers: Sequence[tuple], generator: str = "retrieved", subset: str = ""
 ) -> Question:
     """Of (answer id, text, score); the pairs are in the order of the ids, which tells nothing."""
-    i, score = instruction.id, {name: points for name, _, points in answers}
+    score = {id: points for id, _, points in answers}
     pairs = []
     for a, b in combinations(sorted(score), 2):
         if score[a] != score[b]:
             pairs.append((a, b, 1 if score[a] > score[b] else -1))
     candidates = [
-        Candidate(id=name, instruction_id=i, generator=generator, text=text)
-        for name, text, _ in answers
+        Candidate(id=id, instruction_id=asked.id, generator=generator, text=text)
+        for id, text, _ in answers
     ]
-    condition = short_hash(wording(instruction.messages[-1].content))
-    return Question(instruction, tuple(candidates), tuple(pairs), condition, subset)
+    condition = short_hash(wording(asked.messages[-1].content))
+    return Question(asked, tuple(candidates), tuple(pairs), condition, subset)
 
 
-def mediqa(rows: Sequence[schemas.MediqaQuestion]) -> tuple[list[Question], dict[str, int]]:
+# --- adapters: questions of a card's rows, which count what they leave out
+
+
+def mediqa(rows: Sequence[schemas.MediqaQuestion], _: Counter) -> Iterator[Question]:
     """The reference score of 1 to 4 orders the answers; ids as in ``real_sets`` (notebook 01)."""
-    questions = []
     for row in rows:
         asked = question(f"mediqa-{row.split}-{row.qid}", "mediqa", row.question, CONSUMER)
-        questions.append(
-            _scored(asked, [(f"{asked.id}-{a.aid}", a.text, a.score) for a in row.answers])
-        )
-    return questions, {}
+        yield _scored(asked, [(f"{asked.id}-{a.aid}", a.text, a.score) for a in row.answers])
 
 
-def medquad(rows: Sequence[schemas.MedquadAnswer]) -> tuple[list[Question], dict[str, int]]:
+def medquad(rows: Sequence[schemas.MedquadAnswer], left_out: Counter) -> Iterator[Question]:
     """The judged score of 1 to 4 orders the answers.
 
     168 answers were judged twice, and never alike: they have no score here (kit's decision, a mean
     would order them by who happened to judge twice).
     """
-    judged = defaultdict(list)
+    judged, answers = defaultdict(list), defaultdict(list)
     for row in rows:
         judged[row.qid, row.aid].append(row)
-    answers, twice = defaultdict(list), 0
     for (qid, aid), of_answer in judged.items():
         if len({row.score for row in of_answer}) > 1:
-            twice += 1
+            left_out["answers judged differently"] += 1
         else:
             last = of_answer[-1]
             answers[qid].append((f"medquad-{qid}-{aid}", last.answer, last.score))
     text = {row.qid: row.question for row in rows}
-    questions = [
-        _scored(question(f"medquad-{qid}", "medquad", text[qid], CONSUMER), scored)
-        for qid, scored in answers.items()
-    ]
-    return questions, {"answers judged differently": twice}
+    for qid, scored in answers.items():
+        yield _scored(question(f"medquad-{qid}", "medquad", text[qid], CONSUMER), scored)
 
 
-def rewardbench(rows: Sequence[schemas.RewardBenchPair]) -> tuple[list[Question], dict[str, int]]:
+def rewardbench(rows: Sequence[schemas.RewardBenchPair], left_out: Counter) -> Iterator[Question]:
     """A row is a pair; which of the two is called a is drawn by hash: the order tells nothing."""
-    questions, alike = [], 0
     for number, row in enumerate(rows):
-        asked = question(
-            f"rewardbench-{number:04d}", "medical_rewardbench", row.prompt, "medical_instruction"
-        )
+        id, source = f"rewardbench-{number:04d}", "medical_rewardbench"
         answers = []
         for side in ("chosen", "rejected"):
             given = getattr(row, side)
             text = given if isinstance(given, str) else given[-1].content
-            answers.append((f"{asked.id}-{short_hash(asked.id, side)[:6]}", text, side == "chosen"))
+            answers.append((f"{id}-{short_hash(id, side)[:6]}", text, side == "chosen"))
         if answers[0][1] == answers[1][1]:
-            alike += 1
+            left_out["pairs of the same text"] += 1
         else:
-            questions.append(_scored(asked, sorted(answers), "unknown", row.label_type.lower()))
-    return questions, {"pairs of the same text": alike} if alike else {}
+            asked = question(id, source, row.prompt, "medical_instruction")
+            yield _scored(asked, sorted(answers), "unknown", row.label_type.lower())
 
 
 CONSUMER = "consumer_question"
-SETS = {  # name -> its card, and what makes questions of its rows
+SETS = {  # name -> its card and adapter
     "mediqa": ("mediqa", mediqa),
     "medquad": ("medquad_judged", medquad),
     "medical_rewardbench": ("medical_rewardbench", rewardbench),

@@ -7,8 +7,8 @@ A rubric of RaR-Medicine becomes the kit's by a rule that is the kit's decision:
   that says that bad advice or an error is avoided is kept, one that plainly says that the answer
   gives bad advice or errs is turned round. "Does not mention X" is neither: X may be what must be
   said, or what must not. Nor are omissions and questions of style vetoes.
-- A rubric with a row that fits none of this, or that breaks the kit's rules for drafts, is queued
-  with the reasons and what of it is clear. The rubrics are a language model's: status draft.
+- A rubric with a row that fits none of this, or that breaks the kit's rules for drafts, is counted
+  with its first reason, and written anew. The rubrics are a language model's: status draft.
 """
 
 import os
@@ -25,8 +25,8 @@ from promedical_utils.core.records import RawInstruction, Rubric
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.roles import Draft, DraftedCriterion
-from promedical_utils.data.sources.questions import NEGATION, question
-from promedical_utils.data.sources.schemas import VARIABLE, Card, cards, text_lines
+from promedical_utils.data.sources import schemas
+from promedical_utils.data.sources.schemas import NEGATION, VARIABLE, Card, question
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 CATEGORY = re.compile(r"(essential|important|optional|pitfall) criteria\s*:\s*", re.IGNORECASE)
@@ -34,20 +34,20 @@ WEIGHTS = {"essential": 1.0, "important": 0.7}
 AVOIDED = rubric_writer.phrase("avoided", begins=True)
 FAULT = rubric_writer.phrase("fault", begins=True)
 TWISTED = rubric_writer.phrase("twisted")
-CARDS = cards("open_sets.yaml")
+CARDS = schemas.cards("open_sets.yaml")
 
 
 @dataclass(frozen=True)
 class Reading:
     """What one source gave: every row is an instruction or is counted in ``skipped``, by reason.
 
-    ``rubrics`` keep the kit's rules; ``queued`` do not, each with its reasons.
+    ``rubrics`` keep the kit's rules; those that do not are counted in ``unfit``, by reason.
     """
 
     instructions: list[RawInstruction] = field(default_factory=list)
     rubrics: list[Rubric] = field(default_factory=list)
-    queued: list[rubric_writer.Queued] = field(default_factory=list)
     skipped: Counter = field(default_factory=Counter)
+    unfit: Counter = field(default_factory=Counter)
 
 
 def read(source: str | Path, limit: int | None = None) -> Reading:
@@ -73,7 +73,10 @@ def read(source: str | Path, limit: int | None = None) -> Reading:
             seen.add(row.id)
             reading.instructions.append(row)
             if rubric is not None:
-                _add_rubric(reading, row, rubric)
+                try:
+                    reading.rubrics.append(_rubric(row, rubric))
+                except ValueError as error:
+                    reading.unfit[str(error)] += 1
             if len(reading.instructions) == limit:
                 break
     if not reading.instructions:
@@ -104,8 +107,6 @@ def _of_set(key: str, card: Card) -> Iterator[tuple]:
 def _open(card: Card) -> Iterator[dict]:
     """Rows of a set's train split, streamed from the hub or from a downloaded copy of it."""
     import datasets
-    import huggingface_hub
-    import ijson
 
     data = os.environ.get(VARIABLE)
     copy = Path(data) / card.folder if data else None
@@ -114,22 +115,13 @@ def _open(card: Card) -> Iterator[dict]:
             f"missing folder {card.folder} in {VARIABLE}: run there `{card.command}`, or unset "
             f"{VARIABLE} to read {card.name} over the network"
         )
-    try:
-        if card.hub_file:  # `datasets` would hold the whole array
-            remote = f"datasets/{card.hub}@{card.revision}/{card.hub_file}"
-            hub = huggingface_hub.HfFileSystem
-            with open(copy / card.hub_file, "rb") if copy else hub().open(remote) as file:
-                yield from ijson.items(file, "item", use_float=True)
-        else:
-            where, at = (str(copy), {}) if copy else (card.hub, {"revision": card.revision})
-            yield from datasets.load_dataset(where, **at, split="train", streaming=True)
-    except Exception as error:  # what networks, hub clients and parsers raise has no common type
-        mend = "the copy is broken: fetch it again" if copy else "mend the network, or download it"
-        raise KitError(
-            f"cannot read {card.name} from {card.folder if copy else card.hub} "
-            f"({type(error).__name__}): {mend} with `{card.command}` in the folder that {VARIABLE} "
-            "names"
-        ) from None
+    where, at = (str(copy), {}) if copy else (card.hub, {"revision": card.revision})
+    mend = "the copy is broken: fetch it again" if copy else "mend the network, or download it"
+    with schemas.reading(
+        f"{card.name} from {card.folder if copy else card.hub}",
+        f"{mend} with `{card.command}` in the folder that {VARIABLE} names",
+    ):
+        yield from datasets.load_dataset(where, **at, split="train", streaming=True)
 
 
 def _own(path: Path) -> Iterator[tuple]:
@@ -143,17 +135,13 @@ def _own(path: Path) -> Iterator[tuple]:
             f"{path.name}: no file of {', '.join(ENDINGS)}; each row is id, text, source, licence"
         )
     for file in files:
-        try:
+        with schemas.reading(file.name, "fetch or write it again"):
             if file.suffix == ".parquet":
                 for batch in parquet.ParquetFile(file).iter_batches():
                     yield from ((_checked(row), None) for row in batch.to_pylist())
             else:
-                with text_lines(file) as lines:
+                with schemas.text_lines(file) as lines:
                     yield from ((_checked(line), None) for line in lines if line.strip())
-        except (OSError, EOFError, ValueError) as error:  # pyarrow's and the codec's among these
-            raise KitError(
-                f"{file.name} cannot be read ({type(error).__name__}): fetch or write it again"
-            ) from None
 
 
 def _checked(row: str | dict) -> RawInstruction | str:
@@ -179,8 +167,8 @@ def _text(value) -> str:
 
 
 def _rar_medicine(row: Mapping) -> tuple:
-    question = _text(row["question"])
-    return short_hash(question), question, row["rubric"] or []
+    asked = _text(row["question"])
+    return short_hash(asked), asked, row["rubric"] or []
 
 
 def _ultramedical(row: Mapping) -> tuple:
@@ -188,50 +176,30 @@ def _ultramedical(row: Mapping) -> tuple:
     return row["id"], _text(asked[0]) if len(asked) == 1 else "", None
 
 
-def _ultramedical_preference(row: Mapping) -> tuple:
-    return row["prompt_id"], _text(row["prompt"]), None
-
-
-ADAPTERS = {
-    "rar_medicine": _rar_medicine,
-    "ultramedical": _ultramedical,
-    "ultramedical_preference": _ultramedical_preference,
-}
+ADAPTERS = {"rar_medicine": _rar_medicine, "ultramedical": _ultramedical}
 
 
 # --- rubrics
 
 
-def _add_rubric(reading: Reading, row: RawInstruction, rubric_rows: Iterable[Mapping]) -> None:
-    draft, reasons = drafted(rubric_rows)
-    reasons += rubric_writer.broken_rules(draft, question(row.id, row.source, row.text))
-    if reasons:
-        reading.queued.append(rubric_writer.Queued(row.id, tuple(reasons), draft))
-    else:
-        reading.rubrics.append(rubric_writer.rubric(draft, row.id))
-
-
-def drafted(rows: Iterable[Mapping]) -> tuple[Draft, list[str]]:
-    """RaR's rubric rows (description, weight) as a draft, and why others are left out of it."""
-    criteria, reasons = [], []
-    for row in rows:
-        description = _text(row.get("description"))
-        try:
-            criteria.append(_drafted(description, row.get("weight")))
-        except ValueError as error:
-            reasons.append(f"{description!r}: {error}")
+def _rubric(row: RawInstruction, rubric_rows: Iterable[Mapping]) -> Rubric:
+    """RaR's rubric rows (description, weight) as a rubric; ValueError with what is not clear."""
+    criteria = [_drafted(_text(r.get("description")), r.get("weight")) for r in rubric_rows]
     total = sum(c.weight for c in criteria) or 1
     scaled = [c.model_copy(update={"weight": c.weight / total}) for c in criteria]
-    return Draft(criteria=scaled), reasons
+    draft, asked = Draft(criteria=scaled), question(row.id, row.source, row.text, "unspecified")
+    if broken := rubric_writer.broken_rules(draft, asked):
+        raise ValueError(broken[0])
+    return rubric_writer.rubric(draft, row.id)
 
 
 def _drafted(description: str, weight) -> DraftedCriterion:
     category = CATEGORY.match(description)
     if not category or not isinstance(weight, int | float):
-        raise ValueError("no category of the set, or no weight; write the criterion anew")
+        raise ValueError("no category of the set, or no weight")
     kind, text = category[1].lower(), description[category.end() :].strip()
     if (kind == "pitfall") != (weight < 0):
-        raise ValueError(f"weight {weight} contradicts the category; decide which holds")
+        raise ValueError("the sign of the weight contradicts the category")
     if kind in WEIGHTS:
         return DraftedCriterion(dimension="proficiency", text=text, weight=WEIGHTS[kind])
     if kind == "optional":
@@ -240,6 +208,4 @@ def _drafted(description: str, weight) -> DraftedCriterion:
         begins = form.match(text)
         if begins and not TWISTED.search(text, begins.end()):
             return DraftedCriterion(dimension="safety", text=prefix + text, weight=0)
-    raise ValueError(
-        "cannot be turned so that met is safe; say what must not be said, or leave it out"
-    )
+    raise ValueError("a pitfall cannot be turned so that met is safe")

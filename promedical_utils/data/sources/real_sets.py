@@ -36,9 +36,8 @@ from promedical_utils.core.records import (
 )
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data.sources import judged
-from promedical_utils.data.sources.questions import NEGATION, question, wording
-from promedical_utils.data.sources.schemas import CARDS, VARIABLE, as_first_read, read
+from promedical_utils.data.sources import judged, schemas
+from promedical_utils.data.sources.schemas import NEGATION, question, read, wording
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
@@ -111,12 +110,13 @@ def load_real(seed: int) -> RealStudy:
         "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or tested "
         "on them: not testable in this profile, save for HealthBench's language-model labels."
     ]
-    _add_kqa(study)
-    _add_mediqa(study)
-    if os.environ.get(VARIABLE):
-        _add_healthbench(study)
-    else:
-        notes.append("HealthBench: not run; its graded answers come from PROMEDICAL_DATA_DIR only.")
+    for key, add in SOURCES.items():
+        card = schemas.CARDS[key]
+        if os.environ.get(schemas.VARIABLE) or card.hub or card.address:
+            add(study)
+            study.notes.append(card.caveat)
+        else:
+            notes.append(f"{card.name}: not run; they come from {schemas.VARIABLE} only.")
     for group in groups(study.instructions, study.rubrics, study.candidates, study.verdicts):
         if group.instruction.source != "mediqa":  # whose pairs are graded, the others' a join
             study.pairs.extend(criterion_pairs(group))
@@ -140,14 +140,14 @@ def _answer(instruction_id: str, generator: str, text: str) -> Candidate:
 def _add_kqa(study: RealStudy) -> None:
     rows, statements, blank = {}, {}, 0  # both by instruction id; statements: wording -> id
     for row in read("kqa_questions"):
-        i, diagnosis = f"kqa-{short_hash(wording(row.Question))}", row.ICD_10_diag or "unspecified"
+        i = f"kqa-{short_hash(wording(row.Question))}"
         criteria = [
             *_statements(i, "must_have", row.Must_have, "proficiency"),
             *_statements(i, "nice_to_have", row.Nice_to_have, "excellence"),
         ]
         blank += len(row.Must_have) + len(row.Nice_to_have) - len(criteria)
         study.add_question(
-            question(i, "kqa", row.Question, "patient_question", diagnosis), criteria
+            question(i, "kqa", row.Question, "patient_question", row.ICD_10_diag), criteria
         )
         rows[i], statements[i] = row, {wording(c.text): c.id for c in criteria}
 
@@ -177,10 +177,6 @@ def _add_kqa(study: RealStudy) -> None:
         f"question file does not have: they count in the agreement only. {blank} blank or repeated "
         "statements left out."
     )
-    study.notes.append(
-        "K-QA: the physician's answer is the chosen one of every pair, so style alone can tell. "
-        "Questions without a labelled system answer have no verdicts."
-    )
 
 
 def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list[Criterion]:
@@ -191,11 +187,8 @@ def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list
 
 
 def _add_mediqa(study: RealStudy) -> None:
-    study.notes.append(
-        "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from score 3."
-    )
     rows = read("mediqa")
-    for row, asked in zip(rows, judged.mediqa(rows)[0], strict=True):
+    for row, asked in zip(rows, judged.mediqa(rows, Counter()), strict=True):
         i = asked.instruction.id
         overall = short_hash(i, OVERALL)
         about = {"dimension": "proficiency", "text": OVERALL, "weight": 1, "kind": "overall"}
@@ -216,9 +209,6 @@ def harm() -> dict[str, bool]:
 
 
 def _add_healthbench(study: RealStudy) -> None:
-    study.notes.append(
-        "HealthBench: labels are a language model's; the list that marks harm awaits a physician."
-    )
     by_prompt = defaultdict(list)
     for row in read("healthbench_graded"):
         by_prompt[row.prompt_id].append(row)
@@ -247,6 +237,14 @@ def _points(prompt_id: str, points: Sequence) -> list[Criterion]:
             about = {"kind": "penalty_harm", "dimension": "safety", "weight": 0}
         criteria.append(Criterion(id=i, text=text, **about))
     return criteria
+
+
+# by the card that has to be at hand, and whose caveat a run repeats
+SOURCES = {
+    "kqa_labels": _add_kqa,
+    "mediqa": _add_mediqa,
+    "healthbench_graded": _add_healthbench,
+}
 
 
 # ---------------------------------------------------------------- splits
@@ -307,7 +305,9 @@ def aggregate_report(study: RealStudy) -> dict:
     report = {
         "instructions": dict(sorted(counts.items())),
         "bench_answers_also_in_train": {"n": sum(leaked), "of": len(leaked)},
-        "files_as_first_read": {key: as_first_read(key) for key in CARDS if CARDS[key].sha256},
+        "files_as_first_read": {
+            key: schemas.as_first_read(key) for key, card in schemas.CARDS.items() if card.sha256
+        },
         "kqa_agreement": agreement(read("kqa_labels")),
     }
     if EXTERNAL & set(source.values()):

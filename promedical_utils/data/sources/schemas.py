@@ -1,13 +1,15 @@
-"""Source cards and reading: from the folder PROMEDICAL_DATA_DIR when it is set, else the network.
+"""Cards of public sets, and their rows as read from PROMEDICAL_DATA_DIR, else from the network.
 
 Rows are validated before anything is made of them, so one broken row is one line that names file,
-row and field and never quotes the row.
+row and field and never quotes the row. What all sets have in common as records stands at the end.
 """
 
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
@@ -15,10 +17,11 @@ from typing import Annotated, Literal, TextIO
 import yaml
 from pydantic import BaseModel, Field
 
-from promedical_utils.core.records import Message, validated
+from promedical_utils.core.records import Instruction, Message, validated
 from promedical_utils.core.workspace import KitError, sha256
 
 VARIABLE = "PROMEDICAL_DATA_DIR"
+NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
 Text = Annotated[str, Field(pattern=r"\S")]
 Label = Literal["Entailment", "Neutral", "Contradiction"]
 Answer = Text | Annotated[list[Message], Field(min_length=1)]  # or a conversation that ends in it
@@ -41,6 +44,7 @@ class Card:
     address: str = ""
     folder: str = ""
     fields: Sequence[str] = ()
+    caveat: str = ""
 
     @property
     def command(self) -> str:
@@ -157,8 +161,9 @@ def as_first_read(key: str) -> bool | None:
 
     A card without a hash, of a file that the kit has not seen, takes any.
     """
-    path, known = Path(os.environ.get(VARIABLE, "")) / CARDS[key].file, CARDS[key].sha256
-    return (not known or sha256(path) == known) if path.is_file() else None
+    card = CARDS[key]
+    path = Path(os.environ.get(VARIABLE, "")) / card.file
+    return card.sha256 in ("", sha256(path)) if path.is_file() else None
 
 
 def _local(card: Card, folder: Path) -> list[dict]:
@@ -168,13 +173,19 @@ def _local(card: Card, folder: Path) -> list[dict]:
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
             f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
         )
+    with reading(card.file, "fetch it again"), text_lines(path) as lines:
+        return _parsed(lines, card.file)
+
+
+@contextmanager
+def reading(what: str, mend: str) -> Iterator[None]:
+    """Whatever fails is a KitError: what networks, hub clients and codecs raise has no type."""
     try:
-        with text_lines(path) as lines:
-            return _parsed(lines, card.file)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        zipped = "gzipped " if path.suffix == ".gz" else ""
-        what = f"not {zipped}text ({type(error).__name__})"
-        raise KitError(f"{card.file} is {what}: fetch it again") from None
+        yield
+    except KitError:
+        raise
+    except Exception as error:
+        raise KitError(f"cannot read {what} ({type(error).__name__}): {mend}") from None
 
 
 def text_lines(path: Path) -> TextIO:
@@ -185,10 +196,7 @@ def text_lines(path: Path) -> TextIO:
 def _parsed(lines: Iterable[str], where: str) -> list[dict]:
     """Rows of JSON lines, or of one array where the name ends in ``.json``."""
     if where.endswith(".json"):
-        try:
-            return list(json.loads("".join(lines)))
-        except json.JSONDecodeError as error:
-            raise KitError(f"{where}: not one JSON array ({error.msg}); fetch it again") from None
+        return list(json.loads("".join(lines)))
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -207,7 +215,8 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
     import datasets
     import huggingface_hub
 
-    try:
+    mend = f"download it and set {VARIABLE} to the folder that holds {card.file}"
+    with reading(f"{card.name} from {where}", f"mend the network, or {mend}"):
         if card.hub_file:
             path = huggingface_hub.hf_hub_download(
                 card.hub, card.hub_file, repo_type="dataset", revision=card.revision
@@ -220,13 +229,6 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
         kind = "csv" if card.address.endswith(".csv") else "json"
         rows = datasets.load_dataset(kind, data_files=card.address, split="train")
         return [as_in_file(row) for row in rows]
-    except KitError:
-        raise
-    except Exception as error:  # what networks and hub clients raise has no common type
-        raise KitError(
-            f"cannot fetch {card.name} from {where} ({type(error).__name__}): mend the network, or "
-            f"download it and set {VARIABLE} to the folder that holds {card.file}"
-        ) from None
 
 
 def _kqa_label(row: dict) -> dict:
@@ -251,3 +253,20 @@ def _mediqa(row: dict) -> dict:
 
 
 OF_HUB = {"kqa_labels": _kqa_label, "mediqa": _mediqa}  # rows of the network as those of the file
+
+
+def question(id, source, asked: str | list[Message], category, specialty="", difficulty=5):
+    """An ``Instruction``: a question, or conversation that ends in one; 5 is difficulty unknown."""
+    return Instruction(
+        id=id,
+        category=category,
+        specialty=specialty or "unspecified",
+        messages=[Message(role="user", content=asked)] if isinstance(asked, str) else asked,
+        source=source,
+        difficulty=difficulty,
+    )
+
+
+def wording(text: str) -> str:
+    """The words of a text without case and punctuation: what tells one question from another."""
+    return re.sub(r"\W+", " ", text.lower()).strip() or text
