@@ -12,7 +12,7 @@ as in semhash) could not promise that.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -36,23 +36,22 @@ class _Pool:
     """N texts as they are compared, with what is known of the words of all of them.
 
     ``words`` are a text's content words in order, ``guards`` the numbers and negations that
-    duplicates share. ``word_rows`` (in how many texts a word stands, from 3 on) and ``names`` are
-    what the guard is told of the pool; ``names`` is None with ``hashing``.
+    duplicates share. ``word_rows`` (in how many texts a word stands) and ``names`` are what the
+    guard is told of the pool; ``names`` is None with ``hashing``.
     """
 
     def __init__(self, texts: Sequence[str], embedder: str):
         self.texts, self.embedder = texts, embedder
-        self.words, self.names, word_rows = [], None, Counter()
+        self.words, self.names, self.word_rows = [], None, Counter()
         for text in texts:
             sentences = lexical_guard.read(text)
             content = lexical_guard.content(sentences)
             self.words.append(tuple(word for sentence in content for word in sentence))
-            word_rows.update(set().union(*sentences))
+            self.word_rows.update(set().union(*sentences))
         if embedder != embeddings.HASHING:  # names mostly stand with a capital within a sentence
             capitals = Counter(word for text in texts for word in lexical_guard.capitals(text))
-            self.names = frozenset(w for w, n in word_rows.items() if 2 * capitals[w] >= n)
+            self.names = frozenset(w for w, n in self.word_rows.items() if 2 * capitals[w] >= n)
         self.guards = [tuple(lexical_guard.numbers(words)) for words in self.words]
-        self.word_rows = {word: n for word, n in word_rows.items() if n > 2}
 
     @cached_property
     def vectors(self) -> np.ndarray:
@@ -69,7 +68,7 @@ class _Pool:
         """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``."""
         if self.names is None and not self.spelled_alike(a, b):
             return DIFFERENT
-        texts = _read(self.texts[a]), _read(self.texts[b])
+        texts = lexical_guard.read(self.texts[a]), lexical_guard.read(self.texts[b])
         return lexical_guard.compare(*texts, self.word_rows, self.names)
 
     def spelled_alike(self, a: int, b: int) -> bool:
@@ -165,12 +164,6 @@ def check_ids(ids: Sequence[str]) -> None:
             f"the pool: {len(repeated)} ids stand more than once, first {repeated[0]!r}; make ids "
             "unique"
         )
-
-
-@lru_cache(1 << 12)
-def _read(text: str) -> list[list[str]]:
-    """A text is read again where it is compared: all of a large pool would not fit in memory."""
-    return lexical_guard.read(text)
 
 
 def _grams(words: Iterable[str]) -> set[str]:

@@ -9,6 +9,7 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -145,16 +146,8 @@ def leaks(
     sizes = {len(gram) for grams in item_grams for gram in grams}  # a short item is one n-gram
     item_words = [_words(item) for item in items]
     rules = {
-        "n-gram overlap": _overlaps(
-            texts,
-            lambda text: _grams(text, sizes),
-            item_grams,
-            lambda shared, _, n: shared / n,
-            GRAM_SHARE,
-        ),
-        "word overlap": _overlaps(
-            texts, _words, item_words, lambda shared, m, n: shared / (m + n - shared), WORD_OVERLAP
-        ),
+        "n-gram overlap": _overlaps(texts, partial(_grams, sizes=sizes), item_grams, GRAM_SHARE),
+        "word overlap": _overlaps(texts, _words, item_words, WORD_OVERLAP, jaccard=True),
         "embedding": deduplication.matches(texts, items, embedder),
     }
     found = {}
@@ -176,19 +169,21 @@ def _words(text: str) -> set[str]:
 
 
 def _overlaps(
-    texts: Sequence[str], parts: Callable, of_items: list[set], alike: Callable, least: float
+    texts: Sequence[str], parts: Callable, of_items: list[set], least: float, jaccard: bool = False
 ) -> dict[int, tuple[int, float]]:
     """Row -> (the most similar item, of equals the first; how alike), from ``least`` on.
 
-    ``alike``: of how many parts both have, the text (T, 1) and the item (I,).
+    How alike: the share of the item's parts that the text has, or the Jaccard of the two.
     """
     counter, hits = CountVectorizer(analyzer=set, binary=True), {}
     items = counter.fit_transform(of_items)
     for start in range(0, len(texts), BLOCK):
         block = [parts(text) for text in texts[start : start + BLOCK]]
         shared = (counter.transform(block) @ items.T).toarray()
-        sizes = np.array([[len(given)] for given in block])
-        values = alike(shared, sizes, items.sum(axis=1).A1)
+        of = items.sum(axis=1).A1
+        if jaccard:
+            of = np.array([[len(given)] for given in block]) + of - shared
+        values = shared / of
         for row, item in enumerate(values.argmax(axis=1)):
             if values[row, item] >= least:
                 hits[start + row] = (int(item), float(values[row, item]))

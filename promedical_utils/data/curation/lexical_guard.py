@@ -43,6 +43,7 @@ def _normal(word: str) -> str:
     return "not" if word in _NEGATIONS else _NUMBERS.get(word, word)
 
 
+@lru_cache(1 << 12)  # of a large pool not all would fit in memory
 def read(text: str) -> Sentences:
     """The words of a text by sentences, without case, punctuation, greetings and thanks."""
     plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
@@ -63,9 +64,9 @@ def content(sentences: Sentences) -> Sentences:
 def compare(a: Sentences, b: Sentences, rows: Mapping, names: frozenset | None = None) -> int:
     """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``, for two texts as ``read`` gives them.
 
-    ``rows`` says in how many rows of the pool a word stands (0 to 2 may be left out): a typing
-    error is rare beside the word that is meant, where another word is not. ``names`` are given when
-    a model found the two alike: then other words may differ, if they are no facts.
+    ``rows`` says in how many rows of the pool a word stands: a typing error is rare beside the word
+    that is meant, where another word is not. ``names`` are given when a model found the two alike:
+    then other words may differ, if they are no facts.
     """
     count_a, count_b = (Counter(w for s in sentences for w in s) for sentences in (a, b))
     only_a, only_b = count_a - count_b, count_b - count_a

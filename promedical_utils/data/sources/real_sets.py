@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import mean, mode
 
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score
 
 from promedical_utils.core import statistics
 from promedical_utils.core.records import (
@@ -324,12 +323,11 @@ def agreement(labels: Sequence) -> dict:
     categories = [row.category for row in labels]
     reliability = statistics.reliability(table, CLASSES, by=categories, draws=200)
     whole = reliability[reliability.slice == "all"].set_index("coefficient").value
+    pairs = [statistics.agreement(table[a], table[b]) for a, b in combinations(table, 2)]
     return {
         "rows": len(table),
         "fleiss_kappa": float(whole["fleiss"]),
-        "cohen_kappa": [
-            float(cohen_kappa_score(table[a], table[b])) for a, b in combinations(table, 2)
-        ],
+        "cohen_kappa": [pair["kappa"] for pair in pairs],
         "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
         "reliability": reliability.round(4).to_dict("records"),
     }
