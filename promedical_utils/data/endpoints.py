@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.workspace import KitError, shown
@@ -31,8 +31,12 @@ WARMER = 0.2  # temperature that each further one of these adds
 LONGEST_WAIT = 60.0  # seconds before a retry, whatever the server asks for
 NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
 AGAIN = (408, 409, 429)  # and everything from 500 on
-
-M = TypeVar("M", bound=BaseModel)
+NO_COMPLETION = (json.JSONDecodeError, AttributeError, IndexError, TypeError)  # in the body
+TABLES = Path(__file__).with_name("answers.sql").read_text(encoding="utf-8")
+SPEND = (
+    "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
+    "requests = requests + excluded.requests, tokens = tokens + excluded.tokens"
+)
 
 
 class BudgetSpent(KitError):
@@ -63,15 +67,7 @@ class Answers:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         with self._transaction() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, role TEXT, model TEXT, "
-                "request TEXT, text TEXT, finish TEXT, prompt INTEGER, completion INTEGER)"
-            )
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS spent "
-                "(role TEXT PRIMARY KEY, requests INTEGER, tokens INTEGER)"
-            )
+            db.executescript(TABLES)
 
     @cached_property
     def _db(self) -> sqlite3.Connection:
@@ -92,44 +88,25 @@ class Answers:
     def get(self, key: str) -> tuple[str, str] | None:
         """(text, finish reason) of an answered request, else None."""
         with self._transaction() as db:
-            query = "SELECT text, finish FROM answers WHERE key = ?"
-            return db.execute(query, (key,)).fetchone()
+            return db.execute("SELECT text, finish FROM answers WHERE key = ?", [key]).fetchone()
 
-    def put(
-        self,
-        key: str,
-        role: str,
-        model: str,
-        request: str,
-        text: str,
-        finish: str,
-        prompt: int,
-        completion: int,
-    ) -> None:
+    def put(self, key, role, model, request, text, finish, prompt: int, completion: int) -> None:
         """Store an answer and its tokens in one transaction; a key that is there stays as it is."""
         row = (key, role, model, request, text, finish, prompt, completion)
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            self._add(db, role, 0, prompt + completion)
+            db.execute(SPEND, (role, 0, prompt + completion))
 
     def tried(self, role: str) -> None:
         """Count one try, answered or not."""
         with self._transaction() as db:
-            self._add(db, role, 1, 0)
-
-    @staticmethod
-    def _add(db: sqlite3.Connection, role: str, requests: int, tokens: int) -> None:
-        db.execute(
-            "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
-            "requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
-            (role, requests, tokens),
-        )
+            db.execute(SPEND, (role, 1, 0))
 
     def spent(self, role: str) -> tuple[int, int]:
         """(requests, tokens) of a role over the life of the file."""
         with self._transaction() as db:
-            query = "SELECT requests, tokens FROM spent WHERE role = ?"
-            return db.execute(query, (role,)).fetchone() or (0, 0)
+            rows = db.execute("SELECT requests, tokens FROM spent WHERE role = ?", [role])
+            return rows.fetchone() or (0, 0)
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What every role has asked and used: requests (all tries), answered, tokens."""
@@ -140,22 +117,23 @@ class Answers:
             ).fetchall()
         return {role: {"requests": n, "answered": a, "tokens": t} for role, n, a, t in rows}
 
-    def close(self) -> None:
-        self._db.close()
-
 
 class Endpoint:
     """One role's endpoint, with its concurrency, its retries and its budget."""
 
     def __init__(self, role: str, settings: Role, base_url: str, answers: Answers):
         if not base_url:
-            raise KitError(
-                f"role {role} has no endpoint: set endpoint in the profile, or "
-                f"roles.{role}.endpoint"
-            )
-        self.role, self.settings, self.answers = role, settings, answers
-        self.base_url = base_url
+            where = f"set endpoint in the profile, or roles.{role}.endpoint"
+            raise KitError(f"role {role} has no endpoint: {where}")
+        self.role, self.settings, self.base_url, self.answers = role, settings, base_url, answers
         self._reserved, self._guard, self._stop = 0, threading.Lock(), threading.Event()
+        self._retrying = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, _Unanswered) and error.again),
+            stop=stop_after_attempt(settings.retries + 1),
+            wait=self._wait,
+            sleep=self._stop.wait,
+            reraise=True,
+        )
 
     @cached_property
     def _client(self):
@@ -207,12 +185,15 @@ class Endpoint:
         for attempt in range(ASKS):
             if self._stop.is_set():
                 return Answer(None, "stopped")
-            body = self._body(request, attempt)
-            key = _key(body, attempt)
+            body = self._body(request, attempt)  # without the address, which may move, and the key
+            named = json.dumps([body, attempt], sort_keys=True, ensure_ascii=False)
+            key = hashlib.sha256(named.encode()).hexdigest()
             try:
-                stored = self.answers.get(key) or self._fetch(body, key)
+                stored = self.answers.get(key) or self._retrying(self._fetch, body, key)
             except _Unanswered as error:
-                return Answer(None, str(error))
+                tries = self.settings.retries + 1
+                reason = f"unanswered after {tries} tries: {error}" if error.again else str(error)
+                return Answer(None, reason)
             try:
                 content = content_of(*stored, request.schema)
                 return Answer(read(index, content) if read else content)
@@ -234,28 +215,13 @@ class Endpoint:
         if self.settings.structured == "json_schema":
             named = {"name": request.schema.__name__, "schema": schema, "strict": True}
             return body | {"response_format": {"type": "json_schema", "json_schema": named}}
-        told = "Answer with one JSON object and nothing else. Its JSON schema:\n" + json.dumps(
-            schema
-        )
         first, *rest = body["messages"]
+        told = "Answer with one JSON object and nothing else. Its JSON schema:\n"
+        told += json.dumps(schema)
         return body | {"messages": [{**first, "content": f"{first['content']}\n\n{told}"}, *rest]}
 
     def _fetch(self, body: dict, key: str) -> tuple[str, str]:
-        """Ask until there is an answer, which is stored; KitError or ``_Unanswered`` without."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(_Passing),
-            stop=stop_after_attempt(self.settings.retries + 1),
-            wait=self._wait,
-            sleep=self._stop.wait,
-            reraise=True,
-        )
-        try:
-            return retrying(self._try, body, key)
-        except _Passing as error:
-            tries = self.settings.retries + 1
-            raise _Unanswered(f"unanswered after {tries} tries: {error}") from None
-
-    def _try(self, body: dict, key: str) -> tuple[str, str]:
+        """One try, whose answer is stored; KitError or ``_Unanswered`` without."""
         import openai  # slow to load, and a run without endpoints needs none
 
         request = json.dumps(body, ensure_ascii=False)
@@ -265,16 +231,8 @@ class Endpoint:
                 response = self._client.chat.completions.create(**body)
                 choice = response.choices[0]
                 text, finish = choice.message.content or "", choice.finish_reason or ""
-            except openai.APIStatusError as error:
-                self._refused(error)
-            except (
-                openai.APIError,
-                json.JSONDecodeError,
-                AttributeError,
-                IndexError,
-                TypeError,
-            ) as error:  # no connection, time-out, or a body that is no completion
-                raise _Passing(f"{type(error).__name__}: {str(error)[:200]}") from None
+            except (openai.APIError, *NO_COMPLETION) as error:
+                raise self._failure(error) from None
             used = getattr(response, "usage", None)
             prompt = getattr(used, "prompt_tokens", None) or size // 4
             completion = getattr(used, "completion_tokens", None) or len(text.encode()) // 4
@@ -283,25 +241,25 @@ class Endpoint:
             )
         return self.answers.get(key)  # the stored one, if two asked the same at once
 
-    def _refused(self, error) -> None:
-        """Sort an HTTP error: another try, an end to all, or an end to this request."""
-        status = error.status_code
+    def _failure(self, error: Exception) -> Exception:
+        """What an error leads to: another try, an end to all, or an end to this request."""
+        text, status = str(error)[:200], getattr(error, "status_code", 0)
+        if status < 400:  # no connection, time-out, or a body that is no completion
+            return _Unanswered(f"{type(error).__name__}: {text}", again=True)
         if status in AGAIN or status >= 500:
-            raise _Passing(
-                f"HTTP {status}", _seconds(error.response.headers.get("retry-after"))
-            ) from None
+            wait = error.response.headers.get("retry-after", "")
+            seconds = float(wait) if re.fullmatch(r"\d+(\.\d+)?", wait) else 0.0  # or a date
+            return _Unanswered(f"HTTP {status}", again=True, seconds=seconds)
         if status in NEVER:
             key = self.settings.key or "none is configured"
-            raise KitError(
+            return KitError(
                 f"role {self.role}: HTTP {status} from the endpoint for model "
                 f"{self.settings.model!r}; check endpoint, model and the key's variable ({key})"
-            ) from None
-        secret = self._client.api_key  # a server may quote it
-        raise _Unanswered(f"HTTP {status}: {str(error)[:200].replace(secret, '***')}") from None
+            )
+        return _Unanswered(f"HTTP {status}: {text.replace(self._client.api_key, '***')}")
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds: what the server asked for, else doubling ones, drawn so that requests that
-        failed together do not come back together."""
+        """What the server asked for, or doubling seconds, drawn so that not all come at once."""
         doubling = self.settings.backoff * 2 ** (state.attempt_number - 1)
         seconds = max(state.outcome.exception().seconds, doubling * random.uniform(0.5, 1.5))
         return min(LONGEST_WAIT, seconds)
@@ -312,16 +270,15 @@ class Endpoint:
         role, caps = self.role, self.settings
         with self._guard:
             requests, tokens = self.answers.spent(role)
-            if requests >= caps.requests:
-                raise BudgetSpent(
-                    f"role {role}: the cap of {caps.requests} requests is reached; raise "
-                    f"roles.{role}.requests and run again"
-                )
-            if tokens + self._reserved + expected > caps.tokens:
-                raise BudgetSpent(
-                    f"role {role}: the budget of {caps.tokens} tokens would be passed ({tokens} "
-                    f"used); raise roles.{role}.tokens and run again"
-                )
+            for name, used, next_one, cap in (
+                ("requests", requests, 1, caps.requests),
+                ("tokens", tokens, self._reserved + expected, caps.tokens),
+            ):
+                if used + next_one > cap:
+                    raise BudgetSpent(
+                        f"role {role}: its cap of {cap} {name} would be passed ({used} used); "
+                        f"raise roles.{role}.{name} and run again"
+                    )
             self.answers.tried(role)
             self._reserved += expected
         try:
@@ -331,32 +288,15 @@ class Endpoint:
                 self._reserved -= expected
 
 
-class _Passing(Exception):
-    """A failure that another try may mend; ``seconds``: what the server asked to wait."""
-
-    def __init__(self, text: str, seconds: float = 0.0):
-        super().__init__(text)
-        self.seconds = seconds
-
-
 class _Unanswered(Exception):
-    """This request has no answer; others may."""
+    """A request without an answer; ``again``: another try may mend that, after ``seconds``."""
+
+    def __init__(self, reason: str, again: bool = False, seconds: float = 0.0):
+        super().__init__(reason)
+        self.again, self.seconds = again, seconds
 
 
-def _seconds(header: str | None) -> float:
-    try:
-        return max(0.0, float(header or 0))
-    except ValueError:  # the header's other form is a date
-        return 0.0
-
-
-def _key(body: dict, attempt: int) -> str:
-    """SHA-256 of the request's content: not of the address, which may move, nor of the key."""
-    content = json.dumps([body, attempt], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def content_of(text: str, finish: str, schema: type[M] | None) -> M | str:
+def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseModel | str:
     """The text, or the one JSON object in it as ``schema``; ValueError with what is wrong.
 
     A thinking block and a code fence around the object are passed over. Nothing else is mended:
@@ -372,10 +312,9 @@ def content_of(text: str, finish: str, schema: type[M] | None) -> M | str:
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
     try:
         content = json.loads(fenced[1] if fenced else text, object_pairs_hook=_once)
+        return schema.model_validate(content)
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON object: {error.msg} at character {error.pos}") from None
-    try:
-        return schema.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "object"

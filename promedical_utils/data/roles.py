@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -90,7 +89,7 @@ def generator_prompt(name: str) -> str:
     return prompt("generator").replace("{habit}", HABITS.get(name, "")).strip()
 
 
-def _turn(role: Literal["user", "assistant", "system"], content) -> dict:
+def _turn(role: str, content) -> dict:
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     return {"role": role, "content": text}
 
@@ -107,19 +106,12 @@ def request(prompt_name: str, content: Mapping, schema: type[BaseModel]) -> Requ
 class Roles:
     """All roles of a profile over one file of stored answers.
 
-    Taxonomy: the categories and specialties that the classifier may choose from.
+    ``categories``, ``specialties``: those that the classifier may choose from.
     """
 
-    def __init__(
-        self,
-        profile: Profile,
-        answers: Answers,
-        categories: Sequence[str],
-        specialties: Sequence[str],
-    ):
-        self.answers = answers
-        self.categories, self.specialties = list(categories), list(specialties)
-        self.usual = tuple(profile.languages)
+    def __init__(self, profile: Profile, answers: Answers, categories: list, specialties: list):
+        self.answers, self.usual = answers, tuple(profile.languages)
+        self.categories, self.specialties = categories, specialties
         self._endpoints = {
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
             for name, settings in profile.roles.items()
@@ -131,14 +123,12 @@ class Roles:
         return [name.removeprefix(prefix) for name in self._endpoints if name.startswith(prefix)]
 
     def write(
-        self,
-        asked: Sequence[Instruction],
-        examples: Sequence[Sequence[tuple[Instruction, Sequence[Criterion]]]],
-        repairs: Sequence[tuple[Draft, Sequence[str]]] | None = None,
+        self, asked: Sequence[Instruction], examples: Sequence[list], repairs: Sequence[tuple] = ()
     ) -> list[Answer]:
-        """A ``Draft`` for each instruction, shown its ``examples`` (corrected rubrics) first.
+        """A ``Draft`` for each instruction, shown its ``examples`` first.
 
-        ``repairs``: the draft that broke rules and which; it is shown and to be written anew.
+        Those are (instruction, its corrected criteria). ``repairs``: the draft that broke rules and
+        which, for each instruction; it is shown and to be written anew.
         """
         requests = []
         for n, instruction in enumerate(asked):
@@ -157,10 +147,8 @@ class Roles:
 
     def screen(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
         """Difficulty 0-10 of each conversation."""
-        requests = [
-            request("screener", {"instruction": conversation(messages)}, Screened)
-            for messages in conversations
-        ]
+        asked = [{"instruction": conversation(messages)} for messages in conversations]
+        requests = [request("screener", content, Screened) for content in asked]
         return self._endpoints["screener"].ask(requests, lambda _, reply: reply.difficulty)
 
     def classify(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
@@ -172,10 +160,8 @@ class Roles:
                 raise ValueError(f"{reply.category!r}, {reply.specialty!r} are not in the lists")
             return reply
 
-        requests = [
-            request("classifier", {"instruction": conversation(messages)} | lists, Classified)
-            for messages in conversations
-        ]
+        asked = [{"instruction": conversation(messages)} | lists for messages in conversations]
+        requests = [request("classifier", content, Classified) for content in asked]
         return self._endpoints["classifier"].ask(requests, allowed)
 
     def answer(self, generator: str, asked: Sequence[Instruction]) -> list[Answer]:
@@ -202,15 +188,25 @@ def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
     """
     requests = []
     for task in tasks:
-        criteria = [{"id": n, "text": c.text} for n, c in short_names(task.criteria).items()]
         content = {
             "instruction": conversation(task.instruction.messages),
             "answer": task.candidate.text,
-            "criteria": criteria,
+            "criteria": [{"id": n, "text": c.text} for n, c in short_names(task.criteria).items()],
         }
         requests.append(request("judge", content, Judged))
     answers = endpoint.ask(requests, lambda n, reply: exactly(reply.verdicts, tasks[n].criteria))
-    return [_verdicts(task, answer) for task, answer in zip(tasks, answers, strict=True)]
+    verdicts = []
+    for task, answer in zip(tasks, answers, strict=True):
+        of_task = []
+        for name, criterion in short_names(task.criteria).items():
+            about = {"candidate_id": task.candidate.id, "criterion_id": criterion.id}
+            said = {"verdict": "unknown", "rationale": answer.reason}
+            if answer.value:
+                reply = answer.value[name]
+                said = {"verdict": reply.verdict, "rationale": reply.reason}
+            of_task.append(Verdict(judge="judge", **about, **said))
+        verdicts.append(of_task)
+    return verdicts
 
 
 def exactly(replies: Sequence, criteria: Sequence[Criterion]) -> dict:
@@ -224,19 +220,3 @@ def exactly(replies: Sequence, criteria: Sequence[Criterion]) -> dict:
 def short_names(criteria: Sequence[Criterion]) -> dict[str, Criterion]:
     """Short names for a request: the records' ids are long, and tell the criterion's kind."""
     return {f"c{n}": c for n, c in enumerate(criteria, 1)}
-
-
-def _verdicts(task: Task, answer: Answer) -> list[Verdict]:
-    rows = []
-    for name, criterion in short_names(task.criteria).items():
-        reply = answer.value[name] if answer.value else None
-        rows.append(
-            Verdict(
-                candidate_id=task.candidate.id,
-                criterion_id=criterion.id,
-                judge="judge",
-                verdict=reply.verdict if reply else "unknown",
-                rationale=reply.reason if reply else answer.reason,
-            )
-        )
-    return rows

@@ -7,9 +7,10 @@ is queued for physicians with the reasons, and nothing of it is used before.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
@@ -47,14 +48,9 @@ class Queued:
 class Written:
     """Drafts that keep every rule, those that do not, and how many were repaired."""
 
-    rubrics: list[Rubric] = field(default_factory=list)
-    queued: list[Queued] = field(default_factory=list)
-    repaired: int = 0
-
-    @property
-    def valid_share(self) -> float:
-        total = len(self.rubrics) + len(self.queued)
-        return len(self.rubrics) / total if total else float("nan")
+    rubrics: list[Rubric]
+    queued: list[Queued]
+    repaired: int
 
 
 def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
@@ -82,8 +78,7 @@ def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
 
 
 def _broken(c: DraftedCriterion) -> list[str]:
-    words = len(c.text.split())
-    broken = []
+    broken, words = [], len(c.text.split())
     if not SHORTEST <= words <= LONGEST:
         broken.append(f"{words} words; write {SHORTEST} to {LONGEST}")
     if elsewhere := POINTS_ELSEWHERE.search(c.text):
@@ -103,57 +98,42 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.casefold())) - {"the", "a", "an", "that", "it", "is"}
 
 
-def rubric(draft: Draft, instruction_id: str, round_: int) -> Rubric:
+def _text(instruction: Instruction) -> str:
+    return "\n".join(m.content for m in instruction.messages)
+
+
+def rubric(draft: Draft, instruction_id: str) -> Rubric:
     """A draft that keeps the rules as a record; its weights are scaled to sum to 1 exactly."""
-    total = sum(c.weight for c in draft.criteria)
-    return Rubric(
-        instruction_id=instruction_id,
-        status="draft",
-        round=round_,
-        criteria=[
-            Criterion(
-                id=f"{instruction_id}-c{n:02}",
-                dimension=c.dimension,
-                text=c.text.strip(),
-                weight=c.weight / total,
-            )
-            for n, c in enumerate(draft.criteria, 1)
-        ],
-    )
+    total, criteria = sum(c.weight for c in draft.criteria), []
+    for n, c in enumerate(draft.criteria, 1):
+        about = {"dimension": c.dimension, "text": c.text.strip(), "weight": c.weight / total}
+        criteria.append(Criterion(id=f"{instruction_id}-c{n:02}", **about))
+    return Rubric(instruction_id=instruction_id, criteria=criteria, status="draft", round=0)
 
 
 def examples(
-    asked: Sequence[Instruction],
-    pool: Sequence[tuple[Instruction, Rubric]],
-    embedder: str,
-    count: int = EXAMPLES,
-) -> list[list[tuple[Instruction, Sequence[Criterion]]]]:
-    """For each instruction the ``count`` gold rubrics of the pool's most similar instructions.
+    asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]], embedder: str
+) -> list[list[tuple[Instruction, list[Criterion]]]]:
+    """For each instruction the gold criteria of the pool's ``EXAMPLES`` most similar instructions.
 
     The most similar one stands last, next to the question. An instruction is never its own example.
     """
-    if not pool or not count:
+    if not pool:
         return [[] for _ in asked]
     vectors = embeddings.embed([_text(i) for i, _ in pool], embedder)
-    near = embeddings.nearest(
-        embeddings.embed([_text(i) for i in asked], embedder), vectors, min(count + 1, len(pool))
-    )
+    queries = embeddings.embed([_text(i) for i in asked], embedder)
+    near = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, : EXAMPLES + 1]
     chosen = []
     for instruction, row in zip(asked, near, strict=True):
-        others = [pool[n] for n in row if pool[n][0].id != instruction.id][:count]
+        others = [pool[n] for n in row if pool[n][0].id != instruction.id][:EXAMPLES]
         chosen.append([(i, r.criteria) for i, r in reversed(others)])
     return chosen
-
-
-def _text(instruction: Instruction) -> str:
-    return "\n".join(m.content for m in instruction.messages)
 
 
 def write(
     roles: Roles,
     asked: Sequence[Instruction],
     pool: Sequence[tuple[Instruction, Rubric]],
-    round_: int,
     embedder: str,
 ) -> Written:
     """Drafts of all ``asked``, each valid or queued: none is left out, none is used half-right."""
@@ -167,7 +147,7 @@ def write(
         elif broken := broken_rules(answer.value, asked[n]):
             repairs.append((n, answer.value, broken))
         else:
-            rubrics[asked[n].id] = rubric(answer.value, asked[n].id, round_)
+            rubrics[asked[n].id] = rubric(answer.value, asked[n].id)
     again = roles.write(
         [asked[n] for n, *_ in repairs],
         [shown[n] for n, *_ in repairs],
@@ -180,6 +160,6 @@ def write(
         elif broken := broken_rules(answer.value, asked[n]):
             queued.append(Queued(asked[n].id, tuple(broken), answer.value))
         else:
-            rubrics[asked[n].id] = rubric(answer.value, asked[n].id, round_)
+            rubrics[asked[n].id] = rubric(answer.value, asked[n].id)
             repaired += 1
     return Written([rubrics[i.id] for i in asked if i.id in rubrics], queued, repaired)

@@ -265,7 +265,7 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
     documents = {}
     if profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)
-    for name in judged.CARD:
+    for name in judged.SETS:
         if profile.data == "clinic" and profile.base_model == "small":
             yield name, NOT_TESTABLE
             continue

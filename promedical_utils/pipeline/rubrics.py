@@ -74,7 +74,7 @@ def of_clinic(profile: Profile, run: Path) -> Made:
 
     writer = partial(_by_clinic, profile, w)
     if roles:
-        writer = partial(rubric_writer.write, roles, round_=0, embedder=profile.embedder)
+        writer = partial(rubric_writer.write, roles, embedder=profile.embedder)
     drafting = Drafting(profile, {i.id: i for i in instructions}, writer)
     drafting.run([i for i in w.ids("train") if i in curated], physician)
     rubric_of, drafted = w.rubric_of | drafting.gold, []
@@ -139,7 +139,7 @@ def _curated_clinic(
     bench = {i.id: pool.text_of(i.messages) for i in w.instructions if i.id in held_out}
     made, report = _curated(profile, run, rows, bench, *asking)
     left = {i.id for i in made.instructions}
-    leaks = set(made.dropped.id[made.dropped.step == "bench"])
+    leaks = set(made.left_out.id[made.left_out.step == "bench"])
     # one row of a cluster is kept, whichever: its instruction is then the one that came through
     through = [truth[i].of for i in left if truth[i].kind in ("kept", "duplicate")]
 
@@ -178,7 +178,7 @@ def of_open_sets(profile: Profile, run: Path) -> Made:
     curated, curation = _curated(profile, run, rows, bench, *_asking(roles))
     split_of = _open_splits(profile, curated.instructions)
     asked = {i.id: i for i in curated.instructions if i.id in split_of}
-    writer = partial(rubric_writer.write, roles, round_=0, embedder=profile.embedder)
+    writer = partial(rubric_writer.write, roles, embedder=profile.embedder)
     drafting = Drafting(profile, asked, writer)
     with closing(Store(run / "review.sqlite")) as store:
         rubric_of = brought | _drafted(run, drafting, brought, store)
@@ -228,7 +228,7 @@ def open_rows(profile: Profile) -> tuple[list[RawInstruction], dict[str, Rubric]
         reading = open_sets.read(source, profile.source_limit or None)
         rows += reading.instructions
         brought |= {r.instruction_id: r for r in reading.rubrics}
-        anew = {"rubrics to be written anew": len(reading.queued)}
+        anew = {"rubrics to be written anew": reading.unfit.total()}
         left_out[Path(source).name] = dict(reading.skipped) | anew
     return rows, brought, left_out
 
@@ -278,13 +278,12 @@ def _curated(
     """What curation makes of ``rows``, and the report; writes funnel.csv and left_out.parquet."""
     made = filters.curate(rows, bench, *asking, profile)
     write_text(run / "data/funnel.csv", made.funnel.to_csv(index=False))
-    left_out = pd.concat([made.dropped.assign(queued=False), made.queued.assign(queued=True)])
     with replacing(run / "data/left_out.parquet") as temporary:
-        left_out.to_parquet(temporary, index=False)
+        made.left_out.to_parquet(temporary, index=False)
     return made, {
         "rows": len(rows),
         "kept": len(made.instructions),
-        "queued": len(made.queued),
+        "queued": int(made.left_out.queued.sum()),
         "dropped": made.funnel.set_index("step").dropped.to_dict(),
     }
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from helpers.endpoints_clinic import played, profile, roles, tasks
@@ -104,7 +105,7 @@ def test_tries_that_fail_count_against_the_cap(clinic, tmp_path):
 def test_the_token_budget_is_not_passed(clinic, tmp_path):
     with Server(clinic) as server:
         asking = roles(server.url, tmp_path, tokens=20_000)
-        with pytest.raises(BudgetSpent, match="budget of 20000 tokens"):
+        with pytest.raises(BudgetSpent, match="cap of 20000 tokens"):
             asking.judge(tasks(clinic.world, 12))
         spent = asking.answers.spent("judge")[1]
         assert 0 < spent <= 20_000 and 0 < server.requests < 36
@@ -198,25 +199,19 @@ def test_two_clients_share_one_file(tmp_path):
 
 
 def test_a_server_may_say_how_long_to_wait(tmp_path):
-    class State:
-        attempt_number = 3
+    role = profile("http://127.0.0.1:9/v1", backoff=0.5).roles["judge"]
+    endpoint = endpoints.Endpoint("judge", role, "x", Answers(tmp_path / "a.sqlite"))
 
-        class outcome:
-            exception = staticmethod(lambda: endpoints._Passing("HTTP 429", seconds))
+    def waits(**headers) -> float:
+        refused = ValueError()
+        refused.status_code, refused.response = 429, SimpleNamespace(headers=headers)
+        outcome = SimpleNamespace(exception=lambda: endpoint._failure(refused))
+        return endpoint._wait(SimpleNamespace(attempt_number=3, outcome=outcome))
 
-    endpoint = endpoints.Endpoint(
-        "judge",
-        profile("http://127.0.0.1:9/v1", backoff=0.5).roles["judge"],
-        "x",
-        Answers(tmp_path / "a.sqlite"),
-    )
-    seconds = 7.0
-    assert endpoint._wait(State) == 7.0
-    seconds = 1000.0
-    assert endpoint._wait(State) == endpoints.LONGEST_WAIT
-    seconds = 0.0
-    assert 1.0 <= endpoint._wait(State) <= 3.0  # 0.5 s doubled twice, half to one and a half of it
-    assert endpoints._seconds("Wed, 21 Oct 2026 07:28:00 GMT") == endpoints._seconds(None) == 0.0
+    assert waits(**{"retry-after": "7"}) == waits(**{"retry-after": "7.0"}) == 7.0
+    assert waits(**{"retry-after": "1000"}) == endpoints.LONGEST_WAIT
+    for unsaid in ({}, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}):
+        assert 1.0 <= waits(**unsaid) <= 3.0  # 0.5 s doubled twice, half to one and a half of it
 
 
 class Pair(BaseModel):

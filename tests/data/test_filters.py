@@ -81,7 +81,7 @@ def test_each_planted_row_ends_where_it_belongs(planted):
         "near_miss": "kept",
     }
     end = dict.fromkeys((i.id for i in out.instructions), "kept") | dict(
-        zip(out.dropped.id, out.dropped.step)
+        zip(out.left_out.id, out.left_out.step)
     )
     assert {p.kind for p in truth.values()} == set(ends)
     wrong = Counter((p.kind, end[i]) for i, p in truth.items() if end[i] != ends[p.kind])
@@ -105,10 +105,10 @@ def test_the_funnel_adds_up_and_nothing_vanishes(planted):
     assert f.before.tolist() == [len(rows), *f.after.tolist()[:-1]] and f.after.iloc[-1] == len(
         out.instructions
     )
-    assert out.dropped.groupby("step").size().to_dict() == dict(zip(f.step, f.dropped))
-    ids = [*(i.id for i in out.instructions), *out.dropped.id, *out.queued.id]
+    assert out.left_out.groupby("step").size().to_dict() == dict(zip(f.step, f.dropped))
+    ids = [*(i.id for i in out.instructions), *out.left_out.id]
     assert sorted(ids) == sorted(r.id for r in rows)
-    assert out.dropped.reason.str.len().min() > 5
+    assert out.left_out.reason.str.len().min() > 5
 
 
 def test_instructions_say_what_the_roles_said_of_them(planted):
@@ -159,7 +159,7 @@ def test_only_listed_licences_pass():
         ]
     )
     assert {i.id for i in out.instructions} == {"a", "b"}
-    assert out.dropped.values.tolist() == [["c", "licence", "licence none stated"]]
+    assert out.left_out.values.tolist() == [["c", "licence", "licence none stated", False]]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,8 @@ def test_invented_names_and_short_english_are_not_foreign(text):
 def test_the_clinics_messages_are_surely_english(world):
     texts = [pool.text_of(i.messages) for i in world.instructions[:60]]
     assert all(
-        languages.detect(t)[0] == "en" and languages.detect(t)[1] >= languages.SURE for t in texts
+        languages.ranked(t)[0][0] == "en" and languages.ranked(t)[0][1] >= languages.SURE
+        for t in texts
     )
 
 
@@ -195,14 +196,21 @@ def test_sentences_in_other_languages_are_foreign():
     with pytest.raises(ValueError, match="written in language 'de'"):
         languages.same(ASKED, read("pool")["foreign"]["de"][0])
     languages.same(ASKED, "Take it with water, and see me again in seven days.")
-    assert languages.detect("45 % !") == (languages.UNKNOWN, 0.0)
+    assert languages.ranked("45 % !") == [(languages.UNKNOWN, 0.0)]
 
 
 def test_both_bounds_of_the_length_pass():
-    texts = {n: " ".join(["elbow"] * n) for n in (3, 4, 6, 7)}
-    found = curation.wrong_length([row(str(n), t) for n, t in texts.items()], 4, 6)
-    assert found == {"3": "3 words, not 4 to 6", "7": "7 words, not 4 to 6"}
-    assert curation.wrong_length([row("blank", " \n")], 1, 6) == {"blank": "0 words, not 1 to 6"}
+    bounds = PROFILE.model_copy(update={"words_least": 4, "words_most": 6})
+    numbers = "one two three four five six seven".split()
+    rows = [row(str(n), " ".join(numbers[:n])) for n in (3, 4, 6, 7)]
+    rows.append(row("blank", " \n"))
+    out = curate(rows, {}, lambda t: [7] * len(t), lambda t: [QUESTION] * len(t), bounds)
+    assert [i.id for i in out.instructions] == ["4", "6"]
+    assert dict(zip(out.left_out.id, out.left_out.reason)) == {
+        "3": "3 words, not 4 to 6",
+        "7": "7 words, not 4 to 6",
+        "blank": "0 words, not 4 to 6",
+    }
 
 
 def test_both_bounds_of_the_difficulty_pass_and_no_answer_is_queued():
@@ -220,13 +228,11 @@ def test_both_bounds_of_the_difficulty_pass_and_no_answer_is_queued():
         PROFILE,
     )
     assert [i.id for i in out.instructions] == ["2"]
-    assert out.dropped.values.tolist() == [
-        ["0", "difficulty", "difficulty 4, not 5 to 9"],
-        ["3", "difficulty", "difficulty 10, not 5 to 9"],
-    ]
-    assert out.queued.values.tolist() == [
-        ["4", "difficulty", "no answer of the screener"],
-        ["1", "medical", "no answer of the classifier"],
+    assert out.left_out.values.tolist() == [
+        ["0", "difficulty", "difficulty 4, not 5 to 9", False],
+        ["3", "difficulty", "difficulty 10, not 5 to 9", False],
+        ["4", "difficulty", "no answer of the screener", True],
+        ["1", "medical", "no answer of the classifier", True],
     ]
     assert out.funnel.queued.tolist() == [0, 0, 0, 0, 0, 1, 1]
 
@@ -240,7 +246,7 @@ def test_a_duplicate_names_the_row_that_is_kept():
         ]
     )
     assert {i.id for i in out.instructions} == {"a", "c"}
-    assert out.dropped.values.tolist() == [["b", "duplicates", "same words of a"]]
+    assert out.left_out.values.tolist() == [["b", "duplicates", "same words of a", False]]
 
 
 # ---------------------------------------------------------------- the bench
@@ -297,7 +303,7 @@ def test_other_patients_of_the_same_clinic_are_no_leak(world):
 
 
 def test_bad_input_is_one_clear_error():
-    with pytest.raises(KitError, match="two rows of the pool have the id 'a'"):
+    with pytest.raises(KitError, match="1 ids stand more than once, first 'a'"):
         run([row("a"), row("a")])
     with pytest.raises(KitError, match="screener answered 0 of 1"):
         curate([row("a")], {}, lambda t: [], lambda t: [QUESTION], PROFILE)
@@ -307,4 +313,4 @@ def test_bad_input_is_one_clear_error():
 
 def test_no_rows_make_an_empty_funnel():
     out = run([], {"q": ITEM})
-    assert not out.instructions and out.funnel.after.tolist() == [0] * 7 and out.dropped.empty
+    assert not out.instructions and out.funnel.after.tolist() == [0] * 7 and out.left_out.empty

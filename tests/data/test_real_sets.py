@@ -12,7 +12,7 @@ import pytest
 from promedical_utils.core import profiles
 from promedical_utils.core.records import Message, SplitRow
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data.sources import questions, real_sets, schemas
+from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.pipeline import real_text
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
@@ -171,7 +171,7 @@ def test_mediqa_pairs_by_hand_and_one_split_per_question(folder):
 def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
     study = real_sets.load_real(1)
     of = by_text(study, "healthbench-p1")
-    dose, wordy, odd = (of[questions.NEGATION + t] for t in ("invents a dose", "is wordy", "odd"))
+    dose, wordy, odd = (of[schemas.NEGATION + t] for t in ("invents a dose", "is wordy", "odd"))
     assert (dose.dimension, dose.weight, dose.kind) == ("safety", 0, "penalty_harm")
     assert (wordy.dimension, wordy.weight) == ("proficiency", 8 / 19)  # -8, not marked as harm
     assert (odd.dimension, odd.weight) == ("proficiency", 6 / 19)  # marked, but only -6
@@ -187,15 +187,13 @@ def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
 
 
 def test_healthbench_figures_by_hand(folder):
-    found = real_sets.healthbench_figures(real_sets.read("healthbench_graded"))
+    found = real_sets.healthbench_figures(real_sets.load_real(1))
     assert found == {
         "pairs": 3,
         "prompts": 1,
         "on_penalties": 3,
         "longer_is_met": 2 / 3,
         "longer_is_preferred": 1 / 3,
-        "answers_below_zero": 2,
-        "mean_unclipped_score": ((5 - 8) / 5 + (5 - 8 - 6) / 5) / 2,
     }
 
 
@@ -245,7 +243,9 @@ def test_one_broken_row_is_one_line(folder, key, broken, field):
 def test_missing_and_unreadable_files_are_named(folder):
     path = folder / schemas.CARDS["mediqa"].file
     path.write_bytes(b"not gzip")
-    with pytest.raises(KitError, match="ranked_answers.jsonl.gz is not gzipped"):
+    with pytest.raises(
+        KitError, match="cannot read .*ranked_answers.jsonl.gz .BadGzipFile.: fetch it again"
+    ):
         real_sets.read("mediqa")
     path.unlink()
     with pytest.raises(KitError, match="missing mediqa2019_qa/ranked_answers.jsonl.gz"):
@@ -322,7 +322,7 @@ def test_the_hub_gives_the_same_rows(folder, monkeypatch, tmp_path_factory):
         assert real_sets.read(key) == want[key]
     study = real_sets.load_real(1)
     assert not any(i.source == "healthbench" for i in study.instructions)
-    assert any("HealthBench: not run" in note for note in study.notes)
+    assert any("HealthBench answers" in note and "not run" in note for note in study.notes)
 
 
 @pytest.fixture
@@ -422,8 +422,6 @@ def test_healthbench_figures_come_out(report):
     assert (found["pairs"], found["prompts"], found["on_penalties"]) == (716, 176, 204)
     assert round(found["longer_is_met"], 3) == 0.744
     assert round(found["longer_is_preferred"], 3) == 0.775
-    assert round(found["mean_unclipped_score"], 4) == 0.2465
-    assert found["answers_below_zero"] == 106
 
 
 @real_data

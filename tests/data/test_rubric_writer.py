@@ -4,7 +4,7 @@ import pytest
 from helpers.endpoints_clinic import played, roles
 
 from promedical_utils.clinic.server import Server
-from promedical_utils.core.records import Instruction
+from promedical_utils.core.records import Instruction, Message
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.endpoints import Answer
 from promedical_utils.data.roles import Draft, DraftedCriterion
@@ -42,12 +42,9 @@ def draft(rows=GOOD, **changes):
 
 def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
     assert rubric_writer.broken_rules(draft(), ASKED) == []
-    made = rubric_writer.rubric(draft(r0=("proficiency", "states the limit of 25", 0.51)), "i1", 2)
-    assert (
-        [c.id for c in made.criteria][:2] == ["i1-c01", "i1-c02"]
-        and made.status == "draft"
-        and made.round == 2
-    )
+    made = rubric_writer.rubric(draft(r0=("proficiency", "states the limit of 25", 0.51)), "i1")
+    assert [c.id for c in made.criteria][:2] == ["i1-c01", "i1-c02"]
+    assert made.status == "draft" and made.round == 0
     assert [c.weight for c in made.criteria[:2]] == pytest.approx([0.51 / 1.01, 0.5 / 1.01])
 
 
@@ -128,12 +125,20 @@ def test_every_gold_rubric_of_the_clinic_keeps_the_rules():
 def test_examples_are_the_nearest_and_never_the_instruction_itself():
     world = played().world
     pool = [(i, world.rubric_of[i.id]) for i in world.instructions[:20]]
-    (shown,) = rubric_writer.examples([pool[3][0]], pool, "hashing", 3)
+    (shown,) = rubric_writer.examples([pool[3][0]], pool, "hashing")
     assert len(shown) == 3 and pool[3][0].id not in {i.id for i, _ in shown}
     twin = pool[7][0].model_copy(update={"id": "twin"})
-    (shown,) = rubric_writer.examples([twin], pool, "hashing", 3)
+    (shown,) = rubric_writer.examples([twin], pool, "hashing")
     assert shown[-1][0].id == pool[7][0].id  # the most similar stands next to the question
-    assert rubric_writer.examples([twin], [], "hashing", 3) == [[]]
+    assert rubric_writer.examples([twin], [], "hashing") == [[]]
+    texts = ["my elbow aches", "my elbow achse", "which train goes home", "my elbow aches"]
+    alike = [
+        (i.model_copy(update={"messages": [Message(role="user", content=text)]}), rubric)
+        for text, (i, rubric) in zip(texts, pool)
+    ]
+    asked = alike[0][0].model_copy(update={"id": "asked"})
+    (shown,) = rubric_writer.examples([asked], alike, "hashing")
+    assert [i.id for i, _ in shown] == [alike[n][0].id for n in (1, 3, 0)]  # of equals the first
 
 
 class Scripted:
@@ -151,9 +156,8 @@ def test_a_broken_draft_is_repaired_once_and_then_queued_with_the_reason():
     asked = [ASKED.model_copy(update={"id": f"i{n}"}) for n in range(5)]
     short, wrong = draft(r4=None), draft(r3=("safety", "Recommends more than 25 units", 0.0))
     writer = Scripted([draft(), short, wrong, "no JSON object", short], [draft(), wrong, "cut off"])
-    made = rubric_writer.write(writer, asked, [], 1, "hashing")
+    made = rubric_writer.write(writer, asked, [], "hashing")
     assert [r.instruction_id for r in made.rubrics] == ["i0", "i1"] and made.repaired == 1
-    assert made.valid_share == 2 / 5
     reasons = {q.instruction_id: q.reasons for q in made.queued}
     assert reasons.keys() == {"i2", "i3", "i4"}
     assert "names the violation" in reasons["i2"][0] and reasons["i3"] == ("no JSON object",)
@@ -181,7 +185,7 @@ def test_the_clinics_writer_makes_valid_rubrics_and_errs_less_with_alike_example
 
     clinic.profile = clinic.profile.model_copy(update={"rubric_error_rate": 0.9})
     with Server(clinic) as server:
-        alone = rubric_writer.write(roles(server.url, tmp_path / "a"), asked, [], 0, "hashing")
-        shown = rubric_writer.write(roles(server.url, tmp_path / "b"), asked, pool, 1, "hashing")
-    assert min(alone.valid_share, shown.valid_share) >= 0.9
+        alone = rubric_writer.write(roles(server.url, tmp_path / "a"), asked, [], "hashing")
+        shown = rubric_writer.write(roles(server.url, tmp_path / "b"), asked, pool, "hashing")
+    assert min(len(made.rubrics) for made in (alone, shown)) >= 0.9 * len(asked)
     assert right(shown) > right(alone)

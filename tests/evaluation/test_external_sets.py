@@ -458,8 +458,8 @@ def test_a_base_of_clinic_words_is_not_tested_on_real_text(tmp_path, monkeypatch
     monkeypatch.setattr(judged, "read", lambda *_: pytest.fail("read although it is not testable"))
     for name in ("smoke", "cpu"):
         found = dict(g.sets(profiles.load(name, external_instructions=2), tmp_path))
-        assert list(found) == ["clinic", *judged.CARD] and len(found["clinic"].questions) == 2
-        assert all(found[s] == g.NOT_TESTABLE for s in judged.CARD)
+        assert list(found) == ["clinic", *judged.SETS] and len(found["clinic"].questions) == 2
+        assert all(found[s] == g.NOT_TESTABLE for s in judged.SETS)
 
 
 def test_real_sets_are_read_where_the_base_has_read_text(tmp_path, monkeypatch):
@@ -480,7 +480,7 @@ def test_real_sets_are_read_where_the_base_has_read_text(tmp_path, monkeypatch):
         "left_out": {"why": 2}
     }
     assert found["medical_rewardbench"] == "no network" and len(found["clinic"].documents) > 100
-    assert asked == [(n, ()) for n in judged.CARD]
+    assert asked == [(n, ()) for n in judged.SETS]
     asked.clear()
     found = dict(g.sets(profiles.load("real"), tmp_path))
     assert isinstance(found["clinic"], str) and "trains on" in found["medquad"]
@@ -523,7 +523,7 @@ def test_the_stage_writes_what_it_says(run):
     assert found.groupby(g.KEY).size().eq(counts["pairs"]).all()
     assert counts["pairs"] + counts["tied_pairs_left_out"] == 18
     assert {s: v["status"] for s, v in report["sets"].items() if s != "clinic"} == dict.fromkeys(
-        judged.CARD, "not run"
+        judged.SETS, "not run"
     )
     assert set(report["systems_not_run"]) == {"criterion_llama", "rar_implicit"}
     texts = pd.read_parquet(run / "external/texts.parquet")

@@ -31,15 +31,6 @@ def embed(texts: Sequence[str], embedder: str = HASHING) -> np.ndarray:
     return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
 
 
-def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
-    """Rows of the ``k`` most similar of ``vectors`` (N, D) for each of ``queries`` (Q, D): (Q, k).
-
-    Exact; the most similar comes first, of equals the one that stands first.
-    """
-    order = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")
-    return order[:, :k]
-
-
 def _hashed(texts: Sequence[str]) -> np.ndarray:
     """Count sketch of the n-grams of a text's words (Weinberger et al. 2009).
 

@@ -8,49 +8,48 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Instruction, Message, RawInstruction
+from promedical_utils.core.records import Instruction, RawInstruction
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import deduplication, languages
 from promedical_utils.data.curation.lexical_guard import content, read
+from promedical_utils.data.sources.schemas import question
 
 NOT_MEDICAL = "not_medical"
+NO_ANSWER = "no answer of the"
 GRAM = 5  # words of an n-gram
 GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
 WORD_OVERLAP = 0.8  # Jaccard of the content words
 BLOCK = 1000  # rows compared with all items at once
-Reasons = Mapping[str, str]  # by the id of a row
-Screen = Callable[[list[str]], Sequence[int | None]]
-Classify = Callable[[list[str]], Sequence[tuple[str, str] | str | None]]
 
 
 class Curated:
-    """What came out, and where the rest is: rows = instructions + dropped + queued.
+    """What came out, and where the rest is: each row is an instruction or was left out.
 
-    ``funnel`` (step, before, dropped, queued, after) has a row a step, in order; ``dropped`` and
-    ``queued`` (id, step, reason) have a row for each instruction that left.
+    ``funnel`` (step, before, dropped, queued, after) has a row a step, in order; ``left_out`` (id,
+    step, reason, queued) a row for each instruction that left, first those that were dropped.
     """
 
     def __init__(self, rows: Sequence[RawInstruction]):
         self.instructions: list[Instruction] = []
         self.left = list(rows)
-        self._funnel, self._dropped, self._queued = [], [], []
+        self._funnel, self._left_out = [], []
 
-    def step(self, name: str, dropped: Reasons, queued: Reasons = MappingProxyType({})) -> None:
-        """Take out what a step drops or queues, each with its reason by id."""
-        after = [row for row in self.left if row.id not in dropped and row.id not in queued]
-        self._funnel.append((name, len(self.left), len(dropped), len(queued), len(after)))
-        for gone, reasons in ((self._dropped, dropped), (self._queued, queued)):
-            gone.extend((row.id, name, reasons[row.id]) for row in self.left if row.id in reasons)
-        self.left = after
+    def step(self, name: str, reasons: Mapping[str, str]) -> None:
+        """Take out the rows that have a reason, by id; those of ``NO_ANSWER`` are queued."""
+        gone = [row.id for row in self.left if row.id in reasons]
+        queued = [reasons[i].startswith(NO_ANSWER) for i in gone]
+        self._left_out += [(i, name, reasons[i], q) for i, q in zip(gone, queued, strict=True)]
+        before, waiting = len(self.left), sum(queued)
+        self.left = [row for row in self.left if row.id not in reasons]
+        self._funnel.append((name, before, len(gone) - waiting, waiting, len(self.left)))
 
     @property
     def funnel(self) -> pd.DataFrame:
@@ -58,92 +57,77 @@ class Curated:
         return pd.DataFrame(self._funnel, columns=columns)
 
     @property
-    def dropped(self) -> pd.DataFrame:
-        return pd.DataFrame(self._dropped, columns=["id", "step", "reason"])
-
-    @property
-    def queued(self) -> pd.DataFrame:
-        return pd.DataFrame(self._queued, columns=["id", "step", "reason"])
+    def left_out(self) -> pd.DataFrame:
+        rows = sorted(self._left_out, key=lambda row: row[-1])
+        frame = pd.DataFrame(rows, columns=["id", "step", "reason", "queued"])
+        return frame.astype({"queued": bool})
 
 
 def curate(
-    rows: Sequence[RawInstruction],
-    bench: Mapping[str, str],
-    screen: Screen,
-    classify: Classify,
+    rows: list[RawInstruction],
+    bench: Mapping,
+    screen: Callable,
+    classify: Callable,
     profile: Profile,
 ) -> Curated:
     """Run every step on ``rows``, as the profile bounds it; ``bench`` are the bench's texts by id.
 
-    ``screen`` gives each text a difficulty of 0 to 10, ``classify`` its (category, specialty) or
-    ``NOT_MEDICAL``; None is no answer. Raises KitError on a repeated id, or when a role answers
-    another number of texts than it was asked.
+    ``screen`` gives each of a list of texts a difficulty of 0 to 10, ``classify`` its (category,
+    specialty) or ``NOT_MEDICAL``; None is no answer. KitError on a repeated id, or when a role
+    answers another number of texts than it was asked.
     """
-    _unique(rows)
+    deduplication.check_ids([row.id for row in rows])
     made = Curated(rows)
-    made.step("licence", wrong_licence(made.left, profile.licences))
-    made.step("language", foreign(made.left, profile.languages))
-    made.step("length", wrong_length(made.left, profile.words_least, profile.words_most))
-    made.step("duplicates", duplicates(made.left, profile.embedder))
+    for name, reason_of in CHEAP.items():
+        reasons = {row.id: reason_of(row, profile) for row in made.left}
+        made.step(name, {i: reason for i, reason in reasons.items() if reason})
+    ids, texts = [row.id for row in made.left], [row.text for row in made.left]
+    repeated = deduplication.deduplicate(ids, texts, profile.embedder)
+    made.step("duplicates", {r.id: f"{r.rule} of {r.kept_id}" for r in repeated.itertuples()})
     made.step("bench", leaks(made.left, bench, profile.embedder))
-    difficulties = _asked("screener", screen, made.left)
-    outside = wrong_difficulty(difficulties, profile.difficulty_least, profile.difficulty_most)
-    made.step("difficulty", outside, _unanswered("screener", difficulties))
-    classes = _asked("classifier", classify, made.left)
+    difficulties, reasons = _asked("screener", screen, made.left)
+    low, high = profile.difficulty_least, profile.difficulty_most
+    for i, difficulty in difficulties.items():
+        if difficulty is not None and not low <= difficulty <= high:
+            reasons[i] = f"difficulty {difficulty}, not {low} to {high}"
+    made.step("difficulty", reasons)
+    classes, reasons = _asked("classifier", classify, made.left)
     others = {i: "not medical" for i, named in classes.items() if named == NOT_MEDICAL}
-    made.step("medical", others, _unanswered("classifier", classes))
+    made.step("medical", reasons | others)
     for row in made.left:
-        category, specialty = classes[row.id]
-        made.instructions.append(
-            Instruction(
-                id=row.id,
-                category=category,
-                specialty=specialty,
-                source=row.source,
-                difficulty=difficulties[row.id],
-                messages=[Message(role="user", content=row.text)],
-            )
-        )
+        of_roles = (*classes[row.id], difficulties[row.id])
+        made.instructions.append(question(row.id, row.source, row.text, *of_roles))
     return made
 
 
-def wrong_difficulty(answers: Mapping[str, int | None], low: int, high: int) -> dict[str, str]:
-    return {
-        i: f"difficulty {answer}, not {low} to {high}"
-        for i, answer in answers.items()
-        if answer is not None and not low <= answer <= high
-    }
+def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> tuple[dict, dict]:
+    """Answers by id, and which are none; KitError when their number is not that of the texts."""
+    answers = list(ask([row.text for row in rows])) if rows else []
+    if len(answers) != len(rows):
+        raise KitError(
+            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
+        )
+    by_id = {row.id: answer for row, answer in zip(rows, answers, strict=True)}
+    return by_id, {i: f"{NO_ANSWER} {role}" for i, answer in by_id.items() if answer is None}
 
 
-def _unanswered(role: str, answers: Mapping) -> dict[str, str]:
-    return {i: f"no answer of the {role}" for i, answer in answers.items() if answer is None}
+def _licence(row: RawInstruction, profile: Profile) -> str:
+    allowed = row.licence.casefold() in map(str.casefold, profile.licences)
+    return "" if allowed else f"licence {row.licence}"
 
 
-def wrong_licence(rows: Sequence[RawInstruction], licences: Sequence[str]) -> dict[str, str]:
-    """Rows whose licence is not on the list, with the reason; SPDX names know no case."""
-    allowed = {name.casefold() for name in licences}
-    return {r.id: f"licence {r.licence}" for r in rows if r.licence.casefold() not in allowed}
+def _language(row: RawInstruction, profile: Profile) -> str:
+    """Surely another one; a row that cannot be told is kept."""
+    code = languages.foreign(row.text, tuple(profile.languages))
+    return code and f"language {code}"
 
 
-def foreign(rows: Sequence[RawInstruction], allowed: Sequence[str]) -> dict[str, str]:
-    """Rows surely in another language; one that cannot be told is kept."""
-    found = {r.id: languages.foreign(r.text, tuple(allowed)) for r in rows}
-    return {i: f"language {code}" for i, code in found.items() if code}
+def _length(row: RawInstruction, profile: Profile) -> str:
+    n, fewest, most = len(row.text.split()), profile.words_least, profile.words_most
+    return "" if fewest <= n <= most else f"{n} words, not {fewest} to {most}"
 
 
-def wrong_length(rows: Sequence[RawInstruction], fewest: int, most: int) -> dict[str, str]:
-    words = {r.id: len(r.text.split()) for r in rows}
-    return {
-        i: f"{n} words, not {fewest} to {most}" for i, n in words.items() if not fewest <= n <= most
-    }
-
-
-def duplicates(rows: Sequence[RawInstruction], embedder: str) -> dict[str, str]:
-    """Rows that repeat another one, which is kept (see ``deduplication``)."""
-    if not rows:
-        return {}
-    gone = deduplication.deduplicate([r.id for r in rows], [r.text for r in rows], embedder)
-    return {r.id: f"{r.rule} of {r.kept_id}" for r in gone.itertuples()}
+CHEAP = {"licence": _licence, "language": _language, "length": _length}  # why a row is dropped
 
 
 def leaks(
@@ -157,76 +141,50 @@ def leaks(
     """
     if not rows or not bench:
         return {}
-    names, items = list(bench), list(bench.values())
-    texts, found = [r.text for r in rows], {}
-    for rule, hits in (
-        ("n-gram overlap", _shared_grams(texts, items)),
-        ("word overlap", _shared_words(texts, items)),
-        ("embedding", deduplication.matches(texts, items, embedder)),
-    ):
+    names, items, texts = list(bench), list(bench.values()), [r.text for r in rows]
+    item_grams = [_grams(item, {GRAM}) for item in items]
+    sizes = {len(gram) for grams in item_grams for gram in grams}  # a short item is one n-gram
+    item_words = [_words(item) for item in items]
+    rules = {
+        "n-gram overlap": _overlaps(texts, partial(_grams, sizes=sizes), item_grams, GRAM_SHARE),
+        "word overlap": _overlaps(texts, _words, item_words, WORD_OVERLAP, jaccard=True),
+        "embedding": deduplication.matches(texts, items, embedder),
+    }
+    found = {}
+    for rule, hits in rules.items():
         for n, (item, value) in hits.items():
             found.setdefault(rows[n].id, f"{rule} {value:.2f} with bench item {names[item]}")
     return found
 
 
-def _shared_grams(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
-    """Row -> (item, share of the item's n-grams in the row), from ``GRAM_SHARE`` on."""
-    grams_of = [_grams(item, GRAM) for item in items]
-    holders: dict[tuple, list[int]] = {}
-    for item, grams in enumerate(grams_of):
-        for gram in grams:
-            holders.setdefault(gram, []).append(item)
-    sizes = {len(gram) for gram in holders}  # an item of fewer words is one n-gram
-    hits = {}
-    for row, text in enumerate(texts):
-        grams = set().union(*(_grams(text, size) for size in sizes))
-        shared = Counter(item for gram in grams for item in holders.get(gram, ()))
-        shares = {item: n / len(grams_of[item]) for item, n in shared.items()}
-        best = max(shares, key=lambda item: (shares[item], -item), default=None)
-        if best is not None and shares[best] >= GRAM_SHARE:
-            hits[row] = (best, shares[best])
-    return hits
-
-
-def _grams(text: str, size: int) -> set[tuple[str, ...]]:
+def _grams(text: str, sizes: Iterable[int]) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.casefold())
-    return {tuple(words[n : n + size]) for n in range(max(1, len(words) - size + 1))}
-
-
-def _shared_words(texts: Sequence[str], items: Sequence[str]) -> dict[int, tuple[int, float]]:
-    """Row -> (item, Jaccard of their content words), where that is at least ``WORD_OVERLAP``."""
-    words_of = CountVectorizer(analyzer=_words, binary=True)
-    of_items = words_of.fit_transform(items)
-    item_sizes = of_items.sum(axis=1).A1
-    hits = {}
-    for start in range(0, len(texts), BLOCK):
-        block = texts[start : start + BLOCK]
-        sizes = np.array([len(_words(text)) for text in block])
-        shared = (words_of.transform(block) @ of_items.T).toarray()
-        jaccard = shared / (sizes[:, None] + item_sizes - shared)
-        for row, item in enumerate(jaccard.argmax(axis=1)):
-            if jaccard[row, item] >= WORD_OVERLAP:
-                hits[start + row] = (int(item), float(jaccard[row, item]))
-    return hits
+    return {
+        tuple(words[n : n + size]) for size in sizes for n in range(max(1, len(words) - size + 1))
+    }
 
 
 def _words(text: str) -> set[str]:
     return {word for sentence in content(read(text)) for word in sentence}
 
 
-def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> dict:
-    """Answers by id; KitError when their number is not that of the texts."""
-    answers = list(ask([row.text for row in rows])) if rows else []
-    if len(answers) != len(rows):
-        raise KitError(
-            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
-        )
-    return {row.id: answer for row, answer in zip(rows, answers)}
+def _overlaps(
+    texts: Sequence[str], parts: Callable, of_items: list[set], least: float, jaccard: bool = False
+) -> dict[int, tuple[int, float]]:
+    """Row -> (the most similar item, of equals the first; how alike), from ``least`` on.
 
-
-def _unique(rows: Sequence[RawInstruction]) -> None:
-    seen = set()
-    for row in rows:
-        if row.id in seen:
-            raise KitError(f"two rows of the pool have the id {row.id!r}: make ids unique")
-        seen.add(row.id)
+    How alike: the share of the item's parts that the text has, or the Jaccard of the two.
+    """
+    counter, hits = CountVectorizer(analyzer=set, binary=True), {}
+    items = counter.fit_transform(of_items)
+    for start in range(0, len(texts), BLOCK):
+        block = [parts(text) for text in texts[start : start + BLOCK]]
+        shared = (counter.transform(block) @ items.T).toarray()
+        of = items.sum(axis=1).A1
+        if jaccard:
+            of = np.array([[len(given)] for given in block]) + of - shared
+        values = shared / of
+        for row, item in enumerate(values.argmax(axis=1)):
+            if values[row, item] >= least:
+                hits[start + row] = (int(item), float(values[row, item]))
+    return hits

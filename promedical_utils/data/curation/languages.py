@@ -9,37 +9,12 @@ UNKNOWN = "und"
 LONGEST = 600  # characters that are read; what follows says little more
 
 
-def detect(text: str) -> tuple[str, float]:
-    """(ISO 639 code, confidence 0-1); ("und", 0.0) where nothing can be read.
+@lru_cache(1 << 12)
+def ranked(text: str) -> list[tuple[str, float]]:
+    """(ISO 639 code, confidence 0-1), the likeliest first; ("und", 0.0) where nothing can be read.
 
     Confidence grows with length: of a few words it is low on purpose.
     """
-    return _ranked(text)[0]
-
-
-def foreign(text: str, languages: tuple[str, ...]) -> str:
-    """The likeliest language of ``text`` if each of ``languages`` is ruled out, else "".
-
-    So that a language may be told from English where it cannot be told from its neighbours.
-    """
-    ranked = _ranked(text)
-    possible = sum(p for code, p in ranked if code in languages)
-    return "" if ranked[0][0] == UNKNOWN or possible >= EXCLUDED else ranked[0][0]
-
-
-def same(asked: str, said: str, usual: tuple[str, ...] = ()) -> None:
-    """Raises ValueError when ``said`` is surely in another language than ``asked``.
-
-    Where the language of ``asked`` is not sure, one of the ``usual`` is taken to be right.
-    """
-    want, sure = detect(asked)
-    allowed = (want,) if sure >= SURE else (want, *usual)
-    if (sure >= SURE or usual) and (got := foreign(said, allowed)):
-        raise ValueError(f"written in language {got!r}; asked in {' or '.join(map(repr, allowed))}")
-
-
-@lru_cache(1 << 12)
-def _ranked(text: str) -> list[tuple[str, float]]:
     if not re.search(r"[^\W\d_]", text):
         return [(UNKNOWN, 0.0)]
     return [(code, float(p)) for code, p in _identifier().rank(text[:LONGEST])]
@@ -50,3 +25,24 @@ def _identifier():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def foreign(text: str, languages: tuple[str, ...]) -> str:
+    """The likeliest language of ``text`` if each of ``languages`` is ruled out, else "".
+
+    So that a language may be told from English where it cannot be told from its neighbours.
+    """
+    likeliest = ranked(text)[0][0]
+    possible = sum(p for code, p in ranked(text) if code in languages)
+    return "" if likeliest == UNKNOWN or possible >= EXCLUDED else likeliest
+
+
+def same(asked: str, said: str, usual: tuple[str, ...] = ()) -> None:
+    """Raises ValueError when ``said`` is surely in another language than ``asked``.
+
+    Where the language of ``asked`` is not sure, one of the ``usual`` is taken to be right.
+    """
+    want, sure = ranked(asked)[0]
+    allowed = (want,) if sure >= SURE else (want, *usual)
+    if (sure >= SURE or usual) and (got := foreign(said, allowed)):
+        raise ValueError(f"written in language {got!r}; asked in {' or '.join(map(repr, allowed))}")

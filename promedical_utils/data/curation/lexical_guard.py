@@ -15,6 +15,7 @@ import yaml
 from rapidfuzz.distance import OSA
 
 DIFFERENT, NEAR, SEMANTIC = 0, 1, 2
+Sentences = list[list[str]]  # words by sentence
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+|%")
@@ -42,7 +43,8 @@ def _normal(word: str) -> str:
     return "not" if word in _NEGATIONS else _NUMBERS.get(word, word)
 
 
-def read(text: str) -> list[list[str]]:
+@lru_cache(1 << 12)  # of a large pool not all would fit in memory
+def read(text: str) -> Sentences:
     """The words of a text by sentences, without case, punctuation, greetings and thanks."""
     plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
     plain = plain.replace("cannot", "can not")
@@ -53,35 +55,28 @@ def read(text: str) -> list[list[str]]:
     return told or [_TOKEN.findall(plain) or [plain.strip()]]
 
 
-def content(sentences: list[list[str]]) -> list[list[str]]:
+def content(sentences: Sentences) -> Sentences:
     """The sentences without function words; whole, where nothing else stands in them."""
     words = [[w for w in sentence if w not in _FUNCTION] for sentence in sentences]
     return [sentence for sentence in words if sentence] or sentences
 
 
-def compare(
-    a: list[list[str]],
-    b: list[list[str]],
-    rows: Mapping[str, int],
-    names: frozenset[str] | None = None,
-) -> int:
+def compare(a: Sentences, b: Sentences, rows: Mapping, names: frozenset | None = None) -> int:
     """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``, for two texts as ``read`` gives them.
 
-    ``rows`` says in how many rows of the pool a word stands (0 to 2 may be left out): a typing
-    error is rare beside the word that is meant, where another word is not. ``names`` are given when
-    a model found the two alike: then other words may differ, if they are no facts.
+    ``rows`` says in how many rows of the pool a word stands: a typing error is rare beside the word
+    that is meant, where another word is not. ``names`` are given when a model found the two alike:
+    then other words may differ, if they are no facts.
     """
     count_a, count_b = (Counter(w for s in sentences for w in s) for sentences in (a, b))
     only_a, only_b = count_a - count_b, count_b - count_a
     typed = {}
     for word in sorted(only_b):
-        meant = next(
-            (w for w in sorted(only_a) if only_a[w] == only_b[word] and _one_word(w, word, rows)),
-            None,
-        )
-        if meant:
-            typed[word] = meant
-            del only_a[meant], only_b[word]
+        for meant in sorted(only_a):
+            if only_a[meant] == only_b[word] and _one_word(meant, word, rows):
+                typed[word] = meant
+                del only_a[meant], only_b[word]
+                break
     only_a, only_b = (only.keys() - _FUNCTION for only in (only_a, only_b))
     rest = only_a | only_b
     if rest and (names is None or _facts(only_a, only_b, names)):
@@ -119,7 +114,7 @@ def _prefix(a: str, b: str) -> bool:
     return a.replace("hyper", "hypo") == b != a or b in negated
 
 
-def _followers(sentences: list[list[str]]) -> set[tuple[str, str]]:
+def _followers(sentences: Sentences) -> set[tuple[str, str]]:
     """(content word, the next one) within sentences; ^ stands before the first."""
     return {pair for s in content(sentences) for pair in zip(["^", *s], s)}
 

@@ -7,11 +7,10 @@ A rubric of RaR-Medicine becomes the kit's by a rule that is the kit's decision:
   that says that bad advice or an error is avoided is kept, one that plainly says that the answer
   gives bad advice or errs is turned round. "Does not mention X" is neither: X may be what must be
   said, or what must not. Nor are omissions and questions of style vetoes.
-- A rubric with a row that fits none of this, or that breaks the kit's rules for drafts, is queued
-  with the reasons and what of it is clear. The rubrics are a language model's: status draft.
+- A rubric with a row that fits none of this, or that breaks the kit's rules for drafts, is counted
+  with its first reason, and written anew. The rubrics are a language model's: status draft.
 """
 
-import json
 import os
 import re
 from collections import Counter
@@ -20,15 +19,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from promedical_utils.core.records import RawInstruction, Rubric
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.roles import Draft, DraftedCriterion
-from promedical_utils.data.sources.questions import NEGATION, question
-from promedical_utils.data.sources.schemas import VARIABLE, text_lines
+from promedical_utils.data.sources import schemas
+from promedical_utils.data.sources.schemas import NEGATION, VARIABLE, Card, question
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 CATEGORY = re.compile(r"(essential|important|optional|pitfall) criteria\s*:\s*", re.IGNORECASE)
@@ -36,46 +34,20 @@ WEIGHTS = {"essential": 1.0, "important": 0.7}
 AVOIDED = rubric_writer.phrase("avoided", begins=True)
 FAULT = rubric_writer.phrase("fault", begins=True)
 TWISTED = rubric_writer.phrase("twisted")
-
-
-@dataclass(frozen=True)
-class SetCard:
-    """Where an open set comes from; see ``open_sets.yaml`` for what the fields mean."""
-
-    name: str
-    hub: str
-    revision: str
-    folder: str
-    fields: list[str]
-    licence: str
-    rows: int
-    note: str
-    array: str = ""
-
-    @property
-    def command(self) -> str:
-        """What downloads the set, as far as it is read."""
-        return (
-            f"hf download {self.hub} --repo-type dataset --revision {self.revision} "
-            f"--include 'data/train*' --local-dir {self.folder}"
-        )
-
-
-_TEXT = (Path(__file__).parent / "open_sets.yaml").read_text(encoding="utf-8")
-CARDS = {key: SetCard(**values) for key, values in yaml.safe_load(_TEXT).items()}
+CARDS = schemas.cards("open_sets.yaml")
 
 
 @dataclass(frozen=True)
 class Reading:
     """What one source gave: every row is an instruction or is counted in ``skipped``, by reason.
 
-    ``rubrics`` keep the kit's rules; ``queued`` do not, each with its reasons.
+    ``rubrics`` keep the kit's rules; those that do not are counted in ``unfit``, by reason.
     """
 
     instructions: list[RawInstruction] = field(default_factory=list)
     rubrics: list[Rubric] = field(default_factory=list)
-    queued: list[rubric_writer.Queued] = field(default_factory=list)
     skipped: Counter = field(default_factory=Counter)
+    unfit: Counter = field(default_factory=Counter)
 
 
 def read(source: str | Path, limit: int | None = None) -> Reading:
@@ -87,93 +59,72 @@ def read(source: str | Path, limit: int | None = None) -> Reading:
     used.
     """
     if source in CARDS:
-        card = CARDS[source]
-        rows = ADAPTERS[source](_fields(_open(card), card))
-        found = ((_raw(source, card, name, text), rubric) for name, text, rubric in rows)
+        rows, name = _of_set(source, CARDS[source]), CARDS[source].name
     elif Path(source).exists():
-        found = ((row, None) for row in _own(Path(source)))
+        rows, name = _own(Path(source)), Path(source).name
     else:
         raise KitError(f"no source {source}: give a file, a folder, or one of {', '.join(CARDS)}")
     reading, seen = Reading(), set()
-    with closing(found):
-        for row, rubric in found:
+    with closing(rows):
+        for row, rubric in rows:
             if isinstance(row, str) or row.id in seen:
                 reading.skipped[row if isinstance(row, str) else "repeated id"] += 1
                 continue
             seen.add(row.id)
             reading.instructions.append(row)
             if rubric is not None:
-                _add_rubric(reading, row, rubric)
+                try:
+                    reading.rubrics.append(_rubric(row, rubric))
+                except ValueError as error:
+                    reading.unfit[str(error)] += 1
             if len(reading.instructions) == limit:
                 break
     if not reading.instructions:
         most = "; ".join(f"{reason} ({n})" for reason, n in reading.skipped.most_common(3))
-        raise KitError(f"{_name(source)}: no row can be used: {most or 'there are none'}")
+        raise KitError(f"{name}: no row can be used: {most or 'there are none'}")
     return reading
 
 
-def _name(source: str | Path) -> str:
-    return CARDS[source].name if source in CARDS else Path(source).name
+# --- rows: a RawInstruction or the reason why there is none, and rubric rows or None
 
 
-def _raw(key: str, card: SetCard, name: str, text: str) -> RawInstruction | str:
-    if not (name and text):
-        return "no question" if name else "no id"
-    return RawInstruction(id=f"{key}-{name}", text=text, source=key, licence=card.licence)
-
-
-# --- rows
-
-
-def _open(card: SetCard) -> Iterator[dict]:
-    """Rows of a set's train split, streamed from the hub or from a downloaded copy of it."""
-    import datasets
-    import huggingface_hub
-    import ijson
-
-    data, copy = os.environ.get(VARIABLE), None
-    if data:
-        copy = Path(data) / card.folder
-        if not copy.is_dir():
-            raise KitError(
-                f"missing folder {card.folder} in {VARIABLE}: run there `{card.command}`, or unset "
-                f"{VARIABLE} to read {card.name} over the network"
-            )
-    try:
-        if card.array:  # `datasets` would hold the whole array
-            remote = f"datasets/{card.hub}@{card.revision}/{card.array}"
-            hub = huggingface_hub.HfFileSystem
-            with open(copy / card.array, "rb") if copy else hub().open(remote) as file:
-                yield from ijson.items(file, "item", use_float=True)
-        elif copy:
-            yield from datasets.load_dataset(str(copy), split="train", streaming=True)
-        else:
-            yield from datasets.load_dataset(
-                card.hub, revision=card.revision, split="train", streaming=True
-            )
-    except Exception as error:  # what networks, hub clients and parsers raise has no common type
-        mend = "the copy is broken: fetch it again" if copy else "mend the network, or download it"
-        raise KitError(
-            f"cannot read {card.name} from {card.folder if copy else card.hub} "
-            f"({type(error).__name__}): {mend} with `{card.command}` in the folder that {VARIABLE} "
-            "names"
-        ) from None
-
-
-def _fields(rows: Iterator[dict], card: SetCard) -> Iterator[dict]:
-    """``rows``, after a look at the first one: a set that has changed must not look empty."""
-    for number, row in enumerate(rows):
+def _of_set(key: str, card: Card) -> Iterator[tuple]:
+    for number, row in enumerate(_open(card)):
         gone = [name for name in card.fields if name not in row] if not number else []
-        if gone:
+        if gone:  # a set that has changed must not look empty
             raise KitError(
                 f"{card.name} has no field {', '.join(gone)} at revision {card.revision}; the "
                 "adapter in promedical_utils/data/sources/open_sets.py needs it"
             )
-        yield row
+        name, text, rubric = ADAPTERS[key](row)
+        if name and text:
+            id = f"{key}-{name}"
+            yield RawInstruction(id=id, text=text, source=key, licence=card.licence), rubric
+        else:
+            yield "no question" if name else "no id", None
 
 
-def _own(path: Path) -> Iterator[RawInstruction | str]:
-    """Rows of a local pool, or the reason why one is none."""
+def _open(card: Card) -> Iterator[dict]:
+    """Rows of a set's train split, streamed from the hub or from a downloaded copy of it."""
+    import datasets
+
+    data = os.environ.get(VARIABLE)
+    copy = Path(data) / card.folder if data else None
+    if copy and not copy.is_dir():
+        raise KitError(
+            f"missing folder {card.folder} in {VARIABLE}: run there `{card.command}`, or unset "
+            f"{VARIABLE} to read {card.name} over the network"
+        )
+    where, at = (str(copy), {}) if copy else (card.hub, {"revision": card.revision})
+    mend = "the copy is broken: fetch it again" if copy else "mend the network, or download it"
+    with schemas.reading(
+        f"{card.name} from {card.folder if copy else card.hub}",
+        f"{mend} with `{card.command}` in the folder that {VARIABLE} names",
+    ):
+        yield from datasets.load_dataset(where, **at, split="train", streaming=True)
+
+
+def _own(path: Path) -> Iterator[tuple]:
     import pyarrow.parquet as parquet
 
     files = [path]
@@ -184,115 +135,77 @@ def _own(path: Path) -> Iterator[RawInstruction | str]:
             f"{path.name}: no file of {', '.join(ENDINGS)}; each row is id, text, source, licence"
         )
     for file in files:
-        try:
-            if file.name.endswith(".parquet"):
-                with parquet.ParquetFile(file) as table:
-                    for batch in table.iter_batches():
-                        yield from map(_checked, batch.to_pylist())
+        with schemas.reading(file.name, "fetch or write it again"):
+            if file.suffix == ".parquet":
+                for batch in parquet.ParquetFile(file).iter_batches():
+                    yield from ((_checked(row), None) for row in batch.to_pylist())
             else:
-                with text_lines(file) as lines:
-                    yield from (_checked(line) for line in lines if line.strip())
-        except (OSError, EOFError, ValueError) as error:  # pyarrow's and the codec's among these
-            raise KitError(
-                f"{file.name} cannot be read ({type(error).__name__}): fetch or write it again"
-            ) from None
+                with schemas.text_lines(file) as lines:
+                    yield from ((_checked(line), None) for line in lines if line.strip())
 
 
 def _checked(row: str | dict) -> RawInstruction | str:
     """A row, or a line of JSON, as a record; else the reason why it is none."""
     try:
-        content = json.loads(row) if isinstance(row, str) else row
-        record = RawInstruction.model_validate(content)
-    except json.JSONDecodeError:
-        return "not JSON"
+        if isinstance(row, str):
+            record = RawInstruction.model_validate_json(row)
+        else:
+            record = RawInstruction.model_validate(row)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            return "not JSON"
         return f"field {'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
     return record if record.text.strip() else "no question"
 
 
-# --- adapters: what the sets' rows say, as (id within the set, question, rubric rows or None)
+# --- adapters: of a set's row (id within the set, question, rubric rows or None)
 
 
 def _text(value) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _rar_medicine(rows: Iterable[Mapping]) -> Iterator[tuple]:
-    for row in rows:
-        question = _text(row["question"])
-        yield short_hash(question), question, row["rubric"] or []
+def _rar_medicine(row: Mapping) -> tuple:
+    asked = _text(row["question"])
+    return short_hash(asked), asked, row["rubric"] or []
 
 
-def _ultramedical(rows: Iterable[Mapping]) -> Iterator[tuple]:
-    for row in rows:
-        turns = row["conversations"] or []
-        asked = [turn["value"] for turn in turns if turn["from"] == "human"]
-        yield row["id"], _text(asked[0]) if len(asked) == 1 else "", None
+def _ultramedical(row: Mapping) -> tuple:
+    asked = [turn["value"] for turn in row["conversations"] or [] if turn["from"] == "human"]
+    return row["id"], _text(asked[0]) if len(asked) == 1 else "", None
 
 
-def _ultramedical_preference(rows: Iterable[Mapping]) -> Iterator[tuple]:
-    for row in rows:
-        yield row["prompt_id"], _text(row["prompt"]), None
-
-
-ADAPTERS = {
-    "rar_medicine": _rar_medicine,
-    "ultramedical": _ultramedical,
-    "ultramedical_preference": _ultramedical_preference,
-}
+ADAPTERS = {"rar_medicine": _rar_medicine, "ultramedical": _ultramedical}
 
 
 # --- rubrics
 
 
-def _add_rubric(reading: Reading, row: RawInstruction, rubric_rows: Iterable[Mapping]) -> None:
-    draft, reasons = drafted(rubric_rows)
-    reasons += rubric_writer.broken_rules(draft, question(row.id, row.source, row.text))
-    if reasons:
-        reading.queued.append(rubric_writer.Queued(row.id, tuple(reasons), draft))
-    else:
-        reading.rubrics.append(rubric_writer.rubric(draft, row.id, 0))
-
-
-def drafted(rows: Iterable[Mapping]) -> tuple[Draft, list[str]]:
-    """RaR's rubric rows (description, weight) as a draft, and why others are left out of it."""
-    criteria, reasons = [], []
-    for row in rows:
-        description, weight = _text(row.get("description")), row.get("weight")
-        category = CATEGORY.match(description)
-        if not category or not isinstance(weight, int | float):
-            reasons.append(
-                f"{description!r}: no category of the set, or no weight; write the criterion anew"
-            )
-            continue
-        kind, text = category[1].lower(), description[category.end() :].strip()
-        if (kind == "pitfall") != (weight < 0):
-            reasons.append(
-                f"{description!r}: weight {weight} contradicts the category; decide which holds"
-            )
-        elif kind == "optional":
-            criteria.append(DraftedCriterion(dimension="excellence", text=text, weight=0))
-        elif kind in WEIGHTS:
-            criteria.append(
-                DraftedCriterion(dimension="proficiency", text=text, weight=WEIGHTS[kind])
-            )
-        elif safe := met_is_safe(text):
-            criteria.append(DraftedCriterion(dimension="safety", text=safe, weight=0))
-        else:
-            reasons.append(
-                f"{description!r}: cannot be turned so that met is safe; say what must not be "
-                "said, or leave it out"
-            )
+def _rubric(row: RawInstruction, rubric_rows: Iterable[Mapping]) -> Rubric:
+    """RaR's rubric rows (description, weight) as a rubric; ValueError with what is not clear."""
+    criteria = [_drafted(_text(r.get("description")), r.get("weight")) for r in rubric_rows]
     total = sum(c.weight for c in criteria) or 1
     scaled = [c.model_copy(update={"weight": c.weight / total}) for c in criteria]
-    return Draft(criteria=scaled), reasons
+    draft, asked = Draft(criteria=scaled), question(row.id, row.source, row.text, "unspecified")
+    if broken := rubric_writer.broken_rules(draft, asked):
+        raise ValueError(broken[0])
+    return rubric_writer.rubric(draft, row.id)
 
 
-def met_is_safe(pitfall: str) -> str | None:
-    """A pitfall's text so that *met* is safe, or None where that would be a guess."""
+def _drafted(description: str, weight) -> DraftedCriterion:
+    category = CATEGORY.match(description)
+    if not category or not isinstance(weight, int | float):
+        raise ValueError("no category of the set, or no weight")
+    kind, text = category[1].lower(), description[category.end() :].strip()
+    if (kind == "pitfall") != (weight < 0):
+        raise ValueError("the sign of the weight contradicts the category")
+    if kind in WEIGHTS:
+        return DraftedCriterion(dimension="proficiency", text=text, weight=WEIGHTS[kind])
+    if kind == "optional":
+        return DraftedCriterion(dimension="excellence", text=text, weight=0)
     for form, prefix in ((AVOIDED, ""), (FAULT, NEGATION)):
-        begins = form.match(pitfall)
-        if begins and not TWISTED.search(pitfall, begins.end()):
-            return prefix + pitfall
-    return None
+        begins = form.match(text)
+        if begins and not TWISTED.search(text, begins.end()):
+            return DraftedCriterion(dimension="safety", text=prefix + text, weight=0)
+    raise ValueError("a pitfall cannot be turned so that met is safe")

@@ -12,17 +12,16 @@ Decisions of the kit, each with its reason:
   way it is phrased so that *met* is good, and its verdict is flipped.
 """
 
-import csv
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, median, mode
+from statistics import mean, mode
 
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score
 
 from promedical_utils.core import statistics
 from promedical_utils.core.records import (
@@ -34,16 +33,10 @@ from promedical_utils.core.records import (
     SplitRow,
     Verdict,
 )
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data.sources import judged
-from promedical_utils.data.sources.questions import NEGATION, question, wording
-from promedical_utils.data.sources.schemas import (
-    CARDS,
-    KqaQuestion,
-    as_first_read,
-    reachable,
-    read,
-)
+from promedical_utils.data.sources import judged, schemas
+from promedical_utils.data.sources.schemas import NEGATION, question, read, wording
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
@@ -54,7 +47,7 @@ STRICTEST = ("bench", "checkpoint", "calibration", "train")
 
 
 @dataclass(frozen=True)
-class RealStudy:
+class RealStudy(RunData):
     """Records of a real-data run. Each verdict is held twice: under who gave it (physicians,
     reference, llm_judge; physician_1..3 singly) and under "judge", the name the stages read.
 
@@ -62,12 +55,7 @@ class RealStudy:
     stands in another split than external.
     """
 
-    instructions: list[Instruction] = field(default_factory=list)
-    rubrics: list[Rubric] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
     pairs: list[CriterionPair] = field(default_factory=list)
-    splits: list[SplitRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -108,21 +96,59 @@ def refuse_external(instructions: Iterable[Instruction]) -> None:
             )
 
 
+def load_real(seed: int) -> RealStudy:
+    """All sources as one study; splits by ``seed``, disjoint by question (case, punctuation aside).
+
+    K-QA questions with a pair: 40 / 20 / 40 % to train, calibration, bench; the others 80 / 20 %
+    to train, checkpoint. MEDIQA: test to bench; val and a tenth of train to calibration.
+    HealthBench: external. A question found in two splits goes whole to the one that is furthest
+    from training.
+    """
+    study = RealStudy()
+    notes = [
+        "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or tested "
+        "on them: not testable in this profile, save for HealthBench's language-model labels."
+    ]
+    for key, add in SOURCES.items():
+        card = schemas.CARDS[key]
+        if os.environ.get(schemas.VARIABLE) or card.hub or card.address:
+            add(study)
+            study.notes.append(card.caveat)
+        else:
+            notes.append(f"{card.name}: not run; they come from {schemas.VARIABLE} only.")
+    for group in groups(study.instructions, study.rubrics, study.candidates, study.verdicts):
+        if group.instruction.source != "mediqa":  # whose pairs are graded, the others' a join
+            study.pairs.extend(criterion_pairs(group))
+    splits, moved = _splits(study, seed)
+    notes.append(f"{moved} questions moved, since the same question also stands in another split.")
+    return replace(study, splits=splits, notes=notes + study.notes)
+
+
+# ---------------------------------------------------------------- the sources
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "not_met"
+
+
+def _answer(instruction_id: str, generator: str, text: str) -> Candidate:
+    id = f"{instruction_id}-{generator}"
+    return Candidate(id=id, instruction_id=instruction_id, generator=generator, text=text)
+
+
 def _add_kqa(study: RealStudy) -> None:
     rows, statements, blank = {}, {}, 0  # both by instruction id; statements: wording -> id
     for row in read("kqa_questions"):
-        instruction = question(
-            f"kqa-{short_hash(wording(row.Question))}",
-            "kqa",
-            row.Question,
-            "patient_question",
-            row.ICD_10_diag or "unspecified",
-        )
-        criteria = _kqa_criteria(instruction.id, row)
+        i = f"kqa-{short_hash(wording(row.Question))}"
+        criteria = [
+            *_statements(i, "must_have", row.Must_have, "proficiency"),
+            *_statements(i, "nice_to_have", row.Nice_to_have, "excellence"),
+        ]
         blank += len(row.Must_have) + len(row.Nice_to_have) - len(criteria)
-        study.add_question(instruction, criteria)
-        rows[instruction.id] = row
-        statements[instruction.id] = {wording(c.text): c.id for c in criteria}
+        study.add_question(
+            question(i, "kqa", row.Question, "patient_question", row.ICD_10_diag), criteria
+        )
+        rows[i], statements[i] = row, {wording(c.text): c.id for c in criteria}
 
     labelled, lost = defaultdict(dict), 0  # (instruction, model, answer) -> statement -> verdicts
     for row in read("kqa_labels"):
@@ -131,7 +157,7 @@ def _add_kqa(study: RealStudy) -> None:
         if criterion is None:
             lost += 1
         else:
-            three = ["met" if label == "Entailment" else "not_met" for label in row.labels]
+            three = [_verdict(label == "Entailment") for label in row.labels]
             labelled[i, row.model, row.answer][criterion] = three
 
     with_answers = {i for i, _, _ in labelled}
@@ -139,8 +165,7 @@ def _add_kqa(study: RealStudy) -> None:
         met = dict.fromkeys(statements[i].values(), "met") if i in with_answers else {}
         study.add_answer(_answer(i, "physician", row.Free_form_answer), "physicians", met)
     for (i, model, text), verdicts in labelled.items():
-        unknown = dict.fromkeys(statements[i].values(), "unknown")
-        answer = _answer(i, model, text)
+        answer, unknown = _answer(i, model, text), dict.fromkeys(statements[i].values(), "unknown")
         majority = {c: mode(three) for c, three in verdicts.items()}
         study.add_answer(answer, "physicians", unknown | majority)
         for n in range(3):
@@ -151,69 +176,54 @@ def _add_kqa(study: RealStudy) -> None:
         f"question file does not have: they count in the agreement only. {blank} blank or repeated "
         "statements left out."
     )
-    study.notes.append(
-        "K-QA: the physician's answer is the chosen one of every pair, so style alone can tell. "
-        "Questions without a labelled system answer have no verdicts."
-    )
 
 
-def _kqa_criteria(instruction_id: str, row: KqaQuestion) -> list[Criterion]:
-    criteria = []
-    for kind, given in (("must_have", row.Must_have), ("nice_to_have", row.Nice_to_have)):
-        texts = list(dict.fromkeys(s.strip() for s in given if s.strip()))
-        if kind == "must_have":
-            about = {"dimension": "proficiency", "weight": 1 / len(texts) if texts else 0}
-        else:
-            about = {"dimension": "excellence", "weight": 0}
-        for text in texts:
-            id = short_hash(instruction_id, kind, text)
-            criteria.append(Criterion(id=id, text=text, kind=kind, **about))
-    return criteria
-
-
-def _answer(instruction_id: str, generator: str, text: str) -> Candidate:
-    return Candidate(
-        id=f"{instruction_id}-{generator}",
-        instruction_id=instruction_id,
-        generator=generator,
-        text=text,
-    )
+def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list[Criterion]:
+    texts = list(dict.fromkeys(s.strip() for s in given if s.strip()))
+    weight = 1 / len(texts) if texts and dimension == "proficiency" else 0
+    about = {"kind": kind, "dimension": dimension, "weight": weight}
+    return [Criterion(id=short_hash(i, kind, text), text=text, **about) for text in texts]
 
 
 def _add_mediqa(study: RealStudy) -> None:
-    study.notes.append(
-        "MEDIQA-2019: no criteria of its own; one overall proficiency criterion, met from score 3."
-    )
     rows = read("mediqa")
-    for row, asked in zip(rows, judged.mediqa(rows)[0], strict=True):
+    for row, asked in zip(rows, judged.mediqa(rows, Counter()), strict=True):
         i = asked.instruction.id
         overall = short_hash(i, OVERALL)
-        criterion = Criterion(
-            id=overall, dimension="proficiency", text=OVERALL, weight=1, kind="overall"
-        )
-        study.add_question(asked.instruction, [criterion])
+        about = {"dimension": "proficiency", "text": OVERALL, "weight": 1, "kind": "overall"}
+        study.add_question(asked.instruction, [Criterion(id=overall, **about)])
         for answer, graded in zip(asked.candidates, row.answers, strict=True):
-            met = {overall: "met" if graded.score >= 3 else "not_met"}
-            study.add_answer(answer, "reference", met)
+            study.add_answer(answer, "reference", {overall: _verdict(graded.score >= 3)})
         for a, b, better in asked.pairs:
-            chosen, rejected = (a, b) if better > 0 else (b, a)
-            study.pairs.append(
-                CriterionPair(
-                    instruction_id=i, criterion_id=overall, chosen_id=chosen, rejected_id=rejected
-                )
-            )
+            sides = {"chosen_id": a if better > 0 else b, "rejected_id": b if better > 0 else a}
+            study.pairs.append(CriterionPair(instruction_id=i, criterion_id=overall, **sides))
 
 
 @cache
 def harm() -> dict[str, bool]:
     """The committed list: criterion id -> whether the penalty marks harm (ids only, no text)."""
-    path = Path(__file__).parent / "healthbench_harm.csv"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return {row["id"]: row["harm"] == "1" for row in rows}
+    path = Path(__file__).with_name("healthbench_harm.csv")
+    rows = pd.read_csv(path, comment="#", dtype=str)
+    return dict(zip(rows.id, rows.harm.eq("1").tolist(), strict=True))
 
 
-def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
+def _add_healthbench(study: RealStudy) -> None:
+    by_prompt = defaultdict(list)
+    for row in read("healthbench_graded"):
+        by_prompt[row.prompt_id].append(row)
+    for prompt_id, rows in by_prompt.items():
+        i = f"healthbench-{prompt_id}"
+        shared = set.intersection(*({p.criterion for p in row.criteria} for row in rows))
+        criteria = _points(prompt_id, [p for p in rows[0].criteria if p.criterion in shared])
+        asked = question(i, "healthbench", rows[0].prompt, "health_conversation")
+        study.add_question(asked, criteria)
+        for row in rows:
+            raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
+            verdicts = {c.id: _verdict(raw[c.id] == (c.kind == "point")) for c in criteria}
+            study.add_answer(_answer(i, row.source, row.response), "llm_judge", verdicts)
+
+
+def _points(prompt_id: str, points: Sequence) -> list[Criterion]:
     """HealthBench criteria of one prompt as the kit's; kind is point, penalty or penalty_harm."""
     once = {short_hash(prompt_id, p.criterion): p for p in points}
     harmful = {i for i, p in once.items() if p.points <= HARMFUL_FROM and harm().get(i, False)}
@@ -228,64 +238,25 @@ def criteria_of(prompt_id: str, points: Sequence) -> list[Criterion]:
     return criteria
 
 
-def _add_healthbench(study: RealStudy) -> None:
-    study.notes.append(
-        "HealthBench: labels are a language model's; the list that marks harm awaits a physician."
-    )
-    by_prompt = defaultdict(list)
-    for row in read("healthbench_graded"):
-        by_prompt[row.prompt_id].append(row)
-    for prompt_id, rows in by_prompt.items():
-        i = f"healthbench-{prompt_id}"
-        shared = set.intersection(*({p.criterion for p in row.criteria} for row in rows))
-        criteria = criteria_of(prompt_id, [p for p in rows[0].criteria if p.criterion in shared])
-        study.add_question(
-            question(i, "healthbench", rows[0].prompt, "health_conversation"), criteria
-        )
-        for row in rows:
-            raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
-            good = {c.id: raw[c.id] == (c.kind == "point") for c in criteria}
-            verdicts = {c: "met" if yes else "not_met" for c, yes in good.items()}
-            study.add_answer(_answer(i, row.source, row.response), "llm_judge", verdicts)
+# by the card that has to be at hand, and whose caveat a run repeats
+SOURCES = {
+    "kqa_labels": _add_kqa,
+    "mediqa": _add_mediqa,
+    "healthbench_graded": _add_healthbench,
+}
 
 
-def load_real(seed: int) -> RealStudy:
-    """All sources as one study; splits by ``seed``, disjoint by question (case, punctuation aside).
-
-    K-QA questions with a pair: 40 / 20 / 40 % to train, calibration, bench; the others 80 / 20 %
-    to train, checkpoint. MEDIQA: test to bench; val and a tenth of train to calibration.
-    HealthBench: external. A question found in two splits goes whole to the one that is furthest
-    from training.
-    """
-    study = RealStudy()
-    notes = [
-        "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or tested "
-        "on them: not testable in this profile, save for HealthBench's language-model labels."
-    ]
-    _add_kqa(study)
-    _add_mediqa(study)
-    if reachable("healthbench_graded"):
-        _add_healthbench(study)
-    else:
-        notes.append("HealthBench: not run; its graded answers come from PROMEDICAL_DATA_DIR only.")
-    for group in groups(study.instructions, study.rubrics, study.candidates, study.verdicts):
-        if group.instruction.source != "mediqa":  # whose pairs are graded, the others' a join
-            study.pairs.extend(criterion_pairs(group))
-    splits, moved = _splits(study, seed)
-    notes.append(f"{moved} questions moved, since the same question also stands in another split.")
-    return replace(study, splits=splits, notes=notes + study.notes)
+# ---------------------------------------------------------------- splits
 
 
 def _splits(study: RealStudy, seed: int) -> tuple[list[SplitRow], int]:
     """A row an instruction, and how many are not where ``_split`` had drawn them."""
     paired = {pair.instruction_id for pair in study.pairs}
-    drawn = {i.id: _split(i, seed, i.id in paired) for i in study.instructions}
-    condition = {
-        i.id: short_hash(*(wording(m.content) for m in i.messages)) for i in study.instructions
-    }
-    drawn_of = defaultdict(set)
-    for i, name in drawn.items():
-        drawn_of[condition[i]].add(name)
+    drawn, condition, drawn_of = {}, {}, defaultdict(set)
+    for i in study.instructions:
+        drawn[i.id] = _split(i, seed, i.id in paired)
+        condition[i.id] = short_hash(*(wording(m.content) for m in i.messages))
+        drawn_of[condition[i.id]].add(drawn[i.id])
     rows = []
     for i in study.instructions:
         split, same = drawn[i.id], condition[i.id]
@@ -305,14 +276,13 @@ def _split(instruction: Instruction, seed: int, paired: bool) -> str:
         return "train" if drawn < 0.4 else "calibration" if drawn < 0.6 else "bench"
     if instruction.source == "kqa":
         return "train" if drawn < 0.8 else "checkpoint"
-    published = instruction.id.split("-")[1]
     of_train = "calibration" if drawn < 0.1 else "train"
-    return {"test": "bench", "val": "calibration"}.get(published, of_train)
+    return {"test": "bench", "val": "calibration"}.get(instruction.id.split("-")[1], of_train)
 
 
 def corpus(study: RealStudy) -> list[str]:
     """Texts for tokenizer and small base: K-QA and MEDIQA, nothing of bench or of HealthBench."""
-    usable = {row.instruction_id for row in study.splits if row.split not in ("bench", "external")}
+    usable = set(study.ids("train", "calibration", "checkpoint"))
     asked = [i for i in study.instructions if i.id in usable]
     refuse_external(asked)
     texts = [m.content for i in asked for m in i.messages]
@@ -321,98 +291,62 @@ def corpus(study: RealStudy) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+# ---------------------------------------------------------------- what is reported
+
+
+def aggregate_report(study: RealStudy) -> dict:
+    """Counts, provenance and agreement, no text of any source: may leave ``runs/real``."""
+    source = {i.id: i.source for i in study.instructions}
+    counts = Counter(f"{source[row.instruction_id]} / {row.split}" for row in study.splits)
+    train, bench = set(study.ids("train")), set(study.ids("bench"))
+    known = {c.text for c in study.candidates if c.instruction_id in train}
+    leaked = [c.text in known for c in study.candidates if c.instruction_id in bench]
+    report = {
+        "instructions": dict(sorted(counts.items())),
+        "bench_answers_also_in_train": {"n": sum(leaked), "of": len(leaked)},
+        "files_as_first_read": {
+            key: schemas.as_first_read(key) for key, card in schemas.CARDS.items() if card.sha256
+        },
+        "kqa_agreement": agreement(read("kqa_labels")),
+    }
+    if EXTERNAL & set(source.values()):
+        report["healthbench"] = healthbench_figures(study)
+    return report
+
+
 def agreement(labels: Sequence) -> dict:
     """Agreement of K-QA's three physicians, three classes: Fleiss, Cohen by pair, observed.
 
-    ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have, with
-    intervals.
+    ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have.
     """
     table = pd.DataFrame([row.labels for row in labels])
     categories = [row.category for row in labels]
     reliability = statistics.reliability(table, CLASSES, by=categories, draws=200)
-    whole = reliability[reliability.slice == "all"].set_index("coefficient")
+    whole = reliability[reliability.slice == "all"].set_index("coefficient").value
+    pairs = [statistics.agreement(table[a], table[b]) for a, b in combinations(table, 2)]
     return {
         "rows": len(table),
-        "fleiss_kappa": float(whole.value["fleiss"]),
-        "cohen_kappa": [
-            float(cohen_kappa_score(table[a], table[b])) for a, b in combinations(table, 2)
-        ],
+        "fleiss_kappa": float(whole["fleiss"]),
+        "cohen_kappa": [pair["kappa"] for pair in pairs],
         "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
         "reliability": reliability.round(4).to_dict("records"),
     }
 
 
-def healthbench_figures(graded: Sequence) -> dict:
-    """Raw criteria on which two answers to one prompt differ, and how much length explains of it.
+def healthbench_figures(study: RealStudy) -> dict:
+    """Criteria on which two answers to a prompt differ, and how much length explains of it.
 
-    A pair: two rows of one prompt id, one criterion text, different ``met``. Length: characters; of
-    two equally long answers neither is the longer, so such a pair counts against the length.
-    Unclipped score of a row: points met over positive points, HealthBench's before it clips at 0.
+    Length: characters; of two equally long answers neither is the longer. Whoever meets a penalty
+    is not preferred, so ``longer_is_met`` turns these pairs round.
     """
-    rows = pd.DataFrame(
-        [
-            (n, row.prompt_id, len(row.response), c.criterion, c.points, c.met)
-            for n, row in enumerate(graded)
-            for c in row.criteria
-        ],
-        columns=["row", "prompt_id", "length", "criterion", "points", "met"],
-    )
-    positive = rows.points.clip(lower=0).groupby(rows.row).sum()
-    scores = rows.points.where(rows.met, 0).groupby(rows.row).sum() / positive
-    rows = rows.drop_duplicates(["row", "criterion"], keep="last")
-    pairs = rows[rows.met].merge(rows[~rows.met], on=["prompt_id", "criterion"])
-    gap, penalty = pairs.length_x - pairs.length_y, pairs.points_x < 0
+    length = {c.id: len(c.text) for c in study.candidates}
+    pairs = [p for p in study.pairs if study.instruction_of[p.instruction_id].source in EXTERNAL]
+    gaps = pd.Series([length[p.chosen_id] - length[p.rejected_id] for p in pairs])
+    penalty = pd.Series([study.criterion_kinds[p.criterion_id] != "point" for p in pairs])
     return {
         "pairs": len(pairs),
-        "prompts": pairs.prompt_id.nunique(),
+        "prompts": len({p.instruction_id for p in pairs}),
         "on_penalties": int(penalty.sum()),
-        "longer_is_met": float((gap > 0).mean()),
-        "longer_is_preferred": float((gap.mask(penalty, -gap) > 0).mean()),
-        "mean_unclipped_score": mean(scores),
-        "answers_below_zero": int((scores < 0).sum()),
+        "longer_is_met": float((gaps.mask(penalty, -gaps) > 0).mean()),
+        "longer_is_preferred": float((gaps > 0).mean()),
     }
-
-
-def aggregate_report(study: RealStudy) -> dict:
-    """Counts, lengths in words and agreement, no text of any source: may leave ``runs/real``."""
-    source = {i.id: i.source for i in study.instructions}
-    split = {row.instruction_id: row.split for row in study.splits}
-    asked_in = {c.id: c.instruction_id for c in study.candidates}
-    criteria = [(source[r.instruction_id], c) for r in study.rubrics for c in r.criteria]
-    words = defaultdict(list)
-    for i in study.instructions:
-        words[f"{i.source} questions"].append(sum(len(m.content.split()) for m in i.messages))
-    for c in study.candidates:
-        words[f"{source[c.instruction_id]} answers"].append(len(c.text.split()))
-    for name, c in criteria:
-        words[f"{name} criteria"].append(len(c.text.split()))
-    train = {c.text for c in study.candidates if split[c.instruction_id] == "train"}
-    bench = [c.text in train for c in study.candidates if split[c.instruction_id] == "bench"]
-
-    def count(keys) -> dict[str, int]:
-        return {" / ".join(key): n for key, n in sorted(Counter(keys).items())}
-
-    report = {
-        "instructions": count((source[i], split[i]) for i in source),
-        "candidates": count((source[i], split[i]) for i in asked_in.values()),
-        "criteria": count((name, c.dimension, c.kind) for name, c in criteria),
-        "verdicts": count(
-            (source[asked_in[v.candidate_id]], v.judge, v.verdict) for v in study.verdicts
-        ),
-        "pairs": count((source[p.instruction_id], split[p.instruction_id]) for p in study.pairs),
-        "words": {
-            what: {
-                "n": len(lengths),
-                "median": median(lengths),
-                "max": max(lengths),
-                "over_700": sum(n > 700 for n in lengths),
-            }
-            for what, lengths in sorted(words.items())
-        },
-        "bench_answers_also_in_train": {"n": sum(bench), "of": len(bench)},
-        "files_as_first_read": {key: as_first_read(key) for key in CARDS if CARDS[key].sha256},
-        "kqa_agreement": agreement(read("kqa_labels")),
-    }
-    if EXTERNAL & set(source.values()):
-        report["healthbench"] = healthbench_figures(read("healthbench_graded"))
-    return report

@@ -1,26 +1,67 @@
-"""Source cards and reading: from the folder PROMEDICAL_DATA_DIR when it is set, else the network.
+"""Cards of public sets, and their rows as read from PROMEDICAL_DATA_DIR, else from the network.
 
 Rows are validated before anything is made of them, so one broken row is one line that names file,
-row and field and never quotes the row.
+row and field and never quotes the row. What all sets have in common as records stands at the end.
 """
 
 import gzip
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
 import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
-from promedical_utils.core.records import Message, validated
+from promedical_utils.core.records import Instruction, Message, validated
 from promedical_utils.core.workspace import KitError, sha256
 
 VARIABLE = "PROMEDICAL_DATA_DIR"
+NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
 Text = Annotated[str, Field(pattern=r"\S")]
 Label = Literal["Entailment", "Neutral", "Contradiction"]
+Answer = Text | Annotated[list[Message], Field(min_length=1)]  # or a conversation that ends in it
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a set comes from; schemas.yaml and open_sets.yaml say what the fields mean."""
+
+    name: str
+    revision: str
+    licence: str
+    rows: int
+    note: str
+    file: str = ""
+    sha256: str = ""
+    hub: str = ""
+    config: str = ""
+    hub_file: str = ""
+    address: str = ""
+    folder: str = ""
+    fields: Sequence[str] = ()
+    caveat: str = ""
+
+    @property
+    def command(self) -> str:
+        """What downloads an open set, as far as it is read."""
+        return (
+            f"hf download {self.hub} --repo-type dataset --revision {self.revision} "
+            f"--include 'data/train*' --local-dir {self.folder}"
+        )
+
+
+def cards(name: str) -> dict[str, Card]:
+    """The cards of a file beside this one, by key."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return {key: Card(**values) for key, values in yaml.safe_load(text).items()}
+
+
+CARDS = cards("schemas.yaml")
 
 
 class KqaQuestion(BaseModel):
@@ -64,8 +105,7 @@ class GradedPoint(Point):
 
 
 class HealthRubric(BaseModel):
-    """``prompt`` is one string in a part of the public rows; ``real_sets`` says which rows are
-    parts."""
+    """``prompt`` is one string in rows of the public part that are parts of a rubric."""
 
     prompt_id: Text
     prompt: list[Message] | str = ""
@@ -83,34 +123,6 @@ class HealthGraded(BaseModel):
     healthbench_score: float | None = None
 
 
-class PhysicianShare(BaseModel):
-    mean_physician_positive: float = Field(ge=0, le=1)
-    n_items: int = Field(ge=1)
-
-
-class HealthMeta(BaseModel):
-    """A criterion of an answer, rated: by physicians in the whole set, by models in the public
-    part."""
-
-    prompt: list[Message] = []
-    conversation: str = ""
-    completion: Text
-    rubric: Text
-    prompt_id: str = ""
-    category: str = ""
-    binary_labels: list[bool] = []
-    anonymized_physician_ids: list[str] = []
-    graders: dict[str, bool | None] = {}
-    clusters_possible: list[str] = []
-    cluster_physician_aggregate: PhysicianShare | None = None
-
-    @model_validator(mode="after")
-    def _rated(self):
-        if len(self.binary_labels) != len(self.anonymized_physician_ids):
-            raise ValueError("as many physicians as labels are needed")
-        return self
-
-
 class MedquadAnswer(BaseModel):
     qid: Text
     question: Text
@@ -120,16 +132,10 @@ class MedquadAnswer(BaseModel):
 
 
 class RewardBenchPair(BaseModel):
-    """``chosen``, ``rejected``: an answer, or a conversation that ends in it."""
-
     label_type: Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")]
     prompt: Text
-    chosen: Text | Annotated[list[Message], Field(min_length=1)]
-    rejected: Text | Annotated[list[Message], Field(min_length=1)]
-
-    def last(self, side: str) -> str:
-        given = getattr(self, side)
-        return given if isinstance(given, str) else given[-1].content
+    chosen: Answer
+    rejected: Answer
 
 
 ROWS = {
@@ -140,48 +146,13 @@ ROWS = {
     "healthbench_graded": HealthGraded,
     "medquad_judged": MedquadAnswer,
     "medical_rewardbench": RewardBenchPair,
-    "healthbench_meta": HealthMeta,
 }
 
 
-@dataclass(frozen=True)
-class Card:
-    """Where a file comes from; see ``display.yaml`` for what the fields mean."""
-
-    name: str
-    file: str
-    licence: str
-    revision: str
-    sha256: str
-    rows: int
-    note: str
-    hub: str = ""
-    config: str = ""
-    hub_file: str = ""
-    address: str = ""
-
-
-_TEXT = (Path(__file__).parent / "schemas.yaml").read_text(encoding="utf-8")
-CARDS = {key: Card(**values) for key, values in yaml.safe_load(_TEXT).items()}
-
-
-def reachable(key: str) -> bool:
-    """Whether a place to read source ``key`` from is known (nothing is fetched)."""
-    return bool(folder() or CARDS[key].hub or CARDS[key].address)
-
-
-def folder() -> str:
-    """The folder that ``VARIABLE`` names, "" if it is not set."""
-    return os.environ.get(VARIABLE, "")
-
-
-def read(key: str, within: Path | str = "") -> list[BaseModel]:
-    """All rows of source ``key``, validated; KitError names the file, or file, row and field.
-
-    ``within``: a folder to read from, in place of that of ``VARIABLE``.
-    """
-    card, within = CARDS[key], within or folder()
-    rows = _local(card, Path(within)) if within else _remote(key, card)
+def read(key: str) -> list[BaseModel]:
+    """All rows of source ``key``, validated; KitError names the file, or file, row and field."""
+    card, folder = CARDS[key], os.environ.get(VARIABLE)
+    rows = _local(card, Path(folder)) if folder else _remote(card, OF_HUB.get(key, dict))
     return validated(rows, ROWS[key], card.file)
 
 
@@ -190,24 +161,31 @@ def as_first_read(key: str) -> bool | None:
 
     A card without a hash, of a file that the kit has not seen, takes any.
     """
-    path, known = Path(folder()) / CARDS[key].file, CARDS[key].sha256
-    return sha256(path) == (known or sha256(path)) if path.is_file() else None
+    card = CARDS[key]
+    path = Path(os.environ.get(VARIABLE, "")) / card.file
+    return card.sha256 in ("", sha256(path)) if path.is_file() else None
 
 
-def _local(card: Card, within: Path) -> list[dict]:
-    path = within / card.file
+def _local(card: Card, folder: Path) -> list[dict]:
+    path = folder / card.file
     if not path.is_file():
         raise KitError(
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
             f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
         )
+    with reading(card.file, "fetch it again"), text_lines(path) as lines:
+        return _parsed(lines, card.file)
+
+
+@contextmanager
+def reading(what: str, mend: str) -> Iterator[None]:
+    """Whatever fails is a KitError: what networks, hub clients and codecs raise has no type."""
     try:
-        with text_lines(path) as lines:
-            return _parsed(lines, card.file)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        zipped = "gzipped " if path.suffix == ".gz" else ""
-        what = f"not {zipped}text ({type(error).__name__})"
-        raise KitError(f"{card.file} is {what}: fetch it again") from None
+        yield
+    except KitError:
+        raise
+    except Exception as error:
+        raise KitError(f"cannot read {what} ({type(error).__name__}): {mend}") from None
 
 
 def text_lines(path: Path) -> TextIO:
@@ -218,10 +196,7 @@ def text_lines(path: Path) -> TextIO:
 def _parsed(lines: Iterable[str], where: str) -> list[dict]:
     """Rows of JSON lines, or of one array where the name ends in ``.json``."""
     if where.endswith(".json"):
-        try:
-            return list(json.loads("".join(lines)))
-        except json.JSONDecodeError as error:
-            raise KitError(f"{where}: not one JSON array ({error.msg}); fetch it again") from None
+        return list(json.loads("".join(lines)))
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -233,14 +208,15 @@ def _parsed(lines: Iterable[str], where: str) -> list[dict]:
     return rows
 
 
-def _remote(key: str, card: Card) -> list[dict]:
+def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
     where = card.hub or card.address
     if not where:
         raise KitError(f"{card.name}: on no hub; set {VARIABLE} to a folder that holds {card.file}")
     import datasets
     import huggingface_hub
 
-    try:
+    mend = f"download it and set {VARIABLE} to the folder that holds {card.file}"
+    with reading(f"{card.name} from {where}", f"mend the network, or {mend}"):
         if card.hub_file:
             path = huggingface_hub.hf_hub_download(
                 card.hub, card.hub_file, repo_type="dataset", revision=card.revision
@@ -249,32 +225,48 @@ def _remote(key: str, card: Card) -> list[dict]:
                 return _parsed(lines, card.file)
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
-            return [_mediqa(row["QUESTION"], name) for name in splits for row in splits[name]]
+            return [as_in_file({**row, "split": name}) for name in splits for row in splits[name]]
         kind = "csv" if card.address.endswith(".csv") else "json"
         rows = datasets.load_dataset(kind, data_files=card.address, split="train")
-        return [_label(row) if key == "kqa_labels" else row for row in rows]
-    except KitError:
-        raise
-    except Exception as error:  # what networks and hub clients raise has no common type
-        raise KitError(
-            f"cannot fetch {card.name} from {where} ({type(error).__name__}): mend the network, or "
-            f"download it and set {VARIABLE} to the folder that holds {card.file}"
-        ) from None
+        return [as_in_file(row) for row in rows]
 
 
-def _label(row: dict) -> dict:
-    names = {"question": "Question", "model": "llm_x", "answer": "answer", "criterion": "claim"}
-    names["category"] = "category_x"
+def _kqa_label(row: dict) -> dict:
+    names = {"question": "Question", "model": "llm_x", "criterion": "claim"}
+    named = {ours: row[theirs] for ours, theirs in names.items()}
     labels = [row[f"label_{number}"] for number in range(3)]
-    return {ours: row[theirs] for ours, theirs in names.items()} | {"labels": labels}
+    return row | named | {"category": row["category_x"], "labels": labels}
 
 
-def _mediqa(question: dict, split: str) -> dict:
-    names = {"aid": "AID", "score": "ReferenceScore", "text": "AnswerText"}
-    answers = [entry["Answer"] for entry in question["AnswerList"]]
+def _mediqa(row: dict) -> dict:
+    question, names = row["QUESTION"], {"train_live_qa_med": "train_liveqa", "validation": "val"}
+    answers = []
+    for entry in question["AnswerList"]:
+        a = entry["Answer"]
+        answers.append({"aid": a["AID"], "score": a["ReferenceScore"], "text": a["AnswerText"]})
     return {
-        "split": {"train_live_qa_med": "train_liveqa", "validation": "val"}.get(split, split),
+        "split": names.get(row["split"], row["split"]),
         "qid": question["QID"],
         "question": question["QuestionText"],
-        "answers": [{ours: answer[theirs] for ours, theirs in names.items()} for answer in answers],
+        "answers": answers,
     }
+
+
+OF_HUB = {"kqa_labels": _kqa_label, "mediqa": _mediqa}  # rows of the network as those of the file
+
+
+def question(id, source, asked: str | list[Message], category, specialty="", difficulty=5):
+    """An ``Instruction``: a question, or conversation that ends in one; 5 is difficulty unknown."""
+    return Instruction(
+        id=id,
+        category=category,
+        specialty=specialty or "unspecified",
+        messages=[Message(role="user", content=asked)] if isinstance(asked, str) else asked,
+        source=source,
+        difficulty=difficulty,
+    )
+
+
+def wording(text: str) -> str:
+    """The words of a text without case and punctuation: what tells one question from another."""
+    return re.sub(r"\W+", " ", text.lower()).strip() or text
