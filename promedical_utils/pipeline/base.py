@@ -18,15 +18,14 @@ def train_base(profile: Profile, run: Path) -> dict:
 
     In the clinic the report has the copy rate of every leaflet fact on held-out patients.
     """
-    from promedical_utils.policy import small_base  # loads torch
-
     start = time.perf_counter()
     if profile.base_model != "small":
         report = {"base": profile.base_model, "trained_here": False, "copy_rates": {}}
     else:
         train = {"clinic": _clinic_base, "real": _real_base, "open": _open_base}[profile.data]
         model, tokenizer, report = train(profile, run)
-        small_base.save(model, tokenizer, run / "base")
+        for part in (model, tokenizer):
+            part.save_pretrained(run / "base")
         report |= {
             "base": "small",
             "trained_here": True,
@@ -44,19 +43,8 @@ def _trained(profile: Profile, run: Path, tokenizer, lesson) -> tuple:
     """A new small base that has learned ``lesson``s, and the report of its training."""
     from promedical_utils.policy import small_base  # loads torch
 
-    model = small_base.new_model(
-        tokenizer, profile.base_layers, profile.base_width, profile.seed, profile.base_architecture
-    )
-    report = small_base.train(
-        model,
-        tokenizer,
-        lesson,
-        profile.base_steps,
-        profile.base_batch,
-        profile.base_learning_rate,
-        profile.seed,
-        run / "base",
-    )
+    model = small_base.new_model(tokenizer, profile)
+    report = small_base.train(model, tokenizer, lesson, profile, run / "base")
     return model, report
 
 

@@ -119,9 +119,11 @@ def base_answer(profile: Profile, run: Path, instruction: Instruction) -> str:
     """What the kit's own base of the clinic answers, greedily; "" where there is no such base."""
 
     def generated() -> str:
-        from promedical_utils.policy import small_base  # loads torch
+        from promedical_utils.reward_model import hub  # loads torch
 
-        model, tokenizer = small_base.load(run / "base")
+        hub.silence()
+        model = hub.load(hub.CAUSAL, run / "base", attention=None)
+        tokenizer = hub.plain_tokenizer(run / "base")
         turns = [message.model_dump() for message in instruction.messages]
         prompt = tokenizer.apply_chat_template(
             turns, return_dict=True, return_tensors="pt", add_generation_prompt=True
