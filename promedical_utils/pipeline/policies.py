@@ -39,26 +39,23 @@ def align(
     from promedical_utils.policy import training  # loads torch
 
     reward = reward or run / "reward" / profile.reward_model
-    return training.train(
-        base_path(profile, run),
-        reward,
-        data.rubrics,
-        [data.instruction_of[i] for i in data.ids("train")],
-        held_out(profile, run, data),
+    job = training.Job(
         out,
-        profile,
-        seed=seed,
-        fingerprint=reward_fingerprint(reward),
+        profile if seed is None else profile.model_copy(update={"seed": seed}),
+        data.rubrics,
+        data.instructions_in("train"),
+        held_out(profile, run, data),
+        reward_fingerprint(reward),
     )
+    return training.train(job, base_path(profile, run), reward)
 
 
 def held_out(profile: Profile, run: Path, data: RunData):
-    """The checkpoint split with its judges, as ``training.HeldOut``."""
-    from promedical_utils.policy.training import HeldOut  # loads torch
+    """The checkpoint split with its judges, as ``model.HeldOut``."""
+    from promedical_utils.policy.model import HeldOut  # loads torch
 
     gold, judged = policy_judges(profile, run, data)
-    instructions = [data.instruction_of[i] for i in data.ids("checkpoint")]
-    return HeldOut(instructions, judged, gold, data.condition_of)
+    return HeldOut(data.instructions_in("checkpoint"), judged, gold, data.condition_of)
 
 
 def reward_fingerprint(reward: Path) -> str:
@@ -136,11 +133,9 @@ def evaluate_policies(
 
     from promedical_utils.policy import model as policies  # loads torch
 
-    by_id = data.instruction_of
-    ids = data.ids("bench")[: profile.policy_prompts or profile.bench_samples]
-    held, rubric_of = [by_id[i] for i in ids], data.rubric_of
+    prompts = data.instructions_in("bench")[: profile.policy_prompts or profile.bench_samples]
     gold, judged = policy_judges(profile, run, data)
-    conditions = data.condition_of
+    held = policies.HeldOut(prompts, judged, gold, data.condition_of)
     origin, frames = base_path(profile, run), []
     _, tokenizer = policies.load_base(origin, profile)
     for name, folder in [*([("base", None)] if base else []), *folders.items()]:
@@ -148,8 +143,8 @@ def evaluate_policies(
             model = policies.load_base(origin, profile)[0]
         else:
             model = policies.load_policy(folder, origin, profile)
-        answers = policies.answers_of(model, tokenizer, held, profile, profile.seed)
-        frames.append(policies.judge(name, held, answers, rubric_of, gold, judged, conditions))
+        answers = policies.answers_of(model, tokenizer, prompts, profile, profile.seed)
+        frames.append(policies.judge(name, held, answers, data.rubric_of))
         del model
     frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
     if profile.data == "clinic":
