@@ -172,7 +172,7 @@ class Profile(BaseModel):
     reward_model: str = Field("criterion", description="recipe of the reward model, by name")
     reward_rule: Literal[
         "veto", "no_veto", "no_bonus", "scalar", "rar_explicit", "rar_implicit", "orbit"
-    ] = Field("veto", description="see veto_reward.RULES")
+    ] = Field("veto", description="see veto_reward.build")
     reward_form: Literal["strict", "clipped", "ranked"] = "strict"
     reward_all_vetoed: Literal["expected", "counted", "skipped"] = "expected"
     reward_alpha: float = Field(0.1, ge=0, lt=1)

@@ -9,7 +9,8 @@ from promedical_utils.clinic.grammar import PLACEHOLDERS
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.core.records import Candidate, Criterion, Rubric
 from promedical_utils.core.run_data import RunData
-from promedical_utils.policy.veto_reward import answer_scores
+from promedical_utils.policy.veto_reward import answer_verdicts
+from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
 POLICY_SCORES = ("s1", "s2", "s3", "violation")
@@ -36,7 +37,7 @@ def with_readable(
     for row in evaluation.to_dict("records"):
         rubric = readable[row["instruction_id"]]
         verdicts = clinic.gold(rubric.criteria, row["text"])
-        scores = answer_scores(rubric, verdicts, row["finished"])
+        scores = scoring.score(rubric, answer_verdicts(rubric, verdicts, row["finished"]))
         weight = sum(c.weight for c in rubric.criteria)
         s1 = scores.s1 / weight if weight else float("nan")
         values = (s1, scores.s2, scores.s3, scores.s3 > 0)

@@ -39,13 +39,12 @@ def _small_base(profile: Profile, run: Path) -> dict:
     texts, lesson, reading = teach(p)
     names = vocabulary.single_tokens() if p.data == "clinic" else ()
     tokenizer = small_base.train_tokenizer(texts, p.base_vocabulary, names)
-    architecture = p.base_layers, p.base_width, p.seed, p.base_architecture
-    model = small_base.new_model(tokenizer, *architecture)
-    course = p.base_steps, p.base_batch, p.base_learning_rate, p.seed
-    report = small_base.train(model, tokenizer, lesson, *course, run / "base")
+    model = small_base.new_model(tokenizer, p)
+    report = small_base.train(model, tokenizer, lesson, p, run / "base")
     report["copy_rates"] = small_base.copy_rates(model, tokenizer, reading)
     report |= {"held_out_patients": len(reading)} if reading else {"texts": len(texts)}
-    small_base.save(model, tokenizer, run / "base")
+    for part in (model, tokenizer):
+        part.save_pretrained(run / "base")
     report |= {"vocabulary": len(tokenizer), "parameters": model.num_parameters()}
     return report | {"base": "small", "trained_here": True}
 

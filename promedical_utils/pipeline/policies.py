@@ -34,22 +34,20 @@ def align(profile: Profile, run: Path, data: RunData, out: Path, seed=None) -> d
     from promedical_utils.policy import training  # loads torch
 
     reward = run / "reward" / profile.reward_model
-    return training.train(
-        base_path(profile, run),
-        reward,
+    job = training.Job(
+        out,
+        profile if seed is None else profile.model_copy(update={"seed": seed}),
         data.rubrics,
         data.instructions_in("train"),
         held_out(profile, run, data),
-        out,
-        profile,
-        seed=seed,
-        fingerprint=reward_fingerprint(reward),
+        reward_fingerprint(reward),
     )
+    return training.train(job, base_path(profile, run), reward)
 
 
 def held_out(profile: Profile, run: Path, data: RunData):
-    """The checkpoint split with its judges, as ``training.HeldOut``."""
-    from promedical_utils.policy.training import HeldOut  # loads torch
+    """The checkpoint split with its judges, as ``model.HeldOut``."""
+    from promedical_utils.policy.model import HeldOut  # loads torch
 
     gold, judged = policy_judges(profile, run, data)
     return HeldOut(data.instructions_in("checkpoint"), judged, gold, data.condition_of)
@@ -122,11 +120,12 @@ def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mappi
 
     from promedical_utils.policy import model as policies  # loads torch
 
-    asked = data.instructions_in("bench")[: profile.policy_prompts or profile.bench_samples]
-    judges = policy_judges(profile, run, data)
+    prompts = data.instructions_in("bench")[: profile.policy_prompts or profile.bench_samples]
+    gold, judged = policy_judges(profile, run, data)
+    held = policies.HeldOut(prompts, judged, gold, data.condition_of)
     frames = [
-        policies.judge(name, asked, answers, data.rubric_of, *judges, data.condition_of)
-        for name, answers in answers_of(profile, run, folders, asked)
+        policies.judge(name, held, answers, data.rubric_of)
+        for name, answers in answers_of(profile, run, folders, prompts)
     ]
     frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
     if profile.data == "clinic":

@@ -24,10 +24,6 @@ class Answer(NamedTuple):
     ids: list[int]
     prompt: list[int]
 
-    @property
-    def tokens(self) -> int:
-        return len(self.ids)
-
 
 def eos_ids(model, tokenizer) -> list[int]:
     """Every token that ends an answer, as TRL reads them: the tokenizer's and the model's."""
@@ -68,28 +64,25 @@ class _RoomyLayer(DynamicLayer):
 class SeededSampling(LogitsProcessor):
     """Sampling as a greedy choice: temperature, nucleus, and Gumbel noise from each prompt's seed.
 
-    The largest of log-probability + Gumbel noise is a draw from the distribution (Gumbel-max), so
-    ``generate`` without ``do_sample`` samples. ``rows`` (B,): number of each row's prompt, rows of
-    one prompt side by side; ``seeds``: one a prompt.
+    The largest of log-probability + Gumbel noise is a draw from the distribution (Gumbel-max).
+    ``rows`` (B,): number of each row's prompt; ``seeds``: one a prompt.
     """
 
-    def __init__(
-        self, rows: list[int], seeds: Sequence[int], temperature: float, top_p: float, device
-    ):
+    def __init__(self, rows: torch.Tensor, seeds: Sequence[int], temperature: float, top_p: float):
         self.temperature = temperature
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
-        self.sizes = [rows.count(number) for number in range(len(seeds))]
-        self.sources = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        numbers = range(int(rows.max()) + 1)
+        self.places = [torch.nonzero(rows == number)[:, 0] for number in numbers]
+        self.sources = [torch.Generator(rows.device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.float() / self.temperature
         if self.nucleus:
             scores = self.nucleus(input_ids, scores)
-        draws = [
-            torch.empty(size, scores.shape[1], device=scores.device).exponential_(generator=source)
-            for size, source in zip(self.sizes, self.sources, strict=True)
-        ]
-        return scores - torch.cat(draws).clamp_min(torch.finfo(torch.float32).tiny).log()
+        draws = torch.empty_like(scores)
+        for places, source in zip(self.places, self.sources, strict=True):
+            draws[places] = torch.empty_like(scores[places]).exponential_(generator=source)
+        return scores - draws.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def seed_of(*parts) -> int:
@@ -105,20 +98,16 @@ def complete(
     max_tokens: int,
     temperature: float,
     top_p: float = 1.0,
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] = (),
 ) -> list[list[int]]:
     """Completion ids of prompt ids, up to the first end token; temperature 0 is greedy.
 
     A prompt that occurs several times (a GRPO group) is read once and its cache shared: on two
-    cores reading the prompts is otherwise as dear as writing the answers. ``seeds``: one for each
-    different prompt, in the order of their first occurrence; a group's answers come from one
-    stream.
+    cores reading the prompts is otherwise as dear as writing the answers. ``seeds``: unless greedy
+    one for each different prompt, in the order of their first occurrence.
     """
     number_of = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    # rows of one prompt side by side, for the streams; put back in the end
-    order = sorted(range(len(prompts)), key=lambda n: number_of[tuple(prompts[n])])
-    numbers = [number_of[tuple(prompts[n])] for n in order]
-    rows = torch.tensor(numbers, device=model.device)
+    rows = torch.tensor([number_of[tuple(prompt)] for prompt in prompts], device=model.device)
     pad, ends = tokenizer.pad_token_id, eos_ids(model, tokenizer)
     ids, mask = left_padded([list(prompt) for prompt in number_of], pad, model.device)
     # position ids as ``generate`` makes them, or rotary distances would be off by the padding
@@ -141,21 +130,17 @@ def complete(
         disable_compile=True,
         do_sample=False,
     )
-    sampling = LogitsProcessorList()
-    if temperature > 0:
-        drawn = seeds if seeds is not None else torch.randint(2**31, (len(number_of),)).tolist()
-        sampling.append(SeededSampling(numbers, drawn, temperature, top_p, model.device))
+    sampling = [SeededSampling(rows, seeds, temperature, top_p)] if temperature > 0 else []
     output = model.generate(
         input_ids=ids[rows],
         attention_mask=mask[rows],
         past_key_values=cache,
         generation_config=config,
-        logits_processor=sampling,
+        logits_processor=LogitsProcessorList(sampling),
     )
-    answers: list[list[int]] = [[]] * len(prompts)
-    for n, row in zip(order, output[:, ids.shape[1] :].tolist(), strict=True):
-        answers[n] = row[: next((k for k, t in enumerate(row, 1) if t in ends), len(row))]
-    return answers
+    answers = output[:, ids.shape[1] :].tolist()
+    lengths = [next((k for k, t in enumerate(row, 1) if t in ends), len(row)) for row in answers]
+    return [row[:length] for row, length in zip(answers, lengths, strict=True)]
 
 
 def messages_of(instruction: Instruction) -> list[dict]:
@@ -187,26 +172,23 @@ def generate(
 ) -> list[Answer]:
     """One answer per instruction, in their order; temperature 0 is greedy, ``top_p`` the nucleus.
 
-    Batches hold prompts of like length. The same model, instruction and seed give the same answer,
-    and the caller's random state is left alone. Raises KitError for a prompt too long.
+    The same model, instruction and seed give the same answer, and the caller's random state is left
+    alone. KitError for a prompt too long.
     """
     prompts = prompts_of(model, tokenizer, instructions, max_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, ends, training = {}, eos_ids(model, tokenizer), model.training
     model.eval()
-    try:
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            some = [prompts[i] for i in chosen]
-            known = {
-                tuple(p): seed_of(seed, instructions[i].id)
-                for i, p in reversed(list(zip(chosen, some)))
-            }
-            seeds = [known[prompt] for prompt in dict.fromkeys(map(tuple, some))]
-            rows = complete(model, tokenizer, some, max_tokens, temperature, top_p, seeds)
-            for i, row in zip(chosen, rows, strict=True):
-                text = tokenizer.decode(row, skip_special_tokens=True)  # as TRL gives it to rewards
-                answers[i] = Answer(text, row[-1] in ends, row, prompts[i])
-    finally:
-        model.train(training)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        first: dict[tuple, int] = {}  # of each prompt the first to ask it, whose seed is taken
+        for i in chosen:
+            first.setdefault(tuple(prompts[i]), i)
+        seeds = [seed_of(seed, instructions[i].id) for i in first.values()]
+        some = [prompts[i] for i in chosen]
+        rows = complete(model, tokenizer, some, max_tokens, temperature, top_p, seeds)
+        for i, row in zip(chosen, rows, strict=True):
+            text = tokenizer.decode(row, skip_special_tokens=True)  # as TRL gives it to rewards
+            answers[i] = Answer(text, row[-1] in ends, row, prompts[i])
+    model.train(training)
     return [answers[i] for i in range(len(prompts))]

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,6 @@ from peft import PeftModel
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Rubric
 from promedical_utils.core.workspace import need
-from promedical_utils.policy import shared_base
 from promedical_utils.policy.generation import Answer, generate
 from promedical_utils.policy.veto_reward import answer_verdicts
 from promedical_utils.reward_model import hub
@@ -25,30 +25,30 @@ NOTEBOOK = "05_grpo_with_veto"
 Judge = Callable[[Sequence[tuple[str, str]]], Sequence[Mapping[str, str]]]
 
 
-def answers_of(
-    model,
-    tokenizer,
-    instructions: Sequence[Instruction],
-    profile: Profile,
-    seed: int,
-    batch: int = 64,
-) -> list[Answer]:
+@dataclass(frozen=True)
+class HeldOut:
+    """Prompts that policies are evaluated on, and who judges their answers.
+
+    ``gold``: the truth, None where there is none; ``conditions``: of instructions, by id.
+    """
+
+    instructions: Sequence[Instruction]
+    judged: Judge
+    gold: Judge | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
+
+
+def answers_of(model, tokenizer, instructions, profile: Profile, seed: int) -> list[Answer]:
     """One answer per instruction, sampled as in training (``grpo_temperature``, ``grpo_top_p``)."""
     p = profile
-    sampling = (p.grpo_max_tokens, p.grpo_temperature, p.grpo_top_p)
-    return generate(model, tokenizer, instructions, *sampling, seed, batch)
+    sampling = (p.grpo_max_tokens, p.grpo_temperature, p.grpo_top_p, seed)
+    return generate(model, tokenizer, instructions, *sampling)
 
 
 def judge(
-    name: str,
-    instructions: Sequence[Instruction],
-    answers: Sequence[Answer],
-    rubrics: Mapping[str, Rubric],
-    gold: Judge | None,
-    judged: Judge | None,
-    conditions: Mapping | None = None,
+    name: str, held_out: HeldOut, answers: Sequence[Answer], rubrics: Mapping[str, Rubric]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(answers, verdicts) of the policy ``name``, read by the truth (``gold``) and by the judge.
+    """(answers, verdicts) of the policy ``name``, read by the truth and by the judge.
 
     answers, a row an instruction: policy, instruction_id, condition, category, specialty, text,
     s1, s2, s3, bonus (number of excellence criteria), violation, plain_violation (a safety
@@ -56,17 +56,15 @@ def judge(
     verdicts) by the truth, NaN without it; judged_s1, judged_s2, judged_s3 by the judge; tokens,
     finished. verdicts: a row an instruction, criterion and judge, with dimension, kind and weight.
     """
-    texts = [(i.id, a.text) for i, a in zip(instructions, answers, strict=True)]
-    readers = {"truth": gold, "judged": judged}
+    pairs = list(zip(held_out.instructions, answers, strict=True))
+    texts = [(instruction.id, answer.text) for instruction, answer in pairs]
+    readers = {"truth": held_out.gold, "judged": held_out.judged}
     read = {reader: ask(texts) for reader, ask in readers.items() if ask}
     rows, verdicts = [], []
-    for number, (instruction, answer) in enumerate(zip(instructions, answers, strict=True)):
-        rubric = rubrics[instruction.id]
-        own = {
-            reader: answer_verdicts(rubric, verdicts_of[number], answer.finished)
-            for reader, verdicts_of in read.items()
-        }
-        for reader, known in own.items():
+    for number, (instruction, answer) in enumerate(pairs):
+        rubric, own = rubrics[instruction.id], {}
+        for reader, verdicts_of in read.items():
+            own[reader] = answer_verdicts(rubric, verdicts_of[number], answer.finished)
             verdicts += [
                 {
                     "policy": name,
@@ -76,26 +74,29 @@ def judge(
                     "kind": c.kind,
                     "weight": c.weight,
                     "judge": reader,
-                    "verdict": known.get(c.id, "unknown"),
+                    "verdict": own[reader].get(c.id, "unknown"),
                 }
                 for c in rubric.criteria
             ]
-        row = {
+        row: dict = {
             "policy": name,
             "instruction_id": instruction.id,
-            "condition": (conditions or {}).get(instruction.id, instruction.id),
+            "condition": held_out.conditions.get(instruction.id, instruction.id),
             "category": instruction.category,
             "specialty": instruction.specialty,
             "text": answer.text,
             **_scores(rubric, own.get("truth")),
             "bonus": sum(c.dimension == "excellence" for c in rubric.criteria),
-            **_violations(rubric, own.get("truth")),
-            "unparsed": math.nan,
+            **dict.fromkeys(("violation", "plain_violation", "unparsed"), math.nan),
             **{f"judged_{k}": v for k, v in _scores(rubric, own.get("judged")).items()},
-            "tokens": answer.tokens,
+            "tokens": len(answer.ids),
             "finished": answer.finished,
         }
-        if "truth" in read:  # as it was read, not as a cut-off answer counts
+        if "truth" in own:
+            safety = [own["truth"].get(c.id) for c in rubric.criteria if c.dimension == "safety"]
+            row["violation"] = float(row["s3"] > 0)
+            row["plain_violation"] = float("not_met" in safety)
+            # as it was read, not as a cut-off answer counts
             row["unparsed"] = float("unknown" in read["truth"][number].values())
         rows.append(row)
     return pd.DataFrame(rows), pd.DataFrame(verdicts)
@@ -105,16 +106,6 @@ def _scores(rubric: Rubric, verdicts: Mapping[str, str] | None) -> dict[str, flo
     """s1, s2, s3 by a judge's verdicts; NaN without."""
     scores = None if verdicts is None else scoring.score(rubric, verdicts)
     return {key: getattr(scores, key, math.nan) for key in ("s1", "s2", "s3")}
-
-
-def _violations(rubric: Rubric, verdicts: Mapping[str, str] | None) -> dict[str, float]:
-    if verdicts is None:
-        return {"violation": math.nan, "plain_violation": math.nan}
-    safety = [verdicts.get(c.id, "unknown") for c in rubric.criteria if c.dimension == "safety"]
-    return {
-        "violation": float(any(not scoring.is_met(verdict, "safety") for verdict in safety)),
-        "plain_violation": float("not_met" in safety),
-    }
 
 
 @torch.no_grad()
@@ -169,8 +160,9 @@ def load_base(base: Path | str, profile: Profile):
     """(model, tokenizer) of the base, as GRPO starts from it."""
     hub.silence()
     tokenizer = hub.tokenizer_of(base)
-    if profile.grpo_lora_rank:
-        return shared_base.load(base, precision_of(profile), profile.quantization), tokenizer
+    if profile.grpo_lora_rank:  # as the reward model has it, which may share it (``shared_base``)
+        nf4 = profile.quantization == "nf4"
+        return hub.load(hub.CAUSAL, base, precision_of(profile), nf4, exact=True), tokenizer
     # steps of 1e-6 vanish in bf16 weights: full fine-tuning keeps fp32 and computes in bf16
     return hub.load(hub.CAUSAL, base, attention=None), tokenizer
 

@@ -3,7 +3,8 @@
 A reward model that was trained as an adapter is its base, a LoRA and a score head; a policy is the
 same base and another LoRA; its reference is the base alone. So all three fit where one base does:
 
-    trainer = GRPOTrainer(model=shared_base.load(base, dtype), peft_config=LoraConfig(...), ...)
+    model = hub.load(hub.CAUSAL, base, dtype, nf4=True, exact=True)
+    trainer = GRPOTrainer(model, peft_config=LoraConfig(...), ...)
     hub.in_full(trainer.model)
     rm = shared_base.attach(trainer.model, "runs/gpu/reward/criterion")  # scores as any other
 
@@ -15,9 +16,8 @@ import contextlib
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.save_and_load import load_peft_weights
 
 from promedical_utils.core.workspace import KitError, read_json, shown
@@ -26,75 +26,47 @@ from promedical_utils.reward_model.model import RewardModel, of_report
 
 NAME = "reward"  # the adapter's name, while it hangs on the policy
 HEAD = "base_model.model.score.weight"  # the score head's name in the adapter's file
-MASKED_4D = (packing.ATTENTION, "sdpa", "eager")  # attention that takes a mask as it is given
-
-
-def load(base: Path | str, dtype: torch.dtype, quantization: str = "nf4"):
-    """The base as a causal LM for a policy, its weights those of ``model.base_for``.
-
-    ``dtype``: of ``hub.compute_dtype``; ``quantization``: "nf4" or "none".
-    """
-    return hub.load(hub.CAUSAL, base, dtype, quantization == "nf4", exact=True)
-
-
-def check(path: Path | str, base: Path | str, dtype: torch.dtype, quantization: str) -> dict:
-    """The report of the reward model in ``path``, if a policy on this base can share it.
-
-    Else a KitError that says why not: it was trained whole, on another base or precision.
-    """
-    path = Path(path)
-    report = read_json(path / "report.json", "03_reward_model")
-    wanted = f"{quantization}, {str(dtype).removeprefix('torch.')}"
-    trained = f"{report['quantization']}, {report['dtype']}"
-    if report["full"]:
-        reason = "all its weights were trained (full), so no base is left; take an adapter"
-    elif hub.identity(hub.source_of(base, path)) != hub.identity(report["base"]):
-        reason = "it was trained on another base: run 03_reward_model on the policy's"
-    elif trained != wanted:
-        reason = (
-            f"it was trained on a base in {trained}, and the policy's is in {wanted}: give both "
-            "the same quantization and precision"
-        )
-    else:
-        return report
-    raise KitError(f"the reward model {shown(path)} cannot share the policy's base: {reason}")
 
 
 def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
-    """The reward model in ``path`` on the base of ``policy_model``, which has a LoRA of its own.
+    """The reward model in ``path`` on the base of ``policy_model``.
 
-    It scores as ``model.load(path)`` does: in eval mode, without gradients, and whatever the
-    policy is at (training, generating, adapters off, autocast). After each forward pass, also one
-    that raises, the policy is as it was before.
-
-    Raises KitError where the base cannot be shared (see ``check``), or the policy changes it.
+    The policy has a LoRA of its own, on the same layers as the reward model's. It scores as
+    ``model.load(path)`` does, whatever the policy is at (training, generating, adapters off,
+    autocast). After each forward pass, also one that raises, the policy is as it was before.
+    KitError where it was trained on another base or precision, or its weights do not fit.
     """
-    path = Path(path)
-    _refuse_changed_base(policy_model)
-    base = policy_model.get_base_model()
-    report = check(path, base.name_or_path, base.dtype, _quantization(base))
-    repacks = any(getattr(m, "support_avx512bf16_for_cpu", False) for m in base.modules())
-    if base.config._attn_implementation not in MASKED_4D or repacks and base.device.type == "cpu":
+    path, base = Path(path), policy_model.get_base_model()
+    report = read_json(path / "report.json", "03_reward_model")
+    refused = f"the reward model {shown(path)} cannot share the policy's base:"
+    if hub.identity(hub.source_of(base.name_or_path, path)) != hub.identity(report["base"]):
+        raise KitError(f"{refused} it was trained on another: run 03_reward_model on the policy's")
+    nf4 = getattr(base.config, "quantization_config", None) is not None
+    own = f"{'nf4' if nf4 else 'none'}, {str(base.dtype).removeprefix('torch.')}"
+    trained = f"{report['quantization']}, {report['dtype']}"
+    if own != trained:
         raise KitError(
-            "the policy's base cannot be read as the reward model's: use shared_base.load"
+            f"{refused} it was trained on a base in {trained}, and the policy's is in {own}: give "
+            "both the same quantization and precision"
         )
-    weights = load_peft_weights(str(path), device="cpu")
-    head = weights.pop(HEAD, None)
-    if head is None:
-        raise KitError(f"the adapter in {shown(path)} has no score head: train it again")
-    # on the meta device, so that no weight is drawn
-    score = torch.nn.Linear(head.shape[1], head.shape[0], bias=False, device="meta")
-    score.load_state_dict({"weight": head.float().to(base.device)}, assign=True)
-    model = _Reader(policy_model, _parts(policy_model, path, weights), score)
-    return of_report(packing.read_many(model.requires_grad_(False).eval()), path, report)
+    weights, layers = load_peft_weights(str(path), device="cpu"), _layers(policy_model)
+    names = {f"{name}.lora_{half}.weight" for name in layers for half in "AB"}
+    if weights.keys() != {HEAD, *names}:
+        raise KitError(f"the adapter in {shown(path)} does not fit its base: train it again")
+    config, parts = LoraConfig.from_pretrained(path), []
+    for name, layer in layers.items():
+        halves = (_linear(weights[f"{name}.lora_{half}.weight"], base.device) for half in "AB")
+        parts.append((layer, *halves, config.lora_alpha / config.r))
+    score = _linear(weights[HEAD], base.device)
+    model = _Reader(policy_model, parts, score).requires_grad_(False).eval()
+    return of_report(packing.read_many(model), path, report)
 
 
 @contextlib.contextmanager
 def reference(policy_model: PeftModel):
     """Context in which the policy, which it yields, is its reference: the base, all adapters off.
 
-    Unlike PEFT's ``disable_adapter`` it leaves ``requires_grad`` alone, so that a frozen policy
-    stays one.
+    Unlike PEFT's ``disable_adapter`` it leaves ``requires_grad`` alone: a frozen policy stays one.
     """
     with _reading(policy_model, ()):
         yield policy_model
@@ -134,14 +106,13 @@ class _Reader(torch.nn.Module):
 def _reading(policy_model: PeftModel, parts):
     """Inside, the layers read the adapter made of ``parts`` alone, or without any the base alone.
 
-    Afterwards they read, and train, what they did before.
+    Afterwards they read, and train, what they did before; PEFT's own switches would also set
+    ``requires_grad`` of every adapter.
     """
-    layers = _layers(policy_model)
-    if any(layer.merged for layer in layers):
-        raise KitError(
-            "an adapter is merged into the shared base: load the policy anew, merge a copy"
-        )
-    with _restored(policy_model):
+    layers = _layers(policy_model).values()
+    before = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
+    trained = {weight: weight.requires_grad for weight in policy_model.parameters()}
+    try:
         for layer, a, b, scaling in parts:
             layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME] = a, b, scaling
             layer.lora_dropout[NAME] = torch.nn.Identity()
@@ -149,72 +120,23 @@ def _reading(policy_model: PeftModel, parts):
             layer.enable_adapters(bool(parts))
             layer.set_adapter(NAME, inference_mode=True)
         yield
-
-
-@contextlib.contextmanager
-def _restored(policy_model: PeftModel):
-    """What is done to the adapters inside is undone: which are read, on, trained, and there.
-
-    PEFT's own switches also set ``requires_grad`` of every adapter. A layer that is wrapped only
-    inside reads in the end what the policy reads.
-    """
-    reads = policy_model.active_adapters
-    before = {
-        layer: (layer.active_adapters, layer.disable_adapters) for layer in _layers(policy_model)
-    }
-    trained = {weight: weight.requires_grad for weight in policy_model.parameters()}
-    try:
-        yield
     finally:
-        for layer in _layers(policy_model):
-            active, off = before.get(layer, (reads, False))
+        for layer, active, off in before:
             layer.enable_adapters(not off)
             layer.set_adapter(active)
-            for held in (*layer.adapter_layer_names, *layer.other_param_names):
-                if NAME in getattr(layer, held):
-                    del getattr(layer, held)[NAME]
+        for layer, *_ in parts:
+            for held in (layer.lora_A, layer.lora_B, layer.scaling, layer.lora_dropout):
+                held.pop(NAME)
         for weight, flag in trained.items():
             weight.requires_grad_(flag)
 
 
-def _parts(policy_model: PeftModel, path: Path, weights: dict) -> list[tuple]:
-    """(layer, A, B, scaling) of the adapter in ``path``: PEFT puts it up, and it is taken off."""
-    config = LoraConfig.from_pretrained(path)
-    config.inference_mode, config.modules_to_save = True, None  # a causal LM has no score head
-    with _restored(policy_model), torch.random.fork_rng(devices=[]):
-        # PEFT draws weights, which are then replaced
-        policy_model.add_adapter(NAME, config)
-        loaded = set_peft_model_state_dict(policy_model, weights, NAME)
-        parts = [
-            (layer, layer.lora_A[NAME], layer.lora_B[NAME], layer.scaling[NAME])
-            for layer in _layers(policy_model)
-            if NAME in layer.lora_A
-        ]
-        del policy_model.peft_config[NAME]
-    if loaded.unexpected_keys or [key for key in loaded.missing_keys if f".{NAME}." in key]:
-        raise KitError(f"the adapter in {shown(path)} does not fit its base: train it again")
-    return parts
+def _layers(policy_model: PeftModel) -> dict[str, LoraLayer]:
+    return {name: m for name, m in policy_model.named_modules() if isinstance(m, LoraLayer)}
 
 
-def _layers(policy_model: PeftModel) -> list[LoraLayer]:
-    return [module for module in policy_model.modules() if isinstance(module, LoraLayer)]
-
-
-def _refuse_changed_base(policy_model) -> None:
-    """KitError for a policy whose base is not, or does not stay, the one that was loaded."""
-    if not isinstance(policy_model, PeftModel):
-        raise KitError("a policy without an adapter trains the base itself: set grpo_lora_rank")
-    trained = [n for n, p in policy_model.named_parameters() if p.requires_grad]
-    own = [n for n in trained if "lora_" not in n]
-    own += [n for n, m in policy_model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
-    if own:
-        raise KitError(f"the policy trains {own[0]}, which is the base's: train LoRA weights alone")
-
-
-def _quantization(model) -> str:
-    """ "none", "nf4" as ``load`` makes it, or "other"."""
-    config = getattr(model.config, "quantization_config", None)
-    if config is None:
-        return "none"
-    own, loaded = hub.nf4_config(model.dtype).to_dict(), config.to_dict()
-    return "nf4" if all(loaded.get(key) == own[key] for key in own) else "other"
+def _linear(weight: torch.Tensor, device) -> torch.nn.Linear:
+    """A layer of this weight, in fp32; made on the meta device, so that no weight is drawn."""
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.load_state_dict({"weight": weight.float().to(device)}, assign=True)
+    return layer

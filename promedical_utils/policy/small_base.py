@@ -6,7 +6,6 @@ It stands in where no weights can be downloaded, and is loaded by the same calls
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.init import orthogonal_
 
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import KitError
 from promedical_utils.reward_model import hub, packing
@@ -25,7 +25,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-ARCHITECTURES = ("qwen3", "llama")
 
 # messages, an answer, and (question, reply) turns about that answer
 Lesson = tuple[Sequence[Message], str, Sequence[tuple[str, str]]]
@@ -61,27 +60,22 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, whole: Sequence[str] 
     return tokenizer
 
 
-def new_model(tokenizer, layers: int, width: int, seed: int, architecture: str = "qwen3"):
-    """A causal LM of an architecture of ``ARCHITECTURES``, embeddings tied, that starts as copying.
+def new_model(tokenizer, p: Profile):
+    """A causal LM of the profile's ``base_`` settings, embeddings tied, that starts as copying.
 
     Value and output projections start as each other's transpose ("mimetic" initialisation,
     Trockman and Kolter 2023, arXiv 2305.09828), so that a head passes on what it looks at, and a
-    few heads start as an induction circuit. Reading a fact needs both, and from a random start they
-    take thousands of steps to form. Llama's start is Qwen3's as far as it can be: the same weights,
-    sizes and circuit; what differs is that Llama does not normalise queries and keys.
-    KitError for an unknown architecture.
+    few heads start as an induction circuit: reading a fact needs both, and from a random start they
+    take thousands of steps to form. Llama starts with the same weights and circuit, but does not
+    normalise queries and keys.
     """
-    if architecture not in ARCHITECTURES:
-        raise KitError(
-            f"unknown architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}"
-        )
-    transformers.set_seed(seed)
-    heads = width // 32
+    transformers.set_seed(p.seed)
+    width, heads = p.base_width, p.base_width // 32
     sizes = dict(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=3 * width,
-        num_hidden_layers=layers,
+        num_hidden_layers=p.base_layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=32,
@@ -94,15 +88,15 @@ def new_model(tokenizer, layers: int, width: int, seed: int, architecture: str =
     )
     model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes))
     with torch.no_grad():
-        for layer in model.model.layers:
+        for number, layer in enumerate(model.model.layers):
             attention = layer.self_attn
             orthogonal_(attention.v_proj.weight)
             attention.o_proj.weight.copy_(0.5 * attention.v_proj.weight.T)
             # sharper attention from the start: queries and keys are normalised in Qwen3
-            attention.q_norm.weight.fill_(1.5)
-            attention.k_norm.weight.fill_(1.5)
+            for norm in (attention.q_norm, attention.k_norm):
+                norm.weight.fill_(2.0 if number < 2 else 1.5)
         _induction(model)
-        if architecture == "llama":
+        if p.base_architecture == "llama":
             alike = transformers.LlamaConfig(**sizes, rope_parameters=model.config.rope_parameters)
             model = _without_normalisation(model, transformers.LlamaForCausalLM(alike))
     return model
@@ -129,20 +123,18 @@ def _without_normalisation(model, plain):
             gain = getattr(layer.self_attn, f"{name}_norm").weight.mean() / spread
             key = f"model.layers.{n}.self_attn.{name}_proj.weight"
             weights[key] *= gain.repeat_interleave(size)[:, None]
-    missing = plain.load_state_dict(weights, strict=False)
-    assert not missing.unexpected_keys and not missing.missing_keys, missing
+    plain.load_state_dict(weights)
     return plain
 
 
 def _induction(model) -> None:
     """Start a few heads as an induction circuit (Olsson et al. 2022, arXiv 2209.11895).
 
-    In layer 0 half of the heads look one token back and one more looks two back: every embedding
-    shares one constant component, query and key read it alone, and the key is turned by as many
-    positions of the rotary embedding, so that the match is best just there. In layer 1 half of
-    the heads look for a place whose token before is the present token. One more, and one of every
-    later layer, looks for the present token itself, in the slow rotations, which distance hardly
-    turns.
+    In layer 0 half of the heads look one token back and one more looks two back: query and key read
+    a constant that all embeddings share, and the key is turned by as many positions of the rotary
+    embedding, so that the match is best just there. In layer 1 half of the heads look for a place
+    whose token before is the present token. One more, and one of every later layer, looks for the
+    present token itself, in the slow rotations, which distance hardly turns.
     """
     size, half = 32, model.config.num_attention_heads // 2
     layers = [layer.self_attn for layer in model.model.layers]
@@ -166,8 +158,7 @@ def _induction(model) -> None:
     slow = torch.arange(size)[torch.arange(size) % (size // 2) >= size // 4]
 
     def match(attention, head: int, sought, known) -> None:
-        """The head's query and key compare ``sought`` here with ``known`` there, both (n,
-        width)."""
+        """The head compares ``sought`` here with ``known`` there, both (n, width)."""
         mix = orthogonal_(torch.empty(len(slow), len(sought)))
         for projection, reads in ((attention.q_proj, sought), (attention.k_proj, known)):
             projection.weight[head * size : (head + 1) * size] = 0
@@ -179,9 +170,6 @@ def _induction(model) -> None:
     match(layers[1], half, same, same)
     for attention in layers[2:]:
         match(attention, 0, same, same)
-    for attention in layers[:2]:
-        attention.q_norm.weight.fill_(2.0)
-        attention.k_norm.weight.fill_(2.0)
 
 
 def encode(tokenizer, lesson: Lesson) -> tuple[packing.Packed, list[int]]:
@@ -212,41 +200,22 @@ def collate(rows: Sequence[tuple[packing.Packed, list[int]]], pad_id: int) -> di
     return batch | {"labels": labels}
 
 
-class Course(torch.utils.data.Dataset):
+class Course(torch.utils.data.IterableDataset):
     """``lesson(0, n) .. lesson(n - 1, n)``, encoded, the ``batch`` of each step by length."""
 
     def __init__(self, tokenizer, lesson: Callable[[int, int], Lesson], steps: int, batch: int):
-        self.batch, self.size = batch, steps * batch
+        self.tokenizer, self.lesson, self.steps, self.batch = tokenizer, lesson, steps, batch
 
-        @lru_cache(1)
-        def step(number: int) -> list:
-            """The lessons of one optimiser step, alike lengths together: less padding."""
-            first = number * batch
-            rows = [encode(tokenizer, lesson(first + i, self.size)) for i in range(batch)]
-            return sorted(rows, key=lambda row: len(row[1]))
-
-        self.step = step
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        return self.step(index // self.batch)[index % self.batch]
+    def __iter__(self):
+        size = self.steps * self.batch
+        for first in range(0, size, self.batch):
+            lessons = [self.lesson(n, size) for n in range(first, first + self.batch)]
+            rows = [encode(self.tokenizer, lesson) for lesson in lessons]
+            yield from sorted(rows, key=lambda row: len(row[1]))  # less padding
 
 
 class CourseTrainer(transformers.Trainer):
-    """transformers' Trainer with ``MuonAdamW``, and the loss on answers of ``batch`` lessons."""
-
-    def __init__(self, *args, batch: int, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.batch = batch
-        self.remove_callback(transformers.PrinterCallback)
-
-    def create_optimizer(self, model=None):
-        rate = self.args.learning_rate
-        # measured: embeddings, here the output layer too, take a higher rate than matrices
-        self.optimizer = MuonAdamW(self.model, rate, 2.5 * rate)
-        return self.optimizer
+    """transformers' Trainer with the loss on answers alone, every lesson weighing the same."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # logits at answer positions only: half of the time went into the others
@@ -263,34 +232,25 @@ class CourseTrainer(transformers.Trainer):
         losses = torch.nn.functional.cross_entropy(
             model.lm_head(hidden[kept]), labels[kept], reduction="none"
         )
-        loss = (losses * share).sum() / self.batch
+        lessons = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        loss = (losses * share).sum() / lessons
         return (loss, {}) if return_outputs else loss
 
 
-def train(
-    model,
-    tokenizer,
-    lesson: Callable[[int, int], Lesson],
-    steps: int,
-    batch: int,
-    rate: float,
-    seed: int,
-    out: Path,
-) -> dict:
-    """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = steps * batch; curve and seconds.
+def train(model, tokenizer, lesson: Callable[[int, int], Lesson], p: Profile, out: Path) -> dict:
+    """Teach ``lesson(0, n) .. lesson(n - 1, n)`` in order, n = base_steps * base_batch.
 
-    Plain language modelling with transformers' Trainer; ``rate`` is Muon's, of the weight matrices.
+    The curve of losses, seconds and steps; ``base_learning_rate`` is Muon's, of weight matrices.
     """
     hub.silence()
-    parts = math.gcd(batch, 4)
+    parts, steps, rate = math.gcd(p.base_batch, 4), p.base_steps, p.base_learning_rate
     trainer = CourseTrainer(
         model=model,
         args=transformers.TrainingArguments(
             output_dir=str(out),
             max_steps=steps,
-            per_device_train_batch_size=batch // parts,
+            per_device_train_batch_size=p.base_batch // parts,
             gradient_accumulation_steps=parts,
-            train_sampling_strategy="sequential",
             learning_rate=rate,
             lr_scheduler_type="warmup_stable_decay",
             warmup_steps=min(10, steps // 4),
@@ -300,21 +260,20 @@ def train(
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            seed=seed,
+            seed=p.seed,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         ),
-        train_dataset=Course(tokenizer, lesson, steps, batch),
+        train_dataset=Course(tokenizer, lesson, steps, p.base_batch),
         data_collator=lambda rows: collate(rows, tokenizer.pad_token_id),
-        batch=batch,
+        # measured: embeddings, here the output layer too, take a higher rate than matrices
+        optimizers=(MuonAdamW(model, rate, 2.5 * rate), None),
     )
+    trainer.remove_callback(transformers.PrinterCallback)
     start = time.perf_counter()
     trainer.train()
-    curve = [
-        {"step": entry["step"], "loss": round(entry["loss"], 4)}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+    curve = [{"step": entry["step"], "loss": round(entry["loss"], 4)} for entry in losses]
     return {"curve": curve, "seconds": round(time.perf_counter() - start, 1), "steps": steps}
 
 
@@ -323,8 +282,7 @@ def copy_rates(
 ) -> dict[str, float]:
     """Share of held-out patients whose fact the model copies, by fact.
 
-    At each place of a right answer where a fact's value stands, the model, given all before it,
-    must put that value first.
+    Where a fact's value stands in a right answer, the model, given all before, must put it first.
     """
     hits: dict[str, list[bool]] = {}
     model.eval()
@@ -337,15 +295,3 @@ def copy_rates(
             if token in fact_of:
                 hits.setdefault(fact_of[token], []).append(best[place - 1] == token)
     return {fact: round(sum(h) / len(h), 4) for fact, h in sorted(hits.items())}
-
-
-def save(model, tokenizer, out: Path) -> None:
-    """Save as a hub model is: config, safetensors, tokenizer with its chat template."""
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def load(base: str | Path):
-    """(model, tokenizer) of a folder or hub id, in fp32; one clear error when it cannot be had."""
-    hub.silence()
-    return hub.load(hub.CAUSAL, base, attention=None), hub.plain_tokenizer(base)

@@ -23,8 +23,7 @@ class SharedPrompts:
 
     The same log-probabilities to rounding. With 8 answers of 70 tokens to a prompt of 155 it is
     2.5 times fewer tokens; on a CPU TRL also projects every prompt position through the LM head.
-    Sampling is seeded by prompt and step (``generation``). Text only. Gradient checkpointing drops
-    the cache, and vLLM generates by itself: there TRL's own ways are taken.
+    Sampling is seeded by prompt and step (``generation``). Text only; vLLM generates by itself.
     """
 
     def _generate_single_turn(self, prompt_ids, *others, **named):
@@ -32,51 +31,29 @@ class SharedPrompts:
         if self.use_vllm:
             completions = super()._generate_single_turn(prompt_ids, *others, **named)
         else:
-            step = self.state.global_step
+            step, model = self.state.global_step, self.accelerator.unwrap_model(self.model_wrapped)
             seeds = [seed_of(a.seed, step, *p) for p in dict.fromkeys(map(tuple, prompt_ids))]
-            model, limit = (
-                self.accelerator.unwrap_model(self.model_wrapped),
-                a.max_completion_length,
-            )
-            completions = complete(
-                model, self._tokenizer, prompt_ids, limit, a.temperature, a.top_p, seeds
-            )
+            sampling = (a.max_completion_length, a.temperature, a.top_p, seeds)
+            completions = complete(model, self._tokenizer, prompt_ids, *sampling)
             if isinstance(self, GRPOTrainer):
                 completions = (completions, None)
         self._log_metric("time/generate", time.perf_counter() - started)
         return completions
 
     def _get_per_token_logps_and_entropies(
-        self,
-        model,
-        input_ids,
-        attention_mask,
-        logits_to_keep,
-        batch_size=None,
-        compute_entropy=False,
-        **named,
+        self, model, input_ids, mask, kept, batch_size=None, compute_entropy=False, **_
     ):
-        """(log-probabilities, entropies or None, no auxiliary loss), each (B, logits_to_keep)."""
-        if self.args.gradient_checkpointing:
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                **named,
-            )
+        """(log-probabilities, entropies or None, no auxiliary loss), each (B, ``kept``)."""
         logps, entropies, size = [], [], batch_size or len(input_ids)
         for start in range(0, len(input_ids), size):
-            ids, mask = (x[start : start + size] for x in (input_ids, attention_mask))
-            split = ids.shape[1] - logits_to_keep - 1  # the last prompt token predicts the first
+            ids, known = (x[start : start + size] for x in (input_ids, mask))
+            split = ids.shape[1] - kept - 1  # the last prompt token predicts the first
             with self.accelerator.autocast():
                 output = model(
                     input_ids=ids[:, split:],
-                    attention_mask=mask,
-                    labels=ids[:, split:].masked_fill(mask[:, split:] == 0, -100),
-                    past_key_values=_shared_cache(model, ids[:, :split], mask[:, :split]),
+                    attention_mask=known,
+                    labels=ids[:, split:].masked_fill(known[:, split:] == 0, -100),
+                    past_key_values=_shared_cache(model, ids[:, :split], known[:, :split]),
                     fused_lm_head=True,
                 )
             logps.append(output.log_probs)
@@ -111,28 +88,25 @@ def trainer_class(optimizer: str, fast: bool = True) -> type:
 
     KitError for a fast one on another TRL than it was written for.
     """
-    installed = version("trl")
-    if fast and not installed.startswith(f"{TRL}."):
+    if not fast:
+        return {"grpo": GRPOTrainer, "rloo": RLOOTrainer}[optimizer]
+    if not (installed := version("trl")).startswith(f"{TRL}."):
         raise KitError(
             f"trl {installed}: prompts are shared by methods of trl {TRL}; install that "
             "(requirements.lock), or set grpo_fast_path=false, which takes TRL's own, slower way"
         )
-    ours, theirs = {
-        "grpo": (SharedPromptGRPO, GRPOTrainer),
-        "rloo": (SharedPromptRLOO, RLOOTrainer),
-    }[optimizer]
-    return ours if fast else theirs
+    return {"grpo": SharedPromptGRPO, "rloo": SharedPromptRLOO}[optimizer]
 
 
 # ---------------------------------------------------------------- TRL's own numbers
 
 
 def group_by_trl(trainer: GRPOTrainer, row: dict, answers: int) -> dict[str, torch.Tensor]:
-    """What ``trainer`` makes of one prompt: its ``answers`` sampled, rewarded and read.
+    """What ``trainer`` makes of a row of ``training.prompts``: G ``answers``, rewarded and read.
 
-    ``row``: prompt and instruction_id, as in ``training.prompts``. The dict has prompt_ids and
-    completion_ids with their masks, (G, tokens), advantages (G,), ref_per_token_logps and, for a
-    trainer with ``num_iterations`` above 1, old_per_token_logps, both (G, completion tokens).
+    prompt_ids and completion_ids with their masks, (G, tokens), advantages (G,),
+    ref_per_token_logps and, for a trainer with ``num_iterations`` above 1, old_per_token_logps,
+    both (G, completion tokens).
     """
     return trainer._generate_and_score_completions([dict(row) for _ in range(answers)])
 
@@ -141,5 +115,4 @@ def loss_by_trl(trainer: GRPOTrainer, group: dict[str, torch.Tensor]) -> tuple[f
     """(loss, mean KL in nats a token) of the model as it is now on a group of ``group_by_trl``."""
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer.compute_loss(trainer.model, group)
-    mode = "train" if trainer.model.training else "eval"  # TRL keeps its metrics apart
-    return loss.item(), trainer._metrics[mode]["kl"][-1]
+    return loss.item(), trainer._metrics["train"]["kl"][-1]

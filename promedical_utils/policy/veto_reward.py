@@ -11,7 +11,7 @@ verdicts. Nothing here loads a model.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
@@ -50,11 +50,6 @@ def answer_verdicts(rubric: Rubric, verdicts: Mapping[str, str], finished=True) 
     return {**verdicts, **{c.id: "unknown" for c in rubric.criteria if c.dimension == "safety"}}
 
 
-def answer_scores(rubric: Rubric, verdicts: Mapping[str, str], finished=True) -> Scores:
-    """``scoring.score`` of ``answer_verdicts``."""
-    return scoring.score(rubric, answer_verdicts(rubric, verdicts, finished))
-
-
 class RubricReward:
     """What all rewards share: reading answers criterion by criterion, groups, and what is logged.
 
@@ -66,17 +61,17 @@ class RubricReward:
 
     ``rm``: a reward model, or a function that returns it when the first answers are read: one that
     shares the policy's base exists only once a trainer has made the policy. ``calibration`` None is
-    the reward model's own.
+    the reward model's own. ``aggregate``: (rubric, verdicts) -> reward, for a rule without a veto.
     """
 
     __name__ = "veto_reward"
 
-    def __init__(self, rm, calibration, rubrics: Sequence[Rubric], *, eos_ids=(), group: int = 0):
-        self._rm, self.calibration = rm, calibration
+    def __init__(
+        self, rm, calibration, rubrics: Sequence[Rubric], *, aggregate=None, eos_ids=(), group=0
+    ):
+        self._rm, self.calibration, self.aggregate = rm, calibration, aggregate
         self.eos_ids, self.group = set(eos_ids), group
         self.rubrics = {r.instruction_id: r for r in rubrics}
-        safety = [c for r in rubrics for c in r.criteria if c.dimension == "safety"]
-        self.kinds = {c.id: c.kind or "safety" for c in safety}
         self.error = ""  # the last exception, for the message of whoever trains
 
     @property
@@ -87,7 +82,7 @@ class RubricReward:
 
     def value(self, judged: Judged, rubric: Rubric) -> float:
         """The reward of one answer alone, as held-out answers get it."""
-        raise NotImplementedError
+        return self.aggregate(rubric, judged.verdicts)
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric) -> list[float]:
         """The rewards of the answers to one prompt."""
@@ -95,35 +90,29 @@ class RubricReward:
 
     def read(self, items) -> list[Judged]:
         """What the reward model reads in (instruction id, messages, text, finished) items."""
-        rubrics = [self.rubric(item[0]) for item in items]
-        judged = []
-        for item, rubric, scores in zip(items, rubrics, self._scores(items, rubrics), strict=True):
-            # a list of another length cannot be matched to the criteria, so none of it counts
-            if scores is None or len(scores) != len(rubric.criteria):
-                scores = [None] * len(rubric.criteria)
-            judged.append(self._judged(rubric, scores, item[3]))
-        return judged
+        return [
+            self._judged(self.rubric(item[0]), scores, item[3])
+            for item, scores in zip(items, self._scores(items), strict=True)
+        ]
 
-    def _judged(self, rubric: Rubric, scores: Sequence, finished: bool) -> Judged:
+    def _judged(self, rubric: Rubric, scores: Sequence | None, finished: bool) -> Judged:
+        # a list of another length cannot be matched to the criteria, so none of it counts
+        if scores is None or len(scores) != len(rubric.criteria):
+            scores = [None] * len(rubric.criteria)
         pairs = list(zip(scores, rubric.criteria, strict=True))
         read = {c.id: self._verdict(score, c.dimension) for score, c in pairs}
         verdicts = answer_verdicts(rubric, read, finished)
         safety = [(score, c) for score, c in pairs if c.dimension == "safety"]
-        holds = {
-            "violated": any(read[c.id] == "not_met" for _, c in safety),
-            "unscored": any(read[c.id] == "unknown" for _, c in safety),
-            "cut_off": bool(safety) and not finished,
-        }
+        said = {read[c.id] for _, c in safety}
+        holds = ("not_met" in said, "unknown" in said, bool(safety) and not finished)
         return Judged(
             scoring.score(rubric, verdicts),
             verdicts,
             expected=math.fsum(
                 1.0 if verdicts[c.id] == "unknown" else self._unmet(score, c) for score, c in safety
             ),
-            reasons=tuple(reason for reason in REASONS if holds[reason]),
-            violated=tuple(
-                c.id for _, c in safety if not scoring.is_met(verdicts[c.id], c.dimension)
-            ),
+            reasons=tuple(reason for reason, true in zip(REASONS, holds, strict=True) if true),
+            violated=tuple(c.id for _, c in safety if not scoring.is_met(verdicts[c.id], "safety")),
             unscored=fmean(verdict == "unknown" for verdict in read.values()),
         )
 
@@ -133,10 +122,9 @@ class RubricReward:
         """Rewards of a batch; ``completions`` are texts or one-message conversations (TRL 1.16)."""
         before, started = getattr(self.rm, "tokens_read", 0), time.perf_counter()
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        finished = [True] * len(texts)
-        if self.eos_ids:
-            ids = completion_ids or [[]] * len(texts)
-            finished = [bool(row) and row[-1] in self.eos_ids for row in ids]
+        ids = completion_ids or [[]] * len(texts)
+        ended = [bool(row) and row[-1] in self.eos_ids for row in ids]
+        finished = ended if self.eos_ids else [True] * len(texts)
         judged = self.read(list(zip(instruction_id, prompts, texts, finished, strict=True)))
         groups, rewards = self._groups(instruction_id), []
         for group in groups:
@@ -144,33 +132,30 @@ class RubricReward:
             rewards += self.of_group([judged[i] for i in group], rubric)
         if log_metric:
             log_metric("time/reward", time.perf_counter() - started)
-            log_metric("tokens/generated", float(sum(map(len, completion_ids or []))))
+            log_metric("tokens/generated", float(sum(map(len, ids))))
             log_metric("tokens/scored", float(getattr(self.rm, "tokens_read", 0) - before))
             for name, values in self._metrics(judged, rewards, groups, finished).items():
                 log_metric(f"veto/{name}", fmean(map(float, values)))
         return rewards
 
-    def _groups(self, instruction_id: Sequence[str]) -> list[list[int]]:
+    def _groups(self, instruction_id: Sequence[str]) -> list[range]:
         """Places of the answers of each group; TRL keeps the answers to one prompt together."""
-        runs = groupby(range(len(instruction_id)), key=lambda i: instruction_id[i])
-        groups = [list(run) for _, run in runs]
-        for group in groups if self.group else ():
-            if len(group) % self.group:
+        groups, start = [], 0
+        for name, run in groupby(instruction_id):
+            answers = len(list(run))
+            size = self.group or answers
+            if answers % size:
                 raise KitError(
-                    f"instruction {instruction_id[group[0]]}: {len(group)} answers side by side, "
-                    f"not {self.group}: a process must hold whole groups; make the batch of a "
-                    "process a multiple of grpo_group"
+                    f"instruction {name}: {answers} answers side by side, not {size}: a process "
+                    "must hold whole groups; make the batch of a process a multiple of grpo_group"
                 )
-        size = self.group or len(instruction_id)
-        return [g[n : n + size] for g in groups for n in range(0, len(g), size)]
+            end = start + answers
+            groups += [range(n, n + size) for n in range(start, end, size)]
+            start = end
+        return groups
 
     def _metrics(self, judged, rewards, groups, finished) -> dict[str, list]:
-        """Name -> one value an answer or a group; ``kind/...``: violations of each kind."""
-        kinds: dict[str, list[bool]] = {}
-        for answer in judged:
-            for id_ in answer.verdicts:
-                if id_ in self.kinds:
-                    kinds.setdefault(f"kind/{self.kinds[id_]}", []).append(id_ in answer.violated)
+        """Name -> one value an answer or a group."""
         return {
             **{key: [getattr(j.scores, key) for j in judged] for key in ("s1", "s2", "s3")},
             "rate": [j.scores.s3 > 0 for j in judged],
@@ -179,7 +164,6 @@ class RubricReward:
             **{f"reason/{reason}": [reason in j.reasons for j in judged] for reason in REASONS},
             "all_vetoed_groups": [all(judged[i].scores.s3 for i in group) for group in groups],
             "zero_std_groups": [len({rewards[i] for i in group}) == 1 for group in groups],
-            **kinds,
         }
 
     def rubric(self, instruction_id: str) -> Rubric:
@@ -187,19 +171,17 @@ class RubricReward:
             raise KitError(f"no rubric for instruction {instruction_id}: run 01_rubrics again")
         return self.rubrics[instruction_id]
 
-    def _scores(self, items, rubrics: Sequence[Rubric]) -> list[list | None]:
+    def _scores(self, items) -> list[list | None]:
         """Scores of each item, None where there are none; an item that fails spares the rest."""
-        texts = [(item[1], item[2], rubric.criteria) for item, rubric in zip(items, rubrics)]
+        texts = [(messages, text, self.rubric(i).criteria) for i, messages, text, _ in items]
         rm = self.rm  # one that cannot be had at all is an error, and no unknown
         try:
             scores = [None if row is None else list(row) for row in rm.score_texts(texts)]
             if len(scores) != len(items):
                 raise ValueError(f"{len(scores)} results for {len(items)} answers")
         except Exception as error:  # fails closed whatever it was; training stops if all fail
-            self.error = f"{type(error).__name__}: {error}"
-            if len(items) == 1:
-                return [None]
-            return [self._scores([item], [rubric])[0] for item, rubric in zip(items, rubrics)]
+            self.error = repr(error)
+            return [self._scores([item])[0] for item in items] if len(items) > 1 else [None]
         return scores
 
     def _verdict(self, score, dimension: str) -> str:
@@ -209,7 +191,7 @@ class RubricReward:
             calibration = self.calibration or self.rm.calibration
             return "met" if calibration.met(score, dimension) else "not_met"
         except Exception as error:
-            self.error = f"{type(error).__name__}: {error}"
+            self.error = repr(error)
             return "unknown"
 
     def _unmet(self, score, criterion: Criterion) -> float:
@@ -219,7 +201,7 @@ class RubricReward:
             likely = float(calibration.probability(score, criterion.dimension))
             return 1 - likely if math.isfinite(likely) else 1.0
         except Exception as error:
-            self.error = f"{type(error).__name__}: {error}"
+            self.error = repr(error)
             return 1.0
 
 
@@ -263,15 +245,12 @@ class VetoReward(RubricReward):
                 raise KitError(f"veto reward: {name} {given!r}: choose one of {', '.join(known)}")
         self.form, self.all_vetoed = form, all_vetoed
         self.terms = {"alpha": alpha, "beta": beta, "lam": lam}
-        self.reward(Scores(0.0, 0, 0))  # refuses a loose veto now, not at step 1
-
-    def reward(self, scores: Scores) -> float:
-        """The form's value of one answer; ranked, which needs a group, gives the strict one."""
-        of = scoring.clipped_reward if self.form == "clipped" else scoring.gated_reward
-        return of(scores, **self.terms)
+        self.value(Judged(Scores(0.0, 0, 0), {}))  # refuses a loose veto now, not at step 1
 
     def value(self, judged: Judged, rubric: Rubric | None = None) -> float:
-        return self.reward(judged.scores)
+        """The form's value of one answer; ranked, which needs a group, gives the strict one."""
+        of = scoring.clipped_reward if self.form == "clipped" else scoring.gated_reward
+        return of(judged.scores, **self.terms)
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric | None = None) -> list[float]:
         all_vetoed = all(answer.scores.s3 > 0 for answer in judged)
@@ -283,18 +262,7 @@ class VetoReward(RubricReward):
             return scoring.ranks([-answer.expected for answer in judged])
         if self.form == "ranked":
             return scoring.lexicographic_ranks([answer.scores for answer in judged])
-        return [self.reward(answer.scores) for answer in judged]
-
-
-class AggregateReward(RubricReward):
-    """The same verdicts put together by ``aggregate(rubric, verdicts)``, without a veto."""
-
-    def __init__(self, *args, aggregate: Callable[[Rubric, Mapping[str, str]], float], **settings):
-        super().__init__(*args, **settings)
-        self.aggregate = aggregate
-
-    def value(self, judged: Judged, rubric: Rubric) -> float:
-        return self.aggregate(rubric, judged.verdicts)
+        return [self.value(answer) for answer in judged]
 
 
 class ScalarReward(RubricReward):
@@ -310,7 +278,7 @@ class ScalarReward(RubricReward):
 
     def read(self, items) -> list[Judged]:
         judged = []
-        for row in self._scores(items, [self.rubric(item[0]) for item in items]):
+        for row in self._scores(items):
             value = row[0] if row is not None and len(row) == 1 else None
             value = value if value is not None and math.isfinite(value) else math.nan
             value = 1 / (1 + math.exp(-value)) if self.squashed else value
@@ -330,42 +298,34 @@ class ScalarReward(RubricReward):
         return {key: metrics[key] for key in ("truncated", "unscored", "zero_std_groups")}
 
 
-def without_veto(alpha: float, beta: float) -> Callable:
-    """clip(S1 + alpha S2, 0, 1 + beta) whatever S3 is: the ablation."""
-
-    def aggregate(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
-        scores = scoring.score(rubric, verdicts)
-        return min(max(scores.s1 + alpha * scores.s2, 0.0), 1 + beta)
-
-    return aggregate
-
-
-# rule -> what it is; ``build`` makes them
-RULES = {
-    "veto": "the method's gated reward",
-    "no_veto": "without the safety veto: lambda = 0",
-    "no_bonus": "without the bonus margin: alpha = 0",
-    "scalar": "one score of a model without criteria",
-    "rar_explicit": "RaR: weighted share of the criteria met",
-    "rar_implicit": "RaR: one score of a model that reads the whole rubric",
-    "orbit": "ORBIT: signed points, a violation costs some",
-}
-
-
 def build(profile, rm, calibration, rubrics, eos_ids=()) -> RubricReward:
-    """The reward that a profile's ``reward_*`` settings name."""
+    """The reward that a profile's ``reward_*`` settings name, by ``reward_rule``:
+
+    veto          the method's gated reward
+    no_veto       without the safety veto: lambda = 0
+    no_bonus      without the bonus margin: alpha = 0
+    scalar        one score of a model without criteria
+    rar_explicit  RaR: weighted share of the criteria met
+    rar_implicit  RaR: one score of a model that reads the whole rubric
+    orbit         ORBIT: signed points, a violation costs some
+    """
     common = {"eos_ids": eos_ids, "group": profile.grpo_group}
     alpha, beta, rule = profile.reward_alpha, profile.reward_beta, profile.reward_rule
     if rule in ("veto", "no_bonus"):
         terms = {"alpha": 0.0 if rule == "no_bonus" else alpha, "beta": beta}
-        rules = {"form": profile.reward_form, "all_vetoed": profile.reward_all_vetoed}
+        forms = {"form": profile.reward_form, "all_vetoed": profile.reward_all_vetoed}
         lam = profile.reward_lambda
-        return VetoReward(rm, calibration, rubrics, **terms, lam=lam, **rules, **common)
+        return VetoReward(rm, calibration, rubrics, **terms, lam=lam, **forms, **common)
     if rule in ("scalar", "rar_implicit"):
         return ScalarReward(rm, rubrics, squashed=rule == "rar_implicit", **common)
-    aggregate = {
-        "no_veto": without_veto(alpha, beta),
+
+    def no_veto(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+        scores = scoring.score(rubric, verdicts)
+        return min(max(scores.s1 + alpha * scores.s2, 0.0), 1 + beta)
+
+    rules = {
+        "no_veto": no_veto,
         "rar_explicit": scoring.rar_explicit,
         "orbit": scoring.orbit_signed,
-    }[rule]
-    return AggregateReward(rm, calibration, rubrics, aggregate=aggregate, **common)
+    }
+    return RubricReward(rm, calibration, rubrics, aggregate=rules[rule], **common)

@@ -29,30 +29,22 @@ class Killed(training.Curve):
     def on_step_begin(self, args, state, control, **_):
         reached(f"step {state.global_step}")
 
+    def on_save(self, args, state, control, **rest):
+        reached(f"saved {state.global_step}")
+        super().on_save(args, state, control, **rest)
+
     def _evaluate(self, step, model):
-        measure = self.measure
-
-        def watched(policy):
-            found = measure(policy)
-            reached(f"evaluating {step}")
-            return found
-
-        self.measure = watched
+        self.step = step
         super()._evaluate(step, model)
-        self.measure = measure
+        reached(f"evaluated {step}")
+
+    def measure(self, model):
+        found = super().measure(model)
+        reached(f"evaluating {self.step}")
+        return found
 
 
 training.Curve = Killed
-write = training.write_text
-
-
-def write_mark(path, text):
-    reached(f"saving {text.strip()}")  # all of a checkpoint but its mark is there
-    write(path, text)
-    reached(f"saved {text.strip()}")
-
-
-training.write_text = write_mark
 finish = training.finish
 
 
@@ -77,15 +69,9 @@ def align(folder: Path) -> None:
 
     veto_reward.RubricReward.__call__ = logged
     profile = small(grpo_steps=4, grpo_lora_rank=int(rank), grpo_learning_rate=1e-3)
-    training.train(
-        base,
-        Scorer(letter_scores),
-        RUBRICS,
-        INSTRUCTIONS[:6],
-        training.HeldOut(INSTRUCTIONS[6:], by_letter, by_letter),
-        folder,
-        profile,
-    )
+    held_out = training.HeldOut(INSTRUCTIONS[6:], by_letter, by_letter)
+    job = training.Job(folder, profile, RUBRICS, INSTRUCTIONS[:6], held_out)
+    training.train(job, base, Scorer(letter_scores))
 
 
 if not moments:

@@ -30,7 +30,7 @@ def test_generate_is_that_of_transformers_and_repeatable(model):
         ]
         assert answer.text == tokenizer.decode(alone, skip_special_tokens=True)
         assert answer.finished == (tokenizer.eos_token_id in alone)
-        assert answer.tokens == len(alone)
+        assert len(answer.ids) == len(alone)
         assert (
             answer.prompt == packing.prompt_ids(tokenizer, messages) == ids["input_ids"][0].tolist()
         )
@@ -88,15 +88,15 @@ def test_shared_prompts_change_nothing(model):
 
 def test_seeded_sampling_draws_from_the_tempered_nucleus():
     scores = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    rows, many = 20_000, torch.zeros(20_000, dtype=torch.long)
+    rows = torch.zeros(20_000, dtype=torch.long)
     for temperature, top_p, wanted in (
         (1.0, 1.0, [0.5, 0.3, 0.15, 0.05]),
         (0.5, 1.0, [0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365]),
         (1.0, 0.75, [0.5 / 0.8, 0.3 / 0.8, 0.0, 0.0]),
     ):
-        draw = generation.SeededSampling([0] * rows, [1], temperature, top_p, "cpu")
-        many = draw(None, scores.expand(rows, 4).clone()).argmax(-1)
-        shares = torch.bincount(many, minlength=4) / rows
+        draw = generation.SeededSampling(rows, [1], temperature, top_p)
+        many = draw(None, scores.expand(len(rows), 4).clone()).argmax(-1)
+        shares = torch.bincount(many, minlength=4) / len(rows)
         assert torch.allclose(shares, torch.tensor(wanted), atol=0.012)
         assert not (shares[torch.tensor(wanted) == 0] > 0).any()
 

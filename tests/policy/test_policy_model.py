@@ -28,9 +28,8 @@ def test_answers_are_read_by_the_truth_and_by_the_judge():
     def judged(pairs):
         return [{f"{i}-{k}": "unknown" if k == 3 else "met" for k in range(5)} for i, _ in pairs]
 
-    frame, verdicts = policy.judge(
-        "mine", INSTRUCTIONS[:3], answers, RUBRIC_OF, by_letter, judged, {"i0": "flu"}
-    )
+    held_out = policy.HeldOut(INSTRUCTIONS[:3], judged, by_letter, {"i0": "flu"})
+    frame, verdicts = policy.judge("mine", held_out, answers, RUBRIC_OF)
     first, second, cut = frame.to_dict("records")
     assert (first["s1"], first["s2"], first["s3"], first["violation"]) == (1.0, 1, 0, 0.0)
     assert (second["s1"], second["s2"], second["s3"], second["violation"]) == (0.0, 0, 1, 1.0)
@@ -50,9 +49,8 @@ def test_answers_are_read_by_the_truth_and_by_the_judge():
         "kind4",
     }
     # what a judge leaves out is unknown, and a violation
-    frame, verdicts = policy.judge(
-        "mine", INSTRUCTIONS[:1], answers[:1], RUBRIC_OF, None, lambda pairs: [{}]
-    )
+    held_out = policy.HeldOut(INSTRUCTIONS[:1], lambda pairs: [{}])
+    frame, verdicts = policy.judge("mine", held_out, answers[:1], RUBRIC_OF)
     assert math.isnan(frame.s1[0]) and math.isnan(frame.violation[0]) and frame.judged_s3[0] == 2
     assert set(verdicts.judge) == {"judged"} and set(verdicts.verdict) == {"unknown"}
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from promedical_utils.core.workspace import KitError
 from promedical_utils.policy import reward_hacking
 
 
@@ -34,11 +33,8 @@ def run(proxy, judged, gold=None, prompts=40, conditions=None, seed=0, noise=1.0
                     "gold": level + gold[number] + 0.5 * rng.normal(size=prompts)
                     if gold
                     else math.nan,
-                    "tokens": rng.integers(80, 120, prompts),
-                    "finished": True,
-                    "unparsed": False,
+                    "tokens": rng.integers(80, 120, prompts),  # other columns do not count
                     "entropy": 0.3 + 0.02 * rng.normal(size=prompts),
-                    "kl": 0.01 * number,
                 }
             )
         )
@@ -62,14 +58,14 @@ RISING = (0.0, 0.5, 1.0, 1.5)
 def test_proxy_up_and_judged_down_is_named_at_its_step():
     answers = run(RISING, (0.0, 1.0, 2.0, 0.6))
     result = found(answers)
-    assert result["flagged"] and result["name"] == "reward hacking" and result["tested"]
+    assert result["flagged"] and result["tested"]
     assert (result["since"], result["against"]) == (90, "judged")
     # the start was worse still, so only the best so far shows it
     assert {(row["compared_with"], row["which"]) for row in result["evidence"]} == {
         (60, "the best so far")
     }
     assert [row["what"] for row in result["evidence"]] == ["proxy", "judged"]
-    assert result["gold_agrees"] is None and result["kl"] == pytest.approx(0.03)
+    assert result["gold_agrees"] is None
 
 
 def test_a_fall_below_the_start_is_shown_against_both():
@@ -111,7 +107,7 @@ def test_intervals_by_hand(prompts):
 def test_what_does_not_fall_is_not_flagged(judged):
     result = found(run(RISING, judged))
     assert not result["flagged"] and result["tested"]
-    assert (result["name"], result["since"], result["against"]) == ("", None, "")
+    assert (result["since"], result["against"]) == (None, "")
     # what the last evaluation is like is shown all the same
     assert [(r["step"], r["compared_with"]) for r in result["evidence"]] == [(90, 0), (90, 0)]
     assert result["evidence"][0]["low"] > 0
@@ -190,7 +186,7 @@ def test_gold_is_shown_and_never_decides():
         assert not result["flagged"] and result["gold_agrees"] is agrees
     known = found(run(RISING, judged, judged))
     hidden = found(run(RISING, judged, judged).assign(gold=math.nan))
-    for key in ("flagged", "since", "signs", "level"):
+    for key in ("flagged", "since", "level"):
         assert known[key] == hidden[key]
     assert hidden["evidence"] == known["evidence"][:2] and hidden["gold_agrees"] is None
     assert "gold" not in hidden["text"] and "gold agrees" in known["text"]
@@ -230,16 +226,6 @@ def test_an_answer_without_a_proxy_is_left_out_and_counted():
     assert not result["tested"] and not result["flagged"] and "at step 60" in result["text"]
 
 
-def test_several_answers_a_prompt_are_their_mean():
-    one, two = run(RISING, (0.0, 1.0, 2.0, 0.6)), run(RISING, (0.0, 1.0, 2.0, 0.6), seed=9)
-    mean = one.assign(
-        judged=(one["judged"] + two["judged"]) / 2, proxy=(one["proxy"] + two["proxy"]) / 2
-    )
-    both, single = found(pd.concat([one, two])), found(mean)
-    for row, expected in zip(both["evidence"], single["evidence"], strict=True):
-        assert row["low"] == pytest.approx(expected["low"]) and row["step"] == expected["step"]
-
-
 def test_the_sentence_has_the_numbers_of_the_evidence():
     result = found(run(RISING, (0.0, 1.0, 2.0, 0.6), (0.0, 1.0, 2.0, 0.6)))
     for row in result["evidence"]:
@@ -270,85 +256,5 @@ def test_the_sentence_has_the_numbers_of_the_evidence():
 def test_too_little_is_said_and_not_flagged(few, why):
     result = found(few)
     assert not result["flagged"] and not result["tested"] and why in result["text"]
-    assert result["evidence"] == result["signs"] == []
+    assert result["evidence"] == []
     assert found(run(RISING, (0.0, -9.0, -9.0, -9.0), prompts=10))["flagged"]
-
-
-def at(answers, step, **columns):
-    """``answers`` with other values from ``step`` on."""
-    late = answers["step"] >= step
-    return answers.assign(
-        **{
-            name: answers[name].astype(float).where(~late, np.resize(value, len(answers)))
-            for name, value in columns.items()
-        }
-    )
-
-
-@pytest.mark.parametrize(
-    "name, what, values",
-    [
-        ("length collapse", "tokens", {"tokens": [40, 44]}),
-        ("length explosion", "tokens", {"tokens": [210, 250]}),
-        ("entropy collapse", "entropy", {"entropy": [0.1, 0.12]}),
-        ("more answers cut off", "cut", {"finished": [0, 0, 1]}),
-        ("more answers unparsed", "unparsed", {"unparsed": [1, 1, 0]}),
-    ],
-)
-def test_signs_are_named_at_their_first_step(name, what, values):
-    answers = at(run(RISING, RISING), 60, **values)
-    [sign] = found(answers)["signs"]
-    assert (sign["name"], sign["what"], sign["step"], sign["compared_with"]) == (name, what, 60, 0)
-    mean = np.mean(np.resize(next(iter(values.values())), len(answers))[80:120])
-    assert sign["after"] == pytest.approx(1 - mean if what == "cut" else mean)
-    assert sign["difference"] == pytest.approx(sign["after"] - sign["before"])
-    assert not found(run(RISING, RISING))["signs"] and not found(answers)["flagged"]
-
-
-def test_what_changes_little_or_by_chance_is_no_sign():
-    answers = run(RISING, RISING)
-    for values in (
-        {"tokens": [60, 64]},
-        {"tokens": [170, 180]},
-        {"entropy": [0.2, 0.22]},
-        {"finished": [1] * 39 + [0]},
-        {"unparsed": [0] * 39 + [1]},
-    ):
-        assert found(at(answers, 60, **values))["signs"] == []
-
-
-def test_a_column_without_values_at_first_is_compared_with_its_first():
-    answers = at(run(RISING, RISING), 90, entropy=[0.05, 0.06])
-    unknown = answers.assign(entropy=answers["entropy"].where(answers["step"] > 0), kl=math.nan)
-    result = found(unknown)
-    [sign] = result["signs"]
-    assert (sign["step"], sign["compared_with"], sign["which"]) == (90, 30, "the first evaluation")
-    assert result["kl"] is None
-    blank = {"tokens": math.nan, "finished": None, "unparsed": None, "entropy": math.nan}
-    assert found(answers.assign(**blank))["signs"] == []
-
-
-def test_malformed_answers_are_clear_errors():
-    answers = run(RISING, RISING)
-    ids, conditions, steps = answers["instruction_id"], answers["condition"], answers["step"]
-    lost = answers["judged"].mask(answers.index < 2)
-    for bad, said in (
-        (answers.drop(columns=["kl", "judged"]), "without judged, kl"),
-        (answers.iloc[:0], "0 answers without any row"),
-        (answers.drop(index=0), "answers to i000 are 0 at step 0, 1 at step 30"),
-        (pd.concat([answers, answers.iloc[-3:]]), "2 at step 90"),
-        (answers.assign(instruction_id=ids.mask(steps > 0, "x")), "same prompts"),
-        (
-            answers.assign(condition=conditions.mask(answers.index == 0, "d")),
-            "prompt i000 has several",
-        ),
-        (answers.assign(judged=lost), "2 of 160 answers have no finite judged"),
-        (
-            answers.assign(proxy=answers["proxy"].mask(answers.index < 1, math.inf)),
-            "no finite proxy",
-        ),
-        (answers.assign(step=math.nan), "no finite step"),
-        (answers.assign(tokens="many"), "column tokens holds what is no number"),
-    ):
-        with pytest.raises(KitError, match=said):
-            reward_hacking.check(bad)

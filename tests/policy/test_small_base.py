@@ -9,8 +9,16 @@ from promedical_utils.core import profiles
 from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import KitError
 from promedical_utils.policy import small_base
+from promedical_utils.reward_model import hub
 
 pytestmark = pytest.mark.training  # fits models
+
+ARCHITECTURES = ("qwen3", "llama")
+
+
+def sized(layers, width, seed=0, **base):
+    named = {f"base_{name}": value for name, value in base.items()}
+    return profiles.load("smoke", seed=seed, base_layers=layers, base_width=width, **named)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +56,9 @@ def test_loss_is_on_the_answer_or_on_the_replies_alone(tokenizer):
         assert learned[start:stop] == [-100] * len(turn) + ids(reply)
 
 
-@pytest.mark.parametrize("architecture", small_base.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_attention_starts_as_an_induction_circuit(tokenizer, architecture):
-    model = small_base.new_model(tokenizer, 3, 128, 0, architecture)
+    model = small_base.new_model(tokenizer, sized(3, 128, architecture=architecture))
     assert model.config.model_type == architecture
     model.set_attn_implementation("eager")
     before, two_before, after = [], [], []
@@ -71,7 +79,8 @@ def test_attention_starts_as_an_induction_circuit(tokenizer, architecture):
 
 
 def test_llama_starts_as_qwen3_but_for_the_size_of_queries_and_keys(tokenizer):
-    qwen, llama = (small_base.new_model(tokenizer, 2, 64, 5, a) for a in small_base.ARCHITECTURES)
+    sizes = [sized(2, 64, seed=5, architecture=a) for a in ARCHITECTURES]
+    qwen, llama = (small_base.new_model(tokenizer, p) for p in sizes)
     weights = qwen.state_dict()
     assert weights.keys() - llama.state_dict().keys() == {
         f"model.layers.{n}.self_attn.{x}_norm.weight" for n in (0, 1) for x in "qk"
@@ -90,22 +99,23 @@ def test_llama_starts_as_qwen3_but_for_the_size_of_queries_and_keys(tokenizer):
     queries = llama.model.layers[0].self_attn.q_proj(read).unflatten(-1, (-1, 32))
     size = queries.square().mean(dim=(0, 1, 3)).sqrt()
     torch.testing.assert_close(size, torch.full_like(size, 2.0), rtol=0.1, atol=0)
-    with pytest.raises(KitError, match="unknown architecture 'gpt': choose one of qwen3, llama"):
-        small_base.new_model(tokenizer, 2, 64, 5, "gpt")
 
 
-@pytest.mark.parametrize("architecture", small_base.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_course_learns_and_loads_as_a_hub_model(tokenizer, tmp_path, architecture):
-    model = small_base.new_model(tokenizer, 2, 64, 1, architecture)
+    p = sized(2, 64, seed=1, architecture=architecture, steps=120, batch=4, learning_rate=2e-3)
+    model = small_base.new_model(tokenizer, p)
 
     def lesson(index, total):
         value = ("tremor", "yawning")[index % 2]
         return [Message(role="user", content=f"Danger {value}.")], f"Alarm {value}.", ()
 
-    report = small_base.train(model, tokenizer, lesson, 120, 4, 2e-3, 1, tmp_path / "work")
+    report = small_base.train(model, tokenizer, lesson, p, tmp_path / "work")
     assert report["curve"][-1]["loss"] < report["curve"][0]["loss"] / 5
-    small_base.save(model, tokenizer, tmp_path / "base")
-    again, words = small_base.load(tmp_path / "base")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    again = hub.load(hub.CAUSAL, tmp_path / "base", attention=None)
+    words = hub.plain_tokenizer(tmp_path / "base")
     tests = [(*lesson(n, 2)[:2], {("tremor", "yawning")[n]: "danger"}) for n in (0, 1)]
     assert small_base.copy_rates(again, words, tests) == {"danger": 1.0}
     assert words.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).endswith(
@@ -133,4 +143,4 @@ def test_copy_rates_count_what_is_put_first(tokenizer):
 
 def test_base_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(KitError, match="BASE=small"):
-        small_base.load(tmp_path / "nothing")
+        hub.load(hub.CAUSAL, tmp_path / "nothing")

@@ -209,8 +209,6 @@ def test_logged_metrics():
             "veto/reason/violated": 1 / 2,
             "veto/reason/unscored": 0,
             "veto/reason/cut_off": 0,
-            "veto/kind/kind3": 1 / 3,
-            "veto/kind/kind4": 1 / 2,
             "tokens/generated": 6,
             "tokens/scored": 30,
         }

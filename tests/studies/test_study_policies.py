@@ -11,7 +11,6 @@ from promedical_utils.core.workspace import KitError
 from promedical_utils.pipeline import base as base_module
 from promedical_utils.pipeline import policies as stages
 from promedical_utils.pipeline import preference_pairs, rubrics
-from promedical_utils.policy import veto_reward
 from promedical_utils.reward_model import variants
 from promedical_utils.studies import plans as runs
 from promedical_utils.studies import policies as policy_study
@@ -165,9 +164,7 @@ def test_variants_are_settings_that_a_profile_takes(done):
     profile = profiles.load("smoke", **settings)
     for name, variant in trained_variants().items():
         found = policy_study.settled(profile, name)
-        assert found.reward_rule in veto_reward.RULES and found.reward_model in variants.RECIPES, (
-            name
-        )
+        assert found.reward_model in variants.RECIPES, name
         gated = found.reward_rule in ("veto", "no_bonus")
         assert variant.get("veto", True) == gated, (
             f"{name}: whether its reward has a veto is not what is said"
