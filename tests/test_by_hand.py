@@ -48,10 +48,10 @@ def built(tiny_base, tiny_groups, tiny_profile, tmp_path):
 
     def build(folder: str) -> dict:
         tokenizer = hub.tokenizer_of(tiny_base)
-        plan = training.plan(
+        plan = training.Plan(
             tiny_groups, tiny_base, tmp_path / folder, view="criterion", profile=tiny_profile
         )
-        model = training.model_of(plan, tiny_base)
+        model = plan.model()
         taught = training.training_rows(tiny_groups, tokenizer, plan.view, plan.limit(model))
         schedule = grouped.schedule(taught.rows, plan.profile.rm_batch, 1.0, plan.seed)
         trainer = training.trainer(model, tokenizer, taught.rows, schedule, plan)

@@ -70,9 +70,13 @@ def test_rows_hold_every_pair_and_verdict(tiny_base, tiny_groups):
     assert two["pairs"][3:].tolist() == [[a + 3, b + 3] for a, b in overall["pairs"]]
 
 
-def test_answers_that_are_too_long_are_named_in_every_view_alike(tiny_base, tiny_groups):
+def test_answers_that_are_too_long_are_named_in_every_view_alike(
+    tiny_base, tiny_groups, tiny_profile, tmp_path
+):
     tokenizer = rm.tokenizer_of(tiny_base)
-    heads = training.heads_of(tiny_groups)
+    heads = training.Plan(
+        tiny_groups, tiny_base, tmp_path, view="heads", profile=tiny_profile
+    ).heads
     lost = [
         training.training_rows(tiny_groups, tokenizer, view, 70, heads=heads)[1]
         for view in variants.VIEWS
@@ -230,8 +234,8 @@ def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
 def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny_groups):
     """As a notebook takes them, the trainer and its arguments in sight."""
     p, base, out = tiny_profile, trained / "base", trained / "steps"
-    plan = training.plan(tiny_groups, base, out, view="criterion", profile=p)
-    tokenizer, model = hub.tokenizer_of(base), training.model_of(plan, base)
+    plan = training.Plan(tiny_groups, base, out, view="criterion", profile=p)
+    tokenizer, model = hub.tokenizer_of(base), plan.model()
     taught = training.training_rows(tiny_groups, tokenizer, "criterion", plan.limit(model))
     schedule = grouped.schedule(taught.rows, p.rm_batch, p.rm_epochs, p.seed)
     trainer = training.PackedRewardTrainer(
@@ -247,7 +251,7 @@ def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny
         muon=p.rm_optimizer == "muon",
     )
     trainer.train()
-    made = training.report(trainer, tiny_groups, taught, schedule, plan)
+    made = training.report(trainer, taught, schedule, plan)
     assert training.save(trainer, tokenizer, plan, made) == report(out)
     assert made | {"seconds": 0} == report(trained / "criterion") | {"seconds": 0}
     files = [f / "adapter_model.safetensors" for f in (out, trained / "criterion")]
