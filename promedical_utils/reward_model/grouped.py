@@ -34,32 +34,27 @@ class Schedule(NamedTuple):
 
 
 def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Schedule:
-    """``shuffled`` rows, ``batch`` in a step of all processes together."""
-    order = shuffled([_longest(row) for row in rows], batch, epochs, seed)
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    own = max(1, batch // processes)
-    return Schedule(order, own, math.ceil(len(order) / (own * processes)))
-
-
-def _longest(row: dict) -> int:
-    return max(map(len, row["ids"]))
-
-
-def shuffled(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
-    """Row numbers of the whole training, in order: shuffled by ``seed``, alike lengths together.
+    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes.
 
     One list instead of a sampler makes a resumed run see what the whole one would have seen.
     """
-    draw, rows = np.random.default_rng(seed), len(lengths)
-    flat = np.concatenate([draw.permutation(rows) for _ in range(math.ceil(epochs))])
-    flat = flat[: max(1, round(epochs * rows))].tolist()
+    draw, lengths = np.random.default_rng(seed), _longest(rows)
+    flat = np.concatenate([draw.permutation(len(rows)) for _ in range(math.ceil(epochs))])
+    flat = flat[: max(1, round(epochs * len(rows)))].tolist()
     order: list[int] = []
     for start in range(0, len(flat), 16 * batch):
         part = sorted(flat[start : start + 16 * batch], key=lambda i: -lengths[i])
         whole = len(part) // batch  # a short batch, if any, stays last
         order += [i for k in draw.permutation(whole) for i in part[k * batch : (k + 1) * batch]]
         order += part[whole * batch :]
-    return order
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    own = max(1, batch // processes)
+    return Schedule(order, own, math.ceil(len(order) / (own * processes)))
+
+
+def _longest(rows: Sequence[dict]) -> list[int]:
+    """Tokens of each row's longest sequence."""
+    return [max(map(len, row["ids"])) for row in rows]
 
 
 def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
@@ -71,7 +66,7 @@ def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
 
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
-    return packing.batches([_longest(row) for row in rows], budget, [len(r["ids"]) for r in rows])
+    return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:

@@ -45,9 +45,20 @@ def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> di
     if not any(row["pairs"] for row in taught.rows):
         raise KitError(f"no two answers differ in view {plan.view!r}; check the verdicts")
     schedule = grouped.schedule(taught.rows, p.rm_batch, p.rm_epochs, plan.seed)
-    made = trainer(model, tokenizer, taught.rows, schedule, plan)
-    seconds = grouped.course(made)
-    return save(made, tokenizer, plan, report(made, taught, schedule, plan, seconds))
+    trainer = PackedRewardTrainer(
+        model=model,
+        args=grouped.arguments(
+            plan.checkpoints, schedule.steps, schedule.batch, plan.rate, plan.mixed, plan.seed
+        ),
+        data_collator=RewardPasses(tokenizer.pad_token_id, p.rm_pass_tokens),
+        train_dataset=grouped.dataset(taught.rows, schedule.order),
+        processing_class=tokenizer,
+        peft_config=None if plan.full else grouped.lora(p.rm_lora_rank),
+        pointwise_weight=p.rm_pointwise_weight,
+        muon=p.rm_optimizer == "muon",
+    )
+    seconds = grouped.course(trainer)
+    return save(trainer, tokenizer, plan, report(trainer, taught, schedule, plan, seconds))
 
 
 class Plan:
@@ -222,25 +233,6 @@ class PackedRewardTrainer(GroupTrainer):
         right = int((scores.detach()[pairs[:, 0]] > scores.detach()[pairs[:, 1]]).sum())
         loss = reward_loss(scores, pairs, targets, self.pointwise_weight, totals)
         return loss, right / max(1, len(pairs))
-
-
-def trainer(
-    model, tokenizer, rows: Sequence[dict], schedule: Schedule, plan: Plan
-) -> PackedRewardTrainer:
-    """The trainer of a plan, whose ``train()`` goes through the schedule once."""
-    p = plan.profile
-    return PackedRewardTrainer(
-        model=model,
-        args=grouped.arguments(
-            plan.checkpoints, schedule.steps, schedule.batch, plan.rate, plan.mixed, plan.seed
-        ),
-        data_collator=RewardPasses(tokenizer.pad_token_id, p.rm_pass_tokens),
-        train_dataset=grouped.dataset(rows, schedule.order),
-        processing_class=tokenizer,
-        peft_config=None if plan.full else grouped.lora(p.rm_lora_rank),
-        pointwise_weight=p.rm_pointwise_weight,
-        muon=p.rm_optimizer == "muon",
-    )
 
 
 def report(

@@ -199,19 +199,17 @@ def test_every_view_scores_each_criterion_by_its_name(trained, tiny_groups):
 
 def test_schedule_shows_every_row_once_an_epoch_and_keeps_alike_lengths_together():
     lengths = [(7 * i) % 100 for i in range(100)]
-    order = grouped.shuffled(lengths, 4, 2.0, seed=3)
+    rows = [{"ids": [[0] * length]} for length in lengths]
+    order = grouped.schedule(rows, 4, 2.0, seed=3).order
     assert sorted(order) == sorted(list(range(100)) * 2)
-    assert (
-        order
-        == grouped.shuffled(lengths, 4, 2.0, seed=3)
-        != grouped.shuffled(lengths, 4, 2.0, seed=4)
-    )
+    assert order == grouped.schedule(rows, 4, 2.0, seed=3).order
+    assert order != grouped.schedule(rows, 4, 2.0, seed=4).order
     spread = [
         max(lengths[i] for i in order[k : k + 4]) - min(lengths[i] for i in order[k : k + 4])
         for k in range(0, 200, 4)
     ]
     assert sum(spread) / len(spread) < 20  # 60 when shuffled
-    assert len(grouped.shuffled(lengths, 4, 0.5, seed=3)) == 50
+    assert len(grouped.schedule(rows, 4, 0.5, seed=3).order) == 50
 
 
 def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
