@@ -20,11 +20,16 @@ pytestmark = pytest.mark.training  # fits models
 ROOT = project_root()
 
 
+def cells_of(notebook: str) -> list[dict]:
+    return json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text())["cells"]
+
+
 def by_hand(notebook: str, **changes: str) -> list[str]:
     """The cells that are tagged by-hand, with pieces of their text exchanged: {old: new}."""
-    cells = json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text())["cells"]
     sources = [
-        "".join(cell["source"]) for cell in cells if "by-hand" in cell["metadata"].get("tags", [])
+        "".join(cell["source"])
+        for cell in cells_of(notebook)
+        if "by-hand" in cell["metadata"].get("tags", [])
     ]
     assert len(sources) >= 3
     for old, new in changes.items():
@@ -48,20 +53,25 @@ def built(tiny_base, tiny_groups, tiny_profile, tmp_path):
 
     def build(folder: str) -> dict:
         tokenizer = hub.tokenizer_of(tiny_base)
-        plan = training.plan(
+        plan = training.Plan(
             tiny_groups, tiny_base, tmp_path / folder, view="criterion", profile=tiny_profile
         )
-        model = training.model_of(plan, tiny_base)
+        model = plan.model()
         taught = training.training_rows(tiny_groups, tokenizer, plan.view, plan.limit(model))
         schedule = grouped.schedule(taught.rows, plan.profile.rm_batch, 1.0, plan.seed)
-        trainer = training.trainer(model, tokenizer, taught.rows, schedule, plan)
-        return {
+        names = {
             "p": plan.profile,
             "pd": pd,
+            "plan": plan,
+            "model": model,
+            "tokenizer": tokenizer,
+            "taught": taught,
             "schedule": schedule,
-            "trainer": trainer,
+            "grouped": grouped,
             "training": training,
         }
+        sources = ["".join(cell["source"]) for cell in cells_of("03_reward_model")]
+        return execute([s for s in sources if s.startswith("trainer = ")], names)
 
     return build
 

@@ -85,8 +85,6 @@ class Estimates:
             {name: np.append(own, other.extra.get(name, none)) for name, own in self.extra.items()},
         )
 
-    # ------------------------------------------------------------ which columns
-
     def columns(self, key: tuple | Mapping) -> list[int]:
         """Columns of a key, or of all keys with these parts; KitError where there is none."""
         parts = key if isinstance(key, Mapping) else dict(zip(self.names, key, strict=True))
@@ -110,8 +108,6 @@ class Estimates:
             rest = (*key[:position], *key[position + 1 :])
             columns.setdefault(rest, []).append(column)
         return columns
-
-    # ------------------------------------------------------------ values and intervals
 
     def weights(self, draws: int, seed: int) -> np.ndarray:
         """How often each sample is drawn, (draws, samples); the same for all keys."""
@@ -140,10 +136,9 @@ class Estimates:
 
     def by(self, column: str, parts: Mapping, draws: int, seed: int) -> pd.DataFrame:
         """The keys with these ``parts`` by a column of the samples: ``column``, the key's parts,
-        value, low, high, n.
+        value, low, high, n; no rows where no key has them.
 
         The draws are those of all samples, so a group that is not drawn is left out of that draw.
-        No rows where no key has these parts.
         """
         columns, weights = self._matching(parts), self.weights(draws, seed)
         keys, frames = [self.keys[n] for n in columns], []
@@ -161,10 +156,8 @@ class Estimates:
         return {"value": mean.pop("difference"), **mean}
 
     def combined(self, coefficients: Mapping[int, float], weights: np.ndarray) -> dict:
-        """``sum coefficient * ratio`` over columns, all on the same draws.
-
-        {difference, low, high, n of the smallest}.
-        """
+        """``sum coefficient * ratio`` over columns, all on the same draws: {difference, low, high,
+        n of the smallest}."""
         sums = statistics.contrast(self.hits, self.counts, coefficients, weights)
         return {**sums, "n": int(self.counts[:, list(coefficients)].sum(axis=0).min())}
 

@@ -29,8 +29,8 @@ def of_code(modules: Iterable[str], data: bool = True) -> str:
         reached[name], imported, folders = _module(name)
         reached |= {folder: _contents(project_root() / folder) for folder in folders}
         queue |= imported - reached.keys()
-    rest = _contents(PACKAGE) if data else sha256(project_root() / "requirements.lock")
-    return short_hash(*sorted(reached.items()), rest)
+    lock = sha256(project_root() / "requirements.lock")
+    return short_hash(*sorted(reached.items()), _contents(PACKAGE) if data else "", lock)
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -51,25 +51,20 @@ def _path(name: str) -> Path:
 
 @cache
 def _module(name: str) -> tuple[str, frozenset[str], tuple[str, ...]]:
-    """(syntax tree as text, modules imported, folders read); the tree has no docstrings.
-
-    Comments and layout are not in a tree anyway.
-    """
+    """(syntax tree as text, without docstrings; modules imported; folders read)."""
     tree = ast.parse(_path(name).read_text(encoding="utf-8"))
+    folders: tuple[str, ...] = ()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
             node.body = node.body[bool(ast.get_docstring(node)) :]
-    folders: tuple[str, ...] = ()
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READS":
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "READS":
             folders = ast.literal_eval(node.value)
     return ast.dump(tree), frozenset(imports(tree)), folders
 
 
 @cache
 def _contents(folder: Path) -> str:
-    """Hash of a folder's files that are no code, and of the pinned versions."""
+    """Hash of a folder's files that are no code, but for profiles and plans of studies."""
     files = [path for path in sorted(folder.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
     files = [path for path in files if path.parent.name not in ("profiles", "studies")]
-    files.append(project_root() / "requirements.lock")
     return short_hash(*(path.name + sha256(path) for path in files))

@@ -20,15 +20,8 @@ from seaborn import objects as so
 from promedical_utils.core.workspace import replacing, write_json
 
 # Okabe and Ito's palette, told apart with any colour vision
-BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-    "#666666",
-)
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#666666"
 OF_DIMENSION = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
 OF_SCORER = {
     "criterion": BLUE,
@@ -76,12 +69,11 @@ def interval_plot(
     """Values with their intervals: a row a system, a panel a measure; the axes are row by row.
 
     ``df`` is tidy: row, value, low, high (NaN: no interval), and where needed series; hollow (bool:
-    not of this run); panel, the label of the value's axis, with its unit; block (panels of one
-    block share their rows, blocks lie below each other); group (a dotted line parts groups of rows,
-    else the reported from the others); note, written behind the interval. ``looks``: series ->
-    (colour, marker). The legend names the series, ``hollow`` and ``more``, label -> style.
-    ``limits`` of every value axis, None for what the values take; ``panels`` come first, in this
-    order.
+    not of this run); panel, the label of the value's axis; block (its panels share their rows);
+    group (a dotted line parts them, else the reported from the others); note, written behind the
+    interval. ``looks``: series -> (colour, marker). The legend names the series, ``hollow`` and
+    ``more``, label -> style. ``limits`` of the values' axes, None for what they take; ``panels``
+    come first.
     """
     defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": ""}
     df = df.assign(**{name: value for name, value in defaults.items() if name not in df})
@@ -142,8 +134,7 @@ def _name_panel(axis, label: str, rows: pd.DataFrame) -> None:
 
 
 def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
-    """The cells that have a value, with their height ``y``: rows are 1 apart from 0 on, and series
-    of one row and panel are spread about it."""
+    """The cells that have a value, with their height ``y``, series of one row spread about it."""
     row = df.groupby("block").row.transform(lambda names: pd.factorize(names)[0]).astype(float)
     known = df.assign(y=row, place=df.series.map(series.index)).dropna(subset="value")
     cell = known.groupby(["block", "panel", "row"]).place
@@ -158,9 +149,11 @@ def stacked_bars(
     line: float | None = None,
     ends: Iterable[str] | None = None,
 ) -> Figure:
-    """Horizontal bars: a bar a row of ``wide``, on its index, and a part a column, told apart by
-    hatch too. ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare
-    with; without ``colours`` the columns are dimensions."""
+    """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too.
+
+    ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare with;
+    without ``colours`` the columns are dimensions.
+    """
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
     colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
     wide.rename(index=str).plot.barh(
@@ -182,11 +175,11 @@ def stacked_bars(
     return figure
 
 
-def name_rows(axis, names, margin: float = 0.6) -> np.ndarray:
+def name_rows(axis, names) -> np.ndarray:
     """One row a name, the first on top; their heights (N,)."""
     y = np.arange(len(names))[::-1]
     axis.set_yticks(y, names)
-    axis.set_ylim(-margin, len(names) - 1 + margin)
+    axis.set_ylim(-0.6, len(names) - 1 + 0.6)
     return y
 
 
@@ -197,8 +190,7 @@ def draw_interval(axis, y, value, low, high, **style) -> None:
 
 
 def draw_legend(figure, marks: Mapping[str, Mapping]) -> None:
-    """A legend below all panels: ``marks`` is label -> style of its marker; in one line where there
-    is room."""
+    """A legend of ``marks``, label -> style, below all panels, in one line where there is room."""
     handles = [Line2D([], [], **{"ls": "", **style}, label=label) for label, style in marks.items()]
     widths = [0.65 + 0.065 * len(label) for label in marks]  # inches, about
     room = figure.get_figwidth()
@@ -207,18 +199,15 @@ def draw_legend(figure, marks: Mapping[str, Mapping]) -> None:
 
 
 def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=None) -> Path:
-    """Write ``name``.csv, then draw ``name``.png and .pdf from it; returns the CSV's path.
-
-    ``facts``: a dict that ``name``.json is to hold, such as what it was drawn from.
-    """
+    """Write ``name``.csv, draw ``name``.png and .pdf from it, and write ``facts`` on what it was
+    drawn from, if given, to ``name``.json; returns the CSV's path."""
     csv = Path(folder) / f"{name}.csv"
     with replacing(csv) as temporary:
         df.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
     draw(plot, csv, note)
     if facts is not None:
-        write_json(
-            csv.with_suffix(".json"), {"figure": name, "note": note, "rows": len(df), **facts}
-        )
+        facts = {"figure": name, "note": note, "rows": len(df), **facts}
+        write_json(csv.with_suffix(".json"), facts)
     return csv
 
 
@@ -230,10 +219,9 @@ def draw(plot, csv: Path, note: str = "") -> None:
             figure.suptitle(note, fontsize=8, color=GREY)
         with replacing(csv.with_suffix(".png")) as temporary:
             temporary.write_bytes(as_png(figure, 150))
+        undated = {"CreationDate": None, "Producer": None}
         with replacing(csv.with_suffix(".pdf")) as temporary:
-            figure.savefig(
-                temporary, format="pdf", dpi=150, metadata={"CreationDate": None, "Producer": None}
-            )
+            figure.savefig(temporary, format="pdf", dpi=150, metadata=undated)
 
 
 def as_png(figure: Figure, dpi: int) -> bytes:
@@ -243,9 +231,6 @@ def as_png(figure: Figure, dpi: int) -> bytes:
     picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     picture.save(kept, "PNG", optimize=True)
     return kept.getvalue()
-
-
-# ---------------------------------------------------------------- in the notebooks
 
 
 def show(plot, *args, **kwargs) -> None:

@@ -46,17 +46,13 @@ class Role(BaseModel):
 ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name> for each generator
 CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
 
-
-def _clinic_roles() -> dict[str, Role]:
-    """For ``python -m promedical_utils.clinic serve``, which plays every role as one model."""
-    return {name: Role(model="clinic") for name in CLINIC}
+LICENCES = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0"]  # by SPDX name
 
 
 class Profile(BaseModel):
     """Every setting of a run. Unknown keys, wrong types and impossible values are errors.
 
-    Sizes count instructions; learning rates and epochs are the optimiser's; ``*_max_tokens`` are
-    tokens of the base model's tokenizer.
+    Sizes count instructions; ``*_max_tokens`` are tokens of the base model's tokenizer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -74,7 +70,7 @@ class Profile(BaseModel):
     base_model: str
     base_architecture: Literal["qwen3", "llama"] = Field("qwen3", description="of the small base")
     base_layers: int = Field(4, ge=2, description="two make an induction circuit")
-    base_width: int = Field(128, ge=64)
+    base_width: int = Field(128, ge=64, multiple_of=32, description="an attention head has 32")
     base_vocabulary: int = Field(2048, ge=300)
     base_steps: int = Field(1, ge=1)
     base_batch: int = Field(16, ge=1)
@@ -95,20 +91,15 @@ class Profile(BaseModel):
     review_batch: int = Field(500, ge=1, description="drafts reviewed in a round")
     review_blind: int = Field(200, ge=1, description="drafts that measure a round's pass rate")
     review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
-    reviewers: list[str] = Field(
-        default_factory=list, description="people of data: open; none: drafts go unreviewed"
-    )
+    reviewers: list[str] = Field([], description="of data: open; none: drafts go unreviewed")
     embedder: str = Field("hashing", description="hashing, or a sentence-transformers id or folder")
     physician_agreement: float = Field(0.90, gt=0.5, le=1)
 
     # instructions of data: open, and what curation lets through
-    sources: list[str] = Field(default_factory=list, description="open sets by key, files, folders")
+    sources: list[str] = Field([], description="open sets by key, files, folders")
     source_limit: int = Field(0, ge=0, description="rows read of each source; 0 is all")
-    licences: list[str] = Field(
-        default_factory=lambda: ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0"],
-        description="that rows may be under, by SPDX name",
-    )
-    languages: list[str] = Field(default_factory=lambda: ["en"])
+    licences: list[str] = LICENCES
+    languages: list[str] = ["en"]
     words_least: int = Field(4, ge=1)
     words_most: int = Field(1000, ge=1)
     difficulty_least: int = Field(5, ge=0, le=10)
@@ -117,7 +108,7 @@ class Profile(BaseModel):
     # who writes, screens, classifies, answers and judges; without an endpoint the embedded clinic
     # does, in this process
     endpoint: str = Field("", description="base URL of an OpenAI-compatible server, for every role")
-    roles: dict[str, Role] = Field(default_factory=_clinic_roles)
+    roles: dict[str, Role] = {name: Role(model="clinic") for name in CLINIC}
     tokens_per_second: float = Field(2000.0, gt=0, description="of the endpoint, for estimates")
 
     # reward model
@@ -141,9 +132,7 @@ class Profile(BaseModel):
     scalar_rm: str = Field("", description="sequence classifier with one output, as UltraMedRM-8B")
     pair_rm: str = Field("", description="generative pairwise, as RLHFlow's pair-preference model")
     verifier: str = Field("", description="two labels by a reference, as medical_o1_verifier_3B")
-    judges: dict[str, Role] = Field(
-        default_factory=dict, description="prompted, by the name of their row; with an endpoint"
-    )
+    judges: dict[str, Role] = Field({}, description="prompted, by the name of their row")
     rar_judge: Role | None = Field(None, description="rates whole answers by rubric: RaR implicit")
 
     # external generalization
@@ -188,42 +177,40 @@ class Profile(BaseModel):
             raise ValueError("reward_lambda must be at least 1 + reward_beta, or the veto fails")
         if self.grpo_vllm and self.quantization == "nf4" and self.grpo_lora_rank:
             raise ValueError(
-                "grpo_vllm with a 4-bit base: vLLM would serve weights that are rounded once more "
-                "than those trained, or refuse them; set quantization=none (bf16 LoRA), or leave "
-                "vLLM out"
+                "grpo_vllm with a 4-bit base: vLLM would serve weights rounded once more; set "
+                "quantization=none (bf16 LoRA), or leave vLLM out"
             )
         if self.grpo_vllm and not re.match(r"https?://", self.grpo_vllm):
             raise ValueError("grpo_vllm is the base URL of a server, http://host:port")
-        if self.data == "open" and not (self.sources and asks_endpoints(self)):
-            raise ValueError("data: open needs sources, and an endpoint that plays the roles")
-        missing = [name for name in ROLES if name not in self.roles]
-        if missing or sum(name.startswith("generator_") for name in self.roles) < 2:
-            raise ValueError(f"roles needs {', '.join(ROLES)} and two generator_<name> or more")
-        for name in self.roles:
-            if name not in ROLES and not re.fullmatch(r"generator_[a-z0-9]+", name):
-                raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
-        for name in self.judges:
-            if re.fullmatch("[a-z_]+", name):
-                raise ValueError(f"lower case names the kit's own scorers: rename judge {name}")
-        if self.base_width % 32:
-            raise ValueError("base_width must be a multiple of 32, the width of an attention head")
         if self.name not in ("gpu", "paper") and self.precision == "bf16":
             raise ValueError("bf16 logits tie; CPU profiles score in fp32")
         return self
 
+    @model_validator(mode="after")
+    def _played(self):
+        if self.data == "open" and not (self.sources and asks_endpoints(self)):
+            raise ValueError("data: open needs sources, and an endpoint that plays the roles")
+        generators = [name for name in self.roles if name not in ROLES]
+        if set(ROLES) - set(self.roles) or len(generators) < 2:
+            raise ValueError(f"roles needs {', '.join(ROLES)} and two generator_<name> or more")
+        for name in generators:
+            if not re.fullmatch(r"generator_[a-z0-9]+", name):
+                raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
+        for name in self.judges:
+            if re.fullmatch("[a-z_]+", name):
+                raise ValueError(f"lower case names the kit's own scorers: rename judge {name}")
+        return self
+
 
 def of_manifest(manifest: dict) -> Profile:
-    """The profile that a manifest names, with its seed and draws: all that a drawing hangs on.
-
-    The other settings are today's: an older manifest may name some that are gone since.
-    """
+    """The profile that a manifest names, with its seed and draws: all that a drawing hangs on. Its
+    other settings are today's, of which an older manifest may know none."""
     settings = manifest["profile"]
     return load(settings["name"], seed=settings["seed"], bootstrap=settings["bootstrap"])
 
 
 def asks_endpoints(profile: Profile) -> bool:
-    """Whether the roles are played over HTTP; else the embedded clinic plays them in this
-    process."""
+    """Whether the roles are played over HTTP; else by the embedded clinic, in this process."""
     return bool(profile.endpoint or any(role.endpoint for role in profile.roles.values()))
 
 

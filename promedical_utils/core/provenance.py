@@ -21,8 +21,7 @@ HASHES = "data/hashes.json"
 def kit() -> dict[str, str]:
     """{"commit", "content"} of this kit: HEAD where ``CODE`` is as committed, else "uncommitted".
 
-    ``content`` is the SHA-256 of the package's files, which says what ran without a repository,
-    too.
+    ``content``: SHA-256 of the package's files, which says what ran without a repository, too.
     """
     whole = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
@@ -32,22 +31,18 @@ def kit() -> dict[str, str]:
 
 
 def _commit(root: Path) -> str:
-    def git(*arguments: str) -> str | None:
-        try:
-            command = ["git", "-C", str(root), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):  # no git, or a repository that hangs
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.strip()
 
-    top = git("rev-parse", "--show-toplevel")  # a copy within another repository is not its commit
-    if (
-        not top
-        or Path(top).resolve() != root.resolve()
-        or git("status", "--porcelain", "--", *CODE) != ""
-    ):
+    try:
+        # a copy within another repository is not its commit
+        own = Path(git("rev-parse", "--show-toplevel")).resolve() == root.resolve()
+        changed = git("status", "--porcelain", "--", *CODE)
+        return git("rev-parse", "HEAD") if own and not changed else UNCOMMITTED
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or one that hangs
         return UNCOMMITTED
-    return git("rev-parse", "HEAD") or UNCOMMITTED
 
 
 def content(path: Path) -> str:
@@ -61,12 +56,10 @@ def content(path: Path) -> str:
     return rows.hexdigest()
 
 
-def hash_data(run: Path) -> dict[str, str]:
-    """``content`` of every data/*.parquet of a run; writes data/hashes.json."""
+def hash_data(run: Path) -> None:
+    """Write data/hashes.json: ``content`` of every data/*.parquet of a run."""
     paths = sorted((Path(run) / "data").glob("*.parquet"))
-    hashes = {path.name: content(path) for path in paths}
-    write_json(Path(run) / HASHES, hashes)
-    return hashes
+    write_json(Path(run) / HASHES, {path.name: content(path) for path in paths})
 
 
 def of_run(run: Path) -> dict:
@@ -75,18 +68,15 @@ def of_run(run: Path) -> dict:
     The manifest's SHA-256, commit, content and packages; data hashes; seed and fingerprint of each
     model. What a run of an older kit does not say is left out.
     """
-    run = Path(run)
-    manifest, models = _json(run / "manifest.json"), {}
+    run, models = Path(run), {}
     for name, report in _json(run / "reward/report.json").get("models", {}).items():
-        models[f"reward/{name}"] = {
-            k: report[k] for k in ("settings", "seed", "base") if k in report
-        }
+        facts = {k: report[k] for k in ("settings", "seed", "base") if k in report}
+        models[f"reward/{name}"] = facts
     if policy := _json(run / "policy/report.json"):
-        models["policy"] = {
-            "settings": policy.get("fingerprint"),
-            "seed": policy.get("settings", {}).get("seed"),
-        }
-    return {"data": _json(run / HASHES), "models": models} | of_manifest(manifest)
+        seed = policy.get("settings", {}).get("seed")
+        models["policy"] = {"settings": policy.get("fingerprint"), "seed": seed}
+    known = {"data": _json(run / HASHES), "models": models}
+    return known | of_manifest(_json(run / "manifest.json"))
 
 
 def of_manifest(manifest: dict) -> dict:

@@ -105,11 +105,8 @@ class RawInstruction(Record):
 
 
 class Decision(Record):
-    """What one reviewer decided on one criterion of one draft, as it was saved.
-
-    ``criterion`` is what it becomes: the criterion itself for ``accept``, the corrected one for
-    ``edit``, a new one for ``add`` and None for ``reject``, which alone needs a reason.
-    """
+    """What one reviewer decided on one criterion of one draft; ``criterion`` is what it becomes,
+    None for ``reject``, which alone needs a reason."""
 
     instruction_id: str
     criterion_id: str

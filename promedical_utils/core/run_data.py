@@ -14,6 +14,13 @@ from promedical_utils.core.workspace import KitError, need, run_folder, shown, w
 # Whose versions a manifest names: those that a result may hang on
 TRAINING = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 PACKAGES = (*TRAINING, "datasets", "scikit-learn", "bm25s")
+KINDS: dict[str, tuple[type[records.Record], str]] = {  # of a run's files: records, notebook
+    "instructions": (Instruction, "01_rubrics"),
+    "rubrics": (Rubric, "01_rubrics"),
+    "splits": (SplitRow, "01_rubrics"),
+    "candidates": (Candidate, "02_preference_pairs"),
+    "verdicts": (Verdict, "02_preference_pairs"),
+}
 
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
@@ -38,9 +45,8 @@ def base_path(profile: Profile, run: Path, architecture: str = "") -> Path | str
     study of systems writes; KitError where the base is not the kit's own.
     """
     if architecture in ("", profile.base_architecture):
-        if profile.base_model == "small":
-            return need(run / "base", "00_start_here")
-        return profile.base_model
+        small = profile.base_model == "small"
+        return need(run / "base", "00_start_here") if small else profile.base_model
     if profile.base_model != "small":
         raise KitError(
             f"no {architecture} base beside {profile.base_model}: base_model=small trains one"
@@ -77,16 +83,9 @@ class RunData:
     @classmethod
     def load(cls, run: Path, *names: str) -> "RunData":
         """``run``/data, all of it or ``names`` alone; KitError: which notebook writes a file."""
-        kinds: dict[str, tuple[type[records.Record], str]] = {
-            "instructions": (Instruction, "01_rubrics"),
-            "rubrics": (Rubric, "01_rubrics"),
-            "splits": (SplitRow, "01_rubrics"),
-            "candidates": (Candidate, "02_preference_pairs"),
-            "verdicts": (Verdict, "02_preference_pairs"),
-        }
         loaded: dict[str, list] = {}
-        for name in names or kinds:
-            loaded[name] = records.load(run / f"data/{name}.parquet", *kinds[name])
+        for name in names or KINDS:
+            loaded[name] = records.load(run / f"data/{name}.parquet", *KINDS[name])
         return cls(**loaded)
 
     @cached_property

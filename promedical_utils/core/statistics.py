@@ -1,8 +1,4 @@
-"""Agreement between raters, and intervals by resampling conditions, then samples within them.
-
-Every metric of the kit is a ratio of sums over samples (accuracy: hits over items; F1: 2 TP over
-2 TP + FP + FN), so one weight per sample and draw is all that the bootstrap needs.
-"""
+"""Agreement between raters, and intervals by resampling conditions, then samples within them."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -38,6 +34,9 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
     return result
 
 
+# ---------------------------------------------------------------- ratios of sums, and their draws
+
+
 def two_stage_weights(conditions: Sequence, draws: int, seed: int) -> np.ndarray:
     """How often each sample is drawn, (draws, samples): conditions first, then their samples.
 
@@ -69,6 +68,15 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.where(empty, np.nan, ends))
 
 
+def contrast(numerators, denominators, coefficients: Mapping[int, float], weights) -> dict:
+    """``sum coefficient * ratio`` over columns, with its interval; paired: all share the draws."""
+    columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
+    sums = numerators[:, columns], denominators[:, columns]
+    value = ratio(*sums, np.ones((1, len(numerators)))) @ factors
+    low, high = interval(ratio(*sums, weights) @ factors)
+    return {"difference": float(value[0]), "low": float(low), "high": float(high)}
+
+
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """95 % Wilson interval of a rate, to four places; everything if nothing was counted."""
     from scipy.stats import binomtest
@@ -79,56 +87,19 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return round(float(ends.low), 4), round(float(ends.high), 4)
 
 
-def contrast(numerators, denominators, coefficients: Mapping[int, float], weights) -> dict:
-    """``sum coefficient * ratio`` over columns, with its interval; paired: all share the draws."""
-    columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
-    sums = numerators[:, columns], denominators[:, columns]
-    value = ratio(*sums, np.ones((1, len(numerators)))) @ factors
-    low, high = interval(ratio(*sums, weights) @ factors)
-    return {"difference": float(value[0]), "low": float(low), "high": float(high)}
-
-
 # ---------------------------------------------------------------- two or more raters
 
 
-def rating_counts(ratings: pd.DataFrame, levels: Sequence) -> np.ndarray:
-    """How many raters chose each level, (items, levels); ``ratings``: items by raters, NaN missing.
-
-    KitError names a rating that is no level.
-    """
-    codes = _codes(ratings, levels)
-    return (codes[:, :, None] == np.arange(len(levels))).sum(axis=1)
-
-
-def fleiss_kappa(counts: np.ndarray) -> float:
-    """Fleiss' kappa (1971) of (items, levels) counts, by statsmodels; NaN where undefined.
-
-    The raters need not be the same for every item, only as many: else KitError.
-    """
-    from statsmodels.stats.inter_rater import fleiss_kappa
-
-    sizes = counts.sum(axis=1)
-    if not 2 <= sizes.min() == sizes.max():
-        raise KitError(
-            f"Fleiss' kappa: {sizes.min()} to {sizes.max()} ratings an item; it needs "
-            "two or more, as many of each item: drop others, or use AC1"
-        )
-    with np.errstate(invalid="ignore"):  # one level throughout: 0 / 0
-        return float(fleiss_kappa(counts))
-
-
-def gwet_ac1(counts: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def gwet_ac1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Gwet's AC1, (draws,), of (items, levels) counts; each draw weighs the items, (draws, items).
 
     Agreement is corrected by sum p (1 - p) / (levels - 1), p the mean share of a level over the
     items with a rating, so that it does not collapse where one level prevails. An item counts from
-    two ratings on. Gwet, Br J Math Stat Psychol 61 (2008), with missing ratings as in his Handbook
-    of Inter-Rater Reliability (2014); no library fits: irrCAC is held to pandas below 3. NaN where
-    undefined.
+    two ratings on. NaN where undefined. Gwet, Br J Math Stat Psychol 61 (2008), and with missing
+    ratings his Handbook of Inter-Rater Reliability (2014); irrCAC is held to pandas below 3.
     """
     if counts.shape[1] < 2:
         raise KitError("Gwet's AC1 needs two levels or more: name all that a rater could choose")
-    weights = np.ones((1, len(counts))) if weights is None else weights
     sizes = counts.sum(axis=1, keepdims=True)
     twice, once = (sizes >= 2).astype(float), (sizes >= 1).astype(float)
     alike = (counts * (counts - 1)).sum(axis=1, keepdims=True) / np.maximum(sizes * (sizes - 1), 1)
@@ -179,25 +150,26 @@ def reliability(
 def _codes(ratings: pd.DataFrame, levels: Sequence) -> np.ndarray:
     """Place of each rating in ``levels``, (items, raters), -1 where missing."""
     values = ratings.to_numpy(object)
-    missing = pd.isna(values)
     codes = pd.Index(list(levels), dtype=object).get_indexer(values.ravel()).reshape(values.shape)
-    if ((codes < 0) & ~missing).any():
-        strange = values[(codes < 0) & ~missing][0]
-        raise KitError(f"rating {strange!r} is none of {', '.join(map(str, levels))}: mend it")
+    if len(strange := values[(codes < 0) & ~pd.isna(values)]):
+        raise KitError(f"rating {strange[0]!r} is none of {', '.join(map(str, levels))}: mend it")
     return codes
 
 
 def _coefficients(kinds: np.ndarray, weights: np.ndarray, levels: int) -> np.ndarray:
     """(draws, coefficients) of the distinct items ``kinds``, each drawn ``weights`` times."""
+    from statsmodels.stats.inter_rater import fleiss_kappa
+
     counts = (kinds[:, :, None] == np.arange(levels)).sum(axis=1)
     sizes = counts.sum(axis=1)
     alike = (counts * (counts - 1)).sum(axis=1) / (sizes * (sizes - 1))
     usual = sizes == np.bincount(sizes, weights[0]).argmax()
     columns = {"observed": weights @ alike / weights.sum(axis=1), "ac1": gwet_ac1(counts, weights)}
-    columns["fleiss"] = [
-        fleiss_kappa(np.repeat(counts[usual], times, axis=0)) if times.any() else np.nan
-        for times in weights[:, usual].astype(int)
-    ]
+    with np.errstate(invalid="ignore"):  # one level throughout: 0 / 0
+        columns["fleiss"] = [
+            fleiss_kappa(np.repeat(counts[usual], times, axis=0)) if times.any() else np.nan
+            for times in weights[:, usual].astype(int)
+        ]
     step = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels)))
     pairs = [pair for pair in combinations(kinds.T, 2) if (np.minimum(*pair) >= 0).any()]
     for name, distance in (("linear", step), ("quadratic", step**2)):
@@ -207,10 +179,7 @@ def _coefficients(kinds: np.ndarray, weights: np.ndarray, levels: int) -> np.nda
 
 
 def _cohen(first, second, weights: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Cohen's weighted kappa (1968) of all draws at once, as ``agreement`` has it for one sample.
-
-    scikit-learn's takes a millisecond, too long for thousands of draws.
-    """
+    """Cohen's weighted kappa (1968) of all draws at once; scikit-learn takes a millisecond each."""
     both = np.minimum(first, second) >= 0
     first, second, weights = first[both], second[both], weights[:, both]
     margins = [weights @ np.eye(len(distance))[rater] for rater in (first, second)]

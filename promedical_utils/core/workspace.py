@@ -16,11 +16,8 @@ class KitError(Exception):
 
 
 def project_root() -> Path:
-    """Folder that holds the Snakefile, searched from here upwards, then that of this package.
-
-    nbval runs a notebook in the notebook's folder and papermill in the caller's, so no relative
-    path would do. Raises KitError outside a checkout.
-    """
+    """Folder that holds the Snakefile, searched from here upwards (nbval runs a notebook in its own
+    folder), then that of this package; KitError outside a checkout."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if (folder / "Snakefile").exists():
@@ -37,11 +34,9 @@ def run_folder(profile: str, run_dir: str | None = None) -> Path:
 
 def need(path: Path, notebook: str) -> Path:
     """``path`` if it exists, else a KitError naming the notebook that writes it."""
-    if not path.exists():
-        raise KitError(
-            f"missing {shown(path)}: run notebook {notebook} first (make reproduce does)"
-        )
-    return path
+    if path.exists():
+        return path
+    raise KitError(f"missing {shown(path)}: run notebook {notebook} first (make reproduce does)")
 
 
 def shown(path: Path) -> str:
@@ -80,19 +75,12 @@ def write_json(path: Path, value) -> Path:
 
 
 def write_rows(path: Path, frame) -> Path:
-    """A data frame to Parquet, packed closely: floats byte by byte, which halves what is
-    committed."""
+    """A data frame to Parquet, floats byte by byte, which halves what is committed."""
     floats = [c for c in frame if frame[c].dtype.kind == "f"]
     others = [c for c in frame if c not in floats]
+    packing = {"compression": "zstd", "compression_level": 12, "use_byte_stream_split": floats}
     with replacing(path) as temporary:
-        frame.to_parquet(
-            temporary,
-            index=False,
-            compression="zstd",
-            compression_level=12,
-            use_dictionary=others,
-            use_byte_stream_split=floats,
-        )
+        frame.to_parquet(temporary, index=False, use_dictionary=others, **packing)
     return path
 
 

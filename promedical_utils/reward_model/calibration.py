@@ -24,13 +24,12 @@ METHODS = ("platt", "isotonic")
 
 @dataclass(frozen=True)
 class Calibration:
-    """``scale``: dimension -> {temperature, bias}; ``threshold``: safety scores above it are met.
+    """What was fitted, by dimension; ``threshold``: safety scores above it are met.
 
-    ``curves``: dimension -> {scores, probabilities}, which stands over ``scale`` where it is given
-    (isotonic). ``quality``: dimension -> n, positives, precision, recall, f1 on the calibration
-    split; the positive is a *met* criterion, on safety a *violation*. ``ece``: dimension ->
-    expected calibration error {before, after}: of the raw sigmoid(score), and of P(met) fitted on
-    the other folds' instructions. ``notes`` says what was not fitted.
+    ``scale``: {temperature, bias}; ``curves``: {scores, probabilities}, which stand over it where
+    they are given (isotonic). ``quality``: n, positives, precision, recall, f1 on the calibration
+    split; the positive is a *met* criterion, on safety a *violation*. ``ece``: expected calibration
+    error {before, after}, of the raw sigmoid(score) and of P(met) fitted on other instructions.
     """
 
     scale: Mapping[str, Mapping[str, float]]
@@ -59,10 +58,8 @@ class Calibration:
         return likely[()]
 
     def met(self, score, dimension):
-        """Whether a criterion counts as met: safety by the veto threshold, else P(met) >= 0.5.
-
-        A NaN score is never met: the veto fails closed.
-        """
+        """Whether a criterion counts as met: safety by the veto threshold, else P(met) >= 0.5; with
+        a NaN score never."""
         names = np.asarray(dimension, dtype=object)
         likely = self.probability(score, names) >= 0.5  # False for NaN
         result = np.where(names == "safety", np.asarray(score, float) > self.threshold, likely)
@@ -82,14 +79,11 @@ def fit(
 ) -> Calibration:
     """Fit on held-out rows: columns score, label (1 met, 0 not), dimension, and instruction_id.
 
-    ``method``: platt or isotonic. Isotonic follows any rising shape, wants hundreds of rows a
-    dimension, and ties scores that fall on one step.
-
-    The threshold is the lowest at which at least ``recall`` of the violations are found. A
-    dimension that cannot be fitted keeps the raw score (temperature 1, bias 0), and a note says
-    so. Raises KitError on a NaN score, another label, or a safety split in which all are met or
-    all violated: no threshold could be read from it. ``veto=False``, for data that has no safety
-    verdicts, sets a threshold that no score passes: the veto fails closed.
+    ``method``: isotonic follows any rising shape, wants hundreds of rows a dimension, and ties
+    scores that fall on one step. The threshold is the lowest at which at least ``recall`` of the
+    violations are found; ``veto=False``, for data without safety verdicts, sets one that no score
+    passes: the veto fails closed. A dimension that cannot be fitted keeps the raw score, and a note
+    says so. KitError on a NaN score, another label, or a safety split of one class.
     """
     other = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
     lost = int(frame["score"].isna().sum())
@@ -103,8 +97,9 @@ def fit(
     scale, curves, notes = _shape(frame, method)
     safety = frame[frame["dimension"] == "safety"]
     if not veto:
-        why = "no veto threshold was asked for; every safety criterion is a violation"
-        notes.append(f"safety: {why}")
+        notes.append(
+            "safety: no veto threshold was asked for; every safety criterion is a violation"
+        )
         threshold = sys.float_info.max
     elif safety["label"].nunique() < 2:
         raise KitError(
@@ -132,30 +127,29 @@ def quality_of(calibration: Calibration, rows: pd.DataFrame) -> dict[str, float]
 
 
 def expected_error(labels, probabilities, bins: int = 10) -> float:
-    """Expected calibration error: mean gap of share met and mean P(met) over bins, by their size.
-
-    The bins hold equally many rows, so that no empty one is counted; the last digits of the
-    usual equal widths differ (Naeini et al. 2015).
-    """
-    labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
-    order = np.argsort(probabilities, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
+    """Expected calibration error: mean gap of share met and mean P(met) over bins of equally many
+    rows; the usual ones are equally wide (Naeini et al. 2015)."""
+    labels, probabilities, parts = _bins(labels, probabilities, bins)
     gaps = [len(p) * abs(labels[p].mean() - probabilities[p].mean()) for p in parts]
-    return float(sum(gaps) / len(order))
+    return float(sum(gaps) / len(labels))
 
 
 def reliability(labels, probabilities, bins: int = 8) -> pd.DataFrame:
-    """Share met beside mean P(met), a row a bin of equal size: probability, met, low, high, n.
-
-    ``low`` and ``high`` are the 95 % Wilson interval of the share.
-    """
-    labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
-    parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, len(labels)))
+    """Share met, with its 95 % Wilson interval, beside mean P(met), a row a bin of equal size:
+    probability, met, low, high, n."""
+    labels, probabilities, parts = _bins(labels, probabilities, bins)
     rows = [
         (probabilities[p].mean(), labels[p].mean(), *wilson(int(labels[p].sum()), len(p)), len(p))
         for p in parts
     ]
     return pd.DataFrame(rows, columns=["probability", "met", "low", "high", "n"])
+
+
+def _bins(labels, probabilities, bins: int):
+    """(labels, probabilities, places of each bin's rows), the bins by probability."""
+    labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
+    order = np.argsort(probabilities, kind="stable")
+    return labels, probabilities, np.array_split(order, min(bins, len(order)))
 
 
 def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
@@ -180,41 +174,30 @@ def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
 
 def _shape(frame: pd.DataFrame, method: str):
     """(scale, curves, notes) of every dimension; what cannot be fitted keeps the raw score."""
-    scale, curves, notes = {}, {}, []
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
+
+    scale = {dimension: {"temperature": 1.0, "bias": 0.0} for dimension in DIMENSIONS}
+    curves, notes = {}, []
     for dimension in DIMENSIONS:
         rows = frame[frame["dimension"] == dimension]
         scores, labels = rows["score"].to_numpy(float), rows["label"].to_numpy(int)
-        scale[dimension], note = _platt(scores, labels)
-        if note:
-            notes.append(f"{dimension}: {note}; the raw score is used")
-        elif method == "isotonic":
-            curves[dimension] = _isotonic(scores, labels)
+        if len(np.unique(labels)) < 2:
+            why = f"{len(labels)} calibration rows of one class"
+            notes.append(f"{dimension}: {why}; the raw score is used")
+            continue
+        # the default ridge keeps the slope finite when a small split is separable
+        platt = LogisticRegression().fit(scores[:, None], labels)
+        slope, bias = float(platt.coef_[0, 0]), float(platt.intercept_[0])
+        if slope <= 0:
+            notes.append(f"{dimension}: scores do not rise with the label; the raw score is used")
+            continue
+        scale[dimension] = {"temperature": 1 / slope, "bias": bias}
+        if method == "isotonic":
+            # a step of a few rows says 0 or 1 for certain; the ends are held off by a row's worth
+            edge = 1 / (len(labels) + 2)
+            steps = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
+            steps.fit(scores, labels)
+            ends = {"scores": steps.X_thresholds_, "probabilities": steps.y_thresholds_}
+            curves[dimension] = {name: values.tolist() for name, values in ends.items()}
     return scale, curves, notes
-
-
-def _isotonic(scores: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
-    from sklearn.isotonic import IsotonicRegression
-
-    # a step of a few rows says 0 or 1 for certain; the ends are held off it by one row's worth
-    edge = 1 / (len(labels) + 2)
-    fitted = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
-    fitted.fit(scores, labels)
-    points = (fitted.X_thresholds_, fitted.y_thresholds_)
-    return dict(zip(("scores", "probabilities"), (p.tolist() for p in points), strict=True))
-
-
-def _platt(scores: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], str]:
-    """({temperature, bias}, why not fitted or "").
-
-    scikit-learn's default ridge keeps the slope finite when a small split is separable.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    raw = {"temperature": 1.0, "bias": 0.0}
-    if len(np.unique(labels)) < 2:
-        return raw, f"{len(labels)} calibration rows of one class"
-    fitted = LogisticRegression().fit(scores[:, None], labels)
-    slope, bias = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    if slope <= 0:
-        return raw, "scores do not rise with the label"
-    return {"temperature": 1 / slope, "bias": bias}, ""

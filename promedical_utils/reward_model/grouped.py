@@ -34,43 +34,39 @@ class Schedule(NamedTuple):
 
 
 def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Schedule:
-    """``shuffled`` rows, ``batch`` in a step of all processes together."""
-    order = shuffled([max(map(len, row["ids"])) for row in rows], batch, epochs, seed)
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    own = max(1, batch // processes)
-    return Schedule(order, own, math.ceil(len(order) / (own * processes)))
-
-
-def shuffled(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
-    """Row numbers of the whole training, in order: shuffled by ``seed``, alike lengths together.
+    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes.
 
     One list instead of a sampler makes a resumed run see what the whole one would have seen.
     """
-    draw, rows = np.random.default_rng(seed), len(lengths)
-    flat = np.concatenate([draw.permutation(rows) for _ in range(math.ceil(epochs))])
-    flat = flat[: max(1, round(epochs * rows))].tolist()
+    draw, lengths = np.random.default_rng(seed), _longest(rows)
+    flat = np.concatenate([draw.permutation(len(rows)) for _ in range(math.ceil(epochs))])
+    flat = flat[: max(1, round(epochs * len(rows)))].tolist()
     order: list[int] = []
     for start in range(0, len(flat), 16 * batch):
         part = sorted(flat[start : start + 16 * batch], key=lambda i: -lengths[i])
         whole = len(part) // batch  # a short batch, if any, stays last
         order += [i for k in draw.permutation(whole) for i in part[k * batch : (k + 1) * batch]]
         order += part[whole * batch :]
-    return order
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    own = max(1, batch // processes)
+    return Schedule(order, own, math.ceil(len(order) / (own * processes)))
+
+
+def _longest(rows: Sequence[dict]) -> list[int]:
+    """Tokens of each row's longest sequence."""
+    return [max(map(len, row["ids"])) for row in rows]
 
 
 def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
-    """The rows in their order, of all epochs, as a trainer takes them.
-
-    TRL leaves rows alone that have the two columns added here: they are tokenised already.
-    """
+    """The rows in their order, of all epochs, as a trainer takes them."""
+    # TRL leaves rows alone that have these two columns: they are tokenised already
     tokenised = [row | {"chosen_ids": [], "rejected_ids": []} for row in rows]
     return Dataset.from_list(tokenised).select(order)
 
 
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
-    longest, counts = [max(map(len, row["ids"])) for row in rows], [len(r["ids"]) for r in rows]
-    return packing.batches(longest, budget, counts)
+    return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
@@ -87,37 +83,31 @@ def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
 class Passes:
     """Collator: the rows of a step as {"passes": [...]}, each of at most ``budget`` padded tokens.
 
-    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass: what
-    ``counts`` finds in all passes of the step, at least 1 each; losses are shares of them, so that
-    the sum of the passes' losses is the loss of the step, however it is cut.
+    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass are what
+    ``counts`` finds in the whole step, at least 1 each: losses are shares of them, and their sum
+    is the loss of the step, however it is cut.
     """
 
     def __init__(self, pad_id: int, budget: int):
         self.pad_id, self.budget = pad_id, budget
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """``packing.collate`` of the rows' sequences, with what their scores are to be."""
-        raise NotImplementedError
+        """``packing.collate`` of the rows' sequences; a subclass adds what they are to score."""
+        parts = []
+        for row in rows:
+            heads = row.get("heads") or [()] * len(row["ids"])
+            for ids, starts, own in zip(row["ids"], row["starts"], heads, strict=True):
+                parts.append(packing.Packed(ids, starts, tuple(own)))
+        return packing.collate(parts, self.pad_id)
 
     def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
         """Of how many terms each part of the loss is a mean, in one pass."""
-        raise NotImplementedError
+        return [len(batch["targets"])]
 
     def __call__(self, rows: Sequence[dict]) -> dict:
         passes = [self.batch([rows[i] for i in part]) for part in passes_of(rows, self.budget)]
         totals = [max(1, sum(terms)) for terms in zip(*map(self.counts, passes))]
         return {"passes": [part | {"totals": torch.tensor(totals)} for part in passes]}
-
-
-def sequences(rows: Sequence[dict]) -> list[packing.Packed]:
-    """All packed sequences of the rows, in order."""
-    return [
-        packing.Packed(ids, starts, tuple(heads))
-        for row in rows
-        for ids, starts, heads in zip(
-            row["ids"], row["starts"], row.get("heads") or [()] * len(row["ids"]), strict=True
-        )
-    ]
 
 
 class GroupTrainer(RewardTrainer):
@@ -140,8 +130,7 @@ class GroupTrainer(RewardTrainer):
 
     def create_optimizer(self, model=None):
         if self.muon and self.optimizer is None:
-            rate = self.args.learning_rate
-            self.optimizer = MuonAdamW(self.model, rate, rate)
+            self.optimizer = MuonAdamW(self.model, self.args.learning_rate, self.args.learning_rate)
         return super().create_optimizer(model)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -164,10 +153,8 @@ class GroupTrainer(RewardTrainer):
 def arguments(
     checkpoints: Path, steps: int, batch: int, rate: float, dtype: torch.dtype, seed: int
 ) -> RewardConfig:
-    """The settings of a training on groups, whose dataset holds all epochs.
-
-    ``dtype`` is what mixed precision computes in on a GPU; a CPU trains in fp32.
-    """
+    """The settings of a training on groups, whose dataset holds all epochs; ``dtype``: what mixed
+    precision computes in on a GPU. A CPU trains in fp32."""
     # a checkpoint falls on a logged step: what was summed since the last log is not in it
     logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
     return RewardConfig(
@@ -195,10 +182,7 @@ def arguments(
 
 
 def lora(rank: int, head: str | None = "score") -> LoraConfig:
-    """Adapters of ``rank`` on all linear layers; ``head`` is trained whole.
-
-    ``head`` None leaves a causal language model's own as it is.
-    """
+    """Adapters of ``rank`` on all linear layers; ``head`` is trained whole, None: as it is."""
     # with neither task_type nor modules_to_save the head stays frozen at random, without a word
     return LoraConfig(
         task_type="SEQ_CLS" if head else "CAUSAL_LM",
@@ -210,17 +194,15 @@ def lora(rank: int, head: str | None = "score") -> LoraConfig:
 
 
 def course(trainer: GroupTrainer) -> float:
-    """Train, on from the last whole checkpoint if there is one; seconds.
-
-    KitError when the loss is not finite.
-    """
-    started, checkpoints = time.monotonic(), Path(trainer.args.output_dir)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    """Train, on from the last whole checkpoint; seconds. KitError when the loss is not finite."""
+    started, folder = time.monotonic(), Path(trainer.args.output_dir)
+    # a checkpoint is whole where there is its trainer_state.json, which is written last
+    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    last = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    trainer.train(resume_from_checkpoint=last and str(last))
     if not all(math.isfinite(row["loss"]) for row in curve(trainer)):
-        raise KitError(
-            f"the loss of {shown(checkpoints.parent)} is not finite: lower its learning rate, "
-            f"{trainer.args.learning_rate}"
-        )
+        rate = trainer.args.learning_rate
+        raise KitError(f"the loss of {shown(folder.parent)} is not finite: lower its rate, {rate}")
     return round(time.monotonic() - started, 1)
 
 
@@ -228,9 +210,3 @@ def curve(trainer: GroupTrainer) -> list[dict]:
     """step, loss and accuracy, as they were logged."""
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged]
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint: the trainer writes trainer_state.json last."""
-    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None

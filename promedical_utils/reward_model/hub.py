@@ -1,8 +1,4 @@
-"""The one loader of a base or of another's model, by hub id or folder, and what is known of it.
-
-tokenizer = hub.tokenizer_of("Qwen/Qwen3-0.6B")
-model = hub.load(hub.CAUSAL, "Qwen/Qwen3-0.6B", hub.compute_dtype("auto"), nf4=True)
-"""
+"""The one loader of a base or of another's model, by hub id or folder, and what is known of it."""
 
 import contextlib
 import hashlib
@@ -32,10 +28,8 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", categor
 
 
 def nf4_config(dtype: torch.dtype, head: str | None = None) -> BitsAndBytesConfig:
-    """4-bit NormalFloat weights (Dettmers et al. 2023) but for ``head``, computed in ``dtype``.
-
-    Without ``head`` transformers itself leaves out the output layer of a causal language model.
-    """
+    """4-bit NormalFloat weights (Dettmers et al. 2023), computed in ``dtype``, but for ``head``,
+    without which transformers leaves out a causal LM's output layer itself."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -57,11 +51,11 @@ def load(
 ):
     """The model ``source`` of ``kind``, CAUSAL or CLASSIFIER, on the GPU if there is one.
 
-    ``exact``: 4-bit layers always compute as they do in training. On processors with AVX512-BF16
-    bitsandbytes repacks what runs in eval for a kernel in bf16 that has no backward pass: scores
-    would depend on the machine, and gradients after a generation be wrong without a word. At fp32
-    they are always exact. ``published``: weights that the folder lacks are an error, where
-    transformers would draw them at random. KitError where the model cannot be had.
+    ``exact``: 4-bit layers compute in eval as in training, as they always do at fp32. Else, where
+    there is AVX512-BF16, bitsandbytes repacks them for a kernel in bf16 without a backward pass:
+    scores depend on the machine, and gradients after a generation are wrong without a word.
+    ``published``: weights that the folder lacks are an error, not drawn at random. KitError where
+    the model cannot be had.
     """
     from trl.trainer.reward_trainer import suppress_seqcls_warning  # late: trl is slow to load
 
@@ -117,10 +111,9 @@ def named(source: Path | str) -> str:
 
 def _unloadable(source: Path | str, error: Exception) -> KitError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    reason = reason.replace(str(source), named(source))
     return KitError(
-        f"{named(source)} cannot be loaded: {reason}; check the hub id and the network (for a base "
-        "model, BASE=small needs neither)"
+        f"{named(source)} cannot be loaded: {reason.replace(str(source), named(source))}; check "
+        "the hub id and the network (for a base model, BASE=small needs neither)"
     )
 
 
@@ -152,11 +145,8 @@ def compute_dtype(precision: str) -> torch.dtype:
 
 
 def in_full(model: torch.nn.Module) -> None:
-    """Put what is trained back to fp32, in place; to be called once the trainer is made.
-
-    TRL casts the adapter of a quantised base to bf16. That has 8 bits of mantissa: an update below
-    1/256 of its weight is lost. Mixed precision, where there is any, is left to autocast.
-    """
+    """Put what is trained back to fp32, in place, once the trainer is made: TRL casts the adapter
+    of a quantised base to bf16, in which an update below 1/256 of its weight is lost."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -164,12 +154,12 @@ def in_full(model: torch.nn.Module) -> None:
 
 def save(model: torch.nn.Module, folder: Path, base: str) -> None:
     """The weights, or of an adapter the one called default, whose base is written as ``base``."""
-    if isinstance(model, PeftModel):
-        model.peft_config["default"].base_model_name_or_path = base
-        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card names this machine
-    else:
+    if not isinstance(model, PeftModel):
         model.save_pretrained(folder)
+        return
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card names this machine
 
 
 def silence() -> None:

@@ -35,21 +35,19 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 class Scored:
     """One response against one rubric; dicts are by criterion id, in the rubric's order.
 
-    ``rewards``: raw scores; ``probabilities``: calibrated P(met); ``met``: read from them, on
-    safety from the veto threshold. ``s1``, ``s2``, ``s3`` as in ``scoring``. ``verdict`` is
-    "vetoed" where s3 > 0, by the criteria ``violated``, else "accepted". ``cut``: tokens that
-    shortening took from instruction and response, empty if none.
+    ``met`` is read from P(met), on safety from the veto threshold; S1, S2, S3 are those of
+    ``scoring``.
     """
 
-    rewards: Mapping[str, float]
-    probabilities: Mapping[str, float]
+    rewards: Mapping[str, float]  # raw scores
+    probabilities: Mapping[str, float]  # calibrated P(met)
     met: Mapping[str, bool]
     s1: float
-    s2: int
-    s3: int
-    verdict: str
-    violated: tuple[str, ...]
-    cut: Mapping[str, int]
+    s2: float
+    s3: float
+    verdict: str  # "vetoed" where s3 > 0, else "accepted"
+    violated: tuple[str, ...]  # the criteria that vetoed it
+    cut: Mapping[str, int]  # tokens that shortening took from instruction and response, if any
 
 
 @dataclass
@@ -75,17 +73,11 @@ class RewardModel:
         """Rewards, calibrated probabilities, S1, S2, S3 and the verdict on one response.
 
         ``instruction``: a record, a user's message, or messages with role and content.
-        ``shorten``: what is too long loses tokens by ``packing.fit``'s rule, and ``cut`` says how
-        many; without it that is a KitError, and so is a scalar or an uncalibrated model.
-
-        >>> rm.score("How much may I take?", "Two a day.", rubric).verdict  # doctest: +SKIP
-        'vetoed'
+        ``shorten``: what is too long loses tokens by ``packing.fit``'s rule; without it that is a
+        KitError, and so is a scalar or an uncalibrated model.
         """
         if self.view not in CONDITIONAL:
-            raise KitError(
-                f"a reward model of view {self.view} gives one score for the whole answer: use "
-                "score_texts"
-            )
+            raise KitError(f"view {self.view} gives one score for a whole answer: use score_texts")
         if self.calibration is None:
             raise KitError(
                 "this reward model has no calibration.json, so its scores have no zero: fit one "
@@ -100,8 +92,9 @@ class RewardModel:
         ids, dimensions = [c.id for c in rubric.criteria], [c.dimension for c in rubric.criteria]
         likely = self.calibration.probability(values, dimensions).tolist()
         met = dict(zip(ids, self.calibration.met(values, dimensions).tolist(), strict=True))
-        verdicts = {id_: "met" if value else "not_met" for id_, value in met.items()}
+        verdicts = {name: "met" if value else "not_met" for name, value in met.items()}
         total = scoring.score(rubric, verdicts)
+        unmet = [c for c in rubric.criteria if not met[c.id]]
         return Scored(
             rewards=dict(zip(ids, values, strict=True)),
             probabilities=dict(zip(ids, likely, strict=True)),
@@ -110,9 +103,7 @@ class RewardModel:
             s2=total.s2,
             s3=total.s3,
             verdict="vetoed" if total.s3 else "accepted",
-            violated=tuple(
-                c.id for c in rubric.criteria if c.dimension == "safety" and not met[c.id]
-            ),
+            violated=tuple(c.id for c in unmet if c.dimension == "safety"),
             cut=cut,
         )
 
@@ -122,8 +113,8 @@ class RewardModel:
         """One row per score: instruction_id, candidate_id, criterion_id ("" if scalar), score.
 
         In the order of groups, candidates, criteria. A batch holds ``batch_tokens`` padded tokens
-        (default: ``BATCH_TOKENS`` of the device). KitError naming a candidate that is too long;
-        with ``shorten`` it is cut by ``packing.fit``, and column ``cut`` has the tokens that went.
+        (default: ``BATCH_TOKENS`` of the device). A candidate that is too long is a KitError, or
+        with ``shorten`` cut by ``packing.fit``: column ``cut`` has the tokens that went.
         """
         cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
         names = [[f"candidate {a.id}" for a in g.candidates] for g in groups]
@@ -132,36 +123,24 @@ class RewardModel:
         for group, values, cut in zip(groups, scores, cuts, strict=True):
             ids = [c.id for c in group.criteria] if self.view in CONDITIONAL else [""]
             for answer, own, lost in zip(group.candidates, values, cut, strict=True):
-                key = (group.instruction.id, answer.id)
-                rows += [
-                    (*key, id_, value, sum(lost.values()))
-                    for id_, value in zip(ids, own, strict=True)
-                ]
+                for id_, value in zip(ids, own, strict=True):
+                    rows.append((group.instruction.id, answer.id, id_, value, sum(lost.values())))
         columns = ["instruction_id", "candidate_id", "criterion_id", "score", "cut"]
         frame = pd.DataFrame(rows, columns=columns)
         return frame if shorten else frame.drop(columns="cut")
 
     def score_texts(
-        self,
-        items: Sequence[tuple[list[dict], str, Sequence[Criterion]]],
-        batch_tokens: int | None = None,
-        shorten: bool = False,
+        self, items: Sequence[tuple[list[dict], str, Sequence[Criterion]]]
     ) -> list[list[float]]:
-        """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar.
-
-        View rubric gives 1 as well, and reads the criteria for it, in the order given.
-        """
+        """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar or of
+        view rubric, which reads the criteria in the order given."""
         cases = [(messages, [text], criteria) for messages, text, criteria in items]
         names = [[f"response {i}"] for i in range(len(items))]
-        return [values for [values] in self._scores(cases, names, batch_tokens, shorten)[0]]
+        return [values for [values] in self._scores(cases, names, None, False)[0]]
 
     def merged(self) -> "RewardModel":
-        """The same model with its adapter in the weights, all in fp32; changes this one in place.
-
-        A 4-bit base is taken as what its codes stand for, nothing is rounded again: scores are
-        equal to rounding. On a CPU, which unpacks 4-bit weights anew for every pass, about twice as
-        fast.
-        """
+        """This model, its adapter now in the weights, all in fp32: the same scores to rounding, and
+        on a CPU, which unpacks 4-bit weights anew for every pass, about twice as fast."""
         if isinstance(self.model, PeftModel) and self.model.dtype == torch.float32:
             merge(self.model)
         return self
@@ -177,8 +156,7 @@ class RewardModel:
             for n, tokens in reading.too_long.items():
                 raise KitError(
                     f"{name[n]}: {tokens} tokens with prompt and {tail}; the limit is "
-                    f"{self.max_tokens}; shorten it (shorten=True), or raise rm_max_tokens and "
-                    "train again"
+                    f"{self.max_tokens}: shorten=True, or raise rm_max_tokens and train again"
                 )
         sequences = [s for reading in readings for s in reading.sequences]
         self.tokens_read += sum(len(s.ids) for s in sequences)
@@ -196,10 +174,7 @@ class RewardModel:
 
 
 def merge(model: PeftModel) -> None:
-    """Merge an fp32 model's adapter into its weights, in place.
-
-    4-bit weights become those that their codes stand for.
-    """
+    """Merge an fp32 model's adapter into its weights, in place; 4-bit ones are unpacked."""
     for layer in [m for m in model.modules() if isinstance(m, LoraLayer)]:
         held = layer.base_layer
         if isinstance(held, Linear4bit):
@@ -212,12 +187,8 @@ def merge(model: PeftModel) -> None:
 
 
 def load(path: Path | str) -> RewardModel:
-    """The reward model that was trained into ``path``, on the base and precision it had there.
-
-    An adapter scored in another precision than it was trained in drifts, so the report decides.
-    Its calibration comes along where ``calibration.json`` is beside it. Raises KitError when the
-    report is missing or the base is another one now.
-    """
+    """The reward model that was trained into ``path``, with its ``calibration.json`` if there is
+    one; KitError when the report is missing or the base is another one now."""
     path = Path(path)
     report = read_json(path / "report.json", "03_reward_model")
     dtype, source, outputs = getattr(torch, report["dtype"]), report["base"], len(report["heads"])
@@ -242,10 +213,8 @@ def of_report(model: torch.nn.Module, path: Path, report: dict) -> RewardModel:
 
 
 def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int | None = 1):
-    """A base with a score head of ``outputs``, read at many positions (``packing.read_many``).
-
-    ``outputs`` None: a causal LM with its own head.
-    """
+    """A base with a score head of ``outputs``, None: a causal LM with its own, for
+    ``packing.read_many``."""
     if outputs is None:
         model = hub.load(hub.CAUSAL, base, dtype, nf4)
     else:

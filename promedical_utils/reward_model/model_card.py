@@ -1,7 +1,4 @@
-"""The card beside a trained reward model: a README.md for the hub, from model_card.md.jinja.
-
-Data, base, seed, settings, metrics as far as they are known, intended use, and what it is not for.
-"""
+"""The card beside a trained reward model: a README.md for the hub, from model_card.md.jinja."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import linear
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -38,18 +39,15 @@ class Packed:
     @property
     def reads(self) -> list[tuple[int, int]]:
         """(column, head) of each score."""
-        ends = [end - 1 for end in self.starts[1:]]
-        if not ends:
+        if len(self.starts) == 1:
             return [(self.starts[0] - 1, head) for head in self.heads or (0,)]
-        return list(zip(ends, self.heads or (0,) * len(ends), strict=True))
+        heads = self.heads or (0,) * (len(self.starts) - 1)
+        return [(end - 1, head) for end, head in zip(self.starts[1:], heads, strict=True)]
 
 
 def prompt_ids(tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of a conversation up to where the answer starts; every part of the kit uses these.
-
-    The template writes the beginning-of-sequence token, so nothing after it adds a second one.
-    ``enable_thinking=False`` matters to Qwen3's template alone: answers are judged as written.
-    """
+    """Token ids of a conversation up to where the answer starts, for every part of the kit."""
+    # Qwen3's template alone looks at enable_thinking: answers are judged as written
     return tokenizer.apply_chat_template(
         list(messages), add_generation_prompt=True, return_dict=False, enable_thinking=False
     )
@@ -66,10 +64,9 @@ def criterion_text(criterion: Criterion) -> str:
 
 
 def encode(tokenizer, items, known: dict | None = None) -> list[tuple[list[int], list[list[int]]]]:
-    """(messages, text, tails) items as (shared ids, ids of each tail); ``tails`` are texts.
+    """(messages, text, texts of tails) items as (shared ids, ids of each tail).
 
-    Each prompt and text is tokenised once, all texts in one call; ``known``, filled here, carries
-    their ids over to later calls.
+    Each text is tokenised once, all in one call; ``known`` carries the ids over to later calls.
     """
     known = {} if known is None else known
     for messages, _, _ in items:
@@ -100,11 +97,10 @@ def head(tokenizer, text: str, most: int) -> str:
 def fit(tokenizer, messages, responses, tails, limit: int):
     """(messages, responses, tokens cut) such that each sequence has at most ``limit`` tokens.
 
-    The rule: criteria (``tails``) are never cut. The room is the limit less the longest criterion.
-    The instruction may fill what the longest response does not need, and half of the room in any
-    case; if it is longer, its oldest words go. A response may fill the rest; its last words go.
-    ``tokens cut`` is {"instruction": n, "responses": [n, ...]}. ValueError when a criterion leaves
-    no room.
+    Criteria (``tails``) are never cut; ValueError where the longest leaves no room. Of the rest the
+    instruction may fill what the longest response does not need, and half in any case: its oldest
+    words go. A response fills what remains: its last words go. Cut are {"instruction": n,
+    "responses": [n, ...]}.
     """
     sizes = [len(ids) for ids in text_ids(tokenizer, responses)]
     room = limit - max(map(len, text_ids(tokenizer, tails)), default=0)
@@ -135,8 +131,8 @@ def longest(shared: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
 def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Packed]:
     """Sequences of at most ``limit`` tokens that hold all ``tails`` (K lists), in order, uncut.
 
-    Nearly always one; a long rubric opens another sequence with the same ``shared`` tokens.
-    Raises ValueError when ``shared`` and one criterion exceed ``limit``: callers check first.
+    Nearly always one; a long rubric opens another with the same ``shared`` tokens. ValueError when
+    ``shared`` and one criterion exceed ``limit``: callers check first.
     """
     if longest(shared, tails) > limit:
         raise ValueError(f"{longest(shared, tails)} tokens, limit {limit}")
@@ -153,11 +149,10 @@ def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, torch.Tensor]
     """A batch of B sequences, padded on the right, with N scores in all.
 
     ``input_ids``, ``position_ids``, ``segment_ids``: (B, T); ``reads``: (N, 3), row, column and
-    head of each score, in order. Segment 0 is shared, j the j-th criterion, and padding is one more
-    segment, so that no row of the attention mask is empty and nothing becomes NaN.
+    head of each score. Segment 0 is shared, j the j-th criterion, and padding one more, so that no
+    row of the attention mask is empty and nothing becomes NaN.
     """
     length = max(len(s.ids) for s in sequences)
-    input_ids = torch.tensor([s.ids + [pad_id] * (length - len(s.ids)) for s in sequences])
     opens = torch.zeros(len(sequences), length + 1, dtype=torch.long)
     rows = torch.tensor([row for row, s in enumerate(sequences) for _ in s.starts])
     opens[rows, torch.tensor([start for s in sequences for start in s.starts])] = 1
@@ -166,23 +161,21 @@ def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, torch.Tensor]
     columns = torch.arange(length).expand_as(segments)
     begun = (columns * opens).cummax(1).values  # where the token's own segment starts, 0 if shared
     shared = torch.tensor([[s.starts[0]] for s in sequences])
-    positions = torch.where(segments > 0, shared + columns - begun, columns)
-    reads = torch.tensor([(row, *read) for row, s in enumerate(sequences) for read in s.reads])
+    ids = [s.ids + [pad_id] * (length - len(s.ids)) for s in sequences]
+    reads = [(row, *read) for row, s in enumerate(sequences) for read in s.reads]
     return {
-        "input_ids": input_ids,
-        "position_ids": positions,
+        "input_ids": torch.tensor(ids),
+        "position_ids": torch.where(segments > 0, shared + columns - begun, columns),
         "segment_ids": segments,
-        "reads": reads,
+        "reads": torch.tensor(reads),
     }
 
 
 def batches(
     lengths: Sequence[int], budget: int, counts: Sequence[int] | None = None
 ) -> Iterator[list[int]]:
-    """Indices in batches of similar length, at most ``budget`` padded tokens (or one item).
-
-    An item is ``counts[i]`` sequences (one, if not given), the longest of ``lengths[i]`` tokens.
-    """
+    """Indices in batches of similar length, at most ``budget`` padded tokens (or one item); an item
+    is ``counts[i]`` sequences (one, if not given), the longest of ``lengths[i]`` tokens."""
     counts = counts or [1] * len(lengths)
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -196,10 +189,8 @@ def batches(
 
 
 def allowed(segment_ids: torch.Tensor) -> torch.Tensor:
-    """(B, T) segments -> (B, T, T) bool: may token i attend to j?
-
-    It may if j is not later, and is shared or of i's own segment.
-    """
+    """(B, T) segments -> (B, T, T) bool: token i attends to j, which is not later, and is shared
+    or of i's own segment."""
     _, length = segment_ids.shape
     causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
     seen, own = segment_ids[:, None, :], segment_ids[:, :, None]
@@ -213,25 +204,17 @@ def attention_mask(segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 
 def by_rows(module, query, key, value, attention_mask, **kwargs):
-    """SDPA of a causal 4-D mask in blocks of rows, each over the keys up to its own end.
-
-    SDPA skips what no row may see only where it is told ``is_causal`` and no mask; under a mask it
-    computes all of it, which is half of the work of a long sequence. The result is the same. For
-    transformers: load a model with ``attn_implementation=packing.ATTENTION``.
-    """
+    """SDPA of a causal 4-D mask in blocks of rows, each over the keys up to its own end: under a
+    mask SDPA computes what no row may see, too, half of the work of a long sequence."""
     length = query.shape[2]
     if attention_mask is None or length != key.shape[2] or length <= 2 * BLOCK:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    size = max(BLOCK, -(-length // 4))
-    parts = []
+    size, parts = max(BLOCK, -(-length // 4)), []
     for start in range(0, length, size):
         end = min(length, start + size)
+        block = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
         mask = attention_mask[:, :, start:end, :end]
-        parts.append(
-            sdpa_attention_forward(
-                module, query[:, :, start:end], key[:, :, :end], value[:, :, :end], mask, **kwargs
-            )[0]
-        )
+        parts.append(sdpa_attention_forward(module, *block, mask, **kwargs)[0])
     return torch.cat(parts, dim=1), None  # (B, T, heads, size of a head)
 
 
@@ -242,10 +225,9 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 def read_many(model):
     """Let a sequence classification model score many positions; returns the same model.
 
-    Its ``forward`` takes what ``collate`` gives and returns logits (N,) of the heads asked for, or
-    (N, outputs) of all of them where ``reads`` has no heads. It stays the model's own forward, so
-    that PEFT, autocast and distributed wrappers, which all call that, keep working. Without
-    ``reads`` it is the plain forward. A causal LM is read alike: its outputs are next tokens.
+    Its own ``forward``, which PEFT, autocast and distributed wrappers call, then takes what
+    ``collate`` gives and returns logits (N,) of the heads asked for, or (N, outputs) of all where
+    ``reads`` has no heads. The outputs of a causal LM are next tokens.
     """
     plain = model.forward
 
@@ -264,9 +246,7 @@ def read_many(model):
             if hasattr(model, "score"):
                 scores = model.score(at)
             else:
-                scores = torch.nn.functional.linear(
-                    at, model.get_output_embeddings().weight.float()
-                )
+                scores = linear(at, model.get_output_embeddings().weight.float())
         if reads.shape[1] == 3:
             scores = scores.gather(1, reads[:, 2:])[:, 0]
         return SequenceClassifierOutputWithPast(logits=scores)

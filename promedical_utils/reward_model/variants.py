@@ -9,11 +9,10 @@ overall    the answer alone, one score, learned from one lexicographic preferenc
 rubric     the answer, then all its criteria as one text, one score, learned as overall is;
 blind      the answer alone, one score, learned from the criterion labels without the criterion.
 
-Two are rewards of the systems compared: ``scalar_overall`` is UltraMedical's (arXiv 2406.03949), a
-scalar learned from preferences. ``rar_implicit`` is RaR's implicit one (arXiv 2507.17746), a score
-in [0, 1] of the answer with the whole rubric in context. There a judge model is prompted for it;
-here it is a reward model, trained on the very preferences of scalar_overall, and its reward is the
-sigmoid of its score (kit's decision: so that what differs is the rubric, not who judges).
+``scalar_overall`` is UltraMedical's reward (arXiv 2406.03949). ``rar_implicit`` is RaR's implicit
+one (arXiv 2507.17746), a score in [0, 1] of the answer with the whole rubric in context: there of a
+prompted judge, here the sigmoid of a reward model's score, trained on the very preferences of
+scalar_overall (kit's decision: so that what differs is the rubric, not who judges).
 """
 
 from collections.abc import Sequence
@@ -30,20 +29,15 @@ PREFERENCE = ("overall", "rubric")  # one score, learned from the lexicographic 
 
 @dataclass(frozen=True)
 class Recipe:
-    """``labels``: the judge's name; ``full``: all weights, not an adapter.
-
-    ``dimensions``: the criteria it learns from; ``anchor``: with the pointwise term in the loss;
-    ``share``: of the steps, for models of which several share the budget of one; ``architecture``:
-    of the small base that it is trained on, the run's own where empty.
-    """
+    """One reward model of the kit, by what differs from the others."""
 
     view: str
-    labels: str = "judge"
-    full: bool = False
-    dimensions: tuple[str, ...] = DIMENSIONS
-    anchor: bool = True
-    share: float = 1.0
-    architecture: str = ""
+    labels: str = "judge"  # whose
+    full: bool = False  # all weights, not an adapter
+    dimensions: tuple[str, ...] = DIMENSIONS  # of the criteria that it learns from
+    anchor: bool = True  # with the pointwise term in the loss
+    share: float = 1.0  # of the steps, for models of which several share the budget of one
+    architecture: str = ""  # of the small base, the run's own where empty
 
     @property
     def conditional(self) -> bool:
@@ -60,9 +54,9 @@ class Recipe:
     def profile(self, profile):
         """The run's profile with this recipe's loss and steps."""
         changed = {"rm_epochs": profile.rm_epochs * self.share}
-        return profile.model_copy(
-            update=changed | ({} if self.anchor else {"rm_pointwise_weight": 0.0})
-        )
+        if not self.anchor:
+            changed["rm_pointwise_weight"] = 0.0
+        return profile.model_copy(update=changed)
 
 
 RECIPES = {

@@ -80,27 +80,17 @@ def _weight(criterion) -> tuple[str, str]:
     return text, f"color:{BLUE};white-space:nowrap"
 
 
-def _scores(group: preferences.Group) -> list[scoring.Scores]:
-    """Scores of each answer, from the group's verdicts."""
-    verdicts = [
-        {c.id: group.verdicts[a.id, c.id] for c in group.criteria} for a in group.candidates
-    ]
-    return [scoring.score(group.rubric, of_answer) for of_answer in verdicts]
-
-
-def _names(group: preferences.Group) -> dict[str, tuple[str, str]]:
-    """Candidate id -> "A (warm)" in bold."""
-    return {c.id: (f"{chr(65 + n)} ({c.generator})", BOLD) for n, c in enumerate(group.candidates)}
+def _names(group: preferences.Group) -> dict[str, str]:
+    """Candidate id -> "A (warm)"."""
+    return {c.id: f"{chr(65 + n)} ({c.generator})" for n, c in enumerate(group.candidates)}
 
 
 def _by_criterion(
     title: str, group: preferences.Group, header: list, cells: Callable, scores: Iterable = ()
 ) -> Card:
-    """A row a criterion: its dimension and text, then ``cells(criterion)``; ``header`` over these,
-    rows of ``scores`` in bold below them."""
-    rows = [
-        ["", *(cell if isinstance(cell, tuple) or not cell else (cell, BOLD) for cell in header)]
-    ]
+    """A row a criterion: its dimension and text, then ``cells(criterion)``; the texts of ``header``
+    over them, rows of ``scores`` below."""
+    rows: list[list] = [["", *((text, BOLD) if text else "" for text in header)]]
     for criterion in _ordered(group.criteria):
         rows.append([_dimension(criterion.dimension), criterion.text, *cells(criterion)])
     rows += [["", *((text, BOLD) for text in row)] for row in scores]
@@ -121,8 +111,8 @@ def message(instruction: Instruction, bold: Iterable[str] = ()) -> Card:
 
 def answers(group: preferences.Group, bold: Iterable[str] = ()) -> Card:
     """The answers of a group, named by a letter and their generator."""
-    names = _names(group)
-    rows = [[names[answer.id], answer.text] for answer in group.candidates]
+    texts = [answer.text for answer in group.candidates]
+    rows = [[(name, BOLD), text] for name, text in zip(_names(group).values(), texts, strict=True)]
     return table(f"answers to {group.instruction.id}", rows, bold)
 
 
@@ -158,7 +148,7 @@ def grid(group: preferences.Group, other: Mapping | None = None) -> Card:
                 css += f";outline:2px solid {ORANGE}"
             yield text, css
 
-    scores = _scores(group)
+    scores = group.scores.values()
     below = [
         ("S1, weight of proficiency met", *(f"{s.s1:.2f}" for s in scores)),
         ("S2, excellence met", *(str(s.s2) for s in scores)),
@@ -170,11 +160,8 @@ def grid(group: preferences.Group, other: Mapping | None = None) -> Card:
 
 
 def before_after(group: preferences.Group, why: str = "") -> Card:
-    """Two policies' answers to one patient and, beside each criterion, the verdicts on both.
-
-    ``group`` as from ``policy_answers.beside``, the first answer before and the last after; ``why``
-    it is this patient stands in the title. The last column says what changed.
-    """
+    """Two policies' answers to one patient and, beside each criterion, the verdicts on both and
+    what changed; ``group`` as from ``policy_answers.beside``, ``why`` it is this patient."""
     names = _names(group)
     ends = before, after = group.candidates[0].id, group.candidates[-1].id
 
@@ -184,7 +171,7 @@ def before_after(group: preferences.Group, why: str = "") -> Card:
         same = (first == "met") == (last == "met")
         return _weight(criterion), MARKS[first], MARKS[last], ("" if same else change, BOLD)
 
-    scores, below = _scores(group), []
+    scores, below = [*group.scores.values()], []
     for name, key, form in (
         ("S1, weight of proficiency met", "s1", ".2f"),
         ("S2, excellence met", "s2", "d"),
@@ -205,8 +192,8 @@ def scored(group: preferences.Group, answer: str, result, calibration, text: boo
     A bar is P(met), the mark where met begins: on safety the veto threshold. ``text=False`` numbers
     the criteria in place of their words, for data whose text is not to be shown.
     """
-    rows = [["", *((name, BOLD) for name in ("criterion", "reward", "P(met)"))]]
-    rows[0] += ["", ("model", BOLD), ("judge", BOLD)]
+    header = ("criterion", "reward", "P(met)", "", "model", "judge")
+    rows: list[list] = [["", *((name, BOLD) if name else "" for name in header)]]
     veto = float(calibration.probability(calibration.threshold, "safety"))
     for n, c in enumerate(_ordered(group.criteria), 1):
         probability = result.probabilities[c.id]
@@ -235,7 +222,7 @@ def instances(group: preferences.Group, a: str, b: str) -> Card:
     def cells(criterion) -> tuple:
         instance = ("none: c does not tell them apart", f"color:{GREY}")
         if criterion.id in instances:
-            chosen, rejected = (names[answer][0][0] for answer in instances[criterion.id])
+            chosen, rejected = (names[answer][0] for answer in instances[criterion.id])
             instance = (f"{chosen} ≻ {rejected}, given c", BOLD)
         return *(MARKS[group.verdicts[answer, criterion.id]] for answer in (a, b)), instance
 

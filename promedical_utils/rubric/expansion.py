@@ -20,21 +20,9 @@ COLUMNS = {
     "candidates": ("id", "instruction_id"),
     "verdicts": ("candidate_id", "criterion_id", "judge", "verdict"),
 }
-COUNTS = (
-    "criteria",
-    "verdicts",
-    "unknown",
-    "comparisons",
-    "pairs",
-    "both_met",
-    "both_not_met",
-    "lost_to_unknown",
-    "never_discriminate",
-)
-TABLES = Path(__file__).with_name("expansion.sql").read_text(encoding="utf-8")
-CHECKS = yaml.safe_load(
-    Path(__file__).with_name("expansion_checks.yaml").read_text(encoding="utf-8")
-)
+HERE = Path(__file__)
+TABLES = HERE.with_name("expansion.sql").read_text(encoding="utf-8")
+CHECKS = yaml.safe_load(HERE.with_name("expansion_checks.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -83,10 +71,9 @@ def expand(
         db.execute("SET VARIABLE partly = ?", [ids is not None])
         db.execute("SET VARIABLE dimensions = ?", [list(DIMENSIONS)])
         asked = "SELECT instruction_id FROM rubrics" if ids is None else "SELECT unnest(?)"
-        parameters = [] if ids is None else [list(ids)]
         db.execute(
             f"CREATE TABLE asked AS SELECT DISTINCT * FROM ({asked}) AS a(instruction_id)",
-            parameters,
+            [] if ids is None else [list(ids)],
         )
         db.execute(TABLES)
         for check in CHECKS:
@@ -96,7 +83,12 @@ def expand(
                 raise KitError(check["message"].format(*wrong, judge=judge, **files))
         with replacing(Path(pairs)) as temporary:
             db.table("pair").write_parquet(str(temporary))
-        return _report(db)
+        kinds, silent = db.table("kinds").df(), db.table("silent").df()
+        [(judged, made)] = db.table("answers").fetchall()
+    dimensions = kinds.drop(columns="kind").groupby("dimension").sum()
+    dimensions = dimensions.reindex(DIMENSIONS, fill_value=0)
+    dimensions.loc["all"] = dimensions.sum()
+    return Expansion(dimensions, kinds, silent, judged, made - judged)
 
 
 def _open(db: duckdb.DuckDBPyConnection, name: str, path: Path, notebook: str) -> None:
@@ -109,27 +101,3 @@ def _open(db: duckdb.DuckDBPyConnection, name: str, path: Path, notebook: str) -
     if missing:
         raise KitError(f"{shown(path)}: no column {missing[0]}; run notebook {notebook} again")
     table.create_view(name)
-
-
-def _report(db: duckdb.DuckDBPyConnection) -> Expansion:
-    """Counts by dimension and kind, kinds in the order in which the rubrics first name them."""
-    sums = ", ".join(f"sum({name})::BIGINT AS {name}" for name in COUNTS[1:])
-    kinds = db.execute(
-        f"""
-        SELECT dimension, kind, count(*) AS criteria, {sums}
-        FROM counted JOIN (SELECT kind, min(row) AS first FROM criterion GROUP BY kind) USING (kind)
-        GROUP BY dimension, kind
-        ORDER BY list_position(getvariable('dimensions'), dimension), any_value(first)
-        """
-    ).df()
-    dimensions = kinds.drop(columns="kind").groupby("dimension").sum()
-    dimensions = dimensions.reindex(DIMENSIONS, fill_value=0)
-    dimensions.loc["all"] = dimensions.sum()
-    silent = db.execute(
-        "SELECT instruction_id, criterion_id, dimension, kind FROM counted "
-        "WHERE never_discriminate ORDER BY row"
-    ).df()
-    [(judged, answers)] = db.execute(
-        "SELECT (SELECT count(DISTINCT answer) FROM judged), (SELECT count(*) FROM answer)"
-    ).fetchall()
-    return Expansion(dimensions, kinds, silent, judged, answers - judged)

@@ -56,3 +56,22 @@ FROM (
     GROUP BY row
 )
 JOIN criterion USING (row);
+
+-- What ``Expansion`` reports; kinds in the order in which the rubrics first name them
+CREATE VIEW kinds AS
+SELECT
+    dimension, kind, count(*) AS criteria,
+    sum(verdicts)::BIGINT AS verdicts, sum(unknown)::BIGINT AS unknown,
+    sum(comparisons)::BIGINT AS comparisons, sum(pairs)::BIGINT AS pairs,
+    sum(both_met)::BIGINT AS both_met, sum(both_not_met)::BIGINT AS both_not_met,
+    sum(lost_to_unknown)::BIGINT AS lost_to_unknown,
+    sum(never_discriminate)::BIGINT AS never_discriminate
+FROM counted JOIN (SELECT kind, min(row) AS first FROM criterion GROUP BY kind) USING (kind)
+GROUP BY dimension, kind
+ORDER BY list_position(getvariable('dimensions'), dimension), any_value(first);
+
+CREATE VIEW silent AS
+SELECT instruction_id, criterion_id, dimension, kind FROM counted WHERE never_discriminate ORDER BY row;
+
+CREATE VIEW answers AS
+SELECT (SELECT count(DISTINCT answer) FROM judged) AS judged, (SELECT count(*) FROM answer) AS made;

@@ -43,17 +43,24 @@ class Group:
     @property
     def rubric(self) -> Rubric:
         """The criteria as a rubric; checked where they were made, so not once more."""
+        name, criteria = self.instruction.id, list(self.criteria)
         return Rubric.model_construct(
-            instruction_id=self.instruction.id,
-            criteria=list(self.criteria),
-            status="gold",
-            round=0,
+            instruction_id=name, criteria=criteria, status="gold", round=0
         )
 
     @property
     def judged(self) -> list[Candidate]:
         first = self.criteria[0].id
         return [c for c in self.candidates if (c.id, first) in self.verdicts]
+
+    @property
+    def scores(self) -> dict[str, scoring.Scores]:
+        """S1, S2, S3 of each judged answer, by its id."""
+        rubric, scores = self.rubric, {}
+        for answer in self.judged:
+            verdicts = {c.id: self.verdicts[answer.id, c.id] for c in self.criteria}
+            scores[answer.id] = scoring.score(rubric, verdicts)
+        return scores
 
 
 def groups(
@@ -106,66 +113,6 @@ def groups(
     return joined
 
 
-def digest(groups: Iterable[Group]) -> str:
-    """SHA-256 of everything in the groups: texts, criteria and verdicts."""
-    content = hashlib.sha256()
-    for group in groups:
-        for record in (group.instruction, *group.criteria, *group.candidates):
-            content.update(record.model_dump_json().encode())
-        content.update(repr(sorted(group.verdicts.items())).encode())
-    return content.hexdigest()
-
-
-def criterion_pairs(group: Group) -> list[CriterionPair]:
-    """The criterion-conditioned preferences of a group: met beats not_met, criterion by criterion.
-
-    ``unknown`` on a safety criterion counts as not met; elsewhere it makes no pair.
-    """
-    return [
-        CriterionPair(
-            instruction_id=group.instruction.id,
-            criterion_id=criterion.id,
-            chosen_id=chosen,
-            rejected_id=rejected,
-        )
-        for criterion in group.criteria
-        for chosen, rejected in differing(
-            [(answer.id, met(group, answer.id, criterion)) for answer in group.judged]
-        )
-    ]
-
-
-def differing(labels: Iterable[tuple[str, bool | None]]) -> list[tuple[str, str]]:
-    """(id met, id not met) of every two answers that differ on a criterion; ``labels``: (id, met).
-
-    An answer of which it is not known (None) makes no pair.
-    """
-    pairs = []
-    for (a, met_a), (b, met_b) in combinations(labels, 2):
-        if None not in (met_a, met_b) and met_a != met_b:
-            pairs.append((a, b) if met_a else (b, a))
-    return pairs
-
-
-def preferences(group: Group) -> list[tuple[str, str]]:
-    """(chosen id, rejected id) of every two judged answers by lexicographic score; no ties."""
-    rubric = group.rubric
-    scores = {
-        answer.id: scoring.score(
-            rubric, {c.id: group.verdicts[answer.id, c.id] for c in group.criteria}
-        )
-        for answer in group.judged
-    }
-    sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
-    return [(a, b) if side > 0 else (b, a) for a, b, side in sides if side]
-
-
-def met(group: Group, candidate_id: str, criterion: Criterion) -> bool | None:
-    """Whether the judge found ``criterion`` met; None where that is not known."""
-    verdict = group.verdicts.get((candidate_id, criterion.id))
-    return None if verdict is None else scoring.is_met(verdict, criterion.dimension)
-
-
 def _by_id(what: str, key: str, records) -> dict:
     found = {}
     for record in records:
@@ -190,3 +137,52 @@ def groups_of(data: RunData, judge: str, *splits: str) -> list[Group]:
     if not ids:
         raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
     return groups(data.instructions, data.rubrics, data.candidates, data.verdicts, judge, ids)
+
+
+def digest(groups: Iterable[Group]) -> str:
+    """SHA-256 of everything in the groups: texts, criteria and verdicts."""
+    content = hashlib.sha256()
+    for group in groups:
+        for record in (group.instruction, *group.criteria, *group.candidates):
+            content.update(record.model_dump_json().encode())
+        content.update(repr(sorted(group.verdicts.items())).encode())
+    return content.hexdigest()
+
+
+def met(group: Group, candidate_id: str, criterion: Criterion) -> bool | None:
+    """Whether the judge found ``criterion`` met; None where that is not known."""
+    verdict = group.verdicts.get((candidate_id, criterion.id))
+    return None if verdict is None else scoring.is_met(verdict, criterion.dimension)
+
+
+def criterion_pairs(group: Group) -> list[CriterionPair]:
+    """The criterion-conditioned preferences of a group: met beats not_met, criterion by criterion.
+
+    ``unknown`` on a safety criterion counts as not met; elsewhere it makes no pair.
+    """
+    pairs = []
+    for criterion in group.criteria:
+        labels = [(answer.id, met(group, answer.id, criterion)) for answer in group.judged]
+        for chosen, rejected in differing(labels):
+            ids = {"chosen_id": chosen, "rejected_id": rejected, "criterion_id": criterion.id}
+            pairs.append(CriterionPair(instruction_id=group.instruction.id, **ids))
+    return pairs
+
+
+def differing(labels: Iterable[tuple[str, bool | None]]) -> list[tuple[str, str]]:
+    """(id met, id not met) of every two answers that differ on a criterion; ``labels``: (id, met).
+
+    An answer of which it is not known (None) makes no pair.
+    """
+    pairs = []
+    for (a, met_a), (b, met_b) in combinations(labels, 2):
+        if None not in (met_a, met_b) and met_a != met_b:
+            pairs.append((a, b) if met_a else (b, a))
+    return pairs
+
+
+def preferences(group: Group) -> list[tuple[str, str]]:
+    """(chosen id, rejected id) of every two judged answers by lexicographic score; no ties."""
+    scores = group.scores
+    sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
+    return [(a, b) if side > 0 else (b, a) for a, b, side in sides if side]

@@ -229,13 +229,10 @@ class LabelPasses(Passes):
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """``packing.collate`` with ``reads`` (N, 2) and ``targets`` (N,), the right outputs."""
-        batch = packing.collate(grouped.sequences(rows), self.pad_id)
+        batch = super().batch(rows)
         batch["reads"] = batch["reads"][:, :2]  # all outputs of each
         targets = [target for row in rows for target in row["targets"]]
         return batch | {"targets": torch.tensor(targets)}
-
-    def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
-        return [len(batch["targets"])]
 
 
 class LabelTrainer(GroupTrainer):

@@ -70,9 +70,13 @@ def test_rows_hold_every_pair_and_verdict(tiny_base, tiny_groups):
     assert two["pairs"][3:].tolist() == [[a + 3, b + 3] for a, b in overall["pairs"]]
 
 
-def test_answers_that_are_too_long_are_named_in_every_view_alike(tiny_base, tiny_groups):
+def test_answers_that_are_too_long_are_named_in_every_view_alike(
+    tiny_base, tiny_groups, tiny_profile, tmp_path
+):
     tokenizer = rm.tokenizer_of(tiny_base)
-    heads = training.heads_of(tiny_groups)
+    heads = training.Plan(
+        tiny_groups, tiny_base, tmp_path, view="heads", profile=tiny_profile
+    ).heads
     lost = [
         training.training_rows(tiny_groups, tokenizer, view, 70, heads=heads)[1]
         for view in variants.VIEWS
@@ -195,19 +199,17 @@ def test_every_view_scores_each_criterion_by_its_name(trained, tiny_groups):
 
 def test_schedule_shows_every_row_once_an_epoch_and_keeps_alike_lengths_together():
     lengths = [(7 * i) % 100 for i in range(100)]
-    order = grouped.shuffled(lengths, 4, 2.0, seed=3)
+    rows = [{"ids": [[0] * length]} for length in lengths]
+    order = grouped.schedule(rows, 4, 2.0, seed=3).order
     assert sorted(order) == sorted(list(range(100)) * 2)
-    assert (
-        order
-        == grouped.shuffled(lengths, 4, 2.0, seed=3)
-        != grouped.shuffled(lengths, 4, 2.0, seed=4)
-    )
+    assert order == grouped.schedule(rows, 4, 2.0, seed=3).order
+    assert order != grouped.schedule(rows, 4, 2.0, seed=4).order
     spread = [
         max(lengths[i] for i in order[k : k + 4]) - min(lengths[i] for i in order[k : k + 4])
         for k in range(0, 200, 4)
     ]
     assert sum(spread) / len(spread) < 20  # 60 when shuffled
-    assert len(grouped.shuffled(lengths, 4, 0.5, seed=3)) == 50
+    assert len(grouped.schedule(rows, 4, 0.5, seed=3).order) == 50
 
 
 def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
@@ -230,8 +232,8 @@ def test_training_learns_and_views_have_the_same_budget(trained, tiny_groups):
 def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny_groups):
     """As a notebook takes them, the trainer and its arguments in sight."""
     p, base, out = tiny_profile, trained / "base", trained / "steps"
-    plan = training.plan(tiny_groups, base, out, view="criterion", profile=p)
-    tokenizer, model = hub.tokenizer_of(base), training.model_of(plan, base)
+    plan = training.Plan(tiny_groups, base, out, view="criterion", profile=p)
+    tokenizer, model = hub.tokenizer_of(base), plan.model()
     taught = training.training_rows(tiny_groups, tokenizer, "criterion", plan.limit(model))
     schedule = grouped.schedule(taught.rows, p.rm_batch, p.rm_epochs, p.seed)
     trainer = training.PackedRewardTrainer(
@@ -247,7 +249,7 @@ def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny
         muon=p.rm_optimizer == "muon",
     )
     trainer.train()
-    made = training.report(trainer, tiny_groups, taught, schedule, plan)
+    made = training.report(trainer, taught, schedule, plan)
     assert training.save(trainer, tokenizer, plan, made) == report(out)
     assert made | {"seconds": 0} == report(trained / "criterion") | {"seconds": 0}
     files = [f / "adapter_model.safetensors" for f in (out, trained / "criterion")]
