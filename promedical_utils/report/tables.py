@@ -391,26 +391,22 @@ def build_external(
             row = {"system": "every system (kit)", "status": NOT_RUN, "remark": state["reason"]}
             rows.append({"set": label, **row})
             continue
-        own = [*_ran_outside(found[found["set"] == part], names)]
+        own = found[found["set"] == part]
+        order = list(dict.fromkeys([*names, *NAMES_OUTSIDE, *sorted(own.system)]))
+        own = own.assign(order=own.system.map(order.index)).sort_values(["order", "retrieval"])
+        for key, cells in own.groupby(["system", "retrieval"], sort=False):
+            row = {"set": label, "system": _outside(*key, names), "status": RUN}
+            row |= {"beside": OUTSIDE.get(key, ""), "pairs": int(cells.n.max())}
+            for cell in cells.itertuples():
+                row |= _printed(cell.text, cell)
+            rows.append(row)
         for system, why in report["systems_not_run"].items():
-            row = {"system": _outside(system, False, names), "status": NOT_RUN, "remark": why}
-            own.append(row | {"beside": OUTSIDE.get((system, False), "")})
-        rows += [{"set": label, **row} for row in own]
+            row = {"set": label, "system": _outside(system, False, names), "status": NOT_RUN}
+            row |= {"beside": OUTSIDE.get((system, False), ""), "remark": why}
+            rows.append(row)
     frame = _beside(reported, rows, EXTERNAL, ("beside", "pairs", "remark"))
     frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
-
-
-def _ran_outside(found: pd.DataFrame, names: Mapping) -> Iterable[dict]:
-    """Rows of one set, in the order of ``names``, then of those that score nothing else."""
-    order = {system: n for n, system in enumerate((*names, *NAMES_OUTSIDE))}
-    groups = dict(list(found.groupby(["system", "retrieval"], sort=False)))
-    for key in sorted(groups, key=lambda key: (order.get(key[0], len(order)), key)):
-        row = {"system": _outside(*key, names), "status": RUN, "beside": OUTSIDE.get(key, "")}
-        row["pairs"] = int(groups[key].n.max())
-        for cell in groups[key].itertuples():
-            row |= _printed(cell.text, cell)
-        yield row
 
 
 def _outside(system: str, retrieval: bool, names: Mapping) -> str:
@@ -494,19 +490,8 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
     erring = INPUT if profile.data == "clinic" else RUN  # status of how often people err
     measured = _of_curation(funnel, erring) | _of_profile(profile)
     measured |= _of_review(rounds, judge_errors, erring) | _of_expansion(expansion)
-    order = [
-        "raw samples",
-        *(name for name in measured if name.startswith("dropped")),
-        "kept instructions",
-        "kept percent of raw",
-        "difficulty kept low",
-        "difficulty kept high",
-        "review batch per round",
-        "review rounds",
-        "rubric strict pass rate percent",
-        "physicians",
-        "judge agreement with experts percent",
-    ]
+    dropped = [name for name in measured if name.startswith("dropped")]
+    order = ["raw samples", *dropped, *_NAMES["pipeline"]]
     return _quantities(known, measured, order)
 
 

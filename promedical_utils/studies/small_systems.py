@@ -62,9 +62,8 @@ def train(
 ) -> dict:
     """Train system ``name`` into ``out``, a whole fp32 model; its report is the file written last.
 
-    As ``training.train``: a finished ``out`` of the same settings, data and base is returned
-    as it is, an interrupted one goes on from its last checkpoint. KitError for an unknown name, or
-    when the groups hold nothing to learn.
+    As ``training.train``, also in what it does with a finished or an interrupted ``out``. KitError
+    for an unknown name, or when the groups hold nothing to learn.
     """
     if name not in NAMES:
         raise KitError(f"unknown system {name!r}: choose one of {', '.join(NAMES)}")
@@ -84,8 +83,7 @@ def train(
     if not rows:
         raise KitError(f"{name}: no verdict or preference to learn from; check the verdicts")
 
-    # as many steps as a reward model takes; in place of a group that teaches nothing another comes
-    # twice
+    # as many steps as a reward model takes: for a group that teaches nothing another comes twice
     epochs = profile.rm_epochs * len(groups) / len(rows)
     schedule = grouped.schedule(rows, profile.rm_batch, epochs, seed)
     checkpoints, rate = out / f"checkpoints-{settings}", profile.rm_learning_rate
