@@ -27,8 +27,10 @@ READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on,
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
 ENDS = ["value", "low", "high"]
 _NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text(encoding="utf-8"))
-MAIN, MORE, SEEN, VETO, OF_REWARD, OF_POLICY = _NAMES["columns"].values()
-GRADES, POLICY = _NAMES["graders"], _NAMES["policy"]
+MAIN, MORE, SEEN, VETO, OF_REWARD = _NAMES["columns"].values()
+GRADES = _NAMES["graders"]
+POLICY = {column: policy_metrics.STUDY[column] for column in _NAMES["policy"]}
+OF_POLICY = {column: (POLICY[column], "all") for column in _NAMES["ablation_policy"]}
 ABLATION = {name: tuple(map(tuple, own)) for name, own in _NAMES["ablation"].items()}
 *_, REST = ABLATION  # variants that are not in the paper
 SETS, NAMES_OUTSIDE = _NAMES["sets"], _NAMES["names_outside"]

@@ -93,33 +93,29 @@ def execute(notebook: str, profile: str, run_dir: str = "") -> None:
     names, origin = notebooks(settings), str(source(notebook))
     run = run_folder(profile, run_dir)
     os.environ.update(environment(settings))  # kernels inherit it
-    values = {"profile": profile, "run_dir": run_dir, "seed": -1}
+
+    import papermill  # late: takes a second, and doctor and publish do without
+
     number = names.index(notebook) + 1 if notebook in names else 0
     print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
+    copy, failed = (run / f"notebooks/{notebook}{end}.ipynb" for end in ("", ".failed"))
+    values = {"profile": profile, "run_dir": run_dir, "seed": -1}
+    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
     start, code = time.time(), provenance.kit()  # before it runs: an edit meanwhile is not what ran
-    _through_papermill(origin, run / "notebooks" / f"{notebook}.ipynb", values)
+    with workspace.replacing(copy) as temporary:
+        try:
+            papermill.execute_notebook(origin, str(temporary), values, **options)
+        except Exception as error:  # of any kind: whatever stopped it, its copy stays
+            print(f"failed after {span(time.time() - start)}", flush=True)
+            shutil.copyfile(temporary, failed)
+            raise KitError(f"{notebook}, {_failure(error, failed)} ({shown(failed)})") from error
+        _clean(temporary)
+    failed.unlink(missing_ok=True)
     seconds = time.time() - start
     row = {"seconds": round(seconds, 1), "peak_gib": round(_peak_gib(), 2)} | code
     workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
     since = time.time() - float(os.environ.get("PROMEDICAL_STARTED", start))
     print(f"{span(seconds)}, {span(since)} elapsed", flush=True)
-
-
-def _through_papermill(origin: str, copy: Path, parameters: dict) -> None:
-    """Execute ``origin`` into ``copy``; KitError for a failed cell, the copy so far kept."""
-    import papermill  # late: takes a second, and doctor and publish do without
-
-    failed, start = copy.with_suffix(".failed.ipynb"), time.time()
-    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
-    with workspace.replacing(copy) as temporary:
-        try:
-            papermill.execute_notebook(origin, str(temporary), parameters, **options)
-        except Exception as error:  # of any kind: whatever stopped it, its copy stays
-            print(f"failed after {span(time.time() - start)}", flush=True)
-            shutil.copyfile(temporary, failed)
-            raise KitError(f"{copy.stem}, {_failure(error, failed)} ({shown(failed)})") from error
-        _clean(temporary)
-    failed.unlink(missing_ok=True)
 
 
 def _peak_gib() -> float:
