@@ -59,16 +59,13 @@ class Policies(Study):
             prepare_reward_model(profile, folder, data, recipe)
         trained = [(variant, seed) for variant, seeds in self.plan.items() for seed in seeds]
         rows = _side_by_side(profile, folder, [(BASE, 0), *trained])
-        answers = [
-            pd.read_parquet(place(folder, *task) / "evaluation.parquet")
-            for task in [(BASE, 0), *trained]
-        ]
+        answers, curves = [pd.read_parquet(place(folder, BASE, 0) / "evaluation.parquet")], []
+        for variant, seed in trained:
+            where = place(folder, variant, seed)
+            answers.append(pd.read_parquet(where / "evaluation.parquet"))
+            curves.append(pd.read_csv(where / "curve.csv").assign(variant=variant, seed=seed))
         evaluation = pd.concat(answers, ignore_index=True).drop(columns="text")
         write_rows(out / "evaluation.parquet", evaluation)
-        curves = [
-            pd.read_csv(place(folder, *task) / "curve.csv").assign(variant=task[0], seed=task[1])
-            for task in trained
-        ]
         write_rows(out / "curves.parquet", pd.concat(curves, ignore_index=True))
         prompts = int(evaluation.groupby(["policy", "seed"]).size().max())
         minutes = round((time.time() - started) / 60, 1)

@@ -117,25 +117,18 @@ def goals(cells: results.Cells, asked: Sequence[Mapping]) -> list[dict]:
     """
     rows = []
     for goal in asked:
-        key = (*goal["of"], "truth")
+        key, (sign, wanted) = (*goal["of"], "truth"), goal["wanted"]
+        value = cells.ends(key)[0]
         if "less" in goal:
             value = cells.ends((*key, results.LESS, goal["less"]))[1]
-        else:
-            value = cells.ends(key)[0]
         if "but" in goal:
             value -= cells.ends((goal["but"], *key[1:]))[0]
-        sign, wanted = goal["wanted"]
-        reached = value >= wanted if sign == ">=" else value <= wanted
-        known = not np.isnan(value)
-        rows.append(
-            {
-                "id": goal["id"],
-                "question": goal["question"],
-                "wanted": f"{sign} {wanted:g}",
-                "value": round(value, 4) if known else None,
-                "reached": reached if known else None,
-            }
-        )
+        row = {"id": goal["id"], "question": goal["question"], "wanted": f"{sign} {wanted:g}"}
+        row |= {"value": None, "reached": None}
+        if not np.isnan(value):
+            row["value"] = round(value, 4)
+            row["reached"] = value >= wanted if sign == ">=" else value <= wanted
+        rows.append(row)
     return rows
 
 
