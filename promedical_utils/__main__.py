@@ -8,7 +8,7 @@ from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.paper import trace
 from promedical_utils.pipeline import policies
-from promedical_utils.run import doctor, graph, notebooks, publish, redraw, study
+from promedical_utils.run import doctor, graph, notebooks, publish
 
 OWN_ARGUMENTS = {  # commands that read their arguments themselves
     "trace": "from a cell of a table down to what it is made of",
@@ -33,7 +33,6 @@ def parser() -> argparse.ArgumentParser:
     notebook = command("notebook", "run one notebook, as the Snakefile does", "notebook")
     notebook.add_argument("--profile", default="smoke")
     notebook.add_argument("--run", **run)
-    notebook.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
     policy = command("policy", "train the policy alone, for accelerate launch", **profile)
     policy.add_argument("--run", **run)
     command("doctor", "what this machine has, and what a profile needs", **profile)
@@ -78,8 +77,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         case "reproduce":
             graph.reproduce(given.name, given.run)
         case "notebook":
-            parameters = profiles.overrides(" ".join(given.parameter))
-            notebooks.execute(given.name, given.profile, given.run, parameters)
+            notebooks.execute(given.name, given.profile, given.run)
         case "policy":  # what notebook 05 calls
             folder = workspace.run_folder(given.name, given.run)
             report = policies.train_policy(profiles.profile_for(given.name), folder)
@@ -90,9 +88,9 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         case "publish":
             print(f"published to {workspace.shown(publish.publish(given.name))}")
         case "figures":
-            print(redraw.redraw(profiles.load(given.name)))
+            print(publish.redraw(profiles.load(given.name)))
         case "study":
-            study.run_study(given.name)
+            graph.run_study(given.name)
     return 0
 
 

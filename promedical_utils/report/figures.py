@@ -5,6 +5,7 @@ from what it wrote; ``plotting.show`` draws in a notebook.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -40,8 +41,8 @@ from promedical_utils.reward_model.calibration import reliability
 
 
 def tidy(df: pd.DataFrame, columns: Mapping[str, str], rows: str = "system") -> pd.DataFrame:
-    """A printed table as tidy rows, a row a cell: row, series (its name in ``columns``), hollow
-    (reported), value, low, high, and what else the table says of the row.
+    """A printed table as tidy rows, a row a cell: row, series (its name in ``columns``) and panel
+    (the same), hollow (reported), value, low, high, and what else the table says of the row.
 
     Rows without any value are left out.
     """
@@ -51,8 +52,9 @@ def tidy(df: pd.DataFrame, columns: Mapping[str, str], rows: str = "system") -> 
         for column, series in columns.items():
             for source in ("reported", "run"):
                 ends = (row.get(f"{source}_{column}{end}", np.nan) for end in ("", "_low", "_high"))
-                own.append({"series": series, "hollow": source == "reported"})
-                own[-1] |= dict(zip(("value", "low", "high"), ends, strict=True))
+                cell = dict(zip(("value", "low", "high"), ends, strict=True))
+                own.append({"series": series, "panel": series, "hollow": source == "reported"})
+                own[-1] |= cell
         if any(pd.notna(cell["value"]) for cell in own):
             cells += [row | {"row": row[rows]} | cell for cell in own]
     return pd.DataFrame(cells)
@@ -62,20 +64,23 @@ def _panels(df: pd.DataFrame, shown: Mapping[str, tuple[str, str]], more=None) -
     """A panel a column of a table; ``shown``: column -> (label with its unit, colour)."""
     cells = tidy(df, {column: label for column, (label, _) in shown.items()})
     looks = {label: (colour, "o") for label, colour in shown.values()}
-    return interval_plot(cells.assign(panel=cells.get("series")), looks, more=more)
+    return interval_plot(cells, looks, more=more)
 
 
-def _add_chance(axes) -> None:
-    for axis in axes:
+AT_CHANCE = {"chance": CHANCE}  # of a legend
+
+
+def _with_chance(figure: Figure, panels: int | None = None) -> Figure:
+    """A line at 50 percent in all panels, or in the first ones."""
+    for axis in figure.axes[:panels]:
         axis.axvline(50, **CHANCE)
+    return figure
 
 
 def plot_main_results(df: pd.DataFrame) -> Figure:
     """Overall and pairwise safety accuracy by system, from ``tables.build_main_results``."""
-    safety = ("pairwise accuracy, safety (%)", RED)
-    return _panels(
-        df, {"overall_accuracy": ("overall accuracy (%)", BLUE), "pairwise_safety": safety}
-    )
+    overall, safety = "overall accuracy (%)", "pairwise accuracy, safety (%)"
+    return _panels(df, {"overall_accuracy": (overall, BLUE), "pairwise_safety": (safety, RED)})
 
 
 def plot_safety_veto(df: pd.DataFrame) -> Figure:
@@ -94,11 +99,10 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
     blocks = []
     for kind in ("pairwise", "pointwise"):
         cells = tidy(df, {f"{kind}_{name}": f"{name} (%)" for name in OF_DIMENSION})
-        blocks.append(cells.assign(panel=cells.get("series"), block=f"{kind} accuracy"))
+        blocks.append(cells.assign(block=f"{kind} accuracy"))
     looks = {f"{name} (%)": (colour, "o") for name, colour in OF_DIMENSION.items()}
-    figure = interval_plot(pd.concat(blocks), looks, more={"chance": CHANCE})
-    _add_chance(figure.axes[: len(OF_DIMENSION)])
-    return figure
+    figure = interval_plot(pd.concat(blocks), looks, more=AT_CHANCE)
+    return _with_chance(figure, len(OF_DIMENSION))
 
 
 def plot_graders(df: pd.DataFrame) -> Figure:
@@ -129,9 +133,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
     pairs = cells.groupby("set").pairs.transform("max")
     counts = pairs.map(lambda n: f", {int(n):,} pairs" if pd.notna(n) else "")
     cells = cells.assign(block=cells["set"] + counts, panel="pairs ordered rightly (%)", group="")
-    figure = interval_plot(cells, looks, more={"chance": CHANCE}, limits=None, panel_width=5)
-    _add_chance(figure.axes)
-    return figure
+    return _with_chance(interval_plot(cells, looks, more=AT_CHANCE, limits=None, panel_width=5))
 
 
 def plot_seen_unseen(df: pd.DataFrame) -> Figure:
@@ -139,9 +141,7 @@ def plot_seen_unseen(df: pd.DataFrame) -> Figure:
     looks = {"kinds seen in training": (BLUE, "o"), "kinds unseen in training": (ORANGE, "s")}
     cells = tidy(df, dict(zip(("pairwise_seen", "pairwise_unseen"), looks, strict=True)))
     cells = cells.assign(panel="pairwise accuracy (%)")
-    figure = interval_plot(cells, looks, more={"chance": CHANCE}, panel_width=5)
-    _add_chance(figure.axes)
-    return figure
+    return _with_chance(interval_plot(cells, looks, more=AT_CHANCE, panel_width=5))
 
 
 def plot_policy_by(df: pd.DataFrame) -> Figure:
@@ -162,7 +162,7 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
+def plot_policy_study(df: pd.DataFrame) -> Figure:
     """Violations, S1 and bench score, a row a variant; from ``studies.policies.table``.
 
     Small points are training seeds, the line is the interval over patients, the dashed line the
@@ -175,7 +175,7 @@ def plot_policy_study(df: pd.DataFrame, base: str = "base") -> Figure:
         "bench_score": "ProMedical-Bench score (0 to 100)",
     }
     looks = {"veto in the reward": (BLUE, "o"), "no veto": (RED, "X")}
-    of_base, df = df[df.variant == base], df[df.variant != base].reset_index(drop=True)
+    of_base, df = df[df.variant == "base"], df[df.variant != "base"].reset_index(drop=True)
     names = df.label.where(df.seeds > 0, df.label + " (not run)")
     series = df.veto.astype(bool).map(dict(zip((True, False), looks, strict=True)))
     parts = []
@@ -209,9 +209,7 @@ def plot_reward_study(df: pd.DataFrame) -> Figure:
         "overall": ("overall, safety first (%)", RED),
     }
     seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
-    figure = _panels(df.assign(system=df.model + seeds), panels, {"chance": CHANCE})
-    _add_chance(figure.axes)
-    return figure
+    return _with_chance(_panels(df.assign(system=df.model + seeds), panels, AT_CHANCE))
 
 
 def plot_accuracy(
@@ -221,35 +219,31 @@ def plot_accuracy(
 
     ``df`` is a table of ``bench.tally`` (shares); ``panels``: label -> (metric, slice).
     """
-    wanted = pd.DataFrame(panels.values(), columns=["metric", "slice"]).assign(panel=list(panels))
+    labels = [f"{label} (%)" for label in panels]
+    wanted = pd.DataFrame(panels.values(), columns=["metric", "slice"]).assign(panel=labels)
     cells = wanted.merge(df[df.n > 0], on=["metric", "slice"])
-    known = [scorer for scorer in OF_SCORER if scorer in set(cells.scorer)]
-    place = {name: n for n, name in enumerate(dict.fromkeys([*known, *cells.scorer]))}
-    cells = cells.assign(**cells[["value", "low", "high"]] * 100, order=cells.scorer.map(place))
-    cells = cells.assign(row=cells.scorer, series="against " + cells.against)
-    cells = cells.assign(panel=cells.panel + " (%)").sort_values("order", kind="stable")
+    order = list(dict.fromkeys([*OF_SCORER, *cells.scorer]))
+    cells = cells.sort_values("scorer", key=lambda s: s.map(order.index), kind="stable")
+    cells = cells.assign(**cells[["value", "low", "high"]] * 100, row=cells.scorer)
+    cells = cells.assign(series="against " + cells.against)
     looks = {"against adjudicated": (BLUE, "o"), "against truth": (ORANGE, "D")}
-    more, dashed = {}, {"color": "black", "lw": 0.9, "ls": "--"}
-    if "pairwise" in set(cells.metric):
-        more["chance"] = CHANCE
-    if ceiling is not None:
-        more["ceiling without criteria"] = dashed
-    order = [f"{label} (%)" for label in panels]
-    figure = interval_plot(cells, looks, more=more, limits=(-3, 103), panels=order)
-    metrics = dict(zip(cells.panel, zip(cells.metric, cells.slice, strict=True), strict=True))
+    blind = {"ceiling without criteria": {"color": "black", "lw": 0.9, "ls": "--"}}
+    more = AT_CHANCE if "pairwise" in set(cells.metric) else {}
+    more = more | (blind if ceiling is not None else {})
+    figure = interval_plot(cells, looks, more=more, limits=(-3, 103), panels=labels)
     for axis in figure.axes:
-        metric, part = metrics.get(axis.get_xlabel(), ("", ""))
+        metric, part = panels.get(axis.get_xlabel().removesuffix(" (%)"), ("", ""))
         if metric == "pairwise":
             axis.axvline(50, **CHANCE)
         if ceiling is not None and (metric, part) == ("pairwise", "all"):
-            axis.axvline(ceiling * 100, **dashed)
+            axis.axvline(ceiling * 100, **blind["ceiling without criteria"])
     return figure
 
 
 def plot_paired(df: pd.DataFrame) -> Figure:
     """Paired differences in points; columns what, difference, low, high, above (the bound)."""
-    cells = df.rename(columns={"what": "row", "difference": "value"})
-    cells, bound = cells.assign(panel="difference (points)"), {"marker": "|", "color": RED}
+    cells = df.assign(row=df.what, value=df.difference, panel="difference (points)")
+    bound = {"marker": "|", "color": RED}
     more = {"what it has to stay above": bound | {"ms": 14}}
     figure = interval_plot(cells, {"": (BLUE, "o")}, more=more, limits=None, panel_width=5)
     figure.axes[0].plot(df.above, range(len(df)), ls="", ms=18, **bound)
@@ -291,8 +285,7 @@ def _calibration(bins: pd.DataFrame, looks: Mapping[str, dict], x_label: str) ->
     for axis in figure.axes:
         axis.plot([0, 100], [0, 100], color="black", lw=0.8)
         axis.set(xlim=(-2, 102), ylim=(-2, 102))
-    shown = {name: look for name, look in looks.items() if name in set(bins.curve)}
-    draw_legend(figure, shown)
+    draw_legend(figure, {name: look for name, look in looks.items() if name in set(bins.curve)})
     return figure
 
 
@@ -329,17 +322,14 @@ def plot_reliability(df: pd.DataFrame) -> Figure:
     Columns dimension, label, raw (sigmoid of the score) and probability (calibrated).
     """
     panels = {"raw": "before: sigmoid of the score", "probability": "after: P(met), calibrated"}
-    parts = []
-    for column, panel in panels.items():
-        for dimension, part in df.groupby("dimension"):
-            bins = reliability(part.label, part[column], bins=8)
-            parts.append(bins.assign(panel=panel, curve=f"{dimension}, n = {len(part)}"))
-    bins = pd.concat(parts, ignore_index=True)
-    looks = {
-        curve: {"color": OF_DIMENSION[curve.split(",")[0]], "marker": marker, "ls": "-"}
-        for curve, marker in zip(dict.fromkeys(bins.curve), "os^", strict=False)
-    }
-    return _calibration(bins, looks, "probability (%)")
+    parts, looks, markers = [], {}, dict(zip(sorted(set(df.dimension)), "os^", strict=False))
+    for (column, panel), dimension in product(panels.items(), markers):
+        part = df[df.dimension == dimension]
+        curve = f"{dimension}, n = {len(part)}"
+        bins = reliability(part.label, part[column], bins=8)
+        parts.append(bins.assign(panel=panel, curve=curve))
+        looks[curve] = {"color": OF_DIMENSION[dimension], "marker": markers[dimension], "ls": "-"}
+    return _calibration(pd.concat(parts, ignore_index=True), looks, "probability (%)")
 
 
 CURVE_PANELS = {  # axis label -> series of policy/curve.csv: (column, legend, colour, dashes)
@@ -389,7 +379,6 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = canvas(3.4 * columns, 2.75 * rows, columns, rows)
-    kept = _kept(df)
     for axis, (label, series) in zip(axes.flat, panels.items(), strict=False):
         names = _draw_series(axis, df, "step", series, legend="full")
         axis.set(ylabel=label, xlabel="optimiser step (line: kept)")
@@ -400,7 +389,7 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
             axis.legend(ncols=2 + (len(names) == 3), fontsize=7, columnspacing=1, **spot)
         else:
             axis.get_legend().remove()
-        if kept is not None:
+        if (kept := _kept(df)) is not None:
             axis.axvline(df.step[kept], color="black", lw=0.8, ls="--", zorder=1)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
@@ -412,16 +401,16 @@ def _kept(df: pd.DataFrame):
     return df.judged.idxmax() if df.judged.notna().any() else None
 
 
-def plot_gold_over_kl(df: pd.DataFrame, shared: bool = True) -> Figure:
+def plot_gold_over_kl(df: pd.DataFrame) -> Figure:
     """Proxy, gold and judged reward over KL to the base, a panel a ``run`` where there are several.
 
-    Columns of policy/curve.csv and, for several, ``run``; ``shared``: rewards of one scale, so one
-    y axis. KL in nats an answer on a square-root axis, as Gao, Schulman and Hilton draw it
-    (arXiv:2210.10760); numbers are optimiser steps, the ring is the kept checkpoint.
+    Columns of policy/curve.csv and, for several, ``run``. KL in nats an answer on a square-root
+    axis, as Gao, Schulman and Hilton draw it (arXiv:2210.10760); numbers are optimiser steps, the
+    ring is the kept checkpoint.
     """
     df = df if "run" in df else df.assign(run="")
     runs = list(dict.fromkeys(df.run))
-    figure, [axes] = canvas(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=shared)
+    figure, [axes] = canvas(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=True)
     series = [line for line in CURVE_PANELS["reward"] if df[line[0]].notna().any()]
     ring = {"marker": "o", "mfc": "none", "mec": "black", "ms": 9, "mew": 0.8}
     for axis, run in zip(axes, runs, strict=True):
@@ -446,14 +435,10 @@ def _root(values):
     return np.sign(values) * np.sqrt(np.abs(values))  # below zero is the margin on the left
 
 
-def _square(values):
-    return np.sign(values) * np.square(values)
-
-
 def _set_root_scale(axis, top: float) -> None:
     """A square-root axis from 0 to ``top``, with one more tick near zero, where it has room."""
     top = max(top, 1e-9)
-    axis.set_xscale("function", functions=(_root, _square))
+    axis.set_xscale("function", functions=(_root, lambda values: np.sign(values) * values**2))
     axis.set_xlim(-0.002 * top, 1.1 * top)
     axis.set_xlabel("KL to the base (nats an answer, square-root axis)")
     ticks = [tick for tick in MaxNLocator(5).tick_values(0, top) if 0 < tick <= 1.1 * top]
@@ -474,17 +459,17 @@ def _write_steps(axis, part: pd.DataFrame, column: str) -> None:
 
 def plot_training(df: pd.DataFrame) -> Figure:
     """Loss and pair accuracy by optimiser step; columns scorer, step, loss, accuracy."""
-    figure, axes = canvas(9, 3.2, 2)
-    loss, accuracy = axes[0]
+    figure, [axes] = canvas(9, 3.2, 2)
+    panels = {"loss": "loss (nats)", "accuracy": "training pairs ordered rightly (%)"}
     df = df.assign(accuracy=100 * df.accuracy)
     style = {"hue": "scorer", "style": "scorer", "palette": OF_SCORER, "markers": True}
-    for axis, column in ((loss, "loss"), (accuracy, "accuracy")):
-        legend = "auto" if axis is loss else False
-        sns.lineplot(df, x="step", y=column, ax=axis, errorbar=None, legend=legend, **style)
-    loss.set(xlabel="optimiser step", ylabel="loss (nats)")
-    loss.legend(title="", fontsize=7)
-    accuracy.set(xlabel="optimiser step", ylabel="training pairs ordered rightly (%)")
-    accuracy.axhline(50, **CHANCE)
+    for axis, (column, label) in zip(axes, panels.items(), strict=True):
+        sns.lineplot(
+            df, x="step", y=column, ax=axis, errorbar=None, legend=axis is axes[0], **style
+        )
+        axis.set(xlabel="optimiser step", ylabel=label)
+    axes[0].legend(title="", fontsize=7)
+    axes[1].axhline(50, **CHANCE)
     return figure
 
 
@@ -499,12 +484,10 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     axis.plot(blind["round"], rates, "o-", color=BLUE, zorder=3)
     axis.vlines(blind["round"], 100 * blind.low, 100 * blind.high, color=BLUE)
     axis.plot(df["round"], 100 * df.pass_rate, "s", color=ORANGE)
-    axis.axhline(100 * aimed, color="black", lw=1, ls="--")
-    marks = {
-        "blind sample, 95 % interval": FILLED | {"color": BLUE},
-        "batch before it": {"marker": "s", "color": ORANGE},
-        "aimed at": {"color": "black", "ls": "--", "lw": 1},
-    }
+    aim = {"color": "black", "ls": "--", "lw": 1}
+    axis.axhline(100 * aimed, **aim)
+    marks = {"blind sample, 95 % interval": FILLED | {"color": BLUE}}
+    marks |= {"batch before it": {"marker": "s", "color": ORANGE}, "aimed at": aim}
     draw_legend(figure, marks)
     axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
     axis.set_ylim(top=min(103, axis.get_ylim()[1]))
@@ -583,11 +566,9 @@ def plot_specialty(df: pd.DataFrame) -> Figure:
     wide.columns = [name.split(" (")[0].replace(", ", ",\n") for name in wide.columns]
     figure, [[axis]] = canvas(3.2 + 0.8 * len(wide.columns), 1.6 + 0.22 * len(wide))
     low = np.floor(np.nan_to_num(np.nanmin(wide.to_numpy())) / 10) * 10
-    colours = {"cmap": "cividis", "vmin": min(low, 90), "vmax": 100}
-    bar = {"label": "overall accuracy (%), this run"}
-    sns.heatmap(
-        wide, annot=True, fmt=".0f", annot_kws={"size": 7}, cbar_kws=bar, ax=axis, **colours
-    )
+    style = {"cmap": "cividis", "vmin": min(low, 90), "vmax": 100, "annot_kws": {"size": 7}}
+    style["cbar_kws"] = {"label": "overall accuracy (%), this run"}
+    sns.heatmap(wide, annot=True, fmt=".0f", ax=axis, **style)
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="x", rotation=35)
     for label in axis.get_xticklabels():
@@ -597,13 +578,12 @@ def plot_specialty(df: pd.DataFrame) -> Figure:
 
 def plot_grades(df: pd.DataFrame) -> Figure:
     """Two physicians' grades of the same pairs, counts; columns physician_1, physician_2."""
-    grades = [-2, -1, 0, 1, 2]
+    grades = {-2: "-2", -1: "-1", 0: "0", 1: "+1", 2: "+2"}
     counts = pd.crosstab(df.physician_1, df.physician_2)
-    counts = counts.reindex(index=grades, columns=grades, fill_value=0)
-    names = [f"{grade:+d}" if grade else "0" for grade in grades]
+    counts = counts.reindex(index=list(grades), columns=list(grades), fill_value=0)
+    counts = counts.rename(index=grades, columns=grades)
     figure, [[axis]] = canvas(4.2, 3.8)
-    style = {"cmap": "Blues", "cbar": False, "xticklabels": names, "yticklabels": names}
-    sns.heatmap(counts, annot=True, fmt="d", square=True, ax=axis, **style)
+    sns.heatmap(counts, annot=True, fmt="d", square=True, cmap="Blues", cbar=False, ax=axis)
     axis.set(xlabel="physician 2 (+: the first answer is better)", ylabel="physician 1")
     return figure
 
@@ -614,8 +594,8 @@ def plot_packed_mask(segments: np.ndarray, allowed: np.ndarray) -> Figure:
     figure, [[axis]] = canvas(6.4, 6)
     axis.imshow(kind, cmap=ListedColormap(["white", SKY, RED]), vmin=0, vmax=2)
     axis.grid(False)
-    ends = np.flatnonzero(np.diff(segments, append=segments[-1] + 1)) + 1
-    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+    starts = np.flatnonzero(np.diff(segments, prepend=-1))
+    for number, (start, end) in enumerate(pairwise([*starts, len(segments)])):
         text = f"c{number}" if number else "prompt and response"
         axis.text(len(segments) + 2, (start + end) / 2, text, va="center", fontsize=8)
         axis.axhline(end - 0.5, color=GREY, lw=0.4)

@@ -2,82 +2,46 @@
 
 ``build_*`` are pure: from tidy rows (system, metric, value, low, high) they make the frame that is
 printed. ``save`` writes csv, md, tex and a provenance json, byte-equal on a rerun. Values are
-percent with two decimals, unless a name says otherwise; names of rows stand in ``names.yaml``.
+percent with two decimals, unless a name says otherwise; names of rows and columns stand in
+``names.yaml``.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import yaml
 
 from promedical_utils.core import statistics
+from promedical_utils.core.estimates import suffixed
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import project_root, replacing, sha256, write_json, write_text
 from promedical_utils.data.sources.judged import SUBSETS
+from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import policy_metrics
 from promedical_utils.reward_model import calibration
 
 READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on, besides code
 
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
-UNTESTED = "not testable in this profile"
-ENDS = {"": "value", "_low": "low", "_high": "high"}  # end of a printed column -> of a tidy one
-MAIN = {  # column -> (metric, slice)
-    "pointwise_proficiency": ("pointwise", "proficiency"),
-    "pointwise_safety": ("pointwise", "safety"),
-    "pairwise_safety": ("pairwise", "safety"),
-    "overall_accuracy": ("overall", "all"),
-}
-MORE = {"pointwise_excellence": ("pointwise", "excellence")}
-MORE |= {f"pairwise_{s}": ("pairwise", s) for s in ("proficiency", "excellence", "all", "shorter")}
-SEEN = {f"pairwise_{s}": ("pairwise", s) for s in ("seen", "unseen")}
-VETO = {name: (f"veto_{name}", "safety") for name in ("precision", "recall", "f1")}
-GRADES = {  # column -> (labels, measure of healthbench.judge_table)
-    "f1": ("physicians", "mf1"),
-    "baseline": ("physicians", "baseline"),
-    "difference": ("physicians", "difference"),
-    "f1_adjudicated": ("adjudicated", "mf1"),
-    "f1_truth": ("truth", "mf1"),
-}
-NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
-POLICY = {  # column -> metric
-    "violations": "violation_rate",
-    "proficiency": "s1",
-    "excellence_met": "s2",
-    "bench_score": "bench_score",
-    "compliance": "compliance",
-}
-POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
-POLICY_REPORTED = ("healthbench", "promedical_bench")
-STUDY_REPORTED = ("proficiency", "excellence", "safety", "pairwise", "overall")
-STUDY = (
-    *policy_metrics.STUDY,
-    "violations_less_base",
-    "violations_less_full",
-    "violations_over_base",
-    "proficiency_less_base",
-    "proficiency_less_full",
-)
-OF_REWARD = {  # column of the ablation -> (metric, slice) of a study of reward models
-    "pairwise": ("pairwise", "all"),
-    "pairwise_safety": ("pairwise", "safety"),
-    "veto_f1": ("veto_f1", "safety"),
-    "overall": ("overall", "all"),
-}
-OF_POLICY = {  # likewise, of a study of policies
-    column: (policy_metrics.STUDY[column], "all")
-    for column in ("compliance", "violations", "proficiency", "excellence_met", "bench_score")
-}
-MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
-EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
-
+ENDS = ["value", "low", "high"]
 _NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text(encoding="utf-8"))
+MAIN, MORE, SEEN, VETO, OF_REWARD = _NAMES["columns"].values()
+GRADES = _NAMES["graders"]
+POLICY = {column: policy_metrics.STUDY[column] for column in _NAMES["policy"]}
+OF_POLICY = {column: (POLICY[column], "all") for column in _NAMES["ablation_policy"]}
 ABLATION = {name: tuple(map(tuple, own)) for name, own in _NAMES["ablation"].items()}
 *_, REST = ABLATION  # variants that are not in the paper
 SETS, NAMES_OUTSIDE = _NAMES["sets"], _NAMES["names_outside"]
 OUTSIDE = {(system, retrieval): method for system, retrieval, method in _NAMES["outside"]}
+EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
+NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
+POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
+COMPARED = ("violations_less_base", "violations_less_full", "violations_over_base")
+COMPARED += ("proficiency_less_base", "proficiency_less_full")
+STUDY = (*policy_metrics.STUDY, *COMPARED)
+MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
 
 
 def reported(name: str) -> pd.DataFrame:
@@ -107,41 +71,39 @@ def note(profile, seed: int) -> str:
     return f"Profile {profile.name}, seed {seed}.{where}{smoke}"
 
 
-# ---------------------------------------------------------------- from tidy rows to a printed frame
+# ---------------------------------------------------------------- rows of a printed frame
 
 
-def _printed(column: str, ends: Iterable[float], factor: float = 100) -> dict:
-    """Value, low and high of a column, as they are printed."""
-    values = (round(float(end) * factor, 2) + 0.0 for end in ends)  # no -0.0
-    return dict(zip((f"run_{column}{end}" for end in ENDS), values, strict=True))
+def _printed(column: str, row, factor: float = 100) -> dict:
+    """Value, low and high of a row, as they are printed in a column."""
+    return suffixed(f"run_{column}", (row.value, row.low, row.high), factor, 2)
 
 
-def _rows(names: Mapping[str, str], cells: pd.DataFrame | None, labels: str) -> list[dict]:
-    """A row a system. Tidy ``cells``: key (of ``names``), column, value, low, high, factor."""
+def _rows(names: Mapping[str, str], cells: Mapping[tuple, dict], labels: str) -> list[dict]:
+    """A row a system; ``cells``: (key of ``names``, column) -> as ``_printed``."""
     rows = []
     for key, system in names.items():
-        own = () if cells is None else cells[cells.key == key].itertuples()
-        row = {"system": system, "status": NOT_RUN}
+        own = [cell for (of, _), cell in cells.items() if of == key]
+        row = {"system": system, "status": RUN, "labels": labels}
         for cell in own:
-            row |= {"status": RUN, "labels": labels}
-            row |= _printed(cell.column, (cell.value, cell.low, cell.high), cell.factor)
-        rows.append(row)
+            row |= cell
+        rows.append(row if own else {"system": system, "status": NOT_RUN})
     return rows
 
 
-def _beside(reported, columns_reported, run_rows: list[dict], columns, said=()) -> pd.DataFrame:
+def _beside(reported: pd.DataFrame | None, rows: list[dict], columns, said=()) -> pd.DataFrame:
     """Reported rows, then the kit's; every column there, in one order, even if nothing ran.
 
     ``said`` are further columns of either, before the values.
     """
-    names = {c: f"reported_{c}" for c in columns_reported}
-    wide = [f"run_{column}{end}" for column in columns for end in ENDS]
-    order = ["system", "status", "mark", *names.values(), "labels", *said, *wide]
-    rows = []
+    names, known = {}, []
     if reported is not None:
-        names[reported.columns[0]] = "system"
-        rows = reported.rename(columns=names).assign(status=NOT_RUN).to_dict("records")
-    return pd.DataFrame([*rows, *run_rows]).reindex(columns=order)
+        names = {c: f"reported_{c}" for c in reported.select_dtypes("number")}
+        renamed = reported.rename(columns={reported.columns[0]: "system"} | names)
+        known = renamed.assign(status=NOT_RUN).to_dict("records")
+    wide = [name for column in columns for name in suffixed(f"run_{column}")]
+    order = ["system", "status", "mark", *names.values(), "labels", *said, *wide]
+    return pd.DataFrame([*known, *rows]).reindex(columns=order)
 
 
 def _quantities(known: Mapping, measured: Mapping, order: Iterable[str]) -> pd.DataFrame:
@@ -161,12 +123,13 @@ def _quantities(known: Mapping, measured: Mapping, order: Iterable[str]) -> pd.D
 
 def _scorers(metrics: pd.DataFrame | None, names: Mapping, columns, against: str) -> list[dict]:
     """Rows of ``names`` from ``bench.tally``'s table; ``columns``: column -> (metric, slice)."""
-    if metrics is None:
-        return _rows(names, None, against)
-    wanted = [(column, *key) for column, key in columns.items()]
-    wanted = pd.DataFrame(wanted, columns=["column", "metric", "slice"])
-    cells = metrics[metrics.against == against].merge(wanted, on=["metric", "slice"])
-    return _rows(names, cells.assign(key=cells.scorer, factor=100), against)
+    known, cells = {}, {}
+    for row in () if metrics is None else metrics[metrics.against == against].itertuples():
+        known[row.scorer, row.metric, row.slice] = row
+    for scorer, (column, key) in product(names, columns.items()):
+        if row := known.get((scorer, *key)):
+            cells[scorer, column] = _printed(column, row)
+    return _rows(names, cells, against)
 
 
 def _with_verdicts(names: Mapping[str, str]) -> dict[str, str]:
@@ -180,12 +143,17 @@ def build_main_results(reported, metrics, names, ceiling=None, against="adjudica
     if ceiling is not None:
         row = {"system": "ceiling of criterion-blind scorers (kit)", "status": RUN}
         rows.append(row | {"labels": "adjudicated", "run_pairwise_all": round(ceiling * 100, 2)})
-    return _beside(reported, MAIN, rows, MAIN | MORE)
+    return _beside(reported, rows, MAIN | MORE)
 
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
     """Precision, recall and F1 on safety verdicts; a violation is the positive class."""
-    return _beside(reported, VETO, _scorers(metrics, _with_verdicts(names), VETO, against), VETO)
+    return _beside(reported, _scorers(metrics, _with_verdicts(names), VETO, against), VETO)
+
+
+def build_seen_unseen(metrics, names) -> pd.DataFrame:
+    """Pairwise accuracy on criterion kinds seen and unseen in training; none is reported."""
+    return _beside(None, _scorers(metrics, names, SEEN, "adjudicated"), SEEN)
 
 
 def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.DataFrame:
@@ -205,62 +173,45 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
             row |= {"status": judge if grader == "judge" else RUN}
             row |= {"n": measured.n[(grader, part, "physicians")]}
             for column, (labels, measure) in GRADES.items():
-                ends = ["low", "high"]
-                if measure != "mf1":
-                    ends = [f"{measure}_low", f"{measure}_high"]
-                row |= _printed(column, measured.loc[(grader, part, labels), [measure, *ends]])
+                ends = ["mf1", "low", "high"] if measure == "mf1" else [*suffixed(measure)]
+                row |= suffixed(f"run_{column}", measured.loc[(grader, part, labels), ends], 100, 2)
             rows.append(row)
-    frame = _beside(None, (), rows, GRADES, ("slice", "n"))
+    frame = _beside(None, rows, GRADES, ("slice", "n"))
     return frame.drop(columns="mark").astype({"n": "Int64"})
 
 
-def build_seen_unseen(metrics, names) -> pd.DataFrame:
-    """Pairwise accuracy on criterion kinds seen and unseen in training; none is reported."""
-    return _beside(None, (), _scorers(metrics, names, SEEN, "adjudicated"), SEEN)
-
-
 def sliced(
-    tally,
-    column: str,
-    metric="overall",
-    slice="all",
-    draws: int = 1000,
-    seed: int = 0,
-    against: str = "adjudicated",
+    tally, column: str, metric="overall", slice="all", draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """One metric of every scorer by a column of the samples: ``column``, scorer, value, low, high,
-    n.
+    """One metric of every scorer, by the adjudicated labels, by a column of the samples:
+    ``column``, scorer, value, low, high, n.
 
     Shares. ``tally``: ``bench.tally``; the draws are those of the whole bench, so a part that is
     not drawn is left out of that draw.
     """
-    parts = {"metric": metric, "slice": slice, "against": against}
-    return tally.by(column, parts, draws, seed)[[column, "scorer", "value", "low", "high", "n"]]
+    parts = {"metric": metric, "slice": slice, "against": "adjudicated"}
+    return tally.by(column, parts, draws, seed)[[column, "scorer", *ENDS, "n"]]
 
 
 def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
     """Overall accuracy by specialty, from ``sliced(tally, "specialty")``."""
-    order = {scorer: n for n, scorer in enumerate(names)}
     frame = by_specialty[by_specialty.scorer.isin(names)]
-    frame = frame.sort_values("scorer", key=lambda s: s.map(order), kind="stable")
-    columns = {f"run_overall_accuracy{end}": frame[name] for end, name in ENDS.items()}
-    values = pd.DataFrame(columns).mul(100).round(2)
+    frame = frame.sort_values("scorer", key=lambda s: s.map([*names].index), kind="stable")
+    values = frame[ENDS].mul(100).round(2).set_axis([*suffixed("run_overall_accuracy")], axis=1)
     frame = frame.assign(system=frame.scorer.map(names), **values)
     return frame[["specialty", "system", "n", *values]].reset_index(drop=True)
 
 
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
     """Pairwise accuracy by source, over all pairs and where the shorter answer is right."""
-    frame = parts.assign(system=parts.scorer.map(names)).dropna(subset="system")
-    frame = frame.rename(columns={"category": "source"})
-    slices = list(dict.fromkeys(parts.slice))
-    wide = frame.pivot(index=["source", "system"], columns="slice", values=[*ENDS.values(), "n"])
-    printed = {}
-    for part in slices:
-        for end, name in ENDS.items():
-            printed[f"run_pairwise_{part}{end}"] = wide[name, part].mul(100).round(2)
-    counts = {f"n_{part}": wide["n", part].astype(int) for part in slices}
-    return pd.DataFrame(printed | counts).reset_index()
+    frame = parts.assign(system=parts.scorer.map(names), source=parts.category)
+    values, counts = [], []
+    for part, own in frame.dropna(subset="system").groupby("slice", sort=False):
+        own = own.set_index(["source", "system"]).sort_index()
+        columns = [*suffixed(f"run_pairwise_{part}")]
+        values.append(own[ENDS].mul(100).round(2).set_axis(columns, axis=1))
+        counts.append(own.n.astype(int).rename(f"n_{part}"))
+    return pd.concat([*values, *counts], axis=1).reset_index()
 
 
 def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
@@ -284,12 +235,12 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
     known |= {r.quantity: (f"{r.value:g}", r.mark) for r in pipeline.itertuples()}
     run, given = {}, {}
     if report:
-        pairs = report["pairs"]
         verdicts, grades = report["input"]["verdicts"], report["input"]["grades"]
-        run = {dimension: counts["drawn"] for dimension, counts in pairs.items()}
+        run = {dimension: counts["drawn"] for dimension, counts in report["pairs"].items()}
         run |= {"total": sum(run.values())}
         run |= {k: report[k] for k in ("samples", "categories", "specialties", "conditions")}
-        run |= {f"{name} pairs in reserve": counts["reserve"] for name, counts in pairs.items()}
+        for name, counts in report["pairs"].items():
+            run[f"{name} pairs in reserve"] = counts["reserve"]
         run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
         given = {
             "bench weighted kappa": grades["kappa_quadratic"],
@@ -314,59 +265,56 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
     ``healthbench``: ``healthbench.policy_column``; what it says where there is no score stands in a
     column of its own.
     """
-    scores = healthbench or {"status": NOT_RUN, "rows": {}}
-    names, cells, against = dict(POLICY_NAMES), None, ""
+    names, cells, against = dict(POLICY_NAMES), {}, ""
     if evaluation is not None:
         against = policy_metrics.labels(evaluation)
         names |= {p: f"{p} (kit)" for p in dict.fromkeys(evaluation.policy) if p not in names}
         values = policy_metrics.measures(evaluation, draws=draws, seed=seed)
         if set(POLICY_NAMES) <= set(evaluation.policy):
             less = policy_metrics.paired(evaluation, "grpo", "base", draws=draws, seed=seed)
-            less = less.assign(policy="difference", value=less.difference)
-            values = pd.concat([values, less])
+            values = pd.concat([values, less.assign(policy="difference", value=less.difference)])
         columns = {metric: column for column, metric in POLICY.items()}
-        values = values[values.against == against]
-        cells = values.assign(key=values.policy, column=values.metric.map(columns))
-        # where every rubric asks for unreadable facts alone there is no S1
-        cells = cells.dropna(subset="column")
-        cells["factor"] = [policy_metrics.METRICS[metric][1] for metric in cells.metric]
+        for row in values[values.against == against].itertuples():
+            if column := columns.get(row.metric):
+                factor = policy_metrics.METRICS[row.metric][1]
+                cells[row.policy, column] = _printed(column, row, factor)
     names |= {"difference": "GRPO less base, paired (kit)"}
     rows = _rows(names, cells, against)
+    scores = healthbench or {"status": NOT_RUN, "rows": {}}
+    status = scores["status"].replace("not testable", "not testable in this profile")
     for policy, row in zip(names, rows, strict=True):
-        status = {"not testable": UNTESTED}.get(scores["status"], scores["status"])
         if own := scores["rows"].get(policy):
-            row |= _printed("healthbench", (own[end] for end in ENDS.values()), 1)
+            row |= suffixed("run_healthbench", [own[end] for end in ENDS], digits=2)
         row["healthbench"] = status if own or status != RUN else NOT_RUN
-    return _beside(reported, POLICY_REPORTED, rows, [*POLICY, "healthbench"], ("healthbench",))
+    return _beside(reported, rows, [*POLICY, "healthbench"], ("healthbench",))
 
 
-def build_policy_by(
-    evaluation, verdicts, by: str, draws: int, seed: int, metrics=None, against=None
-) -> pd.DataFrame:
+def build_policy_by(evaluation, verdicts, by: str, draws: int, seed: int) -> pd.DataFrame:
     """Base and GRPO by dimension, specialty or category, with the paired difference in points.
 
     A row a slice and measure, "all" first; by dimension the criteria met, of ``verdicts``, else
-    ``metrics`` of ``policy_metrics.METRICS``. ``n`` counts patients, by dimension criteria.
+    violations and bench score. ``n`` counts patients, by dimension criteria.
     ``evaluation`` None gives no rows. None of this is reported, so no such column is there.
     """
-    metrics = metrics or (("met",) if by == "dimension" else ("violation_rate", "bench_score"))
-    rows, columns = [], ("base", "grpo", "difference")
-    order = [by, "measure", "labels", "n", *(f"run_{c}{end}" for c in columns for end in ENDS)]
+    metrics = ("met",) if by == "dimension" else ("violation_rate", "bench_score")
+    rows, order = [], [by, "measure", "labels", "n"]
+    order += [name for c in ("base", "grpo", "difference") for name in suffixed(f"run_{c}")]
     if evaluation is None:
         return pd.DataFrame(columns=order)
-    against = against or policy_metrics.labels(evaluation)
+    against = policy_metrics.labels(evaluation)
     settings = {"verdicts": verdicts, "draws": draws, "seed": seed}
     for part in (by,) if by == "dimension" else (None, by):
         values = policy_metrics.measures(evaluation, by=part, **settings)
-        values = values.set_index(["policy", "slice", "metric", "against"])[[*ENDS.values()]]
+        values = values.set_index(["policy", "slice", "metric", "against"])[ENDS]
         less = policy_metrics.paired(evaluation, "grpo", "base", metrics, by=part, **settings)
+        less = less.assign(value=less.difference)
         for row in less[less.against == against].itertuples():
             what, factor = policy_metrics.METRICS[row.metric]
             printed = {by: row.slice, "measure": what, "labels": against, "n": row.n}
             for policy in ("base", "grpo"):
                 ends = values.loc[(policy, row.slice, row.metric, against)]
                 printed |= _printed(policy, ends, factor)
-            printed |= _printed("difference", (row.difference, row.low, row.high), factor)
+            printed |= _printed("difference", row, factor)
             place = DIMENSIONS.index(row.slice) if by == "dimension" else row.slice != "all"
             rows.append((metrics.index(row.metric), place, row.slice, printed))
     rows = [printed for *_, printed in sorted(rows, key=lambda row: row[:3])]
@@ -374,15 +322,12 @@ def build_policy_by(
 
 
 def _of_study(row: Mapping, columns: Iterable[str]) -> dict:
-    """The columns of a row of a study that have a value, in percent there, as they are printed."""
-    printed = {}
-    for column in columns:
-        if pd.notna(row.get(column)):
-            printed |= _printed(column, (row[f"{column}{end}"] for end in ENDS), 1)
-    return printed
+    """Columns of a row of a study, which are in percent there, as they are printed."""
+    names = [name for column in columns for name in suffixed(column)]
+    return {f"run_{name}": round(row[name], 2) + 0.0 for name in names}  # no -0.0
 
 
-def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
+def build_policy_study(reported: pd.DataFrame, study: pd.DataFrame | None) -> pd.DataFrame:
     """The study of policies: the paper's ablation rows, then a row a variant of this run.
 
     ``study`` is ``studies.policies.table`` or None. Values are means over training seeds, with
@@ -395,9 +340,8 @@ def build_policy_study(reported, study: pd.DataFrame | None) -> pd.DataFrame:
             printed |= {"status": RUN, "labels": row["labels"]}
         printed |= {name: row[name] for name in ("remark", "group", "seeds")}
         rows.append(printed | _of_study(row, STUDY))
-    if reported is not None:
-        reported = reported.assign(remark=MIXED, group="reported")
-    frame = _beside(reported, STUDY_REPORTED, rows, STUDY, ("remark", "group", "seeds"))
+    reported = reported.assign(remark=MIXED, group="reported")
+    frame = _beside(reported, rows, STUDY, ("remark", "group", "seeds"))
     return frame.astype({"seeds": "Int64"})
 
 
@@ -421,11 +365,15 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
                 row |= {"status": STUDY_RAN, "labels": result["labels"]} if row["seeds"] else {}
             rows.append(row)
     reported = reported.assign(ablation=reported.variant, remark=MIXED, study="")
-    frame = _beside(reported, STUDY_REPORTED, rows, columns, ("study", "seeds", "remark"))
+    frame = _beside(reported, rows, columns, ("study", "seeds", "remark"))
     frame.insert(0, "ablation", [*reported.ablation, *(row["ablation"] for row in rows)])
-    place = frame.ablation.map(list(ABLATION).index)
-    frame = frame.loc[place.sort_values(kind="stable").index].reset_index(drop=True)
+    frame = frame.sort_values(
+        "ablation", key=lambda s: s.map([*ABLATION].index), kind="stable", ignore_index=True
+    )
     return frame.astype({"seeds": "Int64"}).fillna({"remark": "", "study": ""})
+
+
+# ---------------------------------------------------------------- outside
 
 
 def build_external(
@@ -445,26 +393,22 @@ def build_external(
             row = {"system": "every system (kit)", "status": NOT_RUN, "remark": state["reason"]}
             rows.append({"set": label, **row})
             continue
-        own = [*_ran_outside(found[found["set"] == part], names)]
+        own = found[found["set"] == part]
+        order = list(dict.fromkeys([*names, *NAMES_OUTSIDE, *sorted(own.system)]))
+        own = own.assign(order=own.system.map(order.index)).sort_values(["order", "retrieval"])
+        for key, cells in own.groupby(["system", "retrieval"], sort=False):
+            row = {"set": label, "system": _outside(*key, names), "status": RUN}
+            row |= {"beside": OUTSIDE.get(key, ""), "pairs": int(cells.n.max())}
+            for cell in cells.itertuples():
+                row |= _printed(cell.text, cell)
+            rows.append(row)
         for system, why in report["systems_not_run"].items():
-            row = {"system": _outside(system, False, names), "status": NOT_RUN, "remark": why}
-            own.append(row | {"beside": OUTSIDE.get((system, False), "")})
-        rows += [{"set": label, **row} for row in own]
-    frame = _beside(reported, EXTERNAL, rows, EXTERNAL, ("beside", "pairs", "remark"))
+            row = {"set": label, "system": _outside(system, False, names), "status": NOT_RUN}
+            row |= {"beside": OUTSIDE.get((system, False), ""), "remark": why}
+            rows.append(row)
+    frame = _beside(reported, rows, EXTERNAL, ("beside", "pairs", "remark"))
     frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
-
-
-def _ran_outside(found: pd.DataFrame, names: Mapping) -> Iterable[dict]:
-    """Rows of one set, in the order of ``names``, then of those that score nothing else."""
-    order = {system: n for n, system in enumerate((*names, *NAMES_OUTSIDE))}
-    groups = dict(list(found.groupby(["system", "retrieval"], sort=False)))
-    for key in sorted(groups, key=lambda key: (order.get(key[0], len(order)), key)):
-        row = {"system": _outside(*key, names), "status": RUN, "beside": OUTSIDE.get(key, "")}
-        row["pairs"] = int(groups[key].n.max())
-        for cell in groups[key].itertuples():
-            row |= _printed(cell.text, (cell.value, cell.low, cell.high))
-        yield row
 
 
 def _outside(system: str, retrieval: bool, names: Mapping) -> str:
@@ -472,48 +416,45 @@ def _outside(system: str, retrieval: bool, names: Mapping) -> str:
     return f"{name}, with retrieval" if retrieval else name
 
 
-def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
+def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame | None:
     """Medical RewardBench of external/predictions.parquet by subset, and their macro mean, as
-    shares.
+    shares; None without it.
 
-    Columns system, text, retrieval, subset ("macro mean" too), value, low, high. A subset that is
-    not whole there has no mean. Draws are of conditions, then of instructions, as everywhere.
+    Columns system, text, retrieval, subset ("macro mean" too), value, low, high. Where a subset is
+    missing there is no mean. Draws are of conditions, then of instructions, as everywhere.
     """
     rows = predictions[predictions["set"] == "medical_rewardbench"]
-    asked = rows[["instruction_id", "condition"]].drop_duplicates().sort_values("instruction_id")
-    weights = statistics.two_stage_weights(asked.condition, draws, seed) if len(asked) else None
-    place, made = pd.Index(asked.instruction_id), []
-    for key, part in rows.groupby(["system", "text", "retrieval"], sort=False):
-        hits, counts = np.zeros((2, len(asked), len(SUBSETS)))
-        at = place.get_indexer(part.instruction_id), pd.Index(SUBSETS).get_indexer(part.subset)
-        np.add.at(hits, at, part.prefers.eq(part.label).to_numpy(float))
-        np.add.at(counts, at, 1)
-        asks = {name: {n: 1.0} for n, name in enumerate(SUBSETS)}
-        asks["macro mean"] = {n: 1 / len(SUBSETS) for n in range(len(SUBSETS))}
-        for name, parts in asks.items():
-            ran = statistics.contrast(hits, counts, parts, weights)
-            made.append((*key, name, ran["difference"], ran["low"], ran["high"]))
-    return pd.DataFrame(
-        made, columns=["system", "text", "retrieval", "subset", "value", "low", "high"]
-    )
+    if rows.empty:
+        return None
+    key = ("system", "text", "retrieval", "subset")
+    sums, made = external_sets.estimates(rows, key), []
+    weights = sums.weights(draws, seed)
+    for parts, columns in sums.without("subset").items():
+        asked = {sums.keys[column][-1]: [column] for column in columns}
+        if len(asked) == len(SUBSETS):
+            asked["macro mean"] = columns
+        for name, own in asked.items():
+            made.append(dict(zip(key, (*parts, name), strict=True)) | sums.value(own, weights))
+    return pd.DataFrame(made)
 
 
 def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mapping) -> pd.DataFrame:
     """Medical RewardBench by subset; the macro mean of the reported subsets stands beside theirs.
 
-    ``found``: ``subsets`` of this run, None or empty where the set could not be reached: *not run*.
+    ``found``: ``subsets`` of this run, None where the set could not be reached: *not run*.
     """
     rows, texts = [], dict(zip(EXTERNAL, TEXTS, strict=True))
     ran = [] if found is None else found.groupby(["system", "text", "retrieval"], sort=False)
     for (system, text, retrieval), part in ran:
         row = {"system": f"{_outside(system, retrieval, names)}, {texts[text]}", "status": RUN}
-        for cell in part.dropna(subset="value").itertuples():
-            row |= _printed(cell.subset.replace(" ", "_"), (cell.value, cell.low, cell.high))
+        for cell in part.itertuples():
+            row |= _printed(cell.subset.replace(" ", "_"), cell)
         rows.append(row)
     if not rows:
         known = dict.fromkeys(system for system, _ in OUTSIDE)
         rows = [{"system": _outside(system, False, names), "status": NOT_RUN} for system in known]
-    frame = _beside(reported, [*SUBSETS, "average"], rows, [*SUBSETS, "macro_mean"])
+    reported = reported[[reported.columns[0], *SUBSETS, "average", "mark"]]
+    frame = _beside(reported, rows, [*SUBSETS, "macro_mean"])
     parts = frame[[f"reported_{name}" for name in SUBSETS]]
     by_pairs = (parts * list(SUBSETS.values())).sum(axis=1, skipna=False) / sum(SUBSETS.values())
     place = frame.columns.get_loc("reported_average") + 1
@@ -526,10 +467,12 @@ def build_rar(reported) -> pd.DataFrame:
     """RaR's reported table; the kit trains both of its rewards, on other measures than these
     two."""
     remark = "its reward is trained in the study policy_rewards, and measured on the bench"
-    names = {way: f"RaR, {way} (kit)" for way in ("explicit", "implicit")}
-    rows = [row | {"remark": remark} for row in _rows(names, None, "")]
+    rows = [
+        {"system": f"RaR, {way} (kit)", "status": NOT_RUN, "remark": remark}
+        for way in ("explicit", "implicit")
+    ]
     columns = ("healthbench", "gpqa_diamond")
-    return _beside(reported, columns, rows, columns, ("remark",)).fillna({"remark": ""})
+    return _beside(reported, rows, columns, ("remark",)).fillna({"remark": ""})
 
 
 # ---------------------------------------------------------------- the data pipeline
@@ -549,19 +492,8 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
     erring = INPUT if profile.data == "clinic" else RUN  # status of how often people err
     measured = _of_curation(funnel, erring) | _of_profile(profile)
     measured |= _of_review(rounds, judge_errors, erring) | _of_expansion(expansion)
-    order = [
-        "raw samples",
-        *(name for name in measured if name.startswith("dropped")),
-        "kept instructions",
-        "kept percent of raw",
-        "difficulty kept low",
-        "difficulty kept high",
-        "review batch per round",
-        "review rounds",
-        "rubric strict pass rate percent",
-        "physicians",
-        "judge agreement with experts percent",
-    ]
+    dropped = [name for name in measured if name.startswith("dropped")]
+    order = ["raw samples", *dropped, *_NAMES["pipeline"]]
     return _quantities(known, measured, order)
 
 
@@ -642,19 +574,11 @@ def folded(text: pd.DataFrame) -> pd.DataFrame:
 
 
 def save(
-    df,
-    folder: Path,
-    name: str,
-    title: str,
-    sources,
-    profile,
-    seed: int,
-    said: str = "",
-    facts: Mapping | None = None,
+    df, folder: Path, name: str, title: str, sources, profile, seed: int, said="", facts=None
 ) -> Path:
     """Write ``name``.csv, .md, .tex and .json (sources with sha256, profile, seed) to ``folder``.
 
-    ``real_sets``: label -> path, or paths; ``said`` stands in place of ``note``; ``facts`` go into
+    ``sources``: label -> path, or paths; ``said`` stands in place of ``note``; ``facts`` go into
     the json too. No dates and no machine's paths, so a rerun gives the same bytes. Returns the
     CSV's path.
     """
@@ -665,16 +589,8 @@ def save(
     write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{markdown(read)}\n")
     tex = read.to_latex(index=False, escape=True)
     write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
-    made = {
-        "table": name,
-        "title": title,
-        "note": said,
-        "profile": profile.name,
-        "seed": seed,
-        "rows": len(df),
-        "columns": list(df.columns),
-        "sources": digests(sources),
-    }
+    made = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed}
+    made |= {"rows": len(df), "columns": list(df.columns), "sources": digests(sources)}
     write_json(folder / f"{name}.json", made | dict(facts or {}))
     return folder / f"{name}.csv"
 

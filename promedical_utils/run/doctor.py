@@ -22,15 +22,8 @@ DISK_GIB = 8  # the environment and a run of the small base; a hub model comes o
 # an instruction of 150 tokens (UltraMedical's have 102 words on average), an answer of 500, a
 # rubric of 7 criteria, 35 tokens a criterion and 60 as JSON, three examples for the writer, the
 # prompts of promedical_utils/data/prompts, and a JSON schema of up to 250 where it stands in one.
-REQUEST_TOKENS = {
-    "writer": 3200,
-    "screener": 650,
-    "classifier": 850,
-    "generator": 750,
-    "judge": 1850,
-    "compared": 2500,
-    "rated": 1260,
-}
+REQUEST_TOKENS = {"writer": 3200, "screener": 650, "classifier": 850, "generator": 750}
+REQUEST_TOKENS |= {"judge": 1850, "compared": 2500, "rated": 1260}
 REPAIRED = 0.25  # share of the drafts that are written twice
 STATES = {
     True: "found, as on its card",
@@ -42,11 +35,12 @@ STATES = {
 def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
+    named = sorted({role.key for role in profile.roles.values() if role.key})
     blocks = {
         "machine": machine(profile),
         "packages": packages(),
         "data": data(),
-        "keys": keys(profile),
+        "keys": [f"{k}: {'set' if os.environ.get(k) else 'not set'}" for k in (*KEYS, *named)],
         f"profile {name}": needs(profile) + requests(profile),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
@@ -62,6 +56,10 @@ def machine(profile: Profile) -> list[str]:
         f"free disk: {disk:.0f} GiB, {_judged(disk, DISK_GIB)}",
         f"GPU: {gpu()}",
     ]
+
+
+def _judged(here: float, needed: float) -> str:
+    return f"{needed:g} needed: {'enough' if here >= needed else 'TOO LITTLE'}"
 
 
 def gpu() -> str:
@@ -105,23 +103,30 @@ def data() -> list[str]:
     return lines
 
 
-def keys(profile: Profile) -> list[str]:
-    named = {role.key for role in profile.roles.values() if role.key}
-    return [
-        f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in (*KEYS, *sorted(named))
-    ]
+def needs(profile: Profile) -> list[str]:
+    """Time and memory of each notebook: of the last run here, else of the published one."""
+    length = notebooks.span(60 * profile.minutes)
+    lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
+    reference = project_root() / "papers_figures" / profile.name
+    places = {"last run here": project_root() / "runs" / profile.name, shown(reference): reference}
+    known = {where: notebooks.timings(folder) for where, folder in places.items()}
+    for name in notebooks.notebooks(profile):
+        text = "not measured yet, part of the estimate above"
+        if where := next((where for where in known if name in known[where]), ""):
+            row = known[where][name]
+            text = f"{notebooks.span(row['seconds'])}, {row['peak_gib']} GiB ({where})"
+        lines.append(f"{name}: {text}")
+    return lines
 
 
 def requests(profile: Profile) -> list[str]:
     """Requests, tokens and hours of each role and judge that an endpoint plays."""
-    judges = bench_judges(profile)
-    lines = []
+    judges, lines = bench_judges(profile), []
+    plan = requests_plan(profile)
     if not profiles.asks_endpoints(profile):
         lines = ["roles: played by the embedded clinic, no request is sent"]
         if not judges:
             return lines
-    plan = requests_plan(profile)
-    if lines:
         plan = plan[plan.role.isin(judges)]
     speed = profile.tokens_per_second
     lines.append(
@@ -146,17 +151,13 @@ def requests_plan(profile: Profile) -> pd.DataFrame:
     every two of one sample in both orders; RaR's rates every answer. The pool that deduplication
     left is screened and classified at most. Requests that are put again come on top.
     """
-    instructions, judges = _instructions(profile), bench_judges(profile)
+    instructions, pool, judges = _instructions(profile), _pool(profile), bench_judges(profile)
     generators = sum(name.startswith("generator_") for name in profile.roles)
-    requests = {
-        "writer": math.ceil(instructions * (1 + REPAIRED)),
-        "screener": _pool(profile),
-        "classifier": _pool(profile),
-        "generator": instructions,
-        "judge": instructions * generators + policy_answers(profile),
-    }
+    asked = {"writer": math.ceil(instructions * (1 + REPAIRED)), "generator": instructions}
+    asked |= {"screener": pool, "classifier": pool}
+    asked["judge"] = instructions * generators + _policy_answers(profile)
     kinds = {name: name.partition("_")[0] for name in profile.roles}
-    shares = {name: {kind: requests[kind]} for name, kind in kinds.items()}
+    shares = {name: {kind: asked[kind]} for name, kind in kinds.items()}
     answers = profile.bench_samples * generators
     for name in judges:
         shares[name] = {"judge": answers, "compared": answers * (generators - 1)}
@@ -175,12 +176,8 @@ def requests_plan(profile: Profile) -> pd.DataFrame:
 
 
 def _instructions(profile: Profile) -> int:
-    return (
-        profile.train_instructions
-        + profile.calibration_instructions
-        + profile.checkpoint_instructions
-        + profile.bench_samples
-    )
+    learned = profile.train_instructions + profile.calibration_instructions
+    return learned + profile.checkpoint_instructions + profile.bench_samples
 
 
 def _pool(profile: Profile) -> int:
@@ -194,31 +191,10 @@ def bench_judges(profile: Profile) -> dict[str, Role]:
     return {name: role for name, role in named.items() if role.endpoint}
 
 
-def policy_answers(profile: Profile) -> int:
+def _policy_answers(profile: Profile) -> int:
     """Answers of policies that an endpoint judges in notebook 05; the clinic judges its own."""
     if profile.data == "clinic" or "05_grpo_with_veto" not in profile.notebooks:
         return 0
     evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)
     prompts = profile.policy_prompts or profile.bench_samples
     return evaluations * profile.checkpoint_instructions + 2 * prompts
-
-
-def needs(profile: Profile) -> list[str]:
-    """Time and memory of each notebook: of the last run here, else of the published one."""
-    reference = project_root() / "papers_figures" / profile.name
-    here = notebooks.timings(project_root() / "runs" / profile.name)
-    known = {name: (row, shown(reference)) for name, row in notebooks.timings(reference).items()}
-    known |= {name: (row, "last run here") for name, row in here.items()}
-    length = notebooks.span(60 * profile.minutes)
-    lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
-    for name in notebooks.notebooks(profile):
-        text = "not measured yet, part of the estimate above"
-        if name in known:
-            row, where = known[name]
-            text = f"{notebooks.span(row['seconds'])}, {row['peak_gib']} GiB ({where})"
-        lines.append(f"{name}: {text}")
-    return lines
-
-
-def _judged(here: float, needed: float) -> str:
-    return f"{needed:g} needed: {'enough' if here >= needed else 'TOO LITTLE'}"

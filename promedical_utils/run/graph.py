@@ -1,4 +1,4 @@
-"""The graph of a run through Snakemake: what is pending, bringing it up to date, one at a time."""
+"""Runs through Snakemake: what is pending, bringing one up to date, the runs of a study."""
 
 import fcntl
 import os
@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from promedical_utils.core import profiles
-from promedical_utils.core.profiles import profile_for
+from promedical_utils.core.profiles import OVERRIDES, profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 from promedical_utils.paper import registry, rerun
 from promedical_utils.run import doctor
-from promedical_utils.run.notebooks import fingerprint, notebooks, span, timings
+from promedical_utils.run.notebooks import environment, fingerprint, notebooks, span, timings
+from promedical_utils.studies import catalog
 
 
 def reproduce(name: str, run_dir: str = "") -> None:
@@ -56,14 +57,30 @@ def reproduce(name: str, run_dir: str = "") -> None:
     print(f"{shown(run / 'rerun.md')}: {outcome}")
 
 
+def run_study(name: str) -> None:
+    """Run every run of ``studies/<name>.yaml``, then train and compare on each run's data what it
+    lists; what is up to date costs seconds."""
+    plan, study = catalog.plan_of(name), catalog.study_of(name)
+    given = os.environ.get(OVERRIDES, "")
+    for run, settings in plan["runs"].items():
+        os.environ[OVERRIDES] = f"{given} {settings}"  # a study's own settings stand last, and win
+        place = catalog.study_folder(name, run)
+        reproduce(plan["profile"], place.parent.as_posix())
+        out, profile = project_root() / place, profile_for(plan["profile"])
+        os.environ.update(environment(profile))
+        if study is not None:
+            with alone(project_root()):
+                study.run(profile, out.parent, out)
+
+
 def _snakemake(name: str, run_dir: str, *options: str) -> list[str]:
     command = [sys.executable, "-m", "snakemake", "--nolock", *options]
     return [*command, "--config", f"profile={name}", f"run={run_dir or f'runs/{name}'}"]
 
 
-def pending(name: str, run_dir: str = "") -> list[str]:
+def pending(name: str) -> list[str]:
     """Notebooks that Snakemake would run now: missing, failed, or of other code or settings."""
-    command = _snakemake(name, run_dir, "--dry-run")
+    command = _snakemake(name, "", "--dry-run")
     answer = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     messages = answer.stdout + answer.stderr
     if answer.returncode:

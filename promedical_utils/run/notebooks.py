@@ -13,34 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 from promedical_utils.core import fingerprint as content
 from promedical_utils.core import profiles, provenance, workspace
 from promedical_utils.core.profiles import profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 
 UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}  # no result
-# The notebooks in order, and what each must have written below the run folder, else it runs again
-OUTPUTS = {
-    "00_start_here": ("manifest.json", "base_report.json"),
-    "01_rubrics": ("data/instructions.parquet", "data/rubrics.parquet", "data/splits.parquet"),
-    "02_preference_pairs": tuple(f"data/{x}.parquet" for x in ("candidates", "verdicts", "pairs")),
-    "03_reward_model": tuple(
-        f"reward/{x}" for x in ("heldout.parquet", "criterion/calibration.json", "report.json")
-    ),
-    "04_promedical_bench": ("bench/predictions.parquet", "bench/report.json"),
-    "05_grpo_with_veto": tuple(
-        f"policy/{x}"
-        for x in ("curve.csv", "evaluation.parquet", "verdicts.parquet", "report.json")
-    ),
-    "06_external_generalization": tuple(
-        f"external/{x}" for x in ("predictions.parquet", "texts.parquet", "report.json")
-    ),
-    "07_paper_tables": (
-        "paper/tables/main_results.csv",
-        *(f"paper/claims.{kind}" for kind in ("json", "md", "csv")),
-    ),
-    "08_paper_audit": ("audit/audit.csv", "audit/audit.md", "audit/audit.json"),
-}
+OUTPUTS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 NOTEBOOKS = tuple(OUTPUTS)
 
 
@@ -101,12 +82,11 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
     return values | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
-def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | None = None) -> None:
+def execute(notebook: str, profile: str, run_dir: str = "") -> None:
     """Run one notebook into ``<run>/notebooks/``, its seconds, memory and code into
     ``timings.json``.
 
-    ``parameters`` go over ``profile``, ``run_dir`` and ``seed``. Prints which notebook, of how
-    many, how long, since when. Raises KitError for an unknown parameter, and for a failed cell
+    Prints which notebook, of how many, how long, since when. Raises KitError for a failed cell,
     with notebook, cell and error; the copy so far is kept as ``<notebook>.failed.ipynb``.
     """
     settings = profile_for(profile)
@@ -116,37 +96,26 @@ def execute(notebook: str, profile: str, run_dir: str = "", parameters: dict | N
 
     import papermill  # late: takes a second, and doctor and publish do without
 
-    values = {"profile": profile, "run_dir": run_dir, "seed": -1} | (parameters or {})
-    known = papermill.inspect_notebook(origin)
-    for key in values:
-        if key not in known:  # papermill only warns
-            raise KitError(f"{notebook} has no parameter {key!r}: it takes {', '.join(known)}")
     number = names.index(notebook) + 1 if notebook in names else 0
     print(f"[{number}/{len(names)}] {notebook} ...", end=" ", flush=True)
+    copy, failed = (run / f"notebooks/{notebook}{end}.ipynb" for end in ("", ".failed"))
+    values = {"profile": profile, "run_dir": run_dir, "seed": -1}
+    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
     start, code = time.time(), provenance.kit()  # before it runs: an edit meanwhile is not what ran
-    _through_papermill(origin, run / "notebooks" / f"{notebook}.ipynb", values)
+    with workspace.replacing(copy) as temporary:
+        try:
+            papermill.execute_notebook(origin, str(temporary), values, **options)
+        except Exception as error:  # of any kind: whatever stopped it, its copy stays
+            print(f"failed after {span(time.time() - start)}", flush=True)
+            shutil.copyfile(temporary, failed)
+            raise KitError(f"{notebook}, {_failure(error, failed)} ({shown(failed)})") from error
+        _clean(temporary)
+    failed.unlink(missing_ok=True)
     seconds = time.time() - start
     row = {"seconds": round(seconds, 1), "peak_gib": round(_peak_gib(), 2)} | code
     workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
     since = time.time() - float(os.environ.get("PROMEDICAL_STARTED", start))
     print(f"{span(seconds)}, {span(since)} elapsed", flush=True)
-
-
-def _through_papermill(origin: str, copy: Path, parameters: dict) -> None:
-    """Execute ``origin`` into ``copy``; KitError for a failed cell, the copy so far kept."""
-    import papermill
-
-    failed, start = copy.with_suffix(".failed.ipynb"), time.time()
-    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(project_root())}
-    with workspace.replacing(copy) as temporary:
-        try:
-            papermill.execute_notebook(origin, str(temporary), parameters, **options)
-        except Exception as error:  # of any kind: whatever stopped it, its copy stays
-            print(f"failed after {span(time.time() - start)}", flush=True)
-            shutil.copyfile(temporary, failed)
-            raise KitError(f"{copy.stem}, {_failure(error, failed)} ({shown(failed)})") from error
-        _clean(temporary)
-    failed.unlink(missing_ok=True)
 
 
 def _peak_gib() -> float:

@@ -1,43 +1,36 @@
-"""Copy a complete run to ``papers_figures/<profile>/``, the committed reference of that profile."""
+"""The committed references in ``papers_figures``: copied there from a run, redrawn from rows."""
 
 import shutil
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+
+from promedical_utils.audit import paper_numbers
 from promedical_utils.core import profiles
-from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.workspace import (
+    KitError,
+    need,
+    project_root,
+    read_json,
+    run_folder,
+    shown,
+)
+from promedical_utils.paper import registry
 from promedical_utils.run import graph
-from promedical_utils.studies import plans
+from promedical_utils.studies import catalog
 
 # Below the run folder; the reference has them in the same folders, but for RENAMED
 AGGREGATES = (
-    "paper/tables/*",
-    "paper/figures/*",
-    "paper/claims.*",
-    "paper/all_tables.md",
-    "manifest.json",
-    "timings.json",
-    "base_report.json",
-    "data/*.json",
-    "data/*.csv",
-    "reward/*.json",
-    "reward/*/calibration.json",
-    "reward/*/README.md",
-    "bench/*.json",
-    "policy/*.json",
-    "policy/curve.csv",
-    "external/*.json",
-    "healthbench/*.json",
-    "audit/*",
+    *("paper/tables/*", "paper/figures/*", "paper/claims.*", "paper/all_tables.md"),
+    *("manifest.json", "timings.json", "base_report.json", "data/*.json", "data/*.csv"),
+    *("reward/*.json", "reward/*/calibration.json", "reward/*/README.md", "bench/*.json"),
+    *("policy/*.json", "policy/curve.csv", "external/*.json", "healthbench/*.json", "audit/*"),
 )
 # Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
-ROWS = (
-    "bench/*.parquet",
-    "reward/heldout.parquet",
-    "policy/*.parquet",
-    "external/*.parquet",
-    "notebooks/*.ipynb",
-)
+ROWS = ("bench/*.parquet", "reward/heldout.parquet", "policy/*.parquet", "external/*.parquet")
+ROWS += ("notebooks/*.ipynb",)
 MEASURED = ("speed", "scale", "policy")  # parts of make bench
 RENAMED = {"paper": ".", "notebooks": "executed"}
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
@@ -55,23 +48,22 @@ def publish(name: str) -> Path:
     if name in MEASURED:
         command, target = f"make bench BENCH={name}", root / "papers_figures" / name
         return _measured(root / "runs" / name, f"{name}.json", target, command)
-    if name in plans.studies():
-        folder, target = root / plans.study_folder(name), root / "papers_figures/studies" / name
+    if name in catalog.studies():
+        folder, target = root / catalog.study_folder(name), root / "papers_figures/studies" / name
         return _measured(folder, "manifest.json", target, f"make study STUDY={name}")
     profile = profiles.load(name)
     if profiles.overrides():
         raise KitError("publish takes a profile as it stands: leave SET and BASE out")
-    run = run_folder(name)
-    waiting = graph.pending(name)
-    if waiting:
+    run, patterns = run_folder(name), AGGREGATES
+    if waiting := graph.pending(name):
         raise KitError(
             f"{shown(run)} is no complete run of profile {name} as it stands "
             f"(to run: {', '.join(waiting)}); make reproduce PROFILE={name} first"
         )
-    patterns = AGGREGATES + (ROWS if profile.data == "clinic" else ())
-    files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
     if profile.data == "clinic":
+        patterns += ROWS
         _own_rows(run / "external/predictions.parquet")
+    files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
     return _replace(run, files, root / "papers_figures" / name)
 
 
@@ -86,14 +78,13 @@ def _measured(folder: Path, last: str, target: Path, command: str) -> Path:
 def _replace(run: Path, files: list[Path], target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(suffix=".tmp", dir=target.parent) as work:
-        fresh = Path(work, "new")
+        fresh, old = Path(work, "new"), Path(work, "old")
         for path in (path for path in files if not path.name.startswith(".")):
             _check(path)
             first, *rest = path.relative_to(run).parts
             copy = fresh.joinpath(RENAMED.get(first, first), *rest)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        old = Path(work, "old")
         if target.exists():
             target.rename(old)
         try:
@@ -108,13 +99,11 @@ def _replace(run: Path, files: list[Path], target: Path) -> Path:
 def _own_rows(path: Path) -> None:
     """KitError where the clinic's run has rows of real sets beside its own: they are not
     published."""
-    if path.exists():
-        import pandas as pd  # late: takes a second
-
-        if real := sorted(set(pd.read_parquet(path, columns=["set"])["set"]) - {"clinic"}):
-            raise KitError(
-                f"{shown(path)} has rows of {', '.join(real)}: run notebook 06 without these sets"
-            )
+    known = set(pd.read_parquet(path, columns=["set"])["set"]) if path.exists() else set()
+    if real := sorted(known - {"clinic"}):
+        raise KitError(
+            f"{shown(path)} has rows of {', '.join(real)}: run notebook 06 without these sets"
+        )
 
 
 def _check(path: Path) -> None:
@@ -124,3 +113,23 @@ def _check(path: Path) -> None:
             raise KitError(
                 f"{shown(path)} holds a path of this machine: print workspace.shown(path) instead"
             )
+
+
+def redraw(profile: Profile) -> str:
+    """Redraw the committed reference of a profile, and the studies of it, from their rows; lines to
+    print."""
+    root = project_root() / "papers_figures"
+    place, lines = root / profile.name, []
+    need(place / "bench/predictions.parquet", "of a published run; make publish")
+    # the studies first: the ablation reads their files
+    for path in sorted(root.glob("studies/*/manifest.json")):
+        manifest = read_json(path, "of a study (make study)")
+        if profiles.of_manifest(manifest).name == profile.name:
+            catalog.study_of(path.parent.name).redraw(path.parent)
+            lines.append(f"redrawn: {shown(path.parent)}")
+    report = registry.build(profile, place, place)
+    paper_numbers.save(profile, place)
+    counts = f"{len(report['tables'])} tables, {len(report['figures'])} figures"
+    lines.append(f"redrawn: {shown(place)}, {counts}")
+    lines += [f"not built: {name} {why}" for name, why in report["not_built"].items()]
+    return "\n".join(lines)

@@ -1,18 +1,38 @@
-"""The studies that there are, each of its kind."""
+"""The studies that there are: what ``studies/<name>.yaml`` says of each, and its kind."""
 
-from promedical_utils.studies.plans import plan_of
+from pathlib import Path
+
+import yaml
+
+from promedical_utils.core.workspace import KitError
 from promedical_utils.studies.policies import Policies
 from promedical_utils.studies.reward_models import RewardModels
-from promedical_utils.studies.study import Study
+from promedical_utils.studies.study import STUDIES, Study
 from promedical_utils.studies.systems import Systems
 
-KINDS = (RewardModels, Systems, Policies)
+
+def studies() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def plan_of(name: str) -> dict:
+    """What ``studies/<name>.yaml`` says."""
+    if name not in studies():
+        choice = ", ".join(studies())
+        raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
+    return yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def study_of(name: str) -> Study | None:
     """The study of ``studies/<name>.yaml``; None where that has runs and nothing to train."""
     plan = plan_of(name)
-    for kind in KINDS:
+    for kind in (RewardModels, Systems, Policies):
         if kind.kind in plan:
             return kind(plan[kind.kind], plan.get("frozen_on", ""))
     return None
+
+
+def study_folder(name: str, run: str = "main") -> Path:
+    """Where a study's tables go, from the root: below its run, which studies of one ``folder``
+    share."""
+    return Path("runs/studies", plan_of(name).get("folder", name), run, name)

@@ -29,6 +29,12 @@ FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # from shares
 COLUMNS = [*KEY, "how", "other", "value", "low", "high", "n"]
 
 
+def kept(sums: Estimates, keys: Mapping[int, tuple]) -> Estimates:
+    """Columns of ``sums``, each under a new key, of ``KEY``."""
+    hits, counts = (numbers[:, list(keys)] for numbers in (sums.hits, sums.counts))
+    return Estimates(sums.samples, KEY, list(keys.values()), hits, counts)
+
+
 def count(
     sums: Estimates, others: Sequence[str], ratios: Sequence[str], draws: int, seed: int
 ) -> pd.DataFrame:
@@ -42,33 +48,28 @@ def count(
     for column, (system, training, *cell) in enumerate(sums.keys):
         cells.setdefault(tuple(cell), {}).setdefault(system, {})[training] = column
     for cell, systems in cells.items():
-
-        def add(system, training, how, other, ends, cell=cell):
-            rows.append((system, training, *cell, how, other, *ends))
-
-        for system, own in systems.items():
-            for training, columns in _parts(own).items():
-                add(system, training, VALUE, "", sums.value(columns, weights).values())
-            for other in (o for o in others if o in systems and o != system):
-                theirs = _parts(systems[other])
-                for training, columns in _parts(own).items():
-                    if against := theirs.get(training):
-                        made = sums.combined(_factors(columns, against), weights)
-                        add(system, training, LESS, other, made.values())
+        trained = {system: _parts(columns) for system, columns in systems.items()}
+        for system, own in trained.items():
+            for training, columns in own.items():
+                ends = sums.value(columns, weights).values()
+                rows.append((system, training, *cell, VALUE, "", *ends))
+            for other in (o for o in others if o in trained and o != system):
+                theirs = trained[other]
+                for training in (t for t in own if t in theirs):
+                    parts = dict.fromkeys(own[training], 1 / len(own[training]))
+                    parts |= dict.fromkeys(theirs[training], -1 / len(theirs[training]))
+                    ends = sums.combined(parts, weights).values()
+                    rows.append((system, training, *cell, LESS, other, *ends))
                 if cell[0] in ratios:
-                    made = sums.less(_parts(own)[MEAN], theirs[MEAN], weights)
+                    made = sums.less(own[MEAN], theirs[MEAN], weights)
                     ends = [made[name] for name in ("ratio", "ratio_low", "ratio_high", "n")]
-                    add(system, MEAN, OVER, other, ends)
+                    rows.append((system, MEAN, *cell, OVER, other, *ends))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _parts(trained: Mapping[str, int]) -> dict[str, list[int]]:
     """Columns by training seed, and all of them as the mean."""
     return {s: [column] for s, column in trained.items() if s} | {MEAN: list(trained.values())}
-
-
-def _factors(own: Sequence[int], other: Sequence[int]) -> dict[int, float]:
-    return dict.fromkeys(own, 1 / len(own)) | dict.fromkeys(other, -1 / len(other))
 
 
 class Cells:
@@ -124,14 +125,10 @@ def read(folder: Path) -> pd.DataFrame:
 
 def write_sums(folder: Path, sums: Estimates) -> None:
     """sums.parquet: a row a key and sample, (keys * samples): what results are counted from."""
-    samples, rows = sums.samples[["instruction_id", "condition"]], len(sums.samples)
-    frame = pd.concat([samples] * len(sums.keys), ignore_index=True)
-    for place, name in enumerate(KEY):
-        frame[name] = np.repeat([key[place] for key in sums.keys], rows)
-    write_rows(
-        folder / "sums.parquet",
-        frame.assign(hits=sums.hits.T.ravel(), counts=sums.counts.T.ravel()),
-    )
+    samples = sums.samples[["instruction_id", "condition"]]
+    frame = pd.DataFrame(sums.keys, columns=list(KEY)).merge(samples, how="cross")
+    frame = frame[[*samples, *KEY]].assign(hits=sums.hits.T.ravel(), counts=sums.counts.T.ravel())
+    write_rows(folder / "sums.parquet", frame)
 
 
 def read_sums(folder: Path) -> Estimates | None:

@@ -47,6 +47,7 @@ FIXED = {  # parts of a prompt that never vary
     ),
 }
 NAMES = tuple(FIXED)
+OUTPUTS = {"pair_rm": None, "verifier": 2}  # of a score head; a pair RM answers with a token
 
 # of a checkpoint: it holds the new tokens' embeddings, as it must
 warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
@@ -56,44 +57,32 @@ Example = tuple[list[int], int]
 
 
 def train(
-    name: str,
-    groups: Sequence[Group],
-    base: Path | str,
-    out: Path,
-    *,
-    profile,
-    labels: str = "judge",
-    seed: int | None = None,
+    name: str, groups: Sequence[Group], base: Path | str, out: Path, *, profile, seed: int
 ) -> dict:
     """Train system ``name`` into ``out``, a whole fp32 model; its report is the file written last.
 
-    As ``training.train``: a finished ``out`` of the same settings, data and base is returned
-    as it is, an interrupted one goes on from its last checkpoint. KitError for an unknown name, or
-    when the groups hold nothing to learn.
+    As ``training.train``, also in what it does with a finished or an interrupted ``out``. KitError
+    for an unknown name, or when the groups hold nothing to learn.
     """
     if name not in NAMES:
         raise KitError(f"unknown system {name!r}: choose one of {', '.join(NAMES)}")
-    out, seed = Path(out), profile.seed if seed is None else seed
-    source = reward_model.source_of(base, out)
-    settings = training.settings_of(
-        groups, source, (name, *FIXED[name]), profile, labels, False, seed
-    )
+    source, view = hub.source_of(base, out), (name, *FIXED[name])
+    settings = training.settings_of(groups, source, view, profile, "judge", False, seed)
     settings = short_hash(settings, fingerprint.of_code({__name__}, data=False))
     if (report := training.finished(out, settings)) is not None:
         return report
 
-    tokenizer = reward_model.tokenizer_of(base)
+    tokenizer = hub.tokenizer_of(base)
     set_seed(seed)  # the two-label head is drawn when the model is loaded
     nf4, dtype = profile.quantization == "nf4", hub.compute_dtype(profile.precision)
-    model = reward_model.base_for(base, nf4, dtype, None if name == "pair_rm" else 2)
+    model = reward_model.base_for(base, nf4, dtype, OUTPUTS[name])
     add_fixed_parts(model, tokenizer, FIXED[name])
     limit = min(profile.rm_max_tokens, model.config.max_position_embeddings)
     rows, left_out = training_rows(name, groups, tokenizer, limit)
     if not rows:
         raise KitError(f"{name}: no verdict or preference to learn from; check the verdicts")
 
-    # as many steps as a reward model takes; in place of a group that teaches nothing another comes
-    # twice
+    # as many steps as a reward model takes: for a group that teaches nothing another comes twice
     epochs = profile.rm_epochs * len(groups) / len(rows)
     schedule = grouped.schedule(rows, profile.rm_batch, epochs, seed)
     checkpoints, rate = out / f"checkpoints-{settings}", profile.rm_learning_rate
@@ -103,46 +92,45 @@ def train(
         data_collator=LabelPasses(tokenizer.pad_token_id, profile.rm_pass_tokens),
         train_dataset=grouped.dataset(rows, schedule.order),
         processing_class=tokenizer,
-        peft_config=grouped.lora(profile.rm_lora_rank, None if name == "pair_rm" else "score"),
+        peft_config=grouped.lora(profile.rm_lora_rank, "score" if OUTPUTS[name] else None),
         muon=profile.rm_optimizer == "muon",
     )
-    seconds = grouped.course(trainer)
-    tokens = [sum(map(len, row["ids"])) for row in rows]
-    report = {
-        "system": name,
-        "labels": labels,
-        "seed": seed,
-        "settings": settings,
-        "base": source,
-        "quantization": "nf4" if nf4 else "none",
-        "max_tokens": limit,
-        "fixed_parts": len(FIXED[name]),
-        "groups": len(rows),
-        "examples": sum(len(row["targets"]) for row in rows),
-        "left_out": left_out,
-        "epochs": profile.rm_epochs,
-        "batch": profile.rm_batch,
-        "steps": schedule.steps,
-        "learning_rate": rate,
-        "lora_rank": profile.rm_lora_rank,
-        "tokens": sum(tokens[i] for i in schedule.order),
-        "seconds": seconds,
-        "trained_parameters": trainer.model.num_parameters(only_trainable=True),
-        "curve": grouped.curve(trainer),
-    }
+    report = {"system": name, "labels": "judge", "seed": seed, "settings": settings}
+    report |= {"base": source, "quantization": profile.quantization, "max_tokens": limit}
+    report |= {"fixed_parts": len(FIXED[name]), "groups": len(rows), "left_out": left_out}
+    report |= {"epochs": profile.rm_epochs, "batch": profile.rm_batch, "steps": schedule.steps}
+    report |= {"learning_rate": rate, "lora_rank": profile.rm_lora_rank}
+    report |= {"seconds": grouped.course(trainer), "curve": grouped.curve(trainer)}
+    report["examples"] = sum(len(row["targets"]) for row in rows)
+    report["tokens"] = sum(len(ids) for i in schedule.order for ids in rows[i]["ids"])
+    report["trained_parameters"] = trainer.model.num_parameters(only_trainable=True)
     if trainer.is_world_process_zero():
-        save(trainer.model, tokenizer, out, None if name == "pair_rm" else 2)
-        for stale in out.glob("checkpoints-*"):
-            shutil.rmtree(stale)
-        write_json(out / "report.json", report)
+        save(trainer.model, tokenizer, out, report, OUTPUTS[name])
     return report
+
+
+def save(model: PeftModel, tokenizer, out: Path, report: dict, labels: int | None) -> None:
+    """A trained adapter in its base's weights, unquantised, as a hub model; ``labels`` of its
+    head. The report is written last, and checkpoints go."""
+    reward_model.merge(model)
+    merged = model.unload()
+    config = type(merged.config).from_dict(merged.config.to_dict())
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are what the codes stood for
+    if labels:
+        config.num_labels = labels
+    whole = type(merged)(config)
+    whole.load_state_dict(merged.state_dict())
+    whole.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    for stale in out.glob("checkpoints-*"):
+        shutil.rmtree(stale)
+    write_json(out / "report.json", report)
 
 
 def load(name: str, path: Path):
     """The scorer of ``scorers`` on the model that was trained into ``path``."""
-    read_json(
-        Path(path) / "report.json", "03_reward_model"
-    )  # written last: without it training is not done
+    read_json(path / "report.json", "of a study")  # written last: without it training is not done
     return published.KINDS[name].load(path)
 
 
@@ -200,28 +188,15 @@ def training_rows(name: str, groups: Sequence[Group], tokenizer, limit: int):
             parts = {"": [example for found in parts.values() for example in found]}
         packed, targets = [], []
         for found in parts.values():
-            # twice the limit of one example: a long shared part is read less often, attention
-            # stays cheap
-            packed += pack([ids for ids, _ in found], 2 * limit)
+            # read at their last tokens, which are never shared; twice the limit of one example: a
+            # long shared part is read less often, attention stays cheap
+            shared = os.path.commonprefix([ids[:-1] for ids, _ in found])
+            packed += packing.pack(shared, [ids[len(shared) :] for ids, _ in found], 2 * limit)
             targets += [target for _, target in found]
         if packed:
-            rows.append(
-                {
-                    "ids": [p.ids for p in packed],
-                    "starts": [p.starts for p in packed],
-                    "targets": targets,
-                }
-            )
+            row = {"ids": [p.ids for p in packed], "starts": [p.starts for p in packed]}
+            rows.append(row | {"targets": targets})
     return rows, left_out
-
-
-def pack(sequences: Sequence[list[int]], limit: int) -> list[packing.Packed]:
-    """``packing.pack`` of sequences after the tokens with which all of them begin.
-
-    Each is read at its last token, which is never shared; reads are in the order of ``sequences``.
-    """
-    shared = os.path.commonprefix([ids[:-1] for ids in sequences])
-    return packing.pack(shared, [ids[len(shared) :] for ids in sequences], limit)
 
 
 class LabelPasses(Passes):
@@ -241,19 +216,3 @@ class LabelTrainer(GroupTrainer):
     def loss_of(self, scores, *, targets, totals):
         right = (scores.argmax(dim=-1) == targets).float().mean()
         return cross_entropy(scores, targets, reduction="sum") / totals[0], right.item()
-
-
-def save(model: PeftModel, tokenizer, out: Path, labels: int | None) -> None:
-    """A trained adapter in its base's weights, unquantised, as a hub model; ``labels`` of its
-    head."""
-    reward_model.merge(model)
-    merged = model.unload()
-    config = type(merged.config).from_dict(merged.config.to_dict())
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the weights are what the codes stood for
-    if labels:
-        config.num_labels = labels
-    whole = type(merged)(config)
-    whole.load_state_dict(merged.state_dict())
-    whole.save_pretrained(out)
-    tokenizer.save_pretrained(out)

@@ -1,6 +1,6 @@
 """A study: systems trained on the same data in the same steps, on several seeds, and compared.
 
-A plan (``plans``) says which; a kind (``kinds/*.yaml``) says what is counted, what it is held
+A plan (``catalog``) says which; a kind (``kinds/*.yaml``) says what is counted, what it is held
 against, and what its tables show. Resumable: what is trained and has predicted is not touched
 again, and a training that was stopped goes on from its checkpoint. A folder of a study holds
 results.csv (``results``), what that is counted from, tables, figures, goals.json and, written
@@ -9,22 +9,37 @@ last, manifest.json.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
+import yaml
 
-from promedical_utils.core import profiles, provenance, run_data
+from promedical_utils.core import plotting, profiles, provenance, run_data
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, read_json, shown, write_json
 from promedical_utils.report import tables
-from promedical_utils.studies import plans, results
+from promedical_utils.studies import results
+
+STUDIES = Path(__file__).parent
+
+
+@cache
+def kind_of(name: str) -> dict:
+    """What ``studies/kinds/<name>.yaml`` says: labels, comparisons, columns and goals of a kind."""
+    return yaml.safe_load((STUDIES / f"kinds/{name}.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Study:
-    """``plan``: system -> training seeds; ``frozen_on``: what its settings were chosen on."""
+    """``plan``: system -> training seeds; ``frozen_on``: what its settings were chosen on.
+
+    A kind has ``train(profile, folder, data, out)``, which trains, measures, writes what is counted
+    to ``out`` and returns facts for the manifest; and ``show(rows, manifest, out)``, which makes
+    tables, figures and goals of the rows of results.csv.
+    """
 
     plan: Mapping[str, list[int]]
     frozen_on: str = ""
@@ -34,7 +49,7 @@ class Study:
     @property
     def shows(self) -> dict:
         """What ``kinds/<kind>.yaml`` says."""
-        return plans.kind_of(self.kind)
+        return kind_of(self.kind)
 
     def run(self, profile: Profile, folder: Path, out: Path) -> pd.DataFrame:
         """Train, count and draw; ``folder`` holds the data and the base of notebooks 00 to 02.
@@ -51,46 +66,41 @@ class Study:
         facts = self.train(profile, folder, run_data.RunData.load(folder), out)
         manifest = run_data.manifest(profile, folder) | {"plan": dict(self.plan)}
         manifest |= facts | ({"frozen_on": self.frozen_on} if self.frozen_on else {})
-        found = self.draw(profile, manifest, out)
+        rows = self.draw(manifest, out)
         write_json(out / "manifest.json", manifest)
         print(f"-> {shown(out)}")
-        return found
+        return rows
+
+    def redraw(self, folder: Path) -> None:
+        """Results, tables, figures and goals of a published study again; nothing is trained."""
+        self.draw(read_json(folder / "manifest.json", "of a study (make study)"), folder)
+
+    def draw(self, manifest: Mapping, out: Path) -> pd.DataFrame:
+        """Results, counted where ``out`` holds what they are counted from, and what shows them."""
+        if (sums := self.sums(out)) is not None:
+            drawn = profiles.of_manifest(manifest)
+            compared = self.shows["less"], self.shows.get("over", ())
+            results.write(out, results.count(sums, *compared, drawn.bootstrap, drawn.seed))
+        rows = results.read(out)  # as written, so that a redrawing is the same
+        self.show(rows, manifest, out)
+        return rows
+
+    # ------------------------------------------------------------ what a kind says of itself
 
     def known(self) -> Sequence[str]:
         """What a plan of this kind can name."""
         return tuple(self.shows["labels"])
 
-    def redraw(self, folder: Path) -> None:
-        """Results, tables, figures and goals of a published study again; nothing is trained."""
-        manifest = read_json(folder / "manifest.json", "of a study (make study)")
-        self.draw(profiles.of_manifest(manifest), manifest, folder)
-
-    def draw(self, profile: Profile, manifest: Mapping, out: Path) -> pd.DataFrame:
-        """Results, counted where ``out`` holds what they are counted from, and what shows them."""
-        if (sums := self.sums(out)) is not None:
-            shows = self.shows
-            drawn = profile.bootstrap, profile.seed
-            results.write(out, results.count(sums, shows["less"], shows.get("over", ()), *drawn))
-        found = results.read(out)  # as written, so that a redrawing is the same
-        self.show(found, profile, manifest, out)
-        return found
-
-    def train(self, profile: Profile, folder: Path, data: run_data.RunData, out: Path) -> dict:
-        """Train and measure; what is counted goes to ``out``. Returns facts for the manifest."""
-        raise NotImplementedError
-
     def sums(self, folder: Path) -> Estimates | None:
         """What the results are counted from; None where it was not published."""
         return results.read_sums(folder)
-
-    def show(self, found: pd.DataFrame, profile: Profile, manifest: Mapping, out: Path) -> None:
-        """Tables, figures and goals of the results.csv that is in ``out``."""
-        raise NotImplementedError
 
     def named(self, folder: Path) -> pd.DataFrame:
         """Label and remark by system."""
         frame = pd.DataFrame({"label": self.shows["labels"]})
         return frame.assign(remark=pd.Series(self.shows.get("remarks", {}), dtype=str)).fillna("")
+
+    # ------------------------------------------------------------ tables and figures
 
     def ablation(self, folder: Path, study: str) -> pd.DataFrame:
         """Rows of ``tables.build_ablation``, in the units of people, from a published study."""
@@ -105,9 +115,13 @@ class Study:
             rows.append(row | cells.wide(system, columns, against))
         return pd.DataFrame(rows)
 
-    def save_table(
-        self, frame, out: Path, name: str, title: str, profile: Profile, manifest
-    ) -> None:
-        facts = {"run": provenance.of_manifest(manifest)}
+    def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:
+        profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
         sources = [out / "results.csv"]
         tables.save(frame, out, name, title, sources, profile, profile.seed, facts=facts)
+
+    def save_figure(self, plot, frame, out: Path, name: str, manifest: Mapping, *more) -> None:
+        """``more``: files of ``out`` that it is drawn from, beside results.csv."""
+        profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
+        facts |= {"sources": tables.digests([out / file for file in ("results.csv", *more)])}
+        plotting.save(plot, frame, out, name, tables.note(profile, profile.seed), facts)

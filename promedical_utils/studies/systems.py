@@ -40,12 +40,9 @@ class Systems(RewardModels):
             return super().one(profile, folder, data, made, held, name, seed)
         from promedical_utils.studies import small_systems  # late: loads torch
 
-        train, place = (
-            preferences.groups_of(data, "judge", "train"),
-            folder / "reward" / f"{name}-{seed}",
-        )
+        place, base = folder / "reward" / f"{name}-{seed}", run_data.base_path(profile, folder)
+        train = preferences.groups_of(data, "judge", "train")
         refuse_external(group.instruction for group in train)
-        base = run_data.base_path(profile, folder)
         report = small_systems.train(name, train, base, place, profile=profile, seed=seed)
         stored = place / f"said-{short_hash(report['settings'], digest(held))}.parquet"
         if not stored.exists():
@@ -53,20 +50,16 @@ class Systems(RewardModels):
             with replacing(stored) as temporary:
                 frame = preferred if predicted is None else predicted
                 frame.to_parquet(temporary, index=False)
-        row = {"model": name, "seed": seed} | {key: report[key] for key in REPORTED}
-        row |= {"left_out": len(report["left_out"])}
-        return pd.read_parquet(stored).assign(scorer=f"{name}-{seed}"), row, []
+        row = {key: report[key] for key in REPORTED} | {"left_out": len(report["left_out"])}
+        return pd.read_parquet(stored).assign(scorer=f"{name}-{seed}"), row
 
     def controls(self, profile, data, predicted, made, held) -> list[pd.DataFrame]:
         return [benches.length_scorer(held)]
 
     def counted(self, made, frames):
-        preferred = [frame for frame in frames if "a_id" in frame]
-        predicted = pd.concat([f for f in frames if "a_id" not in f], ignore_index=True)
         # in single precision, as the committed study was counted
-        predicted = predicted.astype({"score": "float32", "probability": "float32"})
-        stated = pd.concat(preferred, ignore_index=True) if preferred else None
-        return self.by_training(benches.tally(made, predicted, preferences=stated))
+        single = {"score": "float32", "probability": "float32"}
+        return super().counted(made, [f if "a_id" in f else f.astype(single) for f in frames])
 
     def rows(self, cells, against, manifest) -> pd.DataFrame:
         """A row a system, in percent; a cell that it has no answer to is empty."""
@@ -78,16 +71,13 @@ class Systems(RewardModels):
             rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
         return pd.DataFrame(rows)
 
-    def show(self, found, profile, manifest, out) -> None:
-        self.write_tables(found, profile, manifest, out)
-
 
 def prepare_bases(profile: Profile, folder: Path, plan: Mapping) -> dict[str, dict]:
     """Bases by architecture: that of notebook 00, and one of every other that ``plan`` asks for.
 
     Another is trained once, by the same lessons in the same steps, into a folder of its name.
     """
-    from promedical_utils.reward_model.model import source_of  # late: loads torch
+    from promedical_utils.reward_model.hub import source_of  # late: loads torch
 
     asked = {variants.find(name).architecture for name in plan if name in variants.RECIPES}
     own = read_json(folder / "base_report.json", "00_start_here")
@@ -99,13 +89,12 @@ def prepare_bases(profile: Profile, folder: Path, plan: Mapping) -> dict[str, di
         settings = {k: v for k, v in profile.model_dump().items() if k.startswith("base_")}
         key = short_hash(source_of(run_data.base_path(profile, folder), folder)["sha256"], settings)
         if not mark.exists() or read_json(mark, "00_start_here")["of"] != key:
-            print(f"{architecture} base ...", end=" ", flush=True)
             mark.unlink(missing_ok=True)
             trained = profile.model_copy(update={"base_architecture": architecture})
             report = base_module.train_base(trained, place)
             write_json(mark, {"of": key})
             lost = ", ".join(report["cannot_copy"]) or "none"
-            print(f"{report['seconds']:.0f} s; facts that it cannot copy: {lost}", flush=True)
+            print(f"{architecture} base: {report['seconds']:.0f} s; cannot copy: {lost}")
         reports[architecture] = read_json(place / "base_report.json", "00_start_here")
     keys = ("parameters", "steps", "seconds", "copy_rates", "cannot_copy")
     return {name: {k: report.get(k) for k in keys} for name, report in reports.items()}

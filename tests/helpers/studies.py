@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from promedical_utils.studies import plans, policies, results
+from promedical_utils.studies import policies, results
+from promedical_utils.studies.study import kind_of
 
-KIND = plans.kind_of("policies")
+KIND = kind_of("policies")
 
 
 def count(rows, draws=60, seed=0):

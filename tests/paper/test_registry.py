@@ -17,7 +17,7 @@ from promedical_utils.evaluation import bench
 from promedical_utils.paper import registry
 from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
-from promedical_utils.run import redraw
+from promedical_utils.run import publish
 
 PROFILE = benches.profile()
 ROOT = project_root()
@@ -62,8 +62,8 @@ def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):
     sizes = {name: getattr(PROFILE, name) for name in benches.SIZES}
     command = (
         "import sys; from promedical_utils.core import profiles; "
-        "from promedical_utils.run import redraw; "
-        f"print(redraw.redraw(profiles.load('cpu', **{sizes}))); "
+        "from promedical_utils.run import publish; "
+        f"print(publish.redraw(profiles.load('cpu', **{sizes}))); "
         "assert not {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "7"}
@@ -73,7 +73,7 @@ def test_a_published_run_is_redrawn_byte_equal_without_torch(here, checkout):
     assert done.returncode == 0, done.stderr
     first = contents(here)
     assert len(first) > len(contents(checkout))
-    said = redraw.redraw(PROFILE)  # in place, from what it has just written, in another process
+    said = publish.redraw(PROFILE)  # in place, from what it has just written, in another process
     assert contents(here) == first and said == done.stdout.strip()
     assert "redrawn: papers_figures/studies/policies" in said
     assert "not built" not in said and "another_profile" not in said
@@ -167,7 +167,7 @@ def test_what_cannot_be_built_is_said_in_a_line(here, undrawn, file, tables_gone
 def test_no_predictions_is_one_clear_error(here):
     (here / "papers_figures/cpu/bench/predictions.parquet").unlink()
     with pytest.raises(KitError, match="predictions.parquet"):
-        redraw.redraw(PROFILE)
+        publish.redraw(PROFILE)
 
 
 def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):

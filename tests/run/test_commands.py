@@ -17,7 +17,7 @@ import pytest
 from promedical_utils import __main__ as front
 from promedical_utils.core import fingerprint, profiles
 from promedical_utils.core.workspace import KitError, project_root
-from promedical_utils.run import doctor, graph, notebooks, publish, study
+from promedical_utils.run import doctor, graph, notebooks, publish
 from promedical_utils.run.notebooks import NOTEBOOKS
 
 ROOT = project_root()
@@ -168,11 +168,6 @@ def test_killed_kernel_and_second_run(checkout):
     [
         (["reproduce", "cpuu"], "", "unknown profile 'cpuu': choose one of"),
         (["reproduce", "smoke"], "sede=1", "profile smoke: sede"),
-        (
-            ["notebook", "00_start_here", "-p", "sede=1"],
-            "",
-            "00_start_here has no parameter 'sede'",
-        ),
         (["notebook", "99_none"], "", "no notebooks/99_none.ipynb"),
         (
             ["study", "none"],
@@ -367,7 +362,7 @@ class Absent:
         if name.partition(".")[0] in {absent!r}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
-import promedical_utils.__main__, promedical_utils.run.redraw, promedical_utils.paper.trace
+import promedical_utils.__main__, promedical_utils.run.publish, promedical_utils.paper.trace
 from promedical_utils.rubric import scoring
 from promedical_utils.policy import veto_reward
 """
@@ -402,9 +397,9 @@ def test_a_study_keeps_what_was_set_and_its_own_settings_win(monkeypatch):
     seen = []
     monkeypatch.setenv(profiles.OVERRIDES, "grpo_steps=5 seed=1")
     monkeypatch.setattr(
-        study, "reproduce", lambda *given: seen.append((*given, profiles.overrides()))
+        graph, "reproduce", lambda *given: seen.append((*given, profiles.overrides()))
     )
-    study.run_study("seeds")
+    graph.run_study("seeds")
     assert len(seen) == 5 and all(given["grpo_steps"] == 5 for _, _, given in seen)
     assert {given["seed"] for _, _, given in seen}.isdisjoint({1})
     assert {(profile, run.rpartition("/")[0]) for profile, run, _ in seen} == {

@@ -191,13 +191,13 @@ def test_a_group_that_teaches_nothing_costs_no_step(
     one = profile.model_copy(update={"rm_epochs": 1.0})
     with pytest.raises(KeyboardInterrupt):
         small_systems.train(
-            "pair_rm", [*silent, *tiny_groups[5:]], tiny_base, tmp_path / "a", profile=one
+            "pair_rm", [*silent, *tiny_groups[5:]], tiny_base, tmp_path / "a", profile=one, seed=1
         )
     assert seen[0][0] == 12  # seven rows, in the steps of twelve
     with pytest.raises(KitError, match="pair_rm: no verdict or preference"):
-        small_systems.train("pair_rm", silent, tiny_base, tmp_path / "b", profile=one)
+        small_systems.train("pair_rm", silent, tiny_base, tmp_path / "b", profile=one, seed=1)
     with pytest.raises(KitError, match="unknown system 'judge'"):
-        small_systems.train("judge", silent, tiny_base, tmp_path / "b", profile=one)
+        small_systems.train("judge", silent, tiny_base, tmp_path / "b", profile=one, seed=1)
 
 
 def test_a_finished_one_is_kept_and_another_seed_is_another_model(

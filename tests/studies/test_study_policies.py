@@ -12,7 +12,7 @@ from promedical_utils.pipeline import base as base_module
 from promedical_utils.pipeline import policies as stages
 from promedical_utils.pipeline import preference_pairs, rubrics
 from promedical_utils.reward_model import variants
-from promedical_utils.studies import plans as runs
+from promedical_utils.studies import catalog
 from promedical_utils.studies import policies as policy_study
 from promedical_utils.studies.policies import Policies
 
@@ -127,7 +127,7 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
 
     monkeypatch.setattr(stages, "evaluate_policies", answers)
     profile = profiles.load("smoke", policy_prompts=6)
-    where, base = tmp_path / "full-1", tmp_path / "base"
+    where, base = tmp_path / "trained/full-1", tmp_path / "base"
     base.mkdir()
     for name in ("model.safetensors", "tokenizer.json"):
         (base / name).write_text("weights")
@@ -139,13 +139,13 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
         ({"policy_prompts": 5, "seed": 8}, "b", 4),
     ):
         other = profile.model_copy(update=settings)
-        policy_study._evaluate(other, tmp_path, {}, {"full": where}, where, "full", 1, fingerprint)
+        policy_study._evaluate(other, tmp_path, {}, "full", 1, fingerprint)
         assert len(asked) == calls
         assert pd.read_parquet(where / "evaluation.parquet").to_dict("list") == {
             "n": [calls],
             "seed": [1],
         }
-    of_base = tmp_path, {}, {"base": None}, tmp_path / "base-0", "base", 0
+    of_base = tmp_path, {}, "base", 0
     policy_study._evaluate(profile, *of_base)
     assert asked[-1] == (6, {"base": None}) and asked[0] == (6, {"full": where})
     policy_study._evaluate(profile, *of_base)
@@ -183,7 +183,7 @@ def test_every_variant_draws_as_many_answers_a_step():
 
 
 def test_plans_name_known_variants_with_three_seeds_for_the_papers_rows():
-    plans = {name: runs.plan_of(name) for name in runs.studies()}
+    plans = {name: catalog.plan_of(name) for name in catalog.studies()}
     policies = {name: plan["policies"] for name, plan in plans.items() if "policies" in plan}
     papers = policies["policies"] | policies["policy_optimizers"]
     assert set(papers) == {
@@ -200,11 +200,11 @@ def test_plans_name_known_variants_with_three_seeds_for_the_papers_rows():
     # one world for both, and not the one that settings were chosen on
     worlds = {yaml.safe_dump(plans[name]["runs"]) for name in policies}
     assert len(worlds) == 1 and "seed=3 " not in worlds.pop()
-    assert {runs.study_folder(name).parent for name in policies} == {
-        runs.study_folder("policies").parent
+    assert {catalog.study_folder(name).parent for name in policies} == {
+        catalog.study_folder("policies").parent
     }
     # publish takes a study's folder of tables whole, so nothing that is trained may lie there
-    for out in map(runs.study_folder, policies):
+    for out in map(catalog.study_folder, policies):
         assert out not in policy_study.place(out.parent, "full", 1).parents
 
 

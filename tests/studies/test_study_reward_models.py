@@ -10,9 +10,10 @@ from promedical_utils.core.workspace import KitError
 from promedical_utils.pipeline import bench, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
-from promedical_utils.studies import plans, reward_models
+from promedical_utils.studies import reward_models
 from promedical_utils.studies.results import Cells
 from promedical_utils.studies.reward_models import RewardModels
+from promedical_utils.studies.study import STUDIES, kind_of
 
 pytestmark = pytest.mark.training  # fits models
 
@@ -67,7 +68,6 @@ def test_every_model_of_the_plan_is_measured_and_parts_are_joined(done):
     assert {
         "results.csv",
         "sums.parquet",
-        "calibration.csv",
         "goals.json",
         "table_truth.md",
         "table_adjudicated.tex",
@@ -137,7 +137,7 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
 
 def test_goals_say_what_was_measured_or_that_nothing_was(done):
     _, _, results = done
-    asked = plans.kind_of("reward_models")["goals"]
+    asked = kind_of("reward_models")["goals"]
 
     def goals(rows):
         return {row["id"]: row for row in reward_models.goals(Cells(rows), asked)}
@@ -177,7 +177,7 @@ def test_recipes(tiny_groups):
 def test_every_model_of_the_committed_plan_is_known():
     import yaml
 
-    plan = yaml.safe_load((plans.STUDIES / "reward_models.yaml").read_text())
+    plan = yaml.safe_load((STUDIES / "reward_models.yaml").read_text())
     for name, seeds in plan["reward_models"].items():
         assert variants.find(name) and len(seeds) == len(set(seeds)) >= 1
     three = {name for name, seeds in plan["reward_models"].items() if len(seeds) == 3}

@@ -12,8 +12,9 @@ from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.rubric import preferences
-from promedical_utils.run import publish, study
-from promedical_utils.studies import plans, results, small_systems, systems
+from promedical_utils.run import graph, publish
+from promedical_utils.studies import catalog, results, small_systems, systems
+from promedical_utils.studies.study import kind_of
 from promedical_utils.studies.systems import Systems
 
 pytestmark = pytest.mark.training  # fits models
@@ -28,7 +29,7 @@ PLAN = {
 }
 
 
-NAMES = plans.kind_of("systems")["labels"]
+NAMES = kind_of("systems")["labels"]
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_a_difference_is_paired_by_seed_and_over_all_seeds(counted):
             [wanted["difference"], wanted["low"], wanted["high"]]
         )
     whole = less.query("system == 'criterion' and other == 'criterion_llama' and seed == 'mean'")
-    cells = [at for parts in plans.kind_of("systems")["slices"].values() for at in parts]
+    cells = [at for parts in kind_of("systems")["slices"].values() for at in parts]
     assert len(whole) == 2 * len(cells) and whole.value.ne(0).sum() > 9
     for row in whole.itertuples():
         parts = {
@@ -241,17 +242,17 @@ def test_an_unknown_system_is_one_line(done):
 def test_a_study_of_systems_is_run_in_its_own_folder(monkeypatch):
     seen = []
     monkeypatch.setenv(profiles.OVERRIDES, "rm_epochs=0.5")
-    monkeypatch.setattr(study, "reproduce", lambda *given: None)
+    monkeypatch.setattr(graph, "reproduce", lambda *given: None)
     monkeypatch.setattr(Systems, "run", lambda *given: seen.append(given))
-    study.run_study("systems")
+    graph.run_study("systems")
     [(made, profile, folder, out)] = seen
     assert (profile.seed, profile.rm_epochs, made.frozen_on) == (7129, 0.5, "seed 3")
     assert out == folder / "systems" and folder.as_posix().endswith("runs/studies/systems/main")
-    assert made.plan == plans.plan_of("systems")["systems"]
+    assert made.plan == catalog.plan_of("systems")["systems"]
 
 
 def test_the_committed_plan_is_frozen_and_known():
-    plan = plans.plan_of("systems")
+    plan = catalog.plan_of("systems")
     assert set(plan["systems"]) <= set(NAMES) and plan["frozen_on"]
     three = {name for name, seeds in plan["systems"].items() if seeds == [1, 2, 3]}
     assert three == {"criterion", "criterion_llama", "scalar_overall"}
