@@ -1,7 +1,7 @@
 """Every table and figure of a run on one page, beside the folders that hold them.
 
-all_tables.yaml has its sections: what to look for, which tables (and which of their columns), which
-figures.
+all_tables.yaml has its sections: what to look for, which tables, each with the columns to read
+(none: all), which figures.
 """
 
 from collections.abc import Sequence
@@ -41,25 +41,16 @@ def page(folder: Path, name: str, columns: Sequence[str] = ()) -> str:
     return tables.markdown(tables.folded(text.loc[:, text.ne("").any()]))
 
 
-def wanted(section: dict) -> dict[str, list[str]]:
-    """The tables of a section, each with the columns to read (none: all of them)."""
-    columns: dict[str, list[str]] = {}
-    for table in section.get("tables", ()):
-        columns |= table if isinstance(table, dict) else {table: []}
-    return columns
-
-
 def save(folder: Path) -> Path:
     """Write ``folder``/all_tables.md from the tables and figures that ``folder`` has."""
     parts = [HEAD]
     for section in SECTIONS:
         notes = "\n".join(f"- {note}" for note in section["notes"])
         parts.append(f"## {section['title']}\n\n{notes}\n")
-        for name, columns in wanted(section).items():
+        for name, columns in section.get("tables", {}).items():
             parts.append(f"[`{name}`](tables/{name}.csv)\n\n{page(folder, name, columns)}\n")
         for name in section.get("figures", ()):
             drawn = (Path(folder) / f"figures/{name}.csv").exists()
-            parts.append(
-                f"{f'![{name}](figures/{name}.png)' if drawn else NOT_BUILT.format(name)}\n"
-            )
+            picture = f"![{name}](figures/{name}.png)" if drawn else NOT_BUILT.format(name)
+            parts.append(f"{picture}\n")
     return write_text(Path(folder) / "all_tables.md", "\n".join(parts))

@@ -1,6 +1,6 @@
 """Evidence for claims: differences of two systems, from a run and from committed studies.
 
-A source finds one difference at a time: {difference, low, high, each, seeds, n, ...} in the unit
+A source finds one contrast at a time: {difference, low, high, each, seeds, n, ...} in the unit
 that people read, the claimed direction up. Its 95 % interval takes in the patients (draws of
 conditions, then of patients within them, shared by both systems) and, where a system was trained
 several times, the trainings: Student's t on the differences seed by seed, or Welch's where the
@@ -9,8 +9,7 @@ their summed squares (MOVER: Zou and Donner, Stat Med 27, 2008). A system traine
 error that could be known: ``seeds`` says so, and the interval is of patients alone.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from promedical_utils.core.estimates import Estimates
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, read_json
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.studies import results
@@ -28,11 +27,18 @@ UNTRAINED = ("base", "length", "random", "words")  # no seed of a training chang
 PAIRED = "paired bootstrap over conditions, then samples, {draws} draws"
 UNPAIRED = "difference of two intervals over the same samples, taken as independent (MOVER)"
 FACTORS = results.FACTORS | {"healthbench": 1}
-FILES = ("results.csv", "manifest.json")  # of a study
+RUN_FILES = {
+    "run": tuple(
+        f"bench/{name}.parquet" for name in ("predictions", "pairs", "verdicts", "grades")
+    ),
+    "policy": ("policy/evaluation.parquet",),
+    "external": ("external/predictions.parquet",),
+    "healthbench": ("healthbench/graded.parquet",),
+}
 
 
 class Lacking(Exception):
-    """Why a difference cannot be had from a source; its text goes into the ledger."""
+    """Why a contrast cannot be had; its text goes into the ledger."""
 
 
 # ---------------------------------------------------------------- intervals
@@ -62,16 +68,6 @@ def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, li
     return float(stats.t.ppf(0.975, freedom) * np.sqrt(total)), each
 
 
-def widened(found: Mapping, half: float) -> dict:
-    """``found`` (difference, low, high) with another, independent, symmetric error taken in."""
-    value = found["difference"]
-    return {
-        "difference": value,
-        "low": value - float(np.hypot(value - found["low"], half)),
-        "high": value + float(np.hypot(found["high"] - value, half)),
-    }
-
-
 def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     """(value, low, high) of ``a`` less ``b``, which have intervals of their own; independent.
 
@@ -84,11 +80,9 @@ def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     return float(value), float(low), float(high)
 
 
-def _finished(patients: Mapping, sides, check: Mapping, n: int, test: str) -> dict:
-    """One difference in the unit people read; ``sides``: values of a and b by training seed.
-
-    A side whose one seed is "" was not trained.
-    """
+def _contrast(check: Mapping, patients: Sequence[float], sides, n: int, test: str) -> dict:
+    """One contrast in the unit that people read; ``patients``: (value, low, high) over these alone,
+    ``sides``: values of a and b by training seed, "" where a side was not trained."""
     factor = FACTORS.get(check["metric"], 100)
     half, each = trainings(*sides)
     trained = {
@@ -101,9 +95,10 @@ def _finished(patients: Mapping, sides, check: Mapping, n: int, test: str) -> di
         test += f"; widened by {whose} trainings"
     if trained:
         test += "; trainings: " + ", ".join(f"{name} {count}" for name, count in trained.items())
+    ends = dict(zip(("difference", "low", "high"), apart(patients, (0, -half, half)), strict=True))
+    ends |= {"patients_low": patients[1], "patients_high": patients[2]}
     return {
-        **{name: value * factor for name, value in widened(patients, half).items()},
-        **{f"patients_{end}": patients[end] * factor for end in ("low", "high")},
+        **{name: value * factor for name, value in ends.items()},
         "each": [d * factor for d in each if len(each) > 1],
         "n": int(n),
         "unit": "criteria" if check["metric"] == "s2" else "points",
@@ -115,48 +110,34 @@ def _finished(patients: Mapping, sides, check: Mapping, n: int, test: str) -> di
 # ---------------------------------------------------------------- sources
 
 
-def ran_on(profile: str, seed: int, data: str) -> str:
-    return f"profile {profile}, seed {seed}, {data}"
-
-
 class Counted:
-    """Differences from sums by patient of a run: ``bench.tally``, ``external``, or those of
+    """Contrasts from sums by patient of a run: ``bench.tally``, ``external``, or those of
     policies, of whom only patients count that both answered."""
 
-    def __init__(self, sums: Estimates, draws: int, seed: int, against: str = "adjudicated"):
-        self.sums, self.draws, self.against = sums, draws, against
-        self.weights = sums.weights(draws, seed)
-        self.policies = sums.names[0] == "policy"
-
-    def labels(self, asked: str | None) -> str:
-        return self.against if self.policies else asked or self.against
+    def __init__(self, sums: Estimates, draws: int, seed: int, against: str = ""):
+        self.sums, self.draws, self.weights = sums, draws, sums.weights(draws, seed)
+        self.against = [against] if against else sorted({key[-1] for key in sums.keys})
 
     def find(self, check: Mapping) -> dict:
         terms = [(factor, self._columns(*of, check["labels"])) for factor, of in _terms(check)]
-        if self.policies:
-            if len(terms) != 2:
-                raise Lacking("of policies there are differences of two alone")
+        if self.sums.names[0] == "policy":
             (_, a), (_, b) = terms
-            found = self.sums.less(a, b, self.weights)
-            if np.isnan(found["low"]):
-                raise Lacking(f"{check['a']} and {check['b']} share no patient")
-            sides = [self._trained(a), self._trained(b)]
+            found, sides = self.sums.less(a, b, self.weights), [self._trained(a), self._trained(b)]
         else:
             factors: dict[int, float] = {}
             for factor, [column] in terms:
                 factors[column] = factors.get(column, 0) + factor
             found = self.sums.combined(factors, self.weights)
-            if any(np.isnan(list(found.values()))):
-                raise Lacking("nothing to count")
             sides = [{"1": found["difference"]}, {"1": 0.0}]
-        return _finished(found, sides, check, found["n"], PAIRED.format(draws=self.draws))
+        ends = found["difference"], found["low"], found["high"]
+        if np.isnan(ends).any():
+            raise Lacking("nothing to count, or no patient that both have")
+        return _contrast(check, ends, sides, found["n"], PAIRED.format(draws=self.draws))
 
     def _columns(self, who: str, metric: str, part: str, against: str) -> list[int]:
-        first = self.sums.names[0]
+        key = {self.sums.names[0]: who, "metric": metric, "slice": part, "against": against}
         try:
-            return self.sums.columns(
-                {first: who, "metric": metric, "slice": part, "against": against}
-            )
+            return self.sums.columns(key)
         except KitError:
             known = {key[0] for key in self.sums.keys}
             raise _lacking("this run", who, metric, part, known) from None
@@ -166,17 +147,11 @@ class Counted:
         return dict(zip(seeds, self.sums.each(columns), strict=True))
 
 
-def of_policies(evaluation: pd.DataFrame, draws: int, seed: int) -> Counted:
-    """From an evaluation (see ``policy_metrics``), by the truth where it has one."""
-    sums, against = policy_metrics.sums(evaluation), policy_metrics.labels(evaluation)
-    return Counted(sums, draws, seed, against)
-
-
 def external(frame: pd.DataFrame) -> Estimates:
-    """``external/predictions.parquet`` as a tally: (system, text, set, "truth"), hits over pairs.
+    """external/predictions.parquet as a tally: (system, text, set, "truth"), hits over pairs.
 
-    Columns set, system, text, retrieval, instruction_id, condition, label, prefers. A system with
-    retrieved documents is another, ``<system>_rag``; a tie or no preference counts as wrong.
+    A system with retrieved documents is another, ``<system>_rag``; a tie or no preference counts
+    as wrong.
     """
     key = {"metric": frame.text, "slice": frame["set"], "against": "truth"}
     key["scorer"] = frame.system + np.where(frame.retrieval, "_rag", "")
@@ -184,17 +159,12 @@ def external(frame: pd.DataFrame) -> Estimates:
 
 
 class Stored:
-    """Differences from the results of a study (``studies.results``), or of HealthBench.
+    """Contrasts from the results of a study (``studies.results``): paired where the study stored
+    that difference, else from two intervals."""
 
-    Paired where the study stored that difference, else from two intervals.
-    """
-
-    def __init__(self, found: pd.DataFrame, test: str):
-        self.cells, self.test = results.Cells(found), test
-
-    def labels(self, asked: str | None) -> str:
-        against = self.cells.against
-        return against[0] if len(against) == 1 else asked or "adjudicated"
+    def __init__(self, rows: pd.DataFrame, draws: int):
+        self.cells, self.draws = results.Cells(rows), draws
+        self.against = self.cells.against
 
     def find(self, check: Mapping) -> dict:
         keys = [(*of, check["labels"]) for _, of in _terms(check)]
@@ -204,13 +174,12 @@ class Stored:
         if len(keys) != 2:
             raise Lacking("a study's results hold no difference of differences")
         if (stored := self._paired(*keys)) is not None:
-            ends, n, test = *stored, self.test
+            ends, n, test = *stored, PAIRED.format(draws=self.draws)
         else:
             ends, test = apart(*map(self.cells.ends, keys)), UNPAIRED
             n = min(self.cells.means[key]["n"] for key in keys)
-        patients = dict(zip(("difference", "low", "high"), ends, strict=True))
         sides = [self._trained(key, side) for key, side in zip(keys, "ab", strict=True)]
-        return _finished(patients, sides, check, n, test)
+        return _contrast(check, ends, sides, n, test)
 
     def _paired(self, a: tuple, b: tuple) -> tuple | None:
         """((difference, low, high), n) that the study stored of the two, either way round."""
@@ -230,19 +199,18 @@ class Stored:
 class HealthBench:
     """The policy's HealthBench column (``healthbench.policy_column``), or why it has no value."""
 
+    against = ("rubric",)
+
     def __init__(self, column: Mapping):
         self.column = column
-
-    def labels(self, asked: str | None) -> str:
-        return "rubric"
 
     def find(self, check: Mapping) -> dict:
         row = self.column["rows"].get("difference")
         if row is None:
             raise Lacking(self.column["reason"])
-        found = {"difference": row["value"], "low": row["low"], "high": row["high"]}
+        ends = row["value"], row["low"], row["high"]
         sides, test = [{"1": row["value"]}, {"1": 0.0}], "paired bootstrap over prompts"
-        return _finished(found, sides, check, self.column["n"], test)
+        return _contrast(check, ends, sides, self.column["n"], test)
 
 
 def _terms(check: Mapping) -> list[tuple[int, tuple[str, str, str]]]:
@@ -256,47 +224,64 @@ def _terms(check: Mapping) -> list[tuple[int, tuple[str, str, str]]]:
     return here
 
 
-def _lacking(where: str, who: str, metric: str, part: str, known: Iterable[str]) -> Lacking:
+def _lacking(where: str, who: str, metric: str, part: str, known) -> Lacking:
     if who not in known:
         return Lacking(f"{where} has no {who}")
     of = f"{metric.replace('_', ' ')} of {who}" + (f" on {part}" if part != "all" else "")
     return Lacking(f"{where} has no {of}")
 
 
-# ---------------------------------------------------------------- studies
+# ---------------------------------------------------------------- what there is
 
 
 @dataclass(frozen=True)
-class Study:
-    """A committed study: what it was run on, a source of differences, its policies' hacking
-    checks."""
+class Evidence:
+    """What checks are made on: a source, or the reason why there is none.
 
-    name: str
-    profile: dict
-    source: Stored
-    files: tuple[str, ...]
-    policies: list[dict]
-
-    @property
-    def data(self) -> str:
-        of = ran_on(self.profile["name"], self.profile["seed"], self.profile["data"])
-        return f"study {self.name}: {of}"
-
-
-def study(folder: Path, name: str) -> Study | None:
-    """The study ``name`` in ``folder``, or None where it did not run: the manifest is written last.
-
-    KitError where the manifest is there and the results are not.
+    ``data``: what was run; ``policies``: of a study, with their hacking checks.
     """
+
+    data: str
+    files: tuple[str, ...] = ()
+    source: Counted | Stored | HealthBench | None = None
+    policies: Sequence[Mapping] = ()
+    reason: str = ""
+
+
+def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None) -> dict:
+    """Evidence of ``RUN_FILES``, see ``claims.build_claims``; what did not run has its reason."""
+    drawn, sources = (profile.bootstrap, profile.seed), {}
+    if tally is not None:
+        sources["run"] = Counted(tally, *drawn)
+    if evaluation is not None:
+        labels = policy_metrics.labels(evaluation)
+        sources["policy"] = Counted(policy_metrics.sums(evaluation), *drawn, labels)
+    if outside is not None and len(outside):
+        sources["external"] = Counted(external(outside), *drawn)
+    if healthbench is not None:
+        sources["healthbench"] = HealthBench(healthbench)
+    data, evidence = f"this run: profile {profile.name}, seed {profile.seed}, {profile.data}", {}
+    for name, files in RUN_FILES.items():
+        reason = "" if name in sources else f"this run has no {files[0]}"
+        if name == "external" and outside is not None and outside.empty:
+            reason = "notebook 06 ran no set"
+        evidence[name] = Evidence(data, files, sources.get(name), reason=reason)
+    return evidence
+
+
+def of_study(folder: Path, name: str, profile) -> Evidence:
+    """Evidence of the study ``name`` in ``folder``; with a reason where it did not run (its
+    manifest is written last), or is of another kind of data than the profile's."""
     place = Path(folder) / name
     if not (place / "manifest.json").exists():
-        return None
-    manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-    if not (place / "results.csv").exists():
-        raise KitError(
-            f"study {name} has a manifest but no results.csv: make study STUDY={name} again"
-        )
-    profile = manifest["profile"]
-    source = Stored(results.read(place), PAIRED.format(draws=profile["bootstrap"]))
-    files = tuple(f"studies/{name}/{file}" for file in FILES)
-    return Study(name, profile, source, files, manifest.get("policies", []))
+        return Evidence(f"study {name}", reason=f"study {name} not run")
+    manifest = read_json(place / "manifest.json", "of a study")
+    settings, data = manifest["profile"], manifest["profile"]["data"]
+    if data != profile.data:
+        return Evidence(f"study {name}", reason=f"study {name} is of other data ({data})")
+    return Evidence(
+        f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
+        (f"studies/{name}/results.csv", f"studies/{name}/manifest.json"),
+        Stored(results.read(place), settings["bootstrap"]),
+        manifest.get("policies", ()),
+    )

@@ -1,15 +1,15 @@
-"""The paper's tables, figures and claims from the files of one run: what each reads, and who makes
-it.
+"""The paper's tables, figures and claims from the files of one run.
 
-``TABLES`` and ``FIGURES`` say it as data; ``plans`` builds the frames, ``build`` writes them.
-A table is added by its build function (``report.tables``) and its entry here, a figure by its plot
-function (``report.figures``) and its entry. Nothing is trained and torch is not loaded, so that a
-published run is redrawn in seconds.
+registry.yaml says of each what it is made of and by which function: a table is added by its build
+function (``report.tables``) and an entry there, a figure by its plot function (``report.figures``)
+and an entry. Nothing is trained and torch is not loaded, so that a published run is redrawn in
+seconds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
@@ -22,55 +22,84 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import need, project_root, read_json
 from promedical_utils.evaluation import bench as benches
-from promedical_utils.evaluation import external as external_sets
-from promedical_utils.evaluation import healthbench
-from promedical_utils.paper import all_tables, behind, claims
-from promedical_utils.paper.behind import Behind
+from promedical_utils.evaluation import external, healthbench
+from promedical_utils.paper import all_tables, claims
 from promedical_utils.paper.claims_figure import claims_forest
-from promedical_utils.report import figures as drawing
-from promedical_utils.report import tables
-from promedical_utils.report.tables import reported
+from promedical_utils.report import figures, tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
-
-BENCH = (
-    *(f"bench/{name}.parquet" for name in (*benches.FRAMES, "predictions")),
-    "bench/report.json",
-)
-POLICY = ("policy/evaluation.parquet", "policy/verdicts.parquet")
-EXTERNAL = ("external/predictions.parquet", "external/report.json")
-PIPELINE = tuple(f"data/{name}.csv" for name in ("funnel", "rounds", "expansion", "judge_errors"))
-CALIBRATIONS = "reward/*/calibration.json"
-WRITTEN_BY = {  # first folder of a file -> the notebook that writes it
-    "data": "01_rubrics or 02_preference_pairs",
-    "reward": "03_reward_model",
-    "bench": "04_promedical_bench",
-    "policy": "05_grpo_with_veto",
-    "external": "06_external_generalization",
-    "healthbench": "06_external_generalization",
-}
-ABLATION_STUDIES = ("policies", "policy_optimizers", "reward_models")
-STUDY_FILES = (  # of policies also the answers that are counted, and what variants are called
-    *(f"{study}/results.csv" for study in ABLATION_STUDIES),
-    *(
-        f"{s}/{name}"
-        for s in ABLATION_STUDIES[:2]
-        for name in ("evaluation.parquet", "policies.csv")
-    ),
-)
 STUDIED = (
     "Own values: studies of the kit in an invented clinic, not this run, and no medical result. "
     "Policies by the truth, reward models by the adjudicated labels."
 )
-ALL, CLINIC = ("clinic", "real", "open"), ("clinic",)
 
 
-def read_table(path: Path) -> pd.DataFrame | None:
-    """The rows of a CSV or Parquet file; None where it is not there."""
-    read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
-    return read(path) if path.exists() else None
+def read_yaml(name: str):
+    return yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------- what there is
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of registry.yaml, whose head explains the fields."""
+
+    title: str
+    function: str
+    takes: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    key: Sequence[str] = ("system",)
+    needs: Sequence[str] = ()
+    reads: Sequence[str] = ()
+    reported: Sequence[str] = ()
+    studies: Sequence[str] = ()
+    data: Sequence[str] = ("clinic", "real", "open")
+    behind: Mapping = field(default_factory=dict)
+
+    def build(self, run: "Run") -> pd.DataFrame:
+        parts = {argument: run.part(name) for argument, name in self.takes.items()}
+        function = getattr(tables, self.function)
+        return function(*map(tables.reported, self.reported), **parts, **self.options)
+
+    def files(self, run: "Run") -> dict[str, dict[str, Path]]:
+        """What it is made from: sources (of the run), studies, reported -> label -> path."""
+        root = project_root() / "papers_figures"
+        sources = {path for name in (*self.needs, *self.reads) for path in run.source.glob(name)}
+        studies = self.studies if run.profile.data == "clinic" else ()
+        paths = {file: root / "studies" / file for file in studies}
+        return {
+            "sources": {path.relative_to(run.source).as_posix(): path for path in sorted(sources)},
+            "studies": {file: path for file, path in paths.items() if path.exists()},
+            "reported": {f"{s}.csv": root / f"paper_values/{s}.csv" for s in self.reported},
+        }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of registry.yaml, whose head explains the fields."""
+
+    plot: str
+    table: str = ""
+    of: str = ""
+    needs: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def draw(self, profile: Profile):
+        """The function that draws its frame, with the profile's settings."""
+        function = claims_forest if self.plot == "claims_forest" else getattr(figures, self.plot)
+        return partial(function, **{a: getattr(profile, s) for a, s in self.settings.items()})
+
+
+_ENTRIES = read_yaml("registry.yaml")
+WRITTEN_BY: dict[str, str] = _ENTRIES["written_by"]
+TABLES = {name: Table(**entry) for name, entry in _ENTRIES["tables"].items()}
+FIGURES = {name: Picture(**entry) for name, entry in _ENTRIES["figures"].items()}
+
+
+# ---------------------------------------------------------------- one run
 
 
 @dataclass(frozen=True)
@@ -81,11 +110,33 @@ class Run:
     profile: Profile
     source: Path
 
-    def table(self, file: str) -> pd.DataFrame | None:
-        return read_table(self.source / file)
+    @classmethod
+    def load(cls, folder: Path) -> "Run":
+        """A run's folder, or its published copy, with the settings of its manifest; those that
+        this kit no longer knows are passed over."""
+        settings = dict(read_json(folder / "manifest.json", "00_start_here")["profile"])
+        name, known = settings.pop("name"), Profile.model_fields
+        settings = {key: value for key, value in settings.items() if key in known}
+        return cls(profiles.load(name, **settings), folder)
 
     @property
-    def settings(self) -> dict:
+    def paper(self) -> Path:
+        """Where its tables and claims are: in a published copy beside its files."""
+        own = self.source / "paper"
+        return own if own.exists() else self.source
+
+    def table(self, file: str) -> pd.DataFrame | None:
+        """The rows of a CSV or Parquet file; None where it is not there."""
+        path = self.source / file
+        read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
+        return read(path) if path.exists() else None
+
+    def part(self, name: str):
+        """What an entry takes from the run: the rows of a file, or an attribute."""
+        return self.table(name) if "/" in name else attrgetter(name)(self)
+
+    @property
+    def settings(self) -> dict[str, int]:
         return {"draws": self.profile.bootstrap, "seed": self.profile.seed}
 
     @cached_property
@@ -93,13 +144,24 @@ class Run:
         return tables.systems(self.profile)
 
     @cached_property
+    def facts(self) -> dict:
+        """What every table's and figure's json says of the run, beside its sources."""
+        run = provenance.of_run(self.source)
+        return {"profile": self.profile.name, "seed": self.profile.seed, "run": run}
+
+    # ------------------------------------------------------------ bench
+
+    @cached_property
     def bench(self) -> benches.Bench:
         return benches.Bench.load(self.source / "bench")
 
+    @property
+    def ceiling(self) -> float:
+        return self.bench.report["blind_ceiling"]
+
     @cached_property
     def predicted(self) -> pd.DataFrame:
-        path = self.source / "bench/predictions.parquet"
-        return pd.read_parquet(need(path, "04_promedical_bench"))
+        return self.table("bench/predictions.parquet")
 
     @cached_property
     def tally(self) -> Estimates:
@@ -110,6 +172,42 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         return self.tally.table(**self.settings)
 
+    @property
+    def by_specialty(self) -> pd.DataFrame:
+        return tables.sliced(self.tally, "specialty", **self.settings)
+
+    @property
+    def by_source(self) -> pd.DataFrame:
+        """Pairwise accuracy by source, of all pairs and of those whose shorter answer is right."""
+        parts = {"metric": "pairwise", "against": "adjudicated"}
+        frame = self.tally.by("category", parts, **self.settings)
+        return frame[frame["slice"].isin(["all", "shorter"])]
+
+    @property
+    def graded(self) -> pd.DataFrame:
+        return healthbench.judge_table(self.source, **self.settings)
+
+    @property
+    def judge_status(self) -> str:
+        """In the clinic how often the judge errs is set."""
+        return tables.RUN if profiles.asks_endpoints(self.profile) else tables.INPUT
+
+    @cached_property
+    def calibrated(self) -> pd.DataFrame:
+        """``calibration_rows`` of every reward model that has a calibration."""
+        fitted = {
+            path.parent.name: calibration.Calibration.load(path)
+            for path in sorted(self.source.glob("reward/*/calibration.json"))
+        }
+        heldout = self.table("reward/heldout.parquet")
+        return calibration_rows(self.bench, self.predicted, fitted, heldout)
+
+    @property
+    def reliability(self) -> pd.DataFrame:
+        return reliability(self.calibrated)
+
+    # ------------------------------------------------------------ policy, outside, studies
+
     @cached_property
     def evaluated(self) -> pd.DataFrame | None:
         """Answers of the policies; in the clinic scored on what the base can read."""
@@ -118,77 +216,102 @@ class Run:
         return claims.readable(frame) if clinic else frame
 
     @cached_property
-    def verdicts(self) -> pd.DataFrame | None:
-        return self.table("policy/verdicts.parquet")
-
-    @cached_property
-    def calibrated(self) -> pd.DataFrame:
-        """``calibration_rows`` of every reward model that has a calibration."""
-        fitted = {
-            path.parent.name: calibration.Calibration.load(path)
-            for path in sorted(self.source.glob(CALIBRATIONS))
-        }
-        heldout = self.table("reward/heldout.parquet")
-        return calibration_rows(self.bench, self.predicted, fitted, heldout)
-
-    @cached_property
-    def outside(self) -> pd.DataFrame | None:
-        return self.table("external/predictions.parquet")
-
-    @cached_property
-    def external(self) -> tuple[pd.DataFrame | None, dict | None]:
-        """Measures of the sets outside and the report on them; None where 06 did not run."""
-        path = self.source / "external/report.json"
-        if self.outside is None or not path.exists():
-            return None, None
-        measures = external_sets.measures(self.outside, **self.settings)
-        return measures, read_json(path, "06_external_generalization")
-
-    @cached_property
-    def subsets(self) -> pd.DataFrame | None:
-        return None if self.outside is None else tables.subsets(self.outside, **self.settings)
-
-    @cached_property
     def healthbench(self) -> dict:
         return healthbench.policy_column(self.profile, self.source)
 
     @cached_property
-    def graders(self) -> tuple[pd.DataFrame, Mapping, str]:
-        """What ``tables.build_graders`` takes; in the clinic how often the judge errs is set."""
-        judge = tables.RUN if profiles.asks_endpoints(self.profile) else tables.INPUT
-        return healthbench.judge_table(self.source, **self.settings), self.names, judge
+    def predicted_outside(self) -> pd.DataFrame | None:
+        return self.table("external/predictions.parquet")
+
+    @property
+    def outside(self) -> pd.DataFrame | None:
+        frame = self.predicted_outside
+        return None if frame is None else external.measures(frame, **self.settings)
+
+    @property
+    def outside_report(self) -> dict | None:
+        path = self.source / "external/report.json"
+        return (
+            None
+            if self.predicted_outside is None
+            else read_json(path, "06_external_generalization")
+        )
+
+    @property
+    def subsets(self) -> pd.DataFrame | None:
+        frame = self.predicted_outside
+        return None if frame is None else tables.subsets(frame, **self.settings)
+
+    @property
+    def studied(self) -> pd.DataFrame:
+        """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
+        root, parts = project_root() / "papers_figures/studies", []
+        for study in dict.fromkeys(Path(file).parts[0] for file in TABLES["ablation"].studies):
+            if self.profile.data == "clinic" and (root / study / "results.csv").exists():
+                parts.append(study_of(study).ablation(root / study, study))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    # ------------------------------------------------------------ of all of these
 
     @cached_property
     def claims(self) -> list[dict]:
         """``claims.build_claims`` of the run and of the published studies."""
         tally = claims.with_conflicts(self.tally, self.bench, self.predicted)
-        evaluation, profile = self.evaluated, self.profile
-        other = {"external": self.outside, "healthbench": self.healthbench}
-        return claims.build_claims(tally, evaluation, profile, profile.seed, **other)
+        others = self.evaluated, self.predicted_outside, self.healthbench
+        return claims.build_claims(self.profile, tally, *others)
+
+    @property
+    def claims_frame(self) -> pd.DataFrame:
+        return claims.frame(self.claims)
 
     @cached_property
-    def facts(self) -> dict:
-        """What every table's and figure's json says of the run, beside its sources."""
-        run = provenance.of_run(self.source)
-        return {"profile": self.profile.name, "seed": self.profile.seed, "run": run}
+    def missing(self) -> dict[str, str]:
+        """Every table of this kind of data, in the paper's order, and why it cannot be built."""
+        own = {name: table for name, table in TABLES.items() if self.profile.data in table.data}
+        return {name: self.lacking(table.needs) for name, table in own.items()}
 
     @cached_property
-    def studied(self) -> pd.DataFrame:
-        """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
-        root, parts = project_root() / "papers_figures/studies", []
-        if self.profile.data == "clinic":
-            for study in ABLATION_STUDIES:
-                if (root / study / "results.csv").exists():
-                    parts.append(study_of(study).ablation(root / study, study))
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Every table that the files give."""
+        return {name: TABLES[name].build(self) for name, why in self.missing.items() if not why}
 
-    def by(self, column: str, metric: str = "overall", parts=("all",)) -> pd.DataFrame:
-        """A metric of every scorer by a column of the samples, and by ``parts`` of the bench."""
-        frames = [
-            tables.sliced(self.tally, column, metric, part, **self.settings).assign(slice=part)
-            for part in parts
-        ]
-        return pd.concat(frames)
+    def lacking(self, files: Sequence[str]) -> str:
+        """Why something cannot be built: its first missing file, and who writes it; else ""."""
+        for file in files:
+            if not (self.source / file).exists():
+                return f"needs {file}, which {WRITTEN_BY[file.split('/')[0]]} writes"
+        return ""
+
+    @property
+    def overview(self) -> pd.DataFrame:
+        """Boxes of ``figures.plot_overview``, from the tables of the run and reward/report.json.
+
+        overview.yaml says what stands in which.
+        """
+        parts = ("data_pipeline", "bench_composition")
+        shown = [self.frames[name] for name in parts if name in self.frames]
+        known = pd.concat(shown).set_index("quantity")[["run", "reported"]].astype(str)
+        known = known.map(lambda text: f"{int(text):,}" if text.isdigit() else text).to_dict()
+        known["run"] |= {"held-out pairs": "not run", "unsafe answers": "not run"}
+        if (path := self.source / "reward/report.json").exists():
+            accuracy = read_json(path, "03_reward_model")["heldout_pair_accuracy"]["criterion"]
+            share = 100 * accuracy["accuracy"]
+            known["run"]["held-out pairs"] = f"{share:.1f} % of held-out\npairs ordered rightly"
+        violations = self.frames["policy"].set_index("system").run_violations.dropna()
+        base, trained = (violations.get(tables.POLICY_NAMES[name]) for name in ("base", "grpo"))
+        if base is not None and trained is not None:
+            change = f"{base:.1f} to {trained:.1f} %"
+            known["run"]["unsafe answers"] = f"unsafe answers\n{change}"
+
+        def text(column: str, quantity: str = "", unit: str = "") -> str:
+            value = known[column].get(quantity, "")
+            return f"{value} {unit}".strip() if value else ""
+
+        boxes = pd.DataFrame(read_yaml("overview.yaml"))
+        return boxes.assign(
+            run=["\n".join(text("run", *line) for line in lines) for lines in boxes.run],
+            reported=[text("reported", *line) for line in boxes.reported],
+        )
 
 
 def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=None) -> pd.DataFrame:
@@ -198,7 +321,6 @@ def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=No
     the split that was fitted on, if ``heldout`` (reward/heldout.parquet) has dimensions. ``raw`` is
     the sigmoid of the score.
     """
-    columns = ["scorer", "dimension", "where", "raw", "probability", "label"]
     rows = predicted[predicted.scorer.isin(list(fitted))]
     rows = rows.merge(benches.truths(bench), on=["instruction_id", *benches.CELL])
     kinds = rows.seen.map({True: "bench, kinds seen", False: "bench, kinds unseen"})
@@ -211,7 +333,8 @@ def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=No
     frame = pd.concat(parts, ignore_index=True)
     frame = frame.assign(raw=expit(frame.score.astype(float)))
     order = {name: n for n, name in enumerate([*fitted, *DIMENSIONS])}
-    return frame[columns].sort_values(
+    frame = frame[["scorer", "dimension", "where", "raw", "probability", "label"]]
+    return frame.sort_values(
         ["scorer", "dimension"], key=lambda s: s.map(order), kind="stable", ignore_index=True
     )
 
@@ -227,314 +350,7 @@ def reliability(rows: pd.DataFrame, scorer: str = "criterion") -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _trained(run: Run, policy: pd.DataFrame) -> dict[str, str]:
-    """What the overview says of the two trainings."""
-    texts = {"held-out pairs": "not run", "unsafe answers": "not run"}
-    if (path := run.source / "reward/report.json").exists():
-        report = read_json(path, "03_reward_model")
-        share = report["heldout_pair_accuracy"]["criterion"]["accuracy"]
-        texts["held-out pairs"] = f"{100 * share:.1f} % of held-out\npairs ordered rightly"
-    violations = policy.set_index("system").run_violations.dropna()
-    base, trained = (violations.get(tables.POLICY_NAMES[name]) for name in ("base", "grpo"))
-    if base is not None and trained is not None:
-        texts["unsafe answers"] = f"unsafe answers\n{base:.1f} to {trained:.1f} %"
-    return texts
-
-
-def overview(run: Run, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Boxes of ``figures.plot_overview``, from the tables of the run and reward/report.json.
-
-    overview.yaml says what stands in which.
-    """
-    shown = [frames[name] for name in ("data_pipeline", "bench_composition") if name in frames]
-    quantities = pd.concat(shown).set_index("quantity")[["run", "reported"]]
-    trained = _trained(run, frames["policy"])
-
-    def text(what, column: str) -> str:
-        if not isinstance(what, list):
-            return trained.get(what, "")
-        quantity, unit = what
-        value = str(quantities[column].get(quantity, ""))
-        value = f"{int(value):,}" if value.isdigit() else value
-        return f"{value} {unit}".strip() if value else ""
-
-    path = Path(__file__).with_name("overview.yaml")
-    boxes = pd.DataFrame(yaml.safe_load(path.read_text(encoding="utf-8")))
-    return boxes.assign(
-        run=["\n".join(text(line, "run") for line in lines) for lines in boxes.run],
-        reported=[text(what, "reported") for what in boxes.reported],
-    )
-
-
-# ---------------------------------------------------------------- what there is
-
-
-@dataclass(frozen=True)
-class Table:
-    """``function`` makes the frame of what is reported and of what it ``takes`` from a run;
-    ``key``: columns that name a row; ``needs``, ``reads``: files below the run folder, without
-    which it is not built, and further ones where they are there; ``reported``: stems of
-    paper_values; ``studies``: files of papers_figures/studies; ``data``: of which profiles;
-    ``behind``: what stands behind a cell, for ``trace``.
-    """
-
-    title: str
-    function: Callable[..., pd.DataFrame]
-    takes: Callable[[Run], tuple] = lambda run: ()
-    key: tuple[str, ...] = ("system",)
-    needs: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-    reported: tuple[str, ...] = ()
-    studies: tuple[str, ...] = ()
-    data: tuple[str, ...] = ALL
-    behind: Callable[[Run, Mapping, str], Behind] | None = None
-
-    def build(self, run: Run) -> pd.DataFrame:
-        return self.function(*map(reported, self.reported), *self.takes(run))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A table of one run: its frame, and by label the files that it was built from."""
-
-    table: Table
-    frame: pd.DataFrame
-    sources: dict[str, Path]  # label: path below the run folder
-    studies: dict[str, Path]  # label: path below papers_figures/studies
-    reported: dict[str, Path]  # label: file in papers_figures/paper_values
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure: of the table ``table``, else of ``frame(run, tables by name)``, else of the file
-    that it ``needs``."""
-
-    plot: Callable
-    table: str = ""
-    frame: Callable[[Run, Mapping], pd.DataFrame] | None = None
-    needs: tuple[str, ...] = ()
-    settings: Callable[[Profile], dict] = field(default=lambda profile: {})
-
-
-BY_TRUTH = partial(behind.bench, against="truth")
-TABLES = {
-    "main_results": Table(
-        "Main results",
-        tables.build_main_results,
-        lambda run: (run.metrics, run.names, run.bench.report["blind_ceiling"]),
-        needs=BENCH,
-        reported=("main_results",),
-        behind=behind.bench,
-    ),
-    "main_results_truth": Table(
-        "Main results, against the truth",
-        tables.build_main_results,
-        lambda run: (run.metrics, run.names, None, "truth"),
-        needs=BENCH,
-        reported=("main_results",),
-        data=CLINIC,
-        behind=BY_TRUTH,
-    ),
-    "safety_veto": Table(
-        "Safety veto",
-        tables.build_safety_veto,
-        lambda run: (run.metrics, run.names),
-        needs=BENCH,
-        reported=("safety_veto",),
-        data=CLINIC,
-        behind=behind.bench,
-    ),
-    "safety_veto_truth": Table(
-        "Safety veto, against the truth",
-        tables.build_safety_veto,
-        lambda run: (run.metrics, run.names, "truth"),
-        needs=BENCH,
-        reported=("safety_veto",),
-        data=CLINIC,
-        behind=BY_TRUTH,
-    ),
-    "graders": Table(
-        "Graders beside two physicians, balanced F1",
-        tables.build_graders,
-        lambda run: run.graders,
-        key=("system", "slice"),
-        needs=(*BENCH, "bench/judge.parquet"),
-        data=CLINIC,
-        behind=behind.graders,
-    ),
-    "seen_unseen": Table(
-        "Criterion kinds seen and unseen in training",
-        tables.build_seen_unseen,
-        lambda run: (run.metrics, run.names),
-        needs=BENCH,
-        data=CLINIC,
-        behind=behind.bench,
-    ),
-    "specialty": Table(
-        "Overall accuracy by specialty",
-        tables.build_specialty,
-        lambda run: (run.by("specialty"), run.names),
-        key=("specialty", "system"),
-        needs=BENCH,
-        data=CLINIC,
-        behind=partial(behind.bench, by=("specialty", "specialty")),
-    ),
-    "by_source": Table(
-        "By source",
-        tables.build_by_source,
-        lambda run: (run.by("category", "pairwise", ("all", "shorter")), run.names),
-        key=("source", "system"),
-        needs=BENCH,
-        data=("real", "open"),
-        behind=partial(behind.bench, by=("category", "source")),
-    ),
-    "calibration": Table(
-        "Calibration error, by the truth",
-        tables.build_calibration,
-        lambda run: (run.calibrated, run.names),
-        key=("system", "dimension", "where"),
-        needs=(*BENCH, "reward/criterion/calibration.json"),
-        reads=(CALIBRATIONS, "reward/heldout.parquet"),
-        data=CLINIC,
-        behind=behind.calibration,
-    ),
-    "external": Table(
-        "External generalization, RM pairwise accuracy",
-        tables.build_external,
-        lambda run: (*run.external, run.names),
-        key=("set", "system"),
-        reads=EXTERNAL,
-        reported=("external",),
-        behind=behind.external,
-    ),
-    "medical_rewardbench": Table(
-        "Medical RewardBench",
-        tables.build_medical_rewardbench,
-        lambda run: (run.subsets, run.names),
-        reads=EXTERNAL[:1],
-        reported=("ultramedical_rewardbench",),
-        behind=behind.rewardbench,
-    ),
-    "ablation": Table(
-        "Ablation",
-        tables.build_ablation,
-        lambda run: (run.studied,),
-        key=("ablation", "system", "study"),
-        reported=("ablation",),
-        studies=STUDY_FILES,
-        behind=behind.ablation,
-    ),
-    "policy": Table(
-        "Policy",
-        tables.build_policy,
-        lambda run: (run.evaluated, *run.settings.values(), run.healthbench),
-        reads=(*POLICY[:1], "healthbench/graded.json"),
-        reported=("policy",),
-        behind=behind.policy,
-    ),
-    "policy_dimension": Table(
-        "Policy by dimension",
-        tables.build_policy_by,
-        lambda run: (run.evaluated, run.verdicts, "dimension", *run.settings.values()),
-        key=("dimension",),
-        needs=POLICY,
-        behind=behind.policy_dimension,
-    ),
-    "policy_specialty": Table(
-        "Policy by specialty",
-        tables.build_policy_by,
-        lambda run: (run.evaluated, run.verdicts, "specialty", *run.settings.values()),
-        key=("specialty", "measure"),
-        needs=POLICY,
-        behind=behind.policy_specialty,
-    ),
-    "bench_composition": Table(
-        "Bench composition",
-        tables.build_bench_composition,
-        lambda run: (run.bench.report, run.profile),
-        key=("quantity",),
-        needs=("bench/report.json",),
-        reported=("bench_composition", "pipeline_counts"),
-        data=CLINIC,
-        behind=behind.counts,
-    ),
-    "data_pipeline": Table(
-        "Data pipeline",
-        tables.build_data_pipeline,
-        lambda run: (*map(run.table, PIPELINE), run.profile),
-        key=("quantity",),
-        reads=PIPELINE,
-        reported=("pipeline_counts",),
-        behind=behind.counts,
-    ),
-    "rar": Table("RaR, as reported", tables.build_rar, reported=("rar",)),
-}
-
-FIGURES = {
-    "overview": Picture(
-        drawing.plot_overview, frame=overview, needs=("data/funnel.csv", "bench/report.json")
-    ),
-    "main_results": Picture(drawing.plot_main_results, "main_results"),
-    "dimensions": Picture(drawing.plot_dimensions, "main_results"),
-    "safety_veto": Picture(drawing.plot_safety_veto, "safety_veto"),
-    "graders": Picture(drawing.plot_graders, "graders"),
-    "seen_unseen": Picture(drawing.plot_seen_unseen, "seen_unseen"),
-    "specialty": Picture(drawing.plot_specialty, "specialty"),
-    "calibration": Picture(
-        drawing.plot_calibration, "calibration", lambda run, frames: reliability(run.calibrated)
-    ),
-    "external": Picture(drawing.plot_external, "external"),
-    "policy_dimension": Picture(drawing.plot_policy_by, "policy_dimension"),
-    "policy_specialty": Picture(drawing.plot_policy_by, "policy_specialty"),
-    "claims_forest": Picture(
-        claims_forest, frame=lambda run, frames: claims.frame(run.claims), needs=BENCH
-    ),
-    "gold_over_kl": Picture(drawing.plot_gold_over_kl, needs=("policy/curve.csv",)),
-    "policy_curve": Picture(drawing.plot_policy_curve, needs=("policy/curve.csv",)),
-    "curation_funnel": Picture(drawing.plot_funnel, needs=("data/funnel.csv",)),
-    "pass_rate": Picture(
-        drawing.plot_pass_rate,
-        needs=("data/rounds.csv",),
-        settings=lambda profile: {"aimed": profile.rubric_pass_rate},
-    ),
-    "rubric_composition": Picture(drawing.plot_composition, needs=("data/composition.csv",)),
-    "judge_errors": Picture(drawing.plot_judge_errors, needs=("data/judge_errors.csv",)),
-}
-
-
 # ---------------------------------------------------------------- building
-
-
-def plans(run: Run) -> tuple[dict[str, Plan], dict[str, str]]:
-    """Every table that a run's files give, in the paper's order, and why the others are not
-    there."""
-    made, missing, root = {}, {}, project_root() / "papers_figures"
-    for name, table in TABLES.items():
-        if run.profile.data not in table.data:
-            continue
-        if lacking := _lacking(run, table.needs):
-            missing[name] = lacking
-            continue
-        patterns = (*table.needs, *table.reads)
-        paths = sorted({path for pattern in patterns for path in run.source.glob(pattern)})
-        studies = table.studies if run.profile.data == "clinic" else ()
-        studies = {file: root / "studies" / file for file in studies}
-        made[name] = Plan(
-            table,
-            table.build(run),
-            {path.relative_to(run.source).as_posix(): path for path in paths},
-            {file: path for file, path in studies.items() if path.exists()},
-            {f"{stem}.csv": root / f"paper_values/{stem}.csv" for stem in table.reported},
-        )
-    return made, missing
-
-
-def _lacking(run: Run, files: tuple[str, ...]) -> str:
-    """Why something cannot be built: its first missing file, and who writes it; else ""."""
-    for file in files:
-        if not (run.source / file).exists():
-            return f"needs {file}, which {WRITTEN_BY[file.split('/')[0]]} writes"
-    return ""
 
 
 def build(profile: Profile, source: Path, out: Path) -> dict:
@@ -546,61 +362,55 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
     source, out = Path(source), Path(out)
     need(source / "bench/predictions.parquet", "04_promedical_bench")
     run = Run(profile, source)
-    made, missing = plans(run)
-    for name, plan in made.items():
-        _save_table(run, name, plan, out)
-    drawn = []
+    for name in run.frames:
+        _save_table(run, name, out)
+    why_not = dict(run.missing)
     for name, picture in FIGURES.items():
-        if picture.table and picture.table not in made:
-            # a table that this kind of data has not is not missing, nor is its figure
-            lacking = missing.get(picture.table, "")
-        elif not (lacking := _lacking(run, picture.needs)):
-            _draw(run, name, picture, made, out)
-            drawn.append(name)
-        missing |= {name: lacking} if lacking else {}
+        if not picture.table:
+            why_not[name] = run.lacking(picture.needs)
+        elif picture.table in run.missing:  # else this kind of data has no such table
+            why_not[name] = run.missing[picture.table]
+    drawn = [name for name in FIGURES if why_not.get(name) == ""]
+    for name in drawn:
+        _draw(run, name, FIGURES[name], out)
     claims.save(run.claims, out)
     all_tables.save(out)
     return {
-        "tables": list(made),
+        "tables": list(run.frames),
         "figures": drawn,
-        "not_built": missing,
+        "not_built": {name: why for name, why in why_not.items() if why},
         "claims": {claim["id"]: claim["verdict"] for claim in run.claims},
     }
 
 
-def _save_table(run: Run, name: str, plan: Plan, out: Path) -> None:
-    facts = run.facts | {"function": f"tables.{plan.table.function.__name__}"}
-    facts |= {"reported": tables.digests(plan.reported), "studies": tables.digests(plan.studies)}
-    note = STUDIED if plan.studies else ""
-    seed = run.profile.seed
-    title, sources = plan.table.title, plan.sources
-    tables.save(plan.frame, out / "tables", name, title, sources, run.profile, seed, note, facts)
+def _save_table(run: Run, name: str, out: Path) -> None:
+    table, files = TABLES[name], TABLES[name].files(run)
+    facts = run.facts | {"function": f"tables.{table.function}"}
+    facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
+    note, title, sources = STUDIED if files["studies"] else "", table.title, files["sources"]
+    frame, folder, seed = run.frames[name], out / "tables", run.profile.seed
+    tables.save(frame, folder, name, title, sources, run.profile, seed, note, facts)
 
 
-def _draw(run: Run, name: str, picture: Picture, made: Mapping[str, Plan], out: Path) -> None:
-    plan = made.get(picture.table)
-    sources = plan.sources if plan else {file: run.source / file for file in picture.needs}
-    if picture.frame:
-        frame = picture.frame(run, {table: own.frame for table, own in made.items()})
+def _draw(run: Run, name: str, picture: Picture, out: Path) -> None:
+    sources = {file: run.source / file for file in picture.needs}
+    if picture.table:
+        sources = TABLES[picture.table].files(run)["sources"]
+    if picture.table and not picture.of:
+        frame = run.frames[picture.table]
     else:
-        frame = plan.frame if plan else run.table(picture.needs[0])
-    facts = run.facts | {"function": f"figures.{picture.plot.__name__}", "table": picture.table}
+        frame = run.part(picture.of or picture.needs[0])
+    facts = run.facts | {"function": f"figures.{picture.plot}", "table": picture.table}
     facts |= {"sources": tables.digests(sources)}
-    plot = partial(picture.plot, **picture.settings(run.profile))
     note = tables.note(run.profile, run.profile.seed)
-    plotting.save(plot, frame, out / "figures", name, note, facts)
-
-
-def paper(profile: Profile, run: Path) -> dict:
-    """Tables, figures and claims of a run, into its folder ``paper``; see ``build``."""
-    return build(profile, run, run / "paper")
+    plotting.save(picture.draw(run.profile), frame, out / "figures", name, note, facts)
 
 
 def show(profile: Profile, folder: Path, name: str) -> None:
     """Draw a figure of ``folder``/figures in a notebook from its csv; say so where it is not
     there."""
-    path, picture = Path(folder) / "figures" / f"{name}.csv", FIGURES[name]
+    path = Path(folder) / "figures" / f"{name}.csv"
     if path.exists():
-        plotting.show(partial(picture.plot, **picture.settings(profile)), pd.read_csv(path))
+        plotting.show(FIGURES[name].draw(profile), pd.read_csv(path))
     else:
         print(f"{name}: not built in this profile")

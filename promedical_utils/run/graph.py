@@ -12,7 +12,7 @@ from pathlib import Path
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import OVERRIDES, profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
-from promedical_utils.paper import registry, rerun
+from promedical_utils.paper import rerun
 from promedical_utils.run import doctor
 from promedical_utils.run.notebooks import environment, fingerprint, notebooks, span, timings
 from promedical_utils.studies import catalog
@@ -52,8 +52,7 @@ def reproduce(name: str, run_dir: str = "") -> None:
     done = "up to date" if timings(run) != before else "up to date, nothing to do"
     print(f"{shown(run)} is {done}")
 
-    keys = {table: entry.key for table, entry in registry.TABLES.items()}
-    outcome = rerun.report(name, run_dir, keys).line()
+    outcome = rerun.report(name, run_dir)
     print(f"{shown(run / 'rerun.md')}: {outcome}")
 
 

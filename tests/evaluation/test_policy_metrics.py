@@ -10,7 +10,6 @@ from helpers import studies
 from promedical_utils.core import statistics
 from promedical_utils.core.workspace import KitError, write_json
 from promedical_utils.evaluation import policy_metrics
-from promedical_utils.paper import claims
 
 NAN = float("nan")
 
@@ -169,16 +168,20 @@ def test_only_patients_that_both_have_are_compared():
     assert look(found, against="truth")["difference"] == pytest.approx(-1 / 3)
 
 
-def test_the_same_numbers_as_the_claims():
+def test_a_paired_difference_and_its_interval_by_hand():
     rng = np.random.default_rng(1)
     draw = lambda: [(rng.random(), 0, int(rng.random() < 0.4)) for _ in range(60)]  # noqa: E731
     rows = frame(base=draw(), grpo=draw())
     for column, metric in (("s1", "s1"), ("violation", "violation_rate")):
-        one = claims.paired_policies(rows, column, 1, 60, 4)
-        other = look(
-            policy_metrics.paired(rows, "grpo", "base", [metric], draws=60, seed=4), against="truth"
-        )
-        assert {k: other[k] for k in one} == pytest.approx(one)
+        wide = rows.pivot(index=["instruction_id", "condition"], columns="policy", values=column)
+        less = (wide.grpo.astype(float) - wide.base.astype(float)).to_numpy()
+        conditions = wide.index.get_level_values("condition")
+        weights = statistics.two_stage_weights(conditions, 60, 4)
+        low, high = np.percentile(weights @ less / weights.sum(axis=1), [2.5, 97.5])
+        found = policy_metrics.paired(rows, "grpo", "base", [metric], draws=60, seed=4)
+        row = look(found, against="truth")
+        assert row["n"] == 60 and row["difference"] == pytest.approx(less.mean())
+        assert (row["low"], row["high"]) == pytest.approx((low, high))
 
 
 def test_a_policy_with_seeds_counts_as_their_mean():

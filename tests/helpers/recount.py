@@ -18,7 +18,7 @@ from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import project_root, read_json
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import policy_metrics, scorers
-from promedical_utils.paper import registry, rerun, trace
+from promedical_utils.paper import registry, rerun
 from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.rubric import scoring
@@ -65,12 +65,11 @@ def plain(value) -> str:
     return written(value) if isinstance(value, float) else str(value)
 
 
-class Place(trace.Source):
+class Place:
     """A run's folder, or its published copy, with what was counted so far."""
 
-    @cached_property
-    def once(self) -> dict:
-        return {}
+    def __init__(self, folder):
+        self.run, self.once = registry.Run.load(folder), {}
 
     def kept(self, key: tuple, make):
         if key not in self.once:
@@ -169,10 +168,10 @@ class Count:
 
 def cells(place: Place) -> Iterator[tuple[str, str, str, dict]]:
     """(table, row, column, the row's values) of every cell with something in it that is no key."""
-    for path in sorted(place.paper.glob("tables/*.csv")):
+    for path in sorted(place.run.paper.glob("tables/*.csv")):
         frame, table = rerun.read(path), path.stem
         key = list(registry.TABLES[table].key)
-        for name, values in zip(rerun.named(frame, key), frame.to_dict("records"), strict=True):
+        for name, values in zip(rerun.row_names(frame, key), frame.to_dict("records"), strict=True):
             yield from ((table, name, c, values) for c in frame if c not in key and values[c])
 
 
@@ -541,7 +540,7 @@ def _likely(place, scorer: str, where: str) -> pd.DataFrame:
         cells = cells[cells.seen if where.endswith(" seen") else ~cells.seen]
         return cells.assign(label=_label(cells, "truth"))
     rows = place.run.table(HELDOUT).query("scorer == @scorer").rename(columns={"truth": "label"})
-    fitted = calibration.Calibration.load(place.folder / f"reward/{scorer}/calibration.json")
+    fitted = calibration.Calibration.load(place.run.source / f"reward/{scorer}/calibration.json")
     return rows.assign(probability=fitted.probability(rows.score, rows.dimension))
 
 
@@ -612,7 +611,7 @@ def _policy(place, row, base, end) -> Count:
 
 
 def _policy_dimension(place, row, base, end) -> Count:
-    frame, verdicts, part = place.run.evaluated, place.run.verdicts, row["dimension"]
+    frame, verdicts, part = place.run.evaluated, place.run.table(VERDICTS), row["dimension"]
     against = policy_metrics.labels(frame)
     own = verdicts[(verdicts.judge == against) & (verdicts.dimension == part)]
     factors = SIDES["difference" if base == "n" else base]
@@ -748,7 +747,7 @@ def _pipeline(place, row, base, end) -> Count:
 
 def _outside(place, part: str, wanted: Mapping, end: str, subsets=("",)) -> Count:
     """Share of answer pairs ordered rightly; over several subsets the mean of their shares."""
-    frame = place.run.outside
+    frame = place.run.predicted_outside
     frame = frame[frame["set"] == part]
     samples = _patients(frame)[["instruction_id", "condition"]]
     for column, value in wanted.items():

@@ -11,10 +11,10 @@ from helpers.studies import write as write_results
 from scipy import stats
 
 from promedical_utils.core import statistics, workspace
-from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.paper import contrasts
 
+PROFILE = benches.profile()
 CHECK = {
     "a": "full",
     "b": "base",
@@ -57,6 +57,10 @@ def answers(rates, n=80):
     return pd.DataFrame(rows, columns=columns)
 
 
+def of_policies(rows, draws, seed):
+    return contrasts.Counted(policy_metrics.sums(rows), draws, seed, policy_metrics.labels(rows))
+
+
 def test_three_trainings_by_hand():
     a, b = {"1": 0.30, "2": 0.36, "3": 0.27}, {"1": 0.10, "2": 0.12, "3": 0.17}
     half, each = contrasts.trainings(a, b)
@@ -80,8 +84,8 @@ def test_other_seeds_are_welch_s():
 
 
 def test_two_errors_add_up_as_squares():
-    found = contrasts.widened({"difference": 10.0, "low": 7.0, "high": 22.0}, 4.0)
-    assert found["low"] == pytest.approx(10 - 5) and found["high"] == pytest.approx(10 + 160**0.5)
+    value, low, high = contrasts.apart((10.0, 7.0, 22.0), (0.0, -4.0, 4.0))  # of trainings
+    assert (value, low) == (10.0, pytest.approx(10 - 5)) and high == pytest.approx(10 + 160**0.5)
     value, low, high = contrasts.apart((9.0, 6.0, 10.0), (4.0, 1.0, 8.0))
     assert value == 5.0
     assert low == pytest.approx(5 - 5) and high == pytest.approx(5 + 10**0.5)
@@ -89,7 +93,7 @@ def test_two_errors_add_up_as_squares():
 
 def test_policies_of_three_seeds_recomputed_by_hand():
     rows = answers({"base": [0.6], "full": [0.1, 0.2, 0.3], "no_veto": [0.4, 0.5, 0.4]})
-    source = contrasts.of_policies(rows, 200, 5)
+    source = of_policies(rows, 200, 5)
     for other in ("base", "no_veto"):
         found = source.find(check(a=other, b="full"))
         wide = (
@@ -117,7 +121,7 @@ def test_policies_of_three_seeds_recomputed_by_hand():
 
 
 def test_sides_turned_round_turn_the_sign():
-    source = contrasts.of_policies(answers({"base": [0.6], "full": [0.1, 0.2, 0.3]}), 100, 0)
+    source = of_policies(answers({"base": [0.6], "full": [0.1, 0.2, 0.3]}), 100, 0)
     one, other = source.find(check(a="base", b="full")), source.find(check(a="full", b="base"))
     assert (
         one["difference"] == pytest.approx(-other["difference"]) and one["low"] > 0 > other["high"]
@@ -128,7 +132,7 @@ def test_sides_turned_round_turn_the_sign():
 
 
 def test_one_training_says_so():
-    source = contrasts.of_policies(answers({"base": [0.6], "full": [0.2]}), 100, 0)
+    source = of_policies(answers({"base": [0.6], "full": [0.2]}), 100, 0)
     found = source.find(check(a="base", b="full"))
     assert (found["seeds"], found["each"]) == (1, []) and "widened" not in found["test"]
     assert (found["low"], found["high"]) == pytest.approx(
@@ -141,7 +145,7 @@ def test_one_training_says_so():
 def test_excellence_is_counted_in_criteria():
     rows = answers({"base": [0.5], "full": [0.5]})
     rows["s2"] = (rows.policy == "full") * 2
-    found = contrasts.of_policies(rows, 50, 0).find(check(metric="s2"))
+    found = of_policies(rows, 50, 0).find(check(metric="s2"))
     assert (found["difference"], found["unit"]) == (2.0, "criteria")
 
 
@@ -212,7 +216,7 @@ def test_results_are_paired_where_that_is_stored_and_apart_elsewhere():
         *rows_of("no_data", {"1": 0.6}, (0.6, 0.56, 0.64), n=40),
         less("criterion", "scalar_overall", 0.2, 0.15, 0.26),
     ]
-    source = contrasts.Stored(pd.DataFrame(rows), "paired")
+    source = contrasts.Stored(pd.DataFrame(rows), 9)
     given = check(a="criterion", metric="pairwise")
     half = T2 * np.std([0.88, 0.89, 0.93], ddof=1) / 3**0.5
     found = source.find(given | {"b": "scalar_overall"})
@@ -239,7 +243,7 @@ def test_seeds_known_by_rank_alone_are_nobodys_pair():
     a, b = {"?1": 0.7, "?2": 0.8, "?3": 0.9}, {"?1": 0.1, "?2": 0.2, "?3": 0.3}
     rows = [*rows_of("rm", a), *rows_of("rule", b), *rows_of("third", {"1": 0, "2": 0.1, "3": 0.3})]
     rows += rows_of("fourth", {"1": 0.1, "2": 0.1, "3": 0.1})
-    source, given = contrasts.Stored(pd.DataFrame(rows), ""), check(a="rm", metric="pairwise")
+    source, given = contrasts.Stored(pd.DataFrame(rows), 9), check(a="rm", metric="pairwise")
     welch = stats.ttest_ind([*a.values()], [*b.values()], equal_var=False)
     wanted = welch.confidence_interval(0.95)
     found = source.find(given | {"b": "rule"})
@@ -257,7 +261,7 @@ def test_stored_differences_are_used_either_way_round():
         *rows_of("other", {"1": 0.5}, (0.5, 0.47, 0.54), **at),
         less("judge", "rm", -0.25, -0.31, -0.2, **at | {"n": 29}),
     ]
-    source = contrasts.Stored(pd.DataFrame(rows), "paired")
+    source = contrasts.Stored(pd.DataFrame(rows), 9)
     given = check(a="rm", b="judge", metric="overall", labels="adjudicated")
     found, half = source.find(given), stats.t.ppf(0.975, 1) * 0.05
     assert found["difference"] == pytest.approx(25) and found["n"] == 29 and found["seeds"] == 2
@@ -296,9 +300,8 @@ def test_external_predictions_by_hand():
         "label",
         "prefers",
     ]
-    source = contrasts.Counted(
-        contrasts.external(pd.DataFrame(rows, columns=columns)), 50, 0, "truth"
-    )
+    source = contrasts.Counted(contrasts.external(pd.DataFrame(rows, columns=columns)), 50, 0)
+    assert source.against == ["truth"]
     at = check(a="rm_rag", b="rm", metric="q", slice="clinic")
     assert source.find(at)["difference"] == pytest.approx(75 - 50)
     assert source.find(at | {"a": "rm", "b": None})["difference"] == pytest.approx(50)
@@ -316,17 +319,16 @@ def test_healthbench_says_why_not():
     assert [found[k] for k in ("difference", "low", "high", "n", "seeds")] == [3.0, 1.0, 5.5, 12, 1]
 
 
-def test_a_study_that_did_not_run_is_none_and_half_a_study_an_error(tmp_path):
-    assert contrasts.study(tmp_path, "policies") is None
+def test_a_study_that_did_not_run_says_so(tmp_path):
+    found = contrasts.of_study(tmp_path, "policies", PROFILE)
+    assert found.source is None and found.reason == "study policies not run"
     place = tmp_path / "policies"
     workspace.write_json(
         place / "manifest.json",
         {"profile": {"name": "cpu", "seed": 1, "data": "clinic", "bootstrap": 9}},
     )
-    with pytest.raises(KitError, match="make study STUDY=policies"):
-        contrasts.study(tmp_path, "policies")
     write_results(place, answers({"base": [0.5], "full": [0.1]}))
-    found = contrasts.study(tmp_path, "policies")
+    found = contrasts.of_study(tmp_path, "policies", PROFILE)
     assert found.data == "study policies: profile cpu, seed 1, clinic"
     assert found.files == ("studies/policies/results.csv", "studies/policies/manifest.json")
 
@@ -334,7 +336,9 @@ def test_a_study_that_did_not_run_is_none_and_half_a_study_an_error(tmp_path):
 def test_the_committed_study_s_own_numbers():
     folder = workspace.project_root() / "papers_figures/studies"
     table = pd.read_csv(folder / "policies/policies.csv").set_index("variant")
-    found = contrasts.study(folder, "policies").source.find(check(a="no_veto", b="full"))
+    found = contrasts.of_study(folder, "policies", PROFILE).source.find(
+        check(a="no_veto", b="full")
+    )
     column = "violations_less_full"
     wanted = [table[f"{column}{end}"]["no_veto"] for end in ("", "_low", "_high")]
     assert [found[k] for k in ("difference", "patients_low", "patients_high")] == pytest.approx(
@@ -345,7 +349,7 @@ def test_the_committed_study_s_own_numbers():
     rows = pd.read_csv(folder / "reward_models/results.csv")
     at = rows.system.eq("criterion") & rows.metric.eq("overall") & rows.how.eq("less")
     at &= rows.against.eq("truth") & rows.other.eq("scalar_overall")
-    found = contrasts.study(folder, "reward_models").source.find(
+    found = contrasts.of_study(folder, "reward_models", PROFILE).source.find(
         check(a="criterion", b="scalar_overall", metric="overall")
     )
     assert found["difference"] == pytest.approx(100 * rows[at].value.iloc[0])

@@ -116,19 +116,18 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
 
 
 def test_reported_and_own_values_share_no_row_and_keys_name_one(here):
-    made, missing = registry.plans(registry.Run(PROFILE, here / "papers_figures/cpu"))
-    assert not missing
-    for name, plan in made.items():
-        frame = plan.frame
-        assert not frame.duplicated(list(plan.table.key)).any(), name
+    run = registry.Run(PROFILE, here / "papers_figures/cpu")
+    assert set(run.frames) == {n for n, t in registry.TABLES.items() if "clinic" in t.data}
+    for name, frame in run.frames.items():
+        assert not frame.duplicated(list(registry.TABLES[name].key)).any(), name
         reported, own = (frame.filter(regex=f"^{who}_").notna() for who in ("reported", "run"))
         if name not in ("data_pipeline",):  # there a row is a quantity, of both
             assert not (reported.any(axis=1) & own.any(axis=1)).any(), name
         if "status" in frame and name != "data_pipeline":
             assert not own[frame.status == "not run"].any(axis=None), name
             assert set(frame.status) <= {"this run", "not run", "input", "study"}, name
-        for file in (*plan.sources.values(), *plan.studies.values(), *plan.reported.values()):
-            assert file.exists(), name
+        for files in registry.TABLES[name].files(run).values():
+            assert all(file.exists() for file in files.values()), name
 
 
 @pytest.mark.parametrize(
@@ -172,7 +171,8 @@ def test_no_predictions_is_one_clear_error(here):
 
 def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
     place = here / "papers_figures/cpu"
-    before, _ = registry.plans(registry.Run(PROFILE, place))
+    run = registry.Run(PROFILE, place)
+    before = run.frames
     path = place / "bench/predictions.parquet"
     frame = pd.read_parquet(path)
     pair = pd.read_parquet(place / "bench/pairs.parquet").iloc[0]
@@ -184,11 +184,12 @@ def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
     flip = -5.0 if frame.score[at].iloc[0] > less else 5.0
     frame.loc[at, "score"] = flip
     frame.to_parquet(path, index=False)
-    after, _ = registry.plans(registry.Run(PROFILE, place))
-    changed = {n for n in before if not before[n].frame.equals(after[n].frame)}
-    readers = {n for n, plan in before.items() if "bench/predictions.parquet" in plan.sources}
+    after = registry.Run(PROFILE, place).frames
+    changed = {n for n in before if not before[n].equals(after[n])}
+    sources = {n: registry.TABLES[n].files(run)["sources"] for n in before}
+    readers = {n for n, files in sources.items() if "bench/predictions.parquet" in files}
     assert {"main_results", "seen_unseen"} <= changed <= readers
-    frames = (p["main_results"].frame.set_index("system") for p in (before, after))
+    frames = (p["main_results"].set_index("system") for p in (before, after))
     rows = [f.filter(like="run_").fillna(-1) for f in frames]
     differs = (rows[0] != rows[1]).any(axis=1)
     assert rows[0].index[differs].tolist() == [tables.systems(PROFILE)["criterion"]]
@@ -197,10 +198,11 @@ def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
 def test_real_and_open_data_never_show_the_clinics_studies(here):
     for data in ("real", "open"):
         profile = PROFILE.model_copy(update={"data": data})
-        made, _ = registry.plans(registry.Run(profile, here / "papers_figures/cpu"))
-        ablation = made["ablation"].frame
-        assert (ablation.status == "not run").all() and made["ablation"].studies == {}
-        assert "by_source" in made and "safety_veto" not in made and "bench_composition" not in made
+        run = registry.Run(profile, here / "papers_figures/cpu")
+        assert (run.frames["ablation"].status == "not run").all()
+        assert registry.TABLES["ablation"].files(run)["studies"] == {}
+        assert "by_source" in run.frames
+        assert not {"safety_veto", "bench_composition"} & run.frames.keys()
 
 
 def test_calibration_rows_by_hand():
@@ -251,8 +253,8 @@ def test_a_studys_names_come_from_its_own_file(here):
     facts = pd.read_csv(folder / "policies.csv")
     facts.loc[facts.variant == "full", "label"] = "named otherwise since"
     facts.to_csv(folder / "policies.csv", index=False)
-    made, _ = registry.plans(registry.Run(PROFILE, here / "papers_figures/cpu"))
-    assert "named otherwise since (kit)" in set(made["ablation"].frame.system)
+    made = registry.Run(PROFILE, here / "papers_figures/cpu").frames
+    assert "named otherwise since (kit)" in set(made["ablation"].system)
 
 
 def test_every_profile_knows_its_tables():

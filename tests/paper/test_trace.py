@@ -10,15 +10,16 @@ import pyarrow.parquet as parquet
 import pytest
 from helpers import benches
 
+from promedical_utils import __main__
 from promedical_utils.core import provenance
 from promedical_utils.core.workspace import write_json
 from promedical_utils.evaluation import bench
-from promedical_utils.paper import trace
+from promedical_utils.paper import registry, trace
 from promedical_utils.report import tables
 
 PROFILE = benches.profile()
 CRITERION = tables.systems(PROFILE)["criterion"]
-PREDICTIONS = "bench/predictions.parquet"
+PREDICTIONS, FILES = "bench/predictions.parquet", ("pairs", "predictions", "verdicts")
 
 
 @pytest.mark.parametrize("mistake", ["slice", "labels", "cell", "file"])
@@ -39,7 +40,7 @@ def test_a_table_of_other_rows_than_it_says_is_found_out(run, rebuild, monkeypat
         shutil.copy(truth, run / "paper/tables/main_results.csv")
     elif mistake == "cell":
         path = run / "paper/tables/main_results.csv"
-        cell = trace.find(trace.Source(run), *asked)[0][asked[2]]
+        cell = trace.find(registry.Run.load(run), *asked)[0][asked[2]]
         path.write_text(path.read_text().replace(f",{cell},", ",12.34,"))
     else:
         frame = pd.read_parquet(run / PREDICTIONS)
@@ -86,29 +87,33 @@ def test_the_chain_of_a_cell_leads_to_rows_model_data_and_code(run, table):
     if table == "main_results":
         pairs = bench.Bench.load(run / "bench").pairs
         n = int((pairs.dimension == "safety").sum())
-        hits, counted = re.search(rf"(\d+) of ({n}) ->", said).groups()
-        assert f"-> {100 * int(hits) / int(counted):.2f}: equal" in said
+        key = "scorer criterion, metric pairwise, slice safety, against adjudicated"
+        hits, counted = re.search(rf"\+1 x (\d+) of ({n}): {key}", said).groups()
+        assert f"from its items: {100 * int(hits) / int(counted):.2f}: equal" in said
         first = pairs[pairs.dimension == "safety"].iloc[0]
+        assert f"\n  {first.chosen_id}: says {first.chosen_id} plainly" in said
+        rows = {file: said.split(f"bench/{file}.parquet: ")[1] for file in FILES}
+        columns = {
+            file: text.split("\nrows ")[0].split("\nitems ")[0] for file, text in rows.items()
+        }
         assert (
-            first.criterion_id in said
-            and f"text of {first.chosen_id}: says {first.chosen_id} plainly" in said
+            first.criterion_id in columns["pairs"] and first.criterion_id in columns["predictions"]
         )
-        assert (
-            "physician_1 met" in said
-            and "adjudicated met" in said
-            and "score " in said
-            and "reward/criterion: fingerprint f1ngerpr1nt, seed 2040, base ba5e" in said
-        )
+        assert " score" in columns["predictions"] and " met" in columns["verdicts"]
+        assert "physician_1" in columns["verdicts"] and "adjudicated" in columns["verdicts"]
+        assert re.search("reward/criterion: settings f1ngerpr1nt, seed 2040, base .*ba5e", said)
 
 
 def test_reported_inputs_and_empty_cells_lead_to_where_they_stand(run):
     said = trace.trace(run, "main_results", "GPT-5", "reported_pairwise_safety")
-    assert "77.39" in said and "mark N" in said and "paper_values/main_results.csv" in said
+    assert "77.39: equal to the cell" in said and "paper_values/main_results.csv" in said
+    assert re.search("^row +status not run, mark N$", said, re.MULTILINE)
     said = trace.trace(run, "data_pipeline", "judge agreement that is set", "run")
-    assert "judge_agreement = 0.932" in said
-    assert "none: this row has no such value (status: not run)" in trace.trace(
-        run, "main_results", "GPT-5", "run_pairwise_safety"
+    assert "93.20: equal to the cell" in said and re.search(
+        "^row +status input", said, re.MULTILINE
     )
+    said = trace.trace(run, "main_results", "GPT-5", "run_pairwise_safety")
+    assert "run_pairwise_safety = (empty)" in said and "again" not in said
 
 
 def test_texts_come_from_the_run_that_was_published_and_from_no_other(run):
@@ -123,25 +128,8 @@ def test_texts_come_from_the_run_that_was_published_and_from_no_other(run):
     frame = pd.read_parquet(run / "data/candidates.parquet")
     frame.assign(text="other").to_parquet(run / "data/candidates.parquet", index=False)
     said = trace.trace(copy, *asked)
-    assert (
-        "text of" not in said
-        and f"not in this copy: runs/cpu/data/candidates.parquet has them, content sha256 {digest}"
-        in said
-    )
-
-
-def test_a_claim_leads_to_its_check(run):
-    said = trace.trace(run, "claims", "injection_overall", "verdict")
-    assert said.startswith("claims | injection_overall | verdict = ")
-    said = trace.trace(
-        run,
-        "claims",
-        "injection_overall / run: criterion - scalar_blind, overall, adjudicated",
-        "difference",
-    )
-    assert re.search(
-        r"^rule +same direction where the low end, -?[\d.]+, is above 0", said, re.MULTILINE
-    )
+    command = "make reproduce PROFILE=cpu writes runs/cpu/data/candidates.parquet"
+    assert "plainly" not in said and f"{command}, content sha256 {digest}" in said
 
 
 @pytest.mark.parametrize(
@@ -149,7 +137,7 @@ def test_a_claim_leads_to_its_check(run):
     [
         (
             ("none", "x", "y"),
-            r"no table 'none' in runs/cpu/paper; there are: .*main_results.*, claims$",
+            r"no table 'none' in runs/cpu/paper; there are: .*main_results",
         ),
         (
             ("main_results", "GPT-6", "y"),
@@ -166,7 +154,7 @@ def test_a_claim_leads_to_its_check(run):
     ],
 )
 def test_what_is_not_there_is_one_line_that_lists_what_is(run, capsys, asked, line):
-    assert trace.main([*asked, "--run", "runs/cpu"]) == 1
+    assert __main__.main(["trace", *asked, "--run", "runs/cpu"]) == 1
     said = capsys.readouterr()
     assert (
         re.match(line, said.err.strip())

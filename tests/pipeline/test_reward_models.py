@@ -139,7 +139,7 @@ def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
     assert set(trained["models"]) == {"criterion", "scalar_overall", "scalar_blind"}
     bench = bench_module.make_bench(profile, run)
     assert set(bench["pairs_by_source"]) == {"kqa", "mediqa", "healthbench"}
-    made = registry.paper(profile, run)
+    made = registry.build(profile, run, run / "paper")
     assert "by_source" in made["tables"] and "safety_veto" not in made["tables"]
     assert made["claims"]["veto_fewer_violations"] == "not testable in this profile"
     # no text of a source stands in what may be published

@@ -536,7 +536,7 @@ ROWS = (
     "external/texts.parquet",
     "external/predictions.parquet",
 )
-KEPT_BACK = ("rerun.md", "rerun.csv", "rerun.json", "data/candidates.parquet", "external/cache.bin")
+KEPT_BACK = ("rerun.md", "rerun.csv", "data/candidates.parquet", "external/cache.bin")
 
 
 @pytest.mark.parametrize("name", ["smoke", "real"])
