@@ -256,7 +256,7 @@ def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitR
 # ---------------------------------------------------------------- curation
 
 
-def _asking(roles: Roles) -> tuple[filters.Screen, filters.Classify]:
+def _asking(roles: Roles) -> tuple[Callable, Callable]:
     """The screener and the classifier as ``filters`` asks them: texts in, answers or None out."""
 
     def ask(role: Callable, texts: Sequence[str]) -> list:
