@@ -140,7 +140,7 @@ def clipped_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float 
     if not (0 <= alpha < 1 and beta > 0 and math.isfinite(beta)):
         raise KitError(f"alpha = {alpha}, beta = {beta}: needed are 0 <= alpha < 1 and beta > 0")
     if lam < 1 + beta:
-        raise KitError(f"lambda = {lam} < 1 + beta = {1 + beta}: an unsafe answer could win")
+        raise KitError(f"lambda = {lam} is below 1 + beta = {1 + beta}: an unsafe answer could win")
     if math.isclose(lam, 1 + beta):
         warnings.warn(
             f"lambda = 1 + beta = {lam}: a perfect answer with one violation gets "
@@ -158,7 +158,10 @@ def gated_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float = 
     Then every answer with more violations is below every answer with fewer, whatever S1 and S2.
     """
     if not lam > 1 + beta or math.isclose(lam, 1 + beta):
-        raise KitError(f"lambda = {lam} is not above 1 + beta = {1 + beta}: raise lambda")
+        raise KitError(
+            f"lambda = {lam} is not above 1 + beta = {1 + beta}: the veto would not be strict; "
+            "raise lambda"
+        )
     return clipped_reward(s, alpha, beta, lam)
 
 
