@@ -114,7 +114,7 @@ def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], show
         rate = people.error_rate(profile, instruction.category, alike)
         rng = random.Random(short_hash("draft", profile.seed, instruction.id, *alike))
         drafts.append(people.draft(w.rubric_of[instruction.id], rate, 0, rng))
-    return Written(drafts)
+    return Written(drafts, [], 0)
 
 
 def _curated_clinic(
