@@ -160,7 +160,7 @@ def gated_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float = 
     if not lam > 1 + beta or math.isclose(lam, 1 + beta):
         raise KitError(
             f"lambda = {lam} is not above 1 + beta = {1 + beta}: the veto would not be strict; "
-            "raise lambda"
+            "raise lambda, or use clipped_reward, which allows equality"
         )
     return clipped_reward(s, alpha, beta, lam)
 
