@@ -19,8 +19,8 @@ PACKAGE = Path(__file__).parents[1]
 def of_code(modules: Iterable[str], data: bool = True) -> str:
     """Hash of the kit's ``modules`` (dotted names), all that they import, and the lock.
 
-    ``data``: and of all files of the package that are no code, such as vocabulary and prompts,
-    which nothing says who reads.
+    ``data``: and of the files that are no code, such as vocabulary and prompts, in each room
+    that is reached: nothing says which of its modules reads them.
     """
     reached: dict[str, str] = {}
     queue = set(modules)
@@ -29,8 +29,10 @@ def of_code(modules: Iterable[str], data: bool = True) -> str:
         reached[name], imported, folders = _module(name)
         reached |= {folder: _contents(project_root() / folder) for folder in folders}
         queue |= imported - reached.keys()
+    rooms = sorted({PACKAGE / name.split(".")[1] for name in reached if "." in name})
+    files = [_contents(room) for room in rooms if room.is_dir()] if data else []
     lock = sha256(project_root() / "requirements.lock")
-    return short_hash(*sorted(reached.items()), _contents(PACKAGE) if data else "", lock)
+    return short_hash(*sorted(reached.items()), *files, lock)
 
 
 def imports(tree: ast.AST) -> set[str]:

@@ -20,7 +20,7 @@ from pyarrow import parquet
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS, SPLITS
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import KitError, need, replacing, write_text
+from promedical_utils.core.workspace import KitError, need, replacing, shown, write_text
 from promedical_utils.data.sources import open_sets, schemas
 from promedical_utils.data.sources.real_sets import EXTERNAL
 from promedical_utils.evaluation import bench as benches
@@ -104,10 +104,13 @@ def _tables(run: Path, data: RunData) -> dict[str, pa.Table]:
     """The tables of a run by config, columns as in ``COLUMNS``; of rubrics a row a criterion."""
     files = {"instructions": "instructions", "responses": "candidates"}
     files |= {"verdicts": "verdicts", "pairs": "pairs"}
-    tables = {
-        name: parquet.read_table(need(run / f"data/{file}.parquet", "02_preference_pairs"))
-        for name, file in files.items()
-    }
+    tables = {}
+    for name, file in files.items():
+        path = need(run / f"data/{file}.parquet", "02_preference_pairs")
+        try:
+            tables[name] = parquet.read_table(path)
+        except pa.ArrowInvalid:
+            raise KitError(f"{shown(path)} is no readable Parquet: delete it, run again") from None
     criteria = [
         rubric.model_dump(exclude={"criteria"}) | criterion.model_dump()
         for rubric in data.rubrics

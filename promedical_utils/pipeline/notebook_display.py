@@ -106,4 +106,4 @@ def agreement(
     kappa = dict(review["sources"].get("kqa_agreement", {}))
     columns = ["slice", "coefficient", "n", "value", "low", "high"]
     by_dimension = pd.DataFrame(kappa.pop("reliability", []), columns=columns)
-    return pd.DataFrame({"K-QA": kappa}).T, by_dimension
+    return pd.DataFrame({"K-QA": kappa} if kappa else {}).T, by_dimension

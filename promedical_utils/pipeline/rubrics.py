@@ -248,8 +248,7 @@ def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitR
     names += ["train"] * profile.train_instructions
     rows = {}
     for i, name in zip(order, names, strict=False):
-        seed = int(short_hash(i), 16) % 2**31
-        rows[i] = SplitRow(instruction_id=i, split=name, condition=i, patient=i, wording_seed=seed)
+        rows[i] = SplitRow(instruction_id=i, split=name, condition=i, patient=i, wording_seed=0)
     return rows
 
 

@@ -12,9 +12,12 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "Snakefile").touch()
     (tmp_path / "requirements.lock").write_text("torch==1\n")
     (folder / "__init__.py").write_text("")
-    (folder / "a.py").write_text('"""Doc."""\nfrom promedical_utils import b\n')
+    (folder / "a.py").write_text('"""Doc."""\nfrom promedical_utils import b, near\n')
     (folder / "b.py").write_text("RATE = 1\n")
     (folder / "c.py").write_text("OTHER = 1\n")
+    for room in ("near", "far"):
+        (folder / room).mkdir()
+        (folder / room / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fingerprint, "PACKAGE", folder)
     return folder
@@ -32,9 +35,10 @@ def of_a() -> str:
         ("b.py", "RATE = 2\n", True),
         ("b.py", '"""Words."""\nRATE = 1  # why\n', False),
         ("c.py", "OTHER = 2\n", False),
-        ("a.py", '"""Other words."""\nfrom promedical_utils import b\n', False),
+        ("a.py", '"""Other words."""\nfrom promedical_utils import b, near\n', False),
         ("../requirements.lock", "torch==2\n", True),
-        ("words.yaml", "a: 1\n", True),
+        ("near/words.yaml", "a: 1\n", True),
+        ("far/words.yaml", "a: 1\n", False),
     ],
 )
 def test_what_a_result_hangs_on(package, path, text, counts):

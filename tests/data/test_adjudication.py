@@ -63,6 +63,29 @@ def test_the_key_depends_on_the_seed_alone(asked, key):
     assert not set(other.task_id) & set(key.task_id)
 
 
+@pytest.mark.parametrize(
+    "team", [["Ada"], ["Ada", "ada"], ["Ada", "../Ben"], ["Ada", "Ben", "Ada"]]
+)
+def test_reviewers_are_people_whose_sheets_can_be_told_apart(asked, team):
+    with pytest.raises(KitError, match="name two or more, each once"):
+        adjudication.assign(asked, team, seed=0)
+
+
+def test_labels_as_spreadsheets_give_them(key):
+    labels = labelled(key, by_slot)
+    blanks = labels.assign(verdict=" " + labels.verdict + " ")
+    pd.testing.assert_frame_equal(*(adjudication.collect(key, rows) for rows in (labels, blanks)))
+    part = adjudication.collect(key, labels.assign(verdict="").iloc[:3], partial=True)
+    assert part.verdict.isna().all() and adjudication.ratings(part)["second"].isna().all()
+    one = adjudication.collect(key, labels, partial=True)
+    assert adjudication.ratings(one[one.slot == 1])["second"].isna().all()
+    semicolons = labels[["reviewer"]].assign(**{"task_id;verdict": "t1;met"})
+    with pytest.raises(KitError, match="no column task_id among reviewer, task_id;verdict"):
+        adjudication.collect(key, semicolons)
+    with pytest.raises(KitError, match="verdict 'NA' is none of"):
+        adjudication.collect(key, labels.assign(verdict="NA"))
+
+
 def test_order_is_shuffled_for_each_reviewer(asked):
     key = adjudication.assign(asked, ["Ada", "Ben"], seed=0)
     order = {

@@ -177,6 +177,7 @@ def test_tasks_hold_conversation_and_criteria_and_not_who_wrote_them(tmp_path):
     [
         ([draft("i1"), draft("i9")], "draft i9: no such instruction"),
         ([draft("i1"), draft("i1")], "two drafts of instruction i1"),
+        ([], "no drafts to review"),
     ],
 )
 def test_drafts_that_cannot_be_reviewed_are_refused_and_nothing_is_written(tmp_path, drafts, says):
@@ -219,7 +220,8 @@ def test_what_the_page_hides_does_not_count_and_a_moved_criterion_loses_its_weig
 
 
 def test_skipped_annotations_are_counted_and_named_and_decide_nothing(tmp_path):
-    path = exported(tmp_path, annotation(FILLED), annotation([], 3, was_cancelled=True))
+    begun = [result("text_0", "text", "x") | {"value": {"text": ["a", "b"]}}]  # nobody reads it
+    path = exported(tmp_path, annotation(FILLED), annotation(begun, 3, was_cancelled=True))
     with pytest.warns(UserWarning, match="^1 skipped: task i1, account-3$"):
         found = label_studio.import_annotations(path, DRAFTS)
     assert {d.reviewer for d in found} == {"account-2"}
@@ -239,6 +241,10 @@ def test_skipped_annotations_are_counted_and_named_and_decide_nothing(tmp_path):
         ("text_1", result("text_1", "text", " "), "i1-other: criterion.text: String should"),
         ("added_text_0", None, "i1-added-account-2-0: criterion.text: Field required"),
         ("added_weight_0", None, "i1-added-account-2-0: criterion.weight: Input should be a"),
+        ("again", FILLED[0], "action_0 is given twice"),
+        ("action_5", result("action_5", "choices", "accept"), "action_5: the page of this draft"),
+        ("added_text_3", result("added_text_3", "text", "x"), "added_text_3: the page of this"),
+        ("text_1", result("text_1", "text", "x") | {"value": {}}, "result 10.value: Dictionary"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_imported(tmp_path, field, value, says):
@@ -247,6 +253,14 @@ def test_a_wrong_field_is_named_and_nothing_is_imported(tmp_path, field, value, 
         label_studio.import_annotations(path, DRAFTS)
     assert f"export.json: task i1, account-2, {says}" in str(error.value)
     assert "Nothing was imported" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_text_that_stands_alone_is_read_like_one_in_a_list(tmp_path):
+    alone = result("text_1", "text", "") | {"value": {"text": "Names Zelvar first. "}}
+    found = label_studio.import_annotations(
+        exported(tmp_path, annotation(changed(text_1=alone))), DRAFTS
+    )
+    assert plain(found) == decisions("account-2")
 
 
 def test_an_edit_that_changes_nothing_is_no_edit(tmp_path):
@@ -342,9 +356,8 @@ def test_a_file_that_is_no_export_is_one_line(tmp_path):
         (whole.replace('"data"', '"date"'), "export.json: 0.data.instruction_id: Field required"),
         (whole.replace('"instruction_id"', '"i"'), "0.data.instruction_id: Field"),
         (whole.replace(' 2, "result"', ' null, "result"'), "0.annotations.0.completed_by"),
-        (whole.replace('["accept"]', '"accept"'), "0.annotations.0.result.0.value.choices"),
-        (whole.replace('["accept"]', '["accept", "reject"]'), "0.value.choices"),
-        (whole.replace('"action_0"', '"verdict_0"'), "0.annotations.0.result.0.from_name: String"),
+        (whole.replace('["accept"]', '["accept", "reject"]'), "account-2, result 0.value.choices"),
+        (whole.replace('"action_0"', '"verdict_0"'), "account-2, result 0.from_name: String"),
     ):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(KitError, match=re.escape(says)) as error:

@@ -218,6 +218,24 @@ def test_a_round_is_sampled_dealt_out_and_tells_nothing(store):
             store.open_round(wrong, ["ann"])
 
 
+def test_an_item_that_is_not_there_and_a_page_over_a_store_made_anew(store):
+    with pytest.raises(KitError, match="no item 99; ask next_item"):
+        store.item(99)
+    number = store.queue(draft(), "why")
+    with pytest.raises(KitError, match=r"has changed since it was opened \(new\)"):
+        store.finish(number, "ann", 3)
+
+
+def test_a_criterion_without_a_field_and_reviews_that_are_too_few_are_named():
+    with pytest.raises(KitError, match="draft of i1, criterion 1: no weight"):
+        review.unchecked("i1", [{"dimension": "safety", "text": "t"}])
+    made = review.rounds(
+        ["i1"], lambda ids, pool: [draft(i) for i in ids], lambda drafts: [], target=0.9
+    )
+    with pytest.raises(KitError, match="1 drafts reviewed, 0 decided on"):
+        next(made)
+
+
 def test_every_decision_stays_and_the_last_one_stands(store, tmp_path):
     d = draft(round=1)
     store.open_round([d], ["ann"])

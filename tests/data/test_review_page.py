@@ -20,6 +20,7 @@ from promedical_utils import clinic
 from promedical_utils.clinic import writer
 from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion, Decision, Instruction, Rubric
+from promedical_utils.core.workspace import KitError
 from promedical_utils.data.annotation import review
 from promedical_utils.data.annotation.review_page import Desk, Page
 from promedical_utils.data.annotation.store import Store
@@ -126,7 +127,8 @@ def test_decisions_are_taken_back_and_a_finished_rubric_is_opened_again(desk):
     do(desk, "add", text="more", dimension="excellence")
     [added] = set(shown(desk)) - set(TEXTS)
     do(desk, "edit", added, text="more of it")
-    assert shown(desk)[added] == "add"
+    assert shown(desk)[added] == "add" and desk.view()["error"] == ""
+    assert desk.view()["item"]["criteria"][-1]["text"] == "more of it"
     do(desk, "undo", added)
     assert added not in shown(desk) and desk.view()["error"] == ""
     do(desk, "add", text="other", dimension="excellence")
@@ -137,12 +139,32 @@ def test_decisions_are_taken_back_and_a_finished_rubric_is_opened_again(desk):
     assert desk.item.id == number and desk.view()["item"]["done"]
     do(desk, "earlier")
     assert desk.item.id == number
+    do(desk, "accept", "c1")  # said again, nothing new: it stays finished
+    do(desk, "edit", "c2")
+    assert desk.view()["item"]["done"] and desk.view()["finished"] == 1
     do(desk, "undo", "c1")
     assert not desk.view()["item"]["done"] and desk.view()["finished"] == 0
     do(desk, "later")
     assert desk.item.id != number
     do(desk, "later")  # past the last one, to the first that is not finished
     assert desk.item.id == number
+
+
+def test_a_draft_in_percent_is_accepted_as_it_is_and_a_nameless_reviewer_is_not(tmp_path):
+    store = Store(tmp_path / "queue.sqlite")
+    percent = [c.model_copy(update={"weight": 100 * c.weight}) for c in drafted("i1").criteria]
+    store.queue(drafted("i1").model_copy(update={"criteria": percent}), "weights sum to 100")
+    with pytest.raises(KitError, match="needs a name"):
+        Desk(store, " ", {})
+    desk = Desk(store, "ann", {"i1": asked("i1")})
+    for name in TEXTS:
+        do(desk, "accept", name)
+    do(desk, "edit", "c1", weight="50")
+    assert "weight 50.0 is not from 0 to 1" in desk.view()["error"]
+    do(desk, "finish")
+    [gold] = store.gold()
+    assert [round(c.weight, 4) for c in gold.criteria] == [0.6667, 0.3333, 0, 0]
+    store.close()
 
 
 def test_a_second_window_begins_where_the_first_left_off(desk, store):

@@ -41,8 +41,12 @@ def assign(groups: Iterable[Group], reviewers: Sequence[str], seed: int) -> pd.D
     1 is the one named first. All is drawn by hash of ``seed``: the same call gives the same key.
     KitError on fewer than two reviewers, one named twice, or a repeated id.
     """
-    if len(set(reviewers)) < max(2, len(reviewers)):
-        raise KitError(f"reviewers {', '.join(reviewers)}: name two or more, each once")
+    once = {name.casefold() for name in reviewers}
+    if len(once) < max(2, len(reviewers)) or not all(re.fullmatch(r"\w[\w.-]*", n) for n in once):
+        raise KitError(
+            f"reviewers {', '.join(reviewers)}: name two or more, each once, in letters, digits, "
+            "_ . - (a name is the name of a sheet)"
+        )
     cells, n, pairs = _cells(groups), len(reviewers), []
     order = sorted(cells.instruction_id.unique(), key=lambda name: short_hash(seed, name))
     for turn, instruction_id in enumerate(order):
@@ -94,7 +98,14 @@ def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> p
     on a verdict that is none, a task that is not that reviewer's, a task labelled twice, and on
     missing labels.
     """
+    if missing := set(LABELS) - set(labels):
+        raise KitError(
+            f"labels: no column {min(missing)} among {', '.join(labels)}; save sheets as CSV with "
+            "commas, in UTF-8"
+        )
     labels, task = labels[LABELS].dropna(subset="verdict"), ["reviewer", "task_id"]
+    labels = labels.assign(verdict=labels.verdict.astype(str).str.strip())
+    labels = labels[labels.verdict != ""]
     _refuse(
         labels[~labels.verdict.isin(LEVELS)],
         "{reviewer}, task {task_id}: verdict {verdict!r} is none of met, not_met and unknown",
@@ -120,7 +131,7 @@ def collect(key: pd.DataFrame, labels: pd.DataFrame, partial: bool = False) -> p
 
 def ratings(collected: pd.DataFrame) -> pd.DataFrame:
     """A row an item (answer and criterion): what ``first`` and ``second`` said, or NaN."""
-    items = collected.pivot(index=ITEM, columns="slot", values="verdict")
+    items = collected.pivot(index=ITEM, columns="slot", values="verdict").reindex(columns=[1, 2])
     return items.set_axis(SAID, axis=1).reset_index()
 
 

@@ -31,7 +31,7 @@ class _Result(BaseModel):
     """What one control of the page holds; Label Studio names the key by the control's type."""
 
     from_name: Annotated[str, Field(pattern=CONTROL)]
-    value: Annotated[dict[str, Annotated[list[str], ONE] | float], ONE]
+    value: Annotated[dict[str, Annotated[list[str], ONE] | str | float], ONE]
 
 
 class _Annotation(BaseModel):
@@ -40,7 +40,7 @@ class _Annotation(BaseModel):
         int, BeforeValidator(lambda by: by.get("id") if isinstance(by, Mapping) else by)
     ]
     was_cancelled: bool
-    result: list[_Result]
+    result: list[dict]  # checked where it counts: of a skipped one nothing does
 
 
 class _Task(BaseModel):
@@ -60,10 +60,12 @@ def export_tasks(
 ) -> Path:
     """Write drafts as Label Studio's JSON tasks, in their order; the instruction's id names a task.
 
-    Raises KitError for a draft without its instruction, or two drafts of one.
+    Raises KitError for no draft, a draft without its instruction, or two drafts of one.
     """
-    tasks = []
-    for name, draft in review.by_instruction(drafts).items():
+    tasks, draft_of = [], review.by_instruction(drafts)
+    if not draft_of:
+        raise KitError("no drafts to review: draft rubrics first (notebook 01)")
+    for name, draft in draft_of.items():
         if name not in instructions:
             raise KitError(f"draft {name}: no such instruction; hand over the ones drafted for")
         asked = instructions[name]
@@ -126,12 +128,22 @@ def _shown_criteria(draft: Rubric) -> list[dict]:
     return rows
 
 
-def _decisions(draft: Rubric, reviewer: str, results: list[_Result]) -> list[Decision]:
+def _decisions(draft: Rubric, reviewer: str, rows: list[dict]) -> list[Decision]:
     """Decisions of one annotation, the added criteria last; KitErrors begin with the criterion."""
+    try:
+        results = TypeAdapter(list[_Result]).validate_python(rows)
+    except ValidationError as error:
+        raise KitError(f"result {review.first_error(error)}") from None
     fields = {}
     for result in results:
+        name, places = result.from_name, len(draft.criteria)
+        if name in fields:
+            raise KitError(f"{name} is given twice")
+        if int(name.rsplit("_", 1)[1]) >= (ADDITIONS if name.startswith("added_") else places):
+            raise KitError(f"{name}: the page of this draft has no such field")
         [value] = result.value.values()
-        fields[result.from_name] = value[0].strip() if isinstance(value, list) else value
+        value = value[0] if isinstance(value, list) else value
+        fields[name] = value.strip() if isinstance(value, str) else value
     decisions = []
     for n, criterion in enumerate(draft.criteria):
         action, before = fields.get(f"action_{n}", ""), dict(criterion)

@@ -18,10 +18,13 @@ from promedical_utils.core.workspace import KitError
 def unchecked(instruction_id: str, criteria: Iterable[Mapping], round: int = 0) -> Rubric:
     """A draft that skips the rules of ``Rubric``, so that a broken one can be shown and mended.
 
-    A criterion without an id is given one; a weight that is no finite number is 0.
+    A criterion without an id is given one; a weight that is no finite number is 0. KitError where a
+    field of a criterion is missing.
     """
     kept = []
     for number, row in enumerate(criteria, 1):
+        if missing := {"dimension", "text", "weight"} - set(row):
+            raise KitError(f"draft of {instruction_id}, criterion {number}: no {min(missing)}")
         weight = row["weight"] if math.isfinite(row["weight"]) else 0.0
         name = row.get("id", f"{instruction_id}-draft-{number}")
         kept.append(Criterion.model_construct(**{**row, "id": name, "weight": weight}))
@@ -54,7 +57,7 @@ def make_decision(
         )
     except ValidationError as error:
         raise KitError(f"{criterion_id}: {first_error(error)}") from None
-    if made.criterion and not made.criterion.weight <= 1:
+    if action != "accept" and made.criterion and not made.criterion.weight <= 1:
         raise KitError(f"{criterion_id}: weight {made.criterion.weight} is not from 0 to 1")
     return made
 
@@ -224,6 +227,8 @@ def _drafted(write: Write, ids: list[str], pool: list[Rubric], number: int) -> l
 
 def _corrected(drafts: list[Rubric], decided) -> tuple[list[Rubric], list[bool]]:
     """Gold of each draft, and whether it passed as it was drafted."""
+    if len(decided) != len(drafts):
+        raise KitError(f"{len(drafts)} drafts reviewed, {len(decided)} decided on; decide on each")
     reviewed = list(zip(drafts, decided, strict=True))
     return [apply(*pair) for pair in reviewed], [passed(*pair) for pair in reviewed]
 

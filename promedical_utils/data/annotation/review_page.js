@@ -91,6 +91,10 @@ function render({ model, el }) {
     draw();
   }
 
+  // typed text lives in this page alone: the browser asks before it goes
+  const leaving = (event) => { if (typed.size) event.preventDefault(); };
+  window.addEventListener("beforeunload", leaving);
+
   const ACTIONS = {
     edit: () => open("edit"),
     reject: () => open("reject"),
@@ -293,6 +297,7 @@ function render({ model, el }) {
 
   return () => {
     clearInterval(timer);
+    window.removeEventListener("beforeunload", leaving);
     model.off("change:view", update);
   };
 }

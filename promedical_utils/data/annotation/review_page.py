@@ -27,6 +27,8 @@ class Desk:
     """
 
     def __init__(self, store: Store, reviewer: str, instructions: Mapping[str, Instruction]):
+        if not reviewer.strip():
+            raise KitError("the review page needs a name: it stands beside every decision")
         self.store, self.reviewer, self.instructions = store, reviewer, instructions
         self.item, self.error = store.next_item(reviewer), ""
 
@@ -49,7 +51,8 @@ class Desk:
                 self.item = self.store.next_item(self.reviewer)
             else:
                 made = self._decision(action, at, fields or {})
-                self.store.save(item, made, self.item.version)
+                if self.item.decisions.get(made.criterion_id) != made:  # said again, nothing new
+                    self.store.save(item, made, self.item.version)
         except KitError as error:
             self.error = str(error)
         if self.item:
@@ -77,7 +80,9 @@ class Desk:
                 weight = before.weight  # left as it was, and shown with fewer digits than it has
             given = {"text": fields["text"].strip(), "dimension": fields["dimension"]}
             criterion = {**(dict(before) if before else {"id": at}), **given, "weight": weight}
-            if drafted and criterion == dict(drafted):  # opened, and left as it was
+            # an addition stays one when it is edited; opened and left as it was, a draft's stands
+            action = "edit" if drafted else "add"
+            if drafted and criterion == dict(drafted):
                 action = "accept"
         reason = fields.get("reason", "").strip()
         return review.make_decision(self.item.draft, self.reviewer, at, action, criterion, reason)

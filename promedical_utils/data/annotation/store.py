@@ -114,7 +114,10 @@ class Store:
 
     def item(self, number: int) -> Item:
         """A draft as it stands."""
-        [(text, reason)] = self._read("SELECT draft, reason FROM items WHERE id = ?", number)
+        rows = self._read("SELECT draft, reason FROM items WHERE id = ?", number)
+        if not rows:
+            raise KitError(f"{shown(self.path)}: no item {number}; ask next_item for one")
+        [(text, reason)] = rows
         log, standing = self.history(number), {}
         for event in log:
             if event["action"] == "withdraw":
@@ -245,7 +248,8 @@ class Store:
         """An item; KitError if it is at another version than the one that was seen."""
         item = self.item(number)
         if item.version != expected_version:
-            last = "{reviewer}: {action} {criterion_id}, {at}".format(**self.history(number)[-1])
+            log = self.history(number)
+            last = "{reviewer}: {action} {criterion_id}, {at}".format(**log[-1]) if log else "new"
             raise KitError(
                 f"not saved: item {number} has changed since it was opened ({last}); that stays. "
                 "Look at it as it is now, then decide again"

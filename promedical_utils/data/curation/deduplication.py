@@ -146,8 +146,10 @@ def matches(
     others_of, similar = pool.by_guard(range(n)), []
     for row in range(n, len(pool.texts)):
         for other in others_of.get(pool.guards[row], ()):
+            if pool.names is None and not pool.spelled_alike(row, other):
+                continue
             cosine = float(pool.vectors[row] @ pool.vectors[other])
-            if pool.spelled_alike(row, other) if pool.names is None else cosine >= THRESHOLD:
+            if pool.names is None or cosine >= THRESHOLD:
                 similar.append((-cosine, other, row))
     found: dict[int, tuple[int, float]] = {}
     for distance, other, row in sorted(similar):

@@ -137,8 +137,9 @@ def _own(path: Path) -> Iterator[tuple]:
     for file in files:
         with schemas.reading(file.name, "fetch or write it again"):
             if file.suffix == ".parquet":
-                for batch in parquet.ParquetFile(file).iter_batches():
-                    yield from ((_checked(row), None) for row in batch.to_pylist())
+                with parquet.ParquetFile(file) as table:
+                    for batch in table.iter_batches():
+                        yield from ((_checked(row), None) for row in batch.to_pylist())
             else:
                 with schemas.text_lines(file) as lines:
                     yield from ((_checked(line), None) for line in lines if line.strip())
