@@ -49,14 +49,17 @@ lint: $(READY) ## layout, rules, imports between rooms, types: what is wrong wit
 	@$(dir $(PY))lint-imports --no-cache
 	@$(PY) -m mypy
 
-# Two workers of one thread each, a module in one of them: tiny tensors are no faster with two threads,
-# and two processes of two threads slow each other down many times over. What trains starts first.
-test: lint ## lint, all tests, then every notebook against its stored outputs (nbval)
-	@$(TESTING) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
-	    --durations=25 tests
-	@rm -rf runs/smoke # nbval writes it anew; nothing old may help a notebook along
-	@$(TESTING) $(PY) -m pytest -q -p no:cacheprovider --nbval --nbval-kernel-name python3 \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+# Processes of one thread each: tiny tensors are no faster with two threads, and two processes of two
+# threads slow each other down many times over. The notebooks run beside the tests, one after another,
+# and are shown when both are done. A module stays in one worker; what trains starts first.
+test: lint ## lint, then all tests and, beside them, every notebook against its stored outputs (nbval)
+	@rm -rf runs/smoke && mkdir -p runs # nbval writes it anew; nothing old may help a notebook along
+	@$(TESTING) OMP_NUM_THREADS=1 $(PY) -m pytest -q -p no:cacheprovider --nbval \
+	    --nbval-kernel-name python3 --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks \
+	    > runs/nbval.log 2>&1 & notebooks=$$!; \
+	$(TESTING) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder \
+	    --durations=25 tests; tests=$$?; \
+	wait $$notebooks; compared=$$?; echo "notebooks:"; cat runs/nbval.log; exit $$((tests + compared))
 
 bench: $(READY) ## timed with nothing else running, into runs/speed, scale and policy; BENCH=speed and so on: one alone
 	@for part in $(BENCH); do mkdir -p runs/$$part && $(TESTING) $(PY) -m pytest -q -p no:cacheprovider \
