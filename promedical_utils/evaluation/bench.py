@@ -17,7 +17,14 @@ import pandas as pd
 from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS, Criterion, Rubric
-from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json, write_rows
+from promedical_utils.core.workspace import (
+    KitError,
+    need,
+    read_json,
+    short_hash,
+    write_json,
+    write_rows,
+)
 from promedical_utils.evaluation import scorers
 from promedical_utils.rubric import preferences as joined
 from promedical_utils.rubric import scoring
@@ -55,7 +62,8 @@ class Bench:
     @classmethod
     def load(cls, folder: Path) -> "Bench":
         report = read_json(Path(folder) / "report.json", NOTEBOOK)
-        frames = {name: pd.read_parquet(Path(folder) / f"{name}.parquet") for name in FRAMES}
+        files = {name: need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES}
+        frames = {name: pd.read_parquet(file) for name, file in files.items()}
         return cls(**frames, report=report)
 
     @property
@@ -106,10 +114,11 @@ def compose(
 ) -> Bench:
     """Bench of exactly the profile's samples and differing criterion pairs, seeded.
 
-    ``groups``: held-out, three answers each, with the true verdicts; ``people``: a panel as in
-    ``clinic.people``. A criterion with three answers has 0 or 2 differing pairs, so the exact
-    counts are drawn from all, by the adjudicated label. KitError, with what to enlarge, where there
-    are too few.
+    ``groups``: held-out, with the true verdicts; ``people``: a panel as in ``clinic.people``. A
+    criterion with three answers met or not met has 0 or 2 differing pairs, so the exact counts are
+    drawn from all, by the adjudicated label. ``fewer_answers`` of the report, where there are any,
+    counts samples of fewer answers, since a generator gave none. KitError, with what to enlarge,
+    where there are too few samples or pairs.
     """
     group_of, wanted = {g.instruction.id: g for g in groups}, profile.bench_samples
     if len(group_of) < wanted:
@@ -142,6 +151,8 @@ def compose(
             "grades": statistics.agreement(*grades[PEOPLE].to_numpy().T, ordered=True),
         },
     }
+    if fewer := sum(len(group.judged) < 3 for group in drawn):
+        report["fewer_answers"] = fewer
     return Bench(samples, criteria, verdicts, pairs, grades, report)
 
 

@@ -52,10 +52,15 @@ def sums(
 ) -> Estimates:
     """Every metric of every policy and seed over patients, by ``KEY``; ``by`` as in ``measures``.
 
-    The seed is "" where a policy has one only. KitError where there is no value, or a row twice.
+    The seed is "" where a policy has one only. KitError where there is no value, a row twice, no
+    column ``by``, or by dimension without verdicts.
     """
     answers, by_dimension = _seeded(evaluation), by == "dimension"
+    if by_dimension and verdicts is None:
+        raise KitError("by dimension needs the verdicts, a row a criterion: give them, too")
     column = [by] if by and not by_dimension else []
+    if column and by not in answers:
+        raise KitError(f"evaluation has no column {by}: evaluate the policies again")
     samples = answers.drop_duplicates("instruction_id")[["instruction_id", "condition", *column]]
     samples = samples.sort_values("instruction_id", ignore_index=True)
     patients, items = pd.Index(samples.instruction_id), []
@@ -222,6 +227,22 @@ def goals(study: pd.DataFrame) -> list[dict]:
         row |= {"reached": bool(reached) if known else None, "sure": bool(sure) if known else None}
         result.append(row)
     return result
+
+
+def same_patients(evaluation: pd.DataFrame) -> None:
+    """KitError where policies, or the training seeds of one, answered different patients."""
+    patients = {
+        name: frozenset(zip(own.instruction_id, own.condition, strict=True))
+        for name, own in _seeded(evaluation).groupby(["policy", "seed"], sort=False)
+    }
+    (first, _), wanted = next(iter(patients.items()))
+    for (policy, seed), own in patients.items():
+        if own != wanted:
+            answered = f"{policy}, seed {seed}," if seed else policy
+            raise KitError(
+                f"{answered} answered {len(own)} patients, and not the same as {first}'s "
+                f"{len(wanted)}: evaluate it again"
+            )
 
 
 def three(evaluation: pd.DataFrame) -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ embedded clinic's knowledge base or a folder of one's own texts; the documents s
 at the end of the last message, whole or not at all, the best first.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from pydantic import BaseModel
 
 from promedical_utils.core.records import validated
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.sources.schemas import Text, text_lines
+from promedical_utils.data.sources import schemas
+from promedical_utils.data.sources.schemas import Text
 
 HEADING = "Retrieved:"
 PASSAGE = 120  # words of a passage at most; a longer paragraph of a text file is taken apart
@@ -68,8 +68,13 @@ def _words(texts) -> list[list[str]]:
 def recall(
     results: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
 ) -> dict[int, float]:
-    """Share of all wanted documents among the first k results of their query, by k of ``at``."""
+    """Share of all wanted documents among the first k results of their query, by k of ``at``.
+
+    KitError if nothing is wanted.
+    """
     total = sum(len(set(ids)) for ids in wanted)
+    if not total:
+        raise KitError("recall: no document is wanted of any query: name those that answer it")
     pairs = list(zip(results, wanted, strict=True))
     return {k: sum(len(set(ids[:k]) & set(want)) for ids, want in pairs) / total for k in at}
 
@@ -139,12 +144,12 @@ def read_documents(path: Path | str) -> dict[str, str]:
 
 def _documents(file: Path, name: str) -> list[tuple[str, str]]:
     try:
-        with text_lines(file) as lines:
+        with schemas.text_lines(file) as lines:
+            if ".jsonl" in name:
+                where = f"documents: {name}"
+                rows = schemas.parsed((line for line in lines if line.strip()), where)
+                return [(row.id, row.text) for row in validated(rows, Document, where)]
             text = lines.read()
-        if ".jsonl" in name:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-            rows = validated(rows, Document, f"documents: {name}")
-            return [(row.id, row.text) for row in rows]
     except (OSError, EOFError, ValueError) as error:
         raise KitError(f"documents: {name} is not readable text ({type(error).__name__})") from None
     passages = []

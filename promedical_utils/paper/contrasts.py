@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from promedical_utils.core.estimates import Estimates
-from promedical_utils.core.workspace import KitError, read_json
+from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.studies import results
@@ -271,7 +271,8 @@ def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None)
 
 def of_study(folder: Path, name: str, profile) -> Evidence:
     """Evidence of the study ``name`` in ``folder``; with a reason where it did not run (its
-    manifest is written last), or is of another kind of data than the profile's."""
+    manifest is written last), or is of another kind of data than the profile's; KitError where it
+    has lost its results."""
     place = Path(folder) / name
     if not (place / "manifest.json").exists():
         return Evidence(f"study {name}", reason=f"study {name} not run")
@@ -279,6 +280,8 @@ def of_study(folder: Path, name: str, profile) -> Evidence:
     settings, data = manifest["profile"], manifest["profile"]["data"]
     if data != profile.data:
         return Evidence(f"study {name}", reason=f"study {name} is of other data ({data})")
+    if not (path := place / "results.csv").exists():
+        raise KitError(f"missing {shown(path)}, which study {name} wrote: make study STUDY={name}")
     return Evidence(
         f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
         (f"studies/{name}/results.csv", f"studies/{name}/manifest.json"),

@@ -231,11 +231,9 @@ class Run:
     @property
     def outside_report(self) -> dict | None:
         path = self.source / "external/report.json"
-        return (
-            None
-            if self.predicted_outside is None
-            else read_json(path, "06_external_generalization")
-        )
+        if self.predicted_outside is None or not path.exists():
+            return None
+        return read_json(path, "06_external_generalization")
 
     @property
     def subsets(self) -> pd.DataFrame | None:

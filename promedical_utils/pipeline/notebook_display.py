@@ -13,6 +13,7 @@ from promedical_utils import clinic
 from promedical_utils.clinic import lessons
 from promedical_utils.core import plotting, statistics
 from promedical_utils.core.profiles import Profile
+from promedical_utils.core.records import Rubric
 from promedical_utils.core.workspace import read_json
 from promedical_utils.data.annotation import adjudication
 from promedical_utils.evaluation import bench as benches
@@ -40,6 +41,11 @@ def facts(profile: Profile, instruction_id: str) -> dict[str, str]:
     if profile.data != "clinic":
         return {}
     return dict(clinic.build(profile).patients[instruction_id].facts)
+
+
+def true_rubrics(profile: Profile) -> dict[str, Rubric]:
+    """Instruction id -> its true rubric in the clinic; elsewhere nothing."""
+    return clinic.build(profile).rubric_of if profile.data == "clinic" else {}
 
 
 def rows(path: Path, why: str) -> pd.DataFrame | Card:

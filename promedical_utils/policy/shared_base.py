@@ -34,11 +34,14 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
     The policy has a LoRA of its own, on the same layers as the reward model's. It scores as
     ``model.load(path)`` does, whatever the policy is at (training, generating, adapters off,
     autocast). After each forward pass, also one that raises, the policy is as it was before.
-    KitError where it was trained on another base or precision, or its weights do not fit.
+    KitError where it was trained whole, on another base or precision, or its weights do not fit,
+    and where the policy changes the base: by weights of its own, or a LoRA that is merged.
     """
     path, base = Path(path), policy_model.get_base_model()
     report = read_json(path / "report.json", "03_reward_model")
     refused = f"the reward model {shown(path)} cannot share the policy's base:"
+    if report["full"]:
+        raise KitError(f"{refused} all its weights were trained (full); take an adapter")
     if hub.identity(hub.source_of(base.name_or_path, path)) != hub.identity(report["base"]):
         raise KitError(f"{refused} it was trained on another: run 03_reward_model on the policy's")
     nf4 = getattr(base.config, "quantization_config", None) is not None
@@ -49,7 +52,13 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
             f"{refused} it was trained on a base in {trained}, and the policy's is in {own}: give "
             "both the same quantization and precision"
         )
-    weights, layers = load_peft_weights(str(path), device="cpu"), _layers(policy_model)
+    for name, weight in policy_model.named_parameters():
+        if weight.requires_grad and "lora_" not in name:
+            raise KitError(f"{refused} the policy trains {name} of it; train LoRA weights alone")
+    layers = _layers(policy_model)
+    if merged := [name for name, layer in layers.items() if layer.merged]:
+        raise KitError(f"{refused} the policy's LoRA is merged into {merged[0]}; unmerge it")
+    weights = load_peft_weights(str(path), device="cpu")
     names = {f"{name}.lora_{half}.weight" for name in layers for half in "AB"}
     if weights.keys() != {HEAD, *names}:
         raise KitError(f"the adapter in {shown(path)} does not fit its base: train it again")

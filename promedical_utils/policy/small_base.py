@@ -289,8 +289,9 @@ def copy_rates(
     for messages, answer, facts in tests:
         packed, labels = encode(tokenizer, (messages, answer, ()))
         fact_of = {tokenizer(" " + value).input_ids[0]: fact for value, fact in facts.items()}
+        ids = torch.tensor([packed.ids]).to(model.device)
         with torch.no_grad():
-            best = model(input_ids=torch.tensor([packed.ids])).logits[0].argmax(-1).tolist()
+            best = model(input_ids=ids).logits[0].argmax(-1).tolist()
         for place, token in enumerate(labels):
             if token in fact_of:
                 hits.setdefault(fact_of[token], []).append(best[place - 1] == token)

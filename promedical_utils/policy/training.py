@@ -106,10 +106,14 @@ class Job:
             self.folder.mkdir(parents=True)
         _world().wait_for_everyone()
 
+    def best(self, step: int) -> Path:
+        """The policy after ``step``, kept while that evaluation is the best."""
+        return self.out / f"best-{step}"
+
     def clear(self) -> None:
         """Remove what only an unfinished training needs."""
-        for name in ("trainer", "best"):
-            shutil.rmtree(self.out / name, ignore_errors=True)
+        for folder in (self.out / "trainer", *self.out.glob("best*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def train(job: Job, base: Path | str, rm) -> dict:
@@ -416,17 +420,21 @@ class Curve(TrainerCallback):
 
     def _evaluate(self, step: int, model) -> None:
         self.evaluated[step] = self.measure(model).assign(step=step)
+        kept = self.job.best(self.best["step"])
         if self.best["step"] == step:
-            part, best = self.job.out / ".best-part", self.job.out / "best"
+            part = self.job.out / "best-part"
             # no path of this machine: ``model.load_policy`` is given the base
             local = Path(model.name_or_path).is_dir()
             hub.save(model, part, "base" if local else model.name_or_path)
-            shutil.rmtree(best, ignore_errors=True)
-            part.rename(best)
+            shutil.rmtree(kept, ignore_errors=True)
+            part.rename(kept)
         with replacing(self.job.out / "curve.csv") as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
         with replacing(self.stored) as temporary:
             self.answers.to_parquet(temporary, index=False)
+        for other in self.job.out.glob("best-*"):  # a run killed before this goes on with it
+            if other != kept:
+                shutil.rmtree(other)
 
 
 def run_to_end(trainer, curve: Curve) -> None:
@@ -450,9 +458,9 @@ def run_to_end(trainer, curve: Curve) -> None:
 def finish(trainer, curve: Curve) -> dict:
     """The best checkpoint as model/, the logs, the check for reward hacking; last the report."""
     job, out, rows = curve.job, curve.job.out, curve.rows
-    if (out / "best").exists():
+    if (kept := job.best(curve.best["step"])).exists():
         shutil.rmtree(out / "model", ignore_errors=True)
-        (out / "best").rename(out / "model")
+        kept.rename(out / "model")
     curve.tokenizer.save_pretrained(out / "model")
     log = pd.DataFrame([e for e in trainer.state.log_history if "grad_norm" in e])
     with replacing(out / "training.csv") as temporary:

@@ -242,6 +242,8 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
         for name, counts in report["pairs"].items():
             run[f"{name} pairs in reserve"] = counts["reserve"]
         run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
+        if "fewer_answers" in report:
+            run["samples with fewer than three answers"] = report["fewer_answers"]
         given = {
             "bench weighted kappa": grades["kappa_quadratic"],
             "bench linear kappa": grades["kappa_linear"],

@@ -105,7 +105,8 @@ class Policies(Study):
 
 
 def counted(evaluation: pd.DataFrame) -> Estimates:
-    """Sums of the kind's metrics by patient, policy and seed."""
+    """Sums of the kind's metrics by patient, policy and seed; KitError where patients differ."""
+    policy_metrics.same_patients(evaluation)
     sums, against = policy_metrics.sums(evaluation), policy_metrics.labels(evaluation)
     keys = {
         column: key
@@ -207,7 +208,7 @@ def _evaluate(profile, folder, data, variant: str, seed: int, fingerprint: str =
     where = place(folder, variant, seed)
     base = hub.identity(hub.source_of(base_path(profile, folder), where))
     code = content.of_code({"promedical_utils.pipeline.policies"})
-    asked = profile.policy_prompts, profile.bench_samples, profile.seed
+    asked = profile.policy_prompts, profile.bench_samples, profile.seed, _bench(data)
     key, mark = short_hash(fingerprint, base, code, *asked), where / "evaluated.json"
     if mark.exists() and read_json(mark, "of a study")["of"] == key:
         return
@@ -216,3 +217,11 @@ def _evaluate(profile, folder, data, variant: str, seed: int, fingerprint: str =
     for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
         write_rows(where / f"{name}.parquet", frame.assign(seed=seed))
     write_json(mark, {"of": key, "variant": variant})
+
+
+def _bench(data: RunData) -> str:
+    """A digest of what policies are asked: instructions of the bench, conditions, rubrics."""
+    asked = data.instructions_in("bench")
+    records = [*asked, *(data.rubric_of[i.id] for i in asked)]
+    conditions = (data.condition_of[i.id] for i in asked)
+    return short_hash(*(record.model_dump_json() for record in records), *conditions)

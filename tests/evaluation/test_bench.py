@@ -1,5 +1,6 @@
 """The bench: exact counts, blind grading, and every metric against a slow count by hand."""
 
+from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -7,9 +8,11 @@ import pandas as pd
 import pytest
 from helpers import benches
 
+from promedical_utils.clinic import people
 from promedical_utils.core.records import Candidate, Criterion
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench, scorers
+from promedical_utils.report import tables
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -102,6 +105,27 @@ def test_the_same_seed_gives_the_same_bench_and_another_does_not(made, tmp_path)
     back = bench.Bench.load(tmp_path)
     assert back.report == made.report
     pd.testing.assert_frame_equal(back.pairs, made.pairs)
+    (tmp_path / "grades.parquet").unlink()
+    with pytest.raises(KitError, match="grades.parquet: run notebook 04_promedical_bench"):
+        bench.Bench.load(tmp_path)
+
+
+def test_samples_of_fewer_answers_are_counted(made):
+    """A generator behind an endpoint may give none."""
+    groups, settings = benches.groups(), benches.profile()
+    drawn = sorted(made.samples.instruction_id)[:2]
+    few = [
+        replace(g, candidates=g.candidates[:-1]) if g.instruction.id in drawn else g for g in groups
+    ]
+    condition_of = made.samples.set_index("instruction_id").condition.to_dict()
+    panel = people.panel(0.9, settings.seed)
+    found = bench.compose(few, condition_of, benches.UNSEEN, panel, settings)
+    assert found.report["fewer_answers"] == 2 and "fewer_answers" not in made.report
+    assert len(found.samples) == 24 and len(found.grades) == 72 - 2 * 2
+    reported = map(tables.reported, ("bench_composition", "pipeline_counts"))
+    shown = tables.build_bench_composition(*reported, found.report, settings)
+    [row] = shown[shown.quantity == "samples with fewer than three answers"].to_dict("records")
+    assert (row["run"], row["status"]) == ("2", "this run")
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_criteria_met_by_dimension():
     assert look(less, slice="safety")["n"] == 3
     part = policy_metrics.measures(rows, both, "specialty", draws=20)
     assert look(part, policy="base", slice="s0", metric="met_safety")["value"] == 0.5
-    with pytest.raises(KitError, match="no answer with a score"):
+    with pytest.raises(KitError, match="by dimension needs the verdicts"):
         policy_metrics.measures(rows, by="dimension")
     with pytest.raises(KitError, match="there twice"):
         policy_metrics.measures(rows, pd.concat([cells, cells]))
@@ -240,6 +240,8 @@ def test_slices_by_a_column():
     less = policy_metrics.paired(rows, "grpo", "base", ["s1"], by="specialty", draws=20)
     row = look(less, slice="s1", against="truth")
     assert (row["difference"], row["n"]) == (pytest.approx(0.2), 2)
+    with pytest.raises(KitError, match="evaluation has no column speciality"):
+        policy_metrics.measures(rows, by="speciality")
     with pytest.raises(KitError, match="no answers of policy dpo; there are: base, grpo"):
         policy_metrics.paired(rows, "dpo", "base")
 
@@ -371,6 +373,21 @@ def test_a_goal_without_its_variants_is_open_unless_it_failed():
     )  # one that is missing saves nothing
     alone = goals(table[table.veto])["below_every_no_veto"]
     assert alone["reached"] is None and alone["missing"] == ["a variant without a veto"]
+
+
+def test_policies_of_a_study_have_answered_the_same_patients():
+    rows = pd.concat([rates("base", 9), rates("full", 4, seed=1), rates("full", 6, seed=2)])
+    rows = rows.reset_index(drop=True)
+    studies.count(rows)
+    own = rows.index[rows.seed == 2]
+    lacking = rows.drop(index=own[:3])
+    with pytest.raises(KitError, match="full, seed 2, answered 37 patients, .* base's 40"):
+        studies.count(lacking)
+    for column, other in (("instruction_id", "another"), ("condition", "another")):
+        moved = rows.copy()
+        moved.loc[own[0], column] = other  # as many, of another world
+        with pytest.raises(KitError, match="answered 40 patients, and not the same as base's 40"):
+            studies.count(moved)
 
 
 # ---------------------------------------------------------------- patients

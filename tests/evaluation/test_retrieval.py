@@ -73,6 +73,8 @@ def test_a_word_counts_once_in_a_query_and_numbers_are_words():
 def test_recall_by_hand():
     found, wanted = [["a", "b", "c"], ["d", "e", "f"]], [["b", "x"], ["d"]]
     assert retrieval.recall(found, wanted, (1, 2, 3)) == {1: 1 / 3, 2: 2 / 3, 3: 2 / 3}
+    with pytest.raises(KitError, match="no document is wanted"):
+        retrieval.recall(found, [[], []], (1,))
 
 
 @pytest.mark.parametrize("spare", [0, 7, 12, 30, 60, 400])
@@ -142,6 +144,11 @@ def test_documents_of_ones_own(tmp_path):
         ("a.jsonl", '{"id": "x"}', "a.jsonl, row 1"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": 1, "text": "t"}', "row 2"),
         ("a.jsonl", "[1]", "row 1"),
+        (
+            "a.jsonl",
+            '{"id": "x", "text": "t"}\n\n{"id": "y"',
+            "a.jsonl, row 2, field record: not JSON",
+        ),
         ("a.jsonl", '{"id": "x", "text": "  "}', "field text"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": "x", "text": "u"}', "second document"),
         ("a.csv", "x", "holds no text"),

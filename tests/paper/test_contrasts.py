@@ -327,6 +327,8 @@ def test_a_study_that_did_not_run_says_so(tmp_path):
         place / "manifest.json",
         {"profile": {"name": "cpu", "seed": 1, "data": "clinic", "bootstrap": 9}},
     )
+    with pytest.raises(workspace.KitError, match="results.csv.*make study STUDY=policies"):
+        contrasts.of_study(tmp_path, "policies", PROFILE)
     write_results(place, answers({"base": [0.5], "full": [0.1]}))
     found = contrasts.of_study(tmp_path, "policies", PROFILE)
     assert found.data == "study policies: profile cpu, seed 1, clinic"

@@ -163,6 +163,14 @@ def test_what_cannot_be_built_is_said_in_a_line(here, undrawn, file, tables_gone
         assert (policy.status == "not run").all()
 
 
+def test_outside_predictions_without_their_report_are_no_run(here):
+    (here / "papers_figures/cpu/external/report.json").unlink()
+    run = registry.Run(PROFILE, here / "papers_figures/cpu")
+    assert run.outside_report is None
+    table = run.frames["external"]
+    assert (table.status[table.set != "as reported"] == "not run").all()
+
+
 def test_no_predictions_is_one_clear_error(here):
     (here / "papers_figures/cpu/bench/predictions.parquet").unlink()
     with pytest.raises(KitError, match="predictions.parquet"):

@@ -57,6 +57,12 @@ def test_facts_are_the_clinics(world):
     assert shown.facts(REAL, id_) == {}
 
 
+def test_true_rubrics_are_the_clinics_and_no_clinic_is_built_beside_real_data(world, monkeypatch):
+    assert shown.true_rubrics(CLINIC) == world.rubric_of
+    monkeypatch.delattr(shown.clinic, "build")
+    assert shown.true_rubrics(REAL) == shown.true_rubrics(OPEN) == {}
+
+
 def test_a_file_that_a_run_has_not_is_a_reason_and_no_picture(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(shown.plotting, "show", lambda plot, frame, *rest: drawn.append(rest))

@@ -16,13 +16,14 @@ from helpers.policies import INSTRUCTIONS, RUBRICS, Scorer, by_letter, letter_sc
 from trl import GRPOTrainer, RLOOTrainer
 
 from promedical_utils.core import profiles
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, replacing
 from promedical_utils.policy import generation, training, trl_fast_path, veto_reward
 from promedical_utils.policy import model as policy
 
 pytestmark = pytest.mark.training  # fits models
 
 TESTS = Path(__file__).parents[1]
+HACKING = ("flagged", "since", "text")
 
 
 def trainer_of(base, folder, profile):
@@ -303,6 +304,52 @@ def test_what_came_after_the_step_that_a_run_goes_on_from_is_forgotten(tmp_path)
     curve.on_train_begin(None, SimpleNamespace(global_step=2), None)
     assert [row["step"] for row in curve.rows] == [0, 2] and curve.best["step"] == 2
     assert curve.answers.step.tolist() == [0, 0, 2]
+
+
+def test_a_run_killed_while_it_keeps_a_better_policy_still_has_the_one_before(
+    tmp_path, monkeypatch
+):
+    """A better one is saved, but not yet counted; when its step comes again it is worse."""
+    job, judged, killed = job_of(tmp_path), {0: 0.1, 2: 0.5, 4: 0.9}, []
+
+    class Measured(training.Curve):
+        def measure(self, model):
+            columns = [*training.MEANS.values(), "judged_s3"]
+            return pd.DataFrame({c: [judged[model.step]] for c in columns})
+
+    def save(model, folder, base):
+        folder.mkdir()
+        (folder / "weights").write_text(f"step {model.step}")
+
+    def stop(path):
+        if killed and path.name == "checkpoints.parquet":
+            raise KeyboardInterrupt
+        return replacing(path)
+
+    def evaluate(curve, step):
+        curve._evaluate(step, SimpleNamespace(step=step, name_or_path="hub/base"))
+
+    monkeypatch.setattr(training.hub, "save", save)
+    monkeypatch.setattr(training, "replacing", stop)
+    monkeypatch.setattr(training.reward_hacking, "check", lambda _: dict.fromkeys(HACKING))
+    parts = job, SimpleNamespace(error=""), SimpleNamespace(save_pretrained=lambda _: None), None
+    curve = Measured(*parts)
+    evaluate(curve, 0)
+    evaluate(curve, 2)
+    assert [folder.name for folder in tmp_path.glob("best*")] == ["best-2"]
+    killed.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(curve, 4)
+    killed.clear()
+    judged[4] = 0.3
+    again = Measured(*parts)
+    assert again.best["step"] == 2  # step 4 is not counted
+    evaluate(again, 4)
+    state = SimpleNamespace(log_history=[], global_step=4)
+    report = training.finish(SimpleNamespace(state=state), again)
+    assert report["best"]["step"] == 2
+    assert (tmp_path / "model/weights").read_text() == "step 2"
+    assert not list(tmp_path.glob("best*"))
 
 
 def test_patience_ends_a_run_and_a_rerun_does_not_go_on(tiny_base, tmp_path, monkeypatch):

@@ -125,10 +125,13 @@ def test_course_learns_and_loads_as_a_hub_model(tokenizer, tmp_path, architectur
 
 def test_copy_rates_count_what_is_put_first(tokenizer):
     class Always:  # puts " tremor" first everywhere
+        device = torch.device("meta")  # wherever it is, there go its inputs
+
         def eval(self):
             pass
 
         def __call__(self, input_ids):
+            assert input_ids.device == self.device
             logits = torch.zeros(1, input_ids.shape[1], len(tokenizer))
             logits[..., tokenizer(" tremor").input_ids[0]] = 1
             return type("Out", (), {"logits": logits})

@@ -1,12 +1,15 @@
 """The study of policies from end to end on a tiny base: trained once, evaluated alike, tabled."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import yaml
+from helpers import benches
 
 from promedical_utils.core import profiles
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.pipeline import base as base_module
 from promedical_utils.pipeline import policies as stages
@@ -139,13 +142,13 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
         ({"policy_prompts": 5, "seed": 8}, "b", 4),
     ):
         other = profile.model_copy(update=settings)
-        policy_study._evaluate(other, tmp_path, {}, "full", 1, fingerprint)
+        policy_study._evaluate(other, tmp_path, RunData(), "full", 1, fingerprint)
         assert len(asked) == calls
         assert pd.read_parquet(where / "evaluation.parquet").to_dict("list") == {
             "n": [calls],
             "seed": [1],
         }
-    of_base = tmp_path, {}, "base", 0
+    of_base = tmp_path, RunData(), "base", 0
     policy_study._evaluate(profile, *of_base)
     assert asked[-1] == (6, {"base": None}) and asked[0] == (6, {"full": where})
     policy_study._evaluate(profile, *of_base)
@@ -153,6 +156,20 @@ def test_an_evaluation_of_other_settings_or_of_another_policy_is_made_again(tmp_
     (base / "model.safetensors").write_text("other weights")  # another base answers otherwise
     policy_study._evaluate(profile, *of_base)
     assert len(asked) == 6
+    instructions, splits, (first, second), *_ = benches.world(2)
+    data = RunData(instructions, [first, second], splits)
+    reworded = [c.model_copy(update={"text": "other"}) for c in second.criteria]
+    moved = splits[1].model_copy(update={"condition": "elsewhere"})
+    changed = (
+        data,
+        replace(data, rubrics=[first, second.model_copy(update={"criteria": reworded})]),
+        replace(data, splits=[splits[0], moved]),
+        replace(data, splits=splits[:1]),
+    )
+    for calls, other in enumerate(changed, 7):
+        for _ in range(2):  # once of other patients or rubrics
+            policy_study._evaluate(profile, tmp_path, other, "base", 0)
+        assert len(asked) == calls
 
 
 def trained_variants():

@@ -174,7 +174,7 @@ def _local(card: Card, folder: Path) -> list[dict]:
             f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
         )
     with reading(card.file, "fetch it again"), text_lines(path) as lines:
-        return _parsed(lines, card.file)
+        return parsed(lines, card.file)
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def text_lines(path: Path) -> TextIO:
     return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
 
 
-def _parsed(lines: Iterable[str], where: str) -> list[dict]:
+def parsed(lines: Iterable[str], where: str) -> list[dict]:
     """Rows of JSON lines, or of one array where the name ends in ``.json``."""
     if where.endswith(".json"):
         return list(json.loads("".join(lines)))
@@ -222,7 +222,7 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
                 card.hub, card.hub_file, repo_type="dataset", revision=card.revision
             )
             with open(path, encoding="utf-8") as lines:
-                return _parsed(lines, card.file)
+                return parsed(lines, card.file)
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
             return [as_in_file({**row, "split": name}) for name in splits for row in splits[name]]
