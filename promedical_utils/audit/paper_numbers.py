@@ -13,7 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
@@ -25,14 +24,15 @@ from promedical_utils.core.plotting import BLUE, GREY, ORANGE, RED, SKY, canvas
 from promedical_utils.core.workspace import (
     KitError,
     project_root,
-    replacing,
+    read_yaml,
     sha256,
+    write_frame,
     write_json,
     write_text,
 )
 
 READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on, besides code
-CHECKS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+CHECKS = read_yaml(Path(__file__).with_suffix(".yaml"))
 TABLES = tuple(CHECKS["tables"])
 FIELDS = ("id", "tables", "check", "verdict", "finding", "computed", "chance", "strength", "marks")
 VERDICTS = (DOES_NOT, UNTOLD, ADDS_UP, NO_TEST)  # in the order of audit.md
@@ -247,8 +247,7 @@ def save(profile, run: Path) -> pd.DataFrame:
     """
     values, out = read(), Path(run) / "audit"
     table = findings(values)
-    with replacing(out / "audit.csv") as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.3g")
+    write_frame(out / "audit.csv", table, float_format="%.3g")
     note = "Reported values of the paper (P, N, n: how each is known); nothing of a run."
     plotting.save(plot_percentages, percentages(values), out, "percentages", note)
     plotting.save(plot_gains, gains(values), out, "gains", note)

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-import yaml
+from promedical_utils.core.workspace import read_yaml
 
 FOLDER = Path(__file__).parent / "data"
 
@@ -21,7 +21,7 @@ EXTRAS = tuple(slot for slot in PAIRED if slot != "danger")  # of which not ever
 
 @cache
 def read(name: str) -> dict:
-    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(FOLDER / f"{name}.yaml")
 
 
 def values(kind: str) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ memorised it.
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
 from promedical_utils.core.records import SPLITS, Criterion, Instruction, Message, Rubric, SplitRow
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, short_hash
 
 # conditions by split, in the order of SPLITS; the splits share no condition
@@ -116,22 +116,12 @@ def rubric(patient: Patient, instruction_id: str, unseen: bool, round_: int = 0)
     return Rubric(instruction_id=instruction_id, status="gold", round=round_, criteria=criteria)
 
 
-@dataclass
-class World:
+@dataclass(frozen=True)
+class World(RunData):
     """The clinic of one seed: instructions, splits, gold rubrics, and who is behind them."""
 
-    seed: int
-    instructions: list[Instruction] = field(default_factory=list)
-    splits: list[SplitRow] = field(default_factory=list)
-    rubrics: list[Rubric] = field(default_factory=list)
+    seed: int = 0
     patients: dict[str, Patient] = field(default_factory=dict)
-
-    @cached_property
-    def rubric_of(self) -> dict[str, Rubric]:
-        return {r.instruction_id: r for r in self.rubrics}
-
-    def ids(self, split: str) -> list[str]:
-        return [row.instruction_id for row in self.splits if row.split == split]
 
     def gold(self, instruction_id: str, text: str) -> dict[str, str]:
         """True verdicts of any text as an answer to an instruction, by the gold rubric."""
@@ -175,7 +165,7 @@ def build(profile, sizes: Sequence[int] | None = None) -> World:
         profile.bench_samples * 5 // 4 + 8,
         profile.external_instructions,
     )
-    rng, world, seen = random.Random(f"clinic-{profile.seed}"), World(profile.seed), set()
+    rng, world, seen = random.Random(f"clinic-{profile.seed}"), World(seed=profile.seed), set()
     parts, number = conditions_by_split(rng), 0
     for split, size in zip(SPLITS, sizes, strict=True):
         for index in range(size):

@@ -73,18 +73,6 @@ class Estimates:
         extra = {"ties": np.array(ties)} if ties else {}
         return cls(samples, tuple(names), keys, above, below, extra)
 
-    def joined(self, other: "Estimates") -> "Estimates":
-        """These keys and then ``other``'s, over the same samples; an extra it lacks is 0 there."""
-        none = np.zeros(len(other.keys))
-        return Estimates(
-            self.samples,
-            self.names,
-            [*self.keys, *other.keys],
-            np.hstack([self.hits, other.hits]),
-            np.hstack([self.counts, other.counts]),
-            {name: np.append(own, other.extra.get(name, none)) for name, own in self.extra.items()},
-        )
-
     def columns(self, key: tuple | Mapping) -> list[int]:
         """Columns of a key, or of all keys with these parts; KitError where there is none."""
         parts = key if isinstance(key, Mapping) else dict(zip(self.names, key, strict=True))

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 from seaborn import objects as so
 
-from promedical_utils.core.workspace import replacing, write_json
+from promedical_utils.core.workspace import replacing, write_frame, write_json
 
 # Okabe and Ito's palette, told apart with any colour vision
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -202,8 +202,7 @@ def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=
     """Write ``name``.csv, draw ``name``.png and .pdf from it, and write ``facts`` on what it was
     drawn from, if given, to ``name``.json; returns the CSV's path."""
     csv = Path(folder) / f"{name}.csv"
-    with replacing(csv) as temporary:
-        df.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    write_frame(csv, df, float_format="%.6g")
     draw(plot, csv, note)
     if facts is not None:
         facts = {"figure": name, "note": note, "rows": len(df), **facts}

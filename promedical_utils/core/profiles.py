@@ -8,9 +8,12 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.records import first_error
+from promedical_utils.core.workspace import KitError, read_yaml
 
 FOLDER = Path(__file__).parents[1] / "profiles"
+# Keys that no result hangs on
+UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}
 
 
 class Role(BaseModel):
@@ -224,16 +227,14 @@ def load(name: str, **overrides) -> Profile:
     if not path.exists():
         raise KitError(f"unknown profile {name!r}: choose one of {', '.join(names())}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except yaml.YAMLError as error:
         raise KitError(f"profiles/{name}.yaml is not YAML: {str(error).splitlines()[0]}") from None
     try:
         return Profile.model_validate({**values, **overrides, "name": name})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "profile"
         raise KitError(
-            f"profile {name}: {key}: {first['msg']} (and {error.error_count() - 1} more); "
+            f"profile {name}: {first_error(error)} (and {error.error_count() - 1} more); "
             f"mend promedical_utils/profiles/{name}.yaml or the override"
         ) from None
 

@@ -151,6 +151,14 @@ def save(records: Iterable[Record], path: Path) -> Path:
     return Path(path)
 
 
+def first_error(error: ValidationError, whole: str = "") -> str:
+    """``field: what is wrong``, of the first; ``whole`` names what is wrong in no one field."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"])) or whole
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{field}: {what}" if field else what
+
+
 def validated(rows: Iterable[dict], kind: type[R], where: str) -> list[R]:
     """Rows as records; the first bad row is one KitError naming place, row and field."""
     records = []
@@ -158,11 +166,8 @@ def validated(rows: Iterable[dict], kind: type[R], where: str) -> list[R]:
         try:
             records.append(kind.model_validate(row))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"])) or "record"
-            raise KitError(
-                f"{where}, row {number}, field {field}: {first['msg']}; mend or remove the row"
-            ) from None
+            what = first_error(error, "record")
+            raise KitError(f"{where}, row {number}, field {what}; mend or remove the row") from None
     return records
 
 

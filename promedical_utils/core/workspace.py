@@ -10,6 +10,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 
 class KitError(Exception):
     """A mistake of the input, not of the kit: its text says what, where and what to do."""
@@ -74,14 +76,26 @@ def write_json(path: Path, value) -> Path:
     return write_text(path, json_text(value))
 
 
+def write_frame(path: Path, frame, **options) -> Path:
+    """A data frame without its index as Parquet or CSV, by the name; ``options`` are pandas'."""
+    with replacing(path) as temporary:
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False, **options)
+        else:
+            frame.to_csv(temporary, index=False, lineterminator="\n", **options)
+    return path
+
+
 def write_rows(path: Path, frame) -> Path:
     """A data frame to Parquet, floats byte by byte, which halves what is committed."""
     floats = [c for c in frame if frame[c].dtype.kind == "f"]
     others = [c for c in frame if c not in floats]
     packing = {"compression": "zstd", "compression_level": 12, "use_byte_stream_split": floats}
-    with replacing(path) as temporary:
-        frame.to_parquet(temporary, index=False, use_dictionary=others, **packing)
-    return path
+    return write_frame(path, frame, use_dictionary=others, **packing)
+
+
+def read_yaml(path: Path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def read_json(path: Path, notebook: str):

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from promedical_utils.core.profiles import Role
+from promedical_utils.core.records import first_error
 from promedical_utils.core.workspace import KitError, shown
 
 ASKS = 4  # how often a request is put when its answers cannot be read
@@ -316,9 +317,7 @@ def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseMo
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON object: {error.msg} at character {error.pos}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "object"
-        raise ValueError(f"{field}: {first['msg']}") from None
+        raise ValueError(first_error(error, "object")) from None
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
+from promedical_utils.core.workspace import read_yaml
 from promedical_utils.data.curation import embeddings, languages
 from promedical_utils.data.roles import Draft, DraftedCriterion, Roles
 
@@ -21,7 +21,7 @@ FEWEST, MOST = 5, 12
 SHORTEST, LONGEST = 2, 60  # words of a criterion
 WEIGHTS_OFF = 0.02  # what rounding may leave of the weights' sum; then they are scaled to 1
 EXAMPLES = 3
-_PHRASING = yaml.safe_load((Path(__file__).parent / "phrasing.yaml").read_text(encoding="utf-8"))
+_PHRASING = read_yaml(Path(__file__).with_name("phrasing.yaml"))
 
 
 def phrase(name: str, begins: bool = False) -> re.Pattern:

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +23,22 @@ from promedical_utils.clinic import external as clinic_external
 from promedical_utils.core import records
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Criterion, Rubric, SplitRow
+from promedical_utils.core.records import Rubric, SplitRow
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources import judged
 from promedical_utils.data.sources.judged import Question
-from promedical_utils.data.sources.real_sets import OVERALL
+from promedical_utils.data.sources.real_sets import NEUTRAL
 from promedical_utils.evaluation import retrieval
 from promedical_utils.evaluation.bench import by_answer
 from promedical_utils.reward_model.variants import CONDITIONAL
 from promedical_utils.rubric import scoring
-from promedical_utils.rubric.preferences import Group
+from promedical_utils.rubric.preferences import Group, compared
 
 TEXTS = ("q", "q_criteria", "q_sub")
-# what a model of criteria is given where there is no rubric: MEDIQA's criterion in notebook 01
-NEUTRAL = Criterion(id="neutral", dimension="proficiency", text=OVERALL, weight=1, kind="overall")
 # reward models that are read, those of the run that there are; and what the verdicts of RULED are
 # put together by, besides the lexicographic order
 MODELS = ("criterion", "criterion_llama", "scalar_overall", "rar_implicit")
-RULES = {"rar_explicit": scoring.rar_explicit, "orbit": scoring.orbit_signed}
+RULES = ("rar_explicit", "orbit")
 RULED = "criterion"
 AT = (1, 3, 5, 10)  # of recall
 KEY = ["set", "system", "text", "retrieval"]
@@ -132,7 +129,7 @@ def read_by(
     met, likely = by_answer(frame, "met"), by_answer(frame, "likely")  # a NaN score: not met
     keys_of: dict[str, Callable] = {system: scoring.expected_key}
     if system == RULED:
-        keys_of |= {name: partial(by_rule, rule) for name, rule in RULES.items()}
+        keys_of |= {name: partial(by_rule, scoring.RULES[name]) for name in RULES}
     scores: dict[str, dict[str, float]] = {name: {} for name in keys_of}
     for q, rubric in zip(questions, rubrics, strict=True):
         ids = [c.id for c in q.candidates]
@@ -237,8 +234,7 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
 def _pairs(rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]) -> tuple:
     """(a, b, 1 where a is better or -1) of every two answers, without ties."""
     scores = {name: scoring.score(rubric, verdicts[name]) for name in sorted(verdicts)}
-    sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
-    return tuple(side for side in sides if side[2])
+    return tuple(compared(scores))
 
 
 def _parts(verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping) -> dict[str, str]:

@@ -165,9 +165,10 @@ def _f1(frames: Sequence[pd.DataFrame], weights: np.ndarray) -> np.ndarray:
 def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRubric]:
     """Rows that can be answered and scored: messages that end with the user, all their criteria.
 
-    The public part has rows of some criteria only, and of a prompt as one string: left out.
+    The public part has rows of some criteria only, and of a prompt as one string: left out. By hash
+    of the prompt's id, so that the first of them are the same on every machine.
     """
-    return [
+    whole = [
         row
         for row in rows
         if not isinstance(row.prompt, str)
@@ -176,11 +177,7 @@ def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRu
         and not (row.sources and all("only" in source for source in row.sources))
         and any(p.points > 0 for p in row.rubrics)
     ]
-
-
-def chosen(rows: Sequence[schemas.HealthRubric], limit: int) -> list[schemas.HealthRubric]:
-    """``limit`` of the rows (0: all), by hash of the prompt's id: the same on every machine."""
-    return sorted(rows, key=lambda row: short_hash(row.prompt_id))[: limit or None]
+    return sorted(whole, key=lambda row: short_hash(row.prompt_id))
 
 
 def fingerprint(profile, run: Path) -> str:

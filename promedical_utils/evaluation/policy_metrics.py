@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, read_yaml
 from promedical_utils.rubric.scoring import TIE
 
 AGAINST = ("truth", "judged")
 BASE, TRAINED, FULL = "base", "grpo", "full"
 ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant was trained on
-_NAMES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
 METRICS, STUDY, GOALS = _NAMES["metrics"], _NAMES["study"], _NAMES["goals"]
 COMPARED = ("violations", "proficiency")  # less the base's and those of full GRPO
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``

@@ -9,12 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from promedical_utils.core.workspace import write_text
+from promedical_utils.core.workspace import read_yaml, write_text
 from promedical_utils.report import tables
 
-SECTIONS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SECTIONS = read_yaml(Path(__file__).with_suffix(".yaml"))
 NOT_BUILT = "`{}`: not built in this profile"
 HEAD = """# All tables and figures
 

@@ -18,17 +18,15 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pandas as pd
-import yaml
 
-from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import (
     KitError,
     project_root,
-    replacing,
+    read_yaml,
+    write_frame,
     write_json,
     write_text,
 )
-from promedical_utils.evaluation import bench
 from promedical_utils.evaluation.policy_answers import POLICY_SCORES
 from promedical_utils.paper import contrasts
 from promedical_utils.paper.contrasts import Evidence, Lacking
@@ -52,8 +50,7 @@ COLUMNS = [*NAMES, *NUMBERS, "each", "seeds", "n", *FACTS]
 
 @cache
 def ledger() -> dict:
-    path = Path(__file__).with_name("claims.yaml")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).with_name("claims.yaml"))
 
 
 def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
@@ -121,7 +118,7 @@ def build_claims(
 ) -> list[dict]:
     """Every claim of ``claims.yaml`` as a dict; no NaN inside, the order of the file.
 
-    ``tally``: ``with_conflicts`` of the run's bench; ``evaluation``: ``readable``; ``external``:
+    ``tally``: ``bench.tally`` of the run; ``evaluation``: ``readable``; ``external``:
     external/predictions.parquet; ``healthbench``: its ``policy_column``; each None where it did not
     run.
     ``studies``: folder of the committed studies (default: those of the checkout); one that is
@@ -239,41 +236,6 @@ def readable(evaluation: pd.DataFrame) -> pd.DataFrame:
     return evaluation.assign(**{name: evaluation[f"readable_{name}"] for name in POLICY_SCORES})
 
 
-def with_conflicts(tally: Estimates, made: bench.Bench, predicted: pd.DataFrame) -> Estimates:
-    """``tally`` with the metric "conflict" of each scorer, by adjudicated labels.
-
-    A conflict is a safety pair and a proficiency pair of the same two answers the other way round;
-    each counts two, a tie or a missing score as wrong. A scorer that sees no criterion orders two
-    answers once, so it is right on one of the two at most: 50 % is its ceiling.
-    """
-    on = ["instruction_id", "chosen_id", "rejected_id"]
-    safety, proficiency = (
-        made.pairs[made.pairs.dimension == name] for name in ("safety", "proficiency")
-    )
-    turned = {"chosen_id": "rejected_id", "rejected_id": "chosen_id"}
-    both = safety.merge(
-        proficiency.rename(columns=turned), on=on, suffixes=("_safety", "_proficiency")
-    )
-    row = pd.Series(range(len(made.samples)), index=made.samples.instruction_id)
-    items = []
-    for scorer, frame in predicted.groupby("scorer", sort=False):
-        right = _prefers(frame, both.chosen_id, both.rejected_id, both.criterion_id_safety) * 1.0
-        right += _prefers(frame, both.rejected_id, both.chosen_id, both.criterion_id_proficiency)
-        key = (scorer, "conflict", "all", "adjudicated")
-        items.append((key, row[both.instruction_id].to_numpy(), right / 2, 2.0))
-    return tally.joined(Estimates.of_items(made.samples, bench.KEY, items))
-
-
-def _prefers(frame: pd.DataFrame, first, second, criteria: pd.Series) -> np.ndarray:
-    """Whether a scorer's predictions give the first answer the higher score for the criterion."""
-    scores = frame.set_index(bench.CELL).score
-    if not (frame.criterion_id != "").any():
-        criteria = pd.Series("", criteria.index)
-    sides = (pd.MultiIndex.from_arrays([answers, criteria]) for answers in (first, second))
-    higher, lower = (scores.reindex(side).to_numpy(float) for side in sides)
-    return higher > lower
-
-
 # ---------------------------------------------------------------- for people and programs
 
 
@@ -295,8 +257,7 @@ def save(claims: list[dict], folder: Path) -> Path:
     """Write claims.csv, claims.md and claims.json to ``folder``; returns the path of the JSON."""
     folder, counts = Path(folder), Counter(claim["verdict"] for claim in claims)
     verdicts, inputs = {name: counts[name] for name in VERDICTS}, ledger()["inputs"].strip()
-    with replacing(folder / "claims.csv") as temporary:
-        frame(claims).to_csv(temporary, index=False, lineterminator="\n")
+    write_frame(folder / "claims.csv", frame(claims))
     source = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8")
     options = {"trim_blocks": True, "keep_trailing_newline": True}
     template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)

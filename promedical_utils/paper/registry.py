@@ -13,14 +13,13 @@ from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from scipy.special import expit
 
 from promedical_utils.core import plotting, profiles, provenance
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import need, project_root, read_json
+from promedical_utils.core.workspace import need, project_root, read_json, read_yaml
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external, healthbench
 from promedical_utils.paper import all_tables, claims
@@ -34,10 +33,6 @@ STUDIED = (
     "Own values: studies of the kit in an invented clinic, not this run, and no medical result. "
     "Policies by the truth, reward models by the adjudicated labels."
 )
-
-
-def read_yaml(name: str):
-    return yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 # ---------------------------------------------------------------- what there is
@@ -93,7 +88,7 @@ class Picture:
         return partial(function, **{a: getattr(profile, s) for a, s in self.settings.items()})
 
 
-_ENTRIES = read_yaml("registry.yaml")
+_ENTRIES = read_yaml(Path(__file__).with_suffix(".yaml"))
 WRITTEN_BY: dict[str, str] = _ENTRIES["written_by"]
 TABLES = {name: Table(**entry) for name, entry in _ENTRIES["tables"].items()}
 FIGURES = {name: Picture(**entry) for name, entry in _ENTRIES["figures"].items()}
@@ -254,9 +249,8 @@ class Run:
     @cached_property
     def claims(self) -> list[dict]:
         """``claims.build_claims`` of the run and of the published studies."""
-        tally = claims.with_conflicts(self.tally, self.bench, self.predicted)
         others = self.evaluated, self.predicted_outside, self.healthbench
-        return claims.build_claims(self.profile, tally, *others)
+        return claims.build_claims(self.profile, self.tally, *others)
 
     @property
     def claims_frame(self) -> pd.DataFrame:
@@ -305,7 +299,7 @@ class Run:
             value = known[column].get(quantity, "")
             return f"{value} {unit}".strip() if value else ""
 
-        boxes = pd.DataFrame(read_yaml("overview.yaml"))
+        boxes = pd.DataFrame(read_yaml(Path(__file__).with_name("overview.yaml")))
         return boxes.assign(
             run=["\n".join(text("run", *line) for line in lines) for lines in boxes.run],
             reported=[text("reported", *line) for line in boxes.reported],

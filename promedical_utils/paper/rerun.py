@@ -5,19 +5,19 @@ By ``RULE``, cell by cell. An end of an interval is shown, and goes with its val
 is a measured value. On one machine with one set of versions all are equal to the last digit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.core.profiles import Profile
+from promedical_utils.core.profiles import UNREAD, Profile
 from promedical_utils.core.workspace import (
     KitError,
     project_root,
     read_json,
-    replacing,
     run_folder,
     shown,
+    write_frame,
     write_text,
 )
 from promedical_utils.paper.registry import TABLES
@@ -27,8 +27,6 @@ EQUAL, WITHIN, END, DIFFERS = "equal", "within", "end of an interval", "differs"
 MISSING, EXTRA = "only committed", "only in the rerun"
 BAD = (DIFFERS, MISSING, EXTRA)
 COLUMNS = ["table", "row", "column", "committed", "low", "high", "rerun", "outcome"]
-# Of a profile: what no number hangs on
-UNREAD = ("description", "minutes", "memory_gib", "notebooks", "tokens_per_second")
 RULE = (
     "A measured value agrees where it is equal or lies within the committed 95 % interval; what "
     "has no interval, counts, inputs, text, reported values and verdicts must be equal."
@@ -50,8 +48,7 @@ def report(profile: str, run_dir: str = "") -> str:
         line = outcome(cells)
     except KitError as error:
         line = f"not compared: {error}"
-    with replacing(run / "rerun.csv") as temporary:
-        cells.to_csv(temporary, index=False, lineterminator="\n")
+    write_frame(run / "rerun.csv", cells)
     write_text(run / "rerun.md", "\n\n".join(_page(line, circumstances, cells)) + "\n")
     return line
 
@@ -109,7 +106,7 @@ def _circumstances(manifest: Mapping) -> dict[str, str]:
     return facts | manifest["packages"] | {"code": manifest["kit"]["content"][:12]}
 
 
-def _other(committed: Mapping, here: Mapping, unread: Sequence[str] = ()) -> list[str]:
+def _other(committed: Mapping, here: Mapping, unread: Collection[str] = ()) -> list[str]:
     """What differs, each as ``name committed -> here``."""
     names = [name for name in dict.fromkeys([*committed, *here]) if name not in unread]
     sides = ((name, committed.get(name, "unset"), here.get(name, "unset")) for name in names)

@@ -15,6 +15,7 @@ from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import roster
 from promedical_utils.pipeline.reward_models import models
+from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
 
 # What a bench of labels that a source gives cannot say
@@ -119,7 +120,7 @@ def _predict(
         scores = benches.predictions(name, rm.score_groups(groups), criteria, rm.calibration)
         predicted.append(scores)
         if name == "criterion":
-            for rule in scorers.RULES:
+            for rule in scoring.RULES:
                 predicted += [scorers.predict(scorers.Rule(rule, scores), groups)[0]]
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
     for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):

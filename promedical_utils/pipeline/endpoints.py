@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import yaml
-
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate
 from promedical_utils.core.run_data import RunData
+from promedical_utils.core.workspace import read_yaml
 from promedical_utils.data.endpoints import Answers
 from promedical_utils.data.roles import PROMPTS, Roles, Task
 
@@ -18,7 +17,7 @@ def of_profile(profile: Profile, run: Path) -> Roles:
         words = read("vocabulary")
         categories, specialties = words["categories"], list(words["specialties"].values())
     else:
-        lists = yaml.safe_load((PROMPTS / "taxonomy.yaml").read_text(encoding="utf-8"))
+        lists = read_yaml(PROMPTS / "taxonomy.yaml")
         categories, specialties = lists["categories"], lists["specialties"]
     return Roles(profile, Answers(run / "answers.sqlite"), categories, specialties)
 

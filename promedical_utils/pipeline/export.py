@@ -13,21 +13,27 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import parquet
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS, SPLITS
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import KitError, need, replacing, shown, write_text
+from promedical_utils.core.workspace import (
+    KitError,
+    need,
+    read_yaml,
+    replacing,
+    shown,
+    write_text,
+)
 from promedical_utils.data.sources import open_sets, schemas
 from promedical_utils.data.sources.real_sets import EXTERNAL
 from promedical_utils.evaluation import bench as benches
 
 CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("dataset_card.md.jinja")
-WORDS = yaml.safe_load(Path(__file__).with_name("dataset_card.yaml").read_text(encoding="utf-8"))
+WORDS = read_yaml(Path(__file__).with_name("dataset_card.yaml"))
 COLUMNS = WORDS["columns"]
 TAGS = ["preference", "reward-model", "rubrics", "medical", "research-only"]
 

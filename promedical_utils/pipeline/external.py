@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import KitError, replacing, write_json, write_rows
+from promedical_utils.core.workspace import KitError, write_frame, write_json, write_rows
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation.bench import length_scorer
 from promedical_utils.evaluation.external import MODELS, Question, Set, predictions
@@ -52,9 +52,8 @@ def predict_external(profile: Profile, run: Path) -> dict:
     # the clinic's texts are the kit's own
     own = sets["clinic"].questions if "clinic" in sets else ()
     texts = [(a.instruction_id, a.id, a.text) for q in own for a in q.candidates]
-    with replacing(run / "external/texts.parquet") as temporary:
-        columns = ["instruction_id", "candidate_id", "text"]
-        pd.DataFrame(texts, columns=columns).to_parquet(temporary, index=False)
+    columns = ["instruction_id", "candidate_id", "text"]
+    write_frame(run / "external/texts.parquet", pd.DataFrame(texts, columns=columns))
     write_json(run / "external/report.json", report)
     return report
 

@@ -8,7 +8,7 @@ import pandas as pd
 from promedical_utils.core import profiles, run_data
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Criterion, Instruction
-from promedical_utils.core.workspace import KitError, need, replacing, write_json
+from promedical_utils.core.workspace import KitError, need, write_frame, write_json
 from promedical_utils.data.roles import Task
 from promedical_utils.data.sources import schemas
 from promedical_utils.evaluation import healthbench
@@ -44,19 +44,14 @@ def grade_policies(profile: Profile, run: Path) -> None:
     nothing can be asked or the judge says nothing at all.
     """
     usable = healthbench.whole_rubrics(schemas.read(RUBRICS))
-    rows = healthbench.chosen(usable, profile.policy_prompts)
+    rows = usable[: profile.policy_prompts or None]
     if not rows:
         raise KitError(
             "HealthBench: no row has a conversation and all its criteria; read the whole set"
         )
     asked = [
-        Instruction(
-            id=f"healthbench-{row.prompt_id}",
-            category="health_conversation",
-            specialty="unspecified",
-            messages=row.prompt,
-            source="healthbench",
-            difficulty=5,
+        schemas.question(
+            f"healthbench-{row.prompt_id}", "healthbench", row.prompt, "health_conversation"
         )
         for row in rows
     ]
@@ -79,8 +74,7 @@ def grade_policies(profile: Profile, run: Path) -> None:
     unknown = sum(row["verdict"] == "unknown" for row in graded) / len(graded)
     if unknown == 1:  # no endpoint, or one that is no judge: that is no score of 0
         raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
-    with replacing(run / healthbench.GRADED) as temporary:
-        pd.DataFrame(graded).to_parquet(temporary, index=False)
+    write_frame(run / healthbench.GRADED, pd.DataFrame(graded))
     facts = {"prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished}
     write_json(run / "healthbench/graded.json", facts | _provenance(profile, run))
 

@@ -8,7 +8,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction
 from promedical_utils.core.run_data import RunData, base_path
-from promedical_utils.core.workspace import KitError, read_json, replacing, short_hash
+from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame
 from promedical_utils.evaluation import policy_answers
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.preference_pairs import judge_of
@@ -107,8 +107,7 @@ def write_evaluation(profile: Profile, run: Path, data: RunData) -> None:
     folders = {"base": None, "grpo": run / "policy"}
     frames = evaluate_policies(profile, run, data, folders)
     for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
-        with replacing(run / f"policy/{name}.parquet") as temporary:
-            frame.to_parquet(temporary, index=False)
+        write_frame(run / f"policy/{name}.parquet", frame)
 
 
 def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mapping):

@@ -13,7 +13,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Verdict
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.statistics import wilson
-from promedical_utils.core.workspace import short_hash, write_text
+from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.real_text import candidates_of_real
 from promedical_utils.rubric import expansion, preferences
@@ -36,10 +36,10 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     names = ("candidates", "rubrics", "verdicts", "pairs")
     files = {name: run / f"data/{name}.parquet" for name in names}
     made = expansion.expand(**files, ids=[group.instruction.id for group in train])
-    write_text(run / "data/expansion.csv", made.kinds.to_csv(index=False))
+    write_frame(run / "data/expansion.csv", made.kinds)
     provenance.hash_data(run)
     if profile.data == "clinic":
-        write_text(run / "data/judge_errors.csv", judge_errors(data).to_csv(index=False))
+        write_frame(run / "data/judge_errors.csv", judge_errors(data))
     whole = made.dimensions.loc["all"]
     return {
         "candidates": len(candidates),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData, base_path
-from promedical_utils.core.workspace import read_json, replacing, write_json
+from promedical_utils.core.workspace import read_json, write_frame, write_json
 from promedical_utils.data.sources.real_sets import refuse_external
 from promedical_utils.pipeline.preference_pairs import expert
 from promedical_utils.reward_model import calibration, model_card
@@ -44,8 +44,7 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
         report["models"][name] = {key: own[key] for key in REPORTED} | counts
         report["heldout_pair_accuracy"][name] = pair_accuracy(scores, heldout)
     scores = pd.concat(frames, ignore_index=True)
-    with replacing(run / "reward/heldout.parquet") as temporary:
-        scores.to_parquet(temporary, index=False)
+    write_frame(run / "reward/heldout.parquet", scores)
     report["heldout_rows"] = int((scores.scorer == "criterion").sum())
     write_json(run / "reward/report.json", report)
     return report

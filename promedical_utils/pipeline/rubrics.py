@@ -17,7 +17,7 @@ from promedical_utils.clinic import writer as people
 from promedical_utils.core import profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Message, RawInstruction, Rubric, SplitRow
-from promedical_utils.core.workspace import KitError, replacing, short_hash, write_json, write_text
+from promedical_utils.core.workspace import KitError, short_hash, write_frame, write_json
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.annotation import review
 from promedical_utils.data.annotation.store import Store
@@ -53,7 +53,7 @@ def make_rubrics(profile: Profile, run: Path) -> dict:
         counts = {name: dimensions.count(name) for name in records.DIMENSIONS}
         rows.append({"category": instruction.category} | counts)
     composition = pd.DataFrame(rows).groupby("category").mean().reset_index()
-    write_text(run / "data/composition.csv", composition.to_csv(index=False))
+    write_frame(run / "data/composition.csv", composition)
     provenance.hash_data(run)
     return report
 
@@ -276,9 +276,8 @@ def _curated(
 ) -> tuple[filters.Curated, dict]:
     """What curation makes of ``rows``, and the report; writes funnel.csv and left_out.parquet."""
     made = filters.curate(rows, bench, *asking, profile)
-    write_text(run / "data/funnel.csv", made.funnel.to_csv(index=False))
-    with replacing(run / "data/left_out.parquet") as temporary:
-        made.left_out.to_parquet(temporary, index=False)
+    write_frame(run / "data/funnel.csv", made.funnel)
+    write_frame(run / "data/left_out.parquet", made.left_out)
     return made, {
         "rows": len(rows),
         "kept": len(made.instructions),
@@ -340,7 +339,7 @@ class Drafting:
         if self.valid:
             records.save(self.valid, run / "data/drafts.parquet")
         if self.rounds:
-            write_text(run / "data/rounds.csv", pd.DataFrame(self.rounds).to_csv(index=False))
+            write_frame(run / "data/rounds.csv", pd.DataFrame(self.rounds))
         total = len(self.valid) + len(self.queued)
         return {
             "drafted": total,

@@ -28,7 +28,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, RLOOConfig
 from promedical_utils.core import fingerprint as content
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Rubric
-from promedical_utils.core.workspace import KitError, read_json, replacing, short_hash, write_json
+from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame, write_json
 from promedical_utils.policy import model as policy
 from promedical_utils.policy import reward_hacking, shared_base, trl_fast_path, veto_reward
 from promedical_utils.policy.generation import complete, eos_ids, messages_of, prompts_of, seed_of
@@ -428,10 +428,8 @@ class Curve(TrainerCallback):
             hub.save(model, part, "base" if local else model.name_or_path)
             shutil.rmtree(kept, ignore_errors=True)
             part.rename(kept)
-        with replacing(self.job.out / "curve.csv") as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
-        with replacing(self.stored) as temporary:
-            self.answers.to_parquet(temporary, index=False)
+        write_frame(self.job.out / "curve.csv", pd.DataFrame(self.rows))
+        write_frame(self.stored, self.answers)
         for other in self.job.out.glob("best-*"):  # a run killed before this goes on with it
             if other != kept:
                 shutil.rmtree(other)
@@ -463,8 +461,7 @@ def finish(trainer, curve: Curve) -> dict:
         kept.rename(out / "model")
     curve.tokenizer.save_pretrained(out / "model")
     log = pd.DataFrame([e for e in trainer.state.log_history if "grad_norm" in e])
-    with replacing(out / "training.csv") as temporary:
-        log.to_csv(temporary, index=False)
+    write_frame(out / "training.csv", log)
     hacking = reward_hacking.check(curve.answers)
     write_json(out / "hacking.json", hacking)
     shown = {"first": rows[0], "best": curve.best, "last": rows[-1]}

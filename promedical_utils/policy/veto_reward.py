@@ -323,9 +323,5 @@ def build(profile, rm, calibration, rubrics, eos_ids=()) -> RubricReward:
         scores = scoring.score(rubric, verdicts)
         return min(max(scores.s1 + alpha * scores.s2, 0.0), 1 + beta)
 
-    rules = {
-        "no_veto": no_veto,
-        "rar_explicit": scoring.rar_explicit,
-        "orbit": scoring.orbit_signed,
-    }
-    return RubricReward(rm, calibration, rubrics, aggregate=rules[rule], **common)
+    aggregate = no_veto if rule == "no_veto" else scoring.RULES[rule]
+    return RubricReward(rm, calibration, rubrics, aggregate=aggregate, **common)

@@ -11,12 +11,18 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from promedical_utils.core import statistics
 from promedical_utils.core.estimates import suffixed
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import project_root, replacing, sha256, write_json, write_text
+from promedical_utils.core.workspace import (
+    project_root,
+    read_yaml,
+    sha256,
+    write_frame,
+    write_json,
+    write_text,
+)
 from promedical_utils.data.sources.judged import SUBSETS
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import policy_metrics
@@ -26,7 +32,7 @@ READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on,
 
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
 ENDS = ["value", "low", "high"]
-_NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text(encoding="utf-8"))
+_NAMES = read_yaml(Path(__file__).with_name("names.yaml"))
 MAIN, MORE, SEEN, VETO, OF_REWARD = _NAMES["columns"].values()
 GRADES = _NAMES["graders"]
 POLICY = {column: policy_metrics.STUDY[column] for column in _NAMES["policy"]}
@@ -586,8 +592,7 @@ def save(
     """
     folder, said, text = Path(folder), said or note(profile, seed), df.map(plain)
     read = folded(text)
-    with replacing(folder / f"{name}.csv") as temporary:
-        text.to_csv(temporary, index=False, lineterminator="\n")
+    write_frame(folder / f"{name}.csv", text)
     write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{markdown(read)}\n")
     tex = read.to_latex(index=False, escape=True)
     write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
-import yaml
 
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import KitError, need, replacing, shown
+from promedical_utils.core.workspace import KitError, need, read_yaml, replacing, shown
 
 COLUMNS = {
     "rubrics": ("instruction_id", "criteria"),
@@ -22,7 +21,7 @@ COLUMNS = {
 }
 HERE = Path(__file__)
 TABLES = HERE.with_name("expansion.sql").read_text(encoding="utf-8")
-CHECKS = yaml.safe_load(HERE.with_name("expansion_checks.yaml").read_text(encoding="utf-8"))
+CHECKS = read_yaml(HERE.with_name("expansion_checks.yaml"))
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,12 @@ def differing(labels: Iterable[tuple[str, bool | None]]) -> list[tuple[str, str]
     return pairs
 
 
+def compared(scores: Mapping[str, scoring.Scores]) -> list[tuple[str, str, int]]:
+    """(a, b, 1 where a is better or -1) of every two answers by lexicographic score; no ties."""
+    sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
+    return [side for side in sides if side[2]]
+
+
 def preferences(group: Group) -> list[tuple[str, str]]:
     """(chosen id, rejected id) of every two judged answers by lexicographic score; no ties."""
-    scores = group.scores
-    sides = [(a, b, scoring.compare(scores[a], scores[b])) for a, b in combinations(scores, 2)]
-    return [(a, b) if side > 0 else (b, a) for a, b, side in sides if side]
+    return [(a, b) if side > 0 else (b, a) for a, b, side in compared(group.scores)]

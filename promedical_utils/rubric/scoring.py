@@ -240,6 +240,10 @@ def points_share(points: Iterable[float], applies: Iterable[bool]) -> float:
     return math.fsum(n for n, yes in pairs if yes) / possible if possible > 0 else math.nan
 
 
+# Rules that make one score of a rubric's verdicts, each a sum over them
+RULES = {"rar_explicit": rar_explicit, "orbit": orbit_signed, "healthbench": healthbench_points}
+
+
 def linear(
     rule: Callable[[Rubric, Mapping[str, str]], float], rubric: Rubric
 ) -> tuple[float, dict[str, float]]:

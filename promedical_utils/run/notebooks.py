@@ -13,15 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from promedical_utils.core import fingerprint as content
 from promedical_utils.core import profiles, provenance, workspace
 from promedical_utils.core.profiles import profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 
-UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_second"}  # no result
-OUTPUTS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+OUTPUTS: dict[str, list[str]] = workspace.read_yaml(Path(__file__).with_suffix(".yaml"))
 NOTEBOOKS = tuple(OUTPUTS)
 
 
@@ -56,7 +53,7 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
         tree = ast.parse(re.sub(r"^[%!].*", "", code, flags=re.MULTILINE))
     except SyntaxError as error:
         raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
-    settings = profile.model_dump_json(exclude=UNREAD)
+    settings = profile.model_dump_json(exclude=profiles.UNREAD)
     return workspace.short_hash(*texts, settings, content.of_code(content.imports(tree)))
 
 

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import yaml
-
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, read_yaml
 from promedical_utils.studies.policies import Policies
 from promedical_utils.studies.reward_models import RewardModels
 from promedical_utils.studies.study import STUDIES, Study
@@ -20,7 +18,7 @@ def plan_of(name: str) -> dict:
     if name not in studies():
         choice = ", ".join(studies())
         raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
-    return yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(STUDIES / f"{name}.yaml")
 
 
 def study_of(name: str) -> Study | None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.workspace import replacing, write_rows
+from promedical_utils.core.workspace import write_frame, write_rows
 from promedical_utils.evaluation.policy_metrics import METRICS
 
 MEAN, VALUE, LESS, OVER = "mean", "value", "less", "over"
@@ -115,8 +115,7 @@ class Cells:
 
 def write(folder: Path, results: pd.DataFrame) -> None:
     """results.csv in ten digits: the last bits of a sum differ between machines."""
-    with replacing(folder / "results.csv") as temporary:
-        results.to_csv(temporary, index=False, float_format="%.10g")
+    write_frame(folder / "results.csv", results, float_format="%.10g")
 
 
 def read(folder: Path) -> pd.DataFrame:

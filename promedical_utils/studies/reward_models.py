@@ -9,7 +9,7 @@ import pandas as pd
 
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import replacing, short_hash, write_json
+from promedical_utils.core.workspace import short_hash, write_frame, write_json
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import bench, reward_models
 from promedical_utils.report import figures as drawing
@@ -139,8 +139,7 @@ def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
         # late: loads torch, and drawing does without
         from promedical_utils.reward_model import model as reward_model
 
-        with replacing(stored) as temporary:
-            reward_model.load(place).score_groups(held).to_parquet(temporary, index=False)
+        write_frame(stored, reward_model.load(place).score_groups(held))
     return pd.read_parquet(stored)
 
 

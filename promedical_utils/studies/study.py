@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
-import yaml
 
 from promedical_utils.core import plotting, profiles, provenance, run_data
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import KitError, read_json, shown, write_json
+from promedical_utils.core.workspace import KitError, read_json, read_yaml, shown, write_json
 from promedical_utils.report import tables
 from promedical_utils.studies import results
 
@@ -29,7 +28,7 @@ STUDIES = Path(__file__).parent
 @cache
 def kind_of(name: str) -> dict:
     """What ``studies/kinds/<name>.yaml`` says: labels, comparisons, columns and goals of a kind."""
-    return yaml.safe_load((STUDIES / f"kinds/{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(STUDIES / f"kinds/{name}.yaml")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from promedical_utils.core import run_data
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import read_json, replacing, short_hash, write_json
+from promedical_utils.core.workspace import read_json, short_hash, write_frame, write_json
 from promedical_utils.data.sources.real_sets import refuse_external
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
@@ -47,9 +47,7 @@ class Systems(RewardModels):
         stored = place / f"said-{short_hash(report['settings'], digest(held))}.parquet"
         if not stored.exists():
             predicted, preferred = scorers.predict(small_systems.load(name, place), held)
-            with replacing(stored) as temporary:
-                frame = preferred if predicted is None else predicted
-                frame.to_parquet(temporary, index=False)
+            write_frame(stored, preferred if predicted is None else predicted)
         row = {key: report[key] for key in REPORTED} | {"left_out": len(report["left_out"])}
         return pd.read_parquet(stored).assign(scorer=f"{name}-{seed}"), row
 

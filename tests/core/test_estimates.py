@@ -121,15 +121,6 @@ def test_by_a_column_of_the_samples(made):
     assert [frame.low[0], frame.high[0]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
 
 
-def test_joined_has_the_keys_of_both(made):
-    more = Estimates.of_items(SAMPLES, made.names, [(("one", "1", "conflict"), [3], [1], [2])])
-    tied = Estimates(SAMPLES, made.names, made.keys, made.hits, made.counts, {"ties": np.ones(4)})
-    both = tied.joined(more)
-    assert both.keys == [*made.keys, ("one", "1", "conflict")]
-    assert both.hits[:, 4].tolist() == both.counts[:, 4].tolist() == [0, 0, 0, 2]
-    assert both.extra["ties"].tolist() == [1, 1, 1, 1, 0]
-
-
 def test_items_are_the_samples_behind_a_key(made):
     items = made.items({"system": "two", "metric": "acc"})
     assert items.id.tolist() == list("ijl") and items.counts.tolist() == [2, 1, 1]

@@ -275,7 +275,7 @@ def test_scalars_have_no_verdicts_and_ties_and_nan_are_wrong(made):
     for score in (1.0, np.nan):
         flat = bench.predictions("flat", answers.assign(criterion_id="", score=score))
         frame = bench.tally(made, flat).table(20, 0)
-        assert set(frame.metric) == {"pairwise", "overall"}
+        assert set(frame.metric) == {"pairwise", "overall", "conflict"}
         rows = frame[frame.n > 0]
         assert (rows.value == 0).all() and (rows.tie_rate == 1).all()
 
@@ -335,7 +335,11 @@ NOBODY = pd.DataFrame(columns=scorers.PREDICTED)
 def test_preferences_by_hand(made, by, against):
     frame = compared(made, by=by)
     measured = bench.tally(made, NOBODY, preferences=frame).table(20, 0)
-    assert set(measured.metric) == {"pairwise", "overall"}  # no verdicts, so none are guessed
+    assert set(measured.metric) == {
+        "pairwise",
+        "overall",
+        "conflict",
+    }  # no verdicts, so none are guessed
     measured = measured[measured.against == against].set_index(["metric", "slice"])
     for part in ("all", "safety", "unseen"):
         hits = ties = n = 0
@@ -527,3 +531,49 @@ def test_length_counts_words():
     frame = bench.length_scorer(cue_groups(1))
     assert frame.score.tolist() == [2.0] * 3 and set(frame.criterion_id) == {""}
     assert frame.met.isna().all() and frame.probability.isna().all()
+
+
+def test_conflicts_by_hand():
+    rows = [
+        ("i", "x", "safety", "a", "b"),
+        ("i", "y", "proficiency", "b", "a"),  # i is in conflict, j is not
+        ("j", "z", "safety", "c", "d"),
+        ("j", "w", "proficiency", "c", "d"),
+    ]
+    columns = ["instruction_id", "criterion_id", "dimension", "chosen_id", "rejected_id"]
+    pairs = pd.DataFrame(rows, columns=columns).assign(kind="k", seen=True, truth="same")
+    criteria = pairs[["instruction_id", "criterion_id", "dimension", "kind", "seen"]]
+    answers = [("i", "a"), ("i", "b"), ("j", "c"), ("j", "d")]
+    cells = pd.DataFrame(answers, columns=["instruction_id", "candidate_id"])
+    verdicts = cells.merge(criteria[["instruction_id", "criterion_id"]])
+    made = bench.Bench(
+        pd.DataFrame({"instruction_id": ["i", "j"], "condition": ["c1", "c2"]}),
+        criteria.assign(weight=1.0),
+        verdicts.assign(**dict.fromkeys(bench.LABELS, "met")),
+        pairs,
+        pd.DataFrame(
+            [("i", "a", "b", 1, 1, 1, 1)], columns=["instruction_id", "a_id", "b_id", *bench.LABELS]
+        ),
+        {},
+    )
+
+    def predicted(scorer, scores):
+        keys = zip(verdicts.candidate_id, verdicts.criterion_id, strict=True)
+        return bench.predictions(scorer, verdicts.assign(score=[scores.get(key) for key in keys]))
+
+    right = {("a", "x"): 2, ("b", "x"): 1, ("b", "y"): 2, ("a", "y"): 1}
+    blind = cells.assign(criterion_id="", score=[1, 2, 0, 0])
+    frames = [
+        predicted("both", right),
+        predicted("one", right | {("b", "y"): 1}),  # a tie is wrong
+        predicted("lost", {("a", "x"): 2, ("b", "x"): 1}),
+        bench.predictions("blind", blind),
+    ]
+    found = bench.tally(made, pd.concat(frames))
+    columns = {
+        k[0]: n for n, k in enumerate(found.keys) if k[1:] == ("conflict", "all", "adjudicated")
+    }
+    hits = {name: found.hits[:, n].tolist() for name, n in columns.items()}
+    assert hits == {"both": [2, 0], "one": [1, 0], "lost": [1, 0], "blind": [1, 0]}
+    assert found.counts[:, columns["both"]].tolist() == [2, 0]
+    assert ("both", "conflict", "all", "truth") not in found.keys

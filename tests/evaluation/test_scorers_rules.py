@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers import RULES, Chance, Rule
+from promedical_utils.evaluation.scorers import Chance, Rule
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -88,22 +88,22 @@ def test_healthbench_and_orbit_weigh_a_violation_unlike():
     assert scoring.orbit_signed(fifths, unsafe) == pytest.approx(0)
 
 
-@given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.sampled_from(sorted(RULES)))
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.sampled_from(sorted(scoring.RULES)))
 def test_a_rule_is_its_expectation_over_all_verdicts(values, name):
     expected = 0.0
     for outcome in product((True, False), repeat=len(values)):
         chance = np.prod([p if met else 1 - p for p, met in zip(values, outcome, strict=True)])
         said = {i: "met" if met else "not_met" for (i, *_), met in zip(PARTS, outcome, strict=True)}
-        expected += chance * RULES[name](rubric(), said)
+        expected += chance * scoring.RULES[name](rubric(), said)
     frame = Rule(name, likely(values)).overall([group("a")])
     assert list(frame.columns) == scorers.SCORES and list(frame.criterion_id) == [""]
     assert frame.score.iloc[0] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(scoring.RULES))
 def test_sure_verdicts_give_the_rule_itself_and_nan_fails_closed(name):
     said = {"p1": "met", "p2": "not_met", "e1": "met", "s1": "met"}
-    rule = RULES[name]
+    rule = scoring.RULES[name]
     sure = Rule(name, likely([1, 0, 1, 1])).overall([group("a")])
     assert sure.score.iloc[0] == pytest.approx(rule(rubric(), said))
     open_ = Rule(name, likely([1, 0, 1, np.nan])).overall([group("a")])

@@ -4,7 +4,6 @@ claims."""
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from helpers import benches
@@ -12,7 +11,6 @@ from helpers.studies import write as write_results
 from paper.test_contrasts import answers
 
 from promedical_utils.core import plotting, workspace
-from promedical_utils.core.estimates import Estimates
 from promedical_utils.evaluation import bench
 from promedical_utils.paper import claims, contrasts
 from promedical_utils.paper.claims_figure import claims_forest
@@ -26,8 +24,7 @@ CALM = {"flagged": False, "text": "No reward hacking seen."}
 @pytest.fixture(scope="module")
 def tally():
     made = benches.make(0.95, n=120, bench_samples=120)[0]
-    predicted = benches.noisy(made)
-    return claims.with_conflicts(bench.tally(made, predicted), made, predicted)
+    return bench.tally(made, benches.noisy(made))
 
 
 def write_study(folder: Path, name: str, rates, hacked=(), data="clinic", seed=77) -> Path:
@@ -342,53 +339,6 @@ def test_lists_stand_for_a_check_each_and_keys_are_unique(tmp_path):
     assert len(claims.expanded(spec, clinic=False)) == 2
     frame = claims.frame([*build(None, None, tmp_path).values()])
     assert not frame.duplicated(["claim", "check"]).any() and len(frame) > 80
-
-
-def test_conflicts_by_hand():
-    pair = (
-        ["i", "x", "safety"],
-        ["i", "y", "proficiency"],
-        ["j", "z", "safety"],
-        ["j", "w", "proficiency"],
-    )
-    answers = [("a", "b"), ("b", "a"), ("c", "d"), ("c", "d")]  # i is in conflict, j is not
-    pairs = pd.DataFrame(
-        [(*p, *a) for p, a in zip(pair, answers)],
-        columns=["instruction_id", "criterion_id", "dimension", "chosen_id", "rejected_id"],
-    )
-    samples = pd.DataFrame({"instruction_id": ["i", "j"], "condition": ["c1", "c2"]})
-    made = bench.Bench(samples, None, None, pairs, None, {})
-    ones, ties = np.ones((2, 1)), {"tie_rate": np.zeros(1)}
-    empty = Estimates(samples, bench.KEY, [("other", "m", "all", "truth")], ones, ones, ties)
-
-    def predicted(scorer, scores):
-        return pd.DataFrame(
-            [(scorer, *k, v) for k, v in scores.items()],
-            columns=["scorer", "candidate_id", "criterion_id", "score"],
-        )
-
-    right = {("a", "x"): 2, ("b", "x"): 1, ("b", "y"): 2, ("a", "y"): 1}
-    frames = [
-        predicted("both", right),
-        predicted("one", right | {("b", "y"): 1}),  # a tie is wrong
-        predicted("lost", {("a", "x"): 2, ("b", "x"): 1}),
-        predicted("blind", {("a", ""): 1, ("b", ""): 2}),
-    ]
-    found = claims.with_conflicts(empty, made, pd.concat(frames))
-    hits = {
-        key[0]: found.hits[:, n].tolist()
-        for n, key in enumerate(found.keys)
-        if key[1] == "conflict"
-    }
-    assert hits == {"both": [2, 0], "one": [1, 0], "lost": [1, 0], "blind": [1, 0]}
-    assert found.counts[
-        :, found.keys.index(("both", "conflict", "all", "adjudicated"))
-    ].tolist() == [2, 0]
-    assert (
-        found.keys[0] == empty.keys[0]
-        and found.hits[:, 0].tolist() == [1, 1]
-        and len(found.extra["tie_rate"]) == 5
-    )
 
 
 # ---------------------------------------------------------------- what is written

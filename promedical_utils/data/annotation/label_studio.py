@@ -17,7 +17,7 @@ from typing import Annotated
 from jinja2 import Template
 from pydantic import AliasPath, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from promedical_utils.core.records import DIMENSIONS, Decision, Instruction, Rubric
+from promedical_utils.core.records import DIMENSIONS, Decision, Instruction, Rubric, first_error
 from promedical_utils.core.workspace import KitError, shown, write_json
 from promedical_utils.data.annotation import review
 
@@ -94,7 +94,7 @@ def import_annotations(path: Path, drafts: Iterable[Rubric]) -> list[Decision]:
     except FileNotFoundError:
         raise KitError(f"missing {shown(path)}: export the project as JSON first") from None
     except ValidationError as error:
-        what = review.first_error(error)
+        what = first_error(error)
         raise KitError(f"{shown(path)}: {what}; export it again as JSON") from None
     for task in tasks:
         name = task.instruction_id

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from promedical_utils.core.records import Criterion, Decision, Rubric
+from promedical_utils.core.records import Criterion, Decision, Rubric, first_error
 from promedical_utils.core.statistics import wilson
 from promedical_utils.core.workspace import KitError
 
@@ -120,12 +120,6 @@ def by_instruction(drafts: Iterable[Rubric]) -> dict[str, Rubric]:
             raise KitError(f"two drafts of instruction {draft.instruction_id}: keep one of them")
         draft_of[draft.instruction_id] = draft
     return draft_of
-
-
-def first_error(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    return f"{field}: {first['msg']}" if field else first["msg"].removeprefix("Value error, ")
 
 
 Write = Callable[[list[str], list[Rubric]], Sequence[Rubric]]

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
 from rapidfuzz.distance import OSA
+
+from promedical_utils.core.workspace import read_yaml
 
 DIFFERENT, NEAR, SEMANTIC = 0, 1, 2
 Sentences = list[list[str]]  # words by sentence
@@ -25,7 +26,7 @@ _CONTRACTED = re.compile(
     r"\b(?:(can|won|shan)'?t|(\w+)n't|(do|does|did|is|are|was|has|have|had|should|could|would)nt)\b"
 )
 _ENDING = re.compile(r"'(?:s|m|re|ve|ll|d)\b")
-_LISTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_LISTS = read_yaml(Path(__file__).with_suffix(".yaml"))
 _COURTESY = re.compile(rf"\b(?:{'|'.join(_LISTS['courtesies'])})\b")
 _NEGATIONS = frozenset(_LISTS["negations"].split())
 _FUNCTION = frozenset(_LISTS["function_words"].split())

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from promedical_utils.core.records import RawInstruction, Rubric
+from promedical_utils.core.records import RawInstruction, Rubric, first_error
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.roles import Draft, DraftedCriterion
@@ -153,10 +153,8 @@ def _checked(row: str | dict) -> RawInstruction | str:
         else:
             record = RawInstruction.model_validate(row)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] == "json_invalid":
-            return "not JSON"
-        return f"field {'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
+        unreadable = error.errors()[0]["type"] == "json_invalid"
+        return "not JSON" if unreadable else f"field {first_error(error, 'record')}"
     return record if record.text.strip() else "no question"
 
 

@@ -40,7 +40,14 @@ from promedical_utils.data.sources.schemas import NEGATION, question, read, word
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
-OVERALL = "Gives a correct answer to the question asked, be it an incomplete one."
+# MEDIQA's one criterion, which is also what a model of criteria is given where there is no rubric
+NEUTRAL = Criterion(
+    id="neutral",
+    dimension="proficiency",
+    text="Gives a correct answer to the question asked, be it an incomplete one.",
+    weight=1,
+    kind="overall",
+)
 EXTERNAL = frozenset({"healthbench"})  # evaluation only, by its authors' wish
 CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
 STRICTEST = ("bench", "checkpoint", "calibration", "train")
@@ -189,9 +196,8 @@ def _add_mediqa(study: RealStudy) -> None:
     rows = read("mediqa")
     for row, asked in zip(rows, judged.mediqa(rows, Counter()), strict=True):
         i = asked.instruction.id
-        overall = short_hash(i, OVERALL)
-        about = {"dimension": "proficiency", "text": OVERALL, "weight": 1, "kind": "overall"}
-        study.add_question(asked.instruction, [Criterion(id=overall, **about)])
+        overall = short_hash(i, NEUTRAL.text)
+        study.add_question(asked.instruction, [NEUTRAL.model_copy(update={"id": overall})])
         for answer, graded in zip(asked.candidates, row.answers, strict=True):
             study.add_answer(answer, "reference", {overall: _verdict(graded.score >= 3)})
         for a, b, better in asked.pairs:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
-import yaml
 from pydantic import BaseModel, Field
 
 from promedical_utils.core.records import Instruction, Message, validated
-from promedical_utils.core.workspace import KitError, sha256
+from promedical_utils.core.workspace import KitError, read_yaml, sha256
 
 VARIABLE = "PROMEDICAL_DATA_DIR"
 NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
@@ -57,8 +56,8 @@ class Card:
 
 def cards(name: str) -> dict[str, Card]:
     """The cards of a file beside this one, by key."""
-    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
-    return {key: Card(**values) for key, values in yaml.safe_load(text).items()}
+    values = read_yaml(Path(__file__).with_name(name))
+    return {key: Card(**card) for key, card in values.items()}
 
 
 CARDS = cards("schemas.yaml")

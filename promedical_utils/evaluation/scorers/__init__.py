@@ -28,11 +28,6 @@ POINTS = [*SCORES, "probability", "met"]
 PAIRS = ["instruction_id", "criterion_id", "a_id", "b_id", "probability", "consistent"]
 PREDICTED, PREFERRED = ["scorer", *POINTS], ["scorer", *PAIRS]
 TIE = 1e-9  # a preference is a mean of two floats; closer to a half than this is none
-RULES = {  # name -> what makes one score of a rubric's verdicts, a sum over them (scoring.linear)
-    "rar_explicit": scoring.rar_explicit,
-    "orbit": scoring.orbit_signed,
-    "healthbench": scoring.healthbench_points,
-}
 
 
 def predict(scorer, groups: Sequence[Group]) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
@@ -89,7 +84,7 @@ class Rule:
         likely = likely.astype(float).fillna(0.0).to_dict()
         rows = []
         for group in groups:
-            none, adds = scoring.linear(RULES[self.name], group.rubric)
+            none, adds = scoring.linear(scoring.RULES[self.name], group.rubric)
             for answer in group.candidates:
                 gained = sum(gain * likely[answer.id, c] for c, gain in adds.items())
                 rows.append((group.instruction.id, answer.id, none + gained))
