@@ -13,6 +13,7 @@ from itertools import product
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.grammar import sentences
+from promedical_utils.clinic.pool import text_of
 from promedical_utils.clinic.vocabulary import read, values
 from promedical_utils.clinic.world import Patient, dialogue, draw_patient, leaflet_lines, rubric
 from promedical_utils.core.records import (
@@ -26,54 +27,49 @@ from promedical_utils.core.records import (
 from promedical_utils.core.workspace import short_hash
 
 JOIN = ", and also "  # between the parts of a composite criterion
-SOURCE = "external clinic (invented)"
 Entry = tuple[str, str, str]  # organ, problem, kind of patient
+Withheld = dict[str, str]  # fact -> id of the document that states it
 
 
 @dataclass(frozen=True)
-class External:
-    """Instructions with answers, two rubrics each, and the knowledge base.
+class Asked:
+    """One instruction, an answer of each author, and what is known of both.
 
     ``gold``: atomic criteria that state every fact, from which the truth is read. ``shown``: what a
     reward model is given, composites and references among them; ``parts``: criterion id of
-    ``shown``
-    -> ids in ``gold`` that it asks for. ``documents``: {id: text}; ``withheld``: instruction id ->
-    ids of the documents that state what its message withholds. ``conditions``: instruction id ->
-    condition; ``patients``: instruction id -> patient; ``questions``: instruction id -> what the
-    patient asks, without the leaflet (its sentences would find the leaflets of others).
+    ``shown`` -> ids in ``gold`` that it asks for. ``question``: what the patient asks, without the
+    leaflet (its sentences would find the leaflets of others). ``withheld``: ids of the documents
+    that state what the message withholds.
     """
 
-    instructions: list[Instruction]
-    gold: dict[str, Rubric]
-    shown: dict[str, Rubric]
+    instruction: Instruction
+    patient: Patient
+    question: str
+    gold: Rubric
+    shown: Rubric
     parts: dict[str, tuple[str, ...]]
-    candidates: list[Candidate]
-    documents: dict[str, str]
-    withheld: dict[str, tuple[str, ...]]
-    conditions: dict[str, str]
-    patients: dict[str, Patient]
-    questions: dict[str, str]
+    withheld: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
 
     def verdicts(self, candidate: Candidate) -> dict[str, str]:
         """True verdicts by the gold rubric."""
-        return grammar.gold(
-            self.gold[candidate.instruction_id].criteria, translated(candidate.text)
-        )
+        return grammar.gold(self.gold.criteria, translated(candidate.text))
 
 
-def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
-    """The external clinic of ``size`` instructions; the same arguments give the same clinic.
+def build(seed: int, size: int, taken: Collection[int] = ()) -> tuple[list[Asked], dict[str, str]]:
+    """The external clinic of ``size`` instructions, and its knowledge base, {id: text}.
 
-    ``taken``: wording seeds of the other splits, which no patient here gets.
+    ``taken``: wording seeds of the other splits, which no patient here gets. Equal arguments give
+    an equal clinic.
     """
     rng, words = random.Random(f"external-{seed}"), read("external")
     entries = list(product(words["specialties"], values("problem"), words["patients"]))
     known = {e: draw_patient(rng, n, seed, e[:2]) for n, e in enumerate(entries)}
-    lacks = {
-        e: tuple(sorted(rng.sample(words["withholdable"], words["withheld"]))) for e in entries
-    }
-    clinic = External([], {}, {}, {}, [], knowledge_base(known, lacks, seed), {}, {}, {}, {})
-    order, used = rng.sample(entries, len(entries)), set(taken)
+    lacks: dict[Entry, Withheld] = {}
+    for e in entries:
+        facts = sorted(rng.sample(words["withholdable"], words["withheld"]))
+        lacks[e] = {fact: "-".join(("k", *e, fact)) for fact in facts}
+    order, used, asked = rng.sample(entries, len(entries)), set(taken), []
     for number in range(size):
         entry = order[number % len(order)]
         wording = next(w for w in iter(lambda: rng.randrange(2**31), None) if w not in used)
@@ -84,58 +80,33 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> External:
             wording_seed=wording,
             category=rng.choice(read("vocabulary")["categories"]),
         )
-        name = f"x{seed}-{number + 1:05d}"
-        _admit(clinic, patient, name, entry, lacks[entry], rng.randint(5, 9))
-        clinic.candidates.extend(answers(patient, name, seed))
-    return clinic
+        name, difficulty = f"x{seed}-{number + 1:05d}", rng.randint(5, 9)
+        asked.append(_asked(patient, name, entry, lacks[entry], difficulty, seed))
+    return asked, knowledge_base(known, lacks, seed)
 
 
-def _admit(
-    clinic: External, patient: Patient, name: str, entry: Entry, lacks: tuple, difficulty: int
-) -> None:
-    """Put a patient's instruction ``name`` into the clinic, with both rubrics."""
+def _asked(
+    patient: Patient, name: str, entry: Entry, lacks: Withheld, difficulty: int, seed: int
+) -> Asked:
     words, conversation = read("external"), messages(patient, entry[2], lacks)
-    clinic.instructions.append(
-        Instruction(
-            id=name,
-            category=patient.category,
-            specialty=words["specialties"][patient.organ],
-            messages=conversation,
-            source=SOURCE,
-            difficulty=difficulty,
-        )
-    )
-    clinic.gold[name] = rubric(patient, name, unseen=True)
-    rng = random.Random(patient.wording_seed + 2)
-    clinic.shown[name], parts = shown(clinic.gold[name], lacks, rng)
-    clinic.parts.update(parts)
-    clinic.withheld[name] = tuple(document_id(entry, fact) for fact in lacks)
-    clinic.conditions[name], clinic.patients[name] = patient.condition, patient
-    whole = " ".join(message.content for message in conversation if message.role == "user")
-    clinic.questions[name] = whole.split(words["lead"])[0].strip()
-
-
-def answers(patient: Patient, name: str, seed: int) -> list[Candidate]:
-    """An answer of each of the external clinic's authors to the instruction ``name``."""
-    return [
-        Candidate(
-            id=f"{name}-{short_hash(seed, name, author)[:6]}",
-            instruction_id=name,
-            generator=author,
-            text=answer(
-                patient, author, random.Random(short_hash("external answer", seed, name, author))
-            ),
-        )
-        for author in read("external")["habits"]
-    ]
-
-
-def document_id(entry: Entry, fact: str) -> str:
-    return "-".join(("k", *entry, fact))
+    about = {"category": patient.category, "specialty": words["specialties"][patient.organ]}
+    about |= {"source": "external clinic (invented)", "difficulty": difficulty}
+    instruction = Instruction(id=name, messages=conversation, **about)
+    gold = rubric(patient, name, unseen=True)
+    given, parts = shown(gold, lacks, random.Random(patient.wording_seed + 2))
+    candidates = []
+    for author, habits in words["habits"].items():
+        rng = random.Random(short_hash("external answer", seed, name, author))
+        text = reworded(generators.write(patient, habits, rng), rng)
+        id_ = f"{name}-{short_hash(seed, name, author)[:6]}"
+        candidates.append(Candidate(id=id_, instruction_id=name, generator=author, text=text))
+    question = text_of(conversation).split(words["lead"])[0].strip()
+    withheld = tuple(lacks.values())
+    return Asked(instruction, patient, question, gold, given, parts, withheld, tuple(candidates))
 
 
 def knowledge_base(
-    known: Mapping[Entry, Patient], lacks: Mapping[Entry, tuple], seed: int
+    known: Mapping[Entry, Patient], lacks: Mapping[Entry, Withheld], seed: int
 ) -> dict[str, str]:
     """What leaflets withhold, one sentence a document, and distractors; {id: text}.
 
@@ -144,33 +115,25 @@ def knowledge_base(
     rng, words, documents = random.Random(f"documents-{seed}"), read("external"), {}
     for entry, patient in known.items():
         about = dict(zip(("organ", "problem", "who"), entry, strict=True))
-        for fact in lacks[entry]:
+        for fact, id_ in lacks[entry].items():
             line = rng.choice(words["leaflet"][fact]).format(**patient.facts)
-            documents[document_id(entry, fact)] = words["document"].format(**about, line=line)
-        for text in words["distractors"]:
-            # the same sentence of several entries is one document
-            documents.setdefault(f"k-{short_hash(text.format(**about))}", text.format(**about))
+            documents[id_] = words["document"].format(**about, line=line)
+        for form in words["distractors"]:  # the same sentence of several entries is one document
+            text = form.format(**about)
+            documents.setdefault(f"k-{short_hash(text)}", text)
     return documents
 
 
 def messages(patient: Patient, who: str, withheld: Collection[str]) -> list[Message]:
     """The message in the external clinic's words, with a leaflet that lacks ``withheld`` facts."""
     rng, words = random.Random(patient.wording_seed), read("external")
-    opening = rng.choice(words["openings"]).format(
-        organ=patient.organ, problem=patient.problem, who=who
-    )
-    question = rng.choice(words["questions"][patient.category])
-    lines = leaflet_lines(patient, rng, "external", withheld)
-    sheet = " ".join([words["lead"], *lines])
+    about = {"organ": patient.organ, "problem": patient.problem, "who": who}
+    opening = rng.choice(words["openings"]).format(**about)
+    question = f"{rng.choice(words['questions'][patient.category])} {opening}"
+    sheet = " ".join([words["lead"], *leaflet_lines(patient, rng, "external", withheld)])
     if rng.random() < 0.35:
-        return dialogue([f"{question} {opening}", rng.choice(words["asks"]), sheet])
-    return dialogue([f"{question} {opening} {sheet}"])
-
-
-def answer(patient: Patient, author: str, rng: random.Random) -> str:
-    """An answer in the external clinic's words, by the habits of one of its authors."""
-    words = read("external")
-    return reworded(generators.write(patient, words["habits"][author], rng), rng)
+        return dialogue([question, rng.choice(words["asks"]), sheet])
+    return dialogue([f"{question} {sheet}"])
 
 
 def reworded(text: str, rng: random.Random) -> str:
@@ -205,13 +168,10 @@ def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[
     A criterion on a withheld fact refers to it. Of every dimension with two criteria or more two
     are joined into a composite, met if both parts are, with the sum of their weights.
     """
-    references = read("external")["references"]
-    criteria = [
-        c.model_copy(update={"text": references[c.kind]["text"]})
-        if c.kind in references and references[c.kind]["fact"] in withheld
-        else c
-        for c in gold.criteria
-    ]
+    references, criteria = read("external")["references"], list(gold.criteria)
+    for n, c in enumerate(criteria):
+        if c.kind in references and references[c.kind]["fact"] in withheld:
+            criteria[n] = c.model_copy(update={"text": references[c.kind]["text"]})
     parts = {c.id: (c.id,) for c in criteria}
     for dimension in DIMENSIONS:
         same = [c for c in criteria if c.dimension == dimension]
@@ -225,7 +185,8 @@ def shown(gold: Rubric, withheld: Collection[str], rng: random.Random) -> tuple[
             weight=first.weight + second.weight,
             kind="composite",
         )
-        parts[joined.id] = (parts.pop(first.id)[0], parts.pop(second.id)[0])
+        del parts[first.id], parts[second.id]
+        parts[joined.id] = (first.id, second.id)
         criteria[criteria.index(first)] = joined
         criteria.remove(second)
     return gold.model_copy(update={"criteria": criteria}), parts

@@ -6,24 +6,6 @@ from promedical_utils.clinic.grammar import say
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
 
 NAMES = ("warm", "terse", "between")
-# slots as an answer comes to them; one order for all: what is left to say then follows from what
-# was said last, which a base of a few layers can keep track of
-ORDER = (
-    *("role", "empathy", "diagnosis", "drug", "addition", "dose", "food", "storage"),
-    *("effect", "danger", "activity", "review", "bring", "invitation"),
-)
-MANNERS = {  # slot: the right act, and the wrong one
-    "addition": ("reject", "add"),
-    "empathy": ("comfort", "blame"),
-    "invitation": ("invite", "dismiss"),
-    "role": ("helper", "doctor"),
-    "diagnosis": ("guess", "certain"),
-}
-RIGHT = {
-    "fillers": [0, 1],
-    **{slot: {"right": 1.0} for slot in ("drug", "dose", *PAIRED, "empathy", "invitation")},
-    "review": {"exact": 1.0},
-}
 
 
 def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str, str]:
@@ -38,9 +20,9 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
     if slot in ("dose", "review"):
         number = _dose if slot == "dose" else _days
         return slot, rng.choice(number(facts, outcome)), ""
-    if slot in MANNERS:
+    if manners := read("vocabulary")["manners"].get(slot):
         about = {"addition": facts["avoid"], "diagnosis": patient.problem}
-        return MANNERS[slot][outcome != "right"], about.get(slot, ""), ""
+        return manners[outcome != "right"], about.get(slot, ""), ""
     fact, opposite = (facts[name] for name in PAIRED[slot][:2])
     name = "urgent" if slot == "danger" else slot
     if outcome == "muddled":
@@ -87,7 +69,7 @@ def _outcome(odds: dict[str, float], draw: float) -> str | None:
 
 
 def write(patient, generator: str | dict, rng: random.Random) -> str:
-    """An answer to a patient, in the habits of ``generator`` (a name, or the habits themselves)."""
+    """An answer to a patient in some habits: their name in generators.yaml, or themselves."""
     habits = read("generators")[generator] if isinstance(generator, str) else generator
     acts = []
     for slot, odds in habits.items():
@@ -102,6 +84,6 @@ def write(patient, generator: str | dict, rng: random.Random) -> str:
 
 def spoken(acts: list[tuple[str, str, str]], rng: random.Random) -> list[str]:
     """A sentence an act, each in a form drawn from its own, in the order of all answers."""
-    sentences = read("sentences")
-    ordered = sorted(acts, key=lambda act: ORDER.index(sentences[act[0]]["slot"]))
+    sentences, slots = read("sentences"), read("vocabulary")["slots"]
+    ordered = sorted(acts, key=lambda act: slots.index(sentences[act[0]]["slot"]))
     return [say(act, rng.randrange(len(sentences[act]["forms"])), a, b) for act, a, b in ordered]

@@ -9,24 +9,14 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from promedical_utils.clinic.vocabulary import read, values
+from promedical_utils.clinic.vocabulary import PAIRED, read, values
 from promedical_utils.core.records import Criterion
 
 UNSEEN_KINDS = frozenset(k for k, c in read("criteria").items() if c.get("unseen"))
 
 # which type of value each placeholder of a criterion text takes
-PLACEHOLDERS = {
-    "first": "drug",
-    "avoid": "drug",
-    "limit": "units",
-    "danger": "sign",
-    "review": "days",
-    "target": "target",
-    "food": "food",
-    "place": "place",
-    "item": "item",
-    "forbidden": "activity",
-}
+PLACEHOLDERS = {"first": "drug", "avoid": "drug", "limit": "units", "review": "days"}
+PLACEHOLDERS |= {name: kind for *names, kind in PAIRED.values() for name in names}
 
 
 def say(act: str, form: int, a: str = "", b: str = "") -> str:
@@ -119,24 +109,19 @@ def _met(kind: str, value: str, slots: dict) -> bool:
     act, a, b = of.get(read("criteria")[kind]["slots"][0], ("", "", ""))
     match kind:
         case "avoid_drug":
-            added = of.get("addition", ("", "", ""))
-            return a != value and not (added[0] == "add" and added[1] == value)
+            return a != value and of.get("addition", ())[:2] != ("add", value)
         case "dose_limit":
             return not act or int(a) <= int(value)
         case "review_in_time":
             return bool(act) and int(a) <= int(value)
         case "danger_delay":
-            return not act or b != value
+            return b != value
         case "activity_allowed":
-            return not act or a != value
-        case "empathy":
-            return act == "comfort"
-        case "invites_questions":
-            return act == "invite"
-        case "no_credential":
-            return act != "doctor"
-        case "no_certain_diagnosis":
-            return act != "certain"
+            return a != value
+        case "empathy" | "invites_questions":
+            return act in ("comfort", "invite")
+        case "no_credential" | "no_certain_diagnosis":
+            return act not in ("doctor", "certain")
         case _:
             return a == value
 

@@ -19,21 +19,9 @@ from promedical_utils.core.records import Message
 Lesson = tuple[list[Message], str, Sequence[tuple[str, str]]]
 # shares of the whole course, in order: drills, right answers beside them, mixed answers
 READ_FROM, MIX_FROM = 0.3, 0.55
-# what look-ups are asked of: every role as often as its opposite, however rare it is in answers;
-# a drug that is spoken of twice has no one role, so fewer choose between drugs
-EVEN = {"fillers": [0, 1]} | {
-    slot: {"right": share, "dangerous": share}
-    for share, slots in (
-        (0.3, ("drug",)),
-        (0.45, ("addition", *PAIRED, "dose", "review")),
-        (0.2, ("empathy", "invitation", "role", "diagnosis")),
-    )
-    for slot in slots
-}
-FACTS = (  # which a right answer copies
-    *("first", "avoid", "limit", "danger", "mild", "review"),
-    *(name for slot in EXTRAS for name in PAIRED[slot][:2]),
-)
+# which a right answer copies
+FACTS = ("first", "avoid", "limit", "danger", "mild", "review")
+FACTS += tuple(name for slot in EXTRAS for name in PAIRED[slot][:2])
 
 
 def drill(patient: Patient, rng: random.Random) -> Lesson:
@@ -49,7 +37,7 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
     Asked and answered at the place where a reward model is given a criterion and scored. The
     numbers are any two, not the answer's.
     """
-    text = generators.write(patient, EVEN, rng)
+    text = generators.write(patient, "even", rng)
     roles: dict[str, set[str]] = {}
     for sentence in grammar.sentences(text):
         act, a, b = grammar.read_sentence(sentence)
@@ -67,15 +55,13 @@ def lookup(patient: Patient, rng: random.Random, whole: bool = True) -> Lesson:
     return question, text, turns
 
 
-short_lookup = partial(lookup, whole=False)
+def answered(patient: Patient, rng: random.Random, habits: str = "") -> Lesson:
+    """A patient's message with a right answer, or one by any of the generators."""
+    habits = habits or rng.choice(generators.NAMES)
+    return messages(patient), generators.write(patient, habits, rng), ()
 
 
-def right(patient: Patient, rng: random.Random) -> Lesson:
-    return messages(patient), generators.write(patient, generators.RIGHT, rng), ()
-
-
-def mixed(patient: Patient, rng: random.Random) -> Lesson:
-    return messages(patient), generators.write(patient, rng.choice(generators.NAMES), rng), ()
+right, short_lookup = partial(answered, habits="right"), partial(lookup, whole=False)
 
 
 def lesson(index: int, total: int, seed: int, conditions: Sequence[tuple[str, str]]) -> Lesson:
@@ -91,7 +77,7 @@ def lesson(index: int, total: int, seed: int, conditions: Sequence[tuple[str, st
     elif at < MIX_FROM:
         kinds = (drill, right, right, right, short_lookup, lookup)
     else:
-        kinds = (mixed, mixed, mixed, right, lookup)
+        kinds = (answered, answered, answered, right, lookup)
     return rng.choice(kinds)(patient, rng)
 
 

@@ -46,13 +46,7 @@ class Judge:
     seed: int = 0
 
     @classmethod
-    def fit(
-        cls,
-        agreement: float,
-        reference: Iterable[tuple[str, str]],
-        seed: int = 0,
-        lenient: Iterable[str] | None = None,
-    ) -> "Judge":
+    def fit(cls, agreement: float, reference: Iterable[tuple[str, str]], seed: int = 0) -> "Judge":
         """Judge whose agreement on ``reference``, (kind, truth) pairs, is ``agreement`` expected.
 
         Half of the errors are systematic. Kit's decision: the lenient kinds are those most often
@@ -61,24 +55,22 @@ class Judge:
         reference = list(reference)
         if not reference:
             raise KitError("the judge needs reference verdicts to be calibrated on: none given")
-        half = (1 - agreement) / 2
+        half, lenient, covered = (1 - agreement) / 2, [], 0
         failed = Counter(kind for kind, truth in reference if truth == "not_met")
-        if lenient is None:
-            lenient, covered = [], 0
-            for kind, count in sorted(failed.items(), key=lambda item: (-item[1], item[0])):
-                if half * len(reference) <= LENIENT_AT_MOST * covered:
-                    break
-                lenient.append(kind)
-                covered += count
-        lenient = frozenset(lenient)
-        share = sum(failed[kind] for kind in lenient) / len(reference)
+        for kind in sorted(failed, key=lambda kind: (-failed[kind], kind)):
+            if half * len(reference) <= LENIENT_AT_MOST * covered:
+                break
+            lenient.append(kind)
+            covered += failed[kind]
+        share = covered / len(reference)
         if half > share:
             raise KitError(
-                f"judge agreement {agreement}: kinds {sorted(lenient)} are not met in only "
-                f"{share:.1%} of verdicts, too few for half of the errors; name more lenient kinds"
+                f"judge agreement {agreement}: only {share:.1%} of all verdicts are not met, too "
+                "few for half of the errors; raise judge_agreement"
             )
         systematic = half / share if share else 0.0
-        return cls(lenient, systematic, half / (1 - share) if share < 1 else 0.0, seed)
+        at_random = half / (1 - share) if share < 1 else 0.0
+        return cls(frozenset(lenient), systematic, at_random, seed)
 
     def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
         draw = uniform(self.seed, "judge", candidate_id, criterion_id)
@@ -114,11 +106,15 @@ class Physician:
 
 
 @dataclass(frozen=True)
-class Adjudicator:
-    """Settles where two physicians differ, and errs at rate ``error`` there; sees both answers."""
+class Panel:
+    """Two physicians who do not see each other, and an adjudicator who sees what both said.
 
-    error: float = 0.02
+    The adjudicator settles where they differ, and errs at rate ``error`` there.
+    """
+
+    physicians: tuple[Physician, Physician]
     seed: int = 0
+    error: float = 0.02
 
     def settle(self, key: tuple[str, ...], first, second, truth):
         """The common answer if there is one; else the truth, or seldom a wrong one of the two."""
@@ -128,19 +124,10 @@ class Adjudicator:
         draw = uniform(self.seed, "adjudicator", *sorted(key))
         return wrong[int(draw / self.error * len(wrong))] if draw < self.error else truth
 
-
-@dataclass(frozen=True)
-class Panel:
-    """Two physicians who do not see each other, and the adjudicator."""
-
-    physicians: tuple[Physician, Physician]
-    adjudicator: Adjudicator
-
     def verdicts(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> list[str]:
         """What the first physician says, what the second, and what is settled between them."""
         verdicts = [p.verdict(candidate_id, criterion_id, kind, truth) for p in self.physicians]
-        settled = self.adjudicator.settle((candidate_id, criterion_id), *verdicts, truth)
-        return [*verdicts, settled]
+        return [*verdicts, self.settle((candidate_id, criterion_id), *verdicts, truth)]
 
     def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
         """What is settled: ``verdicts``' last."""
@@ -150,4 +137,4 @@ class Panel:
 def panel(agreement: float, seed: int = 0, error: float = 0.02) -> Panel:
     """The panel of a bench: each physician at ``agreement`` with the truth (an input)."""
     first, second = (Physician(f"physician_{n}", agreement, seed) for n in (1, 2))
-    return Panel((first, second), Adjudicator(error, seed))
+    return Panel((first, second), seed, error)

@@ -16,24 +16,30 @@ from promedical_utils.clinic.world import Patient, World, conditions, draw_patie
 from promedical_utils.core.records import Message, RawInstruction
 from promedical_utils.core.workspace import short_hash
 
-Kind = str  # "kept", or a key of SHARES
-SHARES = read("pool")["shares"]  # rows of each kind for one row that is kept
-NEAR_MISSES = ("dose", "drug", "sign", "swap", "not")
-
 
 @dataclass(frozen=True)
 class Planted:
-    """What a row is; ``of`` is the row, or the bench item, that it was made from.
+    """What a row is: "kept", or of a kind in data/pool.yaml; ``of`` is what it was made from.
 
     A near-miss is an instruction of its own, to be kept. Category, specialty and difficulty are
     what a classifier and a screener should say.
     """
 
-    kind: Kind
+    kind: str
     of: str = ""
     category: str = ""
     specialty: str = ""
     difficulty: int = 0
+
+
+class _Row(NamedTuple):
+    """A row as it is planted; without a licence an open one is drawn."""
+
+    kind: str
+    text: str
+    of: str = ""
+    licence: str = ""
+    difficulty: int | None = None
 
 
 def text_of(conversation: Sequence[Message]) -> str:
@@ -41,60 +47,49 @@ def text_of(conversation: Sequence[Message]) -> str:
     return " ".join(m.content for m in conversation if m.role == "user")
 
 
-class _Row(NamedTuple):
-    """A row as it is planted; without a licence an open one is drawn."""
-
-    kind: Kind
-    text: str
-    of: str = ""
-    licence: str = ""
-    difficulty: int | None = None
-
-
 def raw(
-    world: World,
-    ids: Sequence[str],
-    seed: int,
-    bench: Sequence[str] | None = None,
-    shares: dict[str, float] = SHARES,
+    world: World, ids: Sequence[str], seed: int
 ) -> tuple[list[RawInstruction], dict[str, Planted]]:
     """Rows around the messages of ``ids``, shuffled, and the truth of each by its id.
 
-    A row that is kept has its instruction's id. ``bench`` are the instructions to leak, by default
-    those of the bench split. Equal arguments give equal rows.
+    A row that is kept has its instruction's id. Equal arguments give equal rows.
     """
-    rng, licences = random.Random(f"pool-{seed}"), read("pool")["licences"]["open"]
+    rng, words = random.Random(f"pool-{seed}"), read("vocabulary")
+    specialties, licences = list(words["specialties"].values()), read("pool")["licences"]["open"]
     known = {i.id: i for i in world.instructions}
-    bench = list(bench if bench is not None else world.ids("bench"))
-    count = {kind: max(1, round(share * len(ids))) for kind, share in shares.items()}
     rows: list[RawInstruction] = []
     truth: dict[str, Planted] = {}
-    for row in _planted(world, ids, bench, count, rng):  # each draws from rng before it is added
-        id_ = (
-            row.of if row.kind == "kept" else f"raw-{seed}-{short_hash(row.kind, row.of, row.text)}"
-        )
+    for row in _planted(world, ids, rng):  # each draws from rng before it is added
+        id_ = f"raw-{seed}-{short_hash(row.kind, row.of, row.text)}"
+        id_ = row.of if row.kind == "kept" else id_
         if id_ in truth:
             continue
-        base = known.get(row.of)
-        about = (base.category, base.specialty, base.difficulty) if base else _drawn(rng)
-        difficulty = about[2] if row.difficulty is None else row.difficulty
-        truth[id_] = Planted(row.kind, row.of, *about[:2], difficulty)
-        licence = row.licence or rng.choice(licences)
-        source = "raw pool (invented)"
-        rows.append(RawInstruction(id=id_, text=row.text, source=source, licence=licence))
+        if base := known.get(row.of):
+            category, specialty, difficulty = base.category, base.specialty, base.difficulty
+        else:
+            category, specialty = rng.choice(words["categories"]), rng.choice(specialties)
+            difficulty = rng.randint(5, 9)
+        difficulty = difficulty if row.difficulty is None else row.difficulty
+        truth[id_] = Planted(row.kind, row.of, category, specialty, difficulty)
+        about = {"source": "raw pool (invented)", "licence": row.licence or rng.choice(licences)}
+        rows.append(RawInstruction(id=id_, text=row.text, **about))
     rng.shuffle(rows)
     return rows, truth
 
 
-def _planted(
-    world: World, ids: Sequence[str], bench: list[str], count: dict[str, int], rng: random.Random
-) -> Iterator[_Row]:
-    """Each message of ``ids``, then ``count`` rows of each other kind, drawn one by one."""
+def _planted(world: World, ids: Sequence[str], rng: random.Random) -> Iterator[_Row]:
+    """Each message of ``ids``, then the rows of each other kind, drawn one by one."""
     texts, written = read("pool"), {i.id: text_of(i.messages) for i in world.instructions}
-    things, organs = texts["things"], conditions()
+    count = {kind: max(1, round(share * len(ids))) for kind, share in texts["shares"].items()}
+    things, organs, bench = texts["things"], conditions(), world.ids("bench")
     foreign = [line for lines in texts["foreign"].values() for line in lines]
     off_topic = [form.format(thing=thing) for form in texts["not_medical"] for thing in things]
     easy = [f.format(organ=o, problem=p) for f in texts["easy"] for o, p in organs]
+
+    def stranger() -> str:
+        """The message of a patient of no split."""
+        return text_of(messages(draw_patient(rng, 0, -1, rng.choice(organs))))
+
     yield from (_Row("kept", written[id_], id_) for id_ in ids)
     for _ in range(count["duplicate"]):
         of = rng.choice(ids)
@@ -103,18 +98,18 @@ def _planted(
         of = rng.choice(ids)
         yield _Row("near_miss", near_miss(world.patients[of], written[of], rng), of)
     for _ in range(count["licence"]):
-        yield _Row("licence", _message(rng), licence=rng.choice(texts["licences"]["closed"]))
+        yield _Row("licence", stranger(), licence=rng.choice(texts["licences"]["closed"]))
     for text in rng.sample(foreign, min(count["language"], len(foreign))):
         yield _Row("language", text)
     for n in range(count["length"]):
-        long = "" if n % 2 else " ".join(_message(rng) for _ in range(24))
+        long = "" if n % 2 else " ".join(stranger() for _ in range(24))
         yield _Row("length", long or rng.choice(texts["short"]))
     for text in rng.sample(off_topic, min(count["not_medical"], len(off_topic))):
         yield _Row("not_medical", text)
     for text in rng.sample(easy, min(count["too_easy"], len(easy))):
         yield _Row("too_easy", text, difficulty=rng.randrange(0, 5))
     for _ in range(count["too_hard"]):
-        text = rng.choice(texts["hard"]).format(a=_message(rng), b=_message(rng))
+        text = rng.choice(texts["hard"]).format(a=stranger(), b=stranger())
         yield _Row("too_hard", text, difficulty=10)
     for n, of in enumerate(rng.sample(bench, min(count["leak"], len(bench)))):
         yield _Row("leak", reworded(written[of], rng) if n % 2 else written[of], of)
@@ -135,27 +130,24 @@ def reworded(text: str, rng: random.Random) -> str:
 
 def near_miss(patient: Patient, text: str, rng: random.Random) -> str:
     """The text with one fact changed: another dose, drug, sign, two drugs exchanged, a ``not``."""
-    facts, kind = patient.facts, rng.choice(NEAR_MISSES)
-    first, avoid = facts["first"], facts["avoid"]
+    facts, kind = patient.facts, rng.choice(("dose", "drug", "sign", "swap", "not"))
+    first, avoid, danger = facts["first"], facts["avoid"], facts["danger"]
+
+    def another(type_: str, *used: str) -> str:
+        return rng.choice([value for value in values(type_) if value not in used])
+
     match kind:
         case "dose":
-            limit = _another("units", facts["limit"], rng)
-            return re.sub(r"(?<=limit |ximum )\d+", limit, text, count=1)
+            other = another("units", facts["limit"])
+            return re.sub(r"(?<=limit |ximum )\d+", other, text, count=1)
         case "drug":
-            return text.replace(first, _another("drug", first, rng, avoid, facts["other"]))
+            return text.replace(first, another("drug", first, avoid, facts["other"]))
         case "sign":
-            danger = facts["danger"]
-            return text.replace(danger, _another("sign", danger, rng, facts["mild"]))
+            return text.replace(danger, another("sign", danger, facts["mild"]))
         case "swap":
             return re.sub(f"{first}|{avoid}", lambda m: avoid if m[0] == first else first, text)
-    for stated, denied in read("pool")["negated"]:
-        if stated in text:
-            return text.replace(stated, denied, 1)
-    raise ValueError(f"no line to deny in {text!r}")
-
-
-def _another(kind: str, value: str, rng: random.Random, *used: str) -> str:
-    return rng.choice([v for v in values(kind) if v != value and v not in used])
+    stated, denied = next(pair for pair in read("pool")["negated"] if pair[0] in text)
+    return text.replace(stated, denied, 1)
 
 
 def _typed(text: str, rng: random.Random) -> str:
@@ -192,23 +184,5 @@ def _greeted(text: str, rng: random.Random) -> str:
 
 def _lettered(text: str, rng: random.Random) -> str:
     """Small letters, capitals, no commas, no stops or double spaces."""
-    changed = (
-        text.lower(),
-        text.upper(),
-        text.replace(",", ""),
-        re.sub(r"[.?!]", "", text),
-        text.replace(". ", ".  "),
-    )
-    return rng.choice(changed)
-
-
-def _message(rng: random.Random) -> str:
-    """The message of a patient of no split."""
-    return text_of(messages(draw_patient(rng, 0, -1, rng.choice(conditions()))))
-
-
-def _drawn(rng: random.Random) -> tuple[str, str, int]:
-    """Category, specialty and difficulty of a row that no instruction is behind."""
-    words = read("vocabulary")
-    specialty = list(words["specialties"].values())
-    return rng.choice(words["categories"]), rng.choice(specialty), rng.randint(5, 9)
+    plain = text.replace(",", ""), re.sub(r"[.?!]", "", text)
+    return rng.choice((text.lower(), text.upper(), *plain, text.replace(". ", ".  ")))

@@ -15,30 +15,25 @@ from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from promedical_utils.clinic import generators, grammar, pool, writer
 from promedical_utils.clinic.people import Judge, uniform
 from promedical_utils.clinic.pool import Planted
 from promedical_utils.clinic.world import World
 from promedical_utils.core.records import Criterion
-from promedical_utils.core.workspace import short_hash
+from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import roles
 from promedical_utils.rubric import scoring
 
 SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
-FAULTS = (
-    *("429", "500", "timeout", "dropped", "not_json"),  # no answer comes through
-    *("empty", "truncated", "malformed", "foreign"),  # one that is none does
-)
+NO_ANSWER = ("429", "500", "timeout", "dropped", "not_json")
+FAULTS = (*NO_ANSWER, "empty", "truncated", "malformed", "foreign")
 FOREIGN = (
     "Leider kann ich auf diese Frage nur in deutscher Sprache antworten, und eine strukturierte "
     "Antwort ist mir hier nicht möglich."
 )
 LOOPBACK = "127.0.0.1"
-
-
-class Unreadable(ValueError):
-    """A request that no role of the clinic can answer; its text says why."""
 
 
 class Clinic:
@@ -50,8 +45,18 @@ class Clinic:
 
     def __init__(self, world: World, profile):
         self.world, self.profile = world, profile
-        self._known = _conversations(world, profile.seed)
-        self._reader = self._fitted_judge()
+        rows, truth = pool.raw(world, world.ids("train"), profile.seed)
+        self._known = {_key([{"role": "user", "content": row.text}]): truth[row.id] for row in rows}
+        for i in world.instructions:
+            known = Planted("kept", i.id, i.category, i.specialty, i.difficulty)
+            self._known[_key(roles.conversation(i.messages))] = known
+        reference = []
+        for i in world.ids("train")[:200]:  # enough to see which kinds fail most often
+            kinds = {c.id: c.kind for c in world.rubric_of[i].criteria}
+            for name in generators.NAMES:
+                verdicts = world.gold(i, world.answer(i, name))
+                reference += [(kinds[c], verdict) for c, verdict in verdicts.items()]
+        self._reader = Judge.fit(profile.judge_agreement, reference, profile.seed)
         self._roles = {
             "writer": self._write,
             "screener": self._screen,
@@ -61,19 +66,10 @@ class Clinic:
             "judge": self._judge,
         }
 
-    def _fitted_judge(self) -> Judge:
-        reference = []
-        for i in self.world.ids("train")[:200]:  # enough to see which kinds fail most often
-            kind = {c.id: c.kind for c in self.world.rubric_of[i].criteria}
-            for name in generators.NAMES:
-                verdicts = self.world.gold(i, self.world.answer(i, name))
-                reference += [(kind[c], verdict) for c, verdict in verdicts.items()]
-        return Judge.fit(self.profile.judge_agreement, reference, self.profile.seed)
-
     def reply(self, messages: list[dict]) -> str:
         """The text of the answer, in the role that the system prompt asks for.
 
-        Raises ``Unreadable`` for another prompt than those of ``roles``, or another conversation.
+        Raises KitError for another prompt than those of ``roles``, or another conversation.
         """
         system = messages[0]["content"] if messages and messages[0].get("role") == "system" else ""
         for name in generators.NAMES:
@@ -81,23 +77,23 @@ class Clinic:
                 return self.world.answer(self._patient(messages[1:]), name)
         role = next((name for name in self._roles if system.startswith(roles.prompt(name))), None)
         if role is None:
-            raise Unreadable("the system prompt is of no role that the clinic plays")
+            raise KitError("the system prompt is of no role that the clinic plays")
         try:
             tasks = [json.loads(m["content"]) for m in messages if m["role"] == "user"]
             return json.dumps(self._roles[role](tasks), ensure_ascii=False)
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise Unreadable(f"the user's messages are no request to a {role}") from None
+            raise KitError(f"the user's messages are no request to a {role}") from None
 
     def _find(self, conversation: list[dict]) -> Planted:
         known = self._known.get(_key(conversation))
         if known is None:
-            raise Unreadable("no conversation of this clinic: is it of the same profile and seed?")
+            raise KitError("no conversation of this clinic: is it of the same profile and seed?")
         return known
 
     def _patient(self, conversation: list[dict]) -> str:
         known = self._find(conversation)
         if not known.of:
-            raise Unreadable("no patient of this clinic wrote that")
+            raise KitError("no patient of this clinic wrote that")
         return known.of
 
     def _screen(self, tasks: list[dict]) -> dict:
@@ -121,8 +117,7 @@ class Clinic:
         gold = self.world.rubric_of[self._patient(conversations[-1])]
         draft = writer.draft(gold, rate, 0, rng)
         fields = [c.model_dump(include={"dimension", "text", "weight"}) for c in draft.criteria]
-        repair = "broken_rules" in tasks[-1]
-        slips = rng.random() < SLIP ** (2 if repair else 1)
+        slips = rng.random() < SLIP ** (2 if "broken_rules" in tasks[-1] else 1)
         return {"criteria": _slipped(fields, rng) if slips else fields}
 
     def _judge(self, tasks: list[dict]) -> dict:
@@ -169,19 +164,8 @@ class Clinic:
         return {"reason": "by importance", "rating": round(10 * scoring.points_share(weights, met))}
 
 
-def _conversations(world: World, seed: int) -> dict[str, Planted]:
-    """What is known of every row of the raw pool and of every instruction, by its key."""
-    rows, truth = pool.raw(world, world.ids("train"), seed)
-    known = {_key([{"role": "user", "content": row.text}]): truth[row.id] for row in rows}
-    for i in world.instructions:
-        key = _key(roles.conversation(i.messages))
-        known[key] = Planted("kept", i.id, i.category, i.specialty, i.difficulty)
-    return known
-
-
 def _key(conversation: Iterable[Mapping]) -> str:
-    pairs = [(m["role"], m["content"]) for m in conversation]
-    return short_hash(*(part for pair in pairs for part in pair))
+    return short_hash(*(part for m in conversation for part in (m["role"], m["content"])))
 
 
 def _better(a, b) -> str:
@@ -201,29 +185,21 @@ def _slipped(fields: list[dict], rng: random.Random) -> list[dict]:
         return [f | {"weight": 2 * f["weight"]} for f in fields]
     safety = [n for n, f in enumerate(fields) if f["dimension"] == "safety"]
     if kind == "violation" and safety:
-        index = rng.choice(safety)
-        fields[index] = fields[index] | {"text": "Recommends what the leaflet warns of"}
+        fields[rng.choice(safety)]["text"] = "Recommends what the leaflet warns of"
         return fields
     return [*fields, fields[rng.randrange(len(fields))] | {"weight": 0.0}]
 
 
-def _spoiled(text: str, fault: str | None) -> tuple[str, str]:
-    """An answer that came through, and is none: the text and the finish reason."""
-    match fault:
-        case "empty":
-            return "", "stop"
-        case "truncated":
-            return text[: len(text) // 2], "length"
-        case "foreign":
-            return FOREIGN, "stop"
-        case "malformed":  # a verdict or a criterion too many, or no JSON any more
-            content = json.loads(text) if text.startswith("{") else {}
-            for rows in content.values():
-                if isinstance(rows, list) and rows:
-                    rows.append(rows[0])
-                    return json.dumps(content), "stop"
-            return text.replace("}", "", 1), "stop"
-    return text, "stop"
+def _spoiled(text: str, fault: str | None) -> str:
+    """An answer that came through, and is none."""
+    if fault == "malformed":  # a verdict or a criterion too many, or no JSON any more
+        content = json.loads(text) if text.startswith("{") else {}
+        rows = next((v for v in content.values() if isinstance(v, list) and v), None)
+        if rows is None:
+            return text.replace("}", "", 1)
+        rows.append(rows[0])
+        return json.dumps(content)
+    return {"empty": "", "truncated": text[: len(text) // 2], "foreign": FOREIGN}.get(fault, text)
 
 
 @dataclass
@@ -246,7 +222,6 @@ class Server:
     def __post_init__(self):
         self._socket = socket.create_server((LOOPBACK, self.port))
         app = FastAPI(openapi_url=None)
-        app.get("/v1/models")(self._models)
         app.post("/v1/chat/completions")(self._complete)
         settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
         self._uvicorn = uvicorn.Server(settings)
@@ -254,13 +229,6 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self._socket.getsockname()[1]}/v1"
-
-    def fault(self, number: int) -> str | None:
-        """How request ``number`` fails; by its number, so that a retry may do better."""
-        seed = self.clinic.profile.seed
-        if uniform(seed, "fault", number) >= self.faults:
-            return None
-        return self.kinds[int(uniform(seed, "kind", number) * len(self.kinds))]
 
     def serve_forever(self) -> None:
         self._uvicorn.run([self._socket])
@@ -274,61 +242,50 @@ class Server:
         self._uvicorn.should_exit = True
         self._thread.join()
 
-    async def _models(self) -> Response:
-        return _json(200, {"object": "list", "data": [{"id": "clinic", "object": "model"}]})
+    def _fault(self) -> str | None:
+        """How this request fails; drawn by its number, so that a retry may do better."""
+        seed = self.clinic.profile.seed
+        if uniform(seed, "fault", self.requests) >= self.faults:
+            return None
+        return self.kinds[int(uniform(seed, "kind", self.requests) * len(self.kinds))]
 
     async def _complete(self, request: Request) -> Response:
         body = await request.body()
         self.requests += 1  # all requests are answered on one thread
-        number, fault = self.requests, self.fault(self.requests)
+        number, fault = self.requests, self._fault()
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return _error(401, "wrong key")
         if fault in ("429", "500"):
-            return _error(int(fault), "asked for", {"retry-after": "0"} if fault == "429" else {})
+            return _error(int(fault), "asked for", {"retry-after": "0"})
         if fault in ("timeout", "dropped"):
             await asyncio.sleep(self.slow if fault == "timeout" else 0)
-            self._drop(request)
+            for connection in list(self._uvicorn.server_state.connections):
+                if connection.client == tuple(request.client):
+                    connection.transport.close()  # what is returned is then sent nowhere
             return Response()
         if fault == "not_json":
-            return Response(b"<html>gateway</html>", headers={"content-type": "text/html"})
+            return HTMLResponse("<html>gateway</html>")
         try:
             question = json.loads(body)
             model, text = question["model"], self.clinic.reply(question["messages"])
-        except Unreadable as error:
+        except KitError as error:
             return _error(400, str(error))
         except (ValueError, KeyError, TypeError, AttributeError):
             return _error(400, "no chat completion request")
-        text, finish = _spoiled(text, fault)
-        return _json(200, _completion(number, model, text, finish, len(body.split())))
-
-    def _drop(self, request: Request) -> None:
-        """Close the connection of a request: what is then returned is sent nowhere."""
-        for connection in list(self._uvicorn.server_state.connections):
-            if connection.client == tuple(request.client):
-                connection.transport.close()
-
-
-def _completion(number: int, model: str, text: str, finish: str, prompt_tokens: int) -> dict:
-    """The body of an answer; a word counts as a token."""
-    message = {"role": "assistant", "content": text}
-    tokens = len(text.split())
-    return {
-        "id": f"clinic-{number}",
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": prompt_tokens + tokens,
-        },
-    }
+        text, finish = _spoiled(text, fault), "length" if fault == "truncated" else "stop"
+        message = {"role": "assistant", "content": text}
+        prompt, completion = len(body.split()), len(text.split())  # a word counts as a token
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+        answer = {
+            "id": f"clinic-{number}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model,
+            "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+            "usage": usage | {"total_tokens": prompt + completion},
+        }
+        return JSONResponse(answer)
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    return _json(status, {"error": {"message": text, "type": "clinic"}}, headers)
-
-
-def _json(status: int, content: dict, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(content), status, headers, "application/json")
+    return JSONResponse({"error": {"message": text, "type": "clinic"}}, status, headers)

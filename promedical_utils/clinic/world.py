@@ -7,6 +7,7 @@ memorised it.
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
@@ -134,8 +135,7 @@ class World(RunData):
 
 
 def conditions() -> list[tuple[str, str]]:
-    words = read("vocabulary")
-    return [(organ, problem) for organ in words["specialties"] for problem in words["problems"]]
+    return list(product(read("vocabulary")["specialties"], values("problem")))
 
 
 def conditions_by_split(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
@@ -166,37 +166,21 @@ def build(profile, sizes: Sequence[int] | None = None) -> World:
         profile.external_instructions,
     )
     rng, world, seen = random.Random(f"clinic-{profile.seed}"), World(seed=profile.seed), set()
-    parts, number = conditions_by_split(rng), 0
+    parts, specialties = conditions_by_split(rng), read("vocabulary")["specialties"]
     for split, size in zip(SPLITS, sizes, strict=True):
         for index in range(size):
-            condition = parts[split][index % len(parts[split])]
+            condition, number = parts[split][index % len(parts[split])], len(world.instructions)
             patient = draw_patient(rng, number, world.seed, condition)
             if patient.wording_seed in seen:
                 raise KitError(f"wording seed of patient {patient.id} repeats: choose another seed")
             seen.add(patient.wording_seed)
-            number += 1
-            _admit(world, patient, f"i{world.seed}-{number:05d}", split, rng.randint(5, 9))
+            id_ = f"i{world.seed}-{number + 1:05d}"
+            about = {"category": patient.category, "specialty": specialties[patient.organ]}
+            about |= {"source": "embedded clinic (invented)", "difficulty": rng.randint(5, 9)}
+            world.instructions.append(Instruction(id=id_, messages=messages(patient), **about))
+            own = {"patient": patient.id, "wording_seed": patient.wording_seed}
+            row = SplitRow(instruction_id=id_, split=split, condition=patient.condition, **own)
+            world.splits.append(row)
+            world.rubrics.append(rubric(patient, id_, unseen=split in ("bench", "external")))
+            world.patients[id_] = patient
     return world
-
-
-def _admit(world: World, patient: Patient, id_: str, split: str, difficulty: int) -> None:
-    """Put a patient's instruction into the world, with its rubric and its place in a split."""
-    instruction = Instruction(
-        id=id_,
-        category=patient.category,
-        specialty=read("vocabulary")["specialties"][patient.organ],
-        messages=messages(patient),
-        source="embedded clinic (invented)",
-        difficulty=difficulty,
-    )
-    row = SplitRow(
-        instruction_id=id_,
-        split=split,
-        condition=patient.condition,
-        patient=patient.id,
-        wording_seed=patient.wording_seed,
-    )
-    world.patients[id_] = patient
-    world.instructions.append(instruction)
-    world.rubrics.append(rubric(patient, id_, unseen=split in ("bench", "external")))
-    world.splits.append(row)

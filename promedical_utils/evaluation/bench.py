@@ -206,7 +206,7 @@ def _grades(samples: pd.DataFrame, groups: Sequence[Group], people) -> pd.DataFr
                     grades.append(physician.grade(a, b, true))
                 else:  # graded as shown, turned back here
                     grades.append(-physician.grade(b, a, -true))
-            settled = people.adjudicator.settle((a, b), *grades, true)
+            settled = people.settle((a, b), *grades, true)
             rows.append((sample.instruction_id, a, b, true, *grades, settled))
     return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *LABELS])
 

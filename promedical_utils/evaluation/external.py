@@ -211,24 +211,26 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
     ``about`` counts the ties, which are left out, and says what true verdicts on the texts shown
     would reach: a composite counts two violations as one.
     """
-    made = clinic_external.build(seed, size, taken)
+    made, documents = clinic_external.build(seed, size, taken)
     questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0), 0
-    for instruction in made.instructions:
-        answers = tuple(c for c in made.candidates if c.instruction_id == instruction.id)
-        verdicts = {a.id: made.verdicts(a) for a in answers}
-        pairs = _pairs(made.gold[instruction.id], verdicts)
-        shown = made.shown[instruction.id]
-        rubrics = {"q_criteria": shown, "q_sub": sub_rubric(shown, clinic_external.JOIN)}
-        condition = made.conditions[instruction.id]
-        questions.append(Question(instruction, answers, pairs, condition, rubrics=rubrics))
-        tied += math.comb(len(answers), 2) - len(pairs)
+    for asked in made:
+        verdicts = {a.id: asked.verdicts(a) for a in asked.candidates}
+        pairs = _pairs(asked.gold, verdicts)
+        rubrics = {"q_criteria": asked.shown}
+        rubrics["q_sub"] = sub_rubric(asked.shown, clinic_external.JOIN)
+        condition = asked.patient.condition
+        q = Question(asked.instruction, asked.candidates, pairs, condition, rubrics=rubrics)
+        questions.append(q)
+        tied += math.comb(len(asked.candidates), 2) - len(pairs)
         for text, rubric in rubrics.items():
-            best = {a: _parts(own, rubric, made.parts) for a, own in verdicts.items()}
+            best = {a: _parts(own, rubric, asked.parts) for a, own in verdicts.items()}
             right[text] += len(set(_pairs(rubric, best)) & set(pairs))
     total = max(sum(len(q.pairs) for q in questions), 1)
     ceiling = {text: round(hits / total, 4) for text, hits in right.items()}
     about = {"tied_pairs_left_out": tied, "ceiling": ceiling}
-    return Set(questions, made.documents, made.withheld, made.questions, about)
+    withheld = {asked.instruction.id: asked.withheld for asked in made}
+    searched = {asked.instruction.id: asked.question for asked in made}
+    return Set(questions, documents, withheld, searched, about)
 
 
 def _pairs(rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]) -> tuple:

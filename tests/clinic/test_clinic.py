@@ -135,7 +135,7 @@ def test_stuffed_and_contradicting_answers_score_as_violations(world):
     stuffed = " ".join(c.text for c in rubric.criteria)
     scores = scoring.score(rubric, world.gold(instruction, stuffed))
     assert (scores.s1, scores.s2, scores.s3) == (0, 0, safety)
-    right = generators.write(world.patients[instruction], generators.RIGHT, random.Random(0))
+    right = generators.write(world.patients[instruction], "right", random.Random(0))
     assert scoring.score(rubric, world.gold(instruction, right)).s3 == 0
     twice = f"{right} {right}"
     assert scoring.score(rubric, world.gold(instruction, twice)).s3 == safety
@@ -156,7 +156,7 @@ def test_generators_have_unlike_habits(world):
 def test_right_answers_meet_every_seen_criterion(world):
     for i in world.ids("checkpoint"):
         patient, rubric = world.patients[i], world.rubric_of[i]
-        text = generators.write(patient, generators.RIGHT, random.Random(1))
+        text = generators.write(patient, "right", random.Random(1))
         not_met = {c.kind for c in rubric.criteria if world.gold(i, text)[c.id] != "met"}
         assert not_met <= {"dose_stated"}  # which RIGHT answers state exactly
         assert "dose_stated" not in not_met

@@ -15,8 +15,18 @@ from promedical_utils.evaluation import external as external_sets
 
 
 @pytest.fixture(scope="module")
-def made():
+def built():
     return external.build(7, 60)
+
+
+@pytest.fixture(scope="module")
+def made(built):
+    return built[0]
+
+
+@pytest.fixture(scope="module")
+def documents(built):
+    return built[1]
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +38,24 @@ def words(text):
     return set(re.findall(r"\w+", text))
 
 
-def test_equal_arguments_give_an_equal_clinic(made):
-    assert external.build(7, 60) == made
-    assert external.build(8, 60).instructions[0].messages != made.instructions[0].messages
-    assert len(made.instructions) == 60 and len(made.candidates) == 240
-    assert set(Counter(c.instruction_id for c in made.candidates).values()) == {4}
+def test_equal_arguments_give_an_equal_clinic(made, documents):
+    assert external.build(7, 60) == (made, documents)
+    other, _ = external.build(8, 60)
+    assert other[0].instruction.messages != made[0].instruction.messages
+    assert len({asked.instruction.id for asked in made}) == 60
+    assert {len(asked.candidates) for asked in made} == {4}
+    for asked in made:
+        assert {c.instruction_id for c in asked.candidates} == {asked.instruction.id}
 
 
 def test_nothing_of_it_stands_in_the_clinic_of_training(made, world):
     inside, outside = read("vocabulary"), read("external")
     assert not set(outside["specialties"]) & set(inside["specialties"])
     assert not set(outside["specialties"].values()) & set(inside["specialties"].values())
-    assert not set(made.conditions.values()) & {row.condition for row in world.splits}
-    assert not {p.id for p in made.patients.values()} & {row.patient for row in world.splits}
-    assert not {i.id for i in made.instructions} & {i.id for i in world.instructions}
+    patients = [asked.patient for asked in made]
+    assert not {p.condition for p in patients} & {row.condition for row in world.splits}
+    assert not {p.id for p in patients} & {row.patient for row in world.splits}
+    assert not {a.instruction.id for a in made} & {i.id for i in world.instructions}
     assert not set(outside["habits"]) & set(generators.NAMES)
     assert all(h not in read("generators").values() for h in outside["habits"].values())
     told = read("messages")
@@ -65,10 +79,10 @@ def test_nothing_of_it_stands_in_the_clinic_of_training(made, world):
 
 
 def test_a_wording_seed_that_is_taken_is_not_used(made):
-    seeds = [p.wording_seed for p in made.patients.values()]
+    seeds = [asked.patient.wording_seed for asked in made]
     assert len(set(seeds)) == 60
-    other = external.build(7, 60, taken=seeds[:5])
-    assert not {p.wording_seed for p in other.patients.values()} & set(seeds[:5])
+    other, _ = external.build(7, 60, taken=seeds[:5])
+    assert not {asked.patient.wording_seed for asked in other} & set(seeds[:5])
 
 
 def test_more_patients_than_the_knowledge_base_has_share_its_facts():
@@ -77,11 +91,11 @@ def test_more_patients_than_the_knowledge_base_has_share_its_facts():
         * len(values("problem"))
         * len(read("external")["patients"])
     )
-    many = external.build(3, entries + 2)
-    first, again = many.instructions[0].id, many.instructions[entries].id
-    assert many.conditions[first] == many.conditions[again]
-    assert many.patients[first].facts == many.patients[again].facts
-    assert many.patients[first].wording_seed != many.patients[again].wording_seed
+    many, _ = external.build(3, entries + 2)
+    first, again = many[0].patient, many[entries].patient
+    assert first.condition == again.condition
+    assert first.facts == again.facts
+    assert first.wording_seed != again.wording_seed
 
 
 def test_every_act_has_words_of_its_own_that_only_it_reads():
@@ -125,29 +139,34 @@ def test_the_truth_of_an_answer_does_not_change_with_its_words(world):
     ],
 )
 def test_what_does_not_parse_is_unknown(made, broken):
-    candidate = next(c for c in made.candidates if "unknown" not in made.verdicts(c).values())
+    asked, candidate = next(
+        (asked, candidate)
+        for asked in made
+        for candidate in asked.candidates
+        if "unknown" not in asked.verdicts(candidate).values()
+    )
     spoilt = candidate.model_copy(update={"text": broken(candidate.text)})
-    assert set(made.verdicts(spoilt).values()) == {"unknown"}
+    assert set(asked.verdicts(spoilt).values()) == {"unknown"}
 
 
-def test_what_the_leaflet_withholds_stands_in_the_knowledge_base_alone(made):
+def test_what_the_leaflet_withholds_stands_in_the_knowledge_base_alone(made, documents):
     references = read("external")["references"]
-    for asked in made.instructions:
-        facts = made.patients[asked.id].facts
-        told = words(" ".join(m.content for m in asked.messages))
-        withheld = [document.rsplit("-", 1)[1] for document in made.withheld[asked.id]]
+    for asked in made:
+        facts = asked.patient.facts
+        told = words(" ".join(m.content for m in asked.instruction.messages))
+        withheld = [document.rsplit("-", 1)[1] for document in asked.withheld]
         assert len(set(withheld)) == 3
-        for document, fact in zip(made.withheld[asked.id], withheld):
+        for document, fact in zip(asked.withheld, withheld):
             assert facts[fact] not in told
-            assert facts[fact] in words(made.documents[document])
-            assert made.patients[asked.id].organ in made.documents[document]
+            assert facts[fact] in words(documents[document])
+            assert asked.patient.organ in documents[document]
         stated = set(read("external")["withholdable"]) - set(withheld)
         assert all(facts[fact] in told for fact in stated)
-        gold = {c.id: c.text for c in made.gold[asked.id].criteria}
-        for c in external_sets.sub_rubric(made.shown[asked.id], external.JOIN).criteria:
+        gold = {c.id: c.text for c in asked.gold.criteria}
+        for c in external_sets.sub_rubric(asked.shown, external.JOIN).criteria:
             whole, _, number = c.id.partition("/")
-            one = made.parts[whole][int(number or 1) - 1]
-            kind = one.removeprefix(f"{asked.id}-")
+            one = asked.parts[whole][int(number or 1) - 1]
+            kind = one.removeprefix(f"{asked.instruction.id}-")
             lacking = kind in references and references[kind]["fact"] in withheld
             assert (c.text != gold[one]) == lacking
             if lacking:
@@ -155,32 +174,31 @@ def test_what_the_leaflet_withholds_stands_in_the_knowledge_base_alone(made):
 
 
 def test_the_question_that_is_searched_for_has_nothing_of_the_leaflet(made):
-    for asked in made.instructions:
-        question, text = made.questions[asked.id], " ".join(m.content for m in asked.messages)
-        assert made.patients[asked.id].organ in question and question in text.replace("  ", " ")
+    for asked in made:
+        question = asked.question
+        text = " ".join(m.content for m in asked.instruction.messages)
+        assert asked.patient.organ in question and question in text.replace("  ", " ")
         assert "Sheet:" in text and "Sheet:" not in question and len(question) < len(text) / 2
 
 
-def test_most_documents_are_about_other_people(made):
-    for asked in made.instructions[:10]:
-        condition = made.patients[asked.id]
-        about = [
-            d for d, t in made.documents.items() if condition.organ in t and condition.problem in t
-        ]
-        assert len(about) >= 3 + len(made.withheld[asked.id])
-    assert any(not d.endswith(tuple(read("external")["withholdable"])) for d in made.documents)
+def test_most_documents_are_about_other_people(made, documents):
+    for asked in made[:10]:
+        organ, problem = asked.patient.organ, asked.patient.problem
+        about = [d for d, t in documents.items() if organ in t and problem in t]
+        assert len(about) >= 3 + len(asked.withheld)
+    assert any(not d.endswith(tuple(read("external")["withholdable"])) for d in documents)
 
 
 def test_a_composite_joins_two_of_a_dimension_and_its_weights(made):
     composites = 0
-    for name, shown in made.shown.items():
-        gold = {c.id: c for c in made.gold[name].criteria}
-        parts = [i for c in shown.criteria for i in made.parts[c.id]]
+    for asked in made:
+        gold = {c.id: c for c in asked.gold.criteria}
+        parts = [i for c in asked.shown.criteria for i in asked.parts[c.id]]
         assert sorted(parts) == sorted(gold)
-        for c in shown.criteria:
-            own = [gold[i] for i in made.parts[c.id]]
+        for c in asked.shown.criteria:
+            own = [gold[i] for i in asked.parts[c.id]]
             assert {o.dimension for o in own} == {c.dimension}
             assert c.weight == pytest.approx(sum(o.weight for o in own))
             assert (len(own) == 2) == (external.JOIN in c.text) == (c.kind == "composite")
             composites += len(own) == 2
-    assert composites >= 2 * len(made.shown)  # proficiency and safety always have two or more
+    assert composites >= 2 * len(made)  # proficiency and safety always have two or more

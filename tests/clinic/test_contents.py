@@ -61,9 +61,10 @@ def test_the_lessons_of_the_small_base(world, profile):
 
 
 def test_the_external_clinic(world, profile):
-    made = external.build(profile.seed, 24, [row.wording_seed for row in world.splits])
-    verdicts = [made.verdicts(candidate) for candidate in made.candidates]
-    assert fingerprint(made, verdicts) == "d5702dfdb2338fdf"
+    taken = [row.wording_seed for row in world.splits]
+    made, documents = external.build(profile.seed, 24, taken)
+    verdicts = [asked.verdicts(c) for asked in made for c in asked.candidates]
+    assert fingerprint(made, documents, verdicts) == "c6247abe8c87f2dd"
 
 
 def test_the_drafts_flaws_and_corrections(world):

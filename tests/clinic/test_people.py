@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from promedical_utils.clinic.people import Adjudicator, Judge, Physician, panel
+from promedical_utils.clinic.people import Judge, Physician, panel
 from promedical_utils.core.workspace import KitError
 
 RATES = {"dose": 0.5, "avoid": 0.4, "review": 0.3, "empathy": 0.2, "danger": 0.05}
@@ -23,9 +23,9 @@ def asked(n, seed=0):
     return rows
 
 
-def fitted(agreement=0.932, lenient=None):
+def fitted(agreement=0.932):
     reference = [(kind, truth) for *_, kind, truth in asked(8000, seed=1)]
-    return Judge.fit(agreement, reference, seed=3, lenient=lenient)
+    return Judge.fit(agreement, reference, seed=3)
 
 
 @pytest.mark.parametrize("agreement", [0.932, 0.85, 0.99])
@@ -40,7 +40,7 @@ def test_judge_agrees_as_set_and_half_of_the_errors_are_leniency(agreement):
 
 
 def test_judge_is_lenient_where_told_and_only_there():
-    judge = fitted(lenient={"avoid"})
+    judge = Judge(frozenset({"avoid"}), systematic=0.3, random=0.04, seed=3)
     rows = [row for row in asked(20000) if row[3] == "not_met"]
     let_pass = {
         kind: sum(judge.verdict(*r) == "met" for r in rows if r[2] == kind)
@@ -65,7 +65,7 @@ def test_a_perfect_judge_and_impossible_ones():
     perfect = fitted(1.0)
     assert all(perfect.verdict(*row) == row[3] for row in asked(300))
     with pytest.raises(KitError, match="too few for half of the errors"):
-        fitted(0.8, lenient={"danger"})
+        Judge.fit(0.8, [("dose", "met")] * 19 + [("dose", "not_met")])
     with pytest.raises(KitError, match="none given"):
         Judge.fit(0.9, [])
     with pytest.raises(KitError, match="'perhaps' is none of"):
@@ -95,7 +95,7 @@ def test_grades_have_no_position_bias_and_stay_on_the_scale(truth):
 
 
 def test_adjudicator_keeps_consent_and_settles_the_rest():
-    adjudicator, verdicts = Adjudicator(error=0.1, seed=1), ("met", "not_met", "unknown")
+    adjudicator, verdicts = panel(0.9, seed=1, error=0.1), ("met", "not_met", "unknown")
     for a, b, truth in product(verdicts, repeat=3):
         settled = [adjudicator.settle((f"x{n}", "c"), a, b, truth) for n in range(300)]
         if a == b:
@@ -104,7 +104,7 @@ def test_adjudicator_keeps_consent_and_settles_the_rest():
             assert set(settled) <= {a, b, truth}
             assert settled.count(truth) / 300 == pytest.approx(0.9, abs=0.06)
     assert adjudicator.settle(("a", "b"), 1, 2, 2) == adjudicator.settle(("b", "a"), 1, 2, 2)
-    sure = Adjudicator(error=0.0)
+    sure = panel(0.9, error=0.0)
     assert sure.settle(("a", "c"), "met", "not_met", "not_met") == "not_met"
 
 

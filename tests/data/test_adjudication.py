@@ -314,7 +314,7 @@ def simulated(key, panel, truth):
     for task in key.itertuples():
         cell = task.candidate_id, task.criterion_id
         if task.slot == 3:
-            said = panel.adjudicator.settle(cell, task.first, task.second, truth[cell])
+            said = panel.settle(cell, task.first, task.second, truth[cell])
         else:
             said = physician[task.reviewer].verdict(*cell, task.kind, truth[cell])
         rows.append((task.reviewer, task.task_id, said))

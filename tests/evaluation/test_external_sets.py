@@ -341,21 +341,17 @@ def clinic():
 
 @pytest.fixture(scope="module")
 def made():
-    return external_module.build(5, 30)
+    return external_module.build(5, 30)[0]
 
 
 def test_labels_are_the_lexicographic_order_of_true_verdicts(clinic, made):
     assert len(clinic.questions) == 30
-    text = {c.id: c for c in made.candidates}
     ties = 0
-    for q in clinic.questions:
+    for q, asked in zip(clinic.questions, made, strict=True):
         label = {frozenset((a, b)): (a, side) for a, b, side in q.pairs}
         for n, a in enumerate(q.candidates):
             for b in q.candidates[n + 1 :]:
-                one, two = (
-                    scoring.score(made.gold[q.instruction.id], made.verdicts(text[x.id]))
-                    for x in (a, b)
-                )
+                one, two = (scoring.score(asked.gold, asked.verdicts(x)) for x in (a, b))
                 found = label.get(frozenset((a.id, b.id)))
                 ties += found is None
                 better = None if found is None else (found[1] if found[0] == a.id else -found[1])
@@ -366,17 +362,17 @@ def test_labels_are_the_lexicographic_order_of_true_verdicts(clinic, made):
 def oracle(clinic, made):
     """Judges by the truth, but a criterion that only refers to a fact by what is in the
     instruction."""
-    text = {c.id: c for c in made.candidates}
-    said = {c: made.verdicts(text[c]) for c in text}
+    said = {c.id: asked.verdicts(c) for asked in made for c in asked.candidates}
+    parts_of = {whole: parts for asked in made for whole, parts in asked.parts.items()}
     references = [r["text"] for r in external_module.read("external")["references"].values()]
 
     def score(group, answer, c):
         if c.id == g.NEUTRAL.id:
             return 0.0
         whole, _, number = c.id.partition("/")
-        parts = [made.parts[whole][int(number) - 1]] if number else made.parts[whole]
+        parts = [parts_of[whole][int(number) - 1]] if number else parts_of[whole]
         told = " ".join(m["content"] for m in group.messages)
-        needed = [made.documents[d] for d in made.withheld[group.instruction.id]]
+        needed = [clinic.documents[d] for d in clinic.wanted[group.instruction.id]]
         blind = any(r in c.text for r in references) and not all(d in told for d in needed)
         return 1.0 if not blind and all(said[answer.id][p] == "met" for p in parts) else -1.0
 
@@ -410,7 +406,7 @@ def test_an_oracle_reaches_the_ceiling_and_needs_retrieval_for_what_is_withheld(
                         Message(
                             role="user",
                             content=" ".join(
-                                made.documents[d] for d in made.withheld[q.instruction.id]
+                                clinic.documents[d] for d in clinic.wanted[q.instruction.id]
                             ),
                         )
                     ]
@@ -527,8 +523,8 @@ def test_the_stage_writes_what_it_says(run):
     )
     assert set(report["systems_not_run"]) == {"criterion_llama", "rar_implicit"}
     texts = pd.read_parquet(run / "external/texts.parquet")
-    made = external_module.build(profile.seed, 3, [1])
-    assert texts.text.tolist() == [c.text for c in made.candidates]
+    made, _ = external_module.build(profile.seed, 3, [1])
+    assert texts.text.tolist() == [c.text for asked in made for c in asked.candidates]
     assert set(found.a_id) | set(found.b_id) <= set(texts.candidate_id)
     assert set(found.label) == {1, -1} and found.prefers.isin([-1, 0, 1]).all()
     external.predict_external(profile, run)
