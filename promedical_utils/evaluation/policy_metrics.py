@@ -23,7 +23,6 @@ BASE, TRAINED, FULL = "base", "grpo", "full"
 ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant was trained on
 _NAMES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 METRICS, STUDY, GOALS = _NAMES["metrics"], _NAMES["study"], _NAMES["goals"]
-COMPARED = ("violations", "proficiency")  # less the base's and those of full GRPO
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
 SEPARATOR = "|"
 
