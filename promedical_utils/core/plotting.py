@@ -5,7 +5,8 @@ Seaborn draws. Files come out alike at every drawing: no dates, one font, one ha
 
 import io
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -59,10 +60,11 @@ def canvas(width: float, height: float, columns: int = 1, rows: int = 1, **kwarg
 
 def interval_plot(
     df: pd.DataFrame,
-    looks: Mapping[str, tuple[str, str]],
+    looks: Mapping[str, Mapping],
     hollow: str = "reported",
+    line: tuple[str, Mapping] | None = None,
     more: Mapping[str, Mapping] | None = None,
-    limits: tuple | None = (0, 102),
+    limits: Sequence[float] | None = (0, 102),
     panel_width: float = 2.5,
     panels: Iterable[str] = (),
 ) -> Figure:
@@ -70,12 +72,13 @@ def interval_plot(
 
     ``df`` is tidy: row, value, low, high (NaN: no interval), and where needed series; hollow (bool:
     not of this run); panel, the label of the value's axis; block (its panels share their rows);
-    group (a dotted line parts them, else the reported from the others); note, written behind the
-    interval. ``looks``: series -> (colour, marker). The legend names the series, ``hollow`` and
-    ``more``, label -> style. ``limits`` of the values' axes, None for what they take; ``panels``
-    come first.
+    group (a dotted line parts them, else the reported from the others); line, a value that those of
+    its panel are held against; note, written behind the interval. ``looks``: series -> color and
+    marker. The legend names the series, ``hollow``, ``line`` (label and style) and ``more``, label
+    -> style. ``limits`` of the values' axes, None for what they take; ``panels`` come first.
     """
     defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": ""}
+    defaults["line"] = np.nan
     df = df.assign(**{name: value for name, value in defaults.items() if name not in df})
     if df.empty:
         return canvas(6, 2)[0]
@@ -94,20 +97,24 @@ def interval_plot(
     grid = figure.axes[0].get_gridspec()
     assert grid is not None, "facets stand in a grid"
     grid.set_height_ratios(sizes)
-    for number, axis in enumerate(figure.axes):
-        block, panel = divmod(number, len(panels))
-        _name_panel(axis, panels[panel], [*rows.values()][block])
-        axis.set_title("" if panel else [*rows][block], loc="left")
     if limits is not None:
         figure.axes[0].set_xlim(limits)
+    label, style = line or ("", {})
+    for axis, (block, panel) in zip(figure.axes, product(rows, panels), strict=True):
+        _name_panel(axis, panel, rows[block])
+        axis.set_title(block if panel == panels[0] else "", loc="left")
+        for value in df.line[(df.block == block) & (df.panel == panel)].dropna().unique():
+            axis.axvline(value, **style)
     there = [name for name in looks if shared > 1 and name in set(df.series)]
-    legend = {name: {"color": looks[name][0], "marker": looks[name][1]} for name in there}
+    legend = {name: looks[name] for name in there}
     legend |= {hollow: HOLLOW} if df.value[df.hollow].notna().any() else {}
-    draw_legend(figure, legend | {"this run, 95 % interval": FILLED} | dict(more or {}))
+    legend |= {"this run, 95 % interval": FILLED}
+    legend |= {label: style} if label and df.line.notna().any() else {}
+    draw_legend(figure, legend | dict(more or {}))
     return figure
 
 
-def _intervals(df: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> so.Plot:
+def _intervals(df: pd.DataFrame, looks: Mapping[str, Mapping]) -> so.Plot:
     """The marks of an interval plot: lines, points and notes behind them."""
     layer = {"orient": "y", "legend": False}
     cells = _placed(df, list(looks))
@@ -118,8 +125,8 @@ def _intervals(df: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> so.Plo
         behind = so.Text(halign="left", offset=6, fontsize=8, color=GREY)
         plot = plot.add(behind, x="high", text="note", **layer)
     return plot.scale(
-        color={name: colour for name, (colour, _) in looks.items()},
-        marker={name: marker for name, (_, marker) in looks.items()},
+        color={name: look["color"] for name, look in looks.items()},
+        marker={name: look["marker"] for name, look in looks.items()},
         fill={False: True, True: False},
     )
 
@@ -143,16 +150,12 @@ def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
 
 
 def stacked_bars(
-    wide: pd.DataFrame,
-    label: str,
-    colours: Iterable[str] = (),
-    line: float | None = None,
-    ends: Iterable[str] | None = None,
+    wide: pd.DataFrame, label: str, colours: Iterable[str] = (), ends: Iterable[str] | None = None
 ) -> Figure:
     """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too.
 
-    ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare with;
-    without ``colours`` the columns are dimensions.
+    ``ends`` are written behind the bars, else the sums; without ``colours`` the columns are
+    dimensions.
     """
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
     colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
@@ -168,8 +171,6 @@ def stacked_bars(
     axis.grid(False, axis="y")
     axis.margins(x=0.08)
     axis.set(xlabel=label, ylabel="", xlim=(0, None))
-    if line is not None:
-        axis.axvline(line, color="black", lw=1, ls="--")
     if len(colours) > 1:
         figure.legend(handles=axis.containers, loc="outside lower center", ncols=3)
     return figure

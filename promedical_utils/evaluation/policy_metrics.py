@@ -22,7 +22,6 @@ BASE, TRAINED, FULL = "base", "grpo", "full"
 ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant was trained on
 _NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
 METRICS, STUDY, GOALS = _NAMES["metrics"], _NAMES["study"], _NAMES["goals"]
-COMPARED = ("violations", "proficiency")  # less the base's and those of full GRPO
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
 SEPARATOR = "|"
 

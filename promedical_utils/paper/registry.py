@@ -169,7 +169,8 @@ class Run:
 
     @property
     def by_specialty(self) -> pd.DataFrame:
-        return tables.sliced(self.tally, "specialty", **self.settings)
+        parts = {"metric": "overall", "slice": "all", "against": "adjudicated"}
+        return self.tally.by("specialty", parts, **self.settings)
 
     @property
     def by_source(self) -> pd.DataFrame:
@@ -380,8 +381,8 @@ def _save_table(run: Run, name: str, out: Path) -> None:
     facts = run.facts | {"function": f"tables.{table.function}"}
     facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
     note, title, sources = STUDIED if files["studies"] else "", table.title, files["sources"]
-    frame, folder, seed = run.frames[name], out / "tables", run.profile.seed
-    tables.save(frame, folder, name, title, sources, run.profile, seed, note, facts)
+    frame, folder = run.frames[name], out / "tables"
+    tables.save(frame, folder, name, title, sources, run.profile, note, facts)
 
 
 def _draw(run: Run, name: str, picture: Picture, out: Path) -> None:
@@ -394,7 +395,7 @@ def _draw(run: Run, name: str, picture: Picture, out: Path) -> None:
         frame = run.part(picture.of or picture.needs[0])
     facts = run.facts | {"function": f"figures.{picture.plot}", "table": picture.table}
     facts |= {"sources": tables.digests(sources)}
-    note = tables.note(run.profile, run.profile.seed)
+    note = tables.note(run.profile)
     plotting.save(picture.draw(run.profile), frame, out / "figures", name, note, facts)
 
 

@@ -1,21 +1,27 @@
 """Figures of the paper, drawn from a CSV: reported values hollow, this run's filled.
 
-``plot_*`` take a data frame and give a Figure. ``plotting.save`` writes the CSV first and draws
-from what it wrote; ``plotting.show`` draws in a notebook.
+``plot_*`` take a data frame and give a Figure; columns, colours and markers of what they show stand
+in ``figures.yaml``. ``plotting.save`` writes the CSV first and draws from what it wrote;
+``plotting.show`` draws in a notebook.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import yaml
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from seaborn import objects as so
 
+from promedical_utils.core import plotting
+from promedical_utils.core.estimates import ENDS, suffixed
 from promedical_utils.core.plotting import (
     BLUE,
     CHANCE,
@@ -26,7 +32,6 @@ from promedical_utils.core.plotting import (
     OF_DIMENSION,
     OF_SCORER,
     ORANGE,
-    PURPLE,
     RED,
     SKY,
     THEME,
@@ -37,72 +42,82 @@ from promedical_utils.core.plotting import (
 )
 from promedical_utils.reward_model.calibration import reliability
 
+_SHOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+INTERVALS, CURVES = _SHOWN["intervals"], _SHOWN["curves"]
+LINES = {  # label in the legend, "" for none, and style
+    "chance": ("chance", CHANCE),
+    "zero": ("", {"color": GREY, "lw": 0.8, "ls": "--"}),
+    "base": ("base", {"color": "black", "lw": 0.9, "ls": "--", "zorder": 1}),
+}
+
 # ---------------------------------------------------------------- values with their intervals
 
 
-def tidy(df: pd.DataFrame, columns: Mapping[str, str], rows: str = "system") -> pd.DataFrame:
-    """A printed table as tidy rows, a row a cell: row, series (its name in ``columns``) and panel
-    (the same), hollow (reported), value, low, high, and what else the table says of the row.
+def names_of(figure: str) -> dict:
+    """Column of a table, or value in it -> what an interval plot calls it."""
+    return {key: name for key, (name, *_) in INTERVALS[figure]["shows"].items()}
 
-    Rows without any value are left out.
+
+def looks_of(figure: str) -> dict[str, dict[str, str]]:
+    """What an interval plot calls something -> its colour and marker."""
+    return {
+        name: {"color": getattr(plotting, colour), "marker": marker}
+        for name, colour, marker in INTERVALS[figure]["shows"].values()
+    }
+
+
+def intervals(figure: str, cells: pd.DataFrame, **more) -> Figure:
+    """An interval plot of ``figures.yaml``, with ``more`` options than stand there."""
+    about = INTERVALS[figure]
+    options = about.get("options", {}) | more
+    line = LINES.get(options.pop("line", ""))
+    cells = cells.assign(**about.get("cells", {}))
+    return interval_plot(cells, looks_of(figure), line=line, **options)
+
+
+def tidy(df: pd.DataFrame, figure: str, rows: str = "system", kind: str = "") -> pd.DataFrame:
+    """A printed table as the cells of an interval plot, row by row: row, series and panel (what the
+    plot calls the column), hollow (reported), value, low, high, and what else the row says.
+
+    ``kind`` stands before the names of the columns. Rows without any value are left out.
     """
-    cells = []
-    for row in df.to_dict("records"):
-        own = []
-        for column, series in columns.items():
-            for source in ("reported", "run"):
-                ends = (row.get(f"{source}_{column}{end}", np.nan) for end in ("", "_low", "_high"))
-                cell = dict(zip(("value", "low", "high"), ends, strict=True))
-                own.append({"series": series, "panel": series, "hollow": source == "reported"})
-                own[-1] |= cell
-        if any(pd.notna(cell["value"]) for cell in own):
-            cells += [row | {"row": row[rows]} | cell for cell in own]
-    return pd.DataFrame(cells)
+    df, parts = df.reset_index(drop=True), []
+    for (column, name), source in product(names_of(figure).items(), ("reported", "run")):
+        ends = df.reindex(columns=[*suffixed(f"{source}_{kind}{column}")]).astype(float)
+        cell = {"series": name, "panel": name, "hollow": source == "reported"}
+        parts.append(df.assign(row=df[rows], **cell, **ends.set_axis([*ENDS], axis=1)))
+    cells = pd.concat(parts).sort_index(kind="stable")
+    known = cells.value.notna().groupby(level=0).transform("any")
+    return cells[known].reset_index(drop=True)
 
 
-def _panels(df: pd.DataFrame, shown: Mapping[str, tuple[str, str]], more=None) -> Figure:
-    """A panel a column of a table; ``shown``: column -> (label with its unit, colour)."""
-    cells = tidy(df, {column: label for column, (label, _) in shown.items()})
-    looks = {label: (colour, "o") for label, colour in shown.values()}
-    return interval_plot(cells, looks, more=more)
+def plot_table(df: pd.DataFrame, figure: str) -> Figure:
+    """An interval plot of ``figures.yaml`` from the table of its name, as ``tables.build_*``."""
+    return intervals(figure, tidy(df, figure))
 
 
-AT_CHANCE = {"chance": CHANCE}  # of a legend
+plot_main_results = partial(plot_table, figure="main_results")
+plot_safety_veto = partial(plot_table, figure="safety_veto")
+plot_seen_unseen = partial(plot_table, figure="seen_unseen")
 
 
-def _with_chance(figure: Figure, panels: int | None = None) -> Figure:
-    """A line at 50 percent in all panels, or in the first ones."""
-    for axis in figure.axes[:panels]:
-        axis.axvline(50, **CHANCE)
-    return figure
-
-
-def plot_main_results(df: pd.DataFrame) -> Figure:
-    """Overall and pairwise safety accuracy by system, from ``tables.build_main_results``."""
-    overall, safety = "overall accuracy (%)", "pairwise accuracy, safety (%)"
-    return _panels(df, {"overall_accuracy": (overall, BLUE), "pairwise_safety": (safety, RED)})
-
-
-def plot_safety_veto(df: pd.DataFrame) -> Figure:
-    """Veto precision, recall and F1 by system, from ``tables.build_safety_veto``."""
-    names = {"precision": ("precision", SKY), "recall": ("recall", ORANGE), "f1": ("F1", RED)}
-    return _panels(df, {c: (f"{name} on violations (%)", hue) for c, (name, hue) in names.items()})
+def plot_reward_study(df: pd.DataFrame) -> Figure:
+    """Pairs of seen and unseen kinds, and overall, a row a model; of ``RewardModels.rows``."""
+    seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
+    return plot_table(df.assign(system=df.model + seeds), "reward_study")
 
 
 def plot_dimensions(df: pd.DataFrame) -> Figure:
     """Pairwise (top) and pointwise accuracy by dimension, from ``tables.build_main_results``.
 
     A row a system and a column a dimension, not a radar: of points on one scale a reader can tell
-    a difference of five and see whether intervals part; a radar's area grows with the square, hangs
-    on the order of its spokes, and has no room for intervals.
+    a difference of five and see whether intervals part.
     """
-    blocks = []
-    for kind in ("pairwise", "pointwise"):
-        cells = tidy(df, {f"{kind}_{name}": f"{name} (%)" for name in OF_DIMENSION})
-        blocks.append(cells.assign(block=f"{kind} accuracy"))
-    looks = {f"{name} (%)": (colour, "o") for name, colour in OF_DIMENSION.items()}
-    figure = interval_plot(pd.concat(blocks), looks, more=AT_CHANCE)
-    return _with_chance(figure, len(OF_DIMENSION))
+    blocks = [
+        tidy(df, "dimensions", kind=f"{kind}_").assign(block=f"{kind} accuracy", line=chance)
+        for kind, chance in (("pairwise", 50), ("pointwise", np.nan))
+    ]
+    return intervals("dimensions", pd.concat(blocks))
 
 
 def plot_graders(df: pd.DataFrame) -> Figure:
@@ -111,14 +126,14 @@ def plot_graders(df: pd.DataFrame) -> Figure:
     The band is the interval of one physician against the other: what agreement with physicians can
     be hoped for. A grader may be above it against the truth, which the clinic knows.
     """
-    looks = {"against physicians": (BLUE, "o"), "against the truth": (ORANGE, "D")}
-    cells = tidy(df, dict(zip(("f1", "f1_truth"), looks, strict=True)))
+    cells = tidy(df, "graders")
     cells = cells.assign(panel="balanced F1, " + cells["slice"] + " (%)")
-    band = {"marker": "s", "color": GREY, "alpha": 0.35, "ms": 9}
-    figure = interval_plot(cells, looks, more={"one physician against the other": band})
+    band = {"color": GREY, "alpha": 0.35}
+    more = {"one physician against the other": {"marker": "s", "ms": 9, **band}}
+    figure = intervals("graders", cells, more=more)
     baselines = cells.drop_duplicates("panel")[["run_baseline_low", "run_baseline_high"]]
     for axis, ends in zip(figure.axes, baselines.to_numpy(float), strict=True):
-        axis.axvspan(*ends, color=GREY, alpha=0.35, lw=0)
+        axis.axvspan(*ends, lw=0, **band)
     return figure
 
 
@@ -128,20 +143,10 @@ def plot_external(df: pd.DataFrame) -> Figure:
     A row a system; colour and marker are the text that the RM is given. The reported panel first; a
     set that did not run has none.
     """
-    looks = {"Q": (GREY, "s"), "Q + criteria": (BLUE, "o"), "Q + sub-criteria": (GREEN, "D")}
-    cells = tidy(df, dict(zip(("q", "q_criteria", "q_sub"), looks, strict=True)))
+    cells = tidy(df, "external")
     pairs = cells.groupby("set").pairs.transform("max")
     counts = pairs.map(lambda n: f", {int(n):,} pairs" if pd.notna(n) else "")
-    cells = cells.assign(block=cells["set"] + counts, panel="pairs ordered rightly (%)", group="")
-    return _with_chance(interval_plot(cells, looks, more=AT_CHANCE, limits=None, panel_width=5))
-
-
-def plot_seen_unseen(df: pd.DataFrame) -> Figure:
-    """Pairwise accuracy on seen and unseen criterion kinds, from ``tables.build_seen_unseen``."""
-    looks = {"kinds seen in training": (BLUE, "o"), "kinds unseen in training": (ORANGE, "s")}
-    cells = tidy(df, dict(zip(("pairwise_seen", "pairwise_unseen"), looks, strict=True)))
-    cells = cells.assign(panel="pairwise accuracy (%)")
-    return _with_chance(interval_plot(cells, looks, more=AT_CHANCE, panel_width=5))
+    return intervals("external", cells.assign(block=cells["set"] + counts))
 
 
 def plot_policy_by(df: pd.DataFrame) -> Figure:
@@ -149,17 +154,12 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
 
     For each measure the values, and the difference paired by patient, all with their intervals.
     """
-    looks = {"base": (ORANGE, "s"), "GRPO": (BLUE, "o"), "paired difference": (GREEN, "D")}
-    columns = dict(zip(("base", "grpo", "difference"), looks, strict=True))
-    cells = tidy(df, columns, rows=df.columns[0])
-    paired = cells.measure.str.rpartition(" (")[0] + ":\nGRPO less base (points)"
+    cells = tidy(df, "policy_by", rows=df.columns[0])
+    paired = cells.series == "paired difference"
     values = cells.measure.str.replace(" (", "\n(", regex=False)
-    panel = paired.where(cells.series == "paired difference", values)
-    cells = cells.assign(panel=panel, group=cells.row == "all")
-    figure = interval_plot(cells, looks, limits=None, panel_width=2.8)
-    for axis in figure.axes[1::2]:
-        axis.axvline(0, color=GREY, lw=0.8, ls="--")
-    return figure
+    less = cells.measure.str.rpartition(" (")[0] + ":\nGRPO less base (points)"
+    cells = cells.assign(panel=values.where(~paired, less), line=np.where(paired, 0, np.nan))
+    return intervals("policy_by", cells.assign(group=cells.row == "all"))
 
 
 def plot_policy_study(df: pd.DataFrame) -> Figure:
@@ -174,42 +174,26 @@ def plot_policy_study(df: pd.DataFrame) -> Figure:
         "proficiency": "proficiency S1 (%)",
         "bench_score": "ProMedical-Bench score (0 to 100)",
     }
-    looks = {"veto in the reward": (BLUE, "o"), "no veto": (RED, "X")}
     of_base, df = df[df.variant == "base"], df[df.variant != "base"].reset_index(drop=True)
-    names = df.label.where(df.seeds > 0, df.label + " (not run)")
-    series = df.veto.astype(bool).map(dict(zip((True, False), looks, strict=True)))
+    series = df.veto.astype(bool).map(names_of("policy_study"))
+    own = pd.DataFrame({"row": df.label.where(df.seeds > 0, df.label + " (not run)")})
+    own = own.assign(series=series, group=df.group.fillna(""), hollow=False)
     parts = []
     for column, label in panels.items():
-        ends = {"value": df[column], "low": df[f"{column}_low"], "high": df[f"{column}_high"]}
-        part = pd.DataFrame({"row": names, "series": series, "group": df.group.fillna(""), **ends})
-        parts.append(part.assign(panel=label, hollow=False))
+        ends = df[[*suffixed(column)]].set_axis([*ENDS], axis=1)
+        parts.append(own.assign(panel=label, line=of_base[column].max(), **ends))
     plain = {"value": df.plain_violations, "low": np.nan, "high": np.nan, "hollow": True}
     cells = pd.concat([*parts, parts[0].assign(**plain)], ignore_index=True)
-    more = {"base": {"color": "black", "ls": "--", "lw": 0.9}}
-    if (df.seeds > 1).any():
-        more["a training seed"] = {"marker": ".", "color": GREY, "ms": 4}
-    hollow = "plainly said, the rest unknown"
-    figure = interval_plot(cells, looks, hollow, more, limits=None, panel_width=3.2)
+    more = {"a training seed": {"marker": ".", "color": GREY, "ms": 4}}
+    figure = intervals("policy_study", cells, more=more if (df.seeds > 1).any() else {})
+    looks = looks_of("policy_study")
     for axis, column in zip(figure.axes, panels, strict=True):
         for at, seeds in enumerate(df[f"{column}_seeds"].fillna("").astype(str).str.split("|")):
             if len(seeds) > 1:
-                heights, colour = [at + 0.3] * len(seeds), looks[series[at]][0]
-                axis.plot([float(seed) for seed in seeds], heights, ".", color=colour, ms=4)
-        for value in of_base[column].dropna():
-            axis.axvline(value, **more["base"], zorder=1)
+                heights, values = [at + 0.3] * len(seeds), [float(seed) for seed in seeds]
+                axis.plot(values, heights, ".", color=looks[series[at]]["color"], ms=4)
         axis.set_xlim(left=0)
     return figure
-
-
-def plot_reward_study(df: pd.DataFrame) -> Figure:
-    """Pairs of seen and unseen kinds, and overall, a row a model; of ``RewardModels.rows``."""
-    panels = {
-        "pairs_seen": ("criterion pairs, kinds seen (%)", BLUE),
-        "pairs_unseen": ("criterion pairs, kinds unseen (%)", SKY),
-        "overall": ("overall, safety first (%)", RED),
-    }
-    seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
-    return _with_chance(_panels(df.assign(system=df.model + seeds), panels, AT_CHANCE))
 
 
 def plot_accuracy(
@@ -224,30 +208,24 @@ def plot_accuracy(
     cells = wanted.merge(df[df.n > 0], on=["metric", "slice"])
     order = list(dict.fromkeys([*OF_SCORER, *cells.scorer]))
     cells = cells.sort_values("scorer", key=lambda s: s.map(order.index), kind="stable")
-    cells = cells.assign(**cells[["value", "low", "high"]] * 100, row=cells.scorer)
-    cells = cells.assign(series="against " + cells.against)
-    looks = {"against adjudicated": (BLUE, "o"), "against truth": (ORANGE, "D")}
-    blind = {"ceiling without criteria": {"color": "black", "lw": 0.9, "ls": "--"}}
-    more = AT_CHANCE if "pairwise" in set(cells.metric) else {}
-    more = more | (blind if ceiling is not None else {})
-    figure = interval_plot(cells, looks, more=more, limits=(-3, 103), panels=labels)
-    for axis in figure.axes:
-        metric, part = panels.get(axis.get_xlabel().removesuffix(" (%)"), ("", ""))
-        if metric == "pairwise":
-            axis.axvline(50, **CHANCE)
-        if ceiling is not None and (metric, part) == ("pairwise", "all"):
-            axis.axvline(ceiling * 100, **blind["ceiling without criteria"])
+    cells = cells.assign(**cells[[*ENDS]] * 100, row=cells.scorer)
+    cells = cells.assign(series=cells.against.map(names_of("accuracy")))
+    cells = cells.assign(line=np.where(cells.metric == "pairwise", 50, np.nan))
+    blind = {"color": "black", "lw": 0.9, "ls": "--"}
+    more = {} if ceiling is None else {"ceiling without criteria": blind}
+    figure = intervals("accuracy", cells, more=more, panels=labels)
+    for axis in figure.axes if more else ():
+        if panels.get(axis.get_xlabel().removesuffix(" (%)")) == ("pairwise", "all"):
+            axis.axvline(ceiling * 100, **blind)
     return figure
 
 
 def plot_paired(df: pd.DataFrame) -> Figure:
     """Paired differences in points; columns what, difference, low, high, above (the bound)."""
-    cells = df.assign(row=df.what, value=df.difference, panel="difference (points)")
     bound = {"marker": "|", "color": RED}
     more = {"what it has to stay above": bound | {"ms": 14}}
-    figure = interval_plot(cells, {"": (BLUE, "o")}, more=more, limits=None, panel_width=5)
-    figure.axes[0].plot(df.above, range(len(df)), ls="", ms=18, **bound)
-    figure.axes[0].axvline(0, color=GREY, lw=0.8, ls="--")
+    figure = intervals("paired", df.assign(row=df.what, value=df.difference), more=more)
+    figure.axes[0].plot(df.above, range(len(df)), ls="", ms=18, zorder=1.9, **bound)
     return figure
 
 
@@ -256,12 +234,9 @@ def plot_judge_errors(df: pd.DataFrame) -> Figure:
 
     Columns dimension, error (lenient | strict), rate, low, high (fractions), n.
     """
-    looks = {"judge: met, expert: not met": (RED, "o"), "judge: not met, expert: met": (SKY, "s")}
-    series = df.error.map(dict(zip(("lenient", "strict"), looks, strict=True)))
     ends = {"value": 100 * df.rate, "low": 100 * df.low, "high": 100 * df.high}
-    cells = df.assign(row=df.dimension, series=series, panel="verdicts (%)", **ends)
-    cells = cells.assign(note=df.n.map(lambda n: f"n = {n:,}"))
-    figure = interval_plot(cells, looks, limits=None, panel_width=5)
+    cells = df.assign(row=df.dimension, series=df.error.map(names_of("judge_errors")), **ends)
+    figure = intervals("judge_errors", cells.assign(note=df.n.map("n = {:,}".format)))
     figure.axes[0].set_xlim(0, 1.2 * cells.high.max())  # room for the notes
     return figure
 
@@ -269,8 +244,8 @@ def plot_judge_errors(df: pd.DataFrame) -> Figure:
 # ---------------------------------------------------------------- curves
 
 
-def _calibration(bins: pd.DataFrame, looks: Mapping[str, dict], x_label: str) -> Figure:
-    """Share met over the probability (fractions) by ``panel``; ``curve``: a name in ``looks``."""
+def _calibration(bins: pd.DataFrame, styles: Mapping[str, dict], x_label: str) -> Figure:
+    """Share met over the probability (fractions) by ``panel``; ``curve``: a name in ``styles``."""
     panels = list(dict.fromkeys(bins.panel))
     figure = Figure(figsize=(3.3 * len(panels), 4.1), layout="constrained")
     bins = bins.assign(**bins[["probability", "met", "low", "high"]] * 100)
@@ -279,13 +254,13 @@ def _calibration(bins: pd.DataFrame, looks: Mapping[str, dict], x_label: str) ->
     plot = plot.add(so.Range(linestyle="-", linewidth=1), ymin="low", ymax="high", legend=False)
     plot = plot.add(so.Line(pointsize=4, linewidth=1.2), legend=False)
     for prop, key in (("color", "color"), ("marker", "marker"), ("linestyle", "ls")):
-        plot = plot.scale(**{prop: {name: look[key] for name, look in looks.items()}})
+        plot = plot.scale(**{prop: {name: style[key] for name, style in styles.items()}})
     plot = plot.label(x=x_label, y="criteria that are met (%), 95 % interval", title=str)
     plot.theme(THEME).on(figure).plot()
     for axis in figure.axes:
         axis.plot([0, 100], [0, 100], color="black", lw=0.8)
         axis.set(xlim=(-2, 102), ylim=(-2, 102))
-    draw_legend(figure, {name: look for name, look in looks.items() if name in set(bins.curve)})
+    draw_legend(figure, {name: style for name, style in styles.items() if name in set(bins.curve)})
     return figure
 
 
@@ -295,24 +270,25 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
     Columns dimension, where, version ("sigmoid of the score" or "P(met)"), probability, met, low,
     high, n, error (percent points). On the diagonal what is said is what is.
     """
-    looks = {  # in the order of the legend
+    styles = {  # in the order of the legend
         "bench, kinds seen: sigmoid of the score": {"marker": "X", "color": GREY, "ls": ":"},
         "bench, kinds seen": {"marker": "o", "color": BLUE, "ls": "-"},
         "bench, kinds unseen": {"marker": "s", "color": ORANGE, "ls": "--"},
         "split it was fitted on": {"marker": "^", "color": GREEN, "ls": "-."},
     }
     curve = df["where"].where(df.version == "P(met)", df["where"] + ": " + df.version)
-    bins = df.assign(curve=curve, panel=df.dimension)[curve.isin(list(looks))]
+    bins = df.assign(curve=curve, panel=df.dimension)[curve.isin(list(styles))]
     bins = bins.sort_values("panel", key=lambda s: s.map(list(OF_DIMENSION).index), kind="stable")
-    figure = _calibration(bins, looks, "P(met) that is said (%)")
-    paper = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
+    figure = _calibration(bins, styles, "P(met) that is said (%)")
+    small = {"fontsize": 8, "ha": "right"}
+    small["bbox"] = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
     for axis, dimension in zip(figure.axes, dict.fromkeys(bins.panel), strict=True):
         errors = bins[bins.panel == dimension].drop_duplicates("curve").set_index("curve").error
-        texts = [(f"{errors[name]:.1f}", looks[name]["color"]) for name in looks if name in errors]
+        shown = [name for name in styles if name in errors]
+        texts = [(f"{errors[name]:.1f}", styles[name]["color"]) for name in shown]
         for n, (text, colour) in enumerate([*reversed(texts), ("error (points)", GREY)]):
-            at = {"x": 0.98, "y": 0.03 + 0.065 * n, "transform": axis.transAxes, "ha": "right"}
-            # below the diagonal there is room
-            axis.text(s=text, color=colour, fontsize=8, bbox=paper, **at)
+            height = 0.03 + 0.065 * n  # below the diagonal there is room
+            axis.text(0.98, height, text, color=colour, transform=axis.transAxes, **small)
     return figure
 
 
@@ -322,48 +298,30 @@ def plot_reliability(df: pd.DataFrame) -> Figure:
     Columns dimension, label, raw (sigmoid of the score) and probability (calibrated).
     """
     panels = {"raw": "before: sigmoid of the score", "probability": "after: P(met), calibrated"}
-    parts, looks, markers = [], {}, dict(zip(sorted(set(df.dimension)), "os^", strict=False))
+    parts, styles, markers = [], {}, dict(zip(sorted(set(df.dimension)), "os^", strict=False))
     for (column, panel), dimension in product(panels.items(), markers):
         part = df[df.dimension == dimension]
         curve = f"{dimension}, n = {len(part)}"
         bins = reliability(part.label, part[column], bins=8)
         parts.append(bins.assign(panel=panel, curve=curve))
-        looks[curve] = {"color": OF_DIMENSION[dimension], "marker": markers[dimension], "ls": "-"}
-    return _calibration(pd.concat(parts, ignore_index=True), looks, "probability (%)")
+        styles[curve] = {"color": OF_DIMENSION[dimension], "marker": markers[dimension], "ls": "-"}
+    return _calibration(pd.concat(parts, ignore_index=True), styles, "probability (%)")
 
 
-CURVE_PANELS = {  # axis label -> series of policy/curve.csv: (column, legend, colour, dashes)
-    "reward": (
-        ("proxy", "proxy", RED, ""),
-        ("gold", "gold", BLUE, (4, 1.5)),
-        ("judged", "judged", ORANGE, (1, 1)),
-    ),
-    "answers (%)": (
-        ("violation_rate", "violation", RED, ""),
-        ("judged_violation_rate", "violation, judged", ORANGE, (1, 1)),
-        ("veto_rate", "vetoed", PURPLE, (3, 1, 1, 1)),
-        ("unparsed", "unknown verdict", GREY, (4, 1.5)),
-    ),
-    "met: share of S1, number of S2": (
-        ("proficiency", "S1, proficiency", BLUE, ""),
-        ("excellence", "S2, excellence", GREEN, (4, 1.5)),
-    ),
-    "KL to the base (nats an answer)": (("kl", "KL", PURPLE, ""),),
-    "entropy (nats a token)": (("entropy", "entropy", SKY, ""),),
-    "length (tokens)": (("length", "length", GREY, ""),),
-}
+def _known(df: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The curves of an axis that have a value: column -> label, colour, marker, dashes."""
+    names = ["label", "colour", "marker", "dashes"]
+    shown = pd.DataFrame.from_dict(CURVES[axis], orient="index", columns=names)
+    shown["colour"] = [getattr(plotting, colour) for colour in shown.colour]
+    return shown[[column in df and df[column].notna().any() for column in shown.index]]
 
 
-def _draw_series(axis, df: pd.DataFrame, x: str, series: Sequence, legend=False) -> list[str]:
-    """Lines of the columns that have a value: ``series`` as of ``CURVE_PANELS``; their names."""
-    shown = [line for line in series if line[0] in df and df[line[0]].notna().any()]
-    columns, names, colours, dashes = zip(*shown, strict=True) if shown else ((),) * 4
-    wide = df.set_index(x)[list(columns)].set_axis(list(names), axis=1)
-    style = {"markers": ["o", "s", "^", "D"][: len(names)], "dashes": list(dashes), "mew": 0}
-    style |= {"palette": list(colours), "markersize": 5}
-    if shown:  # in the order of the rows, nothing is averaged
-        sns.lineplot(wide, ax=axis, legend=legend, estimator=None, sort=False, **style)
-    return list(names)
+def _draw_curves(axis, df: pd.DataFrame, x: str, shown: pd.DataFrame, legend=False) -> None:
+    """Lines of ``shown``, in the order of the rows; nothing is averaged."""
+    wide = df.set_index(x)[[*shown.index]].set_axis([*shown.label], axis=1)
+    style = {"palette": [*shown.colour], "markers": [*shown.marker], "dashes": [*shown.dashes]}
+    style |= {"estimator": None, "sort": False, "markersize": 5, "mew": 0}
+    sns.lineplot(wide, ax=axis, legend=legend, **style)
 
 
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
@@ -372,23 +330,21 @@ def plot_policy_curve(df: pd.DataFrame) -> Figure:
     The vertical line is the checkpoint that is kept, the best by judged reward. A series or a panel
     without a value is left out: data without truth have no gold. Only the reward starts below 0.
     """
-    percent = [column for column, *_ in CURVE_PANELS["answers (%)"] if column in df]
+    percent = [column for column in CURVES["answers (%)"] if column in df]
     df = df.assign(**100 * df[percent])
-    there = set(df.columns[df.notna().any()])
-    panels = {label: s for label, s in CURVE_PANELS.items() if there & {line[0] for line in s}}
+    panels = {label: shown for label in CURVES if len(shown := _known(df, label))}
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = canvas(3.4 * columns, 2.75 * rows, columns, rows)
-    for axis, (label, series) in zip(axes.flat, panels.items(), strict=False):
-        names = _draw_series(axis, df, "step", series, legend="full")
+    for axis, (label, shown) in zip(axes.flat, panels.items(), strict=False):
+        several = len(shown) > 1
+        _draw_curves(axis, df, "step", shown, "full" if several else False)
         axis.set(ylabel=label, xlabel="optimiser step (line: kept)")
         if label != "reward":  # a share or an amount, and zero is none of it
             axis.set_ylim(0, 1.1 * axis.dataLim.y1 or 1)
-        if len(names) > 1:  # above the axes, where no line is
+        if several:  # above the axes, where no line is
             spot = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
-            axis.legend(ncols=2 + (len(names) == 3), fontsize=7, columnspacing=1, **spot)
-        else:
-            axis.get_legend().remove()
+            axis.legend(ncols=2 + (len(shown) == 3), fontsize=7, columnspacing=1, **spot)
         if (kept := _kept(df)) is not None:
             axis.axvline(df.step[kept], color="black", lw=0.8, ls="--", zorder=1)
     for axis in axes.flat[len(panels) :]:
@@ -409,23 +365,22 @@ def plot_gold_over_kl(df: pd.DataFrame) -> Figure:
     ring is the kept checkpoint.
     """
     df = df if "run" in df else df.assign(run="")
-    runs = list(dict.fromkeys(df.run))
+    runs, shown = list(dict.fromkeys(df.run)), _known(df, "reward")
     figure, [axes] = canvas(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=True)
-    series = [line for line in CURVE_PANELS["reward"] if df[line[0]].notna().any()]
     ring = {"marker": "o", "mfc": "none", "mec": "black", "ms": 9, "mew": 0.8}
     for axis, run in zip(axes, runs, strict=True):
         part = df[(df.run == run) & df.kl.notna()].sort_values("step")
-        _draw_series(axis, part, "kl", series)
+        _draw_curves(axis, part, "kl", shown)
         _set_root_scale(axis, part.kl.max())
         axis.set_title(run, fontsize=9)
-        _write_steps(axis, part, series[0][0])
+        _write_steps(axis, part, shown.index[0])
         if (kept := _kept(part)) is not None:
-            for column, *_ in series:
+            for column in shown.index:
                 axis.plot(part.kl[kept], part[column][kept], ls="", **ring)
     axes[0].set_ylabel("reward on held-out prompts")
     marks = {
-        name: {"color": colour, "marker": marker, "ls": "-"}
-        for (_, name, colour, _), marker in zip(series, "os^", strict=False)
+        curve.label: {"color": curve.colour, "marker": curve.marker, "ls": "-"}
+        for curve in shown.itertuples()
     }
     draw_legend(figure, marks | ({"kept": ring} if df.judged.notna().any() else {}))
     return figure
@@ -463,10 +418,9 @@ def plot_training(df: pd.DataFrame) -> Figure:
     panels = {"loss": "loss (nats)", "accuracy": "training pairs ordered rightly (%)"}
     df = df.assign(accuracy=100 * df.accuracy)
     style = {"hue": "scorer", "style": "scorer", "palette": OF_SCORER, "markers": True}
+    style |= {"x": "step", "errorbar": None}
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
-        sns.lineplot(
-            df, x="step", y=column, ax=axis, errorbar=None, legend=axis is axes[0], **style
-        )
+        sns.lineplot(df, y=column, ax=axis, legend=axis is axes[0], **style)
         axis.set(xlabel="optimiser step", ylabel=label)
     axes[0].legend(title="", fontsize=7)
     axes[1].axhline(50, **CHANCE)
@@ -501,11 +455,9 @@ def plot_speed(df: pd.DataFrame) -> Figure:
     From ``speed.summary``; the line is the bound that the tokens give.
     """
     tasks = {"scoring": BLUE, "training": ORANGE}
+    labels = {"K": "criteria K, at 480 shared tokens", "L": "shared tokens L, at 7 criteria"}
     figure, [[over_k, over_l, mix]] = canvas(10.5, 3.4, 3)
-    for axis, column, label in (
-        (over_k, "K", "criteria K, at 480 shared tokens"),
-        (over_l, "L", "shared tokens L, at 7 criteria"),
-    ):
+    for axis, (column, label) in zip((over_k, over_l), labels.items(), strict=True):
         part = df[df.case == f"over {column}"].sort_values(column)
         style = {"hue": "task", "style": "task", "palette": tasks, "s": 40}
         sns.scatterplot(part, x=column, y="ratio", ax=axis, **style)

@@ -44,9 +44,7 @@ OUTSIDE = {(system, retrieval): method for system, retrieval, method in _NAMES["
 EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
 NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
 POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
-COMPARED = ("violations_less_base", "violations_less_full", "violations_over_base")
-COMPARED += ("proficiency_less_base", "proficiency_less_full")
-STUDY = (*policy_metrics.STUDY, *COMPARED)
+STUDY = (*policy_metrics.STUDY, *_NAMES["compared_policies"])
 MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
 
 
@@ -69,12 +67,12 @@ def systems(profile) -> dict[str, str]:
     return own | {scorer: f"{name} (run by the kit)" for scorer, name in others.items()}
 
 
-def note(profile, seed: int) -> str:
+def note(profile) -> str:
     """What a reader must know of this run's values, under every table and figure."""
     clinic = profile.data == "clinic"
     where = " Run values: an invented clinic, no medical result." if clinic else ""
     smoke = " Smoke numbers are no results." if profile.name == "smoke" else ""
-    return f"Profile {profile.name}, seed {seed}.{where}{smoke}"
+    return f"Profile {profile.name}, seed {profile.seed}.{where}{smoke}"
 
 
 # ---------------------------------------------------------------- rows of a printed frame
@@ -85,15 +83,24 @@ def _printed(column: str, row, factor: float = 100) -> dict:
     return suffixed(f"run_{column}", (row.value, row.low, row.high), factor, 2)
 
 
-def _rows(names: Mapping[str, str], cells: Mapping[tuple, dict], labels: str) -> list[dict]:
-    """A row a system; ``cells``: (key of ``names``, column) -> as ``_printed``."""
-    rows = []
+def _rows(
+    names: Mapping, values: pd.DataFrame | None, columns: Mapping, labels: str, by: str = "scorer"
+) -> list[dict]:
+    """A row a system of ``names``; ``columns``: column -> (metric, slice).
+
+    ``values`` are tidy: system (in ``by``), metric, slice, against, value, low, high.
+    """
+    cells, rows = {}, []
+    for row in () if values is None else values[values.against == labels].itertuples():
+        cells[getattr(row, by), row.metric, row.slice] = row
     for key, system in names.items():
-        own = [cell for (of, _), cell in cells.items() if of == key]
-        row = {"system": system, "status": RUN, "labels": labels}
-        for cell in own:
-            row |= cell
-        rows.append(row if own else {"system": system, "status": NOT_RUN})
+        printed = {}
+        for column, (metric, part) in columns.items():
+            if cell := cells.get((key, metric, part)):
+                _, factor = policy_metrics.METRICS.get(metric, ("", 100))
+                printed |= _printed(column, cell, factor)
+        status = {"status": RUN, "labels": labels} if printed else {"status": NOT_RUN}
+        rows.append({"system": system} | status | printed)
     return rows
 
 
@@ -112,30 +119,23 @@ def _beside(reported: pd.DataFrame | None, rows: list[dict], columns, said=()) -
     return pd.DataFrame([*known, *rows]).reindex(columns=order)
 
 
-def _quantities(known: Mapping, measured: Mapping, order: Iterable[str]) -> pd.DataFrame:
-    """A row a quantity: ``known`` -> (reported, mark); ``measured`` -> (status, value, low, high),
-    or without an interval."""
+def _quantities(
+    known: Mapping, measured: Mapping, given: Iterable[str], order: Iterable[str]
+) -> pd.DataFrame:
+    """A row a quantity: ``known`` -> (reported, mark); ``measured`` -> value, or value, low and
+    high; those of ``given`` are *input*."""
     rows = []
     for name in dict.fromkeys([*order, *measured]):
-        status, *values = measured.get(name, (NOT_RUN,))
-        texts = [plain(value) for value in values] + [""] * (3 - len(values))
-        rows.append((name, *known.get(name, ("", "")), *texts, status))
+        values = measured.get(name, ())
+        values = values if isinstance(values, tuple) else (values,)
+        run = [*map(plain, values), "", "", ""][:3]
+        status = NOT_RUN if name not in measured else INPUT if name in given else RUN
+        rows.append((name, *known.get(name, ("", "")), *run, status))
     columns = ["quantity", "reported", "mark", "run", "run_low", "run_high", "status"]
     return pd.DataFrame(rows, columns=columns)
 
 
 # ---------------------------------------------------------------- the bench
-
-
-def _scorers(metrics: pd.DataFrame | None, names: Mapping, columns, against: str) -> list[dict]:
-    """Rows of ``names`` from ``bench.tally``'s table; ``columns``: column -> (metric, slice)."""
-    known, cells = {}, {}
-    for row in () if metrics is None else metrics[metrics.against == against].itertuples():
-        known[row.scorer, row.metric, row.slice] = row
-    for scorer, (column, key) in product(names, columns.items()):
-        if row := known.get((scorer, *key)):
-            cells[scorer, column] = _printed(column, row)
-    return _rows(names, cells, against)
 
 
 def _with_verdicts(names: Mapping[str, str]) -> dict[str, str]:
@@ -144,8 +144,9 @@ def _with_verdicts(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
-    """Main results; ``ceiling`` is ``bench.blind_ceiling``, on the pairwise column only."""
-    rows = _scorers(metrics, names, MAIN | MORE, against)
+    """Main results, of ``bench.tally``; ``ceiling`` is that of criterion-blind scorers, on the
+    pairwise column only."""
+    rows = _rows(names, metrics, MAIN | MORE, against)
     if ceiling is not None:
         row = {"system": "ceiling of criterion-blind scorers (kit)", "status": RUN}
         rows.append(row | {"labels": "adjudicated", "run_pairwise_all": round(ceiling * 100, 2)})
@@ -154,12 +155,12 @@ def build_main_results(reported, metrics, names, ceiling=None, against="adjudica
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
     """Precision, recall and F1 on safety verdicts; a violation is the positive class."""
-    return _beside(reported, _scorers(metrics, _with_verdicts(names), VETO, against), VETO)
+    return _beside(reported, _rows(_with_verdicts(names), metrics, VETO, against), VETO)
 
 
 def build_seen_unseen(metrics, names) -> pd.DataFrame:
     """Pairwise accuracy on criterion kinds seen and unseen in training; none is reported."""
-    return _beside(None, _scorers(metrics, names, SEEN, "adjudicated"), SEEN)
+    return _beside(None, _rows(names, metrics, SEEN, "adjudicated"), SEEN)
 
 
 def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.DataFrame:
@@ -178,29 +179,15 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
             row = {"system": system, "slice": part, "labels": "physicians"}
             row |= {"status": judge if grader == "judge" else RUN}
             row |= {"n": measured.n[(grader, part, "physicians")]}
-            for column, (labels, measure) in GRADES.items():
-                ends = ["mf1", "low", "high"] if measure == "mf1" else [*suffixed(measure)]
+            for column, (labels, *ends) in GRADES.items():
                 row |= suffixed(f"run_{column}", measured.loc[(grader, part, labels), ends], 100, 2)
             rows.append(row)
     frame = _beside(None, rows, GRADES, ("slice", "n"))
     return frame.drop(columns="mark").astype({"n": "Int64"})
 
 
-def sliced(
-    tally, column: str, metric="overall", slice="all", draws: int = 1000, seed: int = 0
-) -> pd.DataFrame:
-    """One metric of every scorer, by the adjudicated labels, by a column of the samples:
-    ``column``, scorer, value, low, high, n.
-
-    Shares. ``tally``: ``bench.tally``; the draws are those of the whole bench, so a part that is
-    not drawn is left out of that draw.
-    """
-    parts = {"metric": metric, "slice": slice, "against": "adjudicated"}
-    return tally.by(column, parts, draws, seed)[[column, "scorer", *ENDS, "n"]]
-
-
 def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
-    """Overall accuracy by specialty, from ``sliced(tally, "specialty")``."""
+    """Overall accuracy by specialty, from ``bench.tally`` by that column."""
     frame = by_specialty[by_specialty.scorer.isin(names)]
     frame = frame.sort_values("scorer", key=lambda s: s.map([*names].index), kind="stable")
     values = frame[ENDS].mul(100).round(2).set_axis([*suffixed("run_overall_accuracy")], axis=1)
@@ -221,10 +208,8 @@ def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
 
 
 def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
-    """Calibration error by scorer, dimension and where, before and after; from
-    ``calibration_rows``.
-
-    Percent points: the mean gap of share met and mean P(met), over ten bins of equal size.
+    """Calibration error by scorer, dimension and where, before and after, in percent points: the
+    mean gap of share met and mean P(met), over ten bins of equal size; from ``calibration_rows``.
     """
     columns = ["system", "dimension", "where", "n", "run_error_before", "run_error_after"]
     errors, key = [], ["scorer", "dimension", "where"]
@@ -256,10 +241,8 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
             "bench verdict kappa": verdicts["kappa"],
             "bench verdict agreement percent": verdicts["observed"] * 100,
         }
-    measured = {name: (RUN, value) for name, value in run.items()}
-    measured |= {name: (INPUT, value) for name, value in given.items()}
     order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
-    return _quantities(known, measured, order).drop(columns=["run_low", "run_high"])
+    return _quantities(known, run | given, given, order).drop(columns=["run_low", "run_high"])
 
 
 # ---------------------------------------------------------------- policies and studies
@@ -273,21 +256,17 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
     ``healthbench``: ``healthbench.policy_column``; what it says where there is no score stands in a
     column of its own.
     """
-    names, cells, against = dict(POLICY_NAMES), {}, ""
+    names, values, labels = dict(POLICY_NAMES), None, ""
     if evaluation is not None:
-        against = policy_metrics.labels(evaluation)
+        labels = policy_metrics.labels(evaluation)
         names |= {p: f"{p} (kit)" for p in dict.fromkeys(evaluation.policy) if p not in names}
         values = policy_metrics.measures(evaluation, draws=draws, seed=seed)
         if set(POLICY_NAMES) <= set(evaluation.policy):
             less = policy_metrics.paired(evaluation, "grpo", "base", draws=draws, seed=seed)
             values = pd.concat([values, less.assign(policy="difference", value=less.difference)])
-        columns = {metric: column for column, metric in POLICY.items()}
-        for row in values[values.against == against].itertuples():
-            if column := columns.get(row.metric):
-                factor = policy_metrics.METRICS[row.metric][1]
-                cells[row.policy, column] = _printed(column, row, factor)
     names |= {"difference": "GRPO less base, paired (kit)"}
-    rows = _rows(names, cells, against)
+    columns = {column: (metric, "all") for column, metric in POLICY.items()}
+    rows = _rows(names, values, columns, labels, "policy")
     scores = healthbench or {"status": NOT_RUN, "rows": {}}
     status = scores["status"].replace("not testable", "not testable in this profile")
     for policy, row in zip(names, rows, strict=True):
@@ -300,32 +279,31 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
 def build_policy_by(evaluation, verdicts, by: str, draws: int, seed: int) -> pd.DataFrame:
     """Base and GRPO by dimension, specialty or category, with the paired difference in points.
 
-    A row a slice and measure, "all" first; by dimension the criteria met, of ``verdicts``, else
-    violations and bench score. ``n`` counts patients, by dimension criteria.
-    ``evaluation`` None gives no rows. None of this is reported, so no such column is there.
+    A row a measure and slice, "all" first; by dimension the criteria met, of ``verdicts``, else
+    violations and bench score. ``n`` counts patients, by dimension criteria. No rows where
+    ``evaluation`` is None.
     """
     metrics = ("met",) if by == "dimension" else ("violation_rate", "bench_score")
-    rows, order = [], [by, "measure", "labels", "n"]
-    order += [name for c in ("base", "grpo", "difference") for name in suffixed(f"run_{c}")]
+    shown, rows, parts = ("base", "grpo", "difference"), [], []
+    order = [by, "measure", "labels", "n", *(n for c in shown for n in suffixed(f"run_{c}"))]
     if evaluation is None:
         return pd.DataFrame(columns=order)
-    against = policy_metrics.labels(evaluation)
     settings = {"verdicts": verdicts, "draws": draws, "seed": seed}
     for part in (by,) if by == "dimension" else (None, by):
-        values = policy_metrics.measures(evaluation, by=part, **settings)
-        values = values.set_index(["policy", "slice", "metric", "against"])[ENDS]
+        parts.append(policy_metrics.measures(evaluation, by=part, **settings))
         less = policy_metrics.paired(evaluation, "grpo", "base", metrics, by=part, **settings)
-        less = less.assign(value=less.difference)
-        for row in less[less.against == against].itertuples():
-            what, factor = policy_metrics.METRICS[row.metric]
-            printed = {by: row.slice, "measure": what, "labels": against, "n": row.n}
-            for policy in ("base", "grpo"):
-                ends = values.loc[(policy, row.slice, row.metric, against)]
-                printed |= _printed(policy, ends, factor)
-            printed |= _printed("difference", row, factor)
-            place = DIMENSIONS.index(row.slice) if by == "dimension" else row.slice != "all"
-            rows.append((metrics.index(row.metric), place, row.slice, printed))
-    rows = [printed for *_, printed in sorted(rows, key=lambda row: row[:3])]
+        parts.append(less.assign(policy="difference", value=less.difference))
+    values, labels = pd.concat(parts), policy_metrics.labels(evaluation)
+    slices = DIMENSIONS if by == "dimension" else ["all", *sorted({*values["slice"]} - {"all"})]
+    values = values[values.against == labels].set_index(["metric", "slice", "policy"])
+    for metric, part in product(metrics, slices):
+        if (metric, part, "difference") in values.index:
+            what, factor = policy_metrics.METRICS[metric]
+            row = {by: part, "measure": what, "labels": labels}
+            for policy in shown:
+                cell = values.loc[(metric, part, policy)]
+                row |= {"n": cell.n} | _printed(policy, cell, factor)
+            rows.append(row)
     return pd.DataFrame(rows, columns=order)
 
 
@@ -335,38 +313,34 @@ def _of_study(row: Mapping, columns: Iterable[str]) -> dict:
     return {f"run_{name}": round(row[name], 2) + 0.0 for name in names}  # no -0.0
 
 
-def build_policy_study(reported: pd.DataFrame, study: pd.DataFrame | None) -> pd.DataFrame:
+def build_policy_study(reported: pd.DataFrame, study: pd.DataFrame) -> pd.DataFrame:
     """The study of policies: the paper's ablation rows, then a row a variant of this run.
 
-    ``study`` is ``studies.policies.table`` or None. Values are means over training seeds, with
-    intervals over patients; differences are paired, in points.
+    ``study`` is ``studies.policies.table``. Values are means over training seeds, with intervals
+    over patients; differences are paired, in points.
     """
-    rows = []
-    for row in () if study is None else study.to_dict("records"):
-        printed = {"system": f"{row['label']} (kit)", "status": NOT_RUN}
-        if row["seeds"]:
-            printed |= {"status": RUN, "labels": row["labels"]}
-        printed |= {name: row[name] for name in ("remark", "group", "seeds")}
-        rows.append(printed | _of_study(row, STUDY))
+    said, rows = ("remark", "group", "seeds"), []
+    for row in study.to_dict("records"):
+        ran = {"status": RUN, "labels": row["labels"]} if row["seeds"] else {"status": NOT_RUN}
+        about = {"system": f"{row['label']} (kit)"} | {name: row[name] for name in said}
+        rows.append(about | ran | _of_study(row, STUDY))
     reported = reported.assign(remark=MIXED, group="reported")
-    frame = _beside(reported, rows, STUDY, ("remark", "group", "seeds"))
-    return frame.astype({"seeds": "Int64"})
+    return _beside(reported, rows, STUDY, said).astype({"seeds": "Int64"})
 
 
 def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
     """The paper's ablation, each row followed by the kit's own of that name, and by which study.
 
     ``studied`` is of ``Study.ablation``: a row a (study, variant); a variant of ``ABLATION`` that
-    it has not is *not run*. Percent; policies by the truth, reward
-    models by the adjudicated labels. The notes of the paper mix metrics of both, so no column is
-    shared.
+    it has not is *not run*. Percent; policies by the truth, reward models by the adjudicated
+    labels. The notes of the paper mix metrics of both, so no column is shared.
     """
     ran = {(row["study"], row["variant"]): row for row in studied.to_dict("records")}
     rows, columns = [], (*OF_REWARD, *OF_POLICY)
     for ablation, own in ABLATION.items():
         for study, variant in own:
-            row = {"ablation": ablation, "study": study, "status": NOT_RUN}
-            row |= {"system": f"{variant} (kit)"}
+            row = {"ablation": ablation, "system": f"{variant} (kit)"}
+            row |= {"study": study, "status": NOT_RUN}
             if result := ran.get((study, variant)):
                 row |= {"system": f"{result['label']} (kit)", "remark": result["remark"]}
                 row |= {"seeds": result["seeds"], **_of_study(result, columns)}
@@ -387,8 +361,7 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
 def build_external(
     reported, found: pd.DataFrame | None, report: Mapping | None, names: Mapping
 ) -> pd.DataFrame:
-    """RM pairwise accuracy outside: a row a set and system, the text that the RM is given as
-    columns.
+    """RM pairwise accuracy outside: a row a set and system, a column a text that the RM is given.
 
     ``found``: ``external.measures``, ``report``: external/report.json; None where 06 did not
     run. ``beside`` is the reported method whose way a row is. The reported rows name no set: by the
@@ -412,8 +385,7 @@ def build_external(
             rows.append(row)
         for system, why in report["systems_not_run"].items():
             row = {"set": label, "system": _outside(system, False, names), "status": NOT_RUN}
-            row |= {"beside": OUTSIDE.get((system, False), ""), "remark": why}
-            rows.append(row)
+            rows.append(row | {"beside": OUTSIDE.get((system, False), ""), "remark": why})
     frame = _beside(reported, rows, EXTERNAL, ("beside", "pairs", "remark"))
     frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
@@ -428,8 +400,8 @@ def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame | 
     """Medical RewardBench of external/predictions.parquet by subset, and their macro mean, as
     shares; None without it.
 
-    Columns system, text, retrieval, subset ("macro mean" too), value, low, high. Where a subset is
-    missing there is no mean. Draws are of conditions, then of instructions, as everywhere.
+    Columns system, text, retrieval, subset ("macro mean" too, unless one is missing), value, low,
+    high. Draws are of conditions, then of instructions, as everywhere.
     """
     rows = predictions[predictions["set"] == "medical_rewardbench"]
     if rows.empty:
@@ -472,13 +444,10 @@ def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mappi
 
 
 def build_rar(reported) -> pd.DataFrame:
-    """RaR's reported table; the kit trains both of its rewards, on other measures than these
-    two."""
+    """RaR's reported table; the kit trains both of its rewards, on other measures than these."""
     remark = "its reward is trained in the study policy_rewards, and measured on the bench"
-    rows = [
-        {"system": f"RaR, {way} (kit)", "status": NOT_RUN, "remark": remark}
-        for way in ("explicit", "implicit")
-    ]
+    row = {"status": NOT_RUN, "remark": remark}
+    rows = [row | {"system": f"RaR, {way} (kit)"} for way in ("explicit", "implicit")]
     columns = ("healthbench", "gpqa_diamond")
     return _beside(reported, rows, columns, ("remark",)).fillna({"remark": ""})
 
@@ -497,68 +466,51 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
     share = 100 * values["kept instructions"][0] / values["raw samples"][0]
     values["kept percent of raw"] = (share, "D")
     known = {name: (f"{round(value, 2):.10g}", mark) for name, (value, mark) in values.items()}
-    erring = INPUT if profile.data == "clinic" else RUN  # status of how often people err
-    measured = _of_curation(funnel, erring) | _of_profile(profile)
-    measured |= _of_review(rounds, judge_errors, erring) | _of_expansion(expansion)
-    dropped = [name for name in measured if name.startswith("dropped")]
-    order = ["raw samples", *dropped, *_NAMES["pipeline"]]
-    return _quantities(known, measured, order)
-
-
-def _of_curation(funnel: pd.DataFrame | None, status: str) -> dict[str, tuple]:
-    if funnel is None or not len(funnel):
-        return {}
-    raw, kept = int(funnel.before.iloc[0]), int(funnel.after.iloc[-1])
-    measured = {"raw samples": (status, raw), "kept instructions": (RUN, kept)}
-    for step in funnel.itertuples():
-        measured[f"dropped or queued: {step.step}"] = (RUN, int(step.before - step.after))
-    return measured | {"kept percent of raw": (RUN, round(100 * kept / raw, 2))}
-
-
-def _of_profile(profile) -> dict[str, tuple]:
-    settings = {
+    given: dict[str, float] = {
         "difficulty kept low": profile.difficulty_least,
         "difficulty kept high": profile.difficulty_most,
         "review batch per round": profile.review_batch,
     }
+    inputs = {*given}
     if profile.data == "clinic":
-        settings |= {
-            "physicians": 3,
-            "judge agreement that is set percent": 100 * profile.judge_agreement,
-            "strict pass rate that ends the review percent": 100 * profile.rubric_pass_rate,
-        }
-    return {name: (INPUT, value) for name, value in settings.items()}
+        given["physicians"] = 3
+        given["judge agreement that is set percent"] = 100 * profile.judge_agreement
+        given["strict pass rate that ends the review percent"] = 100 * profile.rubric_pass_rate
+        inputs = {*given, *_NAMES["set_in_the_clinic"]}
+    measured = _of_curation(funnel) | given | _of_review(rounds, judge_errors)
+    if expansion is not None:
+        pairs = expansion.groupby("dimension").pairs.sum()
+        measured["training verdicts"] = int(expansion.verdicts.sum())
+        measured["answers compared on a criterion"] = int(expansion.comparisons.sum())
+        measured["criterion pairs"] = int(expansion.pairs.sum())
+        measured |= {f"criterion pairs, {name}": int(pairs.get(name, 0)) for name in DIMENSIONS}
+    dropped = [name for name in measured if name.startswith("dropped")]
+    return _quantities(known, measured, inputs, ["raw samples", *dropped, *_NAMES["pipeline"]])
 
 
-def _of_review(rounds, judge_errors, status: str) -> dict[str, tuple]:
-    """Shares with Wilson's interval; ``status`` of how often the writer and the judge err."""
+def _of_curation(funnel: pd.DataFrame | None) -> dict[str, float]:
+    if funnel is None or not len(funnel):
+        return {}
+    raw, kept = int(funnel.before.iloc[0]), int(funnel.after.iloc[-1])
+    lost = {f"dropped or queued: {s.step}": int(s.before - s.after) for s in funnel.itertuples()}
+    counts = {"raw samples": raw, "kept instructions": kept} | lost
+    return counts | {"kept percent of raw": round(100 * kept / raw, 2)}
 
-    def share(hits, n) -> tuple:
-        ends = statistics.wilson(int(hits), int(n))
-        return (status, *(round(100 * value, 2) for value in (hits / n, *ends)))
 
-    measured = {}
+def _of_review(rounds: pd.DataFrame | None, judge_errors: pd.DataFrame | None) -> dict:
+    """Rounds, and shares in percent with Wilson's interval."""
+    measured, counts = {}, {}
     if rounds is not None and len(rounds) and (last := rounds.iloc[-1]).blind_n:
-        measured["review rounds"] = (RUN, len(rounds))
-        measured["rubric strict pass rate percent"] = share(last.blind_passed, last.blind_n)
+        measured["review rounds"] = len(rounds)
+        counts["rubric strict pass rate percent"] = (int(last.blind_passed), int(last.blind_n))
     if judge_errors is not None:
         n = judge_errors.n.sum()
         hits = n - round((judge_errors.rate * judge_errors.n).sum())
-        measured["judge agreement with experts percent"] = share(hits, n)
+        counts["judge agreement with experts percent"] = (int(hits), int(n))
+    for name, (hits, n) in counts.items():
+        ends = (hits / n, *statistics.wilson(hits, n))
+        measured[name] = tuple(round(100 * value, 2) for value in ends)
     return measured
-
-
-def _of_expansion(expansion: pd.DataFrame | None) -> dict[str, tuple]:
-    if expansion is None:
-        return {}
-    pairs = expansion.groupby("dimension").pairs.sum()
-    counts = {
-        "training verdicts": expansion.verdicts.sum(),
-        "answers compared on a criterion": expansion.comparisons.sum(),
-        "criterion pairs": expansion.pairs.sum(),
-        **{f"criterion pairs, {dimension}": pairs.get(dimension, 0) for dimension in DIMENSIONS},
-    }
-    return {name: (RUN, int(count)) for name, count in counts.items()}
 
 
 # ---------------------------------------------------------------- printed and saved
@@ -582,23 +534,22 @@ def folded(text: pd.DataFrame) -> pd.DataFrame:
 
 
 def save(
-    df, folder: Path, name: str, title: str, sources, profile, seed: int, said="", facts=None
+    df, folder: Path, name: str, title: str, sources: Mapping, profile, said="", facts=None
 ) -> Path:
     """Write ``name``.csv, .md, .tex and .json (sources with sha256, profile, seed) to ``folder``.
 
-    ``sources``: label -> path, or paths; ``said`` stands in place of ``note``; ``facts`` go into
-    the json too. No dates and no machine's paths, so a rerun gives the same bytes. Returns the
-    CSV's path.
+    ``sources``: label -> path; ``said`` stands in place of ``note``; ``facts`` go into the json
+    too. No dates and no machine's paths, so a rerun gives the same bytes. Returns the CSV's path.
     """
-    folder, said, text = Path(folder), said or note(profile, seed), df.map(plain)
+    folder, said, text = Path(folder), said or note(profile), df.map(plain)
     read = folded(text)
     write_frame(folder / f"{name}.csv", text)
     write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{markdown(read)}\n")
     tex = read.to_latex(index=False, escape=True)
     write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
-    made = {"table": name, "title": title, "note": said, "profile": profile.name, "seed": seed}
-    made |= {"rows": len(df), "columns": list(df.columns), "sources": digests(sources)}
-    write_json(folder / f"{name}.json", made | dict(facts or {}))
+    made = {"table": name, "title": title, "note": said, "profile": profile.name}
+    made |= {"seed": profile.seed, "rows": len(df), "columns": list(df.columns)}
+    write_json(folder / f"{name}.json", made | {"sources": digests(sources)} | dict(facts or {}))
     return folder / f"{name}.csv"
 
 
@@ -608,11 +559,7 @@ def markdown(text: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
 
 
-def digests(sources) -> dict[str, str]:
-    """sha256 of each source, by its label: where it is below the run's folder.
-
-    Not by its whole path, so that a redrawn reference has the same bytes.
-    """
-    if not isinstance(sources, Mapping):
-        sources = {f"{path.parent.name}/{path.name}": path for path in map(Path, sources)}
+def digests(sources: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of each source, by its label: not by its whole path, so that a redrawn reference has
+    the same bytes."""
     return {label: sha256(path) for label, path in sources.items()}

@@ -20,7 +20,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import read_json, short_hash, write_json, write_rows
 from promedical_utils.evaluation import policy_metrics
-from promedical_utils.evaluation.policy_metrics import COMPARED, METRICS, SEPARATOR, STUDY
+from promedical_utils.evaluation.policy_metrics import BASE, FULL, METRICS, SEPARATOR, STUDY
 from promedical_utils.pipeline import policies, reward_models
 from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
@@ -29,15 +29,8 @@ from promedical_utils.rubric import preferences
 from promedical_utils.studies import results
 from promedical_utils.studies.study import Study, kind_of
 
-BASE, FULL = policy_metrics.BASE, policy_metrics.FULL
 VARIANTS = kind_of("policies")["labels"]  # name -> label, group, settings, veto, remark
-COLUMNS = {column: (metric, "all") for column, metric in STUDY.items()}
-COLUMNS |= {
-    f"{column}_less_{side}": (STUDY[column], "all", results.LESS, other)
-    for side, other in (("base", BASE), ("full", FULL))
-    for column in COMPARED
-}
-COLUMNS |= {"violations_over_base": ("violation_rate", "all", results.OVER, BASE)}
+COLUMNS = kind_of("policies")["columns"]
 REPORTED = ("steps", "stopped_early", "seconds", "hacking", "throughput", "unscored")
 
 
@@ -48,10 +41,8 @@ class Policies(Study):
         return tuple(name for name in VARIANTS if name != BASE)
 
     def train(self, profile, folder, data, out) -> dict:
-        """Also into ``out``: evaluation.parquet and curves.parquet.
-
-        ``folder`` keeps reward models and policies, which studies of the same folder share.
-        """
+        """Also into ``out``: evaluation.parquet and curves.parquet; reward models and policies stay
+        in ``folder``, for all studies of it."""
         started = time.time()
         (out / "policies.csv").unlink(missing_ok=True)  # what the variants are called is read anew
         for recipe in sorted({settled(profile, v).reward_model for v in self.plan}):
@@ -75,13 +66,11 @@ class Policies(Study):
         return counted(pd.read_parquet(folder / "evaluation.parquet"))
 
     def named(self, folder: Path) -> pd.DataFrame:
-        """Label, remark, group and veto by variant: of a drawn study its own, else of the kind.
-
-        A name may have gone from the kind, or have been changed, since.
-        """
+        """Label, remark, group and veto by variant: of a drawn study its own, since those of the
+        kind may have changed."""
         columns = ["label", "remark", "group", "veto"]
         if (folder / "policies.csv").exists():
-            drawn = pd.read_csv(folder / "policies.csv").set_index("variant")[columns]
+            drawn = pd.read_csv(folder / "policies.csv", index_col="variant")[columns]
             return drawn.fillna({"remark": "", "group": "", "label": ""})
         variants = [BASE, *self.plan]
         facts = [{"remark": "", "veto": True} | VARIANTS[name] for name in variants]
@@ -107,21 +96,15 @@ class Policies(Study):
 def counted(evaluation: pd.DataFrame) -> Estimates:
     """Sums of the kind's metrics by patient, policy and seed; KitError where patients differ."""
     policy_metrics.same_patients(evaluation)
-    sums, against = policy_metrics.sums(evaluation), policy_metrics.labels(evaluation)
-    keys = {
-        column: key
-        for column, key in enumerate(sums.keys)
-        if key[2] in STUDY.values() and key[3:] == ("all", against)
-    }
-    return results.kept(sums, keys)
+    sums, cell = policy_metrics.sums(evaluation), ("all", policy_metrics.labels(evaluation))
+    wanted = [(metric, *cell) for metric in STUDY.values()]
+    return results.kept(sums, {n: key for n, key in enumerate(sums.keys) if key[2:] in wanted})
 
 
 def table(rows: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
-    """One row a variant, in the order of ``named``; one that the results lack is empty.
-
-    ``COLUMNS`` with _low and _high, and of values _seeds (a value a training seed, joined by "|").
-    In percent, S2 and tokens as numbers; differences in points.
-    """
+    """One row a variant of ``named``, empty where the results lack it: ``COLUMNS`` with _low and
+    _high, and of values _seeds (a value a training seed, joined by "|"). In percent, S2 and tokens
+    as numbers; differences in points."""
     cells, shown = results.Cells(rows), []
     [against] = cells.against
     for name, facts in named.iterrows():
@@ -166,7 +149,7 @@ def prepare_reward_model(profile, folder: Path, data: RunData, name: str) -> Non
 
 
 def _side_by_side(profile, folder, todo) -> list[dict]:
-    """Rows on each policy's training, in the order of ``todo``; a process a core, one on a GPU."""
+    """``one`` for each of ``todo``, in this order; a process a core, one on a GPU."""
     import torch
 
     workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
@@ -201,8 +184,7 @@ def one(profile: Profile, folder: Path, variant: str, seed: int) -> dict:
 
 
 def _evaluate(profile, folder, data, variant: str, seed: int, fingerprint: str = "") -> None:
-    """Answers to the bench prompts, evaluation.parquet and verdicts.parquet, unless they are
-    there."""
+    """Answers to the bench prompts, unless they are there: evaluation.parquet, verdicts.parquet."""
     from promedical_utils.reward_model import hub  # loads torch
 
     where = place(folder, variant, seed)

@@ -7,9 +7,8 @@ how, other                             "value"; "less": the system less ``other`
 value, low, high, n                    in the metric's unit, 95 % interval, items (least of parts)
 
 Intervals resample conditions, then samples within them, and hold the training seeds fixed: how
-far these move a value is what the rows of single seeds are for. The committed study of reward
-models was made before these rows, when a model's seeds were stored by rank: theirs are "?1" to
-"?3", the lowest first, without an interval.
+far these move a value is what the rows of single seeds are for. Those of the committed study of
+reward models are "?1" to "?3", the lowest first, without an interval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +39,8 @@ def count(
 ) -> pd.DataFrame:
     """All rows of ``sums``, whose keys are ``KEY``; the seed of what was not trained is "".
 
-    Each system less each of ``others``, by training seeds that both have and over all of either;
-    metrics in ``ratios`` also over them.
+    Each system less ``others``, by training seeds of both and over all; ``ratios``: metrics of
+    which it is also put over them.
     """
     weights, rows = sums.weights(draws, seed), []
     cells: dict[tuple, dict[str, dict[str, int]]] = {}

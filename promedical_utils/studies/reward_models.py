@@ -1,6 +1,5 @@
 """The study of reward models: every baseline and ablation, same data, same steps, on one bench."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,10 +38,8 @@ class RewardModels(Study):
         frames, models = [], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
-            print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", end=" ", flush=True)
-            started = time.perf_counter()
+            print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
             frame, row = self.one(profile, folder, data, made, held, name, seed)
-            print(f"{time.perf_counter() - started:.0f} s", flush=True)
             frames.append(frame)
             models.append({"model": name, "seed": seed} | row)
         frames += self.controls(profile, data, frames, made, held)
@@ -111,10 +108,8 @@ class RewardModels(Study):
 
 
 def goals(cells: results.Cells, asked: Sequence[Mapping]) -> list[dict]:
-    """The kind's questions, against the truth: what was measured.
-
-    ``value`` and ``reached`` are None where the plan has no such model.
-    """
+    """The kind's questions, against the truth: ``value`` and ``reached``, None where the plan has
+    no such model."""
     rows = []
     for goal in asked:
         key, (sign, wanted) = (*goal["of"], "truth"), goal["wanted"]
@@ -124,11 +119,9 @@ def goals(cells: results.Cells, asked: Sequence[Mapping]) -> list[dict]:
         if "but" in goal:
             value -= cells.ends((goal["but"], *key[1:]))[0]
         row = {"id": goal["id"], "question": goal["question"], "wanted": f"{sign} {wanted:g}"}
-        row |= {"value": None, "reached": None}
-        if not np.isnan(value):
-            row["value"] = round(value, 4)
-            row["reached"] = value >= wanted if sign == ">=" else value <= wanted
-        rows.append(row)
+        reached = value >= wanted if sign == ">=" else value <= wanted
+        known = {"value": round(value, 4), "reached": reached}
+        rows.append(row | (dict.fromkeys(known) if np.isnan(value) else known))
     return rows
 
 

@@ -7,9 +7,8 @@ verifier  the medical verifier's way (``scorers.published``): two labels for a r
           reference, here a criterion's text; it learns from the judge's verdicts.
 
 Held equal with the reward models of ``variants``: base, instructions and answers, instructions an
-optimiser step, steps, optimiser, learning rate, QLoRA and its rank. Not equal is what each system
-makes of an answer: pair_rm reads two at once and twice, the verifier reads no question. The rest of
-a system is its scorer: a trained folder is what ``PairRM.load`` and ``Verifier.load`` take.
+optimiser step, steps, optimiser, learning rate, QLoRA and its rank. A trained folder is what
+``PairRM.load`` and ``Verifier.load`` take.
 
 The small tokenizer spells the fixed words of a prompt letter by letter, twice as many tokens
 as the answer and the criterion. So each fixed part is one new token (kit's decision), which starts
@@ -20,6 +19,8 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -51,9 +52,6 @@ OUTPUTS = {"pair_rm": None, "verifier": 2}  # of a score head; a pair RM answers
 
 # of a checkpoint: it holds the new tokens' embeddings, as it must
 warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
-
-# token ids up to where the model answers, and the output that is right: a token, or a label
-Example = tuple[list[int], int]
 
 
 def train(
@@ -110,8 +108,7 @@ def train(
 
 
 def save(model: PeftModel, tokenizer, out: Path, report: dict, labels: int | None) -> None:
-    """A trained adapter in its base's weights, unquantised, as a hub model; ``labels`` of its
-    head. The report is written last, and checkpoints go."""
+    """A trained adapter in its base's weights, unquantised, as a hub model; checkpoints go."""
     reward_model.merge(model)
     merged = model.unload()
     config = type(merged.config).from_dict(merged.config.to_dict())
@@ -147,35 +144,29 @@ def add_fixed_parts(model, tokenizer, parts: Sequence[str]) -> None:
             weight[row] = weight[ids].mean(dim=0)
 
 
-def examples(name: str, group: Group, tokenizer) -> dict[str, list[Example]]:
-    """What a system learns from a group, by what to call it when it is too long; pairs in both
-    orders."""
-    text = {a.id: a.text for a in group.candidates}
+def examples(name: str, group: Group, tokenizer) -> dict[str, list[tuple[list[int], int]]]:
+    """What a system learns from a group, by what to call it when it is too long: token ids up to
+    where the model answers, and the output that is right, a token or a label."""
+    learned: dict[str, list[tuple[list[int], int]]] = {}
     if name == "verifier":
-        found: dict[str, list[Example]] = {}
-        for a in group.judged:
-            for c in group.criteria:
-                if (said := met(group, a.id, c)) is not None:
-                    ids = published.verifier_ids(tokenizer, a.text, c.text)
-                    found.setdefault(f"candidate {a.id}", []).append((ids, int(said)))
-        return found
-    letters = published.letters(tokenizer)
-    return {
-        f"candidates {best} and {worst}": [
-            (published.pair_ids(tokenizer, group.messages, text[one], text[other]), letter)
-            for one, other, letter in zip((best, worst), (worst, best), letters, strict=True)
-        ]
-        for best, worst in preferences(group)
-    }
+        for a, c in product(group.judged, group.criteria):
+            if (said := met(group, a.id, c)) is not None:
+                ids = published.verifier_ids(tokenizer, a.text, c.text)
+                learned.setdefault(f"candidate {a.id}", []).append((ids, int(said)))
+        return learned
+    text, (first, second) = {a.id: a.text for a in group.candidates}, published.letters(tokenizer)
+    ids = partial(published.pair_ids, tokenizer, group.messages)
+    for best, worst in preferences(group):  # in both orders
+        pair = [(ids(text[best], text[worst]), first), (ids(text[worst], text[best]), second)]
+        learned[f"candidates {best} and {worst}"] = pair
+    return learned
 
 
 def training_rows(name: str, groups: Sequence[Group], tokenizer, limit: int):
-    """(rows, left out): a row a group that teaches something; what is longer than ``limit`` by
-    name.
+    """(rows, left out): a row a group that teaches something; what is longer than ``limit``, named.
 
     A row holds packed sequences (``ids``, ``starts``) and ``targets`` (N,), the right output of
-    each read in order. Examples of a pair or an answer begin alike, and are packed after what they
-    share.
+    each read in order. Examples of a pair or an answer are packed after the start that they share.
     """
     rows, left_out = [], []
     for group in groups:

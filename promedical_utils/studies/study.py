@@ -47,18 +47,14 @@ class Study:
 
     @property
     def shows(self) -> dict:
-        """What ``kinds/<kind>.yaml`` says."""
         return kind_of(self.kind)
 
     def run(self, profile: Profile, folder: Path, out: Path) -> pd.DataFrame:
-        """Train, count and draw; ``folder`` holds the data and the base of notebooks 00 to 02.
-
-        Returns the rows of results.csv. KitError for data without a truth, or an unknown system.
-        """
+        """Train, count and draw; the rows of results.csv. ``folder`` holds the data and the base of
+        notebooks 00 to 02. KitError for data without a truth, or an unknown system."""
         if profile.data != "clinic":
-            raise KitError(
-                f"profile {profile.name} has no truth to measure against: study the clinic"
-            )
+            why = "has no truth to measure against: study the clinic"
+            raise KitError(f"profile {profile.name} {why}")
         for name in set(self.plan) - set(self.known()):
             choice = ", ".join(self.known())
             raise KitError(f"unknown system {name!r} of a study: choose one of {choice}")
@@ -75,7 +71,7 @@ class Study:
         self.draw(read_json(folder / "manifest.json", "of a study (make study)"), folder)
 
     def draw(self, manifest: Mapping, out: Path) -> pd.DataFrame:
-        """Results, counted where ``out`` holds what they are counted from, and what shows them."""
+        """Results, counted where that is published which they are counted from; and their show."""
         if (sums := self.sums(out)) is not None:
             drawn = profiles.of_manifest(manifest)
             compared = self.shows["less"], self.shows.get("over", ())
@@ -83,8 +79,6 @@ class Study:
         rows = results.read(out)  # as written, so that a redrawing is the same
         self.show(rows, manifest, out)
         return rows
-
-    # ------------------------------------------------------------ what a kind says of itself
 
     def known(self) -> Sequence[str]:
         """What a plan of this kind can name."""
@@ -98,8 +92,6 @@ class Study:
         """Label and remark by system."""
         frame = pd.DataFrame({"label": self.shows["labels"]})
         return frame.assign(remark=pd.Series(self.shows.get("remarks", {}), dtype=str)).fillna("")
-
-    # ------------------------------------------------------------ tables and figures
 
     def ablation(self, folder: Path, study: str) -> pd.DataFrame:
         """Rows of ``tables.build_ablation``, in the units of people, from a published study."""
@@ -116,11 +108,14 @@ class Study:
 
     def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:
         profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
-        sources = [out / "results.csv"]
-        tables.save(frame, out, name, title, sources, profile, profile.seed, facts=facts)
+        tables.save(frame, out, name, title, _sources(out), profile, facts=facts)
 
     def save_figure(self, plot, frame, out: Path, name: str, manifest: Mapping, *more) -> None:
         """``more``: files of ``out`` that it is drawn from, beside results.csv."""
-        profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
-        facts |= {"sources": tables.digests([out / file for file in ("results.csv", *more)])}
-        plotting.save(plot, frame, out, name, tables.note(profile, profile.seed), facts)
+        facts = {"run": provenance.of_manifest(manifest)}
+        facts |= {"sources": tables.digests(_sources(out, *more))}
+        plotting.save(plot, frame, out, name, tables.note(profiles.of_manifest(manifest)), facts)
+
+
+def _sources(out: Path, *more: str) -> dict[str, Path]:
+    return {f"{out.name}/{file}": out / file for file in ("results.csv", *more)}

@@ -1,8 +1,6 @@
-"""The study of systems: small trained versions of the compared ones, and a second backbone, on one
-bench.
+"""The study of systems: small versions of the compared ones, and a second backbone, on one bench.
 
-Same instructions, same number of them a step, same steps: see ``small_systems`` and ``variants``.
-Equal too is the base, but for ``criterion_llama``, whose Llama twin had the same lessons.
+What is equal and what not, ``small_systems`` and ``systems.yaml`` say.
 """
 
 from collections.abc import Mapping
@@ -71,10 +69,8 @@ class Systems(RewardModels):
 
 
 def prepare_bases(profile: Profile, folder: Path, plan: Mapping) -> dict[str, dict]:
-    """Bases by architecture: that of notebook 00, and one of every other that ``plan`` asks for.
-
-    Another is trained once, by the same lessons in the same steps, into a folder of its name.
-    """
+    """Reports of bases by architecture: that of notebook 00, and of every other in the ``plan`` one
+    that is trained, by the same lessons in the same steps, into a folder of its name."""
     from promedical_utils.reward_model.hub import source_of  # late: loads torch
 
     asked = {variants.find(name).architecture for name in plan if name in variants.RECIPES}
@@ -89,10 +85,8 @@ def prepare_bases(profile: Profile, folder: Path, plan: Mapping) -> dict[str, di
         if not mark.exists() or read_json(mark, "00_start_here")["of"] != key:
             mark.unlink(missing_ok=True)
             trained = profile.model_copy(update={"base_architecture": architecture})
-            report = base_module.train_base(trained, place)
+            base_module.train_base(trained, place)
             write_json(mark, {"of": key})
-            lost = ", ".join(report["cannot_copy"]) or "none"
-            print(f"{architecture} base: {report['seconds']:.0f} s; cannot copy: {lost}")
         reports[architecture] = read_json(place / "base_report.json", "00_start_here")
     keys = ("parameters", "steps", "seconds", "copy_rates", "cannot_copy")
     return {name: {k: report.get(k) for k in keys} for name, report in reports.items()}

@@ -20,6 +20,7 @@ from promedical_utils.studies.reward_models import RewardModels
 
 SETTINGS = benches.profile()
 NAMES = tables.systems(SETTINGS)
+OVERALL = {"metric": "overall", "slice": "all", "against": "adjudicated"}
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,6 @@ def test_nothing_ran_is_said_and_has_the_same_columns(metrics):
     assert (policy.status == "not run").all() and len(policy) == 5
     assert list(policy) == list(
         tables.build_policy(tables.reported("policy"), benches.evaluation(), 20, 0)
-    )
-    study = tables.build_policy_study(tables.reported("ablation"), None)
-    assert (study.status == "not run").all() and study.filter(like="run_").isna().all(axis=None)
-    assert len(study) == len(tables.reported("ablation")) and list(study) == list(
-        tables.build_policy_study(tables.reported("ablation"), studied()[1])
     )
     by = tables.build_policy_by(None, None, "specialty", 20, 0)
     assert by.empty and list(by) == list(tables.build_policy_by(*evaluated(), "specialty", 20, 0))
@@ -570,9 +566,9 @@ def test_policy_says_why_there_is_no_healthbench():
     assert df.healthbench["GRPO with gated veto (kit)"] == "not run"
 
 
-def test_sliced_by_hand(run):
+def test_overall_accuracy_by_specialty_by_hand(run):
     made, counted = run
-    df = tables.sliced(counted, "specialty", draws=40, seed=1)
+    df = counted.by("specialty", OVERALL, 40, 1)
     n = counted.keys.index(("criterion", "overall", "all", "adjudicated"))
     for part in sorted(made.samples.specialty.unique()):
         own = (made.samples.specialty == part).to_numpy()
@@ -632,16 +628,13 @@ def test_saved_tables_are_the_same_bytes_and_lead_back(metrics, tmp_path):
     df = tables.build_safety_veto(tables.reported("safety_veto"), metrics, NAMES)
     digests = []
     for folder in ("one", "two"):
-        path = tables.save(df, tmp_path / folder, "veto", "Veto", [source], SETTINGS, 3)
+        path = tables.save(df, tmp_path / folder, "veto", "Veto", {"metrics": source}, SETTINGS)
         files = sorted(path.parent.iterdir())
         assert [p.suffix for p in files] == [".csv", ".json", ".md", ".tex"]
         digests.append([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
     assert digests[0] == digests[1]
     facts = json.loads((tmp_path / "one" / "veto.json").read_text())
-    assert (
-        facts["sources"] == {f"{source.parent.name}/metrics.parquet": sha256(source)}
-        and facts["seed"] == 3
-    )
+    assert facts["sources"] == {"metrics": sha256(source)} and facts["seed"] == SETTINGS.seed
     everything = "".join(
         (tmp_path / "one" / f"veto.{e}").read_text() for e in ("csv", "md", "tex", "json")
     )
@@ -656,7 +649,7 @@ def test_saved_tables_are_the_same_bytes_and_lead_back(metrics, tmp_path):
 
 def test_smoke_numbers_say_that_they_are_none():
     smoke = SETTINGS.model_copy(update={"name": "smoke"})
-    assert "no results" in tables.note(smoke, 1) and "no results" not in tables.note(SETTINGS, 1)
+    assert "no results" in tables.note(smoke) and "no results" not in tables.note(SETTINGS)
 
 
 def curve(truth=True):
@@ -800,12 +793,12 @@ def test_figures_are_drawn_from_the_csv_and_byte_equal(run, metrics, tmp_path):
         figures.plot_policy_curve: curve(),
         figures.plot_gold_over_kl: curve(),
         figures.plot_specialty: tables.build_specialty(
-            tables.sliced(run[1], "specialty", draws=20), NAMES
+            run[1].by("specialty", OVERALL, 20, 0), NAMES
         ),
     }
     for plot, df in plots.items():
         if plot in (figures.plot_seen_unseen, figures.plot_policy_curve, figures.plot_gold_over_kl):
-            csv = plotting.save(plot, df, tmp_path, plot.__name__, "a note")
+            csv = plotting.save(plot, df, tmp_path, "drawn", "a note")
             first = [csv.with_suffix(e).read_bytes() for e in (".png", ".pdf")]
             assert len(first[0]) > 5000 and b"CreationDate" not in first[1]
             plotting.draw(plot, csv, "a note")
