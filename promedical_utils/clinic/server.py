@@ -115,7 +115,7 @@ class Clinic:
         rate = writer.error_rate(self.profile, last.category, categories)
         rng = random.Random(short_hash("draft", self.profile.seed, json.dumps(tasks)))
         gold = self.world.rubric_of[self._patient(conversations[-1])]
-        draft = writer.draft(gold, rate, 0, rng)
+        draft = writer.draft(gold, rate, rng)
         fields = [c.model_dump(include={"dimension", "text", "weight"}) for c in draft.criteria]
         slips = rng.random() < SLIP ** (2 if "broken_rules" in tasks[-1] else 1)
         return {"criteria": _slipped(fields, rng) if slips else fields}

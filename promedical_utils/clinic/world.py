@@ -94,7 +94,7 @@ def messages(patient: Patient) -> list[Message]:
     return dialogue([f"{opening} {leaflet} {question}"])
 
 
-def rubric(patient: Patient, instruction_id: str, unseen: bool, round_: int = 0) -> Rubric:
+def rubric(patient: Patient, instruction_id: str, unseen: bool) -> Rubric:
     """The gold rubric: 5 to 12 criteria; ``unseen`` adds the kinds that training never shows."""
     rng, kinds = random.Random(patient.wording_seed + 1), read("criteria")
     needed = [k for k, spec in kinds.items() if spec.get("needs") in (None, *patient.extras)]
@@ -114,7 +114,7 @@ def rubric(patient: Patient, instruction_id: str, unseen: bool, round_: int = 0)
         )
         for kind in chosen
     ]
-    return Rubric(instruction_id=instruction_id, status="gold", round=round_, criteria=criteria)
+    return Rubric(instruction_id=instruction_id, status="gold", round=0, criteria=criteria)
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,10 @@ def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
     return rubric.model_copy(update={"criteria": criteria})
 
 
-def draft(rubric: Rubric, error_rate: float, round_: int, rng: random.Random) -> Rubric:
-    """What the writer makes of an instruction: the gold rubric, or at ``error_rate`` a flawed
-    one."""
+def draft(rubric: Rubric, error_rate: float, rng: random.Random) -> Rubric:
+    """What the writer makes of an instruction: its gold rubric, at ``error_rate`` a flawed one."""
     written = flaw(rubric, rng.choice(FLAWS), rng) if rng.random() < error_rate else rubric
-    return written.model_copy(update={"status": "draft", "round": round_})
+    return written.model_copy(update={"status": "draft", "round": 0})
 
 
 def error_rate(profile, category: str, examples: Iterable[str]) -> float:

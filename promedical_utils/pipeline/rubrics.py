@@ -113,7 +113,7 @@ def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], show
         alike = [i.category for i, _ in near]
         rate = people.error_rate(profile, instruction.category, alike)
         rng = random.Random(short_hash("draft", profile.seed, instruction.id, *alike))
-        drafts.append(people.draft(w.rubric_of[instruction.id], rate, 0, rng))
+        drafts.append(people.draft(w.rubric_of[instruction.id], rate, rng))
     return Written(drafts, [], 0)
 
 

@@ -12,11 +12,10 @@ import psutil
 
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile, Role
-from promedical_utils.core.workspace import project_root, shown
+from promedical_utils.core.workspace import project_root
 from promedical_utils.data.sources import schemas
 from promedical_utils.run import notebooks
 
-KEYS = ("HF_TOKEN",)  # and those that the profile's roles name
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
 # Mean tokens of one request with its answer, by what is asked. The kit's assumptions, rounded up:
 # an instruction of 150 tokens (UltraMedical's have 102 words on average), an answer of 500, a
@@ -25,22 +24,17 @@ DISK_GIB = 8  # the environment and a run of the small base; a hub model comes o
 REQUEST_TOKENS = {"writer": 3200, "screener": 650, "classifier": 850, "generator": 750}
 REQUEST_TOKENS |= {"judge": 1850, "compared": 2500, "rated": 1260}
 REPAIRED = 0.25  # share of the drafts that are written twice
-STATES = {
-    True: "found, as on its card",
-    False: "found, other bytes than its card's",
-    None: "not found",
-}
 
 
 def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
-    named = sorted({role.key for role in profile.roles.values() if role.key})
+    keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values() if role.key})]
     blocks = {
         "machine": machine(profile),
         "packages": packages(),
         "data": data(),
-        "keys": [f"{k}: {'set' if os.environ.get(k) else 'not set'}" for k in (*KEYS, *named)],
+        "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in keys],
         f"profile {name}": needs(profile) + requests(profile),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
@@ -97,9 +91,10 @@ def data() -> list[str]:
     folder = os.environ.get(schemas.VARIABLE)
     if not folder:
         return [f"{schemas.VARIABLE}: not set; PROFILE=real downloads what it reads"]
+    states = {None: "not found", True: "found", False: "found, other bytes than its card's"}
     lines = [f"{schemas.VARIABLE}: {folder}"]
     for key, card in schemas.CARDS.items():
-        lines.append(f"{card.name} ({card.file}): {STATES[schemas.as_first_read(key)]}")
+        lines.append(f"{card.name} ({card.file}): {states[schemas.as_first_read(key)]}")
     return lines
 
 
@@ -107,16 +102,13 @@ def needs(profile: Profile) -> list[str]:
     """Time and memory of each notebook: of the last run here, else of the published one."""
     length = notebooks.span(60 * profile.minutes)
     lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
-    reference = project_root() / "papers_figures" / profile.name
-    places = {"last run here": project_root() / "runs" / profile.name, shown(reference): reference}
-    known = {where: notebooks.timings(folder) for where, folder in places.items()}
-    for name in notebooks.notebooks(profile):
-        text = "not measured yet, part of the estimate above"
-        if where := next((where for where in known if name in known[where]), ""):
-            row = known[where][name]
-            text = f"{notebooks.span(row['seconds'])}, {row['peak_gib']} GiB ({where})"
-        lines.append(f"{name}: {text}")
-    return lines
+    measured = dict.fromkeys(notebooks.notebooks(profile), "not measured yet")
+    for place in ("papers_figures", "runs"):
+        for name, row in notebooks.timings(project_root() / place / profile.name).items():
+            if name in measured:
+                seconds = notebooks.span(row["seconds"])
+                measured[name] = f"{seconds}, {row['peak_gib']} GiB ({place}/{profile.name})"
+    return lines + [f"{name}: {text}" for name, text in measured.items()]
 
 
 def requests(profile: Profile) -> list[str]:
@@ -147,15 +139,19 @@ def requests_plan(profile: Profile) -> pd.DataFrame:
 
     One row a role and their total last. Every instruction gets a rubric, a share ``REPAIRED`` of
     them twice; every generator answers each, and every answer is judged in one request, on all its
-    criteria. The judges of the bench with an endpoint of their own read every answer of it, and
-    every two of one sample in both orders; RaR's rates every answer. The pool that deduplication
-    left is screened and classified at most. Requests that are put again come on top.
+    criteria; so are those of policies, unless the clinic judges its own. The judges of the bench
+    with an endpoint of their own read every answer of it, and every two of one sample in both
+    orders; RaR's rates every answer. The pool that deduplication left is screened and classified
+    at most. Requests that are put again come on top.
     """
     instructions, pool, judges = _instructions(profile), _pool(profile), bench_judges(profile)
     generators = sum(name.startswith("generator_") for name in profile.roles)
     asked = {"writer": math.ceil(instructions * (1 + REPAIRED)), "generator": instructions}
-    asked |= {"screener": pool, "classifier": pool}
-    asked["judge"] = instructions * generators + _policy_answers(profile)
+    asked |= {"screener": pool, "classifier": pool, "judge": instructions * generators}
+    if profile.data != "clinic" and "05_grpo_with_veto" in profile.notebooks:
+        evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)
+        asked["judge"] += evaluations * profile.checkpoint_instructions
+        asked["judge"] += 2 * (profile.policy_prompts or profile.bench_samples)
     kinds = {name: name.partition("_")[0] for name in profile.roles}
     shares = {name: {kind: asked[kind]} for name, kind in kinds.items()}
     answers = profile.bench_samples * generators
@@ -189,12 +185,3 @@ def bench_judges(profile: Profile) -> dict[str, Role]:
     """The prompted judges of notebook 04 that have an endpoint, RaR's as ``rar_implicit``."""
     named = profile.judges | ({"rar_implicit": profile.rar_judge} if profile.rar_judge else {})
     return {name: role for name, role in named.items() if role.endpoint}
-
-
-def _policy_answers(profile: Profile) -> int:
-    """Answers of policies that an endpoint judges in notebook 05; the clinic judges its own."""
-    if profile.data == "clinic" or "05_grpo_with_veto" not in profile.notebooks:
-        return 0
-    evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)
-    prompts = profile.policy_prompts or profile.bench_samples
-    return evaluations * profile.checkpoint_instructions + 2 * prompts

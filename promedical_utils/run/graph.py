@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from promedical_utils.core.profiles import OVERRIDES, profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 from promedical_utils.paper import rerun
 from promedical_utils.run import doctor
-from promedical_utils.run.notebooks import environment, fingerprint, notebooks, span, timings
+from promedical_utils.run.notebooks import environment, fingerprint, notebooks, span
 from promedical_utils.studies import catalog
 
 
@@ -33,27 +32,22 @@ def reproduce(name: str, run_dir: str = "") -> None:
     print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
     if profiles.asks_endpoints(profile):
         print("\n".join(doctor.requests(profile)), flush=True)
-    before, line, log = timings(run), run / "failure.txt", run / "snakemake.log"
+    failure, log = run / "failure.txt", run / "snakemake.log"
     command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")
     variables = os.environ | {"PROMEDICAL_PYTHON": sys.executable}
-    variables["PROMEDICAL_STARTED"] = str(time.time())
     with alone(root) as lock, open(log, "w") as messages:
-        line.unlink(missing_ok=True)
+        failure.unlink(missing_ok=True)
         child = subprocess.Popen(command, cwd=root, env=variables, stderr=messages, pass_fds=[lock])
         try:
             code = child.wait()
         except KeyboardInterrupt:
             child.wait()
             raise KitError("stopped; the same command goes on from here") from None
-    if code and line.exists():
-        raise KitError(line.read_text().strip())
+    if code and failure.exists():
+        raise KitError(failure.read_text().strip())
     if code:
         raise KitError(f"{log.read_text().strip()}\nsnakemake failed, see {shown(log)}")
-    done = "up to date" if timings(run) != before else "up to date, nothing to do"
-    print(f"{shown(run)} is {done}")
-
-    outcome = rerun.report(name, run_dir)
-    print(f"{shown(run / 'rerun.md')}: {outcome}")
+    print(f"{shown(run / 'rerun.md')}: {rerun.report(name, run_dir)}")
 
 
 def run_study(name: str) -> None:

@@ -80,11 +80,10 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
 
 
 def execute(notebook: str, profile: str, run_dir: str = "") -> None:
-    """Run one notebook into ``<run>/notebooks/``, its seconds, memory and code into
-    ``timings.json``.
+    """Run one notebook into ``<run>/notebooks/``; its seconds and memory go to ``timings.json``.
 
-    Prints which notebook, of how many, how long, since when. Raises KitError for a failed cell,
-    with notebook, cell and error; the copy so far is kept as ``<notebook>.failed.ipynb``.
+    Prints which notebook, of how many, how long. Raises KitError for a failed cell, with notebook,
+    cell and error; the copy so far is kept as ``<notebook>.failed.ipynb``.
     """
     settings = profile_for(profile)
     names, origin = notebooks(settings), str(source(notebook))
@@ -109,16 +108,12 @@ def execute(notebook: str, profile: str, run_dir: str = "") -> None:
         _clean(temporary)
     failed.unlink(missing_ok=True)
     seconds = time.time() - start
-    row = {"seconds": round(seconds, 1), "peak_gib": round(_peak_gib(), 2)} | code
+    # of the largest process that has ended, the kernel; KiB on Linux, bytes on macOS
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    gib = round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)
+    row = {"seconds": round(seconds, 1), "peak_gib": gib} | code
     workspace.write_json(run / "timings.json", timings(run) | {notebook: row})
-    since = time.time() - float(os.environ.get("PROMEDICAL_STARTED", start))
-    print(f"{span(seconds)}, {span(since)} elapsed", flush=True)
-
-
-def _peak_gib() -> float:
-    """Memory of the largest process that has ended, the kernel."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB on Linux, bytes on macOS
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    print(span(seconds), flush=True)
 
 
 def timings(run: Path) -> dict:

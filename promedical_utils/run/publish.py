@@ -7,16 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils.audit import paper_numbers
-from promedical_utils.core import profiles
+from promedical_utils.core import profiles, workspace
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import (
-    KitError,
-    need,
-    project_root,
-    read_json,
-    run_folder,
-    shown,
-)
+from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 from promedical_utils.paper import registry
 from promedical_utils.run import graph
 from promedical_utils.studies import catalog
@@ -62,7 +55,10 @@ def publish(name: str) -> Path:
         )
     if profile.data == "clinic":
         patterns += ROWS
-        _own_rows(run / "external/predictions.parquet")
+        predicted = run / "external/predictions.parquet"
+        sets = set(pd.read_parquet(predicted, columns=["set"])["set"]) if predicted.exists() else ()
+        if real := ", ".join(sorted(set(sets) - {"clinic"})):
+            raise KitError(f"{shown(predicted)} has rows of {real}: run notebook 06 without them")
     files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
     return _replace(run, files, root / "papers_figures" / name)
 
@@ -96,16 +92,6 @@ def _replace(run: Path, files: list[Path], target: Path) -> Path:
     return target
 
 
-def _own_rows(path: Path) -> None:
-    """KitError where the clinic's run has rows of real sets beside its own: they are not
-    published."""
-    known = set(pd.read_parquet(path, columns=["set"])["set"]) if path.exists() else set()
-    if real := sorted(known - {"clinic"}):
-        raise KitError(
-            f"{shown(path)} has rows of {', '.join(real)}: run notebook 06 without these sets"
-        )
-
-
 def _check(path: Path) -> None:
     text = path.read_text(encoding="utf-8") if path.suffix in TEXTS else ""
     for folder in {project_root(), Path.home()} - {Path("/")}:
@@ -120,10 +106,10 @@ def redraw(profile: Profile) -> str:
     print."""
     root = project_root() / "papers_figures"
     place, lines = root / profile.name, []
-    need(place / "bench/predictions.parquet", "of a published run; make publish")
+    workspace.need(place / "bench/predictions.parquet", "of a published run; make publish")
     # the studies first: the ablation reads their files
     for path in sorted(root.glob("studies/*/manifest.json")):
-        manifest = read_json(path, "of a study (make study)")
+        manifest = workspace.read_json(path, "of a study (make study)")
         if profiles.of_manifest(manifest).name == profile.name:
             catalog.study_of(path.parent.name).redraw(path.parent)
             lines.append(f"redrawn: {shown(path.parent)}")
