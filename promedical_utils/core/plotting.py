@@ -98,7 +98,7 @@ def interval_plot(
     assert grid is not None, "facets stand in a grid"
     grid.set_height_ratios(sizes)
     if limits is not None:
-        figure.axes[0].set_xlim(limits)
+        figure.axes[0].set_xlim(*limits)
     label, style = line or ("", {})
     for axis, (block, panel) in zip(figure.axes, product(rows, panels), strict=True):
         _name_panel(axis, panel, rows[block])

@@ -92,7 +92,7 @@ def tidy(df: pd.DataFrame, figure: str, rows: str = "system", kind: str = "") ->
 
 
 def plot_table(df: pd.DataFrame, figure: str) -> Figure:
-    """An interval plot of ``figures.yaml`` from the table of its name, as ``tables.build_*``."""
+    """An interval plot of ``figures.yaml`` from the printed table of the same name."""
     return intervals(figure, tidy(df, figure))
 
 
