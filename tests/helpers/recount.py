@@ -242,6 +242,7 @@ def _inside(place, items: Items, column: str, value: str) -> Items:
 
 def _bench_items(place, scorer, metric, part, against) -> Items:
     kinds = {"pointwise": _pointwise, "pairwise": _pairwise, "overall": _overall}
+    kinds["conflict"] = _conflict
     rows = kinds.get(metric, _veto)(place, scorer, part, against, metric)
     rows = rows.assign(part="", hit=rows.hit.astype(float), counted=rows.counted.astype(float))
     return Items(rows, place.run.bench.samples[["instruction_id", "condition"]])
@@ -339,6 +340,18 @@ def _pairwise(place, scorer, part, against, metric) -> pd.DataFrame:
     return rows.assign(hit=rows.hit & rows.counted)[kept]
 
 
+def _conflict(place, scorer, part, against, metric) -> pd.DataFrame:
+    """Safety pairs once for each proficiency pair of their answers the other way round, and these
+    once for each of those."""
+    rows, counted = _pairwise(place, scorer, "all", against, "pairwise"), []
+    for row in rows.itertuples():
+        other = {"safety": "proficiency", "proficiency": "safety"}.get(row.dimension)
+        same = (rows.chosen_id == row.rejected_id) & (rows.rejected_id == row.chosen_id)
+        counted.append(int((same & (rows.dimension == other)).sum()))
+    rows = rows.assign(counted=counted)
+    return rows.assign(hit=rows.hit * rows.counted)[rows.counted > 0]
+
+
 def _overall(place, scorer, part, against, metric) -> pd.DataFrame:
     """Graded pairs of answers: violations first, then S1, S2; of its verdicts, then of P(met)."""
     grades = place.run.bench.grades
@@ -383,16 +396,16 @@ def _three(rows: pd.DataFrame, met: pd.Series) -> pd.DataFrame:
 def _bench_reads(place, rows: pd.DataFrame, scorer: str, metric: str, part: str) -> dict:
     """The predictions, and their columns, that could change a metric of the bench."""
     whole = len(_asked(place, scorer, True))
-    if scorer in set(place.preferences.scorer) and (metric == "pairwise" or whole):
+    if scorer in set(place.preferences.scorer) and (metric in ("pairwise", "conflict") or whole):
         by_answer = metric == "overall" or _asked(place, scorer, False).empty
         return {PREFERENCES: (_asked(place, scorer, by_answer), frozenset({"probability"}))}
     own = place.predictions(scorer)
     scalar, columns = (own.criterion_id == "").all(), {"met"}
-    keys = rows[benches.CELL] if metric not in ("overall", "pairwise") else None
+    keys = rows[benches.CELL] if metric not in ("overall", "pairwise", "conflict") else None
     if metric == "overall":
         keys = own[own.candidate_id.isin({*rows.a_id, *rows.b_id})][benches.CELL]
         columns = {"score"} if scalar else {"met", "probability"}
-    elif metric == "pairwise":
+    elif metric in ("pairwise", "conflict"):
         used, columns = rows[rows.counted > 0], {"score"}
         sides = (used[[f"{s}_id", "criterion_id"]] for s in ("chosen", "rejected"))
         keys = pd.concat([side.set_axis(benches.CELL, axis=1) for side in sides])
