@@ -150,12 +150,16 @@ def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
 
 
 def stacked_bars(
-    wide: pd.DataFrame, label: str, colours: Iterable[str] = (), ends: Iterable[str] | None = None
+    wide: pd.DataFrame,
+    label: str,
+    colours: Iterable[str] = (),
+    line: float | None = None,
+    ends: Iterable[str] | None = None,
 ) -> Figure:
     """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too.
 
-    ``ends`` are written behind the bars, else the sums; without ``colours`` the columns are
-    dimensions.
+    ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare with;
+    without ``colours`` the columns are dimensions.
     """
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
     colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
@@ -171,6 +175,8 @@ def stacked_bars(
     axis.grid(False, axis="y")
     axis.margins(x=0.08)
     axis.set(xlabel=label, ylabel="", xlim=(0, None))
+    if line is not None:
+        axis.axvline(line, color="black", lw=1, ls="--")
     if len(colours) > 1:
         figure.legend(handles=axis.containers, loc="outside lower center", ncols=3)
     return figure
