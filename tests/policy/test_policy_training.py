@@ -16,7 +16,7 @@ from helpers.policies import INSTRUCTIONS, RUBRICS, Scorer, by_letter, letter_sc
 from trl import GRPOTrainer, RLOOTrainer
 
 from promedical_utils.core import profiles
-from promedical_utils.core.workspace import KitError, replacing
+from promedical_utils.core.workspace import KitError, write_frame
 from promedical_utils.policy import generation, training, trl_fast_path, veto_reward
 from promedical_utils.policy import model as policy
 
@@ -321,16 +321,16 @@ def test_a_run_killed_while_it_keeps_a_better_policy_still_has_the_one_before(
         folder.mkdir()
         (folder / "weights").write_text(f"step {model.step}")
 
-    def stop(path):
+    def stop(path, frame):
         if killed and path.name == "checkpoints.parquet":
             raise KeyboardInterrupt
-        return replacing(path)
+        return write_frame(path, frame)
 
     def evaluate(curve, step):
         curve._evaluate(step, SimpleNamespace(step=step, name_or_path="hub/base"))
 
     monkeypatch.setattr(training.hub, "save", save)
-    monkeypatch.setattr(training, "replacing", stop)
+    monkeypatch.setattr(training, "write_frame", stop)
     monkeypatch.setattr(training.reward_hacking, "check", lambda _: dict.fromkeys(HACKING))
     parts = job, SimpleNamespace(error=""), SimpleNamespace(save_pretrained=lambda _: None), None
     curve = Measured(*parts)

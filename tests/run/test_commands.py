@@ -263,7 +263,7 @@ def prints(**settings):
         ("tables.py", "B = 1", "B = 2", (False, True)),
         ("../papers_figures/paper_values/main.csv", "76", "77", (False, True)),
         ("clinic/words.py", "WORDS = 1", "WORDS = 2", (False, True)),
-        ("clinic/vocabulary.csv", "a", "b", (True, True)),
+        ("clinic/vocabulary.csv", "a", "b", (False, True)),  # of a room that 03 does not reach
         ("../requirements.lock", "1", "2", (True, True)),
         ("../notebooks/03_reward_model.ipynb", "pipeline.run()", "pipeline.run() ", (True, False)),
         (
