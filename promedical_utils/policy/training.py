@@ -338,6 +338,7 @@ class Curve(TrainerCallback):
     def __init__(self, job: Job, reward, tokenizer, reference: Callable):
         self.job, self.reward, self.tokenizer, self.reference = job, reward, tokenizer, reference
         self.evaluated: dict[int, pd.DataFrame] = {}  # step -> answers
+        self._rows: dict[int, dict] = {}  # of those evaluations that were averaged already
         self.stored = job.out / "checkpoints.parquet"
         if self.stored.exists():
             parts = pd.read_parquet(self.stored).groupby("step")
@@ -378,14 +379,15 @@ class Curve(TrainerCallback):
     @property
     def rows(self) -> list[dict]:
         """A row an evaluation: means over its answers, NaN where nothing is known."""
-        rows = []
         for step, answers in self.evaluated.items():
+            if step in self._rows:
+                continue
             answers = answers.assign(judged_violation=answers.judged_s3 > 0).astype(
                 dict.fromkeys(MEANS.values(), float)
             )
             means = {name: float(answers[column].mean()) for name, column in MEANS.items()}
-            rows.append({"step": step, "split": "checkpoint", **means})
-        return rows
+            self._rows[step] = {"step": step, "split": "checkpoint", **means}
+        return [self._rows[step] for step in self.evaluated]
 
     @property
     def best(self) -> dict:
@@ -420,6 +422,7 @@ class Curve(TrainerCallback):
 
     def _evaluate(self, step: int, model) -> None:
         self.evaluated[step] = self.measure(model).assign(step=step)
+        self._rows.pop(step, None)
         kept = self.job.best(self.best["step"])
         if self.best["step"] == step:
             part = self.job.out / "best-part"
