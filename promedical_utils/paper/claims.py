@@ -89,12 +89,17 @@ def _what(given: Mapping) -> str:
     return f"{systems}, {metric}{where}{beyond}"
 
 
+@cache
+def _reported_table(name: str) -> pd.DataFrame:
+    frame = tables.reported(name)
+    return frame.set_index(frame.columns[0])
+
+
 def _reported(cell: Mapping | None, given: Mapping) -> dict:
     """``reported``: value or difference that the paper has, and its ``mark``; None without."""
     if cell is None:
         return {"reported": None, "mark": ""}
-    frame = tables.reported(cell["table"])
-    frame = frame.set_index(frame.columns[0])
+    frame = _reported_table(cell["table"])
     if "row" in cell:
         value, rows = frame[cell["column"]][cell["row"]], [cell["row"]]
     else:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -328,6 +328,22 @@ def reference(trainer, base: Path | str, profile: Profile) -> Callable:
     return lambda: nullcontext(other)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The answers to the held-out prompts after one ``step`` (``Curve.measure``)."""
+
+    step: int
+    answers: pd.DataFrame
+
+    @cached_property  # asked for at every later evaluation, too
+    def row(self) -> dict:
+        """Means over the answers, NaN where nothing is known: a row of the curve."""
+        answers = self.answers.assign(judged_violation=self.answers.judged_s3 > 0)
+        answers = answers.astype(dict.fromkeys(MEANS.values(), float))
+        means = {name: float(answers[column].mean()) for name, column in MEANS.items()}
+        return {"step": self.step, "split": "checkpoint", **means}
+
+
 class Curve(TrainerCallback):
     """Evaluates at step 0 and after each checkpoint; keeps the policy best by *judged* reward.
 
@@ -337,12 +353,11 @@ class Curve(TrainerCallback):
 
     def __init__(self, job: Job, reward, tokenizer, reference: Callable):
         self.job, self.reward, self.tokenizer, self.reference = job, reward, tokenizer, reference
-        self.evaluated: dict[int, pd.DataFrame] = {}  # step -> answers
-        self._rows: dict[int, dict] = {}  # of those evaluations that were averaged already
+        self.evaluated: dict[int, Evaluation] = {}  # by step
         self.stored = job.out / "checkpoints.parquet"
         if self.stored.exists():
             parts = pd.read_parquet(self.stored).groupby("step")
-            self.evaluated = {int(step): answers for step, answers in parts}
+            self.evaluated = {int(step): Evaluation(int(step), own) for step, own in parts}
 
     def measure(self, model) -> pd.DataFrame:
         """The policy's answers to the held-out prompts, a row each.
@@ -374,20 +389,11 @@ class Curve(TrainerCallback):
 
     @property
     def answers(self) -> pd.DataFrame:
-        return pd.concat(self.evaluated.values(), ignore_index=True)
+        return pd.concat([e.answers for e in self.evaluated.values()], ignore_index=True)
 
     @property
     def rows(self) -> list[dict]:
-        """A row an evaluation: means over its answers, NaN where nothing is known."""
-        for step, answers in self.evaluated.items():
-            if step in self._rows:
-                continue
-            answers = answers.assign(judged_violation=answers.judged_s3 > 0).astype(
-                dict.fromkeys(MEANS.values(), float)
-            )
-            means = {name: float(answers[column].mean()) for name, column in MEANS.items()}
-            self._rows[step] = {"step": step, "split": "checkpoint", **means}
-        return [self._rows[step] for step in self.evaluated]
+        return [evaluation.row for evaluation in self.evaluated.values()]
 
     @property
     def best(self) -> dict:
@@ -421,8 +427,7 @@ class Curve(TrainerCallback):
         control.should_training_stop |= over
 
     def _evaluate(self, step: int, model) -> None:
-        self.evaluated[step] = self.measure(model).assign(step=step)
-        self._rows.pop(step, None)
+        self.evaluated[step] = Evaluation(step, self.measure(model).assign(step=step))
         kept = self.job.best(self.best["step"])
         if self.best["step"] == step:
             part = self.job.out / "best-part"
