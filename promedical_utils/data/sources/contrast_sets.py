@@ -1,30 +1,32 @@
-"""Criteria with verdicts made from real answers: statements taken out, unsafe sentences put in.
+"""Criteria with verdicts made from real answers: sentences taken out, unsafe sentences put in.
 
-**Such labels test nothing.** They follow from how an answer was made: overlap of words tells a statement
-that was taken out from one that was left in, in nearly every pair. They are for training; held-out kinds and
-wordings are a diagnostic, and no claim may rest on either.
+**Such labels test nothing.** They follow from how an answer was made: overlap of words tells an
+answer with a statement from one without it in all but a few of ten thousand pairs. They are for
+training; held-out kinds and wordings are a diagnostic, and no claim may rest on either.
 
-A question becomes four answers and at most eight criteria:
-- Statements (must-have: proficiency, nice-to-have: excellence). A sentence *supports* one that shares
-  ``SUPPORTS`` of its content words, and *touches* one from ``TOUCHES`` on. An answer with a supporting sentence
-  meets the statement, one with touching sentences only is unknown, one with neither does not meet it.
-- Built safety kinds: ``contradicted`` (a must-have statement with its verb turned round; in other answers the
-  statement itself stands in the same place), ``changed_dose`` (another number before a unit) and
-  ``dropped_warning`` (a sentence that warns is taken out). Where they cannot be made they are left out.
-- Kinds of the banks in ``contrast_sets.yaml``: a sentence that breaks the criterion, one on the same topic that
-  keeps it, or none; all at one place of the answers of a question, which is drawn.
+A question becomes four answers and at most seven criteria:
+- Statements (must-have: proficiency, nice-to-have: excellence). A sentence *supports* one from
+  ``SUPPORTS`` of its content words on, and *touches* it from ``TOUCHES`` on. An answer meets a
+  statement with a sentence that supports it, does not meet it with none that touches it, and is
+  unknown between the two.
+- Safety by the answer's own sentences: ``contradicted`` (a must-have with its verb turned round;
+  elsewhere the statement itself stands in that place), ``changed_dose`` (another number before a
+  unit), ``dropped_warning`` (a sentence that warns is taken out); left out where not possible.
+- Kinds of the banks in ``contrast_sets.yaml``: a sentence that breaks the criterion, one on the
+  same topic that keeps it, or none, at one place, drawn by question. Silence is safe, and no merit.
 
-**Length.** Many subsets of the sentences are drawn; only answers whose numbers of words differ by at most
-``TOLERANCE`` make a question, so that what one answer lacks another lacks in other sentences. Of the draws the
-one is kept with the most pairs in which the longer answer is right as often as the shorter. A criterion that
-no such draw gives both verdicts is dropped and counted; so is a question without any.
+**Length.** Many subsets of the sentences are drawn, and four of *the same number of words* make a
+question: what one lacks, the others lack in other sentences, whole ones. Of the fours drawn that
+one is kept that has the most pairs, less those that lean to the answer with more letters or to the
+one that meets more criteria, so that a scorer blind to the criterion finds little. A criterion
+without a pair is dropped and counted, and so is a question.
 """
 
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -34,22 +36,17 @@ from promedical_utils.core.records import Criterion, VerdictValue
 from promedical_utils.core.workspace import read_yaml, short_hash
 
 SUPPORTS, TOUCHES = 0.55, 0.3  # shares of a statement's content words
-ANSWERS, TOLERANCE = 4, 2  # a question's answers, and how many words their lengths may differ by
-SHORTEST, LONGEST = 15, 90  # words: four answers and eight criteria stay near 700 tokens
-STATEMENTS, SAFETY = 3, 3  # criteria of each at most; dropped for want of a pair: fewer
-DRAWS = 300
-BANKS = read_yaml(Path(__file__).with_suffix(".yaml"))
-WARNS, AMOUNT, UNCLEAR, BEFORE_MAIN, BEFORE_VERB = (
-    re.compile(BANKS[name], re.IGNORECASE)
-    for name in ("warns", "amount", "unclear", "before_main", "before_verb")
-)
-VERB = re.compile(rf"\b({'|'.join(BANKS['verbs'])})(not)?\b(?: (not|never)\b)?")
-# after a small letter or a bracket, so that neither "1." nor "U.S." ends a sentence
-SENTENCE = re.compile(r"(?<!e\.g\.)(?<!i\.e\.)(?<!Dr\.)(?<!vs\.)(?<=[a-z)%][.!?])\s*(?=[A-Z])")
-STOP = frozenset(
-    "the a an of to and or in is are be it that this with for on as by at from can may your you not if have has "
-    "was were will should would could which these those such also more most any some their they its".split()
-)
+ANSWERS = 4  # of a question, all of the same number of words
+SHORTEST, LONGEST = 15, 90  # words; four answers and six criteria are some 500 tokens
+STATEMENTS, BUILT, SAFETY = 3, 2, 3  # criteria at most
+DRAWS = 300  # of answers, and of fours among them
+LETTERS, CROSSED = 0.5, 0.5  # what a pair that leans costs, in pairs
+WORDING = read_yaml(Path(__file__).with_suffix(".yaml"))
+BANKS, STOP = WORDING["banks"], frozenset(WORDING["stop"].split())
+RULE = {
+    name: re.compile(rule.replace("VERBS", "|".join(WORDING["verbs"])), re.IGNORECASE)
+    for name, rule in WORDING["rules"].items()
+}
 
 
 class Statement(NamedTuple):
@@ -59,14 +56,14 @@ class Statement(NamedTuple):
 
 @dataclass(frozen=True)
 class Contrast:
-    """``answers``: name, text, verdict by criterion id (every criterion has one in every answer)."""
+    """``answers``: name, text, verdicts by criterion id, one of every criterion."""
 
     criteria: list[Criterion]
     answers: list[tuple[str, str, dict[str, VerdictValue]]]
 
 
 class _Part(NamedTuple):
-    """A sentence, where it stands, what it settles, and whether it may support a statement."""
+    """A sentence, its place, the verdicts it settles, and whether it may support a statement."""
 
     place: float
     text: str
@@ -74,9 +71,8 @@ class _Part(NamedTuple):
     supports: bool = True
 
 
-@dataclass(frozen=True)
-class _Twin:
-    """A criterion that sentences put in for ``replaces`` meet or break; ``denies``: a statement's id."""
+class _Twin(NamedTuple):
+    """Sentences that meet or break a criterion, put in for ``replaces``; ``denies``: a claim."""
 
     criterion: Criterion
     met: Sequence[str]
@@ -88,8 +84,8 @@ class _Twin:
 
 class _Draw(NamedTuple):
     text: str
-    verdicts: dict[str, VerdictValue]
     words: int
+    verdicts: dict[str, VerdictValue]
 
 
 def contrast(
@@ -100,10 +96,10 @@ def contrast(
     held_out: bool = False,
     dropped: Counter | None = None,
 ) -> Contrast | None:
-    """Four answers to question ``id`` and their criteria, the same for the same ``seed`` and ``id``.
+    """Answers to question ``id`` with their criteria, the same for the same ``seed`` and ``id``.
 
-    ``held_out``: wordings and kinds that are never trained on. None where nothing can be made; what was
-    left out is counted in ``dropped``, by "question", "statement" or "criterion" and the reason.
+    ``held_out``: by wordings and kinds that are never trained on. None where nothing can be made;
+    ``dropped`` counts what was left out, as "question", "statement" or "criterion" with the reason.
     """
     dropped = Counter() if dropped is None else dropped
     rng, half = random.Random(f"{seed} {id}"), "held_out" if held_out else "train"
@@ -112,47 +108,49 @@ def contrast(
         dropped["question: fewer than two sentences"] += 1
         return None
     claims = _claims(id, sentences, statements, rng, dropped)
-    if not any(c.dimension == "proficiency" for c in claims):
+    if not claims or claims[0].kind != "must_have":
         dropped["question: no must-have statement is supported"] += 1
         return None
     twins, warnings = _built(id, sentences, claims, rng, half)
-    kinds = [k for k, bank in BANKS["banks"].items() if half in bank["criterion"]]
+    kinds = [
+        kind
+        for kind, bank in BANKS.items()
+        if half in bank["criterion"] and not re.search(bank["says_already"], answer, re.IGNORECASE)
+    ]
     rng.shuffle(kinds)
     for dimension, most in ("safety", SAFETY - len(twins) - len(warnings)), ("excellence", 1):
-        fit = [k for k in kinds if BANKS["banks"][k]["dimension"] == dimension]
-        fit = [k for k in fit if not re.search(BANKS["banks"][k]["says_already"], answer, re.I)]
-        twins += [_of_bank(id, kind, half, len(sentences), rng) for kind in fit[:most]]
-    claimed = {c.id: c.text for c in claims} | {c.id: sentence for c, sentence in warnings}
-    criteria = [*claims, *(c for c, _ in warnings), *(twin.criterion for twin in twins)]
+        for kind in [k for k in kinds if BANKS[k]["dimension"] == dimension][:most]:
+            bank, place = BANKS[kind], rng.uniform(-0.9, len(sentences) - 0.1)
+            about = _criterion(id, kind, rng.choice(bank["criterion"][half]), dimension)
+            twins.append(_Twin(about, bank["met"][half], bank["not_met"][half], place))
+    criteria = [*claims, *warnings, *(twin.criterion for twin in twins)]
+    texts = {c.id: c.text for c in claims} | {c.id: sentence for c, sentence in warnings.items()}
     drawn = {}
     for _ in range(DRAWS):
         parts = _parts(sentences, twins, rng)
-        draw = _draw(parts, criteria, claimed)
-        if SHORTEST <= draw.words <= LONGEST and not any(
-            draw.verdicts[c.id] == "unknown" for c in criteria if c.dimension == "safety"
-        ):
-            drawn[draw.text] = draw
-    best = _best(list(drawn.values()), criteria, rng)
-    if best is None:
+        text = " ".join(part.text for part in parts)
+        verdicts = {c.id: _verdict(c, parts, texts.get(c.id)) for c in criteria}
+        unsure = any(verdicts[c.id] == "unknown" for c in criteria if c.dimension == "safety")
+        if SHORTEST <= len(text.split()) <= LONGEST and not unsure:
+            drawn[text] = _Draw(text, len(text.split()), verdicts)
+    four = _best(list(drawn.values()), criteria, rng)
+    if four is None:
         dropped["question: no answers of equal length that differ"] += 1
         return None
-    differ = {c.id for c in criteria if _pairs(best, c.id)}
-    dropped.update(f"criterion: no balanced pair, {c.kind}" for c in criteria if c.id not in differ)
-    must = [c for c in criteria if c.dimension == "proficiency"]
-    must = [c for c in must if c.id in differ] or must[:1]  # a rubric has one at least
+    kept = [c for c in criteria if _pairs(four, c.id)]
+    dropped.update(f"criterion: no balanced pair, {c.kind}" for c in criteria if c not in kept)
+    must = [c for c in kept if c.kind == "must_have"] or claims[:1]  # a rubric has one at least
     weighted = [c.model_copy(update={"weight": 1 / len(must)}) for c in must]
-    others = [c for c in criteria if c.dimension != "proficiency" and c.id in differ]
-    kept = weighted + others
-    answers = [
-        (f"contrast_{n}", draw.text, {c.id: draw.verdicts[c.id] for c in kept})
-        for n, draw in enumerate(best, 1)
-    ]
-    return Contrast(kept, answers)
+    kept = weighted + [c for c in kept if c.kind != "must_have"]
+    named = enumerate(four, 1)
+    return Contrast(
+        kept, [(f"contrast_{n}", d.text, {c.id: d.verdicts[c.id] for c in kept}) for n, d in named]
+    )
 
 
 def split(text: str) -> list[str]:
     """Sentences in their order, white space made one."""
-    return [s.strip() for s in SENTENCE.split(" ".join(text.split())) if s.strip()]
+    return [part.strip() for part in RULE["end"].split(" ".join(text.split())) if part.strip()]
 
 
 @cache
@@ -161,155 +159,133 @@ def _content(text: str) -> frozenset[str]:
 
 
 def overlap(statement: str, text: str) -> float:
-    """The share of the statement's content words, by their first six letters, that ``text`` has."""
+    """The share of a statement's content words, by their first six letters, that a text has."""
     return len(_content(statement) & _content(text)) / max(1, len(_content(statement)))
 
 
 def contradiction(statement: str) -> str | None:
-    """The statement with the first verb of its main clause turned round, None where it is unclear."""
-    condition = BEFORE_MAIN.match(statement)
+    """The statement with the first verb of its main clause turned round, None if unclear."""
+    condition = RULE["before_main"].match(statement)
     start = condition.end() if condition else 0
-    verb = VERB.search(statement, start)
-    if UNCLEAR.search(statement) or not verb or BEFORE_VERB.search(statement[start : verb.start()]):
+    verb = RULE["verb"].search(statement, start)
+    if not verb or RULE["unclear"].search(statement):
         return None
-    turned = verb[1] if verb[2] or verb[3] else BANKS["verbs"][verb[1]]
+    if RULE["before_verb"].search(statement[start : verb.start()]):
+        return None
+    turned = verb[1] if verb[2] or verb[3] else WORDING["verbs"][verb[1]]
     return statement[: verb.start()] + turned + statement[verb.end() :]
 
 
 def changed_dose(sentence: str, rng: random.Random) -> tuple[str, str] | None:
     """The sentence with one amount changed, and the words round the right one; None without any."""
-    amounts = list(AMOUNT.finditer(sentence))
+    amounts = list(RULE["amount"].finditer(sentence))
     if not amounts:
         return None
     amount = rng.choice(amounts)
-    value = float(amount[0].replace(",", "")) * rng.choice((0.1, 0.2, 0.5, 2, 3, 5, 10))
-    if value < 1 and "." not in amount[0]:  # no tenth of a tablet
-        value = float(amount[0].replace(",", "")) * 4
+    right = float(amount[0].replace(",", ""))
+    wrong = [round(right * factor, 6) for factor in (0.1, 0.2, 0.5, 2, 3, 5, 10)]
+    if "." not in amount[0]:  # no tenth of a tablet
+        wrong = [value for value in wrong if value.is_integer()]
     before, after = sentence[: amount.start()], sentence[amount.end() :]
-    near = [*before.split(" ")[-7:-1], before.split(" ")[-1] + amount[0] + after.split(" ")[0]]
-    words = " ".join([*near, *after.split(" ")[1:7]])
-    return f"{before}{value:,.4g}{after}", words
+    at, words = len(before.split(" ")) - 1, sentence.split(" ")
+    changed = f"{before}{rng.choice(wrong):,.10g}{after}"
+    return changed, " ".join(words[max(0, at - 6) : at + 7])
+
+
+def _criterion(id: str, kind: str, text: str, dimension="safety") -> Criterion:
+    i = short_hash(id, kind, text)
+    return Criterion(id=i, dimension=dimension, text=text, weight=0, kind=kind)
 
 
 def _claims(id, sentences, statements, rng, dropped) -> list[Criterion]:
-    """Up to ``STATEMENTS`` criteria, one a must-have; those first that some sentence does not touch."""
+    """Statements as criteria, a must-have first, then those that some sentence does not touch."""
     texts = dict.fromkeys(Statement(s.kind, s.text.strip()) for s in statements if s.text.strip())
-    dropped["statement: blank or repeated"] += len(statements) - len(texts)
-    supported = [s for s in texts if max(overlap(s.text, each) for each in sentences) >= SUPPORTS]
-    dropped["statement: no sentence supports it"] += len(texts) - len(supported)
+    overlaps = {s: [overlap(s.text, sentence) for sentence in sentences] for s in texts}
+    supported = [s for s in texts if max(overlaps[s]) >= SUPPORTS]
     rng.shuffle(supported)
-    supported.sort(key=lambda s: min(overlap(s.text, each) for each in sentences) >= TOUCHES)
+    supported.sort(key=lambda s: min(overlaps[s]) >= TOUCHES)
     first = [s for s in supported if s.kind == "must_have"][:1]
     chosen = first + [s for s in supported if s not in first][: STATEMENTS - 1]
-    dropped["statement: one of more than are taken"] += len(supported) - len(chosen)
+    dropped["statement: blank or repeated"] += len(statements) - len(texts)
+    dropped["statement: no sentence supports it"] += len(texts) - len(supported)
+    dropped["statement: more than are taken"] += len(supported) - len(chosen)
     dimension = {"must_have": "proficiency", "nice_to_have": "excellence"}
-    return [
-        Criterion(
-            id=short_hash(id, kind, text), dimension=dimension[kind], text=text, weight=0, kind=kind
-        )
-        for kind, text in chosen
-    ]
+    return [_criterion(id, s.kind, s.text, dimension[s.kind]) for s in chosen]
 
 
-def _built(id, sentences, claims, rng, half) -> tuple[list[_Twin], list[tuple[Criterion, str]]]:
-    """Up to two kinds of the answer's own sentences: twins, and warnings with their sentence."""
-    twins, warnings, used = [], [], set()
+def _built(id, sentences, claims, rng, half) -> tuple[list[_Twin], dict[Criterion, str]]:
+    """``BUILT`` criteria at most of the answer's own sentences: twins, and warnings as claims."""
+    twins, warnings, used = [], {}, set()
 
-    def criterion(kind, text):
-        text = rng.choice(BANKS["built"][kind][half]).format(text)
-        return _criterion(id, kind, "safety", text)
+    def criterion(kind: str, text: str) -> Criterion:
+        return _criterion(id, kind, rng.choice(WORDING["built"][kind][half]).format(text))
 
-    order = list(enumerate(sentences))
-    rng.shuffle(order)
-    for i, sentence in order:
-        changed = changed_dose(sentence, rng)
-        if changed and not used:
-            used.add(i)
-            about = criterion("changed_dose", changed[1])
-            twins.append(_Twin(about, [sentence], [changed[0]], i, frozenset({i})))
+    order = rng.sample(range(len(sentences)), len(sentences))
+    doses = {i: changed for i in order if (changed := changed_dose(sentences[i], rng))}
+    for i, (changed, words) in list(doses.items())[:1]:
+        about, used = criterion("changed_dose", words), {i}
+        twins.append(_Twin(about, [sentences[i]], [changed], i, frozenset(used)))
     for claim in claims:
         of = frozenset(i for i, s in enumerate(sentences) if overlap(claim.text, s) >= SUPPORTS)
-        denial = contradiction(claim.text) if claim.dimension == "proficiency" else None
+        denial = contradiction(claim.text) if claim.kind == "must_have" else None
         if denial and not of & used and not any(twin.denies for twin in twins):
             used |= of
             about = criterion("contradicted", claim.text)
             twins.append(_Twin(about, [claim.text], [denial], min(of), of, claim.id))
-    for i, sentence in order:
-        alone = all(overlap(sentence, s) < TOUCHES for j, s in enumerate(sentences) if j != i)
-        if WARNS.search(sentence) and alone and i not in used and len(twins) + len(warnings) < 2:
-            used.add(i)
-            warnings.append((criterion("dropped_warning", sentence), sentence))
+    for i in order:
+        alone = sum(overlap(sentences[i], s) >= TOUCHES for s in sentences) == 1
+        warns = RULE["warns"].search(sentences[i]) and i not in used
+        if warns and alone and len(twins) + len(warnings) < BUILT:
+            warnings[criterion("dropped_warning", sentences[i])] = sentences[i]
     return twins, warnings
 
 
-def _of_bank(id: str, kind: str, half: str, sentences: int, rng: random.Random) -> _Twin:
-    bank = BANKS["banks"][kind]
-    about = _criterion(id, kind, bank["dimension"], rng.choice(bank["criterion"][half]))
-    place = rng.uniform(-0.9, sentences - 0.1)
-    return _Twin(about, bank["met"][half], bank["not_met"][half], place)
-
-
-def _criterion(id: str, kind: str, dimension, text: str) -> Criterion:
-    return Criterion(
-        id=short_hash(id, kind, text), dimension=dimension, text=text, weight=0, kind=kind
-    )
-
-
 def _parts(sentences: Sequence[str], twins: Sequence[_Twin], rng: random.Random) -> list[_Part]:
-    """One draw: some of the sentences, and for each twin one that meets, one that breaks, or none."""
+    """One draw: some of the sentences, and of each twin one that meets, breaks, or none."""
     share = rng.uniform(0.3, 0.9) * min(1, LONGEST / sum(len(s.split()) for s in sentences))
-    kept, parts = {i for i in range(len(sentences)) if rng.random() < share}, []
+    body, parts = {i for i in range(len(sentences)) if rng.random() < share}, []
     for twin in twins:
         state = rng.choices(("met", "not_met", None), (0.4, 0.4, 0.2))[0]
-        if state is None:
-            continue
-        kept -= twin.replaces
-        settles, broken = {twin.criterion.id: state}, state == "not_met"
-        if broken and twin.denies:
-            settles[twin.denies] = "not_met"
-        parts.append(_Part(twin.place, rng.choice(getattr(twin, state)), settles, not broken))
-    parts += [_Part(i, sentences[i]) for i in kept]
-    return sorted(parts)
-
-
-def _draw(parts: Sequence[_Part], criteria, claimed: Mapping[str, str]) -> _Draw:
-    text = " ".join(part.text for part in parts)
-    verdicts = {c.id: _verdict(c, parts, claimed.get(c.id)) for c in criteria}
-    return _Draw(text, verdicts, len(text.split()))
+        if state:
+            body -= twin.replaces
+            met, ids = state == "met", [twin.criterion.id]
+            ids += [twin.denies] if twin.denies and not met else []
+            text = rng.choice(twin.met if met else twin.not_met)
+            parts.append(_Part(twin.place, text, dict.fromkeys(ids, state), met))
+    return sorted(parts + [_Part(i, sentences[i]) for i in body], key=lambda part: part.place)
 
 
 def _verdict(criterion: Criterion, parts: Sequence[_Part], claim: str | None) -> VerdictValue:
     settled = next((p.settles[criterion.id] for p in parts if criterion.id in p.settles), None)
-    if claim is None:  # of a bank or a twin: silence is safe, and no merit
+    if claim is None:
         return settled or ("met" if criterion.dimension == "safety" else "not_met")
     supported = any(p.supports and overlap(claim, p.text) >= SUPPORTS for p in parts)
-    if settled:  # denied: not met, if nothing else says it
-        return "unknown" if supported else settled
-    if supported:
-        return "met"
+    if supported or settled:  # denied, and yet said elsewhere: who knows
+        return "unknown" if supported and settled else settled or "met"
     return "unknown" if any(overlap(claim, p.text) >= TOUCHES for p in parts) else "not_met"
 
 
-def _pairs(draws: Sequence[_Draw], criterion_id: str) -> list[int]:
-    """Words by which the answer that meets is longer, for each pair that differs on the criterion."""
-    met = [d.words for d in draws if d.verdicts[criterion_id] == "met"]
-    not_met = [d.words for d in draws if d.verdicts[criterion_id] == "not_met"]
-    return [a - b for a in met for b in not_met]
+def _pairs(draws: Sequence[_Draw], criterion_id: str) -> list[tuple[_Draw, _Draw]]:
+    """Those that differ on a criterion: the one that meets it, the one that does not."""
+    met = [d for d in draws if d.verdicts[criterion_id] == "met"]
+    return [(a, b) for a in met for b in draws if b.verdicts[criterion_id] == "not_met"]
 
 
 def _best(drawn: list[_Draw], criteria, rng: random.Random) -> list[_Draw] | None:
-    """``ANSWERS`` of near equal length: most pairs, of which the longer is right in as many as not."""
-    best, most = None, 0
-    for _ in range(DRAWS):
-        start = rng.choice(drawn).words if drawn else 0
-        near = [d for d in drawn if 0 <= d.words - start <= TOLERANCE]
-        if len(near) < ANSWERS:
-            continue
-        four = rng.sample(near, ANSWERS)
-        value = 0.0
+    """``ANSWERS`` equally long draws, as the module says; None if no four are worth their cost."""
+    best, most, by_words = None, 0.0, defaultdict(list)
+    for draw in drawn:
+        by_words[draw.words].append(draw)
+    enough = [draws for draws in by_words.values() if len(draws) >= ANSWERS]
+    for _ in range(DRAWS if enough else 0):
+        four, value, better = rng.sample(rng.choice(enough), ANSWERS), 0.0, Counter()
         for criterion in criteria:
-            gaps = _pairs(four, criterion.id)
-            value += len(gaps) - abs(sum((g > 0) - (g < 0) for g in gaps))
+            pairs = _pairs(four, criterion.id)
+            gaps = [len(a.text) - len(b.text) for a, b in pairs]
+            value += len(pairs) - LETTERS * abs(sum((gap > 0) - (gap < 0) for gap in gaps))
+            better.update((a.text, b.text) for a, b in pairs)
+        for a, b in combinations([draw.text for draw in four], 2):
+            value -= CROSSED * abs(better[a, b] - better[b, a])
         if value > most:
             best, most = four, value
     return best
