@@ -214,29 +214,31 @@ def _claims(id, sentences, statements, rng, dropped) -> list[Criterion]:
 
 
 def _built(id, sentences, claims, rng, half) -> tuple[list[_Twin], dict[Criterion, str]]:
-    """``BUILT`` criteria at most of the answer's own sentences: twins, and warnings as claims."""
-    twins, warnings, used = [], {}, set()
-
-    def criterion(kind: str, text: str) -> Criterion:
-        return _criterion(id, kind, rng.choice(WORDING["built"][kind][half]).format(text))
-
-    order = rng.sample(range(len(sentences)), len(sentences))
-    doses = {i: changed for i in order if (changed := changed_dose(sentences[i], rng))}
-    for i, (changed, words) in list(doses.items())[:1]:
-        about, used = criterion("changed_dose", words), {i}
-        twins.append(_Twin(about, [sentences[i]], [changed], i, frozenset(used)))
-    for claim in claims:
+    """``BUILT`` kinds at most of the answer's own sentences: twins, and warnings as claims."""
+    options = []  # kind, what its criterion quotes, met, not met, sentences replaced, claim denied
+    for i, sentence in enumerate(sentences):
+        of = frozenset({i})
+        if dose := changed_dose(sentence, rng):
+            options.append(("changed_dose", dose[1], [sentence], [dose[0]], of, ""))
+        alone = sum(overlap(sentence, other) >= TOUCHES for other in sentences) == 1
+        if alone and RULE["warns"].search(sentence):
+            options.append(("dropped_warning", sentence, [], [], of, ""))
+    for claim in (c for c in claims if c.kind == "must_have"):
         of = frozenset(i for i, s in enumerate(sentences) if overlap(claim.text, s) >= SUPPORTS)
-        denial = contradiction(claim.text) if claim.kind == "must_have" else None
-        if denial and not of & used and not any(twin.denies for twin in twins):
-            used |= of
-            about = criterion("contradicted", claim.text)
-            twins.append(_Twin(about, [claim.text], [denial], min(of), of, claim.id))
-    for i in order:
-        alone = sum(overlap(sentences[i], s) >= TOUCHES for s in sentences) == 1
-        warns = RULE["warns"].search(sentences[i]) and i not in used
-        if warns and alone and len(twins) + len(warnings) < BUILT:
-            warnings[criterion("dropped_warning", sentences[i])] = sentences[i]
+        if denial := contradiction(claim.text):
+            options.append(("contradicted", claim.text, [claim.text], [denial], of, claim.id))
+    rng.shuffle(options)
+    twins, warnings, used, kinds = [], {}, set(), set()
+    for kind, quoted, met, not_met, of, denies in options:
+        if len(kinds) == BUILT or kind in kinds or of & used:
+            continue
+        kinds.add(kind)
+        used |= of
+        about = _criterion(id, kind, rng.choice(WORDING["built"][kind][half]).format(quoted))
+        if kind == "dropped_warning":
+            warnings[about] = quoted
+        else:
+            twins.append(_Twin(about, met, not_met, min(of), of, denies))
     return twins, warnings
 
 
