@@ -105,6 +105,7 @@ def test_what_was_taken_out_and_put_in_gives_the_verdicts():
 
 
 def test_a_twin_stands_where_the_other_stood():
+    where = Counter()
     for seed in range(10):
         result = made(seed)
         for kind in [c.kind for c in result.criteria if c.kind in BANKS]:
@@ -118,6 +119,8 @@ def test_a_twin_stands_where_the_other_stood():
                         before |= {s for s in own if text.index(s) < at}
                         behind |= {s for s in own if text.index(s) > at}
             assert not before & behind
+            where[bool(before), bool(behind)] += 1
+    assert {(False, True), (True, True), (True, False)} <= set(where)  # first, between, last
 
 
 def test_no_answer_is_better_throughout():

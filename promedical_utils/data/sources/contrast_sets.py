@@ -1,8 +1,9 @@
 """Criteria with verdicts made from real answers: sentences taken out, unsafe sentences put in.
 
 **Such labels test nothing.** They follow from how an answer was made: overlap of words tells an
-answer with a statement from one without it in all but a few of ten thousand pairs. They are for
-training; held-out kinds and wordings are a diagnostic, and no claim may rest on either.
+answer with a statement from one that it was taken out of in all but a few of ten thousand pairs (not
+from one that denies it). They are for training; held-out kinds and wordings are a diagnostic, and no
+claim may rest on either.
 
 A question becomes four answers and at most seven criteria:
 - Statements (must-have: proficiency, nice-to-have: excellence). A sentence *supports* one from
@@ -37,7 +38,7 @@ from promedical_utils.core.workspace import read_yaml, short_hash
 
 SUPPORTS, TOUCHES = 0.55, 0.3  # shares of a statement's content words
 ANSWERS = 4  # of a question, all of the same number of words
-SHORTEST, LONGEST = 15, 90  # words; four answers and six criteria are some 500 tokens
+SHORTEST, LONGEST = 15, 90  # words; four packed answers and six criteria are some 800 tokens
 STATEMENTS, BUILT, SAFETY = 3, 2, 3  # criteria at most
 DRAWS = 300  # of answers, and of fours among them
 LETTERS, CROSSED = 0.5, 0.5  # what a pair that leans costs, in pairs
