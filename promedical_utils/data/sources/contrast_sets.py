@@ -1,9 +1,9 @@
 """Criteria with verdicts made from real answers: sentences taken out, unsafe sentences put in.
 
 **Such labels test nothing.** They follow from how an answer was made: overlap of words tells an
-answer with a statement from one that it was taken out of in all but a few of ten thousand pairs (not
-from one that denies it). They are for training; held-out kinds and wordings are a diagnostic, and no
-claim may rest on either.
+answer with a statement from one that it was taken out of in all but a few of ten thousand pairs
+(not from one that denies it). They are for training; held-out kinds and wordings are a diagnostic,
+and no claim may rest on either.
 
 A question becomes four answers and at most seven criteria:
 - Statements (must-have: proficiency, nice-to-have: excellence). A sentence *supports* one from
