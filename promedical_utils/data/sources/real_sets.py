@@ -225,6 +225,18 @@ def _apart(study: RealStudy) -> RealStudy:
     return study.only({c.id for c in kept + tested})
 
 
+def held_out_questions() -> dict[str, str]:
+    """What the real sets that are at hand ask, for other sets to be kept apart from, by a name."""
+    split = QuestionSplit.of_fixed_sets(0)
+    known = {f"{name}/{n}": text for n, (text, name) in enumerate(split.fixed.items())}
+    for key in filter(at_hand, ("kqa_questions", *MEDLFQA)):
+        known |= {f"{key}/{n}": row.Question for n, row in enumerate(read(key))}
+    for key, adapter in map(SOURCES.get, ("patientqa", "medhallu", "healthbench")):
+        for asked in adapter(split, Counter()) if at_hand(key) else ():
+            known |= {f"{asked.id}/{n}": text for n, text in enumerate(asked.known_by)}
+    return known
+
+
 def judged_answers() -> list[str]:
     """Answers of MEDIQA-2019, and of MedQuAD's judged ones where they are at hand."""
     texts = [answer.text for row in read("mediqa") for answer in row.answers]
@@ -551,8 +563,8 @@ def _described(study: RealStudy, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair_frame(study: RealStudy) -> pd.DataFrame:
-    """A row a criterion pair: its ids, source, labels, split, condition, dimension, kind; and by how
-    many characters the right answer is longer, so that the blind ceiling and length can be told."""
+    """A row a criterion pair, so that the blind ceiling and length can be told: its ids, described,
+    and by how many characters the right answer is longer."""
     length = {c.id: len(c.text) for c in study.candidates}
     pairs = _described(study, pd.DataFrame([pair.model_dump() for pair in study.pairs]))
     return pairs.assign(longer=pairs.chosen_id.map(length) - pairs.rejected_id.map(length))
