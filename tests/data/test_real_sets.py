@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import re
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +50,6 @@ def contrasts():
     """The adapters are tested here, not how contrasts are made."""
     made = SimpleNamespace(Statement=Statement, contrast=halved)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "promedical_utils.data.sources.contrast_sets", made)
         patch.setattr(sources, "contrast_sets", made, raising=False)
         yield
 

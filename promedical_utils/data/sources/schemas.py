@@ -219,9 +219,11 @@ def as_first_read(key: str) -> bool | None:
 def _local(card: Card, folder: Path) -> list[dict]:
     path = folder / card.file
     if not path.is_file():
+        where = card.hub or card.address
+        mend = f"unset {VARIABLE} to use the network" if where else "leave this source out"
         raise KitError(
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
-            f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
+            f"{where or card.revision}), or {mend}"
         )
     with reading(card.file, "fetch it again"), text_lines(path) as lines:
         return parsed(lines, card.file)
