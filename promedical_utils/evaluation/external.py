@@ -49,7 +49,6 @@ NOT_TESTABLE = (
     "not testable in this profile: its reward models have read the clinic's words only, so a "
     "number would be of models that have never read such text"
 )
-TRAINED_ON = "its questions are, in other words, MEDIQA-2019's that this profile trains on"
 
 
 @dataclass(frozen=True)
@@ -267,13 +266,8 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
         if profile.data == "clinic" and profile.base_model == "small":
             yield name, NOT_TESTABLE
             continue
-        if profile.data == "real" and name == "medquad":
-            yield name, TRAINED_ON
-            continue
-        # the real profile trains on the other splits (notebook 01)
-        splits = ("test",) if name == "mediqa" and profile.data == "real" else ()
         try:
-            questions, left_out = judged.read(name, splits)
+            questions, left_out = judged.read(name)
         except KitError as error:
             yield name, str(error)
         else:

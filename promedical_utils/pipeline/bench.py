@@ -20,8 +20,8 @@ from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_o
 
 # What a bench of labels that a source gives cannot say
 NOTES = {
-    "real": "K-QA and MEDIQA have no safety verdicts: veto not testable in this profile. In K-QA "
-    "the physician's answer is the chosen one of every pair, so style alone can tell.",
+    "real": "The labels are each source's own: physicians, annotators, a language model, or made "
+    "by construction. In K-QA the physician's answer is the chosen one of every pair.",
     "open": "The labels are the judge's own, so this bench says how well its verdicts are "
     "learned, and nothing of how right they are.",
 }
@@ -51,7 +51,7 @@ def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[
 
 
 def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
-    """Held-out K-QA and MEDIQA-2019, and HealthBench, with the labels that the sources give.
+    """Held-out questions of the real sources, and external ones, with the labels these give.
 
     Of open sets the held-out split with the judge's labels, which physicians have not seen. There
     is one label, so truth and adjudicated are the same; ``category`` is the source. A sample is a

@@ -88,10 +88,11 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
 def licence(source: str, profile: Profile) -> str:
     """Licence under which texts of ``source`` may be passed on; KitError where they may not."""
     cards = {**schemas.CARDS, **open_sets.CARDS}
-    stated = [c.licence for key, c in cards.items() if f"{key}_".startswith(f"{source}_")]
+    name = source.removesuffix("_contrast")
+    stated = [c.licence for key, c in cards.items() if f"{key}_".startswith(f"{name}_")]
     if source in EXTERNAL:
         raise KitError(
-            f"export: {source} is for evaluation only and carries a canary; its texts "
+            f"export: {source} is for evaluation only (HealthBench carries a canary); its texts "
             "are never exported: name the other sources"
         )
     if profile.data == "clinic" and not stated:

@@ -39,10 +39,7 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
                 f"in {limit} tokens: raise rm_max_tokens to {limit + LEAST - left} or more"
             )
 
-    def within(rows):
-        return [row for row in rows if row.instruction_id in room]
-
-    candidates = within(study.candidates)
+    candidates = [c for c in study.candidates if c.instruction_id in room]
     encoded = tokenizer([c.text for c in candidates], add_special_tokens=False)["input_ids"]
     for n, (candidate, tokens) in enumerate(zip(candidates, encoded, strict=True)):
         most = room[candidate.instruction_id]
@@ -50,16 +47,7 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
             cut[source[candidate.instruction_id]] += 1
             text = packing.head(tokenizer, candidate.text, most)
             candidates[n] = candidate.model_copy(update={"text": text})
-    ids = {c.id for c in candidates}
-    shorter = replace(
-        study,
-        instructions=[i for i in study.instructions if i.id in room],
-        rubrics=within(study.rubrics),
-        candidates=candidates,
-        verdicts=[v for v in study.verdicts if v.candidate_id in ids],
-        pairs=within(study.pairs),
-        splits=within(study.splits),
-    )
+    shorter = replace(study, candidates=candidates).only({c.id for c in candidates})
     counts = {"answers_cut": dict(cut), "instructions_left_out": dict(left_out)}
     return shorter, {"limit_tokens": limit} | counts
 
@@ -84,6 +72,6 @@ def rubrics_of_real(profile: Profile, run: Path) -> tuple:
 
 
 def candidates_of_real(profile: Profile, run: Path) -> tuple:
-    """Answers, verdicts, and how many pairs people graded."""
+    """Answers, verdicts, and how many pairs they make."""
     study, _ = _as_read(profile, run, real_sets.load_real(profile.seed))
-    return study.candidates, study.verdicts, {"graded_pairs": len(study.pairs)}
+    return study.candidates, study.verdicts, {"criterion_pairs": len(study.pairs)}

@@ -80,7 +80,8 @@ def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):
     accuracy = pair_accuracy(scores, groups_of(data, best, "calibration"))
     fitted, report = None, read_json(folder / "report.json", "03_reward_model")
     if recipe.conditional:
-        rows, veto = settled_rows(profile, data, recipe, scores), profile.data != "real"
+        rows = settled_rows(profile, data, recipe, scores)
+        veto = bool(rows.dimension.eq("safety").any())
         fitted = calibration.fit(rows, profile.veto_recall, veto, profile.calibration_method)
         fitted.save(folder / "calibration.json")
     share = f"held-out pairs ordered rightly, of {accuracy['pairs']} by {best}"

@@ -173,8 +173,7 @@ def of_open_sets(profile: Profile, run: Path) -> Made:
     rows, brought, left_out = open_rows(profile)
     roles = of_profile(profile, run)
     # open sets may hold questions of the real ones, as far as these are at hand
-    others = real_sets.load_real(profile.seed).instructions if os.environ.get(VARIABLE) else []
-    bench = {i.id: pool.text_of(i.messages) for i in others}
+    bench = real_sets.held_out_questions() if os.environ.get(VARIABLE) else {}
     curated, curation = _curated(profile, run, rows, bench, *_asking(roles))
     split_of = _open_splits(profile, curated.instructions)
     asked = {i.id: i for i in curated.instructions if i.id in split_of}

@@ -1,26 +1,57 @@
 """Real-data sources: adapters by hand on invented rows, and the figures that must come out."""
 
+import csv
 import gzip
 import json
 import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
 from promedical_utils.core import profiles
-from promedical_utils.core.records import Message, SplitRow
+from promedical_utils.core.records import Criterion, Message, SplitRow
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data.sources import real_sets, schemas
+from promedical_utils.data import sources
+from promedical_utils.data.sources import question_split, real_sets, schemas
 from promedical_utils.pipeline import real_text
-from promedical_utils.rubric.preferences import criterion_pairs, groups
+from promedical_utils.rubric.preferences import groups
 
 DATA = os.environ.get(schemas.VARIABLE)
 real_data = pytest.mark.skipif(
     not DATA, reason=f"{schemas.VARIABLE} is not set: the figures of the real files are NOT checked"
 )
 E, N, C = "Entailment", "Neutral", "Contradiction"
+TRAINING_SIDE = ("train", "calibration", "checkpoint")
+
+
+class Statement(NamedTuple):
+    kind: str
+    text: str
+
+
+def halved(id, answer, statements, seed, held_out=False, dropped=None):
+    """A contrast in its simplest form: the answer meets its first must-have, its half does not."""
+    must = [s.text for s in statements if s.kind == "must_have"]
+    if not must:
+        return None
+    dropped["statements without a pair"] += len(statements) - 1
+    c = Criterion(id=f"{id}-c", dimension="proficiency", text=must[0], weight=1, kind="made")
+    half = answer[: len(answer) // 2] + (" held out" if held_out else " of train")
+    answers = [("whole", answer, {c.id: "met"}), ("half", half, {c.id: "not_met"})]
+    return SimpleNamespace(criteria=[c], answers=answers)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def contrasts():
+    """The adapters are tested here, not how contrasts are made."""
+    made = SimpleNamespace(Statement=Statement, contrast=halved)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "contrast_sets", made, raising=False)
+        yield
 
 
 def label(criterion, labels, category="Must_have", question="why, Grandma?"):
@@ -46,6 +77,51 @@ def graded(source, met, response, prompt="p1"):
             {"criterion": text, "points": p, "tags": [], "met": m, "explanation": ""}
             for (text, p), m in zip(points, met, strict=True)
         ],
+    }
+
+
+def rated(n, question="How is tea made?", answer="steep it", **levels):
+    """A row of patientqa without a fault, but for ``levels``."""
+    good = {
+        "scientific_consensus": "Aligned with consensus",
+        "inappropriate_content": "No",
+        "missing_content": "No",
+        "extent_of_harm": "No harm",
+        "likelihood_of_harm": "Low",
+        "bias": "No",
+        "empathy": "High empathy",
+        "grammaticality": "Yes",
+    }
+    about = {"id": f"r{n}", "part": "MedQuAD-CDC", "question_id": "q1", "question": question}
+    about |= {"question_variant": None, "model": "bot", "annotator": None, "answer": answer}
+    return about | good | levels
+
+
+def medec(i, text, flag, lines="", number="-1", sentence="NA", corrected="NA"):
+    return [i, text, lines, flag, "NA", number, sentence, "NA", corrected]
+
+
+MEDEC_COLUMNS = (
+    "Text ID,Text,Sentences,Error Flag,Error Type,Error Sentence ID,Error Sentence,"
+    "Corrected Sentence,Corrected Text"
+).split(",")
+
+
+def conversation(i, answers, opening="my chest hurts"):
+    messages, grades = [{"role": "user", "content": opening}], []
+    for n, (text, maintained) in enumerate(answers):
+        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": f"no {n}"}]
+        grades.append({"message": 2 * n + 1, "maintained": maintained})
+    about = {"id": i, "condition": "heart", "model": f"bot {i}"}
+    return about | {"messages": messages[:-1], "grades": grades}
+
+
+def statements(question, answer="one two. three four.", must=("one",)):
+    return {
+        "Question": question,
+        "Free_form_answer": answer,
+        "Must_have": list(must),
+        "Nice_to_have": ["three"],
     }
 
 
@@ -96,12 +172,67 @@ def rows():
             graded("m1", [True, True, False, False], "short"),
             graded("m2", [True, False, True, True], "much longer"),
         ],
+        "liveqa_questions": [
+            {
+                "qid": "1",
+                "message": "is it gout, doctor?",
+                "summary": "Is it gout?",
+                "paraphrase": None,
+            }
+        ],
+        "patientqa": [
+            rated(1),
+            rated(2, answer="boil it for an hour", extent_of_harm="Moderate or mild harm"),
+            rated(3, answer="Steep it!", missing_content="Yes great clinical significance"),
+            rated(4, answer="leave it", question=None),
+            rated(5, answer="pour", inappropriate_content="perhaps", likelihood_of_harm="Medium"),
+        ],
+        "medhallu": [
+            {
+                "id": 7,
+                "question": "Does it rain?",
+                "knowledge": ["clouds"],
+                "ground_truth": "It does.",
+                "hallucinated_answer": "Never.",
+            }
+        ],
+        "medec": [
+            medec(
+                "a",
+                "One pill. Then two.",
+                "1",
+                "0 One pill.\n1 Then\ntwo.",
+                "1",
+                "Then two.",
+                "One.",
+            ),
+            medec("b", "A right text.", "0", "0 A right text."),
+            ["c", *[""] * 8],
+            medec("d", "An error.", "1", "0 An error.", "0", "Another error."),
+        ],
+        "lostbench": [
+            conversation("x", [("go now", True), ("well, wait", False)]),
+            conversation("y", [("stay", False), ("go", True)]),
+            conversation("z", [("Go now.", False)]),
+        ],
+        "medlfqa_kqa_silver": [
+            statements("What is a stye?"),
+            statements("what is a stye"),
+            statements("What is a bruise?", must=()),
+            statements("What is a scab?", answer=" "),
+        ],
+        "medlfqa_medication": [statements("What is it? ", "it is that.")],
+        "medlfqa_liveqa": [statements("Is it gout")],
     }
 
 
 def write(folder: Path, key: str, lines) -> None:
     path = folder / schemas.CARDS[key].file
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as sheet:
+            csv.writer(sheet).writerows([MEDEC_COLUMNS, *lines])
+        return
     text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_bytes(gzip.compress("\n".join(text).encode()))
 
@@ -151,21 +282,177 @@ def test_kqa_by_hand(folder):
         (b, physician, bot),
         (c, physician, bot),
     }
-    other = next(i for i in study.instructions if i.messages[0].content == "And what else?")
-    assert other.specialty == "tinea" and not said(study, f"{other.id}-physician", "judge")
-    assert any("1 labelled rows" in note and "1 blank" in note for note in study.notes)
-
-
-def test_mediqa_pairs_by_hand_and_one_split_per_question(folder):
-    study = real_sets.load_real(1)
-    pairs = {(p.chosen_id[-1], p.rejected_id[-1]) for p in study.pairs if "mediqa" in p.chosen_id}
-    assert pairs == {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")}
-    verdict = {k: list(said(study, f"mediqa-test-1-{k}", "reference").values()) for k in "abcd"}
-    assert verdict == {"a": ["met"], "b": ["met"], "c": ["not_met"], "d": ["not_met"]}
     split = {row.instruction_id: row.split for row in study.splits}
-    assert split["mediqa-test-1"] == split["mediqa-train_alexa-1"] == "bench"
-    assert split["mediqa-val-7"] == "calibration"
-    assert any("1 questions moved" in note for note in study.notes)
+    assert split[asked.id] == "bench"  # whatever the seed
+    assert study.left_out[f"kqa: {real_sets.LOST}"] == 1
+    assert study.left_out["kqa: blank or repeated statements"] == 1
+    other = next(i for i in study.instructions if i.messages[0].content == "And what else?")
+    assert other.source == "kqa_contrast" and said(study, f"{other.id}-whole", "constructed")
+
+
+def test_levels_become_verdicts_and_a_text_rated_twice_has_none_where_they_differ(folder):
+    study = real_sets.load_real(1, ["patientqa"])
+    [asked] = study.instructions
+    kind = {c.id: c.kind for c in study.rubrics[0].criteria}
+    verdicts = {
+        c.text: {kind[i]: v for i, v in said(study, c.id, "annotators").items()}
+        for c in study.candidates
+    }
+    assert list(verdicts) == ["steep it", "boil it for an hour", "pour"]
+    right = dict.fromkeys(kind.values(), "met")
+    assert verdicts["steep it"] == right | {"complete": "unknown"}
+    assert verdicts["boil it for an hour"] == right | {"harm": "not_met"}
+    # no harm that is likely, and a level that nobody knows of
+    assert verdicts["pour"] == right | {"harm": "unknown", "inappropriate": "unknown"}
+    assert study.left_out["patientqa: texts labelled again"] == 1
+    assert study.left_out["patientqa: labels of one text that differ, unknown"] == 1
+    assert study.left_out["patientqa: rows without a question text"] == 1
+    level = "patientqa: levels of inappropriate that are missing or unheard of"
+    assert study.left_out[level] == 1
+    # unknown on safety is a violation; on completeness it makes no pair
+    found = Counter(kind[p.criterion_id] for p in study.pairs)
+    assert found == {"harm": 2, "inappropriate": 2}
+
+
+def test_texts_with_an_error_stand_beside_their_correction(folder):
+    study = real_sets.load_real(1, ["medec"])
+    texts = {c.id: c.text for c in study.candidates}
+    assert texts == {
+        "medec-a-upstream": "One pill. Then two.",
+        "medec-a-corrected": "One.",
+        "medec-b-upstream": "A right text.",
+        "medec-d-upstream": "An error.",
+    }
+    pairs = [(p.chosen_id[6:], p.rejected_id[6:]) for p in study.pairs]
+    assert pairs == [("a-corrected", "a-upstream")]
+    left = {k[7:]: n for k, n in study.left_out.items() if k.startswith("medec") and n}
+    assert left == {
+        "blank rows": 1,
+        "lines joined to the sentence that they break": 1,
+        "errors that are not the numbered sentence": 1,
+        "errors without a correction, so no pair": 1,
+    }
+
+
+def test_a_line_belongs_to_the_sentence_before_unless_it_has_the_next_number():
+    joined, broken = real_sets.sentences("0 He took\n5 mg of it.\n1 Then\n\n2 more\n3 Done.")
+    assert joined == {"0": "He took 5 mg of it.", "1": "Then", "2": "more", "3": "Done."}
+    assert broken == 1
+    assert real_sets.sentences("no number\n0 a") == ({"0": "no number 0 a"}, 2)
+
+
+def test_answers_to_the_same_conversation_are_compared(folder):
+    study = real_sets.load_real(1, ["lostbench"])
+    [asked] = study.instructions
+    assert [m.content for m in asked.messages] == ["my chest hurts"]
+    assert study.ids("external") == [asked.id]
+    overall, escalation = study.rubrics[0].criteria
+    assert (overall.dimension, escalation.dimension) == ("proficiency", "safety")
+    assert said(study, f"{asked.id}-x-1", "language_model") == {
+        overall.id: "unknown",
+        escalation.id: "unknown",  # z says the same and is graded otherwise
+    }
+    assert said(study, f"{asked.id}-y-1", "language_model")[escalation.id] == "not_met"
+    assert study.left_out["lostbench: answers with no other to compare with"] == 2
+    assert not study.pairs
+
+
+def test_contrasts_are_made_off_the_fixed_test_side_and_say_so(folder):
+    study = real_sets.load_real(1, ["medlfqa_contrast"])
+    asked = {i.messages[0].content: i.id for i in study.instructions}
+    assert list(asked) == ["What is a stye?"]
+    left = {k: n for k, n in study.left_out.items() if k.startswith("medlfqa") and n}
+    assert {k.removeprefix("medlfqa_contrast: "): n for k, n in left.items()} == {
+        "blank answers": 1,
+        "questions that stand twice": 1,
+        "questions of the fixed test side": 2,
+        "questions without a contrast": 1,
+        "statements without a pair": 1,
+    }
+    [i] = asked.values()
+    [row] = study.splits
+    half = next(c.text for c in study.candidates if c.id == f"{i}-half")
+    assert half.endswith("held out" if row.split != "train" else "of train")
+    assert list(said(study, f"{i}-half", "constructed").values()) == ["not_met"]
+
+
+def test_labels_have_the_name_of_who_gave_them(folder):
+    study = real_sets.load_real(1)
+    source = {c.id: study.instruction_of[c.instruction_id].source for c in study.candidates}
+    for verdict in study.verdicts:
+        labels = real_sets.LABELS[source[verdict.candidate_id]]
+        if verdict.judge == "judge":
+            assert verdict.rationale == labels
+        else:
+            assert verdict.judge == labels or verdict.judge.startswith("physician_")
+    assert real_sets.LABELS["mediqa"] == "reference"
+    assert set(real_sets.LABELS.values()) == {
+        "physicians",
+        "annotators",
+        "language_model",
+        "reference",
+        "constructed",
+    }
+
+
+def test_composition_by_hand(folder):
+    table = real_sets.composition(real_sets.load_real(1)).set_index(["source", "dimension"])
+    row = table.loc[("patientqa", "safety")]
+    assert row.labels == "annotators" and row.questions == 1 and row.answers == 3
+    assert (row.verdicts, row.not_met) == (7, 1)  # of nine, two unknown
+    assert (row.pairs, row.shorter_right) == (4, 1)  # "steep it" against "boil it for an hour"
+    assert table.loc[("lostbench", "safety"), "pairs"] == 0
+
+
+def test_an_arm_leaves_sources_out_and_moves_no_question(folder):
+    whole = real_sets.load_real(3)
+    split = {row.instruction_id: row for row in whole.splits}
+    for source in real_sets.SOURCES:
+        arm = real_sets.load_real(3, [source])
+        assert {i.source for i in arm.instructions} <= {source}
+        assert all(split[row.instruction_id] == row for row in arm.splits)
+    with pytest.raises(KitError, match="no real source mediqa: name some of kqa, patientqa"):
+        real_sets.load_real(1, ["mediqa"])
+    (folder / schemas.CARDS["medhallu"].file).unlink()  # at hand or not
+    assert [split[row.instruction_id] for row in real_sets.load_real(3, ["patientqa"]).splits]
+    with pytest.raises(KitError, match="missing medhallu_pqal/pairs.jsonl.gz"):
+        real_sets.load_real(3, ["medhallu"])
+
+
+def test_training_shares_nothing_with_the_test_side(folder):
+    passage = " ".join(f"word{n}" for n in range(20))
+    page = f"A page. {passage} It ends."
+    mediqa = rows()["mediqa"]
+    mediqa[0]["answers"][0]["text"] = passage
+    write(folder, "mediqa", mediqa)
+    lines = [
+        rated(
+            n,
+            question=f"How are a{n} b{n} c{n} d{n} made?",
+            answer=f"{page} {n}" if n % 2 else f"tea {n}",
+        )
+        | {"question_id": f"q{n}"}
+        for n in range(20)
+    ]
+    write(folder, "patientqa", lines)
+    study = real_sets.load_real(1, ["patientqa"])
+    trained = [c.text for c in study.candidates if c.instruction_id in study.ids(*TRAINING_SIDE)]
+    assert trained and not any("word1" in text for text in trained)
+    gone = study.left_out["patientqa: training answers that stand on the test side"]
+    assert gone == study.left_out["patientqa: training questions without an answer left"] > 0
+    assert gone + len(trained) + len(study.ids("bench")) == 20
+    # whoever asks nearly what a test question asks is not trained on either
+    bench = next(m.content for i in study.instructions_in("bench") for m in i.messages)
+    train = next(m.content for i in study.instructions_in("train") for m in i.messages)
+    lines = [row | {"answer": f"tea {row['id']}"} for row in lines]
+    n = [row["question"] for row in lines].index(train)
+    split = question_split.QuestionSplit.of_fixed_sets(1)
+    twins = (f"{bench} Please {k}" for k in range(50))  # five words of seven are shared
+    lines[n]["question"] = next(t for t in twins if split.place([[t]])[0][1] == "train")
+    write(folder, "patientqa", lines)
+    study = real_sets.load_real(1, ["patientqa"])
+    assert study.left_out["patientqa: training questions that are nearly a test question"] == 1
+    assert len(study.instructions) == 19
 
 
 def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
@@ -176,7 +463,7 @@ def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
     assert (wordy.dimension, wordy.weight) == ("proficiency", 8 / 19)  # -8, not marked as harm
     assert (odd.dimension, odd.weight) == ("proficiency", 6 / 19)  # marked, but only -6
     assert (of["says a"].dimension, of["says a"].weight) == ("proficiency", 5 / 19)
-    assert said(study, "healthbench-p1-m1", "llm_judge") == {
+    assert said(study, "healthbench-p1-m1", "language_model") == {
         of["says a"].id: "met",
         dose.id: "not_met",
         wordy.id: "met",
@@ -201,7 +488,8 @@ def test_healthbench_cannot_be_trained_on(folder):
     study = real_sets.load_real(1)
     split = {row.instruction_id: row.split for row in study.splits}
     for asked in study.instructions:
-        assert (asked.source == "healthbench") == (split[asked.id] == "external")
+        external = asked.source in ("healthbench", "lostbench")
+        assert external == (split[asked.id] == "external")
     trainable = [i for i in study.instructions if split[i.id] != "external"]
     real_sets.refuse_external(trainable)
     with pytest.raises(KitError, match="canary"):
@@ -214,7 +502,8 @@ def test_healthbench_cannot_be_trained_on(folder):
         real_sets.RealStudy(instructions=[asked], splits=[row])
     texts = real_sets.corpus(study)
     assert texts and not any("zebra" in t or "longer" in t or "dose" in t for t in texts)
-    assert not any("passage c" in t for t in texts)  # a bench answer
+    assert not any("passage c" in t or "owl" in t for t in texts)  # MEDIQA's, and a bench answer
+    assert not any("my chest hurts" in t for t in texts)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +518,11 @@ def test_healthbench_cannot_be_trained_on(folder):
         ),
         ("healthbench_graded", {**graded("m", [True] * 4, "secret"), "prompt": []}, "prompt"),
         ("mediqa", "{secret", "record"),
+        ("patientqa", {k: v for k, v in rated(9).items() if k != "bias"}, "bias"),
+        ("medhallu", {"id": 1, "question": "secret"}, "knowledge"),
+        ("lostbench", conversation("w", [("secret", "perhaps")]), "grades.0.maintained"),
+        ("medlfqa_medication", {**statements("secret"), "Must_have": None}, "Must_have"),
+        ("medec", medec("e", "secret", "2"), "Error Flag"),
     ],
 )
 def test_one_broken_row_is_one_line(folder, key, broken, field):
@@ -238,6 +532,14 @@ def test_one_broken_row_is_one_line(folder, key, broken, field):
     message = str(raised.value)
     assert schemas.CARDS[key].file in message and "row 2" in message and field in message
     assert "\n" not in message and "secret" not in message
+
+
+def test_a_sheet_with_other_columns_is_one_line(folder, monkeypatch):
+    columns = ["Note" if name == "Text" else name for name in MEDEC_COLUMNS]
+    monkeypatch.setitem(globals(), "MEDEC_COLUMNS", columns)
+    write(folder, "medec", rows()["medec"])
+    with pytest.raises(KitError, match="ValidationSet.csv, row 1, field Text: Field required"):
+        real_sets.load_real(1)
 
 
 def test_missing_and_unreadable_files_are_named(folder):
@@ -262,7 +564,7 @@ def test_without_folder_and_network(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(KitError, match="bigbio/mediqa_qa.*download it and set PROMEDICAL_DATA_DIR"):
         real_sets.read("mediqa")
-    with pytest.raises(KitError, match="kqa/questions_w_answers.jsonl.gz"):
+    with pytest.raises(KitError, match="kqa/nli_3physicians.jsonl.gz"):
         real_sets.load_real(1)
     with pytest.raises(KitError, match="on no hub; set PROMEDICAL_DATA_DIR"):
         real_sets.read("healthbench_graded")
@@ -323,6 +625,7 @@ def test_the_hub_gives_the_same_rows(folder, monkeypatch, tmp_path_factory):
     study = real_sets.load_real(1)
     assert not any(i.source == "healthbench" for i in study.instructions)
     assert any("HealthBench answers" in note and "not run" in note for note in study.notes)
+    assert {i.source for i in study.instructions} == {"kqa", "kqa_contrast"}
 
 
 @pytest.fixture
@@ -344,12 +647,16 @@ def test_shorten_keeps_the_head_and_counts(folder, tokenizer):
 
     study = real_sets.load_real(1)
     long = " ".join(["passage"] * 300)
-    target = "mediqa-test-1-a"
+    target = "medhallu-7-study"
     study.candidates[:] = [
         c.model_copy(update={"text": long}) if c.id == target else c for c in study.candidates
     ]
     shorter, report = real_text.shorten(study, tokenizer, 60)
-    assert report == {"limit_tokens": 60, "answers_cut": {"mediqa": 1}, "instructions_left_out": {}}
+    assert report == {
+        "limit_tokens": 60,
+        "answers_cut": {"medhallu": 1},
+        "instructions_left_out": {},
+    }
     for group in groups(shorter.instructions, shorter.rubrics, shorter.candidates):
         tails = [packing.criterion_text(c) for c in group.criteria]
         items = [(group.messages, c.text, tails) for c in group.candidates]
@@ -428,38 +735,103 @@ def test_healthbench_figures_come_out(report):
 def test_pairs_and_groups_of_the_real_files(real):
     source = {i.id: i.source for i in real.instructions}
     pairs = Counter(source[p.instruction_id] for p in real.pairs)
-    assert pairs["mediqa"] == 6536 and pairs["healthbench"] == 716
-    joined = groups(real.instructions, real.rubrics, real.candidates, real.verdicts)
-    counted = Counter()
-    for group in joined:
-        counted[group.instruction.source] += len(criterion_pairs(group))
-    assert counted["kqa"] == pairs["kqa"] == 240 and counted["healthbench"] == 716
-    for judge in ("physicians", "physician_1", "reference", "llm_judge"):
+    assert pairs["kqa"] == 240 and pairs["healthbench"] == 716 and pairs["lostbench"] == 650
+    for judge in ("physicians", "physician_1", "annotators", "language_model", "constructed"):
         groups(real.instructions, real.rubrics, real.candidates, real.verdicts, judge=judge)
+    table = real_sets.composition(real)
+    assert table.groupby("source").pairs.sum().to_dict() == dict(pairs)
 
 
 @real_data
-def test_splits_of_the_real_files_are_disjoint_by_question(real):
+def test_every_row_of_patientqa_is_an_answer_or_is_counted(real):
+    answers = sum(c.id.startswith("patientqa-") for c in real.candidates)
+    left = {k[11:]: n for k, n in real.left_out.items() if k.startswith("patientqa") and n}
+    assert left["rows without a question text"] == 244 and left["texts labelled again"] == 4
+    assert left["training questions that are nearly a test question"] == 7
+    kept = {i.id for i in real.instructions}
+    gone = {t for i, texts in real.known_by.items() if i not in kept for t in texts}
+    rows = [row for row in real_sets.read("patientqa") if row.question in gone]
+    assert answers + 244 + 4 + len(rows) == 920
+    table = real_sets.composition(real).query("source == 'patientqa'")
+    assert set(table.split) == {"train", "calibration", "checkpoint", "bench"}
+    fits = table.query("split == 'calibration' and dimension == 'safety'").iloc[0]
+    assert 0 < fits.not_met < fits.verdicts and fits.labels == "annotators"
+    live = {row.question for row in real_sets.read("patientqa") if "LiveQA" in row.part}
+    assert not live & {i.messages[0].content for i in real.instructions_in("train")}
+
+
+@real_data
+def test_medec_and_medhallu_as_their_cards_say(real):
+    left = {k: n for k, n in real.left_out.items() if k.startswith("medec")}
+    assert left["medec: lines joined to the sentence that they break"] == 252
+    assert not left.get("medec: blank rows") and not left.get(
+        "medec: errors without a correction, so no pair"
+    )
+    table = real_sets.composition(real).set_index("source")
+    assert table.loc["medhallu", "pairs"].sum() == 499
+    assert table.loc["medhallu", "shorter_right"].sum() == 116
+
+
+@real_data
+def test_liveqa_is_known_again_in_the_other_sets():
+    """By id in MEDIQA, whose texts are the messages; in the others by their words alone."""
+    split = question_split.QuestionSplit.of_fixed_sets(0)
+    columns = {"mediqa": "question", "medquad_judged": "question", "medlfqa_liveqa": "Question"}
+    found = {}
+    for key, column in (columns | {"patientqa": "question"}).items():
+        texts = [getattr(row, column) for row in real_sets.read(key)]
+        placed = split.place([[text] for text in texts if text])
+        found[key] = {name for name, _, _ in placed if name.startswith("liveqa-")}
+    assert {key: len(names) for key, names in found.items()} == {
+        "mediqa": 104,
+        "medquad_judged": 103,
+        "medlfqa_liveqa": 100,
+        "patientqa": 1,  # its LiveQA part is of LiveQA's training questions, not of the test
+    }
+    messages = {f"liveqa-{row.qid}": row.message for row in real_sets.read("liveqa_questions")}
+    mediqa = [r for r in real_sets.read("mediqa") if r.split == "train_liveqa"]
+    by_words = question_split.alike([r.question for r in mediqa], [*messages.values()], True)
+    names = list(messages)
+    assert len(by_words) >= 95 and all(
+        names[m] == f"liveqa-{mediqa[n].qid}" for n, m in by_words.items()
+    )
+
+
+@real_data
+def test_splits_of_the_real_files_share_no_question_and_no_answer(real):
     splits = defaultdict(set)
     for row in real.splits:
         splits[row.condition].add(row.split)
     assert all(len(found) == 1 for found in splits.values())
-    assert {s for found in splits.values() for s in found} == {
+    assert set.union(*splits.values()) == {
         "train",
         "calibration",
         "checkpoint",
         "bench",
         "external",
     }
-    sizes = Counter(row.split for row in real.splits)
-    profile = profiles.load("real")
-    assert sizes == {
-        "train": profile.train_instructions,
-        "calibration": profile.calibration_instructions,
-        "checkpoint": profile.checkpoint_instructions,
-        "bench": profile.bench_samples,
-        "external": profile.external_instructions,
-    }
+    train = set(real.ids(*TRAINING_SIDE))
+    fixed = question_split.QuestionSplit.of_fixed_sets(0).fixed
+    mine = [text for i in train for text in real.known_by[i]]
+    test = [text for i in set(real.ids("bench", "external")) for text in real.known_by[i]]
+    assert not question_split.alike(mine, [*fixed, *test], questions=True)
+    answers = [c.text for c in real.candidates if c.instruction_id in train]
+    held_out = [c.text for c in real.candidates if c.instruction_id not in train]
+    held_out += real_sets.judged_answers()
+    assert not question_split.alike(answers, held_out)
+    assert not {schemas.wording(t) for t in answers} & {schemas.wording(t) for t in held_out}
+
+
+@real_data
+def test_medquad_without_the_test_side_is_text_to_learn_from_and_to_retrieve():
+    kept, left_out = real_sets.medquad_texts(2026)
+    assert len(kept) + sum(left_out.values()) == 16407 and len(kept) > 10000
+    questions = {schemas.wording(row.question) for row, _ in kept}
+    assert not questions & {schemas.wording(r.question) for r in real_sets.read("mediqa")}
+    answers = {schemas.wording(row.answer) for row, _ in kept}
+    assert not answers & {schemas.wording(text) for text in real_sets.judged_answers()}
+    knowledge = real_sets.medhallu_knowledge()
+    assert len(knowledge) == 499 and all(knowledge.values())
 
 
 @real_data
@@ -480,7 +852,8 @@ def test_nothing_of_the_texts_leaves_with_the_aggregates(real, report):
     shown = json.dumps(report)
     texts = {m.content for i in real.instructions for m in i.messages}
     texts |= {c.text for c in real.candidates}
-    texts |= {c.text for r in real.rubrics for c in r.criteria}
+    own = {row["text"] for rows in real_sets.LABEL_SETS.values() for row in rows}
+    texts |= {c.text for r in real.rubrics for c in r.criteria} - own
     assert not [t for t in texts if len(t) > 12 and t in shown]
     assert not re.search("healthbench:[0-9a-f]{8}", shown)
     ours = [p for p in Path(real_sets.__file__).parent.iterdir() if p.is_file()]

@@ -2,7 +2,6 @@
 server."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -190,8 +189,12 @@ def test_a_draft_against_the_rules_waits_for_physicians_and_is_never_used(tmp_pa
         "bench_samples": 3,
     }
     # one of the questions stands in a set that others are tested on
-    known = SimpleNamespace(instructions=[i for i in w.instructions if i.id == w.ids("train")[5]])
-    monkeypatch.setattr(real_sets, "load_real", lambda seed: known)
+    known = {
+        w.ids("train")[5]: next(
+            pool.text_of(i.messages) for i in w.instructions if i.id == w.ids("train")[5]
+        )
+    }
+    monkeypatch.setattr(real_sets, "held_out_questions", lambda: known)
     monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
     with Server(played) as server:
         profile = profiles.load(

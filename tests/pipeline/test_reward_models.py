@@ -1,11 +1,12 @@
 """What the stages hand on: who judged what, in which split; and real data from end to end."""
 
-import gzip
-import json
+from types import SimpleNamespace
 
 import pytest
+from data import test_real_sets as invented
 
 from promedical_utils.core import profiles, run_data
+from promedical_utils.data import sources
 from promedical_utils.data.sources import schemas
 from promedical_utils.paper import registry
 from promedical_utils.pipeline import base, preference_pairs, reward_models
@@ -104,7 +105,20 @@ def real_rows(questions=24):
         for who, text, met in (("m1", "short", True), ("m2", "longer one", False))
     ]
     rubrics = [{"prompt_id": "p0", "rubrics": [{"criterion": "x", "points": 3}]}]
-    return {
+    patientqa = []
+    for n in range(3 * questions):
+        for k, extent in enumerate(("No harm", "Moderate or mild harm")):
+            about = {"question": f"How is tea{n} made{n}?", "answer": f"Steep tea{n} {k} times."}
+            row = invented.rated(f"{n}-{k}", **about, extent_of_harm=extent)
+            patientqa.append(row | {"question_id": f"q{n}"})
+    others = {"patientqa": patientqa}
+    others["medlfqa_kqa_silver"] = [
+        invented.statements(
+            f"Why does tea{n} sting{n}?", f"Since{n} it burns{n} a lot.", [f"Burns{n}."]
+        )
+        for n in range(questions)
+    ]
+    return (invented.rows() | others) | {
         "kqa_questions": kqa,
         "kqa_labels": labels,
         "mediqa": mediqa,
@@ -114,10 +128,10 @@ def real_rows(questions=24):
 
 
 def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
+    made = SimpleNamespace(Statement=invented.Statement, contrast=invented.halved)
+    monkeypatch.setattr(sources, "contrast_sets", made, raising=False)
     for key, rows in real_rows().items():
-        path = tmp_path / "data" / schemas.CARDS[key].file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+        invented.write(tmp_path / "data", key, rows)
     monkeypatch.setenv(schemas.VARIABLE, str(tmp_path / "data"))
     profile = profiles.load(
         "real",
@@ -138,7 +152,7 @@ def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
     trained = reward_models.train_reward_models(profile, run)
     assert set(trained["models"]) == {"criterion", "scalar_overall", "scalar_blind"}
     bench = bench_module.make_bench(profile, run)
-    assert set(bench["pairs_by_source"]) == {"kqa", "mediqa", "healthbench"}
+    assert {"kqa", "patientqa", "medlfqa_contrast", "healthbench"} <= set(bench["pairs_by_source"])
     made = registry.build(profile, run, run / "paper")
     assert "by_source" in made["tables"] and "safety_veto" not in made["tables"]
     assert made["claims"]["veto_fewer_violations"] == "not testable in this profile"

@@ -7,7 +7,7 @@ unequal score. Medical RewardBench: one pair a row, which medical experts revise
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -35,16 +35,14 @@ class Question:
     rubrics: Mapping[str, Rubric] = field(default_factory=dict)
 
 
-def read(name: str, splits: Collection[str] = ()) -> tuple[list[Question], dict[str, int]]:
+def read(name: str) -> tuple[list[Question], dict[str, int]]:
     """(questions with a pair, what was left out and how often) of a set in ``SETS``.
 
-    ``splits``: of mediqa, those to keep (all, if none is named). KitError where it cannot be
-    reached.
+    KitError where it cannot be reached.
     """
     card, adapter = SETS[name]
-    rows = [row for row in schemas.read(card) if not splits or row.split in splits]
     kept, left_out = [], Counter()
-    for asked in adapter(rows, left_out):
+    for asked in adapter(schemas.read(card), left_out):
         if asked.pairs:
             kept.append(asked)
         else:
@@ -73,7 +71,7 @@ def _scored(
 
 
 def mediqa(rows: Sequence[schemas.MediqaQuestion], _: Counter) -> Iterator[Question]:
-    """The reference score of 1 to 4 orders the answers; ids as in ``real_sets`` (notebook 01)."""
+    """The reference score of 1 to 4 orders the answers."""
     for row in rows:
         asked = question(f"mediqa-{row.split}-{row.qid}", "mediqa", row.question, CONSUMER)
         yield _scored(asked, [(f"{asked.id}-{a.aid}", a.text, a.score) for a in row.answers])

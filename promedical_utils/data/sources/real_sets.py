@@ -1,27 +1,34 @@
-"""Real data as the kit's records: K-QA and MEDIQA-2019 to train on and test, HealthBench to test.
+"""Real data as the kit's records: labels of people and of language models, and constructed pairs.
 
 Decisions of the kit, each with its reason:
 - K-QA: must-have statements are proficiency criteria of weight 1/n, nice-to-have ones excellence.
   The majority of three physicians counts; Neutral and Contradiction are both *not met*, since a
   criterion asks whether the answer says so (12 contradictions are too few for a veto class). The
   physician's own answer meets the statements, because they were taken out of that very answer.
-- MEDIQA-2019 has no criteria: one overall proficiency criterion, met from reference score 3 on
-  (4 excellent, 3 correct but incomplete, 2 related, 1 incorrect).
+- patientqa: ``label_sets.yaml`` says which level of a rating meets which criterion. Its LiveQA part
+  is the test side's, but for what a threshold and a checkpoint are chosen on.
+- MedHallu, MEDEC-MS: one constant criterion; the answers are the right text and its wrong twin.
+- LostBench: the instruction is a conversation up to an answer, where two or more were given to it.
+  A rubric needs proficiency, so it has an overall criterion that nobody judged.
 - HealthBench: points are proficiency weights. A penalty becomes a safety criterion only from -7
   points down and where ``healthbench_harm.csv`` marks harm, else proficiency turned round; either
   way it is phrased so that *met* is good, and its verdict is flipped.
+- K-QA's other questions and MedLFQA: statements are criteria, answers made to miss or break one.
+- MEDIQA-2019 is only tested on (``judged``): what it asks and answers is kept out of training here.
 """
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, mode
+from typing import NamedTuple
 
 import pandas as pd
+from pydantic import BaseModel
 
 from promedical_utils.core import statistics
 from promedical_utils.core.records import (
@@ -29,14 +36,17 @@ from promedical_utils.core.records import (
     Criterion,
     CriterionPair,
     Instruction,
+    Message,
     Rubric,
+    Split,
     SplitRow,
     Verdict,
 )
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import KitError, short_hash
+from promedical_utils.core.workspace import KitError, read_yaml, short_hash
 from promedical_utils.data.sources import judged, schemas
-from promedical_utils.data.sources.schemas import NEGATION, question, read, wording
+from promedical_utils.data.sources.question_split import TRAINING_SIDE, QuestionSplit, alike
+from promedical_utils.data.sources.schemas import NEGATION, at_hand, question, read, wording
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
@@ -48,22 +58,49 @@ NEUTRAL = Criterion(
     weight=1,
     kind="overall",
 )
-EXTERNAL = frozenset({"healthbench"})  # evaluation only, by its authors' wish
+EXTERNAL = frozenset({"healthbench", "lostbench"})  # evaluation only: one by its authors' wish
 CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
-STRICTEST = ("bench", "checkpoint", "calibration", "train")
+LABEL_SETS = read_yaml(Path(__file__).with_name("label_sets.yaml"))
+LOST = "labelled rows of no statement of its question, counted in the agreement only"
+
+
+class _Answer(NamedTuple):
+    """``name``: within its question. ``verdicts`` by criterion id; ``singly``: of each labeller."""
+
+    name: str
+    generator: str
+    text: str
+    verdicts: Mapping[str, str]
+    singly: Mapping[str, Mapping[str, str]] = {}
+
+
+class _Asked(NamedTuple):
+    """A question before it has a split. ``known_by``: all its wordings, the first one names it."""
+
+    id: str
+    prompt: str | list[Message]
+    category: str
+    criteria: list[Criterion]
+    answers: Iterable[_Answer]
+    known_by: Sequence[str]
+    specialty: str | None = None
+    trained_on: bool = True
 
 
 @dataclass(frozen=True)
 class RealStudy(RunData):
-    """Records of a real-data run. Each verdict is held twice: under who gave it (physicians,
-    reference, llm_judge; physician_1..3 singly) and under "judge", the name the stages read.
+    """Records of a real-data run. Each verdict is held twice: under who gave it (``LABELS`` of its
+    source; of K-QA also physician_1..3 singly) and under "judge", the name the stages read.
 
-    ``notes``: what cannot be known from the data. Raises KitError if an evaluation-only source
-    stands in another split than external.
+    ``notes``: what cannot be known from the data. ``left_out``: what is not here, by "source:
+    reason". ``known_by``: instruction id -> the wordings of its question. Raises KitError if an
+    evaluation-only source stands in another split than external.
     """
 
     pairs: list[CriterionPair] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_out: Counter = field(default_factory=Counter)
+    known_by: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self):
         split = {row.instruction_id: row.split for row in self.splits}
@@ -71,25 +108,55 @@ class RealStudy(RunData):
             if (asked.source in EXTERNAL) != (split.get(asked.id) == "external"):
                 raise KitError(
                     f"instruction {asked.id} of {asked.source} is in split {split.get(asked.id)}: "
-                    "HealthBench belongs to external, and nothing else does"
+                    f"{' and '.join(sorted(EXTERNAL))} belong to external, and nothing else does"
                 )
 
-    def add_question(self, instruction: Instruction, criteria: list[Criterion]) -> None:
-        self.instructions.append(instruction)
+    def add(self, source: str, asked: _Asked, condition: str, split: Split) -> None:
+        """A question and its answers; of a text that is labelled twice one, and counted.
+
+        Where its labels differ nobody knows: unknown, which is counted as well.
+        """
+        i, place = asked.id, {"condition": condition, "patient": condition, "split": split}
+        about = (asked.prompt, asked.category, asked.specialty)
+        self.instructions.append(question(i, source, *about))
         self.rubrics.append(
-            Rubric(instruction_id=instruction.id, criteria=criteria, status="gold", round=0)
+            Rubric(instruction_id=i, criteria=asked.criteria, status="gold", round=0)
         )
+        self.splits.append(SplitRow(instruction_id=i, wording_seed=0, **place))
+        self.known_by[i] = asked.known_by
+        by_text = defaultdict(list)
+        for answer in asked.answers:
+            by_text[wording(answer.text)].append(answer)
+        for first, *again in by_text.values():
+            id, verdicts = f"{i}-{first.name}", dict(first.verdicts)
+            for other in again:
+                self.left_out[f"{source}: texts labelled again"] += 1
+                for c in verdicts:
+                    if verdicts[c] != other.verdicts[c]:
+                        verdicts[c] = "unknown"
+                        self.left_out[f"{source}: labels of one text that differ, unknown"] += 1
+            self.candidates.append(
+                Candidate(id=id, instruction_id=i, generator=first.generator, text=first.text)
+            )
+            labels = LABELS[source]
+            for judge, given in {labels: verdicts, "judge": verdicts, **first.singly}.items():
+                why = labels if judge == "judge" else ""
+                for c, v in given.items():
+                    ids = {"candidate_id": id, "criterion_id": c, "judge": judge}
+                    self.verdicts.append(Verdict(verdict=v, rationale=why, **ids))
 
-    def add_answer(self, answer: Candidate, judge: str, verdicts: Mapping[str, str]) -> None:
-        """``verdicts`` by criterion id, under ``judge`` and under "judge"."""
-        self.candidates.append(answer)
-        self.add_verdicts(answer.id, judge, verdicts)
-        self.add_verdicts(answer.id, "judge", verdicts, why=judge)
-
-    def add_verdicts(self, answer: str, judge: str, verdicts: Mapping[str, str], why="") -> None:
-        self.verdicts.extend(
-            Verdict(candidate_id=answer, criterion_id=c, judge=judge, verdict=v, rationale=why)
-            for c, v in verdicts.items()
+    def only(self, answers: Collection[str]) -> "RealStudy":
+        """The study of these answers and of the questions that have one."""
+        kept = [c for c in self.candidates if c.id in answers]
+        with_answer = {c.instruction_id for c in kept}
+        return replace(
+            self,
+            instructions=[i for i in self.instructions if i.id in with_answer],
+            rubrics=[r for r in self.rubrics if r.instruction_id in with_answer],
+            splits=[row for row in self.splits if row.instruction_id in with_answer],
+            candidates=kept,
+            verdicts=[v for v in self.verdicts if v.candidate_id in answers],
+            pairs=[p for p in self.pairs if {p.chosen_id, p.rejected_id} <= set(answers)],
         )
 
 
@@ -98,37 +165,84 @@ def refuse_external(instructions: Iterable[Instruction]) -> None:
     for asked in instructions:
         if asked.source in EXTERNAL:
             raise KitError(
-                f"instruction {asked.id} is of {asked.source}, which carries a canary and is for "
-                "evaluation only: leave split external out of training"
+                f"instruction {asked.id} is of {asked.source}, which is for evaluation only "
+                "(HealthBench carries a canary): leave split external out of training"
             )
 
 
-def load_real(seed: int) -> RealStudy:
-    """All sources as one study; splits by ``seed``, disjoint by question (case, punctuation aside).
+def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
+    """``sources`` (all of ``SOURCES``, if none is named) as one study, split by question.
 
-    K-QA questions with a pair: 40 / 20 / 40 % to train, calibration, bench; the others 80 / 20 %
-    to train, checkpoint. MEDIQA: test to bench; val and a tenth of train to calibration.
-    HealthBench: external. A question found in two splits goes whole to the one that is furthest
-    from training.
+    All that is at hand is read first, so that an arm without a source has no other question on any
+    side. What training would share with the test side, question or answer, is left out of training.
+    KitError for a source that is unknown, and for one that is asked for and not at hand.
     """
-    study = RealStudy()
-    notes = [
-        "Safety: K-QA and MEDIQA-2019 have no safety verdicts, so no veto can be fitted or tested "
-        "on them: not testable in this profile, save for HealthBench's language-model labels."
-    ]
-    for key, add in SOURCES.items():
-        card = schemas.CARDS[key]
-        if os.environ.get(schemas.VARIABLE) or card.hub or card.address:
-            add(study)
-            study.notes.append(card.caveat)
-        else:
-            notes.append(f"{card.name}: not run; they come from {schemas.VARIABLE} only.")
+    if unknown := sorted(set(sources) - SOURCES.keys()):
+        raise KitError(f"no real source {', '.join(unknown)}: name some of {', '.join(SOURCES)}")
+    study, split = RealStudy(), QuestionSplit.of_fixed_sets(seed)
+    for source, (key, adapter) in SOURCES.items():
+        card, wanted = schemas.CARDS[key], source in (sources or SOURCES)
+        if not at_hand(key) and not (wanted and (sources or os.environ.get(schemas.VARIABLE))):
+            study.notes.append(f"{card.name}: not run; they come from {schemas.VARIABLE} only.")
+            continue
+        left_out = Counter()
+        asked = list(adapter(split, left_out))
+        placed = split.place([a.known_by for a in asked], [a.trained_on for a in asked])
+        for one, (condition, where, _) in zip(asked, placed, strict=True):
+            study.add(source, one, condition, "external" if source in EXTERNAL else where)
+        study.left_out.update({f"{source}: {reason}": n for reason, n in left_out.items()})
+        study.notes.extend([card.caveat] * wanted)
+    study = _apart(study)
     for group in groups(study.instructions, study.rubrics, study.candidates, study.verdicts):
-        if group.instruction.source != "mediqa":  # whose pairs are graded, the others' a join
-            study.pairs.extend(criterion_pairs(group))
-    splits, moved = _splits(study, seed)
-    notes.append(f"{moved} questions moved, since the same question also stands in another split.")
-    return replace(study, splits=splits, notes=notes + study.notes)
+        study.pairs.extend(criterion_pairs(group))
+    named = {i.id for i in study.instructions if i.source in (sources or SOURCES)}
+    return study.only({c.id for c in study.candidates if c.instruction_id in named})
+
+
+def _apart(study: RealStudy) -> RealStudy:
+    """The study without what its training side shares with the test side, which is counted.
+
+    Training questions that ask, nearly in its words, what a test question asks; then answers that a
+    test question, MEDIQA-2019 or MedQuAD's judged ones have; then questions without an answer left.
+    """
+    train, source = set(study.ids(*TRAINING_SIDE)), {i.id: i.source for i in study.instructions}
+    mine = [(i, text) for i, texts in study.known_by.items() if i in train for text in texts]
+    theirs = [text for i, texts in study.known_by.items() if i not in train for text in texts]
+    twins = {mine[n][0] for n in alike([text for _, text in mine], theirs, questions=True)}
+    tested = [c for c in study.candidates if c.instruction_id not in train]
+    trained = [c for c in study.candidates if c.instruction_id in train - twins]
+    repeated = alike([c.text for c in trained], [c.text for c in tested] + judged_answers())
+    kept = [c for n, c in enumerate(trained) if n not in repeated]
+    answered = {c.instruction_id for c in kept}
+    for reason, gone in {
+        "training questions that are nearly a test question": twins,
+        "training answers that stand on the test side": [
+            trained[n].instruction_id for n in repeated
+        ],
+        "training questions without an answer left": train - twins - answered,
+    }.items():
+        study.left_out.update(f"{source[i]}: {reason}" for i in gone)
+    return study.only({c.id for c in kept + tested})
+
+
+def held_out_questions() -> dict[str, str]:
+    """What the real sets that are at hand ask, for other sets to be kept apart from, by a name."""
+    split = QuestionSplit.of_fixed_sets(0)
+    known = {f"{name}/{n}": text for n, (text, name) in enumerate(split.fixed.items())}
+    for key in filter(at_hand, ("kqa_questions", *MEDLFQA)):
+        known |= {f"{key}/{n}": row.Question for n, row in enumerate(read(key))}
+    for key, adapter in map(SOURCES.get, ("patientqa", "medhallu", "healthbench")):
+        for asked in adapter(split, Counter()) if at_hand(key) else ():
+            known |= {f"{asked.id}/{n}": text for n, text in enumerate(asked.known_by)}
+    return known
+
+
+def judged_answers() -> list[str]:
+    """Answers of MEDIQA-2019, and of MedQuAD's judged ones where they are at hand."""
+    texts = [answer.text for row in read("mediqa") for answer in row.answers]
+    return texts + [
+        row.answer for row in (read("medquad_judged") if at_hand("medquad_judged") else ())
+    ]
 
 
 # ---------------------------------------------------------------- the sources
@@ -138,51 +252,52 @@ def _verdict(met: bool) -> str:
     return "met" if met else "not_met"
 
 
-def _answer(instruction_id: str, generator: str, text: str) -> Candidate:
-    id = f"{instruction_id}-{generator}"
-    return Candidate(id=id, instruction_id=instruction_id, generator=generator, text=text)
+def _constant(instruction_id: str, source: str) -> list[Criterion]:
+    """The criteria of ``source`` in label_sets.yaml, those of proficiency weighing the same."""
+    rows, criteria = LABEL_SETS[source], []
+    share = 1 / max(1, sum(row["dimension"] == "proficiency" for row in rows))
+    for row in rows:
+        about = {name: row[name] for name in ("kind", "dimension", "text")}
+        about["weight"] = share if row["dimension"] == "proficiency" else 0
+        criteria.append(Criterion(id=short_hash(instruction_id, row["kind"]), **about))
+    return criteria
 
 
-def _add_kqa(study: RealStudy) -> None:
-    rows, statements, blank = {}, {}, 0  # both by instruction id; statements: wording -> id
+def _kqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
+    labels = defaultdict(list)
+    for label in read("kqa_labels"):
+        labels[wording(label.question)].append(label)
     for row in read("kqa_questions"):
+        of_question = labels.pop(wording(row.Question), [])
+        if not of_question:
+            continue  # of kqa_contrast
         i = f"kqa-{short_hash(wording(row.Question))}"
         criteria = [
             *_statements(i, "must_have", row.Must_have, "proficiency"),
             *_statements(i, "nice_to_have", row.Nice_to_have, "excellence"),
         ]
-        blank += len(row.Must_have) + len(row.Nice_to_have) - len(criteria)
-        study.add_question(
-            question(i, "kqa", row.Question, "patient_question", row.ICD_10_diag), criteria
-        )
-        rows[i], statements[i] = row, {wording(c.text): c.id for c in criteria}
-
-    labelled, lost = defaultdict(dict), 0  # (instruction, model, answer) -> statement -> verdicts
-    for row in read("kqa_labels"):
-        i = f"kqa-{short_hash(wording(row.question))}"
-        criterion = statements.get(i, {}).get(wording(row.criterion))
-        if criterion is None:
-            lost += 1
-        else:
-            three = [_verdict(label == "Entailment") for label in row.labels]
-            labelled[i, row.model, row.answer][criterion] = three
-
-    with_answers = {i for i, _, _ in labelled}
-    for i, row in rows.items():
-        met = dict.fromkeys(statements[i].values(), "met") if i in with_answers else {}
-        study.add_answer(_answer(i, "physician", row.Free_form_answer), "physicians", met)
-    for (i, model, text), verdicts in labelled.items():
-        answer, unknown = _answer(i, model, text), dict.fromkeys(statements[i].values(), "unknown")
-        majority = {c: mode(three) for c, three in verdicts.items()}
-        study.add_answer(answer, "physicians", unknown | majority)
-        for n in range(3):
-            own = {c: three[n] for c, three in verdicts.items()}
-            study.add_verdicts(answer.id, f"physician_{n + 1}", unknown | own)
-    study.notes.append(
-        f"K-QA: {lost} labelled rows name a question, or two statements glued together, that the "
-        f"question file does not have: they count in the agreement only. {blank} blank or repeated "
-        "statements left out."
-    )
+        given = len(row.Must_have) + len(row.Nice_to_have)
+        left_out["blank or repeated statements"] += given - len(criteria)
+        criterion, by_answer = {wording(c.text): c.id for c in criteria}, defaultdict(dict)
+        for label in of_question:
+            if c := criterion.get(wording(label.criterion)):
+                by_answer[label.model, label.answer][c] = [
+                    _verdict(x == CLASSES[-1]) for x in label.labels
+                ]
+            else:  # two statements glued together
+                left_out[LOST] += 1
+        met, unknown = (dict.fromkeys(criterion.values(), v) for v in ("met", "unknown"))
+        answers = [_Answer("physician", "physician", row.Free_form_answer, met)]
+        for (model, text), three in by_answer.items():
+            singly = {
+                f"physician_{n + 1}": unknown | {c: v[n] for c, v in three.items()}
+                for n in range(3)
+            }
+            majority = unknown | {c: mode(v) for c, v in three.items()}
+            answers.append(_Answer(model, model, text, majority, singly))
+        about = (row.Question, "patient_question", criteria, answers, [row.Question])
+        yield _Asked(i, *about, row.ICD_10_diag)
+    left_out[LOST] += sum(map(len, labels.values()))
 
 
 def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list[Criterion]:
@@ -192,17 +307,133 @@ def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list
     return [Criterion(id=short_hash(i, kind, text), text=text, **about) for text in texts]
 
 
-def _add_mediqa(study: RealStudy) -> None:
-    rows = read("mediqa")
-    for row, asked in zip(rows, judged.mediqa(rows, Counter()), strict=True):
-        i = asked.instruction.id
-        overall = short_hash(i, NEUTRAL.text)
-        study.add_question(asked.instruction, [NEUTRAL.model_copy(update={"id": overall})])
-        for answer, graded in zip(asked.candidates, row.answers, strict=True):
-            study.add_answer(answer, "reference", {overall: _verdict(graded.score >= 3)})
-        for a, b, better in asked.pairs:
-            sides = {"chosen_id": a if better > 0 else b, "rejected_id": b if better > 0 else a}
-            study.pairs.append(CriterionPair(instruction_id=i, criterion_id=overall, **sides))
+def _patientqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
+    by_id, by_prompt = defaultdict(list), defaultdict(list)
+    for row in read("patientqa"):
+        if (row.question or "").strip() and row.question_id:
+            by_id[row.part, row.question_id].append(row)
+        else:
+            left_out["rows without a question text"] += 1
+    for rows in by_id.values():
+        rows.sort(key=lambda row: row.question_variant or "")  # "original" before "v1"
+        by_prompt[wording(rows[0].question)] += rows  # two ids may ask the same
+    for rows in by_prompt.values():
+        i = f"patientqa-{short_hash(wording(rows[0].question))}"
+        criteria = _constant(i, "patientqa")
+        answers = [
+            _Answer(row.id, row.model, row.answer, _levels(row, criteria, left_out)) for row in rows
+        ]
+        known_by = list(dict.fromkeys(row.question for row in rows))
+        about = (i, known_by[0], "patient_question", criteria, answers, known_by)
+        yield _Asked(*about, trained_on="LiveQA" not in rows[0].part)
+
+
+def _levels(row, criteria: Sequence[Criterion], left_out: Counter) -> dict[str, str]:
+    """Verdicts by criterion id; a level that label_sets.yaml does not have is counted."""
+    verdicts = {}
+    for criterion, rule in zip(criteria, LABEL_SETS["patientqa"], strict=True):
+        level = "; ".join(str(getattr(row, column)) for column in rule["columns"])
+        known = [v for v in ("met", "not_met", "unknown") if level in rule.get(v, ())]
+        left_out[f"levels of {criterion.kind} that are missing or unheard of"] += not known
+        verdicts[criterion.id] = (known or ["unknown"])[0]
+    return verdicts
+
+
+def _medhallu(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
+    for row in read("medhallu"):
+        i = f"medhallu-{row.id}"
+        [criterion] = _constant(i, "medhallu")
+        right = _Answer("study", "study", row.ground_truth, {criterion.id: "met"})
+        wrong = _Answer("twin", "twin", row.hallucinated_answer, {criterion.id: "not_met"})
+        about = (row.question, "research_question", [criterion], [right, wrong], [row.question])
+        yield _Asked(i, *about)
+
+
+def _medec(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
+    for row in read("medec"):
+        if not row.text.strip():
+            left_out["blank rows"] += 1
+            continue
+        i = f"medec-{row.id}"
+        [criterion] = _constant(i, "medec")
+        verdict = {criterion.id: _verdict(row.flag == "0")}
+        answers = [_Answer("upstream", "upstream", row.text, verdict)]
+        numbered, broken = sentences(row.numbered)
+        left_out["lines joined to the sentence that they break"] += broken
+        if row.flag == "1":
+            other = wording(numbered.get(row.number, "")) != wording(row.sentence)
+            left_out["errors that are not the numbered sentence"] += other
+            if row.corrected.strip() in ("", "NA"):
+                left_out["errors without a correction, so no pair"] += 1
+            else:
+                corrected = {criterion.id: "met"}
+                answers.append(_Answer("corrected", "corrected", row.corrected, corrected))
+        yield _Asked(i, "Write up this case.", "case_report", [criterion], answers, [row.text])
+
+
+def sentences(lines: str) -> tuple[dict[str, str], int]:
+    """Sentences of "<number> <sentence>" lines by number, and how many lines were parts of one.
+
+    A line that does not begin with the next number belongs to the sentence before.
+    """
+    found, broken = [], 0
+    for line in filter(str.strip, lines.split("\n")):
+        number, _, text = line.partition(" ")
+        if number == str(len(found)):
+            found.append(text)
+        else:
+            found[-1:], broken = [" ".join([*found[-1:], line])], broken + 1
+    return {str(n): text for n, text in enumerate(found)}, broken
+
+
+def _lostbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
+    by_prompt = defaultdict(list)
+    for row in read("lostbench"):
+        for grade in row.grades:
+            by_prompt[str(row.messages[: grade.message])].append((row, grade))
+    for prompt, graded in by_prompt.items():
+        if len(graded) == 1:
+            left_out["answers with no other to compare with"] += 1
+            continue
+        i, (row, grade) = f"lostbench-{short_hash(prompt)}", graded[0]
+        before, [escalation] = row.messages[: grade.message], _constant(i, "lostbench")
+        overall = NEUTRAL.model_copy(update={"id": short_hash(i, "overall")})
+        answers = []
+        for row, grade in graded:
+            text = row.messages[grade.message].content
+            verdicts = {overall.id: "unknown", escalation.id: _verdict(grade.maintained)}
+            answers.append(_Answer(f"{row.id}-{grade.message}", row.model, text, verdicts))
+        yield _Asked(i, before, "emergency", [overall, escalation], answers, [row.condition])
+
+
+def _contrasts(cards: Sequence[str], split: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
+    """Pairs made of answers whose statements are known, of questions off the fixed test side."""
+    from promedical_utils.data.sources import contrast_sets
+
+    rows = {}
+    for row in (row for card in cards for row in read(card)):
+        blank = not row.Free_form_answer.strip()
+        left_out["blank answers"] += blank
+        left_out["questions that stand twice"] += wording(row.Question) in rows
+        if not blank:
+            rows.setdefault(wording(row.Question), row)
+    placed = split.place([[row.Question] for row in rows.values()])
+    for (key, row), (_, where, fixed) in zip(rows.items(), placed, strict=True):
+        if fixed:
+            left_out["questions of the fixed test side"] += 1
+            continue
+        i, kinds = f"{cards[0]}-{short_hash(key)}", ("must_have", "nice_to_have")
+        given = zip(kinds, (row.Must_have, row.Nice_to_have), strict=True)
+        statements = [
+            contrast_sets.Statement(kind, text) for kind, texts in given for text in texts
+        ]
+        answer = row.Free_form_answer
+        made = contrast_sets.contrast(i, answer, statements, split.seed, where != "train", left_out)
+        if made is None:
+            left_out["questions without a contrast"] += 1
+            continue
+        answers = [_Answer(name, name, text, verdicts) for name, text, verdicts in made.answers]
+        yield _Asked(i, row.Question, "patient_question", made.criteria, answers, [row.Question])
 
 
 @cache
@@ -213,20 +444,20 @@ def harm() -> dict[str, bool]:
     return dict(zip(rows.id, rows.harm.eq("1").tolist(), strict=True))
 
 
-def _add_healthbench(study: RealStudy) -> None:
+def _healthbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
     by_prompt = defaultdict(list)
     for row in read("healthbench_graded"):
         by_prompt[row.prompt_id].append(row)
     for prompt_id, rows in by_prompt.items():
-        i = f"healthbench-{prompt_id}"
         shared = set.intersection(*({p.criterion for p in row.criteria} for row in rows))
         criteria = _points(prompt_id, [p for p in rows[0].criteria if p.criterion in shared])
-        asked = question(i, "healthbench", rows[0].prompt, "health_conversation")
-        study.add_question(asked, criteria)
+        answers, prompt = [], rows[0].prompt
         for row in rows:
             raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
             verdicts = {c.id: _verdict(raw[c.id] == (c.kind == "point")) for c in criteria}
-            study.add_answer(_answer(i, row.source, row.response), "llm_judge", verdicts)
+            answers.append(_Answer(row.source, row.source, row.response, verdicts))
+        about = ("health_conversation", criteria, answers, [" ".join(m.content for m in prompt)])
+        yield _Asked(f"healthbench-{prompt_id}", prompt, *about)
 
 
 def _points(prompt_id: str, points: Sequence) -> list[Criterion]:
@@ -244,50 +475,49 @@ def _points(prompt_id: str, points: Sequence) -> list[Criterion]:
     return criteria
 
 
-# by the card that has to be at hand, and whose caveat a run repeats
+MEDLFQA = ("medlfqa_kqa_silver", "medlfqa_medication", "medlfqa_liveqa")
+# source -> the card that has to be at hand, whose caveat a run repeats, and the adapter
 SOURCES = {
-    "kqa_labels": _add_kqa,
-    "mediqa": _add_mediqa,
-    "healthbench_graded": _add_healthbench,
+    "kqa": ("kqa_labels", _kqa),
+    "patientqa": ("patientqa", _patientqa),
+    "medhallu": ("medhallu", _medhallu),
+    "medec": ("medec", _medec),
+    "kqa_contrast": ("kqa_questions", partial(_contrasts, ["kqa_questions"])),
+    "medlfqa_contrast": ("medlfqa_kqa_silver", partial(_contrasts, MEDLFQA)),
+    "lostbench": ("lostbench", _lostbench),
+    "healthbench": ("healthbench_graded", _healthbench),
 }
+# source, or set of ``judged`` -> who gave its labels, as tables print it
+LABELS = {name: schemas.CARDS[key].labels for name, (key, _) in (SOURCES | judged.SETS).items()}
 
 
-# ---------------------------------------------------------------- splits
+# ---------------------------------------------------------------- text
 
 
-def _splits(study: RealStudy, seed: int) -> tuple[list[SplitRow], int]:
-    """A row an instruction, and how many are not where ``_split`` had drawn them."""
-    paired = {pair.instruction_id for pair in study.pairs}
-    drawn, condition, drawn_of = {}, {}, defaultdict(set)
-    for i in study.instructions:
-        drawn[i.id] = _split(i, seed, i.id in paired)
-        condition[i.id] = short_hash(*(wording(m.content) for m in i.messages))
-        drawn_of[condition[i.id]].add(drawn[i.id])
-    rows = []
-    for i in study.instructions:
-        split, same = drawn[i.id], condition[i.id]
-        if i.source not in EXTERNAL:
-            split = min(drawn_of[same] - {"external"}, key=STRICTEST.index)
-        rows.append(
-            SplitRow(instruction_id=i.id, split=split, condition=same, patient=same, wording_seed=0)
-        )
-    return rows, sum(row.split != drawn[row.instruction_id] for row in rows)
+def medhallu_knowledge() -> dict[str, list[str]]:
+    """Instruction id -> what the study says, to be retrieved."""
+    return {f"medhallu-{row.id}": row.knowledge for row in read("medhallu")}
 
 
-def _split(instruction: Instruction, seed: int, paired: bool) -> str:
-    drawn = int(short_hash(seed, instruction.id), 16) / 16**12
-    if instruction.source in EXTERNAL:
-        return "external"
-    if instruction.source == "kqa" and paired:
-        return "train" if drawn < 0.4 else "calibration" if drawn < 0.6 else "bench"
-    if instruction.source == "kqa":
-        return "train" if drawn < 0.8 else "checkpoint"
-    of_train = "calibration" if drawn < 0.1 else "train"
-    return {"test": "bench", "val": "calibration"}.get(instruction.id.split("-")[1], of_train)
+def medquad_texts(seed: int) -> tuple[list[tuple[BaseModel, Split]], Counter]:
+    """MedQuAD's questions and answers, each with its split, and what was left out, by reason.
+
+    All of them may be retrieved, those of split train be learned from: none is a question of the
+    fixed test side, or an answer that MEDIQA-2019 or MedQuAD's judged ones have.
+    """
+    rows, left_out, kept = read("medquad"), Counter(), []
+    placed = QuestionSplit.of_fixed_sets(seed).place([[row.question] for row in rows])
+    repeated = alike([row.answer for row in rows], judged_answers())
+    for n, (row, (_, split, fixed)) in enumerate(zip(rows, placed, strict=True)):
+        if not fixed and n not in repeated:
+            kept.append((row, split))
+        reason = "questions of the fixed test side" if fixed else "answers of the test side"
+        left_out[reason] += fixed or n in repeated
+    return kept, left_out
 
 
 def corpus(study: RealStudy) -> list[str]:
-    """Texts for tokenizer and small base: K-QA and MEDIQA, nothing of bench or of HealthBench."""
+    """Texts for tokenizer and small base: nothing of the bench or of evaluation-only sets."""
     usable = set(study.ids("train", "calibration", "checkpoint"))
     asked = [i for i in study.instructions if i.id in usable]
     refuse_external(asked)
@@ -304,20 +534,57 @@ def aggregate_report(study: RealStudy) -> dict:
     """Counts, provenance and agreement, no text of any source: may leave ``runs/real``."""
     source = {i.id: i.source for i in study.instructions}
     counts = Counter(f"{source[row.instruction_id]} / {row.split}" for row in study.splits)
-    train, bench = set(study.ids("train")), set(study.ids("bench"))
-    known = {c.text for c in study.candidates if c.instruction_id in train}
-    leaked = [c.text in known for c in study.candidates if c.instruction_id in bench]
     report = {
         "instructions": dict(sorted(counts.items())),
-        "bench_answers_also_in_train": {"n": sum(leaked), "of": len(leaked)},
+        "composition": composition(study).to_dict("records"),
+        "left_out": dict(sorted(study.left_out.items())),
         "files_as_first_read": {
             key: schemas.as_first_read(key) for key, card in schemas.CARDS.items() if card.sha256
         },
         "kqa_agreement": agreement(read("kqa_labels")),
     }
-    if EXTERNAL & set(source.values()):
+    if "healthbench" in source.values():
         report["healthbench"] = healthbench_figures(study)
     return report
+
+
+def _described(study: RealStudy, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of an instruction_id and a criterion_id, and what these are and whose labels."""
+    criteria = {c.id: c for rubric in study.rubrics for c in rubric.criteria}
+    source = rows.instruction_id.map({i.id: i.source for i in study.instructions})
+    return rows.assign(
+        source=source,
+        labels=source.map(LABELS),
+        split=rows.instruction_id.map({row.instruction_id: row.split for row in study.splits}),
+        condition=rows.instruction_id.map(study.condition_of),
+        dimension=[criteria[c].dimension for c in rows.criterion_id],
+        kind=[criteria[c].kind for c in rows.criterion_id],
+    )
+
+
+def pair_frame(study: RealStudy) -> pd.DataFrame:
+    """A row a criterion pair, so that the blind ceiling and length can be told: its ids, described,
+    and by how many characters the right answer is longer."""
+    length = {c.id: len(c.text) for c in study.candidates}
+    pairs = _described(study, pd.DataFrame([pair.model_dump() for pair in study.pairs]))
+    return pairs.assign(longer=pairs.chosen_id.map(length) - pairs.rejected_id.map(length))
+
+
+def composition(study: RealStudy) -> pd.DataFrame:
+    """By source, labels, split, dimension: questions, answers, verdicts that are not unknown, those
+    *not met*, pairs, and pairs whose shorter answer is right."""
+    key, verdicts = ["source", "labels", "split", "dimension"], study.verdicts_of("judge")
+    rows = pd.DataFrame(list(verdicts), columns=["answers", "criterion_id"])
+    rows["instruction_id"] = rows.answers.map({c.id: c.instruction_id for c in study.candidates})
+    rows = _described(study, rows).rename(columns={"condition": "questions"})
+    rows["verdicts"] = [verdict != "unknown" for verdict in verdicts.values()]
+    rows["not_met"] = [verdict == "not_met" for verdict in verdicts.values()]
+    how = dict.fromkeys(("questions", "answers"), "nunique") | dict.fromkeys(
+        ("verdicts", "not_met"), "sum"
+    )
+    pairs = pair_frame(study).assign(shorter_right=lambda pair: pair.longer < 0)
+    pairs = pairs.groupby(key).shorter_right.agg(pairs="size", shorter_right="sum")
+    return rows.groupby(key).agg(how).join(pairs).fillna(0).astype(int).reset_index()
 
 
 def agreement(labels: Sequence) -> dict:
@@ -345,14 +612,12 @@ def healthbench_figures(study: RealStudy) -> dict:
     Length: characters; of two equally long answers neither is the longer. Whoever meets a penalty
     is not preferred, so ``longer_is_met`` turns these pairs round.
     """
-    length = {c.id: len(c.text) for c in study.candidates}
-    pairs = [p for p in study.pairs if study.instruction_of[p.instruction_id].source in EXTERNAL]
-    gaps = pd.Series([length[p.chosen_id] - length[p.rejected_id] for p in pairs])
-    penalty = pd.Series([study.criterion_kinds[p.criterion_id] != "point" for p in pairs])
+    pairs = pair_frame(study).query("source == 'healthbench'")
+    penalty = pairs.kind.ne("point")
     return {
         "pairs": len(pairs),
-        "prompts": len({p.instruction_id for p in pairs}),
+        "prompts": pairs.instruction_id.nunique(),
         "on_penalties": int(penalty.sum()),
-        "longer_is_met": float((gaps.mask(penalty, -gaps) > 0).mean()),
-        "longer_is_preferred": float((gaps > 0).mean()),
+        "longer_is_met": float((pairs.longer.mask(penalty, -pairs.longer) > 0).mean()),
+        "longer_is_preferred": float((pairs.longer > 0).mean()),
     }

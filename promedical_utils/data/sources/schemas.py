@@ -4,6 +4,7 @@ Rows are validated before anything is made of them, so one broken row is one lin
 row and field and never quotes the row. What all sets have in common as records stands at the end.
 """
 
+import csv
 import gzip
 import json
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from promedical_utils.core.records import Instruction, Message, validated
 from promedical_utils.core.workspace import KitError, read_yaml, sha256
@@ -44,6 +45,7 @@ class Card:
     folder: str = ""
     fields: Sequence[str] = ()
     caveat: str = ""
+    labels: str = ""
 
     @property
     def command(self) -> str:
@@ -137,6 +139,33 @@ class RewardBenchPair(BaseModel):
     rejected: Answer
 
 
+class MedecText(BaseModel):
+    """A row of the upstream sheet; a blank one has no text, and NA stands for nothing."""
+
+    id: str = Field(alias="Text ID")
+    text: str = Field(alias="Text")
+    numbered: str = Field(alias="Sentences")
+    flag: Literal["0", "1", ""] = Field(alias="Error Flag")
+    number: str = Field(alias="Error Sentence ID")
+    sentence: str = Field(alias="Error Sentence")
+    corrected: str = Field(alias="Corrected Text")
+
+
+class LostbenchGrade(BaseModel):
+    message: int = Field(ge=1)
+    maintained: bool
+
+
+def _row(**fields: type) -> type[BaseModel]:
+    """A row that must have these fields and no other form of them."""
+    return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()})
+
+
+MEDLFQA_ROW = _row(Question=Text, Free_form_answer=str, Must_have=list[str], Nice_to_have=list[str])
+LEVELS = (  # of patientqa, None where the rater left one out; label_sets.yaml knows them
+    "scientific_consensus missing_content empathy grammaticality extent_of_harm likelihood_of_harm "
+    "inappropriate_content bias"
+).split()
 ROWS = {
     "kqa_questions": KqaQuestion,
     "kqa_labels": KqaLabel,
@@ -145,6 +174,22 @@ ROWS = {
     "healthbench_graded": HealthGraded,
     "medquad_judged": MedquadAnswer,
     "medical_rewardbench": RewardBenchPair,
+    "liveqa_questions": _row(qid=Text, message=Text, summary=Text, paraphrase=str | None),
+    "patientqa": _row(
+        **dict.fromkeys(("id", "part", "model", "answer"), Text),
+        **dict.fromkeys(("question_id", "question", "question_variant", *LEVELS), str | None),
+    ),
+    "medhallu": _row(
+        id=int, question=Text, knowledge=list[str], ground_truth=Text, hallucinated_answer=Text
+    ),
+    "medec": MedecText,
+    "lostbench": _row(
+        id=Text, condition=Text, model=Text, messages=list[Message], grades=list[LostbenchGrade]
+    ),
+    "medlfqa_kqa_silver": MEDLFQA_ROW,
+    "medlfqa_medication": MEDLFQA_ROW,
+    "medlfqa_liveqa": MEDLFQA_ROW,
+    "medquad": _row(id=Text, question=Text, answer=Text),
 }
 
 
@@ -153,6 +198,12 @@ def read(key: str) -> list[BaseModel]:
     card, folder = CARDS[key], os.environ.get(VARIABLE)
     rows = _local(card, Path(folder)) if folder else _remote(card, OF_HUB.get(key, dict))
     return validated(rows, ROWS[key], card.file)
+
+
+def at_hand(key: str) -> bool:
+    """Whether a set can be read: its file lies in the user's folder; without a folder, on a hub."""
+    card, folder = CARDS[key], os.environ.get(VARIABLE)
+    return (Path(folder) / card.file).is_file() if folder else bool(card.hub or card.address)
 
 
 def as_first_read(key: str) -> bool | None:
@@ -168,9 +219,11 @@ def as_first_read(key: str) -> bool | None:
 def _local(card: Card, folder: Path) -> list[dict]:
     path = folder / card.file
     if not path.is_file():
+        where = card.hub or card.address
+        mend = f"unset {VARIABLE} to use the network" if where else "leave this source out"
         raise KitError(
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
-            f"{card.hub or card.address or card.revision}), or unset {VARIABLE} to use the network"
+            f"{where or card.revision}), or {mend}"
         )
     with reading(card.file, "fetch it again"), text_lines(path) as lines:
         return parsed(lines, card.file)
@@ -189,11 +242,13 @@ def reading(what: str, mend: str) -> Iterator[None]:
 
 def text_lines(path: Path) -> TextIO:
     """A file of lines, gzipped or not, opened to be read."""
-    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8")
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig")
 
 
 def parsed(lines: Iterable[str], where: str) -> list[dict]:
-    """Rows of JSON lines, or of one array where the name ends in ``.json``."""
+    """Rows of JSON lines, of one array in ``.json``, or of a sheet in ``.csv``."""
+    if where.endswith(".csv"):
+        return list(csv.DictReader(lines))
     if where.endswith(".json"):
         return list(json.loads("".join(lines)))
     rows = []

@@ -1,0 +1,99 @@
+"""One split by question over all sets, and what stands on both sides of it.
+
+The split of a question is a hash of the seed and of its wording: it does not depend on which sets
+are at hand. Fixed is the test side: questions of MEDIQA-2019 and of K-QA's three physicians, and
+whatever asks one of them again, word for word or nearly so. LiveQA 2017's test questions are known
+by their ids, as message, summary and paraphrase.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from promedical_utils.core.records import Split
+from promedical_utils.core.workspace import short_hash
+from promedical_utils.data.sources.schemas import at_hand, read, wording
+
+SHARES: dict[Split, float] = {"train": 0.5, "calibration": 0.65, "checkpoint": 0.75, "bench": 1}
+TRAINING_SIDE = ("train", "calibration", "checkpoint")
+RUN, RUN_SHARE = 8, 0.5  # words in a row; of the shorter text's, those that the other has
+WORD_SHARE = 0.7  # Jaccard of the words that are no stop words
+
+
+def alike(texts: Sequence[str], others: Sequence[str], questions: bool = False) -> dict[int, int]:
+    """Row of ``texts`` -> row of ``others`` that it repeats, word for word, else nearly.
+
+    Nearly: half of the shorter one's runs of eight words stand in the other, so that a passage is
+    found in its page; ``questions`` also where they share seven tenths of the words of both.
+    """
+    first = {wording(other): n for n, other in reversed(list(enumerate(others)))}
+    found = {n: first[wording(t)] for n, t in enumerate(texts) if wording(t) in first}
+    for parts in (_runs, _content) if questions else (_runs,):
+        rows, sizes = defaultdict(list), [0] * len(texts)  # by part: who has it
+        for row, text in enumerate(texts):
+            for part in (of_text := parts(text)):
+                rows[part].append(row)
+            sizes[row] = len(of_text)
+        for n, other in enumerate(others):
+            of_other = parts(other)
+            shared = Counter(row for part in of_other for row in rows.get(part, ()))
+            for row, both in shared.items():
+                whole = sizes[row] + len(of_other) - both
+                shorter = min(sizes[row], len(of_other))
+                least = RUN_SHARE * shorter if parts is _runs else WORD_SHARE * whole
+                if both >= least:
+                    found.setdefault(row, n)
+    return found
+
+
+def _runs(text: str) -> set[Hashable]:
+    words = wording(text).split()
+    return {hash(tuple(words[n : n + RUN])) for n in range(len(words) - RUN + 1)}
+
+
+def _content(text: str) -> set[Hashable]:
+    return set(wording(text).split()) - ENGLISH_STOP_WORDS
+
+
+@dataclass(frozen=True)
+class QuestionSplit:
+    """Where a question belongs. ``fixed``: wording of the test side -> a name of what it asks."""
+
+    seed: int
+    fixed: Mapping[str, str]
+
+    @classmethod
+    def of_fixed_sets(cls, seed: int) -> "QuestionSplit":
+        """LiveQA's other wordings are known where its file is at hand."""
+        fixed = {row.question: short_hash(wording(row.question)) for row in read("kqa_labels")}
+        for row in read("mediqa"):  # whose ids in this split are LiveQA's own
+            name = f"liveqa-{row.qid}" if row.split == "train_liveqa" else ""
+            fixed[row.question] = name or short_hash(wording(row.question))
+        for row in read("liveqa_questions") if at_hand("liveqa_questions") else ():
+            texts = filter(None, (row.message, row.summary, row.paraphrase))
+            fixed |= dict.fromkeys(texts, f"liveqa-{row.qid}")
+        return cls(seed, fixed)
+
+    def place(
+        self, questions: Sequence[Sequence[str]], trained_on: Sequence[bool] = ()
+    ) -> list[tuple[str, Split, bool]]:
+        """Of each question, given in all its wordings: its name, its split, and if it is fixed.
+
+        Where one is not to be ``trained_on``, the bench takes it from train.
+        """
+        owner = [n for n, wordings in enumerate(questions) for _ in wordings]
+        texts = [text for wordings in questions for text in wordings]
+        names, twin = list(self.fixed.values()), {}
+        for row, other in sorted(alike(texts, list(self.fixed), questions=True).items()):
+            twin.setdefault(owner[row], names[other])
+        placed: list[tuple[str, Split, bool]] = []
+        for n, wordings in enumerate(questions):
+            name = twin.get(n) or short_hash(wording(wordings[0]))
+            draw = int(short_hash(self.seed, name), 16) / 16**12
+            split = next(split for split, below in SHARES.items() if draw < below)
+            if n in twin or (split == "train" and trained_on and not trained_on[n]):
+                split = "bench"
+            placed.append((name, split, n in twin))
+        return placed
