@@ -2,7 +2,8 @@
 it.
 
 By ``RULE``, cell by cell. An end of an interval is shown, and goes with its value; a claim's check
-is a measured value. On one machine with one set of versions all are equal to the last digit.
+is a measured value. On one kind of processor with one set of versions all are equal to the last
+digit; ``processors`` says which applies.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,6 +32,11 @@ RULE = (
     "A measured value agrees where it is equal or lies within the committed 95 % interval; what "
     "has no interval, counts, inputs, text, reported values and verdicts must be equal."
 )
+SAME = "Both ran on one kind of processor ({}): all is to be equal, byte for byte."
+OTHER = (
+    "The kinds of processor differ ({} -> {}): the committed intervals decide, since another kind "
+    "rounds the last digits otherwise."
+)
 CLAIMS = ["claim", "check", "claim_verdict", "verdict", "difference", "low", "high"]
 ENDS = {"low": "difference_low", "high": "difference_high"}
 
@@ -41,15 +47,16 @@ def report(profile: str, run_dir: str = "") -> str:
     Writes rerun.csv (a row a cell) and rerun.md (what is not equal) to the run.
     """
     run, reference = run_folder(profile, run_dir), project_root() / "papers_figures" / profile
-    cells, circumstances = pd.DataFrame(columns=COLUMNS), []
+    cells, circumstances, kinds = pd.DataFrame(columns=COLUMNS), [], ""
     try:
         circumstances = comparable(run, reference)
+        kinds = processors(run, reference)
         cells = compare(run / "paper", reference)
         line = outcome(cells)
     except KitError as error:
         line = f"not compared: {error}"
     write_frame(run / "rerun.csv", cells)
-    write_text(run / "rerun.md", "\n\n".join(_page(line, circumstances, cells)) + "\n")
+    write_text(run / "rerun.md", "\n\n".join(_page(line, kinds, circumstances, cells)) + "\n")
     return line
 
 
@@ -65,10 +72,12 @@ def outcome(cells: pd.DataFrame) -> str:
     )
 
 
-def _page(line: str, circumstances: Sequence[str], cells: pd.DataFrame) -> Iterator[str]:
+def _page(
+    line: str, kinds: str, circumstances: Sequence[str], cells: pd.DataFrame
+) -> Iterator[str]:
     yield "# Rerun beside the committed reference"
     yield f"{line}."
-    yield RULE
+    yield f"{RULE} {kinds}".rstrip()
     if circumstances:
         yield "Other circumstances, committed -> here:"
         yield "\n".join(f"- {remark}" for remark in circumstances)
@@ -101,8 +110,17 @@ def comparable(run: Path, reference: Path) -> list[str]:
     return _other(_circumstances(before), _circumstances(after))
 
 
+def processors(run: Path, reference: Path) -> str:
+    """``SAME`` or ``OTHER``, by the manifests; one that is older than this line says no kind."""
+    manifests = (read_json(x / "manifest.json", "00_start_here") for x in (reference, run))
+    before, after = (manifest.get("processor", "not said") for manifest in manifests)
+    known = before == after != "not said"
+    return SAME.format(after) if known else OTHER.format(before, after)
+
+
 def _circumstances(manifest: Mapping) -> dict[str, str]:
-    facts = {name: manifest[name] for name in ("machine", "system", "python")}
+    names = ("machine", "system", "python", "processor", "precision")
+    facts = {name: manifest[name] for name in names if name in manifest}
     return facts | manifest["packages"] | {"code": manifest["kit"]["content"][:12]}
 
 

@@ -1,20 +1,23 @@
 """What this machine has and what a profile will need of it; a report, nothing is changed."""
 
+import json
 import math
 import os
 import platform
 import shutil
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 import psutil
 
+from promedical_utils.core import machine as kind
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile, Role
-from promedical_utils.core.workspace import project_root
+from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources import schemas
-from promedical_utils.run import notebooks
+from promedical_utils.run import notebooks, speed
 
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
 # Mean tokens of one request with its answer, by what is asked. The kit's assumptions, rounded up:
@@ -24,18 +27,23 @@ DISK_GIB = 8  # the environment and a run of the small base; a hub model comes o
 REQUEST_TOKENS = {"writer": 3200, "screener": 650, "classifier": 850, "generator": 750}
 REQUEST_TOKENS |= {"judge": 1850, "compared": 2500, "rated": 1260}
 REPAIRED = 0.25  # share of the drafts that are written twice
+# Notebooks whose time is that of a model; the others' hangs on the data
+BY_MODEL = ("00_start_here", "03_reward_model", "04_promedical_bench", "05_grpo_with_veto")
+BY_MODEL += ("06_external_generalization",)
 
 
 def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
     keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values() if role.key})]
+    measured, rate = trained_here(profile)  # first, while nothing else is loaded
     blocks = {
         "machine": machine(profile),
+        "speed": [measured],
         "packages": packages(),
         "data": data(),
         "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in keys],
-        f"profile {name}": needs(profile) + requests(profile),
+        f"profile {name}": needs(profile, rate) + requests(profile),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
@@ -98,17 +106,63 @@ def data() -> list[str]:
     return lines
 
 
-def needs(profile: Profile) -> list[str]:
-    """Time and memory of each notebook: of the last run here, else of the published one."""
-    length = notebooks.span(60 * profile.minutes)
-    lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
-    measured = dict.fromkeys(notebooks.notebooks(profile), "not measured yet")
+def trained_here(profile: Profile) -> tuple[str, float | None]:
+    """What a reward model of this profile trains on and scores a second here, said and given."""
+    try:
+        if not find_spec("torch"):
+            raise KitError("torch is part of the extra train")
+        trained, scored = speed.measure(profile)
+    except KitError as error:
+        return f"not measured: {error}", None
+    depth = f"{profile.base_layers} layers" if profile.base_layers else "all layers"
+    setting = f"{profile.base_model}, {depth}, {profile.quantization}, "
+    setting += kind.precision(profile.precision)
+    return f"{setting}: trains on {trained:,.0f} tokens a second, scores {scored:,.0f}", trained
+
+
+def needs(profile: Profile, rate: float | None = None) -> list[str]:
+    """Minutes and memory of each notebook on this machine, where it trains at ``rate``.
+
+    Of the last run here, else of the published one, times how much slower its criterion model would
+    be trained here, unless it ran on this kind of processor with this base. A base that is not
+    trained here takes a minute.
+    """
+    names = notebooks.notebooks(profile)
+    lines, here = dict.fromkeys(names, "not measured yet"), dict.fromkeys(names, math.nan)
     for place in ("papers_figures", "runs"):
-        for name, row in notebooks.timings(project_root() / place / profile.name).items():
-            if name in measured:
-                seconds = notebooks.span(row["seconds"])
-                measured[name] = f"{seconds}, {row['peak_gib']} GiB ({place}/{profile.name})"
-    return lines + [f"{name}: {text}" for name, text in measured.items()]
+        folder = project_root() / place / profile.name
+        slower = _slower(profile, folder, rate)
+        for name, row in notebooks.timings(folder).items():
+            seconds = row["seconds"] * (slower if name in BY_MODEL else 1)
+            if name == BY_MODEL[0] and profile.base_model != "small":
+                seconds = 60.0
+            unknown = math.isnan(seconds)
+            if name in lines and not (unknown and here[name] > 0):
+                here[name] = seconds
+                then = f"{notebooks.span(row['seconds'])} in {place}/{profile.name}"
+                minutes = "not known" if unknown else notebooks.span(seconds)
+                lines[name] = f"{minutes} ({then}), {row['peak_gib']} GiB"
+    total = sum(here.values())
+    known = "on this machine" if total > 0 else "on the machine that it was written for"
+    length = notebooks.span(total if total > 0 else 60 * profile.minutes)
+    first = f"{profile.description}: about {length} {known}, {profile.memory_gib:g} GiB (estimate)"
+    return [first, *(f"{name}: {text}" for name, text in lines.items())]
+
+
+def _slower(profile: Profile, run: Path, rate: float | None) -> float:
+    """How many times as long a model takes here as in ``run``; NaN where that is not known."""
+    try:
+        manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        model = json.loads((run / "reward/report.json").read_text(encoding="utf-8"))
+        model = model["models"]["criterion"]
+        then = model["tokens"] / model["seconds"]
+    except (OSError, ValueError, KeyError, ZeroDivisionError):
+        return math.nan
+    settings = ("base_model", "base_layers", "quantization", "precision", "rm_lora_targets")
+    same = all(manifest["profile"].get(k) == getattr(profile, k) for k in settings)
+    if same and manifest.get("processor") == kind.processor():
+        return 1.0
+    return then / rate if rate else math.nan
 
 
 def requests(profile: Profile) -> list[str]:
