@@ -105,6 +105,8 @@ def _convert(source: Path | str, gguf: str | None, layers: int | None, out: Path
         raise KitError(
             f"base_layers is {layers}, and smollm2 has {depth}: lower it, or leave it out"
         )
+    if PAD not in tokenizer.get_vocab():
+        raise KitError(f"{hub.named(source)} is no SmolLM2: it has no token {PAD}")
     tokenizer.pad_token = PAD
     known = read.config.to_dict()
     for of_file in ("quantization_config", "_name_or_path", "_model_name_or_path"):
