@@ -17,7 +17,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile, Role
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources import schemas
-from promedical_utils.run import notebooks, speed
+from promedical_utils.run import notebooks, throughput
 
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
 # Mean tokens of one request with its answer, by what is asked. The kit's assumptions, rounded up:
@@ -111,7 +111,7 @@ def trained_here(profile: Profile) -> tuple[str, float | None]:
     try:
         if not find_spec("torch"):
             raise KitError("torch is part of the extra train")
-        trained, scored = speed.measure(profile)
+        trained, scored = throughput.measure(profile)
     except KitError as error:
         return f"not measured: {error}", None
     depth = f"{profile.base_layers} layers" if profile.base_layers else "all layers"

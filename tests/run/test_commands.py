@@ -461,7 +461,7 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(doctor, "gpu", lambda: "none")
-    monkeypatch.setattr(doctor.speed, "measure", lambda profile: (1234.5, 5678.9))
+    monkeypatch.setattr(doctor.throughput, "measure", lambda profile: (1234.5, 5678.9))
     report = doctor.report("cpu")
     assert "small, 4 layers, nf4, fp32: trains on 1,234 tokens a second, scores 5,679" in report
     assert "hf_secret" not in report and "HF_TOKEN: set" in report
@@ -515,9 +515,9 @@ def test_minutes_that_nothing_is_known_of_are_the_profile_s(timed):
 
 def test_speed_is_of_the_whole_depth_and_a_hub_s_shape_may_be_missing(monkeypatch, tmp_path):
     profile = profiles.load("smoke", base_model="smollm2", quantization="none")
-    monkeypatch.setattr(doctor.speed, "_seconds", lambda work: work() or 0.5)
+    monkeypatch.setattr(doctor.throughput, "_seconds", lambda work: work() or 0.5)
     whole, short = (
-        doctor.speed.measure(profile.model_copy(update={"base_layers": n})) for n in (None, 3)
+        doctor.throughput.measure(profile.model_copy(update={"base_layers": n})) for n in (None, 3)
     )
     tokens = 5 * (250 + 7 * 22)  # of 2,048
     assert whole == (tokens / 0.5 * 4 / 30,) * 2 and short == (tokens / 0.5,) * 2
