@@ -5,27 +5,22 @@ import re
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-# Instructions that choose another kernel, and so other last digits
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-BF16 = ("avx512_bf16", "amx_bf16")  # with one of these a CPU multiplies in bf16
+BF16 = ("avx512_bf16", "amx_bf16")  # with one of these a processor multiplies in bf16
+KERNELS = ("avx2", "avx512f", *BF16)  # what chooses another kernel, and so other last digits
 
 
 def processor() -> str:
-    """Vendor, family, model and ``INSTRUCTIONS``: within one kind a rerun is equal byte for byte.
-
-    No serial number and no clock: ``AuthenticAMD 26 2 avx2 avx512f avx512_bf16``.
-    """
-    text = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
-    first = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text.partition("\n\n")[0], re.MULTILINE))
+    """Vendor, family, model, ``KERNELS``: "AuthenticAMD 26 2 avx2"; no serial number, no clock."""
+    text = CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0] if CPUINFO.exists() else ""
+    first = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
     names = [first[key] for key in ("vendor_id", "cpu family", "model") if key in first]
-    has = first.get("flags", "").split()
-    names += [name for name in INSTRUCTIONS if name in has]
+    names += [name for name in KERNELS if name in first.get("flags", "").split()]
     return " ".join(names) or platform.processor() or platform.machine()
 
 
 def precision(wanted: str) -> str:
-    """fp32 or bf16 as ``wanted``; for ``auto`` bf16 where this machine has it, else fp16 on a GPU
-    and fp32 on a CPU."""
+    """``wanted``, and for ``auto`` bf16 where the machine has it, else fp16 on a GPU, fp32 on a
+    CPU."""
     if wanted != "auto":
         return wanted
 
@@ -33,5 +28,4 @@ def precision(wanted: str) -> str:
 
     if torch.cuda.is_available():  # emulated bf16 is slow
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    has = torch.cpu.get_capabilities()
-    return "bf16" if any(has.get(name) for name in BF16) else "fp32"
+    return "bf16" if any(torch.cpu.get_capabilities().get(name) for name in BF16) else "fp32"

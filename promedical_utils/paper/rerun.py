@@ -3,7 +3,7 @@ it.
 
 By ``RULE``, cell by cell. An end of an interval is shown, and goes with its value; a claim's check
 is a measured value. On one kind of processor with one set of versions all are equal to the last
-digit; ``processors`` says which applies.
+digit; ``due`` says which applies.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,11 +32,6 @@ RULE = (
     "A measured value agrees where it is equal or lies within the committed 95 % interval; what "
     "has no interval, counts, inputs, text, reported values and verdicts must be equal."
 )
-SAME = "Both ran on one kind of processor ({}): all is to be equal, byte for byte."
-OTHER = (
-    "The kinds of processor differ ({} -> {}): the committed intervals decide, since another kind "
-    "rounds the last digits otherwise."
-)
 CLAIMS = ["claim", "check", "claim_verdict", "verdict", "difference", "low", "high"]
 ENDS = {"low": "difference_low", "high": "difference_high"}
 
@@ -47,16 +42,17 @@ def report(profile: str, run_dir: str = "") -> str:
     Writes rerun.csv (a row a cell) and rerun.md (what is not equal) to the run.
     """
     run, reference = run_folder(profile, run_dir), project_root() / "papers_figures" / profile
-    cells, circumstances, kinds = pd.DataFrame(columns=COLUMNS), [], ""
+    cells, circumstances, agreement = pd.DataFrame(columns=COLUMNS), [], []
     try:
         circumstances = comparable(run, reference)
-        kinds = processors(run, reference)
+        agreement = [due(run, reference)]
         cells = compare(run / "paper", reference)
         line = outcome(cells)
     except KitError as error:
         line = f"not compared: {error}"
     write_frame(run / "rerun.csv", cells)
-    write_text(run / "rerun.md", "\n\n".join(_page(line, kinds, circumstances, cells)) + "\n")
+    page = [*_page(line, circumstances, cells), *agreement]
+    write_text(run / "rerun.md", "\n\n".join(page) + "\n")
     return line
 
 
@@ -72,12 +68,10 @@ def outcome(cells: pd.DataFrame) -> str:
     )
 
 
-def _page(
-    line: str, kinds: str, circumstances: Sequence[str], cells: pd.DataFrame
-) -> Iterator[str]:
+def _page(line: str, circumstances: Sequence[str], cells: pd.DataFrame) -> Iterator[str]:
     yield "# Rerun beside the committed reference"
     yield f"{line}."
-    yield f"{RULE} {kinds}".rstrip()
+    yield RULE
     if circumstances:
         yield "Other circumstances, committed -> here:"
         yield "\n".join(f"- {remark}" for remark in circumstances)
@@ -110,12 +104,13 @@ def comparable(run: Path, reference: Path) -> list[str]:
     return _other(_circumstances(before), _circumstances(after))
 
 
-def processors(run: Path, reference: Path) -> str:
-    """``SAME`` or ``OTHER``, by the manifests; one that is older than this line says no kind."""
+def due(run: Path, reference: Path) -> str:
+    """Which agreement is due, by the kinds of processor in the manifests; an old one names none."""
     manifests = (read_json(x / "manifest.json", "00_start_here") for x in (reference, run))
     before, after = (manifest.get("processor", "not said") for manifest in manifests)
-    known = before == after != "not said"
-    return SAME.format(after) if known else OTHER.format(before, after)
+    if before == after != "not said":
+        return f"Both ran on one kind of processor ({after}): all is to be equal, byte for byte."
+    return f"The kinds of processor differ ({before} -> {after}): the committed intervals decide."
 
 
 def _circumstances(manifest: Mapping) -> dict[str, str]:

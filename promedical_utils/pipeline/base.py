@@ -40,16 +40,15 @@ def _smollm2(profile: Profile, run: Path) -> dict:
     from promedical_utils.reward_model import hub, smollm2  # loads torch
 
     hub.silence()
-    folder, origin = smollm2.prepare(profile.base_layers)
-    base = run / "base"
+    folder, base = smollm2.prepare(profile.base_layers), run / "base"
     if base.is_dir() and not base.is_symlink():
         shutil.rmtree(base)  # one that was trained here
     base.unlink(missing_ok=True)
     base.symlink_to(os.path.relpath(folder, run.resolve()), target_is_directory=True)
-    model, tokenizer = hub.load(hub.CAUSAL, folder), hub.tokenizer_of(folder)
-    sizes = {"vocabulary": len(tokenizer), "parameters": model.num_parameters()}
-    depth = {"layers": model.config.num_hidden_layers, "folder": shown(folder)}
-    return {"base": "smollm2", "trained_here": False, "copy_rates": {}} | origin | sizes | depth
+    sizes = {"parameters": hub.load(hub.CAUSAL, folder).num_parameters()}
+    sizes |= {"vocabulary": len(hub.tokenizer_of(folder)), "layers": profile.base_layers}
+    origin = {"base": "smollm2", "folder": shown(folder), "made_from": smollm2.find()[2]}
+    return origin | sizes | {"trained_here": False, "copy_rates": {}}
 
 
 def _small_base(profile: Profile, run: Path) -> dict:

@@ -65,11 +65,6 @@ class RewardModel:
     tokens_read: int = 0  # so far, of all sequences scored
     computes: torch.dtype = torch.float32  # bf16 on fp32 weights: under autocast
 
-    @property
-    def exact(self) -> bool:
-        """Whether it scores in fp32."""
-        return torch.float32 == self.computes
-
     def score(
         self,
         instruction: Instruction | str | Sequence[Mapping[str, str]],
@@ -224,37 +219,35 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> RewardModel:
 
 
 def check_rounding(path: Path, groups: Sequence[Group]) -> dict:
-    """The report in ``path``; of a model trained in half precision with ``rounding``, once.
+    """The report in ``path``; of a model trained in half precision with ``rounding``, found once.
 
-    That is how far its scores of every n-th of ``groups``, held out, ``SAMPLE`` in all, are from
-    those in fp32: ``median`` and ``largest`` difference, ``ties``, the share of pairs of answers
-    alike on a criterion, and of the ``pairs`` that fp32 puts further apart than twice the median
-    ``alike``, the share in the same order. Below ``AGREES``, or with no pair, ``scored_in`` is
-    float32, which ``load`` obeys.
+    Of ``SAMPLE`` of the held-out ``groups``: ``median`` and ``largest`` difference of scores from
+    those in fp32, ``ties``, a share of the pairs of answers on a criterion, and of the ``pairs``
+    that fp32 puts further apart than twice the median the share in the same order, ``alike``. Where
+    that is below ``AGREES``, or there is none, ``scored_in`` is float32, which ``load`` obeys.
     """
     report = read_json(path / "report.json", "03_reward_model")
     half = getattr(torch, report.get("trained_in", "float32"))
     if half == torch.float32 or "rounding" in report:
         return report
-    some = groups[:: -(-len(groups) // SAMPLE) or 1]
-    frames = [load(path, dtype).score_groups(some, shorten=True) for dtype in (torch.float32, half)]
-    scores = frames[0].assign(half=frames[1].score)
-    gap = (scores.score - scores.half).abs()
-    pairs = scores.merge(scores, on=["instruction_id", "criterion_id"], suffixes=("_a", "_b"))
-    pairs = pairs[pairs.candidate_id_a < pairs.candidate_id_b]
-    exact, rounded = pairs.score_a - pairs.score_b, pairs.half_a - pairs.half_b
-    apart = exact.abs() > 2 * gap.median()
-    alike = float((exact * rounded > 0)[apart].mean()) if apart.any() else 0.0
-    report["rounding"] = {
-        "groups": len(some),
-        "scores": len(scores),
-        "median": round(float(gap.median()), 6) if len(gap) else None,
-        "largest": round(float(gap.max()), 6) if len(gap) else None,
-        "ties": round(float((rounded == 0).mean()), 6) if len(pairs) else None,
-        "pairs": int(apart.sum()),
-        "alike": round(alike, 6),
-        "scored_in": str(half if alike >= AGREES else torch.float32).removeprefix("torch."),
-    }
+    found: dict = {"pairs": 0, "scored_in": "float32"}
+    if some := groups[:: -(-len(groups) // SAMPLE) or 1]:
+        exact, rounded = (
+            load(path, d).score_groups(some, shorten=True) for d in (torch.float32, half)
+        )
+        scores = exact.assign(half=rounded.score)
+        gap = (scores.score - scores.half).abs()
+        pairs = scores.merge(scores, on=["instruction_id", "criterion_id"], suffixes=("", "_b"))
+        pairs = pairs[pairs.candidate_id < pairs.candidate_id_b]
+        far, near = pairs.score - pairs.score_b, pairs.half - pairs.half_b
+        same = (far * near > 0)[far.abs() > 2 * gap.median()]
+        found |= {"scores": len(scores), "pairs": len(same)}
+        values = {"median": gap.median(), "largest": gap.max(), "ties": (near == 0).mean()}
+        values["alike"] = same.mean()
+        found |= {k: round(float(v), 6) for k, v in values.items() if v == v}  # no NaN
+        if found.get("alike", 0) >= AGREES:
+            found["scored_in"] = report["trained_in"]
+    report["rounding"] = found
     write_json(path / "report.json", report)
     return report
 

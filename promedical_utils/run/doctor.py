@@ -27,16 +27,14 @@ DISK_GIB = 8  # the environment and a run of the small base; a hub model comes o
 REQUEST_TOKENS = {"writer": 3200, "screener": 650, "classifier": 850, "generator": 750}
 REQUEST_TOKENS |= {"judge": 1850, "compared": 2500, "rated": 1260}
 REPAIRED = 0.25  # share of the drafts that are written twice
-# Notebooks whose time is that of a model; the others' hangs on the data
-BY_MODEL = ("00_start_here", "03_reward_model", "04_promedical_bench", "05_grpo_with_veto")
-BY_MODEL += ("06_external_generalization",)
+BY_MODEL = [name for name in notebooks.NOTEBOOKS if name[:2] in ("00", "03", "04", "05", "06")]
 
 
 def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
     keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values() if role.key})]
-    measured, rate = trained_here(profile)  # first, while nothing else is loaded
+    measured, rate = trained_here(profile)
     blocks = {
         "machine": machine(profile),
         "speed": [measured],
@@ -73,9 +71,7 @@ def gpu() -> str:
     if not torch.cuda.is_available():
         return f"none seen by torch {torch.__version__} (PROFILE=cpu and BASE=small need none)"
     device = torch.cuda.get_device_properties(0)
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = "bf16" if native else "fp16, no bf16"
-    return f"{device.name}, {device.total_memory / 2**30:.0f} GiB, {precision}"
+    return f"{device.name}, {device.total_memory / 2**30:.0f} GiB, {kind.precision('auto')}"
 
 
 def packages() -> list[str]:
@@ -106,63 +102,56 @@ def data() -> list[str]:
     return lines
 
 
-def trained_here(profile: Profile) -> tuple[str, float | None]:
-    """What a reward model of this profile trains on and scores a second here, said and given."""
+def trained_here(profile: Profile) -> tuple[str, float]:
+    """What a reward model of this profile learns from and scores a second here, said, and the first
+    as a number, NaN where it cannot be measured."""
+    if not find_spec("torch"):
+        return "not known without torch, which is part of the extra train", math.nan
     try:
-        if not find_spec("torch"):
-            raise KitError("torch is part of the extra train")
         trained, scored = throughput.measure(profile)
     except KitError as error:
-        return f"not measured: {error}", None
-    depth = f"{profile.base_layers} layers" if profile.base_layers else "all layers"
-    setting = f"{profile.base_model}, {depth}, {profile.quantization}, "
-    setting += kind.precision(profile.precision)
-    return f"{setting}: trains on {trained:,.0f} tokens a second, scores {scored:,.0f}", trained
+        return f"not measured: {error}", math.nan
+    said = f"{profile.base_model}, {profile.base_layers or 'all'} layers, {profile.quantization}, "
+    said += f"{kind.precision(profile.precision)}: trains on {trained:,.0f} tokens a second, "
+    return f"{said}scores {scored:,.0f}", trained
 
 
-def needs(profile: Profile, rate: float | None = None) -> list[str]:
-    """Minutes and memory of each notebook on this machine, where it trains at ``rate``.
-
-    Of the last run here, else of the published one, times how much slower its criterion model would
-    be trained here, unless it ran on this kind of processor with this base. A base that is not
-    trained here takes a minute.
-    """
-    names = notebooks.notebooks(profile)
-    lines, here = dict.fromkeys(names, "not measured yet"), dict.fromkeys(names, math.nan)
+def needs(profile: Profile, rate: float = math.nan) -> list[str]:
+    """Minutes and memory of each notebook here, where a model learns from ``rate`` tokens a second:
+    those of the published run or of one here, times how much slower that is."""
+    lines = dict.fromkeys(notebooks.notebooks(profile), "not measured yet")
+    here = dict.fromkeys(lines, math.nan)
+    by_model = BY_MODEL[profile.base_model != "small" :]  # 00 trains no other base
     for place in ("papers_figures", "runs"):
         folder = project_root() / place / profile.name
         slower = _slower(profile, folder, rate)
         for name, row in notebooks.timings(folder).items():
-            seconds = row["seconds"] * (slower if name in BY_MODEL else 1)
-            if name == BY_MODEL[0] and profile.base_model != "small":
-                seconds = 60.0
-            unknown = math.isnan(seconds)
-            if name in lines and not (unknown and here[name] > 0):
-                here[name] = seconds
-                then = f"{notebooks.span(row['seconds'])} in {place}/{profile.name}"
-                minutes = "not known" if unknown else notebooks.span(seconds)
-                lines[name] = f"{minutes} ({then}), {row['peak_gib']} GiB"
-    total = sum(here.values())
-    known = "on this machine" if total > 0 else "on the machine that it was written for"
-    length = notebooks.span(total if total > 0 else 60 * profile.minutes)
-    first = f"{profile.description}: about {length} {known}, {profile.memory_gib:g} GiB (estimate)"
-    return [first, *(f"{name}: {text}" for name, text in lines.items())]
+            seconds = row["seconds"] * (slower if name in by_model else 1)
+            if name in lines and seconds > 0:
+                here[name], then = seconds, notebooks.span(row["seconds"])
+                then = f"({then} in {place}/{profile.name}), {row['peak_gib']} GiB"
+                lines[name] = f"{notebooks.span(seconds)} {then}"
+    known = sum(here.values()) > 0  # of all: one that is not known makes NaN
+    length = notebooks.span(sum(here.values()) if known else 60 * profile.minutes)
+    where = "this machine" if known else "the machine that it was written for"
+    need = f"about {length} on {where}, {profile.memory_gib:g} GiB (estimate)"
+    return [f"{profile.description}: {need}", *(f"{name}: {text}" for name, text in lines.items())]
 
 
-def _slower(profile: Profile, run: Path, rate: float | None) -> float:
-    """How many times as long a model takes here as in ``run``; NaN where that is not known."""
+def _slower(profile: Profile, run: Path, rate: float) -> float:
+    """How many times as long a model takes here as in ``run``, by its criterion model: 1 on the
+    same kind of processor with the same base, NaN where it is not known."""
     try:
-        manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-        model = json.loads((run / "reward/report.json").read_text(encoding="utf-8"))
-        model = model["models"]["criterion"]
-        then = model["tokens"] / model["seconds"]
-    except (OSError, ValueError, KeyError, ZeroDivisionError):
+        files = [run / name for name in ("manifest.json", "reward/report.json")]
+        manifest, report = (json.loads(path.read_text(encoding="utf-8")) for path in files)
+        then, settings = report["models"]["criterion"], manifest["profile"]
+        keys = ("base_model", "base_layers", "quantization", "precision", "rm_lora_targets")
+        alike = all(settings.get(key) == getattr(profile, key) for key in keys)
+        if alike and manifest.get("processor") == kind.processor():
+            return 1.0
+        return then["tokens"] / then["seconds"] / rate
+    except (OSError, ValueError, KeyError, ZeroDivisionError):  # no run, or an unfinished one
         return math.nan
-    settings = ("base_model", "base_layers", "quantization", "precision", "rm_lora_targets")
-    same = all(manifest["profile"].get(k) == getattr(profile, k) for k in settings)
-    if same and manifest.get("processor") == kind.processor():
-        return 1.0
-    return then / rate if rate else math.nan
 
 
 def requests(profile: Profile) -> list[str]:

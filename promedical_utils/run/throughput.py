@@ -1,92 +1,61 @@
-"""Tokens a second of a profile's reward model on this machine, in a few seconds.
-
-Of its base's shape with random weights: time does not hang on what they are. Layers cost the same,
-so four are timed, and the score head reads no vocabulary.
-"""
+"""Tokens a second of a profile's reward model on this machine, in a few seconds."""
 
 import tempfile
 import time
-from collections.abc import Callable
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError
 
-LAYERS, SECONDS = 4, 1.0
-SHARED, CRITERION, CRITERIA = 250, 22, 7  # tokens of a packed answer: as in the real sets
+LAYERS, CALLS = 4, 4  # layers cost the same, so these few are timed; of the calls the quickest
+STARTS = list(range(250, 250 + 7 * 22 + 1, 22))  # of seven criteria, as in the real sets
 
 
 def measure(profile: Profile) -> tuple[float, float]:
-    """(tokens trained on, tokens scored) a second, packed, at the profile's quantization,
-    precision and adapter; KitError where the base's shape cannot be had."""
-    import torch  # this and what follows load torch, which only the extra train has
+    """(trained on, scored) tokens a second: packed, of the base's shape with random weights, at the
+    profile's quantization, precision and adapter. KitError where the shape cannot be had."""
+    import torch  # this and what follows are slow to load, and of the extra train
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
-    from promedical_utils.reward_model import grouped, hub, packing
+    from promedical_utils.reward_model import grouped, hub, packing, smollm2
     from promedical_utils.reward_model.model import base_for
 
     hub.silence()
-    p, shape = profile, _shape(profile)
-    layers = shape.num_hidden_layers
-    shape.update({"num_hidden_layers": min(LAYERS, layers), "vocab_size": 1024, "pad_token_id": 0})
-    shape.layer_types = (getattr(shape, "layer_types", None) or [])[:LAYERS] or None
+    p, width = profile, profile.base_width
+    if p.base_model == "small":
+        heads = {"num_attention_heads": width // 32, "num_key_value_heads": width // 32}
+        shape = Qwen3Config(hidden_size=width, intermediate_size=3 * width, head_dim=32, **heads)
+    else:
+        source, gguf = smollm2.find()[:2] if p.base_model == "smollm2" else (p.base_model, None)
+        try:
+            shape = AutoConfig.from_pretrained(source, gguf_file=gguf)
+        except (OSError, ValueError):
+            raise KitError(f"the shape of {p.base_model} cannot be had from the hub") from None
+    layers = p.base_layers or shape.num_hidden_layers
+    timed = min(LAYERS, layers)  # the score head reads no vocabulary
+    few = {"num_hidden_layers": timed, "vocab_size": 1024, "pad_token_id": 0, "layer_types": None}
+    shape = type(shape).from_dict(shape.to_dict() | few)
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
         model = base_for(folder, p.quantization == "nf4", hub.held_dtype(p.precision))
     model = get_peft_model(model, grouped.lora(p.rm_lora_rank, targets=p.rm_lora_targets))
     hub.in_full(model)
-    starts = [SHARED + n * CRITERION for n in range(CRITERIA + 1)]
-    answers = max(1, min(2048, p.rm_pass_tokens) // starts[-1])
-    parts = [packing.Packed([5 + n % 900 for n in range(starts[-1])], starts)] * answers
-    batch = {k: v.to(model.device) for k, v in packing.collate(parts, 0).items()}
-    dtype, kind = hub.compute_dtype(p.precision), model.device.type
-    rounded = torch.autocast(kind, dtype, enabled=dtype != torch.float32)
-
-    def train():
-        with rounded:
-            loss = model(**batch).logits.square().mean()
-        loss.backward()
-        torch.cuda.synchronize() if kind == "cuda" else None
-
-    @torch.no_grad()
-    def score():
-        with rounded:
-            model(**batch).logits.tolist()
-
-    tokens = answers * starts[-1] * min(LAYERS, layers) / layers
-    return tokens / _seconds(train), tokens / _seconds(score)
-
-
-def _seconds(work: Callable) -> float:
-    """Of one call, after a first one, as a mean over ``SECONDS`` at least."""
-    work()
-    start, calls = time.perf_counter(), 0
-    while not calls or time.perf_counter() - start < SECONDS:
-        work()
-        calls += 1
-    return (time.perf_counter() - start) / calls
-
-
-def _shape(profile: Profile):
-    from transformers import AutoConfig, LlamaConfig, Qwen3Config
-
-    from promedical_utils.reward_model import smollm2
-
-    p = profile
-    if p.base_model == "smollm2":
-        return smollm2.shape(p.base_layers)
-    if p.base_model == "small":
-        of = Qwen3Config if p.base_architecture == "qwen3" else LlamaConfig
-        heads = p.base_width // 32
-        return of(
-            hidden_size=p.base_width,
-            intermediate_size=3 * p.base_width,
-            num_hidden_layers=p.base_layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=32,
-        )
-    try:
-        return AutoConfig.from_pretrained(p.base_model)
-    except (OSError, ValueError):
-        raise KitError(f"the shape of {p.base_model} cannot be had from the hub") from None
+    answers = max(1, min(2048, p.rm_pass_tokens) // STARTS[-1])
+    batch = packing.collate([packing.Packed([5] * STARTS[-1], STARTS)] * answers, 0)
+    batch = {name: part.to(model.device) for name, part in batch.items()}
+    dtype, seconds = hub.compute_dtype(p.precision), []
+    for learns in (True, False):
+        times = []
+        for _ in range(CALLS):
+            start = time.perf_counter()
+            with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+                with torch.set_grad_enabled(learns):
+                    loss = model(**batch).logits.square().mean()
+            if learns:
+                loss.backward()
+                model.base_model.model.score.weight.sum().item()  # a GPU is waited for
+            loss.item()
+            times.append(time.perf_counter() - start)
+        seconds.append(min(times))
+    tokens = answers * STARTS[-1] * timed / layers
+    return tokens / seconds[0], tokens / seconds[1]
