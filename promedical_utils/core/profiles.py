@@ -49,6 +49,7 @@ class Role(BaseModel):
 ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name> for each generator
 CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
 
+LAYERED = ("small", "smollm2")  # bases that notebook 00 makes, of as many layers as one wants
 LICENCES = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0"]  # by SPDX name
 
 
@@ -69,10 +70,13 @@ class Profile(BaseModel):
     minutes: float = Field(gt=0, description="expected on the machine named in the description")
     memory_gib: float = Field(gt=0)
 
-    # base model: "small" is trained by notebook 00, anything else is a hub id or a folder
+    # base model: "small" is trained by notebook 00, "smollm2" made from its package or the hub;
+    # anything else is a hub id or a folder
     base_model: str
     base_architecture: Literal["qwen3", "llama"] = Field("qwen3", description="of the small base")
-    base_layers: int = Field(4, ge=2, description="two make an induction circuit")
+    base_layers: int | None = Field(
+        None, ge=2, description="of small, by default 4; of smollm2 its first n, by default all"
+    )
     base_width: int = Field(128, ge=64, multiple_of=32, description="an attention head has 32")
     base_vocabulary: int = Field(2048, ge=300)
     base_steps: int = Field(1, ge=1)
@@ -118,6 +122,9 @@ class Profile(BaseModel):
     quantization: Literal["nf4", "none"] = "nf4"
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     rm_lora_rank: int = Field(64, ge=1)
+    rm_lora_targets: Literal["all-linear"] | list[str] = Field(
+        "all-linear", description="or names: q_proj, v_proj, o_proj train half as fast again"
+    )
     rm_learning_rate: float = Field(gt=0)
     rm_full_learning_rate: float = Field(5e-4, gt=0, description="of the full fine-tuned twin")
     rm_optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: see optimizer.py")
@@ -174,6 +181,13 @@ class Profile(BaseModel):
     # statistics
     bootstrap: int = Field(1000, ge=20)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _depth(cls, values):
+        if values.get("base_model") == "small" and values.get("base_layers") is None:
+            return {**values, "base_layers": 4}
+        return values
+
     @model_validator(mode="after")
     def _possible(self):
         if self.reward_lambda < 1 + self.reward_beta:
@@ -185,8 +199,10 @@ class Profile(BaseModel):
             )
         if self.grpo_vllm and not re.match(r"https?://", self.grpo_vllm):
             raise ValueError("grpo_vllm is the base URL of a server, http://host:port")
-        if self.name not in ("gpu", "paper") and self.precision == "bf16":
-            raise ValueError("bf16 logits tie; CPU profiles score in fp32")
+        if self.base_layers and self.base_model not in LAYERED:
+            raise ValueError(f"base_layers is of {' and '.join(LAYERED)}: leave it out")
+        if not self.rm_lora_targets:
+            raise ValueError("rm_lora_targets is all-linear or names at least one layer")
         return self
 
     @model_validator(mode="after")
@@ -230,6 +246,8 @@ def load(name: str, **overrides) -> Profile:
         values = read_yaml(path)
     except yaml.YAMLError as error:
         raise KitError(f"profiles/{name}.yaml is not YAML: {str(error).splitlines()[0]}") from None
+    if overrides.get("base_model", values.get("base_model")) != values.get("base_model"):
+        values.pop("base_layers", None)  # another base has another depth
     try:
         return Profile.model_validate({**values, **overrides, "name": name})
     except ValidationError as error:

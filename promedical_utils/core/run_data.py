@@ -6,7 +6,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from promedical_utils.core import profiles, provenance, records
+from promedical_utils.core import machine, profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitRow, Verdict
 from promedical_utils.core.workspace import KitError, need, run_folder, shown, write_json
@@ -39,14 +39,14 @@ def banner(profile: Profile) -> str:
 
 
 def base_path(profile: Profile, run: Path, architecture: str = "") -> Path | str:
-    """Folder of the kit's own base, or the profile's hub id (or folder) as it stands.
+    """Folder of the base that notebook 00 made, or the profile's hub id (or folder) as it stands.
 
     One of another ``architecture`` than the profile's stands in a folder of that name, which the
     study of systems writes; KitError where the base is not the kit's own.
     """
     if architecture in ("", profile.base_architecture):
-        small = profile.base_model == "small"
-        return need(run / "base", "00_start_here") if small else profile.base_model
+        made = profile.base_model in profiles.LAYERED
+        return need(run / "base", "00_start_here") if made else profile.base_model
     if profile.base_model != "small":
         raise KitError(
             f"no {architecture} base beside {profile.base_model}: base_model=small trains one"
@@ -57,7 +57,8 @@ def base_path(profile: Profile, run: Path, architecture: str = "") -> Path | str
 
 
 def manifest(profile: Profile, run: Path) -> dict:
-    """What this run is: the kit's code, settings, packages, machine kind. No paths, no dates."""
+    """What this run is: the kit's code, settings, packages, kind of machine, and what it computes
+    in. No paths, no dates."""
     content = {
         "kit": provenance.kit(),
         "profile": profile.model_dump(),
@@ -65,6 +66,8 @@ def manifest(profile: Profile, run: Path) -> dict:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "system": platform.system(),
+        "processor": machine.processor(),
+        "precision": machine.precision(profile.precision),
     }
     write_json(run / "manifest.json", content)
     return content

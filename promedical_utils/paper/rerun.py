@@ -2,7 +2,8 @@
 it.
 
 By ``RULE``, cell by cell. An end of an interval is shown, and goes with its value; a claim's check
-is a measured value. On one machine with one set of versions all are equal to the last digit.
+is a measured value. On one kind of processor with one set of versions all are equal to the last
+digit; ``due`` says which applies.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -41,15 +42,17 @@ def report(profile: str, run_dir: str = "") -> str:
     Writes rerun.csv (a row a cell) and rerun.md (what is not equal) to the run.
     """
     run, reference = run_folder(profile, run_dir), project_root() / "papers_figures" / profile
-    cells, circumstances = pd.DataFrame(columns=COLUMNS), []
+    cells, circumstances, agreement = pd.DataFrame(columns=COLUMNS), [], []
     try:
         circumstances = comparable(run, reference)
+        agreement = [due(run, reference)]
         cells = compare(run / "paper", reference)
         line = outcome(cells)
     except KitError as error:
         line = f"not compared: {error}"
     write_frame(run / "rerun.csv", cells)
-    write_text(run / "rerun.md", "\n\n".join(_page(line, circumstances, cells)) + "\n")
+    page = [*_page(line, circumstances, cells), *agreement]
+    write_text(run / "rerun.md", "\n\n".join(page) + "\n")
     return line
 
 
@@ -101,8 +104,18 @@ def comparable(run: Path, reference: Path) -> list[str]:
     return _other(_circumstances(before), _circumstances(after))
 
 
+def due(run: Path, reference: Path) -> str:
+    """Which agreement is due, by the kinds of processor in the manifests; an old one names none."""
+    manifests = (read_json(x / "manifest.json", "00_start_here") for x in (reference, run))
+    before, after = (manifest.get("processor", "not said") for manifest in manifests)
+    if before == after != "not said":
+        return f"Both ran on one kind of processor ({after}): all is to be equal, byte for byte."
+    return f"The kinds of processor differ ({before} -> {after}): the committed intervals decide."
+
+
 def _circumstances(manifest: Mapping) -> dict[str, str]:
-    facts = {name: manifest[name] for name in ("machine", "system", "python")}
+    names = ("machine", "system", "python", "processor", "precision")
+    facts = {name: manifest[name] for name in names if name in manifest}
     return facts | manifest["packages"] | {"code": manifest["kit"]["content"][:12]}
 
 

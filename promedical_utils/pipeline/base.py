@@ -1,6 +1,8 @@
-"""Notebook 00: the small base model, trained here, or the hub's by name."""
+"""Notebook 00: the base model, trained here, made from a package, or the hub's by name."""
 
+import os
 import random
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -9,19 +11,21 @@ from promedical_utils import clinic
 from promedical_utils.clinic import generators, lessons, vocabulary
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Message
-from promedical_utils.core.workspace import write_json
+from promedical_utils.core.workspace import shown, write_json
 from promedical_utils.data.sources import real_sets
 from promedical_utils.pipeline.rubrics import open_rows
 
 
 def train_base(profile: Profile, run: Path) -> dict:
-    """Train the small base, or name the hub's; writes base/ and base_report.json.
+    """Train the small base, link smollm2, or name the hub's; writes base/ and base_report.json.
 
     In the clinic the report has the copy rate of every leaflet fact on held-out patients.
     """
     start = time.perf_counter()
     if profile.base_model == "small":
         report = _small_base(profile, run)
+    elif profile.base_model == "smollm2":
+        report = _smollm2(profile, run)
     else:
         report = {"base": profile.base_model, "trained_here": False, "copy_rates": {}}
     rates = report["copy_rates"]
@@ -31,10 +35,28 @@ def train_base(profile: Profile, run: Path) -> dict:
     return report
 
 
+def _smollm2(profile: Profile, run: Path) -> dict:
+    """``run``/base as a link to the one copy that all runs share."""
+    from promedical_utils.reward_model import hub, smollm2  # loads torch
+
+    hub.silence()
+    folder, base = smollm2.prepare(profile.base_layers), run / "base"
+    if base.is_dir() and not base.is_symlink():
+        shutil.rmtree(base)  # one that was trained here
+    base.unlink(missing_ok=True)
+    base.symlink_to(os.path.relpath(folder, run.resolve()), target_is_directory=True)
+    sizes = {"parameters": hub.load(hub.CAUSAL, folder).num_parameters()}
+    sizes |= {"vocabulary": len(hub.tokenizer_of(folder)), "layers": profile.base_layers}
+    origin = {"base": "smollm2", "folder": shown(folder), "made_from": smollm2.find()[2]}
+    return origin | sizes | {"trained_here": False, "copy_rates": {}}
+
+
 def _small_base(profile: Profile, run: Path) -> dict:
     from promedical_utils.policy import small_base  # loads torch
 
     p = profile
+    if (run / "base").is_symlink():
+        (run / "base").unlink()  # else the copy that all runs share would be written over
     teach = {"clinic": _of_clinic, "real": _of_real_sets, "open": _of_open_sets}[p.data]
     texts, lesson, reading = teach(p)
     names = vocabulary.single_tokens() if p.data == "clinic" else ()

@@ -41,6 +41,7 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
         rows = _labelled(scores.assign(scorer=name), heldout)
         frames.append(rows.rename(columns={"label": "truth"}))
         counts = {key: len(own[key]) for key in ("left_out", "shortened")}
+        counts |= {key: own[key] for key in ("rounding",) if key in own}
         report["models"][name] = {key: own[key] for key in REPORTED} | counts
         report["heldout_pair_accuracy"][name] = pair_accuracy(scores, heldout)
     scores = pd.concat(frames, ignore_index=True)
@@ -53,12 +54,14 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
 def train_reward_model(
     profile: Profile, run: Path, data: RunData, recipe, folder: Path, seed=None
 ) -> dict:
-    """Train one recipe on the run's training split into ``folder``; its report."""
-    from promedical_utils.reward_model import training  # loads torch
+    """Train one recipe on the run's training split into ``folder``; its report, with what half
+    precision rounds away on the calibration split."""
+    from promedical_utils.reward_model import model as reward_model  # these two load torch
+    from promedical_utils.reward_model import training
 
     train = groups_of(data, recipe.labels, "train")
     refuse_external(group.instruction for group in train)
-    return training.train(
+    training.train(
         recipe.groups(train),
         base_path(profile, run, recipe.architecture),
         folder,
@@ -68,6 +71,7 @@ def train_reward_model(
         full=recipe.full,
         seed=seed,
     )
+    return reward_model.check_rounding(folder, groups_of(data, expert(profile), "calibration"))
 
 
 def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):

@@ -152,8 +152,9 @@ def _log_probabilities(model, ids, mask, predicts, temperature: float):
 
 
 def precision_of(profile: Profile) -> torch.dtype:
-    """The dtype that a policy computes in: the reward model's on a GPU, fp32 on a CPU."""
-    return hub.compute_dtype(profile.precision) if torch.cuda.is_available() else torch.float32
+    """The dtype that a policy computes in, and the frozen base of an adapter is held in, on a CPU
+    as well: for every token that is written autocast would round all weights anew."""
+    return hub.compute_dtype(profile.precision)
 
 
 def load_base(base: Path | str, profile: Profile):

@@ -31,7 +31,7 @@ HEAD = "base_model.model.score.weight"  # the score head's name in the adapter's
 def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
     """The reward model in ``path`` on the base of ``policy_model``.
 
-    The policy has a LoRA of its own, on the same layers as the reward model's. It scores as
+    The policy has a LoRA of its own, on the layers of the reward model's, at least. It scores as
     ``model.load(path)`` does, whatever the policy is at (training, generating, adapters off,
     autocast). After each forward pass, also one that raises, the policy is as it was before.
     KitError where it was trained whole, on another base or precision, or its weights do not fit,
@@ -55,14 +55,16 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
     for name, weight in policy_model.named_parameters():
         if weight.requires_grad and "lora_" not in name:
             raise KitError(f"{refused} the policy trains {name} of it; train LoRA weights alone")
-    layers = _layers(policy_model)
+    layers, config = _layers(policy_model), LoraConfig.from_pretrained(path)
     if merged := [name for name, layer in layers.items() if layer.merged]:
         raise KitError(f"{refused} the policy's LoRA is merged into {merged[0]}; unmerge it")
+    taught = tuple(f".{name}" for name in config.target_modules)  # all of the policy's, or a part
+    layers = {name: layer for name, layer in layers.items() if name.endswith(taught)}
     weights = load_peft_weights(str(path), device="cpu")
     names = {f"{name}.lora_{half}.weight" for name in layers for half in "AB"}
     if weights.keys() != {HEAD, *names}:
         raise KitError(f"the adapter in {shown(path)} does not fit its base: train it again")
-    config, parts = LoraConfig.from_pretrained(path), []
+    parts = []
     for name, layer in layers.items():
         halves = (_linear(weights[f"{name}.lora_{half}.weight"], base.device) for half in "AB")
         parts.append((layer, *halves, config.lora_alpha / config.r))

@@ -303,14 +303,15 @@ def trainer(model, tokenizer, rows: Dataset, arguments, profile: Profile, reward
 def reward_model_of(rm, trainer=None):
     """The reward model ``rm``; of a folder, loaded.
 
-    On the base of the trainer's policy where that is an adapter, and the reward model one, too;
-    DPO asks for it before there is a trainer, and so has it apart.
+    On the base of the trainer's policy where that is an adapter, and the reward model one, too, of
+    one precision; DPO asks for it before there is a trainer, and so has it apart.
     """
     if not isinstance(rm, str | Path):
         return rm
     report = read_json(Path(rm) / "report.json", "03_reward_model")
     if trainer and isinstance(trainer.model, PeftModel) and not report["full"]:
-        return shared_base.attach(trainer.model, rm)
+        if reward_model.scored_in(report) == trainer.model.get_base_model().dtype:
+            return shared_base.attach(trainer.model, rm)
     rm = reward_model.load(rm)
     return rm.merged() if rm.model.device.type == "cpu" else rm
 

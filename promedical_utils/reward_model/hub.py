@@ -18,6 +18,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
+from promedical_utils.core import machine
 from promedical_utils.core.workspace import KitError, need, shown
 from promedical_utils.reward_model import packing
 
@@ -135,13 +136,15 @@ def identity(source: dict) -> str:
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """fp32, bf16, or for ``auto`` what the machine has: bf16, else fp16 on a GPU; fp32 on a CPU."""
-    if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    if not torch.cuda.is_available():
-        return torch.float32
-    native = torch.cuda.is_bf16_supported(including_emulation=False)  # emulated is slow
-    return torch.bfloat16 if native else torch.float16
+    """What a pass computes in, see ``machine.precision``."""
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return known[machine.precision(precision)]
+
+
+def held_dtype(precision: str) -> torch.dtype:
+    """What frozen weights are held in: what a GPU computes in; fp32 on a CPU, where autocast rounds
+    what a product takes, and sums, norms and residuals stay whole."""
+    return compute_dtype(precision) if torch.cuda.is_available() else torch.float32
 
 
 def in_full(model: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
-from promedical_utils.core.workspace import KitError, read_json, shown
+from promedical_utils.core.workspace import KitError, read_json, shown, write_json
 from promedical_utils.reward_model import hub, packing
 from promedical_utils.reward_model.calibration import Calibration
 from promedical_utils.reward_model.hub import source_of, tokenizer_of
@@ -29,6 +30,7 @@ from promedical_utils.rubric.preferences import Group
 
 # padded tokens of one forward pass: what a CPU's caches like, and what fills a GPU
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+SAMPLE, AGREES = 16, 0.995  # groups read in both precisions, and the least share of pairs alike
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class RewardModel:
     report: dict
     calibration: Calibration | None = None
     tokens_read: int = 0  # so far, of all sequences scored
+    computes: torch.dtype = torch.float32  # bf16 on fp32 weights: under autocast
 
     def score(
         self,
@@ -161,7 +164,10 @@ class RewardModel:
         sequences = [s for reading in readings for s in reading.sequences]
         self.tokens_read += sum(len(s.ids) for s in sequences)
         batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
-        values = packing.scores(self.model, sequences, self.tokenizer.pad_token_id, batch_tokens)
+        rounds, kind = self.computes != self.model.dtype, self.model.device.type
+        with torch.autocast(kind, self.computes) if rounds else nullcontext():
+            pad = self.tokenizer.pad_token_id
+            values = packing.scores(self.model, sequences, pad, batch_tokens)
         flat, scores, cuts = iter([v for row in values for v in row]), [], []
         for reading, (_, responses, criteria) in zip(readings, cases, strict=True):
             columns = len(criteria) if self.view in CONDITIONAL else 1
@@ -186,12 +192,20 @@ def merge(model: PeftModel) -> None:
         layer.merged_adapters.append("default")
 
 
-def load(path: Path | str) -> RewardModel:
+def scored_in(report: Mapping) -> torch.dtype:
+    """What a reward model scores in: what ``check_rounding`` found good enough, before it was asked
+    what its weights are held in."""
+    return getattr(torch, report.get("rounding", {}).get("scored_in", report["dtype"]))
+
+
+def load(path: Path | str, dtype: torch.dtype | None = None) -> RewardModel:
     """The reward model that was trained into ``path``, with its ``calibration.json`` if there is
-    one; KitError when the report is missing or the base is another one now."""
+    one; KitError when the report is missing or the base is another one now. ``dtype``: what to
+    score in, in place of what its report says."""
     path = Path(path)
     report = read_json(path / "report.json", "03_reward_model")
-    dtype, source, outputs = getattr(torch, report["dtype"]), report["base"], len(report["heads"])
+    computes, source, outputs = dtype or scored_in(report), report["base"], len(report["heads"])
+    dtype = torch.float32 if computes == torch.float32 else getattr(torch, report["dtype"])
     if report["full"]:
         model = base_for(path, False, dtype, outputs)
     else:
@@ -201,15 +215,54 @@ def load(path: Path | str) -> RewardModel:
         model = base_for(base, report["quantization"] == "nf4", dtype, outputs)
         model = PeftModel.from_pretrained(model, path)
     model.config.pad_token_id = tokenizer_of(path).pad_token_id  # an adapter saves no config
-    return of_report(model.eval(), path, report)
+    return of_report(model.eval(), path, report, computes)
 
 
-def of_report(model: torch.nn.Module, path: Path, report: dict) -> RewardModel:
+def check_rounding(path: Path, groups: Sequence[Group]) -> dict:
+    """The report in ``path``; of a model trained in half precision with ``rounding``, found once.
+
+    Of ``SAMPLE`` of the held-out ``groups``: ``median`` and ``largest`` difference of scores from
+    those in fp32, ``ties``, a share of the pairs of answers on a criterion, and of the ``pairs``
+    that fp32 puts further apart than twice the median the share in the same order, ``alike``. Where
+    that is below ``AGREES``, or there is none, ``scored_in`` is float32, which ``load`` obeys.
+    """
+    report = read_json(path / "report.json", "03_reward_model")
+    half = getattr(torch, report.get("trained_in", "float32"))
+    if half == torch.float32 or "rounding" in report:
+        return report
+    found: dict = {"pairs": 0, "scored_in": "float32"}
+    if some := groups[:: -(-len(groups) // SAMPLE) or 1]:
+        exact, rounded = (
+            load(path, d).score_groups(some, shorten=True) for d in (torch.float32, half)
+        )
+        scores = exact.assign(half=rounded.score)
+        gap = (scores.score - scores.half).abs()
+        pairs = scores.merge(scores, on=["instruction_id", "criterion_id"], suffixes=("", "_b"))
+        pairs = pairs[pairs.candidate_id < pairs.candidate_id_b]
+        far, near = pairs.score - pairs.score_b, pairs.half - pairs.half_b
+        same = (far * near > 0)[far.abs() > 2 * gap.median()]
+        found |= {"scores": len(scores), "pairs": len(same)}
+        values = {"median": gap.median(), "largest": gap.max(), "ties": (near == 0).mean()}
+        values["alike"] = same.mean()
+        found |= {k: round(float(v), 6) for k, v in values.items() if v == v}  # no NaN
+        if found.get("alike", 0) >= AGREES:
+            found["scored_in"] = report["trained_in"]
+    report["rounding"] = found
+    write_json(path / "report.json", report)
+    return report
+
+
+def of_report(
+    model: torch.nn.Module, path: Path, report: dict, computes: torch.dtype | None = None
+) -> RewardModel:
     """``model``, as ``path`` has it, with the tokenizer and the calibration beside it."""
     fitted = path / "calibration.json"
     calibration = Calibration.load(fitted) if fitted.exists() else None
     view, limit = report["view"], report["max_tokens"]
-    return RewardModel(model, tokenizer_of(path), view, limit, report, calibration)
+    computes = computes or model.dtype
+    return RewardModel(
+        model, tokenizer_of(path), view, limit, report, calibration, computes=computes
+    )
 
 
 def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int | None = 1):

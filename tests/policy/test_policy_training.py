@@ -128,6 +128,16 @@ def test_trls_own_way_trains_too(tiny_base, tmp_path, setting):
     assert report["throughput"] == {} and math.isfinite(report["last"]["judged"])
 
 
+def test_bf16_on_a_processor_trains_an_adapter_in_fp32(tiny_base, tmp_path):
+    settings = {"precision": "bf16", "quantization": "none", "grpo_lora_rank": 4}
+    profile = small(grpo_steps=1, grpo_eval_every=1, **settings)
+    made = trainer_of(tiny_base, tmp_path / "t", profile)
+    assert made.model.get_base_model().dtype == torch.bfloat16 and made.args.bf16
+    assert {w.dtype for w in made.model.parameters() if w.requires_grad} == {torch.float32}
+    report = run(tiny_base, tmp_path, profile)
+    assert report["steps"] == 1 and math.isfinite(report["last"]["judged"])
+
+
 def test_samples_of_a_step_are_seeded_by_prompt_and_step(tiny_base, tmp_path):
     trainer = trainer_of(tiny_base, tmp_path, small())
     prompts = generation.prompts_of(trainer.model, trainer.processing_class, INSTRUCTIONS[:2], 8)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import bitsandbytes
 import pytest
@@ -15,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 from promedical_utils.core.records import DIMENSIONS, Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.policy import shared_base
+from promedical_utils.policy import training as policy_training
 from promedical_utils.policy.generation import complete
 from promedical_utils.reward_model import hub, packing, training
 from promedical_utils.reward_model import model as rm
@@ -122,6 +124,30 @@ def same(one, other):
 def near(one, other):
     one, other = (x if torch.is_tensor(x) else torch.tensor(x) for x in (one, other))
     return (one - other).abs().max().item() < 1e-5
+
+
+def test_an_adapter_of_some_layers_hangs_on_a_policy_of_all(
+    tiny_base, tiny_groups, tiny_profile, tmp_path
+):
+    p = tiny_profile.model_copy(update={"rm_lora_targets": ["q_proj", "o_proj"]})
+    training.train(tiny_groups, tiny_base, tmp_path / "rm", view="criterion", profile=p)
+    model = adapt(load(tiny_base, torch.float32))
+    shared, alone = shared_base.attach(model, tmp_path / "rm"), rm.load(tmp_path / "rm")
+    scores = [m.score_groups(tiny_groups).score.tolist() for m in (shared, alone)]
+    assert near(*scores)
+    few = adapt(load(tiny_base, torch.float32), targets=["q_proj"])
+    with pytest.raises(KitError, match="does not fit its base"):
+        shared_base.attach(few, tmp_path / "rm")
+
+
+def test_of_another_precision_it_has_a_base_of_its_own(trained, tiny_base, tiny_groups):
+    """As on a processor that computes in bf16: the reward model scores as it was found to do."""
+    alone = rm.load(trained / "none").score_groups(tiny_groups).score.tolist()
+    for dtype, own in ((torch.bfloat16, True), (torch.float32, False)):
+        policy = SimpleNamespace(model=adapt(load(tiny_base, dtype, "none")))
+        scorer = policy_training.reward_model_of(trained / "none", policy)
+        assert isinstance(scorer.model, PeftModel) is own
+        assert near(scorer.score_groups(tiny_groups).score.tolist(), alone)
 
 
 @pytest.mark.parametrize("name", [*KINDS, "heads"])

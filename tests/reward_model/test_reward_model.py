@@ -267,6 +267,110 @@ def test_the_head_and_the_adapter_are_trained_in_fp32(trained):
     assert any((t != t.bfloat16().float()).any() for t in weights.values())
 
 
+class TestBf16OnAProcessor:
+    """Products in bf16 under autocast; what is trained, head and loss stay in fp32."""
+
+    @pytest.fixture(scope="class", params=["nf4", "none", "full"])
+    def rounded(self, request, tiny_base, tiny_profile, tiny_groups, tmp_path_factory):
+        """(folder, kinds of tensors that a forward pass saw on the way)."""
+        seen, load = set(), training.base_for
+        kind, full = request.param, request.param == "full"
+        quantization = "none" if full else kind
+        p = tiny_profile.model_copy(update={"precision": "bf16", "quantization": quantization})
+
+        def watched(*args):
+            model = load(*args)
+            layer = model.model.layers[1]
+            layer.self_attn.q_proj.register_forward_hook(
+                lambda *a: seen.add(("product", a[2].dtype))
+            )
+            layer.register_forward_pre_hook(lambda _, a: seen.add(("residual", a[0].dtype)))
+            model.score.register_forward_hook(lambda *a: seen.add(("head", a[2].dtype)))
+            return model
+
+        folder = tmp_path_factory.mktemp("bf16") / kind
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "base_for", watched)
+            settings = {"view": "criterion", "profile": p, "full": full}
+            training.train(tiny_groups, tiny_base, folder, **settings)
+        return folder, seen
+
+    def test_it_trains_so(self, rounded):
+        from safetensors.torch import load_file
+
+        folder, seen = rounded
+        products = {dtype for what, dtype in seen if what == "product"}
+        # a 4-bit layer gives its products back in the dtype that it was given
+        assert torch.bfloat16 in products or folder.name == "nf4"
+        assert {d for what, d in seen if what != "product"} == {torch.float32}
+        stored = report(folder)
+        assert (stored["dtype"], stored["trained_in"]) == ("float32", "bfloat16")
+        weights = load_file(next(folder.glob("*.safetensors")))
+        assert all(t.dtype == torch.float32 for t in weights.values())
+        assert any((t != t.bfloat16().float()).any() for t in weights.values())
+
+    def test_what_rounding_does_decides_what_it_scores_in(self, rounded, tiny_groups, monkeypatch):
+        folder, _ = rounded
+        assert rm.load(folder).computes == torch.float32, "not yet measured"
+        exact, half = (
+            rm.load(folder, dtype).score_groups(tiny_groups)
+            for dtype in (torch.float32, torch.bfloat16)
+        )
+        before = report(folder)
+        monkeypatch.setattr(rm, "AGREES", 0.0)
+        found = rm.check_rounding(folder, tiny_groups)["rounding"]
+        gap = (exact.score - half.score).abs()
+        assert 0 < found["median"] == pytest.approx(gap.median(), abs=1e-6)
+        assert found["largest"] == pytest.approx(gap.max(), abs=1e-6) and found["scores"] == 108
+        alike, ties, n = 0, 0, 0
+        sides = (frame.set_index(["candidate_id", "criterion_id"]).score for frame in (exact, half))
+        a, b = sides
+        for group in tiny_groups:
+            for c in group.criteria:
+                for one, two in ((0, 1), (0, 2), (1, 2)):
+                    keys = [(group.candidates[i].id, c.id) for i in (one, two)]
+                    far, near = a[keys[0]] - a[keys[1]], b[keys[0]] - b[keys[1]]
+                    ties += near == 0
+                    if abs(far) > 2 * gap.median():
+                        n, alike = n + 1, alike + (far * near > 0)
+        assert (found["pairs"], found["alike"]) == (n, pytest.approx(alike / n, abs=1e-6))
+        assert found["ties"] == pytest.approx(ties / 108, abs=1e-6)
+        assert found["scored_in"] == "bfloat16" and rm.load(folder).computes == torch.bfloat16
+        again = rm.load(folder).score_groups(tiny_groups)
+        assert (again.score == half.score).all()
+        monkeypatch.setattr(rm, "AGREES", 1.01)
+        assert rm.check_rounding(folder, tiny_groups)["rounding"] == found, "asked once"
+        (folder / "report.json").write_text(json.dumps(before))
+        assert rm.check_rounding(folder, tiny_groups)["rounding"]["scored_in"] == "float32"
+        assert rm.load(folder).computes == torch.float32
+        assert (rm.load(folder).score_groups(tiny_groups).score == exact.score).all()
+        (folder / "report.json").write_text(json.dumps(before))
+        monkeypatch.setattr(rm, "AGREES", 0.0)
+        nothing = rm.check_rounding(folder, [])["rounding"]
+        assert nothing == {"pairs": 0, "scored_in": "float32"}, "fails closed"
+        (folder / "report.json").write_text(json.dumps(before))
+
+    def test_fp32_is_asked_nothing(self, trained, tiny_groups):
+        before = report(trained / "criterion")
+        assert rm.check_rounding(trained / "criterion", tiny_groups) == before
+        assert before == report(trained / "criterion") and "rounding" not in before
+        assert rm.load(trained / "criterion").computes == torch.float32
+
+
+def test_an_adapter_may_be_of_named_layers(tiny_base, tiny_profile, tiny_groups, tmp_path):
+    from safetensors.torch import load_file
+
+    p = tiny_profile.model_copy(update={"rm_lora_targets": ["q_proj", "o_proj"]})
+    training.train(tiny_groups, tiny_base, tmp_path / "m", view="criterion", profile=p)
+    weights = load_file(tmp_path / "m/adapter_model.safetensors")
+    layers = {name.split(".lora_")[0].rpartition(".")[2] for name in weights if "lora_" in name}
+    assert layers == {"q_proj", "o_proj"} and any("score" in name for name in weights)
+    assert rm.load(tmp_path / "m").score_groups(tiny_groups).score.notna().all()
+    p = tiny_profile.model_copy(update={"rm_lora_targets": ["q_proj", "query"]})
+    with pytest.raises(KitError, match="rm_lora_targets: .*has no layer query"):
+        training.train(tiny_groups, tiny_base, tmp_path / "n", view="criterion", profile=p)
+
+
 def test_reload_scores_packed_as_one_by_one_and_in_input_order(trained, tiny_groups):
     model = rm.load(trained / "criterion")
     frame = model.score_groups(tiny_groups)

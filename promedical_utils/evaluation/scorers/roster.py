@@ -171,13 +171,13 @@ def _published(profile: Profile, name: str):
     import torch
 
     from promedical_utils.evaluation.scorers.published import KINDS  # loads torch
-    from promedical_utils.reward_model.hub import compute_dtype  # loads torch
+    from promedical_utils.reward_model.hub import held_dtype  # loads torch
 
     source = getattr(profile, name)
     if not Path(source).is_dir() and not torch.cuda.is_available():
         raise KitError(f"{source} needs a GPU; or name a folder with a small version of it")
-    precision = compute_dtype(profile.precision)
-    return KINDS[name].load(source, nf4=profile.quantization == "nf4", dtype=precision)
+    dtype = held_dtype(profile.precision)
+    return KINDS[name].load(source, nf4=profile.quantization == "nf4", dtype=dtype)
 
 
 def _judge(run: Path, name: str, kind: Callable, role: Role):
