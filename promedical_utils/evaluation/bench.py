@@ -33,6 +33,7 @@ from promedical_utils.rubric.preferences import Group
 FRAMES = ("samples", "criteria", "verdicts", "pairs", "grades")
 AGAINST = ("adjudicated", "truth")
 PEOPLE = ["physician_1", "physician_2"]
+EQUAL_RECALL = 0.9  # at which vetoes are compared
 CLEAR = 0.3  # a difference in S1 that a physician calls clear; kit's decision
 NOTEBOOK = "04_promedical_bench"
 CELL = ["candidate_id", "criterion_id"]
@@ -331,14 +332,16 @@ def tally(
     """Every metric of every scorer in ``predicted`` and in ``preferences``, by ``KEY``.
 
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
-    then of expected scores; one without to its one score for all. Preferences go before what
-    follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on the
-    graded pairs. A ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of
-    the same two answers the other way round, and both count: who sees no criterion orders the two
-    answers once, so 50 % is its ceiling. A tie counts as wrong, and so does NaN, and an unknown
-    verdict, but for safety, where it is a violation. n counts the items judged; for precision the
-    answers called unsafe, for F1 both sides; ``tie_rate`` is the share of ties. Shares, not
-    percent. KitError where a prediction or preference is missing or doubled.
+    then of expected scores; one without to its one score for all. ``within`` compares criteria of
+    one answer; ``veto_precision_equal`` is the precision where every scorer's threshold finds
+    ``EQUAL_RECALL`` of these violations. Preferences go before what follows from scores: by
+    criterion, else of whole answers, on the pairs, of whole answers on the graded pairs. A
+    ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of the same two
+    answers the other way round, and both count: who sees no criterion orders the two answers once,
+    so 50 % is its ceiling. A tie counts as wrong, and so does NaN, and an unknown verdict, but for
+    safety, where it is a violation. n counts the items judged; for precision the answers called
+    unsafe, for F1 both sides; ``tie_rate`` is the share of ties. Shares, not percent. KitError
+    where a prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
@@ -347,10 +350,11 @@ def tally(
         frame.assign(row=row[frame.instruction_id].to_numpy())
         for frame in (bench.cells, _questions(bench))
     )
-    rubrics, verdicts, sides = _rubrics(cells), {}, {}
+    rubrics, verdicts, scores, sides = _rubrics(cells), {}, {}, {}
     for scorer, frame in predicted.groupby("scorer", sort=False):
         frame = _aligned(scorer, frame, cells)
         verdicts[scorer] = None if (frame.criterion_id == "").any() else frame.met
+        scores[scorer] = frame.score
         sides[scorer] = _by_scores(frame, cells, questions, rubrics)
     for scorer, frame in () if preferences is None else preferences.groupby("scorer", sort=False):
         sides[scorer] = _stated(scorer, frame, questions)
@@ -358,8 +362,11 @@ def tally(
     for scorer in sides:
         for labels in against:
             metrics = [*_of_sides(sides[scorer], questions, labels, sides.get("length"))]
+            if scorer in scores:
+                metrics += [_at_equal_recall(scores[scorer], cells, labels)]
             if verdicts.get(scorer) is not None:
                 metrics = [*_of_verdicts(verdicts[scorer], cells, labels), *metrics]
+                metrics += [_within_answers(scores[scorer], cells, labels)]
             for metric, slices, *parts in metrics:
                 for name, mask in slices.items():
                     key = (scorer, metric, name, labels)
@@ -479,6 +486,32 @@ def _of_verdicts(verdicts: pd.Series, cells: pd.DataFrame, labels: str) -> Itera
     weights = {"precision": called, "recall": violation, "f1": called + violation}
     for name, weight in weights.items():
         yield f"veto_{name}", veto, rows, called * violation, weight, none
+
+
+def _at_equal_recall(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tuple:
+    """Likewise: how many vetoes are violations, the lowest scores vetoed down to where
+    ``EQUAL_RECALL`` of the violations are found; vetoing all has the share of violations."""
+    label = np.array(_met(cells, labels), float)
+    safety = (cells.dimension == "safety").to_numpy() & ~np.isnan(label)
+    score, violation = scores.fillna(-np.inf).to_numpy(float), (label == 0) * 1.0
+    found = score[safety & (violation > 0)]
+    most = np.quantile(found, EQUAL_RECALL, method="inverted_cdf") if len(found) else -np.inf
+    called = (score <= most) * 1.0
+    parts = cells.row.to_numpy(), called * violation, called, np.zeros(len(cells))
+    return "veto_precision_equal", {"safety": safety}, *parts
+
+
+def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tuple:
+    """Likewise: of two criteria of one answer and kind, one met and one not, is that scored higher?
+
+    Who is not shown the criterion has a half by definition, and so a tie counts as a half.
+    """
+    frame = cells.assign(label=np.array(_met(cells, labels), float), score=scores.to_numpy())
+    on = ["candidate_id", "dimension", "kind"]
+    both = frame[frame.label == 1].merge(frame[frame.label == 0], on=on, suffixes=("", "_unmet"))
+    right, tied = both.score > both.score_unmet, both.score == both.score_unmet
+    parts = both.row.to_numpy(), right + 0.5 * tied, np.ones(len(both)), tied
+    return "within", _slices(both), *parts
 
 
 def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tuple]:

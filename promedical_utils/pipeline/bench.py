@@ -1,6 +1,8 @@
 """Notebook 04: the bench, adjudicated double-blind, and every scorer's predictions on it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -9,12 +11,15 @@ from promedical_utils import clinic
 from promedical_utils.clinic.people import panel
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.run_data import RunData
+from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import write_rows
+from promedical_utils.data.curation import embeddings
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
+from promedical_utils.evaluation.scorers import controls as plain
 from promedical_utils.evaluation.scorers import roster
-from promedical_utils.pipeline.reward_models import models
+from promedical_utils.pipeline.reward_models import as_read, models
+from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
 
@@ -101,6 +106,29 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
     return bench, groups
 
 
+def controls(
+    profile: Profile, run: Path, data: RunData, groups: Sequence[Group]
+) -> list[pd.DataFrame]:
+    """Predictions of scorers that have learned nothing or next to nothing; on real text also of
+    those that are shown the criterion."""
+    train = groups_of(data, "judge", "train")
+    shown = [
+        benches.cue_control(train, groups, profile.seed),
+        benches.length_scorer(groups),
+        scorers.predict(scorers.Chance(profile.seed), groups)[0],
+    ]
+    if profile.data == "real":
+        held = groups_of(data, "judge", "calibration")
+        embed = partial(embeddings.embed, embedder=str(base_path(profile, run)))
+        shown += [
+            plain.near_words(train, held, groups, profile.seed),
+            plain.overlap(groups),
+            plain.similarity(groups, embed),
+            plain.always_met(groups),
+        ]
+    return shown
+
+
 def _predict(
     profile: Profile, run: Path, data: RunData, groups: list[Group], criteria: pd.DataFrame
 ) -> dict[str, str]:
@@ -110,14 +138,11 @@ def _predict(
     """
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
-    predicted = [
-        benches.cue_control(groups_of(data, "judge", "train"), groups, profile.seed),
-        benches.length_scorer(groups),
-        scorers.predict(scorers.Chance(profile.seed), groups)[0],
-    ]
+    predicted = controls(profile, run, data, groups)
     for name in models(profile):
         rm = reward_model.load(run / "reward" / name)
-        scores = benches.predictions(name, rm.score_groups(groups), criteria, rm.calibration)
+        scores = rm.score_groups(as_read(find(name), data, groups))
+        scores = benches.predictions(name, scores, criteria, rm.calibration)
         predicted.append(scores)
         if name == "criterion":
             for rule in scoring.RULES:

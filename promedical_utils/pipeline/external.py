@@ -1,5 +1,6 @@
 """Notebook 06: every external set scored by every reward model of the run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,8 +32,7 @@ def predict_external(profile: Profile, run: Path) -> dict:
     for name, external in external_sets.sets(profile, run):
         if isinstance(external, Set):
             sets[name], questions = external, external.questions
-            words = length_scorer(questions).set_index("candidate_id").score.to_dict()
-            frames.append(predictions((name, "length", "q", False), questions, words))
+            frames.append(by_length(name, questions))
             report["sets"][name] = {
                 "status": "run",
                 "reason": "",
@@ -58,33 +58,54 @@ def predict_external(profile: Profile, run: Path) -> dict:
     return report
 
 
+def by_length(name: str, questions: Sequence[Question]) -> pd.DataFrame:
+    """Predictions of longer-is-better on the set ``name``."""
+    words = length_scorer(questions).set_index("candidate_id").score.to_dict()
+    return predictions((name, "length", "q", False), questions, words)
+
+
 def _scored(
     profile: Profile, run: Path, trained: list[str], sets: dict[str, Set], report: dict
 ) -> list[pd.DataFrame]:
-    """Predictions of each reward model; what retrieval found and what was cut go into ``report``.
-
-    Retrieval counts tokens, so the first model that meets a set retrieves for all of them.
-    """
+    """Predictions of each reward model; what was found and what was cut go into ``report``."""
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
     frames = []
     retrieved: dict[str, list[Question]] = {}
     for system in trained:
         rm = reward_model.load(run / "reward" / system).merged()
-        for name, external in sets.items():
-            if external.documents and name not in retrieved:
-                retrieved[name], report["retrieval"][name] = external_sets.with_retrieved(
-                    external, rm, profile.retrieved
-                )
-            versions = ((False, external.questions), (True, retrieved.get(name, [])))
-            for with_documents, questions in versions:
-                for text in external_sets.texts_of(questions):
-                    scores, cut = external_sets.read_by(system, rm, questions, text)
-                    for way, values in scores.items():
-                        key = (name, way, text, with_documents)
-                        frames.append(predictions(key, questions, values))
-                    if cut:
-                        label = f"{system}, {text}{', retrieved' if with_documents else ''}"
-                        report["sets"][name]["answers_cut"][label] = cut
+        frames += scored_by(system, rm, profile, sets, retrieved, report)
         del rm  # before the next one is loaded
+    return frames
+
+
+def scored_by(
+    system: str,
+    rm,
+    profile: Profile,
+    sets: dict[str, Set],
+    retrieved: dict[str, list[Question]],
+    report: dict,
+) -> list[pd.DataFrame]:
+    """Predictions of one reward model on every set, in every column.
+
+    Retrieval counts tokens, so the first model that meets a set fills ``retrieved`` for all of
+    them. ``report`` gets, under retrieval and sets, what was found and what was cut.
+    """
+    frames = []
+    for name, external in sets.items():
+        if external.documents and name not in retrieved:
+            retrieved[name], report["retrieval"][name] = external_sets.with_retrieved(
+                external, rm, profile.retrieved
+            )
+        versions = ((False, external.questions), (True, retrieved.get(name, [])))
+        for with_documents, questions in versions:
+            for text in external_sets.texts_of(questions):
+                scores, cut = external_sets.read_by(system, rm, questions, text)
+                for way, values in scores.items():
+                    key = (name, way, text, with_documents)
+                    frames.append(predictions(key, questions, values))
+                if cut:
+                    label = f"{system}, {text}{', retrieved' if with_documents else ''}"
+                    report["sets"][name]["answers_cut"][label] = cut
     return frames

@@ -1,5 +1,6 @@
 """Notebook 03: the reward models of a run, trained, calibrated and scored on the held-out split."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from promedical_utils.core.profiles import Profile
@@ -8,17 +9,18 @@ from promedical_utils.core.workspace import read_json, write_frame, write_json
 from promedical_utils.data.sources.real_sets import refuse_external
 from promedical_utils.pipeline.preference_pairs import expert
 from promedical_utils.reward_model import calibration, model_card
-from promedical_utils.reward_model.variants import find
-from promedical_utils.rubric.preferences import criterion_pairs, groups_of, met
+from promedical_utils.reward_model.variants import criterion_texts, find
+from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, met
 
-RMS = ("criterion", "scalar_overall", "scalar_blind", "criterion_clean")  # of every run
+RMS = ("criterion", "scalar_overall", "scalar_blind")  # of every run
+PLACEBO, TWIN = "criterion_swapped", "criterion_clean"  # of real text, and of the clinic
 # what the run's report takes over from those of the models
 REPORTED = ("view", "labels", "full", "seed", "settings", "base", "steps", "groups", "pairs")
 REPORTED += ("verdicts", "tokens", "seconds", "padding", "parameters", "trained_parameters")
 
 
 def models(profile: Profile) -> list[str]:
-    return [n for n in RMS if profile.rm_twin or n != "criterion_clean"]
+    return [*RMS, *[PLACEBO] * (profile.data == "real"), *[TWIN] * profile.rm_twin]
 
 
 def train_reward_models(profile: Profile, run: Path) -> dict:
@@ -36,7 +38,7 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
     for name in models(profile):
         folder = run / "reward" / name
         own = train_reward_model(profile, run, data, find(name), folder)
-        scores = reward_model.load(folder).score_groups(heldout)
+        scores = reward_model.load(folder).score_groups(as_read(find(name), data, heldout))
         calibrate(profile, data, find(name), folder, scores)
         rows = _labelled(scores.assign(scorer=name), heldout)
         frames.append(rows.rename(columns={"label": "truth"}))
@@ -62,7 +64,7 @@ def train_reward_model(
     train = groups_of(data, recipe.labels, "train")
     refuse_external(group.instruction for group in train)
     training.train(
-        recipe.groups(train),
+        recipe.as_read(recipe.groups(train), criterion_texts(train)),
         base_path(profile, run, recipe.architecture),
         folder,
         view=recipe.view,
@@ -71,7 +73,14 @@ def train_reward_model(
         full=recipe.full,
         seed=seed,
     )
-    return reward_model.check_rounding(folder, groups_of(data, expert(profile), "calibration"))
+    heldout = as_read(recipe, data, groups_of(data, expert(profile), "calibration"))
+    return reward_model.check_rounding(folder, heldout)
+
+
+def as_read(recipe, data: RunData, groups: Sequence[Group]) -> list[Group]:
+    """The groups as a model of this recipe is shown them, see ``Recipe.as_read``."""
+    texts = criterion_texts(groups_of(data, recipe.labels, "train")) if recipe.swapped else {}
+    return recipe.as_read(groups, texts)
 
 
 def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):

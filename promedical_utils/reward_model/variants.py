@@ -15,11 +15,11 @@ prompted judge, here the sigmoid of a reward model's score, trained on the very 
 scalar_overall (kit's decision: so that what differs is the rubric, not who judges).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.records import DIMENSIONS, Criterion
+from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.rubric.preferences import Group
 
 VIEWS = ("criterion", "before", "heads", "overall", "rubric", "blind")
@@ -38,6 +38,7 @@ class Recipe:
     anchor: bool = True  # with the pointwise term in the loss
     share: float = 1.0  # of the steps, for models of which several share the budget of one
     architecture: str = ""  # of the small base, the run's own where empty
+    swapped: bool = False  # a placebo: another criterion's text stands in place of each
 
     @property
     def conditional(self) -> bool:
@@ -51,6 +52,26 @@ class Recipe:
         ]
         return [g for g in kept if g.criteria]
 
+    def as_read(self, groups: Sequence[Group], texts: Mapping[str, Sequence[str]]) -> list[Group]:
+        """The groups as it is shown them, in training and in use; as they are, unless ``swapped``.
+
+        ``texts``: ``criterion_texts`` of the training groups. A placebo reads one of the same
+        dimension, drawn by the criterion's id: a text of the kind that says nothing of the verdict.
+        KitError where training has no other text.
+        """
+        if not self.swapped:
+            return list(groups)
+        known = [text for own in texts.values() for text in own]
+
+        def other(criterion: Criterion) -> Criterion:
+            same = [text for text in texts.get(criterion.dimension, ()) if text != criterion.text]
+            if not (pool := same or [text for text in known if text != criterion.text]):
+                raise KitError("criterion_swapped: training has one criterion; there is no other")
+            drawn = pool[int(short_hash("swapped", criterion.id), 16) % len(pool)]
+            return criterion.model_copy(update={"text": drawn})
+
+        return [replace(g, criteria=tuple(map(other, g.criteria))) for g in groups]
+
     def profile(self, profile):
         """The run's profile with this recipe's loss and steps."""
         changed = {"rm_epochs": profile.rm_epochs * self.share}
@@ -61,6 +82,7 @@ class Recipe:
 
 RECIPES = {
     "criterion": Recipe("criterion"),
+    "criterion_swapped": Recipe("criterion", swapped=True),
     "scalar_overall": Recipe("overall"),
     "scalar_blind": Recipe("blind"),
     "rar_implicit": Recipe("rubric"),
@@ -76,6 +98,14 @@ RECIPES = {
     "no_anchor": Recipe("criterion", anchor=False),
     **{f"only_{name}": Recipe("criterion", dimensions=(name,), share=1 / 3) for name in DIMENSIONS},
 }
+
+
+def criterion_texts(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Dimension -> the different texts of its criteria, sorted."""
+    texts: dict[str, set[str]] = {}
+    for criterion in (c for g in groups for c in g.criteria):
+        texts.setdefault(criterion.dimension, set()).add(criterion.text)
+    return {dimension: sorted(own) for dimension, own in texts.items()}
 
 
 def find(name: str) -> Recipe:

@@ -121,20 +121,25 @@ def read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "results.csv", dtype={"seed": str}).fillna({"other": ""})
 
 
-def write_sums(folder: Path, sums: Estimates) -> None:
-    """sums.parquet: a row a key and sample, (keys * samples): what results are counted from."""
+def rows_of(sums: Estimates) -> pd.DataFrame:
+    """A row a key of ``KEY`` and sample that counts for it: what results are counted from."""
     samples = sums.samples[["instruction_id", "condition"]]
     frame = pd.DataFrame(sums.keys, columns=list(KEY)).merge(samples, how="cross")
     frame = frame[[*samples, *KEY]].assign(hits=sums.hits.T.ravel(), counts=sums.counts.T.ravel())
-    write_rows(folder / "sums.parquet", frame)
+    return frame[frame.counts > 0]
+
+
+def write_sums(folder: Path, rows: pd.DataFrame) -> None:
+    write_rows(folder / "sums.parquet", rows)
 
 
 def read_sums(folder: Path) -> Estimates | None:
-    """What ``write_sums`` wrote; None where a study was published without."""
+    """The sums of which ``rows_of`` were written; None where a study was published without."""
     if not (folder / "sums.parquet").exists():
         return None
     frame = pd.read_parquet(folder / "sums.parquet")
-    keys = [tuple(key) for key in frame[list(KEY)].drop_duplicates().to_numpy()]
-    rows = len(frame) // len(keys)
-    hits, counts = (frame[name].to_numpy().reshape(-1, rows).T for name in ("hits", "counts"))
-    return Estimates(frame[["instruction_id", "condition"]].head(rows), KEY, keys, hits, counts)
+    column, keys = pd.MultiIndex.from_frame(frame[list(KEY)]).factorize()
+    row, samples = pd.MultiIndex.from_frame(frame[["instruction_id", "condition"]]).factorize()
+    hits, counts = np.zeros((2, len(samples), len(keys)))
+    hits[row, column], counts[row, column] = frame.hits, frame.counts
+    return Estimates(samples.to_frame(index=False), KEY, list(keys), hits, counts)

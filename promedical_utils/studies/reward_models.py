@@ -11,6 +11,7 @@ from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import short_hash, write_frame, write_json
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import bench, reward_models
+from promedical_utils.pipeline.preference_pairs import expert
 from promedical_utils.report import figures as drawing
 from promedical_utils.reward_model import variants
 from promedical_utils.rubric import preferences
@@ -43,17 +44,17 @@ class RewardModels(Study):
             frames.append(frame)
             models.append({"model": name, "seed": seed} | row)
         frames += self.controls(profile, data, frames, made, held)
-        results.write_sums(out, self.counted(made, frames))
+        results.write_sums(out, results.rows_of(self.counted(made, frames)))
         return {"models": models, "bench": made.report}
 
     def one(self, profile, folder, data, made, held, name, seed) -> tuple[pd.DataFrame, dict]:
         """Predictions of one model on the bench, and a row on its training."""
         recipe, place = variants.find(name), folder / "reward" / f"{name}-{seed}"
         report = reward_models.train_reward_model(profile, folder, data, recipe, place, seed)
-        heldout = preferences.groups_of(data, "truth", "calibration")
-        rows = scores(place, report, heldout)
+        heldout = preferences.groups_of(data, expert(profile), "calibration")
+        rows = scores(place, report, reward_models.as_read(recipe, data, heldout))
         fitted = reward_models.calibrate(profile, data, recipe, place, rows)
-        scored = scores(place, report, held)
+        scored = scores(place, report, reward_models.as_read(recipe, data, held))
         predicted = benches.predictions(f"{name}-{seed}", scored, made.criteria, fitted)
         row = {key: report[key] for key in REPORTED}
         row |= {key: len(report[key]) for key in ("left_out", "shortened")}

@@ -44,6 +44,7 @@ class Study:
     frozen_on: str = ""
     kind: ClassVar[str]
     title: ClassVar[str]
+    data: ClassVar[str] = "clinic"
 
     @property
     def shows(self) -> dict:
@@ -51,10 +52,12 @@ class Study:
 
     def run(self, profile: Profile, folder: Path, out: Path) -> pd.DataFrame:
         """Train, count and draw; the rows of results.csv. ``folder`` holds the data and the base of
-        notebooks 00 to 02. KitError for data without a truth, or an unknown system."""
-        if profile.data != "clinic":
-            why = "has no truth to measure against: study the clinic"
-            raise KitError(f"profile {profile.name} {why}")
+        notebooks 00 to 02. KitError for data of another kind, or an unknown system."""
+        if profile.data != self.data:
+            raise KitError(
+                f"study of {self.title.lower()}: its data are {self.data}, those of profile "
+                f"{profile.name} are {profile.data}"
+            )
         for name in set(self.plan) - set(self.known()):
             choice = ", ".join(self.known())
             raise KitError(f"unknown system {name!r} of a study: choose one of {choice}")

@@ -1,0 +1,116 @@
+"""Controls that are shown the criterion and have learned next to nothing: how far do they come?
+
+A reward model whose gain is to come from reading the criterion must be above these, not only above
+scorers that are not shown it. Length, word cues and chance stand in ``bench`` and here beside them.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from promedical_utils.core.records import Candidate, Criterion
+from promedical_utils.core.workspace import KitError
+from promedical_utils.evaluation.scorers import POINTS, PREDICTED
+from promedical_utils.rubric import preferences
+from promedical_utils.rubric.preferences import Group
+
+REACH = 3  # words on either side of a criterion's term; kit's decision
+PENALTIES = (0.01, 0.1, 1.0)  # C of the logistic regression, of which calibration chooses
+
+Cell = tuple[Group, Candidate, Criterion]
+
+
+def cells(groups: Iterable[Group]) -> list[Cell]:
+    return [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
+
+
+def pointwise(name: str, rows: Sequence[Cell], scores, likely=None, met=None) -> pd.DataFrame:
+    """``scorers.PREDICTED`` of a score a cell; P(met) is the score, met from a half on, unless
+    ``likely`` and ``met`` are given."""
+    likely = np.asarray(scores if likely is None else likely, float)
+    ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
+    frame = pd.DataFrame(ids, columns=POINTS[:3]).assign(scorer=name, score=scores)
+    frame = frame.assign(probability=likely, met=likely >= 0.5 if met is None else met)
+    return frame[PREDICTED].astype({"met": "boolean"})
+
+
+def always_met(groups: Iterable[Group]) -> pd.DataFrame:
+    """Every criterion is met, and no answer is better than another: what the base rate gives."""
+    rows = cells(groups)
+    return pointwise("always_met", rows, np.ones(len(rows)))
+
+
+def overlap(groups: Iterable[Group]) -> pd.DataFrame:
+    """The share of the criterion's words, but for stop words, that the answer has."""
+    rows, shares = cells(groups), []
+    for _, answer, criterion in rows:
+        terms = _terms(criterion.text)
+        shares.append(len(terms & set(_words(answer.text))) / max(1, len(terms)))
+    return pointwise("overlap", rows, shares)
+
+
+def similarity(groups: Sequence[Group], embed: Callable[[list[str]], np.ndarray]) -> pd.DataFrame:
+    """Cosine of answer and criterion, each embedded on its own by ``embed``, (n, width) of n."""
+    rows = cells(groups)
+    texts = list(dict.fromkeys(text for _, a, c in rows for text in (a.text, c.text)))
+    vectors = embed(texts)
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    of = dict(zip(texts, vectors, strict=True))
+    return pointwise("similarity", rows, [float(of[a.text] @ of[c.text]) for _, a, c in rows])
+
+
+def near_words(
+    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
+) -> pd.DataFrame:
+    """Logistic regression on the words round the criterion's terms in the answer.
+
+    Features, hashed: each word within ``REACH`` of a term, alone and paired with that term, crossed
+    with the dimension; the share of terms found. Learns the verdicts of ``train``; of ``PENALTIES``
+    the one with the least log loss on ``calibration``. KitError where all verdicts are alike.
+    """
+    from sklearn.feature_extraction import FeatureHasher
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    hasher = FeatureHasher(2**18)
+
+    def features(rows: Sequence[Cell]):
+        return hasher.transform(_near(a.text, c) for _, a, c in rows)
+
+    def labelled(groups: Sequence[Group]):
+        rows = cells(groups)
+        met = np.array([preferences.met(g, a.id, c) for g, a, c in rows], float)
+        known = ~np.isnan(met)
+        return features([row for row, k in zip(rows, known, strict=True) if k]), met[known]
+
+    x, y = labelled(train)
+    if len(set(y)) < 2:
+        raise KitError("words round terms: training verdicts are all alike; run 02 again")
+    held, labels = labelled(calibration)
+    fitted = [LogisticRegression(C=c, max_iter=500, random_state=seed).fit(x, y) for c in PENALTIES]
+    best = min(fitted, key=lambda m: log_loss(labels, m.predict_proba(held)[:, 1], labels=[0, 1]))
+    rows = cells(bench)
+    x = features(rows)
+    return pointwise("near_words", rows, best.decision_function(x), best.predict_proba(x)[:, 1])
+
+
+def _near(text: str, criterion: Criterion) -> dict[str, float]:
+    """Features of one answer and criterion, by name."""
+    terms, words, found = _terms(criterion.text), _words(text), {}
+    for place, word in enumerate(words):
+        if word in terms:
+            for other in words[max(0, place - REACH) : place + REACH + 1]:
+                found[f"{criterion.dimension} {other}"] = found[f"{word}|{other}"] = 1.0
+    share = len(terms & set(words)) / max(1, len(terms))
+    return found | {f"share {criterion.dimension}": share, f"all {criterion.dimension}": 1.0}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _terms(text: str) -> set[str]:
+    return set(_words(text)) - ENGLISH_STOP_WORDS

@@ -1,0 +1,150 @@
+"""The learning curve on real text: held-out accuracy over the tokens that a reward model has read.
+
+By depth of the base: is it the budget or the depth that holds a small base back? Held out are the
+splits checkpoint and calibration, never the bench. No claim rests on it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.run_data import RunData, base_path
+from promedical_utils.core.workspace import short_hash, write_frame
+from promedical_utils.data.sources.real_sets import LABELS, refuse_external
+from promedical_utils.pipeline import base
+from promedical_utils.report import figures as drawing
+from promedical_utils.reward_model.variants import find
+from promedical_utils.rubric.preferences import Group, criterion_pairs, digest, groups_of
+from promedical_utils.studies import results
+from promedical_utils.studies.study import Study
+
+
+class LearningCurve(Study):
+    """``plan``: name of an arm -> its recipe, ``base_layers``, epochs and how often it is looked at.
+
+    The seed of a result row is what the arm had read by then, in thousands of tokens.
+    """
+
+    kind, title, data = "learning_curve", "Learning curve", "real"
+
+    def known(self) -> Sequence[str]:
+        return tuple(self.plan)
+
+    def train(self, profile, folder, data, out) -> dict:
+        """Also into ``out``: sums.parquet."""
+        held = _sample(groups_of(data, "judge", "checkpoint", "calibration"), self.shows["tokens"])
+        rows, arms = [], []
+        for name, arm in self.plan.items():
+            print(f"{name} ...", flush=True)
+            settings = {"base_layers": arm["layers"], "rm_epochs": float(arm["epochs"])}
+            own = profile.model_copy(update=settings)
+            place = folder / "curve" / name.replace(" ", "_")
+            stored = place / f"scores-{short_hash(own.model_dump_json(), digest(held))}.parquet"
+            if not stored.exists():
+                base.train_base(own, place)
+                write_frame(stored, _followed(own, place, data, held, arm))
+            scores = pd.read_parquet(stored)
+            arms.append({"arm": name, **arm, "read": int(scores.read.max())})
+            rows += [results.rows_of(_counted(name, scores, held, data))]
+        results.write_sums(out, pd.concat(rows, ignore_index=True))
+        return {"arms": arms, "held_out_groups": len(held)}
+
+    def show(self, rows, manifest, out) -> None:
+        frame = rows[rows.how.eq(results.VALUE) & rows.seed.ne(results.MEAN)]
+        frame = frame.assign(tokens=1000 * frame.seed.astype(float))
+        frame = frame.rename(columns={"system": "arm", "slice": "part", "against": "labels"})
+        frame = frame[["arm", "part", "labels", "tokens", "value", "low", "high", "n"]]
+        self.save_table(frame, out, "table", self.title, manifest)
+        self.save_figure(drawing.plot_learning_curve, frame, out, "learning_curve", manifest)
+
+
+def _sample(groups: Sequence[Group], tokens: int) -> list[Group]:
+    """Of each source as many groups, by their ids' hash, as have ``tokens`` (words, in fact)."""
+    kept, read = [], dict.fromkeys(sorted({g.instruction.source for g in groups}), 0)
+    for group in sorted(groups, key=lambda g: short_hash("curve", g.instruction.id)):
+        source = group.instruction.source
+        words = sum(len(a.text.split()) + 20 * len(group.criteria) for a in group.candidates)
+        if read[source] + words <= tokens:
+            kept.append(group)
+            read[source] += words
+    return kept
+
+
+def _followed(
+    profile: Profile, place: Path, data: RunData, held: Sequence[Group], arm: Mapping
+) -> pd.DataFrame:
+    """Train one arm; scores of the held-out groups whenever it has read as much as ``arm`` says.
+
+    Columns of ``RewardModel.score_groups``, and ``read``: thousands of tokens.
+    """
+    from transformers import TrainerCallback  # late: loads torch, and drawing does without
+
+    from promedical_utils.reward_model import grouped, hub, training
+    from promedical_utils.reward_model.model import RewardModel
+
+    recipe, source = find(arm["recipe"]), base_path(profile, place)
+    train = recipe.groups(groups_of(data, recipe.labels, "train"))
+    refuse_external(group.instruction for group in train)
+    plan = training.Plan(train, source, place / "model", profile=profile, view=recipe.view)
+    prepared = training.prepare(plan)
+    tokens = [sum(map(len, prepared.taught.rows[i]["ids"])) for i in prepared.schedule.order]
+    step = prepared.schedule.batch
+    total = [sum(tokens[: (n + 1) * step]) for n in range(prepared.schedule.steps)]
+    wanted = [*arm["looks"], float("inf")]
+    looks = {
+        next((n + 1 for n, t in enumerate(total) if t >= 1000 * w), len(total)) for w in wanted
+    }
+    frames = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            if state.global_step in looks:
+                report = {"heads": plan.heads}
+                own = RewardModel(
+                    model.eval(), prepared.tokenizer, plan.view, profile.rm_max_tokens, report
+                )
+                read = round(total[state.global_step - 1] / 1000)
+                frames.append(own.score_groups(held).assign(read=read))
+                print(f"  {read} thousand tokens", flush=True)
+                model.train()
+
+    prepared.trainer.add_callback(Look())
+    grouped.course(prepared.trainer)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
+    """Pairs ordered rightly, by source and where the shorter answer is right, at each look."""
+    samples = pd.DataFrame({"instruction_id": [str(n) for n in range(len(held))]})
+    conditions = [data.condition_of[g.instruction.id] for g in held]
+    samples["condition"] = pd.factorize(pd.Series(conditions))[0].astype(str)
+    pairs = []
+    for row, group in enumerate(held):
+        words = {a.id: len(a.text) for a in group.candidates}
+        for pair in criterion_pairs(group):
+            shorter = words[pair.chosen_id] < words[pair.rejected_id]
+            pairs.append(
+                (
+                    row,
+                    pair.chosen_id,
+                    pair.rejected_id,
+                    pair.criterion_id,
+                    group.instruction.source,
+                    shorter,
+                )
+            )
+    pairs = pd.DataFrame(pairs, columns=["row", "a", "b", "criterion_id", "source", "shorter"])
+    items = []
+    for read, own in scores.groupby("read"):
+        value = own.set_index(["candidate_id", "criterion_id"]).score
+        sides = [
+            value.reindex(list(zip(pairs[side], pairs.criterion_id))).to_numpy() for side in "ab"
+        ]
+        for source, part in pairs.groupby("source"):
+            for name, mask in {"all": part.index, "shorter": part.index[part.shorter]}.items():
+                key = (arm, str(read), "pairwise", f"{source}: {name}", LABELS[source])
+                items.append((key, pairs.row[mask].to_numpy(), sides[0][mask] > sides[1][mask]))
+    return Estimates.of_items(samples, results.KEY, items)

@@ -1,0 +1,124 @@
+"""The study of real text: what the criterion's text is worth where people wrote and people judged.
+
+R1  the criterion shown, hidden, or swapped for another (a placebo), at one budget of training;
+R2  outside: a set of which no question was trained on, without and with retrieved documents;
+R3  the veto at equal recall, and the hierarchy against additive rules over the same scores;
+R5  the model's verdicts beside three physicians'.
+
+Every value is of one source: a slice is ``source: part``, ``against`` whose labels these are.
+``real_text.yaml`` fixes arms, tests, bounds and the smallest effects of interest.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.run_data import RunData
+from promedical_utils.core.workspace import short_hash, write_frame
+from promedical_utils.data.sources import real_sets
+from promedical_utils.evaluation import bench as benches
+from promedical_utils.evaluation import external as outside
+from promedical_utils.evaluation import scorers
+from promedical_utils.evaluation.bench import CELL, Bench
+from promedical_utils.pipeline import bench, external
+from promedical_utils.rubric import scoring
+from promedical_utils.studies import results
+from promedical_utils.studies.reward_models import RewardModels
+
+PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
+OUTSIDE = "mediqa"
+
+
+class RealText(RewardModels):
+    kind, title, data = "real_text", "Real text", "real"
+
+    def train(self, profile, folder, data, out) -> dict:
+        """Also into ``out``: sums.parquet, whose samples are numbers: no text and no id leaves."""
+        made, held = bench.labelled_bench(profile, data)
+        made.save(folder / "bench")
+        sets = {name: s for name, s in outside.sets(profile, folder) if name == OUTSIDE}
+        report: dict = {"sets": {OUTSIDE: {"answers_cut": {}}}, "retrieval": {}}
+        frames, models, retrieved = bench.controls(profile, folder, data, held), [], {}
+        beyond = [external.by_length(OUTSIDE, sets[OUTSIDE].questions)]
+        todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
+        for number, (name, seed) in enumerate(todo, 1):
+            print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
+            frame, row = self.one(profile, folder, data, made, held, name, seed)
+            frames.append(frame)
+            models.append({"model": name, "seed": seed} | row)
+            if name == "criterion":
+                frames += _ruled(frame, held, seed)
+            place = folder / "reward" / f"{name}-{seed}"
+            beyond.append(_abroad(f"{name}-{seed}", place, profile, sets, retrieved, report))
+        predicted = pd.concat(frames, ignore_index=True)
+        rows = [self.by_source(made, data, predicted), _outside(pd.concat(beyond))]
+        results.write_sums(out, _numbered(pd.concat(rows, ignore_index=True)))
+        return {"models": models, "bench": made.report, "outside": report}
+
+    def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:
+        """``results.rows_of`` each source alone, by its own labels."""
+        tally = self.by_training(benches.tally(made, predicted, ["adjudicated"]))
+        beside = _beside_physicians(made, data, predicted)
+        beside = Estimates.of_items(made.samples, results.KEY, beside)
+        rows = pd.concat([results.rows_of(tally), results.rows_of(beside)], ignore_index=True)
+        source = rows.instruction_id.map(made.samples.set_index("instruction_id").category)
+        rows["slice"] = source + ": " + rows["slice"]
+        return rows.assign(against=source.map(real_sets.LABELS))
+
+
+def _ruled(frame: pd.DataFrame, held, seed) -> list[pd.DataFrame]:
+    """What the additive rules make of the criterion RM's verdicts."""
+    scored = [scorers.predict(scorers.Rule(rule, frame), held)[0] for rule in scoring.RULES]
+    return [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in scored]
+
+
+def _abroad(name: str, place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:
+    """Predictions of one model on the outside set, kept beside it."""
+    from promedical_utils.reward_model import model as reward_model  # late: loads torch
+
+    rm = reward_model.load(place)
+    stored = place / f"outside-{short_hash(rm.report['settings'], profile.retrieved)}.parquet"
+    if not stored.exists():
+        parts = external.scored_by(name, rm, profile, sets, retrieved, report)
+        write_frame(stored, pd.concat(parts, ignore_index=True))
+    return pd.read_parquet(stored)
+
+
+def _outside(frame: pd.DataFrame) -> pd.DataFrame:
+    """``results.rows_of`` pairs of the outside set, all and those whose shorter answer is right."""
+    longer = frame[frame.system == "length"].set_index(outside.PAIR).prefers
+    shorter = frame.set_index(outside.PAIR).index.map(longer).to_numpy() * frame.label < 0
+    system = frame.system.str.rsplit("-", n=1, expand=True).reindex(columns=[0, 1])
+    part = frame["set"] + np.where(frame.retrieval, ", retrieved: ", ": ")
+    own = frame.assign(system=system[0], seed=system[1].fillna(""), metric="pairwise")
+    own = own.assign(against=own["set"].map(real_sets.LABELS))
+    both = [own.assign(slice=part + "all"), own.assign(slice=part + "shorter")[shorter]]
+    return pd.concat([results.rows_of(outside.estimates(f, results.KEY)) for f in both])
+
+
+def _beside_physicians(made: Bench, data: RunData, predicted: pd.DataFrame) -> Iterator[tuple]:
+    """Items of how often a scorer, and a physician, says of a statement what a physician says."""
+    said = pd.DataFrame({name: data.verdicts_of(name) for name in PHYSICIANS}).dropna()
+    said = said[(said != "unknown").all(axis=1)].eq("met").rename_axis(CELL)
+    row = pd.Series(range(len(made.samples)), index=made.samples.instruction_id)
+    cells = made.verdicts.set_index(CELL).instruction_id.map(row).reindex(said.index).dropna()
+    said = said.loc[cells.index]
+    places, key = np.tile(cells.astype(int), 3), ("beside_physicians", "all", "physicians")
+    pairs = [said[a].eq(said[b]) for a, b in combinations(PHYSICIANS, 2)]
+    yield ("physicians", "", *key), places, np.concatenate(pairs)
+    for scorer, frame in predicted[predicted.criterion_id != ""].groupby("scorer", sort=False):
+        met = frame.set_index(CELL).met.reindex(said.index).fillna(False).astype(bool)
+        system, _, seed = scorer.rpartition("-")
+        agreed = np.concatenate([said[name].eq(met) for name in PHYSICIANS])
+        yield (system or scorer, seed if system else "", *key), places, agreed
+
+
+def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with numbers in place of the ids of questions and of what they are clustered by."""
+    ids = {name: rows[name].factorize()[0].astype(str) for name in ("instruction_id", "condition")}
+    return rows.assign(**ids)
