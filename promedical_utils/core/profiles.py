@@ -146,7 +146,9 @@ class Profile(BaseModel):
     rar_judge: Role | None = Field(None, description="rates whole answers by rubric: RaR implicit")
 
     # external generalization
-    documents: str = Field("", description="file or folder of texts to retrieve from on real sets")
+    documents: str = Field(
+        "", description="file or folder of texts to retrieve from on real sets, or medquad"
+    )
     retrieved: int = Field(5, ge=1, description="documents retrieved for an instruction")
 
     # policy

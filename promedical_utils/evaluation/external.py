@@ -24,8 +24,8 @@ from promedical_utils.core import records
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Rubric, SplitRow
-from promedical_utils.core.workspace import KitError, project_root
-from promedical_utils.data.sources import judged
+from promedical_utils.core.workspace import KitError, project_root, short_hash
+from promedical_utils.data.sources import judged, real_sets
 from promedical_utils.data.sources.judged import Question
 from promedical_utils.data.sources.real_sets import NEUTRAL
 from promedical_utils.evaluation import retrieval
@@ -49,6 +49,8 @@ NOT_TESTABLE = (
     "not testable in this profile: its reward models have read the clinic's words only, so a "
     "number would be of models that have never read such text"
 )
+MEDQUAD = "medquad"  # as documents: NIH's answers to other questions (``real_sets.medquad_texts``)
+SAME_QUESTIONS = "its questions are MEDIQA-2019's in other words, and that is run"
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,10 @@ def _parts(verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping) -> dict[
 
 
 def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
-    """(name, the set, or the reason why it is not run) of the four."""
+    """(name, the set, or the reason why it is not run) of the four.
+
+    A profile of real text draws ``external_instructions`` questions of each, by their ids; 0: all.
+    """
     if profile.data != "clinic":
         why = f"data is {profile.data}: these reward models have not learned from the clinic"
         yield "clinic", why
@@ -260,17 +265,27 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
         taken = [row.wording_seed for row in rows]
         yield "clinic", clinic_set(profile.seed, profile.external_instructions, taken)
     documents = {}
-    if profile.documents:  # a notebook runs in more than one folder, so a path is from the root
+    if profile.documents == MEDQUAD:
+        texts, _ = real_sets.medquad_texts(profile.seed)
+        documents = {row.id: row.answer for row, _ in texts}
+    elif profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)
     for name in judged.SETS:
         if profile.data == "clinic" and profile.base_model == "small":
             yield name, NOT_TESTABLE
+            continue
+        if profile.data == "real" and name == "medquad":
+            yield name, SAME_QUESTIONS
             continue
         try:
             questions, left_out = judged.read(name)
         except KitError as error:
             yield name, str(error)
         else:
+            if profile.data == "real" and (most := profile.external_instructions):
+                questions.sort(key=lambda q: short_hash("external", q.instruction.id))
+                left_out |= {"questions not drawn": max(0, len(questions) - most)}
+                questions = questions[:most]
             yield name, Set(questions, documents, about={"left_out": left_out})
 
 

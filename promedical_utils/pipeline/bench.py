@@ -1,8 +1,10 @@
 """Notebook 04: the bench, adjudicated double-blind, and every scorer's predictions on it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ from promedical_utils.clinic.people import panel
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.run_data import RunData, base_path
-from promedical_utils.core.workspace import write_rows
+from promedical_utils.core.workspace import short_hash, write_rows
 from promedical_utils.data.curation import embeddings
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
@@ -23,6 +25,7 @@ from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
 
+ANSWERS = 4  # of a question, at most: LostBench has sixteen of each
 # What a bench of labels that a source gives cannot say
 NOTES = {
     "real": "The labels are each source's own: physicians, annotators, a language model, or made "
@@ -60,17 +63,20 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
 
     Of open sets the held-out split with the judge's labels, which physicians have not seen. There
     is one label, so truth and adjudicated are the same; ``category`` is the source. A sample is a
-    question with two judged answers or more; answer pairs are ordered by their lexicographic
-    scores.
+    question with two judged answers or more, ``bench_samples`` a source at most and ``ANSWERS`` of
+    each, drawn by their ids; the report counts what that leaves out. Answer pairs are ordered by
+    their lexicographic scores.
     """
     splits = {row.split for row in data.splits}
     judged = [groups_of(data, "judge", s) for s in ("bench", "external") if s in splits]
-    groups = [
-        replace(group, candidates=tuple(group.judged))
-        for of_split in judged
-        for group in of_split
-        if len(group.judged) > 1
-    ]
+    groups, drawn = [], Counter()
+    for group in sorted(chain(*judged), key=lambda g: short_hash("bench", g.instruction.id)):
+        answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
+        full = drawn[group.instruction.source] == profile.bench_samples
+        drawn["answers left out"] += len(answers) - (0 if full else min(len(answers), ANSWERS))
+        if len(answers) > 1 and not full:
+            drawn[group.instruction.source] += 1
+            groups.append(replace(group, candidates=tuple(answers[:ANSWERS])))
     instructions = [
         g.instruction.model_copy(update={"category": g.instruction.source}) for g in groups
     ]
@@ -100,6 +106,7 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
         pairs_by_source=by_source.to_dict(),
         pairs_by_dimension={d: int((bench.pairs.dimension == d).sum()) for d in DIMENSIONS},
         answer_pairs=len(grades),
+        answers_left_out=drawn["answers left out"],
         blind_ceiling=round(benches.blind_ceiling(bench.pairs), 4),
         note=NOTES[profile.data],
     )

@@ -23,7 +23,7 @@ from promedical_utils.studies.study import Study
 
 
 class LearningCurve(Study):
-    """``plan``: name of an arm -> its recipe, ``base_layers``, epochs and how often it is looked at.
+    """``plan``: name of an arm -> its recipe, layers, epochs, and after how much it is looked at.
 
     The seed of a result row is what the arm had read by then, in thousands of tokens.
     """
@@ -82,7 +82,7 @@ def _followed(
     """
     from transformers import TrainerCallback  # late: loads torch, and drawing does without
 
-    from promedical_utils.reward_model import grouped, hub, training
+    from promedical_utils.reward_model import grouped, training
     from promedical_utils.reward_model.model import RewardModel
 
     recipe, source = find(arm["recipe"]), base_path(profile, place)
