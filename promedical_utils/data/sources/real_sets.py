@@ -145,7 +145,7 @@ class RealStudy(RunData):
                     ids = {"candidate_id": id, "criterion_id": c, "judge": judge}
                     self.verdicts.append(Verdict(verdict=v, rationale=why, **ids))
 
-    def only(self, answers: Collection[str]) -> "RealStudy":
+    def only(self, answers: set[str]) -> "RealStudy":
         """The study of these answers and of the questions that have one."""
         kept = [c for c in self.candidates if c.id in answers]
         with_answer = {c.instruction_id for c in kept}
@@ -156,7 +156,7 @@ class RealStudy(RunData):
             splits=[row for row in self.splits if row.instruction_id in with_answer],
             candidates=kept,
             verdicts=[v for v in self.verdicts if v.candidate_id in answers],
-            pairs=[p for p in self.pairs if {p.chosen_id, p.rejected_id} <= set(answers)],
+            pairs=[p for p in self.pairs if {p.chosen_id, p.rejected_id} <= answers],
         )
 
 
@@ -239,10 +239,9 @@ def held_out_questions() -> dict[str, str]:
 
 def judged_answers() -> list[str]:
     """Answers of MEDIQA-2019, and of MedQuAD's judged ones where they are at hand."""
+    others = read("medquad_judged") if at_hand("medquad_judged") else []
     texts = [answer.text for row in read("mediqa") for answer in row.answers]
-    return texts + [
-        row.answer for row in (read("medquad_judged") if at_hand("medquad_judged") else ())
-    ]
+    return texts + [row.answer for row in others]
 
 
 # ---------------------------------------------------------------- the sources
