@@ -376,6 +376,24 @@ def test_contrasts_are_made_off_the_fixed_test_side_and_say_so(folder):
     assert list(said(study, f"{i}-half", "constructed").values()) == ["not_met"]
 
 
+def test_the_test_side_is_fixed_and_liveqa_never_trains(folder):
+    live = [
+        rated(f"l{n}", f"What ails {n} cow{n}?", f"hay {n}")
+        | {"part": "TREC-LiveQA", "question_id": f"Q{n}"}
+        for n in range(8)
+    ]
+    twin = rated("t", "Doctor, is it gout?", "no") | {"question_id": "q2"}
+    write(folder, "patientqa", [*rows()["patientqa"], *live, twin])
+    met = Counter()
+    for seed in range(8):
+        study = real_sets.load_real(seed)
+        row = {study.instruction_of[r.instruction_id].messages[0].content: r for r in study.splits}
+        assert row["Why, grandma?"].split == row["Doctor, is it gout?"].split == "bench"
+        assert row["Doctor, is it gout?"].condition == "liveqa-1"
+        met.update(row[line["question"]].split for line in live)
+    assert met["train"] == 0 and min(met[s] for s in ("bench", "calibration", "checkpoint")) > 0
+
+
 def test_labels_have_the_name_of_who_gave_them(folder):
     study = real_sets.load_real(1)
     source = {c.id: study.instruction_of[c.instruction_id].source for c in study.candidates}
@@ -393,6 +411,12 @@ def test_labels_have_the_name_of_who_gave_them(folder):
         "reference",
         "constructed",
     }
+
+
+def test_pairs_of_healthbench_by_hand(folder):
+    pairs = real_sets.pair_frame(real_sets.load_real(1, ["healthbench"]))
+    assert pairs.longer.tolist() == [6, -6, -6] and set(pairs.labels) == {"language_model"}
+    assert pairs.kind.tolist() == ["penalty_harm", "penalty", "penalty"]
 
 
 def test_composition_by_hand(folder):
@@ -471,17 +495,6 @@ def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
     }
     pairs = {(p.criterion_id, p.chosen_id[-2:]) for p in study.pairs if "health" in p.chosen_id}
     assert pairs == {(dose.id, "m2"), (wordy.id, "m1"), (odd.id, "m1")}
-
-
-def test_healthbench_figures_by_hand(folder):
-    found = real_sets.healthbench_figures(real_sets.load_real(1))
-    assert found == {
-        "pairs": 3,
-        "prompts": 1,
-        "on_penalties": 3,
-        "longer_is_met": 2 / 3,
-        "longer_is_preferred": 1 / 3,
-    }
 
 
 def test_healthbench_cannot_be_trained_on(folder):
@@ -724,11 +737,13 @@ def test_kqa_agreement_comes_out(report):
 
 
 @real_data
-def test_healthbench_figures_come_out(report):
-    found = report["healthbench"]
-    assert (found["pairs"], found["prompts"], found["on_penalties"]) == (716, 176, 204)
-    assert round(found["longer_is_met"], 3) == 0.744
-    assert round(found["longer_is_preferred"], 3) == 0.775
+def test_healthbench_figures_come_out(real):
+    pairs = real_sets.pair_frame(real).query("source == 'healthbench'")
+    penalty = pairs.kind.ne("point")
+    assert (len(pairs), pairs.instruction_id.nunique(), penalty.sum()) == (716, 176, 204)
+    # who meets a penalty is not preferred: turned round, the longer answer meets the raw criterion
+    assert round((pairs.longer.mask(penalty, -pairs.longer) > 0).mean(), 3) == 0.744
+    assert round((pairs.longer > 0).mean(), 3) == 0.775
 
 
 @real_data

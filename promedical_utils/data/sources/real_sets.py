@@ -145,7 +145,7 @@ class RealStudy(RunData):
                     ids = {"candidate_id": id, "criterion_id": c, "judge": judge}
                     self.verdicts.append(Verdict(verdict=v, rationale=why, **ids))
 
-    def only(self, answers: Collection[str]) -> "RealStudy":
+    def only(self, answers: set[str]) -> "RealStudy":
         """The study of these answers and of the questions that have one."""
         kept = [c for c in self.candidates if c.id in answers]
         with_answer = {c.instruction_id for c in kept}
@@ -156,7 +156,7 @@ class RealStudy(RunData):
             splits=[row for row in self.splits if row.instruction_id in with_answer],
             candidates=kept,
             verdicts=[v for v in self.verdicts if v.candidate_id in answers],
-            pairs=[p for p in self.pairs if {p.chosen_id, p.rejected_id} <= set(answers)],
+            pairs=[p for p in self.pairs if {p.chosen_id, p.rejected_id} <= answers],
         )
 
 
@@ -239,10 +239,9 @@ def held_out_questions() -> dict[str, str]:
 
 def judged_answers() -> list[str]:
     """Answers of MEDIQA-2019, and of MedQuAD's judged ones where they are at hand."""
+    others = read("medquad_judged") if at_hand("medquad_judged") else []
     texts = [answer.text for row in read("mediqa") for answer in row.answers]
-    return texts + [
-        row.answer for row in (read("medquad_judged") if at_hand("medquad_judged") else ())
-    ]
+    return texts + [row.answer for row in others]
 
 
 # ---------------------------------------------------------------- the sources
@@ -253,13 +252,12 @@ def _verdict(met: bool) -> str:
 
 
 def _constant(instruction_id: str, source: str) -> list[Criterion]:
-    """The criteria of ``source`` in label_sets.yaml, those of proficiency weighing the same."""
-    rows, criteria = LABEL_SETS[source], []
-    share = 1 / max(1, sum(row["dimension"] == "proficiency" for row in rows))
-    for row in rows:
+    """The criteria of ``source`` in label_sets.yaml."""
+    criteria = []
+    for row in LABEL_SETS[source]:
         about = {name: row[name] for name in ("kind", "dimension", "text")}
-        about["weight"] = share if row["dimension"] == "proficiency" else 0
-        criteria.append(Criterion(id=short_hash(instruction_id, row["kind"]), **about))
+        id, weight = short_hash(instruction_id, row["kind"]), row.get("weight", 0)
+        criteria.append(Criterion(id=id, weight=weight, **about))
     return criteria
 
 
@@ -410,13 +408,11 @@ def _contrasts(cards: Sequence[str], split: QuestionSplit, left_out: Counter) ->
     """Pairs made of answers whose statements are known, of questions off the fixed test side."""
     from promedical_utils.data.sources import contrast_sets
 
-    rows = {}
-    for row in (row for card in cards for row in read(card)):
-        blank = not row.Free_form_answer.strip()
-        left_out["blank answers"] += blank
-        left_out["questions that stand twice"] += wording(row.Question) in rows
-        if not blank:
-            rows.setdefault(wording(row.Question), row)
+    given = [row for card in cards for row in read(card)]
+    answered = [row for row in given if row.Free_form_answer.strip()]
+    rows = {wording(row.Question): row for row in reversed(answered)}
+    left_out["blank answers"] = len(given) - len(answered)
+    left_out["questions that stand twice"] = len(answered) - len(rows)
     placed = split.place([[row.Question] for row in rows.values()])
     for (key, row), (_, where, fixed) in zip(rows.items(), placed, strict=True):
         if fixed:
@@ -534,7 +530,7 @@ def aggregate_report(study: RealStudy) -> dict:
     """Counts, provenance and agreement, no text of any source: may leave ``runs/real``."""
     source = {i.id: i.source for i in study.instructions}
     counts = Counter(f"{source[row.instruction_id]} / {row.split}" for row in study.splits)
-    report = {
+    return {
         "instructions": dict(sorted(counts.items())),
         "composition": composition(study).to_dict("records"),
         "left_out": dict(sorted(study.left_out.items())),
@@ -543,9 +539,6 @@ def aggregate_report(study: RealStudy) -> dict:
         },
         "kqa_agreement": agreement(read("kqa_labels")),
     }
-    if "healthbench" in source.values():
-        report["healthbench"] = healthbench_figures(study)
-    return report
 
 
 def _described(study: RealStudy, rows: pd.DataFrame) -> pd.DataFrame:
@@ -603,21 +596,4 @@ def agreement(labels: Sequence) -> dict:
         "cohen_kappa": [pair["kappa"] for pair in pairs],
         "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
         "reliability": reliability.round(4).to_dict("records"),
-    }
-
-
-def healthbench_figures(study: RealStudy) -> dict:
-    """Criteria on which two answers to a prompt differ, and how much length explains of it.
-
-    Length: characters; of two equally long answers neither is the longer. Whoever meets a penalty
-    is not preferred, so ``longer_is_met`` turns these pairs round.
-    """
-    pairs = pair_frame(study).query("source == 'healthbench'")
-    penalty = pairs.kind.ne("point")
-    return {
-        "pairs": len(pairs),
-        "prompts": pairs.instruction_id.nunique(),
-        "on_penalties": int(penalty.sum()),
-        "longer_is_met": float((pairs.longer.mask(penalty, -pairs.longer) > 0).mean()),
-        "longer_is_preferred": float((pairs.longer > 0).mean()),
     }
