@@ -128,7 +128,6 @@ class Profile(BaseModel):
     rm_max_tokens: int = Field(ge=64)
     rm_shorten: bool = Field(False, description="cut what is too long (packing.fit), not leave out")
     rm_twin: bool = Field(True, description="train the clean-label full fine-tuned twin")
-    calibration_method: Literal["platt", "isotonic"] = "platt"
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
     # systems of others that the bench is scored with too, by hub id or folder; empty: not run

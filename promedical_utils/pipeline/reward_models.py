@@ -81,7 +81,7 @@ def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):
     fitted, report = None, read_json(folder / "report.json", "03_reward_model")
     if recipe.conditional:
         rows, veto = settled_rows(profile, data, recipe, scores), profile.data != "real"
-        fitted = calibration.fit(rows, profile.veto_recall, veto, profile.calibration_method)
+        fitted = calibration.fit(rows, profile.veto_recall, veto)
         fitted.save(folder / "calibration.json")
     share = f"held-out pairs ordered rightly, of {accuracy['pairs']} by {best}"
     about = f"split train of profile {profile.name}, seed {profile.seed} ({profile.description})"
