@@ -31,7 +31,7 @@ def key(asked):
 def labelled(key, verdict):
     """Labels of a whole key; ``verdict``: task -> verdict."""
     rows = [(t.reviewer, t.task_id, verdict(t)) for t in key.itertuples()]
-    return pd.DataFrame(rows, columns=adjudication.LABELS)
+    return pd.DataFrame(rows, columns=[*adjudication.TASK, "verdict"])
 
 
 def by_slot(task):
@@ -63,33 +63,18 @@ def test_the_key_depends_on_the_seed_alone(asked, key):
     assert not set(other.task_id) & set(key.task_id)
 
 
-@pytest.mark.parametrize(
-    "team", [["Ada"], ["Ada", "ada"], ["Ada", "../Ben"], ["Ada", "Ben", "Ada"]]
-)
-def test_reviewers_are_people_whose_sheets_can_be_told_apart(asked, team):
-    with pytest.raises(KitError, match="name two or more, each once"):
-        adjudication.assign(asked, team, seed=0)
-
-
 def test_labels_as_spreadsheets_give_them(key):
     labels = labelled(key, by_slot)
     blanks = labels.assign(verdict=" " + labels.verdict + " ")
     pd.testing.assert_frame_equal(*(adjudication.collect(key, rows) for rows in (labels, blanks)))
-    part = adjudication.collect(key, labels.assign(verdict="").iloc[:3], partial=True)
-    assert part.verdict.isna().all() and adjudication.ratings(part)["second"].isna().all()
-    one = adjudication.collect(key, labels, partial=True)
-    assert adjudication.ratings(one[one.slot == 1])["second"].isna().all()
-    semicolons = labels[["reviewer"]].assign(**{"task_id;verdict": "t1;met"})
-    with pytest.raises(KitError, match="no column task_id among reviewer, task_id;verdict"):
-        adjudication.collect(key, semicolons)
-    with pytest.raises(KitError, match="verdict 'NA' is none of"):
+    with pytest.raises(KitError, match="216 of 216 tasks without met.* with 'NA'"):
         adjudication.collect(key, labels.assign(verdict="NA"))
 
 
 def test_order_is_shuffled_for_each_reviewer(asked):
     key = adjudication.assign(asked, ["Ada", "Ben"], seed=0)
     order = {
-        (reviewer, i): tuple(mine.sort_values("place").candidate_id.unique())
+        (reviewer, i): tuple(mine.sort_values("answer").candidate_id.unique())
         for (reviewer, i), mine in key.groupby(["reviewer", "instruction_id"])
     }
     ids = [g.instruction.id for g in asked]
@@ -103,7 +88,7 @@ def test_order_is_shuffled_for_each_reviewer(asked):
 
 
 def test_a_sheet_tells_neither_who_wrote_nor_what_the_other_said(asked, key):
-    handed = adjudication.sheet(key, asked, "Ada")
+    handed = adjudication.sheet(key, "Ada")
     columns = "task_id question conversation answer response dimension criterion verdict"
     assert list(handed) == columns.split()
     text = handed.to_csv()
@@ -121,21 +106,13 @@ def test_a_sheet_tells_neither_who_wrote_nor_what_the_other_said(asked, key):
         if set(key[key.reviewer == r].instruction_id)
         & set(key[key.reviewer == "Ada"].instruction_id)
     )
-    assert not set(handed.task_id) & set(adjudication.sheet(key, asked, other).task_id)
+    assert not set(handed.task_id) & set(adjudication.sheet(key, other).task_id)
     # every text of a row is that of its task
     task = key[key.reviewer == "Ada"].set_index("task_id")
     texts = {c.id: c.text for g in asked for c in (*g.candidates, *g.criteria)}
     for row in handed.itertuples():
         assert row.response == texts[task.candidate_id[row.task_id]]
         assert row.criterion == texts[task.criterion_id[row.task_id]]
-
-
-def test_answers_that_name_their_generator_are_found(asked):
-    assert adjudication.self_naming(asked) == []
-    first = asked[0].candidates[0]
-    named = first.model_copy(update={"text": "As GPT-9, I would wait.", "generator": "gpt-9"})
-    group = type(asked[0])(asked[0].instruction, asked[0].criteria, (named,), {})
-    assert adjudication.self_naming([group]) == [named.id]
 
 
 @pytest.mark.parametrize(
@@ -175,15 +152,13 @@ def test_labels_are_checked(key):
         "was given no task t00": changed(labels, 5, task_id="t00"),
         f"Ben was given no task {labels.task_id[0]}": changed(labels, 0, reviewer="Ben"),
         "Zoe was given no task": changed(labels, stolen, reviewer="Zoe"),
-        f"labelled task {labels.task_id[7]} twice": pd.concat([labels, labels.iloc[[7]]]),
-        "verdict 'fulfilled' is none of met": changed(labels, 9, verdict="fulfilled"),
-        "2 of 216 labels are missing .*Ada": labels.drop(index=[0, 1]),
+        f"task {labels.task_id[7]} is labelled twice": pd.concat([labels, labels.iloc[[7]]]),
+        "1 of 216 tasks .* with 'fulfilled'": changed(labels, 9, verdict="fulfilled"),
+        "2 of 216 tasks without .*'Ada': 2": labels.drop(index=[0, 1]),
     }
     for message, given in bad.items():
         with pytest.raises(KitError, match=message):
             adjudication.collect(key, given)
-    part = adjudication.collect(key, labels.drop(index=[0, 1]), partial=True)
-    assert part.verdict.isna().sum() == 2 and len(part) == len(key)
 
 
 def test_disagreements_go_to_somebody_else_who_sees_both_labels_without_names(asked, key):
@@ -194,10 +169,9 @@ def test_disagreements_go_to_somebody_else_who_sees_both_labels_without_names(as
     for task in third.itertuples():
         assert task.reviewer not in first[task.instruction_id]
     load = Counter(third.reviewer)
-    assert max(load.values()) - min(load.values()) <= 9
     columns = set()
     for reviewer in load:
-        handed = adjudication.sheet(third, asked, reviewer)
+        handed = adjudication.sheet(third, reviewer)
         assert not set(TEAM) & set(handed.to_csv().replace(",", " ").split())
         columns |= set(zip(handed.one_said, handed.the_other_said, strict=True))
     assert columns == {("met", "not_met"), ("not_met", "met")}  # no column is one reviewer's
@@ -210,52 +184,24 @@ def test_disagreements_go_to_somebody_else_who_sees_both_labels_without_names(as
 
 
 def test_settling_fails_closed(asked, key):
-    labels = labelled(key, by_slot)
-    gone = [  # agreed on, were they there
-        key[(key.slot == slot) & (key.dimension == dimension)].index[0]
-        for slot, dimension in ((1, "excellence"), (2, "proficiency"))
-    ]
-    said = adjudication.collect(key, labels.drop(index=gone), partial=True)
+    said = adjudication.collect(key, labelled(key, by_slot))
     third = adjudication.disagreements(said, TEAM, 3)
     given = labelled(third, lambda t: ["met", "not_met", "unknown"][int(t.candidate_id[-1])])
-    given = given.drop(index=[0, 1])
-    settled = adjudication.settle(said, adjudication.collect(third, given, partial=True))
-    verdict = {(v.candidate_id, v.criterion_id): v for v in settled.verdicts}
-    assert len(verdict) == len(settled.verdicts) == 108
-    assert {v.judge for v in settled.verdicts} == {"adjudicated"}
+    decided = adjudication.collect(third, given).drop(index=[0, 1])
+    settled = adjudication.settle(said, decided)
+    assert len(settled) == settled[CELL].drop_duplicates().shape[0] == 108
     lost = set(map(tuple, third.loc[[0, 1], CELL].to_numpy()))
-    lost |= set(map(tuple, key.loc[gone, CELL].to_numpy()))
-    for cell, v in verdict.items():
-        if cell in lost:
-            assert (v.verdict, v.rationale) == ("unknown", "never settled, so unknown")
-        elif cell in set(map(tuple, third[CELL].to_numpy())):
-            assert v.verdict == ["met", "not_met", "unknown"][int(cell[0][-1])]
-            assert v.rationale == "settled by a third reviewer"
+    for row in settled.itertuples():
+        if (row.candidate_id, row.criterion_id) in lost:
+            assert (row.verdict, row.rationale) == ("unknown", "never settled, so unknown")
+        elif row.dimension == "safety":
+            assert row.verdict == ["met", "not_met", "unknown"][int(row.candidate_id[-1])]
+            assert row.rationale == "settled by a third reviewer"
         else:
-            assert (v.verdict, v.rationale) == ("met", "two reviewers agree")
-    counts = settled.counts.loc["all"]
-    assert counts[["items", "agreed", "by_third", "never_settled"]].tolist() == [108, 70, 34, 4]
-    assert counts.unknown == sum(v.verdict == "unknown" for v in settled.verdicts)
-    assert settled.counts.never_settled.to_dict() == {
-        "proficiency": 1,
-        "excellence": 1,
-        "safety": 2,
-        "all": 4,
-    }
+            assert (row.verdict, row.rationale) == ("met", "two reviewers agree")
+    assert settled.rationale.value_counts().tolist() == [72, 34, 2]
     nobody = adjudication.settle(said)  # no third reviewer at all
-    assert nobody.counts.never_settled["all"] == 38
-    assert not any(v.verdict == "met" for v in nobody.verdicts if v.criterion_id.endswith("danger"))
-
-
-def test_a_label_that_changes_after_the_third_saw_it(asked, key):
-    labels = labelled(key, by_slot)
-    said = adjudication.collect(key, labels)
-    third = adjudication.disagreements(said, TEAM, 3)
-    settled = adjudication.collect(third, labelled(third, lambda t: "met"))
-    at = key[(key.dimension == "safety") & (key.slot == 2)].index[0]
-    later = adjudication.collect(key, changed(labels, at, verdict="met"))
-    with pytest.raises(KitError, match="a label has changed since the third reviewer saw it"):
-        adjudication.settle(later, settled)
+    assert set(nobody[nobody.dimension == "safety"].verdict) == {"unknown"}
 
 
 # ---------------------------------------------------------------- files
@@ -269,28 +215,23 @@ def test_sheets_go_out_and_come_back_as_csv(tmp_path, asked):
         frames = []
         for name in key.reviewer.unique():
             path = tmp_path / f"{name}.csv"
-            adjudication.sheet(key, asked, name).to_csv(path, index=False, encoding="utf-8-sig")
+            adjudication.sheet(key, name).to_csv(path, index=False, encoding="utf-8-sig")
             frame = pd.read_csv(path)
             assert frame.verdict.isna().all()
             frame.assign(verdict=fill(frame)).to_csv(path, index=False)
             frames.append(pd.read_csv(path).assign(reviewer=name))
         return pd.concat(frames, ignore_index=True)
 
-    some = handed_in(key, lambda frame: ["met"] + [None] * (len(frame) - 1))
-    with pytest.raises(KitError, match="214 of 216 labels are missing .Ada 107, Ben 107"):
-        adjudication.collect(key, some)
-    assert adjudication.collect(key, some, partial=True).verdict.notna().sum() == 2
+    with pytest.raises(KitError, match="214 of 216 tasks without .*'Ada': 107, 'Ben': 107"):
+        adjudication.collect(key, handed_in(key, lambda f: ["met"] + [None] * (len(f) - 1)))
     turns = iter(("met", "not_met"))
     said = adjudication.collect(key, handed_in(key, lambda frame: next(turns)))
     third = adjudication.disagreements(said, ["Fay"], 3)
     filled = handed_in(third, lambda frame: frame.one_said)
     settled = adjudication.settle(said, adjudication.collect(third, filled))
-    assert settled.counts.by_third["all"] == 108 and not settled.counts.never_settled["all"]
+    assert set(settled.rationale) == {"settled by a third reviewer"} and len(settled) == 108
     agreed = adjudication.collect(key, labelled(key, lambda task: "met"))
-    assert adjudication.disagreements(agreed, ["Fay"], 3).empty
-    assert adjudication.settle(agreed).counts.agreed["all"] == 108
-    with pytest.raises(KitError, match="the key has instruction i0, the data do not"):
-        adjudication.sheet(key, asked[1:], "Ada")
+    assert set(adjudication.settle(agreed).rationale) == {"two reviewers agree"}
 
 
 def test_a_text_is_no_formula_in_a_spreadsheet(asked):
@@ -301,7 +242,7 @@ def test_a_text_is_no_formula_in_a_spreadsheet(asked):
     )
     group = type(group)(group.instruction, group.criteria, answers, {})
     key = adjudication.assign([group], ["Ada", "Ben"], 0)
-    texts = set(adjudication.sheet(key, [group], "Ada").response)
+    texts = set(adjudication.sheet(key, "Ada").response)
     assert texts == {'\'=1+1\nand, "é"', '\'-1+1\nand, "é"', 'x1+1\nand, "é"'}
 
 
@@ -316,9 +257,9 @@ def simulated(key, panel, truth):
         if task.slot == 3:
             said = panel.settle(cell, task.first, task.second, truth[cell])
         else:
-            said = physician[task.reviewer].verdict(*cell, task.kind, truth[cell])
+            said = physician[task.reviewer].verdict(*cell, "", truth[cell])
         rows.append((task.reviewer, task.task_id, said))
-    return pd.DataFrame(rows, columns=adjudication.LABELS)
+    return pd.DataFrame(rows, columns=[*adjudication.TASK, "verdict"])
 
 
 def test_the_bench_could_be_made_with_it_and_its_numbers_stay():
@@ -335,13 +276,13 @@ def test_the_bench_could_be_made_with_it_and_its_numbers_stay():
     items = adjudication.ratings(said).set_index(CELL).sort_index()
     assert items["first"].tolist() == old.physician_1.tolist()
     assert items["second"].tolist() == old.physician_2.tolist()
-    adjudicated = {(v.candidate_id, v.criterion_id): v.verdict for v in settled.verdicts}
+    adjudicated = settled.set_index(CELL).verdict.to_dict()
     assert adjudicated == old.adjudicated.to_dict()
     assert len(third) == (old.physician_1 != old.physician_2).sum() > 20
     for sample in made.samples.itertuples():
         for name, order in zip(names, (sample.order_1, sample.order_2), strict=True):
             mine = key[(key.reviewer == name) & (key.instruction_id == sample.instruction_id)]
-            assert "|".join(mine.sort_values("place").candidate_id.unique()) == order
+            assert "|".join(mine.sort_values("answer").candidate_id.unique()) == order
     frame = statistics.reliability(
         items[["first", "second"]], adjudication.LEVELS, items.dimension, draws=50
     )
