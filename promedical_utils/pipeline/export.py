@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import parquet
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import DIMENSIONS, SPLITS
+from promedical_utils.core.records import SPLITS
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import (
     KitError,
@@ -79,9 +79,8 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
         written |= {folder / f"bench/{name}.parquet" for name in frames}
     for old in {*folder.glob("data/*/*.parquet"), *folder.glob("bench/*.parquet")} - written:
         old.unlink()
-    split_of = {row.instruction_id: row.split for row in data.splits if row.instruction_id in kept}
-    labels = _labels(tables, split_of)
-    write_text(folder / CARD, _card(profile, licences, counts, labels, tables))
+    judges = sorted(set(tables["verdicts"]["judge"].to_pylist()))
+    write_text(folder / CARD, _card(profile, licences, counts, judges))
     return counts
 
 
@@ -137,50 +136,31 @@ def _of(tables: Mapping[str, pa.Table], ids: pa.Array) -> dict[str, pa.Table]:
     return part
 
 
-def _labels(tables: Mapping[str, pa.Table], split_of: Mapping[str, str]) -> pd.DataFrame:
-    """Criteria, verdicts by judge, and pairs: a row each, with what, dimension and split."""
-    keys = ["instruction_id", "criterion_id"]
-    criteria = tables["criteria"].to_pandas().rename(columns={"id": "criterion_id"})
-    criteria = criteria[[*keys, "dimension"]]
-    owner = tables["responses"].select(["id", "instruction_id"]).to_pandas()
-    verdicts = tables["verdicts"].to_pandas().assign(what=lambda f: "verdicts of " + f.judge)
-    verdicts = verdicts.merge(owner, left_on="candidate_id", right_on="id")
-    pairs = tables["pairs"].to_pandas().assign(what="pairs")
-    labels = [rows.merge(criteria, on=keys) for rows in (verdicts, pairs)]
-    rows = pd.concat([criteria.assign(what="criteria"), *labels])
-    return rows.assign(split=rows.instruction_id.map(split_of)).dropna(subset="split")
-
-
-def _card(profile: Profile, licences: Mapping, files: Mapping, labels, tables: Mapping) -> str:
-    """The card's text; ``files``: config -> split -> rows, ``tables``: for the columns' types."""
+def _card(profile: Profile, licences: Mapping, counts: Mapping, judges: Iterable[str]) -> str:
+    """The card's text; ``counts``: config -> split -> rows."""
     clinic = profile.data == "clinic"
-    splits = [s for s in SPLITS if any(s in of_split for of_split in files.values())]
-    rows = [[name, *(of_split.get(s, "") for s in splits)] for name, of_split in files.items()]
-    counts = pd.crosstab([labels.split, labels.what], labels.dimension)
-    counts = counts.reindex(columns=DIMENSIONS, fill_value=0).reindex(splits, level=0)
-    features = [
-        [config, field.name, _type(field.type), COLUMNS[config][field.name]]
-        for config, table in tables.items()
-        for field in (table.schema if config in files else ())
+    rows = pd.DataFrame(counts).T.reindex(columns=SPLITS).dropna(axis=1, how="all")
+    columns = [
+        (config, column, meaning)
+        for config in COLUMNS
+        for column, meaning in (COLUMNS[config] if config in counts else {}).items()
     ]
-    judges = sorted(set(labels.what.str.extract("^verdicts of (.*)")[0].dropna()))
     header = DatasetCardData(
         license="mit" if set(licences.values()) == {"MIT"} else "other",
         language="en",
         pretty_name=f"ProMedical reproducibility kit, profile {profile.name}",
         tags=TAGS + ["synthetic"] * clinic,
-        configs=[_config(name, of_split) for name, of_split in files.items()],
+        configs=[_config(name, of_split) for name, of_split in counts.items()],
     )
     card = DatasetCard.from_template(
         header,
         TEMPLATE,
         profile=profile,
         clinic=clinic,
-        rows=pd.DataFrame(rows, columns=["config", *splits]),
-        labels=counts.reset_index().astype(object),
+        rows=rows.astype("Int64"),
         judges={j: WORDS["judges"].get(j, "see the rationale of its verdicts") for j in judges},
-        features=pd.DataFrame(features, columns=["config", "column", "type", "meaning"]),
-        bench=WORDS["bench"] if "bench_pairs" in files else {},
+        columns=pd.DataFrame(columns, columns=["config", "column", "meaning"]),
+        bench=WORDS["bench"] if "bench_pairs" in counts else {},
         licences=licences,
     )
     return f"{card}\n"
@@ -196,9 +176,3 @@ def _config(name: str, of_split: Iterable[str]) -> dict:
         **({"default": True} if name == "pairs" else {}),
         "data_files": [{"split": split, "path": path} for split, path in paths.items()],
     }
-
-
-def _type(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"list of ({', '.join(field.name for field in kind.value_type)})"
-    return str(kind)

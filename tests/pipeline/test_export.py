@@ -131,12 +131,8 @@ def test_the_card_says_what_it_is(run, clinic, tmp_path):
         "93.2%",
     ):
         assert words in card
-    # counts by split and dimension, by hand
-    dimension = {c["id"]: c["dimension"] for r in read(run, "rubrics").criteria for c in r}
-    counted = read(run, "pairs").criterion_id.map(dimension).value_counts()
-    row = next(line for line in card.splitlines() if re.match(r"\| train +\| pairs", line))
-    shown = [int(n) for n in re.findall(r"\d+", row)]
-    assert shown == [counted.get(d, 0) for d in records.DIMENSIONS]
+    row = next(line for line in card.splitlines() if line.startswith("| pairs "))
+    assert re.findall(r"\d+", row) == [str(len(read(run, "pairs")))]
     for name, columns in export.COLUMNS.items():
         for column in columns:
             assert re.search(rf"\| {name} +\| {column} ", card)
