@@ -256,7 +256,7 @@ class Server:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return _error(401, "wrong key")
         if fault in ("429", "500"):
-            return _error(int(fault), "asked for", {"retry-after": "0"})
+            return _error(int(fault), "asked for", {"retry-after-ms": "1"})
         if fault in ("timeout", "dropped"):
             await asyncio.sleep(self.slow if fault == "timeout" else 0)
             for connection in list(self._uvicorn.server_state.connections):

@@ -19,7 +19,8 @@ UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_secon
 class Role(BaseModel):
     """One role that a language model plays: which endpoint, which model, and what it may cost.
 
-    ``requests`` counts every try, ``tokens`` prompt and completion, both over the life of a run.
+    ``requests`` counts what is asked, whatever its retries, ``tokens`` prompt and completion, both
+    over the life of a run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -32,7 +33,6 @@ class Role(BaseModel):
     concurrency: int = Field(8, ge=1)
     timeout: float = Field(120.0, gt=0, description="seconds for one request")
     retries: int = Field(6, ge=0, description="after 429, 5xx, time-out, lost connection")
-    backoff: float = Field(0.5, gt=0, description="seconds before the first retry, then doubling")
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(2048, ge=1)
     structured: Literal["json_schema", "prompt"] = Field(

@@ -294,7 +294,7 @@ def asked(tiny_base, policies, tmp_path, monkeypatch):
             "grpo_max_tokens": 12,
             "policy_prompts": 4,
             "bootstrap": 200,
-            "roles": {n: {"model": "fake", "backoff": 0.001, "retries": 1} for n in names},
+            "roles": {n: {"model": "fake", "retries": 1} for n in names},
         }
         return profiles.load("gpu", **settings | changes)
 

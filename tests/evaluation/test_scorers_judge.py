@@ -21,7 +21,7 @@ from promedical_utils.evaluation.scorers.roster import Judge, RarImplicit
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
-QUICK = {"backoff": 0.001, "retries": 2, "timeout": 5.0, "concurrency": 4}
+QUICK = {"retries": 2, "timeout": 5.0, "concurrency": 4}
 
 
 @pytest.fixture(scope="module")

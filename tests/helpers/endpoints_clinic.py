@@ -12,7 +12,7 @@ from promedical_utils.data.endpoints import Answers
 from promedical_utils.data.roles import Roles, Task
 
 SIZES = (24, 4, 4, 26, 4)
-QUICK = {"backoff": 0.001, "retries": 12, "timeout": 5.0, "concurrency": 4}
+QUICK = {"retries": 12, "timeout": 5.0, "concurrency": 4}
 
 
 def profile(url: str = "", **settings):
