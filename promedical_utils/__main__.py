@@ -13,12 +13,11 @@ from promedical_utils.run import doctor, graph, notebooks, publish
 OWN_ARGUMENTS = {  # commands that read their arguments themselves
     "trace": "from a cell of a table down to what it is made of",
     "audit": "can the numbers of a table be what they say",
-    "serve": "the invented clinic as an OpenAI-compatible endpoint",
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """A subcommand a command; ``trace``, ``audit`` and ``serve`` read their own arguments."""
+    """A subcommand a command; ``trace`` and ``audit`` read their own arguments."""
     result = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -39,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     command("figures", "redraw all from the committed rows, without training", **profile)
     command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
     command("study", "run a longer study, resumable", "study")
+    serve = command("serve", "the invented clinic as an OpenAI-compatible endpoint", **profile)
+    serve.add_argument("--port", type=int, default=8765)
     for name, summary in OWN_ARGUMENTS.items():
         commands.add_parser(name, help=summary, add_help=False)
     return result
@@ -69,11 +70,6 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             return trace.main(rest)
         case "audit":
             return arithmetic.main(rest)
-        case "serve":
-            # late: its web server is a package of the extra `data`
-            from promedical_utils.clinic import __main__ as clinic
-
-            return clinic.main(["serve", *rest])
         case "reproduce":
             graph.reproduce(given.name, given.run)
         case "notebook":
@@ -89,6 +85,16 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             print(f"published to {workspace.shown(publish.publish(given.name))}")
         case "figures":
             print(publish.redraw(profiles.load(given.name)))
+        case "serve":
+            import uvicorn  # late: of the extra `data`
+
+            from promedical_utils import clinic
+            from promedical_utils.clinic import server
+
+            profile = profiles.profile_for(given.name)
+            played = server.app(server.Clinic(clinic.build(profile), profile))
+            print(f"the clinic (invented): http://127.0.0.1:{given.port}/v1", flush=True)
+            uvicorn.run(played, port=given.port, log_level="error")
         case "study":
             graph.run_study(given.name)
     return 0

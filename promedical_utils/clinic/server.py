@@ -1,24 +1,18 @@
-"""The clinic behind an OpenAI-compatible endpoint: every role over loopback, with faults if asked.
+"""The clinic behind an OpenAI-compatible endpoint: every role over loopback.
 
 It reads requests just as ``roles`` writes them, whatever model they name, for the conversations of
-one world. What it answers is a pure function of the request, so that repeated runs agree; only
-faults depend on a request's number.
+one world. What it answers is a pure function of the request, so that repeated runs agree.
 """
 
-import asyncio
 import json
 import random
-import socket
-import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
-import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 
 from promedical_utils.clinic import generators, grammar, pool, writer
-from promedical_utils.clinic.people import Judge, uniform
+from promedical_utils.clinic.people import Judge
 from promedical_utils.clinic.pool import Planted
 from promedical_utils.clinic.world import World
 from promedical_utils.core.records import Criterion
@@ -27,13 +21,6 @@ from promedical_utils.data import roles
 from promedical_utils.rubric import scoring
 
 SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
-NO_ANSWER = ("429", "500", "timeout", "dropped", "not_json")
-FAULTS = (*NO_ANSWER, "empty", "truncated", "malformed", "foreign")
-FOREIGN = (
-    "Leider kann ich auf diese Frage nur in deutscher Sprache antworten, und eine strukturierte "
-    "Antwort ist mir hier nicht möglich."
-)
-LOOPBACK = "127.0.0.1"
 
 
 class Clinic:
@@ -190,102 +177,31 @@ def _slipped(fields: list[dict], rng: random.Random) -> list[dict]:
     return [*fields, fields[rng.randrange(len(fields))] | {"weight": 0.0}]
 
 
-def _spoiled(text: str, fault: str | None) -> str:
-    """An answer that came through, and is none."""
-    if fault == "malformed":  # a verdict or a criterion too many, or no JSON any more
-        content = json.loads(text) if text.startswith("{") else {}
-        rows = next((v for v in content.values() if isinstance(v, list) and v), None)
-        if rows is None:
-            return text.replace("}", "", 1)
-        rows.append(rows[0])
-        return json.dumps(content)
-    return {"empty": "", "truncated": text[: len(text) // 2], "foreign": FOREIGN}.get(fault, text)
+def app(clinic: Clinic) -> FastAPI:
+    """What answers POST /v1/chat/completions by ``clinic.reply``; HTTP 400 says what is wrong."""
+    served = FastAPI(openapi_url=None)
 
-
-@dataclass
-class Server:
-    """The clinic on a loopback port (0: any free one); a share ``faults`` of the requests fails.
-
-    ``kinds`` are those of FAULTS that occur; a time-out takes ``slow`` seconds. With ``key`` a
-    request must carry it. Use as a context manager: it answers while it is open. OSError where the
-    port is taken.
-    """
-
-    clinic: Clinic
-    port: int = 0
-    faults: float = 0.0
-    slow: float = 1.0
-    key: str = ""
-    kinds: tuple[str, ...] = FAULTS
-    requests: int = field(default=0, init=False)
-
-    def __post_init__(self):
-        self._socket = socket.create_server((LOOPBACK, self.port))
-        app = FastAPI(openapi_url=None)
-        app.post("/v1/chat/completions")(self._complete)
-        settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
-        self._uvicorn = uvicorn.Server(settings)
-
-    @property
-    def url(self) -> str:
-        return f"http://{LOOPBACK}:{self._socket.getsockname()[1]}/v1"
-
-    def serve_forever(self) -> None:
-        self._uvicorn.run([self._socket])
-
-    def __enter__(self) -> "Server":
-        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._uvicorn.should_exit = True
-        self._thread.join()
-
-    def _fault(self) -> str | None:
-        """How this request fails; drawn by its number, so that a retry may do better."""
-        seed = self.clinic.profile.seed
-        if uniform(seed, "fault", self.requests) >= self.faults:
-            return None
-        return self.kinds[int(uniform(seed, "kind", self.requests) * len(self.kinds))]
-
-    async def _complete(self, request: Request) -> Response:
+    @served.post("/v1/chat/completions")
+    async def complete(request: Request) -> JSONResponse:
         body = await request.body()
-        self.requests += 1  # all requests are answered on one thread
-        number, fault = self.requests, self._fault()
-        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
-            return _error(401, "wrong key")
-        if fault in ("429", "500"):
-            return _error(int(fault), "asked for", {"retry-after-ms": "1"})
-        if fault in ("timeout", "dropped"):
-            await asyncio.sleep(self.slow if fault == "timeout" else 0)
-            for connection in list(self._uvicorn.server_state.connections):
-                if connection.client == tuple(request.client):
-                    connection.transport.close()  # what is returned is then sent nowhere
-            return Response()
-        if fault == "not_json":
-            return HTMLResponse("<html>gateway</html>")
         try:
             question = json.loads(body)
-            model, text = question["model"], self.clinic.reply(question["messages"])
+            model, text = question["model"], clinic.reply(question["messages"])
         except KitError as error:
-            return _error(400, str(error))
+            return JSONResponse({"error": {"message": str(error)}}, 400)
         except (ValueError, KeyError, TypeError, AttributeError):
-            return _error(400, "no chat completion request")
-        text, finish = _spoiled(text, fault), "length" if fault == "truncated" else "stop"
+            return JSONResponse({"error": {"message": "no chat completion request"}}, 400)
         message = {"role": "assistant", "content": text}
         prompt, completion = len(body.split()), len(text.split())  # a word counts as a token
         usage = {"prompt_tokens": prompt, "completion_tokens": completion}
         answer = {
-            "id": f"clinic-{number}",
+            "id": f"clinic-{short_hash(body.decode())}",
             "object": "chat.completion",
             "created": 0,
             "model": model,
-            "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             "usage": usage | {"total_tokens": prompt + completion},
         }
         return JSONResponse(answer)
 
-
-def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": {"message": text, "type": "clinic"}}, status, headers)
+    return served

@@ -11,9 +11,9 @@ import time
 
 import pytest
 from helpers.endpoints_clinic import played, profile, roles, tasks
+from helpers.served import FAULTS, Server
 from pydantic import BaseModel, ConfigDict
 
-from promedical_utils.clinic.server import FAULTS, Server
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.endpoints import ASKS, Answers, BudgetSpent, content_of
 

@@ -2,8 +2,8 @@
 
 import pytest
 from helpers.endpoints_clinic import played, roles
+from helpers.served import Server
 
-from promedical_utils.clinic.server import Server
 from promedical_utils.core.records import Instruction, Message
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.endpoints import Answer

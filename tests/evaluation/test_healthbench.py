@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from data.test_real_sets import write
+from helpers.served import Server
 
-from promedical_utils.clinic.server import Server
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import project_root
 from promedical_utils.data import roles

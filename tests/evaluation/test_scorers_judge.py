@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.endpoints_clinic import played, tasks
+from helpers.served import Server
 
 from promedical_utils import clinic
-from promedical_utils.clinic.server import Server
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.records import Rubric
