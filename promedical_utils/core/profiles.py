@@ -95,7 +95,6 @@ class Profile(BaseModel):
     review_blind: int = Field(200, ge=1, description="drafts that measure a round's pass rate")
     review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
     reviewers: list[str] = Field([], description="of data: open; none: drafts go unreviewed")
-    embedder: str = Field("hashing", description="hashing, or a sentence-transformers id or folder")
     physician_agreement: float = Field(0.90, gt=0.5, le=1)
 
     # instructions of data: open, and what curation lets through

@@ -112,7 +112,7 @@ def rubric(draft: Draft, instruction_id: str) -> Rubric:
 
 
 def examples(
-    asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]], embedder: str
+    asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]]
 ) -> list[list[tuple[Instruction, list[Criterion]]]]:
     """For each instruction the gold criteria of the pool's ``EXAMPLES`` most similar instructions.
 
@@ -120,8 +120,8 @@ def examples(
     """
     if not pool:
         return [[] for _ in asked]
-    vectors = embeddings.embed([_text(i) for i, _ in pool], embedder)
-    queries = embeddings.embed([_text(i) for i in asked], embedder)
+    vectors = embeddings.embed([_text(i) for i, _ in pool])
+    queries = embeddings.embed([_text(i) for i in asked])
     near = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, : EXAMPLES + 1]
     chosen = []
     for instruction, row in zip(asked, near, strict=True):
@@ -134,10 +134,9 @@ def write(
     roles: Roles,
     asked: Sequence[Instruction],
     pool: Sequence[tuple[Instruction, Rubric]],
-    embedder: str,
 ) -> Written:
     """Drafts of all ``asked``, each valid or queued: none is left out, none is used half-right."""
-    shown = examples(asked, pool, embedder)
+    shown = examples(asked, pool)
     rubrics: dict[str, Rubric] = {}
     queued: list[Queued] = []
     repairs: list[tuple[int, Draft, list[str]]] = []  # place, draft, the rules that it broke

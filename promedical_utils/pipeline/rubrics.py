@@ -74,7 +74,7 @@ def of_clinic(profile: Profile, run: Path) -> Made:
 
     writer = partial(_by_clinic, profile, w)
     if roles:
-        writer = partial(rubric_writer.write, roles, embedder=profile.embedder)
+        writer = partial(rubric_writer.write, roles)
     drafting = Drafting(profile, {i.id: i for i in instructions}, writer)
     drafting.run([i for i in w.ids("train") if i in curated], physician)
     rubric_of, drafted = w.rubric_of | drafting.gold, []
@@ -108,7 +108,7 @@ def _with_kinds(rubric: Rubric) -> Rubric:
 def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], shown) -> Written:
     """Drafts of the clinic's writer, who errs as the profile says, less after alike examples."""
     drafts = []
-    nearest = rubric_writer.examples(asked, shown, profile.embedder)
+    nearest = rubric_writer.examples(asked, shown)
     for instruction, near in zip(asked, nearest, strict=True):
         alike = [i.category for i, _ in near]
         rate = people.error_rate(profile, instruction.category, alike)
@@ -178,7 +178,7 @@ def of_open_sets(profile: Profile, run: Path) -> Made:
     curated, curation = _curated(profile, run, rows, bench, *_asking(roles))
     split_of = _open_splits(profile, curated.instructions)
     asked = {i.id: i for i in curated.instructions if i.id in split_of}
-    writer = partial(rubric_writer.write, roles, embedder=profile.embedder)
+    writer = partial(rubric_writer.write, roles)
     drafting = Drafting(profile, asked, writer)
     with closing(Store(run / "review.sqlite")) as store:
         rubric_of = brought | _drafted(run, drafting, brought, store)

@@ -277,7 +277,7 @@ ITEM = (
 )
 def test_a_leak_is_found_and_named_with_its_rule(text, rule):
     bench = {"other": "Where do I keep the drops of the thumb in a warm summer?", "item": ITEM}
-    found = curation.leaks([row("r", text), row("clean")], bench, "hashing")
+    found = curation.leaks([row("r", text), row("clean")], bench)
     assert set(found) == ({"r"} if rule else set())
     if rule:
         assert found["r"].startswith(rule) and found["r"].endswith("with bench item item")
@@ -285,18 +285,16 @@ def test_a_leak_is_found_and_named_with_its_rule(text, rule):
 
 def test_a_short_bench_item_with_a_typing_error_is_found_by_its_embedding():
     found = curation.leaks(
-        [row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}, "hashing"
+        [row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}
     )
     assert found["r"].startswith("embedding")
-    assert not curation.leaks(
-        [row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"}, "hashing"
-    )
+    assert not curation.leaks([row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"})
 
 
 def test_other_patients_of_the_same_clinic_are_no_leak(world):
     known = {i.id: pool.text_of(i.messages) for i in world.instructions}
     rows = [row(i, known[i]) for i in world.ids("train")]
-    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}, "hashing") == {}
+    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}) == {}
 
 
 # ---------------------------------------------------------------- bad input

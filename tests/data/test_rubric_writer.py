@@ -125,19 +125,19 @@ def test_every_gold_rubric_of_the_clinic_keeps_the_rules():
 def test_examples_are_the_nearest_and_never_the_instruction_itself():
     world = played().world
     pool = [(i, world.rubric_of[i.id]) for i in world.instructions[:20]]
-    (shown,) = rubric_writer.examples([pool[3][0]], pool, "hashing")
+    (shown,) = rubric_writer.examples([pool[3][0]], pool)
     assert len(shown) == 3 and pool[3][0].id not in {i.id for i, _ in shown}
     twin = pool[7][0].model_copy(update={"id": "twin"})
-    (shown,) = rubric_writer.examples([twin], pool, "hashing")
+    (shown,) = rubric_writer.examples([twin], pool)
     assert shown[-1][0].id == pool[7][0].id  # the most similar stands next to the question
-    assert rubric_writer.examples([twin], [], "hashing") == [[]]
+    assert rubric_writer.examples([twin], []) == [[]]
     texts = ["my elbow aches", "my elbow achse", "which train goes home", "my elbow aches"]
     alike = [
         (i.model_copy(update={"messages": [Message(role="user", content=text)]}), rubric)
         for text, (i, rubric) in zip(texts, pool)
     ]
     asked = alike[0][0].model_copy(update={"id": "asked"})
-    (shown,) = rubric_writer.examples([asked], alike, "hashing")
+    (shown,) = rubric_writer.examples([asked], alike)
     assert [i.id for i, _ in shown] == [alike[n][0].id for n in (1, 3, 0)]  # of equals the first
 
 
@@ -156,7 +156,7 @@ def test_a_broken_draft_is_repaired_once_and_then_queued_with_the_reason():
     asked = [ASKED.model_copy(update={"id": f"i{n}"}) for n in range(5)]
     short, wrong = draft(r4=None), draft(r3=("safety", "Recommends more than 25 units", 0.0))
     writer = Scripted([draft(), short, wrong, "no JSON object", short], [draft(), wrong, "cut off"])
-    made = rubric_writer.write(writer, asked, [], "hashing")
+    made = rubric_writer.write(writer, asked, [])
     assert [r.instruction_id for r in made.rubrics] == ["i0", "i1"] and made.repaired == 1
     reasons = {q.instruction_id: q.reasons for q in made.queued}
     assert reasons.keys() == {"i2", "i3", "i4"}
@@ -185,7 +185,7 @@ def test_the_clinics_writer_makes_valid_rubrics_and_errs_less_with_alike_example
 
     clinic.profile = clinic.profile.model_copy(update={"rubric_error_rate": 0.9})
     with Server(clinic) as server:
-        alone = rubric_writer.write(roles(server.url, tmp_path / "a"), asked, [], "hashing")
-        shown = rubric_writer.write(roles(server.url, tmp_path / "b"), asked, pool, "hashing")
+        alone = rubric_writer.write(roles(server.url, tmp_path / "a"), asked, [])
+        shown = rubric_writer.write(roles(server.url, tmp_path / "b"), asked, pool)
     assert min(len(made.rubrics) for made in (alone, shown)) >= 0.9 * len(asked)
     assert right(shown) > right(alone)
