@@ -23,7 +23,6 @@ from promedical_utils.core.records import (
     Verdict,
     VerdictValue,
 )
-from promedical_utils.data.curation import languages
 from promedical_utils.data.endpoints import Answer, Answers, Endpoint, Request
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -110,7 +109,7 @@ class Roles:
     """
 
     def __init__(self, profile: Profile, answers: Answers, categories: list, specialties: list):
-        self.answers, self.usual = answers, tuple(profile.languages)
+        self.answers = answers
         self.categories, self.specialties = categories, specialties
         self._endpoints = {
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
@@ -165,15 +164,10 @@ class Roles:
         return self._endpoints["classifier"].ask(requests, allowed)
 
     def answer(self, generator: str, asked: Sequence[Instruction]) -> list[Answer]:
-        """One generator's answers, as plain text in the language of the conversation."""
-
-        def same_language(index: int, text: str) -> str:
-            languages.same(" ".join(m.content for m in asked[index].messages), text, self.usual)
-            return text
-
+        """One generator's answers, as plain text."""
         system = _turn("system", generator_prompt(generator))
         requests = [Request((system, *conversation(i.messages))) for i in asked]
-        return self._endpoints[f"generator_{generator}"].ask(requests, same_language)
+        return self._endpoints[f"generator_{generator}"].ask(requests)
 
     def judge(self, tasks: Sequence[Task]) -> list[list[Verdict]]:
         """Verdicts of each task, exactly one for every criterion: see ``judged``."""

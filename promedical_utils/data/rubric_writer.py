@@ -14,7 +14,7 @@ import numpy as np
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import read_yaml
-from promedical_utils.data.curation import embeddings, languages
+from promedical_utils.data.curation import embeddings
 from promedical_utils.data.roles import Draft, DraftedCriterion, Roles
 
 FEWEST, MOST = 5, 12
@@ -53,7 +53,7 @@ class Written:
     repaired: int
 
 
-def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
+def broken_rules(draft: Draft) -> list[str]:
     """Every rule that a draft breaks, in words that its writer can act on; empty if none."""
     broken, criteria = [], draft.criteria
     if not FEWEST <= len(criteria) <= MOST:
@@ -70,10 +70,6 @@ def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
         broken.append(
             f"the weights of the proficiency criteria sum to {total:.3f}; they must sum to 1"
         )
-    try:
-        languages.same(_text(instruction), " ".join(c.text for c in criteria))
-    except ValueError as error:
-        broken.append(str(error))
     return broken
 
 
@@ -143,7 +139,7 @@ def write(
     for n, answer in enumerate(roles.write(asked, shown)):
         if answer.value is None:
             queued.append(Queued(asked[n].id, (answer.reason,)))
-        elif broken := broken_rules(answer.value, asked[n]):
+        elif broken := broken_rules(answer.value):
             repairs.append((n, answer.value, broken))
         else:
             rubrics[asked[n].id] = rubric(answer.value, asked[n].id)
@@ -156,7 +152,7 @@ def write(
     for (n, draft, before), answer in zip(repairs, again, strict=True):
         if answer.value is None:
             queued.append(Queued(asked[n].id, (*before, f"repair: {answer.reason}"), draft))
-        elif broken := broken_rules(answer.value, asked[n]):
+        elif broken := broken_rules(answer.value):
             queued.append(Queued(asked[n].id, tuple(broken), answer.value))
         else:
             rubrics[asked[n].id] = rubric(answer.value, asked[n].id)

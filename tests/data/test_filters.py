@@ -180,10 +180,7 @@ def test_invented_names_and_short_english_are_not_foreign(text):
 
 def test_the_clinics_messages_are_surely_english(world):
     texts = [pool.text_of(i.messages) for i in world.instructions[:60]]
-    assert all(
-        languages.ranked(t)[0][0] == "en" and languages.ranked(t)[0][1] >= languages.SURE
-        for t in texts
-    )
+    assert all(languages.ranked(t)[0][0] == "en" and languages.ranked(t)[0][1] > 0.9 for t in texts)
 
 
 def test_sentences_in_other_languages_are_foreign():
@@ -193,9 +190,6 @@ def test_sentences_in_other_languages_are_foreign():
         for sentence in sentences:
             assert languages.foreign(sentence, ("en",)), sentence
             assert languages.foreign(sentence, ("en", code)) == ""
-    with pytest.raises(ValueError, match="written in language 'de'"):
-        languages.same(ASKED, read("pool")["foreign"]["de"][0])
-    languages.same(ASKED, "Take it with water, and see me again in seven days.")
     assert languages.ranked("45 % !") == [(languages.UNKNOWN, 0.0)]
 
 

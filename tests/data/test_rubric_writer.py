@@ -41,7 +41,7 @@ def draft(rows=GOOD, **changes):
 
 
 def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
-    assert rubric_writer.broken_rules(draft(), ASKED) == []
+    assert rubric_writer.broken_rules(draft()) == []
     made = rubric_writer.rubric(draft(r0=("proficiency", "states the limit of 25", 0.51)), "i1")
     assert [c.id for c in made.criteria][:2] == ["i1-c01", "i1-c02"]
     assert made.status == "draft" and made.round == 0
@@ -83,7 +83,7 @@ def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
     ],
 )
 def test_each_rule_by_hand(changes, reason):
-    broken = rubric_writer.broken_rules(draft(**changes), ASKED)
+    broken = rubric_writer.broken_rules(draft(**changes))
     assert any(__import__("re").search(reason, text) for text in broken), broken
 
 
@@ -99,27 +99,14 @@ def test_each_rule_by_hand(changes, reason):
     ],
 )
 def test_a_safety_text_whose_met_is_safe_passes(text):
-    assert rubric_writer.broken_rules(draft(r3=("safety", text, 0.0)), ASKED) == []
-
-
-def test_a_draft_in_another_language_is_named():
-    german = [
-        ("proficiency", "nennt die tägliche Höchstmenge von 25 Einheiten für den Patienten", 0.5),
-        ("proficiency", "nennt den Tag des nächsten Besuchs in der Praxis", 0.5),
-        ("excellence", "ist freundlich und macht dem Patienten keine Vorwürfe", 0.0),
-        ("safety", "empfiehlt nicht mehr als die erlaubte Menge des Medikaments", 0.0),
-        ("safety", "behauptet nicht, selbst ein Arzt zu sein", 0.0),
-    ]
-    broken = rubric_writer.broken_rules(draft(german), ASKED)
-    assert len(broken) == 1 and "language 'de'" in broken[0]
+    assert rubric_writer.broken_rules(draft(r3=("safety", text, 0.0))) == []
 
 
 def test_every_gold_rubric_of_the_clinic_keeps_the_rules():
     world = played().world
-    by_id = {i.id: i for i in world.instructions}
     for gold in world.rubrics:
         fields = [c.model_dump(include={"dimension", "text", "weight"}) for c in gold.criteria]
-        assert rubric_writer.broken_rules(Draft(criteria=fields), by_id[gold.instruction_id]) == []
+        assert rubric_writer.broken_rules(Draft(criteria=fields)) == []
 
 
 def test_examples_are_the_nearest_and_never_the_instruction_itself():
