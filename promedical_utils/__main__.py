@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from promedical_utils import clinic
 from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.paper import trace
@@ -88,7 +89,6 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         case "serve":
             import uvicorn  # late: of the extra `data`
 
-            from promedical_utils import clinic
             from promedical_utils.clinic import server
 
             profile = profiles.profile_for(given.name)

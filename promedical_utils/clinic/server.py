@@ -178,7 +178,7 @@ def _slipped(fields: list[dict], rng: random.Random) -> list[dict]:
 
 
 def app(clinic: Clinic) -> FastAPI:
-    """What answers POST /v1/chat/completions by ``clinic.reply``; HTTP 400 says what is wrong."""
+    """What answers POST /v1/chat/completions by ``Clinic.reply``; HTTP 400 says what is wrong."""
     served = FastAPI(openapi_url=None)
 
     @served.post("/v1/chat/completions")

@@ -178,9 +178,6 @@ class Endpoint:
                 stored = self.answers.get(key) or self._fetch(body, key)
             except _Unanswered as error:
                 return Answer(None, str(error))
-            if stored is None:
-                reason = "no completion in the body"
-                continue
             try:
                 content = content_of(*stored, request.schema)
                 return Answer(read(index, content) if read else content)
@@ -207,8 +204,8 @@ class Endpoint:
         told += json.dumps(schema)
         return body | {"messages": [{**first, "content": f"{first['content']}\n\n{told}"}, *rest]}
 
-    def _fetch(self, body: dict, key: str) -> tuple[str, str] | None:
-        """One request, whose answer is stored; None where the body holds none.
+    def _fetch(self, body: dict, key: str) -> tuple[str, str]:
+        """One request, whose answer is stored; a body without a completion is an empty one.
 
         The client tries again by itself, after a growing wait or the one that the server asks for.
         ``_Unanswered`` where that was in vain, KitError where no request could be answered.
@@ -223,7 +220,7 @@ class Endpoint:
                 choice = response.choices[0]
                 text, finish = choice.message.content or "", choice.finish_reason or ""
             except NO_COMPLETION:
-                return None
+                response, text, finish = None, "", ""
             except openai.APIError as error:
                 raise self._failure(error) from None
             used = getattr(response, "usage", None)
