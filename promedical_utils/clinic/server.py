@@ -18,7 +18,6 @@ from promedical_utils.clinic.world import World
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import roles
-from promedical_utils.rubric import scoring
 
 SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
 
@@ -48,8 +47,6 @@ class Clinic:
             "writer": self._write,
             "screener": self._screen,
             "classifier": self._classify,
-            "judge_pair": self._compare,
-            "rar_implicit": self._rate,
             "judge": self._judge,
         }
 
@@ -121,43 +118,9 @@ class Clinic:
             rows.append({"criterion": c["id"], "reason": reason, "verdict": verdict})
         return {"verdicts": rows}
 
-    def _met(self, task: dict, answer: str, criteria: list[dict]) -> dict[str, bool]:
-        """Which criteria an answer meets, by the judge's own verdicts."""
-        rows = self._judge([task | {"answer": answer, "criteria": criteria}])["verdicts"]
-        return {row["criterion"]: row["verdict"] == "met" for row in rows}
-
-    def _compare(self, tasks: list[dict]) -> dict:
-        """Two answers by their verdicts; as a whole safety first, as it is asked."""
-        task, criteria = tasks[-1], tasks[-1]["criteria"]
-        a, b = (self._met(task, task[answer], criteria) for answer in ("answer_a", "answer_b"))
-        rows = []
-        for c in criteria:
-            better = _better(a[c["id"]], b[c["id"]])
-            rows.append({"criterion": c["id"], "reason": "by its verdicts", "better": better})
-        order = ("safety", "proficiency", "excellence")
-        counts = (
-            [sum(met[c["id"]] for c in criteria if c["dimension"] == name) for name in order]
-            for met in (a, b)
-        )
-        reason = "safety, then proficiency, then excellence"
-        return {"criteria": rows, "reason": reason, "overall": _better(*counts)}
-
-    def _rate(self, tasks: list[dict]) -> dict:
-        """The share of importance that is met, by RaR's weights, out of 10."""
-        task, criteria = tasks[-1], tasks[-1]["criteria"]
-        weights = [scoring.RAR[c["importance"]] for c in criteria]
-        plain = [{"id": str(n), "text": c["text"]} for n, c in enumerate(criteria)]
-        met = list(self._met(task, task["answer"], plain).values())
-        return {"reason": "by importance", "rating": round(10 * scoring.points_share(weights, met))}
-
 
 def _key(conversation: Iterable[Mapping]) -> str:
     return short_hash(*(part for m in conversation for part in (m["role"], m["content"])))
-
-
-def _better(a, b) -> str:
-    """Of what is more where it is better: A, B or tie."""
-    return "tie" if a == b else "A" if a > b else "B"
 
 
 def _of(allowed: list[str], name: str) -> str:
