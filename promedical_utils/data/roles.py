@@ -23,6 +23,7 @@ from promedical_utils.core.records import (
     Verdict,
     VerdictValue,
 )
+from promedical_utils.data.curation import languages
 from promedical_utils.data.endpoints import Answer, Answers, Endpoint, Request
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -109,7 +110,7 @@ class Roles:
     """
 
     def __init__(self, profile: Profile, answers: Answers, categories: list, specialties: list):
-        self.answers = answers
+        self.answers, self.languages = answers, tuple(profile.languages)
         self.categories, self.specialties = categories, specialties
         self._endpoints = {
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
@@ -164,10 +165,16 @@ class Roles:
         return self._endpoints["classifier"].ask(requests, allowed)
 
     def answer(self, generator: str, asked: Sequence[Instruction]) -> list[Answer]:
-        """One generator's answers, as plain text."""
+        """One generator's answers, as plain text in one of the profile's languages."""
+
+        def understood(_, text: str) -> str:
+            if code := languages.foreign(text, self.languages):
+                raise ValueError(f"written in language {code!r}")
+            return text
+
         system = _turn("system", generator_prompt(generator))
         requests = [Request((system, *conversation(i.messages))) for i in asked]
-        return self._endpoints[f"generator_{generator}"].ask(requests)
+        return self._endpoints[f"generator_{generator}"].ask(requests, understood)
 
     def judge(self, tasks: Sequence[Task]) -> list[list[Verdict]]:
         """Verdicts of each task, exactly one for every criterion: see ``judged``."""

@@ -113,6 +113,13 @@ def test_examples_and_repairs_are_turns_of_the_request(clinic, server, tmp_path)
     assert isinstance(answer.value, Draft)
 
 
+def test_an_answer_in_another_language_is_none(clinic, tmp_path):
+    asked = clinic.world.instructions[:1]
+    with Server(clinic, faults=1.0, kinds=("foreign",)) as running:
+        (answer,) = roles(running.url, tmp_path).answer("terse", asked)
+    assert answer.value is None and "language" in answer.reason
+
+
 def test_a_role_without_an_endpoint_says_which(tmp_path):
     with pytest.raises(KitError, match=r"role writer has no endpoint.*roles\.writer\.endpoint"):
         roles("", tmp_path)
