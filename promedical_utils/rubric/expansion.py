@@ -23,7 +23,7 @@ def outcomes(groups: Iterable[Group]) -> pd.DataFrame:
         for c in group.criteria:
             verdicts = [group.verdicts[answer.id, c.id] for answer in group.judged]
             labels = Counter(met(group, answer.id, c) for answer in group.judged)
-            row = {
+            row: dict = {
                 "instruction_id": group.instruction.id,
                 "criterion_id": c.id,
                 "dimension": c.dimension,
