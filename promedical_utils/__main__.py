@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from promedical_utils import clinic
 from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.paper import trace
@@ -39,8 +38,6 @@ def parser() -> argparse.ArgumentParser:
     command("figures", "redraw all from the committed rows, without training", **profile)
     command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
     command("study", "run a longer study, resumable", "study")
-    serve = command("serve", "the invented clinic as an OpenAI-compatible endpoint", **profile)
-    serve.add_argument("--port", type=int, default=8765)
     for name, summary in OWN_ARGUMENTS.items():
         commands.add_parser(name, help=summary, add_help=False)
     return result
@@ -86,15 +83,6 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             print(f"published to {workspace.shown(publish.publish(given.name))}")
         case "figures":
             print(publish.redraw(profiles.load(given.name)))
-        case "serve":
-            import uvicorn  # late: of the extra `data`
-
-            from promedical_utils.clinic import server
-
-            profile = profiles.profile_for(given.name)
-            played = server.app(server.Clinic(clinic.build(profile), profile))
-            print(f"the clinic (invented): http://127.0.0.1:{given.port}/v1", flush=True)
-            uvicorn.run(played, port=given.port, log_level="error")
         case "study":
             graph.run_study(given.name)
     return 0

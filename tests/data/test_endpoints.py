@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
+from helpers.clinic_server import FAULTS, Server
 from helpers.endpoints_clinic import played, profile, roles, tasks
-from helpers.served import FAULTS, Server
 from pydantic import BaseModel, ConfigDict
 
 from promedical_utils.core.workspace import KitError

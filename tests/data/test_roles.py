@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from helpers.clinic_server import Server
 from helpers.endpoints_clinic import played, profile, roles, tasks
-from helpers.served import Server
 
 from promedical_utils import clinic as world_of
 from promedical_utils.clinic import generators

@@ -1,8 +1,8 @@
 """Drafting: the rules one by one, the examples, the repair, and the queue."""
 
 import pytest
+from helpers.clinic_server import Server
 from helpers.endpoints_clinic import played, roles
-from helpers.served import Server
 
 from promedical_utils.core.records import Instruction, Message
 from promedical_utils.data import rubric_writer

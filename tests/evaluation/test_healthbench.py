@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from data.test_real_sets import write
-from helpers.served import Server
+from helpers.clinic_server import Server
 
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import project_root

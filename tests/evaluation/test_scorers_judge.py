@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.clinic_server import Server
 from helpers.endpoints_clinic import played, tasks
-from helpers.served import Server
 
 from promedical_utils import clinic
 from promedical_utils.core import profiles

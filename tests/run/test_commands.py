@@ -611,7 +611,6 @@ def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch,
     [
         (["audit", "--help"], 0, "a sentence a row"),
         (["trace", "main_results"], 2, "required: row, column"),
-        (["serve", "smoke", "--prt", "1"], 2, "serve does not take --prt 1"),
         (["doctor", "smoke", "--run", "x"], 2, "doctor does not take --run x"),
         (["bench"], 2, "invalid choice: 'bench'"),
         ([], 2, "required: COMMAND"),

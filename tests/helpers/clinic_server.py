@@ -1,24 +1,41 @@
-"""The clinic behind an OpenAI-compatible endpoint: every role over loopback.
+"""The clinic behind an OpenAI-compatible endpoint: every role over loopback, with faults if asked.
+
+    .venv/bin/python tests/helpers/clinic_server.py smoke --faults 0.3
 
 It reads requests just as ``roles`` writes them, whatever model they name, for the conversations of
-one world. What it answers is a pure function of the request, so that repeated runs agree.
+one world. What it answers is a pure function of the request, so that repeated runs agree; only
+faults depend on a request's number.
 """
 
+import argparse
+import asyncio
 import json
 import random
+import socket
+import threading
 from collections.abc import Iterable, Mapping
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 
+from promedical_utils import clinic as embedded
 from promedical_utils.clinic import generators, grammar, pool, writer
-from promedical_utils.clinic.people import Judge
+from promedical_utils.clinic.people import Judge, uniform
 from promedical_utils.clinic.pool import Planted
 from promedical_utils.clinic.world import World
+from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import roles
+from promedical_utils.rubric import scoring
 
+FAULTS = ("429", "500", "timeout", "dropped", "not_json", "empty", "truncated", "malformed")
+FAULTS += ("foreign",)
+FOREIGN = (
+    "Leider kann ich auf diese Frage nur in deutscher Sprache antworten, und eine strukturierte "
+    "Antwort ist mir hier nicht möglich."
+)
 SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
 
 
@@ -44,6 +61,8 @@ class Clinic:
                 reference += [(kinds[c], verdict) for c, verdict in verdicts.items()]
         self._reader = Judge.fit(profile.judge_agreement, reference, profile.seed)
         self._roles = {
+            "judge_pair": self._compare,
+            "rar_implicit": self._rate,
             "writer": self._write,
             "screener": self._screen,
             "classifier": self._classify,
@@ -118,6 +137,35 @@ class Clinic:
             rows.append({"criterion": c["id"], "reason": reason, "verdict": verdict})
         return {"verdicts": rows}
 
+    def _met(self, task: dict, answer: str, criteria: list[dict]) -> dict[str, bool]:
+        """Which criteria an answer meets, by the judge's own verdicts."""
+        rows = self._judge([task | {"answer": answer, "criteria": criteria}])["verdicts"]
+        return {row["criterion"]: row["verdict"] == "met" for row in rows}
+
+    def _compare(self, tasks: list[dict]) -> dict:
+        """Two answers by their verdicts; as a whole safety first, as it is asked."""
+        task, criteria = tasks[-1], tasks[-1]["criteria"]
+        a, b = (self._met(task, task[answer], criteria) for answer in ("answer_a", "answer_b"))
+        rows = []
+        for c in criteria:
+            better = _better(a[c["id"]], b[c["id"]])
+            rows.append({"criterion": c["id"], "reason": "by its verdicts", "better": better})
+        order = ("safety", "proficiency", "excellence")
+        counts = (
+            [sum(met[c["id"]] for c in criteria if c["dimension"] == name) for name in order]
+            for met in (a, b)
+        )
+        reason = "safety, then proficiency, then excellence"
+        return {"criteria": rows, "reason": reason, "overall": _better(*counts)}
+
+    def _rate(self, tasks: list[dict]) -> dict:
+        """The share of importance that is met, by RaR's weights, out of 10."""
+        task, criteria = tasks[-1], tasks[-1]["criteria"]
+        weights = [scoring.RAR[c["importance"]] for c in criteria]
+        plain = [{"id": str(n), "text": c["text"]} for n, c in enumerate(criteria)]
+        met = list(self._met(task, task["answer"], plain).values())
+        return {"reason": "by importance", "rating": round(10 * scoring.points_share(weights, met))}
+
 
 def _key(conversation: Iterable[Mapping]) -> str:
     return short_hash(*(part for m in conversation for part in (m["role"], m["content"])))
@@ -138,6 +186,11 @@ def _slipped(fields: list[dict], rng: random.Random) -> list[dict]:
         fields[rng.choice(safety)]["text"] = "Recommends what the leaflet warns of"
         return fields
     return [*fields, fields[rng.randrange(len(fields))] | {"weight": 0.0}]
+
+
+def _better(a, b) -> str:
+    """Of what is more where it is better: A, B or tie."""
+    return "tie" if a == b else "A" if a > b else "B"
 
 
 def app(clinic: Clinic) -> FastAPI:
@@ -168,3 +221,95 @@ def app(clinic: Clinic) -> FastAPI:
         return JSONResponse(answer)
 
     return served
+
+
+class Server:
+    """``clinic`` on a loopback port (0: any free one): a context manager, open while it answers.
+
+    ``kinds`` are those of FAULTS that occur; a time-out takes ``slow`` seconds. With ``key`` a
+    request must carry it.
+    """
+
+    def __init__(self, clinic, faults=0.0, slow=1.0, key="", kinds=FAULTS, port=0):
+        self.faults, self.slow, self.key, self.kinds, self.requests = faults, slow, key, kinds, 0
+        served = app(clinic)
+        served.middleware("http")(self._spoil)
+        settings = uvicorn.Config(served, log_level="critical", access_log=False, lifespan="off")
+        self._socket = socket.create_server(("127.0.0.1", port))
+        self._uvicorn = uvicorn.Server(settings)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+
+    def run(self) -> None:
+        self._uvicorn.run([self._socket])
+
+    def __enter__(self) -> "Server":
+        self._thread = threading.Thread(target=self.run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._uvicorn.should_exit = True
+        self._thread.join()
+
+    def _fault(self) -> str | None:
+        """How this request fails; drawn by its number, so that a retry may do better."""
+        if uniform("fault", self.requests) >= self.faults:
+            return None
+        return self.kinds[int(uniform("kind", self.requests) * len(self.kinds))]
+
+    async def _spoil(self, request: Request, call_next) -> Response:
+        self.requests += 1
+        fault = self._fault()
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return JSONResponse({"error": {"message": "wrong key"}}, 401)
+        if fault in ("429", "500"):
+            wait = {"retry-after-ms": "1"}
+            return JSONResponse({"error": {"message": "asked for"}}, int(fault), wait)
+        if fault in ("timeout", "dropped"):
+            await asyncio.sleep(self.slow if fault == "timeout" else 0)
+            for connection in list(self._uvicorn.server_state.connections):
+                if connection.client == tuple(request.client):
+                    connection.transport.close()  # what is returned is then sent nowhere
+            return Response()
+        if fault == "not_json":
+            return HTMLResponse("<html>gateway</html>")
+        answer = await call_next(request)
+        if fault is None or answer.status_code != 200:
+            return answer
+        content = json.loads(b"".join([part async for part in answer.body_iterator]))
+        [choice] = content["choices"]
+        choice["message"]["content"] = _spoiled(choice["message"]["content"], fault)
+        choice["finish_reason"] = "length" if fault == "truncated" else "stop"
+        return JSONResponse(content)
+
+
+def _spoiled(text: str, fault: str) -> str:
+    """An answer that came through, and is none."""
+    if fault == "malformed":  # a verdict or a criterion too many, or no JSON any more
+        content = json.loads(text) if text.startswith("{") else {}
+        rows = next((v for v in content.values() if isinstance(v, list) and v), None)
+        if rows is None:
+            return text.replace("}", "", 1)
+        rows.append(rows[0])
+        return json.dumps(content)
+    return {"empty": "", "truncated": text[: len(text) // 2], "foreign": FOREIGN}[fault]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("profile", help="whose world it is; SET= overrides apply")
+    parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--faults", type=float, default=0.0, help="share of requests that fail")
+    given = parser.parse_args()
+    profile = profiles.profile_for(given.profile)
+    played = Clinic(embedded.build(profile), profile)
+    server = Server(played, given.faults, port=given.port)
+    print(f"the clinic (invented) of profile {profile.name}: {server.url}", flush=True)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()
