@@ -13,12 +13,11 @@ from promedical_utils.run import doctor, graph, notebooks, publish
 OWN_ARGUMENTS = {  # commands that read their arguments themselves
     "trace": "from a cell of a table down to what it is made of",
     "audit": "can the numbers of a table be what they say",
-    "serve": "the invented clinic as an OpenAI-compatible endpoint",
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """A subcommand a command; ``trace``, ``audit`` and ``serve`` read their own arguments."""
+    """A subcommand a command; ``trace`` and ``audit`` read their own arguments."""
     result = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -69,11 +68,6 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             return trace.main(rest)
         case "audit":
             return arithmetic.main(rest)
-        case "serve":
-            # late: its web server is a package of the extra `data`
-            from promedical_utils.clinic import __main__ as clinic
-
-            return clinic.main(["serve", *rest])
         case "reproduce":
             graph.reproduce(given.name, given.run)
         case "notebook":

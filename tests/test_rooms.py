@@ -18,7 +18,7 @@ from promedical_utils.run.notebooks import NOTEBOOKS
 ROOT = project_root()
 PACKAGE = ROOT / "promedical_utils"
 # Slow to load, or no part of the kit's own dependencies (requirements/core.in)
-LATE = {"torch", "transformers", "trl", "peft", "accelerate", "sentence_transformers", "papermill"}
+LATE = {"torch", "transformers", "trl", "peft", "accelerate", "papermill"}
 LATE |= {"fastapi", "uvicorn"}
 FILES = {
     "yaml",

@@ -1,9 +1,8 @@
 """What the small base is taught: to repeat a leaflet, to look words up, to answer as people do.
 
 A small model learns to read only if it is drilled first: leaflets of few lines before whole ones,
-right answers before the careless habits of the mixed-quality ones. Looking up which part a word
-plays in an answer, and which number is more, is what a hub model brings from its pretraining. No
-drill shows a criterion, a verdict or which of two answers is better.
+right answers before careless ones. No drill shows a criterion, a verdict or which of two answers is
+better.
 """
 
 import random

@@ -19,7 +19,8 @@ UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_secon
 class Role(BaseModel):
     """One role that a language model plays: which endpoint, which model, and what it may cost.
 
-    ``requests`` counts every try, ``tokens`` prompt and completion, both over the life of a run.
+    ``requests`` counts what is asked, whatever its retries, ``tokens`` prompt and completion, both
+    over the life of a run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -32,7 +33,6 @@ class Role(BaseModel):
     concurrency: int = Field(8, ge=1)
     timeout: float = Field(120.0, gt=0, description="seconds for one request")
     retries: int = Field(6, ge=0, description="after 429, 5xx, time-out, lost connection")
-    backoff: float = Field(0.5, gt=0, description="seconds before the first retry, then doubling")
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(2048, ge=1)
     structured: Literal["json_schema", "prompt"] = Field(
@@ -99,7 +99,6 @@ class Profile(BaseModel):
     review_blind: int = Field(200, ge=1, description="drafts that measure a round's pass rate")
     review_controls: int = Field(50, ge=0, description="drafts of the first writer among those")
     reviewers: list[str] = Field([], description="of data: open; none: drafts go unreviewed")
-    embedder: str = Field("hashing", description="hashing, or a sentence-transformers id or folder")
     physician_agreement: float = Field(0.90, gt=0.5, le=1)
 
     # instructions of data: open, and what curation lets through
@@ -135,7 +134,6 @@ class Profile(BaseModel):
     rm_max_tokens: int = Field(ge=64)
     rm_shorten: bool = Field(False, description="cut what is too long (packing.fit), not leave out")
     rm_twin: bool = Field(True, description="train the clean-label full fine-tuned twin")
-    calibration_method: Literal["platt", "isotonic"] = "platt"
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
     # systems of others that the bench is scored with too, by hub id or folder; empty: not run

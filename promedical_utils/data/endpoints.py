@@ -8,7 +8,6 @@ request is sent and are written nowhere.
 import hashlib
 import json
 import os
-import random
 import re
 import sqlite3
 import threading
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.records import first_error
@@ -29,10 +27,8 @@ from promedical_utils.core.workspace import KitError, shown
 
 ASKS = 4  # how often a request is put when its answers cannot be read
 WARMER = 0.2  # temperature that each further one of these adds
-LONGEST_WAIT = 60.0  # seconds before a retry, whatever the server asks for
 NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
-AGAIN = (408, 409, 429)  # and everything from 500 on
-NO_COMPLETION = (json.JSONDecodeError, AttributeError, IndexError, TypeError)  # in the body
+NO_COMPLETION = (json.JSONDecodeError, AttributeError, IndexError, TypeError)  # from the body
 TABLES = Path(__file__).with_name("answers.sql").read_text(encoding="utf-8")
 SPEND = (
     "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
@@ -98,8 +94,8 @@ class Answers:
             db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             db.execute(SPEND, (role, 0, prompt + completion))
 
-    def tried(self, role: str) -> None:
-        """Count one try, answered or not."""
+    def asked(self, role: str) -> None:
+        """Count one request, answered or not."""
         with self._transaction() as db:
             db.execute(SPEND, (role, 1, 0))
 
@@ -110,7 +106,7 @@ class Answers:
             return rows.fetchone() or (0, 0)
 
     def ledger(self) -> dict[str, dict[str, int]]:
-        """What every role has asked and used: requests (all tries), answered, tokens."""
+        """What every role has asked and used: requests, answered, tokens."""
         with self._transaction() as db:
             rows = db.execute(
                 "SELECT role, requests, count(key), tokens FROM spent LEFT JOIN answers "
@@ -127,14 +123,7 @@ class Endpoint:
             where = f"set endpoint in the profile, or roles.{role}.endpoint"
             raise KitError(f"role {role} has no endpoint: {where}")
         self.role, self.settings, self.base_url, self.answers = role, settings, base_url, answers
-        self._reserved, self._guard, self._stop = 0, threading.Lock(), threading.Event()
-        self._retrying = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, _Unanswered) and error.again),
-            stop=stop_after_attempt(settings.retries + 1),
-            wait=self._wait,
-            sleep=self._stop.wait,
-            reraise=True,
-        )
+        self._reserved, self._guard = 0, threading.Lock()
 
     @cached_property
     def _client(self):
@@ -150,7 +139,7 @@ class Endpoint:
             base_url=self.base_url,
             api_key=key,
             timeout=self.settings.timeout,
-            max_retries=0,  # the retries are counted against the cap, so they are made here
+            max_retries=self.settings.retries,
         )
 
     def ask(
@@ -165,7 +154,6 @@ class Endpoint:
         the requests under way are answered and stored, and KitError for a key, address or model
         that no request could be answered with.
         """
-        self._stop.clear()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             futures = [
                 pool.submit(self._answer, n, request, read) for n, request in enumerate(requests)
@@ -173,7 +161,6 @@ class Endpoint:
             try:
                 return [future.result() for future in futures]
             except BaseException as error:  # a wrong key, a full disk, Ctrl-C: no more is sent
-                self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 if not isinstance(error, BudgetSpent):
                     raise
@@ -184,17 +171,13 @@ class Endpoint:
     def _answer(self, index: int, request: Request, read) -> Answer:
         reason = ""
         for attempt in range(ASKS):
-            if self._stop.is_set():
-                return Answer(None, "stopped")
             body = self._body(request, attempt)  # without the address, which may move, and the key
             named = json.dumps([body, attempt], sort_keys=True, ensure_ascii=False)
             key = hashlib.sha256(named.encode()).hexdigest()
             try:
-                stored = self.answers.get(key) or self._retrying(self._fetch, body, key)
+                stored = self.answers.get(key) or self._fetch(body, key)
             except _Unanswered as error:
-                tries = self.settings.retries + 1
-                reason = f"unanswered after {tries} tries: {error}" if error.again else str(error)
-                return Answer(None, reason)
+                return Answer(None, str(error))
             try:
                 content = content_of(*stored, request.schema)
                 return Answer(read(index, content) if read else content)
@@ -222,7 +205,11 @@ class Endpoint:
         return body | {"messages": [{**first, "content": f"{first['content']}\n\n{told}"}, *rest]}
 
     def _fetch(self, body: dict, key: str) -> tuple[str, str]:
-        """One try, whose answer is stored; KitError or ``_Unanswered`` without."""
+        """One request, whose answer is stored; a body without a completion is an empty one.
+
+        The client tries again by itself, after a growing wait or the one that the server asks for.
+        ``_Unanswered`` where that was in vain, KitError where no request could be answered.
+        """
         import openai  # slow to load, and a run without endpoints needs none
 
         request = json.dumps(body, ensure_ascii=False)
@@ -232,7 +219,9 @@ class Endpoint:
                 response = self._client.chat.completions.create(**body)
                 choice = response.choices[0]
                 text, finish = choice.message.content or "", choice.finish_reason or ""
-            except (openai.APIError, *NO_COMPLETION) as error:
+            except NO_COMPLETION:
+                response, text, finish = None, "", ""
+            except openai.APIError as error:
                 raise self._failure(error) from None
             used = getattr(response, "usage", None)
             prompt = getattr(used, "prompt_tokens", None) or size // 4
@@ -243,31 +232,20 @@ class Endpoint:
         return self.answers.get(key)  # the stored one, if two asked the same at once
 
     def _failure(self, error: Exception) -> Exception:
-        """What an error leads to: another try, an end to all, or an end to this request."""
-        text, status = str(error)[:200], getattr(error, "status_code", 0)
-        if status < 400:  # no connection, time-out, or a body that is no completion
-            return _Unanswered(f"{type(error).__name__}: {text}", again=True)
-        if status in AGAIN or status >= 500:
-            wait = error.response.headers.get("retry-after", "")
-            seconds = float(wait) if re.fullmatch(r"\d+(\.\d+)?", wait) else 0.0  # or a date
-            return _Unanswered(f"HTTP {status}", again=True, seconds=seconds)
+        """An error of the client as an end to all requests, or to this one."""
+        status = getattr(error, "status_code", None)  # None: no connection, or a time-out
         if status in NEVER:
             key = self.settings.key or "none is configured"
             return KitError(
                 f"role {self.role}: HTTP {status} from the endpoint for model "
                 f"{self.settings.model!r}; check endpoint, model and the key's variable ({key})"
             )
-        return _Unanswered(f"HTTP {status}: {text.replace(self._client.api_key, '***')}")
-
-    def _wait(self, state: RetryCallState) -> float:
-        """What the server asked for, or doubling seconds, drawn so that not all come at once."""
-        doubling = self.settings.backoff * 2 ** (state.attempt_number - 1)
-        seconds = max(state.outcome.exception().seconds, doubling * random.uniform(0.5, 1.5))
-        return min(LONGEST_WAIT, seconds)
+        what = f"HTTP {status}" if status else type(error).__name__
+        return _Unanswered(f"{what}: {str(error)[:200].replace(self._client.api_key, '***')}")
 
     @contextmanager
     def _taken(self, expected: int):
-        """One try out of the budget, with the tokens that it may use held back while it runs."""
+        """One request out of the budget, the tokens that it may use held back while it runs."""
         role, caps = self.role, self.settings
         with self._guard:
             requests, tokens = self.answers.spent(role)
@@ -280,7 +258,7 @@ class Endpoint:
                         f"role {role}: its cap of {cap} {name} would be passed ({used} used); "
                         f"raise roles.{role}.{name} and run again"
                     )
-            self.answers.tried(role)
+            self.answers.asked(role)
             self._reserved += expected
         try:
             yield
@@ -290,11 +268,7 @@ class Endpoint:
 
 
 class _Unanswered(Exception):
-    """A request without an answer; ``again``: another try may mend that, after ``seconds``."""
-
-    def __init__(self, reason: str, again: bool = False, seconds: float = 0.0):
-        super().__init__(reason)
-        self.again, self.seconds = again, seconds
+    """A request without an answer, and why."""
 
 
 def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseModel | str:

@@ -110,7 +110,7 @@ class Roles:
     """
 
     def __init__(self, profile: Profile, answers: Answers, categories: list, specialties: list):
-        self.answers, self.usual = answers, tuple(profile.languages)
+        self.answers, self.languages = answers, tuple(profile.languages)
         self.categories, self.specialties = categories, specialties
         self._endpoints = {
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
@@ -165,15 +165,16 @@ class Roles:
         return self._endpoints["classifier"].ask(requests, allowed)
 
     def answer(self, generator: str, asked: Sequence[Instruction]) -> list[Answer]:
-        """One generator's answers, as plain text in the language of the conversation."""
+        """One generator's answers, as plain text in one of the profile's languages."""
 
-        def same_language(index: int, text: str) -> str:
-            languages.same(" ".join(m.content for m in asked[index].messages), text, self.usual)
+        def understood(_, text: str) -> str:
+            if code := languages.foreign(text, self.languages):
+                raise ValueError(f"written in language {code!r}")
             return text
 
         system = _turn("system", generator_prompt(generator))
         requests = [Request((system, *conversation(i.messages))) for i in asked]
-        return self._endpoints[f"generator_{generator}"].ask(requests, same_language)
+        return self._endpoints[f"generator_{generator}"].ask(requests, understood)
 
     def judge(self, tasks: Sequence[Task]) -> list[list[Verdict]]:
         """Verdicts of each task, exactly one for every criterion: see ``judged``."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import read_yaml
-from promedical_utils.data.curation import embeddings, languages
+from promedical_utils.data.curation import embeddings
 from promedical_utils.data.roles import Draft, DraftedCriterion, Roles
 
 FEWEST, MOST = 5, 12
@@ -53,7 +53,7 @@ class Written:
     repaired: int
 
 
-def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
+def broken_rules(draft: Draft) -> list[str]:
     """Every rule that a draft breaks, in words that its writer can act on; empty if none."""
     broken, criteria = [], draft.criteria
     if not FEWEST <= len(criteria) <= MOST:
@@ -70,10 +70,6 @@ def broken_rules(draft: Draft, instruction: Instruction) -> list[str]:
         broken.append(
             f"the weights of the proficiency criteria sum to {total:.3f}; they must sum to 1"
         )
-    try:
-        languages.same(_text(instruction), " ".join(c.text for c in criteria))
-    except ValueError as error:
-        broken.append(str(error))
     return broken
 
 
@@ -112,7 +108,7 @@ def rubric(draft: Draft, instruction_id: str) -> Rubric:
 
 
 def examples(
-    asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]], embedder: str
+    asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]]
 ) -> list[list[tuple[Instruction, list[Criterion]]]]:
     """For each instruction the gold criteria of the pool's ``EXAMPLES`` most similar instructions.
 
@@ -120,8 +116,8 @@ def examples(
     """
     if not pool:
         return [[] for _ in asked]
-    vectors = embeddings.embed([_text(i) for i, _ in pool], embedder)
-    queries = embeddings.embed([_text(i) for i in asked], embedder)
+    vectors = embeddings.embed([_text(i) for i, _ in pool])
+    queries = embeddings.embed([_text(i) for i in asked])
     near = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, : EXAMPLES + 1]
     chosen = []
     for instruction, row in zip(asked, near, strict=True):
@@ -134,17 +130,16 @@ def write(
     roles: Roles,
     asked: Sequence[Instruction],
     pool: Sequence[tuple[Instruction, Rubric]],
-    embedder: str,
 ) -> Written:
     """Drafts of all ``asked``, each valid or queued: none is left out, none is used half-right."""
-    shown = examples(asked, pool, embedder)
+    shown = examples(asked, pool)
     rubrics: dict[str, Rubric] = {}
     queued: list[Queued] = []
     repairs: list[tuple[int, Draft, list[str]]] = []  # place, draft, the rules that it broke
     for n, answer in enumerate(roles.write(asked, shown)):
         if answer.value is None:
             queued.append(Queued(asked[n].id, (answer.reason,)))
-        elif broken := broken_rules(answer.value, asked[n]):
+        elif broken := broken_rules(answer.value):
             repairs.append((n, answer.value, broken))
         else:
             rubrics[asked[n].id] = rubric(answer.value, asked[n].id)
@@ -157,7 +152,7 @@ def write(
     for (n, draft, before), answer in zip(repairs, again, strict=True):
         if answer.value is None:
             queued.append(Queued(asked[n].id, (*before, f"repair: {answer.reason}"), draft))
-        elif broken := broken_rules(answer.value, asked[n]):
+        elif broken := broken_rules(answer.value):
             queued.append(Queued(asked[n].id, tuple(broken), answer.value))
         else:
             rubrics[asked[n].id] = rubric(answer.value, asked[n].id)

@@ -1,10 +1,8 @@
 """HealthBench: its score, how good a grader is beside physicians, and a policy on it.
 
-Arora et al., arXiv 2505.08775, and what openai/simple-evals computes (healthbench_eval.py,
-healthbench_meta_eval.py), restated. An example is one answer to one prompt; its score is points met
-over positive points and may be below 0; only a mean is clipped, to [0, 1]. What the kit decides
-differently is said where it is done. The examples carry a canary and are not to be published:
-nothing here prints or stores their text.
+Arora et al., arXiv 2505.08775, as openai/simple-evals computes it (docs/healthbench.md). An example
+is one answer to one prompt; only a mean is clipped, to [0, 1]. The examples carry a canary and are
+not to be published: nothing here prints or stores their text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,9 +78,7 @@ def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Graders of a run's bench, its judge and its reward models, beside its physicians.
 
     ``source``: a run's folder or a published reference. A row a slice ("all", then dimensions),
-    grader and ``against``, whose labels (``LABELS``); columns as ``beside``. In the clinic
-    physicians and judge are inputs: this shows that the measure finds what was put in, nothing of
-    real ones.
+    grader and ``against``, whose labels (``LABELS``); columns as ``beside``.
     """
     folder = Path(source) / "bench"
     made = benches.Bench.load(folder)
@@ -110,12 +106,10 @@ def beside(
     """Balanced F1 of a grader against people: mf1, low, high, and n, its pairs with a label.
 
     ``cells``: a row an item (one criterion of one answer), its conversation, and a verdict by each
-    of grader and people. As in HealthBench a verdict is paired with every physician's label of the
-    item, and the F1 of met and of not met are averaged. An unknown label is dropped, a grader's
-    unknown is wrong; a grader that always says one thing has 0 on the other class, where
-    simple-evals gives no value. ``baseline``: each of the people against the others, the mean
-    weighted by pairs; ``difference``: the grader against the very same labels less the baseline.
-    NaN for one person. Intervals: 95 %, over draws of conversations.
+    of grader and people. A verdict is paired with every known label of the item; a grader's unknown
+    is wrong. ``baseline``: each of the people against the others, the mean weighted by pairs;
+    ``difference``: the grader against the very same labels less the baseline; NaN for one person.
+    Intervals: 95 %, over draws of conversations.
     """
     _, rows = np.unique(cells.conversation, return_inverse=True)
     cells = cells.assign(conversation=rows)

@@ -15,11 +15,11 @@ from promedical_utils.core import plotting, statistics
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Rubric
 from promedical_utils.core.workspace import read_json
-from promedical_utils.data.annotation import adjudication
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.rubric import display
 from promedical_utils.rubric.display import Card
 
+LEVELS = ("not_met", "unknown", "met")  # in order, for weighted kappas: unknown lies between
 NO_TEXT = "not shown: of real data the notebooks show no text"
 NO_TRUTH = "no truth beside the judge: not testable in this profile"
 NO_BASE = "not shown: only the kit's own base of the clinic answers here"
@@ -99,7 +99,7 @@ def agreement(
         cells = bench.cells
         by_dimension = statistics.reliability(
             cells[["physician_1", "physician_2"]],
-            adjudication.LEVELS,
+            LEVELS,
             by=cells.dimension,
             conditions=cells.instruction_id.map(
                 bench.samples.set_index("instruction_id").condition

@@ -33,22 +33,22 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     records.save(verdicts, run / "data/verdicts.parquet")
     data = RunData.load(run)
     train = preferences.groups_of(data, "judge", "train")
-    names = ("candidates", "rubrics", "verdicts", "pairs")
-    files = {name: run / f"data/{name}.parquet" for name in names}
-    made = expansion.expand(**files, ids=[group.instruction.id for group in train])
-    write_frame(run / "data/expansion.csv", made.kinds)
+    pairs = [pair for group in train for pair in preferences.criterion_pairs(group)]
+    records.save(pairs, run / "data/pairs.parquet")
+    outcomes = expansion.outcomes(train)
+    write_frame(run / "data/expansion.csv", expansion.by_kind(outcomes))
     provenance.hash_data(run)
     if profile.data == "clinic":
         write_frame(run / "data/judge_errors.csv", judge_errors(data))
-    whole = made.dimensions.loc["all"]
+    whole = outcomes.sum(numeric_only=True)
     return {
         "candidates": len(candidates),
         "verdicts": len(verdicts),
-        "training_pairs": made.pairs,
+        "training_pairs": len(pairs),
         "response_pairs": sum(len(preferences.preferences(group)) for group in train),
         "ties": int(whole.both_met + whole.both_not_met),
         "lost_to_unknown": int(whole.lost_to_unknown),
-        "never_discriminate": len(made.silent),
+        "never_discriminate": int(whole.never_discriminate),
         **report,
     }
 

@@ -95,7 +95,7 @@ def calibrate(profile: Profile, data: RunData, recipe, folder: Path, scores):
     if recipe.conditional:
         rows = settled_rows(profile, data, recipe, scores)
         veto = bool(rows.dimension.eq("safety").any())
-        fitted = calibration.fit(rows, profile.veto_recall, veto, profile.calibration_method)
+        fitted = calibration.fit(rows, profile.veto_recall, veto)
         fitted.save(folder / "calibration.json")
     share = f"held-out pairs ordered rightly, of {accuracy['pairs']} by {best}"
     about = f"split train of profile {profile.name}, seed {profile.seed} ({profile.description})"

@@ -74,7 +74,7 @@ def of_clinic(profile: Profile, run: Path) -> Made:
 
     writer = partial(_by_clinic, profile, w)
     if roles:
-        writer = partial(rubric_writer.write, roles, embedder=profile.embedder)
+        writer = partial(rubric_writer.write, roles)
     drafting = Drafting(profile, {i.id: i for i in instructions}, writer)
     drafting.run([i for i in w.ids("train") if i in curated], physician)
     rubric_of, drafted = w.rubric_of | drafting.gold, []
@@ -108,7 +108,7 @@ def _with_kinds(rubric: Rubric) -> Rubric:
 def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], shown) -> Written:
     """Drafts of the clinic's writer, who errs as the profile says, less after alike examples."""
     drafts = []
-    nearest = rubric_writer.examples(asked, shown, profile.embedder)
+    nearest = rubric_writer.examples(asked, shown)
     for instruction, near in zip(asked, nearest, strict=True):
         alike = [i.category for i, _ in near]
         rate = people.error_rate(profile, instruction.category, alike)
@@ -163,24 +163,24 @@ def _curated_clinic(
 
 
 def of_open_sets(profile: Profile, run: Path) -> Made:
-    """Open sets curated and split, with rubrics of their own or of the writer's.
+    """Open sets curated and split, with rubrics of the writer's.
 
     With ``reviewers`` in the profile there are rounds of review (review.sqlite): the stage stops
     with a KitError until they have finished a round on the review page, and goes on where it was. A
     draft that stays against the rules waits there with its reasons, and its instruction is left out
     till then.
     """
-    rows, brought, left_out = open_rows(profile)
+    rows, left_out = open_rows(profile)
     roles = of_profile(profile, run)
     # open sets may hold questions of the real ones, as far as these are at hand
     bench = real_sets.held_out_questions() if os.environ.get(VARIABLE) else {}
     curated, curation = _curated(profile, run, rows, bench, *_asking(roles))
     split_of = _open_splits(profile, curated.instructions)
     asked = {i.id: i for i in curated.instructions if i.id in split_of}
-    writer = partial(rubric_writer.write, roles, embedder=profile.embedder)
+    writer = partial(rubric_writer.write, roles)
     drafting = Drafting(profile, asked, writer)
     with closing(Store(run / "review.sqlite")) as store:
-        rubric_of = brought | _drafted(run, drafting, brought, store)
+        rubric_of = _drafted(run, drafting, store)
     kept = [i for i in asked if i in rubric_of]
     rubrics = [rubric_of[i] for i in kept]
     status = Counter(rubric.status for rubric in rubrics)
@@ -200,16 +200,15 @@ def of_open_sets(profile: Profile, run: Path) -> Made:
     return [asked[i] for i in kept], [split_of[i] for i in kept], rubrics, report
 
 
-def _drafted(run: Path, drafting: "Drafting", brought: dict, store: Store) -> dict[str, Rubric]:
-    """Rubrics of what no source brought any for: drafted, or as physicians have mended them."""
+def _drafted(run: Path, drafting: "Drafting", store: Store) -> dict[str, Rubric]:
+    """Rubrics as drafted, or as physicians have mended them."""
     asked, reviewers = drafting.instruction_of, drafting.profile.reviewers
     mended = {r.instruction_id: r for r in store.gold() if r.instruction_id in asked}
-    to_write = [i for i in asked if i not in brought]
     if reviewers:  # who repeat themselves: what they finished is asked for again
         records.save(asked.values(), run / "data/to_review.parquet")  # for the review page
-        drafting.run(to_write, partial(store.reviewed, reviewers=reviewers))
+        drafting.run(list(asked), partial(store.reviewed, reviewers=reviewers))
     else:
-        drafting.run([i for i in to_write if i not in mended], examples=list(mended.values()))
+        drafting.run([i for i in asked if i not in mended], examples=list(mended.values()))
     drafts = {}
     for draft in drafting.left:
         i = draft.instruction_id
@@ -220,16 +219,14 @@ def _drafted(run: Path, drafting: "Drafting", brought: dict, store: Store) -> di
     return drafts | drafting.gold | mended
 
 
-def open_rows(profile: Profile) -> tuple[list[RawInstruction], dict[str, Rubric], dict]:
-    """Raw rows of the profile's open sources, the rubrics that they bring, what was left out."""
-    rows, brought, left_out = [], {}, {}
+def open_rows(profile: Profile) -> tuple[list[RawInstruction], dict]:
+    """Raw rows of the profile's open sources, and what was left out of each."""
+    rows, left_out = [], {}
     for source in profile.sources:
         reading = open_sets.read(source, profile.source_limit or None)
         rows += reading.instructions
-        brought |= {r.instruction_id: r for r in reading.rubrics}
-        anew = {"rubrics to be written anew": reading.unfit.total()}
-        left_out[Path(source).name] = dict(reading.skipped) | anew
-    return rows, brought, left_out
+        left_out[Path(source).name] = dict(reading.skipped)
+    return rows, left_out
 
 
 def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitRow]:

@@ -1,12 +1,8 @@
 """One base, two adapters: policy, reward model and reference on the same, once loaded weights.
 
 A reward model that was trained as an adapter is its base, a LoRA and a score head; a policy is the
-same base and another LoRA; its reference is the base alone. So all three fit where one base does:
-
-    model = hub.load(hub.CAUSAL, base, dtype, nf4=True, exact=True)
-    trainer = GRPOTrainer(model, peft_config=LoraConfig(...), ...)
-    hub.in_full(trainer.model)
-    rm = shared_base.attach(trainer.model, "runs/gpu/reward/criterion")  # scores as any other
+same base and another LoRA; its reference is the base alone. So all three fit where one base does
+(``training.reward_model_of``).
 
 The reward adapter hangs on the policy's layers for a forward pass alone. In between, the policy is
 an ordinary PEFT model of one adapter, to optimiser, checkpoints and whoever else looks at it.

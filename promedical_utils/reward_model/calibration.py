@@ -1,9 +1,8 @@
 """From a reward to a verdict: calibration per dimension, and the veto threshold.
 
 A Bradley-Terry score has no zero of its own. On a calibration split that nothing was trained on,
-P(met) is fitted for each dimension: sigmoid(score / temperature + bias) (Platt 1999), or a step
-function that only rises (isotonic, Zadrozny and Elkan 2002). The safety threshold is set to find
-a wanted share of the violations.
+P(met) is fitted for each dimension: sigmoid(score / temperature + bias) (Platt 1999). The safety
+threshold is set to find a wanted share of the violations.
 """
 
 import sys
@@ -19,17 +18,15 @@ from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.statistics import wilson
 from promedical_utils.core.workspace import KitError, read_json, write_json
 
-METHODS = ("platt", "isotonic")
-
 
 @dataclass(frozen=True)
 class Calibration:
     """What was fitted, by dimension; ``threshold``: safety scores above it are met.
 
-    ``scale``: {temperature, bias}; ``curves``: {scores, probabilities}, which stand over it where
-    they are given (isotonic). ``quality``: n, positives, precision, recall, f1 on the calibration
-    split; the positive is a *met* criterion, on safety a *violation*. ``ece``: expected calibration
-    error {before, after}, of the raw sigmoid(score) and of P(met) fitted on other instructions.
+    ``scale``: {temperature, bias}. ``quality``: n, positives, precision, recall, f1 on the
+    calibration split; the positive is a *met* criterion, on safety a *violation*. ``ece``: expected
+    calibration error {before, after}, of the raw sigmoid(score) and of P(met) fitted on other
+    instructions.
     """
 
     scale: Mapping[str, Mapping[str, float]]
@@ -37,7 +34,6 @@ class Calibration:
     recall: float
     quality: Mapping[str, Mapping[str, float]]
     notes: tuple[str, ...] = ()
-    curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     ece: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def probability(self, score, dimension):
@@ -50,12 +46,7 @@ class Calibration:
             np.vectorize(lambda name, key=key: self.scale[name][key], otypes=[float])(names)
             for key in ("temperature", "bias")
         )
-        scores = np.asarray(score, dtype=float)
-        likely = expit(scores / temperature + bias)
-        for name, curve in self.curves.items():  # np.interp keeps NaN, and the ends beyond them
-            rising = np.interp(scores, curve["scores"], curve["probabilities"])
-            likely = np.where(names == name, rising, likely)
-        return likely[()]
+        return expit(np.asarray(score, dtype=float) / temperature + bias)[()]
 
     def met(self, score, dimension):
         """Whether a criterion counts as met: safety by the veto threshold, else P(met) >= 0.5; with
@@ -71,19 +62,17 @@ class Calibration:
     @classmethod
     def load(cls, path: Path) -> "Calibration":
         values = read_json(path, "03_reward_model")
+        values.pop("curves", None)  # of an earlier version, always empty
         return cls(**{**values, "notes": tuple(values["notes"])})
 
 
-def fit(
-    frame: pd.DataFrame, recall: float, veto: bool = True, method: str = "platt"
-) -> Calibration:
+def fit(frame: pd.DataFrame, recall: float, veto: bool = True) -> Calibration:
     """Fit on held-out rows: columns score, label (1 met, 0 not), dimension, and instruction_id.
 
-    ``method``: isotonic follows any rising shape, wants hundreds of rows a dimension, and ties
-    scores that fall on one step. The threshold is the lowest at which at least ``recall`` of the
-    violations are found; ``veto=False``, for data without safety verdicts, sets one that no score
-    passes: the veto fails closed. A dimension that cannot be fitted keeps the raw score, and a note
-    says so. KitError on a NaN score, another label, or a safety split of one class.
+    The threshold is the lowest at which at least ``recall`` of the violations are found;
+    ``veto=False``, for data without safety verdicts, sets one that no score passes: the veto fails
+    closed. A dimension that cannot be fitted keeps the raw score, and a note says so. KitError on a
+    NaN score, another label, or a safety split of one class.
     """
     other = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
     lost = int(frame["score"].isna().sum())
@@ -92,9 +81,7 @@ def fit(
             f"calibration: labels {other}, {lost} NaN scores; a label is 0 or 1, a score a "
             "number: check the judge's verdicts and the reward model's report"
         )
-    if method not in METHODS:
-        raise KitError(f"calibration method {method!r}: choose one of {', '.join(METHODS)}")
-    scale, curves, notes = _shape(frame, method)
+    scale, notes = _scales(frame)
     safety = frame[frame["dimension"] == "safety"]
     if not veto:
         notes.append(
@@ -109,7 +96,7 @@ def fit(
     else:  # the hair less is for rounding: 0.55 of 100 is 55, not 56
         violations = safety.loc[safety["label"] == 0, "score"].to_numpy(float)
         threshold = float(np.quantile(violations, recall - 1e-12, method="inverted_cdf"))
-    fitted = Calibration(scale, threshold, recall, {}, tuple(notes), curves, _ece(frame, method))
+    fitted = Calibration(scale, threshold, recall, {}, tuple(notes), _ece(frame))
     quality = {name: quality_of(fitted, rows) for name, rows in frame.groupby("dimension")}
     return replace(fitted, quality=quality)
 
@@ -152,7 +139,7 @@ def _bins(labels, probabilities, bins: int):
     return labels, probabilities, np.array_split(order, min(bins, len(order)))
 
 
-def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
+def _ece(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """{dimension: {before, after}}; after is by five folds of instructions, none fits itself."""
     from sklearn.model_selection import GroupKFold
 
@@ -163,8 +150,8 @@ def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
         return {}
     frame["before"], frame["after"] = expit(frame["score"].astype(float)), np.nan
     for fitted_on, left in GroupKFold(folds).split(frame, groups=instructions):
-        scale, curves, _ = _shape(frame.iloc[fitted_on], method)
-        part, rest = Calibration(scale, 0.0, 0.5, {}, curves=curves), frame.iloc[left]
+        scale, _ = _scales(frame.iloc[fitted_on])
+        part, rest = Calibration(scale, 0.0, 0.5, {}), frame.iloc[left]
         frame.loc[left, "after"] = part.probability(rest["score"], rest["dimension"])
     return {
         name: {when: expected_error(rows["label"], rows[when]) for when in ("before", "after")}
@@ -172,13 +159,12 @@ def _ece(frame: pd.DataFrame, method: str) -> dict[str, dict[str, float]]:
     }
 
 
-def _shape(frame: pd.DataFrame, method: str):
-    """(scale, curves, notes) of every dimension; what cannot be fitted keeps the raw score."""
-    from sklearn.isotonic import IsotonicRegression
+def _scales(frame: pd.DataFrame) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """(scale, notes) of every dimension; what cannot be fitted keeps the raw score."""
     from sklearn.linear_model import LogisticRegression
 
     scale = {dimension: {"temperature": 1.0, "bias": 0.0} for dimension in DIMENSIONS}
-    curves, notes = {}, []
+    notes = []
     for dimension in DIMENSIONS:
         rows = frame[frame["dimension"] == dimension]
         scores, labels = rows["score"].to_numpy(float), rows["label"].to_numpy(int)
@@ -193,11 +179,4 @@ def _shape(frame: pd.DataFrame, method: str):
             notes.append(f"{dimension}: scores do not rise with the label; the raw score is used")
             continue
         scale[dimension] = {"temperature": 1 / slope, "bias": bias}
-        if method == "isotonic":
-            # a step of a few rows says 0 or 1 for certain; the ends are held off by a row's worth
-            edge = 1 / (len(labels) + 2)
-            steps = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
-            steps.fit(scores, labels)
-            ends = {"scores": steps.X_thresholds_, "probabilities": steps.y_thresholds_}
-            curves[dimension] = {name: values.tolist() for name, values in ends.items()}
-    return scale, curves, notes
+    return scale, notes

@@ -1,102 +1,51 @@
-"""Pair expansion at scale: criterion pairs as a join over one judge's verdicts, from file to file.
+"""What becomes of every two judged answers of an instruction, criterion by criterion: the counts
+beside the pairs of ``preferences.criterion_pairs``."""
 
-The rule is that of ``preferences.criterion_pairs``; here DuckDB makes the join (``expansion.sql``)
-over Parquet files of any size. No text is read, and pairs carry ids only.
-"""
-
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from math import comb
 
-import duckdb
 import pandas as pd
 
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import KitError, need, read_yaml, replacing, shown
-
-COLUMNS = {
-    "rubrics": ("instruction_id", "criteria"),
-    "candidates": ("id", "instruction_id"),
-    "verdicts": ("candidate_id", "criterion_id", "judge", "verdict"),
-}
-HERE = Path(__file__)
-TABLES = HERE.with_name("expansion.sql").read_text(encoding="utf-8")
-CHECKS = read_yaml(HERE.with_name("expansion_checks.yaml"))
+from promedical_utils.rubric.preferences import Group, met
 
 
-@dataclass(frozen=True)
-class Expansion:
-    """What came out beside the pairs, which are in their file.
+def outcomes(groups: Iterable[Group]) -> pd.DataFrame:
+    """A row a criterion: what it is, how many ``verdicts``, and how many are ``unknown``.
 
-    ``dimensions`` and ``kinds``: a row a dimension (and kind), of every two judged answers of an
-    instruction and each criterion: ``comparisons`` = ``pairs`` + ``both_met`` + ``both_not_met`` +
+    Of every two judged answers: ``comparisons`` = ``pairs`` + ``both_met`` + ``both_not_met`` +
     ``lost_to_unknown``. On safety unknown counts as not met, so nothing is lost to it there.
-    ``silent``: the criteria with two judged answers or more that tell no two of them apart.
+    ``never_discriminate``: 1 where two answers or more were judged and no two are told apart.
     """
-
-    dimensions: pd.DataFrame
-    kinds: pd.DataFrame
-    silent: pd.DataFrame
-    judged: int
-    unjudged: int
-
-    @property
-    def pairs(self) -> int:
-        return int(self.dimensions.pairs["all"])
-
-
-def expand(
-    candidates: Path,
-    rubrics: Path,
-    verdicts: Path,
-    pairs: Path,
-    judge: str = "judge",
-    ids: Iterable[str] | None = None,
-) -> Expansion:
-    """Write to ``pairs`` the criterion pairs of ``judge``'s verdicts; files as ``records.save``'s.
-
-    Met beats not_met; unknown on safety counts as not_met and elsewhere makes no pair. An answer
-    without any verdict is left out and counted. ``ids``: expand these instructions only. Pairs are
-    in the order of the rubrics, their criteria, and the candidates, whatever that of the verdicts.
-
-    Raises KitError on a repeated id or verdict, a record that points nowhere, a verdict that is
-    none of met, not_met, unknown, an answer judged on part of its rubric, and where no pair is.
-    """
-    with duckdb.connect() as db:
-        _open(db, "rubrics", Path(rubrics), "01_rubrics")
-        _open(db, "candidates", Path(candidates), "02_preference_pairs")
-        _open(db, "verdicts", Path(verdicts), "02_preference_pairs")
-        db.execute("SET VARIABLE judge = ?", [judge])
-        db.execute("SET VARIABLE partly = ?", [ids is not None])
-        db.execute("SET VARIABLE dimensions = ?", [list(DIMENSIONS)])
-        asked = "SELECT instruction_id FROM rubrics" if ids is None else "SELECT unnest(?)"
-        db.execute(
-            f"CREATE TABLE asked AS SELECT DISTINCT * FROM ({asked}) AS a(instruction_id)",
-            [] if ids is None else [list(ids)],
-        )
-        db.execute(TABLES)
-        for check in CHECKS:
-            wrong = db.execute(check["rows"]).fetchone()
-            if wrong:
-                files = {"verdicts": shown(verdicts), "pairs": shown(pairs)}
-                raise KitError(check["message"].format(*wrong, judge=judge, **files))
-        with replacing(Path(pairs)) as temporary:
-            db.table("pair").write_parquet(str(temporary))
-        kinds, silent = db.table("kinds").df(), db.table("silent").df()
-        [(judged, made)] = db.table("answers").fetchall()
-    dimensions = kinds.drop(columns="kind").groupby("dimension").sum()
-    dimensions = dimensions.reindex(DIMENSIONS, fill_value=0)
-    dimensions.loc["all"] = dimensions.sum()
-    return Expansion(dimensions, kinds, silent, judged, made - judged)
+    rows = []
+    for group in groups:
+        for c in group.criteria:
+            verdicts = [group.verdicts[answer.id, c.id] for answer in group.judged]
+            labels = Counter(met(group, answer.id, c) for answer in group.judged)
+            row: dict = {
+                "instruction_id": group.instruction.id,
+                "criterion_id": c.id,
+                "dimension": c.dimension,
+                "kind": c.kind,
+                "criteria": 1,
+                "verdicts": len(verdicts),
+                "unknown": verdicts.count("unknown"),
+                "comparisons": comb(len(verdicts), 2),
+                "pairs": labels[True] * labels[False],
+                "both_met": comb(labels[True], 2),
+                "both_not_met": comb(labels[False], 2),
+            }
+            told = row["pairs"] + row["both_met"] + row["both_not_met"]
+            row["lost_to_unknown"] = row["comparisons"] - told
+            row["never_discriminate"] = int(row["comparisons"] > 0 and not row["pairs"])
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _open(db: duckdb.DuckDBPyConnection, name: str, path: Path, notebook: str) -> None:
-    """A Parquet file as a view of this name; KitError if it cannot be read or lacks a column."""
-    try:
-        table = db.read_parquet(str(need(path, notebook)), file_row_number=True)
-    except duckdb.Error:
-        raise KitError(f"{shown(path)} is not readable Parquet; delete it, run again") from None
-    missing = sorted(set(COLUMNS[name]) - set(table.columns))
-    if missing:
-        raise KitError(f"{shown(path)}: no column {missing[0]}; run notebook {notebook} again")
-    table.create_view(name)
+def by_kind(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """``outcomes`` summed: a row a dimension and kind, kinds as the rubrics first name them."""
+    place = outcomes.dimension.map(DIMENSIONS.index)
+    ordered = outcomes.iloc[place.argsort(kind="stable")]
+    kinds = ordered.groupby(["dimension", "kind"], sort=False)
+    return kinds.sum(numeric_only=True).reset_index()

@@ -6,9 +6,8 @@ pair_rm   PairRM's way (``scorers.published``): a causal LM is shown two answers
 verifier  the medical verifier's way (``scorers.published``): two labels for a response against a
           reference, here a criterion's text; it learns from the judge's verdicts.
 
-Held equal with the reward models of ``variants``: base, instructions and answers, instructions an
-optimiser step, steps, optimiser, learning rate, QLoRA and its rank. A trained folder is what
-``PairRM.load`` and ``Verifier.load`` take.
+Data, steps, optimiser and adapter are those of the reward models of ``variants``. A trained folder
+is what ``PairRM.load`` and ``Verifier.load`` take.
 
 The small tokenizer spells the fixed words of a prompt letter by letter, twice as many tokens
 as the answer and the criterion. So each fixed part is one new token (kit's decision), which starts

@@ -15,7 +15,7 @@ from helpers import synthetic_pool
 from promedical_utils.clinic import pool
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import deduplication, embeddings
-from promedical_utils.data.curation.lexical_guard import DIFFERENT, NEAR, SEMANTIC, compare, read
+from promedical_utils.data.curation.lexical_guard import read, same
 
 LEAFLET = "First choice Bripimune. Must avoid Cilvador. Daily limit 45 units."
 
@@ -50,7 +50,7 @@ def found(synthetic):
     ],
 )
 def test_the_same_in_other_words_or_letters_is_a_duplicate(b):
-    assert compare(read(LEAFLET), read(b), {}) == compare(read(b), read(LEAFLET), {}) == NEAR
+    assert same(read(LEAFLET), read(b), {}) and same(read(b), read(LEAFLET), {})
 
 
 @pytest.mark.parametrize(
@@ -77,26 +77,13 @@ def test_the_same_in_other_words_or_letters_is_a_duplicate(b):
     ],
 )
 def test_a_near_miss_is_no_duplicate(a, b):
-    assert compare(read(a), read(b), {}) == compare(read(b), read(a), {}) == DIFFERENT
-    # nor for a model that finds the two alike, once names are known
-    names = frozenset({"bripimune", "morlodor", "cilvador"})
-    if "pregnant" not in b:
-        assert compare(read(a), read(b), {}, names) == DIFFERENT
+    assert not same(read(a), read(b), {}) and not same(read(b), read(a), {})
 
 
 def test_a_typing_error_is_rare_beside_the_word_that_is_meant():
     a, b = read("Is dysphagia dangerous?"), read("Is dysphasia dangerous?")
-    assert compare(a, b, {"dysphagia": 900, "dysphasia": 3}) == NEAR
-    assert compare(a, b, {"dysphagia": 900, "dysphasia": 40}) == DIFFERENT
-
-
-def test_a_model_may_swap_words_but_no_facts():
-    names = frozenset({"morlodor"})
-    a = read("My physician gave me Morlodor, 5 mg.")
-    assert compare(a, read("My doctor prescribed Morlodor, 5 mg."), {}, names) == SEMANTIC
-    assert compare(a, read("My doctor prescribed Morlodor, 5 g."), {}, names) == DIFFERENT
-    left, right = read("Pain in the left arm."), read("An ache in the right arm.")
-    assert compare(left, right, {}, names) == DIFFERENT
+    assert same(a, b, {"dysphagia": 900, "dysphasia": 3})
+    assert not same(a, b, {"dysphagia": 900, "dysphasia": 40})
 
 
 # ---------------------------------------------------------------- a pool with known truth
@@ -139,7 +126,7 @@ def test_the_index_loses_none_of_the_pairs_that_comparing_all_finds(synthetic):
     contents = {i: read(text) for i, text in texts.items()}
     rows = Counter(w for c in contents.values() for w in {w for sentence in c for w in sentence})
     alike = {
-        (a, b) for a, b in combinations(sorted(texts), 2) if compare(contents[a], contents[b], rows)
+        (a, b) for a, b in combinations(sorted(texts), 2) if same(contents[a], contents[b], rows)
     }
     gone = deduplication.deduplicate(list(texts), list(texts.values()))
     kept = {i: i for i in texts} | dict(zip(gone.id, gone.kept_id))
@@ -151,7 +138,7 @@ def test_matches_are_the_duplicates_among_others(synthetic):
     texts, clusters, _ = synthetic
     ids = list(texts)
     some, rest = ids[:800:2], ids[1:800:2]
-    found = deduplication.matches([texts[i] for i in rest], [texts[i] for i in some], "hashing")
+    found = deduplication.matches([texts[i] for i in rest], [texts[i] for i in some])
     assert all(clusters[rest[row]] == clusters[some[other]] for row, (other, _) in found.items())
     held = {clusters[i] for i in some}
     wanted = [n for n, i in enumerate(rest) if clusters[i] in held]
@@ -173,61 +160,6 @@ def test_hashed_vectors_do_not_depend_on_their_company(synthetic):
         0,
         embeddings.DIMENSIONS,
     )
-
-
-def test_a_model_that_is_not_there_is_one_clear_error(tmp_path):
-    with pytest.raises(KitError, match="embedder .* cannot be loaded") as error:
-        embeddings.embed(["text"], str(tmp_path / "nothing"))
-    assert "\n" not in str(error.value)
-
-
-@pytest.fixture(scope="module")
-def synonyms(tmp_path_factory):
-    """A sentence-transformers model for which physician is doctor, and ache is pain."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-
-    words = "<unk> my the in says needs what not now train goes home elbow morlodor cilvador"
-    pairs = "doctor physician pain ache"
-    ids = {word: n for n, word in enumerate(f"{words} {pairs}".split())}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    weights = np.random.default_rng(0).normal(size=(len(ids), 64)).astype(np.float32)
-    weights[ids["physician"]], weights[ids["ache"]] = weights[ids["doctor"]], weights[ids["pain"]]
-    weights[ids["cilvador"]], weights[ids["not"]] = (
-        weights[ids["morlodor"]],
-        0,
-    )  # a model that sees no difference
-    folder = tmp_path_factory.mktemp("model")
-    SentenceTransformer(
-        modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu"
-    ).save(str(folder))
-    return str(folder)
-
-
-def test_a_model_finds_what_spelling_does_not_and_the_guard_holds(synonyms):
-    texts = {
-        "a": "My doctor says the pain in my elbow needs Morlodor",
-        "b": "My physician says the ache in my elbow needs Morlodor",
-        "c": "My physician says the ache in my elbow needs Cilvador",
-        "d": "My physician says the ache in my elbow needs not Morlodor",
-        "e": "What train goes home",
-    }
-    given = list(texts), list(texts.values())
-    assert deduplication.deduplicate(*given).empty
-    gone = deduplication.deduplicate(*given, synonyms)
-    assert gone[["id", "kept_id", "rule"]].values.tolist() == [["b", "a", "semantic"]]
-
-
-def test_the_threshold_is_the_least_cosine_of_a_models_vectors(synonyms, monkeypatch):
-    texts = ["My doctor says the pain in my elbow needs Morlodor"]
-    texts.append(f"{texts[0]} home")
-    a, b = embeddings.embed(texts, synonyms)
-    for threshold, found in ((a @ b - 0.01, ["b"]), (a @ b + 0.01, [])):
-        monkeypatch.setattr(deduplication, "THRESHOLD", threshold)
-        assert deduplication.deduplicate(["a", "b"], texts, synonyms).id.tolist() == found
 
 
 @pytest.mark.parametrize(
@@ -267,5 +199,5 @@ def test_real_questions_are_all_kept_and_their_rewordings_found():
 def test_a_leak_of_a_few_misspelled_words_is_found_whatever_a_sketch_makes_of_it():
     bench = ["metformin insulin warfarin migraine", "swelling metformin headache"]
     pool = ["muetformin insulni warafrin migraine", "swlling metfuormin heaadche"]
-    found = deduplication.matches(pool, bench, "hashing")
+    found = deduplication.matches(pool, bench)
     assert {row: other for row, (other, _) in found.items()} == {0: 0, 1: 1}

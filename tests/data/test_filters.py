@@ -180,10 +180,7 @@ def test_invented_names_and_short_english_are_not_foreign(text):
 
 def test_the_clinics_messages_are_surely_english(world):
     texts = [pool.text_of(i.messages) for i in world.instructions[:60]]
-    assert all(
-        languages.ranked(t)[0][0] == "en" and languages.ranked(t)[0][1] >= languages.SURE
-        for t in texts
-    )
+    assert all(languages.ranked(t)[0][0] == "en" and languages.ranked(t)[0][1] > 0.9 for t in texts)
 
 
 def test_sentences_in_other_languages_are_foreign():
@@ -193,9 +190,6 @@ def test_sentences_in_other_languages_are_foreign():
         for sentence in sentences:
             assert languages.foreign(sentence, ("en",)), sentence
             assert languages.foreign(sentence, ("en", code)) == ""
-    with pytest.raises(ValueError, match="written in language 'de'"):
-        languages.same(ASKED, read("pool")["foreign"]["de"][0])
-    languages.same(ASKED, "Take it with water, and see me again in seven days.")
     assert languages.ranked("45 % !") == [(languages.UNKNOWN, 0.0)]
 
 
@@ -277,7 +271,7 @@ ITEM = (
 )
 def test_a_leak_is_found_and_named_with_its_rule(text, rule):
     bench = {"other": "Where do I keep the drops of the thumb in a warm summer?", "item": ITEM}
-    found = curation.leaks([row("r", text), row("clean")], bench, "hashing")
+    found = curation.leaks([row("r", text), row("clean")], bench)
     assert set(found) == ({"r"} if rule else set())
     if rule:
         assert found["r"].startswith(rule) and found["r"].endswith("with bench item item")
@@ -285,18 +279,16 @@ def test_a_leak_is_found_and_named_with_its_rule(text, rule):
 
 def test_a_short_bench_item_with_a_typing_error_is_found_by_its_embedding():
     found = curation.leaks(
-        [row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}, "hashing"
+        [row("r", "Is Lexapro adictive, please?")], {"q": "Is Lexapro addictive?"}
     )
     assert found["r"].startswith("embedding")
-    assert not curation.leaks(
-        [row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"}, "hashing"
-    )
+    assert not curation.leaks([row("r", "Is Zoloft addictive?")], {"q": "Is Lexapro addictive?"})
 
 
 def test_other_patients_of_the_same_clinic_are_no_leak(world):
     known = {i.id: pool.text_of(i.messages) for i in world.instructions}
     rows = [row(i, known[i]) for i in world.ids("train")]
-    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}, "hashing") == {}
+    assert curation.leaks(rows, {i: known[i] for i in world.ids("bench")}) == {}
 
 
 # ---------------------------------------------------------------- bad input

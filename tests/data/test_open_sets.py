@@ -13,7 +13,6 @@ from promedical_utils.core import records
 from promedical_utils.core.records import RawInstruction
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data.sources import open_sets, schemas
-from promedical_utils.data.sources.schemas import NEGATION
 
 # As at the top of the set's own README: its features, its splits and their files
 README = """---
@@ -87,7 +86,7 @@ def put(data: Path, key: str, rows: list[dict], part: str = "train-00000-of-0000
     return path
 
 
-def test_a_rubric_by_hand(data):
+def test_questions_of_the_train_split_are_read_and_rubrics_are_left_there(data):
     put(data, "rar_medicine", [rar(ASKED)])
     put(data, "rar_medicine", [rar("What is in the test split?")], "test-00000-of-00001")
     (data / "rar_medicine" / "README.md").write_text(README)
@@ -96,60 +95,7 @@ def test_a_rubric_by_hand(data):
     assert reading.instructions == [
         RawInstruction(id=name, text=ASKED, source="rar_medicine", licence="none stated")
     ]
-    (rubric,) = reading.rubrics
-    assert (rubric.instruction_id, rubric.status, rubric.round) == (name, "draft", 0)
-    assert [(c.dimension, c.text) for c in rubric.criteria] == [
-        ("proficiency", "Names Morlodor as the drug against Norvex fever."),
-        ("proficiency", "States that 45 units a day are the limit."),
-        ("proficiency", "Says after how many days a physician should look again."),
-        ("excellence", "Explains the words that a layperson may not know."),
-        ("safety", NEGATION + "Recommends Glumifen to a patient whose leaflet rules it out."),
-        ("safety", "Avoids suggesting a second dose on the same day."),
-    ]
-    weights = [c.weight for c in rubric.criteria]
-    assert weights == pytest.approx([1 / 2.4, 0.7 / 2.4, 0.7 / 2.4, 0, 0, 0])
-    assert not reading.unfit and not reading.skipped
-
-
-@pytest.mark.parametrize(
-    ("weight", "text", "reason"),
-    [
-        (-1, "Pitfall Criteria: Does not mention the danger sign of Norvex fever.", "met is safe"),
-        (
-            -1,
-            "Pitfall Criteria: Does not suggest waiting when the danger sign is there.",
-            "met is safe",
-        ),
-        (-1, "Pitfall Criteria: Fails to state the limit of 45 units.", "met is safe"),
-        (-1, "Pitfall Criteria: Recommends against Morlodor in Norvex fever.", "met is safe"),
-        (-1, "Pitfall Criteria: Suggests that the patient should not wait.", "met is safe"),
-        (-1, "Pitfall Criteria: Avoids unnecessary detail about Norvex fever.", "met is safe"),
-        (-1, "Pitfall Criteria: Uses words that are too learned for a patient.", "met is safe"),
-        (2, "Pitfall Criteria: Recommends Glumifen without a word on its limit.", "contradicts"),
-        (-2, "Essential Criteria: Names the danger sign of Norvex fever.", "contradicts"),
-        (5, "Esssential Criteria: Names the danger sign of Norvex fever.", "no category"),
-        (None, "Essential Criteria: Names the danger sign of Norvex fever.", "no weight"),
-        (
-            5,
-            "Essential Criteria: Agrees with the reference answer on the drug.",
-            "points to something else",
-        ),
-        (5, ROWS[0][1], "say the same"),
-    ],
-)
-def test_what_is_not_clear_is_counted_with_the_reason(data, weight, text, reason):
-    put(data, "rar_medicine", [rar(ASKED, [*ROWS, (weight, text)])])
-    reading = open_sets.read("rar_medicine")
-    assert len(reading.instructions) == 1 and not reading.rubrics
-    ((found, count),) = reading.unfit.items()
-    assert reason in found and count == 1
-
-
-def test_a_rubric_without_its_main_part_is_counted(data):
-    put(data, "rar_medicine", [rar(ASKED, ROWS[3:]), rar("And without a rubric?", [])])
-    reading = open_sets.read("rar_medicine")
-    assert len(reading.instructions) == 2 and not reading.rubrics
-    assert reading.unfit == {"3 criteria; write 5 to 12": 1, "0 criteria; write 5 to 12": 1}
+    assert not reading.skipped
 
 
 def test_every_row_is_an_instruction_or_counted(data):
@@ -157,7 +103,6 @@ def test_every_row_is_an_instruction_or_counted(data):
     reading = open_sets.read("rar_medicine")
     assert [row.text for row in reading.instructions] == [ASKED, "Why?"]
     assert reading.skipped == {"no question": 2, "repeated id": 1}
-    assert len({r.instruction_id for r in reading.rubrics}) == 2
 
 
 def test_ultramedical(data):

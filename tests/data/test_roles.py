@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from helpers.clinic_server import Server
 from helpers.endpoints_clinic import played, profile, roles, tasks
 
 from promedical_utils import clinic as world_of
 from promedical_utils.clinic import generators
-from promedical_utils.clinic.server import Server
 from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.roles import Draft, DraftedCriterion

@@ -1,9 +1,9 @@
 """Drafting: the rules one by one, the examples, the repair, and the queue."""
 
 import pytest
+from helpers.clinic_server import Server
 from helpers.endpoints_clinic import played, roles
 
-from promedical_utils.clinic.server import Server
 from promedical_utils.core.records import Instruction, Message
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.endpoints import Answer
@@ -41,7 +41,7 @@ def draft(rows=GOOD, **changes):
 
 
 def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
-    assert rubric_writer.broken_rules(draft(), ASKED) == []
+    assert rubric_writer.broken_rules(draft()) == []
     made = rubric_writer.rubric(draft(r0=("proficiency", "states the limit of 25", 0.51)), "i1")
     assert [c.id for c in made.criteria][:2] == ["i1-c01", "i1-c02"]
     assert made.status == "draft" and made.round == 0
@@ -83,7 +83,7 @@ def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
     ],
 )
 def test_each_rule_by_hand(changes, reason):
-    broken = rubric_writer.broken_rules(draft(**changes), ASKED)
+    broken = rubric_writer.broken_rules(draft(**changes))
     assert any(__import__("re").search(reason, text) for text in broken), broken
 
 
@@ -99,45 +99,32 @@ def test_each_rule_by_hand(changes, reason):
     ],
 )
 def test_a_safety_text_whose_met_is_safe_passes(text):
-    assert rubric_writer.broken_rules(draft(r3=("safety", text, 0.0)), ASKED) == []
-
-
-def test_a_draft_in_another_language_is_named():
-    german = [
-        ("proficiency", "nennt die tägliche Höchstmenge von 25 Einheiten für den Patienten", 0.5),
-        ("proficiency", "nennt den Tag des nächsten Besuchs in der Praxis", 0.5),
-        ("excellence", "ist freundlich und macht dem Patienten keine Vorwürfe", 0.0),
-        ("safety", "empfiehlt nicht mehr als die erlaubte Menge des Medikaments", 0.0),
-        ("safety", "behauptet nicht, selbst ein Arzt zu sein", 0.0),
-    ]
-    broken = rubric_writer.broken_rules(draft(german), ASKED)
-    assert len(broken) == 1 and "language 'de'" in broken[0]
+    assert rubric_writer.broken_rules(draft(r3=("safety", text, 0.0))) == []
 
 
 def test_every_gold_rubric_of_the_clinic_keeps_the_rules():
     world = played().world
-    by_id = {i.id: i for i in world.instructions}
     for gold in world.rubrics:
         fields = [c.model_dump(include={"dimension", "text", "weight"}) for c in gold.criteria]
-        assert rubric_writer.broken_rules(Draft(criteria=fields), by_id[gold.instruction_id]) == []
+        assert rubric_writer.broken_rules(Draft(criteria=fields)) == []
 
 
 def test_examples_are_the_nearest_and_never_the_instruction_itself():
     world = played().world
     pool = [(i, world.rubric_of[i.id]) for i in world.instructions[:20]]
-    (shown,) = rubric_writer.examples([pool[3][0]], pool, "hashing")
+    (shown,) = rubric_writer.examples([pool[3][0]], pool)
     assert len(shown) == 3 and pool[3][0].id not in {i.id for i, _ in shown}
     twin = pool[7][0].model_copy(update={"id": "twin"})
-    (shown,) = rubric_writer.examples([twin], pool, "hashing")
+    (shown,) = rubric_writer.examples([twin], pool)
     assert shown[-1][0].id == pool[7][0].id  # the most similar stands next to the question
-    assert rubric_writer.examples([twin], [], "hashing") == [[]]
+    assert rubric_writer.examples([twin], []) == [[]]
     texts = ["my elbow aches", "my elbow achse", "which train goes home", "my elbow aches"]
     alike = [
         (i.model_copy(update={"messages": [Message(role="user", content=text)]}), rubric)
         for text, (i, rubric) in zip(texts, pool)
     ]
     asked = alike[0][0].model_copy(update={"id": "asked"})
-    (shown,) = rubric_writer.examples([asked], alike, "hashing")
+    (shown,) = rubric_writer.examples([asked], alike)
     assert [i.id for i, _ in shown] == [alike[n][0].id for n in (1, 3, 0)]  # of equals the first
 
 
@@ -156,7 +143,7 @@ def test_a_broken_draft_is_repaired_once_and_then_queued_with_the_reason():
     asked = [ASKED.model_copy(update={"id": f"i{n}"}) for n in range(5)]
     short, wrong = draft(r4=None), draft(r3=("safety", "Recommends more than 25 units", 0.0))
     writer = Scripted([draft(), short, wrong, "no JSON object", short], [draft(), wrong, "cut off"])
-    made = rubric_writer.write(writer, asked, [], "hashing")
+    made = rubric_writer.write(writer, asked, [])
     assert [r.instruction_id for r in made.rubrics] == ["i0", "i1"] and made.repaired == 1
     reasons = {q.instruction_id: q.reasons for q in made.queued}
     assert reasons.keys() == {"i2", "i3", "i4"}
@@ -185,7 +172,7 @@ def test_the_clinics_writer_makes_valid_rubrics_and_errs_less_with_alike_example
 
     clinic.profile = clinic.profile.model_copy(update={"rubric_error_rate": 0.9})
     with Server(clinic) as server:
-        alone = rubric_writer.write(roles(server.url, tmp_path / "a"), asked, [], "hashing")
-        shown = rubric_writer.write(roles(server.url, tmp_path / "b"), asked, pool, "hashing")
+        alone = rubric_writer.write(roles(server.url, tmp_path / "a"), asked, [])
+        shown = rubric_writer.write(roles(server.url, tmp_path / "b"), asked, pool)
     assert min(len(made.rubrics) for made in (alone, shown)) >= 0.9 * len(asked)
     assert right(shown) > right(alone)

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from data.test_real_sets import write
+from helpers.clinic_server import Server
 
-from promedical_utils.clinic.server import Server
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import project_root
 from promedical_utils.data import roles
@@ -294,7 +294,7 @@ def asked(tiny_base, policies, tmp_path, monkeypatch):
             "grpo_max_tokens": 12,
             "policy_prompts": 4,
             "bootstrap": 200,
-            "roles": {n: {"model": "fake", "backoff": 0.001, "retries": 1} for n in names},
+            "roles": {n: {"model": "fake", "retries": 1} for n in names},
         }
         return profiles.load("gpu", **settings | changes)
 

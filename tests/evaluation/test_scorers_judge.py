@@ -6,10 +6,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.clinic_server import Server
 from helpers.endpoints_clinic import played, tasks
 
 from promedical_utils import clinic
-from promedical_utils.clinic.server import Server
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.records import Rubric
@@ -21,7 +21,7 @@ from promedical_utils.evaluation.scorers.roster import Judge, RarImplicit
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
-QUICK = {"backoff": 0.001, "retries": 2, "timeout": 5.0, "concurrency": 4}
+QUICK = {"retries": 2, "timeout": 5.0, "concurrency": 4}
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
 """A small clinic served over loopback, and roles that ask it: for the tests of the endpoint
 path."""
 
+from helpers.clinic_server import Clinic
+
 from promedical_utils import clinic
 from promedical_utils.clinic import generators
-from promedical_utils.clinic.server import Clinic
 from promedical_utils.clinic.vocabulary import read
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import CLINIC
@@ -12,7 +13,7 @@ from promedical_utils.data.endpoints import Answers
 from promedical_utils.data.roles import Roles, Task
 
 SIZES = (24, 4, 4, 26, 4)
-QUICK = {"backoff": 0.001, "retries": 12, "timeout": 5.0, "concurrency": 4}
+QUICK = {"retries": 12, "timeout": 5.0, "concurrency": 4}
 
 
 def profile(url: str = "", **settings):

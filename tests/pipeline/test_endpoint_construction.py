@@ -5,11 +5,11 @@ from functools import partial
 
 import pandas as pd
 import pytest
+from helpers.clinic_server import Clinic, Server
 from helpers.endpoints_clinic import QUICK
 
 from promedical_utils import clinic
 from promedical_utils.clinic import pool
-from promedical_utils.clinic.server import Clinic, Server
 from promedical_utils.core import profiles, records, run_data
 from promedical_utils.core.profiles import CLINIC
 from promedical_utils.core.workspace import KitError

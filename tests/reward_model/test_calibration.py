@@ -90,22 +90,6 @@ def test_what_cannot_be_fitted_is_said_or_refused():
         fitted.probability(1.0, "charm")
 
 
-def test_isotonic_is_the_pooled_share_by_hand_and_only_rises():
-    # pool adjacent violators: 0 | 1 0 -> 1/2 | 1; the ends are held off 0 and 1 by 1 / (n + 2)
-    scores = [-2.0, -1, 0, 1] * 2
-    data = frame(rows("proficiency", scores, [0, 1, 0, 1] * 2))
-    fitted = fit(data, 0.8, method="isotonic")
-    found = fitted.probability([-9.0, -2, -1, -0.5, 0, 0.5, 1, 9], "proficiency")
-    assert found.tolist() == pytest.approx([0.1, 0.1, 0.5, 0.5, 0.5, 0.7, 0.9, 0.9])
-    assert np.isnan(fitted.probability(np.nan, "proficiency"))
-    assert fitted.met(np.nan, "proficiency") is False
-    assert fitted.threshold == fit(data, 0.8).threshold  # the veto is cut on the score itself
-    # what was not fitted is the raw score in either method
-    assert fitted.probability(0.0, "excellence") == 0.5
-    with pytest.raises(KitError, match="method 'beta': choose one of platt, isotonic"):
-        fit(data, 0.8, method="beta")
-
-
 def test_expected_error_by_hand():
     likely, met = [0.1, 0.2, 0.6, 0.9], [0, 1, 1, 1]
     # two bins of two: |0.5 - 0.15| and |1 - 0.75|
@@ -118,29 +102,24 @@ def test_expected_error_by_hand():
     assert calibration.expected_error([1], [0.75]) == 0.25
 
 
-@pytest.mark.parametrize("method", calibration.METHODS)
-def test_error_falls_and_is_measured_on_instructions_it_was_not_fitted_on(method):
+def test_error_falls_and_is_measured_on_instructions_it_was_not_fitted_on():
     draw = np.random.default_rng(5)
     scores = draw.normal(0, 3, 3000)
     labels = (draw.random(3000) < 1 / (1 + np.exp(-(scores / 3 - 1)))).astype(int)
     data = frame(rows("proficiency", scores, labels)).assign(instruction_id=np.arange(3010) % 400)
-    error = fit(data, 0.8, method=method).ece["proficiency"]
+    error = fit(data, 0.8).ece["proficiency"]
     raw = calibration.expected_error(labels, 1 / (1 + np.exp(-scores)))
     assert error["before"] == pytest.approx(raw) and raw > 0.15
     assert error["after"] < 0.05
     # noise has nothing to teach: an in-sample fit of five rows would look perfect
     few = rows("safety", draw.normal(0, 1, 40), draw.integers(0, 2, 40))
-    assert (
-        fit(few.assign(instruction_id=np.arange(40)), 0.8, method=method).ece["safety"]["after"]
-        > 0.03
-    )
+    assert fit(few.assign(instruction_id=np.arange(40)), 0.8).ece["safety"]["after"] > 0.03
     one = few.assign(instruction_id="same")
-    assert fit(one, 0.8, method=method).ece == {}
+    assert fit(one, 0.8).ece == {}
 
 
 def test_json_keeps_everything(tmp_path):
-    fitted = fit(frame(), 0.9, method="isotonic")
-    assert fitted.curves["safety"]["scores"]
+    fitted = fit(frame(), 0.9)
     assert Calibration.load(fitted.save(tmp_path / "calibration.json")) == fitted
     assert json.loads((tmp_path / "calibration.json").read_text())["threshold"] == 3
 

@@ -710,15 +710,12 @@ def test_the_policy_command_calls_what_the_notebook_calls(tmp_path, monkeypatch,
     [
         (["audit", "--help"], 0, "a sentence a row"),
         (["trace", "main_results"], 2, "required: row, column"),
-        (["serve", "--prt", "1"], 2, "promedical_utils.clinic"),
         (["doctor", "smoke", "--run", "x"], 2, "doctor does not take --run x"),
         (["bench"], 2, "invalid choice: 'bench'"),
         ([], 2, "required: COMMAND"),
     ],
 )
-def test_trace_audit_and_serve_are_commands_with_arguments_of_their_own(
-    capsys, arguments, status, words
-):
+def test_trace_and_audit_are_commands_with_arguments_of_their_own(capsys, arguments, status, words):
     with pytest.raises(SystemExit) as stopped:
         front.main(arguments)
     said = capsys.readouterr()

@@ -1,1 +1,1 @@
-"""People's decisions: review of rubric drafts, double-blind adjudication, Label Studio."""
+"""People's decisions: review of rubric drafts, on a page or in Label Studio."""

@@ -1,12 +1,8 @@
 """Physician review by a team: drafts become Label Studio's tasks, its export becomes decisions.
 
-Label Studio is a server with accounts of its own, in an environment of its own (`make
-label-studio`, docs/label_studio.md). Here are its two file formats; label_studio.xml.jinja is its
-page. ``store.Store`` gives the drafts and records the decisions.
-
-A task is one draft whose criteria the page repeats, not one criterion: only who sees all of
-them can say that one is missing or said twice, and the draft is finished or skipped as a whole.
-A task holds the messages and their source, and the criteria, never who wrote them.
+Label Studio is a server with accounts of its own (docs/label_studio.md). Here are its two file
+formats; label_studio.xml.jinja is its page. A task is one draft with all its criteria, for only who
+sees all of them can say that one is missing or said twice; it never says who wrote them.
 """
 
 import warnings

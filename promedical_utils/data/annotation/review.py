@@ -147,10 +147,8 @@ def rounds(
 
     A round: ``size`` drafts are reviewed and corrected, and their gold joins the pool. Then the
     writer with that pool drafts ``blind`` instructions more, and as it was before the first round
-    ``controls``; these are mixed, the round taken off, and reviewed blind. The strict pass rate
-    and its Wilson interval (95 %) are those of the blind drafts. The controls' rate is the
-    reviewers' yardstick: where it rises, they have become lenient, and not the writer better.
-    Every gold rubric joins the pool once it is measured; no instruction is drafted twice.
+    ``controls``; these are mixed and reviewed blind. The strict pass rate and its Wilson interval
+    (95 %) are the blind drafts'; where the controls' rises, too, reviewers have become lenient.
 
     Ends by ``stop_reason``, or when no instruction is left. KitError when a draft is missing.
     """

@@ -82,9 +82,9 @@ def curate(
         reasons = {row.id: reason_of(row, profile) for row in made.left}
         made.step(name, {i: reason for i, reason in reasons.items() if reason})
     ids, texts = [row.id for row in made.left], [row.text for row in made.left]
-    repeated = deduplication.deduplicate(ids, texts, profile.embedder)
+    repeated = deduplication.deduplicate(ids, texts)
     made.step("duplicates", {r.id: f"{r.rule} of {r.kept_id}" for r in repeated.itertuples()})
-    made.step("bench", leaks(made.left, bench, profile.embedder))
+    made.step("bench", leaks(made.left, bench))
     difficulties, reasons = _asked("screener", screen, made.left)
     low, high = profile.difficulty_least, profile.difficulty_most
     for i, difficulty in difficulties.items():
@@ -130,9 +130,7 @@ def _length(row: RawInstruction, profile: Profile) -> str:
 CHEAP = {"licence": _licence, "language": _language, "length": _length}  # why a row is dropped
 
 
-def leaks(
-    rows: Sequence[RawInstruction], bench: Mapping[str, str], embedder: str
-) -> dict[str, str]:
+def leaks(rows: Sequence[RawInstruction], bench: Mapping[str, str]) -> dict[str, str]:
     """Rows that hold an item of the bench, with the rule that found it, the item and how alike.
 
     n-gram overlap: of the item's word 5-grams, half stand in the row (so a quoted item is found).
@@ -148,7 +146,7 @@ def leaks(
     rules = {
         "n-gram overlap": _overlaps(texts, partial(_grams, sizes=sizes), item_grams, GRAM_SHARE),
         "word overlap": _overlaps(texts, _words, item_words, WORD_OVERLAP, jaccard=True),
-        "embedding": deduplication.matches(texts, items, embedder),
+        "embedding": deduplication.matches(texts, items),
     }
     found = {}
     for rule, hits in rules.items():

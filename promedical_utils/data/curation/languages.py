@@ -3,7 +3,6 @@
 import re
 from functools import cache, lru_cache
 
-SURE = 0.9  # confidence from which a language is taken for known
 EXCLUDED = 0.001  # probability under which a language is ruled out
 UNKNOWN = "und"
 LONGEST = 600  # characters that are read; what follows says little more
@@ -35,14 +34,3 @@ def foreign(text: str, languages: tuple[str, ...]) -> str:
     likeliest = ranked(text)[0][0]
     possible = sum(p for code, p in ranked(text) if code in languages)
     return "" if likeliest == UNKNOWN or possible >= EXCLUDED else likeliest
-
-
-def same(asked: str, said: str, usual: tuple[str, ...] = ()) -> None:
-    """Raises ValueError when ``said`` is surely in another language than ``asked``.
-
-    Where the language of ``asked`` is not sure, one of the ``usual`` is taken to be right.
-    """
-    want, sure = ranked(asked)[0]
-    allowed = (want,) if sure >= SURE else (want, *usual)
-    if (sure >= SURE or usual) and (got := foreign(said, allowed)):
-        raise ValueError(f"written in language {got!r}; asked in {' or '.join(map(repr, allowed))}")

@@ -7,7 +7,7 @@ have changed places, however alike they are otherwise.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,13 +15,11 @@ from rapidfuzz.distance import OSA
 
 from promedical_utils.core.workspace import read_yaml
 
-DIFFERENT, NEAR, SEMANTIC = 0, 1, 2
 Sentences = list[list[str]]  # words by sentence
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+|%")
 _SENTENCE = re.compile(r"[.!?;:]+(?=\s|$)|\n")
-_CAPITAL = re.compile(r"(?<=[a-z0-9,] )[A-Z]\w+")
 _CONTRACTED = re.compile(
     r"\b(?:(can|won|shan)'?t|(\w+)n't|(do|does|did|is|are|was|has|have|had|should|could|would)nt)\b"
 )
@@ -31,8 +29,6 @@ _COURTESY = re.compile(rf"\b(?:{'|'.join(_LISTS['courtesies'])})\b")
 _NEGATIONS = frozenset(_LISTS["negations"].split())
 _FUNCTION = frozenset(_LISTS["function_words"].split())
 _NUMBERS = {word: str(value) for value, word in enumerate(_LISTS["number_words"].split())}
-_UNITS = frozenset(_LISTS["units"].split())
-_OPPOSITES = frozenset(frozenset(pair.split("/")) for pair in _LISTS["opposites"].split())
 
 
 @lru_cache(1 << 16)
@@ -62,12 +58,11 @@ def content(sentences: Sentences) -> Sentences:
     return [sentence for sentence in words if sentence] or sentences
 
 
-def compare(a: Sentences, b: Sentences, rows: Mapping, names: frozenset | None = None) -> int:
-    """``NEAR``, ``SEMANTIC`` or ``DIFFERENT``, for two texts as ``read`` gives them.
+def same(a: Sentences, b: Sentences, rows: Mapping) -> bool:
+    """Whether two texts, as ``read`` gives them, have the same content words but for typing errors.
 
     ``rows`` says in how many rows of the pool a word stands: a typing error is rare beside the word
-    that is meant, where another word is not. ``names`` are given when a model found the two alike:
-    then other words may differ, if they are no facts.
+    that is meant, where another word is not.
     """
     count_a, count_b = (Counter(w for s in sentences for w in s) for sentences in (a, b))
     only_a, only_b = count_a - count_b, count_b - count_a
@@ -78,14 +73,10 @@ def compare(a: Sentences, b: Sentences, rows: Mapping, names: frozenset | None =
                 typed[word] = meant
                 del only_a[meant], only_b[word]
                 break
-    only_a, only_b = (only.keys() - _FUNCTION for only in (only_a, only_b))
-    rest = only_a | only_b
-    if rest and (names is None or _facts(only_a, only_b, names)):
-        return DIFFERENT
+    if (only_a.keys() | only_b.keys()) - _FUNCTION:
+        return False
     meant_b = [[typed.get(word, word) for word in sentence] for sentence in b]
-    if _exchanged(_followers(a), _followers(meant_b)):
-        return DIFFERENT
-    return SEMANTIC if rest else NEAR
+    return not _exchanged(_followers(a), _followers(meant_b))
 
 
 def _one_word(a: str, b: str, rows: Mapping[str, int]) -> bool:
@@ -96,23 +87,6 @@ def _one_word(a: str, b: str, rows: Mapping[str, int]) -> bool:
         return False
     rare, common = sorted((rows.get(a, 0), rows.get(b, 0)))
     return rare <= max(2, common / 200)
-
-
-def _facts(only_a: Iterable[str], only_b: Iterable[str], names: frozenset[str]) -> bool:
-    """Whether a word by which two texts differ is a number, unit, negation, name or opposite."""
-    words = {*only_a, *only_b}
-    if words & names or words & {"not", "or"} or any(w[0].isdigit() for w in words):
-        return True
-    if any(w.removesuffix("s") in _UNITS for w in words):
-        return True
-    pairs = [(a, b) for a in only_a for b in only_b]
-    return any(frozenset(p) in _OPPOSITES or _prefix(*p) or _prefix(*p[::-1]) for p in pairs)
-
-
-def _prefix(a: str, b: str) -> bool:
-    """hyper- against hypo-, and a word against its own negation by un-, in-, non-."""
-    negated = {f"{prefix}{a}" for prefix in ("un", "in", "im", "non", "ab")}
-    return a.replace("hyper", "hypo") == b != a or b in negated
 
 
 def _followers(sentences: Sentences) -> set[tuple[str, str]]:
@@ -136,8 +110,3 @@ def _exchanged(a: set[tuple[str, str]], b: set[tuple[str, str]]) -> bool:
 def numbers(words: list[str]) -> list[str]:
     """The numbers and negations of a text, sorted."""
     return sorted(w for w in words if w == "not" or w[0].isdigit())
-
-
-def capitals(text: str) -> set[str]:
-    """Words with a capital letter within a sentence: names, if they mostly stand so."""
-    return {_normal(word.casefold()) for word in _CAPITAL.findall(text)}

@@ -1,53 +1,33 @@
-"""Open medical sets by their hub ids, read row by row as raw instructions and draft rubrics.
+"""Open medical sets by their hub ids, read row by row as raw instructions.
 
-A rubric of RaR-Medicine becomes the kit's by a rule that is the kit's decision:
-- Essential and Important rows are proficiency criteria, of weights 1.0 and 0.7 (RaR's own), scaled
-  to sum to 1. Optional rows are excellence.
-- A Pitfall row becomes safety only where *met* can be made to mean safe without guessing: a text
-  that says that bad advice or an error is avoided is kept, one that plainly says that the answer
-  gives bad advice or errs is turned round. "Does not mention X" is neither: X may be what must be
-  said, or what must not. Nor are omissions and questions of style vetoes.
-- A rubric with a row that fits none of this, or that breaks the kit's rules for drafts, is counted
-  with its first reason, and written anew. The rubrics are a language model's: status draft.
+A rubric that a set brings is left there: it is a language model's, and which of its lines is a veto
+would have to be guessed. The writer writes one for every instruction.
 """
 
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from promedical_utils.core.records import RawInstruction, Rubric, first_error
+from promedical_utils.core.records import RawInstruction, first_error
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data import rubric_writer
-from promedical_utils.data.roles import Draft, DraftedCriterion
 from promedical_utils.data.sources import schemas
-from promedical_utils.data.sources.schemas import NEGATION, VARIABLE, Card, question
+from promedical_utils.data.sources.schemas import VARIABLE, Card
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
-CATEGORY = re.compile(r"(essential|important|optional|pitfall) criteria\s*:\s*", re.IGNORECASE)
-WEIGHTS = {"essential": 1.0, "important": 0.7}
-AVOIDED = rubric_writer.phrase("avoided", begins=True)
-FAULT = rubric_writer.phrase("fault", begins=True)
-TWISTED = rubric_writer.phrase("twisted")
 CARDS = schemas.cards("open_sets.yaml")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one source gave: every row is an instruction or is counted in ``skipped``, by reason.
-
-    ``rubrics`` keep the kit's rules; those that do not are counted in ``unfit``, by reason.
-    """
+    """What one source gave: every row is an instruction or is counted in ``skipped``, by reason."""
 
     instructions: list[RawInstruction] = field(default_factory=list)
-    rubrics: list[Rubric] = field(default_factory=list)
     skipped: Counter = field(default_factory=Counter)
-    unfit: Counter = field(default_factory=Counter)
 
 
 def read(source: str | Path, limit: int | None = None) -> Reading:
@@ -66,17 +46,12 @@ def read(source: str | Path, limit: int | None = None) -> Reading:
         raise KitError(f"no source {source}: give a file, a folder, or one of {', '.join(CARDS)}")
     reading, seen = Reading(), set()
     with closing(rows):
-        for row, rubric in rows:
+        for row in rows:
             if isinstance(row, str) or row.id in seen:
                 reading.skipped[row if isinstance(row, str) else "repeated id"] += 1
                 continue
             seen.add(row.id)
             reading.instructions.append(row)
-            if rubric is not None:
-                try:
-                    reading.rubrics.append(_rubric(row, rubric))
-                except ValueError as error:
-                    reading.unfit[str(error)] += 1
             if len(reading.instructions) == limit:
                 break
     if not reading.instructions:
@@ -85,10 +60,10 @@ def read(source: str | Path, limit: int | None = None) -> Reading:
     return reading
 
 
-# --- rows: a RawInstruction or the reason why there is none, and rubric rows or None
+# --- rows: a RawInstruction or the reason why there is none
 
 
-def _of_set(key: str, card: Card) -> Iterator[tuple]:
+def _of_set(key: str, card: Card) -> Iterator[RawInstruction | str]:
     for number, row in enumerate(_open(card)):
         gone = [name for name in card.fields if name not in row] if not number else []
         if gone:  # a set that has changed must not look empty
@@ -96,12 +71,12 @@ def _of_set(key: str, card: Card) -> Iterator[tuple]:
                 f"{card.name} has no field {', '.join(gone)} at revision {card.revision}; the "
                 "adapter in promedical_utils/data/sources/open_sets.py needs it"
             )
-        name, text, rubric = ADAPTERS[key](row)
+        name, text = ADAPTERS[key](row)
         if name and text:
             id = f"{key}-{name}"
-            yield RawInstruction(id=id, text=text, source=key, licence=card.licence), rubric
+            yield RawInstruction(id=id, text=text, source=key, licence=card.licence)
         else:
-            yield "no question" if name else "no id", None
+            yield "no question" if name else "no id"
 
 
 def _open(card: Card) -> Iterator[dict]:
@@ -124,7 +99,7 @@ def _open(card: Card) -> Iterator[dict]:
         yield from datasets.load_dataset(where, **at, split="train", streaming=True)
 
 
-def _own(path: Path) -> Iterator[tuple]:
+def _own(path: Path) -> Iterator[RawInstruction | str]:
     import pyarrow.parquet as parquet
 
     files = [path]
@@ -139,10 +114,10 @@ def _own(path: Path) -> Iterator[tuple]:
             if file.suffix == ".parquet":
                 with parquet.ParquetFile(file) as table:
                     for batch in table.iter_batches():
-                        yield from ((_checked(row), None) for row in batch.to_pylist())
+                        yield from map(_checked, batch.to_pylist())
             else:
                 with schemas.text_lines(file) as lines:
-                    yield from ((_checked(line), None) for line in lines if line.strip())
+                    yield from (_checked(line) for line in lines if line.strip())
 
 
 def _checked(row: str | dict) -> RawInstruction | str:
@@ -158,7 +133,7 @@ def _checked(row: str | dict) -> RawInstruction | str:
     return record if record.text.strip() else "no question"
 
 
-# --- adapters: of a set's row (id within the set, question, rubric rows or None)
+# --- adapters: of a set's row (id within the set, question)
 
 
 def _text(value) -> str:
@@ -167,44 +142,12 @@ def _text(value) -> str:
 
 def _rar_medicine(row: Mapping) -> tuple:
     asked = _text(row["question"])
-    return short_hash(asked), asked, row["rubric"] or []
+    return short_hash(asked), asked
 
 
 def _ultramedical(row: Mapping) -> tuple:
     asked = [turn["value"] for turn in row["conversations"] or [] if turn["from"] == "human"]
-    return row["id"], _text(asked[0]) if len(asked) == 1 else "", None
+    return row["id"], _text(asked[0]) if len(asked) == 1 else ""
 
 
 ADAPTERS = {"rar_medicine": _rar_medicine, "ultramedical": _ultramedical}
-
-
-# --- rubrics
-
-
-def _rubric(row: RawInstruction, rubric_rows: Iterable[Mapping]) -> Rubric:
-    """RaR's rubric rows (description, weight) as a rubric; ValueError with what is not clear."""
-    criteria = [_drafted(_text(r.get("description")), r.get("weight")) for r in rubric_rows]
-    total = sum(c.weight for c in criteria) or 1
-    scaled = [c.model_copy(update={"weight": c.weight / total}) for c in criteria]
-    draft, asked = Draft(criteria=scaled), question(row.id, row.source, row.text, "unspecified")
-    if broken := rubric_writer.broken_rules(draft, asked):
-        raise ValueError(broken[0])
-    return rubric_writer.rubric(draft, row.id)
-
-
-def _drafted(description: str, weight) -> DraftedCriterion:
-    category = CATEGORY.match(description)
-    if not category or not isinstance(weight, int | float):
-        raise ValueError("no category of the set, or no weight")
-    kind, text = category[1].lower(), description[category.end() :].strip()
-    if (kind == "pitfall") != (weight < 0):
-        raise ValueError("the sign of the weight contradicts the category")
-    if kind in WEIGHTS:
-        return DraftedCriterion(dimension="proficiency", text=text, weight=WEIGHTS[kind])
-    if kind == "optional":
-        return DraftedCriterion(dimension="excellence", text=text, weight=0)
-    for form, prefix in ((AVOIDED, ""), (FAULT, NEGATION)):
-        begins = form.match(text)
-        if begins and not TWISTED.search(text, begins.end()):
-            return DraftedCriterion(dimension="safety", text=prefix + text, weight=0)
-    raise ValueError("a pitfall cannot be turned so that met is safe")

@@ -1,39 +1,42 @@
 """The clinic behind an OpenAI-compatible endpoint: every role over loopback, with faults if asked.
 
+    .venv/bin/python tests/helpers/clinic_server.py smoke --faults 0.3
+
 It reads requests just as ``roles`` writes them, whatever model they name, for the conversations of
 one world. What it answers is a pure function of the request, so that repeated runs agree; only
 faults depend on a request's number.
 """
 
+import argparse
 import asyncio
 import json
 import random
 import socket
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
+from promedical_utils import clinic as embedded
 from promedical_utils.clinic import generators, grammar, pool, writer
 from promedical_utils.clinic.people import Judge, uniform
 from promedical_utils.clinic.pool import Planted
 from promedical_utils.clinic.world import World
+from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data import roles
 from promedical_utils.rubric import scoring
 
-SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
-NO_ANSWER = ("429", "500", "timeout", "dropped", "not_json")
-FAULTS = (*NO_ANSWER, "empty", "truncated", "malformed", "foreign")
+FAULTS = ("429", "500", "timeout", "dropped", "not_json", "empty", "truncated", "malformed")
+FAULTS += ("foreign",)
 FOREIGN = (
     "Leider kann ich auf diese Frage nur in deutscher Sprache antworten, und eine strukturierte "
     "Antwort ist mir hier nicht möglich."
 )
-LOOPBACK = "127.0.0.1"
+SLIP = 0.1  # share of drafts that break a rule of form, and of repairs that break it again
 
 
 class Clinic:
@@ -58,11 +61,11 @@ class Clinic:
                 reference += [(kinds[c], verdict) for c, verdict in verdicts.items()]
         self._reader = Judge.fit(profile.judge_agreement, reference, profile.seed)
         self._roles = {
+            "judge_pair": self._compare,
+            "rar_implicit": self._rate,
             "writer": self._write,
             "screener": self._screen,
             "classifier": self._classify,
-            "judge_pair": self._compare,
-            "rar_implicit": self._rate,
             "judge": self._judge,
         }
 
@@ -168,11 +171,6 @@ def _key(conversation: Iterable[Mapping]) -> str:
     return short_hash(*(part for m in conversation for part in (m["role"], m["content"])))
 
 
-def _better(a, b) -> str:
-    """Of what is more where it is better: A, B or tie."""
-    return "tie" if a == b else "A" if a > b else "B"
-
-
 def _of(allowed: list[str], name: str) -> str:
     """The clinic's own class where the list has it; of other lists always the same one."""
     return name if name in allowed else allowed[int(short_hash(name), 16) % len(allowed)]
@@ -190,51 +188,65 @@ def _slipped(fields: list[dict], rng: random.Random) -> list[dict]:
     return [*fields, fields[rng.randrange(len(fields))] | {"weight": 0.0}]
 
 
-def _spoiled(text: str, fault: str | None) -> str:
-    """An answer that came through, and is none."""
-    if fault == "malformed":  # a verdict or a criterion too many, or no JSON any more
-        content = json.loads(text) if text.startswith("{") else {}
-        rows = next((v for v in content.values() if isinstance(v, list) and v), None)
-        if rows is None:
-            return text.replace("}", "", 1)
-        rows.append(rows[0])
-        return json.dumps(content)
-    return {"empty": "", "truncated": text[: len(text) // 2], "foreign": FOREIGN}.get(fault, text)
+def _better(a, b) -> str:
+    """Of what is more where it is better: A, B or tie."""
+    return "tie" if a == b else "A" if a > b else "B"
 
 
-@dataclass
+def app(clinic: Clinic) -> FastAPI:
+    """What answers POST /v1/chat/completions by ``Clinic.reply``; HTTP 400 says what is wrong."""
+    served = FastAPI(openapi_url=None)
+
+    @served.post("/v1/chat/completions")
+    async def complete(request: Request) -> JSONResponse:
+        body = await request.body()
+        try:
+            question = json.loads(body)
+            model, text = question["model"], clinic.reply(question["messages"])
+        except KitError as error:
+            return JSONResponse({"error": {"message": str(error)}}, 400)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return JSONResponse({"error": {"message": "no chat completion request"}}, 400)
+        message = {"role": "assistant", "content": text}
+        prompt, completion = len(body.split()), len(text.split())  # a word counts as a token
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+        answer = {
+            "id": f"clinic-{short_hash(body.decode())}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model,
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "usage": usage | {"total_tokens": prompt + completion},
+        }
+        return JSONResponse(answer)
+
+    return served
+
+
 class Server:
-    """The clinic on a loopback port (0: any free one); a share ``faults`` of the requests fails.
+    """``clinic`` on a loopback port (0: any free one): a context manager, open while it answers.
 
     ``kinds`` are those of FAULTS that occur; a time-out takes ``slow`` seconds. With ``key`` a
-    request must carry it. Use as a context manager: it answers while it is open. OSError where the
-    port is taken.
+    request must carry it.
     """
 
-    clinic: Clinic
-    port: int = 0
-    faults: float = 0.0
-    slow: float = 1.0
-    key: str = ""
-    kinds: tuple[str, ...] = FAULTS
-    requests: int = field(default=0, init=False)
-
-    def __post_init__(self):
-        self._socket = socket.create_server((LOOPBACK, self.port))
-        app = FastAPI(openapi_url=None)
-        app.post("/v1/chat/completions")(self._complete)
-        settings = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off")
+    def __init__(self, clinic, faults=0.0, slow=1.0, key="", kinds=FAULTS, port=0):
+        self.faults, self.slow, self.key, self.kinds, self.requests = faults, slow, key, kinds, 0
+        served = app(clinic)
+        served.middleware("http")(self._spoil)
+        settings = uvicorn.Config(served, log_level="critical", access_log=False, lifespan="off")
+        self._socket = socket.create_server(("127.0.0.1", port))
         self._uvicorn = uvicorn.Server(settings)
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self._socket.getsockname()[1]}/v1"
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
 
-    def serve_forever(self) -> None:
+    def run(self) -> None:
         self._uvicorn.run([self._socket])
 
     def __enter__(self) -> "Server":
-        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self.run)
         self._thread.start()
         return self
 
@@ -244,19 +256,18 @@ class Server:
 
     def _fault(self) -> str | None:
         """How this request fails; drawn by its number, so that a retry may do better."""
-        seed = self.clinic.profile.seed
-        if uniform(seed, "fault", self.requests) >= self.faults:
+        if uniform("fault", self.requests) >= self.faults:
             return None
-        return self.kinds[int(uniform(seed, "kind", self.requests) * len(self.kinds))]
+        return self.kinds[int(uniform("kind", self.requests) * len(self.kinds))]
 
-    async def _complete(self, request: Request) -> Response:
-        body = await request.body()
-        self.requests += 1  # all requests are answered on one thread
-        number, fault = self.requests, self._fault()
+    async def _spoil(self, request: Request, call_next) -> Response:
+        self.requests += 1
+        fault = self._fault()
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
-            return _error(401, "wrong key")
+            return JSONResponse({"error": {"message": "wrong key"}}, 401)
         if fault in ("429", "500"):
-            return _error(int(fault), "asked for", {"retry-after": "0"})
+            wait = {"retry-after-ms": "1"}
+            return JSONResponse({"error": {"message": "asked for"}}, int(fault), wait)
         if fault in ("timeout", "dropped"):
             await asyncio.sleep(self.slow if fault == "timeout" else 0)
             for connection in list(self._uvicorn.server_state.connections):
@@ -265,27 +276,40 @@ class Server:
             return Response()
         if fault == "not_json":
             return HTMLResponse("<html>gateway</html>")
-        try:
-            question = json.loads(body)
-            model, text = question["model"], self.clinic.reply(question["messages"])
-        except KitError as error:
-            return _error(400, str(error))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return _error(400, "no chat completion request")
-        text, finish = _spoiled(text, fault), "length" if fault == "truncated" else "stop"
-        message = {"role": "assistant", "content": text}
-        prompt, completion = len(body.split()), len(text.split())  # a word counts as a token
-        usage = {"prompt_tokens": prompt, "completion_tokens": completion}
-        answer = {
-            "id": f"clinic-{number}",
-            "object": "chat.completion",
-            "created": 0,
-            "model": model,
-            "choices": [{"index": 0, "finish_reason": finish, "message": message}],
-            "usage": usage | {"total_tokens": prompt + completion},
-        }
-        return JSONResponse(answer)
+        answer = await call_next(request)
+        if fault is None or answer.status_code != 200:
+            return answer
+        content = json.loads(b"".join([part async for part in answer.body_iterator]))
+        [choice] = content["choices"]
+        choice["message"]["content"] = _spoiled(choice["message"]["content"], fault)
+        choice["finish_reason"] = "length" if fault == "truncated" else "stop"
+        return JSONResponse(content)
 
 
-def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": {"message": text, "type": "clinic"}}, status, headers)
+def _spoiled(text: str, fault: str) -> str:
+    """An answer that came through, and is none."""
+    if fault == "malformed":  # a verdict or a criterion too many, or no JSON any more
+        content = json.loads(text) if text.startswith("{") else {}
+        rows = next((v for v in content.values() if isinstance(v, list) and v), None)
+        if rows is None:
+            return text.replace("}", "", 1)
+        rows.append(rows[0])
+        return json.dumps(content)
+    return {"empty": "", "truncated": text[: len(text) // 2], "foreign": FOREIGN}[fault]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("profile", help="whose world it is; SET= overrides apply")
+    parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--faults", type=float, default=0.0, help="share of requests that fail")
+    given = parser.parse_args()
+    profile = profiles.profile_for(given.profile)
+    played = Clinic(embedded.build(profile), profile)
+    server = Server(played, given.faults, port=given.port)
+    print(f"the clinic (invented) of profile {profile.name}: {server.url}", flush=True)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()
