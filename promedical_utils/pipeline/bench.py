@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import short_hash, write_rows
-from promedical_utils.data.curation import embeddings
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import controls as plain
@@ -126,11 +124,10 @@ def controls(
     ]
     if profile.data == "real":
         held = groups_of(data, "judge", "calibration")
-        embed = partial(embeddings.embed, embedder=str(base_path(profile, run)))
         shown += [
             plain.near_words(train, held, groups, profile.seed),
             plain.overlap(groups),
-            plain.similarity(groups, embed),
+            plain.similarity(groups, base_path(profile, run)),
             plain.always_met(groups),
         ]
     return shown

@@ -5,7 +5,8 @@ scorers that are not shown it. Length, word cues and chance stand in ``bench`` a
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,12 +53,14 @@ def overlap(groups: Iterable[Group]) -> pd.DataFrame:
     return pointwise("overlap", rows, shares)
 
 
-def similarity(groups: Sequence[Group], embed: Callable[[list[str]], np.ndarray]) -> pd.DataFrame:
-    """Cosine of answer and criterion, each embedded on its own by ``embed``, (n, width) of n."""
+def similarity(groups: Sequence[Group], base: Path | str) -> pd.DataFrame:
+    """Cosine of answer and criterion, each the mean of the base's states over its own tokens."""
+    from sentence_transformers import SentenceTransformer  # slow to load
+
     rows = cells(groups)
     texts = list(dict.fromkeys(text for _, a, c in rows for text in (a.text, c.text)))
-    vectors = embed(texts)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    model = SentenceTransformer(str(base))  # a folder without a pooling of its own: the mean
+    vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     of = dict(zip(texts, vectors, strict=True))
     return pointwise("similarity", rows, [float(of[a.text] @ of[c.text]) for _, a, c in rows])
 
