@@ -13,6 +13,7 @@ from promedical_utils.core.workspace import KitError
 from promedical_utils.pipeline import base
 from promedical_utils.reward_model import hub, packing, smollm2
 from promedical_utils.reward_model.model import base_for
+from promedical_utils.run import notebooks
 
 INSTALLED = find_spec(smollm2.PACKAGE) is not None
 
@@ -146,6 +147,13 @@ def test_a_run_without_its_base_says_which_notebook_makes_it(root):
     profile = profiles.load("smoke", base_model="smollm2")
     with pytest.raises(KitError, match="runs/smoke/base: run notebook 00_start_here"):
         run_data.base_path(profile, run_data.run_folder("smoke"))
+
+
+def test_a_run_on_the_package_asks_no_hub(package, monkeypatch):
+    profile = profiles.load("cpu", base_model="smollm2")
+    assert notebooks.environment(profile)["HF_HUB_OFFLINE"] == "1"
+    monkeypatch.setattr(notebooks, "find_spec", lambda name: None)
+    assert "HF_HUB_OFFLINE" not in notebooks.environment(profile)
 
 
 @pytest.mark.slow
