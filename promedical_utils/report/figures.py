@@ -5,7 +5,7 @@ in ``figures.yaml``. ``plotting.save`` writes the CSV first and draws from what 
 ``plotting.show`` draws in a notebook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -540,16 +540,16 @@ def plot_grades(df: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_packed_mask(segments: np.ndarray, allowed: np.ndarray) -> Figure:
-    """Attention mask of one packed sequence: ``segments`` (T,), ``allowed`` (T, T) bool."""
-    kind = np.where(allowed, np.where(segments[None, :] == 0, 1, 2), 0)  # 0: not read
+def plot_packed_mask(starts: Sequence[int], allowed: np.ndarray) -> Figure:
+    """Attention mask of one packed sequence: ``starts`` of its criteria, and the end; ``allowed``
+    (T, T) bool."""
+    kind = np.where(allowed, np.where(np.arange(len(allowed)) < starts[0], 1, 2), 0)  # 0: not read
     figure, [[axis]] = canvas(6.4, 6)
     axis.imshow(kind, cmap=ListedColormap(["white", SKY, RED]), vmin=0, vmax=2)
     axis.grid(False)
-    starts = np.flatnonzero(np.diff(segments, prepend=-1))
-    for number, (start, end) in enumerate(pairwise([*starts, len(segments)])):
+    for number, (start, end) in enumerate(pairwise([0, *starts])):
         text = f"c{number}" if number else "prompt and response"
-        axis.text(len(segments) + 2, (start + end) / 2, text, va="center", fontsize=8)
+        axis.text(len(allowed) + 2, (start + end) / 2, text, va="center", fontsize=8)
         axis.axhline(end - 0.5, color=GREY, lw=0.4)
         axis.axvline(end - 0.5, color=GREY, lw=0.4)
     axis.set(xlabel="token that is read", ylabel="token that reads")
