@@ -34,6 +34,7 @@ from promedical_utils.core.records import Criterion
 
 ATTENTION = "sdpa_by_rows"
 BLOCK = 256  # rows; shorter blocks cost more in calls than they save
+LEAVES = 128  # rows of leaves side by side, which do not see each other
 REREAD = 4  # a tree is not cut below as many prompts: reading them again costs a third at most
 
 
@@ -266,17 +267,18 @@ def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | None]]:
     """(T,) ``ends`` -> (rows, numbers of the blocks they see, mask over those) of each block.
 
-    A block is of whole segments, at most BLOCK rows or one segment. The mask (rows, keys) is bool;
-    None: a plain causal one over the block itself.
+    What others continue opens a block; leaves join one of at most LEAVES rows. The mask (rows,
+    keys) is bool; None: a plain causal one over the block itself.
     """
     last, sizes = (values.tolist() for values in ends.unique_consecutive(return_counts=True))
     held: list[list[int]] = []  # start, stop, the last column that sees it, segments
+    stop = 0
     for end, size in zip(last, sizes, strict=True):
-        if held and held[-1][1] + size - held[-1][0] <= BLOCK:
-            held[-1] = [held[-1][0], held[-1][1] + size, max(held[-1][2], end), held[-1][3] + 1]
+        start, stop = stop, stop + size
+        if held and end == stop and stop - held[-1][0] <= LEAVES:
+            held[-1] = [held[-1][0], stop, max(held[-1][2], end), held[-1][3] + 1]
         else:
-            start = held[-1][1] if held else 0
-            held.append([start, start + size, end, 1])
+            held.append([start, stop, end, 1])
     columns, found = torch.arange(len(ends)), []
     for number, (start, stop, _, segments) in enumerate(held):
         keys = [n for n, (*_, end, _) in enumerate(held[: number + 1]) if end > start]

@@ -82,6 +82,7 @@ def any_model(request):
     architecture, *rows = request.param.split()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(packing, "BLOCK", 4)
+        patched.setattr(packing, "LEAVES", 4)
         yield tiny(architecture, packing.ATTENTION if rows else "sdpa")
 
 
@@ -91,6 +92,7 @@ def adapted():
     torch.manual_seed(5)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(packing, "BLOCK", 4)
+        patched.setattr(packing, "LEAVES", 4)
         model = get_peft_model(tiny("Qwen3", packing.ATTENTION), grouped.lora(4))
         for name, weight in model.named_parameters():
             if "lora_B" in name:
