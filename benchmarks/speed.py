@@ -1,9 +1,10 @@
 """What packing saves in time, beside TRL's RewardTrainer on expanded pairs; run by ``make bench``.
 
-A reading is (shared ids, ids of each criterion). One by one, each of its K criteria is a sequence
-[shared][c] of its own; packed, all share one. Counted in tokens that is the bound
-K (L + C) / (L + K C); what is measured stays under it by padding and the mask, or above it where
-fewer and longer sequences run better.
+A group is (prompt, its answers, each with the ids of its criteria). One by one, each criterion of
+each answer is a sequence [prompt][answer][criterion]; packed, all of a group are one tree. ``work``
+is the ratio of the two sides' operations, for tokens and for attention. It is no bound: what is
+measured stays under it by what the sides do beside, or lies above it where one tree runs better
+than many sequences.
 """
 
 import math
@@ -40,7 +41,7 @@ BUDGET = 2048  # padded tokens of one pass: on two cores near the best of either
 LONGEST = 8192  # tokens of one sequence
 KS, LS = (1, 2, 4, 7, 12, 16), (64, 128, 256, 480, 1024, 2048, 4096)
 SIDES = ("one_by_one", "packed")
-Reading = tuple[list[int], list[list[int]]]
+Group = tuple[list[int], list[tuple[list[int], list[list[int]]]]]
 
 
 def model(side: str):
@@ -65,29 +66,44 @@ def model(side: str):
     return packing.read_many(Qwen3ForSequenceClassification(config).eval())
 
 
-def readings(shared: int, criteria: int, tail: int, responses: int) -> list[Reading]:
-    """``responses`` random readings of one shape."""
+def groups(shared: int, criteria: int, tail: int, answers: int = 1, count: int = 1) -> list[Group]:
+    """``count`` random groups; half of the ``shared`` tokens are the prompt's, half an answer's."""
     draw = torch.Generator().manual_seed(shared + criteria)
-    ids = torch.randint(3, VOCABULARY, (responses, shared + criteria * tail), generator=draw)
-    return [
-        (row[:shared], [row[at : at + tail] for at in range(shared, len(row), tail)])
-        for row in ids.tolist()
-    ]
+    sizes = [shared // 2] + ([shared - shared // 2] + [tail] * criteria) * answers
+    found: list[Group] = []
+    for ids in torch.randint(3, VOCABULARY, (count, sum(sizes)), generator=draw):
+        prompt, *parts = [part.tolist() for part in ids.split(sizes)]
+        each = [parts[i : i + 1 + criteria] for i in range(0, len(parts), 1 + criteria)]
+        found.append((prompt, [(answer, tails) for answer, *tails in each]))
+    return found
 
 
-def pair_rows(found: Sequence[Reading]) -> list[dict]:
-    """Training rows: every two readings are a chosen and a rejected answer, all criteria differ."""
-    rows = []
-    for chosen, rejected in zip(found[::2], found[1::2], strict=True):
-        packed = [packing.pack(*reading, LONGEST)[0] for reading in (chosen, rejected)]
-        k = len(chosen[1])
+def trees(found: Sequence[Group]) -> list[packing.Packed]:
+    return [tree for group in found for tree in packing.tree(*group, LONGEST)]
+
+
+def paths(found: Sequence[Group]) -> list[list[int]]:
+    """[prompt][answer][criterion] of each score, in order."""
+    return [p + a + c for p, branches in found for a, tails in branches for c in tails]
+
+
+def pair_rows(found: Sequence[Group]) -> list[dict]:
+    """Training rows of groups of one shape: two answers are chosen and rejected on all criteria,
+    those of two groups where a group has one."""
+    answers, criteria = len(found[0][1]), len(found[0][1][0][1])
+    held, rows = max(1, 2 // answers), []
+    for start in range(0, len(found), held):
+        packed = trees(found[start : start + held])
+        scores = held * answers * criteria
+        chosen = [k for k in range(scores) if k // criteria % 2 == 0]
         rows.append(
             {
                 "ids": [p.ids for p in packed],
                 "starts": [p.starts for p in packed],
-                "heads": [[], []],
-                "pairs": [[i, i + k] for i in range(k)],
-                "targets": [training.MASKED] * 2 * k,
+                "heads": [[] for _ in packed],
+                "parents": [p.parents for p in packed],
+                "pairs": [[k, k + criteria] for k in chosen],
+                "targets": [training.MASKED] * scores,
             }
         )
     return rows
@@ -110,51 +126,63 @@ def clinic_rows(instructions: int) -> list[dict]:
     texts += [c.text for g in groups for c in (*g.candidates, *g.criteria)]
     words = vocabulary.single_tokens()
     tokenizer = small_base.train_tokenizer(lessons.corpus(texts), VOCABULARY, words)
-    rows = training.training_rows(groups, tokenizer, "criterion", LONGEST)[0]
+    rows = training.training_rows(groups, tokenizer, "criterion", LONGEST, share=True)[0]
     return sorted(rows, key=lambda row: -max(map(len, row["ids"])))
 
 
-def of_rows(rows: Sequence[dict]) -> list[Reading]:
-    """The readings in training rows."""
-    return [
-        (ids[: starts[0]], [ids[a:b] for a, b in zip(starts, starts[1:])])
-        for row in rows
-        for ids, starts in zip(row["ids"], row["starts"], strict=True)
-    ]
+def of_rows(rows: Sequence[dict]) -> list[Group]:
+    """The groups in training rows."""
+    found: list[Group] = []
+    for row in rows:
+        for ids, starts, parents in zip(row["ids"], row["starts"], row["parents"], strict=True):
+            found.append((ids[: starts[0]], []))
+            for a, b, parent in zip(starts, starts[1:], parents, strict=False):
+                if parent:
+                    found[-1][1][-1][1].append(ids[a:b])
+                else:
+                    found[-1][1].append((ids[a:b], []))
+    return found
 
 
 def expanded(rows: Sequence[dict]) -> list[dict]:
     """TRL's rows: each pair's chosen and rejected sequence, whole, longest first."""
     result = []
     for row in rows:
-        whole = [shared + tail for shared, tails in of_rows([row]) for tail in tails]
+        whole = paths(of_rows([row]))
         result += [{"chosen_ids": whole[a], "rejected_ids": whole[b]} for a, b in row["pairs"]]
     return sorted(result, key=lambda r: -max(map(len, r.values())))
 
 
-def tokens(found: Sequence[Reading]) -> dict[str, int]:
-    """Tokens that are read for scoring, by side."""
-    return {
-        "one_by_one": sum(len(s) + len(t) for s, tails in found for t in tails),
-        "packed": sum(len(s) + sum(map(len, tails)) for s, tails in found),
-    }
+def counted(apart: Sequence[list[int]], packed: Sequence[packing.Packed]) -> dict[str, float]:
+    """How many times fewer ``tokens`` the packed side reads, and operations it does (``work``).
+
+    A token takes 26 width operations in a layer's matrices (13 weights, a product and a sum each),
+    and 4 for each token that it sees: as many as its position says.
+    """
+    sizes = [len(ids) for ids in apart], [len(p.ids) for p in packed]
+    seen = (
+        sum(n * (n + 1) / 2 for n in sizes[0]),
+        sum(float((p.layout()[0] + 1).sum()) for p in packed),
+    )
+    work = [26 * WIDTH * sum(n) + 4 * pairs for n, pairs in zip(sizes, seen, strict=True)]
+    return {"tokens": sum(sizes[0]) / sum(sizes[1]), "work": work[0] / work[1]}
 
 
-def training_tokens(rows: Sequence[dict]) -> dict[str, int]:
-    return {
-        "one_by_one": sum(len(ids) for row in expanded(rows) for ids in row.values()),
-        "packed": tokens(of_rows(rows))["packed"],
-    }
+def counted_in_scoring(found: Sequence[Group]) -> dict[str, float]:
+    return counted(paths(found), trees(found))
+
+
+def counted_in_training(rows: Sequence[dict]) -> dict[str, float]:
+    return counted([ids for row in expanded(rows) for ids in row.values()], trees(of_rows(rows)))
 
 
 @torch.no_grad()
-def score(side: str, reward_model, found: Sequence[Reading]) -> list[float]:
-    """Scores of all criteria of all readings; length-sorted batches within the token budget."""
+def score(side: str, reward_model, found: Sequence[Group]) -> list[float]:
+    """Scores of all criteria of all answers; length-sorted batches within the token budget."""
     if side == "packed":
-        sequences = [part for reading in found for part in packing.pack(*reading, LONGEST)]
-        values = packing.scores(reward_model, sequences, 0, BUDGET)
+        values = packing.scores(reward_model, trees(found), 0, BUDGET)
         return [value for row in values for value in row]
-    whole = [shared + tail for shared, tails in found for tail in tails]
+    whole = paths(found)
     scores = [0.0] * len(whole)
     for rows in packing.batches([len(ids) for ids in whole], BUDGET):
         length = len(whole[rows[0]])
@@ -168,7 +196,7 @@ def score(side: str, reward_model, found: Sequence[Reading]) -> list[float]:
 
 
 def trainer(side: str, reward_model, rows: Sequence[dict], steps: int, folder: str):
-    """A trainer whose ``train()`` goes over ``rows`` once: TRL's on pairs, or the kit's, packed.
+    """A trainer each ``train()`` of which goes over ``rows``: TRL's on pairs, or the kit's, packed.
 
     Full fine-tuning in fp32 with AdamW in ``steps`` steps, no gradient checkpointing, sorted by
     length. TRL's batches hold as many pairs as the budget, and are accumulated to a step.
@@ -218,10 +246,10 @@ def trainer(side: str, reward_model, rows: Sequence[dict], steps: int, folder: s
 
 
 def summary(measured: Mapping) -> pd.DataFrame:
-    """pytest-benchmark's json as a table: a row a case, seconds by side, ratio, bound, share of it.
+    """pytest-benchmark's json as a table: a row a case, seconds by side, ratio, work, share of it.
 
     Seconds are medians over the rounds, ``ratio`` the median of the rounds' ratios, ``low`` and
-    ``high`` its range. ``share`` is ratio over bound: 1 where time goes as tokens.
+    ``high`` its range. ``share`` is ratio over work: 1 where time goes as operations.
     """
     rows = []
     for info in (entry["extra_info"] for entry in measured["benchmarks"]):
@@ -229,7 +257,9 @@ def summary(measured: Mapping) -> pd.DataFrame:
         ratios = apart / packed
         rows.append(
             {
-                **{k: info[k] for k in ("task", "case", "L", "K", "C", "bound", "padding")},
+                **{
+                    k: info[k] for k in ("task", "case", "L", "K", "C", "answers", "tokens", "work")
+                },
                 "one_by_one_s": np.median(apart),
                 "packed_s": np.median(packed),
                 "rounds": len(packed),
@@ -239,7 +269,7 @@ def summary(measured: Mapping) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    return frame.assign(share=frame.ratio / frame.bound)
+    return frame.assign(share=frame.ratio / frame.work)
 
 
 def save(measured: Mapping, folder: Path) -> pd.DataFrame:

@@ -24,7 +24,7 @@ def summary(part: str) -> str:
     import speed  # late: loads torch
 
     table = speed.save(measured, folder)
-    columns = ["task", "case", "L", "K", "ratio", "bound", "share", "padding"]
+    columns = ["task", "case", "L", "K", "answers", "ratio", "low", "high", "work", "share"]
     return f"{table[columns].round(3).to_string(index=False)}\n-> {shown(folder)}"
 
 

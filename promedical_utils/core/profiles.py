@@ -133,6 +133,7 @@ class Profile(BaseModel):
     rm_pointwise_weight: float = Field(1.0, ge=0)
     rm_max_tokens: int = Field(ge=64)
     rm_shorten: bool = Field(False, description="cut what is too long (packing.fit), not leave out")
+    rm_share_prompt: bool = Field(True, description="read a prompt once for a group's answers")
     rm_twin: bool = Field(True, description="train the clean-label full fine-tuned twin")
     veto_recall: float = Field(0.9, gt=0, lt=1)
 

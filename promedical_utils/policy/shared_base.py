@@ -87,7 +87,8 @@ class _Reader(torch.nn.Module):
 
     def __init__(self, policy_model: PeftModel, parts, score: torch.nn.Linear):
         super().__init__()
-        self.score, self.dtype = score, policy_model.get_base_model().dtype
+        base = policy_model.get_base_model()
+        self.score, self.dtype, self.config = score, base.dtype, base.config
         self.adapter = torch.nn.ModuleList(module for _, *ab, _ in parts for module in ab)
         self.borrowed = (policy_model, parts)  # no submodule: train() and to() leave the policy be
 

@@ -222,7 +222,7 @@ class CourseTrainer(transformers.Trainer):
         hidden = model.model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
-            attention_mask=packing.attention_mask(inputs["segment_ids"], model.dtype),
+            attention_mask=packing.attention_mask(inputs["ends"], model.dtype),
             use_cache=False,
         ).last_hidden_state[:, :-1]
         labels = inputs["labels"][:, 1:]

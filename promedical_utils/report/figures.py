@@ -5,7 +5,7 @@ in ``figures.yaml``. ``plotting.save`` writes the CSV first and draws from what 
 ``plotting.show`` draws in a notebook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -450,35 +450,41 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
 
 
 def plot_speed(df: pd.DataFrame) -> Figure:
-    """Times as fast packed as one by one, over K, over L, and on the clinic's mix, with the bound.
+    """Times as fast packed as one by one, over K, over L, and of mixes, beside the operations.
 
-    From ``speed.summary``; the line is the bound that the tokens give.
+    From ``speed.summary``: medians with the range of the rounds; the line is the ratio of the two
+    sides' operations (scoring's), which is no bound.
     """
-    tasks = {"scoring": BLUE, "training": ORANGE}
+    tasks = {
+        "scoring": {"color": BLUE, "marker": "o"},
+        "training": {"color": ORANGE, "marker": "s"},
+    }
     labels = {"K": "criteria K, at 480 shared tokens", "L": "shared tokens L, at 7 criteria"}
     figure, [[over_k, over_l, mix]] = canvas(10.5, 3.4, 3)
     for axis, (column, label) in zip((over_k, over_l), labels.items(), strict=True):
-        part = df[df.case == f"over {column}"].sort_values(column)
-        style = {"hue": "task", "style": "task", "palette": tasks, "s": 40}
-        sns.scatterplot(part, x=column, y="ratio", ax=axis, **style)
-        scoring = part[part.task == "scoring"]
-        axis.plot(scoring[column], scoring.bound, color=GREY, lw=1, label="bound by tokens")
-        ticks = sorted(set(part[column]))
+        cases = df[df.case == f"over {column}"].sort_values(column)
+        for task, style in tasks.items():
+            part = cases[cases.task == task]
+            ends = [part.ratio - part.low, part.high - part.ratio]
+            axis.errorbar(part[column], part.ratio, ends, label=task, ls="", capsize=2, **style)
+            if task == "scoring":
+                axis.plot(part[column], part.work, color=GREY, lw=1, label="by operations")
+        ticks = sorted(set(cases[column]))
         axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None), xticks=ticks)
     over_l.set_xscale("log")
     over_l.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
     over_l.minorticks_off()
     over_k.legend(fontsize=8, title="")
-    over_l.get_legend().remove()
-    part = df[df.case.isin(["published", "clinic mix"])].sort_values(["case", "task"])
-    names = part.case + ",\n" + part.task
-    style = {"hue": part.task, "palette": tasks, "width": 0.5, "legend": False}
-    sns.barplot(x=part.ratio, y=names, ax=mix, saturation=1, **style)
-    mix.plot(part.bound, range(len(part)), "|", color="black", ms=24)
+    part = df[~df.case.str.startswith("over")].sort_values(["case", "task"])
     for at, row in enumerate(part.itertuples()):
-        text = f"{row.ratio:.2f}, {row.share:.0%} of the bound"
-        mix.text(0.1, at, text, va="center", color="white", fontsize=8)
-    mix.set(xlabel="times as fast packed (tick: bound by tokens)", ylabel="")
+        ends = [[row.ratio - row.low], [row.high - row.ratio]]
+        mix.errorbar(row.ratio, at, xerr=ends, capsize=2, **tasks[row.task])
+        mix.annotate(f"{row.share:.0%}", (row.high, at), (6, -3), textcoords="offset points")
+    mix.plot(part.work, range(len(part)), "|", color="black", ms=20)
+    mix.set_yticks(range(len(part)), part.case + ",\n" + part.task)
+    mix.set(xlabel="times as fast packed (tick: by operations)", ylabel="", xlim=(0, None))
+    mix.invert_yaxis()
+    mix.margins(x=0.15)
     return figure
 
 
@@ -540,16 +546,16 @@ def plot_grades(df: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_packed_mask(segments: np.ndarray, allowed: np.ndarray) -> Figure:
-    """Attention mask of one packed sequence: ``segments`` (T,), ``allowed`` (T, T) bool."""
-    kind = np.where(allowed, np.where(segments[None, :] == 0, 1, 2), 0)  # 0: not read
+def plot_packed_mask(starts: Sequence[int], allowed: np.ndarray) -> Figure:
+    """Attention mask of one packed sequence: ``starts`` of its criteria, and the end; ``allowed``
+    (T, T) bool."""
+    kind = np.where(allowed, np.where(np.arange(len(allowed)) < starts[0], 1, 2), 0)  # 0: not read
     figure, [[axis]] = canvas(6.4, 6)
     axis.imshow(kind, cmap=ListedColormap(["white", SKY, RED]), vmin=0, vmax=2)
     axis.grid(False)
-    starts = np.flatnonzero(np.diff(segments, prepend=-1))
-    for number, (start, end) in enumerate(pairwise([*starts, len(segments)])):
+    for number, (start, end) in enumerate(pairwise([0, *starts])):
         text = f"c{number}" if number else "prompt and response"
-        axis.text(len(segments) + 2, (start + end) / 2, text, va="center", fontsize=8)
+        axis.text(len(allowed) + 2, (start + end) / 2, text, va="center", fontsize=8)
         axis.axhline(end - 0.5, color=GREY, lw=0.4)
         axis.axvline(end - 0.5, color=GREY, lw=0.4)
     axis.set(xlabel="token that is read", ylabel="token that reads")

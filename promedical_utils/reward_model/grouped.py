@@ -1,8 +1,8 @@
 """Training on groups of answers: TRL's RewardTrainer, with a step read in passes of a token budget.
 
-A row is a group: the packed sequences of its answers (``ids``, ``starts``, ``heads``) and what is
-learned of their scores. What differs between the models that learn so is a pass's batch and its
-loss: ``training`` has those of the reward models, ``studies.small_systems`` two others.
+A row is a group: the packed sequences of its answers (``ids``, ``starts``, ``heads``, ``parents``)
+and what is learned of their scores. What differs between the models that learn so is a pass's batch
+and its loss: ``training`` has those of the reward models, ``studies.small_systems`` two others.
 """
 
 import math
@@ -64,13 +64,23 @@ def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
     return Dataset.from_list(tokenised).select(order)
 
 
+def flat(rows: Sequence[dict]) -> bool:
+    """Whether the rows hold trees, which ``packing.collate`` does not pad."""
+    return all(all(row.get("parents", [[]])) for row in rows)
+
+
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
+    if flat(rows):
+        sizes = [sum(map(len, row["ids"])) for row in rows]
+        return packing.batches([1] * len(rows), budget, sizes)
     return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
     """Share of padding in the passes over ``rows``, taken ``batch`` at a time, as ``Passes``."""
+    if flat(rows):
+        return 0.0
     used, whole = sum(len(ids) for row in rows for ids in row["ids"]), 0
     for start in range(0, len(rows), batch):
         step = rows[start : start + batch]
@@ -96,8 +106,9 @@ class Passes:
         parts = []
         for row in rows:
             heads = row.get("heads") or [()] * len(row["ids"])
-            for ids, starts, own in zip(row["ids"], row["starts"], heads, strict=True):
-                parts.append(packing.Packed(ids, starts, tuple(own)))
+            parents = row.get("parents") or [[]] * len(row["ids"])
+            for *own, outputs, above in zip(row["ids"], row["starts"], heads, parents, strict=True):
+                parts.append(packing.Packed(*own, tuple(outputs), above))
         return packing.collate(parts, self.pad_id)
 
     def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:

@@ -136,10 +136,22 @@ class RewardModel:
         self, items: Sequence[tuple[list[dict], str, Sequence[Criterion]]]
     ) -> list[list[float]]:
         """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar or of
-        view rubric, which reads the criteria in the order given."""
-        cases = [(messages, [text], criteria) for messages, text, criteria in items]
-        names = [[f"response {i}"] for i in range(len(items))]
-        return [values for [values] in self._scores(cases, names, None, False)[0]]
+        view rubric, which reads the criteria in the order given. Items side by side that differ in
+        their responses alone share their prompt."""
+        cases: list[tuple] = []
+        names: list[list[str]] = []
+        for number, (messages, text, criteria) in enumerate(items):
+            if not (self.shares and cases and cases[-1][::2] == (messages, criteria)):
+                cases.append((messages, [], criteria))
+                names.append([])
+            cases[-1][1].append(text)
+            names[-1].append(f"response {number}")
+        return [values for case in self._scores(cases, names, None, False)[0] for values in case]
+
+    @property
+    def shares(self) -> bool:
+        """Whether the answers of a group are read behind one prompt, as in training."""
+        return self.report.get("share_prompt", True)
 
     def merged(self) -> "RewardModel":
         """This model, its adapter now in the weights, all in fp32: the same scores to rounding, and
@@ -150,9 +162,15 @@ class RewardModel:
 
     def _scores(self, cases, names, batch_tokens, shorten):
         """(scores, tokens cut), each by case and response: a list of K scores, a dict."""
-        heads = self.report.get("heads")
+        batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
         readings = read(
-            self.tokenizer, cases, self.view, self.max_tokens, heads=heads, shorten=shorten
+            self.tokenizer,
+            cases,
+            self.view,
+            self.max_tokens,
+            heads=self.report.get("heads"),
+            shorten=shorten,
+            room=2 * batch_tokens if self.shares else 0,
         )
         tail = "all criteria" if self.view == "rubric" else "criterion"
         for reading, name in zip(readings, names, strict=True):
@@ -163,7 +181,6 @@ class RewardModel:
                 )
         sequences = [s for reading in readings for s in reading.sequences]
         self.tokens_read += sum(len(s.ids) for s in sequences)
-        batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
         rounds, kind = self.computes != self.model.dtype, self.model.device.type
         with torch.autocast(kind, self.computes) if rounds else nullcontext():
             pad = self.tokenizer.pad_token_id

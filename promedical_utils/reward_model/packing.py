@@ -1,20 +1,32 @@
-"""Criterion packing: all criteria of a response read in one sequence, one score each.
+"""Packing: what a group's answers and criteria share is read once, with one score for each of them.
 
-    [prompt][response][c1][c2]...[cK]
+    [prompt][a1][c11]...[c1K][a2][c21]...[c2K]...
 
-c_j sees prompt, response and itself only, and its positions restart right after the response, so
-each score equals (to rounding) that of the plain sequence [prompt][response][c_j]. A scalar view
-is the case K = 0: the score is read at the response's last token. Nothing here knows what the parts
-mean: with a criterion as the shared part and responses as the tails, the criterion comes first.
+Segments form a tree: a_i continues the prompt, c_ij continues a_i. A token sees its own segment and
+those that it continues, and its position goes on from there, so each score equals (to rounding)
+that of the plain sequence [prompt][a_i][c_ij]. Scores are read at the ends of leaves; a scalar view
+has no criteria, and an answer is a leaf. Nothing here knows what the parts mean: with criteria in
+the middle and answers as leaves, the criterion comes first.
+
+What is read together: a pass costs its tokens, and the (query, key) pairs that attention computes.
+Trees lie one behind another without padding, and ``attend`` computes for a block of queries only
+keys that some of them see: no answer's queries meet another answer's keys. So one tree has the
+pairs of its answers apart, less those of the prompts that it saves; to cut it costs tokens and
+pairs and saves none, and a cache of the prompt's keys and values would read as much as the tree.
+Training never cuts: a pass holds whole groups, so that it would save no memory either. In scoring
+a pass much over its budget costs more a token (a fifth on two cores, by their caches), so there a
+tree is cut at ``room``, two budgets, but never below ``REREAD`` prompts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
-from torch.nn.functional import linear
+from accelerate.utils import send_to_device
+from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
@@ -22,27 +34,55 @@ from promedical_utils.core.records import Criterion
 
 ATTENTION = "sdpa_by_rows"
 BLOCK = 256  # rows; shorter blocks cost more in calls than they save
+LEAVES = 128  # rows of leaves side by side, which do not see each other
+REREAD = 4  # a tree is not cut below as many prompts: reading them again costs a third at most
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One sequence: ``ids`` (T,); ``starts`` (K + 1,): where each criterion starts, and the end.
+    """One sequence: ``ids`` (T,); ``starts`` (S,): where each segment but the first starts, and the
+    end of the last.
 
-    ``starts[0]`` is the length of what all criteria share. ``heads`` (K,) are the outputs of the
-    score head that are read; the first, when empty. With K = 0 all are read at the end.
+    ``parents`` (S - 1,): the segment that each of them continues. Without, all continue the first,
+    and sequences are padded to one length, as the published runs read them. ``heads``: the outputs
+    of the score head that are read at each leaf; the first, when empty.
     """
 
     ids: list[int]
     starts: list[int]
     heads: tuple[int, ...] = ()
+    parents: list[int] = field(default_factory=list)
+
+    def grow(self, ids: Sequence[int], parent: int = 0) -> int:
+        """Add a segment behind all others; its number."""
+        self.ids.extend(ids)
+        self.starts.append(len(self.ids))
+        self.parents.append(parent)
+        return len(self.parents)
+
+    @property
+    def above(self) -> list[int]:
+        """(S,) the segment that each one continues, -1 for the first."""
+        return [-1, *(self.parents or [0] * (len(self.starts) - 1))]
 
     @property
     def reads(self) -> list[tuple[int, int]]:
         """(column, head) of each score."""
-        if len(self.starts) == 1:
-            return [(self.starts[0] - 1, head) for head in self.heads or (0,)]
-        heads = self.heads or (0,) * (len(self.starts) - 1)
-        return [(end - 1, head) for end, head in zip(self.starts[1:], heads, strict=True)]
+        inner = set(self.above)
+        leaves = [end for number, end in enumerate(self.starts) if number not in inner]
+        return [(end - 1, head) for end in leaves for head in self.heads or (0,)]
+
+    def layout(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T,) position of each token, and (T,) the column from which on none sees it."""
+        begins, ends, above = [0, *self.starts[:-1]], list(self.starts), self.above
+        shifts = [0]  # position less column
+        for number, parent in enumerate(above[1:], 1):
+            shifts.append(shifts[parent] + self.starts[parent] - begins[number])
+        for number in range(len(above) - 1, 0, -1):
+            ends[above[number]] = max(ends[above[number]], ends[number])
+        each = torch.tensor([end - begin for begin, end in zip(begins, self.starts, strict=True)])
+        positions = torch.arange(len(self.ids)) + torch.tensor(shifts).repeat_interleave(each)
+        return positions, torch.tensor(ends).repeat_interleave(each)
 
 
 def prompt_ids(tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -136,39 +176,58 @@ def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Pack
     """
     if longest(shared, tails) > limit:
         raise ValueError(f"{longest(shared, tails)} tokens, limit {limit}")
-    packed = [Packed(list(shared), [len(shared)])]
-    for tail in tails:
-        if len(packed[-1].ids) + len(tail) > limit:
-            packed.append(Packed(list(shared), [len(shared)]))
-        packed[-1].ids.extend(tail)
-        packed[-1].starts.append(len(packed[-1].ids))
-    return packed
+    parts = tree(shared, [(tail, ()) for tail in tails], limit, reread=0)
+    return [Packed(p.ids, p.starts) for p in parts] or [Packed(list(shared), [len(shared)])]
 
 
-def collate(sequences: Sequence[Packed], pad_id: int) -> dict[str, torch.Tensor]:
-    """A batch of B sequences, padded on the right, with N scores in all.
+def tree(
+    prompt: Sequence[int],
+    branches: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+    room: float,
+    reread: int = REREAD,
+) -> list[Packed]:
+    """[prompt][a1][c11]...: ``branches``, (a_i, its leaves c_ij), in order behind their prompt.
 
-    ``input_ids``, ``position_ids``, ``segment_ids``: (B, T); ``reads``: (N, 3), row, column and
-    head of each score. Segment 0 is shared, j the j-th criterion, and padding one more, so that no
-    row of the attention mask is empty and nothing becomes NaN.
+    One sequence, where that has at most ``room`` tokens or ``reread`` times the prompt's. What is
+    longer opens another with the same prompt, and if need be the same a_i; no segment is cut.
     """
-    length = max(len(s.ids) for s in sequences)
-    opens = torch.zeros(len(sequences), length + 1, dtype=torch.long)
-    rows = torch.tensor([row for row, s in enumerate(sequences) for _ in s.starts])
-    opens[rows, torch.tensor([start for s in sequences for start in s.starts])] = 1
-    opens = opens[:, :length]
-    segments = opens.cumsum(1)
-    columns = torch.arange(length).expand_as(segments)
-    begun = (columns * opens).cummax(1).values  # where the token's own segment starts, 0 if shared
-    shared = torch.tensor([[s.starts[0]] for s in sequences])
-    ids = [s.ids + [pad_id] * (length - len(s.ids)) for s in sequences]
-    reads = [(row, *read) for row, s in enumerate(sequences) for read in s.reads]
-    return {
-        "input_ids": torch.tensor(ids),
-        "position_ids": torch.where(segments > 0, shared + columns - begun, columns),
-        "segment_ids": segments,
-        "reads": torch.tensor(reads),
-    }
+    room, parts = max(room, reread * len(prompt)), []
+    for stem, leaves in branches:
+        size = len(stem) + sum(map(len, leaves))
+        if not parts or len(parts[-1].ids) + size > room:
+            parts.append(Packed(list(prompt), [len(prompt)]))
+        number = parts[-1].grow(stem)
+        for leaf in leaves:
+            if len(parts[-1].parents) > number and len(parts[-1].ids) + len(leaf) > room:
+                parts.append(Packed(list(prompt), [len(prompt)]))
+                number = parts[-1].grow(stem)
+            parts[-1].grow(leaf, number)
+    return parts
+
+
+def collate(sequences: Sequence[Packed], pad_id: int) -> dict:
+    """A batch of B sequences, padded on the right, with N scores in all; trees lie in one row.
+
+    ``input_ids``, ``position_ids``, ``ends`` (the column from which on no token sees this one):
+    (B, T); ``reads``: (N, 3), row, column and head of each score; of trees ``blocks`` as well.
+    Padding sees padding, so that no row of the attention mask is empty and nothing becomes NaN.
+    """
+    flat = all(s.parents for s in sequences)
+    rows = [list(sequences)] if flat else [[s] for s in sequences]
+    length = max(sum(len(s.ids) for s in row) for row in rows)
+    ids, ends = (torch.full((len(rows), length), value) for value in (pad_id, length))
+    positions, reads = torch.zeros_like(ids), []
+    for number, row in enumerate(rows):
+        start = 0
+        for s in row:
+            own, last = s.layout()
+            part = number, slice(start, start + len(own))
+            ids[part], positions[part], ends[part] = torch.tensor(s.ids), own, start + last
+            reads += [(number, start + column, head) for column, head in s.reads]
+            start += len(own)
+    batch = {"input_ids": ids, "position_ids": positions, "ends": ends}
+    batch["reads"] = torch.tensor(reads)
+    return batch | ({"blocks": blocks_of(ends[0])} if flat else {})
 
 
 def batches(
@@ -188,25 +247,70 @@ def batches(
         yield batch
 
 
-def allowed(segment_ids: torch.Tensor) -> torch.Tensor:
-    """(B, T) segments -> (B, T, T) bool: token i attends to j, which is not later, and is shared
-    or of i's own segment."""
-    _, length = segment_ids.shape
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    seen, own = segment_ids[:, None, :], segment_ids[:, :, None]
-    return causal & ((seen == 0) | (seen == own))
+def allowed(ends: torch.Tensor) -> torch.Tensor:
+    """(B, T) ``ends`` -> (B, T, T) bool: token i attends to j, which is not later and is seen by
+    i."""
+    columns = torch.arange(ends.shape[1], device=ends.device)
+    return (columns <= columns[:, None]) & (columns[:, None] < ends[:, None])
 
 
-def attention_mask(segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(B, T) segments -> (B, 1, T, T) additive mask; transformers uses a 4-D mask as it is."""
-    mask = torch.zeros((), dtype=dtype, device=segment_ids.device)
-    return torch.where(allowed(segment_ids), mask, torch.finfo(dtype).min)[:, None]
+def attention_mask(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(B, T) ``ends`` -> (B, 1, T, T) additive mask; transformers uses a 4-D mask as it is."""
+    return additive(allowed(ends), dtype)[:, None]
 
 
-def by_rows(module, query, key, value, attention_mask, **kwargs):
-    """SDPA of a causal 4-D mask in blocks of rows, each over the keys up to its own end: under a
-    mask SDPA computes what no row may see, too, half of the work of a long sequence."""
-    length = query.shape[2]
+def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    mask = torch.zeros((), dtype=dtype, device=seen.device)
+    return torch.where(seen, mask, torch.finfo(dtype).min)
+
+
+def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | None]]:
+    """(T,) ``ends`` -> (rows, numbers of the blocks they see, mask over those) of each block.
+
+    What others continue opens a block; leaves join one of at most LEAVES rows. The mask (rows,
+    keys) is bool; None: a plain causal one over the block itself.
+    """
+    last, sizes = (values.tolist() for values in ends.unique_consecutive(return_counts=True))
+    held: list[list[int]] = []  # start, stop, the last column that sees it, segments
+    stop = 0
+    for end, size in zip(last, sizes, strict=True):
+        start, stop = stop, stop + size
+        if held and end == stop and stop - held[-1][0] <= LEAVES:
+            held[-1] = [held[-1][0], stop, max(held[-1][2], end), held[-1][3] + 1]
+        else:
+            held.append([start, stop, end, 1])
+    columns, found = torch.arange(len(ends)), []
+    for number, (start, stop, _, segments) in enumerate(held):
+        keys = [n for n, (*_, end, _) in enumerate(held[: number + 1]) if end > start]
+        seen = None
+        if keys != [number] or segments > 1:
+            of = torch.cat([columns[slice(*held[n][:2])] for n in keys])
+            rows = columns[start:stop, None]
+            seen = (of <= rows) & (rows < ends[of])
+        found.append((stop - start, keys, seen))
+    return found
+
+
+def attend(query, key, value, blocks, scaling: float | None):
+    """SDPA of one row of trees, (1, heads, T, size), block by block over the keys it sees."""
+    # split and cat have a backward in one piece; that of a slice fills a whole tensor with zeros
+    sizes, parts = [rows for rows, _, _ in blocks], []
+    query, key, value = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
+    for rows, (_, keys, mask) in zip(query, blocks, strict=True):
+        seen = [torch.cat([part[n] for n in keys], dim=2) for part in (key, value)]
+        causal = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling}
+        parts.append(scaled_dot_product_attention(rows, *seen, **causal))
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
+
+
+def by_rows(module, query, key, value, attention_mask, blocks=None, scaling=None, **kwargs):
+    """SDPA of ``blocks``, or of a causal 4-D mask in blocks of rows, each over the keys up to its
+    own end: under a mask SDPA computes what no row may see, too, most of the work of a tree."""
+    if blocks is not None:
+        groups = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        return attend(query, key, value, blocks, scaling), None
+    length, kwargs = query.shape[2], kwargs | {"scaling": scaling}
     if attention_mask is None or length != key.shape[2] or length <= 2 * BLOCK:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     size, parts = max(BLOCK, -(-length // 4)), []
@@ -231,14 +335,20 @@ def read_many(model):
     """
     plain = model.forward
 
-    def forward(input_ids=None, position_ids=None, segment_ids=None, reads=None, **kwargs):
+    def forward(input_ids=None, position_ids=None, ends=None, reads=None, blocks=None, **kwargs):
         if reads is None:
             return plain(input_ids=input_ids, position_ids=position_ids, **kwargs)
+        if blocks and model.config._attn_implementation == ATTENTION:
+            # masks once for all layers; an integer mask is an error to any other attention
+            blocks = [
+                (rows, keys, mask if mask is None else additive(mask, model.dtype))
+                for rows, keys, mask in blocks
+            ]
+            seen = {"attention_mask": ends[:, None, None], "blocks": blocks}
+        else:
+            seen = {"attention_mask": attention_mask(ends, model.dtype)}
         hidden = model.base_model(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=attention_mask(segment_ids, model.dtype),
-            use_cache=False,
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, **seen
         ).last_hidden_state
         # bf16 scores tie, and a tie counts as wrong: the head works in fp32 whatever the body does
         with torch.autocast(hidden.device.type, enabled=False):
@@ -259,10 +369,12 @@ def read_many(model):
 def scores(model, sequences: Sequence[Packed], pad_id: int, budget: int) -> list[list[float]]:
     """Scores of each sequence, in order, by a ``read_many`` model in ``batches`` of ``budget``."""
     values: list[list[float]] = [[] for _ in sequences]
-    for rows in batches([len(s.ids) for s in sequences], budget):
+    lengths = [len(s.ids) for s in sequences]
+    flat = all(s.parents for s in sequences)  # without padding: an item is as many rows of one
+    parts = batches([1] * len(lengths), budget, lengths) if flat else batches(lengths, budget)
+    for rows in parts:
         batch = collate([sequences[i] for i in rows], pad_id)
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        flat = model(**batch).logits.tolist()
-        for row, score in zip(batch["reads"][:, 0].tolist(), flat, strict=True):
-            values[rows[row]].append(score)
+        found = iter(model(**send_to_device(batch, model.device)).logits.tolist())
+        for i in rows:
+            values[i] = list(islice(found, len(sequences[i].reads)))
     return values

@@ -5,6 +5,7 @@ passes of a token budget, each one backward; the step's loss is that of all its 
 ``train`` is the whole of it; notebook 03 takes its steps one by one.
 """
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,13 @@ def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> di
     tokenizer, model, p = hub.tokenizer_of(base), plan.model(), plan.profile
     limit = plan.limit(model)
     taught = training_rows(
-        groups, tokenizer, plan.view, limit, heads=plan.heads, shorten=p.rm_shorten
+        groups,
+        tokenizer,
+        plan.view,
+        limit,
+        heads=plan.heads,
+        shorten=p.rm_shorten,
+        share=p.rm_share_prompt,
     )
     if not any(row["pairs"] for row in taught.rows):
         raise KitError(f"no two answers differ in view {plan.view!r}; check the verdicts")
@@ -138,8 +145,9 @@ def finished(out: Path, settings: str) -> dict | None:
 class Taught(NamedTuple):
     """``rows``, one a group; ``left_out`` and ``shortened``: candidates by id, with their tokens.
 
-    A row holds the sequences (``ids``, ``starts``, ``heads``) of its answers and, of their scores
-    in order, ``pairs`` (P, 2), chosen and rejected, and ``targets`` (N,), 1 met, 0 not, or MASKED.
+    A row holds the sequences (``ids``, ``starts``, ``heads``, ``parents``) of its answers and, of
+    their scores in order, ``pairs`` (P, 2), chosen and rejected, and ``targets`` (N,), 1 met, 0
+    not, or MASKED.
     """
 
     rows: list[dict]
@@ -148,13 +156,22 @@ class Taught(NamedTuple):
 
 
 def training_rows(
-    groups: Sequence[Group], tokenizer, view: str, limit: int, *, heads=None, shorten: bool = False
+    groups: Sequence[Group],
+    tokenizer,
+    view: str,
+    limit: int,
+    *,
+    heads=None,
+    shorten: bool = False,
+    share: bool = False,
 ) -> Taught:
     """What a view learns from the groups; answers of over ``limit`` tokens are left out, the same
-    ones in every view but rubric, or with ``shorten`` cut by ``packing.fit``."""
+    ones in every view but rubric, or with ``shorten`` cut by ``packing.fit``. ``share``: all
+    answers of a group are read behind one prompt."""
     cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
     taught = Taught([], [], [])
-    readings = read(tokenizer, cases, view, limit, heads=heads, shorten=shorten)
+    room = math.inf if share else 0
+    readings = read(tokenizer, cases, view, limit, heads=heads, shorten=shorten, room=room)
     for group, reading in zip(groups, readings, strict=True):
         ids = [answer.id for answer in group.candidates]
         for n, tokens in reading.too_long.items():
@@ -187,6 +204,7 @@ def _row(group: Group, reading: Reading, view: str) -> dict:
         "ids": [s.ids for s in reading.sequences],
         "starts": [s.starts for s in reading.sequences],
         "heads": [list(s.heads) for s in reading.sequences],
+        "parents": [s.parents for s in reading.sequences],
         "pairs": pairs,
         "targets": [MASKED if verdict is None else float(verdict) for verdict in verdicts],
     }
@@ -259,6 +277,7 @@ def report(
         "dtype": str(plan.dtype).removeprefix("torch."),
         "trained_in": str(plan.mixed).removeprefix("torch."),
         "max_tokens": plan.limit(trainer.model),
+        "share_prompt": p.rm_share_prompt,
         "heads": plan.heads,
         "groups": len(taught.rows),
         "answers": sum(len(g.candidates) for g in plan.groups) - len(taught.left_out),

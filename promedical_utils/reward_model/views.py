@@ -39,14 +39,16 @@ def read(
     *,
     heads: Mapping[str, int] | None = None,
     shorten: bool = False,
+    room: float = 0,
 ) -> list[Reading]:
     """Token sequences of every case (messages, responses, criteria) in a view.
 
     A response whose instruction, text and longest criterion exceed ``limit`` is ``too_long``, in
     every view alike, so that budgets stay equal; view rubric alone reads all criteria as one text,
     and what is too long with that as well. ``shorten``: ``packing.fit`` makes room.
-    ``heads``: of view heads, type of criterion -> output. KitError for view rubric without
-    criteria.
+    ``heads``: of view heads, type of criterion -> output. ``room``: the answers of a case share
+    their prompt, in trees of about as many tokens (``packing.tree``); 0: each is read with its own.
+    KitError for view rubric without criteria.
     """
     texts = [[packing.criterion_text(c) for c in criteria] for _, _, criteria in cases]
     if view == "rubric":
@@ -57,12 +59,12 @@ def read(
     items = [(m, r, own) for (m, responses, _), own in zip(cases, texts) for r in responses]
     packing.encode(tokenizer, items, known)
     return [
-        _reading(tokenizer, known, case, own, view, limit, heads or {}, shorten)
+        _reading(tokenizer, known, case, own, view, limit, heads or {}, shorten, room)
         for case, own in zip(cases, texts, strict=True)
     ]
 
 
-def _reading(tokenizer, known, case, texts, view, limit, heads, shorten) -> Reading:
+def _reading(tokenizer, known, case, texts, view, limit, heads, shorten, room) -> Reading:
     """One case, its criteria as ``texts``; ``known``: token ids of texts."""
     (messages, responses, criteria), reading = case, Reading()
     encoded = packing.encode(tokenizer, [(messages, r, texts) for r in responses], known)
@@ -90,13 +92,21 @@ def _reading(tokenizer, known, case, texts, view, limit, heads, shorten) -> Read
     elif view == "heads":
         asked = [(n, head) for n, c in enumerate(criteria) for head in outputs_of(c, heads)]
         numbers, outputs = [n for n, _ in asked], tuple(head for _, head in asked)
-    for i, (shared, tails) in enumerate(packing.encode(tokenizer, items, known)):
+    if not numbers:
+        return reading  # no criteria, so nothing to score
+    encoded = packing.encode(tokenizer, items, known)
+    for i in range(len(encoded)):
         if view == "before":
             reading.reads += [(n, i) for n in reading.kept]
         else:
             reading.reads += [(reading.kept[i], number) for number in numbers]
-        packed = packing.pack(shared, tails, limit)
-        reading.sequences += [replace(part, heads=outputs) for part in packed]
+    if room:
+        prompt = known[repr(messages)]
+        branches = [(shared[len(prompt) :], tails) for shared, tails in encoded]
+        packed = packing.tree(prompt, branches, room)
+    else:
+        packed = [part for own in encoded for part in packing.pack(*own, limit)]
+    reading.sequences = [replace(part, heads=outputs) for part in packed]
     return reading
 
 

@@ -1,10 +1,14 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import get_peft_model
 
 from promedical_utils.core.records import Criterion
-from promedical_utils.reward_model import packing, training
+from promedical_utils.reward_model import grouped, packing, training
+from promedical_utils.reward_model.model import BATCH_TOKENS
 from promedical_utils.reward_model.packing import Packed, pack
 
 CRITERIA = [
@@ -18,13 +22,15 @@ ITEMS = [
     ([{"role": "user", "content": "and now, after all that?"}], "wait", TAILS[1:]),
     ([{"role": "user", "content": "how much?"}], "the dose " * 9, TAILS[:1]),
 ]
-# any mix of lengths: shared tokens and up to five criteria for each of up to four responses
+# any mix of lengths: up to three prompts with up to three responses, up to five criteria for each
 TOKENS = st.lists(st.integers(3, 300), min_size=1, max_size=9)
-MIX = st.lists(
-    st.tuples(st.lists(st.integers(3, 300), min_size=1, max_size=30), st.lists(TOKENS, max_size=5)),
-    min_size=1,
-    max_size=4,
+RESPONSE = st.tuples(
+    st.lists(st.integers(3, 300), min_size=1, max_size=20), st.lists(TOKENS, max_size=5)
 )
+MIX = st.lists(
+    st.tuples(TOKENS, st.lists(RESPONSE, min_size=1, max_size=3)), min_size=1, max_size=3
+)
+READ = st.sampled_from(["apart", "shared", "shared, cut"])
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,22 @@ def any_model(request):
     architecture, *rows = request.param.split()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(packing, "BLOCK", 4)
+        patched.setattr(packing, "LEAVES", 4)
         yield tiny(architecture, packing.ATTENTION if rows else "sdpa")
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """A LoRA on a model with grouped queries, whose weights are no longer those it starts with."""
+    torch.manual_seed(5)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packing, "BLOCK", 4)
+        patched.setattr(packing, "LEAVES", 4)
+        model = get_peft_model(tiny("Qwen3", packing.ATTENTION), grouped.lora(4))
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        yield model.eval()
 
 
 def apart(model, shared, tails):
@@ -85,25 +106,51 @@ def apart(model, shared, tails):
     return torch.stack([model.score(row.last_hidden_state[0, -1]) for row in rows])
 
 
-@settings(max_examples=40, deadline=None)
-@given(mix=MIX, limit=st.sampled_from([45, 512]))
+def sequences_of(prompt, responses, how):
+    """Each response with its own prompt, a long rubric in several sequences, or all in trees."""
+    if how == "apart":
+        return [part for text, tails in responses for part in pack(prompt + text, tails, 45)]
+    return packing.tree(prompt, responses, 50 if how == "shared, cut" else math.inf)
+
+
+def scores_apart(model, mix):
+    every = [(prompt + text, tails) for prompt, responses in mix for text, tails in responses]
+    return torch.cat([apart(model, *item)[:, 0] for item in every])
+
+
+@settings(max_examples=60, deadline=None)
+@given(mix=MIX, how=READ)
 @torch.no_grad()
-def test_any_mix_scores_as_one_by_one(any_model, mix, limit):
-    packed = [part for shared, tails in mix for part in pack(shared, tails, limit)]
-    scores = any_model(**packing.collate(packed, 0)).logits
-    expected = torch.cat([apart(any_model, *item)[:, 0] for item in mix])
-    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+def test_any_mix_scores_as_one_by_one(any_model, mix, how):
+    packed = [part for item in mix for part in sequences_of(*item, how)]
+    batch = packing.collate(packed, 0)
+    assert ("blocks" in batch) == (how != "apart")
+    if how != "apart":  # trees are not padded
+        assert batch["input_ids"].tolist() == [[i for part in packed for i in part.ids]]
+    expected = scores_apart(any_model, mix)
+    torch.testing.assert_close(any_model(**batch).logits, expected, atol=1e-5, rtol=0)
+    rows = packing.scores(any_model, packed, 0, budget=100)
+    assert [len(row) for row in rows] == [len(part.reads) for part in packed]
+    found = torch.tensor([score for row in rows for score in row])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_every_head_is_read_where_it_was_asked_for(any_model):
     (shared, tails), other = ([5, 9, 11, 7], [[3, 4], [8]]), [6, 12]
     batch = packing.collate(
-        [Packed(other, [2], (2, 0, 1)), Packed(shared + tails[0] + tails[1], [4, 6, 7], (1, 2))], 0
+        [Packed(other, [2], (2, 0)), Packed(shared + tails[0] + tails[1], [4, 6, 7], (1, 2))], 0
     )
-    assert batch["reads"].tolist() == [[0, 1, 2], [0, 1, 0], [0, 1, 1], [1, 5, 1], [1, 6, 2]]
+    assert batch["reads"].tolist() == [
+        [0, 1, 2],
+        [0, 1, 0],
+        [1, 5, 1],
+        [1, 5, 2],
+        [1, 6, 1],
+        [1, 6, 2],
+    ]
     whole, criteria = apart(any_model, other, []), apart(any_model, shared, tails)
-    expected = [whole[0, 2], whole[0, 0], whole[0, 1], criteria[0, 1], criteria[1, 2]]
+    expected = [whole[0, 2], whole[0, 0], *criteria[0, 1:], *criteria[1, 1:]]
     scores = any_model(**batch).logits
     torch.testing.assert_close(scores, torch.stack(expected), atol=1e-5, rtol=0)
 
@@ -111,24 +158,29 @@ def test_every_head_is_read_where_it_was_asked_for(any_model):
 @settings(max_examples=15, deadline=None)
 @given(
     mix=MIX,
+    how=READ,
     weight=st.sampled_from([0.0, 0.7]),
     budget=st.sampled_from([1, 60, 10_000]),
+    full=st.booleans(),
     data=st.data(),
 )
-def test_the_loss_and_its_gradients_are_those_of_one_by_one(any_model, mix, weight, budget, data):
-    """However the step is cut into passes: rows are responses, a pair is two reads of one row."""
+def test_the_loss_and_its_gradients_are_those_of_one_by_one(
+    any_model, adapted, mix, how, weight, budget, full, data
+):
+    """However the step is cut into passes: rows are groups, a pair is two reads of one row."""
+    trained = any_model if full else adapted
     rows, every, known = [], [], []
-    for shared, tails in mix:
-        n = max(1, len(tails))
+    for prompt, responses in mix:
+        n = sum(max(1, len(tails)) for _, tails in responses)
         reads = st.integers(0, n - 1)
         pairs = data.draw(st.lists(st.tuples(reads, reads), max_size=4))
         targets = data.draw(st.lists(st.sampled_from([0.0, 1.0, -1.0]), min_size=n, max_size=n))
-        sequences = pack(shared, tails, 512)
+        sequences = sequences_of(prompt, responses, how)
         rows.append(
             {
                 "ids": [s.ids for s in sequences],
                 "starts": [s.starts for s in sequences],
-                "heads": [[] for _ in sequences],
+                "parents": [s.parents for s in sequences],
                 "pairs": [list(p) for p in pairs],
                 "targets": targets,
             }
@@ -137,21 +189,21 @@ def test_the_loss_and_its_gradients_are_those_of_one_by_one(any_model, mix, weig
         known += targets
 
     def grads():
-        found = torch.cat([p.grad.flatten() for p in any_model.parameters() if p.grad is not None])
-        any_model.zero_grad()
+        found = torch.cat([p.grad.flatten() for p in trained.parameters() if p.grad is not None])
+        trained.zero_grad()
         return found
 
-    any_model.zero_grad()
-    scores = torch.cat([apart(any_model, *item)[:, 0] for item in mix])
+    trained.zero_grad()
+    scores = scores_apart(any_model if full else adapted.base_model.model, mix)
     pairs, targets = torch.tensor(every).reshape(-1, 2).long(), torch.tensor(known)
     expected = training.reward_loss(scores, pairs, targets, weight)
     expected.backward()
     expected_grads = grads()
     total = 0.0
     for part in training.RewardPasses(0, budget)(rows)["passes"]:
-        reads = {k: part[k] for k in ("input_ids", "position_ids", "segment_ids", "reads")}
+        reads = {k: v for k, v in part.items() if k not in ("pairs", "targets", "totals")}
         loss = training.reward_loss(
-            any_model(**reads).logits, part["pairs"], part["targets"], weight, part["totals"]
+            trained(**reads).logits, part["pairs"], part["targets"], weight, part["totals"]
         )
         loss.backward()
         total += loss.item()
@@ -261,17 +313,17 @@ def test_positions_segments_and_reads_by_hand():
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]]
     assert batch["position_ids"][0].tolist() == [0, 1, 2, 3, 2]
     assert batch["position_ids"][1, :3].tolist() == [0, 1, 2]
-    assert batch["segment_ids"].tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 1]]
+    assert batch["ends"].tolist() == [[5, 5, 4, 4, 5], [3, 3, 3, 5, 5]]
     assert batch["reads"].tolist() == [[0, 3, 0], [0, 4, 0], [1, 2, 0]]
     other = packing.collate([Packed([5, 6, 7, 8], [4]), Packed([5, 6, 7], [2, 3])], 0)
     assert other["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, 7, 0]]
     assert other["position_ids"][1, :3].tolist() == [0, 1, 2]
-    assert other["segment_ids"][1].tolist() == [0, 0, 1, 2]
+    assert other["ends"][1].tolist() == [3, 3, 3, 4]
     assert other["reads"].tolist() == [[0, 3, 0], [1, 2, 0]]
 
 
 def test_the_mask_by_hand():
-    seen = packing.allowed(torch.tensor([[0, 0, 1, 1, 2]]))[0].int().tolist()
+    seen = packing.allowed(torch.tensor([[5, 5, 4, 4, 5]]))[0].int().tolist()
     assert seen == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
@@ -279,8 +331,65 @@ def test_the_mask_by_hand():
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],
     ]
-    mask = packing.attention_mask(torch.tensor([[0, 1, 2]]), torch.float32)
+    mask = packing.attention_mask(torch.tensor([[3, 2, 3]]), torch.float32)
     assert mask.shape == (1, 1, 3, 3) and mask[0, 0, 2, 1] < -1e30 and mask[0, 0, 2, 0] == 0
+
+
+def test_two_trees_by_hand():
+    """[5 6][7 8]([9] [1 2])[3]([4]), and a prompt with one answer behind it in the same row."""
+    first = packing.tree([5, 6], [([7, 8], [[9], [1, 2]]), ([3], [[4]])], math.inf)
+    batch = packing.collate([*first, *packing.tree([7], [([8, 9], [])], math.inf)], 0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 1, 2, 3, 4, 7, 8, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 4, 5, 2, 3, 0, 1, 2]]
+    assert batch["ends"].tolist() == [[9, 9, 7, 7, 5, 7, 7, 9, 9, 12, 12, 12]]
+    assert batch["reads"].tolist() == [[0, 4, 0], [0, 6, 0], [0, 8, 0], [0, 11, 0]]
+    seen = packing.allowed(batch["ends"])[0]
+    assert seen[6].nonzero().flatten().tolist() == [0, 1, 2, 3, 5, 6]  # not the other criterion
+    assert seen[8].nonzero().flatten().tolist() == [0, 1, 7, 8]  # not the other answer
+    assert seen[11].nonzero().flatten().tolist() == [9, 10, 11]  # not the other prompt
+
+
+@pytest.mark.parametrize(
+    "prompt, answer, answers, criteria, tail, packed, single",
+    [
+        (150, 100, 3, 8, 22, 1.3, None),
+        (150, 100, 8, 8, 22, 1.4, None),
+        (240, 240, 8, 7, 32, None, 7.25),
+    ],
+)
+def test_how_many_times_fewer_tokens(prompt, answer, answers, criteria, tail, packed, single):
+    """As one tree in training, and in scoring with the budget of a CPU."""
+    branches = [([1] * answer, [[2] * tail] * criteria)] * answers
+    for room in (math.inf, 2 * BATCH_TOKENS["cpu"]):
+        [shared] = packing.tree([0] * prompt, branches, room)
+        assert len(shared.ids) == prompt + answers * (answer + criteria * tail)
+        if packed:
+            alone = answers * (prompt + answer + criteria * tail)
+            assert alone >= packed * len(shared.ids)
+        if single:
+            assert answers * criteria * (prompt + answer + tail) >= single * len(shared.ids)
+
+
+@pytest.mark.parametrize("prompt", [30, 150, 1024])
+def test_the_cost_rule(prompt):
+    """A tree has fewer tokens and pairs than its answers apart, cut or not; a cut is seldom."""
+    branches = [([1] * 90, [[2] * 22] * 8)] * 24
+
+    def cost(sequences):
+        parts = packing.collate(sequences, 0)["blocks"]
+        pairs = sum(rows * sum(parts[n][0] for n in keys) for rows, keys, _ in parts)
+        return sum(len(s.ids) for s in sequences), pairs
+
+    apart = [packing.tree([0] * prompt, [branch], math.inf)[0] for branch in branches]
+    whole, cut = (packing.tree([0] * prompt, branches, room) for room in (math.inf, 1000))
+    assert len(whole) == 1 < len(cut) < len(apart)
+    assert all(len(s.ids) <= max(1000, 4 * prompt) for s in cut)
+    for less, more in ((whole, cut), (cut, apart)):
+        assert all(a < b for a, b in zip(cost(less), cost(more), strict=True))
+    assert cost(cut)[0] <= 4 / 3 * cost(whole)[0]
+    # a mask over the whole tree has every pair: what is computed is near what is seen
+    tokens, pairs = cost(whole)
+    assert pairs < 2 * packing.allowed(packing.collate(whole, 0)["ends"]).sum() < tokens**2
 
 
 @torch.no_grad()

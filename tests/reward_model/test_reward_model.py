@@ -12,6 +12,7 @@ import yaml
 
 from promedical_utils.core.records import DIMENSIONS, Rubric
 from promedical_utils.core.workspace import KitError
+from promedical_utils.policy import veto_reward
 from promedical_utils.reward_model import (
     grouped,
     hub,
@@ -195,6 +196,83 @@ def test_every_view_scores_each_criterion_by_its_name(trained, tiny_groups):
     # one kind of safety was trained on: an unseen one gets that head's score
     scores = rm.load(trained / "heads").score_texts(items)
     assert scores[0] == scores[1] == scores[2]
+
+
+@pytest.mark.parametrize("view", variants.VIEWS)
+def test_a_step_with_shared_prompts_is_the_step_without(view, tiny_base, tiny_groups, tiny_profile):
+    """The same scores, loss and gradients of all weights, however the step is cut into passes."""
+    plan = training.Plan(tiny_groups, tiny_base, "x", view=view, profile=tiny_profile, full=True)
+    tokenizer, model = rm.tokenizer_of(tiny_base), plan.model().eval()
+    groups = tiny_groups[:3]
+    made = {}
+    for share, budget in ((False, 10_000), (True, 10_000), (True, 1)):
+        rows, *_ = training.training_rows(
+            groups, tokenizer, view, 256, heads=plan.heads, share=share
+        )
+        passes = training.RewardPasses(tokenizer.pad_token_id, budget)(rows)["passes"]
+        assert len(passes) == (3 if budget == 1 else 1)
+        model.zero_grad()
+        for part in passes:
+            learned = {name: part.pop(name) for name in ("pairs", "targets", "totals")}
+            training.reward_loss(model(**part).logits, weight=0.7, **learned).backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+        used = sum(len(ids) for row in rows for ids in row["ids"])
+        made[share, budget] = gradients, used, [(r["pairs"], r["targets"]) for r in rows]
+        assert share == (grouped.padding(rows, 3, 10_000) == 0.0)
+    (apart, tokens, learned), *others = made.values()
+    prompts = [len(packing.prompt_ids(tokenizer, g.messages)) for g in groups]
+    for gradients, fewer, same in others:
+        assert same == learned and fewer == tokens - 2 * sum(prompts)
+        scale = apart.abs().max()
+        torch.testing.assert_close(gradients / scale, apart / scale, atol=1e-5, rtol=0)
+
+
+def test_a_prompt_is_read_once_for_all_answers_of_its_group(trained, tiny_groups):
+    """In scoring groups and texts, and so in the reward of a policy's answers."""
+    groups = tiny_groups[:3]
+    items = [(g.messages, a.text, g.criteria) for g in groups for a in g.candidates]
+    for view in variants.VIEWS:
+        model, made = rm.load(trained / view), {}
+        assert not model.shares  # as the smoke profile has it
+        for share in (False, True):
+            model.report["share_prompt"] = share
+            frames, read = [], []
+            for batch in (10_000, 30):  # the second cuts trees
+                model.tokens_read = 0
+                frames.append(model.score_groups(groups, batch).score.to_numpy())
+                read.append(model.tokens_read)
+            model.tokens_read = 0
+            frames.append([score for scores in model.score_texts(items) for score in scores])
+            made[share] = frames, [*read, model.tokens_read]
+        for scores in [*made[False][0], *made[True][0]]:
+            assert scores == pytest.approx(made[True][0][0], abs=1e-5), view
+        apart, (whole, cut, texts) = made[False][1], made[True][1]
+        assert whole == texts <= cut <= apart[2]
+        if view != "before":  # there all answers shared criterion and prompt
+            prompts = [len(packing.prompt_ids(model.tokenizer, g.messages)) for g in groups]
+            assert apart == [whole + 2 * sum(prompts)] * 3
+    assert rm.load(trained / "criterion").score_texts([(*items[0][:2], []), items[1]])[0] == []
+
+    model, logged = rm.load(trained / "criterion"), {}
+    model.report["share_prompt"] = True
+    rubrics = [
+        Rubric(instruction_id=g.instruction.id, criteria=g.criteria, status="gold", round=0)
+        for g in groups
+    ]
+    scale = {d: {"temperature": 1.0, "bias": 0.0} for d in DIMENSIONS}
+    reward = veto_reward.VetoReward(
+        model, Calibration(scale, 0.0, 0.9, {}), rubrics, group=len(groups[0].candidates)
+    )
+    reward(
+        [m for m, _, _ in items],
+        [text for _, text, _ in items],
+        [g.instruction.id for g in groups for _ in g.candidates],
+        log_metric=logged.__setitem__,
+    )
+    assert logged["veto/unscored"] == 0 and logged["tokens/scored"] > 0
+    before = model.tokens_read
+    model.score_groups(groups)
+    assert model.tokens_read - before == logged["tokens/scored"]
 
 
 def test_schedule_shows_every_row_once_an_epoch_and_keeps_alike_lengths_together():
