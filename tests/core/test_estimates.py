@@ -1,4 +1,4 @@
-"""Ratios of sums by hand: four samples of two clusters, draws counted out one by one."""
+"""Ratios of sums by hand: four samples of two clusters, each left out by hand."""
 
 import numpy as np
 import pandas as pd
@@ -40,11 +40,11 @@ def test_a_table_has_a_row_a_key_and_intervals_over_draws(made):
     assert list(table) == ["system", "seed", "metric", "value", "low", "high", "n"]
     assert table.value.tolist() == pytest.approx([3 / 5, 4 / 5, 1 / 4, 4 / 6])
     assert table.n.tolist() == [5, 5, 4, 6]
-    weights = statistics.two_stage_weights(SAMPLES.condition, 60, 3)
-    drawn = [(2 * w[0] + w[1] + w[2]) / (2 * w[0] + w[1] + w[2] + w[3]) for w in weights]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    assert (table.low[1], table.high[1]) == (pytest.approx(low), pytest.approx(high))
-    assert (weights == made.weights(60, 3)).all()
+    # accuracies of 1/2 and 3/3 are left without a and b, F1 of 2/3 twice: shares end at 0 and 1
+    assert (table.low[1], table.high[1]) == (0, 1)
+    assert (table.low[3], table.high[3]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    weights = statistics.cluster_weights(SAMPLES.condition, 60, 3)
+    assert (weights == made.weights(60, 3)).all() and made.clusters == 2
     extra = Estimates(
         made.samples, made.names, made.keys, made.hits, made.counts, {"ties": [1] * 4}
     )
@@ -68,9 +68,9 @@ def test_a_value_is_the_mean_of_its_seeds(made):
     assert value["value"] == pytest.approx((3 / 5 + 4 / 5) / 2) and value["n"] == 5
     assert made.each([0, 1]).tolist() == pytest.approx([3 / 5, 4 / 5])
     drawn = made.drawn([0, 1], weights)
-    assert drawn.shape == (81, 2) and drawn[0].tolist() == pytest.approx([3 / 5, 4 / 5])
-    ends = np.nanpercentile(drawn[1:].mean(axis=1), [2.5, 97.5])
-    assert [value["low"], value["high"]] == pytest.approx(ends)
+    assert drawn.shape == (1 + 2 + 80, 2) and drawn[0].tolist() == pytest.approx([3 / 5, 4 / 5])
+    assert drawn[1:3].tolist() == [[1 / 2, 1 / 2], [pytest.approx(2 / 3), 1]]  # without a, b
+    assert (value["low"], value["high"]) == (0, 1)
 
 
 def test_a_difference_shares_the_draws(made):
@@ -79,8 +79,24 @@ def test_a_difference_shares_the_draws(made):
     same = made.difference({("one", "1", "acc"): 1}, 50, 2)
     assert same["difference"] == pytest.approx(3 / 5)
     assert made.combined({1: 1, 0: -1}, made.weights(50, 2)) == both
-    # the second seed has one hit more, on sample i: never a loss in any draw
-    assert 0 <= both["low"] <= both["difference"] <= both["high"]
+    # the second seed has one hit more of three in a, none in b; a difference of shares ends at 1
+    assert (both["low"], both["high"]) == (-1, 1) and both["df"] == 1
+    d = np.array([0, 1 / 3]) - 1 / 5  # without a, without b
+    assert both["error"] == pytest.approx(np.sqrt((d**2).sum() / 2))
+    inner = made.combined({1: 1, 0: -1}, made.weights(50, 2), level=0.5)
+    assert inner["high"] == pytest.approx(1 / 5 + both["error"])  # t of one df: 1 at 75 %
+
+
+def test_the_design_effect_is_that_of_the_clusters():
+    rng = np.random.default_rng(0)
+    names = np.repeat([f"c{n}" for n in range(50)], 8)
+    samples, rows = pd.DataFrame({"condition": names}), range(400)
+    once = rng.integers(0, 2, 50)
+    alike = Estimates.of_items(samples, ("s",), [(("a",), rows, np.repeat(once, 8))])
+    alone = Estimates.of_items(samples, ("s",), [(("a",), rows, rng.integers(0, 2, 400))])
+    weights = alike.weights(20, 0)
+    assert alike.combined({0: 1}, weights)["design"] == pytest.approx(8)  # 1 + (8 - 1) ICC, of 1
+    assert alone.combined({0: 1}, weights)["design"] == pytest.approx(1, abs=0.4)
 
 
 def test_less_takes_the_samples_that_all_have(made):
@@ -114,11 +130,11 @@ def test_by_a_column_of_the_samples(made):
         ["y", "2", 2],
     ]
     assert frame.value.tolist() == pytest.approx([2 / 3, 3 / 3, 1 / 2, 1 / 2])
-    drawn = []
-    for i, _, k, _ in made.weights(60, 3):
-        if i or k:  # a draw without this ward says nothing of it
-            drawn.append((i + k) / (2 * i + k))
-    assert [frame.low[0], frame.high[0]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
+    assert (frame.low[0], frame.high[0]) == (0, 1)  # two clusters of unlike rates say nothing
+    own = SAMPLES.assign(ward=list("xyyy"))
+    moved = Estimates(own, made.names, made.keys, made.hits, made.counts)
+    frame = moved.by("ward", {"system": "one"}, 60, 3)
+    assert frame.low.isna().tolist() == [True, True, False, False]  # one cluster: no interval
 
 
 def test_items_are_the_samples_behind_a_key(made):

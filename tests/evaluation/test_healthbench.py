@@ -53,10 +53,9 @@ def test_two_systems_are_compared_on_the_prompts_that_both_answered():
     assert found["grpo"]["value"] == pytest.approx(0.6)
     assert found["base"]["value"] == 0.0  # the mean -0.2, clipped
     assert found["difference"]["value"] == pytest.approx(0.6)
-    # draws: aa 0.9 - 0.2, ab 0.6 - 0, bb 0.3 - 0
-    assert found["difference"]["low"] == pytest.approx(0.3) and found["difference"][
-        "high"
-    ] == pytest.approx(0.7)
+    # without a prompt: 0.3 - 0 and 0.9 - 0.2; two prompts say nothing yet
+    assert found["difference"]["error"] == pytest.approx(np.sqrt((0.3**2 + 0.1**2) / 2))
+    assert (found["difference"]["low"], found["difference"]["high"]) == (-1, 1)
 
 
 # ---------------------------------------------------------------- graders beside physicians
