@@ -39,6 +39,7 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
 
 
 FEW = 10  # clusters, below which too few differ for draws to have the shape of an error
+LEAST = 5  # clusters, below which the error itself is not known: no interval
 POWER = 0.8  # with which an effect is called detectable
 
 
@@ -64,12 +65,12 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, weights: np.ndarray)
 
 
 def standard_error(values: np.ndarray, clusters: int, counted=None) -> np.ndarray:
-    """By the jackknife over clusters, of ``values`` as in ``interval``; NaN of one cluster."""
+    """By the jackknife over clusters, of ``values`` as in ``interval``; NaN below ``LEAST``."""
     number = np.maximum(clusters if counted is None else counted, 1)
     squares = np.nansum((values[1 : 1 + clusters] - values[0]) ** 2, axis=0)
     error = np.sqrt((number - 1) / number * squares)
     error = np.where(error < 1e-12, 0.0, error)  # the last bits of sums that are all the same
-    return np.where((number < 2) | np.isnan(values[0]), np.nan, error)
+    return np.where((number < LEAST) | np.isnan(values[0]), np.nan, error)
 
 
 def interval(
@@ -80,9 +81,9 @@ def interval(
     ``counted``: clusters with something in the statistic, where these are not all. BCa (Efron,
     JASA 82, 1987), its acceleration by the jackknife, with Student's t for the normal quantile and
     Hesterberg's factor for few clusters (Am Stat 69, 2015, expanded percentile); below ``FEW``
-    clusters the value and t jackknife standard errors on either side. NaN where there is one
-    cluster alone: nothing tells how much another one would differ. NaN rows are left out. A
-    statistic that is the same whichever cluster is left out has an interval without width.
+    clusters the value and t jackknife standard errors on either side. NaN below ``LEAST``: so few
+    do not tell how much another one would differ. NaN rows are left out. A statistic that is the
+    same whichever cluster is left out has an interval without width.
     """
     value, left_out, drawn = values[0], values[1 : 1 + clusters], values[1 + clusters :]
     number = np.broadcast_to(clusters if counted is None else counted, value.shape)

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.statistics import LEAST
 from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.evaluation import external as external_sets
@@ -104,7 +105,7 @@ def _contrast(check: Mapping, patients: Mapping, sides, test: str, level: float)
         test += "; trainings: " + ", ".join(f"{name} {count}" for name, count in trained.items())
     own = tuple(patients[name] for name in ("difference", "low", "high"))
     if np.isnan(own).any():
-        few = "one condition alone: nothing tells how another would differ"
+        few = f"fewer than {LEAST} conditions: they do not tell how another would differ"
         raise Lacking("nothing that both have" if np.isnan(own[0]) else few)
     ends = dict(zip(("difference", "low", "high"), apart(own, (0, -half, half)), strict=True))
     ends |= {"patients_low": own[1], "patients_high": own[2]}

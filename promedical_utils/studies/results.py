@@ -26,10 +26,7 @@ MEAN, VALUE, LESS, OVER = "mean", "value", "less", "over"
 CELL = ("metric", "slice", "against")
 KEY = ("system", "seed", *CELL)
 FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # from shares, 100 elsewhere
-STORED = (
-    "Intervals as stored: of conditions and then of samples within them, which is too wide (97 to "
-    "99 % in place of 95): the study kept nothing to count them anew from."
-)
+STORED = "Intervals as stored: of conditions and samples within them, too wide (97 to 99 %)."
 COUNTED_FROM = ("evaluation.parquet", "sums.parquet")  # which of them depends on the kind
 COLUMNS = [*KEY, "how", "other", "value", "low", "high", "n"]
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates, suffixed
@@ -40,9 +41,7 @@ def test_a_table_has_a_row_a_key_and_intervals_over_draws(made):
     assert list(table) == ["system", "seed", "metric", "value", "low", "high", "n"]
     assert table.value.tolist() == pytest.approx([3 / 5, 4 / 5, 1 / 4, 4 / 6])
     assert table.n.tolist() == [5, 5, 4, 6]
-    # accuracies of 1/2 and 3/3 are left without a and b, F1 of 2/3 twice: shares end at 0 and 1
-    assert (table.low[1], table.high[1]) == (0, 1)
-    assert (table.low[3], table.high[3]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert table[["low", "high"]].isna().all(axis=None)  # two clusters tell of no other
     weights = statistics.cluster_weights(SAMPLES.condition, 60, 3)
     assert (weights == made.weights(60, 3)).all() and made.clusters == 2
     extra = Estimates(
@@ -70,7 +69,6 @@ def test_a_value_is_the_mean_of_its_seeds(made):
     drawn = made.drawn([0, 1], weights)
     assert drawn.shape == (1 + 2 + 80, 2) and drawn[0].tolist() == pytest.approx([3 / 5, 4 / 5])
     assert drawn[1:3].tolist() == [[1 / 2, 1 / 2], [pytest.approx(2 / 3), 1]]  # without a, b
-    assert (value["low"], value["high"]) == (0, 1)
 
 
 def test_a_difference_shares_the_draws(made):
@@ -78,13 +76,47 @@ def test_a_difference_shares_the_draws(made):
     assert both["difference"] == pytest.approx(1 / 5) and both["n"] == 5
     same = made.difference({("one", "1", "acc"): 1}, 50, 2)
     assert same["difference"] == pytest.approx(3 / 5)
-    assert made.combined({1: 1, 0: -1}, made.weights(50, 2)) == both
-    # the second seed has one hit more of three in a, none in b; a difference of shares ends at 1
-    assert (both["low"], both["high"]) == (-1, 1) and both["df"] == 1
-    d = np.array([0, 1 / 3]) - 1 / 5  # without a, without b
-    assert both["error"] == pytest.approx(np.sqrt((d**2).sum() / 2))
-    inner = made.combined({1: 1, 0: -1}, made.weights(50, 2), level=0.5)
-    assert inner["high"] == pytest.approx(1 / 5 + both["error"])  # t of one df: 1 at 75 %
+    assert made.combined({1: 1, 0: -1}, made.weights(50, 2)) == pytest.approx(both, nan_ok=True)
+    assert both["df"] == 1
+    drawn = made.drawn([1, 0], made.weights(50, 2))
+    # the second seed has one hit more, on sample i: never a loss, nor any gain without cluster a
+    assert (drawn[:, 0] >= drawn[:, 1]).all() and drawn[1].tolist() == [1 / 2, 1 / 2]
+
+
+def test_intervals_are_over_the_clusters_that_are_counted():
+    rng, names = np.random.default_rng(0), np.repeat(list("abcdefg"), 4)
+    samples = pd.DataFrame({"condition": names, "ward": np.where(names == "g", "y", "x")})
+    hits = rng.random((2, 28)) < [[0.9], [0.5]]
+    parts = {"all": names >= "a", "six": names < "g", "four": names < "e"}
+    items = [
+        ((s, p), own.nonzero()[0], h[own]) for s, h in zip("ab", hits) for p, own in parts.items()
+    ]
+    made = Estimates.of_items(samples, ("s", "part"), items)
+    weights, table = made.weights(60, 1), made.table(60, 1).set_index(["s", "part"])
+    assert (
+        table.loc["a"].low.isna().tolist()
+        == table.loc["b"].high.isna().tolist()
+        == [False, False, True]
+    )
+
+    def wanted(values, own, level=0.975):  # of clusters of one size
+        each = values[own].reshape(-1, 4).mean(axis=1)
+        error = each.std(ddof=1) / len(each) ** 0.5
+        return each.mean() + error * stats.t.ppf(level, len(each) - 1)
+
+    b_six = table.loc[("b", "six")]
+    assert b_six.high == pytest.approx(wanted(hits[1], parts["six"]))
+    assert table.high[("a", "all")] == min(1, wanted(hits[0], parts["all"]))  # no share is above 1
+    less, inner = (made.combined({0: 1, 3: -1}, weights, level=level) for level in (0.95, 0.9))
+    both = hits[0] * 1.0 - hits[1]
+    assert less["high"] == pytest.approx(min(1, wanted(both, parts["all"]))) and less["df"] == 6
+    assert inner["low"] == pytest.approx(wanted(both, parts["all"], 0.05))
+    value = made.value([0, 3], weights)
+    assert value["low"] == pytest.approx(wanted(hits.mean(axis=0), parts["all"], 0.025))
+    wards = made.by("ward", {"s": "b", "part": "all"}, 60, 1)
+    assert wards.high[0] == pytest.approx(b_six.high) and np.isnan(wards.high[1])
+    paired = made.less([0], [4], weights)  # of the six clusters that both have
+    assert paired["n"] == 24 and paired["low"] == pytest.approx(wanted(both, parts["six"], 0.025))
 
 
 def test_the_design_effect_is_that_of_the_clusters():
@@ -112,9 +144,9 @@ def test_less_takes_the_samples_that_all_have(made):
 
 
 def test_a_ratio_to_nothing_is_infinite():
-    rows = [0, 1, 2, 3]
-    items = [(("some",), rows, [1] * 4), (("none",), rows, [0] * 4)]
-    both = Estimates.of_items(SAMPLES, ("s",), items)
+    rows, samples = range(5), pd.DataFrame({"condition": list("abcde")})
+    items = [(("some",), rows, [1] * 5), (("none",), rows, [0] * 5)]
+    both = Estimates.of_items(samples, ("s",), items)
     less = both.less([0], [1], both.weights(9, 0))
     assert less["ratio"] == less["ratio_low"] == less["ratio_high"] == float("inf")
     assert np.isnan(both.less([1], [1], both.weights(9, 0))["ratio"])
@@ -130,11 +162,6 @@ def test_by_a_column_of_the_samples(made):
         ["y", "2", 2],
     ]
     assert frame.value.tolist() == pytest.approx([2 / 3, 3 / 3, 1 / 2, 1 / 2])
-    assert (frame.low[0], frame.high[0]) == (0, 1)  # two clusters of unlike rates say nothing
-    own = SAMPLES.assign(ward=list("xyyy"))
-    moved = Estimates(own, made.names, made.keys, made.hits, made.counts)
-    frame = moved.by("ward", {"system": "one"}, 60, 3)
-    assert frame.low.isna().tolist() == [True, True, False, False]  # one cluster: no interval
 
 
 def test_items_are_the_samples_behind_a_key(made):

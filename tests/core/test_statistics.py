@@ -118,15 +118,15 @@ def test_intervals_cover_what_they_say(clusters, rate, icc):
 
 
 def test_few_clusters_have_t_on_the_jackknife_error():
-    hits, counts = np.array([3.0, 9.0, 5.0, 7.0]), np.array([10.0, 10.0, 10.0, 10.0])
-    weights = statistics.cluster_weights(range(4), 200, 0)
+    hits, counts = np.array([3.0, 9.0, 5.0, 7.0, 6.0]), np.full(5, 10.0)
+    weights = statistics.cluster_weights(range(5), 200, 0)
     values = statistics.ratio(hits[:, None], counts[:, None], weights)[:, 0]
-    error = np.std(hits / 10, ddof=1) / 2  # of clusters of one size the jackknife is this
-    assert statistics.standard_error(values, 4) == pytest.approx(error)
-    low, high = statistics.interval(values, 4)
-    assert [float(low), float(high)] == pytest.approx(0.6 + error * stats.t.ppf([0.025, 0.975], 3))
-    inner = statistics.interval(values, 4, level=0.9)
-    assert float(inner[0]) == pytest.approx(0.6 + error * stats.t.ppf(0.05, 3))
+    error = np.std(hits / 10, ddof=1) / 5**0.5  # of clusters of one size the jackknife is this
+    assert statistics.standard_error(values, 5) == pytest.approx(error)
+    low, high = statistics.interval(values, 5)
+    assert [float(low), float(high)] == pytest.approx(0.6 + error * stats.t.ppf([0.025, 0.975], 4))
+    inner = statistics.interval(values, 5, level=0.9)
+    assert float(inner[0]) == pytest.approx(0.6 + error * stats.t.ppf(0.05, 4))
 
 
 def test_bca_is_scipys_but_for_the_wider_quantile():
@@ -140,23 +140,30 @@ def test_bca_is_scipys_but_for_the_wider_quantile():
     assert ours[1] - data.mean() > 1.05 * (data.mean() - ours[0])  # skewed, as the data are
 
 
-def test_one_cluster_no_variance_and_what_is_not_drawn():
-    weights = statistics.cluster_weights(["a"] * 5, 50, 0)
-    values = statistics.ratio(np.ones((5, 1)), np.ones((5, 1)), weights)
-    assert values[0] == 1 and np.isnan(statistics.interval(values, 1)).all()
-    assert np.isnan(statistics.standard_error(values, 1)).all()
+def test_too_few_clusters_no_variance_and_what_is_not_drawn():
+    for number in (1, 4):
+        names = np.arange(8) % number
+        weights = statistics.cluster_weights(names, 50, 0)
+        values = statistics.ratio(names[:, None] % 2 * 1.0, np.ones((8, 1)), weights)
+        assert values.shape == (1 + number + 50, 1) and 0 <= values[0] <= 0.5
+        assert np.isnan(statistics.interval(values, number)).all()
+        assert np.isnan(statistics.standard_error(values, number)).all()
     names = np.repeat(np.arange(12), 3)
     weights = statistics.cluster_weights(names, 300, 0)
     ones = np.ones((36, 1))
     for hits in (ones, 0 * ones):  # a rate of one or none throughout has no width
         values = statistics.ratio(hits, ones, weights)
         assert [float(end[0]) for end in statistics.interval(values, 12)] == [hits[0, 0]] * 2
-    few = ((names < 2) * 1.0)[:, None]  # counted in two clusters of twelve: two, not twelve
+    few = ((names < 5) * 1.0)[:, None]  # counted in five clusters of twelve: five, not twelve
     values = statistics.ratio(few * (names == 0)[:, None], few, weights)
-    assert np.isnan(values).any()  # draws without either are left out
-    low, high = statistics.interval(values, 12, np.array([2]))
-    reach = stats.t.ppf(0.975, 1) * 0.5
-    assert (low[0], high[0]) == (pytest.approx(0.5 - reach), pytest.approx(0.5 + reach))
+    low, high = statistics.interval(values, 12, np.array([5]))
+    reach = stats.t.ppf(0.975, 4) * np.std([1, 0, 0, 0, 0], ddof=1) / 5**0.5
+    assert (low[0], high[0]) == (pytest.approx(0.2 - reach), pytest.approx(0.2 + reach))
+    lost = values.copy()
+    lost[13::2] = np.nan  # draws in which nothing is counted are left out
+    assert statistics.interval(lost, 12)[1] == pytest.approx(
+        statistics.interval(values, 12)[1], abs=0.1
+    )
 
 
 def test_interval_is_wider_for_clustered_samples():

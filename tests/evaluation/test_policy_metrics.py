@@ -112,11 +112,14 @@ def interval(values, conditions, draws, seed):
 
 
 def test_intervals_draw_whole_conditions():
-    # all violations in one of two conditions: without either it is 0 or 100 %
-    split = answers("base", [(1, 0, 1)] * 50 + [(1, 0, 0)] * 50, conditions="a" * 50 + "b" * 50)
+    # all violations in three of six conditions: 100 patients say no more than these six
+    values = [(1, 0, 1)] * 30 + [(1, 0, 0)] * 30
+    split = answers("base", values, conditions="".join(10 * c for c in "abcdef"))
     row = look(policy_metrics.measures(split, draws=400), metric="violation_rate", against="truth")
     assert (row["value"], row["low"], row["high"]) == (0.5, 0, 1)
-    alike = policy_metrics.measures(frame(base=[(0.5, 1, 1)] * 8), draws=50)
+    alike = policy_metrics.measures(
+        answers("base", [(0.5, 1, 1)] * 8, conditions="abcdefgh"), draws=50
+    )
     assert (alike.value == alike.low)[alike.metric != "tokens"].all()
     names = "abcdefghijkl" * 5
     uneven = answers("base", BASE * 15, conditions=names)
@@ -135,7 +138,7 @@ def test_differences_are_paired():
     row = look(
         policy_metrics.paired(frame(base=BASE, grpo=more), "grpo", "base", ["s1"]), against="truth"
     )
-    assert [row[c] for c in ("difference", "low", "high")] == pytest.approx([0.1] * 3)
+    assert row["difference"] == pytest.approx(0.1)
 
 
 def test_the_ratio_of_rates_has_the_draws_of_the_difference():
@@ -156,9 +159,10 @@ def test_the_ratio_of_rates_has_the_draws_of_the_difference():
 
 
 def test_a_ratio_to_none_is_infinite_and_none_to_none_is_no_number():
-    none, some = [(1, 0, 0)] * 4, [(1, 0, 1)] * 4
+    none, some = [(1, 0, 0)] * 6, [(1, 0, 1)] * 6
     asked = {"a": "grpo", "b": "base", "metrics": ["violation_rate"]}
-    row = look(policy_metrics.paired(frame(base=none, grpo=some), **asked), against="truth")
+    rows = frame(base=none, grpo=some).assign(condition=[*"abcdef"] * 2)
+    row = look(policy_metrics.paired(rows, **asked), against="truth")
     assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == float("inf")
     row = look(policy_metrics.paired(frame(base=none, grpo=none), **asked), against="truth")
     assert (
@@ -181,7 +185,7 @@ def test_only_patients_that_both_have_are_compared():
 def test_a_paired_difference_and_its_interval_by_hand():
     rng = np.random.default_rng(1)
     draw = lambda: [(rng.random(), 0, int(rng.random() < 0.4)) for _ in range(60)]  # noqa: E731
-    rows = frame(base=draw(), grpo=draw())
+    rows = frame(base=draw(), grpo=draw()).assign(condition=[f"c{n % 15}" for n in range(120)])
     for column, metric in (("s1", "s1"), ("violation", "violation_rate")):
         wide = rows.pivot(index=["instruction_id", "condition"], columns="policy", values=column)
         less = (wide.grpo.astype(float) - wide.base.astype(float)).to_numpy()

@@ -287,12 +287,13 @@ def test_stored_differences_are_used_either_way_round():
 
 def test_external_predictions_by_hand():
     rows = [
-        ("clinic", s, "q", r, f"i{k}", f"c{k % 2}", label, prefers)
+        ("clinic", s, "q", r, f"i{k}-{m}", f"c{m}", label, prefers)
         for s, r, said in (
             ("rm", False, [1, 1, 0, np.nan]),
             ("rm", True, [1, 1, -1, -1]),
             ("s", False, [-1] * 4),
         )
+        for m in range(5)
         for k, (label, prefers) in enumerate(zip([1, 1, -1, 1], said))
     ]
     columns = [
@@ -311,6 +312,9 @@ def test_external_predictions_by_hand():
     assert source.find(at)["difference"] == pytest.approx(75 - 50)
     assert source.find(at | {"a": "rm", "b": None})["difference"] == pytest.approx(50)
     assert source.find(at | {"a": "rm", "b": "s"})["difference"] == pytest.approx(50 - 25)
+    few = pd.DataFrame(rows, columns=columns).query("condition < 'c4'")
+    with pytest.raises(contrasts.Lacking, match="fewer than 5 conditions"):
+        contrasts.Counted(contrasts.external(few), 50, 0).find(at)
     with pytest.raises(contrasts.Lacking, match="this run has no q sub of rm_rag on clinic"):
         source.find(at | {"metric": "q_sub"})
 
