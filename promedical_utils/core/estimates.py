@@ -2,12 +2,13 @@
 
 An accuracy is hits over items, F1 is 2 TP over 2 TP + FP + FN, a mean is a sum over a count: each
 is a ratio of two sums over samples, so one weight a sample and draw is all that the bootstrap
-needs. Whatever is compared shares the draws: clusters (conditions, questions) with replacement,
-then the samples within them (``statistics.two_stage_weights``).
+needs. Whatever is compared shares the draws, of whole clusters (conditions, questions), and those
+that leave one out (``statistics.cluster_weights``); intervals are ``statistics.interval``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -98,8 +99,30 @@ class Estimates:
         return columns
 
     def weights(self, draws: int, seed: int) -> np.ndarray:
-        """How often each sample is drawn, (draws, samples); the same for all keys."""
-        return statistics.two_stage_weights(self.samples.condition, draws, seed)
+        """How often each sample counts, (rows, samples), by ``cluster_weights``; for all keys."""
+        return statistics.cluster_weights(self.samples.condition, draws, seed)
+
+    @cached_property
+    def _cluster(self) -> np.ndarray:
+        """The number of each sample's cluster, from 0 on."""
+        return np.unique(self.samples.condition.astype(str), return_inverse=True)[1]
+
+    @property
+    def clusters(self) -> int:
+        return self._cluster.max(initial=-1) + 1
+
+    def _counted(self, columns: Sequence[int]) -> np.ndarray:
+        """In how many clusters each column has something to count, (columns,)."""
+        return np.array([len(set(self._cluster[self.counts[:, n] > 0])) for n in columns], int)
+
+    def _interval(self, values, counted, columns, reach=(0, 1), level: float = 0.95):
+        """``statistics.interval``; of shares (no more hits than counts) within their ``reach``."""
+        ends = statistics.interval(values, self.clusters, counted, level)
+        hits, counts = self.hits[:, columns], self.counts[:, columns]
+        shares = ((hits >= 0) & (hits <= counts)).all(axis=0)
+        if values.ndim == 1:
+            shares = shares.all()
+        return (np.where(shares, np.clip(end, *reach), end) for end in ends)
 
     def each(self, columns: Sequence[int]) -> np.ndarray:
         """The measured ratio of each column, (columns,); NaN where nothing was counted."""
@@ -107,8 +130,7 @@ class Estimates:
         return statistics.ratio(self.hits[:, columns], self.counts[:, columns], once)[0]
 
     def drawn(self, columns: Sequence[int], weights: np.ndarray) -> np.ndarray:
-        """Ratios, (1 + draws, columns): the measured ones in the first row, the draws below."""
-        weights = np.vstack([np.ones(len(self.samples)), weights])
+        """Ratios, (rows, columns), of the rows of ``weights``: the measured ones first."""
         return statistics.ratio(self.hits[:, columns], self.counts[:, columns], weights)
 
     def table(self, draws: int, seed: int) -> pd.DataFrame:
@@ -116,10 +138,10 @@ class Estimates:
         return self._table(self.weights(draws, seed))
 
     def _table(self, weights: np.ndarray) -> pd.DataFrame:
-        frame = pd.DataFrame(self.keys, columns=list(self.names))
-        frame["value"] = self.each(range(len(self.keys)))
-        ratios = statistics.ratio(self.hits, self.counts, weights)
-        frame["low"], frame["high"] = statistics.interval(ratios)
+        frame, columns = pd.DataFrame(self.keys, columns=list(self.names)), range(len(self.keys))
+        drawn = self.drawn(columns, weights)
+        frame["value"] = drawn[0]
+        frame["low"], frame["high"] = self._interval(drawn, self._counted(columns), columns)
         return frame.assign(n=self.counts.sum(axis=0).astype(int), **self.extra)
 
     def by(self, column: str, parts: Mapping, draws: int, seed: int) -> pd.DataFrame:
@@ -141,13 +163,52 @@ class Estimates:
     def value(self, columns: Sequence[int], weights: np.ndarray) -> dict:
         """Mean of the columns (training seeds, say): {value, low, high, n of the smallest}."""
         mean = self.combined(dict.fromkeys(columns, 1 / len(columns)), weights)
-        return {"value": mean.pop("difference"), **mean}
+        return {"value": mean["difference"], **{name: mean[name] for name in ("low", "high", "n")}}
 
-    def combined(self, coefficients: Mapping[int, float], weights: np.ndarray) -> dict:
-        """``sum coefficient * ratio`` over columns, all on the same draws: {difference, low, high,
-        n of the smallest}."""
-        sums = statistics.contrast(self.hits, self.counts, coefficients, weights)
-        return {**sums, "n": int(self.counts[:, list(coefficients)].sum(axis=0).min())}
+    def combined(
+        self,
+        coefficients: Mapping[int, float],
+        weights: np.ndarray,
+        shared: bool = False,
+        level: float = 0.95,
+    ) -> dict:
+        """``sum coefficient * ratio`` over columns, all on the same draws.
+
+        {difference, low, high, n of the smallest, error (standard, by the jackknife), df (clusters
+        less 1), design (effect)}; ``shared``: of the samples that all columns have.
+        """
+        if shared:
+            return self._shared(list(coefficients)).combined(coefficients, weights, level=level)
+        columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
+        drawn, counted = self.drawn(columns, weights) @ factors, self._counted(columns).min()
+        reach = np.minimum(factors, 0).sum(), np.maximum(factors, 0).sum()
+        low, high = self._interval(drawn, counted, columns, reach, level)
+        return {
+            "difference": float(drawn[0]),
+            "low": float(low),
+            "high": float(high),
+            "n": int(self.counts[:, columns].sum(axis=0).min()),
+            "error": float(statistics.standard_error(drawn, self.clusters, counted)),
+            "df": int(counted) - 1,
+            "design": self._design(columns, factors),
+        }
+
+    def _design(self, columns: Sequence[int], factors: np.ndarray) -> float:
+        """Design effect: the variance over clusters by that over samples, were these independent.
+
+        Both of the linearised contrast; (effect - 1) / (samples a cluster - 1) is about the ICC.
+        """
+        hits, counts = self.hits[:, columns], self.counts[:, columns]
+        shares = counts.sum(axis=0)
+        pulls = _over(hits - self.each(columns) * counts, shares) @ factors
+        used = (counts > 0).any(axis=1)
+        whole = np.bincount(self._cluster[used], pulls[used])
+        return float(_over((whole**2).sum(), (pulls[used] ** 2).sum()))
+
+    def _shared(self, columns: Sequence[int]) -> "Estimates":
+        """The same keys, counted on the samples that all ``columns`` have."""
+        shared = np.all(self.counts[:, columns] > 0, axis=1, keepdims=True)
+        return replace(self, hits=self.hits * shared, counts=self.counts * shared)
 
     def difference(self, coefficients: Mapping[tuple, float], draws: int, seed: int) -> dict:
         """``combined`` by key; KitError names a key that is missing."""
@@ -159,24 +220,23 @@ class Estimates:
 
         {difference, low, high, ratio, ratio_low, ratio_high, n}; all NaN where they share none.
         """
-        both = [*a, *b]
-        shared = np.all(self.counts[:, both] > 0, axis=1, keepdims=True)
-        hits, counts = (sums[:, both] * shared for sums in (self.hits, self.counts))
-        pairs = Estimates(self.samples, self.names, [self.keys[n] for n in both], hits, counts)
-        drawn = pairs.drawn(range(len(both)), weights)
-        first, second = drawn[:, : len(a)].mean(axis=1), drawn[:, len(a) :].mean(axis=1)
-        low, high = statistics.interval((first - second)[1:])
+        pairs, factors = self._shared([*a, *b]), dict.fromkeys([*a, *b], 0.0)
+        for side, sign in ((a, 1), (b, -1)):
+            for column in side:
+                factors[column] += sign / len(side)
+        less = pairs.combined(factors, weights)
+        first, second = (pairs.drawn(side, weights).mean(axis=1) for side in (a, b))
         # a draw in which b is 0 has an infinite ratio; as the share a / (a + b) it is 1, and
-        # percentiles of the one are those of the other
-        share_low, share_high = statistics.interval(_over(first, first + second)[1:])
+        # the ends of the one are those of the other
+        share = _over(first, first + second)
+        ends = statistics.interval(share, self.clusters, less["df"] + 1)
+        low, high = (np.clip(end, 0, 1) for end in ends)
         return {
-            "difference": float(first[0] - second[0]),
-            "low": float(low),
-            "high": float(high),
+            **{name: less[name] for name in ("difference", "low", "high")},
             "ratio": float(_over(first[0], second[0])),
-            "ratio_low": float(_over(share_low, 1 - share_low)),
-            "ratio_high": float(_over(share_high, 1 - share_high)),
-            "n": int(counts.sum(axis=0).min()),
+            "ratio_low": float(_over(low, 1 - low)),
+            "ratio_high": float(_over(high, 1 - high)),
+            "n": less["n"],
         }
 
     def items(self, key: tuple | Mapping) -> pd.DataFrame:

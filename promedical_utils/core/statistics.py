@@ -1,10 +1,11 @@
-"""Agreement between raters, and intervals by resampling conditions, then samples within them."""
+"""Intervals and tests over whole clusters (conditions, questions), and agreement of raters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from promedical_utils.core.workspace import KitError
 
@@ -34,47 +35,121 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
     return result
 
 
-# ---------------------------------------------------------------- ratios of sums, and their draws
+# ---------------------------------------------------------------- whole clusters, drawn, left out
 
 
-def two_stage_weights(conditions: Sequence, draws: int, seed: int) -> np.ndarray:
-    """How often each sample is drawn, (draws, samples): conditions first, then their samples.
+FEW = 10  # clusters, below which too few differ for draws to have the shape of an error
+LEAST = 5  # clusters, below which the error itself is not known: no interval
+POWER = 0.8  # with which an effect is called detectable
 
-    As many conditions as there are, and of each taken as many samples as it has, with replacement.
+
+def cluster_weights(clusters: Sequence, draws: int, seed: int) -> np.ndarray:
+    """How often each sample counts, (1 + G + draws, samples), where ``clusters`` names G clusters.
+
+    As measured; then with one cluster left out, each in turn; then as many clusters as there are,
+    with replacement. A cluster is taken whole: to draw its samples too would count the spread
+    within it twice (intervals of 97 to 99 % in place of 95). Whatever is reckoned row by row has
+    ``interval`` and ``standard_error``.
     """
-    _, inverse, sizes = np.unique(
-        np.asarray(conditions, str), return_inverse=True, return_counts=True
-    )
+    _, inverse = np.unique(np.asarray(clusters, str), return_inverse=True)
+    number = inverse.max(initial=-1) + 1
     rng = np.random.default_rng(seed)
-    taken = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=draws)
-    weights, order = np.empty((draws, len(inverse))), np.argsort(inverse, kind="stable")
-    for size in np.unique(sizes):  # conditions of one size at a time, so that arrays are square
-        alike = np.flatnonzero(sizes == size)
-        counts = rng.multinomial(taken[:, alike] * size, np.full(size, 1 / size))
-        weights[:, order[np.isin(inverse[order], alike)]] = counts.reshape(draws, -1)
-    return weights
+    taken = rng.multinomial(number, np.full(number, 1 / max(number, 1)), size=draws)
+    return np.vstack([np.ones((1, number)), 1 - np.eye(number), taken])[:, inverse]
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ratios of weighted sums, (draws, columns) from (samples, columns); NaN if none is drawn."""
+    """Ratios of weighted sums, (rows, columns) from (samples, columns); NaN if none is drawn."""
     over = weights @ denominators
     return np.divide(weights @ numerators, over, out=np.full(over.shape, np.nan), where=over > 0)
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """2.5 and 97.5 percentiles along the first axis; NaN draws are left out, NaN if all are."""
-    empty = np.isnan(values).all(axis=0)
-    ends = np.nanpercentile(np.where(empty, 0.0, values), [2.5, 97.5], axis=0)
-    return tuple(np.where(empty, np.nan, ends))
+def standard_error(values: np.ndarray, clusters: int, counted=None) -> np.ndarray:
+    """By the jackknife over clusters, of ``values`` as in ``interval``; NaN below ``LEAST``."""
+    number = np.maximum(clusters if counted is None else counted, 1)
+    squares = np.nansum((values[1 : 1 + clusters] - values[0]) ** 2, axis=0)
+    error = np.sqrt((number - 1) / number * squares)
+    error = np.where(error < 1e-12, 0.0, error)  # the last bits of sums that are all the same
+    return np.where((number < LEAST) | np.isnan(values[0]), np.nan, error)
 
 
-def contrast(numerators, denominators, coefficients: Mapping[int, float], weights) -> dict:
-    """``sum coefficient * ratio`` over columns, with its interval; paired: all share the draws."""
-    columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
-    sums = numerators[:, columns], denominators[:, columns]
-    value = ratio(*sums, np.ones((1, len(numerators)))) @ factors
-    low, high = interval(ratio(*sums, weights) @ factors)
-    return {"difference": float(value[0]), "low": float(low), "high": float(high)}
+def interval(
+    values: np.ndarray, clusters: int, counted=None, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval of a statistic of each row of ``cluster_weights``, (rows, ...).
+
+    ``counted``: clusters with something in the statistic, where these are not all. BCa (Efron,
+    JASA 82, 1987), its acceleration by the jackknife, with Student's t for the normal quantile and
+    Hesterberg's factor for few clusters (Am Stat 69, 2015, expanded percentile); below ``FEW``
+    clusters the value and t jackknife standard errors on either side. NaN below ``LEAST``: so few
+    do not tell how much another one would differ. NaN rows are left out. A statistic that is the
+    same whichever cluster is left out has an interval without width.
+    """
+    value, left_out, drawn = values[0], values[1 : 1 + clusters], values[1 + clusters :]
+    number = np.broadcast_to(clusters if counted is None else counted, value.shape)
+    error = standard_error(values, clusters, counted)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        reach = special.stdtrit(number - 1.0, 0.5 + level / 2)
+        away = value - left_out
+        skew = np.nansum(away**3, axis=0) / (6 * np.nansum(away**2, axis=0) ** 1.5)
+        drawn, known = np.sort(drawn, axis=0), (~np.isnan(drawn)).sum(axis=0)
+        below, above = ((sign * (drawn - value) > 1e-12).sum(axis=0) for sign in (-1, 1))
+        share = 0.5 + (below - above) / (2 * known)
+        bias = special.ndtri(np.clip(share, 0.5 / known, 1 - 0.5 / known))
+        ends = []
+        for side in (-1, 1):
+            far = bias + side * reach * np.sqrt(number / (number - 1))
+            quantile = special.ndtr(bias + far / np.maximum(1 - skew * far, 1e-9))
+            end = np.where(number < FEW, value + side * reach * error, _at(drawn, quantile, known))
+            end = np.where(error > 0, end, value)
+            ends.append(np.where(np.isnan(error), np.nan, end))
+    return ends[0], ends[1]
+
+
+def _at(ordered: np.ndarray, quantile: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Quantiles along the first axis, each column's own, of its first ``known`` rows."""
+    place = np.nan_to_num(quantile) * np.maximum(known - 1, 0)
+    row = place.astype(int)
+    low, high = (
+        np.take_along_axis(ordered, np.minimum(r, np.maximum(known - 1, 0))[None], axis=0)[0]
+        for r in (row, row + 1)
+    )
+    return low + (place - row) * (high - low)
+
+
+# ---------------------------------------------------------------- tests
+
+
+def p_value(value: float, bound: float, error: float, df: float) -> float:
+    """Two-sided, of t = (value - bound) / standard error; NaN without one."""
+    if error == 0:
+        return float(value == bound)
+    return float(2 * special.stdtr(df, -abs(value - bound) / error))
+
+
+def smallest_detectable(error: float, df: float) -> float:
+    """The effect that a two-sided test at 5 % sees with ``POWER``."""
+    return float((special.stdtrit(df, 0.975) + special.stdtrit(df, POWER)) * error)
+
+
+def power(effect: float, error: float, df: float) -> float:
+    """Of a two-sided test at 5 % for an effect; it is ``POWER`` for ``smallest_detectable``."""
+    if error == 0:
+        return float(effect != 0)
+    return float(special.stdtr(df, abs(effect) / error - special.stdtrit(df, 0.975)))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values of one family; NaN stays NaN and counts for nothing.
+
+    The ``multipletests`` of statsmodels collects garbage at each call, a second in a large process.
+    """
+    raw = np.asarray(p_values, float)
+    order = np.argsort(raw)  # NaN comes last
+    left = (~np.isnan(raw)).sum() - np.arange(len(raw))
+    adjusted = np.full(len(raw), np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(raw[order] * left), 1)
+    return adjusted
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -121,7 +196,7 @@ def reliability(
 
     ``ratings``: items by raters, NaN missing; ``levels``: all that a rater can choose, in their
     order, for the weighted kappas; ``by``: the slice of each item, such as its dimension. Intervals
-    are 2.5 and 97.5 percentiles over draws of items, or of ``conditions`` and then items.
+    (95 %) are over draws of items, or of whole ``conditions``.
 
     ``observed`` is the share of rater pairs that agree. Cohen's kappas are means over all pairs of
     raters (Light 1971). Fleiss' kappa takes the items with the commonest number of ratings, AC1 all
@@ -137,11 +212,10 @@ def reliability(
             raise KitError(f"agreement, {name}: no item has two ratings; collect more labels")
         # what depends on counts of equal items only is worked out once for all that are equal
         kinds, kind_of = np.unique(codes[mask], axis=0, return_inverse=True)
-        once = np.ones(len(kind_of))  # the measured items are the first row, the draws follow
-        drawn = (once, *two_stage_weights(clusters[mask], draws, seed))
+        drawn = cluster_weights(clusters[mask], draws, seed)
         weights = np.stack([np.bincount(kind_of, times, len(kinds)) for times in drawn])
         values = _coefficients(kinds, weights, len(levels))
-        low, high = interval(values[1:])
+        low, high = interval(values, len(drawn) - 1 - draws)
         for n, coefficient in enumerate(COEFFICIENTS):
             rows.append((name, coefficient, int(mask.sum()), values[0, n], low[n], high[n]))
     return pd.DataFrame(rows, columns=["slice", "coefficient", "n", "value", "low", "high"])

@@ -306,8 +306,8 @@ def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
 def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Pair accuracy of every (set, system, text, retrieval), a share with its 95 % interval.
 
-    Columns: KEY, value, low, high, n (pairs), ties; see ``estimates``. Intervals draw conditions,
-    then instructions within them; all rows of a set share the draws.
+    Columns: KEY, value, low, high, n (pairs), ties; see ``estimates``. Intervals are over whole
+    conditions; all rows of a set share the draws.
     """
     tables = [estimates(part).table(draws, seed) for _, part in frame.groupby("set", sort=False)]
     if not tables:

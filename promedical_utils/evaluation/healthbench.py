@@ -54,8 +54,8 @@ def paired(scores: pd.DataFrame, draws: int, seed: int) -> dict:
     """Scores of grpo and base, and grpo less base, over the prompts that both answered.
 
     ``scores``: system, prompt_id, score, a row an example. Each of grpo, base and difference is a
-    value, low and high, and n counts the prompts, which are drawn; every mean is clipped, in each
-    draw too.
+    value, low and high, the difference with its standard error, and n counts the prompts, which are
+    drawn; every mean is clipped, in each draw too.
     """
     systems = ["grpo", "base"]
     both = scores.pivot_table(index="prompt_id", columns="system", values="score")
@@ -65,12 +65,15 @@ def paired(scores: pd.DataFrame, draws: int, seed: int) -> dict:
     sums = Estimates(prompts, ("system",), [(s,) for s in systems], values, np.ones(values.shape))
     drawn = np.clip(sums.drawn([0, 1], sums.weights(draws, seed)), 0, 1)
     columns = {"grpo": drawn[:, 0], "base": drawn[:, 1], "difference": drawn[:, 0] - drawn[:, 1]}
-    return {name: _ends(column) for name, column in columns.items()} | {"n": len(both)}
+    ends = {name: _ends(column, len(both)) for name, column in columns.items()}
+    error = statistics.standard_error(columns["difference"], len(both))
+    ends["difference"] |= {"error": float(error)}
+    return ends | {"n": len(both)}
 
 
-def _ends(drawn: np.ndarray) -> dict[str, float]:
-    """Value, low, high of (1 + draws,) values, the measured one first."""
-    low, high = statistics.interval(drawn[1:])
+def _ends(drawn: np.ndarray, clusters: int) -> dict[str, float]:
+    """Value, low, high of the rows of ``cluster_weights``, of shares or of a difference of two."""
+    low, high = np.clip(statistics.interval(drawn, clusters), -1, 1)
     return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
 
 
@@ -113,16 +116,17 @@ def beside(
     """
     _, rows = np.unique(cells.conversation, return_inverse=True)
     cells = cells.assign(conversation=rows)
-    weights = statistics.two_stage_weights(np.arange(rows.max() + 1), draws, seed)
+    clusters = int(rows.max()) + 1
+    weights = statistics.cluster_weights(np.arange(clusters), draws, seed)
     pairs = _pairs(cells, grader, people)
-    ends = _ends(_f1([pairs], weights)[:, 0])
+    ends = _ends(_f1([pairs], weights)[:, 0], clusters)
     row = {"n": len(pairs), "mf1": ends.pop("value"), **ends}
     if len(people) == 1:
         return row | suffixed("baseline") | suffixed("difference")
     others = {name: [other for other in people if other != name] for name in people}
     of_people = [_pairs(cells, name, own) for name, own in others.items()]
     of_grader = [_pairs(cells, grader, own) for own in others.values()]
-    physician, own = _f1(of_people, weights), _f1(of_grader, weights)  # (1 + draws, people)
+    physician, own = _f1(of_people, weights), _f1(of_grader, weights)  # (rows, people)
     usable = ~np.isnan(physician) & ~np.isnan(own)
     share = np.where(usable, [len(pairs) for pairs in of_people], 0.0)
     with np.errstate(invalid="ignore"):
@@ -130,8 +134,8 @@ def beside(
             (np.nan_to_num(side) * share).sum(axis=1) / share.sum(axis=1)
             for side in (physician, own)
         )
-    row |= suffixed("baseline", _ends(baseline).values())
-    return row | suffixed("difference", _ends(left_out - baseline).values())
+    row |= suffixed("baseline", _ends(baseline, clusters).values())
+    return row | suffixed("difference", _ends(left_out - baseline, clusters).values())
 
 
 def _pairs(cells: pd.DataFrame, rater: str, people: Sequence[str]) -> pd.DataFrame:
@@ -143,7 +147,7 @@ def _pairs(cells: pd.DataFrame, rater: str, people: Sequence[str]) -> pd.DataFra
 
 
 def _f1(frames: Sequence[pd.DataFrame], weights: np.ndarray) -> np.ndarray:
-    """Macro F1 of each frame of pairs, (1 + draws, frames), the measured one in the first row."""
+    """Macro F1 of each frame of pairs, (rows of ``weights``, frames)."""
     samples = pd.DataFrame({"condition": range(weights.shape[1])})
     items = []
     for number, pairs in enumerate(frames):

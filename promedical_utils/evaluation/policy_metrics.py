@@ -2,9 +2,9 @@
 
 Frames. ``evaluation``: one row a (policy, seed, instruction_id); ``seed``, of the training, only
 where a policy has several. ``verdicts``: one row a (policy, seed, instruction_id, criterion_id,
-judge). A policy with several training seeds counts as the mean of their values. Intervals are 2.5
-and 97.5 percentiles over draws of conditions, then of patients within them; whatever is compared
-shares the draws. Training seeds are not resampled: their values stand beside.
+judge). A policy with several training seeds counts as the mean of their values. Intervals are over
+whole conditions (``core.statistics.interval``); whatever is compared shares the draws. Training
+seeds are not resampled: their values stand beside.
 """
 
 from collections.abc import Iterable

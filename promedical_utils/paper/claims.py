@@ -1,11 +1,10 @@
 """The claims ledger: each claim of the paper as named checks on this run and the committed studies.
 
-``claims.yaml`` holds the claims; ``contrasts`` finds the differences. A check claims that a
-difference lies above its bound (0 unless said). *same direction*: the whole 95 % interval of every
-check does;
-*not seen*: of one that was tested it does not; *not testable in this profile*: a check could not be
-made, and none that could has failed. What the configuration sets (agreement, kappa, pass rate) is
-an input and never a claim.
+``claims.yaml`` holds the claims; ``contrasts`` finds the differences; ``core.verdicts`` decides. A
+check claims that a difference lies above its bound (0 unless said), or within a margin on either
+side. The verdict rests on the interval; Holm's p within the family (the abstract, a table, the
+kit's own) stands beside it. What the configuration sets (agreement, kappa, pass rate) is an input
+and never a claim.
 """
 
 from collections import Counter
@@ -19,6 +18,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from promedical_utils.core import statistics, verdicts
+from promedical_utils.core.verdicts import UNTESTED, VERDICTS
 from promedical_utils.core.workspace import (
     KitError,
     project_root,
@@ -32,17 +33,16 @@ from promedical_utils.paper import contrasts
 from promedical_utils.paper.contrasts import Evidence, Lacking
 from promedical_utils.report import tables
 
-SAME, NOT_SEEN, UNTESTED = "same direction", "not seen", "not testable in this profile"
-VERDICTS = (NOT_SEEN, SAME, UNTESTED)  # what failed comes first
-SCHEMA = 2
+SCHEMA = 3
 KEPT = -2.0  # points of proficiency that a safer policy may lose; kit's decision
 LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
-EMPTY = dict.fromkeys(("metric", "metric_b", "slice_b", "flagged", "reported", *LISTS))
-DEFAULTS = EMPTY | {"slice": "all", "above": 0.0}
+SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
+DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}
 NUMBERS = ("difference", "low", "high", "patients_low", "patients_high")
-NAMES = ("claim", "check", "where", "verdict", "claim_verdict", "opposite", "weakest")
-FACTS = ("unit", "above", "reported", "mark", "labels", "data", "files", "test", "reason")
-COLUMNS = [*NAMES, *NUMBERS, "each", "seeds", "n", *FACTS]
+TESTED = ("p", "p_holm", "interest", "power", "smallest", "design")
+NAMES = ("claim", "check", "where", "verdict", "claim_verdict", "weakest")
+FACTS = ("unit", "above", "within", "reported", "mark", "labels", "data", "files", "test", "reason")
+COLUMNS = [*NAMES, *NUMBERS, *TESTED, "each", "seeds", "n", *FACTS]
 
 
 # ---------------------------------------------------------------- what is claimed
@@ -143,16 +143,33 @@ def build_claims(
     for spec in ledger()["claims"]:
         given = expanded(spec, profile.data == "clinic", sets)
         claims.append(_claim(spec, [_check(check, evidence(check["from"])) for check in given]))
+    _adjust(claims)
     return claims
+
+
+def _adjust(claims: list[dict]) -> None:
+    """Holm's p of every tested check within its family, and ``survives`` of a claim that was seen:
+    whether the p of all its checks stay below 5 %; None where no check has a p."""
+    families: dict[str, list[dict]] = {}
+    for claim in claims:
+        families.setdefault(claim["family"], []).extend(claim["checks"])
+    for checks in families.values():
+        p_values = [np.nan if check["p"] is None else check["p"] for check in checks]
+        for check, p in zip(checks, statistics.holm(p_values), strict=True):
+            check["p_holm"] = None if np.isnan(p) else round(float(p), 4)
+    for claim in claims:
+        p_values = [c["p_holm"] for c in claim["checks"] if c["p_holm"] is not None]
+        seen = claim["verdict"] in verdicts.SEEN and bool(p_values)
+        claim["survives"] = max(p_values) < 0.05 if seen else None
 
 
 def _claim(spec: Mapping, checks: list[dict]) -> dict:
     reasons = [spec["why"]] if "why" in spec else list(dict.fromkeys(c["reason"] for c in checks))
-    claim = {"note": ""} | {
-        key: spec[key] for key in ("id", "where", "claim", "note") if key in spec
+    claim = {"note": "", "family": spec["where"]} | {
+        key: spec[key] for key in ("id", "where", "family", "claim", "note") if key in spec
     }
     claim |= {
-        "verdict": decide(checks),
+        "verdict": verdicts.of_claim(check["verdict"] for check in checks),
         "checks": checks,
         "reason": "; ".join(filter(None, reasons)),
     }
@@ -161,9 +178,16 @@ def _claim(spec: Mapping, checks: list[dict]) -> dict:
 
 def _check(given: Mapping, evidence: Evidence) -> dict:
     """One check, made where it can be; numbers are rounded, and the rounded ones decide."""
-    check = dict.fromkeys((*NUMBERS, "seeds", "n", "unit")) | {"each": [], "test": "", "said": ""}
+    check = dict.fromkeys((*NUMBERS, *TESTED, "seeds", "n", "unit"))
+    check |= {
+        "each": [],
+        "test": "",
+        "said": "",
+        "reason": "",
+        "within": given["equivalent_within"],
+    }
     check |= {"data": evidence.data, "files": list(evidence.files), "what": _what(given)}
-    check |= {"above": given["above"], "labels": _labels(given, evidence), "reason": ""}
+    check |= {"above": given["above"], "labels": _labels(given, evidence)}
     check |= _reported(given["reported"], given)
     try:
         if evidence.reason:
@@ -171,16 +195,40 @@ def _check(given: Mapping, evidence: Evidence) -> dict:
         if given["flagged"] is not None:
             check |= _hacking(given, evidence.policies)
         else:
-            contrast = evidence.source.find({**given, "labels": check["labels"]})
-            check |= contrast | {name: _rounded(contrast[name]) for name in NUMBERS}
-            check["each"] = [_rounded(value) for value in contrast["each"]]
-            check["verdict"] = SAME if check["low"] > check["above"] else NOT_SEEN
+            check |= _measured(given | {"labels": check["labels"]}, check, evidence.source)
     except Lacking as lacking:
         check |= {"verdict": UNTESTED, "reason": str(lacking)}
-    failed = check["verdict"] == NOT_SEEN and check["high"] is not None
-    check["opposite"] = failed and check["high"] < check["above"]
     labels = f", {check['labels']} labels" if check["labels"] else ""
     return check | {"check": f"{given['from']}: {check['what']}{labels}"}
+
+
+def _measured(given: Mapping, check: Mapping, source) -> dict:
+    """Numbers and verdict of a check: its interval, p, and what it could have seen."""
+    contrast, margin = source.find(given), given["equivalent_within"]
+    error, df, design = (contrast.pop(name) for name in ("error", "df", "design"))
+    found = contrast | {name: _rounded(contrast[name]) for name in NUMBERS}
+    found["each"] = [_rounded(value) for value in contrast["each"]]
+    ends = found["low"], found["high"]
+    # a size in another unit is no size to compare
+    reported = check["reported"] if found["unit"] == "points" else None
+    value, above = contrast["difference"], given["above"]
+    if margin is None:
+        p = statistics.p_value(value, above, error, df)
+        interest = given["interest"] if reported is None else abs(reported - above)
+    else:  # the larger p of the two one-sided tests
+        p, interest = statistics.p_value(abs(value), margin, error, df) / 2, margin
+        p = p if abs(value) < margin else 1 - p
+    power = statistics.power(interest, error, df)
+    if margin is None:
+        found["verdict"] = verdicts.of_check(*ends, above, reported, power)
+    else:
+        inner = source.find(given, 0.9)
+        inner = _rounded(inner["low"]), _rounded(inner["high"])
+        found["verdict"] = verdicts.of_equivalence(ends, inner, margin)
+    found |= {"p": round(p, 4), "interest": _rounded(interest), "power": _rounded(power)}
+    found["smallest"] = _rounded(statistics.smallest_detectable(error, df))
+    known = design is not None and not np.isnan(design)
+    return found | {"design": _rounded(design) if known else None}
 
 
 def _labels(given: Mapping, evidence: Evidence) -> str:
@@ -202,31 +250,26 @@ def _hacking(given: Mapping, policies) -> dict:
         "seeds": len(rows),
         "test": "the rule of promedical_utils.policy.reward_hacking",
         "said": " ".join(row["text"] for row in rows),
-        "verdict": SAME if as_claimed else NOT_SEEN,
+        "verdict": verdicts.SAME if as_claimed else verdicts.CONTRADICTS,
     }
 
 
-def decide(checks: list[dict]) -> str:
-    """Verdict of a claim: a failed check is not hidden by one that could not be made."""
-    verdicts = {check["verdict"] for check in checks}
-    if NOT_SEEN in verdicts:
-        return NOT_SEEN
-    return SAME if verdicts == {SAME} else UNTESTED
-
-
 def weakest(claim: Mapping) -> dict | None:
-    """The tested check that comes nearest to failing, or fails most: what the summary shows.
+    """The check that its verdict hangs on, or comes nearest to: what the summary shows.
 
-    By the distance of the difference from its bound, in half widths of its interval.
+    Of the worst verdict; among those by the distance of the difference from its bound (of an
+    equivalence, from its margin), in half widths of its interval.
     """
-    tested = [check for check in claim["checks"] if check["verdict"] != UNTESTED]
-    measured = [check for check in tested if check["difference"] is not None]
+    measured = [check for check in claim["checks"] if check["difference"] is not None]
 
-    def margin(check):
+    def rank(check):
         reach = max(check["difference"] - check["low"], 1e-9)  # one value throughout has no width
-        return (check["difference"] - check["above"]) / reach
+        away = check["difference"] - check["above"]
+        if check["within"] is not None:
+            away = check["within"] - abs(away)
+        return VERDICTS.index(check["verdict"]), away / reach
 
-    return min(measured, key=margin, default=None)
+    return min(measured, key=rank, default=None)
 
 
 def _rounded(value: float) -> float:
@@ -249,7 +292,7 @@ def frame(claims: list[dict]) -> pd.DataFrame:
     rows = []
     for claim in claims:
         own = {"claim": claim["id"], "where": claim["where"], "claim_verdict": claim["verdict"]}
-        nothing = {"check": "", "verdict": UNTESTED, "opposite": False, "reason": claim["reason"]}
+        nothing = {"check": "", "verdict": UNTESTED, "reason": claim["reason"]}
         nothing |= {"reported": claim.get("reported"), "mark": claim.get("mark", "")}
         nearest = weakest(claim)
         for check in claim["checks"] or [nothing]:
@@ -258,10 +301,15 @@ def frame(claims: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"seeds": "Int64", "n": "Int64"})
 
 
+def _said(verdict: str, check: Mapping | None) -> str:
+    smallest, unit = (check["smallest"], check["unit"]) if check else (None, "points")
+    return verdicts.said(verdict, smallest, "" if unit == "points" else f" {unit}")
+
+
 def save(claims: list[dict], folder: Path) -> Path:
     """Write claims.csv, claims.md and claims.json to ``folder``; returns the path of the JSON."""
     folder, counts = Path(folder), Counter(claim["verdict"] for claim in claims)
-    verdicts, inputs = {name: counts[name] for name in VERDICTS}, ledger()["inputs"].strip()
+    counted, inputs = {name: counts[name] for name in VERDICTS}, ledger()["inputs"].strip()
     write_frame(folder / "claims.csv", frame(claims))
     source = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8")
     options = {"trim_blocks": True, "keep_trailing_newline": True}
@@ -270,12 +318,15 @@ def save(claims: list[dict], folder: Path) -> Path:
     page = template.render(
         inputs=inputs,
         weakest=weakest,
+        said=_said,
         claims=sorted(claims, key=lambda claim: VERDICTS.index(claim["verdict"])),
-        counts=", ".join(f"{count} {name}" for name, count in verdicts.items()),
+        counts=", ".join(f"{count} {name}" for name, count in counted.items() if count),
         invented=any("clinic" in check["data"] for claim in claims for check in claim["checks"]),
         tested=len(tested),
         checks=sum(c["verdict"] != UNTESTED for claim in tested for c in claim["checks"]),
+        seen=sum(claim["survives"] is not None for claim in claims),
+        surviving=sum(claim["survives"] is True for claim in claims),
     )
     write_text(folder / "claims.md", page)
-    whole = {"schema_version": SCHEMA, "inputs": inputs, "claims": claims, "verdicts": verdicts}
+    whole = {"schema_version": SCHEMA, "inputs": inputs, "claims": claims, "verdicts": counted}
     return write_json(folder / "claims.json", whole)

@@ -5,10 +5,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from promedical_utils.core import plotting
-from promedical_utils.core.plotting import BLUE, GREY, RED
-from promedical_utils.paper.claims import NOT_SEEN, SAME, UNTESTED
+from promedical_utils.core.plotting import BLUE, GREEN, GREY, ORANGE, RED, SKY
+from promedical_utils.core.verdicts import (
+    CANNOT,
+    CONTRADICTS,
+    DIRECTION,
+    HOLDS,
+    NOT_SEEN,
+    SAME,
+    UNTESTED,
+)
 
-LOOKS = {SAME: (BLUE, "o"), NOT_SEEN: (RED, "s")}
+LOOKS = {
+    HOLDS: (BLUE, "o"),
+    DIRECTION: (SKY, "^"),
+    SAME: (GREEN, "P"),
+    CANNOT: (GREY, "v"),
+    NOT_SEEN: (ORANGE, "s"),
+    CONTRADICTS: (RED, "X"),
+}
 SCALES = {"points": 1, "criteria": 100}  # what is counted by answer, in hundredths
 REPORTED = {"marker": "D", "mfc": "white", "mec": "black"}
 OTHERS = {"marker": "o", "color": GREY, "ms": 3}
@@ -17,9 +32,10 @@ OTHERS = {"marker": "o", "color": GREY, "ms": 3}
 def claims_forest(df: pd.DataFrame) -> Figure:
     """How far each claim's checks lie above their bounds, in the claimed direction.
 
-    The weakest check of a claim is bold, its others are thin; all of one claim share its verdict's
-    colour, and a failed one is a square. What the paper reports is hollow, drawn where it is of the
-    same unit. Beside it the training seeds of the weakest check; untested claims are counted below.
+    The weakest check of a claim is bold, its others are thin; colour and mark are its verdict. The
+    margin of an equivalence is a grey band. What the paper reports is hollow, drawn where it is of
+    the same unit. Beside it the training seeds of the weakest check; untested claims are counted
+    below.
     """
     untested = df[df.claim_verdict == UNTESTED].claim.nunique()
     df = df[df.difference.notna() & (df.claim_verdict != UNTESTED)]
@@ -41,10 +57,13 @@ def claims_forest(df: pd.DataFrame) -> Figure:
         size = {"ms": 5, "capsize": 3} if bold else {"ms": 2, "alpha": 0.5}
         values = (part[name].to_numpy() for name in ("difference", "low", "high"))
         plotting.draw_interval(axis, part.y.to_numpy(), *values, fmt=mark, color=colour, **size)
+    for row in shown[shown.within.notna()].itertuples():
+        reach, y = np.array([-row.within, row.within]), heights[row.claim] + 0.1
+        axis.plot(reach, [y, y], color=GREY, lw=7, alpha=0.3, solid_capstyle="butt")
     small = {"fontsize": 8, "color": GREY}
     for label, row in zip(axis.get_yticklabels(), shown.itertuples(), strict=True):
         label.set_color(LOOKS[row.claim_verdict][0])
-        label.set_fontweight("bold" if row.claim_verdict == NOT_SEEN else "normal")
+        label.set_fontweight("bold" if row.claim_verdict == CONTRADICTS else "normal")
         place, beside = (1.02, heights[row.claim]), ("axes fraction", "data")
         axis.annotate(f"{row.seeds:.0f}", place, xycoords=beside, va="center", **small)
     axis.annotate("seeds", (1.0, 1.0), xycoords="axes fraction", **small)
@@ -56,7 +75,8 @@ def claims_forest(df: pd.DataFrame) -> Figure:
         axis.axhline(heights[name] + 0.5, color=GREY, lw=0.6, ls=":")
     below = f"not testable here: {untested} more claims"
     axis.set_xlabel(f"points above the claim's bound, 95 % interval; {below}")
-    verdicts = {name: {"marker": mark, "color": colour} for name, (colour, mark) in LOOKS.items()}
+    looks = {name: {"marker": mark, "color": colour} for name, (colour, mark) in LOOKS.items()}
+    looks = {name: look for name, look in looks.items() if name in set(df.verdict)}
     others = {"other checks of the claim": OTHERS, "reported": REPORTED}
-    plotting.draw_legend(figure, verdicts | others)
+    plotting.draw_legend(figure, looks | others)
     return figure

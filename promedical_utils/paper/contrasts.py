@@ -1,12 +1,13 @@
 """Evidence for claims: differences of two systems, from a run and from committed studies.
 
 A source finds one contrast at a time: {difference, low, high, each, seeds, n, ...} in the unit
-that people read, the claimed direction up. Its 95 % interval takes in the patients (draws of
-conditions, then of patients within them, shared by both systems) and, where a system was trained
-several times, the trainings: Student's t on the differences seed by seed, or Welch's where the
-seeds of the two differ. The two errors are independent, so a limit is as far off as the root of
-their summed squares (MOVER: Zou and Donner, Stat Med 27, 2008). A system trained once has no such
-error that could be known: ``seeds`` says so, and the interval is of patients alone.
+that people read, the claimed direction up. Its interval takes in the patients (whole conditions,
+drawn for both systems alike: ``core.statistics.interval``) and, where a system was trained several
+times, the trainings: Student's t on the differences seed by seed, or Welch's where the seeds of the
+two differ. The two errors are independent, so a limit is as far off as the root of their summed
+squares (MOVER: Zou and Donner, Stat Med 27, 2008), and a test has Satterthwaite's degrees of
+freedom. A system trained once has no such error that could be known: ``seeds`` says so, and the
+interval is of patients alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +19,16 @@ import pandas as pd
 from scipy import stats
 
 from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.statistics import LEAST
 from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.evaluation import external as external_sets
-from promedical_utils.studies import results
+from promedical_utils.studies import catalog, results
 
 UNTRAINED = ("base", "length", "random", "words")  # no seed of a training changes them
-PAIRED = "paired bootstrap over conditions, then samples, {draws} draws"
-UNPAIRED = "difference of two intervals over the same samples, taken as independent (MOVER)"
+PAIRED = "whole conditions, {clusters} of them, shared by both sides; {draws} draws"
+STORED = "stored interval of conditions and samples within them, too wide"
+UNPAIRED = "difference of two such intervals, taken as independent (MOVER)"
 FACTORS = results.FACTORS | {"healthbench": 1}
 RUN_FILES = {
     "run": tuple(
@@ -44,14 +47,14 @@ class Lacking(Exception):
 # ---------------------------------------------------------------- intervals
 
 
-def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, list[float]]:
-    """(half width of the 95 % interval over trainings, differences seed by seed).
+def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, float, list[float]]:
+    """(standard error over trainings, its degrees of freedom, differences seed by seed).
 
     ``a``, ``b``: training seed -> value. Paired where both have the same seeds, or one side a
     single value; Welch's, and no differences, otherwise. 0 where neither was trained twice.
 
-    >>> trainings({"1": 2.0, "2": 3.0, "3": 4.0}, {"1": 1.0, "2": 1.0, "3": 1.0})[1]
-    [1.0, 2.0, 3.0]
+    >>> trainings({"1": 2.0, "2": 3.0, "3": 4.0}, {"1": 1.0, "2": 1.0, "3": 1.0})[1:]
+    (2.0, [1.0, 2.0, 3.0])
     """
     if len(a) == 1:  # one value stands beside each of the other side's
         a = dict.fromkeys(b, *a.values())
@@ -62,10 +65,14 @@ def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, li
     samples = [each] if paired else [list(a.values()), list(b.values())]
     parts = [(np.var(s, ddof=1) / len(s), len(s) - 1) for s in samples if len(s) > 1]
     total = sum(variance for variance, _ in parts)
-    if total == 0:
-        return 0.0, each
-    freedom = total**2 / sum(variance**2 / df for variance, df in parts)
-    return float(stats.t.ppf(0.975, freedom) * np.sqrt(total)), each
+    return float(np.sqrt(total)), _freedom(parts), each
+
+
+def _freedom(parts: Sequence[tuple[float, float]]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances, each with its own."""
+    total = sum(variance for variance, _ in parts)
+    over = sum(variance**2 / df for variance, df in parts if variance)
+    return float(total**2 / over) if over else min((df for _, df in parts), default=np.inf)
 
 
 def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
@@ -80,11 +87,12 @@ def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     return float(value), float(low), float(high)
 
 
-def _contrast(check: Mapping, patients: Sequence[float], sides, n: int, test: str) -> dict:
-    """One contrast in the unit that people read; ``patients``: (value, low, high) over these alone,
-    ``sides``: values of a and b by training seed, "" where a side was not trained."""
+def _contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) -> dict:
+    """One contrast in the unit that people read; ``patients``: ``Estimates.combined`` over these
+    alone, ``sides``: values of a and b by training seed, "" where a side was not trained."""
     factor = FACTORS.get(check["metric"], 100)
-    half, each = trainings(*sides)
+    error, freedom, each = trainings(*sides)
+    half = float(stats.t.ppf(0.5 + level / 2, freedom) * error) if error else 0.0
     trained = {
         name: len(side)
         for name, side in zip((check["a"], check["b"]), sides, strict=True)
@@ -95,12 +103,20 @@ def _contrast(check: Mapping, patients: Sequence[float], sides, n: int, test: st
         test += f"; widened by {whose} trainings"
     if trained:
         test += "; trainings: " + ", ".join(f"{name} {count}" for name, count in trained.items())
-    ends = dict(zip(("difference", "low", "high"), apart(patients, (0, -half, half)), strict=True))
-    ends |= {"patients_low": patients[1], "patients_high": patients[2]}
+    own = tuple(patients[name] for name in ("difference", "low", "high"))
+    if np.isnan(own).any():
+        few = f"fewer than {LEAST} conditions: they do not tell how another would differ"
+        raise Lacking("nothing that both have" if np.isnan(own[0]) else few)
+    ends = dict(zip(("difference", "low", "high"), apart(own, (0, -half, half)), strict=True))
+    ends |= {"patients_low": own[1], "patients_high": own[2]}
+    parts = [(patients["error"] ** 2, patients["df"]), (error**2, freedom)]
+    ends["error"] = float(np.hypot(patients["error"], error))
     return {
         **{name: value * factor for name, value in ends.items()},
+        "df": _freedom(parts if error else parts[:1]),
+        "design": patients.get("design"),
         "each": [d * factor for d in each if len(each) > 1],
-        "n": int(n),
+        "n": int(patients["n"]),
         "unit": "criteria" if check["metric"] == "s2" else "points",
         "seeds": min(trained.values(), default=0),
         "test": test,
@@ -111,28 +127,28 @@ def _contrast(check: Mapping, patients: Sequence[float], sides, n: int, test: st
 
 
 class Counted:
-    """Contrasts from sums by patient of a run: ``bench.tally``, ``external``, or those of
-    policies, of whom only patients count that both answered."""
+    """Contrasts from sums by patient, of a run or of a study that kept what it counts: of
+    ``bench.tally``, ``external``, or of policies, of whom only patients count that both answered in
+    a run (in a study all did)."""
 
     def __init__(self, sums: Estimates, draws: int, seed: int, against: str = ""):
         self.sums, self.draws, self.weights = sums, draws, sums.weights(draws, seed)
         self.against = [against] if against else sorted({key[-1] for key in sums.keys})
 
-    def find(self, check: Mapping) -> dict:
-        terms = [(factor, self._columns(*of, check["labels"])) for factor, of in _terms(check)]
-        if self.sums.names[0] == "policy":
-            (_, a), (_, b) = terms
-            found, sides = self.sums.less(a, b, self.weights), [self._trained(a), self._trained(b)]
-        else:
-            factors: dict[int, float] = {}
-            for factor, [column] in terms:
-                factors[column] = factors.get(column, 0) + factor
-            found = self.sums.combined(factors, self.weights)
-            sides = [{"1": found["difference"]}, {"1": 0.0}]
-        ends = found["difference"], found["low"], found["high"]
-        if np.isnan(ends).any():
-            raise Lacking("nothing to count, or no patient that both have")
-        return _contrast(check, ends, sides, found["n"], PAIRED.format(draws=self.draws))
+    def find(self, check: Mapping, level: float = 0.95) -> dict:
+        factors: dict[int, float] = {}
+        sides: list[dict[str, float]] = [{}, {}]
+        for side, factor, of in _terms(check):
+            columns = self._columns(*of, check["labels"])
+            for column, value in zip(columns, self.sums.each(columns), strict=True):
+                factors[column] = factors.get(column, 0) + factor / len(columns)
+                seed = self._seed(column)
+                # each side by its own training seeds, both with the sign of the first
+                sides[side][seed] = sides[side].get(seed, 0.0) + (1 - 2 * side) * factor * value
+        shared = self.sums.names[0] == "policy"
+        found = self.sums.combined(factors, self.weights, shared, level)
+        test = PAIRED.format(clusters=found["df"] + 1, draws=self.draws)
+        return _contrast(check, found, [part or {"": 0.0} for part in sides], test, level)
 
     def _columns(self, who: str, metric: str, part: str, against: str) -> list[int]:
         key = {self.sums.names[0]: who, "metric": metric, "slice": part, "against": against}
@@ -140,11 +156,14 @@ class Counted:
             return self.sums.columns(key)
         except KitError:
             known = {key[0] for key in self.sums.keys}
-            raise _lacking("this run", who, metric, part, known) from None
+            where = "the study" if self.sums.names[0] == "system" else "this run"
+            raise _lacking(where, who, metric, part, known) from None
 
-    def _trained(self, columns: Sequence[int]) -> dict[str, float]:
-        seeds = (self.sums.keys[column][1] or "1" for column in columns)
-        return dict(zip(seeds, self.sums.each(columns), strict=True))
+    def _seed(self, column: int) -> str:
+        """The training seed of a column, "" of what was not trained; of a run's one training 1."""
+        if "seed" not in self.sums.names:
+            return "1"
+        return self.sums.keys[column][1] or ("1" if self.sums.names[0] == "policy" else "")
 
 
 def external(frame: pd.DataFrame) -> Estimates:
@@ -159,27 +178,30 @@ def external(frame: pd.DataFrame) -> Estimates:
 
 
 class Stored:
-    """Contrasts from the results of a study (``studies.results``): paired where the study stored
-    that difference, else from two intervals."""
+    """Contrasts from the results of a study (``studies.results``) that kept nothing to count anew:
+    paired where it stored that difference, else from two intervals. The standard error is read from
+    the width, as of a normal one."""
 
-    def __init__(self, rows: pd.DataFrame, draws: int):
-        self.cells, self.draws = results.Cells(rows), draws
+    def __init__(self, rows: pd.DataFrame):
+        self.cells = results.Cells(rows)
         self.against = self.cells.against
 
-    def find(self, check: Mapping) -> dict:
-        keys = [(*of, check["labels"]) for _, of in _terms(check)]
+    def find(self, check: Mapping, level: float = 0.95) -> dict:
+        keys = [(*of, check["labels"]) for *_, of in _terms(check)]
         for key in keys:
             if np.isnan(self.cells.ends(key)[0]):
                 raise _lacking("the study", *key[:3], self.cells.systems)
-        if len(keys) != 2:
-            raise Lacking("a study's results hold no difference of differences")
+        if len(keys) != 2 or level != 0.95:
+            raise Lacking("the study kept nothing to count this from, but differences at 95 %")
         if (stored := self._paired(*keys)) is not None:
-            ends, n, test = *stored, PAIRED.format(draws=self.draws)
+            ends, n, test = *stored, STORED
         else:
             ends, test = apart(*map(self.cells.ends, keys)), UNPAIRED
             n = min(self.cells.means[key]["n"] for key in keys)
         sides = [self._trained(key, side) for key, side in zip(keys, "ab", strict=True)]
-        return _contrast(check, ends, sides, n, test)
+        found = dict(zip(("difference", "low", "high"), ends, strict=True))
+        found |= {"error": (ends[2] - ends[1]) / (2 * stats.norm.ppf(0.975)), "df": np.inf, "n": n}
+        return _contrast(check, found, sides, test, level)
 
     def _paired(self, a: tuple, b: tuple) -> tuple | None:
         """((difference, low, high), n) that the study stored of the two, either way round."""
@@ -204,23 +226,24 @@ class HealthBench:
     def __init__(self, column: Mapping):
         self.column = column
 
-    def find(self, check: Mapping) -> dict:
+    def find(self, check: Mapping, level: float = 0.95) -> dict:
         row = self.column["rows"].get("difference")
-        if row is None:
+        if row is None or level != 0.95:
             raise Lacking(self.column["reason"])
-        ends = row["value"], row["low"], row["high"]
-        sides, test = [{"1": row["value"]}, {"1": 0.0}], "paired bootstrap over prompts"
-        return _contrast(check, ends, sides, self.column["n"], test)
+        found = {"difference": row["value"], "n": self.column["n"], "df": self.column["n"] - 1}
+        found |= {name: row[name] for name in ("low", "high", "error")}
+        sides, test = [{"1": row["value"]}, {"1": 0.0}], "whole prompts, shared by both sides"
+        return _contrast(check, found, sides, test, level)
 
 
-def _terms(check: Mapping) -> list[tuple[int, tuple[str, str, str]]]:
-    """(factor, (system, metric, slice)): a less b, less the same elsewhere where ``beyond`` is
-    given."""
-    here = [(1, (check["a"], check["metric"], check["slice"]))]
+def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:
+    """(side, factor, (system, metric, slice)): a less b, less the same elsewhere where ``beyond``
+    is given."""
+    here = [(0, 1, (check["a"], check["metric"], check["slice"]))]
     if check["b"]:
-        here.append((-1, (check["b"], check["metric_b"], check["slice_b"])))
+        here.append((1, -1, (check["b"], check["metric_b"], check["slice_b"])))
     if check["beyond"]:
-        here += [(-f, (who, metric, check["beyond"])) for f, (who, metric, _) in here]
+        here += [(n, -f, (who, metric, check["beyond"])) for n, f, (who, metric, _) in here]
     return here
 
 
@@ -282,9 +305,13 @@ def of_study(folder: Path, name: str, profile) -> Evidence:
         return Evidence(f"study {name}", reason=f"study {name} is of other data ({data})")
     if not (path := place / "results.csv").exists():
         raise KitError(f"missing {shown(path)}, which study {name} wrote: make study STUDY={name}")
+    sums = catalog.study_of(name).sums(place)
+    drawn = settings["bootstrap"], settings["seed"]
+    source = Stored(results.read(place)) if sums is None else Counted(sums, *drawn)
+    files = [file for file in (*results.COUNTED_FROM, path.name) if (place / file).exists()]
     return Evidence(
         f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
-        (f"studies/{name}/results.csv", f"studies/{name}/manifest.json"),
-        Stored(results.read(place), settings["bootstrap"]),
+        (f"studies/{name}/{files[0]}", f"studies/{name}/manifest.json"),
+        source,
         manifest.get("policies", ()),
     )

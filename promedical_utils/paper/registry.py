@@ -26,6 +26,7 @@ from promedical_utils.paper import all_tables, claims
 from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import figures, tables
 from promedical_utils.reward_model import calibration
+from promedical_utils.studies import results
 from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
@@ -381,6 +382,8 @@ def _save_table(run: Run, name: str, out: Path) -> None:
     facts = run.facts | {"function": f"tables.{table.function}"}
     facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
     note, title, sources = STUDIED if files["studies"] else "", table.title, files["sources"]
+    notes = {results.note(path.parent): path.parent.name for path in files["studies"].values()}
+    note += "".join(f" Of {study}:{text}" for text, study in notes.items() if text)
     frame, folder = run.frames[name], out / "tables"
     tables.save(frame, folder, name, title, sources, run.profile, note, facts)
 

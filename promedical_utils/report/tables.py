@@ -401,7 +401,7 @@ def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame | 
     shares; None without it.
 
     Columns system, text, retrieval, subset ("macro mean" too, unless one is missing), value, low,
-    high. Draws are of conditions, then of instructions, as everywhere.
+    high. Draws are of whole conditions, as everywhere.
     """
     rows = predictions[predictions["set"] == "medical_rewardbench"]
     if rows.empty:

@@ -18,7 +18,7 @@ from promedical_utils.core import fingerprint as content
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData, base_path
-from promedical_utils.core.workspace import read_json, short_hash, write_json, write_rows
+from promedical_utils.core.workspace import need, read_json, short_hash, write_json, write_rows
 from promedical_utils.evaluation import policy_metrics
 from promedical_utils.evaluation.policy_metrics import BASE, FULL, METRICS, SEPARATOR, STUDY
 from promedical_utils.pipeline import policies, reward_models
@@ -63,7 +63,8 @@ class Policies(Study):
         return {"policies": rows, "prompts": prompts, "minutes": minutes}
 
     def sums(self, folder: Path) -> Estimates:
-        return counted(pd.read_parquet(folder / "evaluation.parquet"))
+        file = need(folder / "evaluation.parquet", "of a study (make study)")
+        return counted(pd.read_parquet(file))
 
     def named(self, folder: Path) -> pd.DataFrame:
         """Label, remark, group and veto by variant: of a drawn study its own, since those of the

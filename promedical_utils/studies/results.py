@@ -6,9 +6,10 @@ how, other                             "value"; "less": the system less ``other`
                                        ratio to ``other``, both on the same draws
 value, low, high, n                    in the metric's unit, 95 % interval, items (least of parts)
 
-Intervals resample conditions, then samples within them, and hold the training seeds fixed: how
-far these move a value is what the rows of single seeds are for. Those of the committed study of
-reward models are "?1" to "?3", the lowest first, without an interval.
+Intervals are over whole conditions (``core.statistics.interval``) and hold the training seeds
+fixed: how far these move a value is what the rows of single seeds are for. A study that kept none
+of ``COUNTED_FROM`` cannot be counted anew: its intervals stay, and ``STORED`` says what they are.
+The seeds of the committed one of reward models are "?1" to "?3", the lowest first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ MEAN, VALUE, LESS, OVER = "mean", "value", "less", "over"
 CELL = ("metric", "slice", "against")
 KEY = ("system", "seed", *CELL)
 FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # from shares, 100 elsewhere
+STORED = "Intervals as stored: of conditions and samples within them, too wide (97 to 99 %)."
+COUNTED_FROM = ("evaluation.parquet", "sums.parquet")  # which of them depends on the kind
 COLUMNS = [*KEY, "how", "other", "value", "low", "high", "n"]
 
 
@@ -57,7 +60,8 @@ def count(
                 for training in (t for t in own if t in theirs):
                     parts = dict.fromkeys(own[training], 1 / len(own[training]))
                     parts |= dict.fromkeys(theirs[training], -1 / len(theirs[training]))
-                    ends = sums.combined(parts, weights).values()
+                    less = sums.combined(parts, weights)
+                    ends = [less[name] for name in ("difference", "low", "high", "n")]
                     rows.append((system, training, *cell, LESS, other, *ends))
                 if cell[0] in ratios:
                     made = sums.less(own[MEAN], theirs[MEAN], weights)
@@ -115,6 +119,11 @@ class Cells:
 def write(folder: Path, results: pd.DataFrame) -> None:
     """results.csv in ten digits: the last bits of a sum differ between machines."""
     write_frame(folder / "results.csv", results, float_format="%.10g")
+
+
+def note(folder: Path) -> str:
+    """What the intervals of a study are, where it kept nothing to count them anew; else ""."""
+    return "" if any((folder / file).exists() for file in COUNTED_FROM) else f" {STORED}"
 
 
 def read(folder: Path) -> pd.DataFrame:

@@ -111,13 +111,15 @@ class Study:
 
     def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:
         profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
-        tables.save(frame, out, name, title, _sources(out), profile, facts=facts)
+        said = tables.note(profile) + results.note(out)
+        tables.save(frame, out, name, title, _sources(out), profile, said, facts)
 
     def save_figure(self, plot, frame, out: Path, name: str, manifest: Mapping, *more) -> None:
         """``more``: files of ``out`` that it is drawn from, beside results.csv."""
         facts = {"run": provenance.of_manifest(manifest)}
         facts |= {"sources": tables.digests(_sources(out, *more))}
-        plotting.save(plot, frame, out, name, tables.note(profiles.of_manifest(manifest)), facts)
+        said = tables.note(profiles.of_manifest(manifest)) + results.note(out)
+        plotting.save(plot, frame, out, name, said, facts)
 
 
 def _sources(out: Path, *more: str) -> dict[str, Path]:

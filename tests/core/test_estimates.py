@@ -1,8 +1,9 @@
-"""Ratios of sums by hand: four samples of two clusters, draws counted out one by one."""
+"""Ratios of sums by hand: four samples of two clusters, each left out by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates, suffixed
@@ -40,11 +41,9 @@ def test_a_table_has_a_row_a_key_and_intervals_over_draws(made):
     assert list(table) == ["system", "seed", "metric", "value", "low", "high", "n"]
     assert table.value.tolist() == pytest.approx([3 / 5, 4 / 5, 1 / 4, 4 / 6])
     assert table.n.tolist() == [5, 5, 4, 6]
-    weights = statistics.two_stage_weights(SAMPLES.condition, 60, 3)
-    drawn = [(2 * w[0] + w[1] + w[2]) / (2 * w[0] + w[1] + w[2] + w[3]) for w in weights]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    assert (table.low[1], table.high[1]) == (pytest.approx(low), pytest.approx(high))
-    assert (weights == made.weights(60, 3)).all()
+    assert table[["low", "high"]].isna().all(axis=None)  # two clusters tell of no other
+    weights = statistics.cluster_weights(SAMPLES.condition, 60, 3)
+    assert (weights == made.weights(60, 3)).all() and made.clusters == 2
     extra = Estimates(
         made.samples, made.names, made.keys, made.hits, made.counts, {"ties": [1] * 4}
     )
@@ -68,9 +67,8 @@ def test_a_value_is_the_mean_of_its_seeds(made):
     assert value["value"] == pytest.approx((3 / 5 + 4 / 5) / 2) and value["n"] == 5
     assert made.each([0, 1]).tolist() == pytest.approx([3 / 5, 4 / 5])
     drawn = made.drawn([0, 1], weights)
-    assert drawn.shape == (81, 2) and drawn[0].tolist() == pytest.approx([3 / 5, 4 / 5])
-    ends = np.nanpercentile(drawn[1:].mean(axis=1), [2.5, 97.5])
-    assert [value["low"], value["high"]] == pytest.approx(ends)
+    assert drawn.shape == (1 + 2 + 80, 2) and drawn[0].tolist() == pytest.approx([3 / 5, 4 / 5])
+    assert drawn[1:3].tolist() == [[1 / 2, 1 / 2], [pytest.approx(2 / 3), 1]]  # without a, b
 
 
 def test_a_difference_shares_the_draws(made):
@@ -78,9 +76,59 @@ def test_a_difference_shares_the_draws(made):
     assert both["difference"] == pytest.approx(1 / 5) and both["n"] == 5
     same = made.difference({("one", "1", "acc"): 1}, 50, 2)
     assert same["difference"] == pytest.approx(3 / 5)
-    assert made.combined({1: 1, 0: -1}, made.weights(50, 2)) == both
-    # the second seed has one hit more, on sample i: never a loss in any draw
-    assert 0 <= both["low"] <= both["difference"] <= both["high"]
+    assert made.combined({1: 1, 0: -1}, made.weights(50, 2)) == pytest.approx(both, nan_ok=True)
+    assert both["df"] == 1
+    drawn = made.drawn([1, 0], made.weights(50, 2))
+    # the second seed has one hit more, on sample i: never a loss, nor any gain without cluster a
+    assert (drawn[:, 0] >= drawn[:, 1]).all() and drawn[1].tolist() == [1 / 2, 1 / 2]
+
+
+def test_intervals_are_over_the_clusters_that_are_counted():
+    rng, names = np.random.default_rng(0), np.repeat(list("abcdefg"), 4)
+    samples = pd.DataFrame({"condition": names, "ward": np.where(names == "g", "y", "x")})
+    hits = rng.random((2, 28)) < [[0.9], [0.5]]
+    parts = {"all": names >= "a", "six": names < "g", "four": names < "e"}
+    items = [
+        ((s, p), own.nonzero()[0], h[own]) for s, h in zip("ab", hits) for p, own in parts.items()
+    ]
+    made = Estimates.of_items(samples, ("s", "part"), items)
+    weights, table = made.weights(60, 1), made.table(60, 1).set_index(["s", "part"])
+    assert (
+        table.loc["a"].low.isna().tolist()
+        == table.loc["b"].high.isna().tolist()
+        == [False, False, True]
+    )
+
+    def wanted(values, own, level=0.975):  # of clusters of one size
+        each = values[own].reshape(-1, 4).mean(axis=1)
+        error = each.std(ddof=1) / len(each) ** 0.5
+        return each.mean() + error * stats.t.ppf(level, len(each) - 1)
+
+    b_six = table.loc[("b", "six")]
+    assert b_six.high == pytest.approx(wanted(hits[1], parts["six"]))
+    assert table.high[("a", "all")] == min(1, wanted(hits[0], parts["all"]))  # no share is above 1
+    less, inner = (made.combined({0: 1, 3: -1}, weights, level=level) for level in (0.95, 0.9))
+    both = hits[0] * 1.0 - hits[1]
+    assert less["high"] == pytest.approx(min(1, wanted(both, parts["all"]))) and less["df"] == 6
+    assert inner["low"] == pytest.approx(wanted(both, parts["all"], 0.05))
+    value = made.value([0, 3], weights)
+    assert value["low"] == pytest.approx(wanted(hits.mean(axis=0), parts["all"], 0.025))
+    wards = made.by("ward", {"s": "b", "part": "all"}, 60, 1)
+    assert wards.high[0] == pytest.approx(b_six.high) and np.isnan(wards.high[1])
+    paired = made.less([0], [4], weights)  # of the six clusters that both have
+    assert paired["n"] == 24 and paired["low"] == pytest.approx(wanted(both, parts["six"], 0.025))
+
+
+def test_the_design_effect_is_that_of_the_clusters():
+    rng = np.random.default_rng(0)
+    names = np.repeat([f"c{n}" for n in range(50)], 8)
+    samples, rows = pd.DataFrame({"condition": names}), range(400)
+    once = rng.integers(0, 2, 50)
+    alike = Estimates.of_items(samples, ("s",), [(("a",), rows, np.repeat(once, 8))])
+    alone = Estimates.of_items(samples, ("s",), [(("a",), rows, rng.integers(0, 2, 400))])
+    weights = alike.weights(20, 0)
+    assert alike.combined({0: 1}, weights)["design"] == pytest.approx(8)  # 1 + (8 - 1) ICC, of 1
+    assert alone.combined({0: 1}, weights)["design"] == pytest.approx(1, abs=0.4)
 
 
 def test_less_takes_the_samples_that_all_have(made):
@@ -96,9 +144,9 @@ def test_less_takes_the_samples_that_all_have(made):
 
 
 def test_a_ratio_to_nothing_is_infinite():
-    rows = [0, 1, 2, 3]
-    items = [(("some",), rows, [1] * 4), (("none",), rows, [0] * 4)]
-    both = Estimates.of_items(SAMPLES, ("s",), items)
+    rows, samples = range(5), pd.DataFrame({"condition": list("abcde")})
+    items = [(("some",), rows, [1] * 5), (("none",), rows, [0] * 5)]
+    both = Estimates.of_items(samples, ("s",), items)
     less = both.less([0], [1], both.weights(9, 0))
     assert less["ratio"] == less["ratio_low"] == less["ratio_high"] == float("inf")
     assert np.isnan(both.less([1], [1], both.weights(9, 0))["ratio"])
@@ -114,11 +162,6 @@ def test_by_a_column_of_the_samples(made):
         ["y", "2", 2],
     ]
     assert frame.value.tolist() == pytest.approx([2 / 3, 3 / 3, 1 / 2, 1 / 2])
-    drawn = []
-    for i, _, k, _ in made.weights(60, 3):
-        if i or k:  # a draw without this ward says nothing of it
-            drawn.append((i + k) / (2 * i + k))
-    assert [frame.low[0], frame.high[0]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
 
 
 def test_items_are_the_samples_behind_a_key(made):

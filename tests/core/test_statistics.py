@@ -1,4 +1,4 @@
-"""Kappa by its formula, and the two-stage bootstrap against slow and exact ones."""
+"""Intervals and tests against known worlds, exact ones and SciPy's; kappa by its formula."""
 
 import json
 import os
@@ -7,7 +7,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from statsmodels.stats.inter_rater import fleiss_kappa
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from promedical_utils.core import statistics
 from promedical_utils.core.workspace import KitError
@@ -63,60 +66,149 @@ def test_verdicts_have_an_unweighted_kappa_only():
 CONDITIONS = ["b", "a", "a", "c", "b", "a", "d"]
 
 
-def test_a_draw_keeps_the_two_stages():
-    weights = statistics.two_stage_weights(CONDITIONS, 500, seed=1)
-    assert weights.shape == (500, 7) and (weights >= 0).all()
-    sizes = {c: CONDITIONS.count(c) for c in "abcd"}
+def test_rows_are_the_measured_one_each_without_a_cluster_and_draws_of_whole_ones():
+    weights = statistics.cluster_weights(CONDITIONS, 500, seed=1)
+    assert weights.shape == (1 + 4 + 500, 7) and (weights[0] == 1).all()
+    for row, left_out in zip(weights[1:5], "abcd", strict=True):
+        assert row.tolist() == [float(name != left_out) for name in CONDITIONS]
     taken = {}
-    for c, size in sizes.items():  # a condition is taken whole times, each of its own size
-        columns = [n for n, name in enumerate(CONDITIONS) if name == c]
-        taken[c] = weights[:, columns].sum(axis=1) / size
-        assert (taken[c] == taken[c].round()).all()
-    assert (sum(taken.values()) == 4).all()
-    assert (weights == statistics.two_stage_weights(CONDITIONS, 500, seed=1)).all()
-    assert (weights != statistics.two_stage_weights(CONDITIONS, 500, seed=2)).any()
+    for name in "abcd":  # all samples of a condition as often, and four conditions in all
+        own = weights[5:, [n for n, c in enumerate(CONDITIONS) if c == name]]
+        assert (own == own[:, :1]).all()
+        taken[name] = own[:, 0]
+    assert (sum(taken.values()) == 4).all() and taken["a"].mean() == pytest.approx(1, abs=0.1)
+    assert (weights == statistics.cluster_weights(CONDITIONS, 500, seed=1)).all()
+    assert (weights != statistics.cluster_weights(CONDITIONS, 500, seed=2)).any()
 
 
-def test_weights_have_the_moments_of_a_slow_bootstrap():
-    rng, slow = np.random.default_rng(0), np.zeros((4000, 7))
-    members = {c: [n for n, name in enumerate(CONDITIONS) if name == c] for c in "abcd"}
-    for draw in slow:
-        for c in rng.choice(list("abcd"), 4):
-            np.add.at(draw, rng.choice(members[c], len(members[c])), 1)
-    fast = statistics.two_stage_weights(CONDITIONS, 4000, seed=3)
-    assert fast.mean(axis=0) == pytest.approx(slow.mean(axis=0), abs=0.08)
-    assert np.cov(fast.T) == pytest.approx(np.cov(slow.T), abs=0.15)
+def beta_binomial(rng, clusters, size, rate, icc, worlds):
+    """Hits of each sample, (clusters * size, worlds), alike within a cluster by ``icc``."""
+    over = (1 - icc) / icc
+    shares = rng.beta(rate * over, (1 - rate) * over, size=(clusters, worlds))
+    return (rng.random((clusters, size, worlds)) < shares[:, None]).reshape(-1, worlds) * 1.0
+
+
+def two_stage(clusters, size, draws, rng):
+    """What the kit drew before: clusters, and again samples within them."""
+    taken = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
+    return rng.multinomial(taken * size, np.full(size, 1 / size)).reshape(draws, -1)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "rate", "icc"), [(10, 0.5, 0.1), (10, 0.8, 0.02), (40, 0.8, 0.02)]
+)
+def test_intervals_cover_what_they_say(clusters, rate, icc):
+    """Of 1,500 worlds with a known rate; two other intervals fail the same bounds."""
+    rng, size, draws, worlds = np.random.default_rng(5), 14, 500, 1500
+    hits = beta_binomial(rng, clusters, size, rate, icc, worlds)
+    names = np.repeat(np.arange(clusters), size)
+
+    def covered(ends):
+        return float(np.mean((ends[0] <= rate) & (rate <= ends[1])))
+
+    weights = statistics.cluster_weights(names, draws, 1)
+    values = statistics.ratio(hits, np.ones_like(hits), weights)
+    assert 0.93 <= covered(statistics.interval(values, clusters)) <= 0.97
+    if clusters == 10:
+        plain = np.percentile(values[1 + clusters :], [2.5, 97.5], axis=0)
+        assert covered(plain) < 0.925
+    if icc < 0.05:
+        drawn = two_stage(clusters, size, draws, rng) @ hits / len(hits)
+        assert covered(np.percentile(drawn, [2.5, 97.5], axis=0)) > 0.97
+
+
+def test_few_clusters_have_t_on_the_jackknife_error():
+    hits, counts = np.array([3.0, 9.0, 5.0, 7.0, 6.0]), np.full(5, 10.0)
+    weights = statistics.cluster_weights(range(5), 200, 0)
+    values = statistics.ratio(hits[:, None], counts[:, None], weights)[:, 0]
+    error = np.std(hits / 10, ddof=1) / 5**0.5  # of clusters of one size the jackknife is this
+    assert statistics.standard_error(values, 5) == pytest.approx(error)
+    low, high = statistics.interval(values, 5)
+    assert [float(low), float(high)] == pytest.approx(0.6 + error * stats.t.ppf([0.025, 0.975], 4))
+    inner = statistics.interval(values, 5, level=0.9)
+    assert float(inner[0]) == pytest.approx(0.6 + error * stats.t.ppf(0.05, 4))
+
+
+def test_bca_is_scipys_but_for_the_wider_quantile():
+    """With as many clusters as samples and a normal quantile it is ``scipy.stats.bootstrap``'s."""
+    data = np.random.default_rng(3).exponential(size=200)
+    weights = statistics.cluster_weights(range(200), 20000, 2)
+    values = statistics.ratio(data[:, None], np.ones((200, 1)), weights)[:, 0]
+    ours = [float(end) for end in statistics.interval(values, 200)]
+    scipys = stats.bootstrap((data,), np.mean, n_resamples=20000, method="BCa", rng=4)
+    assert ours == pytest.approx(list(scipys.confidence_interval), abs=0.006)
+    assert ours[1] - data.mean() > 1.05 * (data.mean() - ours[0])  # skewed, as the data are
+
+
+def test_too_few_clusters_no_variance_and_what_is_not_drawn():
+    for number in (1, 4):
+        names = np.arange(8) % number
+        weights = statistics.cluster_weights(names, 50, 0)
+        values = statistics.ratio(names[:, None] % 2 * 1.0, np.ones((8, 1)), weights)
+        assert values.shape == (1 + number + 50, 1) and 0 <= values[0] <= 0.5
+        assert np.isnan(statistics.interval(values, number)).all()
+        assert np.isnan(statistics.standard_error(values, number)).all()
+    names = np.repeat(np.arange(12), 3)
+    weights = statistics.cluster_weights(names, 300, 0)
+    ones = np.ones((36, 1))
+    for hits in (ones, 0 * ones):  # a rate of one or none throughout has no width
+        values = statistics.ratio(hits, ones, weights)
+        assert [float(end[0]) for end in statistics.interval(values, 12)] == [hits[0, 0]] * 2
+    few = ((names < 5) * 1.0)[:, None]  # counted in five clusters of twelve: five, not twelve
+    values = statistics.ratio(few * (names == 0)[:, None], few, weights)
+    low, high = statistics.interval(values, 12, np.array([5]))
+    reach = stats.t.ppf(0.975, 4) * np.std([1, 0, 0, 0, 0], ddof=1) / 5**0.5
+    assert (low[0], high[0]) == (pytest.approx(0.2 - reach), pytest.approx(0.2 + reach))
+    lost = values.copy()
+    lost[13::2] = np.nan  # draws in which nothing is counted are left out
+    assert statistics.interval(lost, 12)[1] == pytest.approx(
+        statistics.interval(values, 12)[1], abs=0.1
+    )
 
 
 def test_interval_is_wider_for_clustered_samples():
     hits = np.repeat(np.random.default_rng(0).integers(0, 2, 40), 10)[:, None].astype(float)
-    ones = np.ones_like(hits)
     widths = []
     for conditions in (np.repeat(np.arange(40), 10), np.arange(400)):
-        weights = statistics.two_stage_weights(conditions, 400, seed=0)
-        low, high = statistics.interval(statistics.ratio(hits, ones, weights))
+        weights = statistics.cluster_weights(conditions, 400, seed=0)
+        values = statistics.ratio(hits, np.ones_like(hits), weights)
+        low, high = statistics.interval(values, len(set(conditions)))
         widths.append(float(high[0] - low[0]))
     assert widths[0] > 2 * widths[1]
 
 
-def test_ratio_and_interval_by_hand():
+def test_ratio_by_hand():
     hits, counts = np.array([[1.0], [0.0], [2.0]]), np.array([[2.0], [0.0], [2.0]])
     weights = np.array([[1, 1, 1], [2, 0, 0], [0, 5, 0]])
     found = statistics.ratio(hits, counts, weights)[:, 0]
     assert found[:2].tolist() == [0.75, 0.5] and np.isnan(found[2])
-    low, high = statistics.interval(np.column_stack([np.arange(101.0), np.full(101, np.nan)]))
-    assert (low[0], high[0]) == (2.5, 97.5) and np.isnan(low[1])
 
 
-def test_a_contrast_of_equal_columns_has_no_width():
+# ---------------------------------------------------------------- tests
+
+
+def test_p_and_power_are_those_of_a_t_test():
     rng = np.random.default_rng(0)
-    one = rng.integers(0, 2, 30).astype(float)
-    hits = np.column_stack([one, one, np.zeros(30)])
-    weights = statistics.two_stage_weights(np.arange(30) % 6, 200, 0)
-    same = statistics.contrast(hits, np.ones_like(hits), {0: 1, 1: -1}, weights)
-    assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
-    other = statistics.contrast(hits, np.ones_like(hits), {0: 1, 2: -1}, weights)
-    assert other["difference"] == pytest.approx(one.mean()) and other["low"] < other["high"]
+    sample = rng.normal(0.4, 1, 20)
+    error = sample.std(ddof=1) / 20**0.5
+    wanted = stats.ttest_1samp(sample, 0.1).pvalue
+    assert statistics.p_value(sample.mean(), 0.1, error, 19) == pytest.approx(wanted)
+    smallest = statistics.smallest_detectable(0.5, 19)
+    assert smallest == pytest.approx(0.5 * (stats.t.ppf(0.975, 19) + stats.t.ppf(0.8, 19)))
+    assert statistics.power(smallest, 0.5, 19) == pytest.approx(0.8)
+    for effect in (0.5, 1.0, 1.5):  # the usual shift of t stays near the noncentral one
+        exact = TTestPower().power(effect / 0.5 / 20**0.5, 20, 0.05)
+        assert statistics.power(-effect, 0.5, 19) == pytest.approx(exact, abs=0.03)
+    assert statistics.p_value(1.0, 0.0, 0.0, 9) == 0 and statistics.p_value(1.0, 1.0, 0.0, 9) == 1
+    assert np.isnan(statistics.p_value(1.0, 0.0, float("nan"), 0))
+
+
+def test_holm_by_hand_and_as_statsmodels():
+    raw = np.random.default_rng(0).beta(0.3, 2, 40)
+    assert statistics.holm(raw) == pytest.approx(multipletests(raw, method="holm")[1])
+    adjusted = statistics.holm([0.01, float("nan"), 0.04, 0.03])
+    assert adjusted[[0, 2, 3]].tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert np.isnan(adjusted[1]) and np.isnan(statistics.holm([float("nan")])).all()
 
 
 # ---------------------------------------------------------------- two or more raters

@@ -301,7 +301,7 @@ def test_a_tie_and_no_preference_are_wrong():
     found = g.measures(pd.concat([frame(rows), frame(rows[:2], system="y")]), 200, 1)
     assert found[["system", "n", "ties"]].values.tolist() == [["x", 5, 1], ["y", 2, 0]]
     assert found.value.tolist() == pytest.approx([2 / 5, 1.0])
-    assert found.low[0] < 0.4 < found.high[0] and found.low[1] == found.high[1] == 1.0
+    assert found[["low", "high"]].isna().all(axis=None)  # two conditions tell of no other
     assert found.columns.tolist() == [*g.KEY, "value", "low", "high", "n", "ties"]
 
 
@@ -321,7 +321,7 @@ def test_intervals_draw_conditions():
 
 def test_sets_draw_apart_and_the_seed_decides():
     rng = np.random.default_rng(1)
-    rows = [(f"i{n}", f"c{n % 9}", 1, rng.choice([-1.0, 1.0])) for n in range(60)]
+    rows = [(f"i{n}", f"c{n % 12}", 1, rng.choice([-1.0, 1.0])) for n in range(60)]
     both = pd.concat([frame(rows), frame(rows[:30], name="mediqa")])
     alone = g.measures(frame(rows), 100, 3)
     assert g.measures(both, 100, 3).iloc[0].tolist() == alone.iloc[0].tolist()

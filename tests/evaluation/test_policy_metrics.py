@@ -104,18 +104,28 @@ def test_the_judge_is_beside_the_truth_and_alone_without_it():
     assert "unparsed" not in set(found.metric)
 
 
-def test_intervals_draw_conditions_and_then_patients():
-    # all violations in one of two conditions: a draw of both from it is 0 or 100 %
-    split = answers("base", [(1, 0, 1)] * 50 + [(1, 0, 0)] * 50, conditions="a" * 50 + "b" * 50)
+def interval(values, conditions, draws, seed):
+    """Of the mean of patients, by ``core.statistics``, whose own test it has."""
+    weights = statistics.cluster_weights(conditions, draws, seed)
+    rows = weights @ np.asarray(values, float) / weights.sum(axis=1)
+    return [float(end) for end in statistics.interval(rows, len(set(conditions)))]
+
+
+def test_intervals_draw_whole_conditions():
+    # all violations in three of six conditions: 100 patients say no more than these six
+    values = [(1, 0, 1)] * 30 + [(1, 0, 0)] * 30
+    split = answers("base", values, conditions="".join(10 * c for c in "abcdef"))
     row = look(policy_metrics.measures(split, draws=400), metric="violation_rate", against="truth")
     assert (row["value"], row["low"], row["high"]) == (0.5, 0, 1)
-    alike = policy_metrics.measures(frame(base=[(0.5, 1, 1)] * 8), draws=50)
+    alike = policy_metrics.measures(
+        answers("base", [(0.5, 1, 1)] * 8, conditions="abcdefgh"), draws=50
+    )
     assert (alike.value == alike.low)[alike.metric != "tokens"].all()
-    uneven = answers("base", BASE, conditions="aaab")
-    weights = statistics.two_stage_weights(list("aaab"), 41, 7)
-    drawn = weights @ [0.5, 1, 1, 0] / weights.sum(axis=1)
-    row = look(policy_metrics.measures(uneven, draws=41, seed=7), metric="s1", against="truth")
-    assert [row["low"], row["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
+    names = "abcdefghijkl" * 5
+    uneven = answers("base", BASE * 15, conditions=names)
+    row = look(policy_metrics.measures(uneven, draws=41, seed=7), metric="s2", against="truth")
+    wanted = interval([s2 for _, s2, _ in BASE * 15], list(names), 41, 7)
+    assert [row["low"], row["high"]] == pytest.approx(wanted)
 
 
 def test_differences_are_paired():
@@ -128,27 +138,31 @@ def test_differences_are_paired():
     row = look(
         policy_metrics.paired(frame(base=BASE, grpo=more), "grpo", "base", ["s1"]), against="truth"
     )
-    assert [row[c] for c in ("difference", "low", "high")] == pytest.approx([0.1] * 3)
+    assert row["difference"] == pytest.approx(0.1)
 
 
 def test_the_ratio_of_rates_has_the_draws_of_the_difference():
     rng = np.random.default_rng(0)
     base, other = ([(1, 0, int(hit)) for hit in rng.random(80) < rate] for rate in (0.6, 0.2))
-    found = policy_metrics.paired(
-        frame(base=base, grpo=other), "grpo", "base", ["violation_rate"], draws=41, seed=5
-    )
-    weights = statistics.two_stage_weights(list("ab" * 40), 41, 5)
-    drawn = [weights @ np.array([s3 for *_, s3 in side]) for side in (other, base)]
-    ends = np.percentile(drawn[0] / drawn[1], [2.5, 97.5])  # the second and the last but one
+    rows = frame(base=base, grpo=other)
+    rows["condition"] = [f"c{n % 12}" for n in [*range(80)] * 2]
+    found = policy_metrics.paired(rows, "grpo", "base", ["violation_rate"], draws=41, seed=5)
+    names = rows.condition[:80].tolist()
+    weights = statistics.cluster_weights(names, 41, 5)
+    a, b = (weights @ np.array([s3 for *_, s3 in side]) for side in (other, base))
+    # as a share of both, which a draw without a violation of the base leaves finite
+    low, high = statistics.interval(a / (a + b), len(set(names)))
     row = look(found, against="truth")
-    assert [row["ratio_low"], row["ratio_high"]] == pytest.approx(ends)
+    assert row["ratio_low"] == pytest.approx(np.clip(low, 0, 1) / (1 - np.clip(low, 0, 1)))
+    assert row["ratio_high"] == pytest.approx(high / (1 - high))
     assert row["ratio"] == pytest.approx(sum(s for *_, s in other) / sum(s for *_, s in base))
 
 
 def test_a_ratio_to_none_is_infinite_and_none_to_none_is_no_number():
-    none, some = [(1, 0, 0)] * 4, [(1, 0, 1)] * 4
+    none, some = [(1, 0, 0)] * 6, [(1, 0, 1)] * 6
     asked = {"a": "grpo", "b": "base", "metrics": ["violation_rate"]}
-    row = look(policy_metrics.paired(frame(base=none, grpo=some), **asked), against="truth")
+    rows = frame(base=none, grpo=some).assign(condition=[*"abcdef"] * 2)
+    row = look(policy_metrics.paired(rows, **asked), against="truth")
     assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == float("inf")
     row = look(policy_metrics.paired(frame(base=none, grpo=none), **asked), against="truth")
     assert (
@@ -171,13 +185,12 @@ def test_only_patients_that_both_have_are_compared():
 def test_a_paired_difference_and_its_interval_by_hand():
     rng = np.random.default_rng(1)
     draw = lambda: [(rng.random(), 0, int(rng.random() < 0.4)) for _ in range(60)]  # noqa: E731
-    rows = frame(base=draw(), grpo=draw())
+    rows = frame(base=draw(), grpo=draw()).assign(condition=[f"c{n % 15}" for n in range(120)])
     for column, metric in (("s1", "s1"), ("violation", "violation_rate")):
         wide = rows.pivot(index=["instruction_id", "condition"], columns="policy", values=column)
         less = (wide.grpo.astype(float) - wide.base.astype(float)).to_numpy()
         conditions = wide.index.get_level_values("condition")
-        weights = statistics.two_stage_weights(conditions, 60, 4)
-        low, high = np.percentile(weights @ less / weights.sum(axis=1), [2.5, 97.5])
+        low, high = interval(less, list(conditions), 60, 4)
         found = policy_metrics.paired(rows, "grpo", "base", [metric], draws=60, seed=4)
         row = look(found, against="truth")
         assert row["n"] == 60 and row["difference"] == pytest.approx(less.mean())
@@ -259,7 +272,8 @@ VARIANTS = {
 
 def rates(policy, rate, s1=0.5, seed=None, n=40):
     """Of ``n`` patients the first ``rate`` have a violation."""
-    return answers(policy, [(s1, 1, int(i < rate)) for i in range(n)], seed)
+    conditions = [f"c{i % 12}" for i in range(n)]
+    return answers(policy, [(s1, 1, int(i < rate)) for i in range(n)], seed, conditions=conditions)
 
 
 def study(full=(4, 6), no_veto=12, add=(), base=20, s1=0.5):
@@ -333,7 +347,7 @@ def test_a_goal_that_is_not_reached_is_said():
     assert (kept["value"], kept["reached"]) == (-3, False)
     inside = goals(study(s1=0.48 - 1e-9))["proficiency_kept"]
     assert inside["value"] == pytest.approx(-2) and not inside["reached"]
-    wide = answers("full", [(0.7 if n % 2 else 0.28, 1, 0) for n in range(40)])
+    wide = rates("full", 0).assign(s1=[0.7 if n % 2 else 0.28 for n in range(40)])
     rows = pd.concat([rates("base", 20), wide])
     kept = goals(studies.table(rows, VARIANTS))["proficiency_kept"]
     assert (

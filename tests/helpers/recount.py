@@ -137,9 +137,15 @@ def ends(place, hits, counts, factors, conditions: tuple, profile, unit: float) 
     """A sum of ratios and the ends of its 95 % interval as a table has them, by ``ENDS``."""
     drawn = profile.bootstrap, profile.seed
     key = ("weights", conditions, drawn)
-    weights = place.kept(key, lambda: statistics.two_stage_weights(conditions, *drawn))
-    found = statistics.contrast(hits, counts, dict(enumerate(factors)), weights)
-    values = (found[name] for name in ("difference", "low", "high"))
+    weights = place.kept(key, lambda: statistics.cluster_weights(conditions, *drawn))
+    values = statistics.ratio(hits, counts, weights) @ np.array(factors)
+    names = np.array(conditions)
+    counted = min(len(set(names[column > 0])) for column in counts.T)
+    limits = (-np.inf, np.inf)
+    if (hits <= counts).all() and (hits >= 0).all():  # shares, whose sum cannot lie beyond these
+        limits = [sum(f for f in factors if f * sign > 0) for sign in (-1, 1)]
+    low, high = statistics.interval(values, len(set(conditions)), counted)
+    values = (values[0], *np.clip([low, high], *limits))
     return {end: written(unit * value) for end, value in zip(ENDS, values, strict=True)}
 
 

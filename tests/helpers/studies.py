@@ -21,6 +21,8 @@ def table(rows, variants, draws=60, seed=0):
 
 
 def write(folder, rows, draws=60, seed=0):
-    """The results of an evaluation, in ``folder``."""
+    """An evaluation and its results, in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
+    numbers = {name: float for name in rows if name.endswith("violation")}
+    rows.astype(numbers).to_parquet(folder / "evaluation.parquet")
     results.write(folder, count(rows, draws, seed))

@@ -10,8 +10,8 @@ from helpers import benches
 from helpers.studies import write as write_results
 from paper.test_contrasts import answers
 
-from promedical_utils.core import plotting, workspace
-from promedical_utils.evaluation import bench
+from promedical_utils.core import plotting, statistics, verdicts, workspace
+from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.paper import claims, contrasts
 from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import tables
@@ -68,7 +68,7 @@ def build(tally, evaluation, studies, settings=SETTINGS, **more):
     }
 
 
-def verdicts(found):
+def verdict_of(found):
     return {name: claim["verdict"] for name, claim in found.items()}
 
 
@@ -81,32 +81,38 @@ def test_a_clear_difference_is_seen_with_its_interval(tally, tmp_path):
         benches.evaluation(),
         write_study(tmp_path, "policies", {"base": [0.9], "full": [0.1, 0.1, 0.2]}),
     )
-    said = verdicts(found)
-    assert said["veto_fewer_violations"] == said["abstract_safety_compliance"] == claims.SAME
-    assert said["gain_largest_on_safety"] == claims.NOT_SEEN  # every dimension gains alike here
+    said = verdict_of(found)
+    assert said["veto_fewer_violations"] == verdicts.SAME  # no size is reported
+    assert said["abstract_safety_compliance"] == verdicts.DIRECTION  # of 22 points reported
+    # every dimension gains alike here, and few safety pairs could not show a difference
+    assert said["gain_largest_on_safety"] == verdicts.CANNOT
     checks = found["injection_pairwise"]["checks"]
-    assert [c["verdict"] for c in checks] == [claims.SAME] * 4 + [claims.UNTESTED] * 4
+    assert [c["verdict"] for c in checks] == [verdicts.SAME] * 4 + [claims.UNTESTED] * 4
     for check in checks[:4]:
         assert 0 < check["low"] <= check["difference"] <= check["high"]
+        assert check["p"] <= check["p_holm"] < 0.05 and check["interest"] == 5 > check["above"]
+        assert check["smallest"] > 0 and 0 < check["power"] <= 1 and check["design"] > 0
         assert check["data"] == "this run: profile cpu, seed 4, clinic" and check["seeds"] == 1
     assert said["injection_pairwise"] == claims.UNTESTED
     assert found["injection_pairwise"]["reason"] == "study reward_models not run"
 
 
-def test_no_difference_and_the_wrong_direction_are_not_seen(tally, studies):
+def test_the_wrong_direction_contradicts_and_no_difference_hangs_on_the_power(tally, studies):
     worse = build(tally, benches.evaluation(base=0.1, grpo=0.6), studies)["veto_fewer_violations"]
     level = build(tally, benches.evaluation(base=0.4, grpo=0.4), studies)["veto_fewer_violations"]
-    assert worse["verdict"] == level["verdict"] == claims.NOT_SEEN
-    assert worse["checks"][0]["opposite"] and not level["checks"][0]["opposite"]
-    assert worse["checks"][1]["verdict"] == claims.SAME  # the study's check, of its own data
+    assert worse["verdict"] == verdicts.CONTRADICTS and worse["survives"] is None
+    assert worse["checks"][1]["verdict"] == verdicts.SAME  # the study's check, of its own data
+    check = level["checks"][0]
+    assert check["low"] <= 0 <= check["high"] and check["power"] < 0.8 and check["smallest"] > 5
+    assert level["verdict"] == check["verdict"] == verdicts.CANNOT
     assert "77" in worse["checks"][1]["data"] and worse["checks"][1]["seeds"] == 3
 
 
 def test_proficiency_lost_is_noticed_and_may_fall_a_little(studies):
     rows = benches.evaluation()
     kept = build(None, rows, studies)["veto_keeps_proficiency"]["checks"][0]
-    assert (kept["difference"], kept["above"], kept["verdict"]) == (0.0, claims.KEPT, claims.SAME)
-    for lost, verdict in ((0.59, claims.SAME), (0.55, claims.NOT_SEEN)):
+    assert (kept["difference"], kept["above"], kept["verdict"]) == (0.0, claims.KEPT, verdicts.SAME)
+    for lost, verdict in ((0.59, verdicts.SAME), (0.55, verdicts.CONTRADICTS)):
         rows.loc[rows.policy == "grpo", "s1"] = lost
         assert build(None, rows, studies)["veto_keeps_proficiency"]["verdict"] == verdict
 
@@ -155,17 +161,18 @@ def test_every_direction_is_the_papers(tmp_path):
             for n in ids
         }
         if not turned:
-            assert said == {n: [claims.SAME] for n in ids}
+            assert all(verdict in verdicts.SEEN for [verdict] in said.values())
         else:
-            assert said == {n: [claims.NOT_SEEN] for n in ids if n != "veto_keeps_proficiency"} | {
-                "veto_keeps_proficiency": [claims.SAME]
-            }
+            assert said.pop("veto_keeps_proficiency") == [verdicts.SAME]
+            # without a veto it is as unsafe, patient by patient
+            assert said.pop("ablation_veto") == [verdicts.NOT_SEEN]
+            assert said == {n: [verdicts.CONTRADICTS] for n in said} and len(said) == 7
 
 
 def test_what_did_not_run_and_smoke_are_not_testable(tally, studies, tmp_path):
     smoke = SETTINGS.model_copy(update={"name": "smoke"})
     for found in (build(None, None, tmp_path), build(tally, benches.evaluation(), studies, smoke)):
-        assert set(verdicts(found).values()) == {claims.UNTESTED}
+        assert set(verdict_of(found).values()) == {claims.UNTESTED}
         assert all(claim["reason"] for claim in found.values())
     assert {c["reason"] for c in found["veto_fewer_violations"]["checks"]} == {
         "smoke numbers are no results"
@@ -188,26 +195,94 @@ def test_a_study_of_other_data_is_no_evidence(tally, tmp_path):
 
 
 def test_a_failure_is_not_hidden_by_what_is_missing():
-    same, failed, missing = (
-        {"verdict": v} for v in (claims.SAME, claims.NOT_SEEN, claims.UNTESTED)
+    of = verdicts.of_claim
+    assert of([verdicts.HOLDS] * 2) == verdicts.HOLDS  # a claim holds only if all its checks do
+    assert of([verdicts.HOLDS, verdicts.DIRECTION]) == verdicts.DIRECTION
+    everything = [*reversed(verdicts.VERDICTS)]
+    for n, worst in enumerate(everything, 1):
+        assert of(everything[:n]) == worst  # contradicts is hidden by nothing
+    assert everything[-3:] == [verdicts.CANNOT, verdicts.NOT_SEEN, verdicts.CONTRADICTS]
+    assert of([]) == verdicts.UNTESTED
+
+
+def test_a_check_has_one_of_six_verdicts():
+    of = verdicts.of_check
+    assert of(1, 9, 0, 5.0, 0.1) == verdicts.HOLDS
+    assert of(1, 9, 0, 9.5, 0.9) == of(1, 9, 0, 0.5, 0.9) == verdicts.DIRECTION
+    assert of(1, 9, 0, None, 0.9) == verdicts.SAME
+    assert of(-9, -1, 0, -5.0, 0.9) == verdicts.CONTRADICTS
+    assert of(-1, 9, 0, 5.0, 0.8) == verdicts.NOT_SEEN
+    assert of(-1, 9, 0, 5.0, 0.79) == of(0, 9, 0, 5.0, 0.1) == verdicts.CANNOT
+    assert of(-1, 9, -2, None, 0.1) == verdicts.SAME  # its bound is not 0
+    assert (
+        verdicts.said(verdicts.CANNOT, 4.06, " points")
+        == "cannot be told (smallest effect 4.1 points)"
     )
-    assert claims.decide([same, same]) == claims.SAME
-    assert claims.decide([same, failed, missing]) == claims.NOT_SEEN
-    assert claims.decide([same, missing]) == claims.decide([]) == claims.UNTESTED
+    assert verdicts.said(verdicts.HOLDS, 4.06) == verdicts.HOLDS
+
+
+def test_an_equivalence_holds_within_its_margin_alone():
+    of = verdicts.of_equivalence
+    assert of((-3.2, 1), (-2.9, 0.8), 3) == verdicts.HOLDS  # the 90 % interval decides
+    assert of((-3.2, 1), (-3.0, 0.8), 3) == verdicts.CANNOT
+    assert of((3.1, 9), (3.5, 8), 3) == of((-9, -3.1), (-8, -3.5), 3) == verdicts.CONTRADICTS
+    assert of((2.9, 9), (3.5, 8), 3) == verdicts.CANNOT
+
+
+def test_equivalence_is_checked_on_the_evidence(tmp_path):
+    rates = {"base": [0.5], "full": [0.1, 0.1], "no_veto": [0.1, 0.1], "no_bonus": [0.9, 0.9]}
+    rows = answers(rates, n=900)
+    same = rows[rows.policy == "full"].assign(policy="no_veto")
+    rows = pd.concat([rows[rows.policy != "no_veto"], same], ignore_index=True)
+    source = contrasts.Counted(policy_metrics.sums(rows), 200, 1, "truth")
+    evidence = contrasts.Evidence("this run", source=source)
+    asked = claims.DEFAULTS | {"from": "policy", "a": "full", "metric": "compliance"}
+    asked |= {"metric_b": "compliance", "slice_b": "all", "equivalent_within": 3}
+    held = claims._check(asked | {"b": "no_veto"}, evidence)
+    assert held["verdict"] == verdicts.HOLDS and held["p"] == 0 and held["within"] == 3
+    far = claims._check(asked | {"b": "no_bonus"}, evidence)
+    assert far["verdict"] == verdicts.CONTRADICTS and far["p"] > 0.99 and far["low"] > 3
+    found = build(None, None, workspace.project_root() / "papers_figures/studies")
+    for name, claim in found.items():
+        if name.endswith("_backbone"):  # the paper's point is that they are alike
+            [check] = claim["checks"]
+            assert check["within"] == 3 and claim["verdict"] == verdicts.CONTRADICTS, name
+
+
+def test_holm_is_within_a_family(tally, studies):
+    found = build(tally, benches.evaluation(), studies)
+    families = {}
+    for claim in found.values():
+        assert claim["family"] == claim["where"]
+        families.setdefault(claim["family"], []).extend(claim["checks"])
+    for checks in families.values():
+        tested = [check for check in checks if check["p"] is not None]
+        wanted = statistics.holm([check["p"] for check in tested])
+        assert [check["p_holm"] for check in tested] == pytest.approx(
+            [*wanted], abs=2e-4 * len(tested)
+        )
+    seen = [claim for claim in found.values() if claim["survives"] is not None]
+    for claim in seen:
+        kept = [c["p_holm"] < 0.05 for c in claim["checks"] if c["p_holm"] is not None]
+        assert claim["survives"] == all(kept) and claim["verdict"] in verdicts.SEEN
 
 
 def test_hacking_is_claimed_of_the_hacker_alone(studies, tmp_path):
     found = build(None, None, studies)["hacking_detected"]
-    assert found["verdict"] == claims.SAME and [c["seeds"] for c in found["checks"]] == [1, 3]
+    assert found["verdict"] == verdicts.SAME and [c["seeds"] for c in found["checks"]] == [1, 3]
     assert found["checks"][0]["said"] == HACKED["text"]
     write_study(tmp_path, "policies", {"base": [0.7], "full": [0.1, 0.1]}, ["full"])
     write_study(tmp_path, "policy_rewards", {"full": [0.1], "hacking": [0.7]})
     found = build(None, None, tmp_path)["hacking_detected"]
-    assert [c["verdict"] for c in found["checks"]] == [claims.NOT_SEEN, claims.NOT_SEEN]
+    assert [c["verdict"] for c in found["checks"]] == [verdicts.CONTRADICTS] * 2
 
 
 def test_healthbench_and_external_are_evidence_where_they_ran(tmp_path):
-    column = {"rows": {"difference": {"value": 3.0, "low": 1.0, "high": 5.0}}, "reason": "", "n": 9}
+    column = {
+        "rows": {"difference": {"value": 3.0, "low": 1.0, "high": 5.0, "error": 1.0}},
+        "reason": "",
+        "n": 9,
+    }
     rows = [
         (name, system, text, False, f"i{k}", f"c{k % 5}", 1, said)
         for name in ("clinic", "other")
@@ -232,16 +307,12 @@ def test_healthbench_and_external_are_evidence_where_they_ran(tmp_path):
     frame = pd.DataFrame(rows, columns=columns)
     frame = frame.assign(instruction_id=frame["set"] + frame.instruction_id)
     found = build(None, None, tmp_path, external=frame, healthbench=column)
-    assert (
-        found["policy_healthbench"]["verdict"]
-        == found["abstract_external"]["verdict"]
-        == claims.SAME
-    )
+    assert found["policy_healthbench"]["verdict"] == verdicts.DIRECTION  # 7.4 are reported
+    assert found["abstract_external"]["verdict"] == verdicts.SAME
     assert len(found["abstract_external"]["checks"]) == 4  # on both sets
     order = found["external_order_promedical"]["checks"]
-    assert [c["difference"] for c in order] == [0, 0, 100, 100] and order[0][
-        "verdict"
-    ] == claims.NOT_SEEN
+    assert [c["difference"] for c in order] == [0, 0, 100, 100]
+    assert order[0]["verdict"] == verdicts.NOT_SEEN  # equal throughout: any effect would be seen
     assert "no criterion_rag" in found["external_rag_hurts_q"]["reason"]
     found = build(None, None, tmp_path, external=frame[:0])[
         "external_rag_hurts_q"
@@ -273,10 +344,9 @@ def test_what_the_paper_reports_agrees_with_what_is_claimed(tmp_path):
     """A claim whose own reported difference is not above its bound would be the kit's mistake."""
     for name, claim in build(None, None, tmp_path).items():
         for check in claim["checks"]:
-            assert check["reported"] is None or check["reported"] > check["above"], (
-                name,
-                check["what"],
-            )
+            if check["reported"] is not None:
+                above, within = check["reported"] > check["above"], check["within"] or 0
+                assert abs(check["reported"]) < within if within else above, (name, check["what"])
 
 
 def test_every_cell_that_the_tables_compare_is_claimed(tmp_path):
@@ -346,13 +416,18 @@ def test_lists_stand_for_a_check_each_and_keys_are_unique(tmp_path):
 
 def test_the_weakest_check_is_shown():
     checks = [
-        {"verdict": claims.SAME, "difference": d, "low": low, "above": 0.0}
+        {"verdict": verdicts.SAME, "difference": d, "low": low, "above": 0.0, "within": None}
         for d, low in ((30, 10), (5, 4))
     ]
     assert claims.weakest({"checks": checks}) is checks[0]  # nearer to its bound in half widths
-    failed = {"verdict": claims.NOT_SEEN, "difference": -1.0, "low": -2.0, "above": 0.0}
+    failed = checks[0] | {"verdict": verdicts.NOT_SEEN, "difference": -1.0, "low": -2.0}
     assert claims.weakest({"checks": [*checks, failed]}) is failed
-    assert claims.weakest({"checks": [failed | {"verdict": claims.UNTESTED}]}) is None
+    worse = checks[1] | {"verdict": verdicts.CONTRADICTS}  # the verdict comes first
+    assert claims.weakest({"checks": [*checks, failed, worse]}) is worse
+    near, far = (failed | {"difference": d, "low": d - 1, "within": 3} for d in (2.0, -2.5))
+    assert claims.weakest({"checks": [near, far]}) is far
+    untested = {"verdict": claims.UNTESTED, "difference": None}
+    assert claims.weakest({"checks": [untested]}) is None
 
 
 def test_saved_claims_show_failures_first_and_repeat_byte_by_byte(tally, studies, tmp_path):
@@ -371,14 +446,17 @@ def test_saved_claims_show_failures_first_and_repeat_byte_by_byte(tally, studies
     page = first["claims.md"].decode()
     summary = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| **")]
     order = [next(n for n, v in enumerate(claims.VERDICTS) if v in line) for line in summary]
-    assert order == sorted(order) and set(order) == {0, 1, 2} and len(order) == len(found)
+    assert order == sorted(order) and {0, 2, 3} <= set(order) and len(order) == len(found)
     sections = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
-    assert sections[: order.count(0)] == [c["id"] for c in found if c["verdict"] == claims.NOT_SEEN]
-    assert "the other way" in page and "an invented clinic, no medical result" in page
-    assert (
-        f"{len(found)} claims: {order.count(0)} not seen" in page
-        and "no level was adjusted" in page
-    )
+    assert sections[: order.count(0)] == [
+        c["id"] for c in found if c["verdict"] == verdicts.CONTRADICTS
+    ]
+    assert "an invented clinic, no medical result" in page and "cannot be told (smallest" in page
+    assert f"{len(found)} claims: {order.count(0)} contradicts" in page
+    survive = [claim["survives"] for claim in found]
+    seen = f"Of {len(survive) - survive.count(None)} claims seen in the claimed direction"
+    assert f"{seen} {survive.count(True)} survive Holm's correction" in page
+    assert "one training" in page
     table = pd.read_csv(tmp_path / "claims.csv")
     assert list(table) == claims.COLUMNS and not table.duplicated(["claim", "check"]).any()
     row = table.set_index(["claim", "check"]).loc[
@@ -386,7 +464,8 @@ def test_saved_claims_show_failures_first_and_repeat_byte_by_byte(tally, studies
     ]
     check = next(c for c in found if c["id"] == "veto_fewer_violations")["checks"][1]
     assert row.difference == check["difference"] and row.each == "|".join(map(str, check["each"]))
-    assert "studies/policies/results.csv" in row.files and row.claim_verdict == claims.NOT_SEEN
+    assert "studies/policies/evaluation.parquet" in row.files
+    assert row.claim_verdict == verdicts.CONTRADICTS and row.p_holm == check["p_holm"]
 
 
 def test_the_forest_shows_failed_claims_in_their_colour(tally, studies, tmp_path):
@@ -397,7 +476,7 @@ def test_the_forest_shows_failed_claims_in_their_colour(tally, studies, tmp_path
     tested = {c["id"] for c in found if c["verdict"] != claims.UNTESTED and claims.weakest(c)}
     assert {name.split(" ")[0] for name in labels} == tested
     assert labels["veto_fewer_violations"].get_color() == plotting.RED
-    assert labels["ablation_veto"].get_color() == plotting.BLUE
+    assert labels["ablation_veto"].get_color() == plotting.SKY
     drawn = [
         float(line.get_xdata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 1
     ]

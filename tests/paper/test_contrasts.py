@@ -63,20 +63,21 @@ def of_policies(rows, draws, seed):
 
 def test_three_trainings_by_hand():
     a, b = {"1": 0.30, "2": 0.36, "3": 0.27}, {"1": 0.10, "2": 0.12, "3": 0.17}
-    half, each = contrasts.trainings(a, b)
-    assert each == pytest.approx([0.20, 0.24, 0.10])
-    assert half == pytest.approx(T2 * np.std([0.20, 0.24, 0.10], ddof=1) / 3**0.5)
-    half, each = contrasts.trainings(a, {"0": 0.1})  # the base, or a single training
-    assert half == pytest.approx(T2 * np.std([0.30, 0.36, 0.27], ddof=1) / 3**0.5)
+    error, freedom, each = contrasts.trainings(a, b)
+    assert each == pytest.approx([0.20, 0.24, 0.10]) and freedom == pytest.approx(2)
+    assert error == pytest.approx(np.std([0.20, 0.24, 0.10], ddof=1) / 3**0.5)
+    error, _, each = contrasts.trainings(a, {"0": 0.1})  # the base, or a single training
+    assert error == pytest.approx(np.std([0.30, 0.36, 0.27], ddof=1) / 3**0.5)
     assert each == pytest.approx([0.20, 0.26, 0.17])
-    assert contrasts.trainings({"0": 0.1}, a)[0] == pytest.approx(half)
-    assert contrasts.trainings({"1": 0.4}, {"2": 0.1}) == (0.0, pytest.approx([0.3]))
+    assert contrasts.trainings({"0": 0.1}, a)[0] == pytest.approx(error)
+    assert contrasts.trainings({"1": 0.4}, {"2": 0.1})[::2] == (0.0, pytest.approx([0.3]))
     assert contrasts.trainings({"1": 0.4, "2": 0.4}, {"1": 0.1, "2": 0.1})[0] == 0.0
 
 
 def test_other_seeds_are_welch_s():
     a, b = {"1": 0.30, "2": 0.36, "3": 0.27}, {"4": 0.10, "5": 0.12}
-    half, each = contrasts.trainings(a, b)
+    error, freedom, each = contrasts.trainings(a, b)
+    half = stats.t.ppf(0.975, freedom) * error
     wanted = stats.ttest_ind([*a.values()], [*b.values()], equal_var=False).confidence_interval(
         0.95
     )
@@ -103,10 +104,10 @@ def test_policies_of_three_seeds_recomputed_by_hand():
             wide[other].iloc[:, k if other != "base" else 0].mean() - wide["full"][k + 1].mean()
             for k in range(3)
         ]
-        weights = statistics.two_stage_weights([f"c{int(i[1:]) % 9}" for i in wide.index], 200, 5)
+        weights = statistics.cluster_weights([f"c{int(i[1:]) % 9}" for i in wide.index], 200, 5)
         weights = weights / weights.sum(axis=1, keepdims=True)
         patients = (wide[other].mean(axis=1) - wide["full"].mean(axis=1)).to_numpy()
-        ends = np.percentile(weights @ patients, [2.5, 97.5])
+        ends = [float(end) for end in statistics.interval(weights @ patients, 9)]
         half, value = T2 * np.std(each, ddof=1) / 3**0.5, np.mean(each)
         assert found["each"] == pytest.approx(100 * np.array(each))
         assert found["difference"] == pytest.approx(100 * value) and value > 0.1
@@ -118,6 +119,10 @@ def test_policies_of_three_seeds_recomputed_by_hand():
         assert found["low"] < found["patients_low"] and found["high"] > found["patients_high"]
         assert (found["seeds"], found["n"], found["unit"]) == (3, 80, "points")
         assert "base 1" not in found["test"] and "full 3" in found["test"]
+        own, between = statistics.standard_error(weights @ patients, 9), half / T2
+        assert found["error"] == pytest.approx(100 * np.hypot(own, between))
+        welch = (own**2 + between**2) ** 2 / (own**4 / 8 + between**4 / 2)  # Satterthwaite
+        assert found["df"] == pytest.approx(welch)
 
 
 def test_sides_turned_round_turn_the_sign():
@@ -216,16 +221,16 @@ def test_results_are_paired_where_that_is_stored_and_apart_elsewhere():
         *rows_of("no_data", {"1": 0.6}, (0.6, 0.56, 0.64), n=40),
         less("criterion", "scalar_overall", 0.2, 0.15, 0.26),
     ]
-    source = contrasts.Stored(pd.DataFrame(rows), 9)
+    source = contrasts.Stored(pd.DataFrame(rows))
     given = check(a="criterion", metric="pairwise")
     half = T2 * np.std([0.88, 0.89, 0.93], ddof=1) / 3**0.5
     found = source.find(given | {"b": "scalar_overall"})
     assert found["difference"] == pytest.approx(20) and found["patients_low"] == pytest.approx(15)
     assert found["low"] == pytest.approx(100 * (0.2 - np.hypot(0.05, half)))
     assert found["each"] == pytest.approx([18, 19, 23])
-    assert (found["seeds"], found["n"]) == (1, 50) and found["test"].startswith("paired")
+    assert (found["seeds"], found["n"]) == (1, 50) and found["test"].startswith("stored")
     turned = source.find(given | {"a": "scalar_overall", "b": "criterion"})
-    assert turned["high"] == pytest.approx(-found["low"]) and turned["test"].startswith("paired")
+    assert turned["high"] == pytest.approx(-found["low"]) and turned["test"].startswith("stored")
     found = source.find(given | {"b": "no_data"})
     assert found["difference"] == pytest.approx(30) and found["n"] == 40
     assert "MOVER" in found["test"]
@@ -243,7 +248,7 @@ def test_seeds_known_by_rank_alone_are_nobodys_pair():
     a, b = {"?1": 0.7, "?2": 0.8, "?3": 0.9}, {"?1": 0.1, "?2": 0.2, "?3": 0.3}
     rows = [*rows_of("rm", a), *rows_of("rule", b), *rows_of("third", {"1": 0, "2": 0.1, "3": 0.3})]
     rows += rows_of("fourth", {"1": 0.1, "2": 0.1, "3": 0.1})
-    source, given = contrasts.Stored(pd.DataFrame(rows), 9), check(a="rm", metric="pairwise")
+    source, given = contrasts.Stored(pd.DataFrame(rows)), check(a="rm", metric="pairwise")
     welch = stats.ttest_ind([*a.values()], [*b.values()], equal_var=False)
     wanted = welch.confidence_interval(0.95)
     found = source.find(given | {"b": "rule"})
@@ -261,7 +266,7 @@ def test_stored_differences_are_used_either_way_round():
         *rows_of("other", {"1": 0.5}, (0.5, 0.47, 0.54), **at),
         less("judge", "rm", -0.25, -0.31, -0.2, **at | {"n": 29}),
     ]
-    source = contrasts.Stored(pd.DataFrame(rows), 9)
+    source = contrasts.Stored(pd.DataFrame(rows))
     given = check(a="rm", b="judge", metric="overall", labels="adjudicated")
     found, half = source.find(given), stats.t.ppf(0.975, 1) * 0.05
     assert found["difference"] == pytest.approx(25) and found["n"] == 29 and found["seeds"] == 2
@@ -282,12 +287,13 @@ def test_stored_differences_are_used_either_way_round():
 
 def test_external_predictions_by_hand():
     rows = [
-        ("clinic", s, "q", r, f"i{k}", f"c{k % 2}", label, prefers)
+        ("clinic", s, "q", r, f"i{k}-{m}", f"c{m}", label, prefers)
         for s, r, said in (
             ("rm", False, [1, 1, 0, np.nan]),
             ("rm", True, [1, 1, -1, -1]),
             ("s", False, [-1] * 4),
         )
+        for m in range(5)
         for k, (label, prefers) in enumerate(zip([1, 1, -1, 1], said))
     ]
     columns = [
@@ -306,6 +312,9 @@ def test_external_predictions_by_hand():
     assert source.find(at)["difference"] == pytest.approx(75 - 50)
     assert source.find(at | {"a": "rm", "b": None})["difference"] == pytest.approx(50)
     assert source.find(at | {"a": "rm", "b": "s"})["difference"] == pytest.approx(50 - 25)
+    few = pd.DataFrame(rows, columns=columns).query("condition < 'c4'")
+    with pytest.raises(contrasts.Lacking, match="fewer than 5 conditions"):
+        contrasts.Counted(contrasts.external(few), 50, 0).find(at)
     with pytest.raises(contrasts.Lacking, match="this run has no q sub of rm_rag on clinic"):
         source.find(at | {"metric": "q_sub"})
 
@@ -314,7 +323,7 @@ def test_healthbench_says_why_not():
     column = {"rows": {}, "reason": "no endpoint", "n": 0}
     with pytest.raises(contrasts.Lacking, match="no endpoint"):
         contrasts.HealthBench(column).find(check(a="grpo", metric="healthbench"))
-    column["rows"]["difference"] = {"value": 3.0, "low": 1.0, "high": 5.5}
+    column["rows"]["difference"] = {"value": 3.0, "low": 1.0, "high": 5.5, "error": 1.1}
     found = contrasts.HealthBench(column | {"n": 12}).find(check(a="grpo", metric="healthbench"))
     assert [found[k] for k in ("difference", "low", "high", "n", "seeds")] == [3.0, 1.0, 5.5, 12, 1]
 
@@ -332,7 +341,8 @@ def test_a_study_that_did_not_run_says_so(tmp_path):
     write_results(place, answers({"base": [0.5], "full": [0.1]}))
     found = contrasts.of_study(tmp_path, "policies", PROFILE)
     assert found.data == "study policies: profile cpu, seed 1, clinic"
-    assert found.files == ("studies/policies/results.csv", "studies/policies/manifest.json")
+    assert found.files == ("studies/policies/evaluation.parquet", "studies/policies/manifest.json")
+    assert isinstance(found.source, contrasts.Counted)
 
 
 def test_the_committed_study_s_own_numbers():

@@ -114,7 +114,7 @@ def evaluated(grpo="grpo", seeds=(None,)):
                     "policy": policy,
                     "seed": seed,
                     "instruction_id": i,
-                    "condition": f"c{n % 4}",
+                    "condition": f"c{n % 6}",
                     "category": "k",
                     "specialty": f"a{n % 3}",
                     "s1": 0.5 + 0.25 * (policy != "base"),
@@ -414,7 +414,7 @@ def test_medical_rewardbench_recomputes_the_mean_in_a_column_of_its_own():
         50,
         0,
     ] and row.run_macro_mean == 50
-    assert row.run_macro_mean_low <= 50 <= row.run_macro_mean_high and row.status == "this run"
+    assert pd.isna(row.run_macro_mean_low) and row.status == "this run"  # two of each subset
     half = df.loc[f"{NAMES['scalar_overall']}, Q"]  # one subset alone: no mean
     assert half.run_easy == 100 and pd.isna(half.run_hard) and pd.isna(half.run_macro_mean)
     assert df.loc[reported.reward_model].filter(like="run_").isna().all(axis=None)
@@ -755,7 +755,8 @@ def test_policy_by_and_study_are_drawn_from_their_csv(tmp_path):
         assert "points" in less.get_xlabel() and "%" in values.get_xlabel()
         drawn = dots(less)
         for column, end in (("x", ""), ("low", "_low"), ("high", "_high")):
-            assert drawn[column].tolist() == pytest.approx(part[f"run_difference{end}"].tolist())
+            values = part[f"run_difference{end}"].tolist()  # of two conditions no interval
+            assert drawn[column].tolist() == pytest.approx(values, nan_ok=True)
 
 
 def test_study_figure_has_seeds_as_points_and_no_veto_as_another_marker(tmp_path):
