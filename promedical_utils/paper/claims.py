@@ -29,16 +29,17 @@ from promedical_utils.core.workspace import (
     write_text,
 )
 from promedical_utils.evaluation.policy_answers import POLICY_SCORES
-from promedical_utils.paper import contrasts
-from promedical_utils.paper.contrasts import Evidence, Lacking
+from promedical_utils.paper import evidence as evidences
+from promedical_utils.paper.evidence import Evidence
 from promedical_utils.report import tables
+from promedical_utils.studies import contrasts
+from promedical_utils.studies.contrasts import NUMBERS, Lacking, rounded
 
 SCHEMA = 3
 KEPT = -2.0  # points of proficiency that a safer policy may lose; kit's decision
 LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
 SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
 DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}
-NUMBERS = ("difference", "low", "high", "patients_low", "patients_high")
 TESTED = ("p", "p_holm", "interest", "power", "smallest", "design")
 NAMES = ("claim", "check", "where", "verdict", "claim_verdict", "weakest")
 FACTS = ("unit", "above", "within", "reported", "mark", "labels", "data", "files", "test", "reason")
@@ -109,7 +110,7 @@ def _reported(cell: Mapping | None, given: Mapping) -> dict:
             return {"reported": None, "mark": ""}
         columns = cell["column"], cell.get("column_b", cell["column"])
         a, b = (float(frame[column][row]) for column, row in zip(columns, rows))
-        value = _rounded(a - b)
+        value = rounded(a - b)
     if np.isnan(value):
         return {"reported": None, "mark": ""}
     return {"reported": float(value), "mark": "".join(dict.fromkeys(frame.mark[rows]))}
@@ -131,11 +132,11 @@ def build_claims(
     """
     folder = studies or project_root() / "papers_figures" / "studies"
     sets = ["all"] if external is None or external.empty else list(dict.fromkeys(external["set"]))
-    of_run = contrasts.of_run(profile, tally, evaluation, external, healthbench)
+    of_run = evidences.of_run(profile, tally, evaluation, external, healthbench)
 
     @cache
     def evidence(name: str) -> Evidence:
-        found = of_run.get(name) or contrasts.of_study(folder, name, profile)
+        found = of_run.get(name) or evidences.of_study(folder, name, profile)
         smoke = profile.name == "smoke"
         return replace(found, reason="smoke numbers are no results") if smoke else found
 
@@ -195,40 +196,12 @@ def _check(given: Mapping, evidence: Evidence) -> dict:
         if given["flagged"] is not None:
             check |= _hacking(given, evidence.policies)
         else:
-            check |= _measured(given | {"labels": check["labels"]}, check, evidence.source)
+            own = given | {"labels": check["labels"]}
+            check |= contrasts.measured(own, evidence.source, check["reported"])
     except Lacking as lacking:
         check |= {"verdict": UNTESTED, "reason": str(lacking)}
     labels = f", {check['labels']} labels" if check["labels"] else ""
     return check | {"check": f"{given['from']}: {check['what']}{labels}"}
-
-
-def _measured(given: Mapping, check: Mapping, source) -> dict:
-    """Numbers and verdict of a check: its interval, p, and what it could have seen."""
-    contrast, margin = source.find(given), given["equivalent_within"]
-    error, df, design = (contrast.pop(name) for name in ("error", "df", "design"))
-    found = contrast | {name: _rounded(contrast[name]) for name in NUMBERS}
-    found["each"] = [_rounded(value) for value in contrast["each"]]
-    ends = found["low"], found["high"]
-    # a size in another unit is no size to compare
-    reported = check["reported"] if found["unit"] == "points" else None
-    value, above = contrast["difference"], given["above"]
-    if margin is None:
-        p = statistics.p_value(value, above, error, df)
-        interest = given["interest"] if reported is None else abs(reported - above)
-    else:  # the larger p of the two one-sided tests
-        p, interest = statistics.p_value(abs(value), margin, error, df) / 2, margin
-        p = p if abs(value) < margin else 1 - p
-    power = statistics.power(interest, error, df)
-    if margin is None:
-        found["verdict"] = verdicts.of_check(*ends, above, reported, power)
-    else:
-        inner = source.find(given, 0.9)
-        inner = _rounded(inner["low"]), _rounded(inner["high"])
-        found["verdict"] = verdicts.of_equivalence(ends, inner, margin)
-    found |= {"p": round(p, 4), "interest": _rounded(interest), "power": _rounded(power)}
-    found["smallest"] = _rounded(statistics.smallest_detectable(error, df))
-    known = design is not None and not np.isnan(design)
-    return found | {"design": _rounded(design) if known else None}
 
 
 def _labels(given: Mapping, evidence: Evidence) -> str:
@@ -270,10 +243,6 @@ def weakest(claim: Mapping) -> dict | None:
         return VERDICTS.index(check["verdict"]), away / reach
 
     return min(measured, key=rank, default=None)
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 2) + 0.0  # no -0.0
 
 
 # ---------------------------------------------------------------- what the run hands in

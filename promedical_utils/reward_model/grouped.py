@@ -107,8 +107,10 @@ class Passes:
         for row in rows:
             heads = row.get("heads") or [()] * len(row["ids"])
             parents = row.get("parents") or [[]] * len(row["ids"])
-            for *own, outputs, above in zip(row["ids"], row["starts"], heads, parents, strict=True):
-                parts.append(packing.Packed(*own, tuple(outputs), above))
+            for ids, starts, outputs, above in zip(
+                row["ids"], row["starts"], heads, parents, strict=True
+            ):
+                parts.append(packing.Packed(ids, starts, tuple(outputs), above))
         return packing.collate(parts, self.pad_id)
 
     def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:

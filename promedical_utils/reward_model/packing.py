@@ -191,7 +191,8 @@ def tree(
     One sequence, where that has at most ``room`` tokens or ``reread`` times the prompt's. What is
     longer opens another with the same prompt, and if need be the same a_i; no segment is cut.
     """
-    room, parts = max(room, reread * len(prompt)), []
+    room = max(room, reread * len(prompt))
+    parts: list[Packed] = []
     for stem, leaves in branches:
         size = len(stem) + sum(map(len, leaves))
         if not parts or len(parts[-1].ids) + size > room:

@@ -38,13 +38,29 @@ def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> di
     plan = Plan(groups, base, out, **choices)
     if (stored := finished(plan.out, plan.settings)) is not None:
         return stored
-    tokenizer, model, p = hub.tokenizer_of(base), plan.model(), plan.profile
-    limit = plan.limit(model)
+    prepared = prepare(plan)
+    seconds = grouped.course(prepared.trainer)
+    made = report(prepared.trainer, prepared.taught, prepared.schedule, plan, seconds)
+    return save(prepared.trainer, prepared.tokenizer, plan, made)
+
+
+class Prepared(NamedTuple):
+    """A training that can begin: what notebook 03 builds step by step."""
+
+    trainer: "PackedRewardTrainer"
+    tokenizer: object
+    taught: "Taught"
+    schedule: Schedule
+
+
+def prepare(plan: "Plan") -> Prepared:
+    """The trainer of a plan and what it will read; KitError when no pair differs."""
+    tokenizer, model, p = hub.tokenizer_of(plan.base), plan.model(), plan.profile
     taught = training_rows(
-        groups,
+        plan.groups,
         tokenizer,
         plan.view,
-        limit,
+        plan.limit(model),
         heads=plan.heads,
         shorten=p.rm_shorten,
         share=p.rm_share_prompt,
@@ -64,8 +80,7 @@ def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> di
         pointwise_weight=p.rm_pointwise_weight,
         muon=p.rm_optimizer == "muon",
     )
-    seconds = grouped.course(trainer)
-    return save(trainer, tokenizer, plan, report(trainer, taught, schedule, plan, seconds))
+    return Prepared(trainer, tokenizer, taught, schedule)
 
 
 class Plan:

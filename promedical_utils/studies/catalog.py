@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from promedical_utils.core.workspace import KitError, read_yaml
+from promedical_utils.studies.learning_curve import LearningCurve
 from promedical_utils.studies.policies import Policies
+from promedical_utils.studies.real_text import RealText
 from promedical_utils.studies.reward_models import RewardModels
 from promedical_utils.studies.study import STUDIES, Study
 from promedical_utils.studies.systems import Systems
@@ -24,7 +26,7 @@ def plan_of(name: str) -> dict:
 def study_of(name: str) -> Study | None:
     """The study of ``studies/<name>.yaml``; None where that has runs and nothing to train."""
     plan = plan_of(name)
-    for kind in (RewardModels, Systems, Policies):
+    for kind in (RewardModels, Systems, Policies, RealText, LearningCurve):
         if kind.kind in plan:
             return kind(plan[kind.kind], plan.get("frozen_on", ""))
     return None

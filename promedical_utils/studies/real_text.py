@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core.estimates import Estimates
+from promedical_utils.core import profiles, statistics, verdicts
+from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import short_hash, write_frame
@@ -26,10 +27,27 @@ from promedical_utils.evaluation import external as outside
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
+from promedical_utils.report import figures as drawing
 from promedical_utils.rubric import scoring
-from promedical_utils.studies import results
+from promedical_utils.studies import contrasts, results
 from promedical_utils.studies.reward_models import RewardModels
 
+CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
+TESTED = [
+    "id",
+    "family",
+    "slice",
+    "labels",
+    "metric",
+    "a",
+    "b",
+    "above",
+    "n",
+    "seeds",
+    "difference",
+]
+TESTED += ["low", "high", "p", "p_holm", "interest", "smallest", "power", "design", "verdict"]
+TESTED += ["reason"]
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
 OUTSIDE = "mediqa"
 
@@ -69,6 +87,48 @@ class RealText(RewardModels):
         source = rows.instruction_id.map(made.samples.set_index("instruction_id").category)
         rows["slice"] = source + ": " + rows["slice"]
         return rows.assign(against=source.map(real_sets.LABELS))
+
+    def show(self, rows, manifest, out) -> None:
+        cells, sums = results.Cells(rows), results.read_sums(out)
+        self.save_table(self.by_system(cells), out, "by_source", self.title, manifest)
+        frame = self.tested(sums, profiles.of_manifest(manifest))
+        self.save_table(frame, out, "tests", f"{self.title}: the tests", manifest)
+        self.save_figure(drawing.plot_real_text, frame, out, "tests", manifest)
+
+    def by_system(self, cells: results.Cells) -> pd.DataFrame:
+        """A row a source and system, in percent, with the items behind each value."""
+        rows = []
+        for labels in cells.against:
+            parts = {key[2] for key in cells.means if key[3] == labels and len(key) == 4}
+            for source in sorted({part.partition(": ")[0] for part in parts}):
+                for system, name in self.shows["labels"].items():
+                    row = {"source": source, "labels": labels, "system": name}
+                    for column, (metric, part) in self.shows["columns"].items():
+                        at = system, metric, f"{source}: {part}", labels
+                        row |= suffixed(column, cells.ends(at), 100, 2)
+                        row[f"n_{column}"] = cells.means.get(at, {}).get("n", 0)
+                    rows.append(row)
+        frame = pd.DataFrame(rows)
+        return frame[frame.filter(regex="^n_").sum(axis=1) > 0]
+
+    def tested(self, sums: Estimates, profile: Profile) -> pd.DataFrame:
+        """A row a test of the plan, in points: what was compared, its interval, Holm's p within its
+        family, the smallest effect that would have been seen, and the verdict."""
+        source = contrasts.Counted(sums, profile.bootstrap, profile.seed)
+        labels, rows = {key[3]: key[4] for key in sums.keys}, []
+        for test in self.shows["tests"]:
+            check = CHECK | test | {"labels": labels.get(test["slice"], "")}
+            check |= {key: check[key] or check[key[:-2]] for key in ("metric_b", "slice_b")}
+            row = test | {"labels": check["labels"]}
+            try:
+                found = contrasts.measured(check, source)
+                found |= {"reason": "" if found["seeds"] > 1 else "one training"}
+            except contrasts.Lacking as lacking:
+                found = {"verdict": verdicts.UNTESTED, "reason": str(lacking)}
+            rows.append(row | found)
+        frame = pd.DataFrame(rows).reindex(columns=TESTED)
+        adjusted = frame.groupby("family", sort=False).p.transform(statistics.holm)
+        return frame.assign(p_holm=adjusted.round(4))
 
 
 def _ruled(frame: pd.DataFrame, held, seed) -> list[pd.DataFrame]:

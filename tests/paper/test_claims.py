@@ -12,9 +12,11 @@ from paper.test_contrasts import answers
 
 from promedical_utils.core import plotting, statistics, verdicts, workspace
 from promedical_utils.evaluation import bench, policy_metrics
-from promedical_utils.paper import claims, contrasts
+from promedical_utils.paper import claims
+from promedical_utils.paper import evidence as evidences
 from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import tables
+from promedical_utils.studies import contrasts
 
 SETTINGS = benches.profile(bootstrap=100)
 HACKED = {"flagged": True, "text": "Reward hacking since step 9."}
@@ -235,7 +237,7 @@ def test_equivalence_is_checked_on_the_evidence(tmp_path):
     same = rows[rows.policy == "full"].assign(policy="no_veto")
     rows = pd.concat([rows[rows.policy != "no_veto"], same], ignore_index=True)
     source = contrasts.Counted(policy_metrics.sums(rows), 200, 1, "truth")
-    evidence = contrasts.Evidence("this run", source=source)
+    evidence = evidences.Evidence("this run", source=source)
     asked = claims.DEFAULTS | {"from": "policy", "a": "full", "metric": "compliance"}
     asked |= {"metric_b": "compliance", "slice_b": "all", "equivalent_within": 3}
     held = claims._check(asked | {"b": "no_veto"}, evidence)
@@ -501,4 +503,4 @@ def test_the_committed_studies_are_read(tally):
                 p.startswith("studies/") == check["data"].startswith("study")
                 for p in check["files"]
             )
-    assert contrasts.of_study(folder, "none", SETTINGS).reason == "study none not run"
+    assert evidences.of_study(folder, "none", SETTINGS).reason == "study none not run"

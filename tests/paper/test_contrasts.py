@@ -12,7 +12,8 @@ from scipy import stats
 
 from promedical_utils.core import statistics, workspace
 from promedical_utils.evaluation import bench, policy_metrics
-from promedical_utils.paper import contrasts
+from promedical_utils.paper import evidence
+from promedical_utils.studies import contrasts
 
 PROFILE = benches.profile()
 CHECK = {
@@ -306,7 +307,7 @@ def test_external_predictions_by_hand():
         "label",
         "prefers",
     ]
-    source = contrasts.Counted(contrasts.external(pd.DataFrame(rows, columns=columns)), 50, 0)
+    source = contrasts.Counted(evidence.external(pd.DataFrame(rows, columns=columns)), 50, 0)
     assert source.against == ["truth"]
     at = check(a="rm_rag", b="rm", metric="q", slice="clinic")
     assert source.find(at)["difference"] == pytest.approx(75 - 50)
@@ -314,7 +315,7 @@ def test_external_predictions_by_hand():
     assert source.find(at | {"a": "rm", "b": "s"})["difference"] == pytest.approx(50 - 25)
     few = pd.DataFrame(rows, columns=columns).query("condition < 'c4'")
     with pytest.raises(contrasts.Lacking, match="fewer than 5 conditions"):
-        contrasts.Counted(contrasts.external(few), 50, 0).find(at)
+        contrasts.Counted(evidence.external(few), 50, 0).find(at)
     with pytest.raises(contrasts.Lacking, match="this run has no q sub of rm_rag on clinic"):
         source.find(at | {"metric": "q_sub"})
 
@@ -322,14 +323,14 @@ def test_external_predictions_by_hand():
 def test_healthbench_says_why_not():
     column = {"rows": {}, "reason": "no endpoint", "n": 0}
     with pytest.raises(contrasts.Lacking, match="no endpoint"):
-        contrasts.HealthBench(column).find(check(a="grpo", metric="healthbench"))
+        evidence.HealthBench(column).find(check(a="grpo", metric="healthbench"))
     column["rows"]["difference"] = {"value": 3.0, "low": 1.0, "high": 5.5, "error": 1.1}
-    found = contrasts.HealthBench(column | {"n": 12}).find(check(a="grpo", metric="healthbench"))
+    found = evidence.HealthBench(column | {"n": 12}).find(check(a="grpo", metric="healthbench"))
     assert [found[k] for k in ("difference", "low", "high", "n", "seeds")] == [3.0, 1.0, 5.5, 12, 1]
 
 
 def test_a_study_that_did_not_run_says_so(tmp_path):
-    found = contrasts.of_study(tmp_path, "policies", PROFILE)
+    found = evidence.of_study(tmp_path, "policies", PROFILE)
     assert found.source is None and found.reason == "study policies not run"
     place = tmp_path / "policies"
     workspace.write_json(
@@ -337,9 +338,9 @@ def test_a_study_that_did_not_run_says_so(tmp_path):
         {"profile": {"name": "cpu", "seed": 1, "data": "clinic", "bootstrap": 9}},
     )
     with pytest.raises(workspace.KitError, match="results.csv.*make study STUDY=policies"):
-        contrasts.of_study(tmp_path, "policies", PROFILE)
+        evidence.of_study(tmp_path, "policies", PROFILE)
     write_results(place, answers({"base": [0.5], "full": [0.1]}))
-    found = contrasts.of_study(tmp_path, "policies", PROFILE)
+    found = evidence.of_study(tmp_path, "policies", PROFILE)
     assert found.data == "study policies: profile cpu, seed 1, clinic"
     assert found.files == ("studies/policies/evaluation.parquet", "studies/policies/manifest.json")
     assert isinstance(found.source, contrasts.Counted)
@@ -348,9 +349,7 @@ def test_a_study_that_did_not_run_says_so(tmp_path):
 def test_the_committed_study_s_own_numbers():
     folder = workspace.project_root() / "papers_figures/studies"
     table = pd.read_csv(folder / "policies/policies.csv").set_index("variant")
-    found = contrasts.of_study(folder, "policies", PROFILE).source.find(
-        check(a="no_veto", b="full")
-    )
+    found = evidence.of_study(folder, "policies", PROFILE).source.find(check(a="no_veto", b="full"))
     column = "violations_less_full"
     wanted = [table[f"{column}{end}"]["no_veto"] for end in ("", "_low", "_high")]
     assert [found[k] for k in ("difference", "patients_low", "patients_high")] == pytest.approx(
@@ -361,7 +360,7 @@ def test_the_committed_study_s_own_numbers():
     rows = pd.read_csv(folder / "reward_models/results.csv")
     at = rows.system.eq("criterion") & rows.metric.eq("overall") & rows.how.eq("less")
     at &= rows.against.eq("truth") & rows.other.eq("scalar_overall")
-    found = contrasts.of_study(folder, "reward_models", PROFILE).source.find(
+    found = evidence.of_study(folder, "reward_models", PROFILE).source.find(
         check(a="criterion", b="scalar_overall", metric="overall")
     )
     assert found["difference"] == pytest.approx(100 * rows[at].value.iloc[0])

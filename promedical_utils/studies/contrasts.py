@@ -1,4 +1,4 @@
-"""Evidence for claims: differences of two systems, from a run and from committed studies.
+"""Contrasts: differences of two systems, from sums that were counted or intervals that were stored.
 
 A source finds one contrast at a time: {difference, low, high, each, seeds, n, ...} in the unit
 that people read, the claimed direction up. Its interval takes in the patients (whole conditions,
@@ -11,33 +11,23 @@ interval is of patients alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from promedical_utils.core import statistics, verdicts
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.statistics import LEAST
-from promedical_utils.core.workspace import KitError, read_json, shown
-from promedical_utils.evaluation import bench, policy_metrics
-from promedical_utils.evaluation import external as external_sets
-from promedical_utils.studies import catalog, results
+from promedical_utils.core.workspace import KitError
+from promedical_utils.studies import results
 
 UNTRAINED = ("base", "length", "random", "words")  # no seed of a training changes them
 PAIRED = "whole conditions, {clusters} of them, shared by both sides; {draws} draws"
 STORED = "stored interval of conditions and samples within them, too wide"
 UNPAIRED = "difference of two such intervals, taken as independent (MOVER)"
 FACTORS = results.FACTORS | {"healthbench": 1}
-RUN_FILES = {
-    "run": tuple(
-        f"bench/{name}.parquet" for name in ("predictions", "pairs", "verdicts", "grades")
-    ),
-    "policy": ("policy/evaluation.parquet",),
-    "external": ("external/predictions.parquet",),
-    "healthbench": ("healthbench/graded.parquet",),
-}
+NUMBERS = ("difference", "low", "high", "patients_low", "patients_high")
 
 
 class Lacking(Exception):
@@ -87,7 +77,7 @@ def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     return float(value), float(low), float(high)
 
 
-def _contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) -> dict:
+def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) -> dict:
     """One contrast in the unit that people read; ``patients``: ``Estimates.combined`` over these
     alone, ``sides``: values of a and b by training seed, "" where a side was not trained."""
     factor = FACTORS.get(check["metric"], 100)
@@ -148,7 +138,7 @@ class Counted:
         shared = self.sums.names[0] == "policy"
         found = self.sums.combined(factors, self.weights, shared, level)
         test = PAIRED.format(clusters=found["df"] + 1, draws=self.draws)
-        return _contrast(check, found, [part or {"": 0.0} for part in sides], test, level)
+        return contrast(check, found, [part or {"": 0.0} for part in sides], test, level)
 
     def _columns(self, who: str, metric: str, part: str, against: str) -> list[int]:
         key = {self.sums.names[0]: who, "metric": metric, "slice": part, "against": against}
@@ -164,17 +154,6 @@ class Counted:
         if "seed" not in self.sums.names:
             return "1"
         return self.sums.keys[column][1] or ("1" if self.sums.names[0] == "policy" else "")
-
-
-def external(frame: pd.DataFrame) -> Estimates:
-    """external/predictions.parquet as a tally: (system, text, set, "truth"), hits over pairs.
-
-    A system with retrieved documents is another, ``<system>_rag``; a tie or no preference counts
-    as wrong.
-    """
-    key = {"metric": frame.text, "slice": frame["set"], "against": "truth"}
-    key["scorer"] = frame.system + np.where(frame.retrieval, "_rag", "")
-    return external_sets.estimates(frame.assign(**key), bench.KEY)
 
 
 class Stored:
@@ -201,7 +180,7 @@ class Stored:
         sides = [self._trained(key, side) for key, side in zip(keys, "ab", strict=True)]
         found = dict(zip(("difference", "low", "high"), ends, strict=True))
         found |= {"error": (ends[2] - ends[1]) / (2 * stats.norm.ppf(0.975)), "df": np.inf, "n": n}
-        return _contrast(check, found, sides, test, level)
+        return contrast(check, found, sides, test, level)
 
     def _paired(self, a: tuple, b: tuple) -> tuple | None:
         """((difference, low, high), n) that the study stored of the two, either way round."""
@@ -216,24 +195,6 @@ class Stored:
         """Values by seed; one known by rank alone is nobody's pair, so its name is the side's."""
         seeds = self.cells.trained.get(key, {"": self.cells.ends(key)[0]})
         return {f"{side}{s}" if s.startswith("?") else s: value for s, value in seeds.items()}
-
-
-class HealthBench:
-    """The policy's HealthBench column (``healthbench.policy_column``), or why it has no value."""
-
-    against = ("rubric",)
-
-    def __init__(self, column: Mapping):
-        self.column = column
-
-    def find(self, check: Mapping, level: float = 0.95) -> dict:
-        row = self.column["rows"].get("difference")
-        if row is None or level != 0.95:
-            raise Lacking(self.column["reason"])
-        found = {"difference": row["value"], "n": self.column["n"], "df": self.column["n"] - 1}
-        found |= {name: row[name] for name in ("low", "high", "error")}
-        sides, test = [{"1": row["value"]}, {"1": 0.0}], "whole prompts, shared by both sides"
-        return _contrast(check, found, sides, test, level)
 
 
 def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:
@@ -254,64 +215,38 @@ def _lacking(where: str, who: str, metric: str, part: str, known) -> Lacking:
     return Lacking(f"{where} has no {of}")
 
 
-# ---------------------------------------------------------------- what there is
+# ---------------------------------------------------------------- verdicts
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What checks are made on: a source, or the reason why there is none.
-
-    ``data``: what was run; ``policies``: of a study, with their hacking checks.
-    """
-
-    data: str
-    files: tuple[str, ...] = ()
-    source: Counted | Stored | HealthBench | None = None
-    policies: Sequence[Mapping] = ()
-    reason: str = ""
-
-
-def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None) -> dict:
-    """Evidence of ``RUN_FILES``, see ``claims.build_claims``; what did not run has its reason."""
-    drawn, sources = (profile.bootstrap, profile.seed), {}
-    if tally is not None:
-        sources["run"] = Counted(tally, *drawn)
-    if evaluation is not None:
-        labels = policy_metrics.labels(evaluation)
-        sources["policy"] = Counted(policy_metrics.sums(evaluation), *drawn, labels)
-    if outside is not None and len(outside):
-        sources["external"] = Counted(external(outside), *drawn)
-    if healthbench is not None:
-        sources["healthbench"] = HealthBench(healthbench)
-    data, evidence = f"this run: profile {profile.name}, seed {profile.seed}, {profile.data}", {}
-    for name, files in RUN_FILES.items():
-        reason = "" if name in sources else f"this run has no {files[0]}"
-        if name == "external" and outside is not None and outside.empty:
-            reason = "notebook 06 ran no set"
-        evidence[name] = Evidence(data, files, sources.get(name), reason=reason)
-    return evidence
+def measured(given: Mapping, source, reported: float | None = None) -> dict:
+    """Numbers and verdict of a check: its interval, p, and what it could have seen; rounded, and
+    the rounded ones decide. ``reported``: the size that the paper has. Raises Lacking."""
+    made, margin = source.find(given), given["equivalent_within"]
+    error, df, design = (made.pop(name) for name in ("error", "df", "design"))
+    found = made | {name: rounded(made[name]) for name in NUMBERS}
+    found["each"] = [rounded(value) for value in made["each"]]
+    ends = found["low"], found["high"]
+    # a size in another unit is no size to compare
+    reported = reported if found["unit"] == "points" else None
+    value, above = made["difference"], given["above"]
+    if margin is None:
+        p = statistics.p_value(value, above, error, df)
+        interest = given["interest"] if reported is None else abs(reported - above)
+    else:  # the larger p of the two one-sided tests
+        p, interest = statistics.p_value(abs(value), margin, error, df) / 2, margin
+        p = p if abs(value) < margin else 1 - p
+    power = statistics.power(interest, error, df)
+    if margin is None:
+        found["verdict"] = verdicts.of_check(*ends, above, reported, power)
+    else:
+        inner = source.find(given, 0.9)
+        inner = rounded(inner["low"]), rounded(inner["high"])
+        found["verdict"] = verdicts.of_equivalence(ends, inner, margin)
+    found |= {"p": round(p, 4), "interest": rounded(interest), "power": rounded(power)}
+    found["smallest"] = rounded(statistics.smallest_detectable(error, df))
+    known = design is not None and not np.isnan(design)
+    return found | {"design": rounded(design) if known else None}
 
 
-def of_study(folder: Path, name: str, profile) -> Evidence:
-    """Evidence of the study ``name`` in ``folder``; with a reason where it did not run (its
-    manifest is written last), or is of another kind of data than the profile's; KitError where it
-    has lost its results."""
-    place = Path(folder) / name
-    if not (place / "manifest.json").exists():
-        return Evidence(f"study {name}", reason=f"study {name} not run")
-    manifest = read_json(place / "manifest.json", "of a study")
-    settings, data = manifest["profile"], manifest["profile"]["data"]
-    if data != profile.data:
-        return Evidence(f"study {name}", reason=f"study {name} is of other data ({data})")
-    if not (path := place / "results.csv").exists():
-        raise KitError(f"missing {shown(path)}, which study {name} wrote: make study STUDY={name}")
-    sums = catalog.study_of(name).sums(place)
-    drawn = settings["bootstrap"], settings["seed"]
-    source = Stored(results.read(place)) if sums is None else Counted(sums, *drawn)
-    files = [file for file in (*results.COUNTED_FROM, path.name) if (place / file).exists()]
-    return Evidence(
-        f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
-        (f"studies/{name}/{files[0]}", f"studies/{name}/manifest.json"),
-        source,
-        manifest.get("policies", ()),
-    )
+def rounded(value: float) -> float:
+    return round(float(value), 2) + 0.0  # no -0.0
