@@ -7,9 +7,10 @@ import hashlib
 import random
 
 import pytest
+from helpers import clinic_server
 
 from promedical_utils import clinic
-from promedical_utils.clinic import external, generators, lessons, pool, server, writer
+from promedical_utils.clinic import external, generators, lessons, pool, writer
 from promedical_utils.core import profiles
 from promedical_utils.data import roles
 from promedical_utils.data.roles import conversation, request
@@ -77,7 +78,7 @@ def test_the_drafts_flaws_and_corrections(world):
 
 
 def test_what_the_roles_are_answered(world, profile):
-    played, replies = server.Clinic(world, profile), []
+    played, replies = clinic_server.Clinic(world, profile), []
     for i in world.instructions[:24]:
         about = {"instruction": conversation(i.messages)}
         criteria = [
