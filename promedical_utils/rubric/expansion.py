@@ -45,7 +45,7 @@ def outcomes(groups: Iterable[Group]) -> pd.DataFrame:
 
 def by_kind(outcomes: pd.DataFrame) -> pd.DataFrame:
     """``outcomes`` summed: a row a dimension and kind, kinds as the rubrics first name them."""
-    place = outcomes.dimension.map(DIMENSIONS.index)
-    ordered = outcomes.iloc[place.argsort(kind="stable")]
-    kinds = ordered.groupby(["dimension", "kind"], sort=False)
+    order = {"dimension": DIMENSIONS, "kind": outcomes.kind.unique()}
+    ordered = outcomes.astype({name: pd.CategoricalDtype(of) for name, of in order.items()})
+    kinds = ordered.groupby(["dimension", "kind"], observed=True)
     return kinds.sum(numeric_only=True).reset_index()
