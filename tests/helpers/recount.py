@@ -133,14 +133,19 @@ class Items:
         return ends(place, *self.sums(), factors, conditions, profile, unit)
 
 
-def ends(place, hits, counts, factors, conditions: tuple, profile, unit: float) -> dict[str, str]:
-    """A sum of ratios and the ends of its 95 % interval as a table has them, by ``ENDS``."""
+def ends(
+    place, hits, counts, factors, conditions: tuple, profile, unit: float, counted: int = 0
+) -> dict[str, str]:
+    """A sum of ratios and the ends of its 95 % interval as a table has them, by ``ENDS``.
+
+    ``counted``: conditions that count for it; 0 for those of the ratio that has fewest.
+    """
     drawn = profile.bootstrap, profile.seed
     key = ("weights", conditions, drawn)
     weights = place.kept(key, lambda: statistics.cluster_weights(conditions, *drawn))
     values = statistics.ratio(hits, counts, weights) @ np.array(factors)
     names = np.array(conditions)
-    counted = min(len(set(names[column > 0])) for column in counts.T)
+    counted = counted or min(len(set(names[column > 0])) for column in counts.T)
     limits = (-np.inf, np.inf)
     if (hits <= counts).all() and (hits >= 0).all():  # shares, whose sum cannot lie beyond these
         limits = [sum(f for f in factors if f * sign > 0) for sign in (-1, 1)]
@@ -518,7 +523,8 @@ def _balanced_f1(place, cells: pd.DataFrame, given: pd.Series, column: str) -> d
             counts.append(counted)
             factors.append(sign * size / whole / 2)
     sums, profile = (np.column_stack(columns) for columns in (hits, counts)), place.run.profile
-    return ends(place, *sums, factors, tuple(range(len(names))), profile, 100)
+    conversations = tuple(range(len(names)))
+    return ends(place, *sums, factors, conversations, profile, 100, len(names))
 
 
 def _said_by(place, scorer: str) -> pd.Series:
