@@ -147,8 +147,12 @@ def read_sums(folder: Path) -> Estimates | None:
     if not (folder / "sums.parquet").exists():
         return None
     frame = pd.read_parquet(folder / "sums.parquet")
-    column, keys = pd.MultiIndex.from_frame(frame[list(KEY)]).factorize()
-    row, samples = pd.MultiIndex.from_frame(frame[["instruction_id", "condition"]]).factorize()
+    samples = frame[["instruction_id", "condition"]].drop_duplicates(ignore_index=True)
+    keys = frame[list(KEY)].drop_duplicates(ignore_index=True)
+    row, column = (
+        pd.MultiIndex.from_frame(parts).get_indexer(pd.MultiIndex.from_frame(frame[[*parts]]))
+        for parts in (samples, keys)
+    )
     hits, counts = np.zeros((2, len(samples), len(keys)))
     hits[row, column], counts[row, column] = frame.hits, frame.counts
-    return Estimates(samples.to_frame(index=False), KEY, list(keys), hits, counts)
+    return Estimates(samples, KEY, list(keys.itertuples(index=False, name=None)), hits, counts)
