@@ -20,6 +20,7 @@ from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import need, project_root, read_json, read_yaml
+from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external, healthbench
 from promedical_utils.paper import all_tables, claims
@@ -175,10 +176,20 @@ class Run:
 
     @property
     def by_source(self) -> pd.DataFrame:
-        """Pairwise accuracy by source, of all pairs and of those whose shorter answer is right."""
-        parts = {"metric": "pairwise", "against": "adjudicated"}
-        frame = self.tally.by("category", parts, **self.settings)
-        return frame[frame["slice"].isin(["all", "shorter"])]
+        """By source: pairwise accuracy, of all pairs and of those whose shorter answer is right,
+        accuracy within an answer, whose labels these are, and what a blind scorer can reach."""
+        parts = {"against": "adjudicated"}
+        pairs, within = (
+            self.tally.by("category", parts | {"metric": metric}, **self.settings)
+            for metric in ("pairwise", "within")
+        )
+        within = within[within["slice"] == "all"].assign(slice="within")
+        frame = pd.concat([pairs[pairs["slice"].isin(["all", "shorter"])], within])
+        source_of = self.bench.samples.set_index("instruction_id").category
+        own = self.bench.pairs.groupby(self.bench.pairs.instruction_id.map(source_of))
+        ceilings = {source: benches.blind_ceiling(pairs) for source, pairs in own}
+        frame = frame.assign(ceiling=frame.category.map(ceilings))
+        return frame.assign(labels=frame.category.map(real_sets.LABELS))
 
     @property
     def graded(self) -> pd.DataFrame:
@@ -267,7 +278,12 @@ class Run:
     @cached_property
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table that the files give."""
-        return {name: TABLES[name].build(self) for name, why in self.missing.items() if not why}
+        built = {name: TABLES[name].build(self) for name, why in self.missing.items() if not why}
+        if self.profile.data != "clinic":  # nobody adjudicated: a source has labels of one kind
+            for frame in built.values():
+                if "labels" in frame:
+                    frame["labels"] = frame["labels"].replace("adjudicated", "each source's own")
+        return built
 
     def lacking(self, files: Sequence[str]) -> str:
         """Why something cannot be built: its first missing file, and who writes it; else ""."""

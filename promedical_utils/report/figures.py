@@ -107,6 +107,43 @@ def plot_reward_study(df: pd.DataFrame) -> Figure:
     return plot_table(df.assign(system=df.model + seeds), "reward_study")
 
 
+def plot_real_text(df: pd.DataFrame) -> Figure:
+    """How far each test of ``RealText.tested`` lies above its bound, coloured by its verdict."""
+    tested = df[df.difference.notna()]
+    ends = tested[["difference", "low", "high"]].sub(tested.above, axis=0)
+    less = np.where(tested.b.notna(), " - " + tested.b.fillna("").astype(str), "")
+    if (same := tested.a.eq(tested.b)).any():
+        less[same] = " with what was retrieved - without"
+    names = tested.id + "  " + tested.a + less + ", " + tested["slice"]
+    cells = ends.set_axis([*ENDS], axis=1).assign(row=names, hollow=False, group=tested.family)
+    return intervals("real_text", cells.assign(series=tested.verdict.map(names_of("real_text"))))
+
+
+def plot_learning_curve(df: pd.DataFrame) -> Figure:
+    """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``.
+
+    Full lines: all pairs; dashed: those whose shorter answer is right. Bars are 95 % intervals.
+    """
+    parts = df.assign(**df.part.str.split(": ", expand=True).set_axis(["source", "pairs"], axis=1))
+    sources = list(dict.fromkeys(parts.source))
+    figure, axes = canvas(3.2 * len(sources), 3, len(sources))
+    colours = dict(zip(dict.fromkeys(parts.arm), (BLUE, ORANGE, GREEN), strict=False))
+    for axis, source in zip(axes.flat, sources, strict=True):
+        for (arm, pairs), own in parts[parts.source == source].groupby(["arm", "pairs"]):
+            value, low, high = (100 * own[end].to_numpy() for end in ("value", "low", "high"))
+            style = {"color": colours[arm], "ls": "-" if pairs == "all" else "--", "marker": "o"}
+            spread = np.nan_to_num([value - low, high - value])
+            axis.errorbar(own.tokens / 1000, value, spread, ms=3, elinewidth=0.6, **style)
+        axis.axhline(50, **CHANCE)
+        labels = parts.labels[parts.source == source].iloc[0].replace("_", " ")
+        axis.set(xscale="log", xlabel="thousand tokens read", title=f"{source}\n({labels})")
+    axes.flat[0].set_ylabel("pairs ordered rightly (%)")
+    marks = {arm: {"color": colour, "marker": "o"} for arm, colour in colours.items()}
+    marks["shorter is right"] = {"color": "black", "ls": "--"}
+    draw_legend(figure, marks)
+    return figure
+
+
 def plot_dimensions(df: pd.DataFrame) -> Figure:
     """Pairwise (top) and pointwise accuracy by dimension, from ``tables.build_main_results``.
 

@@ -138,6 +138,9 @@ def _quantities(
 # ---------------------------------------------------------------- the bench
 
 
+BLIND = "ceiling of criterion-blind scorers (kit)"
+
+
 def _with_verdicts(names: Mapping[str, str]) -> dict[str, str]:
     """Those of the scorers that say of each criterion whether it is met."""
     return {s: n for s, n in names.items() if not s.startswith("scalar") and s not in NO_VERDICTS}
@@ -148,7 +151,7 @@ def build_main_results(reported, metrics, names, ceiling=None, against="adjudica
     pairwise column only."""
     rows = _rows(names, metrics, MAIN | MORE, against)
     if ceiling is not None:
-        row = {"system": "ceiling of criterion-blind scorers (kit)", "status": RUN}
+        row = {"system": BLIND, "status": RUN}
         rows.append(row | {"labels": "adjudicated", "run_pairwise_all": round(ceiling * 100, 2)})
     return _beside(reported, rows, MAIN | MORE)
 
@@ -196,15 +199,22 @@ def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
 
 
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
-    """Pairwise accuracy by source, over all pairs and where the shorter answer is right."""
+    """Accuracy by source and whose labels these are: over all pairs, where the shorter answer is
+    right, and within an answer (is a criterion that it meets above one that it does not?)."""
     frame = parts.assign(system=parts.scorer.map(names), source=parts.category)
-    values, counts = [], []
+    key, values, counts = ["source", "labels", "system"], [], []
     for part, own in frame.dropna(subset="system").groupby("slice", sort=False):
-        own = own.set_index(["source", "system"]).sort_index()
-        columns = [*suffixed(f"run_pairwise_{part}")]
+        own = own.set_index(key).sort_index()
+        columns = [*suffixed(f"run_pairwise_{part}" if part != "within" else "run_within_answers")]
         values.append(own[ENDS].mul(100).round(2).set_axis(columns, axis=1))
         counts.append(own.n.astype(int).rename(f"n_{part}"))
-    return pd.concat([*values, *counts], axis=1).reset_index()
+    blind = frame.drop_duplicates("source")[["source", "labels", "ceiling"]]
+    blind = blind.assign(system=BLIND, run_pairwise_all=blind.ceiling.mul(100).round(2))
+    rows = pd.concat([*values, *counts], axis=1).reset_index()
+    rows = pd.concat([rows, blind.drop(columns="ceiling")], ignore_index=True)
+    return rows.sort_values(["source", "system"], ignore_index=True).astype(
+        {name: "Int64" for name in rows if name.startswith("n_")}
+    )
 
 
 def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
