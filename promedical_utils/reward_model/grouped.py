@@ -72,8 +72,7 @@ def flat(rows: Sequence[dict]) -> bool:
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
     if flat(rows):
-        sizes = [sum(map(len, row["ids"])) for row in rows]
-        return packing.batches([1] * len(rows), budget, sizes)
+        return packing.batches([1] * len(rows), budget, [sum(map(len, r["ids"])) for r in rows])
     return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
 
 
@@ -107,8 +106,8 @@ class Passes:
         for row in rows:
             heads = row.get("heads") or [()] * len(row["ids"])
             parents = row.get("parents") or [[]] * len(row["ids"])
-            for *own, outputs, above in zip(row["ids"], row["starts"], heads, parents, strict=True):
-                parts.append(packing.Packed(*own, tuple(outputs), above))
+            for ids, starts, own, up in zip(row["ids"], row["starts"], heads, parents, strict=True):
+                parts.append(packing.Packed(ids, starts, tuple(own), up))
         return packing.collate(parts, self.pad_id)
 
     def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
