@@ -126,7 +126,7 @@ def clinic_rows(instructions: int) -> list[dict]:
     texts += [c.text for g in groups for c in (*g.candidates, *g.criteria)]
     words = vocabulary.single_tokens()
     tokenizer = small_base.train_tokenizer(lessons.corpus(texts), VOCABULARY, words)
-    rows = training.training_rows(groups, tokenizer, "criterion", LONGEST, share=True)[0]
+    rows = training.training_rows(groups, tokenizer, "criterion", LONGEST, room=math.inf)[0]
     return sorted(rows, key=lambda row: -max(map(len, row["ids"])))
 
 

@@ -516,12 +516,11 @@ def plot_speed(df: pd.DataFrame) -> Figure:
     for at, row in enumerate(part.itertuples()):
         ends = [[row.ratio - row.low], [row.high - row.ratio]]
         mix.errorbar(row.ratio, at, xerr=ends, capsize=2, **tasks[row.task])
-        mix.annotate(f"{row.share:.0%}", (row.high, at), (6, -3), textcoords="offset points")
+        mix.text(0.2, at, f"{row.share:.0%}", va="center", fontsize=8)
     mix.plot(part.work, range(len(part)), "|", color="black", ms=20)
     mix.set_yticks(range(len(part)), part.case + ",\n" + part.task)
     mix.set(xlabel="times as fast packed (tick: by operations)", ylabel="", xlim=(0, None))
     mix.invert_yaxis()
-    mix.margins(x=0.15)
     return figure
 
 

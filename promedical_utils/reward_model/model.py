@@ -9,6 +9,8 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -137,21 +139,12 @@ class RewardModel:
     ) -> list[list[float]]:
         """Raw scores of (messages, response, criteria) items: K long each, or 1 if scalar or of
         view rubric, which reads the criteria in the order given. Items side by side that differ in
-        their responses alone share their prompt."""
-        cases: list[tuple] = []
-        names: list[list[str]] = []
-        for number, (messages, text, criteria) in enumerate(items):
-            if not (self.shares and cases and cases[-1][::2] == (messages, criteria)):
-                cases.append((messages, [], criteria))
-                names.append([])
-            cases[-1][1].append(text)
-            names[-1].append(f"response {number}")
+        their responses alone are read together."""
+        runs = [list(run) for _, run in groupby(items, key=itemgetter(0, 2))]
+        cases = [(run[0][0], [text for _, text, _ in run], run[0][2]) for run in runs]
+        number = count()
+        names = [[f"response {next(number)}" for _ in run] for run in runs]
         return [values for case in self._scores(cases, names, None, False)[0] for values in case]
-
-    @property
-    def shares(self) -> bool:
-        """Whether the answers of a group are read behind one prompt, as in training."""
-        return self.report.get("share_prompt", True)
 
     def merged(self) -> "RewardModel":
         """This model, its adapter now in the weights, all in fp32: the same scores to rounding, and
@@ -163,14 +156,17 @@ class RewardModel:
     def _scores(self, cases, names, batch_tokens, shorten):
         """(scores, tokens cut), each by case and response: a list of K scores, a dict."""
         batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
+        # as it was trained
+        room = 2 * batch_tokens if self.report.get("share_prompt", True) else 0
+        heads = self.report.get("heads")
         readings = read(
             self.tokenizer,
             cases,
             self.view,
             self.max_tokens,
-            heads=self.report.get("heads"),
+            heads=heads,
             shorten=shorten,
-            room=2 * batch_tokens if self.shares else 0,
+            room=room,
         )
         tail = "all criteria" if self.view == "rubric" else "criterion"
         for reading, name in zip(readings, names, strict=True):

@@ -9,13 +9,11 @@ has no criteria, and an answer is a leaf. Nothing here knows what the parts mean
 the middle and answers as leaves, the criterion comes first.
 
 What is read together: a pass costs its tokens, and the (query, key) pairs that attention computes.
-Trees lie one behind another without padding, and ``attend`` computes for a block of queries only
-keys that some of them see: no answer's queries meet another answer's keys. So one tree has the
-pairs of its answers apart, less those of the prompts that it saves; to cut it costs tokens and
-pairs and saves none, and a cache of the prompt's keys and values would read as much as the tree.
-Training never cuts: a pass holds whole groups, so that it would save no memory either. In scoring
-a pass much over its budget costs more a token (a fifth on two cores, by their caches), so there a
-tree is cut at ``room``, two budgets, but never below ``REREAD`` prompts.
+Trees lie one behind another without padding, and ``by_rows`` computes for a block of queries only
+keys that some of them see. So a tree has the pairs of its answers apart, less those of the prompts
+that it saves: cutting it would save nothing, and a cache of the prompt's keys would read as much.
+Training never cuts (a pass holds whole groups anyway). In scoring a pass far over its budget costs
+a fifth more a token on two cores: there a tree is cut at two budgets, but not below REREAD prompts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,25 +59,20 @@ class Packed:
         return len(self.parents)
 
     @property
-    def above(self) -> list[int]:
-        """(S,) the segment that each one continues, -1 for the first."""
-        return [-1, *(self.parents or [0] * (len(self.starts) - 1))]
-
-    @property
     def reads(self) -> list[tuple[int, int]]:
         """(column, head) of each score."""
-        inner = set(self.above)
+        inner = set(self.parents or [0] * (len(self.starts) - 1))
         leaves = [end for number, end in enumerate(self.starts) if number not in inner]
         return [(end - 1, head) for end in leaves for head in self.heads or (0,)]
 
     def layout(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(T,) position of each token, and (T,) the column from which on none sees it."""
-        begins, ends, above = [0, *self.starts[:-1]], list(self.starts), self.above
-        shifts = [0]  # position less column
-        for number, parent in enumerate(above[1:], 1):
+        begins, ends, shifts = [0, *self.starts[:-1]], list(self.starts), [0]
+        above = list(enumerate(self.parents or [0] * (len(begins) - 1), 1))
+        for number, parent in above:
             shifts.append(shifts[parent] + self.starts[parent] - begins[number])
-        for number in range(len(above) - 1, 0, -1):
-            ends[above[number]] = max(ends[above[number]], ends[number])
+        for number, parent in reversed(above):
+            ends[parent] = max(ends[parent], ends[number])
         each = torch.tensor([end - begin for begin, end in zip(begins, self.starts, strict=True)])
         positions = torch.arange(len(self.ids)) + torch.tensor(shifts).repeat_interleave(each)
         return positions, torch.tensor(ends).repeat_interleave(each)
@@ -176,7 +169,7 @@ def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Pack
     """
     if longest(shared, tails) > limit:
         raise ValueError(f"{longest(shared, tails)} tokens, limit {limit}")
-    parts = tree(shared, [(tail, ()) for tail in tails], limit, reread=0)
+    parts = tree(shared, [(tail, ()) for tail in tails], limit)
     return [Packed(p.ids, p.starts) for p in parts] or [Packed(list(shared), [len(shared)])]
 
 
@@ -184,14 +177,12 @@ def tree(
     prompt: Sequence[int],
     branches: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
     room: float,
-    reread: int = REREAD,
 ) -> list[Packed]:
     """[prompt][a1][c11]...: ``branches``, (a_i, its leaves c_ij), in order behind their prompt.
 
-    One sequence, where that has at most ``room`` tokens or ``reread`` times the prompt's. What is
-    longer opens another with the same prompt, and if need be the same a_i; no segment is cut.
+    Nearly always one sequence; what does not fit its ``room``, in tokens, opens another with the
+    same prompt, and if need be the same a_i. No segment is cut.
     """
-    room = max(room, reread * len(prompt))
     parts: list[Packed] = []
     for stem, leaves in branches:
         size = len(stem) + sum(map(len, leaves))
@@ -257,12 +248,8 @@ def allowed(ends: torch.Tensor) -> torch.Tensor:
 
 def attention_mask(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(B, T) ``ends`` -> (B, 1, T, T) additive mask; transformers uses a 4-D mask as it is."""
-    return additive(allowed(ends), dtype)[:, None]
-
-
-def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    mask = torch.zeros((), dtype=dtype, device=seen.device)
-    return torch.where(seen, mask, torch.finfo(dtype).min)
+    mask = torch.zeros((), dtype=dtype, device=ends.device)
+    return torch.where(allowed(ends), mask, torch.finfo(dtype).min)[:, None]
 
 
 def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | None]]:
@@ -292,35 +279,30 @@ def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | N
     return found
 
 
-def attend(query, key, value, blocks, scaling: float | None):
-    """SDPA of one row of trees, (1, heads, T, size), block by block over the keys it sees."""
+def by_rows(module, query, key, value, attention_mask, blocks=None, scaling=None, **kwargs):
+    """SDPA of ``blocks_of`` trees, or of a causal 4-D mask in blocks of rows, each over the keys up
+    to its own end: under a mask SDPA computes what no row may see, too, most of a long sequence."""
+    length, parts = query.shape[2], []
+    if blocks is None:
+        kwargs |= {"scaling": scaling}
+        if attention_mask is None or length != key.shape[2] or length <= 2 * BLOCK:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        size = max(BLOCK, -(-length // 4))
+        for start in range(0, length, size):
+            end = min(length, start + size)
+            block = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
+            mask = attention_mask[:, :, start:end, :end]
+            parts.append(sdpa_attention_forward(module, *block, mask, **kwargs)[0])
+        return torch.cat(parts, dim=1), None  # (B, T, heads, size of a head)
+    key, value = (repeat_kv(part, query.shape[1] // key.shape[1]) for part in (key, value))
     # split and cat have a backward in one piece; that of a slice fills a whole tensor with zeros
-    sizes, parts = [rows for rows, _, _ in blocks], []
-    query, key, value = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
+    sizes = [rows for rows, _, _ in blocks]
+    query, key, value = (part.split(sizes, dim=2) for part in (query, key, value))
     for rows, (_, keys, mask) in zip(query, blocks, strict=True):
         seen = [torch.cat([part[n] for n in keys], dim=2) for part in (key, value)]
         causal = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling}
         parts.append(scaled_dot_product_attention(rows, *seen, **causal))
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
-
-
-def by_rows(module, query, key, value, attention_mask, blocks=None, scaling=None, **kwargs):
-    """SDPA of ``blocks``, or of a causal 4-D mask in blocks of rows, each over the keys up to its
-    own end: under a mask SDPA computes what no row may see, too, most of the work of a tree."""
-    if blocks is not None:
-        groups = query.shape[1] // key.shape[1]
-        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-        return attend(query, key, value, blocks, scaling), None
-    length, kwargs = query.shape[2], kwargs | {"scaling": scaling}
-    if attention_mask is None or length != key.shape[2] or length <= 2 * BLOCK:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    size, parts = max(BLOCK, -(-length // 4)), []
-    for start in range(0, length, size):
-        end = min(length, start + size)
-        block = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
-        mask = attention_mask[:, :, start:end, :end]
-        parts.append(sdpa_attention_forward(module, *block, mask, **kwargs)[0])
-    return torch.cat(parts, dim=1), None  # (B, T, heads, size of a head)
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION, by_rows)
@@ -340,11 +322,7 @@ def read_many(model):
         if reads is None:
             return plain(input_ids=input_ids, position_ids=position_ids, **kwargs)
         if blocks and model.config._attn_implementation == ATTENTION:
-            # masks once for all layers; an integer mask is an error to any other attention
-            blocks = [
-                (rows, keys, mask if mask is None else additive(mask, model.dtype))
-                for rows, keys, mask in blocks
-            ]
+            # an integer mask is an error to any other attention, should it get there
             seen = {"attention_mask": ends[:, None, None], "blocks": blocks}
         else:
             seen = {"attention_mask": attention_mask(ends, model.dtype)}

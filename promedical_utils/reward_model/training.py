@@ -56,15 +56,7 @@ class Prepared(NamedTuple):
 def prepare(plan: "Plan") -> Prepared:
     """The trainer of a plan and what it will read; KitError when no pair differs."""
     tokenizer, model, p = hub.tokenizer_of(plan.base), plan.model(), plan.profile
-    taught = training_rows(
-        plan.groups,
-        tokenizer,
-        plan.view,
-        plan.limit(model),
-        heads=plan.heads,
-        shorten=p.rm_shorten,
-        share=p.rm_share_prompt,
-    )
+    taught = training_rows(plan.groups, tokenizer, plan.view, plan.limit(model), **plan.reading)
     if not any(row["pairs"] for row in taught.rows):
         raise KitError(f"no two answers differ in view {plan.view!r}; check the verdicts")
     schedule = grouped.schedule(taught.rows, p.rm_batch, p.rm_epochs, plan.seed)
@@ -111,6 +103,8 @@ class Plan:
         self.source = hub.source_of(base, self.out)
         types = sorted({type_of(c) for g in groups for c in g.criteria})
         self.heads = {t: output for output, t in enumerate(types)} if view == "heads" else {}
+        room = math.inf if profile.rm_share_prompt else 0  # a pass holds whole groups
+        self.reading = {"heads": self.heads, "shorten": profile.rm_shorten, "room": room}
         self.nf4 = not full and profile.quantization == "nf4"
         self.mixed = hub.compute_dtype(profile.precision)  # what a pass computes in
         # what the weights are held in
@@ -170,23 +164,13 @@ class Taught(NamedTuple):
     shortened: list[dict]
 
 
-def training_rows(
-    groups: Sequence[Group],
-    tokenizer,
-    view: str,
-    limit: int,
-    *,
-    heads=None,
-    shorten: bool = False,
-    share: bool = False,
-) -> Taught:
+def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, **choices) -> Taught:
     """What a view learns from the groups; answers of over ``limit`` tokens are left out, the same
-    ones in every view but rubric, or with ``shorten`` cut by ``packing.fit``. ``share``: all
-    answers of a group are read behind one prompt."""
+    ones in every view but rubric, or with ``shorten`` cut by ``packing.fit``. ``choices``: of
+    ``views.read``, as in ``Plan.reading``."""
     cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
     taught = Taught([], [], [])
-    room = math.inf if share else 0
-    readings = read(tokenizer, cases, view, limit, heads=heads, shorten=shorten, room=room)
+    readings = read(tokenizer, cases, view, limit, **choices)
     for group, reading in zip(groups, readings, strict=True):
         ids = [answer.id for answer in group.candidates]
         for n, tokens in reading.too_long.items():

@@ -47,7 +47,7 @@ def read(
     every view alike, so that budgets stay equal; view rubric alone reads all criteria as one text,
     and what is too long with that as well. ``shorten``: ``packing.fit`` makes room.
     ``heads``: of view heads, type of criterion -> output. ``room``: the answers of a case share
-    their prompt, in trees of about as many tokens (``packing.tree``); 0: each is read with its own.
+    their prompt, in trees of as many tokens, or REREAD prompts; 0: each is read with its own.
     KitError for view rubric without criteria.
     """
     texts = [[packing.criterion_text(c) for c in criteria] for _, _, criteria in cases]
@@ -95,15 +95,14 @@ def _reading(tokenizer, known, case, texts, view, limit, heads, shorten, room) -
     if not numbers:
         return reading  # no criteria, so nothing to score
     encoded = packing.encode(tokenizer, items, known)
-    for i in range(len(encoded)):
-        if view == "before":
-            reading.reads += [(n, i) for n in reading.kept]
-        else:
-            reading.reads += [(reading.kept[i], number) for number in numbers]
+    if view == "before":
+        reading.reads = [(n, i) for i in range(len(items)) for n in reading.kept]
+    else:
+        reading.reads = [(n, number) for n in reading.kept for number in numbers]
     if room:
         prompt = known[repr(messages)]
         branches = [(shared[len(prompt) :], tails) for shared, tails in encoded]
-        packed = packing.tree(prompt, branches, room)
+        packed = packing.tree(prompt, branches, max(room, packing.REREAD * len(prompt)))
     else:
         packed = [part for own in encoded for part in packing.pack(*own, limit)]
     reading.sequences = [replace(part, heads=outputs) for part in packed]

@@ -381,9 +381,10 @@ def test_the_cost_rule(prompt):
         return sum(len(s.ids) for s in sequences), pairs
 
     apart = [packing.tree([0] * prompt, [branch], math.inf)[0] for branch in branches]
-    whole, cut = (packing.tree([0] * prompt, branches, room) for room in (math.inf, 1000))
+    room = max(1000, packing.REREAD * prompt)
+    whole, cut = (packing.tree([0] * prompt, branches, most) for most in (math.inf, room))
     assert len(whole) == 1 < len(cut) < len(apart)
-    assert all(len(s.ids) <= max(1000, 4 * prompt) for s in cut)
+    assert all(len(s.ids) <= room for s in cut)
     for less, more in ((whole, cut), (cut, apart)):
         assert all(a < b for a, b in zip(cost(less), cost(more), strict=True))
     assert cost(cut)[0] <= 4 / 3 * cost(whole)[0]

@@ -207,7 +207,7 @@ def test_a_step_with_shared_prompts_is_the_step_without(view, tiny_base, tiny_gr
     made = {}
     for share, budget in ((False, 10_000), (True, 10_000), (True, 1)):
         rows, *_ = training.training_rows(
-            groups, tokenizer, view, 256, heads=plan.heads, share=share
+            groups, tokenizer, view, 256, heads=plan.heads, room=math.inf if share else 0
         )
         passes = training.RewardPasses(tokenizer.pad_token_id, budget)(rows)["passes"]
         assert len(passes) == (3 if budget == 1 else 1)
@@ -233,7 +233,7 @@ def test_a_prompt_is_read_once_for_all_answers_of_its_group(trained, tiny_groups
     items = [(g.messages, a.text, g.criteria) for g in groups for a in g.candidates]
     for view in variants.VIEWS:
         model, made = rm.load(trained / view), {}
-        assert not model.shares  # as the smoke profile has it
+        assert not model.report["share_prompt"]  # as the smoke profile has it
         for share in (False, True):
             model.report["share_prompt"] = share
             frames, read = [], []
