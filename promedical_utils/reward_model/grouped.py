@@ -72,7 +72,8 @@ def flat(rows: Sequence[dict]) -> bool:
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
     if flat(rows):
-        return packing.batches([1] * len(rows), budget, [sum(map(len, r["ids"])) for r in rows])
+        sizes = [sum(map(len, row["ids"])) for row in rows]
+        return packing.batches([1] * len(rows), budget, sizes)
     return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
 
 
@@ -106,8 +107,10 @@ class Passes:
         for row in rows:
             heads = row.get("heads") or [()] * len(row["ids"])
             parents = row.get("parents") or [[]] * len(row["ids"])
-            for ids, starts, own, up in zip(row["ids"], row["starts"], heads, parents, strict=True):
-                parts.append(packing.Packed(ids, starts, tuple(own), up))
+            for ids, starts, outputs, above in zip(
+                row["ids"], row["starts"], heads, parents, strict=True
+            ):
+                parts.append(packing.Packed(ids, starts, tuple(outputs), above))
         return packing.collate(parts, self.pad_id)
 
     def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
@@ -164,7 +167,7 @@ def arguments(
     checkpoints: Path, steps: int, batch: int, rate: float, dtype: torch.dtype, seed: int
 ) -> RewardConfig:
     """The settings of a training on groups, whose dataset holds all epochs; ``dtype``: what mixed
-    precision computes in on a GPU. A CPU trains in fp32."""
+    precision computes in. What is trained is fp32, and so are head and loss."""
     # a checkpoint falls on a logged step: what was summed since the last log is not in it
     logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
     return RewardConfig(
@@ -180,7 +183,7 @@ def arguments(
         save_steps=logged_every * math.ceil(max(20, math.ceil(steps / 4)) / logged_every),
         save_total_limit=2,
         activation_checkpointing=gpu,
-        bf16=gpu and dtype == torch.bfloat16,
+        bf16=dtype == torch.bfloat16,
         fp16=gpu and dtype == torch.float16,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
@@ -191,14 +194,17 @@ def arguments(
     )
 
 
-def lora(rank: int, head: str | None = "score") -> LoraConfig:
-    """Adapters of ``rank`` on all linear layers; ``head`` is trained whole, None: as it is."""
+def lora(
+    rank: int, head: str | None = "score", targets: str | Sequence[str] = "all-linear"
+) -> LoraConfig:
+    """Adapters of ``rank`` on all linear layers, or on those of the names ``targets``; ``head`` is
+    trained whole, None: as it is."""
     # with neither task_type nor modules_to_save the head stays frozen at random, without a word
     return LoraConfig(
         task_type="SEQ_CLS" if head else "CAUSAL_LM",
         r=rank,
         lora_alpha=2 * rank,
-        target_modules="all-linear",  # but the head
+        target_modules=targets if isinstance(targets, str) else list(targets),  # but the head
         modules_to_save=[head] if head else None,
     )
 
