@@ -240,8 +240,7 @@ def batches(
 
 
 def allowed(ends: torch.Tensor) -> torch.Tensor:
-    """(B, T) ``ends`` -> (B, T, T) bool: token i attends to j, which is not later and is seen by
-    i."""
+    """(B, T) ``ends`` -> (B, T, T) bool: token i attends to j, no later one, before j's end."""
     columns = torch.arange(ends.shape[1], device=ends.device)
     return (columns <= columns[:, None]) & (columns[:, None] < ends[:, None])
 
