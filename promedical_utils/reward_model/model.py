@@ -156,7 +156,6 @@ class RewardModel:
     def _scores(self, cases, names, batch_tokens, shorten):
         """(scores, tokens cut), each by case and response: a list of K scores, a dict."""
         batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
-        # as it was trained
         room = 2 * batch_tokens if self.report.get("share_prompt", True) else 0
         heads = self.report.get("heads")
         readings = read(

@@ -8,17 +8,17 @@ that of the plain sequence [prompt][a_i][c_ij]. Scores are read at the ends of l
 has no criteria, and an answer is a leaf. Nothing here knows what the parts mean: with criteria in
 the middle and answers as leaves, the criterion comes first.
 
-What is read together: a pass costs its tokens, and the (query, key) pairs that attention computes.
-Trees lie one behind another without padding, and ``by_rows`` computes for a block of queries only
-keys that some of them see. So a tree has the pairs of its answers apart, less those of the prompts
-that it saves: cutting it would save nothing, and a cache of the prompt's keys would read as much.
-Training never cuts (a pass holds whole groups anyway). In scoring a pass far over its budget costs
-a fifth more a token on two cores: there a tree is cut at two budgets, but not below REREAD prompts.
+What is read together: a pass costs its tokens, and the (query, key) pairs that attention computes,
+in blocks, over keys that a query of the block sees (``by_rows``). So a tree has its answers' pairs,
+less those of the prompts that it saves: cutting it saves nothing, and a cache of the prompt's keys
+would read as much. Training never cuts (a pass holds whole groups anyway). In scoring a pass far
+over its budget costs a fifth more a token on two cores, by their caches: there a tree is cut at two
+budgets, but not below REREAD prompts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 
 import torch
 from accelerate.utils import send_to_device
@@ -240,8 +240,7 @@ def batches(
 
 
 def allowed(ends: torch.Tensor) -> torch.Tensor:
-    """(B, T) ``ends`` -> (B, T, T) bool: token i attends to j, which is not later and is seen by
-    i."""
+    """(B, T) ``ends`` -> (B, T, T) bool: token i attends to j, no later one, before j's end."""
     columns = torch.arange(ends.shape[1], device=ends.device)
     return (columns <= columns[:, None]) & (columns[:, None] < ends[:, None])
 
@@ -259,23 +258,21 @@ def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | N
     keys) is bool; None: a plain causal one over the block itself.
     """
     last, sizes = (values.tolist() for values in ends.unique_consecutive(return_counts=True))
-    held: list[list[int]] = []  # start, stop, the last column that sees it, segments
-    stop = 0
+    starts: list[int] = []
+    stop, found = 0, []
     for end, size in zip(last, sizes, strict=True):
         start, stop = stop, stop + size
-        if held and end == stop and stop - held[-1][0] <= LEAVES:
-            held[-1] = [held[-1][0], stop, max(held[-1][2], end), held[-1][3] + 1]
-        else:
-            held.append([start, stop, end, 1])
-    columns, found = torch.arange(len(ends)), []
-    for number, (start, stop, _, segments) in enumerate(held):
-        keys = [n for n, (*_, end, _) in enumerate(held[: number + 1]) if end > start]
-        seen = None
-        if keys != [number] or segments > 1:
-            of = torch.cat([columns[slice(*held[n][:2])] for n in keys])
-            rows = columns[start:stop, None]
-            seen = (of <= rows) & (rows < ends[of])
-        found.append((stop - start, keys, seen))
+        if not starts or end > stop or stop - starts[-1] > LEAVES:
+            starts.append(start)
+    spans = [torch.arange(*span) for span in pairwise([*starts, stop])]
+    seen_until = [int(ends[span].max()) for span in spans]
+    for number, rows in enumerate(spans):
+        keys = [n for n in range(number + 1) if seen_until[n] > starts[number]]
+        columns, plain = torch.cat([spans[n] for n in keys]), bool((ends[rows] > rows[-1]).all())
+        mask = None
+        if not plain or keys != [number]:
+            mask = (columns <= rows[:, None]) & (rows[:, None] < ends[columns])
+        found.append((len(rows), keys, mask))
     return found
 
 
