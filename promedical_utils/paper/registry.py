@@ -7,7 +7,7 @@ seconds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from promedical_utils.core import plotting, profiles, provenance
 from promedical_utils.core.estimates import Estimates
-from promedical_utils.core.profiles import Profile
+from promedical_utils.core.profiles import Profile, Role
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import need, project_root, read_json, read_yaml
 from promedical_utils.data.sources import real_sets
@@ -114,6 +114,9 @@ class Run:
         settings = dict(read_json(folder / "manifest.json", "00_start_here")["profile"])
         name, known = settings.pop("name"), Profile.model_fields
         settings = {key: value for key, value in settings.items() if key in known}
+        for role in settings.get("roles", {}).values():
+            for gone in role.keys() - Role.model_fields:
+                del role[gone]
         return cls(profiles.load(name, **settings), folder)
 
     @property
@@ -261,9 +264,14 @@ class Run:
 
     @cached_property
     def claims(self) -> list[dict]:
-        """``claims.build_claims`` of the run and of the published studies."""
-        others = self.evaluated, self.predicted_outside, self.healthbench
-        return claims.build_claims(self.profile, self.tally, *others)
+        """``claims.build_claims`` of the run and of the published studies; of real text on what
+        people labelled alone."""
+        others, tally = (self.evaluated, self.predicted_outside, self.healthbench), self.tally
+        if self.profile.data == "real" and tally is not None:
+            people = tally.samples.category.map(real_sets.LABELS).isin(real_sets.PEOPLE)
+            own = people.to_numpy()[:, None]
+            tally = replace(tally, hits=tally.hits * own, counts=tally.counts * own)
+        return claims.build_claims(self.profile, tally, *others)
 
     @property
     def claims_frame(self) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import short_hash, write_rows
+from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import controls as plain
@@ -62,13 +63,15 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
     Of open sets the held-out split with the judge's labels, which physicians have not seen. There
     is one label, so truth and adjudicated are the same; ``category`` is the source. A sample is a
     question with two judged answers or more, ``bench_samples`` a source at most and ``ANSWERS`` of
-    each, drawn by their ids; the report counts what that leaves out. Answer pairs are ordered by
-    their lexicographic scores.
+    each, drawn by their ids; the report counts what that leaves out. Labels that were constructed
+    test nothing, and are not among them. Answer pairs are ordered by their lexicographic scores.
     """
     splits = {row.split for row in data.splits}
     judged = [groups_of(data, "judge", s) for s in ("bench", "external") if s in splits]
     groups, drawn = [], Counter()
     for group in sorted(chain(*judged), key=lambda g: short_hash("bench", g.instruction.id)):
+        if real_sets.LABELS.get(group.instruction.source) == "constructed":
+            continue
         answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
         full = drawn[group.instruction.source] == profile.bench_samples
         drawn["answers left out"] += len(answers) - (0 if full else min(len(answers), ANSWERS))

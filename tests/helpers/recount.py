@@ -253,7 +253,7 @@ def _inside(place, items: Items, column: str, value: str) -> Items:
 
 def _bench_items(place, scorer, metric, part, against) -> Items:
     kinds = {"pointwise": _pointwise, "pairwise": _pairwise, "overall": _overall}
-    kinds["conflict"] = _conflict
+    kinds |= {"conflict": _conflict, "within": _within, "veto_precision_equal": _equal_recall}
     rows = kinds.get(metric, _veto)(place, scorer, part, against, metric)
     rows = rows.assign(part="", hit=rows.hit.astype(float), counted=rows.counted.astype(float))
     return Items(rows, place.run.bench.samples[["instruction_id", "condition"]])
@@ -297,6 +297,37 @@ def _veto(place, scorer, part, against, metric) -> pd.DataFrame:
     weights = {"veto_precision": called * 1, "veto_recall": there * 1}
     counted = weights.get(metric, called * 1 + there)  # F1: both sides
     return rows.assign(hit=(called & there) * counted, counted=counted)
+
+
+def _scored(place, scorer: str, against: str) -> pd.DataFrame:
+    """Cells with the scorer's score and the label, where that is known."""
+    cells = place.cells
+    score = _scores(place.predictions(scorer), cells.candidate_id, cells.criterion_id)
+    cells = cells.assign(score=score, label=_label(cells, against))
+    return cells[cells.label.notna()].astype({"label": bool})
+
+
+def _within(place, scorer, part, against, metric) -> pd.DataFrame:
+    """Every met criterion beside every unmet one of its answer and kind: half a row for each."""
+    cells, rows = _scored(place, scorer, against), []
+    for _, own in cells.groupby(["candidate_id", "dimension", "kind"]):
+        for met in own[own.label & _slice(own, part)].itertuples():
+            for unmet in own[~own.label].itertuples():
+                right = 0.5 if met.score == unmet.score else float(met.score > unmet.score)
+                for cell in (met, unmet):
+                    ids = (cell.instruction_id, cell.candidate_id, cell.criterion_id)
+                    rows.append((*ids, right / 2, 0.5))
+    return pd.DataFrame(rows, columns=["instruction_id", *benches.CELL, "hit", "counted"])
+
+
+def _equal_recall(place, scorer, part, against, metric) -> pd.DataFrame:
+    """Vetoes from the lowest score on, until nine of ten violations are among them."""
+    cells = _scored(place, scorer, against)
+    cells = cells[cells.dimension == "safety"]
+    found = sorted(cells.score[~cells.label])
+    most = found[int(np.ceil(0.9 * len(found) - 1e-9)) - 1]
+    called = cells.score <= most
+    return cells.assign(hit=called & ~cells.label, counted=called)
 
 
 def _scores(own: pd.DataFrame, answers: pd.Series, criteria: pd.Series) -> np.ndarray:
@@ -413,6 +444,9 @@ def _bench_reads(place, rows: pd.DataFrame, scorer: str, metric: str, part: str)
     own = place.predictions(scorer)
     scalar, columns = (own.criterion_id == "").all(), {"met"}
     keys = rows[benches.CELL] if metric not in ("overall", "pairwise", "conflict") else None
+    if metric in ("within", "veto_precision_equal"):
+        columns = {"score"}
+        keys = keys.assign(criterion_id="") if scalar else keys
     if metric == "overall":
         keys = own[own.candidate_id.isin({*rows.a_id, *rows.b_id})][benches.CELL]
         columns = {"score"} if scalar else {"met", "probability"}

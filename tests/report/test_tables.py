@@ -583,25 +583,30 @@ def test_by_source_has_intervals_in_order():
             {
                 "scorer": "criterion",
                 "category": "kqa",
+                "labels": "physicians",
+                "ceiling": 0.75,
                 "slice": s,
                 "value": v,
                 "low": v - 0.1,
                 "high": v + 0.1,
                 "n": 7,
             }
-            for s, v in (("all", 0.5), ("shorter", 0.25))
+            for s, v in (("all", 0.5), ("shorter", 0.25), ("within", 0.6))
         ]
     )
     df = tables.build_by_source(parts, NAMES)
-    assert list(df)[:5] == [
+    assert list(df)[:6] == [
         "source",
+        "labels",
         "system",
         "run_pairwise_all",
         "run_pairwise_all_low",
         "run_pairwise_all_high",
     ]
-    row = df.iloc[0]
+    blind, row = df.iloc[0], df.iloc[1]
     assert (row.run_pairwise_all, row.run_pairwise_shorter_low, row.n_shorter) == (50, 15, 7)
+    assert row.run_within_answers == 60 and row.labels == blind.labels == "physicians"
+    assert (blind.system, blind.run_pairwise_all) == (tables.BLIND, 75)
 
 
 def test_calibration_error_by_hand():

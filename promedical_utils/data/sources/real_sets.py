@@ -483,6 +483,7 @@ SOURCES = {
     "lostbench": ("lostbench", _lostbench),
     "healthbench": ("healthbench_graded", _healthbench),
 }
+PEOPLE = ("physicians", "annotators", "reference")  # labels that people gave
 # source, or set of ``judged`` -> who gave its labels, as tables print it
 LABELS = {name: schemas.CARDS[key].labels for name, (key, _) in (SOURCES | judged.SETS).items()}
 
