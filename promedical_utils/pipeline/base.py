@@ -44,6 +44,7 @@ def _smollm2(profile: Profile, run: Path) -> dict:
     if base.is_dir() and not base.is_symlink():
         shutil.rmtree(base)  # one that was trained here
     base.unlink(missing_ok=True)
+    run.mkdir(parents=True, exist_ok=True)
     base.symlink_to(os.path.relpath(folder, run.resolve()), target_is_directory=True)
     sizes = {"parameters": hub.load(hub.CAUSAL, folder).num_parameters()}
     sizes |= {"vocabulary": len(hub.tokenizer_of(folder)), "layers": profile.base_layers}

@@ -15,7 +15,6 @@ import pytest
 from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion, Message, SplitRow
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.data import sources
 from promedical_utils.data.sources import question_split, real_sets, schemas
 from promedical_utils.pipeline import real_text
 from promedical_utils.rubric.preferences import groups
@@ -50,7 +49,7 @@ def contrasts():
     """The adapters are tested here, not how contrasts are made."""
     made = SimpleNamespace(Statement=Statement, contrast=halved)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "contrast_sets", made, raising=False)
+        patch.setattr(real_sets, "contrast_sets", made)
         yield
 
 

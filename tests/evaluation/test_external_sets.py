@@ -478,9 +478,14 @@ def test_real_sets_are_read_where_the_base_has_read_text(tmp_path, monkeypatch):
     assert found["medical_rewardbench"] == "no network" and len(found["clinic"].documents) > 100
     assert asked == list(judged.SETS)
     asked.clear()
-    found = dict(g.sets(profiles.load("real"), tmp_path))
-    assert isinstance(found["clinic"], str) and found["medquad"].questions
-    assert asked == list(judged.SETS)  # whole, since nothing of them is trained on
+    found = dict(g.sets(profiles.load("real", external_instructions=0), tmp_path))
+    assert isinstance(found["clinic"], str) and found["medquad"] == g.SAME_QUESTIONS
+    assert asked == [name for name in judged.SETS if name != "medquad"]
+    assert found["mediqa"].about == {"left_out": {"why": 2}}  # whole: none is trained on
+    asked_of = [question(), question()]
+    monkeypatch.setattr(judged, "read", lambda name: (list(asked_of), {}))
+    drawn = dict(g.sets(profiles.load("real", external_instructions=1), tmp_path))["mediqa"]
+    assert len(drawn.questions) == 1 and drawn.about == {"left_out": {"questions not drawn": 1}}
     with pytest.raises(KitError, match="no file or folder nowhere"):
         dict(g.sets(gpu.model_copy(update={"documents": "nowhere"}), tmp_path))
 

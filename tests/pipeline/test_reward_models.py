@@ -6,8 +6,7 @@ import pytest
 from data import test_real_sets as invented
 
 from promedical_utils.core import profiles, run_data
-from promedical_utils.data import sources
-from promedical_utils.data.sources import schemas
+from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.paper import registry
 from promedical_utils.pipeline import base, preference_pairs, reward_models
 from promedical_utils.pipeline import bench as bench_module
@@ -129,12 +128,13 @@ def real_rows(questions=24):
 
 def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
     made = SimpleNamespace(Statement=invented.Statement, contrast=invented.halved)
-    monkeypatch.setattr(sources, "contrast_sets", made, raising=False)
+    monkeypatch.setattr(real_sets, "contrast_sets", made)
     for key, rows in real_rows().items():
         invented.write(tmp_path / "data", key, rows)
     monkeypatch.setenv(schemas.VARIABLE, str(tmp_path / "data"))
     profile = profiles.load(
         "real",
+        base_model="small",
         base_layers=2,
         base_width=64,
         base_vocabulary=400,
@@ -150,9 +150,10 @@ def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
     stages.make_rubrics(profile, run)
     assert preference_pairs.make_preference_pairs(profile, run)["training_pairs"] > 0
     trained = reward_models.train_reward_models(profile, run)
-    assert set(trained["models"]) == {"criterion", "scalar_overall", "scalar_blind"}
+    assert list(trained["models"]) == [*reward_models.RMS, reward_models.PLACEBO]
     bench = bench_module.make_bench(profile, run)
-    assert {"kqa", "patientqa", "medlfqa_contrast", "healthbench"} <= set(bench["pairs_by_source"])
+    assert {"kqa", "patientqa", "healthbench"} <= set(bench["pairs_by_source"])
+    assert not any("contrast" in source for source in bench["pairs_by_source"])
     made = registry.build(profile, run, run / "paper")
     assert "by_source" in made["tables"] and "safety_veto" not in made["tables"]
     assert made["claims"]["veto_fewer_violations"] == "not testable"

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from helpers.policies import INSTRUCTIONS, RUBRICS, Scorer, by_letter, letter_scores, small
 from trl import GRPOTrainer, RLOOTrainer
 
@@ -128,7 +129,9 @@ def test_trls_own_way_trains_too(tiny_base, tmp_path, setting):
     assert report["throughput"] == {} and math.isfinite(report["last"]["judged"])
 
 
-def test_bf16_on_a_processor_trains_an_adapter_in_fp32(tiny_base, tmp_path):
+def test_bf16_on_a_processor_trains_an_adapter_in_fp32(tiny_base, tmp_path, monkeypatch):
+    # accelerate has one precision a process, and the tests before have had theirs
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
     settings = {"precision": "bf16", "quantization": "none", "grpo_lora_rank": 4}
     profile = small(grpo_steps=1, grpo_eval_every=1, **settings)
     made = trainer_of(tiny_base, tmp_path / "t", profile)

@@ -230,5 +230,5 @@ def test_wrong_plans_are_refused(done):
     profile = profiles.load("smoke", **settings)
     with pytest.raises(KitError, match="unknown system 'none' of a study: choose one of full"):
         Policies({"none": [1]}).run(profile, folder, folder / "out")
-    with pytest.raises(KitError, match="no truth to measure against"):
+    with pytest.raises(KitError, match="its data are clinic, those of profile real are real"):
         Policies(PLAN).run(profiles.load("real"), folder, folder / "out")

@@ -44,7 +44,7 @@ from promedical_utils.core.records import (
 )
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, read_yaml, short_hash
-from promedical_utils.data.sources import judged, schemas
+from promedical_utils.data.sources import contrast_sets, judged, schemas
 from promedical_utils.data.sources.question_split import TRAINING_SIDE, QuestionSplit, alike
 from promedical_utils.data.sources.schemas import NEGATION, at_hand, question, read, wording
 from promedical_utils.rubric.preferences import criterion_pairs, groups
@@ -406,8 +406,6 @@ def _lostbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
 
 def _contrasts(cards: Sequence[str], split: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
     """Pairs made of answers whose statements are known, of questions off the fixed test side."""
-    from promedical_utils.data.sources import contrast_sets
-
     given = [row for card in cards for row in read(card)]
     answered = [row for row in given if row.Free_form_answer.strip()]
     rows = {wording(row.Question): row for row in reversed(answered)}
