@@ -27,6 +27,7 @@ OF_DIMENSION = {"proficiency": BLUE, "excellence": GREEN, "safety": RED}
 OF_SCORER = {
     "criterion": BLUE,
     "criterion_clean": GREEN,
+    "criterion_swapped": SKY,
     "scalar_overall": ORANGE,
     "scalar_blind": RED,
     "words": PURPLE,
