@@ -148,7 +148,8 @@ def _predict(
     predicted = controls(profile, run, data, groups)
     for name in models(profile):
         rm = reward_model.load(run / "reward" / name)
-        scores = rm.score_groups(as_read(find(name), data, groups))
+        swapped = find(name).swapped  # whose text may be longer than what answers were cut for
+        scores = rm.score_groups(as_read(find(name), data, groups), shorten=swapped)
         scores = benches.predictions(name, scores, criteria, rm.calibration)
         predicted.append(scores)
         if name == "criterion":

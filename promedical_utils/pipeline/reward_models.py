@@ -38,7 +38,8 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
     for name in models(profile):
         folder = run / "reward" / name
         own = train_reward_model(profile, run, data, find(name), folder)
-        scores = reward_model.load(folder).score_groups(as_read(find(name), data, heldout))
+        read = as_read(find(name), data, heldout)
+        scores = reward_model.load(folder).score_groups(read, shorten=find(name).swapped)
         calibrate(profile, data, find(name), folder, scores)
         rows = _labelled(scores.assign(scorer=name), heldout)
         frames.append(rows.rename(columns={"label": "truth"}))

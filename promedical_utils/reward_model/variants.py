@@ -24,6 +24,7 @@ from promedical_utils.rubric.preferences import Group
 
 VIEWS = ("criterion", "before", "heads", "overall", "rubric", "blind")
 CONDITIONAL = ("criterion", "before", "heads")  # one score for each criterion
+NEAREST = 20  # texts that a placebo's is drawn from: as many tokens are read
 PREFERENCE = ("overall", "rubric")  # one score, learned from the lexicographic preference
 
 
@@ -56,8 +57,8 @@ class Recipe:
         """The groups as it is shown them, in training and in use; as they are, unless ``swapped``.
 
         ``texts``: ``criterion_texts`` of the training groups. A placebo reads one of the same
-        dimension, drawn by the criterion's id: a text of the kind that says nothing of the verdict.
-        KitError where training has no other text.
+        dimension, of the ``NEAREST`` in length one drawn by the criterion's id: a text of the kind
+        that says nothing of the verdict. KitError where training has no other text.
         """
         if not self.swapped:
             return list(groups)
@@ -67,7 +68,9 @@ class Recipe:
             same = [text for text in texts.get(criterion.dimension, ()) if text != criterion.text]
             if not (pool := same or [text for text in known if text != criterion.text]):
                 raise KitError("criterion_swapped: training has one criterion; there is no other")
-            drawn = pool[int(short_hash("swapped", criterion.id), 16) % len(pool)]
+            near = sorted(pool, key=lambda text: (abs(len(text) - len(criterion.text)), text))
+            near = near[:NEAREST]
+            drawn = near[int(short_hash("swapped", criterion.id), 16) % len(near)]
             return criterion.model_copy(update={"text": drawn})
 
         return [replace(g, criteria=tuple(map(other, g.criteria))) for g in groups]

@@ -133,7 +133,7 @@ def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
         # late: loads torch, and drawing does without
         from promedical_utils.reward_model import model as reward_model
 
-        write_frame(stored, reward_model.load(place).score_groups(held))
+        write_frame(stored, reward_model.load(place).score_groups(held, shorten=True))
     return pd.read_parquet(stored)
 
 
