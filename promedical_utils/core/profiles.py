@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -220,6 +221,14 @@ class Profile(BaseModel):
             if re.fullmatch("[a-z_]+", name):
                 raise ValueError(f"lower case names the kit's own scorers: rename judge {name}")
         return self
+
+
+def known(settings: Mapping) -> dict:
+    """The settings of a manifest that this kit still has: an older one may name more."""
+    kept = {key: value for key, value in settings.items() if key in Profile.model_fields}
+    roles = kept.get("roles", {}).items()
+    roles = {n: {k: v for k, v in r.items() if k in Role.model_fields} for n, r in roles}
+    return kept | ({"roles": roles} if roles else {})
 
 
 def of_manifest(manifest: dict) -> Profile:

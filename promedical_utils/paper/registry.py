@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from promedical_utils.core import plotting, profiles, provenance
 from promedical_utils.core.estimates import Estimates
-from promedical_utils.core.profiles import Profile, Role
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import need, project_root, read_json, read_yaml
 from promedical_utils.data.sources import real_sets
@@ -111,12 +111,9 @@ class Run:
     def load(cls, folder: Path) -> "Run":
         """A run's folder, or its published copy, with the settings of its manifest; those that
         this kit no longer knows are passed over."""
-        settings = dict(read_json(folder / "manifest.json", "00_start_here")["profile"])
-        name, known = settings.pop("name"), Profile.model_fields
-        settings = {key: value for key, value in settings.items() if key in known}
-        for role in settings.get("roles", {}).values():
-            for gone in role.keys() - Role.model_fields:
-                del role[gone]
+        manifest = read_json(folder / "manifest.json", "00_start_here")
+        settings = profiles.known(manifest["profile"])
+        name = settings.pop("name")
         return cls(profiles.load(name, **settings), folder)
 
     @property
@@ -192,7 +189,8 @@ class Run:
         own = self.bench.pairs.groupby(self.bench.pairs.instruction_id.map(source_of))
         ceilings = {source: benches.blind_ceiling(pairs) for source, pairs in own}
         frame = frame.assign(ceiling=frame.category.map(ceilings))
-        return frame.assign(labels=frame.category.map(real_sets.LABELS))
+        labels = frame.category.map(real_sets.LABELS).str.replace("_", " ")
+        return frame.assign(labels=labels)
 
     @property
     def graded(self) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.core.profiles import UNREAD, Profile
+from promedical_utils.core.profiles import UNREAD, Profile, known
 from promedical_utils.core.workspace import (
     KitError,
     project_root,
@@ -95,7 +95,8 @@ def comparable(run: Path, reference: Path) -> list[str]:
     """Machine, versions and code that are not those of the reference; they may move a number.
 
     KitError where a comparison would not be fair: nothing to compare, or other settings. A setting
-    that is younger than one of the runs stands at its default there.
+    that is younger than one of the runs stands at its default there; one that the kit has no
+    longer is passed over.
     """
     if not (reference / "manifest.json").exists():
         raise KitError(f"no committed reference {shown(reference)}")
@@ -103,7 +104,8 @@ def comparable(run: Path, reference: Path) -> list[str]:
         raise KitError(f"{shown(run)} has no tables (notebook 07_paper_tables writes them)")
     before, after = (read_json(x / "manifest.json", "00_start_here") for x in (reference, run))
     default = {name: field.default for name, field in Profile.model_fields.items()}
-    if other := _other({**default, **before["profile"]}, {**default, **after["profile"]}, UNREAD):
+    settings = [default | known(manifest["profile"]) for manifest in (before, after)]
+    if other := _other(*settings, UNREAD):
         raise KitError(f"{shown(reference)} was run with other settings: {'; '.join(other)}")
     return _other(_circumstances(before), _circumstances(after))
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from promedical_utils.core import profiles
-from promedical_utils.core.workspace import project_root, write_json
+from promedical_utils.core.workspace import KitError, project_root, write_json
 from promedical_utils.paper import rerun
 from promedical_utils.run import graph
 
@@ -221,6 +221,21 @@ def test_what_differs_is_named_and_what_is_within_is_listed_behind_it(root):
     assert "| claims | gain / run: a - b | claim_verdict | same direction | not seen |" in said
 
 
+def test_a_setting_that_the_kit_has_no_longer_is_passed_over(root):
+    path = root / "papers_figures/cpu/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["profile"] |= {"embedder": "hashing", "roles": {"judge": {"model": "m", "backoff": 1}}}
+    write_json(path, manifest)
+    here = json.loads((root / "runs/cpu/manifest.json").read_text())
+    here["profile"]["roles"] = {"judge": {"model": "m"}}
+    write_json(root / "runs/cpu/manifest.json", here)
+    rerun.comparable(root / "runs/cpu", root / "papers_figures/cpu")
+    here["profile"]["roles"]["judge"]["model"] = "another"
+    write_json(root / "runs/cpu/manifest.json", here)
+    with pytest.raises(KitError, match="other settings: roles"):
+        rerun.comparable(root / "runs/cpu", root / "papers_figures/cpu")
+
+
 def test_a_setting_that_is_younger_than_the_reference_stands_at_its_default(root):
     manifest = json.loads(json.dumps(MANIFEST))
     manifest["profile"] |= {"reward_form": "strict"}  # the default
@@ -236,7 +251,7 @@ def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
         {
             "seed": "papers_figures/cpu was run with other settings: seed 1 -> 2",
             "new setting": "other settings: reward_form strict -> clipped",
-            "several": "other settings: a unset -> 0; b unset -> 0",
+            "several": "other settings: veto_recall 0.9 -> 0.8; retrieved 5 -> 4",
             "no reference": "no committed reference papers_figures/cpu",
             "no tables": "runs/cpu has no tables",
         }[why],
@@ -244,7 +259,7 @@ def test_nothing_is_compared_where_it_would_not_be_fair(root, why):
     other = {
         "seed": {"seed": 2},
         "new setting": {"reward_form": "clipped"},
-        "several": dict.fromkeys("ab", 0),
+        "several": {"veto_recall": 0.8, "retrieved": 4},
     }
     manifest["profile"] |= other.get(why, {})
     write_json(root / "runs/cpu/manifest.json", manifest)
