@@ -9,18 +9,25 @@ Every value is of one source: a slice is ``source: part``, ``against`` whose lab
 ``real_text.yaml`` fixes arms, tests, bounds and the smallest effects of interest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core import profiles, statistics, verdicts
+from promedical_utils.core import machine, profiles, provenance, statistics, verdicts
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.profiles import Profile
+from promedical_utils.core.profiles import UNREAD, Profile
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import short_hash, write_frame
+from promedical_utils.core.workspace import (
+    project_root,
+    read_json,
+    short_hash,
+    write_frame,
+    write_json,
+    write_rows,
+)
 from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as outside
@@ -29,25 +36,14 @@ from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
 from promedical_utils.report import figures as drawing
 from promedical_utils.rubric import scoring
+from promedical_utils.rubric.preferences import digest
 from promedical_utils.studies import contrasts, results
 from promedical_utils.studies.reward_models import RewardModels
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
-TESTED = [
-    "id",
-    "family",
-    "slice",
-    "labels",
-    "metric",
-    "a",
-    "b",
-    "above",
-    "n",
-    "seeds",
-    "difference",
-]
-TESTED += ["low", "high", "p", "p_holm", "interest", "smallest", "power", "design", "verdict"]
-TESTED += ["reason"]
+TESTED = ["id", "family", "slice", "labels", "metric", "a", "b", "above", "n", "seeds"]
+TESTED += ["difference", "low", "high", "p", "p_holm", "interest", "smallest", "power", "design"]
+TESTED += ["verdict", "reason"]
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
 OUTSIDE = "mediqa"
 
@@ -56,27 +52,45 @@ class RealText(RewardModels):
     kind, title, data = "real_text", "Real text", "real"
 
     def train(self, profile, folder, data, out) -> dict:
-        """Also into ``out``: sums.parquet, whose samples are numbers: no text and no id leaves."""
+        """Also into ``out``: sums.parquet, and part-<arm>-<seed> of each training, which a later
+        run takes over. Samples are numbers in them: no text and no id leaves."""
         made, held = bench.labelled_bench(profile, data)
         made.save(folder / "bench")
         sets = {name: s for name, s in outside.sets(profile, folder) if name == OUTSIDE}
         report: dict = {"sets": {OUTSIDE: {"answers_cut": {}}}, "retrieval": {}}
-        frames, models, retrieved = bench.controls(profile, folder, data, held), [], {}
-        beyond = [external.by_length(OUTSIDE, sets[OUTSIDE].questions)]
+        longer = external.by_length(OUTSIDE, sets[OUTSIDE].questions)
+        controls, retrieved = bench.controls(profile, folder, data, held), {}
+        lengths = next(frame for frame in controls if frame.scorer.iloc[0] == "length")
+
+        numbers = {
+            column: {name: str(n) for n, name in enumerate(sorted({*own, *longer[column]}))}
+            for column, own in made.samples[["instruction_id", "condition"]].items()
+        }
+
+        def counted(frames: list[pd.DataFrame], abroad: pd.DataFrame) -> pd.DataFrame:
+            predicted = pd.concat(frames, ignore_index=True)
+            rows = [self.by_source(made, data, predicted), _outside(abroad)]
+            rows = pd.concat(rows, ignore_index=True)
+            return rows.assign(**{c: rows[c].map(of) for c, of in numbers.items()})
+
+        def trained(name: str, seed: int) -> tuple[pd.DataFrame, dict]:
+            frame, row = self.one(profile, folder, data, made, held, name, seed)
+            ruled = _ruled(frame, held, seed) if name == "criterion" else []
+            place, system = folder / "reward" / f"{name}-{seed}", f"{name}-{seed}"
+            abroad = _abroad(system, place, profile, sets, retrieved, report)
+            rows = counted([lengths, frame, *ruled], pd.concat([longer, abroad]))
+            return rows[rows.system != "length"], row | {"outside": report}
+
+        rows, models = [counted(controls, longer)], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            frame, row = self.one(profile, folder, data, made, held, name, seed)
-            frames.append(frame)
+            key = short_hash(profile.model_dump_json(exclude=UNREAD), digest(held), name, seed)
+            own, row = _part(out, name, seed, key, trained)
+            rows.append(own)
             models.append({"model": name, "seed": seed} | row)
-            if name == "criterion":
-                frames += _ruled(frame, held, seed)
-            place = folder / "reward" / f"{name}-{seed}"
-            beyond.append(_abroad(f"{name}-{seed}", place, profile, sets, retrieved, report))
-        predicted = pd.concat(frames, ignore_index=True)
-        rows = [self.by_source(made, data, predicted), _outside(pd.concat(beyond))]
-        results.write_sums(out, _numbered(pd.concat(rows, ignore_index=True)))
-        return {"models": models, "bench": made.report, "outside": report}
+        results.write_sums(out, pd.concat(rows, ignore_index=True))
+        return {"models": models, "bench": made.report}
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:
         """``results.rows_of`` each source alone, by its own labels."""
@@ -131,6 +145,25 @@ class RealText(RewardModels):
         return frame.assign(p_holm=adjusted.round(4))
 
 
+def _part(out: Path, name: str, seed: int, key: str, make: Callable) -> tuple[pd.DataFrame, dict]:
+    """Rows of one training and what is said of it, by ``make``; or as they are kept in ``out`` or
+    were published, of the same data and settings (``key``): a long study goes on over machines."""
+    stem = f"part-{name}-{seed}"
+    for place in (out, project_root() / "papers_figures/studies" / out.name):
+        if (about := place / f"{stem}.json").exists():
+            facts = read_json(about, "of a study")
+            if facts["of"] == key:
+                rows = pd.read_parquet(place / f"{stem}.parquet")
+                break
+    else:
+        code = {"kit": provenance.kit(), "processor": machine.processor()}
+        rows, facts = make(name, seed)
+        facts = {"of": key, **code, "training": facts}
+    write_rows(out / f"{stem}.parquet", rows)
+    write_json(out / f"{stem}.json", facts)
+    return rows, facts["training"]
+
+
 def _ruled(frame: pd.DataFrame, held, seed) -> list[pd.DataFrame]:
     """What the additive rules make of the criterion RM's verdicts."""
     scored = [scorers.predict(scorers.Rule(rule, frame), held)[0] for rule in scoring.RULES]
@@ -176,9 +209,3 @@ def _beside_physicians(made: Bench, data: RunData, predicted: pd.DataFrame) -> I
         system, _, seed = scorer.rpartition("-")
         agreed = np.concatenate([said[name].eq(met) for name in PHYSICIANS])
         yield (system or scorer, seed if system else "", *key), places, agreed
-
-
-def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with numbers in place of the ids of questions and of what they are clustered by."""
-    ids = {name: rows[name].factorize()[0].astype(str) for name in ("instruction_id", "condition")}
-    return rows.assign(**ids)
