@@ -133,7 +133,7 @@ class RealText(RewardModels):
         for test in self.shows["tests"]:
             check = CHECK | test | {"labels": labels.get(test["slice"], "")}
             check |= {key: check[key] or check[key[:-2]] for key in ("metric_b", "slice_b")}
-            row = test | {"labels": check["labels"]}
+            row = {"above": check["above"]} | test | {"labels": check["labels"]}
             try:
                 found = contrasts.measured(check, source)
                 found |= {"reason": "" if found["seeds"] > 1 else "one training"}
