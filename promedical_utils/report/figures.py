@@ -17,7 +17,7 @@ import yaml
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from seaborn import objects as so
 
 from promedical_utils.core import plotting
@@ -119,10 +119,14 @@ def plot_real_text(df: pd.DataFrame) -> Figure:
     return intervals("real_text", cells.assign(series=tested.verdict.map(names_of("real_text"))))
 
 
+OF_PAIRS = {"all": "-", "shorter": "--", "statements": ":"}
+
+
 def plot_learning_curve(df: pd.DataFrame) -> Figure:
     """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``.
 
-    Full lines: all pairs; dashed: those whose shorter answer is right. Bars are 95 % intervals.
+    Full lines: all pairs; dashed: those whose shorter answer is right; dotted: those on statements.
+    Bars are 95 % intervals.
     """
     parts = df.assign(**df.part.str.split(": ", expand=True).set_axis(["source", "pairs"], axis=1))
     sources = list(dict.fromkeys(parts.source))
@@ -131,15 +135,24 @@ def plot_learning_curve(df: pd.DataFrame) -> Figure:
     for axis, source in zip(axes.flat, sources, strict=True):
         for (arm, pairs), own in parts[parts.source == source].groupby(["arm", "pairs"]):
             value, low, high = (100 * own[end].to_numpy() for end in ("value", "low", "high"))
-            style = {"color": colours[arm], "ls": "-" if pairs == "all" else "--", "marker": "o"}
+            style = {"color": colours[arm], "ls": OF_PAIRS[pairs], "marker": "o"}
             spread = np.nan_to_num([value - low, high - value])
             axis.errorbar(own.tokens / 1000, value, spread, ms=3, elinewidth=0.6, **style)
         axis.axhline(50, **CHANCE)
         labels = parts.labels[parts.source == source].iloc[0].replace("_", " ")
         axis.set(xscale="log", xlabel="thousand tokens read", title=f"{source}\n({labels})")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axes.flat[0].set_ylabel("pairs ordered rightly (%)")
     marks = {arm: {"color": colour, "marker": "o"} for arm, colour in colours.items()}
-    marks["shorter is right"] = {"color": "black", "ls": "--"}
+    marks |= {
+        {"all": "all pairs", "shorter": "shorter is right"}.get(pairs, pairs): {
+            "color": "black",
+            "ls": line,
+        }
+        for pairs, line in OF_PAIRS.items()
+    }
     draw_legend(figure, marks)
     return figure
 

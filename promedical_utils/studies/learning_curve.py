@@ -117,34 +117,30 @@ def _followed(
 
 
 def _counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
-    """Pairs ordered rightly, by source and where the shorter answer is right, at each look."""
+    """Pairs ordered rightly at each look, by source: all, those whose shorter answer (characters)
+    is right, and of what was constructed those on statements."""
     samples = pd.DataFrame({"instruction_id": [str(n) for n in range(len(held))]})
     conditions = [data.condition_of[g.instruction.id] for g in held]
-    samples["condition"] = pd.factorize(pd.Series(conditions))[0].astype(str)
-    pairs = []
+    samples["condition"] = pd.Series(conditions).factorize()[0].astype(str)
+    kind_of, pairs = data.criterion_kinds, []
     for row, group in enumerate(held):
-        words = {a.id: len(a.text) for a in group.candidates}
-        for pair in criterion_pairs(group):
-            shorter = words[pair.chosen_id] < words[pair.rejected_id]
-            pairs.append(
-                (
-                    row,
-                    pair.chosen_id,
-                    pair.rejected_id,
-                    pair.criterion_id,
-                    group.instruction.source,
-                    shorter,
-                )
-            )
-    pairs = pd.DataFrame(pairs, columns=["row", "a", "b", "criterion_id", "source", "shorter"])
-    items = []
+        length = {a.id: len(a.text) for a in group.candidates}
+        for q in criterion_pairs(group):
+            shorter = length[q.chosen_id] < length[q.rejected_id]
+            statement = kind_of[q.criterion_id] in ("must_have", "nice_to_have")
+            ids = (q.chosen_id, q.rejected_id, q.criterion_id)
+            pairs.append((row, *ids, group.instruction.source, shorter, statement))
+    columns = ["row", "a", "b", "criterion_id", "source", "shorter", "statements"]
+    pairs, items = pd.DataFrame(pairs, columns=columns).assign(all=True), []
     for read, own in scores.groupby("read"):
         value = own.set_index(["candidate_id", "criterion_id"]).score
-        sides = [
-            value.reindex(list(zip(pairs[side], pairs.criterion_id))).to_numpy() for side in "ab"
-        ]
+        a, b = (
+            value.reindex(pd.MultiIndex.from_frame(pairs[[side, "criterion_id"]])).to_numpy()
+            for side in "ab"
+        )
         for source, part in pairs.groupby("source"):
-            for name, mask in {"all": part.index, "shorter": part.index[part.shorter]}.items():
+            for name in ("all", "shorter", "statements"):
+                at = part.index[part[name]]
                 key = (arm, str(read), "pairwise", f"{source}: {name}", LABELS[source])
-                items.append((key, pairs.row[mask].to_numpy(), sides[0][mask] > sides[1][mask]))
+                items.append((key, pairs.row[at].to_numpy(), a[at] > b[at]))
     return Estimates.of_items(samples, results.KEY, items)

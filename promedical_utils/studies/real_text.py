@@ -10,6 +10,7 @@ Every value is of one source: a slice is ``source: part``, ``against`` whose lab
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -45,7 +46,7 @@ TESTED = ["id", "family", "slice", "labels", "metric", "a", "b", "above", "n", "
 TESTED += ["difference", "low", "high", "p", "p_holm", "interest", "smallest", "power", "design"]
 TESTED += ["verdict", "reason"]
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
-OUTSIDE = "mediqa"
+OUTSIDE, RETRIEVED = "mediqa", "mediqa, retrieved"
 
 
 class RealText(RewardModels):
@@ -57,6 +58,7 @@ class RealText(RewardModels):
         made, held = bench.labelled_bench(profile, data)
         made.save(folder / "bench")
         sets = {name: s for name, s in outside.sets(profile, folder) if name == OUTSIDE}
+        without = {name: replace(s, documents={}) for name, s in sets.items()}
         report: dict = {"sets": {OUTSIDE: {"answers_cut": {}}}, "retrieval": {}}
         longer = external.by_length(OUTSIDE, sets[OUTSIDE].questions)
         controls, retrieved = bench.controls(profile, folder, data, held), {}
@@ -76,9 +78,13 @@ class RealText(RewardModels):
         def trained(name: str, seed: int) -> tuple[pd.DataFrame, dict]:
             frame, row = self.one(profile, folder, data, made, held, name, seed)
             ruled = _ruled(frame, held, seed) if name == "criterion" else []
-            place, system = folder / "reward" / f"{name}-{seed}", f"{name}-{seed}"
-            abroad = _abroad(system, place, profile, sets, retrieved, report)
-            rows = counted([lengths, frame, *ruled], pd.concat([longer, abroad]))
+            beyond, tests = [longer], self.shows["tests"]
+            parts = {t["slice"].partition(":")[0] for t in tests if name in (t["a"], t.get("b"))}
+            if parts & {OUTSIDE, RETRIEVED}:  # it reads a million tokens, so only where it is asked
+                own = sets if RETRIEVED in parts else without
+                place = folder / "reward" / f"{name}-{seed}"
+                beyond += [_abroad(f"{name}-{seed}", place, profile, own, retrieved, report)]
+            rows = counted([lengths, frame, *ruled], pd.concat(beyond))
             return rows[rows.system != "length"], row | {"outside": report}
 
         rows, models = [counted(controls, longer)], []
