@@ -129,6 +129,7 @@ def controls(
         held = groups_of(data, "judge", "calibration")
         shown += [
             plain.near_words(train, held, groups, profile.seed),
+            plain.criterion_only(train, held, groups, profile.seed),
             plain.overlap(groups),
             plain.similarity(groups, base_path(profile, run)),
             plain.always_met(groups),

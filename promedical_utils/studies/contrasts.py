@@ -55,7 +55,8 @@ def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, fl
     samples = [each] if paired else [list(a.values()), list(b.values())]
     parts = [(np.var(s, ddof=1) / len(s), len(s) - 1) for s in samples if len(s) > 1]
     total = sum(variance for variance, _ in parts)
-    return float(np.sqrt(total)), _freedom(parts), each
+    error = float(np.sqrt(total))
+    return error if error > 1e-12 else 0.0, _freedom(parts), each
 
 
 def _freedom(parts: Sequence[tuple[float, float]]) -> float:

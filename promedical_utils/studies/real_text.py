@@ -36,15 +36,16 @@ from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
 from promedical_utils.report import figures as drawing
+from promedical_utils.reward_model import variants
 from promedical_utils.rubric import scoring
-from promedical_utils.rubric.preferences import digest
+from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import contrasts, results
 from promedical_utils.studies.reward_models import RewardModels
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
 TESTED = ["id", "family", "slice", "labels", "metric", "a", "b", "above", "n", "seeds"]
 TESTED += ["difference", "low", "high", "p", "p_holm", "interest", "smallest", "power", "design"]
-TESTED += ["verdict", "reason"]
+TESTED += ["verdict", "survives", "reason"]
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
 OUTSIDE, RETRIEVED = "mediqa", "mediqa, retrieved"
 
@@ -87,11 +88,16 @@ class RealText(RewardModels):
             rows = counted([lengths, frame, *ruled], pd.concat(beyond))
             return rows[rows.system != "length"], row | {"outside": report}
 
+        splits = [groups_of(data, "judge", split) for split in ("train", "calibration")]
+        asked = [repr((q.instruction.id, q.pairs)) for q in sets[OUTSIDE].questions]
+        read = short_hash(
+            profile.model_dump_json(exclude=UNREAD), *map(digest, [*splits, held]), *asked
+        )
         rows, models = [counted(controls, longer)], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            key = short_hash(profile.model_dump_json(exclude=UNREAD), digest(held), name, seed)
+            key = short_hash(read, repr(variants.find(name)), name, seed)
             own, row = _part(out, name, seed, key, trained)
             rows.append(own)
             models.append({"model": name, "seed": seed} | row)
@@ -100,7 +106,9 @@ class RealText(RewardModels):
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:
         """``results.rows_of`` each source alone, by its own labels."""
-        tally = self.by_training(benches.tally(made, predicted, ["adjudicated"]))
+        # a control whose scores tie has no opinion, which is a half, and no error to be beaten
+        tally = benches.tally(made, predicted, ["adjudicated"], tie=0.5, by="category")
+        tally = self.by_training(tally)
         beside = _beside_physicians(made, data, predicted)
         beside = Estimates.of_items(made.samples, results.KEY, beside)
         rows = pd.concat([results.rows_of(tally), results.rows_of(beside)], ignore_index=True)
@@ -133,7 +141,8 @@ class RealText(RewardModels):
 
     def tested(self, sums: Estimates, profile: Profile) -> pd.DataFrame:
         """A row a test of the plan, in points: what was compared, its interval, Holm's p within its
-        family, the smallest effect that would have been seen, and the verdict."""
+        family, the smallest effect that would have been seen, the verdict, and of what was seen
+        whether it survives Holm."""
         source = contrasts.Counted(sums, profile.bootstrap, profile.seed)
         labels, rows = {key[3]: key[4] for key in sums.keys}, []
         for test in self.shows["tests"]:
@@ -148,7 +157,8 @@ class RealText(RewardModels):
             rows.append(row | found)
         frame = pd.DataFrame(rows).reindex(columns=TESTED)
         adjusted = frame.groupby("family", sort=False).p.transform(statistics.holm)
-        return frame.assign(p_holm=adjusted.round(4))
+        survives = frame.verdict.isin(verdicts.SEEN) & (adjusted < 0.05)
+        return frame.assign(p_holm=adjusted.round(4), survives=survives)
 
 
 def _part(out: Path, name: str, seed: int, key: str, make: Callable) -> tuple[pd.DataFrame, dict]:

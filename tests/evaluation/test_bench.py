@@ -577,3 +577,31 @@ def test_conflicts_by_hand():
     assert hits == {"both": [2, 0], "one": [1, 0], "lost": [1, 0], "blind": [1, 0]}
     assert found.counts[:, columns["both"]].tolist() == [2, 0]
     assert ("both", "conflict", "all", "truth") not in found.keys
+
+
+def test_a_tie_can_count_a_half_and_a_threshold_can_be_of_a_part(made):
+    answers = made.verdicts[["instruction_id", "candidate_id"]].drop_duplicates()
+    flat = bench.predictions("flat", answers.assign(criterion_id="", score=1.0))
+    frame = bench.tally(made, flat, tie=0.5).table(20, 0)
+    rows = frame[(frame.n > 0) & frame.metric.isin(["pairwise", "overall"])]
+    assert len(rows) and (rows.value == 0.5).all()
+    # scores that put one half of the samples above the other: one threshold takes all of the lower
+    half = made.samples.assign(part=np.arange(len(made.samples)) % 2)
+    part = half.set_index("instruction_id").part
+    cells = made.cells.assign(violation=made.cells.adjudicated.ne("met"))
+    rng = np.random.default_rng(0)
+    score = 10 * cells.instruction_id.map(part) + rng.random(len(cells))
+    own = cells[["instruction_id", "candidate_id", "criterion_id"]].assign(score=score)
+    own = own.assign(scorer="own", probability=0.5, met=True).astype({"met": "boolean"})
+    split = bench.Bench(half, made.criteria, made.verdicts, made.pairs, made.grades, {})
+    key = ("own", "veto_precision_equal", "safety", "adjudicated")
+    sums = bench.tally(split, own, by="part")
+    safety = cells[cells.dimension == "safety"].assign(score=score)
+    for value in (0, 1):
+        inside = safety[safety.instruction_id.map(part) == value]
+        found = np.sort(inside.score[inside.violation])
+        called = inside[inside.score <= found[int(np.ceil(0.9 * len(found) - 1e-9)) - 1]]
+        rows = (half.part == value).to_numpy()
+        column = sums.columns(key)[0]
+        assert sums.counts[rows, column].sum() == len(called)
+        assert sums.hits[rows, column].sum() == called.violation.sum()

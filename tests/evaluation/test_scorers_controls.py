@@ -86,3 +86,17 @@ def test_similarity_is_the_cosine_of_means_of_the_bases_states(tiny_base):
     assert frame["g-a0", "g-0"] == pytest.approx(1, abs=1e-5)  # the same text
     assert frame["g-a1", "g-0"] < 1 - 1e-4
     assert isinstance(frame, pd.Series) and frame.between(-1, 1.00001).all()
+
+
+def test_the_criterion_alone_tells_how_often_such_a_one_is_met():
+    def often(name):
+        verdicts = {(0, 0): "met", (1, 0): "met", (0, 1): "not_met", (1, 1): "not_met"}
+        return [
+            group(f"{name}{n}", ["a b", "c"], ["rests well", "runs far"], verdicts)
+            for n in range(9)
+        ]
+
+    frame = controls.criterion_only(often("t"), often("c"), often("b"))
+    likely = frame.groupby(frame.criterion_id.str[-1]).probability.mean()
+    assert likely["0"] > 0.6 > 0.4 > likely["1"]
+    assert frame.groupby("criterion_id").score.nunique().eq(1).all()  # whatever the answer says

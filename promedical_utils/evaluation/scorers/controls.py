@@ -5,7 +5,7 @@ scorers that are not shown it. Length, word cues and chance stand in ``bench`` a
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,29 @@ def near_words(
     """Logistic regression on the words round the criterion's terms in the answer.
 
     Features, hashed: each word within ``REACH`` of a term, alone and paired with that term, crossed
-    with the dimension; the share of terms found. Learns the verdicts of ``train``; of ``PENALTIES``
-    the one with the least log loss on ``calibration``. KitError where all verdicts are alike.
+    with the dimension; the share of terms found. Learned as in ``_learned``.
+    """
+    return _learned("near_words", lambda a, c: _near(a.text, c), train, calibration, bench, seed)
+
+
+def criterion_only(
+    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
+) -> pd.DataFrame:
+    """Logistic regression on the criterion's words and length: how often such a criterion is met,
+    whatever the answer says."""
+
+    def features(_: Candidate, criterion: Criterion) -> dict[str, float]:
+        words = _words(criterion.text)
+        return dict.fromkeys([criterion.dimension, *words], 1.0) | {"length": len(words) / 20}
+
+    return _learned("criterion_only", features, train, calibration, bench, seed)
+
+
+def _learned(name: str, of: Callable, train, calibration, bench, seed: int) -> pd.DataFrame:
+    """Logistic regression on hashed features ``of`` (answer, criterion), name -> value.
+
+    Learns the verdicts of ``train``; of ``PENALTIES`` the one with the least log loss on
+    ``calibration``. KitError where all verdicts are alike.
     """
     from sklearn.feature_extraction import FeatureHasher
     from sklearn.linear_model import LogisticRegression
@@ -81,7 +102,7 @@ def near_words(
     hasher = FeatureHasher(2**18)
 
     def features(rows: Sequence[Cell]):
-        return hasher.transform(_near(a.text, c) for _, a, c in rows)
+        return hasher.transform(of(a, c) for _, a, c in rows)
 
     def labelled(groups: Sequence[Group]):
         rows = cells(groups)
@@ -91,13 +112,13 @@ def near_words(
 
     x, y = labelled(train)
     if len(set(y)) < 2:
-        raise KitError("words round terms: training verdicts are all alike; run 02 again")
+        raise KitError(f"{name}: training verdicts are all alike; run 02_preference_pairs again")
     held, labels = labelled(calibration)
     fitted = [LogisticRegression(C=c, max_iter=500, random_state=seed).fit(x, y) for c in PENALTIES]
     best = min(fitted, key=lambda m: log_loss(labels, m.predict_proba(held)[:, 1], labels=[0, 1]))
     rows = cells(bench)
     x = features(rows)
-    return pointwise("near_words", rows, best.decision_function(x), best.predict_proba(x)[:, 1])
+    return pointwise(name, rows, best.decision_function(x), best.predict_proba(x)[:, 1])
 
 
 def _near(text: str, criterion: Criterion) -> dict[str, float]:
