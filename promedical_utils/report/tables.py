@@ -60,7 +60,8 @@ def systems(profile) -> dict[str, str]:
     """
     base = "small base" if profile.base_model == "small" else Path(profile.base_model).name
     trained = f"kit, {base}, {'QLoRA' if profile.quantization == 'nf4' else 'LoRA'}"
-    own = {k: name.format(base=base, trained=trained) for k, name in _NAMES["systems"].items()}
+    named = _NAMES["systems"] | (_NAMES["systems_real"] if profile.data == "real" else {})
+    own = {k: name.format(base=base, trained=trained) for k, name in named.items()}
     ids = {name: getattr(profile, name) for name in ("scalar_rm", "pair_rm", "verifier")}
     others = {name: Path(source).name for name, source in ids.items() if source}
     others |= {name: f"{name}, judge" for name in profile.judges}
