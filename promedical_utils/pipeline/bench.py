@@ -137,6 +137,11 @@ def controls(
     return shown
 
 
+def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame]:
+    """Predictions of every additive rule over those of a pointwise scorer."""
+    return [scorers.predict(scorers.Rule(rule, predicted), groups)[0] for rule in scoring.RULES]
+
+
 def _predict(
     profile: Profile, run: Path, data: RunData, groups: list[Group], criteria: pd.DataFrame
 ) -> dict[str, str]:
@@ -154,8 +159,7 @@ def _predict(
         scores = benches.predictions(name, scores, criteria, rm.calibration)
         predicted.append(scores)
         if name == "criterion":
-            for rule in scoring.RULES:
-                predicted += [scorers.predict(scorers.Rule(rule, scores), groups)[0]]
+            predicted += ruled(scores, groups)
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
     for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):
         path = run / "bench" / f"{name}.parquet"

@@ -65,7 +65,7 @@ def train_reward_model(
     train = groups_of(data, recipe.labels, "train")
     refuse_external(group.instruction for group in train)
     training.train(
-        recipe.as_read(recipe.groups(train), criterion_texts(train)),
+        as_read(recipe, data, recipe.groups(train)),
         base_path(profile, run, recipe.architecture),
         folder,
         view=recipe.view,

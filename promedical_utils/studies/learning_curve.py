@@ -5,6 +5,7 @@ splits checkpoint and calibration, never the bench. No claim rests on it.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import pandas as pd
@@ -35,7 +36,7 @@ class LearningCurve(Study):
 
     def train(self, profile, folder, data, out) -> dict:
         """Also into ``out``: sums.parquet."""
-        held = _sample(groups_of(data, "judge", "checkpoint", "calibration"), self.shows["tokens"])
+        held = _sample(groups_of(data, "judge", "checkpoint", "calibration"), self.shows["words"])
         rows, arms = [], []
         for name, arm in self.plan.items():
             print(f"{name} ...", flush=True)
@@ -61,13 +62,14 @@ class LearningCurve(Study):
         self.save_figure(drawing.plot_learning_curve, frame, out, "learning_curve", manifest)
 
 
-def _sample(groups: Sequence[Group], tokens: int) -> list[Group]:
-    """Of each source as many groups, by their ids' hash, as have ``tokens`` (words, in fact)."""
+def _sample(groups: Sequence[Group], most: int) -> list[Group]:
+    """Of each source as many groups, by their ids' hash, as have ``most`` words; of each criterion
+    some 20 are counted."""
     kept, read = [], dict.fromkeys(sorted({g.instruction.source for g in groups}), 0)
     for group in sorted(groups, key=lambda g: short_hash("curve", g.instruction.id)):
         source = group.instruction.source
         words = sum(len(a.text.split()) + 20 * len(group.criteria) for a in group.candidates)
-        if read[source] + words <= tokens:
+        if read[source] + words <= most:
             kept.append(group)
             read[source] += words
     return kept
@@ -92,7 +94,8 @@ def _followed(
     prepared = training.prepare(plan)
     tokens = [sum(map(len, prepared.taught.rows[i]["ids"])) for i in prepared.schedule.order]
     step = prepared.schedule.batch
-    total = [sum(tokens[: (n + 1) * step]) for n in range(prepared.schedule.steps)]
+    total = [sum(tokens[n : n + step]) for n in range(0, len(tokens), step)]
+    total = list(accumulate(total))  # by the end of each step
     wanted = [*arm["looks"], float("inf")]
     looks = {
         next((n + 1 for n, t in enumerate(total) if t >= 1000 * w), len(total)) for w in wanted

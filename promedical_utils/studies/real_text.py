@@ -32,12 +32,10 @@ from promedical_utils.core.workspace import (
 from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as outside
-from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
 from promedical_utils.report import figures as drawing
 from promedical_utils.reward_model import variants
-from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import contrasts, results
 from promedical_utils.studies.reward_models import RewardModels
@@ -78,7 +76,8 @@ class RealText(RewardModels):
 
         def trained(name: str, seed: int) -> tuple[pd.DataFrame, dict]:
             frame, row = self.one(profile, folder, data, made, held, name, seed)
-            ruled = _ruled(frame, held, seed) if name == "criterion" else []
+            ruled = bench.ruled(frame, held) if name == "criterion" else []
+            ruled = [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in ruled]
             beyond, tests = [longer], self.shows["tests"]
             parts = {t["slice"].partition(":")[0] for t in tests if name in (t["a"], t.get("b"))}
             if parts & {OUTSIDE, RETRIEVED}:  # it reads a million tokens, so only where it is asked
@@ -178,12 +177,6 @@ def _part(out: Path, name: str, seed: int, key: str, make: Callable) -> tuple[pd
     write_rows(out / f"{stem}.parquet", rows)
     write_json(out / f"{stem}.json", facts)
     return rows, facts["training"]
-
-
-def _ruled(frame: pd.DataFrame, held, seed) -> list[pd.DataFrame]:
-    """What the additive rules make of the criterion RM's verdicts."""
-    scored = [scorers.predict(scorers.Rule(rule, frame), held)[0] for rule in scoring.RULES]
-    return [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in scored]
 
 
 def _abroad(name: str, place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:
