@@ -121,9 +121,12 @@ def _at(ordered: np.ndarray, quantile: np.ndarray, known: np.ndarray) -> np.ndar
 
 
 def p_value(value: float, bound: float, error: float, df: float) -> float:
-    """Two-sided, of t = (value - bound) / standard error; NaN without one."""
-    if error == 0:
-        return float(abs(value - bound) < 1e-9)  # the last bits of a sum are no difference
+    """Two-sided, of t = (value - bound) / standard error; NaN without one.
+
+    Where all clusters say the same there is none to divide by: a sign test over the clusters.
+    """
+    if error == 0:  # the last bits of a sum are no difference
+        return 1.0 if abs(value - bound) < 1e-9 else 2.0**-df
     return float(2 * special.stdtr(df, -abs(value - bound) / error))
 
 

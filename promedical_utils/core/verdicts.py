@@ -4,8 +4,9 @@ A check claims that a difference lies above a bound. ``HOLDS``: its whole interv
 reported size lies within. ``DIRECTION``: it does, and the reported size lies elsewhere; ``SAME``:
 it does, and no size was reported that could be compared. ``CONTRADICTS``: the whole interval lies
 below. Where the interval has the bound within, ``NOT_SEEN``: the smallest effect of interest (the
-reported one, else a stated one) would have been seen with a power of 80 % or more; ``CANNOT``: it
-would not, and the smallest effect that would is named. ``UNTESTED``: the check could not be made.
+reported one, else a stated one) lies outside, and would have been seen with a power of 80 % or
+more; ``CANNOT``: it lies within or would not have been seen, and the smallest effect that would is
+named. ``UNTESTED``: the check could not be made.
 
 An equivalence claims that a difference lies within a margin on either side: it holds where the
 90 % interval does (two one-sided tests: Schuirmann, J Pharmacokinet Biopharm 15, 1987), is
@@ -26,15 +27,18 @@ VERDICTS = (CONTRADICTS, NOT_SEEN, CANNOT, UNTESTED, DIRECTION, SAME, HOLDS)  # 
 SEEN = (DIRECTION, SAME, HOLDS)
 
 
-def of_check(low: float, high: float, bound: float, reported: float | None, power: float) -> str:
-    """Of the 95 % interval of a difference; ``power``: at the smallest effect of interest."""
+def of_check(
+    low: float, high: float, bound: float, interest: float, power: float, reported: float | None
+) -> str:
+    """Of the 95 % interval of a difference; ``power``: at ``interest``, the smallest effect of
+    interest, which is counted from the bound."""
     if low > bound:
         if reported is None:
             return SAME
         return HOLDS if low <= reported <= high else DIRECTION
     if high < bound:
         return CONTRADICTS
-    return NOT_SEEN if power >= POWER else CANNOT
+    return NOT_SEEN if power >= POWER and high < bound + interest else CANNOT
 
 
 def of_equivalence(ends: tuple[float, float], inner: tuple[float, float], margin: float) -> str:

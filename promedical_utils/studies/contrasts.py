@@ -238,7 +238,7 @@ def measured(given: Mapping, source, reported: float | None = None) -> dict:
         p = p if abs(value) < margin else 1 - p
     power = statistics.power(interest, error, df)
     if margin is None:
-        found["verdict"] = verdicts.of_check(*ends, above, reported, power)
+        found["verdict"] = verdicts.of_check(*ends, above, interest, power, reported)
     else:
         inner = source.find(given, 0.9)
         inner = rounded(inner["low"]), rounded(inner["high"])

@@ -461,8 +461,14 @@ def test_training_shares_nothing_with_the_test_side(folder):
     study = real_sets.load_real(1, ["patientqa"])
     trained = [c.text for c in study.candidates if c.instruction_id in study.ids(*TRAINING_SIDE)]
     assert trained and not any("word1" in text for text in trained)
-    gone = study.left_out["patientqa: training answers that stand on the test side"]
-    assert gone == study.left_out["patientqa: training questions without an answer left"] > 0
+    gone = study.left_out["patientqa: training answers that stand in the test side"]
+    assert (
+        gone
+        == study.left_out[
+            "patientqa: training questions without an answer left beside the test side"
+        ]
+        > 0
+    )
     assert gone + len(trained) + len(study.ids("bench")) == 20
     # whoever asks nearly what a test question asks is not trained on either
     bench = next(m.content for i in study.instructions_in("bench") for m in i.messages)
@@ -474,8 +480,27 @@ def test_training_shares_nothing_with_the_test_side(folder):
     lines[n]["question"] = next(t for t in twins if split.place([[t]])[0][1] == "train")
     write(folder, "patientqa", lines)
     study = real_sets.load_real(1, ["patientqa"])
-    assert study.left_out["patientqa: training questions that are nearly a test question"] == 1
+    assert study.left_out["patientqa: training questions that are nearly one of the test side"] == 1
     assert len(study.instructions) == 19
+
+
+def test_what_is_trained_on_shares_nothing_with_what_is_chosen_on(folder):
+    passage = " ".join(f"word{n}" for n in range(20))
+    lines = [
+        rated(n, question=f"How are a{n} b{n} c{n} d{n} made?", answer=f"{passage} {n}")
+        | {"question_id": f"q{n}"}
+        for n in range(40)
+    ]
+    split = question_split.QuestionSplit.of_fixed_sets(1)
+    where = [split.place([[row["question"]]])[0][1] for row in lines]
+    for row, side in zip(lines, where, strict=True):
+        if side == "bench":  # what stands here is kept from all of the training side
+            row["answer"] = f"tea {row['id']}"
+    write(folder, "patientqa", lines)
+    study = real_sets.load_real(1, ["patientqa"])
+    left = study.left_out["patientqa: training answers that stand in calibration or checkpoint"]
+    assert left == where.count("train") > 0 and not study.ids("train")
+    assert len(study.ids("calibration", "checkpoint")) == 40 - left - where.count("bench")
 
 
 def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
@@ -761,7 +786,7 @@ def test_every_row_of_patientqa_is_an_answer_or_is_counted(real):
     answers = sum(c.id.startswith("patientqa-") for c in real.candidates)
     left = {k[11:]: n for k, n in real.left_out.items() if k.startswith("patientqa") and n}
     assert left["rows without a question text"] == 244 and left["texts labelled again"] == 4
-    assert left["training questions that are nearly a test question"] == 7
+    assert left["training questions that are nearly one of the test side"] == 7
     kept = {i.id for i in real.instructions}
     gone = {t for i, texts in real.known_by.items() if i not in kept for t in texts}
     rows = [row for row in real_sets.read("patientqa") if row.question in gone]

@@ -200,29 +200,42 @@ def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
 
 
 def _apart(study: RealStudy) -> RealStudy:
-    """The study without what its training side shares with the test side, which is counted.
+    """The study without what its training side shares with the test side, which is counted; then
+    without what train shares with what a threshold and a checkpoint are chosen on."""
+    test = {row.split for row in study.splits} - set(TRAINING_SIDE)
+    study = _without_twins(study, TRAINING_SIDE, test, "the test side", judged_answers())
+    chosen_on = TRAINING_SIDE[1:]
+    return _without_twins(study, TRAINING_SIDE[:1], chosen_on, "calibration or checkpoint", [])
 
-    Training questions that ask, nearly in its words, what a test question asks; then answers that a
-    test question, MEDIQA-2019 or MedQuAD's judged ones have; then questions without an answer left.
-    """
-    train, source = set(study.ids(*TRAINING_SIDE)), {i.id: i.source for i in study.instructions}
-    mine = [(i, text) for i, texts in study.known_by.items() if i in train for text in texts]
-    theirs = [text for i, texts in study.known_by.items() if i not in train for text in texts]
-    twins = {mine[n][0] for n in alike([text for _, text in mine], theirs, questions=True)}
-    tested = [c for c in study.candidates if c.instruction_id not in train]
-    trained = [c for c in study.candidates if c.instruction_id in train - twins]
-    repeated = alike([c.text for c in trained], [c.text for c in tested] + judged_answers())
-    kept = [c for n, c in enumerate(trained) if n not in repeated]
-    answered = {c.instruction_id for c in kept}
-    for reason, gone in {
-        "training questions that are nearly a test question": twins,
-        "training answers that stand on the test side": [
-            trained[n].instruction_id for n in repeated
-        ],
-        "training questions without an answer left": train - twins - answered,
+
+def _without_twins(
+    study: RealStudy,
+    side: Collection[Split],
+    others: Collection[Split],
+    where: str,
+    answers: Sequence[str],
+) -> RealStudy:
+    """Without the questions of ``side`` that ask, nearly in its words, what one of ``others`` asks;
+    then answers that these or ``answers`` have; then questions without an answer left."""
+    mine, theirs = set(study.ids(*side)), set(study.ids(*others))
+    source = {i.id: i.source for i in study.instructions}
+    asked = [(i, text) for i, texts in study.known_by.items() if i in mine for text in texts]
+    known = [text for i, texts in study.known_by.items() if i in theirs for text in texts]
+    twins = {asked[n][0] for n in alike([text for _, text in asked], known, questions=True)}
+    given = [c for c in study.candidates if c.instruction_id in mine - twins]
+    tested = [c.text for c in study.candidates if c.instruction_id in theirs]
+    repeated = [given[n] for n in alike([c.text for c in given], tested + list(answers))]
+    gone = {c.id for c in repeated}
+    kept = [c for c in study.candidates if c.instruction_id not in twins and c.id not in gone]
+    for reason, lost in {
+        f"training questions that are nearly one of {where}": twins,
+        f"training answers that stand in {where}": [c.instruction_id for c in repeated],
+        f"training questions without an answer left beside {where}": mine
+        - twins
+        - {c.instruction_id for c in kept},
     }.items():
-        study.left_out.update(f"{source[i]}: {reason}" for i in gone)
-    return study.only({c.id for c in kept + tested})
+        study.left_out.update(f"{source[i]}: {reason}" for i in lost)
+    return study.only({c.id for c in kept})
 
 
 def held_out_questions() -> dict[str, str]:
