@@ -407,15 +407,16 @@ def _kept(df: pd.DataFrame):
     return df.judged.idxmax() if df.judged.notna().any() else None
 
 
-def plot_gold_over_kl(df: pd.DataFrame) -> Figure:
+def plot_gold_over_kl(df: pd.DataFrame, names: Mapping | None = None) -> Figure:
     """Proxy, gold and judged reward over KL to the base, a panel a ``run`` where there are several.
 
-    Columns of policy/curve.csv and, for several, ``run``. KL in nats an answer on a square-root
-    axis, as Gao, Schulman and Hilton draw it (arXiv:2210.10760); numbers are optimiser steps, the
-    ring is the kept checkpoint.
+    Columns of policy/curve.csv and, for several, ``run``; ``names``: column -> what it is called.
+    KL in nats an answer on a square-root axis, as Gao, Schulman and Hilton draw it
+    (arXiv:2210.10760); numbers are optimiser steps, the ring is the kept checkpoint.
     """
     df = df if "run" in df else df.assign(run="")
     runs, shown = list(dict.fromkeys(df.run)), _known(df, "reward")
+    shown["label"] = shown.index.to_series().map(names or {}).fillna(shown.label)
     figure, [axes] = canvas(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=True)
     ring = {"marker": "o", "mfc": "none", "mec": "black", "ms": 9, "mew": 0.8}
     for axis, run in zip(axes, runs, strict=True):
@@ -434,6 +435,12 @@ def plot_gold_over_kl(df: pd.DataFrame) -> Figure:
     }
     draw_legend(figure, marks | ({"kept": ring} if df.judged.notna().any() else {}))
     return figure
+
+
+def plot_second_reader(df: pd.DataFrame) -> Figure:
+    """``plot_gold_over_kl`` where a second reward model stands in for gold."""
+    names = {"proxy": "first reader, the reward", "judged": "second reader, a stand-in for gold"}
+    return plot_gold_over_kl(df.drop(columns="gold"), names)
 
 
 def _root(values):

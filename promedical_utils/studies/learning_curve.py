@@ -36,7 +36,7 @@ class LearningCurve(Study):
 
     def train(self, profile, folder, data, out) -> dict:
         """Also into ``out``: sums.parquet."""
-        held = _sample(groups_of(data, "judge", "checkpoint", "calibration"), self.shows["words"])
+        held = sample(groups_of(data, "judge", "checkpoint", "calibration"), self.shows["words"])
         rows, arms = [], []
         for name, arm in self.plan.items():
             print(f"{name} ...", flush=True)
@@ -49,7 +49,7 @@ class LearningCurve(Study):
                 write_frame(stored, _followed(own, place, data, held, arm))
             scores = pd.read_parquet(stored)
             arms.append({"arm": name, **arm, "read": int(scores.read.max())})
-            rows += [results.rows_of(_counted(name, scores, held, data))]
+            rows += [results.rows_of(counted(name, scores, held, data))]
         results.write_sums(out, pd.concat(rows, ignore_index=True))
         return {"arms": arms, "held_out_groups": len(held)}
 
@@ -62,7 +62,7 @@ class LearningCurve(Study):
         self.save_figure(drawing.plot_learning_curve, frame, out, "learning_curve", manifest)
 
 
-def _sample(groups: Sequence[Group], most: int) -> list[Group]:
+def sample(groups: Sequence[Group], most: int) -> list[Group]:
     """Of each source as many groups, by their ids' hash, as have ``most`` words; of each criterion
     some 20 are counted."""
     kept, read = [], dict.fromkeys(sorted({g.instruction.source for g in groups}), 0)
@@ -119,7 +119,7 @@ def _followed(
     return pd.concat(frames, ignore_index=True)
 
 
-def _counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
+def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
     """Pairs ordered rightly at each look, by source: all, those whose shorter answer (characters)
     is right, and of what was constructed those on statements."""
     samples = pd.DataFrame({"instruction_id": [str(n) for n in range(len(held))]})

@@ -117,6 +117,10 @@ def real_rows(questions=24):
         )
         for n in range(questions)
     ]
+    others["medquad"] = [
+        {"id": f"m{n}", "question": f"What is ill{n}?", "answer": f"A made{n} illness. It ends."}
+        for n in range(questions)
+    ]
     return (invented.rows() | others) | {
         "kqa_questions": kqa,
         "kqa_labels": labels,

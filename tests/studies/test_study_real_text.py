@@ -1,4 +1,4 @@
-"""The study of real text: its counts by hand, and from end to end on rows of its own making."""
+"""The studies of real text: their counts by hand, and from end to end on invented rows."""
 
 from types import SimpleNamespace
 
@@ -15,10 +15,12 @@ from promedical_utils.core.run_data import RunData
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.evaluation import external as outside
 from promedical_utils.pipeline import base, preference_pairs, rubrics
-from promedical_utils.reward_model import variants
+from promedical_utils.policy import sft
+from promedical_utils.reward_model import hub, packing, variants
 from promedical_utils.rubric.preferences import groups_of
-from promedical_utils.studies import real_text, results
+from promedical_utils.studies import real_policy, real_text, results
 from promedical_utils.studies.learning_curve import LearningCurve
+from promedical_utils.studies.real_policy import RealPolicy
 from promedical_utils.studies.real_text import RealText
 
 PLAN = {"criterion": [1, 2], "scalar_blind": [1, 2], "criterion_swapped": [1]}
@@ -155,6 +157,84 @@ def test_a_learning_curve_is_looked_at_on_the_held_out_splits(run):
     sources = {g.instruction.source for g in groups_of(data, "judge", "checkpoint", "calibration")}
     assert {part.partition(":")[0] for part in table.part} <= sources
     assert table.value.between(0, 1).all() and (out / "learning_curve.png").exists()
+
+
+@pytest.mark.training
+def test_a_policy_is_read_by_a_second_reader_that_learned_other_labels(run, monkeypatch):
+    profile, folder = run
+    small = {"grpo_steps": 2, "grpo_prompts": 2, "grpo_group": 2, "grpo_max_tokens": 12}
+    small |= {"grpo_eval_every": 1, "grpo_lora_rank": 4, "rm_epochs": 0.3}
+    sizes = {"written": 6, "held_out": 3, "asked": 3, "harmless": 4, "beside": 2}
+    shows = RealPolicy({}).shows
+    shows = shows | {"settings": shows["settings"] | small} | sizes
+    shows |= {"gate": ["kqa", "medlfqa_contrast"]}
+    monkeypatch.setattr(RealPolicy, "shows", property(lambda self: shows))
+    out = folder / "real_policy"
+    out.mkdir()
+    rows = RealPolicy({"veto": [1, 2]}).run(profile, folder, out)
+    data = RunData.load(folder)
+    first, second = (set(real_policy.half(data, name).ids("train")) for name in ("first", "second"))
+    assert first and second and not first & second
+    assert first | second == set(data.ids("train"))
+    # the stand-in for gold judges: what it says on the way is what the kept policy is chosen by
+    curves = pd.read_parquet(out / "curves.parquet")
+    assert sorted(set(curves.seed)) == [1, 2] and set(curves.step) == {0, 1, 2}
+    assert curves.judged.notna().all() and curves.gold.isna().all()
+    table = pd.read_csv(out / "table.csv")
+    assert list(table.system) == list(shows["labels"].values())
+    assert table.tokens.between(1, 12).all() and table.refused.eq(0).all()
+    less = table.tokens_less_sft.iloc[2]
+    assert less == pytest.approx(table.tokens.iloc[2] - table.tokens.iloc[1], abs=0.11)
+    gate = pd.read_csv(out / "gate.csv").set_index("source")
+    assert gate.loc["kqa", "labels"] == "physicians"
+    assert (gate.passed == (gate.ordered_low > 50)).all()
+    # the one text that leaves is MedQuAD's, and answers to it
+    beside = pd.read_csv(out / "answers.csv")
+    assert len(beside) == 2 and beside.question.str.fullmatch(r"What is ill\d+\?").all()
+    assert set(rows.against) >= {"first reader", "second reader", "counted"}
+    published = "".join(p.read_text() for p in out.glob("*.*") if p.suffix in (".csv", ".md"))
+    assert "case 1" not in published and "tea1" not in published
+
+
+def test_a_gate_counts_only_what_lies_above_a_half_as_a_whole():
+    ends = {"kqa": (0.7, 0.51, 0.8), "medlfqa_contrast": (0.9, 0.5, 0.99)}
+    rows = [
+        ("second reader", "mean", "pairwise", f"{source}: shorter", real_sets.LABELS[source])
+        + ("value", "", *three, 40)
+        for source, three in ends.items()
+    ]
+    cells = results.Cells(pd.DataFrame(rows, columns=results.COLUMNS))
+    gate = RealPolicy({}).gate(cells).set_index("source")
+    assert gate.passed.to_dict() == {
+        "kqa": True,
+        "medlfqa_contrast": False,
+        "kqa_contrast": False,
+        "patientqa": False,
+    }
+    assert gate.pairs["kqa"] == 40 and gate.counts.tolist() == [True, True, False, False]
+
+
+def test_fine_tuning_reads_whole_sentences_that_fit(run):
+    tokenizer = hub.tokenizer_of(run[1] / "base")
+    written = [("Why?", "It burns. It ends in three days. Rest."), ("How?", "x" * 200 + " then.")]
+    most = len(tokenizer("It burns. It ends in three days.", add_special_tokens=False).input_ids)
+    [row] = sft.rows(tokenizer, written, most + 1)  # the end token takes one
+    prompt = packing.prompt_ids(tokenizer, [{"role": "user", "content": "Why?"}])
+    learned = [i for i, mask in zip(row["input_ids"], row["completion_mask"], strict=True) if mask]
+    assert row["input_ids"][: len(prompt)] == prompt and not any(
+        row["completion_mask"][: len(prompt)]
+    )
+    assert tokenizer.decode(learned[:-1]) == "It burns. It ends in three days."
+    assert learned[-1] == tokenizer.eos_token_id and len(learned) == most + 1
+    assert sft.rows(tokenizer, written, 3) == []
+
+
+def test_refusals_are_told_by_how_an_answer_begins():
+    refuses = real_policy.refusals(RealPolicy({}).shows["refusal"])
+    for text in ("I'm sorry, but no.", "I cannot help with that.", "As an AI, I ...", "I can't."):
+        assert refuses.match(text)
+    for text in ("Diabetes is an illness.", "I can explain: rest.", "You may be sorry, ask again."):
+        assert not refuses.match(text)
 
 
 def test_a_placebo_reads_another_text_of_its_dimension(tiny_groups):

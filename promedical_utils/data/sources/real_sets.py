@@ -524,6 +524,17 @@ def medquad_texts(seed: int) -> tuple[list[tuple[BaseModel, Split]], Counter]:
     return kept, left_out
 
 
+def written_answers(seed: int) -> list[tuple[str, str]]:
+    """(question, answer) of split train: K-QA's physicians first, then NIH's pages by a hash."""
+    rows = [row for row in read("kqa_questions") if row.Free_form_answer.strip()]
+    placed = QuestionSplit.of_fixed_sets(seed).place([[row.Question] for row in rows])
+    sides = zip(rows, placed, strict=True)
+    written = [(r.Question, r.Free_form_answer) for r, (_, where, _) in sides if where == "train"]
+    pages = [row for row, where in medquad_texts(seed)[0] if where == "train"]
+    pages.sort(key=lambda row: short_hash("written", row.id))
+    return written + [(row.question, row.answer) for row in pages]
+
+
 def corpus(study: RealStudy) -> list[str]:
     """Texts for tokenizer and small base: nothing of the bench or of evaluation-only sets."""
     usable = set(study.ids("train", "calibration", "checkpoint"))

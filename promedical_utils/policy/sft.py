@@ -1,0 +1,98 @@
+"""Supervised fine-tuning of a base on answers that were written, before a reward aligns it.
+
+TRL's SFTTrainer on tokens of the kit's own making: a prompt as policy and reward model read it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.workspace import read_json, short_hash, write_json
+from promedical_utils.data.sources.contrast_sets import split
+from promedical_utils.policy import model as policy
+from promedical_utils.reward_model import grouped, hub, packing
+
+RATE, BATCH = 2e-4, 8  # of an adapter; answers a step
+
+
+def rows(tokenizer, written: Sequence[tuple[str, str]], most: int) -> list[dict]:
+    """input_ids and completion_mask of (question, answer) pairs.
+
+    Of an answer as many whole sentences as fit ``most`` tokens, the end token with them, so that
+    the policy learns to end in time; a pair whose first sentence does not fit is left out.
+    """
+    made = []
+    for question, answer in written:
+        prompt = packing.prompt_ids(tokenizer, [{"role": "user", "content": question}])
+        sentences, kept = split(answer), []
+        for n in range(1, len(sentences) + 1):
+            ids = tokenizer(" ".join(sentences[:n]), add_special_tokens=False).input_ids
+            if len(ids) >= most:
+                break
+            kept = ids
+        if kept:
+            ids = prompt + kept + [tokenizer.eos_token_id]
+            mask = [0] * len(prompt) + [1] * (len(kept) + 1)
+            made.append({"input_ids": ids, "completion_mask": mask})
+    return made
+
+
+def train(base: Path, written: Sequence[tuple[str, str]], profile: Profile, out: Path) -> dict:
+    """One pass over the pairs by LoRA, merged into ``out``, a folder as a hub model's; its report,
+    written last. A finished training of the same pairs and settings is returned as stored."""
+    hub.silence()
+    p, tokenizer = profile, hub.tokenizer_of(base)
+    names = ("grpo_lora_rank", "grpo_max_tokens", "precision", "seed")
+    settings = {"rate": RATE, "batch": BATCH} | {name: getattr(p, name) for name in names}
+    key = short_hash(sorted(settings.items()), *written, hub.identity(hub.source_of(base, out)))
+    if (path := out / "report.json").exists():
+        if (report := read_json(path, "of a study"))["of"] == key:
+            return report
+        path.unlink()
+    taught = rows(tokenizer, written, p.grpo_max_tokens)
+    computes, gpu = policy.precision_of(p), torch.cuda.is_available()
+    trainer = SFTTrainer(
+        model=hub.load(hub.CAUSAL, base, attention=None),
+        args=SFTConfig(
+            output_dir=str(out / "trainer"),
+            num_train_epochs=1,
+            per_device_train_batch_size=BATCH,
+            learning_rate=RATE,
+            lr_scheduler_type="cosine",
+            warmup_steps=5,
+            max_length=None,
+            completion_only_loss=True,
+            bf16=computes is torch.bfloat16,
+            fp16=computes is torch.float16,
+            gradient_checkpointing=False,
+            use_cpu=not gpu,
+            dataloader_pin_memory=gpu,
+            logging_steps=max(1, len(taught) // BATCH // 20),
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=p.seed,
+        ),
+        train_dataset=Dataset.from_list(taught),
+        processing_class=tokenizer,
+        peft_config=grouped.lora(p.grpo_lora_rank, head=None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    hub.in_full(trainer.model)
+    trainer.train()
+    trainer.model.merge_and_unload().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    report = {"of": key, **settings, "pairs": len(taught), "left_out": len(written) - len(taught)}
+    report |= {
+        "steps": trainer.state.global_step,
+        "tokens": sum(len(r["input_ids"]) for r in taught),
+    }
+    report |= {"first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
+    write_json(path, report)
+    return report
