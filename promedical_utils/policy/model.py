@@ -159,7 +159,6 @@ def precision_of(profile: Profile) -> torch.dtype:
 
 def load_base(base: Path | str, profile: Profile):
     """(model, tokenizer) of the base, as GRPO starts from it."""
-    hub.silence()
     tokenizer = hub.tokenizer_of(base)
     if profile.grpo_lora_rank:  # as the reward model has it, which may share it (``shared_base``)
         nf4 = profile.quantization == "nf4"
@@ -173,5 +172,4 @@ def load_policy(path: Path, base: Path | str, profile: Profile) -> torch.nn.Modu
     folder = need(Path(path) / "model", NOTEBOOK)
     if (folder / "adapter_config.json").exists():
         return PeftModel.from_pretrained(load_base(base, profile)[0], folder).eval()
-    hub.silence()
     return hub.load(hub.CAUSAL, folder, attention=None).eval()

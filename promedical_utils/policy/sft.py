@@ -45,7 +45,6 @@ def rows(tokenizer, written: Sequence[tuple[str, str]], most: int) -> list[dict]
 def train(base: Path, written: Sequence[tuple[str, str]], profile: Profile, out: Path) -> dict:
     """One pass over the pairs by LoRA, merged into ``out``, a folder as a hub model's; its report,
     written last. A finished training of the same pairs and settings is returned as stored."""
-    hub.silence()
     p, tokenizer = profile, hub.tokenizer_of(base)
     names = ("grpo_lora_rank", "grpo_max_tokens", "precision", "seed")
     settings = {"rate": RATE, "batch": BATCH} | {name: getattr(p, name) for name in names}

@@ -60,6 +60,7 @@ def load(
     """
     from trl.trainer.reward_trainer import suppress_seqcls_warning  # late: trl is slow to load
 
+    silence()
     head = "score" if kind is CLASSIFIER else None
     try:
         # that a base has no score head is no news, and TRL's context takes it off the list

@@ -60,8 +60,7 @@ class RealText(RewardModels):
         without = {name: replace(s, documents={}) for name, s in sets.items()}
         report: dict = {"sets": {OUTSIDE: {"answers_cut": {}}}, "retrieval": {}}
         longer = external.by_length(OUTSIDE, sets[OUTSIDE].questions)
-        controls, retrieved = bench.controls(profile, folder, data, held), {}
-        lengths = next(frame for frame in controls if frame.scorer.iloc[0] == "length")
+        lengths, retrieved = benches.length_scorer(held), {}
 
         numbers = {
             column: {name: str(n) for n, name in enumerate(sorted({*own, *longer[column]}))}
@@ -92,7 +91,11 @@ class RealText(RewardModels):
         read = short_hash(
             profile.model_dump_json(exclude=UNREAD), *map(digest, [*splits, held]), *asked
         )
-        rows, models = [counted(controls, longer)], []
+
+        def untrained(*_) -> tuple[pd.DataFrame, dict]:
+            return counted(bench.controls(profile, folder, data, held), longer), {}
+
+        rows, models = [_part(out, "controls", 0, read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
