@@ -47,7 +47,9 @@ def save(folder: Path) -> Path:
         notes = "\n".join(f"- {note}" for note in section["notes"])
         parts.append(f"## {section['title']}\n\n{notes}\n")
         for name, columns in section.get("tables", {}).items():
-            parts.append(f"[`{name}`](tables/{name}.csv)\n\n{page(folder, name, columns)}\n")
+            built = (Path(folder) / f"tables/{name}.csv").exists()
+            link = f"[`{name}`](tables/{name}.csv)\n\n" if built else ""
+            parts.append(f"{link}{page(folder, name, columns)}\n")
         for name in section.get("figures", ()):
             drawn = (Path(folder) / f"figures/{name}.csv").exists()
             picture = f"![{name}](figures/{name}.png)" if drawn else NOT_BUILT.format(name)

@@ -275,10 +275,11 @@ def _said(verdict: str, check: Mapping | None) -> str:
     return verdicts.said(verdict, smallest, "" if unit == "points" else f" {unit}")
 
 
-def save(claims: list[dict], folder: Path) -> Path:
-    """Write claims.csv, claims.md and claims.json to ``folder``; returns the path of the JSON."""
+def save(claims: list[dict], folder: Path, data: str = "clinic") -> Path:
+    """Write claims.csv, claims.md and claims.json to ``folder``; the path of the JSON. ``data``:
+    the profile's kind of data, which says what its labels are."""
     folder, counts = Path(folder), Counter(claim["verdict"] for claim in claims)
-    counted, inputs = {name: counts[name] for name in VERDICTS}, ledger()["inputs"].strip()
+    counted, inputs = {name: counts[name] for name in VERDICTS}, ledger()["inputs"][data].strip()
     write_frame(folder / "claims.csv", frame(claims))
     source = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8")
     options = {"trim_blocks": True, "keep_trailing_newline": True}
@@ -290,7 +291,7 @@ def save(claims: list[dict], folder: Path) -> Path:
         said=_said,
         claims=sorted(claims, key=lambda claim: VERDICTS.index(claim["verdict"])),
         counts=", ".join(f"{count} {name}" for name, count in counted.items() if count),
-        invented=any("clinic" in check["data"] for claim in claims for check in claim["checks"]),
+        invented=data == "clinic",
         tested=len(tested),
         checks=sum(c["verdict"] != UNTESTED for claim in tested for c in claim["checks"]),
         seen=sum(claim["survives"] is not None for claim in claims),

@@ -36,6 +36,9 @@ STUDIED = (
     "Policies by the truth, reward models by the adjudicated labels."
 )
 
+# Labels of a bench that nobody adjudicated: in tables, and in claims, of real text people's alone
+NOT_ADJUDICATED = {"real": ("each source's own", "people's"), "open": ("the judge's",) * 2}
+
 
 # ---------------------------------------------------------------- what there is
 
@@ -163,7 +166,8 @@ class Run:
     @cached_property
     def tally(self) -> Estimates:
         preferred = benches.load_preferences(self.source / "bench")
-        return benches.tally(self.bench, self.predicted, preferences=preferred)
+        against = benches.AGAINST[: 1 + (self.profile.data == "clinic")]  # else there is no truth
+        return benches.tally(self.bench, self.predicted, against, preferred)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -265,10 +269,13 @@ class Run:
         """``claims.build_claims`` of the run and of the published studies; of real text on what
         people labelled alone."""
         others, tally = (self.evaluated, self.predicted_outside, self.healthbench), self.tally
-        if self.profile.data == "real" and tally is not None:
+        if self.profile.data == "real":
             people = tally.samples.category.map(real_sets.LABELS).isin(real_sets.PEOPLE)
             own = people.to_numpy()[:, None]
             tally = replace(tally, hits=tally.hits * own, counts=tally.counts * own)
+        if self.profile.data in NOT_ADJUDICATED:
+            _, labels = NOT_ADJUDICATED[self.profile.data]
+            tally = replace(tally, keys=[(*key[:-1], labels) for key in tally.keys])
         return claims.build_claims(self.profile, tally, *others)
 
     @property
@@ -285,10 +292,11 @@ class Run:
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table that the files give."""
         built = {name: TABLES[name].build(self) for name, why in self.missing.items() if not why}
-        if self.profile.data != "clinic":  # nobody adjudicated: a source has labels of one kind
+        if self.profile.data in NOT_ADJUDICATED:
+            labels, _ = NOT_ADJUDICATED[self.profile.data]
             for frame in built.values():
                 if "labels" in frame:
-                    frame["labels"] = frame["labels"].replace("adjudicated", "each source's own")
+                    frame["labels"] = frame["labels"].replace("adjudicated", labels)
         return built
 
     def lacking(self, files: Sequence[str]) -> str:
@@ -389,7 +397,7 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
     drawn = [name for name in FIGURES if why_not.get(name) == ""]
     for name in drawn:
         _draw(run, name, FIGURES[name], out)
-    claims.save(run.claims, out)
+    claims.save(run.claims, out, profile.data)
     all_tables.save(out)
     return {
         "tables": list(run.frames),

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import clinic
-from promedical_utils.clinic import lessons
+from promedical_utils.clinic import lessons, vocabulary
 from promedical_utils.core import plotting, statistics
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Rubric
+from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import read_json
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.rubric import display
@@ -34,6 +34,25 @@ def with_own_base(profile: Profile, show: Callable, *args, **kwargs):
     """``show(*args, **kwargs)`` where the kit's own base was taught in the clinic, else a card."""
     own = profile.data == "clinic" and profile.base_model == "small"
     return show(*args, **kwargs) if own else Card(NO_BASE)
+
+
+def names(profile: Profile) -> list[str]:
+    """The clinic's names and values, each of which its own base has as one token; elsewhere
+    nothing."""
+    return vocabulary.single_tokens() if profile.data == "clinic" else []
+
+
+def patient(
+    profile: Profile,
+) -> tuple[Instruction | None, tuple[Criterion, ...], Mapping[str, str]]:
+    """The first held-out patient of the clinic: message, true criteria, facts of the leaflet by
+    name; elsewhere nothing."""
+    if profile.data != "clinic":
+        return None, (), {}
+    world = clinic.build(profile)
+    id_ = world.ids("checkpoint")[0]
+    asked = next(asked for asked in world.instructions if asked.id == id_)
+    return asked, tuple(world.rubric_of[id_].criteria), world.patients[id_].facts
 
 
 def facts(profile: Profile, instruction_id: str) -> dict[str, str]:
@@ -68,10 +87,10 @@ def goals(profile: Profile, reached: Mapping[str, bool]) -> None:
 def loss_curve(profile: Profile, report: Mapping) -> Card:
     """The base's loss over its steps, in nats, and where the clinic's lessons begin.
 
-    ``report`` as from ``base.train_base``; a base of the hub has no such curve, and a card says so.
+    ``report`` as from ``base.train_base``; a pretrained base has no such curve, and a card says so.
     """
     if not report["trained_here"]:
-        return Card("a hub model: nothing was trained here")
+        return Card("a pretrained base: nothing was trained here")
     marks = {}
     if profile.data == "clinic":
         steps = report["steps"]

@@ -24,13 +24,21 @@ from promedical_utils.data.annotation.store import Store
 from promedical_utils.data.curation import filters
 from promedical_utils.data.roles import Roles
 from promedical_utils.data.rubric_writer import Written
-from promedical_utils.data.sources import open_sets, real_sets
+from promedical_utils.data.sources import contrast_sets, open_sets, real_sets
 from promedical_utils.data.sources.schemas import VARIABLE
 from promedical_utils.pipeline import real_text
 from promedical_utils.pipeline.endpoints import of_profile
 
 # Instructions, where each belongs and its rubric, in one order, and the report on them
 Made = tuple[list[Instruction], list[SplitRow], list[Rubric], dict]
+
+
+def unseen_kinds(profile: Profile) -> frozenset[str]:
+    """Kinds of criteria that are kept out of training: the clinic's; of real data those of
+    constructed pairs that have no wording for training; of open data none."""
+    banks = contrast_sets.BANKS.items() if profile.data == "real" else ()
+    held_out = frozenset(kind for kind, bank in banks if "train" not in bank["criterion"])
+    return clinic.UNSEEN_KINDS if profile.data == "clinic" else held_out
 
 
 def make_rubrics(profile: Profile, run: Path) -> dict:

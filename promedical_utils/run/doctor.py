@@ -34,10 +34,11 @@ def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
     keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values() if role.key})]
+    busy = loaded()  # before this process loads the machine itself
     measured, rate = trained_here(profile)
     blocks = {
         "machine": machine(profile),
-        "speed": [measured],
+        "speed": [*busy, measured],
         "packages": packages(),
         "data": data(),
         "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in keys],
@@ -46,12 +47,28 @@ def report(name: str) -> str:
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
 
+def cores() -> int:
+    here = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if here else os.cpu_count() or 1
+
+
+def loaded() -> list[str]:
+    """A line where other processes take more than half of the cores, so that speed is measured
+    lower than it is."""
+    load, count = psutil.getloadavg()[0], cores()
+    if load <= count / 2:
+        return []
+    return [
+        f"other processes load this machine ({load:.1f} of {count} cores on average over the last "
+        "minute): measured below is what they leave"
+    ]
+
+
 def machine(profile: Profile) -> list[str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
     disk = shutil.disk_usage(project_root()).free / 2**30
     return [
-        f"Python {platform.python_version()}, {cores} cores",
+        f"Python {platform.python_version()}, {cores()} cores",
         f"memory: {memory:.1f} GiB, {_judged(memory, profile.memory_gib)}",
         f"free disk: {disk:.0f} GiB, {_judged(disk, DISK_GIB)}",
         f"GPU: {gpu()}",

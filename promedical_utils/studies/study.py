@@ -109,17 +109,21 @@ class Study:
             rows.append(row | cells.wide(system, columns, against))
         return pd.DataFrame(rows)
 
+    def note(self, manifest: Mapping, out: Path) -> str:
+        """What a reader must know of its values, under every table and figure."""
+        said = tables.note(profiles.of_manifest(manifest)) + results.note(out)
+        return " ".join(filter(None, (said, self.shows.get("note"))))
+
     def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:
         profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
-        said = tables.note(profile) + results.note(out)
+        said = self.note(manifest, out)
         tables.save(frame, out, name, title, _sources(out), profile, said, facts)
 
     def save_figure(self, plot, frame, out: Path, name: str, manifest: Mapping, *more) -> None:
         """``more``: files of ``out`` that it is drawn from, beside results.csv."""
         facts = {"run": provenance.of_manifest(manifest)}
         facts |= {"sources": tables.digests(_sources(out, *more))}
-        said = tables.note(profiles.of_manifest(manifest)) + results.note(out)
-        plotting.save(plot, frame, out, name, said, facts)
+        plotting.save(plot, frame, out, name, self.note(manifest, out), facts)
 
 
 def _sources(out: Path, *more: str) -> dict[str, Path]:

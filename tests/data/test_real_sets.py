@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -599,6 +600,7 @@ def test_without_folder_and_network(monkeypatch):
 
     monkeypatch.delenv(schemas.VARIABLE, raising=False)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(schemas, "urlopen", refuse)
     with pytest.raises(KitError, match="bigbio/mediqa_qa.*download it and set PROMEDICAL_DATA_DIR"):
         real_sets.read("mediqa")
     with pytest.raises(KitError, match="kqa/nli_3physicians.jsonl.gz"):
@@ -647,15 +649,20 @@ def test_the_hub_gives_the_same_rows(folder, monkeypatch, tmp_path_factory):
         for r in mine["kqa_labels"]
     ]
 
-    def load_dataset(name, config=None, **options):
-        if name == "bigbio/mediqa_qa":
-            return mediqa
-        return {"csv": sheet, "json": mine["kqa_questions"]}[name]
-
-    path = tmp_path_factory.mktemp("hub") / "eval.jsonl"
+    hub = tmp_path_factory.mktemp("hub")
+    path = hub / "eval.jsonl"
     path.write_text("\n".join(map(json.dumps, mine["healthbench_rubrics"])))
+    with open(hub / "kqa_labels.csv", "w", newline="", encoding="utf-8") as file:
+        written = csv.DictWriter(file, sheet[0])
+        written.writeheader()
+        written.writerows(sheet)
+    lines = "\n".join(map(json.dumps, mine["kqa_questions"]))
+    (hub / "kqa_questions.jsonl").write_text(lines, encoding="utf-8")
+    for file in (hub / "kqa_labels.csv", hub / "kqa_questions.jsonl"):
+        there = replace(schemas.CARDS[file.stem], address=file.as_uri())
+        monkeypatch.setitem(schemas.CARDS, file.stem, there)
     monkeypatch.delenv(schemas.VARIABLE)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: mediqa)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: str(path))
     for key in ("kqa_questions", "kqa_labels", "mediqa", "healthbench_rubrics"):
         assert real_sets.read(key) == want[key]

@@ -1,5 +1,6 @@
 """The page of all tables and figures, and a table for reading."""
 
+import re
 from collections import Counter
 
 import pandas as pd
@@ -73,6 +74,14 @@ def test_the_page_shows_what_there_is_and_says_what_there_is_not(folder):
         section["title"] for section in all_tables.SECTIONS
     ]
     assert path.read_bytes() == all_tables.save(folder).read_bytes()
+
+
+def test_every_link_of_the_page_leads_to_a_file(folder):
+    (folder / "figures/dimensions.png").touch()
+    text = all_tables.save(folder).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert {"tables/main_results.csv", "tables/ablation.csv", "figures/dimensions.png"} == {*links}
+    assert all((folder / link).exists() for link in links)
 
 
 def test_columns_that_the_page_names_are_columns_of_the_committed_tables():

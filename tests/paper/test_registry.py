@@ -213,6 +213,29 @@ def test_real_and_open_data_never_show_the_clinics_studies(here):
         assert not {"safety_veto", "bench_composition"} & run.frames.keys()
 
 
+def test_labels_that_nobody_adjudicated_are_named_as_what_they_are(here, undrawn, monkeypatch):
+    labels = {"people's": "annotators", "c7": "language_model"}
+    monkeypatch.setattr(registry.real_sets, "LABELS", labels)
+    place = here / "papers_figures/cpu"
+    samples = pd.read_parquet(place / "bench/samples.parquet")
+    samples["category"] = samples.condition.where(samples.condition == "c7", "people's")
+    samples.to_parquet(place / "bench/samples.parquet", index=False)
+    known = {"real": ("each source's own", "people's"), "open": ("the judge's", "the judge's")}
+    for data, (of_tables, of_claims) in known.items():
+        run = registry.Run(PROFILE.model_copy(update={"data": data}), place)
+        registry.build(run.profile, place, here / data)
+        shown = pd.read_csv(here / data / "tables/main_results.csv").labels.dropna()
+        assert set(shown) == {of_tables}
+        claimed = pd.read_csv(here / data / "claims.csv").query("claim == 'injection_pairwise'")
+        made = claimed[claimed.n.notna()]
+        assert len(made) == 2 and set(made.labels) == {of_claims}
+        source = run.bench.pairs.instruction_id.map(samples.set_index("instruction_id").category)
+        counted = {"real": source.eq("people's").sum(), "open": len(source)}
+        assert set(made.n) == {counted[data]} and counted["real"] < counted["open"]
+        page = (here / data / "claims.md").read_text()
+        assert f"pairwise, {of_claims} labels" in page and "expert adjudication" not in page
+
+
 def test_calibration_rows_by_hand():
     made = benches.make()[0]
     predicted = benches.noisy(made)

