@@ -1,7 +1,9 @@
 """The committed references in ``papers_figures``: copied there from a run, redrawn from rows."""
 
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +11,9 @@ import pandas as pd
 from promedical_utils.audit import paper_numbers
 from promedical_utils.core import profiles, workspace
 from promedical_utils.core.profiles import Profile
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
+from promedical_utils.data.sources.question_split import runs
 from promedical_utils.paper import registry
 from promedical_utils.run import graph
 from promedical_utils.studies import catalog
@@ -21,9 +25,9 @@ AGGREGATES = (
     *("reward/*.json", "reward/*/calibration.json", "reward/*/README.md", "bench/*.json"),
     *("policy/*.json", "policy/curve.csv", "external/*.json", "healthbench/*.json", "audit/*"),
 )
-# Rows, and notebooks that print texts: only for the clinic, whose texts are the kit's own
+NOTEBOOKS = ("notebooks/*.ipynb",)
+# Rows: only for the clinic, whose texts are the kit's own
 ROWS = ("bench/*.parquet", "reward/heldout.parquet", "policy/*.parquet", "external/*.parquet")
-ROWS += ("notebooks/*.ipynb",)
 MEASURED = ("speed", "scale", "policy")  # parts of make bench
 RENAMED = {"paper": ".", "notebooks": "executed"}
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
@@ -32,10 +36,10 @@ TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
-    A profile on real data publishes aggregates only. ``name`` may also be of ``MEASURED`` (what
-    ``make bench`` measured) or a study of reward models or policies. Raises KitError for a run that
-    is not whole and up to date, or that has this machine's paths in it; the reference is then left
-    as it was.
+    A profile on real data publishes aggregates, and notebooks, which may repeat no text of a set.
+    ``name`` may also be of ``MEASURED`` (what ``make bench`` measured) or a study. Raises KitError
+    for a run that is not whole and up to date, or that has this machine's paths in it; the
+    reference is then left as it was.
     """
     root = project_root()
     if name in MEASURED:
@@ -53,12 +57,16 @@ def publish(name: str) -> Path:
             f"{shown(run)} is no complete run of profile {name} as it stands "
             f"(to run: {', '.join(waiting)}); make reproduce PROFILE={name} first"
         )
+    if profile.data != "open":
+        patterns += NOTEBOOKS
     if profile.data == "clinic":
         patterns += ROWS
         predicted = run / "external/predictions.parquet"
         sets = set(pd.read_parquet(predicted, columns=["set"])["set"]) if predicted.exists() else ()
         if real := ", ".join(sorted(set(sets) - {"clinic"})):
             raise KitError(f"{shown(predicted)} has rows of {real}: run notebook 06 without them")
+    if profile.data == "real":
+        _refuse_texts(run)
     files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
     return _replace(run, files, root / "papers_figures" / name)
 
@@ -90,6 +98,32 @@ def _replace(run: Path, files: list[Path], target: Path) -> Path:
                 old.rename(target)
             raise
     return target
+
+
+def _refuse_texts(run: Path) -> None:
+    """KitError where a notebook prints as many words in a row of a set as tell a copy."""
+    data = RunData.load(run, "instructions", "rubrics", "candidates")
+    texts = [message.content for asked in data.instructions for message in asked.messages]
+    texts += [answer.text for answer in data.candidates]
+    texts += [c.text for rubric in data.rubrics for c in rubric.criteria]
+    known = set().union(*map(runs, texts))
+    for pattern in NOTEBOOKS:
+        for path in sorted(run.glob(pattern)):
+            cells = workspace.read_json(path, "of a run")["cells"]
+            for number, cell in enumerate(cells):
+                if any(runs(text) & known for text in _printed(cell)):
+                    raise KitError(
+                        f"{shown(path)}, cell {number}, prints a text of a public set: show it in "
+                        "the clinic alone (pipeline.notebook_display)"
+                    )
+
+
+def _printed(cell: dict) -> Iterator[str]:
+    """Texts of a cell's outputs."""
+    for output in cell.get("outputs", ()):
+        for kind, text in {"text": output.get("text", ""), **output.get("data", {})}.items():
+            if not kind.startswith("image/"):
+                yield re.sub(r"<[^>]*>", " ", "".join(text))
 
 
 def _check(path: Path) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.groups import make_groups
 
 from promedical_utils import __main__ as front
-from promedical_utils.core import fingerprint, profiles
+from promedical_utils.core import fingerprint, profiles, records
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.run import doctor, graph, notebooks, publish
 from promedical_utils.run.notebooks import NOTEBOOKS
@@ -620,14 +621,38 @@ def test_publish_replaces_the_reference(complete):
     assert sorted(path.name for path in place.parent.iterdir()) == ["smoke"]
 
 
+OF_A_SET = "take two of them in the morning, then rest for a day"
+
+
+def print_in_notebooks(run: Path, printed: dict) -> None:
+    """Records of a set in ``run``, and notebooks with this output."""
+    groups = make_groups()
+    for name, rows in {
+        "instructions": [g.instruction for g in groups],
+        "rubrics": [g.rubric for g in groups],
+        "candidates": [groups[0].candidates[0].model_copy(update={"text": OF_A_SET})],
+    }.items():
+        records.save(rows, run / f"data/{name}.parquet")
+    cell = {"cell_type": "code", "outputs": [{"output_type": "stream", "text": "12 questions"}]}
+    other = {"cell_type": "code", "outputs": [{"output_type": "display_data", **printed}]}
+    for path in run.glob("notebooks/*.ipynb"):
+        path.write_text(json.dumps({"cells": [cell, other]}))
+
+
 def test_publish_of_real_data_is_aggregates_only(complete, monkeypatch):
-    profile = profiles.load("smoke")
-    monkeypatch.setattr(
-        publish.profiles, "load", lambda name: profile.model_copy(update={"data": "real"})
-    )
+    profile = profiles.load("smoke").model_copy(update={"data": "real"})
+    monkeypatch.setattr(publish.profiles, "load", lambda name: profile)
+    run = complete / "runs/real"
+    print_in_notebooks(run, {"data": {"image/png": OF_A_SET, "text/plain": "a picture"}})
     published = listing(publish.publish("real"))
-    assert "claims.json" in published
-    assert not [path for path in published if path.endswith((".parquet", ".ipynb"))]
+    assert "claims.json" in published and "executed/00_start_here.ipynb" in published
+    assert not [path for path in published if path.endswith(".parquet")]
+    for kind in ("text/plain", "text/html"):
+        html = kind == "text/html"
+        marked = OF_A_SET.replace(" ", " <b>", 1) if html else OF_A_SET.upper()
+        print_in_notebooks(run, {"data": {kind: f"It says: {marked}"}})
+        with pytest.raises(KitError, match="00_start_here.ipynb, cell 1, prints a text of a"):
+            publish.publish("real")
 
 
 NEW = (
@@ -658,6 +683,7 @@ def test_publish_takes_ledger_audit_and_external_and_rows_of_the_clinic_alone(
         (run / path).write_text("new")
     sets = pd.DataFrame({"set": ["clinic" if name == "smoke" else "mediqa"]})
     sets.to_parquet(run / "external/predictions.parquet")
+    print_in_notebooks(run, {"data": {"text/plain": "aggregates"}})
     data = {"smoke": "clinic", "real": "real"}[name]
     settings = profiles.load("smoke").model_copy(update={"data": data})
     monkeypatch.setattr(publish.profiles, "load", lambda asked: settings)

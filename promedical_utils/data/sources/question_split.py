@@ -30,7 +30,7 @@ def alike(texts: Sequence[str], others: Sequence[str], questions: bool = False) 
     """
     first = {wording(other): n for n, other in reversed(list(enumerate(others)))}
     found = {n: first[wording(t)] for n, t in enumerate(texts) if wording(t) in first}
-    for parts in (_runs, _content) if questions else (_runs,):
+    for parts in (runs, _content) if questions else (runs,):
         rows, sizes = defaultdict(list), [0] * len(texts)  # by part: who has it
         for row, text in enumerate(texts):
             for part in (of_text := parts(text)):
@@ -42,13 +42,14 @@ def alike(texts: Sequence[str], others: Sequence[str], questions: bool = False) 
             for row, both in shared.items():
                 whole = sizes[row] + len(of_other) - both
                 shorter = min(sizes[row], len(of_other))
-                least = RUN_SHARE * shorter if parts is _runs else WORD_SHARE * whole
+                least = RUN_SHARE * shorter if parts is runs else WORD_SHARE * whole
                 if both >= least:
                     found.setdefault(row, n)
     return found
 
 
-def _runs(text: str) -> set[Hashable]:
+def runs(text: str) -> set[Hashable]:
+    """Every ``RUN`` words in a row of a text, case and punctuation aside."""
     words = wording(text).split()
     return {hash(tuple(words[n : n + RUN])) for n in range(len(words) - RUN + 1)}
 
