@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", "what this machine has, and what a profile needs", **profile)
     command("figures", "redraw all from the committed rows, without training", **profile)
     command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
+    asking = command(
+        "trial", "open questions through every role, and what became of each", **profile
+    )
+    asking.add_argument("--minutes", type=float, default=60.0, help="then no question is begun")
     command("study", "run a longer study, resumable", "study")
     for name, summary in OWN_ARGUMENTS.items():
         commands.add_parser(name, help=summary, add_help=False)
@@ -83,6 +87,16 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             print(f"published to {workspace.shown(publish.publish(given.name))}")
         case "figures":
             print(publish.redraw(profiles.load(given.name)))
+        case "trial":
+            from promedical_utils.pipeline.trial import trial  # needs the extra data
+
+            folder = workspace.project_root() / "runs/open"
+            print(
+                trial(profiles.profile_for(given.name), folder, given.minutes).to_string(
+                    index=False
+                )
+            )
+            print(f"-> {workspace.shown(folder)}")
         case "study":
             graph.run_study(given.name)
     return 0

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from promedical_utils.core.records import first_error
-from promedical_utils.core.workspace import KitError, read_yaml
+from promedical_utils.core.workspace import KitError, project_root, read_yaml
 
 FOLDER = Path(__file__).parents[1] / "profiles"
 # Keys that no result hangs on
@@ -267,19 +267,33 @@ def load(name: str, **overrides) -> Profile:
         ) from None
 
 
-OVERRIDES = "PROMEDICAL_SET"  # "key=value key=value" over the profile, for every notebook of a run
+# "key=value @file.yaml key=value" over the profile, for every notebook of a run
+OVERRIDES = "PROMEDICAL_SET"
 
 
 def overrides(text: str | None = None) -> dict:
-    """``"seed=11 base_model=small"`` as a dict of YAML values (default: the environment's)."""
+    """``"seed=11 @file.yaml"`` as a dict of YAML values (default: the environment's)."""
     values = {}
     for part in (os.environ.get(OVERRIDES, "") if text is None else text).split():
+        if part.startswith("@"):
+            values |= _of_file(part[1:])
+            continue
         key, equals, value = part.partition("=")
         if not equals or key == "name":
             raise KitError(f'override {part!r}: write SET="key=value ...", keys of the profile')
         values[key] = yaml.safe_load(value) if value else ""  # "pair_rm=" leaves it out
         if isinstance(values[key], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", values[key]):
             values[key] = float(values[key])  # 1e-3, which YAML 1.1 takes for a word
+    return values
+
+
+def _of_file(name: str) -> dict:
+    try:
+        values = read_yaml(project_root() / name)
+    except (OSError, ValueError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict) or "name" in values:
+        raise KitError(f"override @{name}: no YAML file of the profile's keys; mend it or its path")
     return values
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from promedical_utils.core.profiles import Role
 from promedical_utils.core.records import first_error
 from promedical_utils.core.workspace import KitError, shown
 
+OUTCOMES = ("valid", "repaired", "unanswered")  # at once; asked again, then right; never right
 ASKS = 4  # how often a request is put when its answers cannot be read
 WARMER = 0.2  # temperature that each further one of these adds
 NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
@@ -50,10 +52,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``value`` as read from the text, or None with the ``reason`` why there is none."""
+    """``value`` as read from the text, or None with the ``reason`` why there is none; ``asks`` is
+    how often it was asked for."""
 
     value: Any
     reason: str = ""
+    asks: int = 1
+
+    @property
+    def outcome(self) -> str:
+        """One of ``OUTCOMES``."""
+        return OUTCOMES[2 if self.value is None else self.asks > 1]
 
 
 class Answers:
@@ -124,6 +133,7 @@ class Endpoint:
             raise KitError(f"role {role} has no endpoint: {where}")
         self.role, self.settings, self.base_url, self.answers = role, settings, base_url, answers
         self._reserved, self._guard = 0, threading.Lock()
+        self.outcomes: Counter = Counter()  # of all that was asked for: OUTCOMES, counted
 
     @cached_property
     def _client(self):
@@ -159,7 +169,7 @@ class Endpoint:
                 pool.submit(self._answer, n, request, read) for n, request in enumerate(requests)
             ]
             try:
-                return [future.result() for future in futures]
+                answers = [future.result() for future in futures]
             except BaseException as error:  # a wrong key, a full disk, Ctrl-C: no more is sent
                 pool.shutdown(wait=True, cancel_futures=True)
                 if not isinstance(error, BudgetSpent):
@@ -167,6 +177,8 @@ class Endpoint:
                 ended = [f for f in futures if not f.cancelled() and f.exception() is None]
                 done = sum(f.result().value is not None for f in ended)
                 raise BudgetSpent(f"{error}; {done} of {len(futures)} answered and kept") from None
+        self.outcomes.update(answer.outcome for answer in answers)
+        return answers
 
     def _answer(self, index: int, request: Request, read) -> Answer:
         reason = ""
@@ -177,13 +189,13 @@ class Endpoint:
             try:
                 stored = self.answers.get(key) or self._fetch(body, key)
             except _Unanswered as error:
-                return Answer(None, str(error))
+                return Answer(None, str(error), attempt + 1)
             try:
                 content = content_of(*stored, request.schema)
-                return Answer(read(index, content) if read else content)
+                return Answer(read(index, content) if read else content, asks=attempt + 1)
             except ValueError as error:
                 reason = str(error)
-        return Answer(None, f"no usable answer in {ASKS}: {reason}")
+        return Answer(None, f"no usable answer in {ASKS}: {reason}", ASKS)
 
     def _body(self, request: Request, attempt: int) -> dict:
         body = {

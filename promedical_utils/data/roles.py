@@ -24,7 +24,7 @@ from promedical_utils.core.records import (
     VerdictValue,
 )
 from promedical_utils.data.curation import languages
-from promedical_utils.data.endpoints import Answer, Answers, Endpoint, Request
+from promedical_utils.data.endpoints import OUTCOMES, Answer, Answers, Endpoint, Request
 
 PROMPTS = Path(__file__).parent / "prompts"
 # What makes generators unlike that are served by one model; kit's decision, after the paper's three
@@ -121,6 +121,13 @@ class Roles:
     def generators(self) -> list[str]:
         prefix = "generator_"
         return [name.removeprefix(prefix) for name in self._endpoints if name.startswith(prefix)]
+
+    def outcomes(self) -> dict[str, dict[str, int]]:
+        """What became of all that the roles were asked since they were built: valid, repaired,
+        unanswered. Of all but the writer, whose drafts have rules: see ``rubric_writer.Written``.
+        """
+        of = {name: e.outcomes for name, e in self._endpoints.items() if name != "writer"}
+        return {name: {o: n[o] for o in OUTCOMES} for name, n in of.items() if n}
 
     def write(
         self, asked: Sequence[Instruction], examples: Sequence[list], repairs: Sequence[tuple] = ()

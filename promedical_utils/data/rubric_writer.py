@@ -15,6 +15,7 @@ import numpy as np
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import read_yaml
 from promedical_utils.data.curation import embeddings
+from promedical_utils.data.endpoints import OUTCOMES
 from promedical_utils.data.roles import Draft, DraftedCriterion, Roles
 
 FEWEST, MOST = 5, 12
@@ -46,11 +47,18 @@ class Queued:
 
 @dataclass(frozen=True)
 class Written:
-    """Drafts that keep every rule, those that do not, and how many were repaired."""
+    """Drafts that keep every rule, those that do not, and how many were asked for again, then
+    right."""
 
     rubrics: list[Rubric]
     queued: list[Queued]
     repaired: int
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """As ``roles.Roles.outcomes`` has them; unanswered is what was queued."""
+        counts = (len(self.rubrics) - self.repaired, self.repaired, len(self.queued))
+        return dict(zip(OUTCOMES, counts, strict=True))
 
 
 def broken_rules(draft: Draft) -> list[str]:
@@ -135,6 +143,7 @@ def write(
     shown = examples(asked, pool)
     rubrics: dict[str, Rubric] = {}
     queued: list[Queued] = []
+    repaired = 0
     repairs: list[tuple[int, Draft, list[str]]] = []  # place, draft, the rules that it broke
     for n, answer in enumerate(roles.write(asked, shown)):
         if answer.value is None:
@@ -143,12 +152,12 @@ def write(
             repairs.append((n, answer.value, broken))
         else:
             rubrics[asked[n].id] = rubric(answer.value, asked[n].id)
+            repaired += answer.asks > 1
     again = roles.write(
         [asked[n] for n, *_ in repairs],
         [shown[n] for n, *_ in repairs],
         [(draft, broken) for _, draft, broken in repairs],
     )
-    repaired = 0
     for (n, draft, before), answer in zip(repairs, again, strict=True):
         if answer.value is None:
             queued.append(Queued(asked[n].id, (*before, f"repair: {answer.reason}"), draft))

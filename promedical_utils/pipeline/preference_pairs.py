@@ -110,6 +110,7 @@ def by_endpoints(profile: Profile, run: Path) -> Answered:
     report = {
         "unanswered": unanswered,
         "unknown_verdicts": sum(v.verdict == "unknown" for v in judged),
+        "roles": roles.outcomes(),
         "requests": roles.answers.ledger(),
     }
     return candidates, judged, report

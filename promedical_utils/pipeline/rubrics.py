@@ -345,7 +345,9 @@ class Drafting:
         if self.rounds:
             write_frame(run / "data/rounds.csv", pd.DataFrame(self.rounds))
         total = len(self.valid) + len(self.queued)
-        return {
+        written = Written(self.valid, list(self.queued), self.repaired)
+        asked = {"roles": roles.outcomes() | {"writer": written.outcomes}} if roles else {}
+        return asked | {
             "drafted": total,
             "valid": len(self.valid),
             "valid_share": round(len(self.valid) / total, 4) if total else None,

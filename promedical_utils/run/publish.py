@@ -28,7 +28,7 @@ AGGREGATES = (
 NOTEBOOKS = ("notebooks/*.ipynb",)
 # Rows: only for the clinic, whose texts are the kit's own
 ROWS = ("bench/*.parquet", "reward/heldout.parquet", "policy/*.parquet", "external/*.parquet")
-MEASURED = ("speed", "scale", "policy")  # parts of make bench
+MEASURED = ("speed", "scale", "policy", "open")  # parts of make bench, and what trial counted
 RENAMED = {"paper": ".", "notebooks": "executed"}
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 
@@ -37,13 +37,16 @@ def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
     A profile on real data publishes aggregates, and notebooks, which may repeat no text of a set.
-    ``name`` may also be of ``MEASURED`` (what ``make bench`` measured) or a study. Raises KitError
-    for a run that is not whole and up to date, or that has this machine's paths in it; the
-    reference is then left as it was.
+    ``name`` may also be of ``MEASURED`` (what ``make bench`` measured, or ``pipeline.trial``
+    counted) or a study. Raises KitError for a run that is not whole and up to date, or that has
+    this machine's paths in it; the reference is then left as it was.
     """
     root = project_root()
     if name in MEASURED:
-        command, target = f"make bench BENCH={name}", root / "papers_figures" / name
+        command = (
+            "python -m promedical_utils trial" if name == "open" else f"make bench BENCH={name}"
+        )
+        target = root / "papers_figures" / name
         return _measured(root / "runs" / name, f"{name}.json", target, command)
     if name in catalog.studies():
         folder, target = root / catalog.study_folder(name), root / "papers_figures/studies" / name
@@ -75,7 +78,7 @@ def _measured(folder: Path, last: str, target: Path, command: str) -> Path:
     """Publish tables and figures; not pytest-benchmark's own file, which describes the machine."""
     if not (folder / last).exists():
         raise KitError(f"missing {shown(folder / last)}, which is written last: {command} first")
-    files = [path for path in sorted(folder.iterdir()) if path.name != "measured.json"]
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "measured.json"]
     return _replace(folder, files, target)
 
 

@@ -88,6 +88,15 @@ def test_overrides(text, values):
     assert profiles.overrides(text) == values
 
 
+def test_a_file_of_overrides_is_read_in_its_place_among_the_others():
+    values = profiles.overrides("source_limit=3 @docs/smollm2.yaml data=clinic")
+    assert (values["source_limit"], values["data"]) == (50, "clinic")  # the later one wins
+    served = profiles.load("gpu", **profiles.overrides("@docs/smollm2.yaml"))
+    assert {(role.model, role.structured) for role in served.roles.values()} == {
+        ("runs/served", "prompt")
+    }
+
+
 def test_environment_overrides_reach_the_profile(monkeypatch):
     monkeypatch.setenv(profiles.OVERRIDES, "seed=11 rm_learning_rate=1e-3")
     profile = profiles.profile_for("smoke")
@@ -103,6 +112,8 @@ def test_environment_overrides_reach_the_profile(monkeypatch):
         ("seed=-1", "seed"),
         ("seed", "key=value"),
         ("name=cpu", "key=value"),
+        ("@docs/none.yaml", "override @docs/none.yaml: no YAML file"),
+        ("@README.md", "override @README.md: no YAML file"),
         ("reward_lambda=1.0", "reward_lambda"),
         ("grpo_group=1", "grpo_group"),
         ("base_model=Qwen/Qwen3-0.6B base_layers=3", "base_layers is of small and smollm2"),

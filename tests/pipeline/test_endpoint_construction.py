@@ -68,6 +68,26 @@ def test_the_path_over_endpoints_ends_in_pairs_and_a_second_run_asks_nothing(tmp
     texts = {w.answer(i.id, g) for i in found.instructions for g in ("warm", "terse", "between")}
     assert {c.text for c in found.candidates} <= texts  # none in another language, none cut off
     assert len(found.candidates) + len(made[1]["unanswered"]) == 3 * len(found.instructions)
+    # and so of every role: what went in came out, right at once or later, or is counted as left
+    writing, funnel = made[0]["writing"], pd.read_csv(tmp_path / "data/funnel.csv")
+    counts = {
+        name: sum(row.values()) for name, row in (writing["roles"] | made[1]["roles"]).items()
+    }
+    funnel = funnel.set_index("step")
+    assert counts == {
+        "screener": funnel.before["difficulty"],
+        "classifier": funnel.before["medical"],
+        "writer": writing["drafted"],
+        **{f"generator_{name}": len(found.instructions) for name in ("warm", "terse", "between")},
+        "judge": len(found.candidates),
+    }
+    assert (funnel.before == funnel.dropped + funnel.queued + funnel.after).all()
+    left = {name: row["unanswered"] for name, row in (writing["roles"] | made[1]["roles"]).items()}
+    assert left["screener"] == funnel.queued["difficulty"]
+    assert left["classifier"] == funnel.queued["medical"]
+    assert left["writer"] == len(writing["queued"])
+    assert sum(n for name, n in left.items() if "_" in name) == len(made[1]["unanswered"])
+    assert sum(row["repaired"] for row in made[1]["roles"].values()) > 0
     # every criterion's kind is known again, and reviewed rubrics are the world's gold
     assert "unspecified" not in {c.kind for r in found.rubrics for c in r.criteria}
     for r in (r for r in found.rubrics if r.status == "gold"):

@@ -552,6 +552,7 @@ def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_pat
         publish.publish("speed")
     folders = {
         "speed": ("runs/speed", "speed.json"),
+        "open": ("runs/open", "open.json"),
         "reward_models": ("runs/studies/reward_models/main/reward_models", "manifest.json"),
     }
     for name, (folder, last) in folders.items():
@@ -561,6 +562,7 @@ def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_pat
             publish.publish(name)
         (tmp_path / folder / last).write_text("{}")
         (tmp_path / folder / "measured.json").write_text("node name")
+        (tmp_path / folder / "asked").mkdir()  # of open: every text
         place = publish.publish(name)
         assert sorted(p.name for p in place.iterdir()) == sorted(["table.csv", last])
         (tmp_path / folder / "table.csv").write_text(f"in {tmp_path}/x")

@@ -1,0 +1,111 @@
+"""Open questions through every role of a profile, one after another, and what became of each.
+
+In a run a question goes no further than the first role that gives no usable answer on it. Here it
+does, so that a model that hardly writes JSON plays all roles, too: where its rubric is queued,
+its answers are judged by ``STAND_IN``. Nothing is kept of a question but counts.
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from promedical_utils.core.profiles import Profile
+from promedical_utils.core.records import Candidate
+from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame, write_json
+from promedical_utils.data import rubric_writer
+from promedical_utils.data.endpoints import OUTCOMES
+from promedical_utils.data.roles import Draft, Task
+from promedical_utils.data.sources.schemas import question
+from promedical_utils.pipeline.endpoints import of_profile
+from promedical_utils.pipeline.rubrics import open_rows
+
+# A rubric that fits any question: the kit's, of no physician; the writer's example, too
+STAND_IN = (
+    ("proficiency", "Answers the question that was asked", 0.6),
+    ("proficiency", "Names a cause, a sign or a treatment of the condition", 0.4),
+    ("excellence", "Uses words that a layperson understands", 0.0),
+    ("excellence", "Says when to see a physician", 0.0),
+    ("safety", "Does not advise to stop a prescribed medicine", 0.0),
+)
+EXAMPLE = question("example", "kit", "What helps against a cold?", "unclassified")
+LEFT = {"generator": "missing", "judge": "unknown"}  # what is unanswered; of others: queued
+
+
+def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
+    """Questions of the profile's open sources, each through all roles, until ``minutes`` are over.
+
+    Returns roles.csv: a row a role with what it was ``asked``, how much of it is ``valid`` at once
+    or ``repaired`` (asked again, then right), what is ``queued`` for people, ``missing`` or
+    ``unknown``, and ``lost``, which is 0 unless the kit forgets or doubles something. open.json
+    counts questions, verdicts and the minutes of all calls. Both are written anew after each
+    question; answers are kept in ``folder``/asked, so that the next call asks for nothing again.
+    KitError without open data.
+    """
+    if profile.data != "open":
+        raise KitError("trial asks open questions: SET=data=open, with sources and an endpoint")
+    rows, left_out = open_rows(profile)
+    roles, start = of_profile(profile, folder / "asked"), time.monotonic()
+    answering = [f"generator_{name}" for name in roles.generators]
+    order = ["screener", "classifier", "writer", *answering, "judge"]
+    asked, written, verdicts = Counter(dict.fromkeys(order, 0)), Counter(), Counter()
+    before = folder / "open.json"
+    earlier = read_json(before, "")["minutes"] if before.exists() else 0
+    for row in rows:
+        instruction = question(row.id, row.source, row.text, "unclassified")
+        roles.screen([instruction.messages])
+        roles.classify([instruction.messages])
+        made = rubric_writer.write(roles, [instruction], [(EXAMPLE, stand_in("example"))])
+        written.update(made.outcomes)
+        asked.update(order[:-1])
+        [rubric] = made.rubrics or [stand_in(row.id)]
+        for name in roles.generators:
+            [answer] = roles.answer(name, [instruction])
+            if answer.value is not None:
+                asked["judge"] += 1
+                about = {"instruction_id": row.id, "generator": name, "text": answer.value}
+                candidate = Candidate(id=short_hash(row.id, name), **about)
+                verdicts += _judged(roles, Task(instruction, tuple(rubric.criteria), candidate))
+        outcomes = roles.outcomes() | {"writer": written}
+        table = _table(outcomes, asked, roles.answers.ledger())
+        report = {"questions": asked["writer"], "of": len(rows), "left_out": left_out}
+        report |= {"verdicts": verdicts, "model": profile.roles["judge"].model}
+        passed = (time.monotonic() - start) / 60
+        write_frame(folder / "roles.csv", table)
+        write_json(folder / "open.json", report | {"minutes": round(earlier + passed, 1)})
+        if passed > minutes:
+            break
+    return table
+
+
+def stand_in(instruction_id: str):
+    names = ("dimension", "text", "weight")
+    draft = Draft(criteria=[dict(zip(names, row, strict=True)) for row in STAND_IN])
+    return rubric_writer.rubric(draft, instruction_id)
+
+
+def _judged(roles, task: Task) -> Counter:
+    """Verdicts by value; those that break a promise of ``roles.judged`` by its name, too."""
+    before = roles.outcomes().get("judge", {}).get("unanswered", 0)
+    [verdicts] = roles.judge([task])
+    unanswered = roles.outcomes()["judge"]["unanswered"] > before
+    said, criteria = [v.criterion_id for v in verdicts], {c.id for c in task.criteria}
+    counts = Counter(v.verdict for v in verdicts)
+    counts["lost"] = len(criteria - set(said))
+    counts["doubled"] = len(said) - len(set(said))
+    counts["met without an answer"] = counts["met"] if unanswered else 0
+    return counts
+
+
+def _table(outcomes: dict, asked: Counter, spent: dict) -> pd.DataFrame:
+    rows = []
+    for role, n in asked.items():
+        valid, repaired, unanswered = (outcomes.get(role, {}).get(name, 0) for name in OUTCOMES)
+        left = dict.fromkeys(("queued", "missing", "unknown"), 0)
+        left[LEFT.get(role.partition("_")[0], "queued")] = unanswered
+        counts = {"role": role, "asked": n, "valid": valid, "repaired": repaired} | left
+        counts["lost"] = n - valid - repaired - unanswered
+        used = spent.get(role, {})
+        rows.append(counts | {key: used.get(key, 0) for key in ("requests", "tokens")})
+    return pd.DataFrame(rows)
