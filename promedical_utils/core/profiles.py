@@ -273,7 +273,7 @@ OVERRIDES = "PROMEDICAL_SET"
 
 def overrides(text: str | None = None) -> dict:
     """``"seed=11 @file.yaml"`` as a dict of YAML values (default: the environment's)."""
-    values = {}
+    values: dict = {}
     for part in (os.environ.get(OVERRIDES, "") if text is None else text).split():
         if part.startswith("@"):
             values |= _of_file(part[1:])

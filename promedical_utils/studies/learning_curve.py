@@ -20,7 +20,7 @@ from promedical_utils.report import figures as drawing
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import Group, criterion_pairs, digest, groups_of
 from promedical_utils.studies import results
-from promedical_utils.studies.study import Study
+from promedical_utils.studies.study import Study, as_computed, kept_part
 
 
 class LearningCurve(Study):
@@ -35,21 +35,27 @@ class LearningCurve(Study):
         return tuple(self.plan)
 
     def train(self, profile, folder, data, out) -> dict:
-        """Also into ``out``: sums.parquet."""
+        """Also into ``out``: sums.parquet, and part-<arm> of each arm, which a later run takes
+        over."""
         held = sample(groups_of(data, "judge", "checkpoint", "calibration"), self.shows["words"])
         rows, arms = [], []
         for name, arm in self.plan.items():
             print(f"{name} ...", flush=True)
             settings = {"base_layers": arm["layers"], "rm_epochs": float(arm["epochs"])}
             own = profile.model_copy(update=settings)
-            place = folder / "curve" / name.replace(" ", "_")
-            stored = place / f"scores-{short_hash(own.model_dump_json(), digest(held))}.parquet"
-            if not stored.exists():
+            train = groups_of(data, find(arm["recipe"]).labels, "train")
+            key = short_hash(as_computed(own), digest(held), digest(train), repr(arm))
+            place = folder / "curve" / key
+
+            def followed(name=name, own=own, place=place, arm=arm) -> tuple[pd.DataFrame, dict]:
                 base.train_base(own, place)
-                write_frame(stored, _followed(own, place, data, held, arm))
-            scores = pd.read_parquet(stored)
-            arms.append({"arm": name, **arm, "read": int(scores.read.max())})
-            rows += [results.rows_of(counted(name, scores, held, data))]
+                scores = _followed(own, place, data, held, arm)
+                read = int(scores.read.max())
+                return results.rows_of(counted(name, scores, held, data)), {"read": read}
+
+            part, facts = kept_part(out, name.replace(" ", "_"), key, followed)
+            rows.append(part)
+            arms.append({"arm": name, **arm, **facts})
         results.write_sums(out, pd.concat(rows, ignore_index=True))
         return {"arms": arms, "held_out_groups": len(held)}
 
@@ -100,7 +106,6 @@ def _followed(
     looks = {
         next((n + 1 for n, t in enumerate(total) if t >= 1000 * w), len(total)) for w in wanted
     }
-    frames = []
 
     class Look(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **_):
@@ -110,12 +115,16 @@ def _followed(
                     model.eval(), prepared.tokenizer, plan.view, profile.rm_max_tokens, report
                 )
                 read = round(total[state.global_step - 1] / 1000)
-                frames.append(own.score_groups(held).assign(read=read))
+                # a file, so that a training that goes on from a checkpoint has its earlier looks
+                write_frame(
+                    place / f"look-{read}.parquet", own.score_groups(held).assign(read=read)
+                )
                 print(f"  {read} thousand tokens", flush=True)
                 model.train()
 
     prepared.trainer.add_callback(Look())
     grouped.course(prepared.trainer)
+    frames = map(pd.read_parquet, sorted(place.glob("look-*.parquet")))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -9,26 +9,20 @@ Every value is of one source: a slice is ``source: part``, ``against`` whose lab
 ``real_text.yaml`` fixes arms, tests, bounds and the smallest effects of interest.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core import machine, profiles, provenance, statistics, verdicts
+from promedical_utils.core import profiles, statistics, verdicts
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.profiles import UNREAD, Profile
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import (
-    project_root,
-    read_json,
-    short_hash,
-    write_frame,
-    write_json,
-    write_rows,
-)
+from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as outside
@@ -39,6 +33,7 @@ from promedical_utils.reward_model import variants
 from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import contrasts, results
 from promedical_utils.studies.reward_models import RewardModels
+from promedical_utils.studies.study import as_computed, kept_part
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
 TESTED = ["id", "family", "slice", "labels", "metric", "a", "b", "above", "n", "seeds"]
@@ -88,19 +83,17 @@ class RealText(RewardModels):
 
         splits = [groups_of(data, "judge", split) for split in ("train", "calibration")]
         asked = [repr((q.instruction.id, q.pairs)) for q in sets[OUTSIDE].questions]
-        read = short_hash(
-            profile.model_dump_json(exclude=UNREAD), *map(digest, [*splits, held]), *asked
-        )
+        read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
 
-        def untrained(*_) -> tuple[pd.DataFrame, dict]:
+        def untrained() -> tuple[pd.DataFrame, dict]:
             return counted(bench.controls(profile, folder, data, held), longer), {}
 
-        rows, models = [_part(out, "controls", 0, read, untrained)[0]], []
+        rows, models = [kept_part(out, "controls", read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
             key = short_hash(read, repr(variants.find(name)), name, seed)
-            own, row = _part(out, name, seed, key, trained)
+            own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
             rows.append(own)
             models.append({"model": name, "seed": seed} | row)
         results.write_sums(out, pd.concat(rows, ignore_index=True))
@@ -161,25 +154,6 @@ class RealText(RewardModels):
         adjusted = frame.groupby("family", sort=False).p.transform(statistics.holm)
         survives = frame.verdict.isin(verdicts.SEEN) & (adjusted < 0.05)
         return frame.assign(p_holm=adjusted.round(4), survives=survives)
-
-
-def _part(out: Path, name: str, seed: int, key: str, make: Callable) -> tuple[pd.DataFrame, dict]:
-    """Rows of one training and what is said of it, by ``make``; or as they are kept in ``out`` or
-    were published, of the same data and settings (``key``): a long study goes on over machines."""
-    stem = f"part-{name}-{seed}"
-    for place in (out, project_root() / "papers_figures/studies" / out.name):
-        if (about := place / f"{stem}.json").exists():
-            facts = read_json(about, "of a study")
-            if facts["of"] == key:
-                rows = pd.read_parquet(place / f"{stem}.parquet")
-                break
-    else:
-        code = {"kit": provenance.kit(), "processor": machine.processor()}
-        rows, facts = make(name, seed)
-        facts = {"of": key, **code, "training": facts}
-    write_rows(out / f"{stem}.parquet", rows)
-    write_json(out / f"{stem}.json", facts)
-    return rows, facts["training"]
 
 
 def _abroad(name: str, place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:

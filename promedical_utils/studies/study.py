@@ -7,7 +7,7 @@ results.csv (``results``), what that is counted from, tables, figures, goals.jso
 last, manifest.json.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,19 @@ from typing import ClassVar
 
 import pandas as pd
 
-from promedical_utils.core import plotting, profiles, provenance, run_data
+from promedical_utils.core import machine, plotting, profiles, provenance, run_data
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import KitError, read_json, read_yaml, shown, write_json
+from promedical_utils.core.workspace import (
+    KitError,
+    project_root,
+    read_json,
+    read_yaml,
+    short_hash,
+    shown,
+    write_json,
+    write_rows,
+)
 from promedical_utils.report import tables
 from promedical_utils.studies import results
 
@@ -124,6 +133,34 @@ class Study:
         facts = {"run": provenance.of_manifest(manifest)}
         facts |= {"sources": tables.digests(_sources(out, *more))}
         plotting.save(plot, frame, out, name, self.note(manifest, out), facts)
+
+
+def as_computed(profile: Profile) -> str:
+    """All that a training hangs on but its data: settings, and the precision that this machine
+    computes in. Parts of another precision would be another study."""
+    return short_hash(
+        profile.model_dump_json(exclude=profiles.UNREAD), machine.precision(profile.precision)
+    )
+
+
+def kept_part(out: Path, name: str, key: str, make: Callable) -> tuple[pd.DataFrame, dict]:
+    """Rows of a part of a study and facts of its training, by ``make``; or as they are kept in
+    ``out`` or were published, of the same data and settings (``key``): a long study goes on over
+    machines. Writes part-<name>.parquet and .json, the latter last."""
+    stem = f"part-{name}"
+    for place in (out, project_root() / "papers_figures/studies" / out.name):
+        if (about := place / f"{stem}.json").exists():
+            facts = read_json(about, "of a study")
+            if facts["of"] == key:
+                rows = pd.read_parquet(place / f"{stem}.parquet")
+                break
+    else:
+        code = {"kit": provenance.kit(), "processor": machine.processor()}
+        rows, made = make()
+        facts = {"of": key, **code, "training": made}
+    write_rows(out / f"{stem}.parquet", rows)
+    write_json(out / f"{stem}.json", facts)
+    return rows, facts["training"]
 
 
 def _sources(out: Path, *more: str) -> dict[str, Path]:
