@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Candidate
+from promedical_utils.core.records import Candidate, Rubric
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame, write_json
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.endpoints import OUTCOMES
-from promedical_utils.data.roles import Draft, Task
+from promedical_utils.data.roles import Draft, Roles, Task
 from promedical_utils.data.sources.schemas import question
 from promedical_utils.pipeline.endpoints import of_profile
 from promedical_utils.pipeline.rubrics import open_rows
@@ -44,12 +44,13 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
     KitError without open data.
     """
     if profile.data != "open":
-        raise KitError("trial asks open questions: SET=data=open, with sources and an endpoint")
+        raise KitError("trial asks open questions: set data=open, sources and an endpoint in SET")
     rows, left_out = open_rows(profile)
     roles, start = of_profile(profile, folder / "asked"), time.monotonic()
     answering = [f"generator_{name}" for name in roles.generators]
     order = ["screener", "classifier", "writer", *answering, "judge"]
-    asked, written, verdicts = Counter(dict.fromkeys(order, 0)), Counter(), Counter()
+    asked, written = Counter(dict.fromkeys(order, 0)), Counter()
+    verdicts = Counter({"met": 0, "not_met": 0, "unknown": 0})
     before = folder / "open.json"
     earlier = read_json(before, "")["minutes"] if before.exists() else 0
     for row in rows:
@@ -66,7 +67,8 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
                 asked["judge"] += 1
                 about = {"instruction_id": row.id, "generator": name, "text": answer.value}
                 candidate = Candidate(id=short_hash(row.id, name), **about)
-                verdicts += _judged(roles, Task(instruction, tuple(rubric.criteria), candidate))
+                task = Task(instruction, tuple(rubric.criteria), candidate)
+                verdicts.update(_judged(roles, task))
         outcomes = roles.outcomes() | {"writer": written}
         table = _table(outcomes, asked, roles.answers.ledger())
         report = {"questions": asked["writer"], "of": len(rows), "left_out": left_out}
@@ -79,13 +81,14 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
     return table
 
 
-def stand_in(instruction_id: str):
+def stand_in(instruction_id: str) -> Rubric:
+    """``STAND_IN`` as the rubric of an instruction."""
     names = ("dimension", "text", "weight")
     draft = Draft(criteria=[dict(zip(names, row, strict=True)) for row in STAND_IN])
     return rubric_writer.rubric(draft, instruction_id)
 
 
-def _judged(roles, task: Task) -> Counter:
+def _judged(roles: Roles, task: Task) -> Counter:
     """Verdicts by value; those that break a promise of ``roles.judged`` by its name, too."""
     before = roles.outcomes().get("judge", {}).get("unanswered", 0)
     [verdicts] = roles.judge([task])
