@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.paper import trace
-from promedical_utils.pipeline import policies
+from promedical_utils.pipeline import policies, trial
 from promedical_utils.run import doctor, graph, notebooks, publish
 
 OWN_ARGUMENTS = {  # commands that read their arguments themselves
@@ -88,14 +88,9 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         case "figures":
             print(publish.redraw(profiles.load(given.name)))
         case "trial":
-            from promedical_utils.pipeline.trial import trial  # needs the extra data
-
             folder = workspace.project_root() / "runs/open"
-            print(
-                trial(profiles.profile_for(given.name), folder, given.minutes).to_string(
-                    index=False
-                )
-            )
+            roles = trial.trial(profiles.profile_for(given.name), folder, given.minutes)
+            print(roles.to_string(index=False))
             print(f"-> {workspace.shown(folder)}")
         case "study":
             graph.run_study(given.name)

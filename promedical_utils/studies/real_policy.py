@@ -22,6 +22,7 @@ from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import short_hash, write_frame, write_rows
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.pipeline import policies, reward_models
+from promedical_utils.policy.veto_reward import RubricReward
 from promedical_utils.report import figures as drawing
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import groups_of
@@ -212,8 +213,6 @@ def _reader(profile: Profile, folder: Path, data: RunData, place: Path):
 
 def _reading(reader, data: RunData):
     """(instruction id, messages, text, finished) items -> ``veto_reward.Judged``, by a reader."""
-    from promedical_utils.policy.veto_reward import RubricReward
-
     return RubricReward(reader, None, data.rubrics).read
 
 
