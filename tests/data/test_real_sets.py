@@ -876,8 +876,6 @@ def test_medquad_without_the_test_side_is_text_to_learn_from_and_to_retrieve():
     assert not questions & {schemas.wording(r.question) for r in real_sets.read("mediqa")}
     answers = {schemas.wording(row.answer) for row, _ in kept}
     assert not answers & {schemas.wording(text) for text in real_sets.judged_answers()}
-    knowledge = real_sets.medhallu_knowledge()
-    assert len(knowledge) == 499 and all(knowledge.values())
 
 
 @real_data

@@ -502,11 +502,6 @@ LABELS = {name: schemas.CARDS[key].labels for name, (key, _) in (SOURCES | judge
 # ---------------------------------------------------------------- text
 
 
-def medhallu_knowledge() -> dict[str, list[str]]:
-    """Instruction id -> what the study says, to be retrieved."""
-    return {f"medhallu-{row.id}": row.knowledge for row in read("medhallu")}
-
-
 def medquad_texts(seed: int) -> tuple[list[tuple[BaseModel, Split]], Counter]:
     """MedQuAD's questions and answers, each with its split, and what was left out, by reason.
 
