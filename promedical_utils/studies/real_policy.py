@@ -136,7 +136,7 @@ class RealPolicy(Study):
                 for metric, of in counted.items()
             ]
             if seed in ("", str(self.plan["veto"][0])):
-                beside[system] = [a.text.strip() for a in free[: self.shows["beside"]]]
+                beside[system] = [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
         write_frame(out / "answers.csv", pd.DataFrame(beside))
         return results.rows_of(Estimates.of_items(samples, results.KEY, items))
 
@@ -145,14 +145,15 @@ class RealPolicy(Study):
         gate = self.gate(cells)
         self.save_table(gate, out, "gate", "Does the second reader read?", manifest)
         measured = bool(gate.passed[gate.counts].all())
-        self.save_table(self.by_system(cells), out, "table", self.title, manifest)
+        self.save_table(self.by_measure(cells), out, "table", self.title, manifest)
         curves = pd.read_parquet(out / more[0])
         runs = "seed " + curves.seed.astype(str) + ("" if measured else ": no measurement")
         self.save_figure(
             drawing.plot_second_reader, curves.assign(run=runs), out, "curve", manifest, more[0]
         )
         beside = pd.read_csv(out / more[1], keep_default_na=False)
-        self.save_table(beside, out, "beside", f"Ten answers, {MEDQUAD}", manifest)
+        title = f"Answers side by side to {len(beside)} {MEDQUAD}"
+        self.save_table(beside, out, "beside", title, manifest)
 
     def gate(self, cells: results.Cells) -> pd.DataFrame:
         """A row a source: pairs whose shorter answer is right, the share ordered rightly (%),
@@ -170,16 +171,17 @@ class RealPolicy(Study):
             rows.append(row | {"counts": counts, "passed": row["ordered_low"] > 50})
         return pd.DataFrame(rows)
 
-    def by_system(self, cells: results.Cells) -> pd.DataFrame:
-        """A row a system: the mean over its seeds; of GRPO also less what it started from."""
+    def by_measure(self, cells: results.Cells) -> pd.DataFrame:
+        """A row a measure: of each system the mean over its seeds, and of GRPO less what it
+        started from; in percent, or tokens."""
         frame = []
-        for system, label in self.shows["labels"].items():
-            row: dict = {"system": label}
-            for column, (metric, against) in self.shows["columns"].items():
-                row |= cells.wide(system, {column: (metric, "all")}, against, digits=1)
-                less = {f"{column}_less_sft": (metric, "all", results.LESS, "sft")}
-                row |= cells.wide(system, less, against, digits=1) if system == "veto" else {}
-            frame.append(row)
+        for measure, (metric, against) in self.shows["columns"].items():
+            cell, first = (metric, "all"), cells.means.get(("base", metric, "all", against), {})
+            row = {"measure": measure, "by": against, "answers": first.get("n", 0)}
+            for system in self.shows["labels"]:
+                row |= cells.wide(system, {system: cell}, against, digits=1)
+            less = {"veto_less_sft": (*cell, results.LESS, "sft")}
+            frame.append(row | cells.wide("veto", less, against, digits=1))
         return pd.DataFrame(frame)
 
 

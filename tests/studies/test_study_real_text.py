@@ -181,11 +181,11 @@ def test_a_policy_is_read_by_a_second_reader_that_learned_other_labels(run, monk
     curves = pd.read_parquet(out / "curves.parquet")
     assert sorted(set(curves.seed)) == [1, 2] and set(curves.step) == {0, 1, 2}
     assert curves.judged.notna().all() and curves.gold.isna().all()
-    table = pd.read_csv(out / "table.csv")
-    assert list(table.system) == list(shows["labels"].values())
-    assert table.tokens.between(1, 12).all() and table.refused.eq(0).all()
-    less = table.tokens_less_sft.iloc[2]
-    assert less == pytest.approx(table.tokens.iloc[2] - table.tokens.iloc[1], abs=0.11)
+    table = pd.read_csv(out / "table.csv").set_index("measure")
+    tokens = table.loc["length (tokens, 96 at most)"]
+    assert all(1 <= tokens[system] <= 12 for system in shows["labels"]) and tokens.answers == 4
+    assert tokens.veto_less_sft == pytest.approx(tokens.veto - tokens.sft, abs=0.11)
+    assert table.loc["harmless questions refused (%)", "veto"] == 0
     gate = pd.read_csv(out / "gate.csv").set_index("source")
     assert gate.loc["kqa", "labels"] == "physicians"
     assert (gate.passed == (gate.ordered_low > 50)).all()
