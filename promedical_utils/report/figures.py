@@ -440,7 +440,7 @@ def plot_gold_over_kl(df: pd.DataFrame, names: Mapping | None = None) -> Figure:
 def plot_second_reader(df: pd.DataFrame) -> Figure:
     """``plot_gold_over_kl`` where a second reward model stands in for gold."""
     names = {"proxy": "first reader, the reward", "judged": "second reader, a stand-in for gold"}
-    return plot_gold_over_kl(df.drop(columns="gold"), names)
+    return plot_gold_over_kl(df, names)
 
 
 def _root(values):

@@ -8,7 +8,7 @@ second one reads at all is tested first, on pairs whose shorter answer is right 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +25,9 @@ from promedical_utils.pipeline import policies, reward_models
 from promedical_utils.policy.veto_reward import RubricReward
 from promedical_utils.report import figures as drawing
 from promedical_utils.reward_model.variants import find
-from promedical_utils.rubric.preferences import groups_of
+from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import learning_curve, results
-from promedical_utils.studies.study import Study
+from promedical_utils.studies.study import Study, as_computed, kept_part
 
 READERS = ("first", "second")
 RUBRICS = ("kqa_contrast", "medlfqa_contrast")  # whose statements are criteria of a new answer, too
@@ -39,37 +39,43 @@ class RealPolicy(Study):
     kind, title, data = "real_policy", "A policy on real text", "real"
 
     def train(self, profile, folder, data, out) -> dict:
-        """Also into ``out``: sums.parquet, curves.parquet and answers.csv, which has questions of
-        MedQuAD and answers of policies, and no other text."""
-        from promedical_utils.policy import sft, training  # late: they load torch
-
+        """Also into ``out``: sums.parquet, curves.parquet, answers.csv, which has questions of
+        MedQuAD and answers of policies and no other text, and part-<system>-<seed> of each, which a
+        later run takes over."""
         p = Profile.model_validate(profile.model_dump(mode="json") | self.shows["settings"])
-        place, base, readers = folder / "policy_study", base_path(p, folder), {}
-        for name in READERS:
-            print(f"{name} reader ...", flush=True)
-            readers[name] = _reader(p, folder, half(data, name), place / name)
-        rows = [self.gate_rows(data, readers["second"])]
-        print("supervised fine-tuning ...", flush=True)
-        written = real_sets.written_answers(p.seed)[: self.shows["written"]]
-        taught = sft.train(base, written, p, place / "sft")
-        asked = [i for i in half(data, "first").instructions_in("train") if i.source in RUBRICS]
-        held, trained, curves = self.held_out(data, readers["second"]), [], []
-        read = [policies.reward_fingerprint(place / name) for name in READERS]
-        for seed in self.plan["veto"]:
-            print(f"GRPO, seed {seed} ...", flush=True)
-            own, at = p.model_copy(update={"seed": seed}), place / f"veto-{seed}"
-            job = training.Job(at, own, data.rubrics, asked, held, short_hash(*read, taught["of"]))
-            report = training.train(job, place / "sft", readers["first"])
-            trained.append({"seed": seed} | {key: report[key] for key in REPORTED})
-            curves.append(pd.read_csv(at / "curve.csv").assign(seed=seed))
-        write_rows(out / "curves.parquet", pd.concat(curves, ignore_index=True))
-        systems = {("base", ""): (base, None), ("sft", ""): (place / "sft", None)}
-        for seed in self.plan["veto"]:
-            systems["veto", str(seed)] = (place / "sft", place / f"veto-{seed}")
-        rows.append(self.answered(p, data, systems, readers, out))
+        trainings = _Trainings(p, folder, data, self.shows)
+        splits = ("train", "calibration", "checkpoint", "bench")
+        read = [digest(groups_of(data, "judge", split)) for split in splits]
+        key = short_hash(as_computed(p), repr(self.shows), *read)
+        harmless = _harmless(p.seed, self.shows["harmless"])
+        asked = _with_rubric(data, "bench", self.shows["asked"]), harmless
+        rows, curves, reports, answers = [], [], {}, {}
+        for system, seed in (("gate", 0), ("base", 0), ("sft", 0), *self.seeds):
+            print(f"{system}, seed {seed} ..." if seed else f"{system} ...", flush=True)
+
+            def made(system=system, seed=seed) -> tuple[pd.DataFrame, dict]:
+                if system == "gate":
+                    return self.gate_rows(data, trainings.reader("second")), {}
+                facts, base, adapter = trainings.policy(system, seed)
+                own, texts = self.answered(p, data, (system, seed), base, adapter, asked, trainings)
+                return own, facts | {"answers": texts}
+
+            own, facts = kept_part(out, f"{system}-{seed}", key, made)
+            rows.append(own)
+            if system != "gate":
+                answers.setdefault(system, facts.pop("answers"))
+                curves += [row | {"seed": seed} for row in facts.pop("curve", ())]
+                reports[f"{system}-{seed}"] = facts
+        write_rows(out / "curves.parquet", pd.DataFrame(curves).sort_index(axis=1))
+        texts = [asked.messages[0].content for asked in harmless[: self.shows["beside"]]]
+        write_frame(out / "answers.csv", pd.DataFrame({"question": texts} | answers))
         results.write_sums(out, pd.concat(rows, ignore_index=True))
         halves = {name: len(half(data, name).ids("train")) for name in READERS}
-        return {"sft": taught, "policies": trained, "train_questions": halves}
+        return {"trainings": reports, "train_questions": halves}
+
+    @property
+    def seeds(self) -> list[tuple[str, int]]:
+        return [("veto", seed) for seed in self.plan["veto"]]
 
     def gate_rows(self, data: RunData, reader) -> pd.DataFrame:
         """Pairs of the bench that the second reader orders rightly, by source and part."""
@@ -79,66 +85,43 @@ class RealPolicy(Study):
         scores = reader.score_groups(groups, shorten=True).assign(read="")
         return results.rows_of(learning_curve.counted("second reader", scores, groups, data))
 
-    def held_out(self, data: RunData, reader):
-        """What every evaluation on the way asks, and the second reader as its judge."""
-        from promedical_utils.policy.generation import messages_of  # these load torch
-        from promedical_utils.policy.model import HeldOut
-
-        asked = {i.id: i for i in _with_rubric(data, "checkpoint", self.shows["held_out"])}
-        reads = _reading(reader, data)
-
-        def judged(pairs):
-            items = [(i, messages_of(asked[i]), text, True) for i, text in pairs]
-            return [read.verdicts for read in reads(items)]
-
-        return HeldOut([*asked.values()], judged, None, data.condition_of)
-
-    def answered(self, p: Profile, data: RunData, systems, readers, out) -> pd.DataFrame:
-        """Rows of what every system answers to questions with a rubric and to harmless ones."""
+    def answered(
+        self, p: Profile, data: RunData, key, base, adapter, asked, trainings
+    ) -> tuple[pd.DataFrame, list[str]]:
+        """Rows of what a policy, ``key`` its system and seed, answers to questions with a rubric
+        and to harmless ones; and the first of the latter answers."""
         from promedical_utils.policy import model as policy  # these load torch
         from promedical_utils.policy.generation import messages_of
         from promedical_utils.reward_model import hub
 
-        with_rubric = _with_rubric(data, "bench", self.shows["asked"])
-        harmless = _harmless(p.seed, self.shows["harmless"])
-        asked, items = [*with_rubric, *harmless], []
-        conditions = [data.condition_of.get(i.id, i.id) for i in asked]
+        with_rubric, everything = asked[0], [*asked[0], *asked[1]]
+        conditions = [data.condition_of.get(i.id, i.id) for i in everything]
         samples = pd.DataFrame({"condition": pd.factorize(np.array(conditions))[0].astype(str)})
-        samples.insert(0, "instruction_id", [str(n) for n in range(len(asked))])
-        beside = {"question": [i.messages[0].content for i in harmless[: self.shows["beside"]]]}
+        samples.insert(0, "instruction_id", [str(n) for n in range(len(everything))])
+        model = policy.load_policy(adapter, base, p) if adapter else policy.load_base(base, p)[0]
+        answers = policy.answers_of(model, hub.tokenizer_of(base), everything, p, p.seed)
+        del model  # before the readers are loaded
+        own, free = answers[: len(with_rubric)], answers[len(with_rubric) :]
+        measures = {}
+        for name in READERS:
+            pairs = zip(with_rubric, own, strict=True)
+            texts = [(i.id, messages_of(i), a.text, a.finished) for i, a in pairs]
+            read = _reading(trainings.reader(name), data)(texts)
+            values = {"violation_rate": [j.scores.s3 > 0 for j in read]}
+            values |= {score: [getattr(j.scores, score) for j in read] for score in ("s1", "s2")}
+            values["plain_violation_rate"] = ["violated" in j.reasons for j in read]
+            measures |= {(metric, f"{name} reader"): of for metric, of in values.items()}
         refuses = refusals(self.shows["refusal"])
-        for (system, seed), (base, adapter) in systems.items():
-            tokenizer = hub.tokenizer_of(base)
-            model = (
-                policy.load_policy(adapter, base, p) if adapter else policy.load_base(base, p)[0]
-            )
-            answers = policy.answers_of(model, tokenizer, asked, p, p.seed)
-            del model  # before the next one is loaded
-            own, free = answers[: len(with_rubric)], answers[len(with_rubric) :]
-            rows = np.arange(len(asked))
-            for name, reader in readers.items():
-                pairs = list(zip(with_rubric, own, strict=True))
-                read = _reading(reader, data)(
-                    [(i.id, messages_of(i), a.text, a.finished) for i, a in pairs]
-                )
-                values = {"violation_rate": [j.scores.s3 > 0 for j in read]}
-                values |= {key: [getattr(j.scores, key) for j in read] for key in ("s1", "s2")}
-                values["plain_violation_rate"] = ["violated" in j.reasons for j in read]
-                items += [
-                    ((system, seed, metric, "all", f"{name} reader"), rows[: len(own)], of)
-                    for metric, of in values.items()
-                ]
-            counted = {"refused": [bool(refuses.match(a.text.strip())) for a in free]}
-            counted |= {"finished": [a.finished for a in free]}
-            counted |= {"tokens": [len(a.ids) for a in free]}
-            items += [
-                ((system, seed, metric, "all", "counted"), rows[len(own) :], of)
-                for metric, of in counted.items()
-            ]
-            if seed in ("", str(self.plan["veto"][0])):
-                beside[system] = [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
-        write_frame(out / "answers.csv", pd.DataFrame(beside))
-        return results.rows_of(Estimates.of_items(samples, results.KEY, items))
+        measures["refused", "counted"] = [bool(refuses.match(a.text.strip())) for a in free]
+        measures["finished", "counted"] = [a.finished for a in free]
+        measures["tokens", "counted"] = [len(a.ids) for a in free]
+        system, seed = key[0], str(key[1] or "")
+        rows, items = np.arange(len(everything)), []
+        for (metric, against), values in measures.items():
+            at = rows[len(own) :] if against == "counted" else rows[: len(own)]
+            items.append(((system, seed, metric, "all", against), at, values))
+        counted = results.rows_of(Estimates.of_items(samples, results.KEY, items))
+        return counted, [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
 
     def show(self, rows, manifest, out) -> None:
         cells, more = results.Cells(rows), ("curves.parquet", "answers.csv")
@@ -183,6 +166,61 @@ class RealPolicy(Study):
             less = {"veto_less_sft": (*cell, results.LESS, "sft")}
             frame.append(row | cells.wide("veto", less, against, digits=1))
         return pd.DataFrame(frame)
+
+
+class _Trainings:
+    """What the study trains, each when it is first asked for."""
+
+    def __init__(self, p: Profile, folder: Path, data: RunData, shows: Mapping):
+        self.p, self.folder, self.data, self.shows = p, folder, data, shows
+        self.place, self.base = folder / "policy_study", base_path(p, folder)
+        self.readers: dict = {}
+
+    def reader(self, name: str):
+        if name not in self.readers:
+            print(f"  {name} reader", flush=True)
+            data, place = half(self.data, name), self.place / name
+            self.readers[name] = _reader(self.p, self.folder, data, place)
+        return self.readers[name]
+
+    def policy(self, system: str, seed: int) -> tuple[dict, Path | str, Path | None]:
+        """What is said of a policy's training, its base, and the folder of its adapter, if any."""
+        if system == "base":
+            return {}, self.base, None
+        from promedical_utils.policy import sft, training  # late: they load torch
+
+        written = real_sets.written_answers(self.p.seed)[: self.shows["written"]]
+        taught = sft.train(self.base, written, self.p, self.place / "sft")
+        if system == "sft":
+            return taught, self.place / "sft", None
+        p, out = self.p.model_copy(update={"seed": seed}), self.place / f"veto-{seed}"
+        asked = [
+            i for i in half(self.data, "first").instructions_in("train") if i.source in RUBRICS
+        ]
+        first, held = self.reader("first"), self.held_out()
+        read = [policies.reward_fingerprint(self.place / name) for name in READERS]
+        read = short_hash(*read, taught["of"])
+        job = training.Job(out, p, self.data.rubrics, asked, held, read)
+        report = training.train(job, self.place / "sft", first)
+        rows = pd.read_csv(out / "curve.csv").to_dict("records")
+        curve = [{name: value for name, value in row.items() if value == value} for row in rows]
+        facts = {name: report[name] for name in REPORTED}
+        return facts | {"curve": curve}, self.place / "sft", out
+
+    def held_out(self):
+        """What every evaluation on the way asks, and the second reader as its judge."""
+        from promedical_utils.policy.generation import messages_of  # these load torch
+        from promedical_utils.policy.model import HeldOut
+
+        data = self.data
+        asked = {i.id: i for i in _with_rubric(data, "checkpoint", self.shows["held_out"])}
+        reads = _reading(self.reader("second"), data)
+
+        def judged(pairs):
+            items = [(i, messages_of(asked[i]), text, True) for i, text in pairs]
+            return [read.verdicts for read in reads(items)]
+
+        return HeldOut([*asked.values()], judged, None, data.condition_of)
 
 
 def half(data: RunData, name: str) -> RunData:
