@@ -22,6 +22,7 @@ from promedical_utils.core.workspace import need, read_json, short_hash, write_j
 from promedical_utils.evaluation import policy_metrics
 from promedical_utils.evaluation.policy_metrics import BASE, FULL, METRICS, SEPARATOR, STUDY
 from promedical_utils.pipeline import policies, reward_models
+from promedical_utils.pipeline.preference_pairs import expert
 from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
 from promedical_utils.reward_model.variants import find
@@ -47,7 +48,7 @@ class Policies(Study):
         (out / "policies.csv").unlink(missing_ok=True)  # what the variants are called is read anew
         for recipe in sorted({settled(profile, v).reward_model for v in self.plan}):
             print(f"reward model {recipe} ...", flush=True)
-            prepare_reward_model(profile, folder, data, recipe)
+            prepare_reward_model(profile, folder, data, recipe, folder / "reward" / recipe)
         trained = [(variant, seed) for variant, seeds in self.plan.items() for seed in seeds]
         rows = _side_by_side(profile, folder, [(BASE, 0), *trained])
         answers, curves = [pd.read_parquet(place(folder, BASE, 0) / "evaluation.parquet")], []
@@ -136,15 +137,15 @@ def place(folder: Path, variant: str, seed: int) -> Path:
     return folder / "trained" / f"{variant}-{seed}"
 
 
-def prepare_reward_model(profile, folder: Path, data: RunData, name: str) -> None:
-    """Train and calibrate the reward model ``name`` in ``folder``/reward, unless that is done."""
+def prepare_reward_model(profile, folder: Path, data: RunData, name: str, where: Path) -> None:
+    """Train the recipe ``name`` into ``where`` and calibrate it, unless that is done."""
     # late: loads torch, and drawing does without
     from promedical_utils.reward_model import model as reward_model
 
-    recipe, where = find(name), folder / "reward" / name
+    recipe = find(name)
     reward_models.train_reward_model(profile, folder, data, recipe, where)
     if recipe.conditional and not (where / "calibration.json").exists():
-        heldout = preferences.groups_of(data, "truth", "calibration")
+        heldout = preferences.groups_of(data, expert(profile), "calibration")
         scores = reward_model.load(where).score_groups(heldout)
         reward_models.calibrate(profile, data, recipe, where, scores)
 

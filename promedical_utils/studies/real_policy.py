@@ -10,6 +10,7 @@ second one reads at all is tested first, on pairs whose shorter answer is right 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,12 @@ from promedical_utils.core.records import Instruction
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import short_hash, write_frame, write_rows
 from promedical_utils.data.sources import real_sets, schemas
-from promedical_utils.pipeline import policies, reward_models
+from promedical_utils.pipeline import policies
 from promedical_utils.policy.veto_reward import RubricReward
 from promedical_utils.report import figures as drawing
-from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import learning_curve, results
+from promedical_utils.studies.policies import prepare_reward_model
 from promedical_utils.studies.study import Study, as_computed, kept_part
 
 READERS = ("first", "second")
@@ -50,7 +51,8 @@ class RealPolicy(Study):
         harmless = _harmless(p.seed, self.shows["harmless"])
         asked = _with_rubric(data, "bench", self.shows["asked"]), harmless
         rows, curves, reports, answers = [], [], {}, {}
-        for system, seed in (("gate", 0), ("base", 0), ("sft", 0), *self.seeds):
+        seeds = (("veto", seed) for seed in self.plan["veto"])
+        for system, seed in (("gate", 0), ("base", 0), ("sft", 0), *seeds):
             print(f"{system}, seed {seed} ..." if seed else f"{system} ...", flush=True)
 
             def made(system=system, seed=seed) -> tuple[pd.DataFrame, dict]:
@@ -72,10 +74,6 @@ class RealPolicy(Study):
         results.write_sums(out, pd.concat(rows, ignore_index=True))
         halves = {name: len(half(data, name).ids("train")) for name in READERS}
         return {"trainings": reports, "train_questions": halves}
-
-    @property
-    def seeds(self) -> list[tuple[str, int]]:
-        return [("veto", seed) for seed in self.plan["veto"]]
 
     def gate_rows(self, data: RunData, reader) -> pd.DataFrame:
         """Pairs of the bench that the second reader orders rightly, by source and part."""
@@ -177,27 +175,36 @@ class _Trainings:
         self.readers: dict = {}
 
     def reader(self, name: str):
+        from promedical_utils.policy import training  # late: loads torch
+
         if name not in self.readers:
             print(f"  {name} reader", flush=True)
             data, place = half(self.data, name), self.place / name
-            self.readers[name] = _reader(self.p, self.folder, data, place)
+            prepare_reward_model(self.p, self.folder, data, "criterion", place)
+            self.readers[name] = training.reward_model_of(place)
         return self.readers[name]
+
+    @cached_property
+    def taught(self) -> dict:
+        """The report of supervised fine-tuning, in ``place``/sft."""
+        from promedical_utils.policy import sft  # late: loads torch
+
+        written = real_sets.written_answers(self.p.seed)[: self.shows["written"]]
+        return sft.train(self.base, written, self.p, self.place / "sft")
 
     def policy(self, system: str, seed: int) -> tuple[dict, Path | str, Path | None]:
         """What is said of a policy's training, its base, and the folder of its adapter, if any."""
         if system == "base":
             return {}, self.base, None
-        from promedical_utils.policy import sft, training  # late: they load torch
-
-        written = real_sets.written_answers(self.p.seed)[: self.shows["written"]]
-        taught = sft.train(self.base, written, self.p, self.place / "sft")
         if system == "sft":
-            return taught, self.place / "sft", None
+            return self.taught, self.place / "sft", None
+        from promedical_utils.policy import training  # late: loads torch
+
         p, out = self.p.model_copy(update={"seed": seed}), self.place / f"veto-{seed}"
         asked = [
             i for i in half(self.data, "first").instructions_in("train") if i.source in RUBRICS
         ]
-        first, held = self.reader("first"), self.held_out()
+        taught, first, held = self.taught, self.reader("first"), self.held_out()
         read = [policies.reward_fingerprint(self.place / name) for name in READERS]
         read = short_hash(*read, taught["of"])
         job = training.Job(out, p, self.data.rubrics, asked, held, read)
@@ -235,20 +242,6 @@ def half(data: RunData, name: str) -> RunData:
 
 def refusals(beginnings: Sequence[str]) -> re.Pattern:
     return re.compile("|".join(beginnings), re.IGNORECASE)
-
-
-def _reader(profile: Profile, folder: Path, data: RunData, place: Path):
-    """A criterion reward model of these data's labels, calibrated on them."""
-    from promedical_utils.reward_model import model as reward_model  # late: loads torch
-
-    recipe = find("criterion")
-    reward_models.train_reward_model(profile, folder, data, recipe, place)
-    rm = reward_model.load(place)
-    if not (place / "calibration.json").exists():
-        held = groups_of(data, "judge", "calibration")
-        reward_models.calibrate(profile, data, recipe, place, rm.score_groups(held))
-        rm = reward_model.load(place)
-    return rm.merged() if rm.model.device.type == "cpu" else rm
 
 
 def _reading(reader, data: RunData):

@@ -191,7 +191,7 @@ def test_a_policy_is_read_by_a_second_reader_that_learned_other_labels(run, monk
     assert (gate.passed == (gate.ordered_low > 50)).all()
     # of kept parts nothing is trained again, and all comes out the same
     kept = {path.name: path.read_bytes() for path in out.glob("*.csv")}
-    monkeypatch.setattr(real_policy, "_reader", None)
+    monkeypatch.setattr(real_policy, "prepare_reward_model", None)
     RealPolicy({"veto": [1, 2]}).run(profile, folder, out)
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == kept
     # the one text that leaves is MedQuAD's, and answers to it
