@@ -26,7 +26,6 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 from promedical_utils import clinic
-from promedical_utils.clinic import lessons, vocabulary
 from promedical_utils.core import plotting, profiles, run_data
 from promedical_utils.core.workspace import write_json
 from promedical_utils.pipeline import preference_pairs, rubrics
@@ -124,8 +123,7 @@ def clinic_rows(instructions: int) -> list[dict]:
     world = clinic.build(profile)
     texts = [m.content for i in world.instructions for m in i.messages]
     texts += [c.text for g in groups for c in (*g.candidates, *g.criteria)]
-    words = vocabulary.single_tokens()
-    tokenizer = small_base.train_tokenizer(lessons.corpus(texts), VOCABULARY, words)
+    tokenizer = small_base.train_tokenizer(texts, VOCABULARY)
     rows = training.training_rows(groups, tokenizer, "criterion", LONGEST, room=math.inf)[0]
     return sorted(rows, key=lambda row: -max(map(len, row["ids"])))
 

@@ -1,14 +1,17 @@
-"""Three candidate generators of unlike habits: long, warm and careless; terse and safe; between."""
+"""Candidate generators of unlike habits: long and warm, terse, between the two, careless."""
 
 import random
+from collections.abc import Iterable
 
-from promedical_utils.clinic.grammar import say
+from promedical_utils.clinic.grammar import Act, say
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
 
 NAMES = ("warm", "terse", "between")
+CARELESS = "careless"  # stands in for the first of them in training, and beside them on the bench
+SHORTEST, LONGEST = 60, 150  # words of an answer
 
 
-def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str, str]:
+def act(patient, slot: str, outcome: str, rng: random.Random) -> Act:
     """The act of a slot with its values, for an outcome: right, harmless, dangerous or muddled.
 
     A muddled act says one value in both places, so that nobody can tell what is meant.
@@ -17,6 +20,8 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
     refused = rng.choice([facts["avoid"], facts["avoid"], facts["other"]])
     if slot == "drug":
         return _drug(facts, outcome, refused, rng)
+    if slot == "mention":
+        return "mention", rng.choice([facts["avoid"], facts["other"]]), ""
     if slot in ("dose", "review"):
         number = _dose if slot == "dose" else _days
         return slot, rng.choice(number(facts, outcome)), ""
@@ -30,7 +35,7 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
     return (name, fact, opposite) if outcome == "right" else (name, opposite, fact)
 
 
-def _drug(facts: dict, outcome: str, refused: str, rng: random.Random) -> tuple[str, str, str]:
+def _drug(facts: dict, outcome: str, refused: str, rng: random.Random) -> Act:
     first, avoid, other = facts["first"], facts["avoid"], facts["other"]
     match outcome:
         case "right":
@@ -52,11 +57,14 @@ def _dose(facts: dict, outcome: str) -> tuple[str, ...] | list[str]:
 
 
 def _days(facts: dict, outcome: str) -> tuple[str, ...] | list[str]:
-    """The leaflet's day exactly, or rightly at times up to three steps sooner; all else later."""
+    """The leaflet's day, at times up to three steps sooner; all else later."""
     days, review = values("days"), facts["review"]
     at = days.index(review)
-    choices = {"exact": [review], "right": [review, review, *days[max(0, at - 3) : at]]}
-    return choices.get(outcome) or days[at + 1 : at + 5]
+    return (
+        [review, review, *days[max(0, at - 3) : at]]
+        if outcome == "right"
+        else days[at + 1 : at + 5]
+    )
 
 
 def _outcome(odds: dict[str, float], draw: float) -> str | None:
@@ -69,21 +77,40 @@ def _outcome(odds: dict[str, float], draw: float) -> str | None:
 
 
 def write(patient, generator: str | dict, rng: random.Random) -> str:
-    """An answer to a patient in some habits: their name in generators.yaml, or themselves."""
+    """An answer to a patient in some habits: their name in generators.yaml, or themselves.
+
+    Habits are drawn until their acts take at most ``LONGEST`` words; sentences that say nothing are
+    put in up to ``SHORTEST``.
+    """
     habits = read("generators")[generator] if isinstance(generator, str) else generator
-    acts = []
-    for slot, odds in habits.items():
-        if slot == "fillers" or slot in EXTRAS and slot not in patient.extras:
-            continue
-        if outcome := _outcome(odds, rng.random()):
-            acts.append(act(patient, slot, outcome, rng))
-    texts = spoken(acts, rng)
-    opening = rng.sample(read("sentences")["filler"]["forms"], rng.randint(*habits["fillers"]))
-    return " ".join(opening + texts) or say("filler", 0)
+    words = LONGEST + 1
+    while words > LONGEST:
+        acts = {}
+        for slot, odds in habits.items():
+            if slot in EXTRAS and slot not in patient.extras:
+                continue
+            if outcome := _outcome(odds, rng.random()):
+                acts[slot] = act(patient, slot, outcome, rng)
+        said = {slot: _spoken(act, patient.wording, rng) for slot, act in acts.items()}
+        words = _length(said.values())
+    parts = {name: [said[slot] for slot in own if slot in said] for name, own in _places().items()}
+    rng.shuffle(parts["middle"])
+    fillers = read("sentences")["filler"][patient.wording]
+    fillers = rng.sample(fillers, len(fillers))
+    text = [*parts["first"], *parts["middle"], *parts["last"]]
+    while _length(text) < SHORTEST and fillers:
+        text.insert(rng.randrange(len(text) + 1), fillers.pop())
+    return " ".join(text)
 
 
-def spoken(acts: list[tuple[str, str, str]], rng: random.Random) -> list[str]:
-    """A sentence an act, each in a form drawn from its own, in the order of all answers."""
-    sentences, slots = read("sentences"), read("vocabulary")["slots"]
-    ordered = sorted(acts, key=lambda act: slots.index(sentences[act[0]]["slot"]))
-    return [say(act, rng.randrange(len(sentences[act]["forms"])), a, b) for act, a, b in ordered]
+def _places() -> dict[str, list[str]]:
+    return read("vocabulary")["slots"]
+
+
+def _length(sentences: Iterable[str]) -> int:
+    return sum(len(sentence.split()) for sentence in sentences)
+
+
+def _spoken(act: Act, wording: str, rng: random.Random) -> str:
+    name, a, b = act
+    return say(name, wording, rng.randrange(len(read("sentences")[name][wording])), a, b)

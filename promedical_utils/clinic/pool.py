@@ -11,8 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from promedical_utils.clinic.grammar import restated
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.clinic.world import Patient, World, conditions, draw_patient, messages
+from promedical_utils.clinic.world import (
+    LEAFLET,
+    Patient,
+    World,
+    conditions,
+    draw_patient,
+    messages,
+)
 from promedical_utils.core.records import Message, RawInstruction
 from promedical_utils.core.workspace import short_hash
 
@@ -138,14 +146,13 @@ def near_miss(patient: Patient, text: str, rng: random.Random) -> str:
 
     match kind:
         case "dose":
-            other = another("units", facts["limit"])
-            return re.sub(r"(?<=limit |ximum )\d+", other, text, count=1)
+            return restated(text, "limit", another("units", facts["limit"]))
         case "drug":
-            return text.replace(first, another("drug", first, avoid, facts["other"]))
+            return restated(text, "first", another("drug", first, avoid, facts["other"]))
         case "sign":
-            return text.replace(danger, another("sign", danger, facts["mild"]))
+            return restated(text, "danger", another("sign", danger, facts["mild"]))
         case "swap":
-            return re.sub(f"{first}|{avoid}", lambda m: avoid if m[0] == first else first, text)
+            return restated(restated(text, "first", avoid), "avoid", first)
     stated, denied = next(pair for pair in read("pool")["negated"] if pair[0] in text)
     return text.replace(stated, denied, 1)
 
@@ -171,7 +178,7 @@ def _filled(text: str, rng: random.Random) -> str:
 
 def _reordered(text: str, rng: random.Random) -> str:
     """The lines of the leaflet in another order; the question after it stays where it is."""
-    before, label, leaflet = text.partition("Leaflet: ")
+    before, label, leaflet = text.partition(LEAFLET)
     lines = re.findall(r"[^.?]+\.", leaflet)
     rest = leaflet[sum(map(len, lines)) :]
     lines = [line.strip() for line in lines]

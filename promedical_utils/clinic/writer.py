@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable
 from functools import partial
 
-from promedical_utils.clinic.grammar import PLACEHOLDERS, read_criterion
+from promedical_utils.clinic.grammar import FACTS, read_criterion
 from promedical_utils.clinic.vocabulary import read, values
 from promedical_utils.core.records import Criterion, Decision, Rubric
 
@@ -29,9 +29,8 @@ def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
     else:
         stated = [(n, *read_criterion(c.text)) for n, c in enumerate(criteria)]
         index, name, value = rng.choice([row for row in stated if row[2]])
-        forms = " ".join(read("criteria")[name]["forms"])
-        type_ = next(t for fact, t in PLACEHOLDERS.items() if f"{{{fact}}}" in forms)
-        other = rng.choice([v for v in values(type_) if v != value])
+        kind = FACTS[read("criteria")[name]["fact"]]
+        other = rng.choice([v for v in values(kind) if v != value])
         text = criteria[index].text.replace(value, other)
         criteria[index] = criteria[index].model_copy(update={"text": text})
     return rubric.model_copy(update={"criteria": criteria})

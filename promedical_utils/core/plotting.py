@@ -30,7 +30,7 @@ OF_SCORER = {
     "criterion_swapped": SKY,
     "scalar_overall": ORANGE,
     "scalar_blind": RED,
-    "words": PURPLE,
+    "near_words": PURPLE,
     "length": GREY,
 }
 HATCHES = ("", "///", "...", "xxx")

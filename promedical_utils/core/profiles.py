@@ -63,7 +63,7 @@ class Profile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     # what runs
-    name: Literal["smoke", "cpu", "real", "gpu", "paper"]
+    name: Literal["smoke", "cpu", "record", "real", "gpu", "paper"]
     description: str
     notebooks: list[str]
     data: Literal["clinic", "real", "open"]
@@ -71,18 +71,15 @@ class Profile(BaseModel):
     minutes: float = Field(gt=0, description="expected on the machine named in the description")
     memory_gib: float = Field(gt=0)
 
-    # base model: "small" is trained by notebook 00, "smollm2" made from its package or the hub;
-    # anything else is a hub id or a folder
+    # base model: "small" is drawn at random, "smollm2" made from its package or the hub; anything
+    # else is a hub id or a folder
     base_model: str
-    base_architecture: Literal["qwen3", "llama"] = Field("qwen3", description="of the small base")
     base_layers: int | None = Field(
         None, ge=2, description="of small, by default 4; of smollm2 its first n, by default all"
     )
     base_width: int = Field(128, ge=64, multiple_of=32, description="an attention head has 32")
     base_vocabulary: int = Field(2048, ge=300)
-    base_steps: int = Field(1, ge=1)
-    base_batch: int = Field(16, ge=1)
-    base_learning_rate: float = Field(5e-3, gt=0, description="of Muon")
+    sft_answers: int = Field(0, ge=0, description="of the training split, taught first; 0: none")
 
     # clinic: sizes of the splits, and what the configuration *sets* (inputs, never findings)
     train_instructions: int = Field(ge=1)
@@ -93,6 +90,11 @@ class Profile(BaseModel):
     bench_pairs_proficiency: int = Field(0, ge=0)
     bench_pairs_excellence: int = Field(0, ge=0)
     bench_pairs_safety: int = Field(0, ge=0)
+    bench_rich_seen: int = Field(0, ge=0, description="pairs on safety beside those, seen kinds")
+    bench_rich_unseen: int = Field(0, ge=0, description="likewise, of each unseen kind")
+    careless: float = Field(
+        0.3, ge=0, le=1, description="share of training instructions with a careless answer"
+    )
     judge_agreement: float = Field(0.932, gt=0.5, le=1)
     rubric_error_rate: float = Field(0.25, ge=0, lt=1)
     rubric_pass_rate: float = Field(0.964, gt=0, le=1)
@@ -126,8 +128,7 @@ class Profile(BaseModel):
         "all-linear", description="or names: q_proj, v_proj, o_proj train half as fast again"
     )
     rm_learning_rate: float = Field(gt=0)
-    rm_full_learning_rate: float = Field(5e-4, gt=0, description="of the full fine-tuned twin")
-    rm_optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: see optimizer.py")
+    rm_full_learning_rate: float = Field(5e-4, gt=0, description="where all weights are trained")
     rm_epochs: float = Field(gt=0)
     rm_batch: int = Field(ge=1, description="instructions per optimiser step")
     rm_pass_tokens: int = Field(8192, ge=64, description="padded tokens of one pass, in training")
@@ -135,7 +136,10 @@ class Profile(BaseModel):
     rm_max_tokens: int = Field(ge=64)
     rm_shorten: bool = Field(False, description="cut what is too long (packing.fit), not leave out")
     rm_share_prompt: bool = Field(True, description="read a prompt once for a group's answers")
-    rm_twin: bool = Field(True, description="train the clean-label full fine-tuned twin")
+    rm_arms: list[str] = Field(
+        ["criterion", "scalar_overall", "scalar_blind", "criterion_swapped"],
+        description="reward models that notebook 03 trains, of variants.RECIPES",
+    )
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
     # systems of others that the bench is scored with too, by hub id or folder; empty: not run

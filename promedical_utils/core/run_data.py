@@ -9,7 +9,7 @@ from pathlib import Path
 from promedical_utils.core import machine, profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitRow, Verdict
-from promedical_utils.core.workspace import KitError, need, run_folder, shown, write_json
+from promedical_utils.core.workspace import need, run_folder, write_json
 
 # Whose versions a manifest names: those that a result may hang on
 TRAINING = ("torch", "transformers", "trl", "peft", "bitsandbytes")
@@ -38,22 +38,10 @@ def banner(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def base_path(profile: Profile, run: Path, architecture: str = "") -> Path | str:
-    """Folder of the base that notebook 00 made, or the profile's hub id (or folder) as it stands.
-
-    One of another ``architecture`` than the profile's stands in a folder of that name, which the
-    study of systems writes; KitError where the base is not the kit's own.
-    """
-    if architecture in ("", profile.base_architecture):
-        made = profile.base_model in profiles.LAYERED
-        return need(run / "base", "00_start_here") if made else profile.base_model
-    if profile.base_model != "small":
-        raise KitError(
-            f"no {architecture} base beside {profile.base_model}: base_model=small trains one"
-        )
-    if not (folder := run / architecture / "base").exists():
-        raise KitError(f"missing {shown(folder)}: make study STUDY=systems trains it")
-    return folder
+def base_path(profile: Profile, run: Path) -> Path | str:
+    """Folder of the base that notebook 00 made or taught, or the profile's hub id (or folder)."""
+    made = profile.base_model in profiles.LAYERED or profile.sft_answers
+    return need(run / "base", "00_start_here") if made else profile.base_model
 
 
 def manifest(profile: Profile, run: Path) -> dict:

@@ -37,7 +37,7 @@ from promedical_utils.rubric.preferences import Group, compared
 TEXTS = ("q", "q_criteria", "q_sub")
 # reward models that are read, those of the run that there are; and what the verdicts of RULED are
 # put together by, besides the lexicographic order
-MODELS = ("criterion", "criterion_llama", "scalar_overall", "rar_implicit")
+MODELS = ("criterion", "scalar_overall", "rar_implicit")
 RULES = ("rar_explicit", "orbit")
 RULED = "criterion"
 AT = (1, 3, 5, 10)  # of recall

@@ -28,7 +28,6 @@ from promedical_utils.core.workspace import (
     write_json,
     write_text,
 )
-from promedical_utils.evaluation.policy_answers import POLICY_SCORES
 from promedical_utils.paper import evidence as evidences
 from promedical_utils.paper.evidence import Evidence
 from promedical_utils.report import tables
@@ -41,7 +40,7 @@ LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a che
 SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
 DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}
 TESTED = ("p", "p_holm", "interest", "power", "smallest", "design")
-NAMES = ("claim", "check", "where", "verdict", "claim_verdict", "weakest")
+NAMES = ("claim", "says", "check", "where", "verdict", "claim_verdict", "weakest")
 FACTS = ("unit", "above", "within", "reported", "mark", "labels", "data", "files", "test", "reason")
 COLUMNS = [*NAMES, *NUMBERS, *TESTED, "each", "seeds", "n", *FACTS]
 
@@ -124,7 +123,7 @@ def build_claims(
 ) -> list[dict]:
     """Every claim of ``claims.yaml`` as a dict; no NaN inside, the order of the file.
 
-    ``tally``: ``bench.tally`` of the run; ``evaluation``: ``readable``; ``external``:
+    ``tally``: ``bench.tally`` of the run; ``evaluation``: policy/evaluation.parquet; ``external``:
     external/predictions.parquet; ``healthbench``: its ``policy_column``; each None where it did not
     run.
     ``studies``: folder of the committed studies (default: those of the checkout); one that is
@@ -193,6 +192,9 @@ def _check(given: Mapping, evidence: Evidence) -> dict:
     try:
         if evidence.reason:
             raise Lacking(evidence.reason)
+        for system in (given["a"], given["b"]):
+            if why := evidence.failed.get(system):
+                raise Lacking(f"{system} did not learn: {why.removeprefix('no: ')}")
         if given["flagged"] is not None:
             check |= _hacking(given, evidence.policies)
         else:
@@ -209,7 +211,7 @@ def _labels(given: Mapping, evidence: Evidence) -> str:
     asked = given["labels"] or ""
     if evidence.reason or given["flagged"] is not None:
         return asked
-    known = evidence.source.against
+    known = evidence.source.labels_of(given["slice"])
     return asked if asked and len(known) > 1 else known[0]
 
 
@@ -245,14 +247,6 @@ def weakest(claim: Mapping) -> dict | None:
     return min(measured, key=rank, default=None)
 
 
-# ---------------------------------------------------------------- what the run hands in
-
-
-def readable(evaluation: pd.DataFrame) -> pd.DataFrame:
-    """policy/evaluation.parquet scored on what the base can read: what tables and claims show."""
-    return evaluation.assign(**{name: evaluation[f"readable_{name}"] for name in POLICY_SCORES})
-
-
 # ---------------------------------------------------------------- for people and programs
 
 
@@ -260,7 +254,8 @@ def frame(claims: list[dict]) -> pd.DataFrame:
     """One row a check (one for a claim without any), ``COLUMNS``; (claim, check) names a row."""
     rows = []
     for claim in claims:
-        own = {"claim": claim["id"], "where": claim["where"], "claim_verdict": claim["verdict"]}
+        own = {"claim": claim["id"], "says": claim["claim"], "where": claim["where"]}
+        own["claim_verdict"] = claim["verdict"]
         nothing = {"check": "", "verdict": UNTESTED, "reason": claim["reason"]}
         nothing |= {"reported": claim.get("reported"), "mark": claim.get("mark", "")}
         nearest = weakest(claim)

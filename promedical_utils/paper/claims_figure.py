@@ -1,5 +1,7 @@
 """The claims ledger as a forest plot, from ``claims.frame``: a row a claim that was tested."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -27,6 +29,7 @@ LOOKS = {
 SCALES = {"points": 1, "criteria": 100}  # what is counted by answer, in hundredths
 REPORTED = {"marker": "D", "mfc": "white", "mec": "black"}
 OTHERS = {"marker": "o", "color": GREY, "ms": 3}
+WIDTH = 66  # characters of a claim's line
 
 
 def claims_forest(df: pd.DataFrame) -> Figure:
@@ -42,11 +45,10 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     ends = df[["difference", "low", "high"]].sub(df.above, axis=0).mul(df.unit.map(SCALES), axis=0)
     df = df.assign(weakest=df.weakest.astype(bool), **ends)
     shown = df[df.weakest]
-    figure, [[axis]] = plotting.canvas(9.5, 1.6 + 0.34 * len(shown))
+    figure, [[axis]] = plotting.canvas(11, 1.6 + 0.42 * len(shown))
     units = shown.unit.map({"points": "", "criteria": " (1/100 criteria)"})
-    heights = dict(
-        zip(shown.claim, plotting.name_rows(axis, [*(shown.claim + units)]), strict=True)
-    )
+    rows = [textwrap.fill(text, WIDTH) for text in shown.says + units]
+    heights = dict(zip(shown.claim, plotting.name_rows(axis, rows), strict=True))
     # the others of a claim are spread below it
     number = (~df.weakest).groupby(df.claim).cumsum()
     step = 0.36 / number.groupby(df.claim).transform("max").clip(lower=3)

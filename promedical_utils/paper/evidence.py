@@ -1,7 +1,7 @@
 """What claims are checked on: a run's own sums and rows, and the committed studies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.evaluation import external as external_sets
-from promedical_utils.studies import catalog, contrasts, results
-from promedical_utils.studies.contrasts import Counted, Lacking, Stored
+from promedical_utils.studies import catalog, contrasts, results, systems
+from promedical_utils.studies.contrasts import Counted, Lacking
 
 RUN_FILES = {
     "run": tuple(
@@ -38,10 +38,11 @@ def external(frame: pd.DataFrame) -> Estimates:
 class HealthBench:
     """The policy's HealthBench column (``healthbench.policy_column``), or why it has no value."""
 
-    against = ("rubric",)
-
     def __init__(self, column: Mapping):
         self.column = column
+
+    def labels_of(self, part: str) -> tuple[str, ...]:
+        return ("rubric",)
 
     def find(self, check: Mapping, level: float = 0.95) -> dict:
         row = self.column["rows"].get("difference")
@@ -57,14 +58,16 @@ class HealthBench:
 class Evidence:
     """What checks are made on: a source, or the reason why there is none.
 
-    ``data``: what was run; ``policies``: of a study, with their hacking checks.
+    ``data``: what was run; ``policies``: of a study, with their hacking checks; ``failed``: system
+    of a study -> why it did not learn.
     """
 
     data: str
     files: tuple[str, ...] = ()
-    source: Counted | Stored | HealthBench | None = None
+    source: Counted | HealthBench | None = None
     policies: Sequence[Mapping] = ()
     reason: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None) -> dict:
@@ -90,24 +93,28 @@ def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None)
 
 def of_study(folder: Path, name: str, profile) -> Evidence:
     """Evidence of the study ``name`` in ``folder``; with a reason where it did not run (its
-    manifest is written last), or is of another kind of data than the profile's; KitError where it
-    has lost its results."""
+    manifest is written last), or is of the clinic, which says nothing of other data; KitError where
+    it has lost its results."""
     place = Path(folder) / name
     if not (place / "manifest.json").exists():
         return Evidence(f"study {name}", reason=f"study {name} not run")
     manifest = read_json(place / "manifest.json", "of a study")
     settings, data = manifest["profile"], manifest["profile"]["data"]
-    if data != profile.data:
+    if data == "clinic" != profile.data:
         return Evidence(f"study {name}", reason=f"study {name} is of other data ({data})")
     if not (path := place / "results.csv").exists():
         raise KitError(f"missing {shown(path)}, which study {name} wrote: make study STUDY={name}")
     sums = catalog.study_of(name).sums(place)
     drawn = settings["bootstrap"], settings["seed"]
-    source = Stored(results.read(place)) if sums is None else Counted(sums, *drawn)
+    source = Counted(sums, *drawn)
     files = [file for file in (*results.COUNTED_FROM, path.name) if (place / file).exists()]
+    failed = {}
+    if name == "systems":
+        failed = systems.gates(manifest["models"], results.Cells(results.read(place)))
     return Evidence(
         f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
         (f"studies/{name}/{files[0]}", f"studies/{name}/manifest.json"),
         source,
         manifest.get("policies", ()),
+        failed=failed,
     )

@@ -27,7 +27,6 @@ from promedical_utils.paper import all_tables, claims
 from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import figures, tables
 from promedical_utils.reward_model import calibration
-from promedical_utils.studies import results
 from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
@@ -155,6 +154,12 @@ class Run:
     def bench(self) -> benches.Bench:
         return benches.Bench.load(self.source / "bench")
 
+    @cached_property
+    def rich(self) -> benches.Bench | None:
+        """The safety-rich bench, which only the clinic has."""
+        folder = self.source / "bench/rich"
+        return benches.Bench.load(folder) if (folder / "report.json").exists() else None
+
     @property
     def ceiling(self) -> float:
         return self.bench.report["blind_ceiling"]
@@ -167,16 +172,19 @@ class Run:
     def tally(self) -> Estimates:
         preferred = benches.load_preferences(self.source / "bench")
         against = benches.AGAINST[: 1 + (self.profile.data == "clinic")]  # else there is no truth
-        return benches.tally(self.bench, self.predicted, against, preferred)
+        both = [bench for bench in (self.bench, self.rich) if bench is not None]
+        tallies = [benches.tally(bench, self.predicted, against, preferred) for bench in both]
+        return benches.with_rich(*tallies) if self.rich else tallies[0]
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         return self.tally.table(**self.settings)
 
     @property
-    def by_specialty(self) -> pd.DataFrame:
-        parts = {"metric": "overall", "slice": "all", "against": "adjudicated"}
-        return self.tally.by("specialty", parts, **self.settings)
+    def veto_curve(self) -> pd.DataFrame:
+        """``benches.veto_curve`` of the safety-rich bench, of scorers that have a name."""
+        curve = benches.veto_curve(self.rich, self.predicted)
+        return curve.assign(system=curve.scorer.map(self.names)).dropna(subset="system")
 
     @property
     def by_source(self) -> pd.DataFrame:
@@ -223,10 +231,8 @@ class Run:
 
     @cached_property
     def evaluated(self) -> pd.DataFrame | None:
-        """Answers of the policies; in the clinic scored on what the base can read."""
-        frame = self.table("policy/evaluation.parquet")
-        clinic = frame is not None and self.profile.data == "clinic"
-        return claims.readable(frame) if clinic else frame
+        """Answers of the policies."""
+        return self.table("policy/evaluation.parquet")
 
     @cached_property
     def healthbench(self) -> dict:
@@ -412,8 +418,6 @@ def _save_table(run: Run, name: str, out: Path) -> None:
     facts = run.facts | {"function": f"tables.{table.function}"}
     facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
     note, title, sources = STUDIED if files["studies"] else "", table.title, files["sources"]
-    notes = {results.note(path.parent): path.parent.name for path in files["studies"].values()}
-    note += "".join(f" Of {study}:{text}" for text, study in notes.items() if text)
     frame, folder = run.frames[name], out / "tables"
     tables.save(frame, folder, name, title, sources, run.profile, note, facts)
 

@@ -25,14 +25,12 @@ from promedical_utils.paper.registry import TABLES
 from promedical_utils.report.tables import markdown
 
 EQUAL, WITHIN, END, DIFFERS = "equal", "within", "end of an interval", "differs"
-UNTOLD = "other, and no interval to judge by"
 MISSING, EXTRA = "only committed", "only in the rerun"
 BAD = (DIFFERS, MISSING, EXTRA)
 COLUMNS = ["table", "row", "column", "committed", "low", "high", "rerun", "outcome"]
 RULE = (
-    "A measured value agrees where it is equal or lies within the committed 95 % interval; by "
-    "specialty, where too few conditions give one, another value is shown and not judged. What has "
-    "no interval, counts, inputs, text, reported values and verdicts must be equal."
+    "A measured value agrees where it is equal or lies within the committed 95 % interval. What "
+    "has no interval, counts, inputs, text, reported values and verdicts must be equal."
 )
 CLAIMS = ["claim", "check", "claim_verdict", "verdict", "difference", "low", "high"]
 ENDS = {"low": "difference_low", "high": "difference_high"}
@@ -64,8 +62,6 @@ def outcome(cells: pd.DataFrame) -> str:
     equal, within = counts.get(EQUAL, 0), counts.get(WITHIN, 0)
     agree = f"{equal:,} equal, {within:,} within the committed interval, "
     agree += f"{cells.outcome.isin(BAD).sum():,} differ"
-    if untold := counts.get(UNTOLD, 0):
-        agree += f", {untold:,} have no interval to judge by"
     return (
         f"{len(cells):,} cells of {len(tables)} tables and the claims beside the committed ones: "
         f"{'all equal' if equal == len(cells) else agree}"
@@ -199,7 +195,5 @@ def outcome_of(before: Mapping, cell: Mapping, low: str, high: str) -> str:
         return MISSING if cell["committed"] else EXTRA
     if is_end(before, cell["column"]):  # goes with its value
         return END
-    if "specialty" in before and before.get(f"{cell['column']}_low") == "":
-        return UNTOLD
     within = low and float(low) <= float(cell["rerun"]) <= float(high)
     return WITHIN if within else DIFFERS

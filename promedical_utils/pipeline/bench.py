@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import clinic
+from promedical_utils.clinic.generators import CARELESS
 from promedical_utils.clinic.people import panel
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
@@ -19,7 +20,7 @@ from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import controls as plain
 from promedical_utils.evaluation.scorers import roster
-from promedical_utils.pipeline.reward_models import as_read, models
+from promedical_utils.pipeline.reward_models import as_read
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
@@ -37,24 +38,35 @@ NOTES = {
 def make_bench(profile: Profile, run: Path) -> dict:
     """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
     data = RunData.load(run)
-    compose = compose_bench if profile.data == "clinic" else labelled_bench
-    bench, groups = compose(profile, data)
-    bench.report["not_run"] = _predict(profile, run, data, groups, bench.criteria)
     if profile.data == "clinic":
+        bench, rich, groups = compose_benches(profile, data)
+        rich.save(run / "bench/rich")
         benches.save_judged(run / "bench", bench, data.verdicts)
+    else:
+        bench, groups = labelled_bench(profile, data)
+    bench.report["not_run"] = _predict(profile, run, data, groups, bench.criteria)
     bench.save(run / "bench")
     return bench.report
 
 
-def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
-    """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
+def compose_benches(
+    profile: Profile, data: RunData
+) -> tuple[benches.Bench, benches.Bench, list[Group]]:
+    """The clinic's bench, adjudicated double-blind; the safety-rich one of the same samples, with
+    the careless generator's answers beside the others'; their groups with the true verdicts."""
     groups = groups_of(data, "truth", "bench")
     people = panel(profile.physician_agreement, profile.seed)
-    bench = benches.compose(groups, data.condition_of, clinic.UNSEEN_KINDS, people, profile)
+    about = (data.condition_of, clinic.UNSEEN_KINDS, people, profile)
+    usual = [
+        replace(g, candidates=tuple(a for a in g.candidates if a.generator != CARELESS))
+        for g in groups
+    ]
+    bench = benches.compose(usual, *about)
     chosen = set(bench.samples.instruction_id)
     groups = [g for g in groups if g.instruction.id in chosen]
+    rich = benches.compose(groups, *about, rich=True)
     bench.report["blind_ceiling"] = round(benches.blind_ceiling(bench.pairs), 4)
-    return bench, groups
+    return bench, rich, groups
 
 
 def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
@@ -117,29 +129,29 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
 def controls(
     profile: Profile, run: Path, data: RunData, groups: Sequence[Group]
 ) -> list[pd.DataFrame]:
-    """Predictions of scorers that have learned nothing or next to nothing; on real text also of
-    those that are shown the criterion."""
-    train = groups_of(data, "judge", "train")
-    shown = [
-        benches.cue_control(train, groups, profile.seed),
+    """Predictions of scorers that have learned nothing or next to nothing, first those that are
+    shown the criterion."""
+    train, held = (groups_of(data, "judge", split) for split in ("train", "calibration"))
+    vectors = plain.embedded(base_path(profile, run), train, held, groups)
+    return [
+        plain.near_words(train, held, groups, profile.seed),
+        plain.embeddings(train, held, groups, vectors, profile.seed),
+        plain.criterion_only(train, held, groups, profile.seed),
+        plain.overlap(groups),
+        plain.similarity(groups, vectors),
         benches.length_scorer(groups),
+        plain.always_met(groups),
+        plain.always_veto(groups),
         scorers.predict(scorers.Chance(profile.seed), groups)[0],
     ]
-    if profile.data == "real":
-        held = groups_of(data, "judge", "calibration")
-        shown += [
-            plain.near_words(train, held, groups, profile.seed),
-            plain.criterion_only(train, held, groups, profile.seed),
-            plain.overlap(groups),
-            plain.similarity(groups, base_path(profile, run)),
-            plain.always_met(groups),
-        ]
-    return shown
 
 
 def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame]:
-    """Predictions of every additive rule over those of a pointwise scorer."""
-    return [scorers.predict(scorers.Rule(rule, predicted), groups)[0] for rule in scoring.RULES]
+    """Predictions of every additive rule over those of a pointwise scorer, and of the hierarchy
+    with another safety threshold or none."""
+    rules = [scorers.Rule(rule, predicted) for rule in scoring.RULES]
+    rules += [scorers.Hierarchy(name, predicted) for name in scorers.HIERARCHIES]
+    return [scorers.predict(rule, groups)[0] for rule in rules]
 
 
 def _predict(
@@ -152,7 +164,7 @@ def _predict(
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
     predicted = controls(profile, run, data, groups)
-    for name in models(profile):
+    for name in profile.rm_arms:
         rm = reward_model.load(run / "reward" / name)
         swapped = find(name).swapped  # whose text may be longer than what answers were cut for
         scores = rm.score_groups(as_read(find(name), data, groups), shorten=swapped)

@@ -10,36 +10,21 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import clinic
-from promedical_utils.clinic import lessons, vocabulary
 from promedical_utils.core import plotting, statistics
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import read_json
 from promedical_utils.evaluation import bench as benches
-from promedical_utils.rubric import display
 from promedical_utils.rubric.display import Card
 
 LEVELS = ("not_met", "unknown", "met")  # in order, for weighted kappas: unknown lies between
 NO_TEXT = "not shown: of real data the notebooks show no text"
 NO_TRUTH = "no truth beside the judge: not testable in this profile"
-NO_BASE = "not shown: only the kit's own base of the clinic answers here"
 
 
 def in_clinic(profile: Profile, show: Callable, *args, why: str = NO_TEXT, **kwargs):
     """``show(*args, **kwargs)`` in the clinic; elsewhere a card that says ``why`` not."""
     return show(*args, **kwargs) if profile.data == "clinic" else Card(why)
-
-
-def with_own_base(profile: Profile, show: Callable, *args, **kwargs):
-    """``show(*args, **kwargs)`` where the kit's own base was taught in the clinic, else a card."""
-    own = profile.data == "clinic" and profile.base_model == "small"
-    return show(*args, **kwargs) if own else Card(NO_BASE)
-
-
-def names(profile: Profile) -> list[str]:
-    """The clinic's names and values, each of which its own base has as one token; elsewhere
-    nothing."""
-    return vocabulary.single_tokens() if profile.data == "clinic" else []
 
 
 def patient(
@@ -80,25 +65,8 @@ def picture(path: Path, plot: Callable, *args) -> None:
 
 def goals(profile: Profile, reached: Mapping[str, bool]) -> None:
     """Print the goals of the published profile. A goal is a result either way."""
-    for goal, value in reached.items() if profile.name == "cpu" else ():
+    for goal, value in reached.items() if profile.name in ("cpu", "record") else ():
         print(f"goal, {goal}:", value)
-
-
-def loss_curve(profile: Profile, report: Mapping) -> Card:
-    """The base's loss over its steps, in nats, and where the clinic's lessons begin.
-
-    ``report`` as from ``base.train_base``; a pretrained base has no such curve, and a card says so.
-    """
-    if not report["trained_here"]:
-        return Card("a pretrained base: nothing was trained here")
-    marks = {}
-    if profile.data == "clinic":
-        steps = report["steps"]
-        marks = {"drills": 0, "leaflets, right answers": lessons.READ_FROM * steps}
-        marks["mixed answers"] = lessons.MIX_FROM * steps
-    losses = pd.DataFrame(report["curve"], columns=["step", "loss"]).set_index("step")
-    label = "loss on answer tokens (nats)"
-    return display.curve(losses, label, marks, title="what the base was taught")
 
 
 def labels(profile: Profile) -> tuple[str, ...]:

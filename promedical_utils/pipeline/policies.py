@@ -9,9 +9,11 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame
-from promedical_utils.evaluation import policy_answers
+from promedical_utils.evaluation import testbed
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.preference_pairs import judge_of
+
+PROMPTS = 400  # of the testbed, at most
 
 
 def train_policy(profile: Profile, run: Path) -> dict:
@@ -70,9 +72,10 @@ def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
         return None, _endpoint_judge(profile, run, data)
     kinds = data.criterion_kinds
     judge = judge_of(profile, data.verdicts, kinds)
+    known = {i.id: clinic.facts(i.messages) for i in data.instructions}
 
     def gold(pairs) -> list[dict[str, str]]:
-        return [clinic.gold(data.rubric_of[i].criteria, text) for i, text in pairs]
+        return [clinic.gold(data.rubric_of[i].criteria, known[i], text) for i, text in pairs]
 
     def judged(pairs) -> list[dict[str, str]]:
         names = [short_hash(*pair) for pair in pairs]
@@ -110,6 +113,18 @@ def write_evaluation(profile: Profile, run: Path, data: RunData) -> None:
         write_frame(run / f"policy/{name}.parquet", frame)
 
 
+def write_testbed(profile: Profile, run: Path):
+    """``testbed.measured`` on training patients of the clinic, also into policy/testbed.csv; None
+    with other data."""
+    if profile.data != "clinic":
+        return None
+    world = clinic.build(profile)
+    ids = world.ids("train")[:PROMPTS]
+    doses = testbed.measured(world, ids, profile.bootstrap, profile.seed)
+    write_frame(run / "policy/testbed.csv", doses)
+    return doses
+
+
 def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mapping):
     """(answers, verdicts) on the bench prompts of the policy in each folder; None is the base.
 
@@ -126,11 +141,7 @@ def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mappi
         policies.judge(name, held, answers, data.rubric_of)
         for name, answers in answers_of(profile, run, folders, prompts)
     ]
-    frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
-    if profile.data == "clinic":
-        cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
-        frame = policy_answers.with_readable(frame, data.rubrics, cannot)
-    return frame, verdicts
+    return tuple(pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
 
 
 def answers_of(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import clinic
-from promedical_utils.clinic import generators, people
+from promedical_utils.clinic import people
 from promedical_utils.core import profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Verdict
@@ -63,7 +63,7 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
 
     Its judge errs as configured. Its physicians settle the calibration split.
     """
-    data = RunData.load(run, "rubrics", "splits")
+    data = RunData.load(run, "instructions", "rubrics", "splits")
     if profiles.asks_endpoints(profile):
         candidates, judged, report = by_endpoints(profile, run)
         truth = _truth(data, candidates)
@@ -72,7 +72,7 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
         candidates = [
             _candidate(profile, i, name, w.answer(i, name))
             for i in data.rubric_of
-            for name in generators.NAMES
+            for name in w.authors(i)
         ]
         truth = _truth(data, candidates)
         judge = judge_of(profile, truth, data.criterion_kinds)
@@ -126,7 +126,9 @@ def _truth(data: RunData, candidates: list[Candidate]) -> list[Verdict]:
     """What the clinic's grammar reads in every answer."""
     rows = []
     for answer in candidates:
-        read = clinic.gold(data.rubric_of[answer.instruction_id].criteria, answer.text)
+        i = answer.instruction_id
+        known = clinic.facts(data.instruction_of[i].messages)
+        read = clinic.gold(data.rubric_of[i].criteria, known, answer.text)
         for c, verdict in read.items():
             row = {"candidate_id": answer.id, "criterion_id": c, "judge": "truth"}
             rows.append(Verdict(**row, verdict=verdict))
@@ -136,7 +138,7 @@ def _truth(data: RunData, candidates: list[Candidate]) -> list[Verdict]:
 def judge_of(profile: Profile, verdicts: Iterable[Verdict], kinds: dict[str, str]) -> people.Judge:
     """The simulated judge, fitted to its configured agreement on true verdicts (an input)."""
     true = [(kinds[v.criterion_id], v.verdict) for v in verdicts if v.judge == "truth"]
-    return people.Judge.fit(profile.judge_agreement, true, profile.seed)
+    return people.Judge.fit(profile.judge_agreement, true, clinic.RISKS, profile.seed)
 
 
 def _read_by(

@@ -12,19 +12,13 @@ from promedical_utils.reward_model import calibration, model_card
 from promedical_utils.reward_model.variants import criterion_texts, find
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, met
 
-RMS = ("criterion", "scalar_overall", "scalar_blind")  # of every run
-PLACEBO, TWIN = "criterion_swapped", "criterion_clean"  # of real text, and of the clinic
 # what the run's report takes over from those of the models
 REPORTED = ("view", "labels", "full", "seed", "settings", "base", "steps", "groups", "pairs")
 REPORTED += ("verdicts", "tokens", "seconds", "padding", "parameters", "trained_parameters")
 
 
-def models(profile: Profile) -> list[str]:
-    return [*RMS, *[PLACEBO] * (profile.data == "real"), *[TWIN] * profile.rm_twin]
-
-
 def train_reward_models(profile: Profile, run: Path) -> dict:
-    """Train the criterion RM, the scalar controls and the twin; calibrate; score held-out answers.
+    """Train the profile's reward models; calibrate; score held-out answers.
 
     Writes reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json.
     """
@@ -35,7 +29,7 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
     data = RunData.load(run)
     heldout = groups_of(data, expert(profile), "calibration")
     report, frames = {"heldout_pair_accuracy": {}, "models": {}}, []
-    for name in models(profile):
+    for name in profile.rm_arms:
         folder = run / "reward" / name
         own = train_reward_model(profile, run, data, find(name), folder)
         read = as_read(find(name), data, heldout)
@@ -66,7 +60,7 @@ def train_reward_model(
     refuse_external(group.instruction for group in train)
     training.train(
         as_read(recipe, data, recipe.groups(train)),
-        base_path(profile, run, recipe.architecture),
+        base_path(profile, run),
         folder,
         view=recipe.view,
         profile=recipe.profile(profile),

@@ -3,7 +3,7 @@
 TRL's SFTTrainer on tokens of the kit's own making: a prompt as policy and reward model read it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,18 +17,19 @@ from promedical_utils.data.sources.contrast_sets import split
 from promedical_utils.policy import model as policy
 from promedical_utils.reward_model import grouped, hub, packing
 
-RATE, BATCH = 2e-4, 8  # of an adapter; answers a step
+RATE, FULL_RATE, BATCH = 2e-4, 2e-3, 8  # of an adapter, of all weights; answers a step
+Written = Sequence[tuple[Sequence[Mapping[str, str]], str]]  # conversation, answer
 
 
-def rows(tokenizer, written: Sequence[tuple[str, str]], most: int) -> list[dict]:
-    """input_ids and completion_mask of (question, answer) pairs.
+def rows(tokenizer, written: Written, most: int) -> list[dict]:
+    """input_ids and completion_mask of (conversation, answer) pairs.
 
     Of an answer as many whole sentences as fit ``most`` tokens, the end token with them, so that
     the policy learns to end in time; a pair whose first sentence does not fit is left out.
     """
     made = []
-    for question, answer in written:
-        prompt = packing.prompt_ids(tokenizer, [{"role": "user", "content": question}])
+    for messages, answer in written:
+        prompt = packing.prompt_ids(tokenizer, messages)
         sentences, kept = split(answer), []
         for n in range(1, len(sentences) + 1):
             ids = tokenizer(" ".join(sentences[:n]), add_special_tokens=False).input_ids
@@ -42,12 +43,15 @@ def rows(tokenizer, written: Sequence[tuple[str, str]], most: int) -> list[dict]
     return made
 
 
-def train(base: Path, written: Sequence[tuple[str, str]], profile: Profile, out: Path) -> dict:
-    """One pass over the pairs by LoRA, merged into ``out``, a folder as a hub model's; its report,
-    written last. A finished training of the same pairs and settings is returned as stored."""
+def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
+    """One pass over the pairs by LoRA (rank 0: of all weights), merged into ``out``, a folder as a
+    hub model's; its report, written last. A finished training of the same pairs and settings is
+    returned as stored."""
     p, tokenizer = profile, hub.tokenizer_of(base)
+    adapter = grouped.lora(p.grpo_lora_rank, head=None) if p.grpo_lora_rank else None
+    rate = RATE if adapter else FULL_RATE
     names = ("grpo_lora_rank", "grpo_max_tokens", "precision", "seed")
-    settings = {"rate": RATE, "batch": BATCH} | {name: getattr(p, name) for name in names}
+    settings = {"rate": rate, "batch": BATCH} | {name: getattr(p, name) for name in names}
     key = short_hash(sorted(settings.items()), *written, hub.identity(hub.source_of(base, out)))
     if (path := out / "report.json").exists():
         if (report := read_json(path, "of a study"))["of"] == key:
@@ -61,7 +65,7 @@ def train(base: Path, written: Sequence[tuple[str, str]], profile: Profile, out:
             output_dir=str(out / "trainer"),
             num_train_epochs=1,
             per_device_train_batch_size=BATCH,
-            learning_rate=RATE,
+            learning_rate=rate,
             lr_scheduler_type="cosine",
             warmup_steps=5,
             max_length=None,
@@ -79,12 +83,13 @@ def train(base: Path, written: Sequence[tuple[str, str]], profile: Profile, out:
         ),
         train_dataset=Dataset.from_list(taught),
         processing_class=tokenizer,
-        peft_config=grouped.lora(p.grpo_lora_rank, head=None),
+        peft_config=adapter,
     )
     trainer.remove_callback(PrinterCallback)
     hub.in_full(trainer.model)
     trainer.train()
-    trainer.model.merge_and_unload().save_pretrained(out)
+    model = trainer.model.merge_and_unload() if adapter else trainer.model
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     log = [row for row in trainer.state.log_history if "loss" in row]
     report = {"of": key, **settings, "pairs": len(taught), "left_out": len(written) - len(taught)}

@@ -32,6 +32,7 @@ from promedical_utils.core.plotting import (
     OF_DIMENSION,
     OF_SCORER,
     ORANGE,
+    PURPLE,
     RED,
     SKY,
     THEME,
@@ -40,6 +41,7 @@ from promedical_utils.core.plotting import (
     interval_plot,
     stacked_bars,
 )
+from promedical_utils.evaluation.bench import RECALLS
 from promedical_utils.reward_model.calibration import reliability
 
 _SHOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -104,7 +106,7 @@ plot_seen_unseen = partial(plot_table, figure="seen_unseen")
 def plot_reward_study(df: pd.DataFrame) -> Figure:
     """Pairs of seen and unseen kinds, and overall, a row a model; of ``RewardModels.rows``."""
     seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
-    return plot_table(df.assign(system=df.model + seeds), "reward_study")
+    return plot_table(df.assign(system=df.system + seeds), "reward_study")
 
 
 def plot_real_text(df: pd.DataFrame) -> Figure:
@@ -157,6 +159,59 @@ def plot_learning_curve(df: pd.DataFrame) -> Figure:
     return figure
 
 
+IN_CURVE = {  # scorer -> colour and line of its precision over recall
+    "criterion": (BLUE, "-"),
+    "criterion_swapped": (SKY, "--"),
+    "scalar_blind": (ORANGE, "--"),
+    "near_words": (RED, "-."),
+    "embeddings": (PURPLE, "-."),
+    "overlap": (GREEN, ":"),
+}
+
+
+def plot_veto_curve(df: pd.DataFrame) -> Figure:
+    """Precision of vetoes over the share of violations that they find, a panel each for kinds seen
+    in training and unseen; dotted: everything vetoed, and the recall of the paper's model."""
+    figure, axes = canvas(7, 3.2, 2, sharey=True)
+    names = df.drop_duplicates("scorer").set_index("scorer").system
+    for axis, (kinds, own) in zip(axes.flat, df.groupby("kinds"), strict=False):
+        for scorer, (colour, line) in IN_CURVE.items():
+            curve = own[own.scorer == scorer]
+            axis.plot(100 * curve.recall, 100 * curve.precision, color=colour, ls=line, lw=1.6)
+        axis.axhline(100 * own.base.iloc[0], **CHANCE)
+        axis.axvline(100 * RECALLS["paper"], **CHANCE)
+        axis.set(
+            xlabel="violations found (%)", title=f"safety criteria of kinds {kinds} in training"
+        )
+        axis.set(xlim=(0, 102), ylim=(0, 102))
+    axes.flat[0].set_ylabel("vetoes that hit a violation (%)")
+    known = {scorer: look for scorer, look in IN_CURVE.items() if scorer in names}
+    marks = {names[s]: {"color": colour, "ls": line} for s, (colour, line) in known.items()}
+    marks["everything vetoed; the paper's recall"] = CHANCE
+    draw_legend(figure, marks)
+    return figure
+
+
+def plot_testbed(df: pd.DataFrame) -> Figure:
+    """A panel a test of ``evaluation.testbed``, dose by dose, with 95 % intervals: its first
+    measure."""
+    tests = list(dict.fromkeys(df.test))
+    rows = -(-len(tests) // 2)
+    figure, axes = canvas(9.5, 1.8 * rows, 2, rows)
+    for axis, test in zip(axes.flat, tests, strict=False):
+        own = df[df.test == test]
+        own = own[own.measure == own.measure.iloc[0]]
+        spread = np.nan_to_num([own.value - own.low, own.high - own.value])
+        places = np.arange(len(own))[::-1]
+        axis.errorbar(own.value, places, xerr=spread, fmt="o", color=BLUE, ms=4, elinewidth=1)
+        axis.set(yticks=places, yticklabels=own.dose, xlim=(0, 100))
+        axis.set_title(test, fontsize=10)
+        axis.set_xlabel(f"{own.measure.iloc[0]}, n = {own.n.max()}", fontsize=9)
+    for axis in axes.flat[len(tests) :]:
+        axis.axis("off")
+    return figure
+
+
 def plot_dimensions(df: pd.DataFrame) -> Figure:
     """Pairwise (top) and pointwise accuracy by dimension, from ``tables.build_main_results``.
 
@@ -200,7 +255,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
 
 
 def plot_policy_by(df: pd.DataFrame) -> Figure:
-    """Base beside GRPO by dimension or specialty, from ``tables.build_policy_by``.
+    """Base beside GRPO by dimension, from ``tables.build_policy_by``.
 
     For each measure the values, and the difference paired by patient, all with their intervals.
     """
@@ -568,26 +623,6 @@ def plot_funnel(df: pd.DataFrame) -> Figure:
 def plot_composition(df: pd.DataFrame) -> Figure:
     """Criteria of a rubric: columns category, and a dimension each with its mean count."""
     return stacked_bars(df.set_index("category"), "criteria a rubric, mean")
-
-
-def plot_specialty(df: pd.DataFrame) -> Figure:
-    """Heat map of overall accuracy, systems by specialty, from ``tables.build_specialty``.
-
-    A cell without a value is left empty.
-    """
-    wide = df.pivot(index="specialty", columns="system", values="run_overall_accuracy")
-    wide = wide[list(dict.fromkeys(df.system))].astype(float)
-    wide.columns = [name.split(" (")[0].replace(", ", ",\n") for name in wide.columns]
-    figure, [[axis]] = canvas(3.2 + 0.8 * len(wide.columns), 1.6 + 0.22 * len(wide))
-    low = np.floor(np.nan_to_num(np.nanmin(wide.to_numpy())) / 10) * 10
-    style = {"cmap": "cividis", "vmin": min(low, 90), "vmax": 100, "annot_kws": {"size": 7}}
-    style["cbar_kws"] = {"label": "overall accuracy (%), this run"}
-    sns.heatmap(wide, annot=True, fmt=".0f", ax=axis, **style)
-    axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="x", rotation=35)
-    for label in axis.get_xticklabels():
-        label.set(ha="right", rotation_mode="anchor")
-    return figure
 
 
 def plot_grades(df: pd.DataFrame) -> Figure:

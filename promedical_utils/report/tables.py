@@ -24,16 +24,19 @@ from promedical_utils.core.workspace import (
     write_text,
 )
 from promedical_utils.data.sources.judged import SUBSETS
+from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import policy_metrics
+from promedical_utils.evaluation.scorers import HIERARCHIES
 from promedical_utils.reward_model import calibration
+from promedical_utils.rubric import scoring
 
 READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on, besides code
 
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
 ENDS = ["value", "low", "high"]
 _NAMES = read_yaml(Path(__file__).with_name("names.yaml"))
-MAIN, MORE, SEEN, VETO, OF_REWARD = _NAMES["columns"].values()
+MAIN, MORE, SEEN, RICH, VETO, OF_REWARD = _NAMES["columns"].values()
 GRADES = _NAMES["graders"]
 POLICY = {column: policy_metrics.STUDY[column] for column in _NAMES["policy"]}
 OF_POLICY = {column: (POLICY[column], "all") for column in _NAMES["ablation_policy"]}
@@ -42,7 +45,7 @@ ABLATION = {name: tuple(map(tuple, own)) for name, own in _NAMES["ablation"].ite
 SETS, NAMES_OUTSIDE = _NAMES["sets"], _NAMES["names_outside"]
 OUTSIDE = {(system, retrieval): method for system, retrieval, method in _NAMES["outside"]}
 EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
-NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
+NO_VERDICTS = {"length", "rar_implicit", "pair_rm", *scoring.RULES, *HIERARCHIES}
 POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
 STUDY = (*policy_metrics.STUDY, *_NAMES["compared_policies"])
 MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
@@ -60,8 +63,8 @@ def systems(profile) -> dict[str, str]:
     """
     base = "small base" if profile.base_model == "small" else Path(profile.base_model).name
     trained = f"kit, {base}, {'QLoRA' if profile.quantization == 'nf4' else 'LoRA'}"
-    named = _NAMES["systems"] | (_NAMES["systems_real"] if profile.data == "real" else {})
-    own = {k: name.format(base=base, trained=trained) for k, name in named.items()}
+    named = _NAMES["systems"].items()
+    own = {k: name.format(base=base, trained=trained) for k, name in named}
     ids = {name: getattr(profile, name) for name in ("scalar_rm", "pair_rm", "verifier")}
     others = {name: Path(source).name for name, source in ids.items() if source}
     others |= {name: f"{name}, judge" for name in profile.judges}
@@ -149,17 +152,20 @@ def _with_verdicts(names: Mapping[str, str]) -> dict[str, str]:
 
 def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
     """Main results, of ``bench.tally``; ``ceiling`` is that of criterion-blind scorers, on the
-    pairwise column only."""
-    rows = _rows(names, metrics, MAIN | MORE, against)
+    pairwise column only. The safety-rich bench has columns of its own, where there is one."""
+    slices = pd.Series(dtype=str) if metrics is None else metrics["slice"]
+    more = MORE | (RICH if slices.str.startswith(benches.RICH).any() else {})
+    rows = _rows(names, metrics, MAIN | more, against)
     if ceiling is not None:
         row = {"system": BLIND, "status": RUN}
         rows.append(row | {"labels": "adjudicated", "run_pairwise_all": round(ceiling * 100, 2)})
-    return _beside(reported, rows, MAIN | MORE)
+    return _beside(reported, rows, MAIN | more)
 
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
-    """Precision, recall and F1 on safety verdicts; a violation is the positive class."""
-    return _beside(reported, _rows(_with_verdicts(names), metrics, VETO, against), VETO)
+    """Precision, recall and F1 of vetoes, a violation being the positive class, and the share of
+    clean answers vetoed: every scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
+    return _beside(reported, _rows(names, metrics, VETO, against), VETO)
 
 
 def build_seen_unseen(metrics, names) -> pd.DataFrame:
@@ -188,15 +194,6 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
             rows.append(row)
     frame = _beside(None, rows, GRADES, ("slice", "n"))
     return frame.drop(columns="mark").astype({"n": "Int64"})
-
-
-def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
-    """Overall accuracy by specialty, from ``bench.tally`` by that column."""
-    frame = by_specialty[by_specialty.scorer.isin(names)]
-    frame = frame.sort_values("scorer", key=lambda s: s.map([*names].index), kind="stable")
-    values = frame[ENDS].mul(100).round(2).set_axis([*suffixed("run_overall_accuracy")], axis=1)
-    frame = frame.assign(system=frame.scorer.map(names), **values)
-    return frame[["specialty", "system", "n", *values]].reset_index(drop=True)
 
 
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
@@ -262,8 +259,8 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
 def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) -> pd.DataFrame:
     """Policies: reported scores beside this run's violations, S1, S2, bench score and compliance.
 
-    ``evaluation`` is ``claims.readable``, one row a (policy, seed, instruction), or None; the last
-    row is the difference paired by patient, in points. By the truth where the rows have it.
+    ``evaluation`` is policy/evaluation.parquet, a row a (policy, seed, instruction), or None; the
+    last row is the difference paired by patient, in points. By the truth where the rows have it.
     ``healthbench``: ``healthbench.policy_column``; what it says where there is no score stands in a
     column of its own.
     """
@@ -288,7 +285,7 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
 
 
 def build_policy_by(evaluation, verdicts, by: str, draws: int, seed: int) -> pd.DataFrame:
-    """Base and GRPO by dimension, specialty or category, with the paired difference in points.
+    """Base and GRPO by dimension or category, with the paired difference in points.
 
     A row a measure and slice, "all" first; by dimension the criteria met, of ``verdicts``, else
     violations and bench score. ``n`` counts patients, by dimension criteria. No rows where
@@ -461,6 +458,13 @@ def build_rar(reported) -> pd.DataFrame:
     rows = [row | {"system": f"RaR, {way} (kit)"} for way in ("explicit", "implicit")]
     columns = ("healthbench", "gpqa_diamond")
     return _beside(reported, rows, columns, ("remark",)).fillna({"remark": ""})
+
+
+def build_testbed(found: pd.DataFrame) -> pd.DataFrame:
+    """How a reward goes wrong, test by test and dose by dose, of ``testbed.measured``; each test
+    with where it was described."""
+    values = found[ENDS].round(2).set_axis([*suffixed("run_value")], axis=1)
+    return found[["test", "dose", "measure", "origin", "n"]].join(values)
 
 
 # ---------------------------------------------------------------- the data pipeline

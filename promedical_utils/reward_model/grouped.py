@@ -22,7 +22,6 @@ from trl import RewardConfig, RewardTrainer
 
 from promedical_utils.core.workspace import KitError, shown
 from promedical_utils.reward_model import hub, packing
-from promedical_utils.reward_model.optimizer import MuonAdamW
 
 
 class Schedule(NamedTuple):
@@ -126,25 +125,19 @@ class Passes:
 class GroupTrainer(RewardTrainer):
     """TRL's RewardTrainer on groups: its loop, optimiser and logs, and the loss of a subclass.
 
-    ``LEARNED``: what ``loss_of`` takes of a pass beside the scores. ``muon``: ``MuonAdamW``.
+    ``LEARNED``: what ``loss_of`` takes of a pass beside the scores.
     """
 
     LEARNED: tuple[str, ...] = ("targets", "totals")
 
-    def __init__(self, *args, muon: bool = False, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.muon = muon
         self.remove_callback(PrinterCallback)
         hub.in_full(self.model)
 
     def loss_of(self, scores: torch.Tensor, **learned) -> tuple[torch.Tensor, float]:
         """(loss, accuracy) of the scores of one pass, (N,) or (N, outputs)."""
         raise NotImplementedError
-
-    def create_optimizer(self, model=None):
-        if self.muon and self.optimizer is None:
-            self.optimizer = MuonAdamW(self.model, self.args.learning_rate, self.args.learning_rate)
-        return super().create_optimizer(model)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         passes, loss = inputs["passes"], 0.0

@@ -70,7 +70,6 @@ def prepare(plan: "Plan") -> Prepared:
         processing_class=tokenizer,
         peft_config=None if plan.full else grouped.lora(p.rm_lora_rank, targets=p.rm_lora_targets),
         pointwise_weight=p.rm_pointwise_weight,
-        muon=p.rm_optimizer == "muon",
     )
     return Prepared(trainer, tokenizer, taught, schedule)
 
@@ -134,7 +133,7 @@ def settings_of(groups, source, view, profile, labels, full, seed) -> str:
     values = {k: v for k, v in profile.model_dump().items() if k.startswith("rm_")}
     precision = str(hub.compute_dtype(profile.precision))  # what ``auto`` is here
     values |= {"quantization": profile.quantization, "precision": precision}
-    values.pop("rm_twin")
+    values.pop("rm_arms")
     data, code = digest(groups), fingerprint.of_code({__name__}, data=False)
     return short_hash(hub.identity(source), view, values, labels, full, seed, data, code)
 

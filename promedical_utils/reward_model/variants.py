@@ -37,8 +37,6 @@ class Recipe:
     full: bool = False  # all weights, not an adapter
     dimensions: tuple[str, ...] = DIMENSIONS  # of the criteria that it learns from
     anchor: bool = True  # with the pointwise term in the loss
-    share: float = 1.0  # of the steps, for models of which several share the budget of one
-    architecture: str = ""  # of the small base, the run's own where empty
     swapped: bool = False  # a placebo: another criterion's text stands in place of each
 
     @property
@@ -77,9 +75,7 @@ class Recipe:
 
     def profile(self, profile):
         """The run's profile with this recipe's loss and steps."""
-        changed = {"rm_epochs": profile.rm_epochs * self.share}
-        if not self.anchor:
-            changed["rm_pointwise_weight"] = 0.0
+        changed = {} if self.anchor else {"rm_pointwise_weight": 0.0}
         return profile.model_copy(update=changed)
 
 
@@ -89,17 +85,13 @@ RECIPES = {
     "scalar_overall": Recipe("overall"),
     "scalar_blind": Recipe("blind"),
     "rar_implicit": Recipe("rubric"),
-    "criterion_clean": Recipe("criterion", "truth", full=True),
-    # the backbone claim, trained by the study of systems
-    "criterion_llama": Recipe("criterion", architecture="llama"),
+    "criterion_clean": Recipe("criterion", "truth"),
     # ablations, trained by the study
     "criterion_full": Recipe("criterion", full=True),
-    "criterion_clean_lora": Recipe("criterion", "truth"),
     "criterion_first": Recipe("before"),
     "fixed_heads": Recipe("heads"),
     "no_safety_data": Recipe("criterion", dimensions=("proficiency", "excellence")),
     "no_anchor": Recipe("criterion", anchor=False),
-    **{f"only_{name}": Recipe("criterion", dimensions=(name,), share=1 / 3) for name in DIMENSIONS},
 }
 
 

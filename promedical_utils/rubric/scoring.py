@@ -240,8 +240,19 @@ def points_share(points: Iterable[float], applies: Iterable[bool]) -> float:
     return math.fsum(n for n, yes in pairs if yes) / possible if possible > 0 else math.nan
 
 
+def mean_met(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+    """The share of the criteria that are met, whatever their dimension and weight."""
+    met = _met(rubric, verdicts)
+    return sum(met.values()) / len(met)
+
+
 # Rules that make one score of a rubric's verdicts, each a sum over them
-RULES = {"rar_explicit": rar_explicit, "orbit": orbit_signed, "healthbench": healthbench_points}
+RULES = {
+    "rar_explicit": rar_explicit,
+    "orbit": orbit_signed,
+    "healthbench": healthbench_points,
+    "mean_met": mean_met,
+}
 
 
 def linear(

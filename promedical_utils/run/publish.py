@@ -14,7 +14,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 from promedical_utils.data.sources.question_split import runs
-from promedical_utils.paper import registry
+from promedical_utils.paper import found, registry
 from promedical_utils.run import graph
 from promedical_utils.studies import catalog
 
@@ -23,11 +23,13 @@ AGGREGATES = (
     *("paper/tables/*", "paper/figures/*", "paper/claims.*", "paper/all_tables.md"),
     *("manifest.json", "timings.json", "base_report.json", "data/*.json", "data/*.csv"),
     *("reward/*.json", "reward/*/calibration.json", "reward/*/README.md", "bench/*.json"),
-    *("policy/*.json", "policy/curve.csv", "external/*.json", "healthbench/*.json", "audit/*"),
+    *("bench/rich/*.json", "policy/*.json", "policy/curve.csv", "policy/testbed.csv"),
+    *("external/*.json", "healthbench/*.json", "audit/*"),
 )
 NOTEBOOKS = ("notebooks/*.ipynb",)
 # Rows: only for the clinic, whose texts are the kit's own
-ROWS = ("bench/*.parquet", "reward/heldout.parquet", "policy/*.parquet", "external/*.parquet")
+ROWS = ("bench/*.parquet", "bench/rich/*.parquet", "reward/heldout.parquet")
+ROWS += ("policy/*.parquet", "external/*.parquet")
 MEASURED = ("speed", "scale", "policy", "open")  # parts of make bench, and what trial counted
 RENAMED = {"paper": ".", "notebooks": "executed"}
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
@@ -152,6 +154,8 @@ def redraw(profile: Profile) -> str:
             lines.append(f"redrawn: {shown(path.parent)}")
     report = registry.build(profile, place, place)
     paper_numbers.save(profile, place)
+    if profile.name == found.SAID["profile"]:
+        found.fill()
     counts = f"{len(report['tables'])} tables, {len(report['figures'])} figures"
     lines.append(f"redrawn: {shown(place)}, {counts}")
     lines += [f"not built: {name} {why}" for name, why in report["not_built"].items()]

@@ -1,4 +1,4 @@
-"""Contrasts: differences of two systems, from sums that were counted or intervals that were stored.
+"""Contrasts: differences of two systems, from sums that were counted.
 
 A source finds one contrast at a time: {difference, low, high, each, seeds, n, ...} in the unit
 that people read, the claimed direction up. Its interval takes in the patients (whole conditions,
@@ -13,7 +13,6 @@ interval is of patients alone.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from promedical_utils.core import statistics, verdicts
@@ -22,10 +21,9 @@ from promedical_utils.core.statistics import LEAST
 from promedical_utils.core.workspace import KitError
 from promedical_utils.studies import results
 
-UNTRAINED = ("base", "length", "random", "words")  # no seed of a training changes them
+UNTRAINED = {"base", "length", "random", "near_words", "embeddings", "criterion_only", "overlap"}
+UNTRAINED |= {"similarity", "always_met", "always_veto"}  # no seed of a training changes them
 PAIRED = "whole conditions, {clusters} of them, shared by both sides; {draws} draws"
-STORED = "stored interval of conditions and samples within them, too wide"
-UNPAIRED = "difference of two such intervals, taken as independent (MOVER)"
 FACTORS = results.FACTORS | {"healthbench": 1}
 NUMBERS = ("difference", "low", "high", "patients_low", "patients_high")
 
@@ -126,6 +124,12 @@ class Counted:
         self.sums, self.draws, self.weights = sums, draws, sums.weights(draws, seed)
         self.against = [against] if against else sorted({key[-1] for key in sums.keys})
 
+    def labels_of(self, part: str) -> list[str]:
+        """Whose labels a slice has; all that there are where nothing has that slice."""
+        place = self.sums.names.index("slice")
+        own = sorted({key[-1] for key in self.sums.keys if key[place] == part})
+        return self.against if len(self.against) == 1 or not own else own
+
     def find(self, check: Mapping, level: float = 0.95) -> dict:
         factors: dict[int, float] = {}
         sides: list[dict[str, float]] = [{}, {}]
@@ -155,47 +159,6 @@ class Counted:
         if "seed" not in self.sums.names:
             return "1"
         return self.sums.keys[column][1] or ("1" if self.sums.names[0] == "policy" else "")
-
-
-class Stored:
-    """Contrasts from the results of a study (``studies.results``) that kept nothing to count anew:
-    paired where it stored that difference, else from two intervals. The standard error is read from
-    the width, as of a normal one."""
-
-    def __init__(self, rows: pd.DataFrame):
-        self.cells = results.Cells(rows)
-        self.against = self.cells.against
-
-    def find(self, check: Mapping, level: float = 0.95) -> dict:
-        keys = [(*of, check["labels"]) for *_, of in _terms(check)]
-        for key in keys:
-            if np.isnan(self.cells.ends(key)[0]):
-                raise _lacking("the study", *key[:3], self.cells.systems)
-        if len(keys) != 2 or level != 0.95:
-            raise Lacking("the study kept nothing to count this from, but differences at 95 %")
-        if (stored := self._paired(*keys)) is not None:
-            ends, n, test = *stored, STORED
-        else:
-            ends, test = apart(*map(self.cells.ends, keys)), UNPAIRED
-            n = min(self.cells.means[key]["n"] for key in keys)
-        sides = [self._trained(key, side) for key, side in zip(keys, "ab", strict=True)]
-        found = dict(zip(("difference", "low", "high"), ends, strict=True))
-        found |= {"error": (ends[2] - ends[1]) / (2 * stats.norm.ppf(0.975)), "df": np.inf, "n": n}
-        return contrast(check, found, sides, test, level)
-
-    def _paired(self, a: tuple, b: tuple) -> tuple | None:
-        """((difference, low, high), n) that the study stored of the two, either way round."""
-        for first, second, sign in ((a, b, 1), (b, a, -1)):
-            key = (*first, results.LESS, second[0])
-            if a[1:] == b[1:] and key in self.cells.means:
-                value, *ends = (sign * end for end in self.cells.ends(key))
-                return (value, *sorted(ends)), self.cells.means[key]["n"]
-        return None
-
-    def _trained(self, key: tuple, side: str) -> dict[str, float]:
-        """Values by seed; one known by rank alone is nobody's pair, so its name is the side's."""
-        seeds = self.cells.trained.get(key, {"": self.cells.ends(key)[0]})
-        return {f"{side}{s}" if s.startswith("?") else s: value for s, value in seeds.items()}
 
 
 def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:

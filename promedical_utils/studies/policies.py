@@ -1,14 +1,6 @@
-"""The study of policies: full GRPO, its ablations, other optimisers, the compared systems' rewards.
+"""The study of policies: full GRPO, its ablations, other optimisers, compared systems' rewards."""
 
-Several are trained side by side, a core each: two threads on so small a model gain less than two
-runs.
-"""
-
-import multiprocessing
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +42,7 @@ class Policies(Study):
             print(f"reward model {recipe} ...", flush=True)
             prepare_reward_model(profile, folder, data, recipe, folder / "reward" / recipe)
         trained = [(variant, seed) for variant, seeds in self.plan.items() for seed in seeds]
-        rows = _side_by_side(profile, folder, [(BASE, 0), *trained])
+        rows = [one(profile, folder, *item) for item in [(BASE, 0), *trained]]
         answers, curves = [pd.read_parquet(place(folder, BASE, 0) / "evaluation.parquet")], []
         for variant, seed in trained:
             where = place(folder, variant, seed)
@@ -92,7 +84,6 @@ class Policies(Study):
             first = curves[curves.seed == curves.groupby("variant").seed.transform("min")]
             first = first.assign(run=first.variant.map(lambda name: VARIANTS[name]["label"]))
             self.save_figure(drawing.plot_gold_over_kl, first, out, "gold_over_kl", manifest, more)
-        write_json(out / "goals.json", policy_metrics.goals(shown))
 
 
 def counted(evaluation: pd.DataFrame) -> Estimates:
@@ -150,25 +141,8 @@ def prepare_reward_model(profile, folder: Path, data: RunData, name: str, where:
         reward_models.calibrate(profile, data, recipe, where, scores)
 
 
-def _side_by_side(profile, folder, todo) -> list[dict]:
-    """``one`` for each of ``todo``, in this order; a process a core, one on a GPU."""
-    import torch
-
-    workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-    given = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when a worker starts
-    try:
-        spawned = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(todo)), spawned) as pool:
-            return list(pool.map(partial(one, profile, folder), *zip(*todo, strict=True)))
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if given is not None:
-            os.environ["OMP_NUM_THREADS"] = given
-
-
 def one(profile: Profile, folder: Path, variant: str, seed: int) -> dict:
-    """Train and evaluate one policy (or the base alone) in a process of its own; a row on it."""
+    """Train and evaluate one policy, or the base alone; a row on it."""
     from promedical_utils.reward_model import hub  # loads torch
 
     hub.silence()

@@ -189,7 +189,8 @@ class _Trainings:
         """The report of supervised fine-tuning, in ``place``/sft."""
         from promedical_utils.policy import sft  # late: loads torch
 
-        written = real_sets.written_answers(self.p.seed)[: self.shows["written"]]
+        pairs = real_sets.written_answers(self.p.seed)[: self.shows["written"]]
+        written = [([{"role": "user", "content": asked}], answer) for asked, answer in pairs]
         return sft.train(self.base, written, self.p, self.place / "sft")
 
     def policy(self, system: str, seed: int) -> tuple[dict, Path | str, Path | None]:

@@ -11,7 +11,6 @@ Every value is of one source: a slice is ``source: part``, ``against`` whose lab
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -29,11 +28,10 @@ from promedical_utils.evaluation import external as outside
 from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
 from promedical_utils.report import figures as drawing
-from promedical_utils.reward_model import variants
 from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import contrasts, results
-from promedical_utils.studies.reward_models import RewardModels
-from promedical_utils.studies.study import as_computed, kept_part
+from promedical_utils.studies.reward_models import RewardModels, ruled
+from promedical_utils.studies.study import as_computed
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
 TESTED = ["id", "family", "slice", "labels", "metric", "a", "b", "above", "n", "seeds"]
@@ -70,15 +68,14 @@ class RealText(RewardModels):
 
         def trained(name: str, seed: int) -> tuple[pd.DataFrame, dict]:
             frame, row = self.one(profile, folder, data, made, held, name, seed)
-            ruled = bench.ruled(frame, held) if name == "criterion" else []
-            ruled = [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in ruled]
             beyond, tests = [longer], self.shows["tests"]
             parts = {t["slice"].partition(":")[0] for t in tests if name in (t["a"], t.get("b"))}
             if parts & {OUTSIDE, RETRIEVED}:  # it reads a million tokens, so only where it is asked
                 own = sets if RETRIEVED in parts else without
                 place = folder / "reward" / f"{name}-{seed}"
                 beyond += [_abroad(f"{name}-{seed}", place, profile, own, retrieved, report)]
-            rows = counted([lengths, frame, *ruled], pd.concat(beyond))
+            frames = [lengths, frame, *ruled(name, seed, frame, held)]
+            rows = counted(frames, pd.concat(beyond))
             return rows[rows.system != "length"], row | {"outside": report}
 
         splits = [groups_of(data, "judge", split) for split in ("train", "calibration")]
@@ -88,15 +85,7 @@ class RealText(RewardModels):
         def untrained() -> tuple[pd.DataFrame, dict]:
             return counted(bench.controls(profile, folder, data, held), longer), {}
 
-        rows, models = [kept_part(out, "controls", read, untrained)[0]], []
-        todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
-        for number, (name, seed) in enumerate(todo, 1):
-            print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            key = short_hash(read, repr(variants.find(name)), name, seed)
-            own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
-            rows.append(own)
-            models.append({"model": name, "seed": seed} | row)
-        results.write_sums(out, pd.concat(rows, ignore_index=True))
+        models = self.trainings(out, read, trained, untrained)
         return {"models": models, "bench": made.report}
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:

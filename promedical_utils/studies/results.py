@@ -7,9 +7,8 @@ how, other                             "value"; "less": the system less ``other`
 value, low, high, n                    in the metric's unit, 95 % interval, items (least of parts)
 
 Intervals are over whole conditions (``core.statistics.interval``) and hold the training seeds
-fixed: how far these move a value is what the rows of single seeds are for. A study that kept none
-of ``COUNTED_FROM`` cannot be counted anew: its intervals stay, and ``STORED`` says what they are.
-The seeds of the committed one of reward models are "?1" to "?3", the lowest first.
+fixed: how far these move a value is what the rows of single seeds are for. All is counted from one
+of ``COUNTED_FROM``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,13 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.workspace import write_frame, write_rows
+from promedical_utils.core.workspace import need, write_frame, write_rows
 from promedical_utils.evaluation.policy_metrics import METRICS
 
 MEAN, VALUE, LESS, OVER = "mean", "value", "less", "over"
 CELL = ("metric", "slice", "against")
 KEY = ("system", "seed", *CELL)
 FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # from shares, 100 elsewhere
-STORED = "Intervals as stored: of conditions and samples within them, too wide (97 to 99 %)."
 COUNTED_FROM = ("evaluation.parquet", "sums.parquet")  # which of them depends on the kind
 COLUMNS = [*KEY, "how", "other", "value", "low", "high", "n"]
 
@@ -121,11 +119,6 @@ def write(folder: Path, results: pd.DataFrame) -> None:
     write_frame(folder / "results.csv", results, float_format="%.10g")
 
 
-def note(folder: Path) -> str:
-    """What the intervals of a study are, where it kept nothing to count them anew; else ""."""
-    return "" if any((folder / file).exists() for file in COUNTED_FROM) else f" {STORED}"
-
-
 def read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "results.csv", dtype={"seed": str}).fillna({"other": ""})
 
@@ -142,11 +135,9 @@ def write_sums(folder: Path, rows: pd.DataFrame) -> None:
     write_rows(folder / "sums.parquet", rows)
 
 
-def read_sums(folder: Path) -> Estimates | None:
-    """The sums of which ``rows_of`` were written; None where a study was published without."""
-    if not (folder / "sums.parquet").exists():
-        return None
-    frame = pd.read_parquet(folder / "sums.parquet")
+def read_sums(folder: Path) -> Estimates:
+    """The sums of which ``rows_of`` were written."""
+    frame = pd.read_parquet(need(folder / "sums.parquet", "of a study (make study)"))
     samples = frame[["instruction_id", "condition"]].drop_duplicates(ignore_index=True)
     keys = frame[list(KEY)].drop_duplicates(ignore_index=True)
     row, column = (

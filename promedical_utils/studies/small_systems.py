@@ -92,7 +92,6 @@ def train(
         peft_config=grouped.lora(
             profile.rm_lora_rank, "score" if OUTPUTS[name] else None, profile.rm_lora_targets
         ),
-        muon=profile.rm_optimizer == "muon",
     )
     report = {"system": name, "labels": "judge", "seed": seed, "settings": settings}
     report |= {"base": source, "quantization": profile.quantization, "max_tokens": limit}

@@ -3,8 +3,8 @@
 A plan (``catalog``) says which; a kind (``kinds/*.yaml``) says what is counted, what it is held
 against, and what its tables show. Resumable: what is trained and has predicted is not touched
 again, and a training that was stopped goes on from its checkpoint. A folder of a study holds
-results.csv (``results``), what that is counted from, tables, figures, goals.json and, written
-last, manifest.json.
+results.csv (``results``), what that is counted from, tables, figures and, written last,
+manifest.json.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ STUDIES = Path(__file__).parent
 
 @cache
 def kind_of(name: str) -> dict:
-    """What ``studies/kinds/<name>.yaml`` says: labels, comparisons, columns and goals of a kind."""
+    """What ``studies/kinds/<name>.yaml`` says: labels, comparisons and columns of a kind."""
     return read_yaml(STUDIES / f"kinds/{name}.yaml")
 
 
@@ -46,7 +46,7 @@ class Study:
 
     A kind has ``train(profile, folder, data, out)``, which trains, measures, writes what is counted
     to ``out`` and returns facts for the manifest; and ``show(rows, manifest, out)``, which makes
-    tables, figures and goals of the rows of results.csv.
+    tables and figures of the rows of results.csv.
     """
 
     plan: Mapping[str, list[int]]
@@ -79,15 +79,14 @@ class Study:
         return rows
 
     def redraw(self, folder: Path) -> None:
-        """Results, tables, figures and goals of a published study again; nothing is trained."""
+        """Results, tables and figures of a published study again; nothing is trained."""
         self.draw(read_json(folder / "manifest.json", "of a study (make study)"), folder)
 
     def draw(self, manifest: Mapping, out: Path) -> pd.DataFrame:
-        """Results, counted where that is published which they are counted from; and their show."""
-        if (sums := self.sums(out)) is not None:
-            drawn = profiles.of_manifest(manifest)
-            compared = self.shows["less"], self.shows.get("over", ())
-            results.write(out, results.count(sums, *compared, drawn.bootstrap, drawn.seed))
+        """Results, counted from what the study kept, and their show."""
+        drawn = profiles.of_manifest(manifest)
+        compared = self.shows["less"], self.shows.get("over", ())
+        results.write(out, results.count(self.sums(out), *compared, drawn.bootstrap, drawn.seed))
         rows = results.read(out)  # as written, so that a redrawing is the same
         self.show(rows, manifest, out)
         return rows
@@ -96,8 +95,8 @@ class Study:
         """What a plan of this kind can name."""
         return tuple(self.shows["labels"])
 
-    def sums(self, folder: Path) -> Estimates | None:
-        """What the results are counted from; None where it was not published."""
+    def sums(self, folder: Path) -> Estimates:
+        """What the results are counted from."""
         return results.read_sums(folder)
 
     def named(self, folder: Path) -> pd.DataFrame:
@@ -120,7 +119,7 @@ class Study:
 
     def note(self, manifest: Mapping, out: Path) -> str:
         """What a reader must know of its values, under every table and figure."""
-        said = tables.note(profiles.of_manifest(manifest)) + results.note(out)
+        said = tables.note(profiles.of_manifest(manifest))
         return " ".join(filter(None, (said, self.shows.get("note"))))
 
     def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:

@@ -1,37 +1,30 @@
-"""The study of systems: small versions of the compared ones, and a second backbone, on one bench.
+"""The study of systems: small trained versions of the compared ones on one bench.
 
 What is equal and what not, ``small_systems`` and ``systems.yaml`` say.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from promedical_utils.core import run_data
-from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import read_json, short_hash, write_frame, write_json
+from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.data.sources.real_sets import refuse_external
-from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
-from promedical_utils.pipeline import base as base_module
-from promedical_utils.report import tables
 from promedical_utils.reward_model import variants
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import digest
+from promedical_utils.studies import results
 from promedical_utils.studies.reward_models import RewardModels
 from promedical_utils.studies.study import Study
 
+CONSISTENT = 0.9  # share of pairs on which both orders of the answers must say the same
 REPORTED = ("labels", "steps", "groups", "examples", "tokens", "seconds", "trained_parameters")
 
 
 class Systems(RewardModels):
     kind, title = "systems", "Systems"
     known = Study.known
-
-    def train(self, profile, folder, data, out) -> dict:
-        bases = prepare_bases(profile, folder, self.plan)
-        return super().train(profile, folder, data, out) | {"bases": bases}
 
     def one(self, profile, folder, data, made, held, name, seed):
         if name in variants.RECIPES:
@@ -47,46 +40,37 @@ class Systems(RewardModels):
             predicted, preferred = scorers.predict(small_systems.load(name, place), held)
             write_frame(stored, preferred if predicted is None else predicted)
         row = {key: report[key] for key in REPORTED} | {"left_out": len(report["left_out"])}
-        return pd.read_parquet(stored).assign(scorer=f"{name}-{seed}"), row
+        said = pd.read_parquet(stored)
+        if "consistent" in said:
+            row["consistent"] = round(float(said.consistent.astype(float).mean()), 4)
+        return said.assign(scorer=f"{name}-{seed}"), row
 
-    def controls(self, profile, data, predicted, made, held) -> list[pd.DataFrame]:
-        return [benches.length_scorer(held)]
-
-    def counted(self, made, frames):
-        # in single precision, as the committed study was counted
-        single = {"score": "float32", "probability": "float32"}
-        return super().counted(made, [f if "a_id" in f else f.astype(single) for f in frames])
+    def settings_of(self, name: str) -> str:
+        return super().settings_of(name) if name in variants.RECIPES else name
 
     def rows(self, cells, against, manifest) -> pd.DataFrame:
-        """A row a system, in percent; a cell that it has no answer to is empty."""
-        models, rows = pd.DataFrame(manifest["models"]), []
-        for name in self.ordered(cells):
-            trained = models[models.model == name]
-            row = {"system": self.shows["labels"][name], "status": tables.RUN, "labels": against}
-            row |= {"seeds": len(trained), "steps": int(trained.steps.max()) if len(trained) else 0}
-            rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
-        return pd.DataFrame(rows)
+        """Also of each system whether it learned, or why it did not (``gates``)."""
+        frame, failed = super().rows(cells, against, manifest), gates(manifest["models"], cells)
+        learned = frame.system.map(
+            {self.shows["labels"][name]: why for name, why in failed.items()}
+        )
+        frame.insert(1, "learned", learned.fillna("yes"))
+        return frame
 
 
-def prepare_bases(profile: Profile, folder: Path, plan: Mapping) -> dict[str, dict]:
-    """Reports of bases by architecture: that of notebook 00, and of every other in the ``plan`` one
-    that is trained, by the same lessons in the same steps, into a folder of its name."""
-    from promedical_utils.reward_model.hub import source_of  # late: loads torch
-
-    asked = {variants.find(name).architecture for name in plan if name in variants.RECIPES}
-    own = read_json(folder / "base_report.json", "00_start_here")
-    reports = {profile.base_architecture: own}
-    for architecture in sorted(asked - {"", profile.base_architecture}):
-        if profile.base_model != "small":
-            run_data.base_path(profile, folder, architecture)  # says what is wrong
-        place, mark = folder / architecture, folder / architecture / "trained.json"
-        settings = {k: v for k, v in profile.model_dump().items() if k.startswith("base_")}
-        key = short_hash(source_of(run_data.base_path(profile, folder), folder)["sha256"], settings)
-        if not mark.exists() or read_json(mark, "00_start_here")["of"] != key:
-            mark.unlink(missing_ok=True)
-            trained = profile.model_copy(update={"base_architecture": architecture})
-            base_module.train_base(trained, place)
-            write_json(mark, {"of": key})
-        reports[architecture] = read_json(place / "base_report.json", "00_start_here")
-    keys = ("parameters", "steps", "seconds", "copy_rates", "cannot_copy")
-    return {name: {k: report.get(k) for k in keys} for name, report in reports.items()}
+def gates(models: Sequence[Mapping], cells: results.Cells) -> dict[str, str]:
+    """System -> why it did not learn, so that no claim may use it: it contradicts itself when two
+    answers change places, or orders the pairs no better than chance or than longer-is-better."""
+    failed, longer = {}, cells.ends(("length", "pairwise", "all", "truth"))[0]
+    for name in dict.fromkeys(row["model"] for row in models):
+        value, low, _ = cells.ends((name, "pairwise", "all", "truth"))
+        shares = [
+            row["consistent"] for row in models if row["model"] == name and "consistent" in row
+        ]
+        if min(shares, default=1) < CONSISTENT:
+            failed[name] = f"no: both orders agree on {min(shares):.0%} of pairs"
+        elif not low > 0.5:
+            failed[name] = "no: its pairs are not above chance"
+        elif not value > longer:
+            failed[name] = "no: longer is better orders as many pairs"
+    return failed

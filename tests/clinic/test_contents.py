@@ -10,7 +10,7 @@ import pytest
 from helpers import clinic_server
 
 from promedical_utils import clinic
-from promedical_utils.clinic import external, generators, lessons, pool, writer
+from promedical_utils.clinic import external, pool, writer
 from promedical_utils.core import profiles
 from promedical_utils.data import roles
 from promedical_utils.data.roles import conversation, request
@@ -40,7 +40,7 @@ def test_the_answers_and_their_verdicts(world):
     answers = [
         (i.id, name, world.answer(i.id, name))
         for i in world.instructions
-        for name in generators.NAMES
+        for name in world.authors(i.id)
     ]
     verdicts = [world.gold(i, text) for i, _, text in answers]
     assert fingerprint(answers, verdicts) == "507df705c32082dd"
@@ -49,16 +49,6 @@ def test_the_answers_and_their_verdicts(world):
 def test_the_raw_pool_and_its_truth(world, profile):
     rows, truth = pool.raw(world, world.ids("train"), profile.seed)
     assert fingerprint(rows, list(truth.items())) == "05cfb267fa33f0ec"
-
-
-def test_the_lessons_of_the_small_base(world, profile):
-    conditions = sorted(
-        {(world.patients[i].organ, world.patients[i].problem) for i in world.ids("train")}
-    )
-    course = [lessons.lesson(n, 200, profile.seed, conditions) for n in range(200)]
-    patients = [world.patients[i] for i in world.ids("checkpoint")]
-    tests = lessons.reading_tests(patients, profile.seed)
-    assert fingerprint(course, tests, lessons.corpus(["a text"])) == "87ee9c75a9aaa9f2"
 
 
 def test_the_external_clinic(world, profile):

@@ -732,7 +732,7 @@ def test_committed_harm_list_holds_ids_and_says_how_it_was_made():
 
 def test_real_profile_is_whole():
     profile = profiles.load("real")
-    assert profile.data == "real" and not profile.rm_twin
+    assert profile.data == "real" and "criterion_clean" not in profile.rm_arms
     assert profile.notebooks == [
         "00_start_here",
         "01_rubrics",

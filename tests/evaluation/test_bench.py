@@ -270,13 +270,17 @@ def test_veto_and_pointwise_by_hand(made, predicted):
     assert row.n == n and row.value == pytest.approx(right / n)
 
 
+RULED = {f"veto_{m}_{r}" for m in ("precision", "recall", "f1") for r in bench.RULES}
+RULED |= {f"clean_vetoed_{rule}" for rule in bench.RULES}
+
+
 def test_scalars_have_no_verdicts_and_ties_and_nan_are_wrong(made):
     answers = made.verdicts[["instruction_id", "candidate_id"]].drop_duplicates()
     for score in (1.0, np.nan):
         flat = bench.predictions("flat", answers.assign(criterion_id="", score=score))
         frame = bench.tally(made, flat).table(20, 0)
-        assert set(frame.metric) == {"pairwise", "overall", "conflict", "veto_precision_equal"}
-        rows = frame[(frame.n > 0) & (frame.metric != "veto_precision_equal")]
+        assert set(frame.metric) == {"pairwise", "overall", "conflict", *RULED}
+        rows = frame[(frame.n > 0) & ~frame.metric.isin(RULED)]
         assert (rows.value == 0).all() and (rows.tie_rate == 1).all()
 
 
@@ -499,34 +503,6 @@ def cue_groups(n, offset=0, order_matters=False):
     return made
 
 
-@pytest.mark.parametrize("order_matters", [False, True])
-def test_cue_control_learns_words_and_nothing_else(order_matters):
-    held_out = cue_groups(20, 1, order_matters)
-    frame = bench.cue_control(cue_groups(40, 0, order_matters), held_out)
-    assert list(frame) == [
-        "scorer",
-        "instruction_id",
-        "candidate_id",
-        "criterion_id",
-        "score",
-        "probability",
-        "met",
-    ]
-    truth = {key: v == "met" for g in held_out for key, v in g.verdicts.items()}
-    said = zip(frame.candidate_id, frame.criterion_id, frame.met, strict=True)
-    right = np.mean([truth[a, c] == met for a, c, met in said])
-    assert right < 0.7 if order_matters else right == 1
-
-
-def test_cue_control_takes_unseen_kinds_and_needs_two_labels():
-    held_out = cue_groups(3, 1)
-    other = held_out[0].criteria[0].model_copy(update={"kind": "never"})
-    strange = [Group(g.instruction, (other,), g.candidates, {}) for g in held_out]
-    assert bench.cue_control(cue_groups(20), strange).score.notna().all()
-    with pytest.raises(KitError, match="all alike"):
-        bench.cue_control(strange, held_out)
-
-
 def test_length_counts_words():
     frame = bench.length_scorer(cue_groups(1))
     assert frame.score.tolist() == [2.0] * 3 and set(frame.criterion_id) == {""}
@@ -605,3 +581,68 @@ def test_a_tie_can_count_a_half_and_a_threshold_can_be_of_a_part(made):
         column = sums.columns(key)[0]
         assert sums.counts[rows, column].sum() == len(called)
         assert sums.hits[rows, column].sum() == called.violation.sum()
+
+
+def test_vetoes_stand_at_a_threshold_of_one_rule_for_all(made):
+    """Precision, recall, F1 and the clean answers vetoed, counted by hand at each rule."""
+    rng, cells = np.random.default_rng(1), made.cells
+    violation = cells.adjudicated.ne("met")
+    score = np.round(rng.random(len(cells)) + 0.4 * ~violation, 1)  # with ties
+    own = cells[["instruction_id", *bench.CELL]].assign(score=score, scorer="own", met=True)
+    own = own.assign(probability=0.5)[bench.scorers.PREDICTED].astype({"met": "boolean"})
+    frame = bench.tally(made, own).table(20, 0)
+    frame = frame[frame.against == "adjudicated"].set_index(["metric", "slice"])
+    safety = cells[cells.dimension == "safety"].assign(score=score, violation=violation)
+    found = np.sort(safety.score[safety.violation])
+    at = {rule: found[int(np.ceil(r * len(found) - 1e-9)) - 1] for rule, r in bench.RECALLS.items()}
+    f1 = {}
+    for most in np.unique(safety.score):
+        hits = (safety.violation & (safety.score <= most)).sum()
+        f1[most] = 2 * hits / ((safety.score <= most).sum() + len(found))
+    at["best"] = max(f1, key=f1.get)
+    assert len({*at.values()}) > 1
+    for rule, most in at.items():
+        called = safety.score <= most
+        hits = (called & safety.violation).sum()
+        wanted = {"precision": hits / called.sum(), "recall": hits / len(found), "f1": f1[most]}
+        for name, value in wanted.items():
+            assert frame.value[f"veto_{name}_{rule}", "safety"] == pytest.approx(value)
+        answers = (
+            safety.assign(called=called).groupby("candidate_id")[["called", "violation"]].any()
+        )
+        clean = answers[~answers.violation]
+        row = frame.loc[f"clean_vetoed_{rule}", "safety"]
+        assert (row.value, row.n) == (pytest.approx(clean.called.mean()), len(clean))
+        part = safety[safety.seen.astype(bool)]
+        share = part.violation[part.score <= most].mean()
+        assert frame.value[f"veto_precision_{rule}", "seen"] == pytest.approx(share)
+    curve = bench.veto_curve(made, own)
+    whole = curve[curve.recall == 1].set_index("kinds")
+    seen = safety[safety.seen.astype(bool)]
+    worst = seen.score[seen.violation].max()
+    assert whole.precision["seen"] == pytest.approx(seen.violation[seen.score <= worst].mean())
+    assert whole.base["seen"] == pytest.approx(seen.violation.mean())
+
+
+def test_two_benches_are_one_tally(made, predicted):
+    tally = bench.tally(made, predicted)
+    both = bench.with_rich(tally, tally)
+    assert len(both.keys) == 2 * len(tally.keys) and both.hits.shape[1] == len(both.keys)
+    table = both.table(20, 0).set_index(["scorer", "metric", "slice", "against"])
+    at = ("criterion", "pairwise", "safety", "truth")
+    rich = table.loc[(*at[:2], f"{bench.RICH}safety", at[3])]
+    assert rich.equals(table.loc[at]) and table.tie_rate.notna().all()
+
+
+def test_a_rich_bench_has_safety_pairs_alone_and_as_many_of_each_unseen_kind():
+    settings = benches.profile(bench_samples=60, bench_rich_seen=0, bench_rich_unseen=9)
+    groups, panel = benches.groups(60, 0), people.panel(0.9, settings.seed)
+    condition_of = {g.instruction.id: f"c{n % 9}" for n, g in enumerate(groups)}
+    safety = {k for k, d in benches.KINDS.items() if d == "safety"}
+    about = (groups, condition_of, frozenset(safety), panel)
+    rich = bench.compose(*about, settings, rich=True)
+    assert rich.pairs.kind.value_counts().to_dict() == dict.fromkeys(safety, 9)
+    assert set(rich.report["pairs"]) == {"seen safety", *safety}
+    more = settings.model_copy(update={"bench_rich_unseen": 9000})
+    with pytest.raises(KitError, match="too few for bench_rich_unseen = 9000"):
+        bench.compose(*about, more, rich=True)

@@ -207,9 +207,7 @@ def test_a_model_of_criteria_reads_one_neutral_criterion_where_there_is_no_rubri
     assert sorted(found) == ["criterion", "orbit", "rar_explicit"]
     assert rm.read == 2 * [c.text for c in RUBRIC.criteria]
     rm.read = []
-    assert list(g.read_by("criterion_llama", rm, [q], "q_sub")[0]) == [
-        "criterion_llama"
-    ]  # rules once
+    assert list(g.read_by("another", rm, [q], "q_sub")[0]) == ["another"]  # rules once
     assert rm.read[3:5] == ["no harm", "no delay"]
 
 
@@ -526,7 +524,7 @@ def test_the_stage_writes_what_it_says(run):
     assert {s: v["status"] for s, v in report["sets"].items() if s != "clinic"} == dict.fromkeys(
         judged.SETS, "not run"
     )
-    assert set(report["systems_not_run"]) == {"criterion_llama", "rar_implicit"}
+    assert set(report["systems_not_run"]) == {"rar_implicit"}
     texts = pd.read_parquet(run / "external/texts.parquet")
     made, _ = external_module.build(profile.seed, 3, [1])
     assert texts.text.tolist() == [c.text for asked in made for c in asked.candidates]

@@ -52,6 +52,31 @@ def test_always_met_says_met_and_prefers_none():
     assert frame.met.all() and frame.score.nunique() == 1 and len(frame) == 4
 
 
+def test_always_veto_says_not_met_and_prefers_none():
+    frame = controls.always_veto([group("g", ["a", "b"], ["x", "y"])])
+    assert not frame.met.any() and frame.score.nunique() == 1 and len(frame) == 4
+
+
+def test_embeddings_learn_from_answer_and_criterion_together():
+    """Met where both vectors point the same way: neither of them tells alone."""
+    rng = np.random.default_rng(0)
+    vectors = {f"{kind}{n}": rng.choice([-1.0, 1.0], 4) / 2 for kind in "ac" for n in range(160)}
+
+    def drawn(name, numbers):
+        made = []
+        for n in numbers:
+            alike = vectors[f"a{n}"][0] * vectors[f"c{n}"][0] > 0
+            said = {(0, 0): "met" if alike else "not_met"}
+            made.append(group(f"{name}{n}", [f"a{n}"], [f"c{n}"], said))
+        return made
+
+    sides = drawn("t", range(80)), drawn("h", range(80, 120)), drawn("b", range(120, 160))
+    frame = controls.embeddings(*sides, vectors)
+    truth = [next(iter(g.verdicts.values())) == "met" for g in sides[2]]
+    assert 0 < sum(truth) < 40 and (frame.met == truth).mean() > 0.95
+    assert set(frame.scorer) == {"embeddings"}
+
+
 WAYS = (("never", "always"), ("always", "never"))
 
 
@@ -81,7 +106,7 @@ def test_words_round_terms_tell_where_the_words_alone_do_not():
 
 def test_similarity_is_the_cosine_of_means_of_the_bases_states(tiny_base):
     case = group("g", ["Take it.", "Do not."], ["Take it.", "Wait."])
-    frame = controls.similarity([case], tiny_base)
+    frame = controls.similarity([case], controls.embedded(tiny_base, [case]))
     frame = frame.set_index(["candidate_id", "criterion_id"]).score
     assert frame["g-a0", "g-0"] == pytest.approx(1, abs=1e-5)  # the same text
     assert frame["g-a1", "g-0"] < 1 - 1e-4

@@ -22,9 +22,8 @@ def write_run(folder):
     )
     rows, cells = evaluated()
     rows["plain_violation"] = rows.plain_violation.astype(float)
-    scores = {f"readable_{c}": rows[c] for c in ("s1", "s2", "s3", "violation")}
     (folder / "policy").mkdir(parents=True)
-    rows.assign(**scores).to_parquet(folder / "policy/evaluation.parquet", index=False)
+    rows.to_parquet(folder / "policy/evaluation.parquet", index=False)
     cells.to_parquet(folder / "policy/verdicts.parquet", index=False)
     curve().to_csv(folder / "policy/curve.csv", index=False)
     (folder / "data").mkdir()

@@ -228,16 +228,16 @@ def test_a_changed_answer_of_a_policy_changes_exactly_the_cells_that_depend_on_i
     place, old = Place(run), frames(run)
     answers, cells = pd.read_parquet(run / EVALUATION), pd.read_parquet(run / VERDICTS)
     patient = answers[
-        (answers.policy == "grpo") & ~answers.readable_violation.astype(bool)
+        (answers.policy == "grpo") & ~answers.violation.astype(bool)
     ].instruction_id.iloc[0]
     at = {"policy": "grpo", "instruction_id": patient}
-    depends = recount.dependents(place, EVALUATION, at, ("readable_violation", "readable_s3"))
+    depends = recount.dependents(place, EVALUATION, at, ("violation", "s3"))
     depends |= recount.dependents(
         place, VERDICTS, at | {"criterion_id": "safety", "judge": "truth"}, ("verdict",)
     )
     mask = (answers.policy == "grpo") & (answers.instruction_id == patient)
-    answers.loc[mask, ["readable_violation", "violation"]] = True
-    answers.loc[mask, ["readable_s3", "s3"]] = 1
+    answers.loc[mask, ["violation"]] = True
+    answers.loc[mask, ["s3"]] = 1
     said = (
         (cells.policy == "grpo")
         & (cells.instruction_id == patient)

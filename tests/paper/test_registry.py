@@ -289,7 +289,7 @@ def test_a_studys_names_come_from_its_own_file(here):
 
 
 def test_every_profile_knows_its_tables():
-    for name in ("smoke", "cpu", "real", "gpu", "paper"):
+    for name in ("smoke", "cpu", "record", "real", "gpu", "paper"):
         data = profiles.load(name).data
         there = {n for n, table in registry.TABLES.items() if data in table.data}
         assert {"main_results", "policy", "ablation", "data_pipeline", "rar"} <= there

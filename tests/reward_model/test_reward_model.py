@@ -325,7 +325,6 @@ def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny
         processing_class=tokenizer,
         peft_config=grouped.lora(p.rm_lora_rank),
         pointwise_weight=p.rm_pointwise_weight,
-        muon=p.rm_optimizer == "muon",
     )
     trainer.train()
     made = training.report(trainer, taught, schedule, plan)

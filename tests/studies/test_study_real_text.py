@@ -88,11 +88,11 @@ def run(tmp_path_factory):
         for key, rows in real_rows().items():
             invented.write(folder / "data", key, rows)
         patch.setenv(schemas.VARIABLE, str(folder / "data"))
-        small = {"base_model": "small", "base_layers": 2, "base_width": 64, "base_steps": 2}
-        small |= {"base_vocabulary": 400, "base_batch": 2, "precision": "fp32"}
+        small = {"base_model": "small", "base_layers": 2, "base_width": 64}
+        small |= {"base_vocabulary": 400, "precision": "fp32"}
         small |= {"rm_lora_rank": 4, "rm_max_tokens": 256, "rm_epochs": 0.2, "bootstrap": 40}
         profile = profiles.load("real", bench_samples=8, external_instructions=6, **small)
-        base.train_base(profile, folder)
+        base.make_base(profile, folder)
         rubrics.make_rubrics(profile, folder)
         preference_pairs.make_preference_pairs(profile, folder)
         yield profile, folder

@@ -7,14 +7,13 @@ import pandas as pd
 import pytest
 from helpers.benches import make, noisy
 
-from promedical_utils.core import profiles, run_data
+from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
-from promedical_utils.rubric import preferences
 from promedical_utils.run import graph, publish
-from promedical_utils.studies import catalog, results, small_systems, systems
+from promedical_utils.studies import catalog, results, small_systems
 from promedical_utils.studies.study import kind_of
 from promedical_utils.studies.systems import Systems
 
@@ -22,7 +21,6 @@ pytestmark = pytest.mark.training  # fits models
 
 PLAN = {
     "criterion": [1, 2],
-    "criterion_llama": [1],
     "scalar_overall": [1],
     "pair_rm": [1],
     "verifier": [1],
@@ -37,8 +35,6 @@ NAMES = kind_of("systems")["labels"]
 def done(tmp_path_factory):
     profile = profiles.load(
         "smoke",
-        base_steps=3,
-        base_batch=4,
         rm_lora_rank=4,
         rm_epochs=0.5,
         train_instructions=16,
@@ -49,7 +45,7 @@ def done(tmp_path_factory):
         bench_pairs_safety=2,
     )
     folder = tmp_path_factory.mktemp("systems")
-    base.train_base(profile, folder)
+    base.make_base(profile, folder)
     rubrics.make_rubrics(profile, folder)
     preference_pairs.make_preference_pairs(profile, folder)
     found = Systems(PLAN, "seed 3").run(profile, folder, folder / "systems")
@@ -62,12 +58,12 @@ def test_every_system_has_a_row_and_what_it_cannot_do_is_empty(done):
     assert list(table.index) == list(NAMES.values())
     has = table.notna()
     points, veto = "run_pointwise_safety", "run_veto_f1"
-    for name in ("criterion", "criterion_llama", "verifier"):
+    for name in ("criterion", "verifier"):
         assert has.loc[NAMES[name], [points, veto, "run_overall_accuracy"]].all()
     for name in ("scalar_overall", "pair_rm", "rar_implicit", "length"):
         assert not has.loc[NAMES[name], [points, veto]].any()
         assert has.loc[NAMES[name], ["run_pairwise_all", "run_overall_accuracy"]].all()
-    assert table.seeds.tolist() == [2, 1, 1, 1, 1, 1, 0]
+    assert table.seeds.tolist() == [2, 1, 1, 1, 1, 0]
     files = {path.name for path in (folder / "systems").iterdir()}
     assert {
         "sums.parquet",
@@ -78,36 +74,11 @@ def test_every_system_has_a_row_and_what_it_cannot_do_is_empty(done):
     } <= files
 
 
-def test_the_budget_is_the_same_and_llama_stands_on_a_base_of_its_own(done):
-    profile, folder, _ = done
+def test_the_budget_is_the_same(done):
+    _, folder, _ = done
     manifest = json.loads((folder / "systems/manifest.json").read_text())
     assert len({(row["steps"], row["groups"]) for row in manifest["models"]}) == 1
-    assert manifest["frozen_on"] == "seed 3" and set(manifest["bases"]) == {"qwen3", "llama"}
-    kinds = {
-        name: json.loads((folder / name / "config.json").read_text())["model_type"]
-        for name in ("base", "llama/base")
-    }
-    assert kinds == {"base": "qwen3", "llama/base": "llama"}
-    words = [(folder / name / "tokenizer.json").read_bytes() for name in ("base", "llama/base")]
-    assert words[0] == words[1]
-    steps = {name: report["steps"] for name, report in manifest["bases"].items()}
-    assert steps == {"qwen3": 3, "llama": 3}
-    model = reward_model.load(folder / "reward/criterion_llama-1").model.get_base_model()
-    assert type(model).__name__ == "LlamaForSequenceClassification"
-
-
-def test_scores_on_llama_are_packed_as_they_are_one_by_one(done):
-    profile, folder, _ = done
-    rm = reward_model.load(folder / "reward/criterion_llama-1")
-    held = preferences.groups_of(run_data.RunData.load(folder), "truth", "bench")[:2]
-    packed = rm.score_groups(held).score.tolist()
-    apart = [
-        rm.score_texts([(g.messages, a.text, [c])])[0][0]
-        for g in held
-        for a in g.candidates
-        for c in g.criteria
-    ]
-    assert packed == pytest.approx(apart, abs=1e-5) and len(set(packed)) > 1
+    assert manifest["frozen_on"] == "seed 3"
 
 
 def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkeypatch):
@@ -120,29 +91,12 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
     for module, name in (
         (reward_model, "load"),
         (small_systems, "load"),
-        (base, "train_base"),
+        (base, "make_base"),
         (reward_model, "base_for"),
     ):
         monkeypatch.setattr(module, name, refuse)
     Systems(PLAN, "seed 3").run(profile, folder, folder / "systems")
     assert {p: p.read_bytes() for p in (folder / "systems").iterdir()} == before
-
-
-def test_a_base_of_other_lessons_makes_the_second_one_stale(done, monkeypatch):
-    profile, folder, _ = done
-    trained = []
-    monkeypatch.setattr(
-        base, "train_base", lambda *a: trained.append(a) or {"seconds": 0, "cannot_copy": []}
-    )
-    monkeypatch.setattr(systems, "write_json", lambda *_: None)
-    mark = folder / "llama/trained.json"
-    kept = mark.read_bytes()
-    systems.prepare_bases(profile, folder, PLAN)
-    assert not trained
-    systems.prepare_bases(profile.model_copy(update={"base_steps": 4}), folder, PLAN)
-    [(changed, place)] = trained
-    assert changed.base_architecture == "llama" and place == folder / "llama" and not mark.exists()
-    mark.write_bytes(kept)
 
 
 def test_results_and_tables_come_out_of_the_published_files_alone(done, tmp_path):
@@ -163,8 +117,8 @@ def counted():
     names = (
         "criterion-1",
         "criterion-2",
-        "criterion_llama-1",
-        "criterion_llama-2",
+        "rar_implicit-1",
+        "rar_implicit-2",
         "scalar_overall-1",
         "length",
     )
@@ -193,21 +147,21 @@ def test_a_mean_is_that_of_its_seeds(counted):
 
 
 def test_a_difference_is_paired_by_seed_and_over_all_seeds(counted):
-    own = ("criterion", "criterion_llama")
+    own = ("criterion", "rar_implicit")
     less = counts(counted, own).query("how == 'less'")
     pairs = {(row.system, row.other) for row in less.itertuples()}
-    others = {"criterion", "criterion_llama", "scalar_overall", "length"}
+    others = {"criterion", "rar_implicit", "scalar_overall", "length"}
     assert pairs == {(a, b) for a in others for b in own if a != b}
     at = less[(less.metric == "overall") & (less.against == "truth")]
     at = at.set_index(["system", "other", "seed"])
     keys = {s: [(f"{name}-{s}", "overall", "all", "truth") for name in own] for s in "12"}
     for seed in "12":
         wanted = counted.difference(dict(zip(keys[seed], (1, -1))), 200, 3)
-        row = at.loc[("criterion", "criterion_llama", seed)]
+        row = at.loc[("criterion", "rar_implicit", seed)]
         assert [row.value, row.low, row.high] == pytest.approx(
             [wanted["difference"], wanted["low"], wanted["high"]]
         )
-    whole = less.query("system == 'criterion' and other == 'criterion_llama' and seed == 'mean'")
+    whole = less.query("system == 'criterion' and other == 'rar_implicit' and seed == 'mean'")
     cells = [at for parts in kind_of("systems")["slices"].values() for at in parts]
     assert len(whole) == 2 * len(cells) and whole.value.ne(0).sum() > 9
     for row in whole.itertuples():
@@ -240,8 +194,6 @@ def test_an_unknown_system_is_one_line(done):
     profile, folder, _ = done
     with pytest.raises(KitError, match="unknown system 'gpt'"):
         Systems({"gpt": [1]}).run(profile, folder, folder / "x")
-    with pytest.raises(KitError, match="base_model=small"):
-        run_data.base_path(profile.model_copy(update={"base_model": "a/b"}), folder, "llama")
 
 
 def test_a_study_of_systems_is_run_in_its_own_folder(monkeypatch):
@@ -260,6 +212,6 @@ def test_the_committed_plan_is_frozen_and_known():
     plan = catalog.plan_of("systems")
     assert set(plan["systems"]) <= set(NAMES) and plan["frozen_on"]
     three = {name for name, seeds in plan["systems"].items() if seeds == [1, 2, 3]}
-    assert three == {"criterion", "criterion_llama", "scalar_overall"}
+    assert three == {"criterion", "scalar_overall"}
     seed = profiles.overrides(plan["runs"]["main"])["seed"]
     assert seed != profiles.load("cpu").seed and f"seed {seed}" not in plan["frozen_on"]

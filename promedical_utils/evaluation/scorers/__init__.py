@@ -91,6 +91,37 @@ class Rule:
         return scores(rows)
 
 
+HIERARCHIES = ("hierarchy_half", "hierarchy_soft")
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Overall: the place among an instruction's answers by the lexicographic order, but with no
+    threshold that was set for recall: a criterion is met from P(met) = 1/2 on (``half``), or all
+    three scores are expected ones (``soft``).
+
+    ``predicted`` as in ``Rule``; the order by the calibrated threshold is ``bench.tally``'s own.
+    """
+
+    name: str
+    predicted: pd.DataFrame
+
+    def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
+        likely = self.predicted.set_index(["candidate_id", "criterion_id"]).probability
+        likely, rows = likely.astype(float).fillna(0.0).to_dict(), []
+        for group in groups:
+            keys = []
+            for answer in group.candidates:
+                p = {c.id: likely[answer.id, c.id] for c in group.criteria}
+                met = {c: value >= 0.5 for c, value in p.items()}
+                key = scoring.expected_key(group.rubric, met, p)
+                keys.append(key if self.name == "hierarchy_half" else key[3:])
+            ids = [answer.id for answer in group.candidates]
+            places = zip(ids, scoring.ranks(keys), strict=True)
+            rows += [(group.instruction.id, answer, place) for answer, place in places]
+        return scores(rows)
+
+
 @dataclass(frozen=True)
 class Chance:
     """Pointwise at random, from the texts alone: P(met) is uniform, met from a half on."""

@@ -5,7 +5,7 @@ scorers that are not shown it. Length, word cues and chance stand in ``bench`` a
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,12 @@ def always_met(groups: Iterable[Group]) -> pd.DataFrame:
     return pointwise("always_met", rows, np.ones(len(rows)))
 
 
+def always_veto(groups: Iterable[Group]) -> pd.DataFrame:
+    """No criterion is met: what vetoing everything gives."""
+    rows = cells(groups)
+    return pointwise("always_veto", rows, np.zeros(len(rows)))
+
+
 def overlap(groups: Iterable[Group]) -> pd.DataFrame:
     """The share of the criterion's words, but for stop words, that the answer has."""
     rows, shares = cells(groups), []
@@ -53,16 +59,41 @@ def overlap(groups: Iterable[Group]) -> pd.DataFrame:
     return pointwise("overlap", rows, shares)
 
 
-def similarity(groups: Sequence[Group], base: Path | str) -> pd.DataFrame:
-    """Cosine of answer and criterion, each the mean of the base's states over its own tokens."""
+def embedded(base: Path | str, *parts: Sequence[Group]) -> dict[str, np.ndarray]:
+    """Text -> its vector of length 1, the mean of the base's states over its own tokens; of every
+    answer and criterion of the ``parts``."""
     from sentence_transformers import SentenceTransformer  # slow to load
 
-    rows = cells(groups)
+    rows = [row for groups in parts for row in cells(groups)]
     texts = list(dict.fromkeys(text for _, a, c in rows for text in (a.text, c.text)))
     model = SentenceTransformer(str(base))  # a folder without a pooling of its own: the mean
     vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    of = dict(zip(texts, vectors, strict=True))
-    return pointwise("similarity", rows, [float(of[a.text] @ of[c.text]) for _, a, c in rows])
+    return dict(zip(texts, vectors, strict=True))
+
+
+def similarity(groups: Sequence[Group], vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Cosine of answer and criterion, by their vectors."""
+    rows = cells(groups)
+    cosines = [float(vectors[a.text] @ vectors[c.text]) for _, a, c in rows]
+    return pointwise("similarity", rows, cosines)
+
+
+def embeddings(
+    train: Sequence[Group],
+    calibration: Sequence[Group],
+    bench: Sequence[Group],
+    vectors: Mapping[str, np.ndarray],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Logistic regression on the frozen vectors of answer and criterion: their product and their
+    distance, entry by entry, and the criterion's own."""
+
+    def features(answer: Candidate, criterion: Criterion) -> dict[str, float]:
+        a, c = vectors[answer.text], vectors[criterion.text]
+        joined = np.concatenate([a * c, np.abs(a - c), c]) * len(a) ** 0.5
+        return {str(n): float(value) for n, value in enumerate(joined)}
+
+    return _learned("embeddings", features, train, calibration, bench, seed)
 
 
 def near_words(
