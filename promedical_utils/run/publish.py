@@ -14,6 +14,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 from promedical_utils.data.sources.question_split import runs
+from promedical_utils.data.sources.real_sets import NEUTRAL
 from promedical_utils.paper import found, registry
 from promedical_utils.run import graph
 from promedical_utils.studies import catalog
@@ -111,7 +112,7 @@ def _refuse_texts(run: Path) -> None:
     texts = [message.content for asked in data.instructions for message in asked.messages]
     texts += [answer.text for answer in data.candidates]
     texts += [c.text for rubric in data.rubrics for c in rubric.criteria]
-    known = set().union(*map(runs, texts))
+    known = set().union(*map(runs, texts)) - runs(NEUTRAL.text)  # words of the kit's own
     for pattern in NOTEBOOKS:
         for path in sorted(run.glob(pattern)):
             cells = workspace.read_json(path, "of a run")["cells"]

@@ -19,6 +19,7 @@ from helpers.groups import make_groups
 from promedical_utils import __main__ as front
 from promedical_utils.core import fingerprint, profiles, records
 from promedical_utils.core.workspace import KitError, project_root
+from promedical_utils.data.sources.real_sets import NEUTRAL
 from promedical_utils.run import doctor, graph, notebooks, publish
 from promedical_utils.run.notebooks import NOTEBOOKS
 
@@ -629,13 +630,15 @@ OF_A_SET = "take two of them in the morning, then rest for a day"
 def print_in_notebooks(run: Path, printed: dict) -> None:
     """Records of a set in ``run``, and notebooks with this output."""
     groups = make_groups()
+    neutral = groups[0].rubric.model_copy(update={"criteria": [NEUTRAL]})
     for name, rows in {
         "instructions": [g.instruction for g in groups],
-        "rubrics": [g.rubric for g in groups],
+        "rubrics": [g.rubric for g in groups[1:]] + [neutral],
         "candidates": [groups[0].candidates[0].model_copy(update={"text": OF_A_SET})],
     }.items():
         records.save(rows, run / f"data/{name}.parquet")
-    cell = {"cell_type": "code", "outputs": [{"output_type": "stream", "text": "12 questions"}]}
+    text = f"12 questions, {NEUTRAL.text}"  # the kit's own words, though they stand in a rubric
+    cell = {"cell_type": "code", "outputs": [{"output_type": "stream", "text": text}]}
     other = {"cell_type": "code", "outputs": [{"output_type": "display_data", **printed}]}
     for path in run.glob("notebooks/*.ipynb"):
         path.write_text(json.dumps({"cells": [cell, other]}))
