@@ -70,7 +70,8 @@ class RealText(RewardModels):
             frame, row = self.one(profile, folder, data, made, held, name, seed)
             beyond, tests = [longer], self.shows["tests"]
             parts = {t["slice"].partition(":")[0] for t in tests if name in (t["a"], t.get("b"))}
-            if parts & {OUTSIDE, RETRIEVED}:  # it reads a million tokens, so only where it is asked
+            # it reads a million tokens, so only where it is asked, and by one training of an arm
+            if parts & {OUTSIDE, RETRIEVED} and seed == self.plan[name][0]:
                 own = sets if RETRIEVED in parts else without
                 place = folder / "reward" / f"{name}-{seed}"
                 beyond += [_abroad(f"{name}-{seed}", place, profile, own, retrieved, report)]

@@ -606,6 +606,9 @@ def test_a_card_says_what_the_model_is_and_what_it_is_not_for(trained):
     card = (trained / "criterion" / "README.md").read_text()
     assert "| pairs | 0.875 |" in card and "words on data" in card and "0.500, 0.910" in card
     assert "weights in float32, scores computed in bfloat16" in card
+    # its example is laid out as `make lint` wants all of the repository, where cards are published
+    laid_out = [sys.executable, "-m", "ruff", "format", "--check", trained / "criterion/README.md"]
+    assert subprocess.run(laid_out, capture_output=True).returncode == 0
 
 
 KILLED = """
