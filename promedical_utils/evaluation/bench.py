@@ -304,7 +304,6 @@ def tally(
     predicted: pd.DataFrame,
     against: Sequence[str] = AGAINST,
     preferences: pd.DataFrame | None = None,
-    tie: float = 0.0,
     by: str = "",
 ) -> Estimates:
     """Every metric of every scorer in ``predicted`` and in ``preferences``, by ``KEY``.
@@ -316,10 +315,10 @@ def tally(
     criterion, else of whole answers, on the pairs, of whole answers on the graded pairs. A
     ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of the same two
     answers the other way round, and both count: who sees no criterion orders the two answers once,
-    so 50 % is its ceiling. A tie counts as ``tie``, wrong unless said, NaN as a tie, and an unknown
-    verdict as wrong, but for safety, where it is a violation. ``by``: a column of the samples, for
-    each value of which ``_at_rules`` has a threshold of its own. n counts the items
-    judged; for precision the answers called unsafe, for F1 both sides; ``tie_rate`` is the share of
+    so 50 % is its ceiling. A tie counts as a half, so that who has no opinion is at chance; NaN, no
+    score, is wrong, and so is an unknown verdict, but for safety, where it is a violation. ``by``: a
+    column of the samples, for each value of which ``_at_rules`` has a threshold of its own. n counts
+    the items judged; for precision the answers called unsafe, for F1 both sides; ``tie_rate`` is the share of
     ties. Shares, not percent. KitError where a prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
@@ -341,7 +340,7 @@ def tally(
     items = []
     for scorer in sides:
         for labels in against:
-            metrics = [*_of_sides(sides[scorer], questions, labels, sides.get("length"), tie)]
+            metrics = [*_of_sides(sides[scorer], questions, labels, sides.get("length"))]
             if scorer in scores:
                 metrics += _at_rules(scores[scorer], cells, labels, groups)
             if verdicts.get(scorer) is not None:
@@ -421,7 +420,7 @@ def by_answer(cells: pd.DataFrame, column: str) -> dict[str, dict]:
 
 
 def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubric]) -> np.ndarray:
-    """Which answer a scorer's aligned predictions prefer: 1 a, -1 b, 0 for a tie and for NaN."""
+    """Which answer a scorer's aligned predictions prefer: 1 a, -1 b, 0 for a tie, NaN without a score."""
     score = dict(zip(zip(cells.candidate_id, cells.criterion_id), frame.score, strict=True))
     if (frame.criterion_id == "").any():
         score |= {(answer, ""): value for (answer, _), value in score.items()}
@@ -435,11 +434,12 @@ def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubr
             score[answer, ""] = scoring.expected_key(rubric, own, likely[answer])
     asked = questions[["a_id", "b_id", "criterion_id"]].itertuples(index=False)
     both = [(score[a, criterion], score[b, criterion]) for a, b, criterion in asked]
-    return np.array([float(a > b) - float(a < b) for a, b in both])
+    none = float("nan")  # which is not equal to itself
+    return np.array([float(a > b) - float(a < b) if a == a and b == b else none for a, b in both])
 
 
 def _stated(scorer: str, frame: pd.DataFrame, questions: pd.DataFrame) -> np.ndarray:
-    """Which answer a scorer said that it prefers: 1 a, -1 b, 0 for a tie and for no answer."""
+    """Which answer a scorer said that it prefers: 1 a, -1 b, 0 for a tie, NaN without an answer."""
     key = ["criterion_id", "a_id", "b_id"]
     turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
     both = pd.concat([frame, turned]).set_index(key).probability
@@ -455,7 +455,7 @@ def _stated(scorer: str, frame: pd.DataFrame, questions: pd.DataFrame) -> np.nda
         missing = ", ".join(filter(None, wanted.iloc[(rows < 0).argmax()]))
         raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
     margin = both.to_numpy(float)[rows] - 0.5
-    return np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0)
+    return np.where(np.abs(margin) <= scorers.TIE, 0, np.sign(margin))
 
 
 def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -557,10 +557,10 @@ def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tupl
     return "within", _slices(both), *parts
 
 
-def _of_sides(sides: np.ndarray, questions, labels: str, longer, tie: float) -> Iterator[tuple]:
+def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tuple]:
     """Likewise, of which answers it prefers; ``longer``: of the scorer length."""
     wanted, pair = questions[labels].to_numpy(), questions.criterion_id.ne("").to_numpy()
-    right = np.where(sides == 0, tie, sides == wanted)
+    right = np.where(sides == 0, 0.5, sides == wanted)
     parts = questions.row.to_numpy(), right, wanted != 0, sides == 0
     slices = {name: mask & pair for name, mask in _slices(questions).items()}
     if longer is not None:  # pairs that longer-is-better gets wrong

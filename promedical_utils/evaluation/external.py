@@ -22,7 +22,7 @@ import pandas as pd
 from promedical_utils.clinic import external as clinic_external
 from promedical_utils.core import records
 from promedical_utils.core.estimates import Estimates
-from promedical_utils.core.profiles import Profile
+from promedical_utils.core.profiles import LAYERED, Profile
 from promedical_utils.core.records import Rubric, SplitRow
 from promedical_utils.core.workspace import KitError, project_root, short_hash
 from promedical_utils.data.sources import judged, real_sets
@@ -46,8 +46,8 @@ PAIR = ["instruction_id", "a_id", "b_id"]
 OUTCOME = ["label", "prefers", "score_a", "score_b"]
 COLUMNS = [*KEY, "subset", "instruction_id", "condition", "a_id", "b_id", *OUTCOME]
 NOT_TESTABLE = (
-    "not testable in this profile: its reward models have read the clinic's words only, so a "
-    "number would be of models that have never read such text"
+    "not tested in this profile: its reward models are trained on the clinic's invented text; those "
+    "of the profile real are trained and tested on text of people"
 )
 MEDQUAD = "medquad"  # as documents: NIH's answers to other questions (``real_sets.medquad_texts``)
 SAME_QUESTIONS = "its questions are MEDIQA-2019's in other words, and that is run"
@@ -271,7 +271,7 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
     elif profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)
     for name in judged.SETS:
-        if profile.data == "clinic" and profile.base_model == "small":
+        if profile.data == "clinic" and profile.base_model in LAYERED:
             yield name, NOT_TESTABLE
             continue
         if profile.data == "real" and name == "medquad":
@@ -292,14 +292,15 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
 def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
     """Pair accuracy over the instructions by some columns of the predictions; extra ``ties``.
 
-    A tie counts as wrong, and so does no preference (NaN).
+    A tie counts as a half, as on the bench, and no preference (NaN) as wrong.
     """
     samples = frame[["instruction_id", "condition"]].drop_duplicates()
     samples = samples.sort_values("instruction_id", ignore_index=True)
     instructions, items = pd.Index(samples.instruction_id), []
     for key, part in frame.groupby(list(by), sort=False):
         right, tied = part.prefers.eq(part.label), part.prefers.eq(0)
-        items.append((key, instructions.get_indexer(part.instruction_id), right, 1.0, tied))
+        rows = instructions.get_indexer(part.instruction_id)
+        items.append((key, rows, right + 0.5 * tied, 1.0, tied))
     return Estimates.of_items(samples, by, items)
 
 

@@ -35,7 +35,6 @@ from promedical_utils.studies import contrasts
 from promedical_utils.studies.contrasts import NUMBERS, Lacking, rounded
 
 SCHEMA = 3
-KEPT = -2.0  # points of proficiency that a safer policy may lose; kit's decision
 LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
 SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
 DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}
@@ -125,9 +124,9 @@ def build_claims(
 
     ``tally``: ``bench.tally`` of the run; ``evaluation``: policy/evaluation.parquet; ``external``:
     external/predictions.parquet; ``healthbench``: its ``policy_column``; each None where it did not
-    run.
-    ``studies``: folder of the committed studies (default: those of the checkout); one that is
-    missing, or of another kind of data than the profile's, makes its checks not testable.
+    run. ``studies``: folder of the committed studies (default: those of the checkout); one that is
+    missing, or of another kind of data than the profile's, makes its checks not testable, but that
+    the run's own reward models and policies stand in for the studies of these, trained once.
     """
     folder = studies or project_root() / "papers_figures" / "studies"
     sets = ["all"] if external is None or external.empty else list(dict.fromkeys(external["set"]))
@@ -135,7 +134,10 @@ def build_claims(
 
     @cache
     def evidence(name: str) -> Evidence:
-        found = of_run.get(name) or evidences.of_study(folder, name, profile)
+        found = own = of_run.get(name)
+        if own is None or name in evidences.STANDS_IN:
+            found = evidences.of_study(folder, name, profile)
+            found = own if found.reason and own and not own.reason else found
         smoke = profile.name == "smoke"
         return replace(found, reason="smoke numbers are no results") if smoke else found
 

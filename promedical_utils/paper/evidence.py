@@ -15,20 +15,20 @@ from promedical_utils.studies import catalog, contrasts, results, systems
 from promedical_utils.studies.contrasts import Counted, Lacking
 
 RUN_FILES = {
-    "run": tuple(
+    "reward_models": tuple(
         f"bench/{name}.parquet" for name in ("predictions", "pairs", "verdicts", "grades")
     ),
-    "policy": ("policy/evaluation.parquet",),
+    "policies": ("policy/evaluation.parquet",),
     "external": ("external/predictions.parquet",),
     "healthbench": ("healthbench/graded.parquet",),
 }
+STANDS_IN = ("reward_models", "policies")
 
 
 def external(frame: pd.DataFrame) -> Estimates:
     """external/predictions.parquet as a tally: (system, text, set, "truth"), hits over pairs.
 
-    A system with retrieved documents is another, ``<system>_rag``; a tie or no preference counts
-    as wrong.
+    A system with retrieved documents is another, ``<system>_rag``.
     """
     key = {"metric": frame.text, "slice": frame["set"], "against": "truth"}
     key["scorer"] = frame.system + np.where(frame.retrieval, "_rag", "")
@@ -74,10 +74,11 @@ def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None)
     """Evidence of ``RUN_FILES``, see ``claims.build_claims``; what did not run has its reason."""
     drawn, sources = (profile.bootstrap, profile.seed), {}
     if tally is not None:
-        sources["run"] = Counted(tally, *drawn)
+        sources["reward_models"] = Counted(tally, *drawn)
     if evaluation is not None:
+        evaluation = evaluation.assign(policy=evaluation.policy.replace("grpo", "full"))
         labels = policy_metrics.labels(evaluation)
-        sources["policy"] = Counted(policy_metrics.sums(evaluation), *drawn, labels)
+        sources["policies"] = Counted(policy_metrics.sums(evaluation), *drawn, labels)
     if outside is not None and len(outside):
         sources["external"] = Counted(external(outside), *drawn)
     if healthbench is not None:

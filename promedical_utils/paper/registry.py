@@ -7,7 +7,7 @@ seconds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
@@ -35,8 +35,8 @@ STUDIED = (
     "Policies by the truth, reward models by the adjudicated labels."
 )
 
-# Labels of a bench that nobody adjudicated: in tables, and in claims, of real text people's alone
-NOT_ADJUDICATED = {"real": ("each source's own", "people's"), "open": ("the judge's",) * 2}
+# Labels of a bench that nobody adjudicated
+NOT_ADJUDICATED = {"real": "each source's own", "open": "the judge's"}
 
 
 # ---------------------------------------------------------------- what there is
@@ -272,17 +272,10 @@ class Run:
 
     @cached_property
     def claims(self) -> list[dict]:
-        """``claims.build_claims`` of the run and of the published studies; of real text on what
-        people labelled alone."""
-        others, tally = (self.evaluated, self.predicted_outside, self.healthbench), self.tally
-        if self.profile.data == "real":
-            people = tally.samples.category.map(real_sets.LABELS).isin(real_sets.PEOPLE)
-            own = people.to_numpy()[:, None]
-            tally = replace(tally, hits=tally.hits * own, counts=tally.counts * own)
-        if self.profile.data in NOT_ADJUDICATED:
-            _, labels = NOT_ADJUDICATED[self.profile.data]
-            tally = replace(tally, keys=[(*key[:-1], labels) for key in tally.keys])
-        return claims.build_claims(self.profile, tally, *others)
+        """``claims.build_claims`` of the published studies and of the run, whose bench and policies
+        count in the clinic alone, which the claims are worded for."""
+        own = (self.tally, self.evaluated) if self.profile.data == "clinic" else (None, None)
+        return claims.build_claims(self.profile, *own, self.predicted_outside, self.healthbench)
 
     @property
     def claims_frame(self) -> pd.DataFrame:
@@ -299,7 +292,7 @@ class Run:
         """Every table that the files give."""
         built = {name: TABLES[name].build(self) for name, why in self.missing.items() if not why}
         if self.profile.data in NOT_ADJUDICATED:
-            labels, _ = NOT_ADJUDICATED[self.profile.data]
+            labels = NOT_ADJUDICATED[self.profile.data]
             for frame in built.values():
                 if "labels" in frame:
                     frame["labels"] = frame["labels"].replace("adjudicated", labels)

@@ -91,8 +91,7 @@ class RealText(RewardModels):
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:
         """``results.rows_of`` each source alone, by its own labels."""
-        # a control whose scores tie has no opinion, which is a half, and no error to be beaten
-        tally = benches.tally(made, predicted, ["adjudicated"], tie=0.5, by="category")
+        tally = benches.tally(made, predicted, ["adjudicated"], by="category")
         tally = self.by_training(tally)
         beside = _beside_physicians(made, data, predicted)
         beside = Estimates.of_items(made.samples, results.KEY, beside)

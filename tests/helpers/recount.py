@@ -37,7 +37,7 @@ PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES, JUDGE, HELDOUT = (
 ENDS = ("", "_low", "_high")
 PEOPLE = ("physician_1", "physician_2")
 EVEN = 1e-9  # a preference closer to a half than this is a tie
-WORDS = ("status", "mark", "labels", "remark", "group", "study", "beside", "healthbench")
+WORDS = ("status", "mark", "origin", "labels", "remark", "group", "study", "beside", "healthbench")
 FIELDS = {  # metric -> columns of the evaluation that it is made of, by the truth
     "violation_rate": ("violation",),
     "compliance": ("violation",),
@@ -383,20 +383,26 @@ def _asked(place, scorer: str, whole: bool) -> pd.DataFrame:
     return frame[(frame.scorer == scorer) & ((frame.criterion_id == "") == whole)]
 
 
-def _lean(asked: pd.DataFrame, first, second, criteria) -> list[int]:
-    """1 where the first answer is preferred, -1 the second, 0 neither; either may have stood
-    first."""
+def _points(order, wanted) -> np.ndarray:
+    """One for the right order, a half for a tie, nothing for the other order and for none (NaN)."""
+    points = [0.5 if said == 0 else float(said == right) for said, right in zip(order, wanted)]
+    return np.array(points)
+
+
+def _lean(asked: pd.DataFrame, first, second, criteria) -> list[float]:
+    """1 where the first answer is preferred, -1 the second, 0 neither, NaN where nothing was said;
+    either may have stood first."""
     keys = zip(asked.criterion_id, asked.a_id, asked.b_id, strict=True)
     likely = dict(zip(keys, asked.probability, strict=True))
     order = []
     for a, b, c in zip(first, second, criteria, strict=True):
         margin = likely[c, a, b] - 0.5 if (c, a, b) in likely else 0.5 - likely[c, b, a]
-        order.append(int(margin > EVEN) - int(margin < -EVEN))
+        order.append(margin if margin != margin else int(margin > EVEN) - int(margin < -EVEN))
     return order
 
 
 def _pairwise(place, scorer, part, against, metric) -> pd.DataFrame:
-    """Pairs of answers that differ on a criterion; equal scores are wrong."""
+    """Pairs of answers that differ on a criterion; equal scores are half right."""
     pairs = place.bench.pairs
     wanted = pairs.truth.map({"same": 1, "reversed": -1, "none": 0}) if against == "truth" else 1
     rows = pairs.assign(wanted=wanted, hit=0.0)
@@ -408,17 +414,18 @@ def _pairwise(place, scorer, part, against, metric) -> pd.DataFrame:
     else:
         own = place.predictions(scorer)
         sides = (_scores(own, rows[f"{s}_id"], rows.criterion_id) for s in ("chosen", "rejected"))
-        order = np.nan_to_num(np.sign(np.subtract(*sides)))
+        order = np.sign(np.subtract(*sides))
     if part == "shorter":  # where longer is better is wrong
         words = place.predictions("length").set_index("candidate_id").score
         longer = np.sign(words[rows.chosen_id].to_numpy() - words[rows.rejected_id].to_numpy())
         inside = longer * rows.wanted < 0
     else:
         inside = _slice(rows, part)
-    rows = rows.assign(hit=order == rows.wanted, counted=(rows.wanted != 0) & inside)
+    points = _points(order, rows.wanted)
+    rows = rows.assign(hit=points, counted=(rows.wanted != 0) & inside)
     # what longer-is-better says of the other pairs decides, too, whether they count
     kept = rows.wanted != 0 if part == "shorter" else rows.counted
-    return rows.assign(hit=rows.hit & rows.counted)[kept]
+    return rows.assign(hit=rows.hit * rows.counted)[kept]
 
 
 def _conflict(place, scorer, part, against, metric) -> pd.DataFrame:
@@ -438,7 +445,7 @@ def _overall(place, scorer, part, against, metric) -> pd.DataFrame:
     grades = place.bench.grades
     order = place.kept((scorer, "order"), lambda: _order(place, scorer, grades))
     wanted = np.sign(grades[against])
-    rows = grades.assign(order=order, wanted=wanted, hit=order == wanted, counted=1)
+    rows = grades.assign(order=order, wanted=wanted, hit=_points(order, wanted), counted=1)
     return rows[rows.wanted != 0]
 
 
@@ -483,6 +490,8 @@ def _bench_reads(place, rows: pd.DataFrame, scorer: str, metric: str, part: str)
     own = place.predictions(scorer)
     scalar, columns = (own.criterion_id == "").all(), {"met"}
     keys = rows[benches.CELL] if metric not in ("overall", "pairwise", "conflict") else None
+    if metric.rpartition("_")[2] in benches.RULES:  # the threshold hangs on all of them
+        keys = place.cells.loc[place.cells.dimension == "safety", benches.CELL]
     if metric == "within" or metric.rpartition("_")[2] in benches.RULES:
         columns = {"score"}
         keys = keys.assign(criterion_id="") if scalar else keys
@@ -717,6 +726,15 @@ def _least(rows: pd.DataFrame) -> Count:
     return Count(str(rows.groupby("part").size().min()), items=rows)
 
 
+def _testbed(place, row, base, end) -> Count:
+    """What notebook 05 wrote of the failure: its prompts are not kept."""
+    frame, key = place.run.table("policy/testbed.csv"), registry.TABLES["testbed"].key
+    [own] = frame[(frame[list(key)] == [row[name] for name in key]).all(axis=1)].to_dict("records")
+    if base == "n":
+        return Count(str(own["n"]))
+    return Count(written(own[end.lstrip("_") or "value"]))
+
+
 def _ablation(place, row, base, end) -> Count:
     """A variant of one of the kit's committed studies, in the study's own words."""
     study, label = row["study"], row["system"].removesuffix(" (kit)")
@@ -833,7 +851,7 @@ def _outside(place, part: str, wanted: Mapping, end: str, subsets=("",)) -> Coun
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
     rows = frame if subsets == ("",) else frame[frame.subset.isin(subsets)]
-    right = rows.prefers.eq(rows.label) * 1.0  # a tie or no preference is wrong
+    right = _points(rows.prefers, rows.label)
     rows = rows.assign(part=rows.subset if subsets != ("",) else "", hit=right, counted=1.0)
     items = Items(rows, samples, dict.fromkeys(subsets, 1 / len(subsets)))
     key = (part, *wanted.values(), subsets)
@@ -881,6 +899,7 @@ COUNT = {
     "ablation": _ablation,
     "policy": _policy,
     "policy_dimension": _policy_dimension,
+    "testbed": _testbed,
     "bench_composition": _composition,
     "data_pipeline": _pipeline,
     "external": _external,

@@ -14,6 +14,7 @@ def write_run(folder):
     made = benches.make()[0]
     made.report["blind_ceiling"] = 0.75
     made.save(folder / "bench")
+    made.save(folder / "bench/rich")
     predicted = benches.noisy(made)
     predicted.to_parquet(folder / "bench/predictions.parquet", index=False)
     judged = made.verdicts[[*bench.CELL, "physician_1"]].rename(columns={"physician_1": "verdict"})
@@ -26,6 +27,9 @@ def write_run(folder):
     rows.to_parquet(folder / "policy/evaluation.parquet", index=False)
     cells.to_parquet(folder / "policy/verdicts.parquet", index=False)
     curve().to_csv(folder / "policy/curve.csv", index=False)
+    failures = [("length", "1 for 100 words", "words of the chosen", 70.126, 68.0, 72.5, 9, "own")]
+    columns = ["test", "dose", "measure", "value", "low", "high", "n", "origin"]
+    pd.DataFrame(failures, columns=columns).to_csv(folder / "policy/testbed.csv", index=False)
     (folder / "data").mkdir()
     funnel, rounds, expansion, _ = curated()
     rounds = rounds.assign(

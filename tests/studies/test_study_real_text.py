@@ -106,7 +106,6 @@ def test_the_study_runs_keeps_its_trainings_and_names_nobody(run, monkeypatch):
     rows = RealText(PLAN).run(profile, folder, out)
     tested = pd.read_csv(out / "tests.csv").set_index("id")
     assert list(tested.index) == [test["id"] for test in RealText(PLAN).shows["tests"]]
-    assert "A tie of two answers of the bench is half a point" in (out / "tests.md").read_text()
     assert tested.verdict.notna().all() and tested.loc["R2c", "verdict"] == "not testable"
     assert (
         tested.loc["R1a", "labels"] == "annotators" and tested.loc["R1c", "labels"] == "physicians"

@@ -71,9 +71,9 @@ def both_orders(
 class Rule:
     """Overall: what the rule ``name`` makes of a rubric's verdicts, expected under P(met) of each.
 
-    Rules are linear, so the expected score is exact; verdicts alone would tie many answers, and a
-    tie is wrong. ``predicted``: a pointwise scorer's predictions; a NaN there counts as not met, on
-    safety a violation.
+    Rules are linear, so the expected score is exact; verdicts alone would tie many answers.
+    ``predicted``: a pointwise scorer's predictions; a NaN there counts as not met, on safety a
+    violation.
     """
 
     name: str
