@@ -35,6 +35,7 @@ from promedical_utils.studies import contrasts
 from promedical_utils.studies.contrasts import NUMBERS, Lacking, rounded
 
 SCHEMA = 3
+KEPT = -2.0  # points of proficiency that a safer policy may lose, as veto_keeps_proficiency has it
 LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
 SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
 DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}

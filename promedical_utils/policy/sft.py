@@ -12,7 +12,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import read_json, short_hash, write_json
+from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json
 from promedical_utils.data.sources.contrast_sets import split
 from promedical_utils.policy import model as policy
 from promedical_utils.reward_model import grouped, hub, packing
@@ -46,7 +46,7 @@ def rows(tokenizer, written: Written, most: int) -> list[dict]:
 def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
     """One pass over the pairs by LoRA (rank 0: of all weights), merged into ``out``, a folder as a
     hub model's; its report, written last. A finished training of the same pairs and settings is
-    returned as stored."""
+    returned as stored. KitError where no answer fits."""
     p, tokenizer = profile, hub.tokenizer_of(base)
     adapter = grouped.lora(p.grpo_lora_rank, head=None) if p.grpo_lora_rank else None
     rate = RATE if adapter else FULL_RATE
@@ -57,7 +57,8 @@ def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
         if (report := read_json(path, "of a study"))["of"] == key:
             return report
         path.unlink()
-    taught = rows(tokenizer, written, p.grpo_max_tokens)
+    if not (taught := rows(tokenizer, written, p.grpo_max_tokens)):
+        raise KitError(f"no first sentence of {len(written)} answers fits grpo_max_tokens: raise it")
     computes, gpu = policy.precision_of(p), torch.cuda.is_available()
     trainer = SFTTrainer(
         model=hub.load(hub.CAUSAL, base, attention=None),

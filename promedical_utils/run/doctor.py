@@ -138,7 +138,7 @@ def needs(profile: Profile, rate: float = math.nan) -> list[str]:
     those of the published run or of one here, times how much slower that is."""
     lines = dict.fromkeys(notebooks.notebooks(profile), "not measured yet")
     here = dict.fromkeys(lines, math.nan)
-    by_model = BY_MODEL[profile.base_model != "small" :]  # 00 trains no other base
+    by_model = BY_MODEL[not profile.sft_answers :]  # 00 trains where it teaches answers
     for place in ("papers_figures", "runs"):
         folder = project_root() / place / profile.name
         slower = _slower(profile, folder, rate)

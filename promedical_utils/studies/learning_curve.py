@@ -48,7 +48,7 @@ class LearningCurve(Study):
             place = folder / "curve" / key
 
             def followed(name=name, own=own, place=place, arm=arm) -> tuple[pd.DataFrame, dict]:
-                base.train_base(own, place)
+                base.make_base(own, place)
                 scores = _followed(own, place, data, held, arm)
                 read = int(scores.read.max())
                 return results.rows_of(counted(name, scores, held, data)), {"read": read}

@@ -157,7 +157,7 @@ def test_real_data_go_through_every_stage(tmp_path, monkeypatch):
     assert not any("contrast" in source for source in bench["pairs_by_source"])
     made = registry.build(profile, run, run / "paper")
     assert "by_source" in made["tables"] and "safety_veto" not in made["tables"]
-    assert made["claims"]["veto_fewer_violations"] == "not testable"
+    assert made["claims"]["veto_lowers"] == "not testable"
     # no text of a source stands in what may be published
     published = "".join(
         path.read_text()

@@ -25,12 +25,10 @@ PLAN = {"full": [1, 2], "no_veto": [1], "implicit_scalar": [1], "hacking": [1]}
 
 
 @pytest.fixture(scope="module")
-def done(tiny_base, tmp_path_factory):
+def done(tmp_path_factory):
     settings = {
-        "base_model": str(tiny_base),
         "rm_lora_rank": 4,
         "rm_epochs": 0.25,
-        "rm_max_tokens": 1024,
         "train_instructions": 16,
         "calibration_instructions": 12,
         "checkpoint_instructions": 3,
@@ -40,6 +38,7 @@ def done(tiny_base, tmp_path_factory):
         "bench_pairs_safety": 2,
         "policy_prompts": 6,
         "grpo_max_tokens": 12,
+        "sft_answers": 0,
         "grpo_lora_rank": 0,
         "grpo_steps": 1,
     }
@@ -188,7 +187,7 @@ def test_variants_are_settings_that_a_profile_takes(done):
 
 
 def test_every_variant_draws_as_many_answers_a_step():
-    profile = profiles.load("cpu")
+    profile = profiles.load(catalog.plan_of("policies")["profile"])
     for name in trained_variants():
         found = policy_study.settled(profile, name)
         assert found.grpo_group * found.grpo_prompts == profile.grpo_group * profile.grpo_prompts, (

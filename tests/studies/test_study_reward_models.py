@@ -7,7 +7,7 @@ import pytest
 
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
-from promedical_utils.pipeline import preference_pairs, rubrics
+from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
 from promedical_utils.studies.results import Cells
@@ -24,13 +24,12 @@ PLAIN |= {"always_met", "always_veto", "random"}
 
 
 @pytest.fixture(scope="module")
-def done(tiny_base, tmp_path_factory):
+def done(tmp_path_factory):
     profile = profiles.load(
         "smoke",
-        base_model=str(tiny_base),
+        sft_answers=0,
         rm_lora_rank=4,
         rm_epochs=0.25,
-        rm_max_tokens=1024,
         train_instructions=16,
         calibration_instructions=12,
         bench_samples=12,
@@ -39,6 +38,7 @@ def done(tiny_base, tmp_path_factory):
         bench_pairs_safety=2,
     )
     folder = tmp_path_factory.mktemp("study")
+    base.make_base(profile, folder)
     rubrics.make_rubrics(profile, folder)
     preference_pairs.make_preference_pairs(profile, folder)
     results = RewardModels(PLAN).run(profile, folder, folder / "study")
@@ -70,7 +70,8 @@ def test_both_benches_are_counted(done):
     _, _, results = done
     cells = Cells(results)
     usual, rich = (
-        cells.means["criterion", "pairwise", part, "truth"]["n"] for part in ("safety", "rich seen")
+        cells.means["criterion", "pairwise", part, "adjudicated"]["n"]
+        for part in ("safety", "rich seen")
     )
     assert usual == 2 and rich == 12
     vetoed = cells.ends(("always_veto", "clean_vetoed_paper", "rich safety", "truth"))
