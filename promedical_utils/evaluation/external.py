@@ -46,8 +46,8 @@ PAIR = ["instruction_id", "a_id", "b_id"]
 OUTCOME = ["label", "prefers", "score_a", "score_b"]
 COLUMNS = [*KEY, "subset", "instruction_id", "condition", "a_id", "b_id", *OUTCOME]
 NOT_TESTABLE = (
-    "not tested in this profile: its reward models are trained on the clinic's invented text; those "
-    "of the profile real are trained and tested on text of people"
+    "not tested in this profile: its reward models are trained on the clinic's invented text; "
+    "those of the profile real are trained and tested on text of people"
 )
 MEDQUAD = "medquad"  # as documents: NIH's answers to other questions (``real_sets.medquad_texts``)
 SAME_QUESTIONS = "its questions are MEDIQA-2019's in other words, and that is run"

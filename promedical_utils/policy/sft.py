@@ -58,7 +58,7 @@ def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
             return report
         path.unlink()
     if not (taught := rows(tokenizer, written, p.grpo_max_tokens)):
-        raise KitError(f"no first sentence of {len(written)} answers fits grpo_max_tokens: raise it")
+        raise KitError(f"no first sentence of {len(written)} answers fits: raise grpo_max_tokens")
     computes, gpu = policy.precision_of(p), torch.cuda.is_available()
     trainer = SFTTrainer(
         model=hub.load(hub.CAUSAL, base, attention=None),

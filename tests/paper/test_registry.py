@@ -107,9 +107,7 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
         and "not this run" in facts["note"]
         and facts["reported"].keys() == {"ablation.csv"}
     )
-    policy = pd.read_csv(
-        here / "out/tables/policy.csv"
-    )  # no judge was set for HealthBench
+    policy = pd.read_csv(here / "out/tables/policy.csv")  # no judge was set for HealthBench
     assert set(policy.healthbench.dropna()) == {"not run"}
     external = pd.read_csv(here / "out/tables/external.csv")
     assert external.run_q_criteria[external.beside == "ProMedical-RAG"].tolist() == [75.0]

@@ -466,7 +466,9 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "gpu", lambda: "none")
     monkeypatch.setattr(doctor.throughput, "measure", lambda profile: (1234.5, 5678.9))
     report = doctor.report("cpu")
-    assert "smollm2, all layers, none, fp32: trains on 1,234 tokens a second, scores 5,679" in report
+    assert (
+        "smollm2, all layers, none, fp32: trains on 1,234 tokens a second, scores 5,679" in report
+    )
     assert "hf_secret" not in report and "HF_TOKEN: set" in report
     assert f"({card.file}): found, other bytes" in report
     assert f"({schemas.CARDS['mediqa'].file}): not found" in report
