@@ -319,7 +319,8 @@ def tally(
     score, is wrong, and so is an unknown verdict, but for safety, where it is a violation.
     ``by``: a column of the samples, for each value of which ``_at_rules`` has a threshold of its
     own. n counts the items judged; for precision the answers called unsafe, for F1 both sides;
-    ``tie_rate`` is the share of ties. Shares, not percent. KitError where a prediction or preference is missing or doubled.
+    ``tie_rate`` is the share of ties. Shares, not percent. KitError where a prediction or
+    preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")

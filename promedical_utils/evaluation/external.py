@@ -213,7 +213,7 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
     would reach: a composite counts two violations as one.
     """
     made, documents = clinic_external.build(seed, size, taken)
-    questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0), 0
+    questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0.0), 0
     for asked in made:
         verdicts = {a.id: asked.verdicts(a) for a in asked.candidates}
         pairs = _pairs(asked.gold, verdicts)
@@ -225,7 +225,9 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
         tied += math.comb(len(asked.candidates), 2) - len(pairs)
         for text, rubric in rubrics.items():
             best = {a: _parts(own, rubric, asked.parts) for a, own in verdicts.items()}
-            right[text] += len(set(_pairs(rubric, best)) & set(pairs))
+            ordered = {(a, b): side for a, b, side in _pairs(rubric, best)}
+            said = [(ordered.get((a, b)), side) for a, b, side in pairs]
+            right[text] += sum(0.5 if one is None else one == side for one, side in said)
     total = max(sum(len(q.pairs) for q in questions), 1)
     ceiling = {text: round(hits / total, 4) for text, hits in right.items()}
     about = {"tied_pairs_left_out": tied, "ceiling": ceiling}
