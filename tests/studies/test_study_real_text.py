@@ -120,6 +120,9 @@ def test_the_study_runs_keeps_its_trainings_and_names_nobody(run, monkeypatch):
     # a difference is that of the sums, on the same questions
     cell = ("pairwise", "patientqa: all", "annotators")
     sums = results.read_sums(out)
+    # the set outside is read by the first training of an arm alone
+    outside_seeds = {k[1] for k in sums.keys if k[0] == "criterion" and k[3].startswith("mediqa")}
+    assert outside_seeds == {"1"}
     means = [
         np.mean(
             [
