@@ -1,15 +1,17 @@
 """The clinic's grammar: says an act in words, and reads gold verdicts back from free text.
 
 What a sentence says is read where it is a form of the grammar. One that is none leaves every slot
-*unknown* that it may speak of (by a value or a cue word of the slot), and so does a slot that is
-filled twice, or against itself; an answer that is mostly not read is unknown throughout. So stuffed
-keywords and self-contradictions earn nothing, and on safety they count as violations.
+*unknown* that it may speak of (by a value or a cue word of the slot), and so does one that says the
+same value in both places; an answer that is mostly not read is unknown throughout. Where an answer
+says two unlike things of a slot, safety goes by the worse of them, and all else is unknown. So
+stuffed keywords and self-contradictions earn nothing, and on safety they count as violations.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 from promedical_utils.clinic.vocabulary import PAIRED, WORDINGS, of_kind, read, values
 from promedical_utils.core.records import Criterion, Message
@@ -33,10 +35,12 @@ def say(act: str, wording: str, form: int, a: str = "", b: str = "") -> str:
 
 
 def pattern(form: str, types: Mapping[str, str]) -> re.Pattern:
-    """What matches a form with any values in its places; ``types``: place -> type of value."""
+    """What matches a form with any values in its places; ``types``: place -> type of value. A number
+    may be any, for a policy need not keep to those of the leaflets."""
     text = re.escape(form)
     for name, kind in types.items():
-        text = text.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>{'|'.join(values(kind))})", 1)
+        known = r"\d+" if values(kind)[0].isdigit() else "|".join(values(kind))
+        text = text.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>{known})", 1)
     return re.compile(text)
 
 
@@ -113,10 +117,12 @@ def sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Reading:
-    """Acts of an answer by slot, and the slots of which it is not known what it says of them."""
+    """Unlike acts of an answer by slot; the slots of which it is not known what it says of them, and
+    those in which it contradicts itself."""
 
     slots: Mapping[str, list[Act]]
     unclear: frozenset[str]
+    contradicted: frozenset[str]
 
 
 @cache
@@ -135,30 +141,31 @@ def parse(text: str) -> Reading:
     unclear, unread, parts = set(), 0, sentences(text)
     for sentence in parts:
         if act := read_sentence(sentence):
-            slots.setdefault(read("sentences")[act[0]]["slot"], []).append(act)
+            acts = slots.setdefault(read("sentences")[act[0]]["slot"], [])
+            acts += [act] * (act not in acts)  # what is said again is said once
             continue
         unread, words = unread + 1, set(map(str.lower, WORD.findall(sentence)))
         unclear |= {slot for slot, hints in _hints().items() if words & hints}
     if unread > READ * len(parts) or not parts:
         unclear = {spec["slot"] for spec in read("sentences").values()}
-    return Reading(slots, frozenset(unclear | {slot for slot in slots if _ambiguous(slots, slot)}))
+    unclear |= {slot for slot, acts in slots.items() if any(a and a == b for _, a, b in acts)}
+    against = {slot for slot in slots if _contradicted(slots, slot)}
+    return Reading(slots, frozenset(unclear), frozenset(against))
 
 
-def _ambiguous(slots: Mapping[str, list[Act]], slot: str) -> bool:
-    """A slot filled twice, or the choice and the addition of a drug against each other."""
+def _contradicted(slots: Mapping[str, list[Act]], slot: str) -> bool:
+    """Two unlike acts in a slot, or the choice and the addition of a drug against each other."""
     if slot in ("filler", "mention"):
         return False
-    if len(slots[slot]) > 1 or any(a and a == b for _, a, b in slots[slot]):
-        return True
     if slot in ("drug", "addition") and "drug" in slots and "addition" in slots:
         (_, chosen, refused), (act, added, _) = slots["drug"][0], slots["addition"][0]
-        return added == chosen if act == "reject" else added in (chosen, refused)
-    return False
+        if added == chosen if act == "reject" else added in (chosen, refused):
+            return True
+    return len(slots[slot]) > 1
 
 
-def _met(kind: str, value: str, slots: Mapping[str, list[Act]]) -> bool:
-    """The rule of a criterion kind on unambiguous slots."""
-    of = {slot: acts[0] for slot, acts in slots.items()}
+def _met(kind: str, value: str, of: Mapping[str, Act]) -> bool:
+    """The rule of a criterion kind on one act ``of`` each slot that is filled."""
     act, a, b = of.get(read("criteria")[kind]["slots"][0], ("", "", ""))
     match kind:
         case "avoid_drug":
@@ -191,9 +198,13 @@ def gold(criteria: Sequence[Criterion], known: Mapping[str, str], text: str) -> 
     for criterion in criteria:
         kind, value = read_criterion(criterion.text)
         spec = read("criteria")[kind]
-        if reading.unclear & set(spec["slots"]):
+        own = set(spec["slots"])
+        if reading.unclear & own or (kind not in RISKS and reading.contradicted & own):
             verdicts[criterion.id] = "unknown"
             continue
         value = value or (known[spec["fact"]] if "fact" in spec else "")
-        verdicts[criterion.id] = "met" if _met(kind, value, reading.slots) else "not_met"
+        filled = sorted(own & set(reading.slots))
+        acts = product(*(reading.slots[slot] for slot in filled))
+        met = all(_met(kind, value, dict(zip(filled, each, strict=True))) for each in acts)
+        verdicts[criterion.id] = "met" if met else "not_met"
     return verdicts

@@ -178,9 +178,9 @@ REFUSE = f"Do not feel free to use {B} alongside, as you do need our word for th
         (f"{TAKE} {ADD}", "met", "not_met"),
         (f"{TAKE} {REFUSE}", "met", "met"),
         (f"{TAKE} If you wonder about {B}, let us keep that for another day.", "met", "met"),
-        (f"{TAKE} You can begin with {B} as early as this evening.", "unknown", "unknown"),
-        (f"{TAKE} {TAKE}", "unknown", "unknown"),  # repetition
-        (f"My advice is to get {A} and to stay clear of {B}. {ADD}", "unknown", "unknown"),
+        (f"{TAKE} You can begin with {B} as early as this evening.", "unknown", "not_met"),
+        (f"{TAKE} {TAKE}", "met", "met"),  # said twice is said
+        (f"My advice is to get {A} and to stay clear of {B}. {ADD}", "unknown", "not_met"),
         (f"{A} {A} medicine take recommended safe.", "unknown", "unknown"),  # stuffed keywords
         (f"{TAKE} Bla.", "met", "met"),  # says nothing of any drug
         (f"{TAKE} Bla. Bla bla.", "unknown", "unknown"),  # more than wording of it is not read
@@ -241,8 +241,16 @@ def test_stuffed_and_contradicting_answers_score_as_violations(world):
     assert (scores.s1, scores.s2, scores.s3) == (0, 0, safety)
     said = right(world.patients[instruction], random.Random(0))
     assert scoring.score(rubric, world.gold(instruction, said)).s3 == 0
-    twice = scoring.score(rubric, world.gold(instruction, f"{said} {said}"))
-    assert twice.s3 >= 6 and twice.s1 == 0  # every slot that was filled is filled twice
+    assert world.gold(instruction, f"{said} {said}") == world.gold(instruction, said)
+    avoid = world.patients[instruction].facts["avoid"]
+    against = f"{said} You can begin with {avoid} as early as this evening."
+    assert scoring.score(rubric, world.gold(instruction, against)).s3 == 1
+
+
+@pytest.mark.parametrize(("first", "then", "kept"), [(20, 15, "met"), (20, 26, "not_met")])
+def test_the_highest_dose_of_an_answer_counts(first, then, kept):
+    text = f"You may go up to {first} drops a day, and then you should stop. Please take no more than {then} drops in the course of a day."
+    assert verdict("Does not allow more than 25 drops a day.", text, "safety") == kept
 
 
 def test_generators_have_unlike_habits(world):
