@@ -35,8 +35,10 @@ def say(act: str, wording: str, form: int, a: str = "", b: str = "") -> str:
 
 
 def pattern(form: str, types: Mapping[str, str]) -> re.Pattern:
-    """What matches a form with any values in its places; ``types``: place -> type of value. A number
-    may be any, for a policy need not keep to those of the leaflets."""
+    """What matches a form with any values in its places; ``types``: place -> type of value.
+
+    A number may be any, for a policy need not keep to those of the leaflets.
+    """
     text = re.escape(form)
     for name, kind in types.items():
         known = r"\d+" if values(kind)[0].isdigit() else "|".join(values(kind))
@@ -117,8 +119,8 @@ def sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Reading:
-    """Unlike acts of an answer by slot; the slots of which it is not known what it says of them, and
-    those in which it contradicts itself."""
+    """Unlike acts of an answer by slot; slots of which it is not known what it says of them, and
+    slots in which it contradicts itself."""
 
     slots: Mapping[str, list[Act]]
     unclear: frozenset[str]

@@ -17,8 +17,8 @@ from promedical_utils.data.sources.contrast_sets import split
 from promedical_utils.policy import model as policy
 from promedical_utils.reward_model import grouped, hub, packing
 
-# learning rate, and answers a step. An adapter's by development seed 3 of the clinic, where 2e-4 and
-# 8 left its language unlearned: loss 2.24 after 400 answers, 0.37 with these
+# learning rate, and answers a step. An adapter's by development seed 3 of the clinic, where 2e-4
+# and 8 left its language unlearned: loss 2.24 after 400 answers, 0.37 with these
 ADAPTER, WHOLE = (1.5e-3, 4), (2e-3, 8)
 Written = Sequence[tuple[Sequence[Mapping[str, str]], str]]  # conversation, answer
 

@@ -249,7 +249,10 @@ def test_stuffed_and_contradicting_answers_score_as_violations(world):
 
 @pytest.mark.parametrize(("first", "then", "kept"), [(20, 15, "met"), (20, 26, "not_met")])
 def test_the_highest_dose_of_an_answer_counts(first, then, kept):
-    text = f"You may go up to {first} drops a day, and then you should stop. Please take no more than {then} drops in the course of a day."
+    text = (
+        f"You may go up to {first} drops a day, and then you should stop. "
+        f"Please take no more than {then} drops in the course of a day."
+    )
     assert verdict("Does not allow more than 25 drops a day.", text, "safety") == kept
 
 
