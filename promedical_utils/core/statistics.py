@@ -10,34 +10,6 @@ from scipy import special
 from promedical_utils.core.workspace import KitError
 
 COEFFICIENTS = ("observed", "cohen_linear", "cohen_quadratic", "fleiss", "ac1")
-
-
-def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
-    """n, observed agreement and Cohen's kappa; ``ordered`` (integer levels) adds weighted kappas.
-
-    Kappa is None where it is undefined, one label throughout. KitError on empty or unequal lists.
-    """
-    from sklearn.metrics import cohen_kappa_score
-
-    if len(first) != len(second) or not len(first):
-        raise KitError(f"agreement of {len(first)} and {len(second)} answers; give as many of each")
-    ratings = np.asarray([first, second])
-    result: dict[str, float | None] = {"n": len(first)}
-    result["observed"] = float(np.equal(*ratings).mean())
-    labels = np.unique(ratings)
-    if ordered:  # the weights count steps between labels, so no level may be left out
-        labels = np.arange(labels.min(), labels.max() + 1)
-    for weights in (None, "linear", "quadratic") if ordered else (None,):
-        kappa = None
-        if len(labels) > 1:
-            kappa = float(cohen_kappa_score(*ratings, labels=labels, weights=weights))
-        result[f"kappa_{weights}" if weights else "kappa"] = kappa
-    return result
-
-
-# ---------------------------------------------------------------- whole clusters, drawn, left out
-
-
 FEW = 10  # clusters, below which too few differ for draws to have the shape of an error
 LEAST = 5  # clusters, below which the error itself is not known: no interval
 POWER = 0.8  # with which an effect is called detectable
@@ -48,8 +20,7 @@ def cluster_weights(clusters: Sequence, draws: int, seed: int) -> np.ndarray:
 
     As measured; then with one cluster left out, each in turn; then as many clusters as there are,
     with replacement. A cluster is taken whole: to draw its samples too would count the spread
-    within it twice (intervals of 97 to 99 % in place of 95). Whatever is reckoned row by row has
-    ``interval`` and ``standard_error``.
+    within it twice (intervals of 97 to 99 % in place of 95).
     """
     _, inverse = np.unique(np.asarray(clusters, str), return_inverse=True)
     number = inverse.max(initial=-1) + 1
@@ -110,14 +81,9 @@ def _at(ordered: np.ndarray, quantile: np.ndarray, known: np.ndarray) -> np.ndar
     """Quantiles along the first axis, each column's own, of its first ``known`` rows."""
     place = np.nan_to_num(quantile) * np.maximum(known - 1, 0)
     row = place.astype(int)
-    low, high = (
-        np.take_along_axis(ordered, np.minimum(r, np.maximum(known - 1, 0))[None], axis=0)[0]
-        for r in (row, row + 1)
-    )
+    rows = np.minimum([row, row + 1], np.maximum(known - 1, 0))
+    low, high = np.take_along_axis(ordered, rows, axis=0)
     return low + (place - row) * (high - low)
-
-
-# ---------------------------------------------------------------- tests
 
 
 def p_value(value: float, bound: float, error: float, df: float) -> float:
@@ -165,7 +131,26 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return round(float(ends.low), 4), round(float(ends.high), 4)
 
 
-# ---------------------------------------------------------------- two or more raters
+def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
+    """n, observed agreement and Cohen's kappa; ``ordered`` (integer levels) adds weighted kappas.
+
+    Kappa is None where it is undefined, one label throughout. KitError on empty or unequal lists.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(first) != len(second) or not len(first):
+        raise KitError(f"agreement of {len(first)} and {len(second)} answers; give as many of each")
+    ratings = np.asarray([first, second])
+    result = {"n": len(first), "observed": float(np.equal(*ratings).mean())}
+    labels, kappas = np.unique(ratings), {"kappa": None}
+    if ordered:  # the weights count steps between labels, so no level may be left out
+        labels = np.arange(labels.min(), labels.max() + 1)
+        kappas |= {"kappa_linear": "linear", "kappa_quadratic": "quadratic"}
+    if len(labels) == 1:
+        return result | dict.fromkeys(kappas)
+    for name, weights in kappas.items():
+        result[name] = float(cohen_kappa_score(*ratings, labels=labels, weights=weights))
+    return result
 
 
 def gwet_ac1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -208,9 +193,9 @@ def reliability(
     codes = _codes(ratings, levels)
     clusters = np.arange(len(codes)) if conditions is None else np.asarray(conditions, str)
     slices = {} if by is None else {name: np.asarray(by) == name for name in dict.fromkeys(by)}
-    rows = []
-    for name, mask in {**slices, "all": np.ones(len(codes), bool)}.items():
-        mask = mask & ((codes >= 0).sum(axis=1) >= 2)
+    usable, rows = (codes >= 0).sum(axis=1) >= 2, []
+    for name, mask in {**slices, "all": usable}.items():
+        mask = mask & usable
         if not mask.any():
             raise KitError(f"agreement, {name}: no item has two ratings; collect more labels")
         # what depends on counts of equal items only is worked out once for all that are equal
@@ -262,5 +247,4 @@ def _cohen(first, second, weights: np.ndarray, distance: np.ndarray) -> np.ndarr
     margins = [weights @ np.eye(len(distance))[rater] for rater in (first, second)]
     observed = weights @ distance[first, second] * weights.sum(axis=1)
     expected = ((margins[0] @ distance) * margins[1]).sum(axis=1)
-    kappa = np.divide(observed, expected, out=np.full(len(weights), np.nan), where=expected > 0)
-    return 1 - kappa
+    return 1 - np.divide(observed, expected, out=np.full(len(weights), np.nan), where=expected > 0)
