@@ -78,8 +78,7 @@ def interval_plot(
     marker. The legend names the series, ``hollow``, ``line`` (label and style) and ``more``, label
     -> style. ``limits`` of the values' axes, None for what they take; ``panels`` come first.
     """
-    defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": ""}
-    defaults["line"] = np.nan
+    defaults = dict(series=next(iter(looks)), hollow=False, panel="", block="", line=np.nan)
     df = df.assign(**{name: value for name, value in defaults.items() if name not in df})
     if df.empty:
         return canvas(6, 2)[0]
@@ -106,8 +105,7 @@ def interval_plot(
         axis.set_title(block if panel == panels[0] else "", loc="left")
         for value in df.line[(df.block == block) & (df.panel == panel)].dropna().unique():
             axis.axvline(value, **style)
-    there = [name for name in looks if shared > 1 and name in set(df.series)]
-    legend = {name: looks[name] for name in there}
+    legend = {name: looks[name] for name in looks if shared > 1 and name in set(df.series)}
     legend |= {hollow: HOLLOW} if df.value[df.hollow].notna().any() else {}
     legend |= {"this run, 95 % interval": FILLED}
     legend |= {label: style} if label and df.line.notna().any() else {}
@@ -125,11 +123,8 @@ def _intervals(df: pd.DataFrame, looks: Mapping[str, Mapping]) -> so.Plot:
     if "note" in df:
         behind = so.Text(halign="left", offset=6, fontsize=8, color=GREY)
         plot = plot.add(behind, x="high", text="note", **layer)
-    return plot.scale(
-        color={name: look["color"] for name, look in looks.items()},
-        marker={name: look["marker"] for name, look in looks.items()},
-        fill={False: True, True: False},
-    )
+    colors, markers = ({name: looks[name][part] for name in looks} for part in ("color", "marker"))
+    return plot.scale(color=colors, marker=markers, fill={False: True, True: False})
 
 
 def _name_panel(axis, label: str, rows: pd.DataFrame) -> None:
@@ -151,22 +146,17 @@ def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
 
 
 def stacked_bars(
-    wide: pd.DataFrame,
-    label: str,
-    colours: Iterable[str] = (),
-    line: float | None = None,
-    ends: Iterable[str] | None = None,
+    wide: pd.DataFrame, label: str, colours: Iterable[str] = (), ends: Iterable[str] | None = None
 ) -> Figure:
     """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too.
 
-    ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare with;
-    without ``colours`` the columns are dimensions.
+    ``ends`` are written behind the bars, else the sums; without ``colours`` the columns are
+    dimensions.
     """
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
     colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
-    wide.rename(index=str).plot.barh(
-        stacked=True, color=colours, ax=axis, width=0.75, ec="white", lw=0.5, legend=False
-    )
+    style = {"color": colours, "width": 0.75, "ec": "white", "lw": 0.5}
+    wide.rename(index=str).plot.barh(stacked=True, ax=axis, legend=False, **style)
     for parts, hatch in zip(axis.containers, HATCHES, strict=False):
         for part in parts:
             part.set_hatch(hatch)
@@ -176,15 +166,13 @@ def stacked_bars(
     axis.grid(False, axis="y")
     axis.margins(x=0.08)
     axis.set(xlabel=label, ylabel="", xlim=(0, None))
-    if line is not None:
-        axis.axvline(line, color="black", lw=1, ls="--")
     if len(colours) > 1:
         figure.legend(handles=axis.containers, loc="outside lower center", ncols=3)
     return figure
 
 
 def name_rows(axis, names) -> np.ndarray:
-    """One row a name, the first on top; their heights (N,)."""
+    """A row a name, the first on top; their heights, (N,)."""
     y = np.arange(len(names))[::-1]
     axis.set_yticks(y, names)
     axis.set_ylim(-0.6, len(names) - 1 + 0.6)
@@ -218,7 +206,7 @@ def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=
     return csv
 
 
-def draw(plot, csv: Path, note: str = "") -> None:
+def draw(plot, csv: Path, note: str) -> None:
     """Draw a CSV as png (150 dpi) and pdf beside it, ``note`` (``tables.note``) on top."""
     with matplotlib.rc_context(STYLE):
         figure = plot(pd.read_csv(csv))

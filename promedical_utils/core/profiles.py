@@ -288,7 +288,6 @@ def _of_file(name: str) -> dict:
     return values
 
 
-def profile_for(name: str, seed: int = -1, base: str = "") -> Profile:
-    """Profile ``name`` with the run's overrides; ``seed`` >= 0 and ``base`` go over those."""
-    over = ({"seed": seed} if seed >= 0 else {}) | ({"base_model": base} if base else {})
-    return load(name, **(overrides() | over))
+def profile_for(name: str, seed: int = -1) -> Profile:
+    """Profile ``name`` with the run's overrides; a ``seed`` >= 0 goes over those."""
+    return load(name, **(overrides() | ({"seed": seed} if seed >= 0 else {})))
