@@ -12,8 +12,7 @@ from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitR
 from promedical_utils.core.workspace import need, run_folder, write_json
 
 # Whose versions a manifest names: those that a result may hang on
-TRAINING = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-PACKAGES = (*TRAINING, "datasets", "scikit-learn", "bm25s")
+PACKAGES = "torch transformers trl peft bitsandbytes datasets scikit-learn bm25s".split()
 KINDS: dict[str, tuple[type[records.Record], str]] = {  # of a run's files: records, notebook
     "instructions": (Instruction, "01_rubrics"),
     "rubrics": (Rubric, "01_rubrics"),
@@ -74,10 +73,8 @@ class RunData:
     @classmethod
     def load(cls, run: Path, *names: str) -> "RunData":
         """``run``/data, all of it or ``names`` alone; KitError: which notebook writes a file."""
-        loaded: dict[str, list] = {}
-        for name in names or KINDS:
-            loaded[name] = records.load(run / f"data/{name}.parquet", *KINDS[name])
-        return cls(**loaded)
+        names = names or tuple(KINDS)
+        return cls(**{n: records.load(run / f"data/{n}.parquet", *KINDS[n]) for n in names})
 
     @cached_property
     def instruction_of(self) -> dict[str, Instruction]:
