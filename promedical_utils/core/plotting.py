@@ -101,8 +101,12 @@ def interval_plot(
         figure.axes[0].set_xlim(*limits)
     label, style = line or ("", {})
     for axis, (block, panel) in zip(figure.axes, product(rows, panels), strict=True):
-        _name_panel(axis, panel, rows[block])
+        names, group = rows[block].row, rows[block].group.to_numpy()
+        axis.set(xlabel=panel, ylabel="", title="", ylim=(len(names) - 0.5, -0.5))
         axis.set_title(block if panel == panels[0] else "", loc="left")
+        axis.set_yticks(range(len(names)), names)
+        for above in np.flatnonzero(group[1:] != group[:-1]):
+            axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
         for value in df.line[(df.block == block) & (df.panel == panel)].dropna().unique():
             axis.axvline(value, **style)
     legend = {name: looks[name] for name in looks if shared > 1 and name in set(df.series)}
@@ -114,10 +118,15 @@ def interval_plot(
 
 
 def _intervals(df: pd.DataFrame, looks: Mapping[str, Mapping]) -> so.Plot:
-    """The marks of an interval plot: lines, points and notes behind them."""
+    """The marks of an interval plot: lines, points and notes behind them; series of one row are
+    spread about its height ``y``."""
+    row = df.groupby("block").row.transform(lambda names: pd.factorize(names)[0]).astype(float)
+    known = df.assign(y=row, place=df.series.map(list(looks).index)).dropna(subset="value")
+    cell = known.groupby(["block", "panel", "row"]).place
+    rank, count = cell.rank(method="dense"), cell.transform("nunique")
+    known = known.assign(y=known.y + 0.7 * ((rank - 0.5) / count - 0.5)).reset_index(drop=True)
     layer = {"orient": "y", "legend": False}
-    cells = _placed(df, list(looks))
-    plot = so.Plot(cells, x="value", y="y", color="series", marker="series")
+    plot = so.Plot(known, x="value", y="y", color="series", marker="series")
     plot = plot.add(so.Range(linewidth=1.1), xmin="low", xmax="high", **layer)
     plot = plot.add(so.Dot(pointsize=5, edgewidth=1.1), fill="hollow", **layer)
     if "note" in df:
@@ -125,24 +134,6 @@ def _intervals(df: pd.DataFrame, looks: Mapping[str, Mapping]) -> so.Plot:
         plot = plot.add(behind, x="high", text="note", **layer)
     colors, markers = ({name: looks[name][part] for name in looks} for part in ("color", "marker"))
     return plot.scale(color=colors, marker=markers, fill={False: True, True: False})
-
-
-def _name_panel(axis, label: str, rows: pd.DataFrame) -> None:
-    """Names of the rows, the first on top, and dotted lines between their groups."""
-    axis.set(xlabel=label, ylabel="", title="", ylim=(len(rows) - 0.5, -0.5))
-    axis.set_yticks(range(len(rows)), rows.row)
-    group = rows.group.to_numpy()
-    for above in np.flatnonzero(group[1:] != group[:-1]):
-        axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
-
-
-def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
-    """The cells that have a value, with their height ``y``, series of one row spread about it."""
-    row = df.groupby("block").row.transform(lambda names: pd.factorize(names)[0]).astype(float)
-    known = df.assign(y=row, place=df.series.map(series.index)).dropna(subset="value")
-    cell = known.groupby(["block", "panel", "row"]).place
-    rank, count = cell.rank(method="dense"), cell.transform("nunique")
-    return known.assign(y=known.y + 0.7 * ((rank - 0.5) / count - 0.5)).reset_index(drop=True)
 
 
 def stacked_bars(

@@ -44,8 +44,7 @@ def base_path(profile: Profile, run: Path) -> Path | str:
 
 
 def manifest(profile: Profile, run: Path) -> dict:
-    """What this run is: the kit's code, settings, packages, kind of machine, and what it computes
-    in. No paths, no dates."""
+    """Write and return what this run is, and on what kind of machine: no paths, no dates."""
     content = {
         "kit": provenance.kit(),
         "profile": profile.model_dump(),
