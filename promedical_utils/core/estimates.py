@@ -136,8 +136,7 @@ class Estimates:
         return frame.assign(n=self.counts.sum(axis=0).astype(int), **self.extra)
 
     def by(self, column: str, parts: Mapping, draws: int, seed: int) -> pd.DataFrame:
-        """The keys with these ``parts`` by a column of the samples: ``column``, the key's parts,
-        value, low, high, n; no rows where no key has them.
+        """``table`` of the keys with these ``parts`` (of none: no rows) by a column of the samples.
 
         The draws are those of all samples, so a group that is not drawn is left out of that draw.
         """
@@ -185,10 +184,8 @@ class Estimates:
         }
 
     def _design(self, columns: Sequence[int], factors: np.ndarray) -> float:
-        """Design effect: the variance over clusters by that over samples, were these independent.
-
-        Both of the linearised contrast; (effect - 1) / (samples a cluster - 1) is about the ICC.
-        """
+        """The variance of the linearised contrast over clusters by that over samples, were these
+        independent; (effect - 1) / (samples a cluster - 1) is about the ICC."""
         hits, counts = self.hits[:, columns], self.counts[:, columns]
         shares = counts.sum(axis=0)
         pulls = _over(hits - self.each(columns) * counts, shares) @ factors

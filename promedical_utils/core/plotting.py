@@ -1,7 +1,4 @@
-"""One style for all figures: palette, canvas, the interval plot, stacked bars, legends.
-
-Seaborn draws. Files come out alike at every drawing: no dates, one font, one hash salt.
-"""
+"""One style for all figures; files are alike at every drawing: no dates, one font and one salt."""
 
 import io
 from base64 import b64encode
@@ -141,8 +138,7 @@ def stacked_bars(
 ) -> Figure:
     """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too.
 
-    ``ends`` are written behind the bars, else the sums; without ``colours`` the columns are
-    dimensions.
+    ``ends`` are written behind the bars, else the sums; by default the columns are dimensions.
     """
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
     colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]

@@ -20,8 +20,7 @@ UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_secon
 class Role(BaseModel):
     """One role that a language model plays: which endpoint, which model, and what it may cost.
 
-    ``requests`` counts what is asked, whatever its retries, ``tokens`` prompt and completion, both
-    over the life of a run.
+    Over the life of a run: ``requests``, whatever their retries; ``tokens``, of prompt and answer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -72,8 +72,10 @@ class RunData:
     @classmethod
     def load(cls, run: Path, *names: str) -> "RunData":
         """``run``/data, all of it or ``names`` alone; KitError: which notebook writes a file."""
-        names = names or tuple(KINDS)
-        return cls(**{n: records.load(run / f"data/{n}.parquet", *KINDS[n]) for n in names})
+        loaded: dict[str, list] = {}
+        for name in names or KINDS:
+            loaded[name] = records.load(run / f"data/{name}.parquet", *KINDS[name])
+        return cls(**loaded)
 
     @cached_property
     def instruction_of(self) -> dict[str, Instruction]:
@@ -89,7 +91,6 @@ class RunData:
 
     @cached_property
     def criterion_kinds(self) -> dict[str, str]:
-        """Criterion id -> kind."""
         return {c.id: c.kind for r in self.rubrics for c in r.criteria}
 
     def ids(self, *splits: str) -> list[str]:

@@ -87,11 +87,8 @@ def _at(ordered: np.ndarray, quantile: np.ndarray, known: np.ndarray) -> np.ndar
 
 
 def p_value(value: float, bound: float, error: float, df: float) -> float:
-    """Two-sided, of t = (value - bound) / standard error; NaN without one.
-
-    Where all clusters say the same there is none to divide by: a sign test over the clusters.
-    """
-    if error == 0:  # the last bits of a sum are no difference
+    """Two-sided, of t = (value - bound) / standard error; NaN without one."""
+    if error == 0:  # all clusters say the same: a sign test, to which last bits are no difference
         return 1.0 if abs(value - bound) < 1e-9 else 2.0**-df
     return float(2 * special.stdtr(df, -abs(value - bound) / error))
 
@@ -109,11 +106,8 @@ def power(effect: float, error: float, df: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's adjusted p-values of one family; NaN stays NaN and counts for nothing.
-
-    The ``multipletests`` of statsmodels collects garbage at each call, a second in a large process.
-    """
-    raw = np.asarray(p_values, float)
+    """Holm's adjusted p-values of one family; NaN stays NaN and counts for nothing."""
+    raw = np.asarray(p_values, float)  # statsmodels collects garbage at each call, a second long
     order = np.argsort(raw)  # NaN comes last
     left = (~np.isnan(raw)).sum() - np.arange(len(raw))
     adjusted = np.full(len(raw), np.nan)
@@ -142,7 +136,8 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
         raise KitError(f"agreement of {len(first)} and {len(second)} answers; give as many of each")
     ratings = np.asarray([first, second])
     result = {"n": len(first), "observed": float(np.equal(*ratings).mean())}
-    labels, kappas = np.unique(ratings), {"kappa": None}
+    labels = np.unique(ratings)
+    kappas: dict[str, str | None] = {"kappa": None}
     if ordered:  # the weights count steps between labels, so no level may be left out
         labels = np.arange(labels.min(), labels.max() + 1)
         kappas |= {"kappa_linear": "linear", "kappa_quadratic": "quadratic"}
@@ -190,7 +185,10 @@ def reliability(
     raters (Light 1971). Fleiss' kappa takes the items with the commonest number of ratings, AC1 all
     with two or more, which is ``n``. NaN where undefined. KitError where no item has two.
     """
-    codes = _codes(ratings, levels)
+    given = ratings.to_numpy(object)  # codes: places in ``levels``, -1 where missing
+    codes = pd.Index(list(levels), dtype=object).get_indexer(given.ravel()).reshape(given.shape)
+    if len(strange := given[(codes < 0) & ~pd.isna(given)]):
+        raise KitError(f"rating {strange[0]!r} is none of {', '.join(map(str, levels))}: mend it")
     clusters = np.arange(len(codes)) if conditions is None else np.asarray(conditions, str)
     slices = {} if by is None else {name: np.asarray(by) == name for name in dict.fromkeys(by)}
     usable, rows = (codes >= 0).sum(axis=1) >= 2, []
@@ -207,15 +205,6 @@ def reliability(
         for n, coefficient in enumerate(COEFFICIENTS):
             rows.append((name, coefficient, int(mask.sum()), values[0, n], low[n], high[n]))
     return pd.DataFrame(rows, columns=["slice", "coefficient", "n", "value", "low", "high"])
-
-
-def _codes(ratings: pd.DataFrame, levels: Sequence) -> np.ndarray:
-    """Place of each rating in ``levels``, (items, raters), -1 where missing."""
-    values = ratings.to_numpy(object)
-    codes = pd.Index(list(levels), dtype=object).get_indexer(values.ravel()).reshape(values.shape)
-    if len(strange := values[(codes < 0) & ~pd.isna(values)]):
-        raise KitError(f"rating {strange[0]!r} is none of {', '.join(map(str, levels))}: mend it")
-    return codes
 
 
 def _coefficients(kinds: np.ndarray, weights: np.ndarray, levels: int) -> np.ndarray:

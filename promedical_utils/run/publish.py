@@ -29,10 +29,9 @@ TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
-    A profile on real data publishes aggregates, and notebooks, which may repeat no text of a set.
-    ``name`` may also be of ``MEASURED`` (what ``make bench`` measured, or ``pipeline.trial``
-    counted) or a study. Raises KitError for a run that is not whole and up to date, or that has
-    this machine's paths in it; the reference is then left as it was.
+    What is published of it stands in publish.yaml. ``name`` may also be of ``MEASURED`` or a study.
+    Raises KitError for a run that is not whole and up to date, that has this machine's paths in it,
+    or notebooks with a text of a public set; the reference is then left as it was.
     """
     root = project_root()
     target = root / "papers_figures" / name
@@ -110,7 +109,6 @@ def _refuse_texts(run: Path) -> None:
 
 
 def _printed(cell: dict) -> Iterator[str]:
-    """Texts of a cell's outputs."""
     for output in cell.get("outputs", ()):
         for kind, text in {"text": output.get("text", ""), **output.get("data", {})}.items():
             if not kind.startswith("image/"):
