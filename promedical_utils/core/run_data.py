@@ -12,8 +12,7 @@ from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitR
 from promedical_utils.core.workspace import need, run_folder, write_json
 
 # Whose versions a manifest names: those that a result may hang on
-TRAINING = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-PACKAGES = (*TRAINING, "datasets", "scikit-learn", "bm25s")
+PACKAGES = "torch transformers trl peft bitsandbytes datasets scikit-learn bm25s".split()
 KINDS: dict[str, tuple[type[records.Record], str]] = {  # of a run's files: records, notebook
     "instructions": (Instruction, "01_rubrics"),
     "rubrics": (Rubric, "01_rubrics"),
@@ -45,8 +44,7 @@ def base_path(profile: Profile, run: Path) -> Path | str:
 
 
 def manifest(profile: Profile, run: Path) -> dict:
-    """What this run is: the kit's code, settings, packages, kind of machine, and what it computes
-    in. No paths, no dates."""
+    """Write and return what this run is, and on what kind of machine: no paths, no dates."""
     content = {
         "kit": provenance.kit(),
         "profile": profile.model_dump(),
@@ -93,7 +91,6 @@ class RunData:
 
     @cached_property
     def criterion_kinds(self) -> dict[str, str]:
-        """Criterion id -> kind."""
         return {c.id: c.kind for r in self.rubrics for c in r.criteria}
 
     def ids(self, *splits: str) -> list[str]:

@@ -21,7 +21,7 @@ def test_profile_is_whole(name):
 
 @pytest.mark.parametrize("name", ["gpu", "paper"])
 def test_big_profiles_take_the_small_base(name):
-    profile = profiles.profile_for(name, seed=5, base="small")
+    profile = profiles.load(name, base_model="small", seed=5)
     assert (profile.base_model, profile.seed) == ("small", 5)
     assert notebooks.environment(profile)["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in notebooks.environment(profiles.load(name))

@@ -464,6 +464,7 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(doctor, "gpu", lambda: "none")
+    monkeypatch.setattr(doctor.kind, "precision", lambda wanted: "fp32")  # as without bf16
     monkeypatch.setattr(doctor.throughput, "measure", lambda profile: (1234.5, 5678.9))
     report = doctor.report("cpu")
     assert (
