@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -24,14 +23,18 @@ from pydantic import BaseModel, ValidationError
 
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.records import first_error
-from promedical_utils.core.workspace import KitError, shown
+from promedical_utils.core.workspace import KitError
+from promedical_utils.data.sqlite import Database
 
 OUTCOMES = ("valid", "repaired", "unanswered")  # at once; asked again, then right; never right
 ASKS = 4  # how often a request is put when its answers cannot be read
 WARMER = 0.2  # temperature that each further one of these adds
 NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
 NO_COMPLETION = (json.JSONDecodeError, AttributeError, IndexError, TypeError)  # from the body
-TABLES = Path(__file__).with_name("answers.sql").read_text(encoding="utf-8")
+ADVICE = (
+    "Nothing is lost: what was stored before is whole. Free the disk or move the file away if it "
+    "is no database, then run again"
+)
 SPEND = (
     "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
     "requests = requests + excluded.requests, tokens = tokens + excluded.tokens"
@@ -65,62 +68,40 @@ class Answer:
         return OUTCOMES[2 if self.value is None else self.asks > 1]
 
 
-class Answers:
+class Answers(Database):
     """SQLite file of answered requests by content hash, and of what each role has spent."""
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        with self._transaction() as db:
-            db.executescript(TABLES)
-
-    @cached_property
-    def _db(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=30, check_same_thread=False)
-
-    @contextmanager
-    def _transaction(self):
-        """The database for one thread at a time; what fails in it is undone, and a KitError."""
-        try:
-            with self._lock, self._db as db:
-                yield db
-        except sqlite3.Error as error:
-            raise KitError(
-                f"{shown(self.path)}: {error}; what was stored before is whole. Free the disk or "
-                "move the file away if it is no database, then run again"
-            ) from None
+        super().__init__(path, Path(__file__).with_name("answers.sql"), ADVICE)
 
     def get(self, key: str) -> tuple[str, str] | None:
         """(text, finish reason) of an answered request, else None."""
-        with self._transaction() as db:
-            return db.execute("SELECT text, finish FROM answers WHERE key = ?", [key]).fetchone()
+        rows = self._read("SELECT text, finish FROM answers WHERE key = ?", key)
+        return tuple(rows[0]) if rows else None
 
     def put(self, key, role, model, request, text, finish, prompt: int, completion: int) -> None:
         """Store an answer and its tokens in one transaction; a key that is there stays as it is."""
         row = (key, role, model, request, text, finish, prompt, completion)
-        with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            db.execute(SPEND, (role, 0, prompt + completion))
+        with self._writing("not stored"):
+            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute(SPEND, (role, 0, prompt + completion))
 
     def asked(self, role: str) -> None:
         """Count one request, answered or not."""
-        with self._transaction() as db:
-            db.execute(SPEND, (role, 1, 0))
+        with self._writing("not counted"):
+            self._db.execute(SPEND, (role, 1, 0))
 
     def spent(self, role: str) -> tuple[int, int]:
         """(requests, tokens) of a role over the life of the file."""
-        with self._transaction() as db:
-            rows = db.execute("SELECT requests, tokens FROM spent WHERE role = ?", [role])
-            return rows.fetchone() or (0, 0)
+        rows = self._read("SELECT requests, tokens FROM spent WHERE role = ?", role)
+        return tuple(rows[0]) if rows else (0, 0)
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What every role has asked and used: requests, answered, tokens."""
-        with self._transaction() as db:
-            rows = db.execute(
-                "SELECT role, requests, count(key), tokens FROM spent LEFT JOIN answers "
-                "USING (role) GROUP BY role ORDER BY role"
-            ).fetchall()
+        rows = self._read(
+            "SELECT role, requests, count(key), tokens FROM spent LEFT JOIN answers "
+            "USING (role) GROUP BY role ORDER BY role"
+        )
         return {role: {"requests": n, "answered": a, "tokens": t} for role, n, a, t in rows}
 
 
@@ -159,10 +140,9 @@ class Endpoint:
 
         ``read(index, content)`` makes the value (content: the schema's model, or the text) and
         raises ValueError with what is wrong; the request is then put again, up to ``ASKS`` times.
-        A request that stays unanswered has value None and its reason: what that means (for a
-        verdict: unknown) is the caller's to say. Raises BudgetSpent when the cap is reached, after
-        the requests under way are answered and stored, and KitError for a key, address or model
-        that no request could be answered with.
+        What stays unanswered has value None and its reason. Raises BudgetSpent when the cap is
+        reached, after the requests under way are answered and stored, and KitError for a key,
+        address or model that no request could be answered with.
         """
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             futures = [
@@ -238,9 +218,8 @@ class Endpoint:
             used = getattr(response, "usage", None)
             prompt = getattr(used, "prompt_tokens", None) or size // 4
             completion = getattr(used, "completion_tokens", None) or len(text.encode()) // 4
-            self.answers.put(
-                key, self.role, body["model"], request, text, finish, prompt, completion
-            )
+            asked = self.role, body["model"], request
+            self.answers.put(key, *asked, text, finish, prompt, completion)
         return self.answers.get(key)  # the stored one, if two asked the same at once
 
     def _failure(self, error: Exception) -> Exception:
@@ -258,14 +237,12 @@ class Endpoint:
     @contextmanager
     def _taken(self, expected: int):
         """One request out of the budget, the tokens that it may use held back while it runs."""
-        role, caps = self.role, self.settings
+        role = self.role
         with self._guard:
-            requests, tokens = self.answers.spent(role)
-            for name, used, next_one, cap in (
-                ("requests", requests, 1, caps.requests),
-                ("tokens", tokens, self._reserved + expected, caps.tokens),
-            ):
-                if used + next_one > cap:
+            needed = {"requests": 1, "tokens": self._reserved + expected}
+            for used, (name, more) in zip(self.answers.spent(role), needed.items(), strict=True):
+                cap = getattr(self.settings, name)
+                if used + more > cap:
                     raise BudgetSpent(
                         f"role {role}: its cap of {cap} {name} would be passed ({used} used); "
                         f"raise roles.{role}.{name} and run again"
