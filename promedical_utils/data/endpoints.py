@@ -55,17 +55,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``value`` as read from the text, or None with the ``reason`` why there is none; ``asks`` is
-    how often it was asked for."""
+    """``value`` as read from the text, or None with the ``reason``; ``asks``: how often it was
+    asked for."""
 
     value: Any
     reason: str = ""
     asks: int = 1
-
-    @property
-    def outcome(self) -> str:
-        """One of ``OUTCOMES``."""
-        return OUTCOMES[2 if self.value is None else self.asks > 1]
 
 
 class Answers(Database):
@@ -157,7 +152,8 @@ class Endpoint:
                 ended = [f for f in futures if not f.cancelled() and f.exception() is None]
                 done = sum(f.result().value is not None for f in ended)
                 raise BudgetSpent(f"{error}; {done} of {len(futures)} answered and kept") from None
-        self.outcomes.update(answer.outcome for answer in answers)
+        places = (2 if answer.value is None else answer.asks > 1 for answer in answers)
+        self.outcomes.update(OUTCOMES[place] for place in places)
         return answers
 
     def _answer(self, index: int, request: Request, read) -> Answer:

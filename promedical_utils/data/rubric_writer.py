@@ -23,18 +23,11 @@ SHORTEST, LONGEST = 2, 60  # words of a criterion
 WEIGHTS_OFF = 0.02  # what rounding may leave of the weights' sum; then they are scaled to 1
 FILLERS = frozenset(("the", "a", "an", "that", "it", "is"))  # without which texts are compared
 EXAMPLES = 3
-_PHRASING = read_yaml(Path(__file__).with_name("phrasing.yaml"))
-
-
-def phrase(name: str, begins: bool = False) -> re.Pattern:
-    """What ``phrasing.yaml`` lists under ``name``; ``begins``: where it begins a criterion."""
-    start = r"^(the (answer|response) )?" if begins else r"\b"
-    return re.compile(rf"{start}({'|'.join(_PHRASING[name])})\b", re.IGNORECASE)
-
-
-POINTS_ELSEWHERE = phrase("elsewhere")
-NAMES_VIOLATION = phrase("violation", begins=True)
-TURNED = phrase("turned")
+_LISTS = read_yaml(Path(__file__).with_name("phrasing.yaml"))
+_PHRASES = {name: rf"({'|'.join(phrases)})\b" for name, phrases in _LISTS.items()}
+POINTS_ELSEWHERE = re.compile(rf"\b{_PHRASES['elsewhere']}", re.IGNORECASE)
+NAMES_VIOLATION = re.compile(rf"(the (answer|response) )?{_PHRASES['violation']}", re.IGNORECASE)
+TURNED = re.compile(rf"\b{_PHRASES['turned']}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
