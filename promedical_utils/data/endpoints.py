@@ -157,6 +157,8 @@ class Endpoint:
         return answers
 
     def _answer(self, index: int, request: Request, read) -> Answer:
+        import openai  # slow to load, and a run without endpoints needs none
+
         reason = ""
         for attempt in range(ASKS):
             body = self._body(request, attempt)  # without the address, which may move, and the key
@@ -164,8 +166,8 @@ class Endpoint:
             key = hashlib.sha256(named.encode()).hexdigest()
             try:
                 stored = self.answers.get(key) or self._fetch(body, key)
-            except _Unanswered as error:
-                return Answer(None, str(error), attempt + 1)
+            except openai.APIError as error:
+                return Answer(None, self._failure(error), attempt + 1)
             try:
                 content = content_of(*stored, request.schema)
                 return Answer(read(index, content) if read else content, asks=attempt + 1)
@@ -195,11 +197,9 @@ class Endpoint:
     def _fetch(self, body: dict, key: str) -> tuple[str, str]:
         """One request, whose answer is stored; a body without a completion is an empty one.
 
-        The client tries again by itself, after a growing wait or the one that the server asks for.
-        ``_Unanswered`` where that was in vain, KitError where no request could be answered.
+        The client tries again by itself, after a growing wait or the one that the server asks for;
+        its error where that was in vain.
         """
-        import openai  # slow to load, and a run without endpoints needs none
-
         request = json.dumps(body, ensure_ascii=False)
         size = len(request.encode())
         with self._taken(size // 2 + body["max_tokens"]):  # two bytes a token: on the safe side
@@ -209,8 +209,6 @@ class Endpoint:
                 text, finish = choice.message.content or "", choice.finish_reason or ""
             except NO_COMPLETION:
                 response, text, finish = None, "", ""
-            except openai.APIError as error:
-                raise self._failure(error) from None
             used = getattr(response, "usage", None)
             prompt = getattr(used, "prompt_tokens", None) or size // 4
             completion = getattr(used, "completion_tokens", None) or len(text.encode()) // 4
@@ -218,17 +216,17 @@ class Endpoint:
             self.answers.put(key, *asked, text, finish, prompt, completion)
         return self.answers.get(key)  # the stored one, if two asked the same at once
 
-    def _failure(self, error: Exception) -> Exception:
-        """An error of the client as an end to all requests, or to this one."""
+    def _failure(self, error: Exception) -> str:
+        """Why a request has no answer; KitError where no other one would have one."""
         status = getattr(error, "status_code", None)  # None: no connection, or a time-out
         if status in NEVER:
             key = self.settings.key or "none is configured"
-            return KitError(
+            raise KitError(
                 f"role {self.role}: HTTP {status} from the endpoint for model "
                 f"{self.settings.model!r}; check endpoint, model and the key's variable ({key})"
-            )
+            ) from None
         what = f"HTTP {status}" if status else type(error).__name__
-        return _Unanswered(f"{what}: {str(error)[:200].replace(self._client.api_key, '***')}")
+        return f"{what}: {str(error)[:200].replace(self._client.api_key, '***')}"
 
     @contextmanager
     def _taken(self, expected: int):
@@ -250,10 +248,6 @@ class Endpoint:
         finally:
             with self._guard:
                 self._reserved -= expected
-
-
-class _Unanswered(Exception):
-    """A request without an answer, and why."""
 
 
 def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseModel | str:
