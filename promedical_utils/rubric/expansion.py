@@ -25,7 +25,7 @@ def outcomes(groups: Iterable[Group]) -> pd.DataFrame:
             labels = Counter(met(group, answer.id, c) for answer in group.judged)
             comparisons, pairs = comb(len(verdicts), 2), labels[True] * labels[False]
             ties = {"both_met": comb(labels[True], 2), "both_not_met": comb(labels[False], 2)}
-            row = {"instruction_id": group.instruction.id, "criterion_id": c.id}
+            row: dict = {"instruction_id": group.instruction.id, "criterion_id": c.id}
             row |= {"dimension": c.dimension, "kind": c.kind, "criteria": 1}
             row |= {"verdicts": len(verdicts), "unknown": verdicts.count("unknown")}
             row |= {"comparisons": comparisons, "pairs": pairs, **ties}

@@ -43,7 +43,7 @@ class Group:
     @property
     def rubric(self) -> Rubric:
         """The criteria as a rubric; checked where they were made, so not once more."""
-        fields = {"instruction_id": self.instruction.id, "criteria": list(self.criteria)}
+        fields: dict = {"instruction_id": self.instruction.id, "criteria": list(self.criteria)}
         return Rubric.model_construct(**fields, status="gold", round=0)
 
     @property

@@ -63,11 +63,8 @@ def is_met(verdict: str, dimension: str) -> bool | None:
 
 
 def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
-    """Scores of one response from its verdicts, ``{criterion id: met | not_met | unknown}``.
-
-    Only ``met`` earns anything; a safety criterion that is not plainly met (unknown, missing,
-    anything else) is a violation (``is_met``).
-    """
+    """Scores of one response from its verdicts, ``{criterion id: met | not_met | unknown}``: what
+    is not plainly met (or missing) earns nothing, and on safety it is a violation (``is_met``)."""
     s1, s2, s3 = _sums(rubric, _met(rubric, verdicts))
     bonus = sum(c.dimension == "excellence" for c in rubric.criteria)
     return Scores(s1, int(s2), int(s3), bonus)
