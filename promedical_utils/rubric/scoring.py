@@ -161,9 +161,8 @@ def rar_explicit(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     RaR phrases a pitfall so that *met* is good, as the kit its safety criteria; an unknown one
     earns nothing.
     """
-    met = _met(rubric, verdicts)
     weights = {name: RAR[importance] for name, importance in rar_importance(rubric).items()}
-    return math.fsum(w for name, w in weights.items() if met[name]) / math.fsum(weights.values())
+    return _share_of(weights, rubric, verdicts)
 
 
 def rar_importance(rubric: Rubric) -> dict[str, str]:
@@ -213,7 +212,7 @@ def healthbench_points(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     return _share_of(points, rubric, verdicts)
 
 
-def _share_of(points: Mapping[str, int], rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+def _share_of(points: Mapping[str, float], rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     """``points_share``: what gives points applies if plainly met, what takes them if not."""
     met = _met(rubric, verdicts)
     return points_share(points.values(), [met[name] == (n > 0) for name, n in points.items()])
@@ -232,8 +231,7 @@ def points_share(points: Iterable[float], applies: Iterable[bool]) -> float:
 
 def mean_met(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     """The share of the criteria that are met, whatever their dimension and weight."""
-    met = _met(rubric, verdicts)
-    return sum(met.values()) / len(met)
+    return _share_of({c.id: 1 for c in rubric.criteria}, rubric, verdicts)
 
 
 Rule = Callable[[Rubric, Mapping[str, str]], float]
