@@ -261,7 +261,7 @@ class VetoReward(RubricReward):
                 return [-self.terms["lam"] * answer.expected for answer in judged]
             return scoring.ranks([-answer.expected for answer in judged])
         if self.form == "ranked":
-            return scoring.lexicographic_ranks([answer.scores for answer in judged])
+            return scoring.ranks([answer.scores.key for answer in judged])
         return [self.value(answer) for answer in judged]
 
 
