@@ -90,12 +90,9 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
         if len(answers) > 1 and not full:
             drawn[group.instruction.source] += 1
             groups.append(replace(group, candidates=tuple(answers[:ANSWERS])))
-    instructions = [
-        g.instruction.model_copy(update={"category": g.instruction.source}) for g in groups
-    ]
-    samples, criteria = benches.from_records(
-        instructions, data.condition_of, data.rubrics, frozenset()
-    )
+    asked, condition_of = [g.instruction for g in groups], data.condition_of
+    samples, criteria = benches.from_records(asked, condition_of, data.rubrics, frozenset())
+    samples["category"] = [instruction.source for instruction in asked]
     kinds = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
     verdicts, pairs, grades = [], [], []
     for group in groups:
@@ -168,10 +165,9 @@ def _predict(
         rm = reward_model.load(run / "reward" / name)
         swapped = find(name).swapped  # whose text may be longer than what answers were cut for
         scores = rm.score_groups(as_read(find(name), data, groups), shorten=swapped)
-        scores = benches.predictions(name, scores, criteria, rm.calibration)
-        predicted.append(scores)
+        predicted.append(benches.predictions(name, scores, criteria, rm.calibration))
         if name == "criterion":
-            predicted += ruled(scores, groups)
+            predicted += ruled(predicted[-1], groups)
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
     for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):
         path = run / "bench" / f"{name}.parquet"

@@ -49,12 +49,8 @@ def grade_policies(profile: Profile, run: Path) -> None:
         raise KitError(
             "HealthBench: no row has a conversation and all its criteria; read the whole set"
         )
-    asked = [
-        schemas.question(
-            f"healthbench-{row.prompt_id}", "healthbench", row.prompt, "health_conversation"
-        )
-        for row in rows
-    ]
+    source, kind = "healthbench", "health_conversation"
+    asked = [schemas.question(f"{source}-{r.prompt_id}", source, r.prompt, kind) for r in rows]
     roles, graded, finished = endpoints.of_profile(profile, run), [], {}
     folders = {"base": None, "grpo": run / "policy"}
     for system, answers in policies.answers_of(profile, run, folders, asked):
@@ -76,7 +72,14 @@ def grade_policies(profile: Profile, run: Path) -> None:
         raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
     write_frame(run / healthbench.GRADED, pd.DataFrame(graded))
     facts = {"prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished}
-    write_json(run / "healthbench/graded.json", facts | _provenance(profile, run))
+    card, as_read = schemas.CARDS[RUBRICS], schemas.as_first_read(RUBRICS)
+    facts |= {
+        "fingerprint": healthbench.fingerprint(profile, run),
+        "judge": profile.roles["judge"].model,
+        "packages": {name: version(name) for name in run_data.PACKAGES},
+        "source": {"file": card.file, "revision": card.revision, "as_first_read": as_read},
+    }
+    write_json(run / "healthbench/graded.json", facts)
 
 
 def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text: str) -> Task:
@@ -87,14 +90,3 @@ def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text
     )
     name = {"id": f"{system}-{instruction.id}", "instruction_id": instruction.id}
     return Task(instruction, criteria, Candidate(**name, generator=system, text=text or " "))
-
-
-def _provenance(profile: Profile, run: Path) -> dict:
-    """What the grades came from: policy and settings, judge, versions, the file that was read."""
-    card, as_read = schemas.CARDS[RUBRICS], schemas.as_first_read(RUBRICS)
-    return {
-        "fingerprint": healthbench.fingerprint(profile, run),
-        "judge": profile.roles["judge"].model,
-        "packages": {name: version(name) for name in run_data.PACKAGES},
-        "source": {"file": card.file, "revision": card.revision, "as_first_read": as_read},
-    }

@@ -126,12 +126,10 @@ def _truth(data: RunData, candidates: list[Candidate]) -> list[Verdict]:
     """What the clinic's grammar reads in every answer."""
     rows = []
     for answer in candidates:
-        i = answer.instruction_id
+        i, about = answer.instruction_id, {"candidate_id": answer.id, "judge": "truth"}
         known = clinic.facts(data.instruction_of[i].messages)
         read = clinic.gold(data.rubric_of[i].criteria, known, answer.text)
-        for c, verdict in read.items():
-            row = {"candidate_id": answer.id, "criterion_id": c, "judge": "truth"}
-            rows.append(Verdict(**row, verdict=verdict))
+        rows += [Verdict(**about, criterion_id=c, verdict=verdict) for c, verdict in read.items()]
     return rows
 
 
@@ -153,16 +151,16 @@ def _read_by(
     return rows
 
 
-def judge_errors(data: RunData, judge: str = "judge", expert: str = "truth") -> pd.DataFrame:
-    """Where a judge errs, by dimension, for ``figures.plot_judge_errors``.
+def judge_errors(data: RunData) -> pd.DataFrame:
+    """Where the judge errs, by dimension, for ``figures.plot_judge_errors``.
 
-    ``lenient``: of the verdicts that the expert finds not met, the share that the judge lets pass;
+    ``lenient``: of the verdicts that in truth are not met, the share that the judge lets pass;
     ``strict`` the other way round. Wilson intervals, 95 %. Unknown verdicts of either are left out.
     """
     dimension_of = {c.id: c.dimension for r in data.rubrics for c in r.criteria}
-    judged, counts = data.verdicts_of(judge), Counter()
-    for (answer, criterion), true in data.verdicts_of(expert).items():
-        counts[dimension_of[criterion], true, judged.get((answer, criterion))] += 1
+    judged, counts = data.verdicts_of("judge"), Counter()
+    for key, true in data.verdicts_of("truth").items():
+        counts[dimension_of[key[1]], true, judged.get(key)] += 1
     rows = []
     for dimension in records.DIMENSIONS:
         for error, right, wrong in (("lenient", "not_met", "met"), ("strict", "met", "not_met")):

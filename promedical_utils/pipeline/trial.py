@@ -69,8 +69,7 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
                 candidate = Candidate(id=short_hash(row.id, name), **about)
                 task = Task(instruction, tuple(rubric.criteria), candidate)
                 verdicts.update(_judged(roles, task))
-        outcomes = roles.outcomes() | {"writer": written}
-        table = _table(outcomes, asked, roles.answers.ledger())
+        table = _table(roles.outcomes() | {"writer": written}, asked, roles.answers.ledger())
         report = {"questions": asked["writer"], "of": len(rows), "left_out": left_out}
         report |= {"verdicts": verdicts, "model": profile.roles["judge"].model}
         passed = (time.monotonic() - start) / 60

@@ -49,12 +49,9 @@ class RealText(RewardModels):
         run takes over. Samples are numbers in them: no text and no id leaves."""
         made, held = bench.labelled_bench(profile, data)
         made.save(folder / "bench")
-        sets = {name: s for name, s in outside.sets(profile, folder) if name == OUTSIDE}
-        without = {name: replace(s, documents={}) for name, s in sets.items()}
+        mediqa, retrieved = dict(outside.sets(profile, folder))[OUTSIDE], {}
         report: dict = {"sets": {OUTSIDE: {"answers_cut": {}}}, "retrieval": {}}
-        longer = external.by_length(OUTSIDE, sets[OUTSIDE].questions)
-        lengths, retrieved = benches.length_scorer(held), {}
-
+        longer, lengths = external.by_length(OUTSIDE, mediqa.questions), benches.length_scorer(held)
         numbers = {
             column: {name: str(n) for n, name in enumerate(sorted({*own, *longer[column]}))}
             for column, own in made.samples[["instruction_id", "condition"]].items()
@@ -72,15 +69,15 @@ class RealText(RewardModels):
             parts = {t["slice"].partition(":")[0] for t in tests if name in (t["a"], t.get("b"))}
             # it reads a million tokens, so only where it is asked, and by one training of an arm
             if parts & {OUTSIDE, RETRIEVED} and seed == self.plan[name][0]:
-                own = sets if RETRIEVED in parts else without
+                own = mediqa if RETRIEVED in parts else replace(mediqa, documents={})
                 place = folder / "reward" / f"{name}-{seed}"
-                beyond += [_abroad(f"{name}-{seed}", place, profile, own, retrieved, report)]
+                beyond += [_abroad(place, profile, {OUTSIDE: own}, retrieved, report)]
             frames = [lengths, frame, *ruled(name, seed, frame, held)]
             rows = counted(frames, pd.concat(beyond))
             return rows[rows.system != "length"], row | {"outside": report}
 
         splits = [groups_of(data, "judge", split) for split in ("train", "calibration")]
-        asked = [repr((q.instruction.id, q.pairs)) for q in sets[OUTSIDE].questions]
+        asked = [repr((q.instruction.id, q.pairs)) for q in mediqa.questions]
         read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
 
         def untrained() -> tuple[pd.DataFrame, dict]:
@@ -91,8 +88,7 @@ class RealText(RewardModels):
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:
         """``results.rows_of`` each source alone, by its own labels."""
-        tally = benches.tally(made, predicted, ["adjudicated"], by="category")
-        tally = self.by_training(tally)
+        tally = self.by_training(benches.tally(made, predicted, ["adjudicated"], by="category"))
         beside = _beside_physicians(made, data, predicted)
         beside = Estimates.of_items(made.samples, results.KEY, beside)
         rows = pd.concat([results.rows_of(tally), results.rows_of(beside)], ignore_index=True)
@@ -118,7 +114,7 @@ class RealText(RewardModels):
                     for column, (metric, part) in self.shows["columns"].items():
                         at = system, metric, f"{source}: {part}", labels
                         row |= suffixed(column, cells.ends(at), 100, 2)
-                        row[f"n_{column}"] = cells.means.get(at, {}).get("n", 0)
+                        row[f"n_{column}"] = cells.n(at)
                     rows.append(row)
         frame = pd.DataFrame(rows)
         return frame[frame.filter(regex="^n_").sum(axis=1) > 0]
@@ -145,14 +141,14 @@ class RealText(RewardModels):
         return frame.assign(p_holm=adjusted.round(4), survives=survives)
 
 
-def _abroad(name: str, place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:
-    """Predictions of one model on the outside set, kept beside it."""
+def _abroad(place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:
+    """Predictions of the model in ``place`` on the outside set, kept beside it."""
     from promedical_utils.reward_model import model as reward_model  # late: loads torch
 
     rm = reward_model.load(place)
     stored = place / f"outside-{short_hash(rm.report['settings'], profile.retrieved)}.parquet"
     if not stored.exists():
-        parts = external.scored_by(name, rm, profile, sets, retrieved, report)
+        parts = external.scored_by(place.name, rm, profile, sets, retrieved, report)
         write_frame(stored, pd.concat(parts, ignore_index=True))
     return pd.read_parquet(stored)
 
@@ -161,10 +157,9 @@ def _outside(frame: pd.DataFrame) -> pd.DataFrame:
     """``results.rows_of`` pairs of the outside set, all and those whose shorter answer is right."""
     longer = frame[frame.system == "length"].set_index(outside.PAIR).prefers
     shorter = frame.set_index(outside.PAIR).index.map(longer).to_numpy() * frame.label < 0
-    system = frame.system.str.rsplit("-", n=1, expand=True).reindex(columns=[0, 1])
+    scorer, against = frame.system.str.partition("-"), frame["set"].map(real_sets.LABELS)
+    own = frame.assign(system=scorer[0], seed=scorer[2], metric="pairwise", against=against)
     part = frame["set"] + np.where(frame.retrieval, ", retrieved: ", ": ")
-    own = frame.assign(system=system[0], seed=system[1].fillna(""), metric="pairwise")
-    own = own.assign(against=own["set"].map(real_sets.LABELS))
     both = [own.assign(slice=part + "all"), own.assign(slice=part + "shorter")[shorter]]
     return pd.concat([results.rows_of(outside.estimates(f, results.KEY)) for f in both])
 
@@ -181,6 +176,6 @@ def _beside_physicians(made: Bench, data: RunData, predicted: pd.DataFrame) -> I
     yield ("physicians", "", *key), places, np.concatenate(pairs)
     for scorer, frame in predicted[predicted.criterion_id != ""].groupby("scorer", sort=False):
         met = frame.set_index(CELL).met.reindex(said.index).fillna(False).astype(bool)
-        system, _, seed = scorer.rpartition("-")
+        system, _, seed = scorer.partition("-")
         agreed = np.concatenate([said[name].eq(met) for name in PHYSICIANS])
-        yield (system or scorer, seed if system else "", *key), places, agreed
+        yield (system, seed, *key), places, agreed

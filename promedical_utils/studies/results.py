@@ -93,6 +93,10 @@ class Cells:
             else:
                 self.trained.setdefault(key, {})[row["seed"]] = row["value"]
 
+    def n(self, key: tuple) -> int:
+        """Items over all training seeds; 0 where there are none."""
+        return int(self.means.get(key, {"n": 0})["n"])
+
     def ends(self, key: tuple) -> tuple[float, float, float]:
         """(value, low, high) over all training seeds; NaN where there is none."""
         row = self.means.get(key, {})

@@ -65,16 +65,13 @@ class RewardModels(Study):
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            key = short_hash(read, self.settings_of(name), name, seed)
+            recipe = variants.RECIPES.get(name)  # a small system has none
+            key = short_hash(read, name if recipe is None else repr(recipe), name, seed)
             own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
             rows.append(own)
             models.append({"model": name, "seed": seed} | row)
         results.write_sums(out, pd.concat(rows, ignore_index=True))
         return models
-
-    def settings_of(self, name: str) -> str:
-        """What a training hangs on, besides the data and the profile."""
-        return repr(variants.find(name))
 
     def one(self, profile, folder, data, made, held, name, seed) -> tuple[pd.DataFrame, dict]:
         """Predictions of one model on the bench, and a row on its training."""
@@ -95,19 +92,19 @@ class RewardModels(Study):
         cells = {(metric, part) for metric, at in self.shows["slices"].items() for part in at}
         keys = {}
         for column, (scorer, *cell) in enumerate(tally.keys):
-            system, _, seed = scorer.rpartition("-")
             if tuple(cell[:2]) in cells:
-                keys[column] = (system or scorer, seed if system else "", *cell)
+                system, _, seed = scorer.partition("-")
+                keys[column] = (system, seed, *cell)
         return results.kept(tally, keys)
 
     def rows(self, cells: results.Cells, against: str, manifest: Mapping) -> pd.DataFrame:
         """A row a system, in percent: the means over its training seeds; a cell that it has no
         answer to is empty."""
-        models, rows = pd.DataFrame(manifest["models"]), []
+        rows = []
         for name in self.ordered(cells):
-            trained = models[models.model == name]
+            steps = [model["steps"] for model in manifest["models"] if model["model"] == name]
             row = {"system": self.shows["labels"][name], "labels": against}
-            row |= {"seeds": len(trained), "steps": int(trained.steps.max()) if len(trained) else 0}
+            row |= {"seeds": len(steps), "steps": max(steps, default=0)}
             rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
         return pd.DataFrame(rows)
 

@@ -111,27 +111,25 @@ class Study:
         for system in cells.systems:
             seeds = [len(each) for key, each in cells.trained.items() if key[0] == system]
             row = {"study": study, "variant": system, "labels": against}
-            row |= {"label": named.label.get(system, system)}
+            row["label"] = named.label.get(system, system)
             row |= {"remark": named.remark.get(system, ""), "seeds": max(seeds, default=1)}
-            columns = tables.OF_REWARD | tables.OF_POLICY
-            rows.append(row | cells.wide(system, columns, against))
+            rows.append(row | cells.wide(system, tables.OF_REWARD | tables.OF_POLICY, against))
         return pd.DataFrame(rows)
 
-    def note(self, manifest: Mapping, out: Path) -> str:
+    def note(self, profile: Profile) -> str:
         """What a reader must know of its values, under every table and figure."""
-        said = tables.note(profiles.of_manifest(manifest))
-        return " ".join(filter(None, (said, self.shows.get("note"))))
+        return " ".join(filter(None, (tables.note(profile), self.shows.get("note"))))
 
     def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:
         profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
-        said = self.note(manifest, out)
-        tables.save(frame, out, name, title, _sources(out), profile, said, facts)
+        note = self.note(profile)
+        tables.save(frame, out, name, title, _sources(out), profile, note, facts)
 
     def save_figure(self, plot, frame, out: Path, name: str, manifest: Mapping, *more) -> None:
         """``more``: files of ``out`` that it is drawn from, beside results.csv."""
-        facts = {"run": provenance.of_manifest(manifest)}
-        facts |= {"sources": tables.digests(_sources(out, *more))}
-        plotting.save(plot, frame, out, name, self.note(manifest, out), facts)
+        note, run = self.note(profiles.of_manifest(manifest)), provenance.of_manifest(manifest)
+        facts = {"run": run, "sources": tables.digests(_sources(out, *more))}
+        plotting.save(plot, frame, out, name, note, facts)
 
 
 def as_computed(profile: Profile) -> str:
@@ -148,11 +146,10 @@ def kept_part(out: Path, name: str, key: str, make: Callable) -> tuple[pd.DataFr
     machines. Writes part-<name>.parquet and .json, the latter last."""
     stem = f"part-{name}"
     for place in (out, project_root() / "papers_figures/studies" / out.name):
-        if (about := place / f"{stem}.json").exists():
-            facts = read_json(about, "of a study")
-            if facts["of"] == key:
-                rows = pd.read_parquet(place / f"{stem}.parquet")
-                break
+        about = place / f"{stem}.json"
+        if about.exists() and (facts := read_json(about, "of a study"))["of"] == key:
+            rows = pd.read_parquet(place / f"{stem}.parquet")
+            break
     else:
         code = {"kit": provenance.kit(), "processor": machine.processor()}
         rows, made = make()
