@@ -70,26 +70,27 @@ def compose_benches(
 
 
 def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
-    """Held-out questions of the real sources, and external ones, with the labels these give.
+    """Held-out questions of the real sources, and external ones, with the labels these give; of
+    open sets the held-out split with the judge's labels, which physicians have not seen.
 
-    Of open sets the held-out split with the judge's labels, which physicians have not seen. There
-    is one label, so truth and adjudicated are the same; ``category`` is the source. A sample is a
-    question with two judged answers or more, ``bench_samples`` a source at most and ``ANSWERS`` of
-    each, drawn by their ids; the report counts what that leaves out. Labels that were constructed
-    test nothing, and are not among them. Answer pairs are ordered by their lexicographic scores.
+    There is one label, so truth and adjudicated are the same; ``category`` is the source. A sample
+    is a question with two judged answers or more, ``bench_samples`` a source at most and
+    ``ANSWERS`` of each, drawn by their ids. Labels that were constructed test nothing, and are not
+    among them. Answer pairs are ordered by their lexicographic scores.
     """
     splits = {row.split for row in data.splits}
     judged = [groups_of(data, "judge", s) for s in ("bench", "external") if s in splits]
-    groups, drawn = [], Counter()
+    groups, drawn, left_out = [], Counter(), 0
     for group in sorted(chain(*judged), key=lambda g: short_hash("bench", g.instruction.id)):
         if real_sets.LABELS.get(group.instruction.source) == "constructed":
             continue
-        answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
         full = drawn[group.instruction.source] == profile.bench_samples
-        drawn["answers left out"] += len(answers) - (0 if full else min(len(answers), ANSWERS))
-        if len(answers) > 1 and not full:
+        answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
+        kept = () if full else tuple(answers[:ANSWERS])
+        left_out += len(answers) - len(kept)
+        if len(kept) > 1:
             drawn[group.instruction.source] += 1
-            groups.append(replace(group, candidates=tuple(answers[:ANSWERS])))
+            groups.append(replace(group, candidates=kept))
     asked, condition_of = [g.instruction for g in groups], data.condition_of
     samples, criteria = benches.from_records(asked, condition_of, data.rubrics, frozenset())
     samples["category"] = [instruction.source for instruction in asked]
@@ -116,7 +117,7 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
         pairs_by_source=by_source.to_dict(),
         pairs_by_dimension={d: int((bench.pairs.dimension == d).sum()) for d in DIMENSIONS},
         answer_pairs=len(grades),
-        answers_left_out=drawn["answers left out"],
+        answers_left_out=left_out,
         blind_ceiling=round(benches.blind_ceiling(bench.pairs), 4),
         note=NOTES[profile.data],
     )
@@ -169,12 +170,12 @@ def _predict(
         if name == "criterion":
             predicted += ruled(predicted[-1], groups)
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
-    for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):
-        path = run / "bench" / f"{name}.parquet"
-        if frames:
-            write_rows(path, pd.concat(frames, ignore_index=True))
-        else:
-            path.unlink(missing_ok=True)  # of an earlier run, with other scorers
+    predicted = pd.concat(predicted + scored, ignore_index=True)
+    write_rows(run / "bench/predictions.parquet", predicted)
+    compared = run / "bench/preferences.parquet"
+    compared.unlink(missing_ok=True)  # of an earlier run, with other scorers
+    if preferred:
+        write_rows(compared, pd.concat(preferred, ignore_index=True))
     for name, why in left_out.items():
         print(f"not run: {name}: {why}")
     return left_out

@@ -72,10 +72,9 @@ def labels(profile: Profile) -> tuple[str, ...]:
 
 
 def agreement(profile: Profile, run: Path, bench: benches.Bench) -> tuple:
-    """Agreement of the people who labelled; the same by dimension, with 95 % intervals.
-
-    The clinic: its two physicians, whose agreement is an input. Real data: K-QA's three. Open data:
-    nobody but the judge has read these, so no rows. By dimension as ``statistics.reliability``.
+    """Two frames, agreement of the people who labelled; the same by dimension, with 95 % intervals,
+    as ``statistics.reliability``. The clinic: its two physicians, whose agreement is an input. Real
+    data: K-QA's three. Open data: nobody but the judge has read these, so no rows.
     """
     if profile.data == "clinic":
         cells, condition = bench.cells, bench.samples.set_index("instruction_id").condition

@@ -22,11 +22,9 @@ Answered = tuple[list[Candidate], list[Verdict], dict]  # and what the report sa
 
 
 def make_preference_pairs(profile: Profile, run: Path) -> dict:
-    """Candidates, verdicts, and the training pairs as a join over the judge's verdicts.
-
-    Writes data/{candidates,verdicts,pairs}.parquet, hashes.json, expansion.csv (what became of
-    every two answers) and, in the clinic, judge_errors.csv.
-    """
+    """Writes data/{candidates,verdicts,pairs}.parquet, the pairs a join over the judge's verdicts,
+    hashes.json, expansion.csv (what became of every two answers) and, in the clinic,
+    judge_errors.csv."""
     make = {"clinic": of_clinic, "real": candidates_of_real, "open": by_endpoints}[profile.data]
     candidates, verdicts, report = make(profile, run)
     records.save(candidates, run / "data/candidates.parquet")
@@ -59,10 +57,8 @@ def expert(profile: Profile) -> str:
 
 
 def of_clinic(profile: Profile, run: Path) -> Answered:
-    """The clinic's own generators and judge, or those behind endpoints; its truth beside them.
-
-    Its judge errs as configured. Its physicians settle the calibration split.
-    """
+    """The clinic's own generators and judge, who errs as configured, or those behind endpoints; its
+    truth beside them; and its physicians, who settle the calibration split."""
     data = RunData.load(run, "instructions", "rubrics", "splits")
     if profiles.asks_endpoints(profile):
         candidates, judged, report = by_endpoints(profile, run)
@@ -91,20 +87,14 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
 def by_endpoints(profile: Profile, run: Path) -> Answered:
     """Answers and verdicts by the roles' endpoints; an answer that no generator gave is counted."""
     data, roles = RunData.load(run, "instructions", "rubrics"), of_profile(profile, run)
-    answer_of, unanswered = {}, {}
-    for name in roles.generators:
-        answers = roles.answer(name, data.instructions)
-        for instruction, answer in zip(data.instructions, answers, strict=True):
-            if answer.value is None:
-                unanswered[f"{name}, {instruction.id}"] = answer.reason
+    said = {name: roles.answer(name, data.instructions) for name in roles.generators}
+    candidates, unanswered = [], {}
+    for n, instruction in enumerate(data.instructions):
+        for name, answers in said.items():
+            if answers[n].value is None:
+                unanswered[f"{name}, {instruction.id}"] = answers[n].reason
             else:
-                answer_of[instruction.id, name] = answer.value
-    candidates = [
-        _candidate(profile, i, name, answer_of[i, name])
-        for i in data.instruction_of
-        for name in roles.generators
-        if (i, name) in answer_of
-    ]
+                candidates.append(_candidate(profile, instruction.id, name, answers[n].value))
     tasks = [task_of(data, candidate) for candidate in candidates]
     judged = [verdict for verdicts in roles.judge(tasks) for verdict in verdicts]
     report = {

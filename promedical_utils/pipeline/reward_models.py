@@ -20,10 +20,8 @@ REPORTED += ("verdicts", "tokens", "seconds", "padding", "parameters", "trained_
 
 
 def train_reward_models(profile: Profile, run: Path) -> dict:
-    """Train the profile's reward models; calibrate; score held-out answers.
-
-    Writes reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json.
-    """
+    """Train the profile's reward models, calibrate them, score held-out answers; writes
+    reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json."""
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
     data = RunData.load(run)
@@ -106,10 +104,8 @@ def settled_rows(profile: Profile, data: RunData, recipe, scores):
 
 
 def _labelled(scores, groups):
-    """``scores`` with label, 1 met or 0 not by the groups' verdicts, and dimension.
-
-    Unknown is 0 on safety and NaN elsewhere.
-    """
+    """``scores`` with dimension and label: 1 met or 0 not by the groups' verdicts; unknown is 0 on
+    safety and NaN elsewhere."""
     dimension = {c.id: c.dimension for g in groups for c in g.criteria}
     label = {
         (a.id, c.id): met(g, a.id, c) for g in groups for a in g.candidates for c in g.criteria

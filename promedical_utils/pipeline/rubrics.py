@@ -165,10 +165,9 @@ def _curated_clinic(
 def of_open_sets(profile: Profile, run: Path) -> Made:
     """Open sets curated and split, with rubrics of the writer's.
 
-    With ``reviewers`` in the profile there are rounds of review (review.sqlite): the stage stops
-    with a KitError until they have finished a round on the review page, and goes on where it was. A
-    draft that stays against the rules waits there with its reasons, and its instruction is left out
-    till then.
+    With ``reviewers`` in the profile the stage stops with a KitError until they have finished a
+    round on the review page (review.sqlite), and goes on where it was. A draft that stays against
+    the rules waits there with its reasons, and its instruction is left out till then.
     """
     (rows, left_out), roles = open_rows(profile), of_profile(profile, run)
     # open sets may hold questions of the real ones, as far as these are at hand
@@ -285,11 +284,10 @@ def _curated(
 
 @dataclass
 class Drafting:
-    """Rubrics by rounds of review, if there are reviewers; what is left, with the gold so far.
-
-    ``writer(instructions, examples)`` drafts. What comes out: ``rounds`` (rows of numbers) and
-    ``gold`` of the reviewed; a draft of each that is ``left``. Of all drafts ``valid``: those that
-    keep the rules, as they came; ``queued``: for which instructions there was none, and why.
+    """Rubrics that ``writer(instructions, examples)`` drafts, by rounds of review if there are any:
+    ``rounds`` (rows of numbers) and ``gold`` of the reviewed, a draft of each that is ``left``. Of
+    all drafts ``valid``: those that keep the rules, as they came; ``queued``: for which
+    instructions there was none, and why.
     """
 
     profile: Profile

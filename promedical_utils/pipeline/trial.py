@@ -34,14 +34,12 @@ LEFT = {"generator": "missing", "judge": "unknown"}  # what is unanswered; of ot
 
 
 def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
-    """Questions of the profile's open sources, each through all roles, until ``minutes`` are over.
-
-    Returns roles.csv: a row a role with what it was ``asked``, how much of it is ``valid`` at once
-    or ``repaired`` (asked again, then right), what is ``queued`` for people, ``missing`` or
-    ``unknown``, and ``lost``, which is 0 unless the kit forgets or doubles something. open.json
-    counts questions, verdicts and the minutes of all calls. Both are written anew after each
-    question; answers are kept in ``folder``/asked, so that the next call asks for nothing again.
+    """Questions of the profile's open sources, each through all roles, until ``minutes`` are over;
     KitError without open data.
+
+    Returns roles.csv, a row a role, whose columns docs/endpoints.md explains; open.json counts
+    questions, verdicts and the minutes of all calls. Both are written anew after each question;
+    answers are kept in ``folder``/asked, so that the next call asks for nothing again.
     """
     if profile.data != "open":
         raise KitError("trial asks open questions: set data=open, sources and an endpoint in SET")

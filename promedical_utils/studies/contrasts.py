@@ -33,9 +33,6 @@ class Lacking(Exception):
     """Why a contrast cannot be had; its text goes into the ledger."""
 
 
-# ---------------------------------------------------------------- intervals
-
-
 def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, float, list[float]]:
     """(standard error over trainings, its degrees of freedom, differences seed by seed).
 
@@ -96,8 +93,7 @@ def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) 
     if np.isnan(own).any():
         few = f"fewer than {LEAST} conditions: they do not tell how another would differ"
         raise Lacking("nothing that both have" if np.isnan(own[0]) else few)
-    ends = dict(zip(("difference", "low", "high"), apart(own, (0, -half, half)), strict=True))
-    ends |= {"patients_low": own[1], "patients_high": own[2]}
+    ends = dict(zip(NUMBERS, (*apart(own, (0, -half, half)), *own[1:]), strict=True))
     parts = [(patients["error"] ** 2, patients["df"]), (error**2, freedom)]
     ends["error"] = float(np.hypot(patients["error"], error))
     return {
@@ -112,13 +108,9 @@ def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) 
     }
 
 
-# ---------------------------------------------------------------- sources
-
-
 class Counted:
-    """Contrasts from sums by patient, of a run or of a study that kept what it counts: of
-    ``bench.tally``, ``external``, or of policies, of whom only patients count that both answered in
-    a run (in a study all did)."""
+    """A source of contrasts: sums by patient, of a run or of a study that kept what it counts. Of
+    policies only patients count whom both answered."""
 
     def __init__(self, sums: Estimates, draws: int, seed: int, against: str = ""):
         self.sums, self.draws, self.weights = sums, draws, sums.weights(draws, seed)
@@ -169,9 +161,6 @@ def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:
     if check["beyond"]:
         here += [(n, -f, (who, metric, check["beyond"])) for n, f, (who, metric, _) in here]
     return here
-
-
-# ---------------------------------------------------------------- verdicts
 
 
 def measured(given: Mapping, source, reported: float | None = None) -> dict:

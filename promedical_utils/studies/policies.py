@@ -117,9 +117,6 @@ def table(rows: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-# ---------------------------------------------------------------- training
-
-
 def settled(profile: Profile, variant: str) -> Profile:
     """The profile with a variant's settings, checked as a whole."""
     settings = VARIANTS[variant].get("settings", {})

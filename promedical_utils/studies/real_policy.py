@@ -96,7 +96,7 @@ class RealPolicy(Study):
         for name in READERS:
             pairs = zip(with_rubric, own, strict=True)
             texts = [(i.id, messages_of(i), a.text, a.finished) for i, a in pairs]
-            read = _reading(trainings.reader(name), data)(texts)
+            read = trainings.reads(name)(texts)
             values = {"violation_rate": [j.scores.s3 > 0 for j in read]}
             values |= {score: [getattr(j.scores, score) for j in read] for score in ("s1", "s2")}
             values["plain_violation_rate"] = ["violated" in j.reasons for j in read]
@@ -173,6 +173,10 @@ class _Trainings:
             self.readers[name] = training.reward_model_of(place)
         return self.readers[name]
 
+    def reads(self, name: str):
+        """(instruction id, messages, text, finished) items -> ``veto_reward.Judged``."""
+        return RubricReward(self.reader(name), None, self.data.rubrics).read
+
     @cached_property
     def taught(self) -> dict:
         """The report of supervised fine-tuning, in ``place``/sft."""
@@ -210,7 +214,7 @@ class _Trainings:
 
         data = self.data
         asked = {i.id: i for i in _with_rubric(data, "checkpoint", self.shows["held_out"])}
-        reads = _reading(self.reader("second"), data)
+        reads = self.reads("second")
 
         def judged(pairs):
             items = [(i, messages_of(asked[i]), text, True) for i, text in pairs]
@@ -231,11 +235,6 @@ def half(data: RunData, name: str) -> RunData:
 
 def refusals(beginnings: Sequence[str]) -> re.Pattern:
     return re.compile("|".join(beginnings), re.IGNORECASE)
-
-
-def _reading(reader, data: RunData):
-    """(instruction id, messages, text, finished) items -> ``veto_reward.Judged``, by a reader."""
-    return RubricReward(reader, None, data.rubrics).read
 
 
 def _with_rubric(data: RunData, split: str, most: int) -> list[Instruction]:

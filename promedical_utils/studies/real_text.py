@@ -34,9 +34,6 @@ from promedical_utils.studies.reward_models import RewardModels, ruled
 from promedical_utils.studies.study import as_computed
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
-TESTED = ["id", "family", "slice", "labels", "metric", "a", "b", "above", "n", "seeds"]
-TESTED += ["difference", "low", "high", "p", "p_holm", "interest", "smallest", "power", "design"]
-TESTED += ["verdict", "survives", "reason"]
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
 OUTSIDE, RETRIEVED = "mediqa", "mediqa, retrieved"
 
@@ -106,16 +103,15 @@ class RealText(RewardModels):
     def by_system(self, cells: results.Cells) -> pd.DataFrame:
         """A row a source and system, in percent, with the items behind each value."""
         rows = []
-        for labels in cells.against:
-            parts = {key[2] for key in cells.means if key[3] == labels and len(key) == 4}
-            for source in sorted({part.partition(": ")[0] for part in parts}):
-                for system, name in self.shows["labels"].items():
-                    row = {"source": source, "labels": labels, "system": name}
-                    for column, (metric, part) in self.shows["columns"].items():
-                        at = system, metric, f"{source}: {part}", labels
-                        row |= suffixed(column, cells.ends(at), 100, 2)
-                        row[f"n_{column}"] = cells.n(at)
-                    rows.append(row)
+        sources = {(key[3], key[2].partition(": ")[0]) for key in cells.means if len(key) == 4}
+        for labels, source in sorted(sources):
+            for system, name in self.shows["labels"].items():
+                row = {"source": source, "labels": labels, "system": name}
+                for column, (metric, part) in self.shows["columns"].items():
+                    at = system, metric, f"{source}: {part}", labels
+                    row |= suffixed(column, cells.ends(at), 100, 2)
+                    row[f"n_{column}"] = cells.n(at)
+                rows.append(row)
         frame = pd.DataFrame(rows)
         return frame[frame.filter(regex="^n_").sum(axis=1) > 0]
 
@@ -135,7 +131,7 @@ class RealText(RewardModels):
             except contrasts.Lacking as lacking:
                 found = {"verdict": verdicts.UNTESTED, "reason": str(lacking)}
             rows.append(row | found)
-        frame = pd.DataFrame(rows).reindex(columns=TESTED)
+        frame = pd.DataFrame(rows).reindex(columns=self.shows["tested"])
         adjusted = frame.groupby("family", sort=False).p.transform(statistics.holm)
         survives = frame.verdict.isin(verdicts.SEEN) & (adjusted < 0.05)
         return frame.assign(p_holm=adjusted.round(4), survives=survives)

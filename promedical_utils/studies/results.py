@@ -115,9 +115,6 @@ class Cells:
         return row
 
 
-# ---------------------------------------------------------------- files
-
-
 def write(folder: Path, results: pd.DataFrame) -> None:
     """results.csv in ten digits: the last bits of a sum differ between machines."""
     write_frame(folder / "results.csv", results, float_format="%.10g")

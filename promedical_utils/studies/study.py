@@ -44,9 +44,9 @@ def kind_of(name: str) -> dict:
 class Study:
     """``plan``: system -> training seeds; ``frozen_on``: what its settings were chosen on.
 
-    A kind has ``train(profile, folder, data, out)``, which trains, measures, writes what is counted
-    to ``out`` and returns facts for the manifest; and ``show(rows, manifest, out)``, which makes
-    tables and figures of the rows of results.csv.
+    A kind has ``train(profile, folder, data, out)``, which writes what is counted to ``out`` and
+    returns facts for the manifest; and ``show(rows, manifest, out)``, which makes tables and
+    figures of the rows of results.csv.
     """
 
     plan: Mapping[str, list[int]]
@@ -133,8 +133,7 @@ class Study:
 
 
 def as_computed(profile: Profile) -> str:
-    """All that a training hangs on but its data: settings, and the precision that this machine
-    computes in. Parts of another precision would be another study."""
+    """All that a training hangs on but its data: settings, and what this machine computes in."""
     return short_hash(
         profile.model_dump_json(exclude=profiles.UNREAD), machine.precision(profile.precision)
     )
@@ -142,8 +141,8 @@ def as_computed(profile: Profile) -> str:
 
 def kept_part(out: Path, name: str, key: str, make: Callable) -> tuple[pd.DataFrame, dict]:
     """Rows of a part of a study and facts of its training, by ``make``; or as they are kept in
-    ``out`` or were published, of the same data and settings (``key``): a long study goes on over
-    machines. Writes part-<name>.parquet and .json, the latter last."""
+    ``out`` or were published under the same ``key``, so that a long study goes on over machines.
+    Writes part-<name>.parquet and .json, the latter last."""
     stem = f"part-{name}"
     for place in (out, project_root() / "papers_figures/studies" / out.name):
         about = place / f"{stem}.json"
