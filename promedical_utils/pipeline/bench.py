@@ -18,6 +18,7 @@ from promedical_utils.core.workspace import short_hash, write_rows
 from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
+from promedical_utils.evaluation.bench import LABELS, Bench
 from promedical_utils.evaluation.scorers import controls as plain
 from promedical_utils.evaluation.scorers import roster
 from promedical_utils.pipeline.reward_models import as_read
@@ -49,9 +50,7 @@ def make_bench(profile: Profile, run: Path) -> dict:
     return bench.report
 
 
-def compose_benches(
-    profile: Profile, data: RunData
-) -> tuple[benches.Bench, benches.Bench, list[Group]]:
+def compose_benches(profile: Profile, data: RunData) -> tuple[Bench, Bench, list[Group]]:
     """The clinic's bench, adjudicated double-blind; the safety-rich one of the same samples, with
     the careless generator's answers beside the others'; their groups with the true verdicts."""
     groups = groups_of(data, "truth", "bench")
@@ -69,7 +68,7 @@ def compose_benches(
     return bench, rich, groups
 
 
-def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
+def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]:
     """Held-out questions of the real sources, and external ones, with the labels these give; of
     open sets the held-out split with the judge's labels, which physicians have not seen.
 
@@ -102,13 +101,13 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
             for criterion in group.criteria:
                 ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
                 label = group.verdicts[answer.id, criterion.id]
-                verdicts.append(ids | dict.fromkeys(benches.LABELS, label))
+                verdicts.append(ids | dict.fromkeys(LABELS, label))
         for pair in criterion_pairs(group):
             pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})
         for chosen, rejected in preferences(group):
             ids = about | {"a_id": chosen, "b_id": rejected}
-            grades.append(ids | dict.fromkeys(benches.LABELS, 1))
-    bench = benches.Bench(samples, criteria, *map(pd.DataFrame, (verdicts, pairs, grades)), {})
+            grades.append(ids | dict.fromkeys(LABELS, 1))
+    bench = Bench(samples, criteria, *map(pd.DataFrame, (verdicts, pairs, grades)), {})
     source_of = samples.set_index("instruction_id").category
     by_source = bench.pairs.instruction_id.map(source_of).value_counts().sort_index()
     bench.report.update(
@@ -124,9 +123,7 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
     return bench, groups
 
 
-def controls(
-    profile: Profile, run: Path, data: RunData, groups: Sequence[Group]
-) -> list[pd.DataFrame]:
+def controls(profile: Profile, run: Path, data: RunData, groups: Sequence[Group]) -> list:
     """Predictions of scorers that have learned nothing or next to nothing, first those that are
     shown the criterion."""
     train, held = (groups_of(data, "judge", split) for split in ("train", "calibration"))
@@ -152,13 +149,9 @@ def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame
     return [scorers.predict(rule, groups)[0] for rule in rules]
 
 
-def _predict(
-    profile: Profile, run: Path, data: RunData, groups: list[Group], criteria: pd.DataFrame
-) -> dict[str, str]:
-    """Let every scorer predict on the ``groups``; returns those that could not, {name: why}.
-
-    Writes bench/predictions.parquet, and bench/preferences.parquet where some compare two answers.
-    """
+def _predict(profile: Profile, run: Path, data: RunData, groups: list[Group], criteria) -> dict:
+    """Let every scorer predict on the ``groups``; those that could not, {name: why}. Writes
+    bench/predictions.parquet, and bench/preferences.parquet where some compare two answers."""
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
     predicted = controls(profile, run, data, groups)

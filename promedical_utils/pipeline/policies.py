@@ -1,6 +1,6 @@
 """Notebook 05: the policy aligned by the gated reward, and answers of base and policy judged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +8,7 @@ import pandas as pd
 from promedical_utils import clinic
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Candidate, Instruction
+from promedical_utils.core.records import Candidate
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame
 from promedical_utils.evaluation import testbed
@@ -138,17 +138,14 @@ def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mappi
     return tuple(pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
 
 
-def answers_of(
-    profile: Profile, run: Path, folders: Mapping, asked: Sequence[Instruction]
-) -> Iterator[tuple[str, list]]:
-    """(name, answers) of the policy in each of the ``folders``, by name; None is the base."""
+def answers_of(profile: Profile, run: Path, folders: Mapping, asked) -> Iterator[tuple[str, list]]:
+    """(name, answers to the instructions) of the policy in each of the ``folders``; None is the
+    base."""
     for name, folder in folders.items():
         yield name, answers_by(folder, base_path(profile, run), profile, asked)
 
 
-def answers_by(
-    folder: Path | None, base: Path | str, profile: Profile, asked: Sequence[Instruction]
-) -> list:
+def answers_by(folder: Path | None, base: Path | str, profile: Profile, asked) -> list:
     """Answers of the policy in ``folder``, or of its base alone; the model is then let go."""
     from promedical_utils.policy import model as policies  # these load torch
     from promedical_utils.reward_model import hub

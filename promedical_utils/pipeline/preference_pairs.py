@@ -129,10 +129,8 @@ def judge_of(profile: Profile, verdicts: Iterable[Verdict], kinds: dict[str, str
     return people.Judge.fit(profile.judge_agreement, true, clinic.RISKS, profile.seed)
 
 
-def _read_by(
-    reader: people.Judge | people.Panel, name: str, data: RunData, truth: Iterable[Verdict]
-) -> list[Verdict]:
-    """What a judge or a panel says where the truth is ``truth``."""
+def _read_by(reader, name: str, data: RunData, truth: Iterable[Verdict]) -> list[Verdict]:
+    """What a judge or a panel of ``people`` says where the truth is ``truth``."""
     rows = []
     for v in truth:
         kind = data.criterion_kinds[v.criterion_id]

@@ -46,9 +46,7 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
     return report
 
 
-def train_reward_model(
-    profile: Profile, run: Path, data: RunData, recipe, folder: Path, seed=None
-) -> dict:
+def train_reward_model(profile, run: Path, data: RunData, recipe, folder: Path, seed=None) -> dict:
     """Train one recipe on the run's training split into ``folder``; its report, with what half
     precision rounds away on the calibration split."""
     from promedical_utils.reward_model import model as reward_model  # these two load torch

@@ -116,9 +116,7 @@ def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], show
     return Written(drafts, [], 0)
 
 
-def _curated_clinic(
-    profile: Profile, run: Path, w: clinic.World, roles: Roles | None
-) -> tuple[set[str], dict]:
+def _curated_clinic(profile: Profile, run: Path, w: clinic.World, roles) -> tuple[set[str], dict]:
     """Which training instructions come through curation of the raw pool; the report, by truth."""
     train = w.ids("train")
     rows, truth = pool.raw(w, train, profile.seed)
@@ -264,9 +262,7 @@ def _asking(roles: Roles) -> tuple[Callable, Callable]:
     return partial(ask, roles.screen), classify
 
 
-def _curated(
-    profile: Profile, run: Path, rows: list[RawInstruction], bench: dict[str, str], *asking
-) -> tuple[filters.Curated, dict]:
+def _curated(profile: Profile, run: Path, rows, bench, *asking) -> tuple[filters.Curated, dict]:
     """What curation makes of ``rows``, and the report; writes funnel.csv and left_out.parquet."""
     made = filters.curate(rows, bench, *asking, profile)
     write_frame(run / "data/funnel.csv", made.funnel)
@@ -305,9 +301,8 @@ class Drafting:
         p = self.profile
         if reviewing:
             sizes = {"size": p.review_batch, "blind": p.review_blind, "controls": p.review_controls}
-            for row, corrected in review.rounds(
-                ids, self.write, reviewing, target=p.rubric_pass_rate, seed=p.seed, **sizes
-            ):
+            sizes |= {"target": p.rubric_pass_rate, "seed": p.seed}
+            for row, corrected in review.rounds(ids, self.write, reviewing, **sizes):
                 self.rounds.append(row)
                 self.gold |= {r.instruction_id: r for r in corrected}
         left = [i for i in ids if i not in self.gold]

@@ -77,9 +77,7 @@ def sample(groups: Sequence[Group], most: int) -> list[Group]:
     return kept
 
 
-def _followed(
-    name: str, arm: Mapping, profile: Profile, place: Path, data: RunData, held: Sequence[Group]
-) -> tuple[pd.DataFrame, dict]:
+def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunData, held):
     """Train one arm on a base of its own, and count the held-out pairs whenever it has read as much
     as ``arm`` says; the rows, and how many thousand tokens it read."""
     from transformers import TrainerCallback  # late: loads torch, and drawing does without

@@ -78,9 +78,7 @@ class RealPolicy(Study):
         scores = trainings.reader("second").score_groups(groups, shorten=True).assign(read="")
         return results.rows_of(learning_curve.counted("second reader", scores, groups, data)), {}
 
-    def answered(
-        self, trainings: "_Trainings", system: str, seed: int, asked: tuple
-    ) -> tuple[pd.DataFrame, dict]:
+    def answered(self, trainings: "_Trainings", system: str, seed: int, asked: tuple) -> tuple:
         """Rows of what a policy answers to questions with a rubric and to harmless ones; and facts
         of its training, with the first of the latter answers."""
         from promedical_utils.policy.generation import messages_of  # loads torch
@@ -121,9 +119,8 @@ class RealPolicy(Study):
         self.save_table(self.by_measure(cells), out, "table", self.title, manifest)
         curves = pd.read_parquet(out / more[0])
         runs = "seed " + curves.seed.astype(str) + ("" if measured else ": no measurement")
-        self.save_figure(
-            drawing.plot_second_reader, curves.assign(run=runs), out, "curve", manifest, more[0]
-        )
+        curves = curves.assign(run=runs)
+        self.save_figure(drawing.plot_second_reader, curves, out, "curve", manifest, more[0])
         beside = pd.read_csv(out / more[1], keep_default_na=False)
         title = f"Answers side by side to {len(beside)} {MEDQUAD}"
         self.save_table(beside, out, "beside", title, manifest)

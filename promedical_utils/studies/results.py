@@ -35,9 +35,7 @@ def kept(sums: Estimates, keys: Mapping[int, tuple]) -> Estimates:
     return Estimates(sums.samples, KEY, list(keys.values()), hits, counts)
 
 
-def count(
-    sums: Estimates, others: Sequence[str], ratios: Sequence[str], draws: int, seed: int
-) -> pd.DataFrame:
+def count(sums: Estimates, others: Sequence[str], ratios, draws: int, seed: int) -> pd.DataFrame:
     """All rows of ``sums``, whose keys are ``KEY``; the seed of what was not trained is "".
 
     Each system less ``others``, by training seeds of both and over all; ``ratios``: metrics of
@@ -102,9 +100,7 @@ class Cells:
         row = self.means.get(key, {})
         return tuple(float(row.get(name, np.nan)) for name in ("value", "low", "high"))
 
-    def wide(
-        self, system: str, columns: Mapping, against: str, prefix: str = "", digits=None
-    ) -> dict[str, float]:
+    def wide(self, system: str, columns: Mapping, against: str, prefix="", digits=None) -> dict:
         """Columns with _low and _high in the units of people, of metric, slice and, if it is no
         value, how and other."""
         row = {}

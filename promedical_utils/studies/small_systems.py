@@ -51,9 +51,7 @@ OUTPUTS = {"pair_rm": None, "verifier": 2}  # of a score head; a pair RM answers
 warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
 
 
-def train(
-    name: str, groups: Sequence[Group], base: Path | str, out: Path, *, profile, seed: int
-) -> dict:
+def train(name: str, groups: Sequence[Group], base, out: Path, *, profile, seed: int) -> dict:
     """Train system ``name`` into ``out``, a whole fp32 model; its report is the file written last.
 
     As ``training.train``, also in what it does with a finished or an interrupted ``out``. KitError

@@ -15,19 +15,9 @@ from typing import ClassVar
 
 import pandas as pd
 
-from promedical_utils.core import machine, plotting, profiles, provenance, run_data
+from promedical_utils.core import machine, plotting, profiles, provenance, run_data, workspace
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import (
-    KitError,
-    project_root,
-    read_json,
-    read_yaml,
-    short_hash,
-    shown,
-    write_json,
-    write_rows,
-)
 from promedical_utils.report import tables
 from promedical_utils.studies import results
 
@@ -37,7 +27,7 @@ STUDIES = Path(__file__).parent
 @cache
 def kind_of(name: str) -> dict:
     """What ``studies/kinds/<name>.yaml`` says: labels, comparisons and columns of a kind."""
-    return read_yaml(STUDIES / f"kinds/{name}.yaml")
+    return workspace.read_yaml(STUDIES / f"kinds/{name}.yaml")
 
 
 @dataclass(frozen=True)
@@ -63,24 +53,24 @@ class Study:
         """Train, count and draw; the rows of results.csv. ``folder`` holds the data and the base of
         notebooks 00 to 02. KitError for data of another kind, or an unknown system."""
         if profile.data != self.data:
-            raise KitError(
+            raise workspace.KitError(
                 f"study of {self.title.lower()}: its data are {self.data}, those of profile "
                 f"{profile.name} are {profile.data}"
             )
         for name in set(self.plan) - set(self.known()):
             choice = ", ".join(self.known())
-            raise KitError(f"unknown system {name!r} of a study: choose one of {choice}")
+            raise workspace.KitError(f"unknown system {name!r} of a study: choose one of {choice}")
         facts = self.train(profile, folder, run_data.RunData.load(folder), out)
         manifest = run_data.manifest(profile, folder) | {"plan": dict(self.plan)}
         manifest |= facts | ({"frozen_on": self.frozen_on} if self.frozen_on else {})
         rows = self.draw(manifest, out)
-        write_json(out / "manifest.json", manifest)
-        print(f"-> {shown(out)}")
+        workspace.write_json(out / "manifest.json", manifest)
+        print(f"-> {workspace.shown(out)}")
         return rows
 
     def redraw(self, folder: Path) -> None:
         """Results, tables and figures of a published study again; nothing is trained."""
-        self.draw(read_json(folder / "manifest.json", "of a study (make study)"), folder)
+        self.draw(workspace.read_json(folder / "manifest.json", "of a study (make study)"), folder)
 
     def draw(self, manifest: Mapping, out: Path) -> pd.DataFrame:
         """Results, counted from what the study kept, and their show."""
@@ -134,7 +124,7 @@ class Study:
 
 def as_computed(profile: Profile) -> str:
     """All that a training hangs on but its data: settings, and what this machine computes in."""
-    return short_hash(
+    return workspace.short_hash(
         profile.model_dump_json(exclude=profiles.UNREAD), machine.precision(profile.precision)
     )
 
@@ -144,17 +134,17 @@ def kept_part(out: Path, name: str, key: str, make: Callable) -> tuple[pd.DataFr
     ``out`` or were published under the same ``key``, so that a long study goes on over machines.
     Writes part-<name>.parquet and .json, the latter last."""
     stem = f"part-{name}"
-    for place in (out, project_root() / "papers_figures/studies" / out.name):
+    for place in (out, workspace.project_root() / "papers_figures/studies" / out.name):
         about = place / f"{stem}.json"
-        if about.exists() and (facts := read_json(about, "of a study"))["of"] == key:
+        if about.exists() and (facts := workspace.read_json(about, "of a study"))["of"] == key:
             rows = pd.read_parquet(place / f"{stem}.parquet")
             break
     else:
         code = {"kit": provenance.kit(), "processor": machine.processor()}
         rows, made = make()
         facts = {"of": key, **code, "training": made}
-    write_rows(out / f"{stem}.parquet", rows)
-    write_json(out / f"{stem}.json", facts)
+    workspace.write_rows(out / f"{stem}.parquet", rows)
+    workspace.write_json(out / f"{stem}.json", facts)
     return rows, facts["training"]
 
 
