@@ -225,8 +225,7 @@ def open_rows(profile: Profile) -> tuple[list[RawInstruction], dict]:
 
 
 def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitRow]:
-    """Splits of the profile's sizes by the hash of the id, held-out ones first; train gets the
-    rest."""
+    """Splits of the profile's sizes by the hash of the id, held-out ones first."""
     names = ["bench"] * profile.bench_samples
     names += ["calibration"] * profile.calibration_instructions
     names += ["checkpoint"] * profile.checkpoint_instructions

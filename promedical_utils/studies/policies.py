@@ -130,8 +130,7 @@ def place(folder: Path, variant: str, seed: int) -> Path:
 
 def prepare_reward_model(profile, folder: Path, data: RunData, name: str, where: Path) -> None:
     """Train the recipe ``name`` into ``where`` and calibrate it, unless that is done."""
-    # late: loads torch, and drawing does without
-    from promedical_utils.reward_model import model as reward_model
+    from promedical_utils.reward_model import model as reward_model  # late: loads torch
 
     recipe = find(name)
     reward_models.train_reward_model(profile, folder, data, recipe, where)

@@ -72,10 +72,8 @@ def _parts(trained: Mapping[str, int]) -> dict[str, list[int]]:
 
 
 class Cells:
-    """Result rows by what they are of; a difference or a ratio is named by two parts more.
-
-    A key is (system, metric, slice, against), with (how, other) behind it for what is no value.
-    """
+    """Result rows by what they are of: (system, metric, slice, against), and of a difference or a
+    ratio (how, other) behind it."""
 
     def __init__(self, results: pd.DataFrame):
         self.systems = list(dict.fromkeys(results.system))
@@ -101,8 +99,8 @@ class Cells:
         return tuple(float(row.get(name, np.nan)) for name in ("value", "low", "high"))
 
     def wide(self, system: str, columns: Mapping, against: str, prefix="", digits=None) -> dict:
-        """Columns with _low and _high in the units of people, of metric, slice and, if it is no
-        value, how and other."""
+        """Values with _low and _high in the units of people; ``columns``: name -> metric, slice
+        and, of what is no value, how and other."""
         row = {}
         for column, (metric, part, *how) in columns.items():
             factor = 1 if OVER in how else FACTORS.get(metric, 100)

@@ -56,11 +56,9 @@ class RewardModels(Study):
         return {"models": models, "bench": made.report, "rich": rich.report}
 
     def trainings(self, out: Path, read: str, trained: Callable, untrained: Callable) -> list[dict]:
-        """The controls, and every training of the plan, each a part that a later run takes over
-        (``study.kept_part``), joined into sums.parquet of ``out``; a row on each training.
-
-        ``read``: what all of them hang on; ``trained`` (name, seed) and ``untrained`` make a part.
-        """
+        """The controls, and every training of the plan, each a ``kept_part``, joined into
+        sums.parquet of ``out``; a row on each training. ``read``: what all of them hang on;
+        ``trained`` (name, seed) and ``untrained`` make a part."""
         rows, models = [kept_part(out, "controls", read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
@@ -130,8 +128,7 @@ def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
     """Scores of ``held`` by the model in ``place``, kept under what they depend on."""
     stored = place / f"scores-{short_hash(report['settings'], digest(held))}.parquet"
     if not stored.exists():
-        # late: loads torch, and drawing does without
-        from promedical_utils.reward_model import model as reward_model
+        from promedical_utils.reward_model import model as reward_model  # late: loads torch
 
         write_frame(stored, reward_model.load(place).score_groups(held, shorten=True))
     return pd.read_parquet(stored)

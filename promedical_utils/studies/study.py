@@ -124,9 +124,8 @@ class Study:
 
 def as_computed(profile: Profile) -> str:
     """All that a training hangs on but its data: settings, and what this machine computes in."""
-    return workspace.short_hash(
-        profile.model_dump_json(exclude=profiles.UNREAD), machine.precision(profile.precision)
-    )
+    precision = machine.precision(profile.precision)
+    return workspace.short_hash(profile.model_dump_json(exclude=profiles.UNREAD), precision)
 
 
 def kept_part(out: Path, name: str, key: str, make: Callable) -> tuple[pd.DataFrame, dict]:
