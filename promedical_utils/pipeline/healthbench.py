@@ -35,13 +35,12 @@ def ensure_graded(profile: Profile, run: Path) -> dict:
 
 
 def grade_policies(profile: Profile, run: Path) -> None:
-    """Let base and aligned policy answer HealthBench and the judge grade every criterion.
+    """Let base and aligned policy answer ``policy_prompts`` prompts of HealthBench, and the judge
+    grade every criterion; KitError where nothing can be asked or the judge says nothing at all.
 
-    One answer each, sampled as everywhere from the profile's seed, to as many prompts as
-    ``policy_prompts`` says. The judge reads the criteria as they stand, a penalty too, all of an
-    answer in one request (kit's decision; HealthBench asks one by one). Writes
-    healthbench/graded.parquet, a row a criterion without any text, then graded.json. KitError where
-    nothing can be asked or the judge says nothing at all.
+    One answer each, sampled from the profile's seed. The judge reads the criteria as they stand, a
+    penalty too, all of an answer in one request (kit's decision; HealthBench asks one by one).
+    Writes healthbench/graded.parquet, a row a criterion without any text, then graded.json.
     """
     usable = healthbench.whole_rubrics(schemas.read(RUBRICS))
     rows = usable[: profile.policy_prompts or None]

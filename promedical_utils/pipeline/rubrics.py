@@ -5,7 +5,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -277,7 +276,6 @@ def _curated(profile: Profile, run: Path, rows, bench, *asking) -> tuple[filters
 # ---------------------------------------------------------------- drafting
 
 
-@dataclass
 class Drafting:
     """Rubrics that ``writer(instructions, examples)`` drafts, by rounds of review if there are any:
     ``rounds`` (rows of numbers) and ``gold`` of the reviewed, a draft of each that is ``left``. Of
@@ -285,15 +283,10 @@ class Drafting:
     instructions there was none, and why.
     """
 
-    profile: Profile
-    instruction_of: Mapping[str, Instruction]
-    writer: Callable[..., Written]
-    rounds: list[dict] = field(default_factory=list)
-    gold: dict[str, Rubric] = field(default_factory=dict)
-    left: list[Rubric] = field(default_factory=list)
-    valid: list[Rubric] = field(default_factory=list)
-    queued: dict[str, list[str]] = field(default_factory=dict)
-    repaired: int = 0
+    def __init__(self, profile: Profile, instruction_of: Mapping[str, Instruction], writer):
+        self.profile, self.instruction_of, self.writer = profile, instruction_of, writer
+        self.rounds, self.left, self.valid = [], [], []
+        self.gold, self.queued, self.repaired = {}, {}, 0
 
     def run(self, ids: list[str], reviewing=None, examples: Sequence[Rubric] = ()) -> None:
         """``reviewing`` as ``review.rounds`` has it; ``examples``: gold from before."""

@@ -1,6 +1,5 @@
 """The study of policies: full GRPO, its ablations, other optimisers, compared systems' rewards."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,6 @@ class Policies(Study):
         from promedical_utils.reward_model import hub  # late: loads torch
 
         hub.silence()
-        started = time.time()
         (out / "policies.csv").unlink(missing_ok=True)  # what the variants are called is read anew
         for recipe in sorted({settled(profile, v).reward_model for v in self.plan}):
             print(f"reward model {recipe} ...", flush=True)
@@ -56,8 +54,7 @@ class Policies(Study):
         write_rows(out / "evaluation.parquet", evaluation)
         write_rows(out / "curves.parquet", pd.concat(curves, ignore_index=True))
         prompts = int(evaluation.groupby(["policy", "seed"]).size().max())
-        minutes = round((time.time() - started) / 60, 1)
-        return {"policies": rows, "prompts": prompts, "minutes": minutes}
+        return {"policies": rows, "prompts": prompts}
 
     def sums(self, folder: Path) -> Estimates:
         file = need(folder / "evaluation.parquet", "of a study (make study)")

@@ -95,10 +95,11 @@ class RealPolicy(Study):
             pairs = zip(with_rubric, own, strict=True)
             texts = [(i.id, messages_of(i), a.text, a.finished) for i, a in pairs]
             read = trainings.reads(name)(texts)
-            values = {"violation_rate": [j.scores.s3 > 0 for j in read]}
-            values |= {score: [getattr(j.scores, score) for j in read] for score in ("s1", "s2")}
-            values["plain_violation_rate"] = ["violated" in j.reasons for j in read]
-            measures |= {(metric, f"{name} reader"): of for metric, of in values.items()}
+            by = f"{name} reader"
+            measures["violation_rate", by] = [j.scores.s3 > 0 for j in read]
+            measures["s1", by] = [j.scores.s1 for j in read]
+            measures["s2", by] = [j.scores.s2 for j in read]
+            measures["plain_violation_rate", by] = ["violated" in j.reasons for j in read]
         refuses = refusals(self.shows["refusal"])
         measures["refused", "counted"] = [bool(refuses.match(a.text.strip())) for a in free]
         measures["finished", "counted"] = [a.finished for a in free]

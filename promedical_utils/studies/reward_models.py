@@ -18,10 +18,9 @@ from promedical_utils.rubric.preferences import Group, digest
 from promedical_utils.studies import results
 from promedical_utils.studies.study import Study, as_computed, kept_part
 
-REPORTED = (  # of a training, into the manifest
-    *("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds"),
-    *("trained_parameters", "pointwise_weight"),
-)
+# of a training, into the manifest
+REPORTED = ("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds")
+REPORTED += ("trained_parameters", "pointwise_weight")
 Counted = tuple[pd.DataFrame, dict]  # rows of sums.parquet, and facts of a training
 
 
