@@ -28,10 +28,8 @@ from promedical_utils.evaluation import external as outside
 from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
 from promedical_utils.report import figures as drawing
-from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import contrasts, results
-from promedical_utils.studies.reward_models import RewardModels, ruled
-from promedical_utils.studies.study import as_computed
+from promedical_utils.studies.reward_models import RewardModels
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
@@ -54,14 +52,8 @@ class RealText(RewardModels):
             for column, own in made.samples[["instruction_id", "condition"]].items()
         }
 
-        def counted(frames: list[pd.DataFrame], abroad: pd.DataFrame) -> pd.DataFrame:
-            predicted = pd.concat(frames, ignore_index=True)
-            rows = [self.by_source(made, data, predicted), _outside(abroad)]
-            rows = pd.concat(rows, ignore_index=True)
-            return rows.assign(**{c: rows[c].map(of) for c, of in numbers.items()})
-
-        def trained(name: str, seed: int) -> tuple[pd.DataFrame, dict]:
-            frame, row = self.one(profile, folder, data, made, held, name, seed)
+        def counted(frames: list[pd.DataFrame], name="", seed=0) -> tuple[pd.DataFrame, dict]:
+            frames = [lengths, *frames] if name else frames  # of the controls it is one
             beyond, tests = [longer], self.shows["tests"]
             parts = {t["slice"].partition(":")[0] for t in tests if name in (t["a"], t.get("b"))}
             # it reads a million tokens, so only where it is asked, and by one training of an arm
@@ -69,18 +61,13 @@ class RealText(RewardModels):
                 own = mediqa if RETRIEVED in parts else replace(mediqa, documents={})
                 place = folder / "reward" / f"{name}-{seed}"
                 beyond += [_abroad(place, profile, {OUTSIDE: own}, retrieved, report)]
-            frames = [lengths, frame, *ruled(name, seed, frame, held)]
-            rows = counted(frames, pd.concat(beyond))
-            return rows[rows.system != "length"], row | {"outside": report}
+            inside = self.by_source(made, data, pd.concat(frames, ignore_index=True))
+            rows = pd.concat([inside, _outside(pd.concat(beyond))], ignore_index=True)
+            rows = rows.assign(**{c: rows[c].map(of) for c, of in numbers.items()})
+            return (rows[rows.system != "length"], {"outside": report}) if name else (rows, {})
 
-        splits = [groups_of(data, "judge", split) for split in ("train", "calibration")]
         asked = [repr((q.instruction.id, q.pairs)) for q in mediqa.questions]
-        read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
-
-        def untrained() -> tuple[pd.DataFrame, dict]:
-            return counted(bench.controls(profile, folder, data, held), longer), {}
-
-        models = self.trainings(out, read, trained, untrained)
+        models = self.trainings(profile, folder, data, out, made, held, counted, asked)
         return {"models": models, "bench": made.report}
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The study of reward models: controls and ablations, same data, same steps, on both benches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,30 +34,33 @@ class RewardModels(Study):
         """Also into ``out``: what ``trainings`` writes."""
         made, rich, held = bench.compose_benches(profile, data)
 
-        def counted(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        def counted(frames: Sequence[pd.DataFrame], *_) -> Counted:
             predicted = [frame for frame in frames if "a_id" not in frame]
             stated = [frame for frame in frames if "a_id" in frame]  # preferences alone
             predicted = pd.concat(predicted or [benches.length_scorer(held)], ignore_index=True)
             preferred = pd.concat(stated, ignore_index=True) if stated else None
             both = [benches.tally(b, predicted, preferences=preferred) for b in (made, rich)]
-            return results.rows_of(self.by_training(benches.with_rich(*both)))
+            return results.rows_of(self.by_training(benches.with_rich(*both))), {}
+
+        models = self.trainings(profile, folder, data, out, made, held, counted)
+        return {"models": models, "bench": made.report, "rich": rich.report}
+
+    def trainings(self, profile, folder, data, out, made, held, counted, asked=()) -> list[dict]:
+        """The controls, and every training of the plan, each a ``kept_part``, joined into
+        sums.parquet of ``out``; a row on each training. ``counted`` (predictions, and of a training
+        its name and seed) makes the rows of a part, which hang on ``asked``, too."""
 
         def trained(name: str, seed: int) -> Counted:
             frame, row = self.one(profile, folder, data, made, held, name, seed)
-            return counted([frame, *ruled(name, seed, frame, held)]), row
-
-        def untrained() -> Counted:
-            return counted(bench.controls(profile, folder, data, held)), {}
+            own, facts = counted([frame, *ruled(name, seed, frame, held)], name, seed)
+            return own, row | facts
 
         splits = [preferences.groups_of(data, "judge", s) for s in ("train", "calibration")]
-        read = short_hash(as_computed(profile), *map(digest, [*splits, held]))
-        models = self.trainings(out, read, trained, untrained)
-        return {"models": models, "bench": made.report, "rich": rich.report}
+        read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
 
-    def trainings(self, out: Path, read: str, trained: Callable, untrained: Callable) -> list[dict]:
-        """The controls, and every training of the plan, each a ``kept_part``, joined into
-        sums.parquet of ``out``; a row on each training. ``read``: what all of them hang on;
-        ``trained`` (name, seed) and ``untrained`` make a part."""
+        def untrained() -> Counted:
+            return counted(bench.controls(profile, folder, data, held))
+
         rows, models = [kept_part(out, "controls", read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
