@@ -20,8 +20,10 @@ def make_base(profile: Profile, run: Path) -> dict:
     from promedical_utils.policy import sft  # loads torch
 
     start, p = time.perf_counter(), profile
-    _cleared(run / "base")
     untaught = run / ("pretrained" if p.sft_answers else "base")
+    for folder in (run / "base", untaught):
+        if folder.is_symlink():  # else what it leads to, which all runs share, is written over
+            folder.unlink()
     if p.base_model == "small":
         report = _small(p, untaught)
     elif p.base_model == "smollm2":
@@ -36,21 +38,14 @@ def make_base(profile: Profile, run: Path) -> dict:
     return report
 
 
-def _cleared(folder: Path) -> None:
-    """A link is taken away, else what it leads to, which all runs share, would be written over."""
-    if folder.is_symlink():
-        folder.unlink()
-
-
 def _smollm2(profile: Profile, folder: Path) -> dict:
     """``folder`` as a link to the one copy that all runs share."""
     from promedical_utils.reward_model import hub, smollm2  # loads torch
 
     hub.silence()
     made = smollm2.prepare(profile.base_layers)
-    if folder.is_dir() and not folder.is_symlink():
+    if folder.exists():
         shutil.rmtree(folder)  # one that was trained here
-    _cleared(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     target = os.path.relpath(made, folder.parent.resolve())
     folder.symlink_to(target, target_is_directory=True)
@@ -62,9 +57,7 @@ def _smollm2(profile: Profile, folder: Path) -> dict:
 def _small(profile: Profile, folder: Path) -> dict:
     from promedical_utils.policy import small_base  # loads torch
 
-    _cleared(folder)
-    texts = {"clinic": _of_clinic, "real": _of_real_sets, "open": _of_open_sets}[profile.data]
-    tokenizer = small_base.train_tokenizer(texts(profile), profile.base_vocabulary)
+    tokenizer = small_base.train_tokenizer(_texts(profile), profile.base_vocabulary)
     model = small_base.new_model(tokenizer, profile)
     for part in (model, tokenizer):
         part.save_pretrained(folder)
@@ -72,8 +65,13 @@ def _small(profile: Profile, folder: Path) -> dict:
     return {"base": "small"} | sizes
 
 
-def _of_clinic(profile: Profile) -> list[str]:
-    """Texts of the training split, for a tokenizer."""
+def _texts(profile: Profile) -> list[str]:
+    """What a tokenizer is made from: texts of the training split; of open data the questions
+    themselves, since there are no answers before notebook 02."""
+    if profile.data == "real":
+        return real_sets.corpus(real_sets.load_real(profile.seed))
+    if profile.data == "open":
+        return [row.text for row in open_rows(profile)[0]]
     world = clinic.build(profile)
     ids = world.ids("train")
     texts = [m.content for i in world.instructions_in("train") for m in i.messages]
@@ -81,27 +79,18 @@ def _of_clinic(profile: Profile) -> list[str]:
     return texts + [c.text for i in ids for c in world.rubric_of[i].criteria]
 
 
-def _of_real_sets(profile: Profile) -> list[str]:
-    return real_sets.corpus(real_sets.load_real(profile.seed))
-
-
-def _of_open_sets(profile: Profile) -> list[str]:
-    """The open questions themselves; there are no answers before notebook 02."""
-    return [row.text for row in open_rows(profile)[0]]
-
-
 def _written(profile: Profile) -> list[tuple[list[dict], str]]:
     """Conversations of the training split with an answer each, drawn by the seed: the clinic's by
     its generators; of real sets one of those that were written."""
-    rng = random.Random(f"sft-{profile.seed}")
-    if profile.data != "clinic":
-        pairs = real_sets.written_answers(profile.seed)
-        written = [([{"role": "user", "content": asked}], answer) for asked, answer in pairs]
-    else:
+    if profile.data == "clinic":
         world = clinic.build(profile)
         written = [
             ([m.model_dump() for m in asked.messages], world.answer(asked.id, name))
             for asked in world.instructions_in("train")
             for name in world.authors(asked.id)
         ]
+    else:
+        pairs = real_sets.written_answers(profile.seed)
+        written = [([{"role": "user", "content": asked}], answer) for asked, answer in pairs]
+    rng = random.Random(f"sft-{profile.seed}")
     return rng.sample(written, min(profile.sft_answers, len(written)))

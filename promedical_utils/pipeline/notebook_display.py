@@ -27,17 +27,14 @@ def in_clinic(profile: Profile, show: Callable, *args, why: str = NO_TEXT, **kwa
     return show(*args, **kwargs) if profile.data == "clinic" else Card(why)
 
 
-def patient(
-    profile: Profile,
-) -> tuple[Instruction | None, tuple[Criterion, ...], Mapping[str, str]]:
+def patient(profile: Profile) -> tuple[Instruction | None, tuple[Criterion, ...], dict]:
     """The first held-out patient of the clinic: message, true criteria, facts of the leaflet by
     name; elsewhere nothing."""
     if profile.data != "clinic":
         return None, (), {}
     world = clinic.build(profile)
-    id_ = world.ids("checkpoint")[0]
-    asked = next(asked for asked in world.instructions if asked.id == id_)
-    return asked, tuple(world.rubric_of[id_].criteria), world.patients[id_].facts
+    asked = world.instructions_in("checkpoint")[0]
+    return asked, tuple(world.rubric_of[asked.id].criteria), facts(profile, asked.id)
 
 
 def facts(profile: Profile, instruction_id: str) -> dict[str, str]:
@@ -74,23 +71,18 @@ def labels(profile: Profile) -> tuple[str, ...]:
     return benches.AGAINST if profile.data == "clinic" else ("adjudicated",)
 
 
-def agreement(
-    profile: Profile, run: Path, bench: benches.Bench
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Agreement of the people who labelled; the same by dimension, with 95 % intervals.
-
-    The clinic: its two physicians, whose agreement is an input. Real data: K-QA's three. Open data:
-    nobody but the judge has read these, so no rows. By dimension as ``statistics.reliability``.
+def agreement(profile: Profile, run: Path, bench: benches.Bench) -> tuple:
+    """Two frames, agreement of the people who labelled; the same by dimension, with 95 % intervals,
+    as ``statistics.reliability``. The clinic: its two physicians, whose agreement is an input. Real
+    data: K-QA's three. Open data: nobody but the judge has read these, so no rows.
     """
     if profile.data == "clinic":
-        cells = bench.cells
+        cells, condition = bench.cells, bench.samples.set_index("instruction_id").condition
         by_dimension = statistics.reliability(
             cells[["physician_1", "physician_2"]],
             LEVELS,
             by=cells.dimension,
-            conditions=cells.instruction_id.map(
-                bench.samples.set_index("instruction_id").condition
-            ),
+            conditions=cells.instruction_id.map(condition),
             draws=min(profile.bootstrap, 200),
             seed=profile.seed,
         )

@@ -10,6 +10,7 @@ freedom. A system trained once has no such error that could be known: ``seeds`` 
 interval is of patients alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,9 +33,6 @@ class Lacking(Exception):
     """Why a contrast cannot be had; its text goes into the ledger."""
 
 
-# ---------------------------------------------------------------- intervals
-
-
 def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, float, list[float]]:
     """(standard error over trainings, its degrees of freedom, differences seed by seed).
 
@@ -52,8 +50,7 @@ def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, fl
     each = [float(a[seed] - b[seed]) for seed in sorted(a)] if paired else []
     samples = [each] if paired else [list(a.values()), list(b.values())]
     parts = [(np.var(s, ddof=1) / len(s), len(s) - 1) for s in samples if len(s) > 1]
-    total = sum(variance for variance, _ in parts)
-    error = float(np.sqrt(total))
+    error = float(np.sqrt(sum(variance for variance, _ in parts)))
     return error if error > 1e-12 else 0.0, _freedom(parts), each
 
 
@@ -71,9 +68,9 @@ def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     """
     (a_value, a_low, a_high), (b_value, b_low, b_high) = a, b
     value = a_value - b_value
-    low = value - np.hypot(a_value - a_low, b_high - b_value)
-    high = value + np.hypot(a_high - a_value, b_value - b_low)
-    return float(value), float(low), float(high)
+    below = np.hypot(a_value - a_low, b_high - b_value)
+    above = np.hypot(a_high - a_value, b_value - b_low)
+    return float(value), float(value - below), float(value + above)
 
 
 def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) -> dict:
@@ -96,8 +93,7 @@ def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) 
     if np.isnan(own).any():
         few = f"fewer than {LEAST} conditions: they do not tell how another would differ"
         raise Lacking("nothing that both have" if np.isnan(own[0]) else few)
-    ends = dict(zip(("difference", "low", "high"), apart(own, (0, -half, half)), strict=True))
-    ends |= {"patients_low": own[1], "patients_high": own[2]}
+    ends = dict(zip(NUMBERS, (*apart(own, (0, -half, half)), *own[1:]), strict=True))
     parts = [(patients["error"] ** 2, patients["df"]), (error**2, freedom)]
     ends["error"] = float(np.hypot(patients["error"], error))
     return {
@@ -112,13 +108,9 @@ def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) 
     }
 
 
-# ---------------------------------------------------------------- sources
-
-
 class Counted:
-    """Contrasts from sums by patient, of a run or of a study that kept what it counts: of
-    ``bench.tally``, ``external``, or of policies, of whom only patients count that both answered in
-    a run (in a study all did)."""
+    """A source of contrasts: sums by patient, of a run or of a study that kept what it counts. Of
+    policies only patients count whom both answered."""
 
     def __init__(self, sums: Estimates, draws: int, seed: int, against: str = ""):
         self.sums, self.draws, self.weights = sums, draws, sums.weights(draws, seed)
@@ -126,33 +118,32 @@ class Counted:
 
     def labels_of(self, part: str) -> list[str]:
         """Whose labels a slice has; all that there are where nothing has that slice."""
-        place = self.sums.names.index("slice")
-        own = sorted({key[-1] for key in self.sums.keys if key[place] == part})
+        own = sorted({against for *_, cut, against in self.sums.keys if cut == part})
         return self.against if len(self.against) == 1 or not own else own
 
     def find(self, check: Mapping, level: float = 0.95) -> dict:
-        factors: dict[int, float] = {}
-        sides: list[dict[str, float]] = [{}, {}]
+        factors, sides = Counter(), (Counter(), Counter())
         for side, factor, of in _terms(check):
             columns = self._columns(*of, check["labels"])
             for column, value in zip(columns, self.sums.each(columns), strict=True):
-                factors[column] = factors.get(column, 0) + factor / len(columns)
-                seed = self._seed(column)
+                factors[column] += factor / len(columns)
                 # each side by its own training seeds, both with the sign of the first
-                sides[side][seed] = sides[side].get(seed, 0.0) + (1 - 2 * side) * factor * value
+                sides[side][self._seed(column)] += (1 - 2 * side) * factor * value
         shared = self.sums.names[0] == "policy"
         found = self.sums.combined(factors, self.weights, shared, level)
         test = PAIRED.format(clusters=found["df"] + 1, draws=self.draws)
         return contrast(check, found, [part or {"": 0.0} for part in sides], test, level)
 
     def _columns(self, who: str, metric: str, part: str, against: str) -> list[int]:
-        key = {self.sums.names[0]: who, "metric": metric, "slice": part, "against": against}
+        kind = self.sums.names[0]
+        key = {kind: who, "metric": metric, "slice": part, "against": against}
         try:
             return self.sums.columns(key)
         except KitError:
-            known = {key[0] for key in self.sums.keys}
-            where = "the study" if self.sums.names[0] == "system" else "this run"
-            raise _lacking(where, who, metric, part, known) from None
+            what = f"{metric.replace('_', ' ')} of {who}" + (f" on {part}" if part != "all" else "")
+            what = what if who in {key[0] for key in self.sums.keys} else who
+            where = "the study" if kind == "system" else "this run"
+            raise Lacking(f"{where} has no {what}") from None
 
     def _seed(self, column: int) -> str:
         """The training seed of a column, "" of what was not trained; of a run's one training 1."""
@@ -172,16 +163,6 @@ def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:
     return here
 
 
-def _lacking(where: str, who: str, metric: str, part: str, known) -> Lacking:
-    if who not in known:
-        return Lacking(f"{where} has no {who}")
-    of = f"{metric.replace('_', ' ')} of {who}" + (f" on {part}" if part != "all" else "")
-    return Lacking(f"{where} has no {of}")
-
-
-# ---------------------------------------------------------------- verdicts
-
-
 def measured(given: Mapping, source, reported: float | None = None) -> dict:
     """Numbers and verdict of a check: its interval, p, and what it could have seen; rounded, and
     the rounded ones decide. ``reported``: the size that the paper has. Raises Lacking."""
@@ -196,14 +177,12 @@ def measured(given: Mapping, source, reported: float | None = None) -> dict:
     if margin is None:
         p = statistics.p_value(value, above, error, df)
         interest = given["interest"] if reported is None else abs(reported - above)
+        power = statistics.power(interest, error, df)
+        found["verdict"] = verdicts.of_check(*ends, above, interest, power, reported)
     else:  # the larger p of the two one-sided tests
         p, interest = statistics.p_value(abs(value), margin, error, df) / 2, margin
         p = p if abs(value) < margin else 1 - p
-    power = statistics.power(interest, error, df)
-    if margin is None:
-        found["verdict"] = verdicts.of_check(*ends, above, interest, power, reported)
-    else:
-        inner = source.find(given, 0.9)
+        power, inner = statistics.power(interest, error, df), source.find(given, 0.9)
         inner = rounded(inner["low"]), rounded(inner["high"])
         found["verdict"] = verdicts.of_equivalence(ends, inner, margin)
     found |= {"p": round(p, 4), "interest": rounded(interest), "power": rounded(power)}

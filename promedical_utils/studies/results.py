@@ -35,9 +35,7 @@ def kept(sums: Estimates, keys: Mapping[int, tuple]) -> Estimates:
     return Estimates(sums.samples, KEY, list(keys.values()), hits, counts)
 
 
-def count(
-    sums: Estimates, others: Sequence[str], ratios: Sequence[str], draws: int, seed: int
-) -> pd.DataFrame:
+def count(sums: Estimates, others: Sequence[str], ratios, draws: int, seed: int) -> pd.DataFrame:
     """All rows of ``sums``, whose keys are ``KEY``; the seed of what was not trained is "".
 
     Each system less ``others``, by training seeds of both and over all; ``ratios``: metrics of
@@ -74,10 +72,8 @@ def _parts(trained: Mapping[str, int]) -> dict[str, list[int]]:
 
 
 class Cells:
-    """Result rows by what they are of; a difference or a ratio is named by two parts more.
-
-    A key is (system, metric, slice, against), with (how, other) behind it for what is no value.
-    """
+    """Result rows by what they are of: (system, metric, slice, against), and of a difference or a
+    ratio (how, other) behind it."""
 
     def __init__(self, results: pd.DataFrame):
         self.systems = list(dict.fromkeys(results.system))
@@ -93,25 +89,24 @@ class Cells:
             else:
                 self.trained.setdefault(key, {})[row["seed"]] = row["value"]
 
+    def n(self, key: tuple) -> int:
+        """Items over all training seeds; 0 where there are none."""
+        return int(self.means.get(key, {"n": 0})["n"])
+
     def ends(self, key: tuple) -> tuple[float, float, float]:
         """(value, low, high) over all training seeds; NaN where there is none."""
         row = self.means.get(key, {})
         return tuple(float(row.get(name, np.nan)) for name in ("value", "low", "high"))
 
-    def wide(
-        self, system: str, columns: Mapping, against: str, prefix: str = "", digits=None
-    ) -> dict[str, float]:
-        """Columns with _low and _high in the units of people, of metric, slice and, if it is no
-        value, how and other."""
+    def wide(self, system: str, columns: Mapping, against: str, prefix="", digits=None) -> dict:
+        """Values with _low and _high in the units of people; ``columns``: name -> metric, slice
+        and, of what is no value, how and other."""
         row = {}
         for column, (metric, part, *how) in columns.items():
             factor = 1 if OVER in how else FACTORS.get(metric, 100)
             ends = self.ends((system, metric, part, against, *how))
             row |= suffixed(prefix + column, ends, factor, digits)
         return row
-
-
-# ---------------------------------------------------------------- files
 
 
 def write(folder: Path, results: pd.DataFrame) -> None:

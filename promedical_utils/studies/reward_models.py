@@ -1,6 +1,6 @@
 """The study of reward models: controls and ablations, same data, same steps, on both benches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +18,9 @@ from promedical_utils.rubric.preferences import Group, digest
 from promedical_utils.studies import results
 from promedical_utils.studies.study import Study, as_computed, kept_part
 
-REPORTED = (  # of a training, into the manifest
-    *("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds"),
-    *("trained_parameters", "pointwise_weight"),
-)
+# of a training, into the manifest
+REPORTED = ("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds")
+REPORTED += ("trained_parameters", "pointwise_weight")
 Counted = tuple[pd.DataFrame, dict]  # rows of sums.parquet, and facts of a training
 
 
@@ -35,46 +34,44 @@ class RewardModels(Study):
         """Also into ``out``: what ``trainings`` writes."""
         made, rich, held = bench.compose_benches(profile, data)
 
-        def counted(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        def counted(frames: Sequence[pd.DataFrame], *_) -> Counted:
             predicted = [frame for frame in frames if "a_id" not in frame]
             stated = [frame for frame in frames if "a_id" in frame]  # preferences alone
             predicted = pd.concat(predicted or [benches.length_scorer(held)], ignore_index=True)
             preferred = pd.concat(stated, ignore_index=True) if stated else None
             both = [benches.tally(b, predicted, preferences=preferred) for b in (made, rich)]
-            return results.rows_of(self.by_training(benches.with_rich(*both)))
+            return results.rows_of(self.by_training(benches.with_rich(*both))), {}
+
+        models = self.trainings(profile, folder, data, out, made, held, counted)
+        return {"models": models, "bench": made.report, "rich": rich.report}
+
+    def trainings(self, profile, folder, data, out, made, held, counted, asked=()) -> list[dict]:
+        """The controls, and every training of the plan, each a ``kept_part``, joined into
+        sums.parquet of ``out``; a row on each training. ``counted`` (predictions, and of a training
+        its name and seed) makes the rows of a part, which hang on ``asked``, too."""
 
         def trained(name: str, seed: int) -> Counted:
             frame, row = self.one(profile, folder, data, made, held, name, seed)
-            return counted([frame, *ruled(name, seed, frame, held)]), row
-
-        def untrained() -> Counted:
-            return counted(bench.controls(profile, folder, data, held)), {}
+            own, facts = counted([frame, *ruled(name, seed, frame, held)], name, seed)
+            return own, row | facts
 
         splits = [preferences.groups_of(data, "judge", s) for s in ("train", "calibration")]
-        read = short_hash(as_computed(profile), *map(digest, [*splits, held]))
-        models = self.trainings(out, read, trained, untrained)
-        return {"models": models, "bench": made.report, "rich": rich.report}
+        read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
 
-    def trainings(self, out: Path, read: str, trained: Callable, untrained: Callable) -> list[dict]:
-        """The controls, and every training of the plan, each a part that a later run takes over
-        (``study.kept_part``), joined into sums.parquet of ``out``; a row on each training.
+        def untrained() -> Counted:
+            return counted(bench.controls(profile, folder, data, held))
 
-        ``read``: what all of them hang on; ``trained`` (name, seed) and ``untrained`` make a part.
-        """
         rows, models = [kept_part(out, "controls", read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            key = short_hash(read, self.settings_of(name), name, seed)
+            recipe = variants.RECIPES.get(name)  # a small system has none
+            key = short_hash(read, name if recipe is None else repr(recipe), name, seed)
             own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
             rows.append(own)
             models.append({"model": name, "seed": seed} | row)
         results.write_sums(out, pd.concat(rows, ignore_index=True))
         return models
-
-    def settings_of(self, name: str) -> str:
-        """What a training hangs on, besides the data and the profile."""
-        return repr(variants.find(name))
 
     def one(self, profile, folder, data, made, held, name, seed) -> tuple[pd.DataFrame, dict]:
         """Predictions of one model on the bench, and a row on its training."""
@@ -95,19 +92,19 @@ class RewardModels(Study):
         cells = {(metric, part) for metric, at in self.shows["slices"].items() for part in at}
         keys = {}
         for column, (scorer, *cell) in enumerate(tally.keys):
-            system, _, seed = scorer.rpartition("-")
             if tuple(cell[:2]) in cells:
-                keys[column] = (system or scorer, seed if system else "", *cell)
+                system, _, seed = scorer.partition("-")
+                keys[column] = (system, seed, *cell)
         return results.kept(tally, keys)
 
     def rows(self, cells: results.Cells, against: str, manifest: Mapping) -> pd.DataFrame:
         """A row a system, in percent: the means over its training seeds; a cell that it has no
         answer to is empty."""
-        models, rows = pd.DataFrame(manifest["models"]), []
+        rows = []
         for name in self.ordered(cells):
-            trained = models[models.model == name]
+            steps = [model["steps"] for model in manifest["models"] if model["model"] == name]
             row = {"system": self.shows["labels"][name], "labels": against}
-            row |= {"seeds": len(trained), "steps": int(trained.steps.max()) if len(trained) else 0}
+            row |= {"seeds": len(steps), "steps": max(steps, default=0)}
             rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
         return pd.DataFrame(rows)
 
@@ -133,8 +130,7 @@ def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
     """Scores of ``held`` by the model in ``place``, kept under what they depend on."""
     stored = place / f"scores-{short_hash(report['settings'], digest(held))}.parquet"
     if not stored.exists():
-        # late: loads torch, and drawing does without
-        from promedical_utils.reward_model import model as reward_model
+        from promedical_utils.reward_model import model as reward_model  # late: loads torch
 
         write_frame(stored, reward_model.load(place).score_groups(held, shorten=True))
     return pd.read_parquet(stored)

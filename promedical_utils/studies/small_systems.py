@@ -1,17 +1,15 @@
 """Small versions of two compared systems, trained on the kit's own base and read as the hub's are.
 
-pair_rm   PairRM's way (``scorers.published``): a causal LM is shown two answers, says A or B; the
-          loss is on that one token. It learns every two answers in both orders, by the very
-          lexicographic preferences that scalar_overall learns.
-verifier  the medical verifier's way (``scorers.published``): two labels for a response against a
-          reference, here a criterion's text; it learns from the judge's verdicts.
+pair_rm   PairRM's way: a causal LM is shown two answers, says A or B; the loss is on that one
+          token. It learns every two answers in both orders, by the very lexicographic preferences
+          that scalar_overall learns.
+verifier  the medical verifier's way: two labels for a response against a reference, here a
+          criterion's text; it learns from the judge's verdicts.
 
 Data, steps, optimiser and adapter are those of the reward models of ``variants``. A trained folder
-is what ``PairRM.load`` and ``Verifier.load`` take.
-
-The small tokenizer spells the fixed words of a prompt letter by letter, twice as many tokens
-as the answer and the criterion. So each fixed part is one new token (kit's decision), which starts
-as the mean of those it stands for and stays so; what varies, A and B among it, is read as ever.
+is read by ``scorers.published``, as the hub's are. The small tokenizer spells the fixed words of a
+prompt letter by letter, twice as many tokens as answer and criterion; so each fixed part is one new
+token (kit's decision), which starts as the mean of those it stands for and stays so.
 """
 
 import os
@@ -53,9 +51,7 @@ OUTPUTS = {"pair_rm": None, "verifier": 2}  # of a score head; a pair RM answers
 warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
 
 
-def train(
-    name: str, groups: Sequence[Group], base: Path | str, out: Path, *, profile, seed: int
-) -> dict:
+def train(name: str, groups: Sequence[Group], base, out: Path, *, profile, seed: int) -> dict:
     """Train system ``name`` into ``out``, a whole fp32 model; its report is the file written last.
 
     As ``training.train``, also in what it does with a finished or an interrupted ``out``. KitError
@@ -72,6 +68,7 @@ def train(
     tokenizer = hub.tokenizer_of(base)
     set_seed(seed)  # the two-label head is drawn when the model is loaded
     nf4, dtype = profile.quantization == "nf4", hub.compute_dtype(profile.precision)
+    head = "score" if OUTPUTS[name] else None
     model = reward_model.base_for(base, nf4, hub.held_dtype(profile.precision), OUTPUTS[name])
     add_fixed_parts(model, tokenizer, FIXED[name])
     limit = min(profile.rm_max_tokens, model.config.max_position_embeddings)
@@ -82,22 +79,18 @@ def train(
     # as many steps as a reward model takes: for a group that teaches nothing another comes twice
     epochs = profile.rm_epochs * len(groups) / len(rows)
     schedule = grouped.schedule(rows, profile.rm_batch, epochs, seed)
-    checkpoints, rate = out / f"checkpoints-{settings}", profile.rm_learning_rate
+    how = schedule.steps, schedule.batch, profile.rm_learning_rate, dtype, seed
     trainer = LabelTrainer(
         model=model,
-        args=grouped.arguments(checkpoints, schedule.steps, schedule.batch, rate, dtype, seed),
+        args=grouped.arguments(out / f"checkpoints-{settings}", *how),
         data_collator=LabelPasses(tokenizer.pad_token_id, profile.rm_pass_tokens),
         train_dataset=grouped.dataset(rows, schedule.order),
         processing_class=tokenizer,
-        peft_config=grouped.lora(
-            profile.rm_lora_rank, "score" if OUTPUTS[name] else None, profile.rm_lora_targets
-        ),
+        peft_config=grouped.lora(profile.rm_lora_rank, head, profile.rm_lora_targets),
     )
     report = {"system": name, "labels": "judge", "seed": seed, "settings": settings}
-    report |= {"base": source, "quantization": profile.quantization, "max_tokens": limit}
-    report |= {"fixed_parts": len(FIXED[name]), "groups": len(rows), "left_out": left_out}
-    report |= {"epochs": profile.rm_epochs, "batch": profile.rm_batch, "steps": schedule.steps}
-    report |= {"learning_rate": rate, "lora_rank": profile.rm_lora_rank}
+    report |= {"base": source, "quantization": profile.quantization, "steps": schedule.steps}
+    report |= {"groups": len(rows), "left_out": left_out}
     report |= {"seconds": grouped.course(trainer), "curve": grouped.curve(trainer)}
     report["examples"] = sum(len(row["targets"]) for row in rows)
     report["tokens"] = sum(len(ids) for i in schedule.order for ids in rows[i]["ids"])

@@ -39,22 +39,16 @@ class Systems(RewardModels):
         if not stored.exists():
             predicted, preferred = scorers.predict(small_systems.load(name, place), held)
             write_frame(stored, preferred if predicted is None else predicted)
-        row = {key: report[key] for key in REPORTED} | {"left_out": len(report["left_out"])}
         said = pd.read_parquet(stored)
+        row = {key: report[key] for key in REPORTED} | {"left_out": len(report["left_out"])}
         if "consistent" in said:
             row["consistent"] = round(float(said.consistent.astype(float).mean()), 4)
         return said.assign(scorer=f"{name}-{seed}"), row
 
-    def settings_of(self, name: str) -> str:
-        return super().settings_of(name) if name in variants.RECIPES else name
-
     def rows(self, cells, against, manifest) -> pd.DataFrame:
         """Also of each system whether it learned, or why it did not (``gates``)."""
         frame, failed = super().rows(cells, against, manifest), gates(manifest["models"], cells)
-        learned = frame.system.map(
-            {self.shows["labels"][name]: why for name, why in failed.items()}
-        )
-        frame.insert(1, "learned", learned.fillna("yes"))
+        frame.insert(1, "learned", [failed.get(name, "yes") for name in self.ordered(cells)])
         return frame
 
 
@@ -64,11 +58,9 @@ def gates(models: Sequence[Mapping], cells: results.Cells) -> dict[str, str]:
     failed, longer = {}, cells.ends(("length", "pairwise", "all", "truth"))[0]
     for name in dict.fromkeys(row["model"] for row in models):
         value, low, _ = cells.ends((name, "pairwise", "all", "truth"))
-        shares = [
-            row["consistent"] for row in models if row["model"] == name and "consistent" in row
-        ]
-        if min(shares, default=1) < CONSISTENT:
-            failed[name] = f"no: both orders agree on {min(shares):.0%} of pairs"
+        agreed = min(row.get("consistent", 1) for row in models if row["model"] == name)
+        if agreed < CONSISTENT:
+            failed[name] = f"no: both orders agree on {agreed:.0%} of pairs"
         elif not low > 0.5:
             failed[name] = "no: its pairs are not above chance"
         elif not value > longer:
