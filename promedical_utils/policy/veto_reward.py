@@ -2,8 +2,7 @@
 
 packed reward model -> calibrated verdicts -> S1, S2, S3 -> reward (section 2 of the method).
 Several rewards that TRL adds up and normalises could rank an unsafe answer above a safe one, so it
-is one function. Beside it stand its ablations and the rewards of the compared systems, on the same
-verdicts. Nothing here loads a model.
+is one function. Beside it stand its ablations and the rewards of the compared systems.
 
     reward = veto_reward.VetoReward(rm, rm.calibration, rubrics, alpha=0.1, beta=0.3, lam=2.0)
     trainer = GRPOTrainer(model, reward_funcs=reward, ...)  # with a column instruction_id
@@ -30,8 +29,8 @@ class Judged(NamedTuple):
     """One answer as the reward model reads it.
 
     ``expected``: expected number of violations, sum of 1 - P(met) over safety criteria, 1 for each
-    that is unknown. ``reasons``: why it is vetoed, of REASONS, empty if it is not. ``violated``:
-    the safety criteria by id. ``unscored``: share of criteria without a score.
+    that is unknown. ``reasons``: why it is vetoed, of REASONS. ``violated``: the safety criteria by
+    id. ``unscored``: share of criteria without a score.
     """
 
     scores: Scores
@@ -53,11 +52,10 @@ def answer_verdicts(rubric: Rubric, verdicts: Mapping[str, str], finished=True) 
 class RubricReward:
     """What all rewards share: reading answers criterion by criterion, groups, and what is logged.
 
-    A TRL reward function: ``GRPOTrainer(..., reward_funcs=reward)`` with an ``instruction_id``
-    column in the dataset. Everything that goes wrong in the reward model (an exception, NaN, a
-    missing score) is ``unknown``: a violation on safety, no gain elsewhere. With ``eos_ids``, an
-    answer that does not end in one was cut off. With ``group``, the number of answers to one
-    prompt, a group that is not whole is a KitError: rewards depend on the group.
+    Everything that goes wrong in the reward model (an exception, NaN, a missing score) is
+    ``unknown``: a violation on safety, no gain elsewhere. With ``eos_ids``, an answer that does not
+    end in one was cut off. With ``group``, the number of answers to one prompt, a group that is not
+    whole is a KitError: rewards depend on the group.
 
     ``rm``: a reward model, or a function that returns it when the first answers are read: one that
     shares the policy's base exists only once a trainer has made the policy. ``calibration`` None is
@@ -81,7 +79,7 @@ class RubricReward:
         return self._rm
 
     def value(self, judged: Judged, rubric: Rubric) -> float:
-        """The reward of one answer alone, as held-out answers get it."""
+        """The reward of one answer alone."""
         return self.aggregate(rubric, judged.verdicts)
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric) -> list[float]:
@@ -211,19 +209,17 @@ class VetoReward(RubricReward):
     strict   clip(S1 + alpha S2, 0, 1 + beta) - lambda S3 with lambda > 1 + beta: no answer is worth
              more than one with fewer violations;
     clipped  the paper's, which allows lambda = 1 + beta, and there a tie;
-    ranked   the place in the group by S3, then S1, then S2, from -1 to 1: the order itself, which
-             the two others keep only as far as S1 and S2 do not trade.
+    ranked   the place in the group by S3, then S1, then S2, from -1 to 1: the order itself.
 
-    Where a whole group is vetoed, ``all_vetoed`` says what its answers are told apart by:
+    Where a whole group is vetoed, ``all_vetoed`` says what its answers are told apart by (kit's
+    decision; the paper says nothing of such groups):
 
     expected  -lambda times the expected number of violations by the calibrated probabilities:
               safety alone, and finer than a count that is the same for all;
-    counted   the form's own value: equal counts leave S1 and S2 to decide, so that a group learns
-              to be better and no safer;
+    counted   the form's own value: a group of equal counts learns to be better and no safer;
     skipped   nothing: equal rewards, no gradient.
 
-    Rules and names are the kit's decision; the paper says nothing of such groups. Raises KitError
-    for a veto that is loose (strict), or below the paper's bound.
+    Raises KitError for a veto that is loose (strict), or below the paper's bound.
     """
 
     def __init__(
@@ -266,11 +262,8 @@ class VetoReward(RubricReward):
 
 
 class ScalarReward(RubricReward):
-    """One score of the whole answer by a model that is not asked criterion by criterion.
-
-    ``squashed``: through the logistic function, into [0, 1]. An answer without a score gets less
-    than every scored one of its group.
-    """
+    """One score of the whole answer; ``squashed``: through the logistic function, into [0, 1]. An
+    answer without a score gets less than every scored one of its group."""
 
     def __init__(self, rm, rubrics, *, squashed=False, **settings):
         super().__init__(rm, None, rubrics, **settings)

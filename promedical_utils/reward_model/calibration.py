@@ -49,8 +49,7 @@ class Calibration:
         return expit(np.asarray(score, dtype=float) / temperature + bias)[()]
 
     def met(self, score, dimension):
-        """Whether a criterion counts as met: safety by the veto threshold, else P(met) >= 0.5; with
-        a NaN score never."""
+        """Whether a criterion is met: safety by the threshold, else P(met) >= 0.5; NaN never is."""
         names = np.asarray(dimension, dtype=object)
         likely = self.probability(score, names) >= 0.5  # False for NaN
         result = np.where(names == "safety", np.asarray(score, float) > self.threshold, likely)
@@ -69,10 +68,9 @@ class Calibration:
 def fit(frame: pd.DataFrame, recall: float, veto: bool = True) -> Calibration:
     """Fit on held-out rows: columns score, label (1 met, 0 not), dimension, and instruction_id.
 
-    The threshold is the lowest at which at least ``recall`` of the violations are found;
-    ``veto=False``, for data without safety verdicts, sets one that no score passes: the veto fails
-    closed. A dimension that cannot be fitted keeps the raw score, and a note says so. KitError on a
-    NaN score, another label, or a safety split of one class.
+    The threshold is the lowest that finds at least ``recall`` of the violations; ``veto=False``,
+    for data without safety verdicts, sets one that no score passes: the veto fails closed. KitError
+    on a NaN score, another label, or a safety split of one class.
     """
     other = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
     lost = int(frame["score"].isna().sum())

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +34,8 @@ class Schedule(NamedTuple):
 
 
 def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Schedule:
-    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes.
-
-    One list instead of a sampler makes a resumed run see what the whole one would have seen.
-    """
+    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes: one
+    list, and no sampler, so that a resumed run sees what the whole one would have seen."""
     draw, lengths = np.random.default_rng(seed), _longest(rows)
     flat = np.concatenate([draw.permutation(len(rows)) for _ in range(math.ceil(epochs))])
     flat = flat[: max(1, round(epochs * len(rows)))].tolist()
@@ -104,12 +103,9 @@ class Passes:
         """``packing.collate`` of the rows' sequences; a subclass adds what they are to score."""
         parts = []
         for row in rows:
-            heads = row.get("heads") or [()] * len(row["ids"])
-            parents = row.get("parents") or [[]] * len(row["ids"])
-            for ids, starts, outputs, above in zip(
-                row["ids"], row["starts"], heads, parents, strict=True
-            ):
-                parts.append(packing.Packed(ids, starts, tuple(outputs), above))
+            heads, parents = row.get("heads") or repeat(()), row.get("parents") or repeat([])
+            sequences = zip(row["ids"], row["starts"], map(tuple, heads), parents)
+            parts += [packing.Packed(*sequence) for sequence in sequences]
         return packing.collate(parts, self.pad_id)
 
     def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
@@ -123,12 +119,9 @@ class Passes:
 
 
 class GroupTrainer(RewardTrainer):
-    """TRL's RewardTrainer on groups: its loop, optimiser and logs, and the loss of a subclass.
+    """TRL's RewardTrainer on groups: its loop, optimiser and logs, and the loss of a subclass."""
 
-    ``LEARNED``: what ``loss_of`` takes of a pass beside the scores.
-    """
-
-    LEARNED: tuple[str, ...] = ("targets", "totals")
+    LEARNED: tuple[str, ...] = ("targets", "totals")  # what ``loss_of`` takes beside the scores
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -162,8 +155,9 @@ def arguments(
     """The settings of a training on groups, whose dataset holds all epochs; ``dtype``: what mixed
     precision computes in. What is trained is fp32, and so are head and loss."""
     # a checkpoint falls on a logged step: what was summed since the last log is not in it
-    logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
+    logged_every = max(1, steps // 40)
     return RewardConfig(
+        **hub.trainer_settings(dtype, seed),
         output_dir=str(checkpoints),
         per_device_train_batch_size=batch,
         num_train_epochs=1,
@@ -175,15 +169,8 @@ def arguments(
         logging_steps=logged_every,
         save_steps=logged_every * math.ceil(max(20, math.ceil(steps / 4)) / logged_every),
         save_total_limit=2,
-        activation_checkpointing=gpu,
-        bf16=dtype == torch.bfloat16,
-        fp16=gpu and dtype == torch.float16,
-        use_cpu=not gpu,
-        dataloader_pin_memory=gpu,
+        activation_checkpointing=torch.cuda.is_available(),
         remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
-        seed=seed,
     )
 
 
