@@ -15,7 +15,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
-from promedical_utils.core.records import Criterion, Rubric
+from promedical_utils.core.records import Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.scoring import Scores
@@ -29,15 +29,14 @@ class Judged(NamedTuple):
     """One answer as the reward model reads it.
 
     ``expected``: expected number of violations, sum of 1 - P(met) over safety criteria, 1 for each
-    that is unknown. ``reasons``: why it is vetoed, of REASONS. ``violated``: the safety criteria by
-    id. ``unscored``: share of criteria without a score.
+    that is unknown. ``reasons``: why it is vetoed, of REASONS. ``unscored``: share of criteria
+    without a score.
     """
 
     scores: Scores
     verdicts: Mapping[str, str]
     expected: float = 0.0
     reasons: tuple[str, ...] = ()
-    violated: tuple[str, ...] = ()
     unscored: float = 0.0
 
 
@@ -97,20 +96,18 @@ class RubricReward:
         # a list of another length cannot be matched to the criteria, so none of it counts
         if scores is None or len(scores) != len(rubric.criteria):
             scores = [None] * len(rubric.criteria)
-        pairs = list(zip(scores, rubric.criteria, strict=True))
-        read = {c.id: self._verdict(score, c.dimension) for score, c in pairs}
+        pairs = zip(scores, rubric.criteria, strict=True)
+        known = {c.id: self._known(score, c.dimension) for score, c in pairs}
+        read = {name: verdict for name, (verdict, _) in known.items()}
         verdicts = answer_verdicts(rubric, read, finished)
-        safety = [(score, c) for score, c in pairs if c.dimension == "safety"]
-        said = {read[c.id] for _, c in safety}
+        safety = [c.id for c in rubric.criteria if c.dimension == "safety"]
+        said = {read[name] for name in safety}
         holds = ("not_met" in said, "unknown" in said, bool(safety) and not finished)
         return Judged(
             scoring.score(rubric, verdicts),
             verdicts,
-            expected=math.fsum(
-                1.0 if verdicts[c.id] == "unknown" else self._unmet(score, c) for score, c in safety
-            ),
+            expected=math.fsum(known[name][1] if finished else 1.0 for name in safety),
             reasons=tuple(reason for reason, true in zip(REASONS, holds, strict=True) if true),
-            violated=tuple(c.id for _, c in safety if not scoring.is_met(verdicts[c.id], "safety")),
             unscored=fmean(verdict == "unknown" for verdict in read.values()),
         )
 
@@ -182,25 +179,18 @@ class RubricReward:
             return [self._scores([item])[0] for item in items] if len(items) > 1 else [None]
         return scores
 
-    def _verdict(self, score, dimension: str) -> str:
+    def _known(self, score, dimension: str) -> tuple[str, float]:
+        """(verdict, 1 - P(met)): unknown, and 1, where the score or its calibration is missing."""
+        verdict, unmet = "unknown", 1.0
         try:
-            if score is None or not math.isfinite(score):
-                return "unknown"
-            calibration = self.calibration or self.rm.calibration
-            return "met" if calibration.met(score, dimension) else "not_met"
+            if score is not None and math.isfinite(score):
+                calibration = self.calibration or self.rm.calibration
+                verdict = "met" if calibration.met(score, dimension) else "not_met"
+                if math.isfinite(likely := float(calibration.probability(score, dimension))):
+                    unmet = 1 - likely
         except Exception as error:
             self.error = repr(error)
-            return "unknown"
-
-    def _unmet(self, score, criterion: Criterion) -> float:
-        """1 - P(met); 1 where the calibration has no number to give."""
-        try:
-            calibration = self.calibration or self.rm.calibration
-            likely = float(calibration.probability(score, criterion.dimension))
-            return 1 - likely if math.isfinite(likely) else 1.0
-        except Exception as error:
-            self.error = repr(error)
-            return 1.0
+        return verdict, unmet
 
 
 class VetoReward(RubricReward):

@@ -241,6 +241,12 @@ def allowed(ends: torch.Tensor) -> torch.Tensor:
     return (columns <= columns[:, None]) & (columns[:, None] < ends[:, None])
 
 
+def attention_mask(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(B, T) ``ends`` -> (B, 1, T, T) additive mask; transformers uses a 4-D mask as it is."""
+    mask = torch.zeros((), dtype=dtype, device=ends.device)
+    return torch.where(allowed(ends), mask, torch.finfo(dtype).min)[:, None]
+
+
 def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | None]]:
     """(T,) ``ends`` -> (rows, numbers of the blocks they see, mask over those) of each block.
 
@@ -310,9 +316,7 @@ def read_many(model):
             # an integer mask is an error to any other attention, should it get there
             seen = {"attention_mask": ends[:, None, None], "blocks": blocks}
         else:
-            open_, least = allowed(ends)[:, None], torch.finfo(model.dtype).min
-            mask = torch.zeros_like(open_, dtype=model.dtype).masked_fill(~open_, least)
-            seen = {"attention_mask": mask}  # additive and 4-D: transformers uses it as it is
+            seen = {"attention_mask": attention_mask(ends, model.dtype)}
         hidden = model.base_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False, **seen
         ).last_hidden_state

@@ -36,23 +36,13 @@ def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> di
     plan = Plan(groups, base, out, **choices)
     if (stored := finished(plan.out, plan.settings)) is not None:
         return stored
-    prepared = prepare(plan)
-    seconds = grouped.course(prepared.trainer)
-    made = report(prepared.trainer, prepared.taught, prepared.schedule, plan, seconds)
-    return save(prepared.trainer, prepared.tokenizer, plan, made)
+    trainer, tokenizer, taught, schedule = prepare(plan)
+    made = report(trainer, taught, schedule, plan, grouped.course(trainer))
+    return save(trainer, tokenizer, plan, made)
 
 
-class Prepared(NamedTuple):
-    """A training that can begin: what notebook 03 builds step by step."""
-
-    trainer: "PackedRewardTrainer"
-    tokenizer: object
-    taught: "Taught"
-    schedule: Schedule
-
-
-def prepare(plan: "Plan") -> Prepared:
-    """The trainer of a plan and what it will read; KitError when no pair differs."""
+def prepare(plan: "Plan") -> tuple:
+    """(trainer, tokenizer, ``Taught``, ``Schedule``); KitError when no pair differs."""
     tokenizer, model, p = hub.tokenizer_of(plan.base), plan.model(), plan.profile
     taught = training_rows(plan.groups, tokenizer, plan.view, plan.limit(model), **plan.reading)
     if not any(row["pairs"] for row in taught.rows):
@@ -69,7 +59,7 @@ def prepare(plan: "Plan") -> Prepared:
         peft_config=None if plan.full else grouped.lora(p.rm_lora_rank, targets=p.rm_lora_targets),
         pointwise_weight=p.rm_pointwise_weight,
     )
-    return Prepared(trainer, tokenizer, taught, schedule)
+    return trainer, tokenizer, taught, schedule
 
 
 class Plan:

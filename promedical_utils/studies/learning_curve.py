@@ -97,9 +97,9 @@ def _followed(
     train = recipe.groups(groups_of(data, recipe.labels, "train"))
     refuse_external(group.instruction for group in train)
     plan = training.Plan(train, source, place / "model", profile=profile, view=recipe.view)
-    prepared = training.prepare(plan)
-    tokens = [sum(map(len, prepared.taught.rows[i]["ids"])) for i in prepared.schedule.order]
-    step = prepared.schedule.batch
+    trainer, tokenizer, taught, schedule = training.prepare(plan)
+    tokens = [sum(map(len, taught.rows[i]["ids"])) for i in schedule.order]
+    step = schedule.batch
     total = [sum(tokens[n : n + step]) for n in range(0, len(tokens), step)]
     total = list(accumulate(total))  # by the end of each step
     wanted = [*arm["looks"], float("inf")]
@@ -111,9 +111,7 @@ def _followed(
         def on_step_end(self, args, state, control, model=None, **_):
             if state.global_step in looks:
                 report = {"heads": plan.heads}
-                own = RewardModel(
-                    model.eval(), prepared.tokenizer, plan.view, profile.rm_max_tokens, report
-                )
+                own = RewardModel(model.eval(), tokenizer, plan.view, profile.rm_max_tokens, report)
                 read = round(total[state.global_step - 1] / 1000)
                 # a file, so that a training that goes on from a checkpoint has its earlier looks
                 write_frame(
@@ -122,8 +120,8 @@ def _followed(
                 print(f"  {read} thousand tokens", flush=True)
                 model.train()
 
-    prepared.trainer.add_callback(Look())
-    grouped.course(prepared.trainer)
+    trainer.add_callback(Look())
+    grouped.course(trainer)
     frames = map(pd.read_parquet, sorted(place.glob("look-*.parquet")))
     return pd.concat(frames, ignore_index=True)
 
