@@ -26,10 +26,8 @@ Judge = Callable[[Sequence[tuple[str, str]]], Sequence[Mapping[str, str]]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Prompts that policies are evaluated on, and who judges their answers.
-
-    ``gold``: the truth, None where there is none; ``conditions``: of instructions, by id.
-    """
+    """Prompts that policies are evaluated on, and who judges their answers. ``gold``: the truth,
+    None where there is none; ``conditions``: of instructions, by id."""
 
     instructions: Sequence[Instruction]
     judged: Judge

@@ -23,11 +23,9 @@ Written = Sequence[tuple[Sequence[Mapping[str, str]], str]]  # conversation, ans
 
 
 def rows(tokenizer, written: Written, most: int) -> list[dict]:
-    """input_ids and completion_mask of (conversation, answer) pairs.
-
-    Of an answer as many whole sentences as fit ``most`` tokens, the end token with them, so that
-    the policy learns to end in time; a pair whose first sentence does not fit is left out.
-    """
+    """input_ids and completion_mask of (conversation, answer) pairs. Of an answer as many whole
+    sentences as fit ``most`` tokens, the end token with them, so that the policy learns to end in
+    time; a pair whose first sentence does not fit is left out."""
     made = []
     for messages, answer in written:
         prompt = packing.prompt_ids(tokenizer, messages)

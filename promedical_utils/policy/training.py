@@ -58,9 +58,7 @@ WRITTEN = ("report.json", "curve.csv", "training.csv", "checkpoints.parquet", "h
 @dataclass
 class Job:
     """One training; ``reward``: what the outcome owes to the reward model, as a fingerprint.
-
-    KitError for too few instructions, or one without a rubric.
-    """
+    KitError for too few instructions, or one without a rubric."""
 
     out: Path
     profile: Profile
@@ -104,10 +102,6 @@ class Job:
             self.folder.mkdir(parents=True)
         _world().wait_for_everyone()
 
-    def best(self, step: int) -> Path:
-        """The policy after ``step``, kept while that evaluation is the best."""
-        return self.out / f"best-{step}"
-
     def clear(self) -> None:
         """Remove what only an unfinished training needs."""
         for folder in (self.out / "trainer", *self.out.glob("best*")):
@@ -148,16 +142,13 @@ def train(job: Job, base: Path | str, rm) -> dict:
 
 def prompts(instructions: Sequence[Instruction]) -> Dataset:
     """A row an instruction: prompt, its messages, and instruction_id, which the reward asks for."""
-    return Dataset.from_list(
-        [{"prompt": messages_of(i), "instruction_id": i.id} for i in instructions]
-    )
+    rows = [{"prompt": messages_of(i), "instruction_id": i.id} for i in instructions]
+    return Dataset.from_list(rows)
 
 
 def dataset(model, tokenizer, reward, job: Job) -> Dataset:
-    """What the optimiser learns from: ``prompts``, or for DPO ``preference_rows``.
-
-    KitError for a prompt that leaves no room to answer, and where DPO has nothing to learn from.
-    """
+    """What the optimiser learns from: ``prompts``, or for DPO ``preference_rows``. KitError for a
+    prompt that leaves no room to answer, and where DPO has nothing to learn from."""
     p, rows = job.profile, []
     prompts_of(model, tokenizer, job.instructions, p.grpo_max_tokens)
     if p.policy_optimizer != "dpo":
@@ -204,10 +195,8 @@ def preference_rows(model, tokenizer, reward, instructions, p: Profile) -> list[
 
 def settings(profile: Profile, folder: Path):
     """GRPOConfig, RLOOConfig or DPOConfig of ``policy_optimizer``; checkpoints go to ``folder``.
-
     One step is one generation of grpo_prompts x grpo_group answers, so exactly on-policy. KitError
-    where processes cannot share the groups.
-    """
+    where processes cannot share the groups."""
     p = profile
     processes, dpo = _world().num_processes, p.policy_optimizer == "dpo"
     if p.grpo_prompts % processes and not dpo:
@@ -320,11 +309,9 @@ def _means(answers: pd.DataFrame) -> dict:
 
 
 class Curve(TrainerCallback):
-    """Evaluates at step 0 and after each checkpoint; keeps the policy best by *judged* reward.
-
-    A checkpoint counts once every process has written its part and it is evaluated, so a resumed
-    run has the curve of a whole one. Under ``accelerate launch`` the main process alone evaluates.
-    """
+    """Evaluates at step 0 and after each checkpoint; keeps the policy best by *judged* reward. A
+    checkpoint counts once every process has written its part and it is evaluated, so a resumed run
+    has the curve of a whole one. Under ``accelerate launch`` the main process alone evaluates."""
 
     def __init__(self, job: Job, reward, tokenizer, reference: Callable):
         self.job, self.reward, self.tokenizer, self.reference = job, reward, tokenizer, reference
@@ -335,11 +322,9 @@ class Curve(TrainerCallback):
             self.evaluated = {int(step): answers for step, answers in parts}
 
     def measure(self, model) -> pd.DataFrame:
-        """The policy's answers to the held-out prompts, a row each.
-
-        Columns: those of ``policy.model.judge``, proxy (the reward as it is trained on), gold and
-        judged (the gated reward by truth and judge), vetoed, kl, entropy.
-        """
+        """The policy's answers to the held-out prompts, a row each. Columns: those of
+        ``policy.model.judge``, proxy (the reward as it is trained on), gold and judged (the gated
+        reward by truth and judge), vetoed, kl, entropy."""
         p, held, rubrics = self.job.profile, self.job.held_out, self.reward.rubrics
         answers = policy.answers_of(model, self.tokenizer, held.instructions, p, p.seed)
         frame, _ = policy.judge("policy", held, answers, rubrics)
@@ -404,7 +389,7 @@ class Curve(TrainerCallback):
     def _evaluate(self, step: int, model) -> None:
         self.evaluated[step] = self.measure(model).assign(step=step)
         best = self.best["step"]
-        kept = self.job.best(best)
+        kept = self.job.out / f"best-{best}"
         if best == step:
             part = self.job.out / "best-part"
             # no path of this machine: ``model.load_policy`` is given the base
@@ -438,7 +423,7 @@ def run_to_end(trainer, curve: Curve) -> None:
 def finish(trainer, curve: Curve) -> dict:
     """The best checkpoint as model/, the logs, the check for reward hacking; last the report."""
     job, out, rows = curve.job, curve.job.out, curve.rows
-    if (kept := job.best(curve.best["step"])).exists():
+    if (kept := out / f"best-{curve.best['step']}").exists():
         shutil.rmtree(out / "model", ignore_errors=True)
         kept.rename(out / "model")
     curve.tokenizer.save_pretrained(out / "model")

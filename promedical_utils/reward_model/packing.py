@@ -94,10 +94,8 @@ def criterion_text(criterion: Criterion) -> str:
 
 
 def encode(tokenizer, items, known: dict | None = None) -> list[tuple[list[int], list[list[int]]]]:
-    """(messages, text, texts of tails) items as (shared ids, ids of each tail).
-
-    Each text is tokenised once, all in one call; ``known`` carries the ids over to later calls.
-    """
+    """(messages, text, texts of tails) items as (shared ids, ids of each tail). Each text is
+    tokenised once, all in one call; ``known`` carries the ids over to later calls."""
     known = {} if known is None else known
     for messages, _, _ in items:
         if repr(messages) not in known:
@@ -158,11 +156,9 @@ def longest(shared: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
 
 
 def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Packed]:
-    """Sequences of at most ``limit`` tokens that hold all ``tails`` (K lists), in order, uncut.
-
-    A long rubric opens another with the same ``shared`` tokens. ValueError when ``shared`` and one
-    criterion exceed ``limit``: callers check first.
-    """
+    """Sequences of at most ``limit`` tokens that hold all ``tails`` (K lists), in order, uncut. A
+    long rubric opens another with the same ``shared`` tokens. ValueError when ``shared`` and one
+    criterion exceed ``limit``: callers check first."""
     if longest(shared, tails) > limit:
         raise ValueError(f"{longest(shared, tails)} tokens, limit {limit}")
     parts = tree(shared, [(tail, ()) for tail in tails], limit)
@@ -175,10 +171,8 @@ def tree(
     room: float,
 ) -> list[Packed]:
     """[prompt][a1][c11]...: ``branches``, (a_i, its leaves c_ij), in order behind their prompt.
-
     What does not fit the ``room`` of a sequence, in tokens, opens another with the same prompt, and
-    if need be the same a_i. No segment is cut.
-    """
+    if need be the same a_i. No segment is cut."""
     parts: list[Packed] = []
     for stem, leaves in branches:
         size = len(stem) + sum(map(len, leaves))
@@ -248,11 +242,9 @@ def attention_mask(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | None]]:
-    """(T,) ``ends`` -> (rows, numbers of the blocks they see, mask over those) of each block.
-
-    What others continue opens a block; leaves join one of at most LEAVES rows. The mask (rows,
-    keys) is bool; None: a plain causal one over the block itself.
-    """
+    """(T,) ``ends`` -> (rows, numbers of the blocks they see, mask over those) of each block. What
+    others continue opens a block; leaves join one of at most LEAVES rows. The mask (rows, keys) is
+    bool; None: a plain causal one over the block itself."""
     last, sizes = (values.tolist() for values in ends.unique_consecutive(return_counts=True))
     starts: list[int] = []
     stop, found = 0, []

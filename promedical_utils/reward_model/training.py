@@ -28,11 +28,9 @@ MASKED = -1.0  # a target that the pointwise term leaves out
 
 
 def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> dict:
-    """Train one reward model into ``out``, as ``Plan`` says; its report is the file written last.
-
-    A finished ``out`` of the same settings, data and base is returned as it is, an interrupted one
-    goes on from its last checkpoint. KitError when no pair differs or the loss is not finite.
-    """
+    """Train one reward model into ``out``, as ``Plan`` says; its report is the file written last. A
+    finished ``out`` of the same settings, data and base is returned as it is, an interrupted one
+    goes on from its last checkpoint. KitError when no pair differs or the loss is not finite."""
     plan = Plan(groups, base, out, **choices)
     if (stored := finished(plan.out, plan.settings)) is not None:
         return stored
