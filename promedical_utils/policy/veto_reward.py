@@ -144,9 +144,8 @@ class RubricReward:
                     f"instruction {name}: {answers} answers side by side, not {size}: a process "
                     "must hold whole groups; make the batch of a process a multiple of grpo_group"
                 )
-            end = start + answers
-            groups += [range(n, n + size) for n in range(start, end, size)]
-            start = end
+            groups += [range(n, n + size) for n in range(start, start + answers, size)]
+            start += answers
         return groups
 
     def _metrics(self, judged, rewards, groups, finished) -> dict[str, list]:

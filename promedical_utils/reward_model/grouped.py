@@ -36,7 +36,7 @@ class Schedule(NamedTuple):
 def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Schedule:
     """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes: one
     list, and no sampler, so that a resumed run sees what the whole one would have seen."""
-    draw, lengths = np.random.default_rng(seed), _longest(rows)
+    draw, lengths = np.random.default_rng(seed), [max(map(len, row["ids"])) for row in rows]
     flat = np.concatenate([draw.permutation(len(rows)) for _ in range(math.ceil(epochs))])
     flat = flat[: max(1, round(epochs * len(rows)))].tolist()
     order: list[int] = []
@@ -48,11 +48,6 @@ def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Sche
     processes = int(os.environ.get("WORLD_SIZE", 1))
     own = max(1, batch // processes)
     return Schedule(order, own, math.ceil(len(order) / (own * processes)))
-
-
-def _longest(rows: Sequence[dict]) -> list[int]:
-    """Tokens of each row's longest sequence."""
-    return [max(map(len, row["ids"])) for row in rows]
 
 
 def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
@@ -69,10 +64,10 @@ def flat(rows: Sequence[dict]) -> bool:
 
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
+    sizes = [list(map(len, row["ids"])) for row in rows]
     if flat(rows):
-        sizes = [sum(map(len, row["ids"])) for row in rows]
-        return packing.batches([1] * len(rows), budget, sizes)
-    return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
+        return packing.batches([1] * len(rows), budget, list(map(sum, sizes)))
+    return packing.batches(list(map(max, sizes)), budget, list(map(len, sizes)))
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:

@@ -1,6 +1,5 @@
 """The one loader of a base or of another's model, by hub id or folder, and what is known of it."""
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -48,8 +47,6 @@ def load(
     ``published``: weights that the folder lacks are an error, not drawn at random. KitError where
     the model cannot be had.
     """
-    from trl.trainer.reward_trainer import suppress_seqcls_warning  # late: trl is slow to load
-
     silence()
     whole = ["score"] if kind is CLASSIFIER else None  # a causal LM's head stays so unasked
     four_bit = BitsAndBytesConfig(
@@ -59,16 +56,14 @@ def load(
         llm_int8_skip_modules=whole,
     )
     try:
-        # that a base has no score head is no news, and TRL's context takes it off the list
-        with contextlib.nullcontext() if published else suppress_seqcls_warning():
-            model, loading = kind.from_pretrained(
-                source,
-                dtype=dtype,
-                attn_implementation=attention,
-                quantization_config=four_bit if nf4 else None,
-                output_loading_info=True,
-                **settings,
-            )
+        model, loading = kind.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=four_bit if nf4 else None,
+            output_loading_info=True,
+            **settings,
+        )
     except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
         raise _unloadable(source, error) from None
     if published and (missing := sorted(loading["missing_keys"])):

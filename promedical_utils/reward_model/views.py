@@ -56,6 +56,7 @@ def read(
         if not all(texts):
             raise KitError("view rubric scores an answer by its whole rubric: give its criteria")
         texts = [["".join(own)] for own in texts]
+    heads = heads or {}
     known: dict = {}  # all texts are tokenised in one call; a case looks its own up
     encode = partial(packing.encode, tokenizer, known=known)
     encode([(m, r, own) for (m, responses, _), own in zip(cases, texts) for r in responses])
@@ -74,14 +75,12 @@ def read(
         reading.kept = [n for n in range(len(responses)) if n not in reading.too_long]
         kept = [responses[n] for n in reading.kept]
 
-        # the criterion of each score of a sequence, and what of the score head gives it
-        numbers, outputs = [None], ()
+        numbers: list = [None]  # the criterion of each score of a sequence
+        outputs: tuple[int, ...] = ()  # and what of the score head gives it, the first if empty
         if view == "criterion":
             numbers = list(range(len(criteria)))
         elif view == "heads":
-            asked = [
-                (n, head) for n, c in enumerate(criteria) for head in outputs_of(c, heads or {})
-            ]
+            asked = [(n, head) for n, c in enumerate(criteria) for head in outputs_of(c, heads)]
             numbers, outputs = [n for n, _ in asked], tuple(head for _, head in asked)
         if not numbers:
             continue  # no criteria, so nothing to score
