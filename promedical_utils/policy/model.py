@@ -89,7 +89,6 @@ def judge(
 
 
 def _scores(rubric: Rubric, verdicts: Mapping[str, str] | None) -> dict[str, float]:
-    """s1, s2, s3 by a judge's verdicts; NaN without."""
     scores = None if verdicts is None else scoring.score(rubric, verdicts)
     return {key: getattr(scores, key, math.nan) for key in ("s1", "s2", "s3")}
 

@@ -90,7 +90,6 @@ class _Run:
         return f"{prompts} prompts" + (f" in {units} conditions" if units < prompts else "")
 
     def too_little(self) -> str:
-        """Why nothing can be tested, "" where it can."""
         if len(self.steps) == 1:
             return "one evaluation has nothing to be compared with"
         if len(set(self.conditions)) < FEWEST:
@@ -141,7 +140,6 @@ class _Run:
 
 
 def _text(result: dict, run: _Run) -> str:
-    """The one sentence for people."""
     parts, number = [], "{what} {difference:+.3g} ({low:+.3g} to {high:+.3g})"
     for (base, which), rows in groupby(
         result["evidence"], key=itemgetter("compared_with", "which")

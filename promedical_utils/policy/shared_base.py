@@ -90,7 +90,6 @@ class _Reader(torch.nn.Module):
         return self.borrowed[0].device
 
     def base_model(self, **inputs):
-        """The body's output under the reward adapter."""
         policy_model, parts = self.borrowed
         body = policy_model.get_base_model().base_model
         modes = [(module, module.training) for module in body.modules()]

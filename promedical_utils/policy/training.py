@@ -103,7 +103,6 @@ class Job:
         _world().wait_for_everyone()
 
     def clear(self) -> None:
-        """Remove what only an unfinished training needs."""
         for folder in (self.out / "trainer", *self.out.glob("best*")):
             shutil.rmtree(folder, ignore_errors=True)
 

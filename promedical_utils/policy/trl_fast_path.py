@@ -91,9 +91,6 @@ def trainer_class(optimizer: str, fast: bool = True) -> type:
     return {"grpo": SharedPromptGRPO, "rloo": SharedPromptRLOO}[optimizer]
 
 
-# ---------------------------------------------------------------- TRL's own numbers
-
-
 def group_by_trl(trainer: GRPOTrainer, row: dict, answers: int) -> dict[str, torch.Tensor]:
     """What ``trainer`` makes of a row of ``training.prompts``: prompt_ids and completion_ids of G
     ``answers`` with their masks, (G, tokens), advantages (G,), ref_per_token_logps and, where

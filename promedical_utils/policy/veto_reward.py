@@ -78,11 +78,9 @@ class RubricReward:
         return self._rm
 
     def value(self, judged: Judged, rubric: Rubric) -> float:
-        """The reward of one answer alone."""
         return self.aggregate(rubric, judged.verdicts)
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric) -> list[float]:
-        """The rewards of the answers to one prompt."""
         return [self.value(answer, rubric) for answer in judged]
 
     def read(self, items) -> list[Judged]:

@@ -198,6 +198,5 @@ def course(trainer: GroupTrainer) -> float:
 
 
 def curve(trainer: GroupTrainer) -> list[dict]:
-    """step, loss and accuracy, as they were logged."""
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged]

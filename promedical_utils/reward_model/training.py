@@ -109,7 +109,6 @@ class Plan:
         return model
 
     def limit(self, model) -> int:
-        """Tokens of prompt, response and one criterion."""
         return min(self.profile.rm_max_tokens, model.config.max_position_embeddings)
 
 
@@ -194,7 +193,6 @@ class RewardPasses(Passes):
     """Collator of the rows of ``training_rows``; totals are of pairs and of verdicts."""
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """The rows' sequences, with ``pairs`` (P, 2) and ``targets`` (N,)."""
         pairs: list[list[int]] = []
         targets: list[float] = []
         for row in rows:
@@ -227,8 +225,6 @@ def reward_loss(scores, pairs, targets, weight: float, totals=None) -> torch.Ten
 
 
 class PackedRewardTrainer(GroupTrainer):
-    """``GroupTrainer`` with ``reward_loss``, on passes of ``RewardPasses``."""
-
     LEARNED = ("pairs", "targets", "totals")
 
     def __init__(self, *args, pointwise_weight: float, **kwargs):
@@ -242,7 +238,6 @@ class PackedRewardTrainer(GroupTrainer):
 
 
 def report(trainer, taught: Taught, schedule: Schedule, plan: Plan, seconds: float = 0.0) -> dict:
-    """What was trained, on how much, and the curve of loss and accuracy."""
     p, seen = plan.profile, [taught.rows[i] for i in schedule.order]
     return {
         **{key: getattr(plan, key) for key in ("view", "labels", "full", "seed", "settings")},

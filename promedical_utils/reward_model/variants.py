@@ -72,7 +72,6 @@ class Recipe:
         return [replace(g, criteria=tuple(map(other, g.criteria))) for g in groups]
 
     def profile(self, profile):
-        """The run's profile with this recipe's loss and steps."""
         return profile.model_copy(update={} if self.anchor else {"rm_pointwise_weight": 0.0})
 
 
