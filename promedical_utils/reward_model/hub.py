@@ -10,18 +10,13 @@ import huggingface_hub.constants
 import torch
 import transformers
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-)
 
 from promedical_utils.core import machine
 from promedical_utils.core.workspace import KitError, need, shown
 from promedical_utils.reward_model import packing
 
-CAUSAL, CLASSIFIER = AutoModelForCausalLM, AutoModelForSequenceClassification
+CAUSAL = transformers.AutoModelForCausalLM
+CLASSIFIER = transformers.AutoModelForSequenceClassification
 huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each trainer that is made
 # PEFT reads an attribute that transformers has renamed; the warning shows where this machine has it
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -49,7 +44,7 @@ def load(
     """
     silence()
     whole = ["score"] if kind is CLASSIFIER else None  # a causal LM's head stays so unasked
-    four_bit = BitsAndBytesConfig(
+    four_bit = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
@@ -81,7 +76,7 @@ def load(
 def plain_tokenizer(source: Path | str):
     """The tokenizer of ``source`` as it is; KitError where it cannot be had."""
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise _unloadable(source, error) from None
 
