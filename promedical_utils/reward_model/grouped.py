@@ -114,18 +114,15 @@ class Passes:
 
 
 class GroupTrainer(RewardTrainer):
-    """TRL's RewardTrainer on groups: its loop, optimiser and logs, and the loss of a subclass."""
+    """TRL's RewardTrainer on groups: its loop, optimiser and logs. A subclass has ``loss_of``: the
+    scores of one pass, (N,) or (N, outputs), and what is LEARNED of it, to (loss, accuracy)."""
 
-    LEARNED: tuple[str, ...] = ("targets", "totals")  # what ``loss_of`` takes beside the scores
+    LEARNED: tuple[str, ...] = ("targets", "totals")
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
         hub.in_full(self.model)
-
-    def loss_of(self, scores: torch.Tensor, **learned) -> tuple[torch.Tensor, float]:
-        """(loss, accuracy) of the scores of one pass, (N,) or (N, outputs)."""
-        raise NotImplementedError
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         passes, loss = inputs["passes"], 0.0
