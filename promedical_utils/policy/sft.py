@@ -6,7 +6,6 @@ TRL's SFTTrainer on tokens of the kit's own making: a prompt as policy and rewar
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -24,11 +23,9 @@ Written = Sequence[tuple[Sequence[Mapping[str, str]], str]]  # conversation, ans
 
 
 def rows(tokenizer, written: Written, most: int) -> list[dict]:
-    """input_ids and completion_mask of (conversation, answer) pairs.
-
-    Of an answer as many whole sentences as fit ``most`` tokens, the end token with them, so that
-    the policy learns to end in time; a pair whose first sentence does not fit is left out.
-    """
+    """input_ids and completion_mask of (conversation, answer) pairs. Of an answer as many whole
+    sentences as fit ``most`` tokens, the end token with them, so that the policy learns to end in
+    time; a pair whose first sentence does not fit is left out."""
     made = []
     for messages, answer in written:
         prompt = packing.prompt_ids(tokenizer, messages)
@@ -47,8 +44,8 @@ def rows(tokenizer, written: Written, most: int) -> list[dict]:
 
 def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
     """One pass over the pairs by LoRA (rank 0: of all weights), merged into ``out``, a folder as a
-    hub model's; its report, written last. A finished training of the same pairs and settings is
-    returned as stored. KitError where no answer fits."""
+    hub model's; its report, written last, and returned as stored where the same is already trained.
+    KitError where no answer fits."""
     p, tokenizer = profile, hub.tokenizer_of(base)
     adapter = grouped.lora(p.grpo_lora_rank, head=None) if p.grpo_lora_rank else None
     rate, batch = ADAPTER if adapter else WHOLE
@@ -61,10 +58,10 @@ def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
         path.unlink()
     if not (taught := rows(tokenizer, written, p.grpo_max_tokens)):
         raise KitError(f"no first sentence of {len(written)} answers fits: raise grpo_max_tokens")
-    computes, gpu = policy.precision_of(p), torch.cuda.is_available()
     trainer = SFTTrainer(
         model=hub.load(hub.CAUSAL, base, attention=None),
         args=SFTConfig(
+            **hub.trainer_settings(policy.precision_of(p), p.seed),
             output_dir=str(out / "trainer"),
             num_train_epochs=1,
             per_device_train_batch_size=batch,
@@ -73,16 +70,9 @@ def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
             warmup_steps=5,
             max_length=None,
             completion_only_loss=True,
-            bf16=computes is torch.bfloat16,
-            fp16=computes is torch.float16,
             gradient_checkpointing=False,
-            use_cpu=not gpu,
-            dataloader_pin_memory=gpu,
             logging_steps=max(1, len(taught) // batch // 20),
             save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=p.seed,
         ),
         train_dataset=Dataset.from_list(taught),
         processing_class=tokenizer,
@@ -94,12 +84,10 @@ def train(base: Path, written: Written, profile: Profile, out: Path) -> dict:
     model = trainer.model.merge_and_unload() if adapter else trainer.model
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    log = [row for row in trainer.state.log_history if "loss" in row]
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     report = {"of": key, **settings, "pairs": len(taught), "left_out": len(written) - len(taught)}
-    report |= {
-        "steps": trainer.state.global_step,
-        "tokens": sum(len(r["input_ids"]) for r in taught),
-    }
-    report |= {"first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
+    tokens = sum(len(row["input_ids"]) for row in taught)
+    report |= {"steps": trainer.state.global_step, "tokens": tokens}
+    report |= {"first_loss": losses[0], "last_loss": losses[-1]}
     write_json(path, report)
     return report

@@ -1,8 +1,5 @@
-"""A base of random weights: a tokenizer and a small Qwen3, saved as a hub model is. Mechanics only.
-
-It stands in where a pretrained base is too large (tests, the smoke profile), and is loaded by the
-same calls as a hub model. It has read nothing, so no claim is made of what it does.
-"""
+"""A base of random weights, for where a pretrained one is too large: a tokenizer and a small Qwen3,
+saved as a hub model is. It has read nothing, so no claim is made of what it does."""
 
 from collections.abc import Sequence
 

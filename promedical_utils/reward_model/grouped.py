@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,11 +34,9 @@ class Schedule(NamedTuple):
 
 
 def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Schedule:
-    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes.
-
-    One list instead of a sampler makes a resumed run see what the whole one would have seen.
-    """
-    draw, lengths = np.random.default_rng(seed), _longest(rows)
+    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes: one
+    list, and no sampler, so that a resumed run sees what the whole one would have seen."""
+    draw, lengths = np.random.default_rng(seed), [max(map(len, row["ids"])) for row in rows]
     flat = np.concatenate([draw.permutation(len(rows)) for _ in range(math.ceil(epochs))])
     flat = flat[: max(1, round(epochs * len(rows)))].tolist()
     order: list[int] = []
@@ -49,11 +48,6 @@ def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Sche
     processes = int(os.environ.get("WORLD_SIZE", 1))
     own = max(1, batch // processes)
     return Schedule(order, own, math.ceil(len(order) / (own * processes)))
-
-
-def _longest(rows: Sequence[dict]) -> list[int]:
-    """Tokens of each row's longest sequence."""
-    return [max(map(len, row["ids"])) for row in rows]
 
 
 def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
@@ -70,10 +64,10 @@ def flat(rows: Sequence[dict]) -> bool:
 
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
+    sizes = [list(map(len, row["ids"])) for row in rows]
     if flat(rows):
-        sizes = [sum(map(len, row["ids"])) for row in rows]
-        return packing.batches([1] * len(rows), budget, sizes)
-    return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
+        return packing.batches([1] * len(rows), budget, list(map(sum, sizes)))
+    return packing.batches(list(map(max, sizes)), budget, list(map(len, sizes)))
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
@@ -104,12 +98,9 @@ class Passes:
         """``packing.collate`` of the rows' sequences; a subclass adds what they are to score."""
         parts = []
         for row in rows:
-            heads = row.get("heads") or [()] * len(row["ids"])
-            parents = row.get("parents") or [[]] * len(row["ids"])
-            for ids, starts, outputs, above in zip(
-                row["ids"], row["starts"], heads, parents, strict=True
-            ):
-                parts.append(packing.Packed(ids, starts, tuple(outputs), above))
+            heads, parents = row.get("heads") or repeat(()), row.get("parents") or repeat([])
+            sequences = zip(row["ids"], row["starts"], map(tuple, heads), parents)
+            parts += [packing.Packed(*sequence) for sequence in sequences]
         return packing.collate(parts, self.pad_id)
 
     def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
@@ -123,10 +114,8 @@ class Passes:
 
 
 class GroupTrainer(RewardTrainer):
-    """TRL's RewardTrainer on groups: its loop, optimiser and logs, and the loss of a subclass.
-
-    ``LEARNED``: what ``loss_of`` takes of a pass beside the scores.
-    """
+    """TRL's RewardTrainer on groups: its loop, optimiser and logs. A subclass has ``loss_of``: the
+    scores of one pass, (N,) or (N, outputs), and what is LEARNED of it, to (loss, accuracy)."""
 
     LEARNED: tuple[str, ...] = ("targets", "totals")
 
@@ -134,10 +123,6 @@ class GroupTrainer(RewardTrainer):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)
         hub.in_full(self.model)
-
-    def loss_of(self, scores: torch.Tensor, **learned) -> tuple[torch.Tensor, float]:
-        """(loss, accuracy) of the scores of one pass, (N,) or (N, outputs)."""
-        raise NotImplementedError
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         passes, loss = inputs["passes"], 0.0
@@ -162,8 +147,9 @@ def arguments(
     """The settings of a training on groups, whose dataset holds all epochs; ``dtype``: what mixed
     precision computes in. What is trained is fp32, and so are head and loss."""
     # a checkpoint falls on a logged step: what was summed since the last log is not in it
-    logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
+    logged_every = max(1, steps // 40)
     return RewardConfig(
+        **hub.trainer_settings(dtype, seed),
         output_dir=str(checkpoints),
         per_device_train_batch_size=batch,
         num_train_epochs=1,
@@ -175,15 +161,8 @@ def arguments(
         logging_steps=logged_every,
         save_steps=logged_every * math.ceil(max(20, math.ceil(steps / 4)) / logged_every),
         save_total_limit=2,
-        activation_checkpointing=gpu,
-        bf16=dtype == torch.bfloat16,
-        fp16=gpu and dtype == torch.float16,
-        use_cpu=not gpu,
-        dataloader_pin_memory=gpu,
+        activation_checkpointing=torch.cuda.is_available(),
         remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
-        seed=seed,
     )
 
 
@@ -216,6 +195,5 @@ def course(trainer: GroupTrainer) -> float:
 
 
 def curve(trainer: GroupTrainer) -> list[dict]:
-    """step, loss and accuracy, as they were logged."""
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged]

@@ -1,8 +1,7 @@
 """Training of reward models on TRL's RewardTrainer, in any view (see ``variants``).
 
-All views learn from the same groups in the same number of steps. A step's groups are read in
-passes of a token budget, each one backward; the step's loss is that of all its groups together.
-``train`` is the whole of it; notebook 03 takes its steps one by one.
+All views learn from the same groups in the same number of steps. ``train`` is the whole of it;
+notebook 03 takes its steps one by one.
 """
 
 import math
@@ -29,32 +28,19 @@ MASKED = -1.0  # a target that the pointwise term leaves out
 
 
 def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> dict:
-    """Train one reward model into ``out``; its report, returned, is the file written last.
-
-    Arguments as of ``Plan``. A finished ``out`` of the same settings, data and base is returned as
-    it is, an interrupted one goes on from its last checkpoint. KitError when no pair differs or the
-    loss is not finite.
-    """
+    """Train one reward model into ``out``, as ``Plan`` says; its report is the file written last. A
+    finished ``out`` of the same settings, data and base is returned as it is, an interrupted one
+    goes on from its last checkpoint. KitError when no pair differs or the loss is not finite."""
     plan = Plan(groups, base, out, **choices)
     if (stored := finished(plan.out, plan.settings)) is not None:
         return stored
-    prepared = prepare(plan)
-    seconds = grouped.course(prepared.trainer)
-    made = report(prepared.trainer, prepared.taught, prepared.schedule, plan, seconds)
-    return save(prepared.trainer, prepared.tokenizer, plan, made)
+    trainer, tokenizer, taught, schedule = prepare(plan)
+    made = report(trainer, taught, schedule, plan, grouped.course(trainer))
+    return save(trainer, tokenizer, plan, made)
 
 
-class Prepared(NamedTuple):
-    """A training that can begin: what notebook 03 builds step by step."""
-
-    trainer: "PackedRewardTrainer"
-    tokenizer: object
-    taught: "Taught"
-    schedule: Schedule
-
-
-def prepare(plan: "Plan") -> Prepared:
-    """The trainer of a plan and what it will read; KitError when no pair differs."""
+def prepare(plan: "Plan") -> tuple:
+    """(trainer, tokenizer, ``Taught``, ``Schedule``); KitError when no pair differs."""
     tokenizer, model, p = hub.tokenizer_of(plan.base), plan.model(), plan.profile
     taught = training_rows(plan.groups, tokenizer, plan.view, plan.limit(model), **plan.reading)
     if not any(row["pairs"] for row in taught.rows):
@@ -71,7 +57,7 @@ def prepare(plan: "Plan") -> Prepared:
         peft_config=None if plan.full else grouped.lora(p.rm_lora_rank, targets=p.rm_lora_targets),
         pointwise_weight=p.rm_pointwise_weight,
     )
-    return Prepared(trainer, tokenizer, taught, schedule)
+    return trainer, tokenizer, taught, schedule
 
 
 class Plan:
@@ -105,8 +91,7 @@ class Plan:
         room = math.inf if profile.rm_share_prompt else 0  # a pass holds whole groups
         self.reading = {"heads": self.heads, "shorten": profile.rm_shorten, "room": room}
         self.nf4 = not full and profile.quantization == "nf4"
-        self.mixed = hub.compute_dtype(profile.precision)  # what a pass computes in
-        # what the weights are held in
+        self.mixed = hub.compute_dtype(profile.precision)  # of a pass; ``dtype``: of the weights
         self.dtype = torch.float32 if full else hub.held_dtype(profile.precision)
         self.rate = profile.rm_full_learning_rate if full else profile.rm_learning_rate
         self.settings = settings_of(groups, self.source, view, profile, labels, full, self.seed)
@@ -124,7 +109,6 @@ class Plan:
         return model
 
     def limit(self, model) -> int:
-        """Tokens of prompt, response and one criterion."""
         return min(self.profile.rm_max_tokens, model.config.max_position_embeddings)
 
 
@@ -164,9 +148,8 @@ class Taught(NamedTuple):
 
 
 def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, **choices) -> Taught:
-    """What a view learns from the groups; answers of over ``limit`` tokens are left out, the same
-    ones in every view but rubric, or with ``shorten`` cut by ``packing.fit``. ``choices``: of
-    ``views.read``, as in ``Plan.reading``."""
+    """What a view learns from the groups; answers of over ``limit`` tokens are left out, or with
+    ``shorten`` cut. ``choices``: of ``views.read``, as in ``Plan.reading``."""
     cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
     taught = Taught([], [], [])
     readings = read(tokenizer, cases, view, limit, **choices)
@@ -198,11 +181,9 @@ def _row(group: Group, reading: Reading, view: str) -> dict:
         if (chosen, c) in score_of and (rejected, c) in score_of
     ]
     verdicts = [None if c is None else met(group, ids[n], criteria[c]) for n, c in reading.reads]
+    parts = ("ids", "starts", "heads", "parents")
     return {
-        "ids": [s.ids for s in reading.sequences],
-        "starts": [s.starts for s in reading.sequences],
-        "heads": [list(s.heads) for s in reading.sequences],
-        "parents": [s.parents for s in reading.sequences],
+        **{part: [list(getattr(s, part)) for s in reading.sequences] for part in parts},
         "pairs": pairs,
         "targets": [MASKED if verdict is None else float(verdict) for verdict in verdicts],
     }
@@ -212,7 +193,6 @@ class RewardPasses(Passes):
     """Collator of the rows of ``training_rows``; totals are of pairs and of verdicts."""
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """The rows' sequences, with ``pairs`` (P, 2) and ``targets`` (N,)."""
         pairs: list[list[int]] = []
         targets: list[float] = []
         for row in rows:
@@ -245,8 +225,6 @@ def reward_loss(scores, pairs, targets, weight: float, totals=None) -> torch.Ten
 
 
 class PackedRewardTrainer(GroupTrainer):
-    """``GroupTrainer`` with ``reward_loss``, on passes of ``RewardPasses``."""
-
     LEARNED = ("pairs", "targets", "totals")
 
     def __init__(self, *args, pointwise_weight: float, **kwargs):
@@ -259,14 +237,7 @@ class PackedRewardTrainer(GroupTrainer):
         return loss, right / max(1, len(pairs))
 
 
-def report(
-    trainer: PackedRewardTrainer,
-    taught: Taught,
-    schedule: Schedule,
-    plan: Plan,
-    seconds: float = 0.0,
-) -> dict:
-    """What was trained, on how much, and the curve of loss and accuracy."""
+def report(trainer, taught: Taught, schedule: Schedule, plan: Plan, seconds: float = 0.0) -> dict:
     p, seen = plan.profile, [taught.rows[i] for i in schedule.order]
     return {
         **{key: getattr(plan, key) for key in ("view", "labels", "full", "seed", "settings")},

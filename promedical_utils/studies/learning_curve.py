@@ -90,9 +90,9 @@ def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunD
     train = recipe.groups(groups_of(data, recipe.labels, "train"))
     refuse_external(group.instruction for group in train)
     plan = training.Plan(train, source, place / "model", profile=profile, view=recipe.view)
-    prepared = training.prepare(plan)
-    step, order = prepared.schedule.batch, prepared.schedule.order
-    tokens = [sum(map(len, prepared.taught.rows[i]["ids"])) for i in order]
+    trainer, tokenizer, taught, schedule = training.prepare(plan)
+    step = schedule.batch
+    tokens = [sum(map(len, taught.rows[i]["ids"])) for i in schedule.order]
     steps = (sum(tokens[n : n + step]) for n in range(0, len(tokens), step))
     total = list(accumulate(steps))  # by the end of each step
     wanted = (bisect_left(total, 1000 * look) + 1 for look in arm["looks"])
@@ -102,7 +102,7 @@ def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunD
         def on_step_end(self, args, state, control, model=None, **_):
             if state.global_step not in looks:
                 return
-            rm = (model.eval(), prepared.tokenizer, plan.view, profile.rm_max_tokens)
+            rm = (model.eval(), tokenizer, plan.view, profile.rm_max_tokens)
             scores = RewardModel(*rm, {"heads": plan.heads}).score_groups(held)
             read = round(total[state.global_step - 1] / 1000)
             # a file, so that a training that goes on from a checkpoint has its earlier looks
@@ -110,8 +110,8 @@ def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunD
             print(f"  {read} thousand tokens", flush=True)
             model.train()
 
-    prepared.trainer.add_callback(Look())
-    grouped.course(prepared.trainer)
+    trainer.add_callback(Look())
+    grouped.course(trainer)
     frames = map(pd.read_parquet, sorted(place.glob("look-*.parquet")))
     scores = pd.concat(frames, ignore_index=True)
     return results.rows_of(counted(name, scores, held, data)), {"read": int(scores.read.max())}
