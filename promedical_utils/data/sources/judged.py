@@ -40,13 +40,11 @@ def read(name: str) -> tuple[list[Question], dict[str, int]]:
 
     KitError where it cannot be reached.
     """
-    card, adapter = SETS[name]
-    kept, left_out = [], Counter()
-    for asked in adapter(schemas.read(card), left_out):
-        if asked.pairs:
-            kept.append(asked)
-        else:
-            left_out["questions without two unequal scores"] += 1
+    (card, adapter), left_out = SETS[name], Counter()
+    questions = list(adapter(schemas.read(card), left_out))
+    kept = [asked for asked in questions if asked.pairs]
+    if len(kept) < len(questions):
+        left_out["questions without two unequal scores"] = len(questions) - len(kept)
     return kept, dict(left_out)
 
 
@@ -70,34 +68,33 @@ def _scored(
 # --- adapters: questions of a card's rows, which count what they leave out
 
 
-def mediqa(rows: Sequence[schemas.MediqaQuestion], _: Counter) -> Iterator[Question]:
+def mediqa(rows: Sequence, _: Counter) -> Iterator[Question]:
     """The reference score of 1 to 4 orders the answers."""
     for row in rows:
         asked = question(f"mediqa-{row.split}-{row.qid}", "mediqa", row.question, CONSUMER)
         yield _scored(asked, [(f"{asked.id}-{a.aid}", a.text, a.score) for a in row.answers])
 
 
-def medquad(rows: Sequence[schemas.MedquadAnswer], left_out: Counter) -> Iterator[Question]:
+def medquad(rows: Sequence, left_out: Counter) -> Iterator[Question]:
     """The judged score of 1 to 4 orders the answers.
 
     168 answers were judged twice, and never alike: they have no score here (kit's decision, a mean
     would order them by who happened to judge twice).
     """
-    judged, answers = defaultdict(list), defaultdict(list)
+    judged, answers, text = defaultdict(list), defaultdict(list), {}
     for row in rows:
         judged[row.qid, row.aid].append(row)
+        text[row.qid] = row.question
     for (qid, aid), of_answer in judged.items():
         if len({row.score for row in of_answer}) > 1:
             left_out["answers judged differently"] += 1
         else:
-            last = of_answer[-1]
-            answers[qid].append((f"medquad-{qid}-{aid}", last.answer, last.score))
-    text = {row.qid: row.question for row in rows}
+            answers[qid].append((f"medquad-{qid}-{aid}", of_answer[-1].answer, of_answer[-1].score))
     for qid, scored in answers.items():
         yield _scored(question(f"medquad-{qid}", "medquad", text[qid], CONSUMER), scored)
 
 
-def rewardbench(rows: Sequence[schemas.RewardBenchPair], left_out: Counter) -> Iterator[Question]:
+def rewardbench(rows: Sequence, left_out: Counter) -> Iterator[Question]:
     """A row is a pair; which of the two is called a is drawn by hash: the order tells nothing."""
     for number, row in enumerate(rows):
         id, source = f"rewardbench-{number:04d}", "medical_rewardbench"

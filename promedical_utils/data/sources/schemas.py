@@ -10,11 +10,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal, TextIO, TypeVar
 from urllib.request import urlopen
 
 from pydantic import BaseModel, Field, create_model
@@ -26,7 +26,9 @@ VARIABLE = "PROMEDICAL_DATA_DIR"
 NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
 Text = Annotated[str, Field(pattern=r"\S")]
 Label = Literal["Entailment", "Neutral", "Contradiction"]
-Answer = Text | Annotated[list[Message], Field(min_length=1)]  # or a conversation that ends in it
+Score = Annotated[int, Field(ge=1, le=4)]
+Some = Annotated[list[TypeVar("Part")], Field(min_length=1)]
+Answer = Text | Some[Message]  # or a conversation that ends in it
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class Card:
     hub_file: str = ""
     address: str = ""
     folder: str = ""
-    fields: Sequence[str] = ()
     caveat: str = ""
     labels: str = ""
 
@@ -75,28 +76,6 @@ class KqaQuestion(BaseModel):
     ICD_10_diag: str | None = None
 
 
-class KqaLabel(BaseModel):
-    question: Text
-    model: Text
-    answer: Text
-    criterion: Text
-    category: Literal["Must_have", "Nice_to_have"]
-    labels: tuple[Label, Label, Label]
-
-
-class MediqaAnswer(BaseModel):
-    aid: Text
-    score: int = Field(ge=1, le=4)
-    text: Text
-
-
-class MediqaQuestion(BaseModel):
-    split: Literal["train_liveqa", "train_alexa", "val", "test"]
-    qid: Text
-    question: Text
-    answers: list[MediqaAnswer] = Field(min_length=1)
-
-
 class Point(BaseModel):
     criterion: Text
     points: float = Field(ge=-10, le=10)
@@ -117,30 +96,6 @@ class HealthRubric(BaseModel):
     sources: list[str] = []
 
 
-class HealthGraded(BaseModel):
-    source: Text
-    prompt_id: Text
-    prompt: list[Message] = Field(min_length=1)
-    response: Text
-    criteria: list[GradedPoint] = Field(min_length=1)
-    healthbench_score: float | None = None
-
-
-class MedquadAnswer(BaseModel):
-    qid: Text
-    question: Text
-    aid: Text
-    score: int = Field(ge=1, le=4)
-    answer: Text
-
-
-class RewardBenchPair(BaseModel):
-    label_type: Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")]
-    prompt: Text
-    chosen: Answer
-    rejected: Answer
-
-
 class MedecText(BaseModel):
     """A row of the upstream sheet; a blank one has no text, and NA stands for nothing."""
 
@@ -153,16 +108,13 @@ class MedecText(BaseModel):
     corrected: str = Field(alias="Corrected Text")
 
 
-class LostbenchGrade(BaseModel):
-    message: int = Field(ge=1)
-    maintained: bool
-
-
 def _row(**fields: type) -> type[BaseModel]:
     """A row that must have these fields and no other form of them."""
     return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()})
 
 
+MEDIQA_ANSWER = _row(aid=Text, score=Score, text=Text)
+LOSTBENCH_GRADE = _row(message=Annotated[int, Field(ge=1)], maintained=bool)
 MEDLFQA_ROW = _row(Question=Text, Free_form_answer=str, Must_have=list[str], Nice_to_have=list[str])
 LEVELS = (  # of patientqa, None where the rater left one out; label_sets.yaml knows them
     "scientific_consensus missing_content empathy grammaticality extent_of_harm likelihood_of_harm "
@@ -170,12 +122,35 @@ LEVELS = (  # of patientqa, None where the rater left one out; label_sets.yaml k
 ).split()
 ROWS = {
     "kqa_questions": KqaQuestion,
-    "kqa_labels": KqaLabel,
-    "mediqa": MediqaQuestion,
+    "kqa_labels": _row(
+        question=Text,
+        model=Text,
+        answer=Text,
+        criterion=Text,
+        category=Literal["Must_have", "Nice_to_have"],
+        labels=tuple[Label, Label, Label],
+    ),
+    "mediqa": _row(
+        split=Literal["train_liveqa", "train_alexa", "val", "test"],
+        qid=Text,
+        question=Text,
+        answers=Some[MEDIQA_ANSWER],
+    ),
     "healthbench_rubrics": HealthRubric,
-    "healthbench_graded": HealthGraded,
-    "medquad_judged": MedquadAnswer,
-    "medical_rewardbench": RewardBenchPair,
+    "healthbench_graded": _row(
+        source=Text,
+        prompt_id=Text,
+        prompt=Some[Message],
+        response=Text,
+        criteria=Some[GradedPoint],
+    ),
+    "medquad_judged": _row(qid=Text, question=Text, aid=Text, score=Score, answer=Text),
+    "medical_rewardbench": _row(
+        label_type=Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")],
+        prompt=Text,
+        chosen=Answer,
+        rejected=Answer,
+    ),
     "liveqa_questions": _row(qid=Text, message=Text, summary=Text, paraphrase=str | None),
     "patientqa": _row(
         **dict.fromkeys(("id", "part", "model", "answer"), Text),
@@ -186,11 +161,13 @@ ROWS = {
     ),
     "medec": MedecText,
     "lostbench": _row(
-        id=Text, condition=Text, model=Text, messages=list[Message], grades=list[LostbenchGrade]
+        id=Text,
+        condition=Text,
+        model=Text,
+        messages=list[Message],
+        grades=list[LOSTBENCH_GRADE],
     ),
-    "medlfqa_kqa_silver": MEDLFQA_ROW,
-    "medlfqa_medication": MEDLFQA_ROW,
-    "medlfqa_liveqa": MEDLFQA_ROW,
+    **dict.fromkeys(("medlfqa_kqa_silver", "medlfqa_medication", "medlfqa_liveqa"), MEDLFQA_ROW),
     "medquad": _row(id=Text, question=Text, answer=Text),
 }
 
@@ -287,25 +264,26 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
             return [as_in_file(row) for row in parsed(lines, card.address)]
 
 
+def _named(row: dict, **names: str) -> dict:
+    """Fields of ``row`` by other names: the new one is that of ``names``, its value the old one."""
+    return {ours: row[theirs] for ours, theirs in names.items()}
+
+
 def _kqa_label(row: dict) -> dict:
-    names = {"question": "Question", "model": "llm_x", "criterion": "claim"}
-    named = {ours: row[theirs] for ours, theirs in names.items()}
-    labels = [row[f"label_{number}"] for number in range(3)]
-    return row | named | {"category": row["category_x"], "labels": labels}
+    named = _named(
+        row, question="Question", model="llm_x", criterion="claim", category="category_x"
+    )
+    return row | named | {"labels": [row[f"label_{number}"] for number in range(3)]}
 
 
 def _mediqa(row: dict) -> dict:
-    question, names = row["QUESTION"], {"train_live_qa_med": "train_liveqa", "validation": "val"}
-    answers = []
-    for entry in question["AnswerList"]:
-        a = entry["Answer"]
-        answers.append({"aid": a["AID"], "score": a["ReferenceScore"], "text": a["AnswerText"]})
-    return {
-        "split": names.get(row["split"], row["split"]),
-        "qid": question["QID"],
-        "question": question["QuestionText"],
-        "answers": answers,
-    }
+    split = {"train_live_qa_med": "train_liveqa", "validation": "val"}.get(row["split"])
+    answers = [
+        _named(entry["Answer"], aid="AID", score="ReferenceScore", text="AnswerText")
+        for entry in row["QUESTION"]["AnswerList"]
+    ]
+    named = _named(row["QUESTION"], qid="QID", question="QuestionText")
+    return named | {"split": split or row["split"], "answers": answers}
 
 
 OF_HUB = {"kqa_labels": _kqa_label, "mediqa": _mediqa}  # rows of the network as those of the file
