@@ -65,9 +65,6 @@ def _scored(
     return Question(asked, tuple(candidates), tuple(pairs), condition, subset)
 
 
-# --- adapters: questions of a card's rows, which count what they leave out
-
-
 def mediqa(rows: Sequence, _: Counter) -> Iterator[Question]:
     """The reference score of 1 to 4 orders the answers."""
     for row in rows:
@@ -111,7 +108,7 @@ def rewardbench(rows: Sequence, left_out: Counter) -> Iterator[Question]:
 
 
 CONSUMER = "consumer_question"
-SETS = {  # name -> its card and adapter
+SETS = {  # name -> its card, and the adapter that makes questions of its rows
     "mediqa": ("mediqa", mediqa),
     "medquad": ("medquad_judged", medquad),
     "medical_rewardbench": ("medical_rewardbench", rewardbench),

@@ -59,10 +59,8 @@ def read(source: str | Path, limit: int | None = None) -> Reading:
     return Reading(list(found.values()), skipped)
 
 
-# --- rows: a RawInstruction or the reason why there is none
-
-
 def _of_set(key: str, card: Card) -> Iterator[RawInstruction | str]:
+    """Each row as a record, or the reason why it is none."""
     for row in _open(card):
         try:
             name, text = ADAPTERS[key](row)
@@ -129,9 +127,6 @@ def _checked(row: str | dict) -> RawInstruction | str:
     return record if record.text.strip() else "no question"
 
 
-# --- adapters: of a set's row (id within the set, question)
-
-
 def _text(value) -> str:
     return value.strip() if isinstance(value, str) else ""
 
@@ -146,4 +141,5 @@ def _ultramedical(row: Mapping) -> tuple:
     return row["id"], _text(asked[0]) if len(asked) == 1 else ""
 
 
+# of a set's row, its id within the set and its question
 ADAPTERS = {"rar_medicine": _rar_medicine, "ultramedical": _ultramedical}
