@@ -31,13 +31,13 @@ class _Pool:
     """
 
     def __init__(self, texts: Sequence[str]):
-        self.texts, self.words, self.word_rows = texts, [], Counter()
+        self.texts, self.words, self.guards, self.word_rows = texts, [], [], Counter()
         for text in texts:
             sentences = lexical_guard.read(text)
-            content = lexical_guard.content(sentences)
-            self.words.append(tuple(word for sentence in content for word in sentence))
+            words = [w for sentence in lexical_guard.content(sentences) for w in sentence]
+            self.words.append(tuple(words))
+            self.guards.append(tuple(sorted(w for w in words if w == "not" or w[0].isdigit())))
             self.word_rows.update(set().union(*sentences))
-        self.guards = [tuple(lexical_guard.numbers(words)) for words in self.words]
 
     def by_guard(self, rows: Iterable[int]) -> dict[tuple[str, ...], list[int]]:
         grouped = defaultdict(list)

@@ -45,17 +45,10 @@ from promedical_utils.data.sources.schemas import NEGATION, at_hand, question, r
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
-# MEDIQA's one criterion, which is also what a model of criteria is given where there is no rubric
-NEUTRAL = Criterion(
-    id="neutral",
-    dimension="proficiency",
-    text="Gives a correct answer to the question asked, be it an incomplete one.",
-    weight=1,
-    kind="overall",
-)
 EXTERNAL = frozenset({"healthbench", "lostbench"})  # evaluation only: one by its authors' wish
 CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
 LABEL_SETS = read_yaml(Path(__file__).with_name("label_sets.yaml"))
+NEUTRAL = Criterion(id="neutral", **LABEL_SETS["neutral"][0])
 LOST = "labelled rows of no statement of its question, counted in the agreement only"
 
 
@@ -278,10 +271,9 @@ def _kqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
         left_out["blank or repeated statements"] += given - len(criteria)
         criterion, by_answer = {wording(c.text): c.id for c in criteria}, defaultdict(dict)
         for label in of_question:
+            three = [_verdict(said == CLASSES[-1]) for said in label.labels]
             if c := criterion.get(wording(label.criterion)):
-                by_answer[label.model, label.answer][c] = [
-                    _verdict(x == CLASSES[-1]) for x in label.labels
-                ]
+                by_answer[label.model, label.answer][c] = three
             else:  # two statements glued together
                 left_out[LOST] += 1
         met = dict.fromkeys(criterion.values(), "met")

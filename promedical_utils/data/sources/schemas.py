@@ -196,9 +196,8 @@ def as_first_read(key: str) -> bool | None:
 
 
 def _local(card: Card, folder: Path) -> list[dict]:
-    path = folder / card.file
+    path, where = folder / card.file, card.hub or card.address
     if not path.is_file():
-        where = card.hub or card.address
         mend = f"unset {VARIABLE} to use the network" if where else "leave this source out"
         raise KitError(
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
@@ -251,10 +250,9 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
     mend = f"download it and set {VARIABLE} to the folder that holds {card.file}"
     with reading(f"{card.name} from {where}", f"mend the network, or {mend}"):
         if card.hub_file:
-            path = huggingface_hub.hf_hub_download(
-                card.hub, card.hub_file, repo_type="dataset", revision=card.revision
-            )
-            with open(path, encoding="utf-8") as lines:
+            of = {"repo_type": "dataset", "revision": card.revision}
+            path = huggingface_hub.hf_hub_download(card.hub, card.hub_file, **of)
+            with text_lines(Path(path)) as lines:
                 return parsed(lines, card.file)
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
