@@ -41,10 +41,10 @@ class Curated:
 
     def step(self, name: str, reasons: Mapping[str, str]) -> None:
         """Take out the rows that have a reason, by id; those of ``NO_ANSWER`` are queued."""
-        gone = [(row.id, name, reasons[row.id]) for row in self.left if row.id in reasons]
+        gone = [(row.id, name, reasons[row.id]) for row in self.left if reasons.get(row.id)]
         queued = sum(reason.startswith(NO_ANSWER) for *_, reason in gone)
         before = len(self.left)
-        self.left = [row for row in self.left if row.id not in reasons]
+        self.left = [row for row in self.left if not reasons.get(row.id)]
         self._funnel.append((name, before, len(gone) - queued, queued, len(self.left)))
         self._left_out += gone
 
@@ -76,8 +76,7 @@ def curate(
     deduplication.check_ids([row.id for row in rows])
     made = Curated(rows)
     for name, reason_of in CHEAP.items():
-        reasons = {row.id: reason_of(row, profile) for row in made.left}
-        made.step(name, {i: reason for i, reason in reasons.items() if reason})
+        made.step(name, {row.id: reason_of(row, profile) for row in made.left})
     ids, texts = [row.id for row in made.left], [row.text for row in made.left]
     repeated = deduplication.deduplicate(ids, texts)
     made.step("duplicates", {r.id: f"{r.rule} of {r.kept_id}" for r in repeated.itertuples()})

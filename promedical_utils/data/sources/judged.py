@@ -2,8 +2,6 @@
 
 MEDIQA-2019 and MedQuAD: retrieved passages scored 1 to 4, a pair is two answers to one question of
 unequal score. Medical RewardBench: one pair a row, which medical experts revised.
-
-    questions, left_out = judged.read("medquad")
 """
 
 from collections import Counter, defaultdict
@@ -52,17 +50,14 @@ def _scored(
     asked: Instruction, answers: Sequence[tuple], generator: str = "retrieved", subset: str = ""
 ) -> Question:
     """Of (answer id, text, score); the pairs are in the order of the ids, which tells nothing."""
-    score = {id: points for id, _, points in answers}
-    pairs = []
+    score, pairs = {id: points for id, _, points in answers}, []
     for a, b in combinations(sorted(score), 2):
         if score[a] != score[b]:
             pairs.append((a, b, 1 if score[a] > score[b] else -1))
-    candidates = [
-        Candidate(id=id, instruction_id=asked.id, generator=generator, text=text)
-        for id, text, _ in answers
-    ]
+    own = {"instruction_id": asked.id, "generator": generator}
+    candidates = tuple(Candidate(id=id, text=text, **own) for id, text, _ in answers)
     condition = short_hash(wording(asked.messages[-1].content))
-    return Question(asked, tuple(candidates), tuple(pairs), condition, subset)
+    return Question(asked, candidates, tuple(pairs), condition, subset)
 
 
 def mediqa(rows: Sequence, _: Counter) -> Iterator[Question]:

@@ -106,11 +106,9 @@ class RealStudy(RunData):
         Where its labels differ nobody knows: unknown, which is counted as well.
         """
         i, place = asked.id, {"condition": condition, "patient": condition, "split": split}
-        about = (asked.prompt, asked.category, asked.specialty)
-        self.instructions.append(question(i, source, *about))
-        self.rubrics.append(
-            Rubric(instruction_id=i, criteria=asked.criteria, status="gold", round=0)
-        )
+        rubric = Rubric(instruction_id=i, criteria=asked.criteria, status="gold", round=0)
+        self.instructions.append(question(i, source, asked.prompt, asked.category, asked.specialty))
+        self.rubrics.append(rubric)
         self.splits.append(SplitRow(instruction_id=i, wording_seed=0, **place))
         self.known_by[i] = asked.known_by
         by_text = defaultdict(list)
@@ -124,10 +122,8 @@ class RealStudy(RunData):
                     if verdicts[c] != other.verdicts[c]:
                         verdicts[c] = "unknown"
                         self.left_out[f"{source}: labels of one text that differ, unknown"] += 1
-            self.candidates.append(
-                Candidate(id=id, instruction_id=i, generator=first.generator, text=first.text)
-            )
-            labels = LABELS[source]
+            labels, about = LABELS[source], {"generator": first.generator, "text": first.text}
+            self.candidates.append(Candidate(id=id, instruction_id=i, **about))
             for judge, given in {labels: verdicts, "judge": verdicts, **first.singly}.items():
                 why = labels if judge == "judge" else ""
                 for c, v in given.items():
