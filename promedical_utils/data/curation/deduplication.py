@@ -8,7 +8,7 @@ What is compared does not depend on the order of the rows; an index that is buil
 as in semhash) could not promise that.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
@@ -17,6 +17,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import embeddings, lexical_guard
+from promedical_utils.data.sources.schemas import grouped
 
 BANDS, BAND_HASHES = 24, 5  # of MinHash: texts that agree in one band are compared
 GRAM = 3  # letters hashed together: a typing error changes few of them
@@ -39,12 +40,6 @@ class _Pool:
             self.guards.append(tuple(sorted(w for w in words if w == "not" or w[0].isdigit())))
             self.word_rows.update(set().union(*sentences))
 
-    def by_guard(self, rows: Iterable[int]) -> dict[tuple[str, ...], list[int]]:
-        grouped = defaultdict(list)
-        for row in rows:
-            grouped[self.guards[row]].append(row)
-        return grouped
-
     def same(self, a: int, b: int) -> bool:
         """Whether two texts say the same: where more than a fifth of the words differ, or three,
         these are no typing errors."""
@@ -57,12 +52,12 @@ class _Pool:
 
     def pairs(self, rows: Iterable[int]) -> Iterator[tuple[int, int]]:
         """(row, other) with other < row that share the guard and may be alike."""
-        for alike in self.by_guard(rows).values():
+        for alike in grouped(rows, self.guards.__getitem__).values():
             index = MinHashLSH(num_perm=BANDS * BAND_HASHES, params=(BANDS, BAND_HASHES))
             grams = ([gram.encode() for gram in _grams(self.words[row])] for row in alike)
             sketches = MinHash.generator(grams, num_perm=BANDS * BAND_HASHES, seed=SEED)
             for row, sketch in zip(alike, sketches, strict=True):
-                yield from ((row, other) for other in index.query(sketch) if other < row)
+                yield from ((row, other) for other in index.query(sketch))
                 index.insert(row, sketch)
 
 
@@ -78,7 +73,7 @@ def deduplicate(ids: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
             raise KitError(f"the pool, row {row} ({id_}): empty text; fill or remove the row")
     order = sorted(range(len(ids)), key=ids.__getitem__)  # from here on rows are counted by id
     pool = _Pool([texts[n] for n in order])
-    first_row: dict[tuple[str, ...], int] = {}
+    first_row = {}
     same = [first_row.setdefault(words, row) for row, words in enumerate(pool.words)]
     clusters = DisjointSet(range(len(order)))
     for row, first in enumerate(same):
@@ -102,7 +97,8 @@ def matches(texts: Sequence[str], others: Sequence[str]) -> dict[int, tuple[int,
     makes of it; of several others the most similar one, of equals the first.
     """
     pool, n = _Pool([*others, *texts]), len(others)
-    others_of, vectors, found = pool.by_guard(range(n)), embeddings.embed(pool.texts), {}
+    others_of, found = grouped(range(n), pool.guards.__getitem__), {}
+    vectors = embeddings.embed(pool.texts)
     for row in range(n, len(pool.texts)):
         same = [o for o in others_of.get(pool.guards[row], ()) if pool.same(o, row)]
         if same:

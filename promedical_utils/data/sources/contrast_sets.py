@@ -25,7 +25,7 @@ without a pair is dropped and counted, and so is a question.
 
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations, product
@@ -34,6 +34,7 @@ from typing import Literal, NamedTuple
 
 from promedical_utils.core.records import Criterion, VerdictValue
 from promedical_utils.core.workspace import read_yaml, short_hash
+from promedical_utils.data.sources.schemas import grouped
 
 SUPPORTS, TOUCHES = 0.55, 0.3  # shares of a statement's content words
 ANSWERS = 4  # of a question, all of the same number of words
@@ -272,9 +273,7 @@ def _pairs(draws: Draws, criterion_id: str) -> list[tuple[str, str]]:
 
 def _best(drawn: Draws, criteria: Sequence[Criterion], rng: random.Random) -> Draws | None:
     """``ANSWERS`` equally long draws, as the module says; None if no four are worth their cost."""
-    best, most, by_words = None, 0.0, defaultdict(list)
-    for text in drawn:
-        by_words[len(text.split())].append(text)
+    best, most, by_words = None, 0.0, grouped(drawn, lambda text: len(text.split()))
     enough = [texts for texts in by_words.values() if len(texts) >= ANSWERS]
     for _ in range(DRAWS if enough else 0):
         texts, value, better = rng.sample(rng.choice(enough), ANSWERS), 0.0, Counter()

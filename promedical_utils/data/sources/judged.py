@@ -12,7 +12,7 @@ from itertools import combinations
 from promedical_utils.core.records import Candidate, Instruction, Rubric
 from promedical_utils.core.workspace import short_hash
 from promedical_utils.data.sources import schemas
-from promedical_utils.data.sources.schemas import question, wording
+from promedical_utils.data.sources.schemas import grouped, question, wording
 
 # Pairs of each subset of Medical RewardBench, by its card
 SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}
@@ -73,11 +73,8 @@ def medquad(rows: Sequence, left_out: Counter) -> Iterator[Question]:
     168 answers were judged twice, and never alike: they have no score here (kit's decision, a mean
     would order them by who happened to judge twice).
     """
-    judged, answers, text = defaultdict(list), defaultdict(list), {}
-    for row in rows:
-        judged[row.qid, row.aid].append(row)
-        text[row.qid] = row.question
-    for (qid, aid), of_answer in judged.items():
+    text, answers = {row.qid: row.question for row in rows}, defaultdict(list)
+    for (qid, aid), of_answer in grouped(rows, lambda row: (row.qid, row.aid)).items():
         if len({row.score for row in of_answer}) > 1:
             left_out["answers judged differently"] += 1
         else:

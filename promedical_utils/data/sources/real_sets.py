@@ -41,7 +41,14 @@ from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, read_yaml, short_hash
 from promedical_utils.data.sources import contrast_sets, judged, schemas
 from promedical_utils.data.sources.question_split import TRAINING_SIDE, QuestionSplit, alike
-from promedical_utils.data.sources.schemas import NEGATION, at_hand, question, read, wording
+from promedical_utils.data.sources.schemas import (
+    NEGATION,
+    at_hand,
+    grouped,
+    question,
+    read,
+    wording,
+)
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
@@ -111,10 +118,7 @@ class RealStudy(RunData):
         self.rubrics.append(rubric)
         self.splits.append(SplitRow(instruction_id=i, wording_seed=0, **place))
         self.known_by[i] = asked.known_by
-        by_text = defaultdict(list)
-        for answer in asked.answers:
-            by_text[wording(answer.text)].append(answer)
-        for first, *again in by_text.values():
+        for first, *again in grouped(asked.answers, lambda answer: wording(answer.text)).values():
             id, verdicts = f"{i}-{first.name or first.generator}", dict(first.verdicts)
             for other in again:
                 self.left_out[f"{source}: texts labelled again"] += 1
@@ -251,9 +255,7 @@ def _constant(instruction_id: str, source: str) -> list[Criterion]:
 
 
 def _kqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    labels = defaultdict(list)
-    for label in read("kqa_labels"):
-        labels[wording(label.question)].append(label)
+    labels = grouped(read("kqa_labels"), lambda label: wording(label.question))
     for row in read("kqa_questions"):
         of_question = labels.pop(wording(row.Question), [])
         if not of_question:
@@ -294,13 +296,10 @@ def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list
 
 
 def _patientqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    by_id, by_prompt = defaultdict(list), defaultdict(list)
-    for row in read("patientqa"):
-        if (row.question or "").strip() and row.question_id:
-            by_id[row.part, row.question_id].append(row)
-        else:
-            left_out["rows without a question text"] += 1
-    for rows in by_id.values():
+    given, by_prompt = read("patientqa"), defaultdict(list)
+    asked = [row for row in given if (row.question or "").strip() and row.question_id]
+    left_out["rows without a question text"] = len(given) - len(asked)
+    for rows in grouped(asked, lambda row: (row.part, row.question_id)).values():
         rows.sort(key=lambda row: row.question_variant or "")  # "original" before "v1"
         by_prompt[wording(rows[0].question)] += rows  # two ids may ask the same
     for rows in by_prompt.values():
@@ -374,10 +373,8 @@ def sentences(lines: str) -> tuple[dict[str, str], int]:
 
 
 def _lostbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    by_prompt = defaultdict(list)
-    for row in read("lostbench"):
-        for grade in row.grades:
-            by_prompt[str(row.messages[: grade.message])].append((row, grade))
+    given = [(row, grade) for row in read("lostbench") for grade in row.grades]
+    by_prompt = grouped(given, lambda of: str(of[0].messages[: of[1].message]))
     for prompt, graded in by_prompt.items():
         if len(graded) == 1:
             left_out["answers with no other to compare with"] += 1
@@ -425,9 +422,7 @@ def harm() -> dict[str, bool]:
 
 
 def _healthbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    by_prompt = defaultdict(list)
-    for row in read("healthbench_graded"):
-        by_prompt[row.prompt_id].append(row)
+    by_prompt = grouped(read("healthbench_graded"), lambda row: row.prompt_id)
     for prompt_id, rows in by_prompt.items():
         shared = set.intersection(*({p.criterion for p in row.criteria} for row in rows))
         criteria = _points(prompt_id, [p for p in rows[0].criteria if p.criterion in shared])

@@ -10,7 +10,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,3 +303,11 @@ def question(id, source, asked: str | list[Message], category, specialty="", dif
 def wording(text: str) -> str:
     """The words of a text without case and punctuation: what tells one question from another."""
     return re.sub(r"\W+", " ", text.lower()).strip() or text
+
+
+def grouped(rows: Iterable, key: Callable) -> dict[Hashable, list]:
+    """Rows by what ``key`` says of each; groups and rows in the order in which they come."""
+    found = defaultdict(list)
+    for row in rows:
+        found[key(row)].append(row)
+    return found
