@@ -8,7 +8,7 @@ by their ids, as message, summary and paraphrase.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -68,8 +68,7 @@ def _content(text: str) -> set[Hashable]:
     return set(wording(text).split()) - ENGLISH_STOP_WORDS
 
 
-@dataclass(frozen=True)
-class QuestionSplit:
+class QuestionSplit(NamedTuple):
     """Where a question belongs. ``fixed``: wording of the test side -> a name of what it asks."""
 
     seed: int

@@ -23,7 +23,6 @@ from statistics import mean, mode
 from typing import NamedTuple
 
 import pandas as pd
-from pydantic import BaseModel
 
 from promedical_utils.core import statistics
 from promedical_utils.core.records import (
@@ -467,8 +466,8 @@ PEOPLE = ("physicians", "annotators", "reference")  # labels that people gave
 LABELS = {name: schemas.CARDS[key].labels for name, (key, _) in (SOURCES | judged.SETS).items()}
 
 
-def medquad_texts(seed: int) -> list[tuple[BaseModel, Split]]:
-    """MedQuAD's questions and answers, each with its split.
+def medquad_texts(seed: int) -> list[tuple]:
+    """MedQuAD's questions with their answers, as rows of the set, each with its split.
 
     All of them may be retrieved, those of split train be learned from: none is a question of the
     fixed test side, or an answer that MEDIQA-2019 or MedQuAD's judged ones have.
