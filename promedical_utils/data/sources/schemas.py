@@ -109,67 +109,49 @@ class MedecText(BaseModel):
     corrected: str = Field(alias="Corrected Text")
 
 
-def _row(**fields: type) -> type[BaseModel]:
-    """A row that must have these fields and no other form of them."""
+def _row(texts: str = "", **fields: type) -> type[BaseModel]:
+    """A row that must have these fields and no other form of them; ``texts`` are not blank."""
+    fields |= dict.fromkeys(texts.split(), Text)
     return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()})
 
 
-MEDIQA_ANSWER = _row(aid=Text, score=Score, text=Text)
+MEDIQA_ANSWER = _row("aid text", score=Score)
 LOSTBENCH_GRADE = _row(message=Annotated[int, Field(ge=1)], maintained=bool)
-MEDLFQA_ROW = _row(Question=Text, Free_form_answer=str, Must_have=list[str], Nice_to_have=list[str])
-LEVELS = (  # of patientqa, None where the rater left one out; label_sets.yaml knows them
-    "scientific_consensus missing_content empathy grammaticality extent_of_harm likelihood_of_harm "
-    "inappropriate_content bias"
-).split()
+MEDLFQA_ROW = _row("Question", Free_form_answer=str, Must_have=list[str], Nice_to_have=list[str])
+MAY_LACK = (  # of patientqa, None where the rater left a level out; label_sets.yaml knows them
+    "question_id question question_variant scientific_consensus missing_content empathy "
+    "grammaticality extent_of_harm likelihood_of_harm inappropriate_content bias"
+)
 ROWS = {
     "kqa_questions": KqaQuestion,
     "kqa_labels": _row(
-        question=Text,
-        model=Text,
-        answer=Text,
-        criterion=Text,
+        "question model answer criterion",
         category=Literal["Must_have", "Nice_to_have"],
         labels=tuple[Label, Label, Label],
     ),
     "mediqa": _row(
+        "qid question",
         split=Literal["train_liveqa", "train_alexa", "val", "test"],
-        qid=Text,
-        question=Text,
         answers=Some[MEDIQA_ANSWER],
     ),
     "healthbench_rubrics": HealthRubric,
     "healthbench_graded": _row(
-        source=Text,
-        prompt_id=Text,
-        prompt=Some[Message],
-        response=Text,
-        criteria=Some[GradedPoint],
+        "source prompt_id response", prompt=Some[Message], criteria=Some[GradedPoint]
     ),
-    "medquad_judged": _row(qid=Text, question=Text, aid=Text, score=Score, answer=Text),
+    "medquad_judged": _row("qid question aid answer", score=Score),
     "medical_rewardbench": _row(
+        "prompt",
         label_type=Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")],
-        prompt=Text,
         chosen=Answer,
         rejected=Answer,
     ),
-    "liveqa_questions": _row(qid=Text, message=Text, summary=Text, paraphrase=str | None),
-    "patientqa": _row(
-        **dict.fromkeys(("id", "part", "model", "answer"), Text),
-        **dict.fromkeys(("question_id", "question", "question_variant", *LEVELS), str | None),
-    ),
-    "medhallu": _row(
-        id=int, question=Text, knowledge=list[str], ground_truth=Text, hallucinated_answer=Text
-    ),
+    "liveqa_questions": _row("qid message summary", paraphrase=str | None),
+    "patientqa": _row("id part model answer", **dict.fromkeys(MAY_LACK.split(), str | None)),
+    "medhallu": _row("question ground_truth hallucinated_answer", id=int, knowledge=list[str]),
     "medec": MedecText,
-    "lostbench": _row(
-        id=Text,
-        condition=Text,
-        model=Text,
-        messages=list[Message],
-        grades=list[LOSTBENCH_GRADE],
-    ),
+    "lostbench": _row("id condition model", messages=list[Message], grades=list[LOSTBENCH_GRADE]),
     **dict.fromkeys(("medlfqa_kqa_silver", "medlfqa_medication", "medlfqa_liveqa"), MEDLFQA_ROW),
-    "medquad": _row(id=Text, question=Text, answer=Text),
+    "medquad": _row("id question answer"),
 }
 
 
