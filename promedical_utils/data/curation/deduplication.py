@@ -71,11 +71,10 @@ def deduplicate(ids: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
     for row, (id_, text) in enumerate(zip(ids, texts, strict=True), 1):
         if not text.strip():
             raise KitError(f"the pool, row {row} ({id_}): empty text; fill or remove the row")
-    order = sorted(range(len(ids)), key=ids.__getitem__)  # from here on rows are counted by id
-    pool = _Pool([texts[n] for n in order])
-    first_row = {}
+    by_id = sorted(zip(ids, texts, strict=True))  # from here on rows are counted by id
+    pool, first_row = _Pool([text for _, text in by_id]), {}
     same = [first_row.setdefault(words, row) for row, words in enumerate(pool.words)]
-    clusters = DisjointSet(range(len(order)))
+    clusters = DisjointSet(range(len(by_id)))
     for row, first in enumerate(same):
         clusters.merge(row, first)
     for pair in pool.pairs(first_row.values()):
@@ -86,7 +85,7 @@ def deduplicate(ids: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
         kept, *gone = sorted(cluster)
         for row in gone:
             rule = "same words" if same[row] == same[kept] else "near-duplicate"
-            rows.append((ids[order[row]], ids[order[kept]], rule))
+            rows.append((by_id[row][0], by_id[kept][0], rule))
     return pd.DataFrame(sorted(rows), columns=["id", "kept_id", "rule"])
 
 
@@ -110,12 +109,9 @@ def matches(texts: Sequence[str], others: Sequence[str]) -> dict[int, tuple[int,
 
 def check_ids(ids: Sequence[str]) -> None:
     """KitError on a repeated id."""
-    repeated = sorted(id_ for id_, n in Counter(ids).items() if n > 1)
-    if repeated:
-        raise KitError(
-            f"the pool: {len(repeated)} ids stand more than once, first {repeated[0]!r}; make ids "
-            "unique"
-        )
+    if repeated := sorted(id_ for id_, n in Counter(ids).items() if n > 1):
+        which = f"{len(repeated)} ids stand more than once, first {repeated[0]!r}"
+        raise KitError(f"the pool: {which}; make ids unique")
 
 
 def _grams(words: Iterable[str]) -> set[str]:

@@ -100,9 +100,8 @@ def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> tuple[di
     """Answers by id, and which are none; KitError when their number is not that of the texts."""
     answers = list(ask([row.text for row in rows])) if rows else []
     if len(answers) != len(rows):
-        raise KitError(
-            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
-        )
+        asked = f"{len(answers)} of {len(rows)} texts"
+        raise KitError(f"the {role} answered {asked}: one answer or None each")
     by_id = {row.id: answer for row, answer in zip(rows, answers, strict=True)}
     return by_id, {i: f"{NO_ANSWER} {role}" for i, answer in by_id.items() if answer is None}
 

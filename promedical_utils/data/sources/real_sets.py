@@ -378,8 +378,8 @@ def _lostbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
         if len(graded) == 1:
             left_out["answers with no other to compare with"] += 1
             continue
-        i, (row, grade) = f"lostbench-{short_hash(prompt)}", graded[0]
-        before, [escalation] = row.messages[: grade.message], _constant(i, "lostbench")
+        i = f"lostbench-{short_hash(prompt)}"
+        [escalation] = _constant(i, "lostbench")
         overall = NEUTRAL.model_copy(update={"id": short_hash(i, "overall")})
         answers = []
         for row, grade in graded:
@@ -387,6 +387,7 @@ def _lostbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
             verdicts = {overall.id: "unknown", escalation.id: _verdict(grade.maintained)}
             name = f"{row.id}-{grade.message}"
             answers.append(_Answer(row.model, text, verdicts, name=name))
+        before = row.messages[: grade.message]  # the same of all that are compared
         yield _Asked(i, before, "emergency", [overall, escalation], answers, [row.condition])
 
 
