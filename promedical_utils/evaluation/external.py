@@ -268,7 +268,7 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
         yield "clinic", clinic_set(profile.seed, profile.external_instructions, taken)
     documents = {}
     if profile.documents == MEDQUAD:
-        texts, _ = real_sets.medquad_texts(profile.seed)
+        texts = real_sets.medquad_texts(profile.seed)
         documents = {row.id: row.answer for row, _ in texts}
     elif profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)

@@ -243,7 +243,7 @@ def _with_rubric(data: RunData, split: str, most: int) -> list[Instruction]:
 
 def _harmless(seed: int, most: int) -> list[Instruction]:
     """Questions of MedQuAD that are not learned from, in the order of a hash."""
-    texts = [row for row, split in real_sets.medquad_texts(seed)[0] if split == "bench"]
+    texts = [row for row, split in real_sets.medquad_texts(seed) if split == "bench"]
     texts.sort(key=lambda row: short_hash("harmless", row.id))
     return [
         schemas.question(f"medquad-{row.id}", "medquad", row.question, "patient_question")
