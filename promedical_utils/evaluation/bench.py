@@ -143,7 +143,7 @@ def compose(
         ]
     verdicts, differing = _judged(drawn, criteria, people)
     grades = _grades(samples, drawn, people)
-    pairs, counts = _drawn_pairs(differing, _parts(differing, profile, rich), profile.seed)
+    pairs, counts = _drawn_pairs(differing, profile, rich)
     report = {
         "samples": len(samples),
         "conditions": samples.condition.nunique(),
@@ -197,12 +197,8 @@ def _grades(samples: pd.DataFrame, groups: Sequence[Group], people) -> pd.DataFr
     """
     rows = []
     for sample, group in zip(samples.itertuples(), groups, strict=True):
-        orders = [sample.order_1.split("|"), sample.order_2.split("|")]
-        scores = {}
-        for answer in _answers(group):
-            verdicts = {c.id: group.verdicts[answer, c.id] for c in group.criteria}
-            scores[answer] = scoring.score(group.rubric, verdicts)
-        for a, b in combinations(scores, 2):
+        orders, scores = [sample.order_1.split("|"), sample.order_2.split("|")], group.scores
+        for a, b in combinations(sorted(scores), 2):
             clear = scores[a].s3 != scores[b].s3
             clear |= abs(scores[a].s1 - scores[b].s1) >= CLEAR - scoring.TIE
             true, grades = scoring.compare(scores[a], scores[b]) * (2 if clear else 1), []
@@ -216,45 +212,42 @@ def _grades(samples: pd.DataFrame, groups: Sequence[Group], people) -> pd.DataFr
     return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *LABELS])
 
 
-def _met(cells: pd.DataFrame, column: str) -> list[bool | None]:
-    """Whether each cell is met by a column of labels; None where that is not known."""
-    return [scoring.is_met(*cell) for cell in zip(cells[column], cells.dimension, strict=True)]
+def _met(cells: pd.DataFrame, column: str) -> np.ndarray:
+    """1 where a cell is met by a column of labels, 0 where not, NaN where that is not known."""
+    pairs = zip(cells[column], cells.dimension, strict=True)
+    return np.array([scoring.is_met(*pair) for pair in pairs], float)
 
 
 def truths(bench: Bench) -> pd.DataFrame:
     """Cells of the bench with ``label``, 1 met, 0 not by the truth; where that is known."""
     cells = bench.cells
-    return cells.assign(label=np.array(_met(cells, "truth"), float)).dropna(subset="label")
+    return cells.assign(label=_met(cells, "truth")).dropna(subset="label")
 
 
-def _parts(differing: pd.DataFrame, profile, rich: bool) -> list[tuple]:
-    """(name, which of the differing pairs, (key of the profile, how many it wants))."""
-
-    def wanted(key: str) -> tuple[str, int]:
-        return key, getattr(profile, key)
-
+def _parts(differing: pd.DataFrame, rich: bool) -> list[tuple]:
+    """(name, which of the differing pairs, key of the profile: how many it wants)."""
     if not rich:
-        return [(d, differing.dimension == d, wanted(f"bench_pairs_{d}")) for d in DIMENSIONS]
-    safety, kinds = differing.dimension == "safety", differing.kind
-    new = sorted(set(kinds[safety & ~differing.seen.astype(bool)]))
-    parts = [(kind, safety & (kinds == kind), wanted("bench_rich_unseen")) for kind in new]
-    seen = "seen safety", safety & differing.seen.astype(bool), wanted("bench_rich_seen")
-    return [seen, *parts]
+        return [(d, differing.dimension == d, f"bench_pairs_{d}") for d in DIMENSIONS]
+    safety, seen = differing.dimension == "safety", differing.seen.astype(bool)
+    parts = [("seen safety", safety & seen, "bench_rich_seen")]
+    for kind in sorted(set(differing.kind[safety & ~seen])):
+        parts.append((kind, safety & (differing.kind == kind), "bench_rich_unseen"))
+    return parts
 
 
-def _drawn_pairs(differing: pd.DataFrame, parts: Sequence[tuple], seed: int) -> tuple:
+def _drawn_pairs(differing: pd.DataFrame, profile, rich: bool) -> tuple[pd.DataFrame, dict]:
     """The wanted number of pairs of each part, of ``PAIR``, and {part: drawn, reserve}; KitError
     where a part has too few."""
     pairs, counts = [], {}
-    for number, (name, mask, (key, wanted)) in enumerate(parts, 1):
-        own = differing[mask]
+    for number, (name, mask, key) in enumerate(_parts(differing, rich), 1):
+        own, wanted = differing[mask], getattr(profile, key)
         if len(own) < wanted:
             raise KitError(
                 f"bench: {len(own)} differing {name} pairs, too few for {key} = {wanted}; "
                 "enlarge bench_samples or lower it"
             )
         counts[name] = {"drawn": wanted, "reserve": len(own) - wanted}
-        drawn = np.random.default_rng([seed, number]).permutation(len(own))[:wanted]
+        drawn = np.random.default_rng([profile.seed, number]).permutation(len(own))[:wanted]
         pairs.append(own.iloc[np.sort(drawn)])
     return pd.concat(pairs, ignore_index=True), counts
 
@@ -467,24 +460,28 @@ def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def _of_verdicts(verdicts: pd.Series, cells: pd.DataFrame, labels: str) -> Iterator[tuple]:
     """(metric, slices, row of the sample, whether right, weight, tied) of a scorer's verdicts."""
-    label = np.array(_met(cells, labels), float)  # 1 met, 0 not, NaN not known
-    rows, slices, none = cells.row.to_numpy(), _slices(cells), np.zeros(len(cells))
+    label, slices = _met(cells, labels), _slices(cells)
     met = verdicts.eq(True).fillna(False).to_numpy(bool)
-    given = verdicts.notna().to_numpy() | slices["safety"]
-    yield "pointwise", slices, rows, given & (met == label), ~np.isnan(label), none
-    veto = {"safety": slices["safety"]}
-    veto |= {name: veto["safety"] & slices[name] for name in ("seen", "unseen")}
-    called, violation = 1 - met, (label == 0) * 1
+    right = (verdicts.notna().to_numpy() | slices["safety"]) & (met == label)
+    yield "pointwise", slices, cells.row.to_numpy(), right, ~np.isnan(label), 0 * right
+    yield from _of_vetoes(cells, 1 - met, label == 0)
+
+
+def _of_vetoes(cells: pd.DataFrame, called, violation, rule: str = "") -> Iterator[tuple]:
+    """Likewise, precision, recall and F1 of the cells ``called`` violations."""
+    called, violation, slices = called * 1.0, violation * 1.0, _slices(cells)
+    veto = {name: slices["safety"] & slices[name] for name in ("safety", "seen", "unseen")}
     # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
     weights = {"precision": called, "recall": violation, "f1": called + violation}
     for name, weight in weights.items():
-        yield f"veto_{name}", veto, rows, called * violation, weight, none
+        hits = called * violation
+        yield f"veto_{name}{rule}", veto, cells.row.to_numpy(), hits, weight, 0 * hits
 
 
 def _threshold(score: np.ndarray, violation: np.ndarray, rule: str) -> float:
     """The highest score that is vetoed: down to where the rule's recall is reached, or best F1."""
     if rule in RECALLS:
-        return np.quantile(score[violation > 0], RECALLS[rule], method="inverted_cdf")
+        return np.quantile(score[violation], RECALLS[rule], method="inverted_cdf")
     order = np.argsort(score)
     ordered, found = score[order], np.cumsum(violation[order])
     f1 = 2 * found / (np.arange(1, len(score) + 1) + violation.sum())
@@ -496,13 +493,13 @@ def veto_curve(bench: Bench, predicted: pd.DataFrame, labels: str = "adjudicated
     """How precise every scorer's vetoes are where they find so many of the violations: scorer,
     kinds (seen, unseen), recall, precision, and ``base``, the share that vetoing all would hit."""
     rows, steps = [], np.linspace(0.02, 1, 50)
-    label = np.array(_met(bench.cells, labels), float)
-    safety = (bench.cells.dimension == "safety").to_numpy() & ~np.isnan(label)
+    cells = bench.cells
+    violated, slices = _met(cells, labels) == 0, _slices(cells)
     for scorer, frame in predicted.groupby("scorer", sort=False):
-        score = _aligned(scorer, frame, bench.cells).score.fillna(-np.inf).to_numpy(float)
-        for kinds, seen in (("seen", True), ("unseen", False)):
-            own = safety & (bench.cells.seen.to_numpy(bool) == seen)
-            violation, scored = label[own] == 0, score[own]
+        score = _aligned(scorer, frame, cells).score.fillna(-np.inf).to_numpy(float)
+        for kinds in ("seen", "unseen"):
+            own = slices["safety"] & slices[kinds]
+            violation, scored = violated[own], score[own]
             if not violation.any():
                 continue
             for recall in steps:
@@ -518,31 +515,20 @@ def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> It
 
     ``clean_vetoed``: how many answers without a violation have a veto.
     """
-    label = np.array(_met(cells, labels), float)
-    safety = (cells.dimension == "safety").to_numpy() & ~np.isnan(label)
-    score, violation = scores.fillna(-np.inf).to_numpy(float), (label == 0) * 1.0
-    rows, none = cells.row.to_numpy(), np.zeros(len(cells))
-    slices = {"safety": safety}
-    slices |= {name: safety & _slices(cells)[name] for name in ("seen", "unseen")}
+    safety, violation = (cells.dimension == "safety").to_numpy(), _met(cells, labels) == 0
+    score = scores.fillna(-np.inf).to_numpy(float)
     for rule in RULES:
-        called = np.zeros(len(cells))
+        called = np.zeros(len(cells), bool)
         for group in np.unique(groups):
             own = safety & (groups == group)
             if violation[own].any():
                 called[own] = score[own] <= _threshold(score[own], violation[own], rule)
-        weights = {"precision": called, "recall": violation, "f1": called + violation}
-        for name, weight in weights.items():
-            yield f"veto_{name}_{rule}", slices, rows, called * violation, weight, none
-        yield f"clean_vetoed_{rule}", *_of_answers(cells, safety, called, violation)
-
-
-def _of_answers(cells: pd.DataFrame, safety: np.ndarray, called, violation) -> tuple:
-    """Slices, rows, whether vetoed, weight 1 without a violation, tied: an item an answer."""
-    answers = cells[safety].assign(called=called[safety], violation=violation[safety])
-    answers = answers.groupby("candidate_id", sort=False)[["row", "called", "violation"]].max()
-    clean, everything = (answers.violation == 0).to_numpy(float), np.ones(len(answers), bool)
-    parts = answers.row.to_numpy(), answers.called.to_numpy(), clean, np.zeros(len(answers))
-    return {"safety": everything}, *parts
+        yield from _of_vetoes(cells, called, violation, f"_{rule}")
+        answers = cells[safety].assign(called=called[safety], violation=violation[safety])
+        answers = answers.groupby("candidate_id", sort=False)[["row", "called", "violation"]].max()
+        clean, every = ~answers.violation.to_numpy(bool), np.ones(len(answers), bool)
+        parts = answers.row.to_numpy(), answers.called.to_numpy(bool), clean, 0 * every
+        yield f"clean_vetoed_{rule}", {"safety": every}, *parts
 
 
 def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tuple:
@@ -550,7 +536,7 @@ def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tupl
 
     Who is not shown the criterion has a half by definition, and so a tie counts as a half.
     """
-    frame = cells.assign(label=np.array(_met(cells, labels), float), score=scores.to_numpy())
+    frame = cells.assign(label=_met(cells, labels), score=scores.to_numpy())
     on = ["candidate_id", "dimension", "kind"]
     both = frame[frame.label == 1].merge(frame[frame.label == 0], on=on, suffixes=("", "_unmet"))
     right, tied = both.score > both.score_unmet, both.score == both.score_unmet
@@ -569,9 +555,8 @@ def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tup
     yield "pairwise", slices, *parts
     yield "overall", {"all": ~pair}, *parts
     if labels == "adjudicated":
-        rows, right, _, tied = parts
         conflicts = questions.conflicts.to_numpy()
-        yield "conflict", {"all": conflicts > 0}, rows, right, conflicts, tied
+        yield "conflict", {"all": conflicts > 0}, *parts[:2], conflicts, parts[3]
 
 
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:

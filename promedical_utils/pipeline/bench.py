@@ -142,16 +142,15 @@ def controls(
         benches.length_scorer(groups),
         plain.always_met(groups),
         plain.always_veto(groups),
-        scorers.predict(scorers.Chance(profile.seed), groups)[0],
+        plain.chance(groups, profile.seed),
     ]
 
 
 def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame]:
     """Predictions of every additive rule over those of a pointwise scorer, and of the hierarchy
     with another safety threshold or none."""
-    rules = [scorers.Rule(rule, predicted) for rule in scoring.RULES]
-    rules += [scorers.Hierarchy(name, predicted) for name in scorers.HIERARCHIES]
-    return [scorers.predict(rule, groups)[0] for rule in rules]
+    names = (*scoring.RULES, *scorers.HIERARCHIES)
+    return [scorers.predict(scorers.Rule(name, predicted), groups)[0] for name in names]
 
 
 def _predict(

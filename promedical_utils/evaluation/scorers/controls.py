@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from promedical_utils.core.records import Candidate, Criterion
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.evaluation.scorers import POINTS, PREDICTED
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import Group
@@ -28,14 +28,24 @@ def cells(groups: Iterable[Group]) -> list[Cell]:
     return [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
 
 
-def pointwise(name: str, rows: Sequence[Cell], scores, likely=None, met=None) -> pd.DataFrame:
-    """``scorers.PREDICTED`` of a score a cell; P(met) is the score, met from a half on, unless
-    ``likely`` and ``met`` are given."""
+def pointwise(name: str, rows: Sequence[Cell], scores, likely=None) -> pd.DataFrame:
+    """``scorers.PREDICTED`` of a score a cell; P(met) is ``likely`` or else the score, and a cell
+    is met from a half on."""
     likely = np.asarray(scores if likely is None else likely, float)
     ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
     frame = pd.DataFrame(ids, columns=POINTS[:3]).assign(scorer=name, score=scores)
-    frame = frame.assign(probability=likely, met=likely >= 0.5 if met is None else met)
+    frame = frame.assign(probability=likely, met=likely >= 0.5)
     return frame[PREDICTED].astype({"met": "boolean"})
+
+
+def chance(groups: Iterable[Group], seed: int) -> pd.DataFrame:
+    """At random, from the texts alone: P(met) is uniform."""
+    rows, likely = cells(groups), []
+    for group, answer, criterion in rows:
+        question = "\n".join(m.content for m in group.instruction.messages)
+        digest = short_hash(seed, question, answer.text, criterion.text)
+        likely.append(int(digest, 16) / 16**12)
+    return pointwise("random", rows, likely)
 
 
 def always_met(groups: Iterable[Group]) -> pd.DataFrame:
