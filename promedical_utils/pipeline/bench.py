@@ -133,15 +133,15 @@ def controls(
     shown the criterion."""
     train, held = (groups_of(data, "judge", split) for split in ("train", "calibration"))
     vectors = plain.embedded(base_path(profile, run), train, held, groups)
+    learned = {"near_words": plain.near_words, "embeddings": plain.embeddings(vectors)}
+    learned["criterion_only"] = plain.criterion_only
     return [
-        plain.near_words(train, held, groups, profile.seed),
-        plain.embeddings(train, held, groups, vectors, profile.seed),
-        plain.criterion_only(train, held, groups, profile.seed),
+        *(plain.learned(n, of, train, held, groups, profile.seed) for n, of in learned.items()),
         plain.overlap(groups),
         plain.similarity(groups, vectors),
         benches.length_scorer(groups),
-        plain.always_met(groups),
-        plain.always_veto(groups),
+        plain.always("always_met", True, groups),
+        plain.always("always_veto", False, groups),
         plain.chance(groups, profile.seed),
     ]
 

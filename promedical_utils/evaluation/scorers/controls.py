@@ -48,16 +48,11 @@ def chance(groups: Iterable[Group], seed: int) -> pd.DataFrame:
     return pointwise("random", rows, likely)
 
 
-def always_met(groups: Iterable[Group]) -> pd.DataFrame:
-    """Every criterion is met, and no answer is better than another: what the base rate gives."""
+def always(name: str, met: bool, groups: Iterable[Group]) -> pd.DataFrame:
+    """Every criterion is met, or none is, and no answer is better than another: what the base rate
+    gives, or vetoing everything."""
     rows = cells(groups)
-    return pointwise("always_met", rows, np.ones(len(rows)))
-
-
-def always_veto(groups: Iterable[Group]) -> pd.DataFrame:
-    """No criterion is met: what vetoing everything gives."""
-    rows = cells(groups)
-    return pointwise("always_veto", rows, np.zeros(len(rows)))
+    return pointwise(name, rows, np.full(len(rows), float(met)))
 
 
 def overlap(groups: Iterable[Group]) -> pd.DataFrame:
@@ -88,50 +83,51 @@ def similarity(groups: Sequence[Group], vectors: Mapping[str, np.ndarray]) -> pd
     return pointwise("similarity", rows, cosines)
 
 
-def embeddings(
-    train: Sequence[Group],
-    calibration: Sequence[Group],
-    bench: Sequence[Group],
-    vectors: Mapping[str, np.ndarray],
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Logistic regression on the frozen vectors of answer and criterion: their product and their
-    distance, entry by entry, and the criterion's own."""
+# ---------------------------------------------------------------- learned controls
+
+
+Features = Callable[[Candidate, Criterion], Mapping[str, float]]  # by name
+
+
+def near_words(answer: Candidate, criterion: Criterion) -> dict[str, float]:
+    """The words round the criterion's terms in the answer: each word within ``REACH`` of a term,
+    paired with that term and crossed with the dimension; the share of terms found."""
+    terms, words, found = _terms(criterion.text), _words(answer.text), {}
+    for place, word in enumerate(words):
+        if word in terms:
+            for other in words[max(0, place - REACH) : place + REACH + 1]:
+                found[f"{criterion.dimension} {other}"] = found[f"{word}|{other}"] = 1.0
+    share = len(terms & set(words)) / max(1, len(terms))
+    return found | {f"share {criterion.dimension}": share, f"all {criterion.dimension}": 1.0}
+
+
+def criterion_only(_: Candidate, criterion: Criterion) -> dict[str, float]:
+    """The criterion's words and length: how often is such a one met, whatever the answer says?"""
+    words = _words(criterion.text)
+    return dict.fromkeys([criterion.dimension, *words], 1.0) | {"length": len(words) / 20}
+
+
+def embeddings(vectors: Mapping[str, np.ndarray]) -> Features:
+    """The frozen vectors of answer and criterion: their product and their distance, entry by entry,
+    and the criterion's own."""
 
     def features(answer: Candidate, criterion: Criterion) -> dict[str, float]:
         a, c = vectors[answer.text], vectors[criterion.text]
         joined = np.concatenate([a * c, np.abs(a - c), c]) * len(a) ** 0.5
         return {str(n): float(value) for n, value in enumerate(joined)}
 
-    return _learned("embeddings", features, train, calibration, bench, seed)
+    return features
 
 
-def near_words(
-    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
+def learned(
+    name: str,
+    of: Features,
+    train: Sequence[Group],
+    calibration: Sequence[Group],
+    bench: Sequence[Group],
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Logistic regression on the words round the criterion's terms in the answer.
-
-    Features, hashed: each word within ``REACH`` of a term, alone and paired with that term, crossed
-    with the dimension; the share of terms found. Learned as in ``_learned``.
-    """
-    return _learned("near_words", lambda a, c: _near(a.text, c), train, calibration, bench, seed)
-
-
-def criterion_only(
-    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
-) -> pd.DataFrame:
-    """Logistic regression on the criterion's words and length: how often such a criterion is met,
-    whatever the answer says."""
-
-    def features(_: Candidate, criterion: Criterion) -> dict[str, float]:
-        words = _words(criterion.text)
-        return dict.fromkeys([criterion.dimension, *words], 1.0) | {"length": len(words) / 20}
-
-    return _learned("criterion_only", features, train, calibration, bench, seed)
-
-
-def _learned(name: str, of: Callable, train, calibration, bench, seed: int) -> pd.DataFrame:
-    """Logistic regression on hashed features ``of`` (answer, criterion), name -> value.
+    """Logistic regression on hashed features ``of`` answer and criterion.
 
     Learns the verdicts of ``train``; of ``PENALTIES`` the one with the least log loss on
     ``calibration``. KitError where all verdicts are alike.
@@ -160,17 +156,6 @@ def _learned(name: str, of: Callable, train, calibration, bench, seed: int) -> p
     rows = cells(bench)
     x = features(rows)
     return pointwise(name, rows, best.decision_function(x), best.predict_proba(x)[:, 1])
-
-
-def _near(text: str, criterion: Criterion) -> dict[str, float]:
-    """Features of one answer and criterion, by name."""
-    terms, words, found = _terms(criterion.text), _words(text), {}
-    for place, word in enumerate(words):
-        if word in terms:
-            for other in words[max(0, place - REACH) : place + REACH + 1]:
-                found[f"{criterion.dimension} {other}"] = found[f"{word}|{other}"] = 1.0
-    share = len(terms & set(words)) / max(1, len(terms))
-    return found | {f"share {criterion.dimension}": share, f"all {criterion.dimension}": 1.0}
 
 
 def _words(text: str) -> list[str]:
