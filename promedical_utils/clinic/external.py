@@ -28,10 +28,9 @@ class Asked:
     """One instruction, an answer of each author, and what is known of both.
 
     ``gold``: atomic criteria, by which the truth is read. ``shown``: what a reward model is given,
-    composites among them; ``parts``: criterion id of
-    ``shown`` -> ids in ``gold`` that it asks for. ``question``: what the patient asks, without the
-    leaflet (its sentences would find the leaflets of others). ``withheld``: ids of the documents
-    that state what the message withholds.
+    composites among them; ``parts``: criterion id of ``shown`` -> ids in ``gold`` that it asks for.
+    ``question``: what the patient asks, without the leaflet (its sentences would find the leaflets
+    of others). ``withheld``: ids of the documents that state what the message withholds.
     """
 
     instruction: Instruction
@@ -123,10 +122,9 @@ def shown(gold: Rubric, rng: random.Random) -> tuple[Rubric, dict]:
     Of every dimension with two criteria or more two are joined into a composite, met if both parts
     are, with the sum of their weights.
     """
-    criteria = list(gold.criteria)
-    parts = {c.id: (c.id,) for c in criteria}
+    criteria, parts = list(gold.criteria), {c.id: (c.id,) for c in gold.criteria}
     for dimension in DIMENSIONS:
-        same = [c for c in criteria if c.dimension == dimension]
+        same = [c for c in gold.criteria if c.dimension == dimension]
         if len(same) < 2:
             continue
         first, second = rng.sample(same, 2)

@@ -62,17 +62,15 @@ def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
     decision = partial(Decision, instruction_id=draft.instruction_id, reviewer=reviewer)
     decisions = []
     for c in draft.criteria:
-        right, reason = wanted.pop(kind(c.text), None), ""
+        right = wanted.pop(kind(c.text), None)
         if right is None:
-            action, criterion = "reject", None
             reason = "not asked for by this patient's leaflet, or asked for twice"
+            made = {"action": "reject", "reason": reason}
         elif _says_the_same(c, right):
-            action, criterion = "accept", c
+            made = {"action": "accept", "criterion": c}
         else:
-            action, criterion = "edit", right.model_copy(update={"id": c.id})
-        decisions.append(
-            decision(criterion_id=c.id, action=action, criterion=criterion, reason=reason)
-        )
+            made = {"action": "edit", "criterion": right.model_copy(update={"id": c.id})}
+        decisions.append(decision(criterion_id=c.id, **made))
     taken = {c.id for c in draft.criteria}
     for right in wanted.values():
         new = right.id if right.id not in taken else f"{right.id}-added"
