@@ -8,7 +8,7 @@ Nothing here loads a model; scorers hand in predictions, or which of two answers
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +65,8 @@ class Bench:
     @classmethod
     def load(cls, folder: Path) -> "Bench":
         report = read_json(Path(folder) / "report.json", NOTEBOOK)
-        files = {name: need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES}
-        frames = {name: pd.read_parquet(file) for name, file in files.items()}
-        return cls(**frames, report=report)
+        files = [need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES]
+        return cls(*map(pd.read_parquet, files), report)
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -304,49 +303,47 @@ def tally(
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
     then of expected scores; one without to its one score for all. ``within`` compares criteria of
     one answer; ``veto_precision_equal`` and its like are of a threshold of one rule for all scorers
-    (``_at_rules``). Preferences go before what follows from scores: by
-    criterion, else of whole answers, on the pairs, of whole answers on the graded pairs. A
-    ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of the same two
-    answers the other way round, and both count: who sees no criterion orders the two answers once,
-    so 50 % is its ceiling. A tie counts as a half, so that who has no opinion is at chance; NaN, no
-    score, is wrong, and so is an unknown verdict, but for safety, where it is a violation.
-    ``by``: a column of the samples, for each value of which ``_at_rules`` has a threshold of its
-    own. n counts the items judged; for precision the answers called unsafe, for F1 both sides;
-    ``tie_rate`` is the share of ties. Shares, not percent. KitError where a prediction or
-    preference is missing or doubled.
+    (``_at_rules``), for each value of ``by``, a column of the samples. Preferences go before what
+    follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on the
+    graded pairs. A ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of
+    the same two answers the other way round, and both count: who sees no criterion orders the two
+    answers once, so 50 % is its ceiling. A tie counts as a half, so that who has no opinion is at
+    chance; NaN, no score, is wrong, and so is an unknown verdict, but for safety, where it is a
+    violation. n counts the items judged; for precision the answers called unsafe, for F1 both
+    sides. Shares, not percent. KitError where a prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
     row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
-    cells, questions = (
-        frame.assign(row=row[frame.instruction_id].to_numpy())
-        for frame in (bench.cells, _questions(bench))
+    cells, questions = bench.cells, _questions(bench)
+    cells["row"], questions["row"] = (
+        cells.instruction_id.map(row),
+        questions.instruction_id.map(row),
     )
     groups = bench.samples[by].to_numpy()[cells.row] if by else np.zeros(len(cells))
-    rubrics, verdicts, scores, sides = _rubrics(cells), {}, {}, {}
+    rubrics, aligned, sides, items = _rubrics(cells), {}, {}, []
     for scorer, frame in predicted.groupby("scorer", sort=False):
-        frame = _aligned(scorer, frame, cells)
-        verdicts[scorer] = None if (frame.criterion_id == "").any() else frame.met
-        scores[scorer] = frame.score
-        sides[scorer] = _by_scores(frame, cells, questions, rubrics)
+        aligned[scorer] = _aligned(scorer, frame, cells)
+        sides[scorer] = _by_scores(aligned[scorer], cells, questions, rubrics)
     for scorer, frame in () if preferences is None else preferences.groupby("scorer", sort=False):
         sides[scorer] = _stated(scorer, frame, questions)
-    items = []
-    for scorer in sides:
-        for labels in against:
-            metrics = [*_of_sides(sides[scorer], questions, labels, sides.get("length"))]
-            if scorer in scores:
-                metrics += _at_rules(scores[scorer], cells, labels, groups)
-            if verdicts.get(scorer) is not None:
-                metrics = [*_of_verdicts(verdicts[scorer], cells, labels), *metrics]
-                metrics += [_within_answers(scores[scorer], cells, labels)]
-            for metric, slices, *parts in metrics:
-                for name, mask in slices.items():
-                    key = (scorer, metric, name, labels)
-                    items.append((key, *(part[mask] for part in parts)))
+    for scorer, labels in product(sides, against):
+        frame, metrics = aligned.get(scorer), []
+        of_criteria = frame is not None and (frame.criterion_id != "").all()
+        if of_criteria:
+            metrics += _of_verdicts(frame.met, cells, labels)
+        metrics += _of_sides(sides[scorer], questions, labels, sides.get("length"))
+        if frame is not None:
+            metrics += _at_rules(frame.score, cells, labels, groups)
+        if of_criteria:
+            metrics.append(_within_answers(frame.score, cells, labels))
+        for metric, slices, *parts in metrics:
+            for name, mask in slices.items():
+                key = (scorer, metric, name, labels)
+                items.append((key, *(part[mask] for part in parts)))
     sums = Estimates.of_items(bench.samples, KEY, items)
-    n = sums.counts.sum(axis=0)
-    return replace(sums, extra={"tie_rate": sums.extra["ties"] / np.maximum(n, 1)})
+    n = np.maximum(sums.counts.sum(axis=0), 1)
+    return replace(sums, extra={"tie_rate": sums.extra["ties"] / n})
 
 
 def with_rich(usual: Estimates, rich: Estimates) -> Estimates:
@@ -407,8 +404,7 @@ def _aligned(scorer: str, frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFr
 def by_answer(cells: pd.DataFrame, column: str) -> dict[str, dict]:
     """{candidate id: {criterion id: value of ``column``}}."""
     nested: dict[str, dict] = {}
-    for cell in zip(cells.candidate_id, cells.criterion_id, cells[column], strict=True):
-        answer, criterion, value = cell
+    for answer, criterion, value in cells[[*CELL, column]].itertuples(index=False):
         nested.setdefault(answer, {})[criterion] = value
     return nested
 
