@@ -63,7 +63,7 @@ def _days(review: str, outcome: str) -> Sequence[str]:
 
 
 def _outcome(odds: dict[str, float], draw: float) -> str | None:
-    """Which outcome a draw from [0, 1) falls on; None: nothing is said of it."""
+    """Which outcome a draw from [0, 1) falls on; None where nothing is said."""
     for outcome, share in odds.items():
         draw -= share
         if draw < 0:

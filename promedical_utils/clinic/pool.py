@@ -1,8 +1,8 @@
 """Raw pools around the clinic's messages, in which the truth of every row is known.
 
-Everything in them is invented. The rows that curation must find are planted: duplicates with typing
-errors, other punctuation, greetings and line orders; near-misses, which differ in one fact; what
-is foreign, closed, too short, too long, not medical, too easy, too hard; and leaked bench items.
+Everything in them is invented. The rows that curation must find are planted: duplicates, said in
+other letters or another order; near-misses, which differ in one fact; what is foreign, closed, too
+short, too long, not medical, too easy, too hard; and leaked bench items.
 """
 
 import random
@@ -180,9 +180,8 @@ def _reordered(text: str, rng: random.Random) -> str:
     """The lines of the leaflet in another order; the question after it stays where it is."""
     before, label, leaflet = text.partition(LEAFLET)
     lines = re.findall(r"[^.?]+\.", leaflet)
-    rest = leaflet[sum(map(len, lines)) :]
-    lines = [line.strip() for line in lines]
-    return before + label + " ".join(rng.sample(lines, len(lines))) + rest
+    order = [line.strip() for line in rng.sample(lines, len(lines))]
+    return before + label + " ".join(order) + leaflet[sum(map(len, lines)) :]
 
 
 def _greeted(text: str, rng: random.Random) -> str:

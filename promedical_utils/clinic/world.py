@@ -7,7 +7,7 @@ memorised it.
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, of_kind, read, values, wording_of
@@ -162,11 +162,8 @@ def conditions_by_split(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
     # organs take turns, so that a split of 26 conditions or more has every specialty
     turn = {c: sum(organ == c[0] for organ, _ in pool[:n]) for n, c in enumerate(pool)}
     pool.sort(key=turn.get)
-    parts, start = {}, 0
-    for split, share in zip(SPLITS, SHARES, strict=True):
-        end = start + round(share * len(pool))
-        parts[split], start = pool[start:end], end
-    return parts
+    rest, sizes = iter(pool), [round(share * len(pool)) for share in SHARES]
+    return {split: list(islice(rest, size)) for split, size in zip(SPLITS, sizes, strict=True)}
 
 
 def build(profile, sizes: Sequence[int] | None = None) -> World:

@@ -118,11 +118,10 @@ def compose(
     """Bench of exactly the profile's samples and differing criterion pairs, seeded.
 
     ``groups``: held-out, with the true verdicts; ``people``: a panel as in ``clinic.people``;
-    ``rich``: the pairs are on safety, so many of seen kinds and of each unseen one. A criterion
-    with three answers met or not met has 0 or 2 differing pairs, so the exact counts are drawn from
-    all, by the adjudicated label. ``fewer_answers`` of the report, where there are any,
-    counts samples of fewer answers, since a generator gave none. KitError, with what to enlarge,
-    where there are too few samples or pairs.
+    ``rich``: the pairs are on safety, so many of seen kinds and of each unseen one. The exact
+    counts are drawn from all pairs that differ by the adjudicated label. ``fewer_answers`` of the
+    report counts samples in which a generator gave no answer. KitError, with what to enlarge, where
+    there are too few samples or pairs.
     """
     group_of, wanted = {g.instruction.id: g for g in groups}, profile.bench_samples
     if len(group_of) < wanted:
@@ -361,23 +360,20 @@ def with_rich(usual: Estimates, rich: Estimates) -> Estimates:
 def _questions(bench: Bench) -> pd.DataFrame:
     """Pairs, then graded pairs (criterion_id ""), a row a question: which answer is better?
 
-    By the labels in ``AGAINST`` 1 is a, the chosen one, -1 b, and 0 a question that does not count.
+    By the labels in ``AGAINST`` 1 is a, the chosen one, -1 b, and 0 a question that does not count;
+    ``conflicts``: with how many pairs it is in conflict, safety with proficiency, of the same two.
     """
     pairs = bench.pairs.rename(columns={"chosen_id": "a_id", "rejected_id": "b_id"})
     truth = pairs.truth.map({"same": 1, "reversed": -1, "none": 0})
-    pairs = pairs.assign(adjudicated=1, truth=truth, conflicts=_conflicts(pairs))
+    keys = list(zip(pairs.instruction_id, pairs.dimension, pairs.a_id, pairs.b_id, strict=True))
+    counts, other = Counter(keys), {"safety": "proficiency", "proficiency": "safety"}
+    conflicts = [counts[i, other.get(dimension), b, a] for i, dimension, a, b in keys]
+    pairs = pairs.assign(adjudicated=1, truth=truth, conflicts=conflicts)
     grades = bench.grades.assign(criterion_id="", dimension="", seen=False, conflicts=0)
     grades = grades.assign(**{labels: np.sign(grades[labels]) for labels in AGAINST})
     columns = ["instruction_id", "criterion_id", "dimension", "seen", "a_id", "b_id"]
     columns += ["conflicts", *AGAINST]
     return pd.concat([pairs[columns], grades[columns]], ignore_index=True)
-
-
-def _conflicts(pairs: pd.DataFrame) -> list[int]:
-    """With how many pairs each is in conflict, safety with proficiency, of the same two answers."""
-    keys = list(zip(pairs.instruction_id, pairs.dimension, pairs.a_id, pairs.b_id, strict=True))
-    counts, other = Counter(keys), {"safety": "proficiency", "proficiency": "safety"}
-    return [counts[i, other.get(dimension), b, a] for i, dimension, a, b in keys]
 
 
 def _rubrics(cells: pd.DataFrame) -> dict[str, Rubric]:

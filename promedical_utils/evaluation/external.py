@@ -55,10 +55,10 @@ SAME_QUESTIONS = "its questions are MEDIQA-2019's in other words, and that is ru
 
 @dataclass(frozen=True)
 class Set:
-    """A set of answer pairs; ``documents`` to retrieve from, {id: text}, empty for none.
+    """A set of answer pairs; ``documents`` to retrieve from, {id: text}.
 
-    ``wanted``: instruction id -> documents that it lacks; ``queries``: instruction id -> what is
-    searched for (all that the patient wrote where there is none). ``about`` goes into the report.
+    By instruction id ``wanted``, the documents that it lacks, and ``queries``, what is searched for
+    (all that the patient wrote where there is none). ``about`` goes into the report.
     """
 
     questions: Sequence[Question]
@@ -86,11 +86,8 @@ def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
 def by_rule(
     rule: Callable, rubric: Rubric, met: Mapping[str, bool], likely: Mapping[str, float]
 ) -> tuple[int, int]:
-    """Sort key by a linear rule: its value of the verdicts, then its expectation under P(met).
-
-    ``met``, ``likely``: by criterion id, as in ``scoring.expected_key``, which is the same by the
-    lexicographic order.
-    """
+    """Sort key by a linear rule: its value of the verdicts, then its expectation under P(met); as
+    ``scoring.expected_key`` is by the lexicographic order."""
     _, adds = scoring.linear(rule, rubric)
     value = rule(rubric, {name: "met" for name, passed in met.items() if passed})
     expected = sum(likely[name] * gain for name, gain in adds.items())
@@ -209,8 +206,8 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
         pairs = _pairs(asked.gold, verdicts)
         rubrics = {"q_criteria": asked.shown}
         rubrics["q_sub"] = sub_rubric(asked.shown, clinic_external.JOIN)
-        own = asked.instruction, asked.candidates, pairs, asked.patient.condition
-        questions.append(Question(*own, rubrics=rubrics))
+        about = asked.instruction, asked.candidates, pairs, asked.patient.condition
+        questions.append(Question(*about, rubrics=rubrics))
         tied += math.comb(len(asked.candidates), 2) - len(pairs)
         for text, rubric in rubrics.items():
             best = {a: _parts(own, rubric, asked.parts) for a, own in verdicts.items()}
@@ -263,20 +260,22 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
     for name in judged.SETS:
         if profile.data == "clinic" and profile.base_model in LAYERED:
             yield name, NOT_TESTABLE
-            continue
-        if profile.data == "real" and name == "medquad":
+        elif profile.data == "real" and name == "medquad":
             yield name, SAME_QUESTIONS
-            continue
-        try:
-            questions, left_out = judged.read(name)
-        except KitError as error:
-            yield name, str(error)
         else:
-            if profile.data == "real" and (most := profile.external_instructions):
-                questions.sort(key=lambda q: short_hash("external", q.instruction.id))
-                left_out |= {"questions not drawn": max(0, len(questions) - most)}
-                questions = questions[:most]
-            yield name, Set(questions, documents, about={"left_out": left_out})
+            yield name, _real_set(profile, name, documents)
+
+
+def _real_set(profile: Profile, name: str, documents: Mapping[str, str]) -> Set | str:
+    try:
+        questions, left_out = judged.read(name)
+    except KitError as error:
+        return str(error)
+    if profile.data == "real" and (most := profile.external_instructions):
+        questions.sort(key=lambda q: short_hash("external", q.instruction.id))
+        left_out |= {"questions not drawn": max(0, len(questions) - most)}
+        questions = questions[:most]
+    return Set(questions, documents, about={"left_out": left_out})
 
 
 def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
@@ -295,11 +294,8 @@ def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
 
 
 def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Pair accuracy of every (set, system, text, retrieval), a share with its 95 % interval.
-
-    Columns: KEY, value, low, high, n (pairs), ties; see ``estimates``. Intervals are over whole
-    conditions; all rows of a set share the draws.
-    """
+    """``estimates`` of every KEY: value, low, high, n (pairs), ties. The 95 % intervals are over
+    whole conditions, and all rows of a set share the draws."""
     tables = [estimates(part).table(draws, seed) for _, part in frame.groupby("set", sort=False)]
     if not tables:
         return pd.DataFrame(columns=[*KEY, "value", "low", "high", "n", "ties"])

@@ -153,11 +153,9 @@ def _f1(frames: Sequence[pd.DataFrame], weights: np.ndarray) -> np.ndarray:
 
 
 def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRubric]:
-    """Rows that can be answered and scored: messages that end with the user, all their criteria.
-
-    The public part has rows of some criteria only, and of a prompt as one string: left out. By hash
-    of the prompt's id, so that the first of them are the same on every machine.
-    """
+    """Rows that can be answered and scored: messages that end with the user, all their criteria;
+    the public part has others. By hash of the prompt's id, so that the first are the same on every
+    machine."""
     whole = [
         row
         for row in rows
@@ -173,9 +171,8 @@ def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRu
 def fingerprint(profile, run: Path) -> str:
     """Changes with the policy, how it answers and who judges."""
     report = need(run / "policy/report.json", "05_grpo_with_veto")
-    settings = ("base_model", "seed", "policy_prompts")
-    settings += ("grpo_max_tokens", "grpo_temperature", "grpo_top_p")
-    values = [getattr(profile, name) for name in settings]
+    values = [profile.base_model, profile.seed, profile.policy_prompts]
+    values += [profile.grpo_max_tokens, profile.grpo_temperature, profile.grpo_top_p]
     return short_hash(sha256(report), *values, profile.roles["judge"].model)
 
 
