@@ -99,10 +99,8 @@ def _asked(
 def knowledge_base(
     known: Mapping[Entry, Patient], lacks: Mapping[Entry, Withheld], seed: int
 ) -> dict[str, str]:
-    """What leaflets withhold, one sentence a document, and distractors; {id: text}.
-
-    Every condition and kind of patient is in it, so that nearly all of it is about other people.
-    """
+    """What leaflets withhold, one sentence a document, and distractors; {id: text}. Every condition
+    and kind of patient is in it, so that nearly all of it is about other people."""
     rng, words, documents = random.Random(f"documents-{seed}"), read("external"), {}
     lines = read("messages")["leaflet"]["external"]
     for entry, patient in known.items():

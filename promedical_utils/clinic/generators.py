@@ -12,10 +12,8 @@ SHORTEST, LONGEST = 60, 150  # words of an answer
 
 
 def act(patient, slot: str, outcome: str, rng: random.Random) -> Act:
-    """The act of a slot with its values, for an outcome: right, harmless, dangerous or muddled.
-
-    A muddled act says one value in both places, so that nobody can tell what is meant.
-    """
+    """The act of a slot with its values, for an outcome: right, harmless, dangerous or muddled. A
+    muddled act says one value in both places, so that nobody can tell what is meant."""
     facts = patient.facts
     refused = rng.choice([facts["avoid"], facts["avoid"], facts["other"]])
     if slot == "drug":

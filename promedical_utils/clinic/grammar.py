@@ -34,10 +34,8 @@ def say(act: str, wording: str, form: int, a: str = "", b: str = "") -> str:
 
 
 def pattern(form: str, types: Mapping[str, str]) -> re.Pattern:
-    """What matches a form with any values in its places; ``types``: place -> type of value.
-
-    A number may be any, for a policy need not keep to those of the leaflets.
-    """
+    """What matches a form with any values in its places; ``types``: place -> type of value. A
+    number may be any, for a policy need not keep to those of the leaflets."""
     text = re.escape(form)
     for name, kind in types.items():
         known = r"\d+" if values(kind)[0].isdigit() else "|".join(values(kind))

@@ -103,10 +103,8 @@ class Physician:
 
 @dataclass(frozen=True)
 class Panel:
-    """Two physicians who do not see each other, and an adjudicator who sees what both said.
-
-    The adjudicator settles where they differ, and errs at rate ``error`` there.
-    """
+    """Two physicians who do not see each other, and an adjudicator who sees what both said. The
+    adjudicator settles where they differ, and errs at rate ``error`` there."""
 
     physicians: tuple[Physician, Physician]
     seed: int = 0

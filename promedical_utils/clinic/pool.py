@@ -58,10 +58,8 @@ def text_of(conversation: Sequence[Message]) -> str:
 def raw(
     world: World, ids: Sequence[str], seed: int
 ) -> tuple[list[RawInstruction], dict[str, Planted]]:
-    """Rows around the messages of ``ids``, shuffled, and the truth of each by its id.
-
-    A row that is kept has its instruction's id. Equal arguments give equal rows.
-    """
+    """Rows around the messages of ``ids``, shuffled, and the truth of each by its id. A row that is
+    kept has its instruction's id. Equal arguments give equal rows."""
     rng, words = random.Random(f"pool-{seed}"), read("vocabulary")
     specialties, licences = list(words["specialties"].values()), read("pool")["licences"]["open"]
     known = {i.id: i for i in world.instructions}

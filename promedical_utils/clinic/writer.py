@@ -43,10 +43,8 @@ def draft(rubric: Rubric, error_rate: float, rng: random.Random) -> Rubric:
 
 
 def error_rate(profile, category: str, examples: Iterable[str]) -> float:
-    """How often the writer errs who is shown rubrics of the categories ``examples``.
-
-    The floor is half of what the wanted pass rate allows: else no pool could lead there.
-    """
+    """How often the writer errs who is shown rubrics of the categories ``examples``. The floor is
+    half of what the wanted pass rate allows: else no pool could lead there."""
     floor = (1 - profile.rubric_pass_rate) / 2
     left = math.prod(ALIKE if c == category else OTHER for c in examples)
     return floor + (profile.rubric_error_rate - floor) * left

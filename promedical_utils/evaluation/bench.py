@@ -251,10 +251,8 @@ def _drawn_pairs(differing: pd.DataFrame, profile, rich: bool) -> tuple[pd.DataF
 
 
 def blind_ceiling(pairs: pd.DataFrame) -> float:
-    """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs.
-
-    Such a scorer has one order of an instruction's answers for all criteria. NaN for no pairs.
-    """
+    """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs. Such a
+    scorer has one order of an instruction's answers for all criteria. NaN for no pairs."""
     total = 0
     for _, group in pairs.groupby("instruction_id"):
         wins, best = Counter(zip(group.chosen_id, group.rejected_id)), {frozenset(): 0}
@@ -525,9 +523,7 @@ def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> It
 
 def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tuple:
     """Likewise: of two criteria of one answer and kind, one met and one not, is that scored higher?
-
-    Who is not shown the criterion has a half by definition, and so a tie counts as a half.
-    """
+    Who is not shown the criterion has a half by definition, and so a tie counts as a half."""
     frame = cells.assign(label=_met(cells, labels), score=scores.to_numpy())
     on = ["candidate_id", "dimension", "kind"]
     both = frame[frame.label == 1].merge(frame[frame.label == 0], on=on, suffixes=("", "_unmet"))
@@ -553,9 +549,7 @@ def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tup
 
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:
     """A row a scorer: booleans pointwise, overall and pairwise, by what it did here.
-
-    ``consistent``: the share of the compared pairs on which both orders said the same.
-    """
+    ``consistent``: the share of the compared pairs on which both orders said the same."""
     conditional = predicted.criterion_id.ne("").groupby(predicted.scorer, sort=False).any()
     share = pd.Series(dtype=float)
     if preferences is not None:

@@ -239,10 +239,8 @@ def _parts(verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping) -> dict[
 
 
 def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
-    """(name, the set, or the reason why it is not run) of the four.
-
-    A profile of real text draws ``external_instructions`` questions of each, by their ids; 0: all.
-    """
+    """(name, the set, or the reason why it is not run) of the four. A profile of real text draws
+    ``external_instructions`` questions of each, by their ids; 0: all."""
     if profile.data != "clinic":
         why = "these reward models have not learned from the clinic"
         yield "clinic", f"data is {profile.data}: {why}"
@@ -279,10 +277,8 @@ def _real_set(profile: Profile, name: str, documents: Mapping[str, str]) -> Set 
 
 
 def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
-    """Pair accuracy over the instructions by some columns of the predictions; extra ``ties``.
-
-    A tie counts as a half, as on the bench, and no preference (NaN) as wrong.
-    """
+    """Pair accuracy over the instructions by some columns of the predictions; extra ``ties``. A tie
+    counts as a half, as on the bench, and no preference (NaN) as wrong."""
     samples = frame[["instruction_id", "condition"]].drop_duplicates()
     samples = samples.sort_values("instruction_id", ignore_index=True)
     instructions, items = pd.Index(samples.instruction_id), []

@@ -10,10 +10,8 @@ from promedical_utils.rubric.preferences import Group
 def beside(
     evaluation: pd.DataFrame, data: RunData, instruction_id: str, verdicts: pd.DataFrame
 ) -> Group:
-    """One instruction's answers by every policy as a group, with the verdicts on them.
-
-    By the truth where ``verdicts`` have it, else as judged; of one training of each policy.
-    """
+    """One instruction's answers by every policy as a group, with the verdicts on them. By the truth
+    where ``verdicts`` have it, else as judged; of one training of each policy."""
     rows = evaluation[evaluation.instruction_id == instruction_id]
     judge = "truth" if verdicts.judge.eq("truth").any() else "judged"
     cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]

@@ -44,10 +44,8 @@ def verifier_ids(tokenizer, response: str, reference: str) -> list[int]:
 
 
 def pair_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -> list[int]:
-    """Token ids up to where PairRM says A or B; ``messages`` end with the user's question.
-
-    As the card's plain template renders them; a system turn counts as the user's.
-    """
+    """Token ids up to where PairRM says A or B; ``messages`` end with the user's question. As the
+    card's plain template renders them; a system turn counts as the user's."""
     turns = ""
     for message in messages:
         role = "assistant" if message["role"] == "assistant" else "user"
