@@ -140,7 +140,7 @@ def compose(
             for g in drawn
         ]
     verdicts, differing = _judged(drawn, criteria, people)
-    grades = _grades(samples, drawn, people)
+    grades = _grades(drawn, people)
     pairs, counts = _drawn_pairs(differing, profile, rich)
     report = {
         "samples": len(samples),
@@ -187,26 +187,22 @@ def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
     return pd.DataFrame(verdicts, columns=["instruction_id", *CELL, *LABELS]), pairs
 
 
-def _grades(samples: pd.DataFrame, groups: Sequence[Group], people) -> pd.DataFrame:
+def _grades(groups: Sequence[Group], people) -> pd.DataFrame:
     """Every two answers on five levels, -2 to 2, + where a is better: 2 where that is clear.
 
     That is where violations differ or S1 by ``CLEAR``. Kit's decision: the lexicographic order,
-    made coarse; the paper has no scale.
+    made coarse; the paper has no scale. A grade is the same whichever answer is read first.
     """
     rows = []
-    for sample, group in zip(samples.itertuples(), groups, strict=True):
-        orders, scores = [sample.order_1.split("|"), sample.order_2.split("|")], group.scores
+    for group in groups:
+        scores = group.scores
         for a, b in combinations(sorted(scores), 2):
             clear = scores[a].s3 != scores[b].s3
             clear |= abs(scores[a].s1 - scores[b].s1) >= CLEAR - scoring.TIE
-            true, grades = scoring.compare(scores[a], scores[b]) * (2 if clear else 1), []
-            for physician, order in zip(people.physicians, orders, strict=True):
-                if order.index(a) < order.index(b):
-                    grades.append(physician.grade(a, b, true))
-                else:  # graded as shown, turned back here
-                    grades.append(-physician.grade(b, a, -true))
+            true = scoring.compare(scores[a], scores[b]) * (2 if clear else 1)
+            grades = [physician.grade(a, b, true) for physician in people.physicians]
             settled = people.settle((a, b), *grades, true)
-            rows.append((sample.instruction_id, a, b, true, *grades, settled))
+            rows.append((group.instruction.id, a, b, true, *grades, settled))
     return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *LABELS])
 
 
