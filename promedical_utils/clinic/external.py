@@ -65,33 +65,30 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> tuple[list[Asked
         entry = order[number % len(order)]
         wording = next(w for w in iter(lambda: rng.randrange(2**31), None) if w not in used)
         used.add(wording)
-        patient = replace(
-            known[entry],
-            id=f"x{seed}-{number:05d}",
-            wording_seed=wording,
-            category=rng.choice(read("vocabulary")["categories"]),
+        about = {"category": rng.choice(read("vocabulary")["categories"]), "wording_seed": wording}
+        patient = replace(known[entry], id=f"x{seed}-{number:05d}", **about)
+        instruction = Instruction(
+            id=f"x{seed}-{number + 1:05d}",
+            category=patient.category,
+            specialty=words["specialties"][patient.organ],
+            messages=messages(patient, entry[2], lacks[entry]),
+            source="external clinic (invented)",
+            difficulty=rng.randint(5, 9),
         )
-        name, difficulty = f"x{seed}-{number + 1:05d}", rng.randint(5, 9)
-        asked.append(_asked(patient, name, entry, lacks[entry], difficulty, seed))
+        asked.append(_asked(instruction, patient, lacks[entry], seed))
     return asked, knowledge_base(known, lacks, seed)
 
 
-def _asked(
-    patient: Patient, name: str, entry: Entry, lacks: Withheld, difficulty: int, seed: int
-) -> Asked:
-    words, conversation = read("external"), messages(patient, entry[2], lacks)
-    about = {"category": patient.category, "specialty": words["specialties"][patient.organ]}
-    about |= {"source": "external clinic (invented)", "difficulty": difficulty}
-    instruction = Instruction(id=name, messages=conversation, **about)
+def _asked(instruction: Instruction, patient: Patient, lacks: Withheld, seed: int) -> Asked:
+    name, candidates = instruction.id, []
     gold = rubric(patient, name, lacks)
     given, parts = shown(gold, random.Random(patient.wording_seed + 2))
-    candidates = []
-    for author, habits in words["habits"].items():
+    for author, habits in read("external")["habits"].items():
         rng = random.Random(short_hash("external answer", seed, name, author))
         text = generators.write(patient, habits, rng)
         id_ = f"{name}-{short_hash(seed, name, author)[:6]}"
         candidates.append(Candidate(id=id_, instruction_id=name, generator=author, text=text))
-    question = text_of(conversation).split(LEAFLET)[0].strip()
+    question = text_of(instruction.messages).split(LEAFLET)[0].strip()
     withheld = tuple(lacks.values())
     return Asked(instruction, patient, question, gold, given, parts, withheld, tuple(candidates))
 

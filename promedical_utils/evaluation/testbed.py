@@ -23,7 +23,6 @@ from promedical_utils.rubric import scoring
 
 ANSWERS = 8  # to a prompt, each generator twice
 KEY = ("test", "dose", "measure")
-RULES = {"veto": None, **scoring.RULES}
 
 
 class Prompt(NamedTuple):
@@ -76,8 +75,8 @@ def rubric_dropout(prompt: Prompt) -> Iterator[Row]:
 
 def suppressed_criteria(prompt: Prompt) -> Iterator[Row]:
     """Some answers meet a criterion and others do not, and those that do are not pushed up."""
-    for name, rule in RULES.items():
-        rewards = [(rule or value)(prompt.rubric, v) for v in prompt.verdicts]
+    for name, rule in {"veto": value, **scoring.RULES}.items():
+        rewards = [rule(prompt.rubric, v) for v in prompt.verdicts]
         lost, mean = [], fmean(rewards)
         for c in prompt.rubric.criteria:
             met = [r for r, v in zip(rewards, prompt.verdicts, strict=True) if v[c.id] == "met"]
