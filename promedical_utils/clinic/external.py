@@ -48,11 +48,8 @@ class Asked:
 
 
 def build(seed: int, size: int, taken: Collection[int] = ()) -> tuple[list[Asked], dict[str, str]]:
-    """The external clinic of ``size`` instructions, and its knowledge base, {id: text}.
-
-    ``taken``: wording seeds of the other splits, which no patient here gets. Equal arguments give
-    an equal clinic.
-    """
+    """The external clinic of ``size`` instructions, and its knowledge base, {id: text}; ``taken``:
+    wording seeds of the other splits, which no patient here gets."""
     rng, words = random.Random(f"external-{seed}"), read("external")
     entries = list(product(words["specialties"], values("problem"), words["patients"]))
     known = {e: draw_patient(rng, n, seed, e[:2], "external") for n, e in enumerate(entries)}
@@ -112,11 +109,8 @@ def knowledge_base(
 
 
 def shown(gold: Rubric, rng: random.Random) -> tuple[Rubric, dict]:
-    """The rubric as a reward model is given it, and {criterion id: ids in ``gold``}.
-
-    Of every dimension with two criteria or more two are joined into a composite, met if both parts
-    are, with the sum of their weights.
-    """
+    """The rubric as a reward model is given it, where two criteria of a dimension are joined into a
+    composite, met if both are; and {criterion id: ids in ``gold``}."""
     criteria, parts = list(gold.criteria), {c.id: (c.id,) for c in gold.criteria}
     for dimension in DIMENSIONS:
         same = [c for c in gold.criteria if c.dimension == dimension]

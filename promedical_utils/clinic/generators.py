@@ -70,11 +70,8 @@ def _outcome(odds: dict[str, float], draw: float) -> str | None:
 
 
 def write(patient, generator: str | dict, rng: random.Random) -> str:
-    """An answer to a patient in some habits: their name in generators.yaml, or themselves.
-
-    Habits are drawn until their acts take at most ``LONGEST`` words; sentences that say nothing are
-    put in up to ``SHORTEST``.
-    """
+    """An answer to a patient in some habits: their name in generators.yaml, or themselves. Acts
+    take ``LONGEST`` words at most; sentences that say nothing are put in up to ``SHORTEST``."""
     habits = read("generators")[generator] if isinstance(generator, str) else generator
     forms, wording = read("sentences"), patient.wording
     words = LONGEST + 1

@@ -177,11 +177,8 @@ def _met(kind: str, value: str, of: Mapping[str, Act]) -> bool:
 
 
 def gold(criteria: Sequence[Criterion], known: Mapping[str, str], text: str) -> dict[str, str]:
-    """True verdicts of an answer, ``{criterion id: met | not_met | unknown}``.
-
-    ``known``: the leaflet's facts, for criteria that refer to the leaflet without stating its
-    value; KeyError where one lacks.
-    """
+    """True verdicts of an answer, ``{criterion id: met | not_met | unknown}``; ``known``: the
+    leaflet's facts, for criteria that do not state theirs (KeyError where one lacks)."""
     (slots, unclear, contradicted), verdicts = parse(text), {}
     for criterion in criteria:
         kind, value = read_criterion(criterion.text)

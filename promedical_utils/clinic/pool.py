@@ -27,11 +27,8 @@ from promedical_utils.core.workspace import short_hash
 
 @dataclass(frozen=True)
 class Planted:
-    """What a row is: "kept", or of a kind in data/pool.yaml; ``of`` is what it was made from.
-
-    A near-miss is an instruction of its own, to be kept. Category, specialty and difficulty are
-    what a classifier and a screener should say.
-    """
+    """What a row is: "kept", or of a kind in data/pool.yaml, made from ``of`` (a near-miss is to be
+    kept, too); and what a classifier and a screener should say of it."""
 
     kind: str
     of: str = ""

@@ -167,11 +167,8 @@ def conditions_by_split(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
 
 
 def build(profile, sizes: Sequence[int] | None = None) -> World:
-    """The clinic at the profile's seed and sizes; the same arguments give the same world.
-
-    Splits are disjoint in condition, patient and wording seed. Raises KitError when a wording seed
-    repeats.
-    """
+    """The clinic at the profile's seed and sizes, the splits disjoint in condition, patient and
+    wording seed; KitError where a wording seed repeats."""
     sizes = sizes or (
         profile.train_instructions,
         profile.calibration_instructions,

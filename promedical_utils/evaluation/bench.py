@@ -164,10 +164,9 @@ def _answers(group: Group) -> list[str]:
 
 
 def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
-    """(verdicts, all pairs of answers that differ on a criterion by the adjudicated label).
-
-    ``truth`` of a pair: it is the "same" by the truth, "reversed", or "none" where that has none.
-    """
+    """(verdicts, all pairs of answers that differ on a criterion by the adjudicated label);
+    ``truth`` of a pair: by the truth it is the "same", "reversed", or "none" where that has
+    none."""
     verdicts, pairs, seen = [], [], criteria.set_index("criterion_id").seen
     for group in groups:
         for criterion in sorted(group.criteria, key=lambda c: c.id):
@@ -188,11 +187,9 @@ def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
 
 
 def _grades(groups: Sequence[Group], people) -> pd.DataFrame:
-    """Every two answers on five levels, -2 to 2, + where a is better: 2 where that is clear.
-
-    That is where violations differ or S1 by ``CLEAR``. Kit's decision: the lexicographic order,
-    made coarse; the paper has no scale. A grade is the same whichever answer is read first.
-    """
+    """Every two answers on five levels, -2 to 2, + where a is better: 2 where violations differ or
+    S1 by ``CLEAR`` (kit's decision; the paper has no scale). A grade hangs on no order of
+    reading."""
     rows = []
     for group in groups:
         scores = group.scores
@@ -496,11 +493,9 @@ def veto_curve(bench: Bench, predicted: pd.DataFrame, labels: str = "adjudicated
 
 
 def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> Iterator[tuple]:
-    """Likewise, of vetoes by a threshold of one rule for every scorer, found on these very labels:
-    ``RECALLS``, and the best F1; a scorer whose scores are all alike vetoes all or nothing.
-
-    ``clean_vetoed``: how many answers without a violation have a veto.
-    """
+    """Likewise, of vetoes by a threshold of one rule for every scorer, found on these very labels;
+    a scorer whose scores are all alike vetoes all or nothing. ``clean_vetoed``: of the answers
+    without a violation, how many have a veto."""
     safety, violation = (cells.dimension == "safety").to_numpy(), _met(cells, labels) == 0
     score = scores.fillna(-np.inf).to_numpy(float)
     for rule in RULES:

@@ -69,11 +69,9 @@ class Set:
 
 
 def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
-    """The rubric with every criterion that ``joint`` holds together taken apart.
-
-    Part n has the id ``<id>/n``, dimension and kind of the whole and an equal share of its weight.
-    In the clinic this rule finds exactly what was joined; real rubrics need a writer for it.
-    """
+    """The rubric with every criterion that ``joint`` holds together taken apart: part n is
+    ``<id>/n``, with an equal share of the weight. This is exact in the clinic; real rubrics need a
+    writer."""
     criteria = []
     for c in rubric.criteria:
         parts = c.text.split(joint)
@@ -151,11 +149,9 @@ def predictions(key: tuple, questions: Sequence[Question], scores: Mapping[str, 
 
 
 def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
-    """The questions with what retrieval found in their instruction, and the report on it.
-
-    The same text in every column and for every model, so that room is kept for the whole rubric as
-    one text (``variants``, view rubric).
-    """
+    """The questions with what retrieval found in their instruction, and the report on it. It is the
+    same for every text and model, so room is kept for the whole rubric (``variants``, view
+    rubric)."""
     from promedical_utils.reward_model import packing  # loads torch
 
     index = retrieval.Index(external.documents)

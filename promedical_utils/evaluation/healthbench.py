@@ -72,11 +72,9 @@ def _ends(drawn: np.ndarray, clusters: int) -> dict[str, float]:
 
 
 def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Graders of a run's bench, its judge and its reward models, beside its physicians.
-
-    ``source``: a run's folder or a published reference. A row a slice ("all", then dimensions),
-    grader and ``against``, whose labels (``LABELS``); columns as ``beside``.
-    """
+    """Graders of a run's bench, its judge and its reward models, beside its physicians: ``beside``
+    by slice ("all", then dimensions), grader and ``against`` (``LABELS``); ``source``: a run's
+    folder or a published reference."""
     folder = Path(source) / "bench"
     made = benches.Bench.load(folder)
     predicted = pd.read_parquet(need(folder / "predictions.parquet", benches.NOTEBOOK))

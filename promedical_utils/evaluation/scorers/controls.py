@@ -127,11 +127,9 @@ def learned(
     bench: Sequence[Group],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Logistic regression on hashed features ``of`` answer and criterion.
-
-    Learns the verdicts of ``train``; of ``PENALTIES`` the one with the least log loss on
-    ``calibration``. KitError where all verdicts are alike.
-    """
+    """Logistic regression on hashed features ``of`` answer and criterion, learned from the verdicts
+    of ``train``; of ``PENALTIES`` the one with the least log loss on ``calibration``. KitError
+    where all verdicts are alike."""
     from sklearn.feature_extraction import FeatureHasher
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss

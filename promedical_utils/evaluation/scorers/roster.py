@@ -131,11 +131,8 @@ class RarImplicit:
 
 
 def others(profile: Profile, run: Path) -> dict[str, Callable]:
-    """Name -> what loads that scorer, in the order of the tables; loading raises KitError.
-
-    Models by hub id are run as the profile runs its own: NF4 where it says so. Judges ask their
-    own endpoints alone; what they answered lies in the run's answers.sqlite.
-    """
+    """Name -> what loads that scorer, in the order of the tables; loading raises KitError. Judges
+    ask their own endpoints alone; what they answered lies in the run's answers.sqlite."""
     published = [name for name in PUBLISHED if getattr(profile, name)]
     judges = {name: (Judge, role) for name, role in profile.judges.items()}
     if profile.rar_judge:
