@@ -304,12 +304,10 @@ def tally(
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
-    row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
+    samples = pd.Index(bench.samples.instruction_id)
     cells, questions = bench.cells, _questions(bench)
-    cells["row"], questions["row"] = (
-        cells.instruction_id.map(row),
-        questions.instruction_id.map(row),
-    )
+    for frame in (cells, questions):
+        frame["row"] = samples.get_indexer(frame.instruction_id)
     groups = bench.samples[by].to_numpy()[cells.row] if by else np.zeros(len(cells))
     rubrics, aligned, sides, items = _rubrics(cells), {}, {}, []
     for scorer, frame in predicted.groupby("scorer", sort=False):
@@ -472,12 +470,11 @@ def _threshold(score: np.ndarray, violation: np.ndarray, rule: str) -> float:
     return ordered[ends][np.argmax(f1[ends])]
 
 
-def veto_curve(bench: Bench, predicted: pd.DataFrame, labels: str = "adjudicated") -> pd.DataFrame:
-    """How precise every scorer's vetoes are where they find so many of the violations: scorer,
-    kinds (seen, unseen), recall, precision, and ``base``, the share that vetoing all would hit."""
-    rows, steps = [], np.linspace(0.02, 1, 50)
-    cells = bench.cells
-    violated, slices = _met(cells, labels) == 0, _slices(cells)
+def veto_curve(bench: Bench, predicted: pd.DataFrame) -> pd.DataFrame:
+    """How precise every scorer's vetoes are where they find so many of the adjudicated violations:
+    scorer, kinds (seen, unseen), recall, precision, and ``base``, what vetoing all would hit."""
+    rows, cells = [], bench.cells
+    violated, slices = _met(cells, "adjudicated") == 0, _slices(cells)
     for scorer, frame in predicted.groupby("scorer", sort=False):
         score = _aligned(scorer, frame, cells).score.fillna(-np.inf).to_numpy(float)
         for kinds in ("seen", "unseen"):
@@ -485,7 +482,7 @@ def veto_curve(bench: Bench, predicted: pd.DataFrame, labels: str = "adjudicated
             violation, scored = violated[own], score[own]
             if not violation.any():
                 continue
-            for recall in steps:
+            for recall in np.linspace(0.02, 1, 50):
                 at = np.quantile(scored[violation], recall, method="inverted_cdf")
                 precision = violation[scored <= at].mean()
                 rows.append((scorer, kinds, recall, precision, violation.mean()))
