@@ -7,10 +7,11 @@ import math
 import random
 from collections.abc import Iterable
 from functools import partial
+from operator import attrgetter
 
 from promedical_utils.clinic.grammar import FACTS, read_criterion
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.core.records import Criterion, Decision, Rubric
+from promedical_utils.core.records import Decision, Rubric
 
 # share of the avoidable errors that one example leaves: of the instruction's category, of another
 ALIKE, OTHER = 0.3, 0.6
@@ -58,13 +59,13 @@ def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
     """
     wanted = {c.kind: c for c in gold.criteria}
     decision = partial(Decision, instruction_id=draft.instruction_id, reviewer=reviewer)
-    decisions = []
+    content, decisions = attrgetter("dimension", "text"), []
     for c in draft.criteria:
         right = wanted.pop(kind(c.text), None)
         if right is None:
             reason = "not asked for by this patient's leaflet, or asked for twice"
             made = {"action": "reject", "reason": reason}
-        elif _says_the_same(c, right):
+        elif content(c) == content(right) and abs(c.weight - right.weight) < 1e-6:
             made = {"action": "accept", "criterion": c}
         else:
             made = {"action": "edit", "criterion": right.model_copy(update={"id": c.id})}
@@ -75,10 +76,6 @@ def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
         criterion = right.model_copy(update={"id": new})
         decisions.append(decision(criterion_id=new, action="add", criterion=criterion))
     return decisions
-
-
-def _says_the_same(a: Criterion, b: Criterion) -> bool:
-    return (a.dimension, a.text) == (b.dimension, b.text) and abs(a.weight - b.weight) < 1e-6
 
 
 def kind(text: str) -> str:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +124,10 @@ def read_by(
     if system == RULED:
         keys_of |= {name: partial(by_rule, scoring.RULES[name]) for name in RULES}
     scores: dict[str, dict[str, float]] = {name: {} for name in keys_of}
-    for group in groups:
-        ids, rubric = [c.id for c in group.candidates], group.rubric
-        for name, key_of in keys_of.items():
-            keys = [key_of(rubric, met[i], likely[i]) for i in ids]
-            scores[name] |= zip(ids, scoring.ranks(keys), strict=True)
+    for group, (name, key_of) in product(groups, keys_of.items()):
+        ids = [c.id for c in group.candidates]
+        keys = [key_of(group.rubric, met[i], likely[i]) for i in ids]
+        scores[name] |= zip(ids, scoring.ranks(keys), strict=True)
     return scores, cut
 
 

@@ -17,8 +17,8 @@ def beside(
     cells = verdicts[(verdicts.instruction_id == instruction_id) & (verdicts.judge == judge)]
     stored = cells.set_index(["policy", "criterion_id"]).verdict.to_dict()
     criteria = tuple(data.rubric_of[instruction_id].criteria)
-    answers = []
-    for row in rows.itertuples():
-        own = {"instruction_id": instruction_id, "generator": row.policy, "text": row.text or " "}
-        answers.append(Candidate(id=row.policy, **own))
+    answers = [
+        Candidate(id=policy, instruction_id=instruction_id, generator=policy, text=text or " ")
+        for policy, text in zip(rows.policy, rows.text, strict=True)
+    ]
     return Group(data.instruction_of[instruction_id], criteria, tuple(answers), stored)

@@ -95,7 +95,7 @@ def with_documents(
         room -= max(map(len, packing.text_ids(tokenizer, list(texts))), default=0)
     for number, text in enumerate(documents):
         lines = [messages[-1]["content"], HEADING, *(documents[n] for n in kept), text]
-        longer = [*shown[:-1], {**shown[-1], "content": "\n".join(lines)}]
+        longer = [*shown[:-1], shown[-1] | {"content": "\n".join(lines)}]
         if len(packing.prompt_ids(tokenizer, longer)) <= room:
             kept.append(number)
             shown = longer

@@ -89,15 +89,10 @@ class Rule:
         likely, rows = likely.astype(float).fillna(0.0).to_dict(), []
         rule = _placed if self.name in HIERARCHIES else _expected
         for group in groups:
-            of_answers = [
-                {c.id: likely[answer.id, c.id] for c in group.criteria}
-                for answer in group.candidates
-            ]
+            ids = [answer.id for answer in group.candidates]
+            of_answers = [{c.id: likely[answer, c.id] for c in group.criteria} for answer in ids]
             values = rule(self.name, group.rubric, of_answers)
-            rows += [
-                (group.instruction.id, answer.id, value)
-                for answer, value in zip(group.candidates, values, strict=True)
-            ]
+            rows += [(group.instruction.id, *row) for row in zip(ids, values, strict=True)]
         return scores(rows)
 
 
