@@ -219,9 +219,8 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
 
 def _pairs(rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]) -> tuple:
     """(a, b, 1 where a is better or -1) of every two answers, without ties."""
-    return tuple(
-        compared({name: scoring.score(rubric, verdicts[name]) for name in sorted(verdicts)})
-    )
+    scores = {name: scoring.score(rubric, verdicts[name]) for name in sorted(verdicts)}
+    return tuple(compared(scores))
 
 
 def _parts(verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping) -> dict[str, str]:
