@@ -24,6 +24,7 @@ LABELS = {  # whose labels a grader is held to -> those people
     "adjudicated": ["adjudicated"],
     "truth": ["truth"],
 }
+RUN, NOT_RUN, UNTESTED = "this run", "not run", "not testable"
 GRADED = "healthbench/graded.parquet"
 NOT_GRADED = "healthbench/not_graded.json"
 NOBODY = "no endpoint plays the judge: the clinic knows no medicine (docs/endpoints.md)"
@@ -199,10 +200,10 @@ def policy_column(profile, run: Path) -> dict:
     low, high: the aligned policy's score; rows: the same of base, of grpo and of their difference,
     paired by prompt, in points. None and {} unless it ran.
     """
-    column = {"status": "not run", "value": None, "low": None, "high": None}
+    column = {"status": NOT_RUN, "value": None, "low": None, "high": None}
     column |= {"reason": "", "n": 0, "rows": {}}
     if profile.base_model == "small":
-        return column | {"status": "not testable", "reason": CLINIC_WORDS}
+        return column | {"status": UNTESTED, "reason": CLINIC_WORDS}
     run = Path(run)
     if not graded(profile, run):
         why = run / NOT_GRADED
@@ -221,4 +222,4 @@ def policy_column(profile, run: Path) -> dict:
         f"{n} of {facts['of']} prompts, judge {facts['judge']}, {facts['unknown']:.1%} of its "
         "verdicts unknown"
     )
-    return column | rows["grpo"] | {"status": "this run", "reason": reason, "n": n, "rows": rows}
+    return column | rows["grpo"] | {"status": RUN, "reason": reason, "n": n, "rows": rows}
