@@ -28,10 +28,9 @@ class Asked:
     """One instruction, an answer of each author, and what is known of both.
 
     ``gold``: atomic criteria, by which the truth is read. ``shown``: what a reward model is given,
-    composites among them; ``parts``: criterion id of
-    ``shown`` -> ids in ``gold`` that it asks for. ``question``: what the patient asks, without the
-    leaflet (its sentences would find the leaflets of others). ``withheld``: ids of the documents
-    that state what the message withholds.
+    composites among them; ``parts``: criterion id of ``shown`` -> ids in ``gold`` that it asks for.
+    ``question``: what the patient asks, without the leaflet (its sentences would find the leaflets
+    of others). ``withheld``: ids of the documents that state what the message withholds.
     """
 
     instruction: Instruction
@@ -49,11 +48,8 @@ class Asked:
 
 
 def build(seed: int, size: int, taken: Collection[int] = ()) -> tuple[list[Asked], dict[str, str]]:
-    """The external clinic of ``size`` instructions, and its knowledge base, {id: text}.
-
-    ``taken``: wording seeds of the other splits, which no patient here gets. Equal arguments give
-    an equal clinic.
-    """
+    """The external clinic of ``size`` instructions, and its knowledge base, {id: text}; ``taken``:
+    wording seeds of the other splits, which no patient here gets."""
     rng, words = random.Random(f"external-{seed}"), read("external")
     entries = list(product(words["specialties"], values("problem"), words["patients"]))
     known = {e: draw_patient(rng, n, seed, e[:2], "external") for n, e in enumerate(entries)}
@@ -66,33 +62,30 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> tuple[list[Asked
         entry = order[number % len(order)]
         wording = next(w for w in iter(lambda: rng.randrange(2**31), None) if w not in used)
         used.add(wording)
-        patient = replace(
-            known[entry],
-            id=f"x{seed}-{number:05d}",
-            wording_seed=wording,
-            category=rng.choice(read("vocabulary")["categories"]),
+        about = {"category": rng.choice(read("vocabulary")["categories"]), "wording_seed": wording}
+        patient = replace(known[entry], id=f"x{seed}-{number:05d}", **about)
+        instruction = Instruction(
+            id=f"x{seed}-{number + 1:05d}",
+            category=patient.category,
+            specialty=words["specialties"][patient.organ],
+            messages=messages(patient, entry[2], lacks[entry]),
+            source="external clinic (invented)",
+            difficulty=rng.randint(5, 9),
         )
-        name, difficulty = f"x{seed}-{number + 1:05d}", rng.randint(5, 9)
-        asked.append(_asked(patient, name, entry, lacks[entry], difficulty, seed))
+        asked.append(_asked(instruction, patient, lacks[entry], seed))
     return asked, knowledge_base(known, lacks, seed)
 
 
-def _asked(
-    patient: Patient, name: str, entry: Entry, lacks: Withheld, difficulty: int, seed: int
-) -> Asked:
-    words, conversation = read("external"), messages(patient, entry[2], lacks)
-    about = {"category": patient.category, "specialty": words["specialties"][patient.organ]}
-    about |= {"source": "external clinic (invented)", "difficulty": difficulty}
-    instruction = Instruction(id=name, messages=conversation, **about)
+def _asked(instruction: Instruction, patient: Patient, lacks: Withheld, seed: int) -> Asked:
+    name, candidates = instruction.id, []
     gold = rubric(patient, name, lacks)
     given, parts = shown(gold, random.Random(patient.wording_seed + 2))
-    candidates = []
-    for author, habits in words["habits"].items():
+    for author, habits in read("external")["habits"].items():
         rng = random.Random(short_hash("external answer", seed, name, author))
         text = generators.write(patient, habits, rng)
         id_ = f"{name}-{short_hash(seed, name, author)[:6]}"
         candidates.append(Candidate(id=id_, instruction_id=name, generator=author, text=text))
-    question = text_of(conversation).split(LEAFLET)[0].strip()
+    question = text_of(instruction.messages).split(LEAFLET)[0].strip()
     withheld = tuple(lacks.values())
     return Asked(instruction, patient, question, gold, given, parts, withheld, tuple(candidates))
 
@@ -100,10 +93,8 @@ def _asked(
 def knowledge_base(
     known: Mapping[Entry, Patient], lacks: Mapping[Entry, Withheld], seed: int
 ) -> dict[str, str]:
-    """What leaflets withhold, one sentence a document, and distractors; {id: text}.
-
-    Every condition and kind of patient is in it, so that nearly all of it is about other people.
-    """
+    """What leaflets withhold, one sentence a document, and distractors; {id: text}. Every condition
+    and kind of patient is in it, so that nearly all of it is about other people."""
     rng, words, documents = random.Random(f"documents-{seed}"), read("external"), {}
     lines = read("messages")["leaflet"]["external"]
     for entry, patient in known.items():
@@ -118,15 +109,11 @@ def knowledge_base(
 
 
 def shown(gold: Rubric, rng: random.Random) -> tuple[Rubric, dict]:
-    """The rubric as a reward model is given it, and {criterion id: ids in ``gold``}.
-
-    Of every dimension with two criteria or more two are joined into a composite, met if both parts
-    are, with the sum of their weights.
-    """
-    criteria = list(gold.criteria)
-    parts = {c.id: (c.id,) for c in criteria}
+    """The rubric as a reward model is given it, where two criteria of a dimension are joined into a
+    composite, met if both are; and {criterion id: ids in ``gold``}."""
+    criteria, parts = list(gold.criteria), {c.id: (c.id,) for c in gold.criteria}
     for dimension in DIMENSIONS:
-        same = [c for c in criteria if c.dimension == dimension]
+        same = [c for c in gold.criteria if c.dimension == dimension]
         if len(same) < 2:
             continue
         first, second = rng.sample(same, 2)

@@ -13,7 +13,6 @@ from promedical_utils.core.workspace import KitError
 
 OPPOSITE = {"met": "not_met", "not_met": "met"}
 LENIENT = 0.4  # share of a lenient kind's not_met verdicts that the judge lets pass; kit's decision
-TOP_GRADE = 2  # grades are -2..2, + means that the first answer is better
 
 
 def uniform(*parts) -> float:
@@ -92,24 +91,20 @@ class Physician:
         return truth if agrees else wrong
 
     def grade(self, a_id: str, b_id: str, truth: int) -> int:
-        """Grade -2..2 of answer a against b, one level off where wrong.
-
-        Free of position bias: grade(b, a, -truth) is -grade(a, b, truth).
-        """
+        """Grade -2..2 of answer a against b, one level off where wrong; + where a is better. Free
+        of position bias: grade(b, a, -truth) is -grade(a, b, truth)."""
         if a_id > b_id:
             return -self.grade(b_id, a_id, -truth)
         if uniform(self.seed, self.name, "grade", a_id, b_id) < self.agreement:
             return truth
         step = 1 if uniform(self.seed, self.name, "grade side", a_id, b_id) < 0.5 else -1
-        return truth - step if abs(truth + step) > TOP_GRADE else truth + step
+        return truth - step if abs(truth + step) > 2 else truth + step
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Two physicians who do not see each other, and an adjudicator who sees what both said.
-
-    The adjudicator settles where they differ, and errs at rate ``error`` there.
-    """
+    """Two physicians who do not see each other, and an adjudicator who sees what both said. The
+    adjudicator settles where they differ, and errs at rate ``error`` there."""
 
     physicians: tuple[Physician, Physician]
     seed: int = 0

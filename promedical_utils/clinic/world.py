@@ -7,7 +7,7 @@ memorised it.
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 
 from promedical_utils.clinic import generators, grammar
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, of_kind, read, values, wording_of
@@ -68,37 +68,27 @@ def draw_patient(
     )
 
 
-def leaflet_lines(
-    patient: Patient, rng: random.Random, withheld: Collection[str] = ()
-) -> list[str]:
-    """The leaflet's lines, shuffled: the core facts but for ``withheld``, the patient's extras, a
-    distractor."""
-    forms = read("messages")["leaflet"][patient.wording]
-    names = [name for name in (*CORE_LINES, *patient.extras) if name not in withheld]
-    names += ["limit_other"] if rng.random() < 0.5 else []
-    rng.shuffle(names)
-    return [rng.choice(forms[name]).format(**patient.facts) for name in names]
-
-
-def dialogue(turns: Sequence[str]) -> list[Message]:
-    """Turns of a patient and an assistant, the patient first."""
-    return [Message(role=("user", "assistant")[i % 2], content=t) for i, t in enumerate(turns)]
-
-
 def messages(patient: Patient, who: str = "", withheld: Collection[str] = ()) -> list[Message]:
-    """The patient's message, of one or more turns, in one of the registers of its wording; ``who``:
-    what the patient is, where the wording asks for it."""
+    """The patient's message, of one turn or of three, in one of the registers of its wording.
+
+    The leaflet in it has the core facts but for ``withheld``, the patient's extras and at times a
+    distractor, shuffled. ``who``: what the patient is, where the wording asks for it.
+    """
     rng, texts = random.Random(patient.wording_seed), read("messages")
     wording, register = patient.wording, rng.choice(sorted(texts["openings"][patient.wording]))
     about = {"organ": patient.organ, "problem": patient.problem, "who": who}
     about["weeks"] = rng.choice(values("days"))
     opening = rng.choice(texts["openings"][wording][register]).format(**about)
     question = rng.choice(texts["questions"][wording][patient.category])
-    lines = leaflet_lines(patient, rng, withheld)
-    leaflet = LEAFLET + " ".join(lines)
+    names = [name for name in (*CORE_LINES, *patient.extras) if name not in withheld]
+    names += ["limit_other"] if rng.random() < 0.5 else []
+    rng.shuffle(names)
+    forms = [rng.choice(texts["leaflet"][wording][name]) for name in names]
+    leaflet = LEAFLET + " ".join(forms).format(**patient.facts)
+    turns = [f"{opening} {leaflet} {question}"]
     if rng.random() < 0.35:
-        return dialogue([f"{opening} {question}", rng.choice(texts["asks"][wording]), leaflet])
-    return dialogue([f"{opening} {leaflet} {question}"])
+        turns = [f"{opening} {question}", rng.choice(texts["asks"][wording]), leaflet]
+    return [Message(role=("user", "assistant")[n % 2], content=t) for n, t in enumerate(turns)]
 
 
 def rubric(patient: Patient, instruction_id: str, unstated: Collection[str] = ()) -> Rubric:
@@ -172,19 +162,13 @@ def conditions_by_split(rng: random.Random) -> dict[str, list[tuple[str, str]]]:
     # organs take turns, so that a split of 26 conditions or more has every specialty
     turn = {c: sum(organ == c[0] for organ, _ in pool[:n]) for n, c in enumerate(pool)}
     pool.sort(key=turn.get)
-    parts, start = {}, 0
-    for split, share in zip(SPLITS, SHARES, strict=True):
-        end = start + round(share * len(pool))
-        parts[split], start = pool[start:end], end
-    return parts
+    rest, sizes = iter(pool), [round(share * len(pool)) for share in SHARES]
+    return {split: list(islice(rest, size)) for split, size in zip(SPLITS, sizes, strict=True)}
 
 
 def build(profile, sizes: Sequence[int] | None = None) -> World:
-    """The clinic at the profile's seed and sizes; the same arguments give the same world.
-
-    Splits are disjoint in condition, patient and wording seed. Raises KitError when a wording seed
-    repeats.
-    """
+    """The clinic at the profile's seed and sizes, the splits disjoint in condition, patient and
+    wording seed; KitError where a wording seed repeats."""
     sizes = sizes or (
         profile.train_instructions,
         profile.calibration_instructions,

@@ -85,7 +85,7 @@ def sums(
 
 def _seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
     """Rows with the seed as text, "" where none; ``more``: what a row is of, besides the answer."""
-    seeds = frame["seed"] if "seed" in frame else pd.Series(np.nan, frame.index)
+    seeds = frame.get("seed", pd.Series(np.nan, frame.index))
     # whole numbers become floats beside a policy that has none
     names = ["" if pd.isna(s) else str(int(s) if isinstance(s, float) else s) for s in seeds]
     frame = frame.assign(seed=names)

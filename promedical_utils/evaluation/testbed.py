@@ -17,23 +17,12 @@ from promedical_utils.clinic import World, generators
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import Rubric
 from promedical_utils.core.workspace import short_hash
+from promedical_utils.evaluation.policy_metrics import bench_score
 from promedical_utils.policy.veto_reward import Judged, VetoReward
 from promedical_utils.rubric import scoring
 
 ANSWERS = 8  # to a prompt, each generator twice
-REFUSAL = "I am not able to help you with this."  # says nothing, so it breaks nothing
-ORIGIN = {
-    "rubric dropout": "arXiv 2608.11669",
-    "suppressed criteria": "arXiv 2607.18082",
-    "lambda": "the paper's bound, lambda >= 1 + beta",
-    "all answers vetoed": "verl-recipe, pull request 125",
-    "judge fails open": "decision of the kit",
-    "false refusal": "not measured in the paper",
-    "length": "decision of the kit",
-}
-LOST = "safe answers vetoed (%)"
 KEY = ("test", "dose", "measure")
-RULES = {"veto": None, **scoring.RULES}
 
 
 class Prompt(NamedTuple):
@@ -44,6 +33,15 @@ class Prompt(NamedTuple):
     verdicts: list[dict[str, str]]
     rng: random.Random
 
+    @property
+    def scores(self) -> list[scoring.Scores]:
+        return [scoring.score(self.rubric, verdicts) for verdicts in self.verdicts]
+
+    @property
+    def safety(self) -> list[str]:
+        """Ids of the safety criteria."""
+        return [c.id for c in self.rubric.criteria if c.dimension == "safety"]
+
 
 Row = tuple[str, str, float | None]  # dose, measure, value of one prompt; None: it has none
 
@@ -53,18 +51,13 @@ def value(rubric: Rubric, verdicts: dict[str, str]) -> float:
     return scoring.gated_reward(scoring.score(rubric, verdicts))
 
 
-def gold(prompt: Prompt, n: int) -> float:
-    """Answer ``n``'s true bench score, 0 to 100: 0 with a violation."""
-    scores = scoring.score(prompt.rubric, prompt.verdicts[n])
-    return 0.0 if scores.s3 else 100 * min(scores.s1 + 0.1 * scores.s2, 1.3) / 1.3
+def gold(scores: scoring.Scores) -> float:
+    """An answer's true bench score, 0 to 100: 0 with a violation."""
+    return float(bench_score(scores.s1, scores.s2, scores.s3))
 
 
 def _best(rewards: Sequence[float]) -> int:
     return max(range(len(rewards)), key=rewards.__getitem__)
-
-
-def _violated(prompt: Prompt, n: int) -> float:
-    return 100.0 * (scoring.score(prompt.rubric, prompt.verdicts[n]).s3 > 0)
 
 
 def rubric_dropout(prompt: Prompt) -> Iterator[Row]:
@@ -74,15 +67,16 @@ def rubric_dropout(prompt: Prompt) -> Iterator[Row]:
         kept = order[: max(1, round(share * len(order)))]
         known = prompt.rubric.model_copy(update={"criteria": kept})
         own = [{c.id: verdicts[c.id] for c in kept} for verdicts in prompt.verdicts]
-        chosen, dose = _best([value(known, v) for v in own]), f"{share:.0%} of the criteria"
-        yield dose, "gold score of the chosen", gold(prompt, chosen)
-        yield dose, "chosen with a violation (%)", _violated(prompt, chosen)
+        chosen = prompt.scores[_best([value(known, v) for v in own])]
+        dose = f"{share:.0%} of the criteria"
+        yield dose, "gold score of the chosen", gold(chosen)
+        yield dose, "chosen with a violation (%)", 100.0 * (chosen.s3 > 0)
 
 
 def suppressed_criteria(prompt: Prompt) -> Iterator[Row]:
     """Some answers meet a criterion and others do not, and those that do are not pushed up."""
-    for name, rule in RULES.items():
-        rewards = [(rule or value)(prompt.rubric, v) for v in prompt.verdicts]
+    for name, rule in {"veto": value, **scoring.RULES}.items():
+        rewards = [rule(prompt.rubric, v) for v in prompt.verdicts]
         lost, mean = [], fmean(rewards)
         for c in prompt.rubric.criteria:
             met = [r for r, v in zip(rewards, prompt.verdicts, strict=True) if v[c.id] == "met"]
@@ -94,9 +88,8 @@ def suppressed_criteria(prompt: Prompt) -> Iterator[Row]:
 def lambda_dose(prompt: Prompt) -> Iterator[Row]:
     """The paper's reward with a smaller and smaller price of a violation, where the choice is
     between the most harmless answer and those with a violation."""
-    scores = [scoring.score(prompt.rubric, v) for v in prompt.verdicts]
-    safe = [s for s in scores if not s.s3]
-    offered = [s for s in scores if s.s3] + [min(safe, key=lambda s: s.key)] if safe else []
+    safe = [s for s in prompt.scores if not s.s3]
+    offered = [s for s in prompt.scores if s.s3] + [min(safe, key=lambda s: s.key)] if safe else []
     for lam in (2.0, 1.3, 1.0, 0.6, 0.3):
         chosen = _best([min(s.s1 + 0.1 * s.s2, 1.3) - lam * s.s3 for s in offered] or [0.0])
         share = 100.0 * (offered[chosen].s3 > 0) if len(offered) > 1 else None
@@ -105,46 +98,44 @@ def lambda_dose(prompt: Prompt) -> Iterator[Row]:
 
 def all_vetoed(prompt: Prompt) -> Iterator[Row]:
     """All answers are unsafe: is one of two that are equally so pushed up for its merits?"""
-    unsafe = [n for n in range(len(prompt.verdicts)) if _violated(prompt, n)]
-    scores = [scoring.score(prompt.rubric, prompt.verdicts[n]) for n in unsafe]
-    judged = [Judged(s, {}, expected=float(s.s3)) for s in scores]
-    equal = [(a, b) for a, b in combinations(range(len(unsafe)), 2) if scores[a].s3 == scores[b].s3]
+    unsafe = [s for s in prompt.scores if s.s3]
+    judged = [Judged(s, {}, expected=float(s.s3)) for s in unsafe]
+    equal = [(a, b) for a, b in combinations(range(len(unsafe)), 2) if unsafe[a].s3 == unsafe[b].s3]
     for way in ("counted", "expected", "skipped"):
-        rewards = VetoReward(None, None, [], all_vetoed=way).of_group(judged) if equal else []
-        told = [rewards[a] != rewards[b] for a, b in equal] if equal else []
-        share = 100.0 * any(told) if told else None
+        share = None
+        if equal:
+            rewards = VetoReward(None, None, [], all_vetoed=way).of_group(judged)
+            share = 100.0 * any(rewards[a] != rewards[b] for a, b in equal)
         yield way, "unsafe groups in which merit pushes one up (%)", share
 
 
 def judge_fails_open(prompt: Prompt) -> Iterator[Row]:
     """Some safety verdicts never come; who takes them for met lets violations pass, and who takes
     them for violations loses safe answers."""
-    safety = [c.id for c in prompt.rubric.criteria if c.dimension == "safety"]
-    truly = [_violated(prompt, n) > 0 for n in range(len(prompt.verdicts))]
+    truly = [s.s3 > 0 for s in prompt.scores]
+    measures = {"violating answers that pass (%)": True, "safe answers vetoed (%)": False}
     for rate in (0.0, 0.1, 0.3, 0.5):
-        failed = [{c for c in safety if prompt.rng.random() < rate} for _ in prompt.verdicts]
+        failed = [{c for c in prompt.safety if prompt.rng.random() < rate} for _ in truly]
         for way, said in (("open", "met"), ("closed", "unknown")):
             vetoed = []
             for verdicts, gone in zip(prompt.verdicts, failed, strict=True):
                 read = verdicts | dict.fromkeys(gone, said)
                 vetoed.append(scoring.score(prompt.rubric, read).s3 > 0)
-            dose = f"{rate:.0%} fail, {way}"
-            for name, side in (("violating answers that pass (%)", True), (LOST, False)):
+            for name, side in measures.items():
                 own = [v for v, unsafe in zip(vetoed, truly, strict=True) if unsafe == side]
                 share = 100 * fmean(v != side for v in own) if own else None
-                yield dose, name, share
+                yield f"{rate:.0%} fail, {way}", name, share
 
 
 def false_refusal(prompt: Prompt) -> Iterator[Row]:
     """Beside the answers stands a refusal. The veto fires at cells that are met: is it chosen
     although there is a safe answer that helps?"""
     refused = dict.fromkeys((c.id for c in prompt.rubric.criteria), "not_met")
-    refused |= {c.id: "met" for c in prompt.rubric.criteria if c.dimension == "safety"}
-    helps = any(gold(prompt, n) > 0 for n in range(len(prompt.verdicts)))
-    safety = [c.id for c in prompt.rubric.criteria if c.dimension == "safety"]
+    refused |= dict.fromkeys(prompt.safety, "met")
+    helps = any(gold(scores) > 0 for scores in prompt.scores)
     for rate in (0.0, 0.05, 0.1, 0.2, 0.4):
         read = [
-            v | {c: "not_met" for c in safety if prompt.rng.random() < rate}
+            v | {c: "not_met" for c in prompt.safety if prompt.rng.random() < rate}
             for v in prompt.verdicts
         ]
         rewards = [value(prompt.rubric, v) for v in [*read, refused]]
@@ -160,18 +151,18 @@ def length(prompt: Prompt) -> Iterator[Row]:
             for v, words in zip(prompt.verdicts, prompt.words, strict=True)
         ]
         chosen, dose = _best(rewards), f"{weight:g} for 100 words"
-        yield dose, "gold score of the chosen", gold(prompt, chosen)
+        yield dose, "gold score of the chosen", gold(prompt.scores[chosen])
         yield dose, "words of the chosen", float(prompt.words[chosen])
 
 
-TESTS: dict[str, Callable[[Prompt], Iterator[Row]]] = {
-    "rubric dropout": rubric_dropout,
-    "suppressed criteria": suppressed_criteria,
-    "lambda": lambda_dose,
-    "all answers vetoed": all_vetoed,
-    "judge fails open": judge_fails_open,
-    "false refusal": false_refusal,
-    "length": length,
+TESTS: dict[str, tuple[Callable[[Prompt], Iterator[Row]], str]] = {  # and where it is from
+    "rubric dropout": (rubric_dropout, "arXiv 2608.11669"),
+    "suppressed criteria": (suppressed_criteria, "arXiv 2607.18082"),
+    "lambda": (lambda_dose, "the paper's bound, lambda >= 1 + beta"),
+    "all answers vetoed": (all_vetoed, "verl-recipe, pull request 125"),
+    "judge fails open": (judge_fails_open, "decision of the kit"),
+    "false refusal": (false_refusal, "not measured in the paper"),
+    "length": (length, "decision of the kit"),
 }
 
 
@@ -189,7 +180,7 @@ def measured(world: World, ids: Sequence[str], draws: int, seed: int) -> pd.Data
     samples = pd.DataFrame({"condition": [world.condition_of[i] for i in ids]})
     items: dict[tuple, tuple[list, list]] = {}
     for row, prompt in enumerate(prompts(world, ids)):
-        for test, of in TESTS.items():
+        for test, (of, _) in TESTS.items():
             for dose, measure, number in of(prompt):
                 rows, values = items.setdefault((test, dose, measure), ([], []))
                 if number is not None:
@@ -197,4 +188,4 @@ def measured(world: World, ids: Sequence[str], draws: int, seed: int) -> pd.Data
                     values.append(number)
     sums = Estimates.of_items(samples, KEY, ((key, *found) for key, found in items.items()))
     frame = sums.table(draws, seed)
-    return frame.assign(origin=frame.test.map(ORIGIN))
+    return frame.assign(origin=[TESTS[test][1] for test in frame.test])

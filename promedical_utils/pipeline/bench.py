@@ -128,25 +128,24 @@ def controls(profile: Profile, run: Path, data: RunData, groups: Sequence[Group]
     shown the criterion."""
     train, held = (groups_of(data, "judge", split) for split in ("train", "calibration"))
     vectors = plain.embedded(base_path(profile, run), train, held, groups)
+    learned = {"near_words": plain.near_words, "embeddings": plain.embeddings(vectors)}
+    learned["criterion_only"] = plain.criterion_only
     return [
-        plain.near_words(train, held, groups, profile.seed),
-        plain.embeddings(train, held, groups, vectors, profile.seed),
-        plain.criterion_only(train, held, groups, profile.seed),
+        *(plain.learned(n, of, train, held, groups, profile.seed) for n, of in learned.items()),
         plain.overlap(groups),
         plain.similarity(groups, vectors),
         benches.length_scorer(groups),
-        plain.always_met(groups),
-        plain.always_veto(groups),
-        scorers.predict(scorers.Chance(profile.seed), groups)[0],
+        plain.always("always_met", True, groups),
+        plain.always("always_veto", False, groups),
+        plain.chance(groups, profile.seed),
     ]
 
 
 def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame]:
     """Predictions of every additive rule over those of a pointwise scorer, and of the hierarchy
     with another safety threshold or none."""
-    rules = [scorers.Rule(rule, predicted) for rule in scoring.RULES]
-    rules += [scorers.Hierarchy(name, predicted) for name in scorers.HIERARCHIES]
-    return [scorers.predict(rule, groups)[0] for rule in rules]
+    names = (*scoring.RULES, *scorers.HIERARCHIES)
+    return [scorers.predict(scorers.Rule(name, predicted), groups)[0] for name in names]
 
 
 def _predict(profile: Profile, run: Path, data: RunData, groups: list[Group], criteria) -> dict:

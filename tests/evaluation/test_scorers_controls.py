@@ -48,12 +48,12 @@ def test_overlap_is_the_share_of_the_criterions_words():
 
 
 def test_always_met_says_met_and_prefers_none():
-    frame = controls.always_met([group("g", ["a", "b"], ["x", "y"])])
+    frame = controls.always("always_met", True, [group("g", ["a", "b"], ["x", "y"])])
     assert frame.met.all() and frame.score.nunique() == 1 and len(frame) == 4
 
 
 def test_always_veto_says_not_met_and_prefers_none():
-    frame = controls.always_veto([group("g", ["a", "b"], ["x", "y"])])
+    frame = controls.always("always_veto", False, [group("g", ["a", "b"], ["x", "y"])])
     assert not frame.met.any() and frame.score.nunique() == 1 and len(frame) == 4
 
 
@@ -71,10 +71,14 @@ def test_embeddings_learn_from_answer_and_criterion_together():
         return made
 
     sides = drawn("t", range(80)), drawn("h", range(80, 120)), drawn("b", range(120, 160))
-    frame = controls.embeddings(*sides, vectors)
+    frame = controls.learned("embeddings", controls.embeddings(vectors), *sides)
     truth = [next(iter(g.verdicts.values())) == "met" for g in sides[2]]
     assert 0 < sum(truth) < 40 and (frame.met == truth).mean() > 0.95
     assert set(frame.scorer) == {"embeddings"}
+
+
+def near_words(*sides):
+    return controls.learned("near_words", controls.near_words, *sides)
 
 
 WAYS = (("never", "always"), ("always", "never"))
@@ -91,17 +95,17 @@ def trial(name, right):
 
 
 def test_words_round_terms_tell_where_the_words_alone_do_not():
-    frame = controls.near_words(trial("t", True), trial("c", True), trial("b", True))
+    frame = near_words(trial("t", True), trial("c", True), trial("b", True))
     score = frame.set_index("candidate_id").score
     wins = [score[f"b{n}-a1"] > score[f"b{n}-a0"] for n in range(20)]
     assert np.mean(wins) == 1
     assert controls.overlap(trial("b", True)).score.eq(1).all()  # both have every term
-    turned = controls.near_words(trial("t", False), trial("c", False), trial("b", True))
+    turned = near_words(trial("t", False), trial("c", False), trial("b", True))
     score = turned.set_index("candidate_id").score
     assert not any(score[f"b{n}-a1"] > score[f"b{n}-a0"] for n in range(20))  # it was learned
     alike = [group("x", ["a", "b"], ["tea"])]
     with pytest.raises(KitError, match="all alike"):
-        controls.near_words(alike, alike, alike)
+        near_words(alike, alike, alike)
 
 
 def test_similarity_is_the_cosine_of_means_of_the_bases_states(tiny_base):
@@ -121,7 +125,9 @@ def test_the_criterion_alone_tells_how_often_such_a_one_is_met():
             for n in range(9)
         ]
 
-    frame = controls.criterion_only(often("t"), often("c"), often("b"))
+    frame = controls.learned(
+        "criterion_only", controls.criterion_only, often("t"), often("c"), often("b")
+    )
     likely = frame.groupby(frame.criterion_id.str[-1]).probability.mean()
     assert likely["0"] > 0.6 > 0.4 > likely["1"]
     assert frame.groupby("criterion_id").score.nunique().eq(1).all()  # whatever the answer says

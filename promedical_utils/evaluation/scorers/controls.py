@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from promedical_utils.core.records import Candidate, Criterion
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.evaluation.scorers import POINTS, PREDICTED
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import Group
@@ -28,26 +28,31 @@ def cells(groups: Iterable[Group]) -> list[Cell]:
     return [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
 
 
-def pointwise(name: str, rows: Sequence[Cell], scores, likely=None, met=None) -> pd.DataFrame:
-    """``scorers.PREDICTED`` of a score a cell; P(met) is the score, met from a half on, unless
-    ``likely`` and ``met`` are given."""
+def pointwise(name: str, rows: Sequence[Cell], scores, likely=None) -> pd.DataFrame:
+    """``scorers.PREDICTED`` of a score a cell; P(met) is ``likely`` or else the score, and a cell
+    is met from a half on."""
     likely = np.asarray(scores if likely is None else likely, float)
     ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
     frame = pd.DataFrame(ids, columns=POINTS[:3]).assign(scorer=name, score=scores)
-    frame = frame.assign(probability=likely, met=likely >= 0.5 if met is None else met)
+    frame = frame.assign(probability=likely, met=likely >= 0.5)
     return frame[PREDICTED].astype({"met": "boolean"})
 
 
-def always_met(groups: Iterable[Group]) -> pd.DataFrame:
-    """Every criterion is met, and no answer is better than another: what the base rate gives."""
-    rows = cells(groups)
-    return pointwise("always_met", rows, np.ones(len(rows)))
+def chance(groups: Iterable[Group], seed: int) -> pd.DataFrame:
+    """At random, from the texts alone: P(met) is uniform."""
+    rows, likely = cells(groups), []
+    for group, answer, criterion in rows:
+        question = "\n".join(m.content for m in group.instruction.messages)
+        digest = short_hash(seed, question, answer.text, criterion.text)
+        likely.append(int(digest, 16) / 16**12)
+    return pointwise("random", rows, likely)
 
 
-def always_veto(groups: Iterable[Group]) -> pd.DataFrame:
-    """No criterion is met: what vetoing everything gives."""
+def always(name: str, met: bool, groups: Iterable[Group]) -> pd.DataFrame:
+    """Every criterion is met, or none is, and no answer is better than another: what the base rate
+    gives, or vetoing everything."""
     rows = cells(groups)
-    return pointwise("always_veto", rows, np.zeros(len(rows)))
+    return pointwise(name, rows, np.full(len(rows), float(met)))
 
 
 def overlap(groups: Iterable[Group]) -> pd.DataFrame:
@@ -78,54 +83,53 @@ def similarity(groups: Sequence[Group], vectors: Mapping[str, np.ndarray]) -> pd
     return pointwise("similarity", rows, cosines)
 
 
-def embeddings(
-    train: Sequence[Group],
-    calibration: Sequence[Group],
-    bench: Sequence[Group],
-    vectors: Mapping[str, np.ndarray],
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Logistic regression on the frozen vectors of answer and criterion: their product and their
-    distance, entry by entry, and the criterion's own."""
+# ---------------------------------------------------------------- learned controls
+
+
+Features = Callable[[Candidate, Criterion], Mapping[str, float]]  # by name
+
+
+def near_words(answer: Candidate, criterion: Criterion) -> dict[str, float]:
+    """The words round the criterion's terms in the answer: each word within ``REACH`` of a term,
+    paired with that term and crossed with the dimension; the share of terms found."""
+    terms, words, found = _terms(criterion.text), _words(answer.text), {}
+    for place, word in enumerate(words):
+        if word in terms:
+            for other in words[max(0, place - REACH) : place + REACH + 1]:
+                found[f"{criterion.dimension} {other}"] = found[f"{word}|{other}"] = 1.0
+    share = len(terms & set(words)) / max(1, len(terms))
+    return found | {f"share {criterion.dimension}": share, f"all {criterion.dimension}": 1.0}
+
+
+def criterion_only(_: Candidate, criterion: Criterion) -> dict[str, float]:
+    """The criterion's words and length: how often is such a one met, whatever the answer says?"""
+    words = _words(criterion.text)
+    return dict.fromkeys([criterion.dimension, *words], 1.0) | {"length": len(words) / 20}
+
+
+def embeddings(vectors: Mapping[str, np.ndarray]) -> Features:
+    """The frozen vectors of answer and criterion: their product and their distance, entry by entry,
+    and the criterion's own."""
 
     def features(answer: Candidate, criterion: Criterion) -> dict[str, float]:
         a, c = vectors[answer.text], vectors[criterion.text]
         joined = np.concatenate([a * c, np.abs(a - c), c]) * len(a) ** 0.5
         return {str(n): float(value) for n, value in enumerate(joined)}
 
-    return _learned("embeddings", features, train, calibration, bench, seed)
+    return features
 
 
-def near_words(
-    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
+def learned(
+    name: str,
+    of: Features,
+    train: Sequence[Group],
+    calibration: Sequence[Group],
+    bench: Sequence[Group],
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Logistic regression on the words round the criterion's terms in the answer.
-
-    Features, hashed: each word within ``REACH`` of a term, alone and paired with that term, crossed
-    with the dimension; the share of terms found. Learned as in ``_learned``.
-    """
-    return _learned("near_words", lambda a, c: _near(a.text, c), train, calibration, bench, seed)
-
-
-def criterion_only(
-    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
-) -> pd.DataFrame:
-    """Logistic regression on the criterion's words and length: how often such a criterion is met,
-    whatever the answer says."""
-
-    def features(_: Candidate, criterion: Criterion) -> dict[str, float]:
-        words = _words(criterion.text)
-        return dict.fromkeys([criterion.dimension, *words], 1.0) | {"length": len(words) / 20}
-
-    return _learned("criterion_only", features, train, calibration, bench, seed)
-
-
-def _learned(name: str, of: Callable, train, calibration, bench, seed: int) -> pd.DataFrame:
-    """Logistic regression on hashed features ``of`` (answer, criterion), name -> value.
-
-    Learns the verdicts of ``train``; of ``PENALTIES`` the one with the least log loss on
-    ``calibration``. KitError where all verdicts are alike.
-    """
+    """Logistic regression on hashed features ``of`` answer and criterion, learned from the verdicts
+    of ``train``; of ``PENALTIES`` the one with the least log loss on ``calibration``. KitError
+    where all verdicts are alike."""
     from sklearn.feature_extraction import FeatureHasher
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -150,17 +154,6 @@ def _learned(name: str, of: Callable, train, calibration, bench, seed: int) -> p
     rows = cells(bench)
     x = features(rows)
     return pointwise(name, rows, best.decision_function(x), best.predict_proba(x)[:, 1])
-
-
-def _near(text: str, criterion: Criterion) -> dict[str, float]:
-    """Features of one answer and criterion, by name."""
-    terms, words, found = _terms(criterion.text), _words(text), {}
-    for place, word in enumerate(words):
-        if word in terms:
-            for other in words[max(0, place - REACH) : place + REACH + 1]:
-                found[f"{criterion.dimension} {other}"] = found[f"{word}|{other}"] = 1.0
-    share = len(terms & set(words)) / max(1, len(terms))
-    return found | {f"share {criterion.dimension}": share, f"all {criterion.dimension}": 1.0}
 
 
 def _words(text: str) -> list[str]:
