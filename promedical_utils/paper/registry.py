@@ -24,7 +24,6 @@ from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external, healthbench
 from promedical_utils.paper import all_tables, claims
-from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import figures, tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.studies.catalog import study_of
@@ -88,8 +87,8 @@ class Picture:
 
     def draw(self, profile: Profile):
         """The function that draws its frame, with the profile's settings."""
-        function = claims_forest if self.plot == "claims_forest" else getattr(figures, self.plot)
-        return partial(function, **{a: getattr(profile, s) for a, s in self.settings.items()})
+        settings = {argument: getattr(profile, name) for argument, name in self.settings.items()}
+        return partial(getattr(figures, self.plot), **settings)
 
 
 _ENTRIES = read_yaml(Path(__file__).with_suffix(".yaml"))
