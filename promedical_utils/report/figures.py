@@ -148,10 +148,8 @@ def claims_forest(df: pd.DataFrame) -> Figure:
             reach, y = [-row.within, row.within], heights[row.claim] + 0.1
             axis.plot(reach, [y, y], color=GREY, lw=7, alpha=0.3, solid_capstyle="butt")
     axis.annotate("seeds", (1.0, 1.0), xycoords="axes fraction", **small)
-    reported, hollow = (
-        shown[shown.unit == "points"],
-        {"marker": "D", "mfc": "white", "mec": "black"},
-    )
+    reported = shown[shown.unit == "points"]
+    hollow = {"marker": "D", "mfc": "white", "mec": "black"}
     y = reported.claim.map(heights).astype(float) + 0.1
     axis.plot(reported.reported, y, ls="", ms=5, **hollow)
     axis.axvline(0, color="black", lw=0.9)
@@ -175,19 +173,19 @@ OF_PAIRS = {  # what it is called, and its line
 def plot_learning_curve(df: pd.DataFrame) -> Figure:
     """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``."""
     parts = df.assign(**df.part.str.split(": ", expand=True).set_axis(["source", "pairs"], axis=1))
-    sources = list(dict.fromkeys(parts.source))
+    sources = parts.groupby("source", sort=False)
     figure, axes = canvas(3.2 * len(sources), 3, len(sources))
     palette = (BLUE, ORANGE, plotting.GREEN)
     colours = dict(zip(dict.fromkeys(parts.arm), palette, strict=False))
-    for axis, source in zip(axes.flat, sources, strict=True):
-        for (arm, pairs), own in parts[parts.source == source].groupby(["arm", "pairs"]):
+    for axis, (source, part) in zip(axes.flat, sources, strict=True):
+        for (arm, pairs), own in part.groupby(["arm", "pairs"]):
             value, low, high = (100 * own[end].to_numpy() for end in ("value", "low", "high"))
             style = {"color": colours[arm], "ls": OF_PAIRS[pairs][1], "marker": "o"}
             spread = np.nan_to_num([value - low, high - value])
             axis.errorbar(own.tokens / 1000, value, spread, ms=3, elinewidth=0.6, **style)
         axis.axhline(50, **CHANCE)
-        labels = parts.labels[parts.source == source].iloc[0].replace("_", " ")
-        axis.set(xscale="log", xlabel="thousand tokens read", title=f"{source}\n({labels})")
+        title = f"{source}\n({part.labels.iloc[0].replace('_', ' ')})"
+        axis.set(xscale="log", xlabel="thousand tokens read", title=title)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
@@ -221,11 +219,10 @@ def plot_veto_curve(df: pd.DataFrame) -> Figure:
 
 def plot_testbed(df: pd.DataFrame) -> Figure:
     """A panel a test of ``evaluation.testbed``, dose by dose, with intervals: its first measure."""
-    tests = list(dict.fromkeys(df.test))
+    tests = df.groupby("test", sort=False)
     rows = -(-len(tests) // 2)
     figure, axes = canvas(9.5, 1.8 * rows, 2, rows)
-    for axis, test in zip(axes.flat, tests, strict=False):
-        own = df[df.test == test]
+    for axis, (test, own) in zip(axes.flat, tests, strict=False):
         own = own[own.measure == own.measure.iloc[0]]
         places, style = np.arange(len(own))[::-1], {"fmt": "o", "color": BLUE, "ms": 4}
         plotting.draw_interval(axis, places, own.value, own.low, own.high, **style)
@@ -238,11 +235,8 @@ def plot_testbed(df: pd.DataFrame) -> Figure:
 
 
 def plot_dimensions(df: pd.DataFrame) -> Figure:
-    """Pairwise (top) and pointwise accuracy by dimension, from ``tables.build_main_results``.
-
-    A row a system and a column a dimension, not a radar: of points on one scale a reader can tell
-    a difference of five and see whether intervals part.
-    """
+    """Pairwise (top) and pointwise accuracy, of ``tables.build_main_results``: no radar, since of
+    points on one scale a reader can see whether intervals part."""
     blocks = [
         tidy(df, "dimensions", kind=f"{kind}_").assign(block=f"{kind} accuracy", line=chance)
         for kind, chance in (("pairwise", 50), ("pointwise", np.nan))
@@ -251,11 +245,8 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
 
 
 def plot_graders(df: pd.DataFrame) -> Figure:
-    """Balanced F1 of graders, a panel a slice, from ``tables.build_graders``.
-
-    The band is the interval of one physician against the other: what agreement with physicians can
-    be hoped for. A grader may be above it against the truth, which the clinic knows.
-    """
+    """Balanced F1, a panel a slice, of ``tables.build_graders``. The band is the interval of one
+    physician against the other: what agreement with physicians can be hoped for."""
     cells = tidy(df, "graders")
     cells = cells.assign(panel="balanced F1, " + cells["slice"] + " (%)")
     band = {"color": GREY, "alpha": 0.35}
@@ -268,11 +259,8 @@ def plot_graders(df: pd.DataFrame) -> Figure:
 
 
 def plot_external(df: pd.DataFrame) -> Figure:
-    """RM pairwise accuracy outside, a panel a set, from ``tables.build_external``.
-
-    A row a system; colour and marker are the text that the RM is given. The reported panel first; a
-    set that did not run has none.
-    """
+    """RM pairwise accuracy outside, a panel a set that ran, of ``tables.build_external``; colour
+    and marker are the text that the RM is given."""
     cells = tidy(df, "external")
     pairs = cells.groupby("set").pairs.transform("max")
     counts = pairs.map(lambda n: f", {int(n):,} pairs" if pd.notna(n) else "")
@@ -280,10 +268,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
 
 
 def plot_policy_by(df: pd.DataFrame) -> Figure:
-    """Base beside GRPO by dimension, from ``tables.build_policy_by``.
-
-    For each measure the values, and the difference paired by patient, all with their intervals.
-    """
+    """Base beside GRPO, and the difference paired by patient, of ``tables.build_policy_by``."""
     cells = tidy(df, "policy_by", rows=df.columns[0])
     paired = cells.series == "paired difference"
     values = cells.measure.str.replace(" (", "\n(", regex=False)
@@ -446,8 +431,8 @@ def _draw_curves(axis, df: pd.DataFrame, x: str, shown: pd.DataFrame, legend=Fal
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
     """GRPO on held-out prompts, from policy/curve.csv: rewards, violations, what is met, KL.
 
-    The vertical line is the checkpoint that is kept, the best by judged reward. A series or a panel
-    without a value is left out: data without truth have no gold. Only the reward starts below 0.
+    The vertical line is the checkpoint that is kept. A series or a panel without a value is left
+    out: data without truth have no gold.
     """
     percent = [column for column in CURVES["answers (%)"] if column in df]
     df = df.assign(**100 * df[percent])
@@ -554,10 +539,8 @@ def plot_training(df: pd.DataFrame) -> Figure:
 
 
 def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
-    """Strict pass rate by review round on the blind sample, with its interval (fractions).
-
-    ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
-    """
+    """Strict pass rate (fractions) by round, on the blind sample with its interval, of
+    ``review.rounds``; ``aimed`` is the rate at which the rounds may end."""
     blind = df.dropna(subset="blind_pass_rate")
     figure, [[axis]] = canvas(6, 3.2)
     rates = 100 * blind.blind_pass_rate
@@ -572,41 +555,6 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
     axis.set_ylim(top=min(103, axis.get_ylim()[1]))
     axis.margins(x=0.08)
-    return figure
-
-
-def plot_speed(df: pd.DataFrame) -> Figure:
-    """Times as fast packed as one by one, over K, over L, and of mixes, beside the operations.
-
-    From ``speed.summary``: medians with the range of the rounds; the line is the ratio of the two
-    sides' operations (scoring's), which is no bound.
-    """
-    tasks = styles_of("speed")
-    labels = {"K": "criteria K, at 480 shared tokens", "L": "shared tokens L, at 7 criteria"}
-    figure, [[over_k, over_l, mix]] = canvas(10.5, 3.4, 3)
-    for axis, (column, label) in zip((over_k, over_l), labels.items(), strict=True):
-        cases = df[df.case == f"over {column}"].sort_values(column)
-        for task, style in tasks.items():
-            part = cases[cases.task == task]
-            ends = [part.ratio - part.low, part.high - part.ratio]
-            axis.errorbar(part[column], part.ratio, ends, label=task, ls="", capsize=2, **style)
-            if task == "scoring":
-                axis.plot(part[column], part.work, color=GREY, lw=1, label="by operations")
-        ticks = sorted(set(cases[column]))
-        axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None), xticks=ticks)
-    over_l.set_xscale("log")
-    over_l.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
-    over_l.minorticks_off()
-    over_k.legend(fontsize=8, title="")
-    part = df[~df.case.str.startswith("over")].sort_values(["case", "task"])
-    for at, row in enumerate(part.itertuples()):
-        ends = [[row.ratio - row.low], [row.high - row.ratio]]
-        mix.errorbar(row.ratio, at, xerr=ends, capsize=2, **tasks[row.task])
-        mix.text(0.2, at, f"{row.share:.0%}", va="center", fontsize=8)
-    mix.plot(part.work, range(len(part)), "|", color="black", ms=20)
-    mix.set_yticks(range(len(part)), part.case + ",\n" + part.task)
-    mix.set(xlabel="times as fast packed (tick: by operations)", ylabel="", xlim=(0, None))
-    mix.invert_yaxis()
     return figure
 
 
@@ -676,11 +624,8 @@ def plot_reward_order(df: pd.DataFrame, rewards: Mapping[str, str]) -> Figure:
 
 
 def plot_overview(df: pd.DataFrame) -> Figure:
-    """The pipeline as boxes with this run's counts, and the reported ones in italics below.
-
-    Columns box, row, column, title, run and reported (texts), and ``after``: the boxes that it
-    comes from, joined by "|".
-    """
+    """The pipeline as boxes: columns box, row, column, title, run and reported (texts), and
+    ``after``, the boxes that it comes from, joined by "|"."""
     width, height, gap = 2.0, 1.0, (2.5, 1.45)
     rows, columns = df["row"].max() + 1, df["column"].max() + 1
     figure, [[axis]] = canvas(2.0 * columns, 1.35 * rows + 0.25)

@@ -189,9 +189,8 @@ def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
     blind = frame.drop_duplicates("source")[["source", "labels", "ceiling"]]
     blind = blind.assign(system=BLIND, run_pairwise_all=blind.ceiling.mul(100).round(2))
     rows = pd.concat([*values, *counts], axis=1).reset_index()
-    rows = pd.concat([rows, blind.drop(columns="ceiling")]).astype(
-        {n.name: "Int64" for n in counts}
-    )
+    rows = pd.concat([rows, blind.drop(columns="ceiling")])
+    rows = rows.astype({count.name: "Int64" for count in counts})
     return rows.sort_values(["source", "system"], ignore_index=True)
 
 
