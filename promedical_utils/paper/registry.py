@@ -349,8 +349,8 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
         table, files = TABLES[name], TABLES[name].files(run)
         facts = run.facts | {"function": f"tables.{table.function}"}
         facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
-        about = table.title, files["sources"], profile, STUDIED if files["studies"] else "", facts
-        tables.save(frame, out / "tables", name, *about)
+        said, sources = STUDIED if files["studies"] else "", files["sources"]
+        tables.save(frame, out / "tables", name, table.title, sources, profile, said, facts)
     why_not = dict(run.missing)
     for name, picture in FIGURES.items():
         if not picture.table:

@@ -83,8 +83,8 @@ def _rows(
 
     ``values`` are tidy: system (in ``by``), metric, slice, against, value, low, high.
     """
-    own, rows = () if values is None else values[values.against == labels].itertuples(), []
-    cells = {(getattr(row, by), row.metric, row.slice): row for row in own}
+    own = () if values is None else values[values.against == labels].itertuples()
+    cells, rows = {(getattr(row, by), row.metric, row.slice): row for row in own}, []
     for key, system in names.items():
         printed = {}
         for column, (metric, part) in columns.items():
@@ -221,12 +221,10 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
         run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
         if "fewer_answers" in report:
             run["samples with fewer than three answers"] = report["fewer_answers"]
-        given = {
-            "bench weighted kappa": grades["kappa_quadratic"],
-            "bench linear kappa": grades["kappa_linear"],
-            "bench verdict kappa": verdicts["kappa"],
-            "bench verdict agreement percent": verdicts["observed"] * 100,
-        }
+        given["bench weighted kappa"] = grades["kappa_quadratic"]
+        given["bench linear kappa"] = grades["kappa_linear"]
+        given["bench verdict kappa"] = verdicts["kappa"]
+        given["bench verdict agreement percent"] = verdicts["observed"] * 100
     order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
     return _quantities(known, run | given, given, order).drop(columns=["run_low", "run_high"])
 
