@@ -2,7 +2,7 @@
 
 One function for each kind of table, which an entry of registry.yaml names in ``behind``: (run, the
 cell's row as text, its column without run_, _low and _high, options) -> ``Behind``, or None where
-the cell is no such estimate. Nothing is counted here; ``trace`` prints what is found.
+the cell is no such estimate.
 """
 
 from collections.abc import Iterable, Mapping
@@ -63,8 +63,7 @@ def bench(run, row: Mapping, column: str, against="adjudicated", by=None) -> Beh
     elif kind in set(criteria.dimension):
         criteria = criteria[criteria.dimension == kind]
     for of_samples, of_table in (by or {}).items():
-        own = estimates.samples[of_samples].astype(str) == row[of_table]
-        estimates = _within(estimates, own)
+        estimates = _within(estimates, estimates.samples[of_samples].astype(str) == row[of_table])
     items = f"{folder}/{ITEMS.get(metric, 'verdicts')}"
     names = (items, "bench/predictions", "bench/preferences", f"{folder}/verdicts")
     return Behind(

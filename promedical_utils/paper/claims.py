@@ -1,10 +1,8 @@
 """The claims ledger: each claim of the paper as named checks on this run and the committed studies.
 
-``claims.yaml`` holds the claims; ``contrasts`` finds the differences; ``core.verdicts`` decides. A
-check claims that a difference lies above its bound (0 unless said), or within a margin on either
-side. The verdict rests on the interval; Holm's p within the family (the abstract, a table, the
-kit's own) stands beside it. What the configuration sets (agreement, kappa, pass rate) is an input
-and never a claim.
+``claims.yaml`` holds the claims; ``contrasts`` finds the differences; ``core.verdicts`` decides by
+the interval, beside which Holm's p within the family stands. What the configuration sets
+(agreement, kappa, pass rate) is an input and never a claim.
 """
 
 from collections import Counter
@@ -18,16 +16,9 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core import statistics, verdicts
+from promedical_utils.core import statistics, verdicts, workspace
 from promedical_utils.core.verdicts import UNTESTED, VERDICTS
-from promedical_utils.core.workspace import (
-    KitError,
-    project_root,
-    read_yaml,
-    write_frame,
-    write_json,
-    write_text,
-)
+from promedical_utils.core.workspace import KitError
 from promedical_utils.paper import evidence as evidences
 from promedical_utils.paper.evidence import Evidence
 from promedical_utils.report import tables
@@ -45,20 +36,14 @@ FACTS = ("unit", "above", "within", "reported", "mark", "labels", "data", "files
 COLUMNS = [*NAMES, *NUMBERS, *TESTED, "each", "seeds", "n", *FACTS]
 
 
-# ---------------------------------------------------------------- what is claimed
-
-
 @cache
 def ledger() -> dict:
-    return read_yaml(Path(__file__).with_name("claims.yaml"))
+    return workspace.read_yaml(Path(__file__).with_name("claims.yaml"))
 
 
 def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
-    """The checks of a claim, one for each value of its lists, with all keys.
-
-    External ones are made on each of ``sets``; the truth is known in the clinic only. KitError for
-    a key that no check has.
-    """
+    """The checks of a claim, one for each value of its lists, with all keys; external ones on each
+    of ``sets``. KitError for a key that no check has."""
     checks = []
     for given in spec.get("checks", ()):
         if strange := given.keys() - {*DEFAULTS, "from"}:
@@ -71,7 +56,7 @@ def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
             check = whole | dict(zip(LISTS, values))
             for key in ("metric", "slice"):
                 check[f"{key}_b"] = check[f"{key}_b"] or check[key]
-            if check["labels"] != "truth" or clinic:
+            if check["labels"] != "truth" or clinic:  # the truth is known there alone
                 checks.append(check)
     return checks
 
@@ -89,33 +74,26 @@ def _what(given: Mapping) -> str:
     return f"{systems}, {metric}{where}{beyond}"
 
 
-@cache
-def _reported_table(name: str) -> pd.DataFrame:
-    frame = tables.reported(name)
-    return frame.set_index(frame.columns[0])
-
-
 def _reported(cell: Mapping | None, given: Mapping) -> dict:
     """``reported``: value or difference that the paper has, and its ``mark``; None without."""
+    nothing = {"reported": None, "mark": ""}
     if cell is None:
-        return {"reported": None, "mark": ""}
-    frame = _reported_table(cell["table"])
+        return nothing
+    frame = tables.reported(cell["table"])
+    frame = frame.set_index(frame.columns[0])
     if "row" in cell:
         value, rows = frame[cell["column"]][cell["row"]], [cell["row"]]
     else:
         names = ledger()["rows"].get(cell["table"], {})
-        rows = [names.get(cell.get(side) or given[side]) for side in ("a", "b")]
+        rows = [names.get(given[side]) for side in ("a", "b")]
         if not set(rows) <= set(frame.index):
-            return {"reported": None, "mark": ""}
+            return nothing
         columns = cell["column"], cell.get("column_b", cell["column"])
         a, b = (float(frame[column][row]) for column, row in zip(columns, rows))
         value = rounded(a - b)
     if np.isnan(value):
-        return {"reported": None, "mark": ""}
+        return nothing
     return {"reported": float(value), "mark": "".join(dict.fromkeys(frame.mark[rows]))}
-
-
-# ---------------------------------------------------------------- checks and verdicts
 
 
 def build_claims(
@@ -125,11 +103,10 @@ def build_claims(
 
     ``tally``: ``bench.tally`` of the run; ``evaluation``: policy/evaluation.parquet; ``external``:
     external/predictions.parquet; ``healthbench``: its ``policy_column``; each None where it did not
-    run. ``studies``: folder of the committed studies (default: those of the checkout); one that is
-    missing, or of another kind of data than the profile's, makes its checks not testable, but that
-    the run's own reward models and policies stand in for the studies of these, trained once.
+    run. ``studies``: folder of the committed studies (default: those of the checkout); for those of
+    reward models and policies that say nothing of this data the run's own stand in.
     """
-    folder = studies or project_root() / "papers_figures" / "studies"
+    folder = studies or workspace.project_root() / "papers_figures" / "studies"
     sets = ["all"] if external is None or external.empty else list(dict.fromkeys(external["set"]))
     of_run = evidences.of_run(profile, tally, evaluation, external, healthbench)
 
@@ -151,8 +128,8 @@ def build_claims(
 
 
 def _adjust(claims: list[dict]) -> None:
-    """Holm's p of every tested check within its family, and ``survives`` of a claim that was seen:
-    whether the p of all its checks stay below 5 %; None where no check has a p."""
+    """``p_holm`` of every tested check, within its family, and ``survives`` of a claim that was
+    seen: whether all of them stay below 5 %; None where no check has a p."""
     families: dict[str, list[dict]] = {}
     for claim in claims:
         families.setdefault(claim["family"], []).extend(claim["checks"])
@@ -168,29 +145,19 @@ def _adjust(claims: list[dict]) -> None:
 
 def _claim(spec: Mapping, checks: list[dict]) -> dict:
     reasons = [spec["why"]] if "why" in spec else list(dict.fromkeys(c["reason"] for c in checks))
-    claim = {"note": "", "family": spec["where"]} | {
-        key: spec[key] for key in ("id", "where", "family", "claim", "note") if key in spec
-    }
-    claim |= {
-        "verdict": verdicts.of_claim(check["verdict"] for check in checks),
-        "checks": checks,
-        "reason": "; ".join(filter(None, reasons)),
-    }
+    known = {key: spec[key] for key in ("id", "where", "family", "claim", "note") if key in spec}
+    claim = {"note": "", "family": spec["where"], **known, "checks": checks}
+    claim["verdict"] = verdicts.of_claim(check["verdict"] for check in checks)
+    claim["reason"] = "; ".join(filter(None, reasons))
     return claim if checks else claim | _reported(spec.get("reported"), spec)
 
 
 def _check(given: Mapping, evidence: Evidence) -> dict:
     """One check, made where it can be; numbers are rounded, and the rounded ones decide."""
     check = dict.fromkeys((*NUMBERS, *TESTED, "seeds", "n", "unit"))
-    check |= {
-        "each": [],
-        "test": "",
-        "said": "",
-        "reason": "",
-        "within": given["equivalent_within"],
-    }
+    check |= {"each": [], "test": "", "said": "", "reason": "", "above": given["above"]}
     check |= {"data": evidence.data, "files": list(evidence.files), "what": _what(given)}
-    check |= {"above": given["above"], "labels": _labels(given, evidence)}
+    check |= {"within": given["equivalent_within"], "labels": _labels(given, evidence)}
     check |= _reported(given["reported"], given)
     try:
         if evidence.reason:
@@ -250,9 +217,6 @@ def weakest(claim: Mapping) -> dict | None:
     return min(measured, key=rank, default=None)
 
 
-# ---------------------------------------------------------------- for people and programs
-
-
 def frame(claims: list[dict]) -> pd.DataFrame:
     """One row a check (one for a claim without any), ``COLUMNS``; (claim, check) names a row."""
     rows = []
@@ -276,9 +240,9 @@ def _said(verdict: str, check: Mapping | None) -> str:
 def save(claims: list[dict], folder: Path, data: str = "clinic") -> Path:
     """Write claims.csv, claims.md and claims.json to ``folder``; the path of the JSON. ``data``:
     the profile's kind of data, which says what its labels are."""
-    folder, counts = Path(folder), Counter(claim["verdict"] for claim in claims)
-    counted, inputs = {name: counts[name] for name in VERDICTS}, ledger()["inputs"][data].strip()
-    write_frame(folder / "claims.csv", frame(claims))
+    counts, inputs = Counter(c["verdict"] for c in claims), ledger()["inputs"][data].strip()
+    counted = {name: counts[name] for name in VERDICTS}
+    workspace.write_frame(folder / "claims.csv", frame(claims))
     source = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8")
     options = {"trim_blocks": True, "keep_trailing_newline": True}
     template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)
@@ -292,9 +256,7 @@ def save(claims: list[dict], folder: Path, data: str = "clinic") -> Path:
         invented=data == "clinic",
         tested=len(tested),
         checks=sum(c["verdict"] != UNTESTED for claim in tested for c in claim["checks"]),
-        seen=sum(claim["survives"] is not None for claim in claims),
-        surviving=sum(claim["survives"] is True for claim in claims),
     )
-    write_text(folder / "claims.md", page)
+    workspace.write_text(folder / "claims.md", page)
     whole = {"schema_version": SCHEMA, "inputs": inputs, "claims": claims, "verdicts": counted}
-    return write_json(folder / "claims.json", whole)
+    return workspace.write_json(folder / "claims.json", whole)

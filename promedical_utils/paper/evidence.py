@@ -35,11 +35,11 @@ def external(frame: pd.DataFrame) -> Estimates:
     return external_sets.estimates(frame.assign(**key), bench.KEY)
 
 
+@dataclass(frozen=True)
 class HealthBench:
     """The policy's HealthBench column (``healthbench.policy_column``), or why it has no value."""
 
-    def __init__(self, column: Mapping):
-        self.column = column
+    column: Mapping
 
     def labels_of(self, part: str) -> tuple[str, ...]:
         return ("rubric",)
@@ -93,9 +93,8 @@ def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None)
 
 
 def of_study(folder: Path, name: str, profile) -> Evidence:
-    """Evidence of the study ``name`` in ``folder``; with a reason where it did not run (its
-    manifest is written last), or is of the clinic, which says nothing of other data; KitError where
-    it has lost its results."""
+    """Evidence of a study; with a reason where it did not run (its manifest is written last), or is
+    of the clinic, which says nothing of other data; KitError where it has lost its results."""
     place = Path(folder) / name
     if not (place / "manifest.json").exists():
         return Evidence(f"study {name}", reason=f"study {name} not run")
@@ -106,8 +105,6 @@ def of_study(folder: Path, name: str, profile) -> Evidence:
     if not (path := place / "results.csv").exists():
         raise KitError(f"missing {shown(path)}, which study {name} wrote: make study STUDY={name}")
     sums = catalog.study_of(name).sums(place)
-    drawn = settings["bootstrap"], settings["seed"]
-    source = Counted(sums, *drawn)
     files = [file for file in (*results.COUNTED_FROM, path.name) if (place / file).exists()]
     failed = {}
     if name == "systems":
@@ -115,7 +112,7 @@ def of_study(folder: Path, name: str, profile) -> Evidence:
     return Evidence(
         f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
         (f"studies/{name}/{files[0]}", f"studies/{name}/manifest.json"),
-        source,
+        Counted(sums, settings["bootstrap"], settings["seed"]),
         manifest.get("policies", ()),
         failed=failed,
     )

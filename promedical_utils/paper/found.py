@@ -20,9 +20,7 @@ def sentences(claims: Mapping[str, Mapping]) -> list[str]:
         if check is None:
             lines.append(f"**{claim['claim']}**: *{claim['verdict']}* ({claim['reason']}).")
             continue
-        ends = {"value": "difference", "low_value": "low", "high_value": "high"}
-        numbers = dict(check) | {name: check[end] for name, end in ends.items()}
-        lines.append(said["text"].format(**numbers | {"verdict": claim["verdict"]}))
+        lines.append(said["text"].format(**{**check, "verdict": claim["verdict"]}))
     return lines
 
 

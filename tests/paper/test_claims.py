@@ -14,8 +14,8 @@ from promedical_utils.core import plotting, statistics, verdicts, workspace
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.paper import claims
 from promedical_utils.paper import evidence as evidences
-from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import tables
+from promedical_utils.report.figures import claims_forest
 from promedical_utils.studies import contrasts
 
 SETTINGS = benches.profile(bootstrap=100)
