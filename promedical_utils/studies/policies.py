@@ -38,7 +38,6 @@ class Policies(Study):
         from promedical_utils.reward_model import hub  # late: loads torch
 
         hub.silence()
-        (out / "policies.csv").unlink(missing_ok=True)  # what the variants are called is read anew
         for recipe in sorted({settled(profile, v).reward_model for v in self.plan}):
             print(f"reward model {recipe} ...", flush=True)
             prepare_reward_model(profile, folder, data, recipe, folder / "reward" / recipe)
@@ -61,15 +60,10 @@ class Policies(Study):
         return counted(pd.read_parquet(file))
 
     def named(self, folder: Path) -> pd.DataFrame:
-        """Label, remark, group and veto by variant: of a drawn study its own, since those of the
-        kind may have changed."""
-        columns = ["label", "remark", "group", "veto"]
-        if (folder / "policies.csv").exists():
-            drawn = pd.read_csv(folder / "policies.csv", index_col="variant")[columns]
-            return drawn.fillna({"remark": "", "group": "", "label": ""})
-        variants = [BASE, *self.plan]
+        """Label, remark, group and veto by variant."""
+        variants = [BASE, *(self.plan or self.known())]
         facts = [{"remark": "", "veto": True} | VARIANTS[name] for name in variants]
-        return pd.DataFrame(facts, index=variants)[columns]
+        return pd.DataFrame(facts, index=variants)[["label", "remark", "group", "veto"]]
 
     def show(self, rows, manifest, out) -> None:
         shown, more = table(rows, self.named(out)), "curves.parquet"

@@ -23,6 +23,7 @@ from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.rubric import scoring
 from promedical_utils.studies import results
+from promedical_utils.studies.policies import VARIANTS
 from promedical_utils.studies.study import kind_of
 
 PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES, JUDGE, HELDOUT = (
@@ -742,7 +743,7 @@ def _ablation(place, row, base, end) -> Count:
     if study == "reward_models":
         return _of_results(results.read(folder), label, base, end)
     answers = place.kept((study,), lambda: pd.read_parquet(folder / "evaluation.parquet"))
-    policy = pd.read_csv(folder / "policies.csv").set_index("label").variant[label]
+    policy = next(name for name, v in VARIANTS.items() if v["label"] == label)
     own = answers[answers.policy == policy]
     if base == "seeds":
         return Count(str(own["seed"].nunique()))

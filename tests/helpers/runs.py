@@ -2,7 +2,7 @@
 
 import pandas as pd
 from helpers import benches, studies
-from report.test_tables import OUTSIDE_REPORT, VARIANTS, curated, curve, evaluated, outside
+from report.test_tables import OUTSIDE_REPORT, curated, curve, evaluated, outside
 
 from promedical_utils.core.workspace import write_json
 from promedical_utils.evaluation import bench
@@ -86,9 +86,7 @@ def write_study(folder, profile="cpu"):
     rows = evaluated("full", (1, 2))[0]
     rows["plain_violation"] = rows.plain_violation.astype(float)
     rows.to_parquet(paper_file(folder, "evaluation.parquet"), index=False)
-    names = {variant: VARIANTS[variant] for variant in ("base", "full")}
     studies.write(folder, rows, draws=20, seed=5)
-    studies.table(rows, names, draws=20, seed=5).to_csv(folder / "policies.csv", index=False)
     curve().assign(variant="full", seed=1).to_parquet(folder / "curves.parquet", index=False)
     settings = {"name": profile, "seed": 5, "bootstrap": 20, "data": "clinic"}
     write_json(folder / "manifest.json", {"profile": settings, "plan": {"full": [1, 2]}})

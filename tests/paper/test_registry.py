@@ -100,7 +100,7 @@ def test_a_whole_run_gives_every_table_with_its_sources(here, undrawn):
     assert set(report["figures"]) == set(registry.FIGURES)
     assert (here / "out/claims.json").exists() and report["claims"]
     facts = json.loads((here / "out/tables/ablation.json").read_text())
-    files = ("results.csv", "evaluation.parquet", "policies.csv")
+    files = ("results.csv", "evaluation.parquet")
     assert set(facts["studies"]) == {f"policies/{file}" for file in files}
     assert (
         facts["sources"] == {}
@@ -271,15 +271,6 @@ def test_calibration_rows_by_hand():
     own = seen[seen.dimension == "safety"]
     assert part.n.sum() == len(own)
     assert (part.met * part.n).sum() == pytest.approx(own.label.sum())
-
-
-def test_a_studys_names_come_from_its_own_file(here):
-    folder = here / "papers_figures/studies/policies"
-    facts = pd.read_csv(folder / "policies.csv")
-    facts.loc[facts.variant == "full", "label"] = "named otherwise since"
-    facts.to_csv(folder / "policies.csv", index=False)
-    made = registry.Run(PROFILE, here / "papers_figures/cpu").frames
-    assert "named otherwise since (kit)" in set(made["ablation"].system)
 
 
 def test_every_profile_knows_its_tables():

@@ -13,6 +13,7 @@ from promedical_utils.core import plotting
 from promedical_utils.core.workspace import sha256
 from promedical_utils.evaluation import bench
 from promedical_utils.report import figures, tables
+from promedical_utils.studies import policies as policy_study
 from promedical_utils.studies import results
 from promedical_utils.studies.catalog import study_of
 from promedical_utils.studies.policies import Policies
@@ -327,7 +328,7 @@ def test_data_pipeline_by_hand():
 def test_ablation_stands_each_reported_row_before_the_kits_own(tmp_path, monkeypatch):
     rows, table = studied()
     studies.write(tmp_path / "policies", rows, draws=30)
-    table.to_csv(tmp_path / "policies/policies.csv", index=False)
+    monkeypatch.setattr(policy_study, "VARIANTS", VARIANTS)
     policies = Policies({}).ablation(tmp_path / "policies", "policies")
     cells = [
         (model, seed, metric, part, against, "value", "", value, value - 0.01, value + 0.01, 50)
