@@ -43,6 +43,15 @@ def base_path(profile: Profile, run: Path) -> Path | str:
     return need(run / "base", "00_start_here") if made else profile.base_model
 
 
+def untaught_path(profile: Profile, run: Path) -> Path | str:
+    """The base as it was before ``sft_answers``, from which reward models start: on a development
+    seed one that had been taught the clinic's answers ordered fewer pairs."""
+    if not profile.sft_answers:
+        return base_path(profile, run)
+    made = profile.base_model in profiles.LAYERED
+    return need(run / "pretrained", "00_start_here") if made else profile.base_model
+
+
 def manifest(profile: Profile, run: Path) -> dict:
     """Write and return what this run is, and on what kind of machine: no paths, no dates."""
     content = {

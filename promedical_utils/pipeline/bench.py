@@ -13,7 +13,7 @@ from promedical_utils.clinic.generators import CARELESS
 from promedical_utils.clinic.people import panel
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.run_data import RunData, base_path
+from promedical_utils.core.run_data import RunData, untaught_path
 from promedical_utils.core.workspace import short_hash, write_rows
 from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
@@ -127,7 +127,7 @@ def controls(profile: Profile, run: Path, data: RunData, groups: Sequence[Group]
     """Predictions of scorers that have learned nothing or next to nothing, first those that are
     shown the criterion."""
     train, held = (groups_of(data, "judge", split) for split in ("train", "calibration"))
-    vectors = plain.embedded(base_path(profile, run), train, held, groups)
+    vectors = plain.embedded(untaught_path(profile, run), train, held, groups)
     learned = {"near_words": plain.near_words, "embeddings": plain.embeddings(vectors)}
     learned["criterion_only"] = plain.criterion_only
     return [

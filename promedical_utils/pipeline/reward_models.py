@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.run_data import RunData, base_path
+from promedical_utils.core.run_data import RunData, untaught_path
 from promedical_utils.core.workspace import read_json, write_frame, write_json
 from promedical_utils.data.sources.real_sets import refuse_external
 from promedical_utils.pipeline.preference_pairs import expert
@@ -56,7 +56,7 @@ def train_reward_model(profile, run: Path, data: RunData, recipe, folder: Path, 
     refuse_external(group.instruction for group in train)
     training.train(
         as_read(recipe, data, recipe.groups(train)),
-        base_path(profile, run),
+        untaught_path(profile, run),
         folder,
         view=recipe.view,
         profile=recipe.profile(profile),

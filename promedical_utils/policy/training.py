@@ -275,12 +275,14 @@ def trainer(model, tokenizer, rows: Dataset, arguments, profile: Profile, reward
 
 def reward_model_of(rm, trainer=None):
     """The reward model ``rm``; of a folder, loaded: on the base of the trainer's policy where both
-    are adapters in one precision. DPO asks before there is a trainer, and so has it apart."""
+    are adapters of it in one precision. DPO asks before there is a trainer, and so has it apart."""
     if not isinstance(rm, str | Path):
         return rm
     report = read_json(Path(rm) / "report.json", "03_reward_model")
     if trainer and isinstance(trainer.model, PeftModel) and not report["full"]:
-        if reward_model.scored_in(report) == trainer.model.get_base_model().dtype:
+        base = trainer.model.get_base_model()
+        same = hub.identity(hub.source_of(base.name_or_path, rm)) == hub.identity(report["base"])
+        if same and reward_model.scored_in(report) == base.dtype:
             return shared_base.attach(trainer.model, rm)
     rm = reward_model.load(rm)
     return rm.merged() if rm.model.device.type == "cpu" else rm

@@ -31,7 +31,7 @@ class Systems(RewardModels):
             return super().one(profile, folder, data, made, held, name, seed)
         from promedical_utils.studies import small_systems  # late: loads torch
 
-        place, base = folder / "reward" / f"{name}-{seed}", run_data.base_path(profile, folder)
+        place, base = folder / "reward" / f"{name}-{seed}", run_data.untaught_path(profile, folder)
         train = preferences.groups_of(data, "judge", "train")
         refuse_external(group.instruction for group in train)
         report = small_systems.train(name, train, base, place, profile=profile, seed=seed)
