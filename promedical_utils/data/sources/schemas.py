@@ -109,10 +109,11 @@ class MedecText(BaseModel):
     corrected: str = Field(alias="Corrected Text")
 
 
-def _row(texts: str = "", **fields: type) -> type[BaseModel]:
+def _row(texts: str = "", may_lack: dict | None = None, **fields: type) -> type[BaseModel]:
     """A row that must have these fields and no other form of them; ``texts`` are not blank."""
     fields |= dict.fromkeys(texts.split(), Text)
-    return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()})
+    optional = {name: (kind | None, None) for name, kind in (may_lack or {}).items()}
+    return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()}, **optional)
 
 
 MEDIQA_ANSWER = _row("aid text", score=Score)
@@ -136,7 +137,10 @@ ROWS = {
     ),
     "healthbench_rubrics": HealthRubric,
     "healthbench_graded": _row(
-        "source prompt_id response", prompt=Some[Message], criteria=Some[GradedPoint]
+        "source prompt_id response",
+        {"healthbench_score": float},
+        prompt=Some[Message],
+        criteria=Some[GradedPoint],
     ),
     "medquad_judged": _row("qid question aid answer", score=Score),
     "medical_rewardbench": _row(
