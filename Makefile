@@ -81,7 +81,7 @@ publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committe
 doctor: $(READY) ## machine, packages, data, keys; time and memory of each notebook of PROFILE
 	@$(PY) -m promedical_utils doctor $(PROFILE)
 
-study: $(READY) ## a longer, resumable study: make study STUDY=reward_models, =policies, =systems ...
+study: $(READY) ## a longer, resumable study: make study STUDY=reward_models, =policies ...
 	@$(PY) -m promedical_utils study "$(STUDY)"
 
 refresh: $(READY) ## run the notebooks in place (smoke) and store their outputs, for nbval to compare

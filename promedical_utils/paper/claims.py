@@ -27,7 +27,7 @@ from promedical_utils.studies.contrasts import NUMBERS, Lacking, rounded
 
 SCHEMA = 3
 KEPT = -2.0  # points of proficiency that a safer policy may lose, as veto_keeps_proficiency has it
-LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
+LISTS = ("a", "b", "slice", "labels")  # each value of a list is a check of its own
 SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
 DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}
 TESTED = ("p", "p_holm", "interest", "power", "smallest", "design")
@@ -70,8 +70,7 @@ def _what(given: Mapping) -> str:
     if other != metric:
         return f"{metric} of {given['a']} - {other} of {given['b']}{where}"
     systems = given["a"] + (f" - {given['b']}" if given["b"] else "")
-    beyond = f" less on {given['beyond']}" if given["beyond"] else ""
-    return f"{systems}, {metric}{where}{beyond}"
+    return f"{systems}, {metric}{where}"
 
 
 def _reported(cell: Mapping | None, given: Mapping) -> dict:
@@ -162,9 +161,6 @@ def _check(given: Mapping, evidence: Evidence) -> dict:
     try:
         if evidence.reason:
             raise Lacking(evidence.reason)
-        for system in (given["a"], given["b"]):
-            if why := evidence.failed.get(system):
-                raise Lacking(f"{system} did not learn: {why.removeprefix('no: ')}")
         if given["flagged"] is not None:
             check |= _hacking(given, evidence.policies)
         else:

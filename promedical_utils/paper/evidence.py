@@ -1,7 +1,7 @@
 """What claims are checked on: a run's own sums and rows, and the committed studies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.evaluation import external as external_sets
-from promedical_utils.studies import catalog, contrasts, results, systems
+from promedical_utils.studies import catalog, contrasts, results
 from promedical_utils.studies.contrasts import Counted, Lacking
 
 RUN_FILES = {
@@ -58,8 +58,7 @@ class HealthBench:
 class Evidence:
     """What checks are made on: a source, or the reason why there is none.
 
-    ``data``: what was run; ``policies``: of a study, with their hacking checks; ``failed``: system
-    of a study -> why it did not learn.
+    ``data``: what was run; ``policies``: of a study, with their hacking checks.
     """
 
     data: str
@@ -67,7 +66,6 @@ class Evidence:
     source: Counted | HealthBench | None = None
     policies: Sequence[Mapping] = ()
     reason: str = ""
-    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None) -> dict:
@@ -106,13 +104,9 @@ def of_study(folder: Path, name: str, profile) -> Evidence:
         raise KitError(f"missing {shown(path)}, which study {name} wrote: make study STUDY={name}")
     sums = catalog.study_of(name).sums(place)
     files = [file for file in (*results.COUNTED_FROM, path.name) if (place / file).exists()]
-    failed = {}
-    if name == "systems":
-        failed = systems.gates(manifest["models"], results.Cells(results.read(place)))
     return Evidence(
         f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
         (f"studies/{name}/{files[0]}", f"studies/{name}/manifest.json"),
         Counted(sums, settings["bootstrap"], settings["seed"]),
         manifest.get("policies", ()),
-        failed=failed,
     )

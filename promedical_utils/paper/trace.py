@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("table", help="one of paper/tables")
     parser.add_argument("row", help="its name, or parts that no other row has, joined by ' / '")
     parser.add_argument("column", help="its name, with or without run_")
-    parser.add_argument("--profile", default="cpu", help="whose committed reference")
+    parser.add_argument("--profile", default="record", help="whose committed reference")
     parser.add_argument("--run", default="", help="folder of a run, instead of that reference")
     given = parser.parse_args(arguments)
     folder = project_root() / (given.run or f"papers_figures/{given.profile}")

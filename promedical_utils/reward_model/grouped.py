@@ -1,16 +1,13 @@
-"""Training on groups of answers: TRL's RewardTrainer, with a step read in passes of a token budget.
+"""Training on groups of answers: their order, and how a step is cut into passes of a token budget.
 
 A row is a group: the packed sequences of its answers (``ids``, ``starts``, ``heads``, ``parents``)
-and what is learned of their scores. What differs between the models that learn so is a pass's batch
-and its loss: ``training`` has those of the reward models, ``studies.small_systems`` two others.
+and what is learned of their scores. ``training`` has the batch of a pass and its loss.
 """
 
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +15,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
 from promedical_utils.core.workspace import KitError, shown
@@ -83,64 +79,6 @@ def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
     return round(1 - used / whole, 4)
 
 
-class Passes:
-    """Collator: the rows of a step as {"passes": [...]}, each of at most ``budget`` padded tokens.
-
-    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass are what
-    ``counts`` finds in the whole step, at least 1 each: losses are shares of them, and their sum
-    is the loss of the step, however it is cut.
-    """
-
-    def __init__(self, pad_id: int, budget: int):
-        self.pad_id, self.budget = pad_id, budget
-
-    def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """``packing.collate`` of the rows' sequences; a subclass adds what they are to score."""
-        parts = []
-        for row in rows:
-            heads, parents = row.get("heads") or repeat(()), row.get("parents") or repeat([])
-            sequences = zip(row["ids"], row["starts"], map(tuple, heads), parents)
-            parts += [packing.Packed(*sequence) for sequence in sequences]
-        return packing.collate(parts, self.pad_id)
-
-    def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
-        """Of how many terms each part of the loss is a mean, in one pass."""
-        return [len(batch["targets"])]
-
-    def __call__(self, rows: Sequence[dict]) -> dict:
-        passes = [self.batch([rows[i] for i in part]) for part in passes_of(rows, self.budget)]
-        totals = [max(1, sum(terms)) for terms in zip(*map(self.counts, passes))]
-        return {"passes": [part | {"totals": torch.tensor(totals)} for part in passes]}
-
-
-class GroupTrainer(RewardTrainer):
-    """TRL's RewardTrainer on groups: its loop, optimiser and logs. A subclass has ``loss_of``: the
-    scores of one pass, (N,) or (N, outputs), and what is LEARNED of it, to (loss, accuracy)."""
-
-    LEARNED: tuple[str, ...] = ("targets", "totals")
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.remove_callback(PrinterCallback)
-        hub.in_full(self.model)
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        passes, loss = inputs["passes"], 0.0
-        for number, part in enumerate(passes, 1):
-            # processes may have unlike numbers of passes, and meet at the last one
-            apart = self.accelerator.no_sync(model) if number < len(passes) else nullcontext()
-            with apart:
-                loss = loss + super().training_step(model, part, num_items_in_batch)
-        return loss
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        learned = {name: inputs.pop(name) for name in self.LEARNED}
-        outputs = model(**inputs)
-        loss, accuracy = self.loss_of(outputs.logits, **learned)
-        self._metrics["train"]["accuracy"].append(accuracy)
-        return (loss, outputs) if return_outputs else loss
-
-
 def arguments(
     checkpoints: Path, steps: int, batch: int, rate: float, dtype: torch.dtype, seed: int
 ) -> RewardConfig:
@@ -181,7 +119,7 @@ def lora(
     )
 
 
-def course(trainer: GroupTrainer) -> float:
+def course(trainer: RewardTrainer) -> float:
     """Train, on from the last whole checkpoint; seconds. KitError when the loss is not finite."""
     started, folder = time.monotonic(), Path(trainer.args.output_dir)
     # a checkpoint is whole where there is its trainer_state.json, which is written last
@@ -194,6 +132,6 @@ def course(trainer: GroupTrainer) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def curve(trainer: GroupTrainer) -> list[dict]:
+def curve(trainer: RewardTrainer) -> list[dict]:
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged]

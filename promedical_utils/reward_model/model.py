@@ -257,12 +257,8 @@ def of_report(
     return RewardModel(model, *known, computes=computes or model.dtype)
 
 
-def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int | None = 1):
-    """A base with a score head of ``outputs``, None: a causal LM with its own, for
-    ``packing.read_many``."""
-    if outputs is None:
-        model = hub.load(hub.CAUSAL, base, dtype, nf4)
-    else:
-        model = hub.load(hub.CLASSIFIER, base, dtype, nf4, num_labels=max(1, outputs))
+def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int = 1):
+    """A base with a score head of ``outputs``, as ``packing.read_many`` makes it."""
+    model = hub.load(hub.CLASSIFIER, base, dtype, nf4, num_labels=max(1, outputs))
     model.config.num_labels = 1  # TRL refuses more; ``reads`` picks one for each score
     return packing.read_many(model)

@@ -20,7 +20,7 @@ from itertools import islice, pairwise
 
 import torch
 from accelerate.utils import send_to_device
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -297,8 +297,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 def read_many(model):
     """Let a model score many positions, in place: its own ``forward``, which PEFT, autocast and
     distributed wrappers call, then takes what ``collate`` gives and returns logits (N,) of the
-    heads asked for, or (N, outputs) of all where ``reads`` has no heads. The outputs of a causal LM
-    are next tokens."""
+    heads asked for."""
     plain = model.forward
 
     def forward(input_ids=None, position_ids=None, ends=None, reads=None, blocks=None, **kwargs):
@@ -314,14 +313,8 @@ def read_many(model):
         ).last_hidden_state
         # bf16 scores tie, and a tie counts as wrong: the head works in fp32 whatever the body does
         with torch.autocast(hidden.device.type, enabled=False):
-            at = hidden[reads[:, 0], reads[:, 1]].float()
-            if hasattr(model, "score"):
-                scores = model.score(at)
-            else:
-                scores = linear(at, model.get_output_embeddings().weight.float())
-        if reads.shape[1] == 3:
-            scores = scores.gather(1, reads[:, 2:])[:, 0]
-        return SequenceClassifierOutputWithPast(logits=scores)
+            scores = model.score(hidden[reads[:, 0], reads[:, 1]].float())
+        return SequenceClassifierOutputWithPast(logits=scores.gather(1, reads[:, 2:])[:, 0])
 
     model.forward = forward
     return model

@@ -7,18 +7,21 @@ notebook 03 takes its steps one by one.
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
+from trl import RewardTrainer
 
 from promedical_utils.core import fingerprint
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json
-from promedical_utils.reward_model import grouped, hub, model_card
-from promedical_utils.reward_model.grouped import GroupTrainer, Passes, Schedule
+from promedical_utils.reward_model import grouped, hub, model_card, packing
+from promedical_utils.reward_model.grouped import Schedule
 from promedical_utils.reward_model.model import base_for
 from promedical_utils.reward_model.variants import CONDITIONAL, PREFERENCE, VIEWS
 from promedical_utils.reward_model.views import Reading, read, type_of
@@ -189,22 +192,41 @@ def _row(group: Group, reading: Reading, view: str) -> dict:
     }
 
 
-class RewardPasses(Passes):
-    """Collator of the rows of ``training_rows``; totals are of pairs and of verdicts."""
+class RewardPasses:
+    """Collator: ``training_rows`` of a step as {"passes": [...]}, each of at most ``budget`` padded
+    tokens.
+
+    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass are the
+    pairs and the verdicts of the whole step, at least 1 each: losses are shares of them, and their
+    sum is the loss of the step, however it is cut.
+    """
+
+    def __init__(self, pad_id: int, budget: int):
+        self.pad_id, self.budget = pad_id, budget
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """``packing.collate`` of the rows' sequences, with ``pairs`` and ``targets``."""
+        parts: list[packing.Packed] = []
         pairs: list[list[int]] = []
         targets: list[float] = []
         for row in rows:
+            heads, parents = row.get("heads") or repeat(()), row.get("parents") or repeat([])
+            sequences = zip(row["ids"], row["starts"], map(tuple, heads), parents)
+            parts += [packing.Packed(*sequence) for sequence in sequences]
             pairs += [[a + len(targets), b + len(targets)] for a, b in row["pairs"]]
             targets += row["targets"]
-        return super().batch(rows) | {
+        return packing.collate(parts, self.pad_id) | {
             "pairs": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
             "targets": torch.tensor(targets),
         }
 
-    def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
-        return [len(batch["pairs"]), int((batch["targets"] != MASKED).sum())]
+    def __call__(self, rows: Sequence[dict]) -> dict:
+        cut = grouped.passes_of(rows, self.budget)
+        passes = [self.batch([rows[i] for i in part]) for part in cut]
+        pairs = sum(len(part["pairs"]) for part in passes)
+        verdicts = sum(int((part["targets"] != MASKED).sum()) for part in passes)
+        totals = torch.tensor([max(1, pairs), max(1, verdicts)])
+        return {"passes": [part | {"totals": totals} for part in passes]}
 
 
 def reward_loss(scores, pairs, targets, weight: float, totals=None) -> torch.Tensor:
@@ -224,17 +246,34 @@ def reward_loss(scores, pairs, targets, weight: float, totals=None) -> torch.Ten
     return loss
 
 
-class PackedRewardTrainer(GroupTrainer):
+class PackedRewardTrainer(RewardTrainer):
+    """TRL's RewardTrainer, its loop, optimiser and logs, on the passes of ``RewardPasses``."""
+
     LEARNED = ("pairs", "targets", "totals")
 
     def __init__(self, *args, pointwise_weight: float, **kwargs):
         super().__init__(*args, **kwargs)
         self.pointwise_weight = pointwise_weight
+        self.remove_callback(PrinterCallback)
+        hub.in_full(self.model)
 
-    def loss_of(self, scores, *, pairs, targets, totals):
-        right = int((scores.detach()[pairs[:, 0]] > scores.detach()[pairs[:, 1]]).sum())
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        passes, loss = inputs["passes"], 0.0
+        for number, part in enumerate(passes, 1):
+            # processes may have unlike numbers of passes, and meet at the last one
+            apart = self.accelerator.no_sync(model) if number < len(passes) else nullcontext()
+            with apart:
+                loss = loss + super().training_step(model, part, num_items_in_batch)
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        pairs, targets, totals = (inputs.pop(name) for name in self.LEARNED)
+        outputs = model(**inputs)
+        scores = outputs.logits
         loss = reward_loss(scores, pairs, targets, self.pointwise_weight, totals)
-        return loss, right / max(1, len(pairs))
+        right = int((scores.detach()[pairs[:, 0]] > scores.detach()[pairs[:, 1]]).sum())
+        self._metrics["train"]["accuracy"].append(right / max(1, len(pairs)))
+        return (loss, outputs) if return_outputs else loss
 
 
 def report(trainer, taught: Taught, schedule: Schedule, plan: Plan, seconds: float = 0.0) -> dict:

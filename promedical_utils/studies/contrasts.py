@@ -153,13 +153,10 @@ class Counted:
 
 
 def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:
-    """(side, factor, (system, metric, slice)): a less b, less the same elsewhere where ``beyond``
-    is given."""
+    """(side, factor, (system, metric, slice)): a less b."""
     here = [(0, 1, (check["a"], check["metric"], check["slice"]))]
     if check["b"]:
         here.append((1, -1, (check["b"], check["metric_b"], check["slice_b"])))
-    if check["beyond"]:
-        here += [(n, -f, (who, metric, check["beyond"])) for n, f, (who, metric, _) in here]
     return here
 
 

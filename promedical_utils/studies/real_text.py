@@ -31,7 +31,7 @@ from promedical_utils.report import figures as drawing
 from promedical_utils.studies import contrasts, results
 from promedical_utils.studies.reward_models import RewardModels
 
-CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
+CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "equivalent_within")) | {"above": 0.0}
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
 OUTSIDE, RETRIEVED = "mediqa", "mediqa, retrieved"
 

@@ -65,8 +65,7 @@ class RewardModels(Study):
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            recipe = variants.RECIPES.get(name)  # a small system has none
-            key = short_hash(read, name if recipe is None else repr(recipe), name, seed)
+            key = short_hash(read, repr(variants.find(name)), name, seed)
             own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
             rows.append(own)
             models.append({"model": name, "seed": seed} | row)

@@ -21,7 +21,6 @@ CHECK = {
     "metric_b": "violation_rate",
     "slice": "all",
     "slice_b": "all",
-    "beyond": None,
     "labels": "truth",
 }
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5 %
@@ -176,12 +175,6 @@ def test_a_tally_gives_the_bench_s_own_contrast(tally):
     assert (found["n"], found["seeds"]) == (wanted["n"], 1)
     alone = source.find(given | {"b": None})
     assert alone["difference"] > found["difference"] > 0  # a value, not a difference
-    beyond = source.find(given | {"slice": "safety", "slice_b": "safety", "beyond": "excellence"})
-    parts = [
-        source.find(given | {"slice": s, "slice_b": s})["difference"]
-        for s in ("safety", "excellence")
-    ]
-    assert beyond["difference"] == pytest.approx(parts[0] - parts[1])
     with pytest.raises(contrasts.Lacking, match="no veto f1 of scalar_overall on safety"):
         source.find(
             check(

@@ -58,9 +58,9 @@ def test_the_estimate_that_trace_finds_behind_a_cell_is_the_cell(run):
 
 
 def test_every_number_of_the_committed_reference_is_counted_again():
-    folder = project_root() / "papers_figures/cpu"
+    folder = project_root() / "papers_figures/record"
     if not (folder / PREDICTIONS).exists():
-        pytest.skip("no published cpu run in papers_figures/cpu")
+        pytest.skip("no published run of record in papers_figures/record")
     wrong, seen = differing(Place(folder))
     assert wrong == {}
     assert set(seen) == {path.stem for path in folder.glob("tables/*.csv")}

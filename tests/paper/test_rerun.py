@@ -317,9 +317,9 @@ def test_reproduce_prints_the_outcome_in_one_line(root, monkeypatch, capsys):
 
 
 def test_the_committed_reference_agrees_with_itself(tmp_path):
-    reference = project_root() / "papers_figures/cpu"
+    reference = project_root() / "papers_figures/record"
     if not (reference / "manifest.json").exists():
-        pytest.skip("no published cpu run in papers_figures/cpu")
+        pytest.skip("no published run of record in papers_figures/record")
     run = tmp_path / "run"
     for name in ("tables", "claims.csv"):
         part = run / "paper" / name

@@ -2,17 +2,22 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+from helpers.benches import make, noisy
 
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
+from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
+from promedical_utils.run import graph, publish
+from promedical_utils.studies import catalog, results
 from promedical_utils.studies.results import Cells
 from promedical_utils.studies.reward_models import RewardModels
-from promedical_utils.studies.study import STUDIES
+from promedical_utils.studies.study import kind_of
 
 pytestmark = pytest.mark.training  # fits models
 
@@ -41,13 +46,13 @@ def done(tmp_path_factory):
     base.make_base(profile, folder)
     rubrics.make_rubrics(profile, folder)
     preference_pairs.make_preference_pairs(profile, folder)
-    results = RewardModels(PLAN).run(profile, folder, folder / "study")
-    return profile, folder, results
+    found = RewardModels(PLAN).run(profile, folder, folder / "study")
+    return profile, folder, found
 
 
 def test_every_model_of_the_plan_is_measured_beside_rules_and_controls(done):
-    _, folder, results = done
-    assert set(results.system) == {*PLAN, *RULED, *PLAIN}
+    _, folder, found = done
+    assert set(found.system) == {*PLAN, *RULED, *PLAIN}
     manifest = json.loads((folder / "study/manifest.json").read_text())
     assert len(manifest["models"]) == 6 and manifest["plan"] == PLAN
     assert len({(row["steps"], row["groups"]) for row in manifest["models"]}) == 1
@@ -67,8 +72,8 @@ def test_every_model_of_the_plan_is_measured_beside_rules_and_controls(done):
 
 
 def test_both_benches_are_counted(done):
-    _, _, results = done
-    cells = Cells(results)
+    _, _, found = done
+    cells = Cells(found)
     usual, rich = (
         cells.means["criterion", "pairwise", part, "adjudicated"]["n"]
         for part in ("safety", "rich seen")
@@ -79,8 +84,8 @@ def test_both_benches_are_counted(done):
 
 
 def test_a_value_is_the_mean_of_its_seeds_and_the_difference_is_paired(done):
-    _, _, results = done
-    cells, overall = Cells(results), ("overall", "all", "truth")
+    _, _, found = done
+    cells, overall = Cells(found), ("overall", "all", "truth")
     own, base = (cells.ends((name, *overall)) for name in ("criterion", "scalar_overall"))
     each = cells.trained["criterion", *overall]
     assert list(each) == ["1", "2"] and own[0] == pytest.approx(sum(each.values()) / 2)
@@ -103,6 +108,121 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
     assert {p: p.read_bytes() for p in (folder / "study").iterdir()} == before
 
 
+def test_results_and_tables_come_out_of_the_published_files_alone(done, tmp_path):
+    _, folder, found = done
+    publish._measured(folder / "study", "manifest.json", tmp_path / "study", "make study")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "study").iterdir()}
+    for name in ("results.csv", "table_truth.csv", "table_adjudicated.md"):
+        (tmp_path / "study" / name).unlink()
+    RewardModels(PLAN).redraw(tmp_path / "study")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "study").iterdir()} == before
+    pd.testing.assert_frame_equal(results.read(tmp_path / "study"), found)
+    assert list(found) == results.COLUMNS
+
+
+@pytest.fixture(scope="module")
+def counted():
+    made, _ = make()
+    names = (
+        "criterion-1",
+        "criterion-2",
+        "scalar_blind-1",
+        "scalar_blind-2",
+        "scalar_overall-1",
+        "length",
+    )
+    return benches.tally(made, noisy(made, names))
+
+
+def counts(counted, others=()):
+    return results.count(RewardModels({}).by_training(counted), others, (), 200, 3)
+
+
+def test_a_mean_is_that_of_its_seeds(counted):
+    found = counts(counted).set_index(["system", "seed", "metric", "slice", "against"])
+    plain = counted.table(200, 3).set_index(["scorer", "metric", "slice", "against"])
+    at = ("overall", "all", "truth")
+    for seed in "12":
+        row, wanted = found.loc[("criterion", seed, *at)], plain.loc[(f"criterion-{seed}", *at)]
+        numbers = ["value", "low", "high", "n"]
+        assert row[numbers].tolist() == pytest.approx(wanted[numbers].tolist())
+    mean = found.loc[("criterion", "mean", *at)]
+    assert mean.value == pytest.approx(
+        sum(found.loc[("criterion", s, *at)].value for s in "12") / 2
+    )
+    assert mean.low <= mean.value <= mean.high
+    assert found.loc["length"].index.get_level_values("seed").unique().tolist() == ["mean"]
+    assert ("scalar_overall", "mean", "veto_f1", "safety", "truth") not in found.index
+
+
+def test_a_difference_is_paired_by_seed_and_over_all_seeds(counted):
+    own = ("criterion", "scalar_blind")
+    less = counts(counted, own).query("how == 'less'")
+    pairs = {(row.system, row.other) for row in less.itertuples()}
+    others = {"criterion", "scalar_blind", "scalar_overall", "length"}
+    assert pairs == {(a, b) for a in others for b in own if a != b}
+    at = less[(less.metric == "overall") & (less.against == "truth")]
+    at = at.set_index(["system", "other", "seed"])
+    keys = {s: [(f"{name}-{s}", "overall", "all", "truth") for name in own] for s in "12"}
+    for seed in "12":
+        wanted = counted.difference(dict(zip(keys[seed], (1, -1))), 200, 3)
+        row = at.loc[("criterion", "scalar_blind", seed)]
+        assert [row.value, row.low, row.high] == pytest.approx(
+            [wanted["difference"], wanted["low"], wanted["high"]]
+        )
+    whole = less.query("system == 'criterion' and other == 'scalar_blind' and seed == 'mean'")
+    parts = kind_of("reward_models")["slices"]
+    cells = [(m, at) for m in parts for at in parts[m] if m in ("pairwise", "overall", "conflict")]
+    cells = [at for _, at in cells if not at.startswith("rich ")]  # of one bench, and no verdicts
+    assert len(whole) == 2 * len(cells) and whole.value.ne(0).sum() > 9
+    for row in whole.itertuples():
+        parts = {
+            (f"{x}-{s}", row.metric, row.slice, row.against): sign / 2
+            for x, sign in ((row.system, 1), (row.other, -1))
+            for s in "12"
+        }
+        wanted = counted.difference(parts, 200, 3)
+        ends = [wanted[name] for name in ("difference", "low", "high", "n")]
+        assert [row.value, row.low, row.high, row.n] == pytest.approx(ends)
+    assert at.loc[("scalar_overall", "criterion")].index.tolist() == ["1", "mean"]
+    assert at.loc[("length", "criterion")].index.tolist() == ["mean"]
+
+
+def test_sums_are_read_as_they_were_written(counted, tmp_path):
+    sums = RewardModels({}).by_training(counted)
+    results.write_sums(tmp_path, results.rows_of(sums))
+    again = results.read_sums(tmp_path)
+    order = [sums.samples.instruction_id.tolist().index(i) for i in again.samples.instruction_id]
+    counted = [n for n, total in enumerate(sums.counts.sum(axis=0)) if total]
+    assert again.keys == [sums.keys[n] for n in counted]
+    assert (again.hits == sums.hits[np.ix_(order, counted)]).all()
+    assert (again.counts == sums.counts[np.ix_(order, counted)]).all()
+    assert again.samples.condition.tolist() == sums.samples.condition[order].tolist()
+    with pytest.raises(KitError, match="missing .*sums.parquet"):
+        results.read_sums(tmp_path / "none")
+
+
+def test_an_unknown_system_is_one_line(done):
+    profile, folder, _ = done
+    with pytest.raises(KitError, match="unknown system 'gpt'"):
+        RewardModels({"gpt": [1]}).run(profile, folder, folder / "x")
+
+
+def test_a_study_is_run_in_its_own_folder(monkeypatch):
+    seen = []
+    monkeypatch.setenv(profiles.OVERRIDES, "rm_epochs=0.5")
+    monkeypatch.setattr(graph, "reproduce", lambda *given: None)
+    monkeypatch.setattr(RewardModels, "run", lambda *given: seen.append(given))
+    graph.run_study("reward_models")
+    [(made, profile, folder, out)] = seen
+    assert (profile.seed, profile.rm_epochs) == (4103, 0.5)
+    assert made.frozen_on == catalog.plan_of("reward_models")["frozen_on"]
+    assert out == folder / "reward_models" and folder.as_posix().endswith(
+        "runs/studies/reward_models/main"
+    )
+    assert made.plan == catalog.plan_of("reward_models")["reward_models"]
+
+
 def test_recipes(tiny_groups):
     assert (
         variants.find("no_safety_data").groups(tiny_groups)[0].criteria
@@ -116,9 +236,9 @@ def test_recipes(tiny_groups):
 
 
 def test_every_model_of_the_committed_plan_is_known():
-    import yaml
-
-    plan = yaml.safe_load((STUDIES / "reward_models.yaml").read_text())
+    plan = catalog.plan_of("reward_models")
+    seed = profiles.overrides(plan["runs"]["main"])["seed"]
+    assert plan["frozen_on"] and f"seed {seed}" not in plan["frozen_on"]
     for name, seeds in plan["reward_models"].items():
         assert variants.find(name) and len(seeds) == len(set(seeds)) >= 1
     three = {name for name, seeds in plan["reward_models"].items() if len(seeds) == 3}
