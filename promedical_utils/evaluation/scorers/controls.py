@@ -149,7 +149,9 @@ def learned(
     if len(set(y)) < 2:
         raise KitError(f"{name}: training verdicts are all alike; run 02_preference_pairs again")
     held, labels = labelled(calibration)
-    fitted = [LogisticRegression(C=c, max_iter=500, random_state=seed).fit(x, y) for c in PENALTIES]
+    fitted = [
+        LogisticRegression(C=c, max_iter=5000, random_state=seed).fit(x, y) for c in PENALTIES
+    ]
     best = min(fitted, key=lambda m: log_loss(labels, m.predict_proba(held)[:, 1], labels=[0, 1]))
     rows = cells(bench)
     x = features(rows)
