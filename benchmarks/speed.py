@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from matplotlib.figure import Figure
 from tokenizers import Tokenizer, models
 from transformers import (
     PreTrainedTokenizerFast,
@@ -26,12 +27,11 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 from promedical_utils import clinic
-from promedical_utils.clinic import lessons, vocabulary
 from promedical_utils.core import plotting, profiles, run_data
+from promedical_utils.core.plotting import BLUE, GREY, ORANGE, canvas
 from promedical_utils.core.workspace import write_json
 from promedical_utils.pipeline import preference_pairs, rubrics
 from promedical_utils.policy import small_base
-from promedical_utils.report import figures
 from promedical_utils.reward_model import grouped, packing, training
 from promedical_utils.rubric import preferences
 
@@ -124,8 +124,7 @@ def clinic_rows(instructions: int) -> list[dict]:
     world = clinic.build(profile)
     texts = [m.content for i in world.instructions for m in i.messages]
     texts += [c.text for g in groups for c in (*g.candidates, *g.criteria)]
-    words = vocabulary.single_tokens()
-    tokenizer = small_base.train_tokenizer(lessons.corpus(texts), VOCABULARY, words)
+    tokenizer = small_base.train_tokenizer(texts, VOCABULARY)
     rows = training.training_rows(groups, tokenizer, "criterion", LONGEST, room=math.inf)[0]
     return sorted(rows, key=lambda row: -max(map(len, row["ids"])))
 
@@ -272,6 +271,41 @@ def summary(measured: Mapping) -> pd.DataFrame:
     return frame.assign(share=frame.ratio / frame.work)
 
 
+def plot_speed(df: pd.DataFrame) -> Figure:
+    """Times as fast packed as one by one, over K, over L, and of mixes: medians with the range of
+    the rounds. The line is the ratio of the two sides' operations, which is no bound."""
+    tasks = {
+        "scoring": {"color": BLUE, "marker": "o"},
+        "training": {"color": ORANGE, "marker": "s"},
+    }
+    labels = {"K": "criteria K, at 480 shared tokens", "L": "shared tokens L, at 7 criteria"}
+    figure, [[over_k, over_l, mix]] = canvas(10.5, 3.4, 3)
+    for axis, (column, label) in zip((over_k, over_l), labels.items(), strict=True):
+        cases = df[df.case == f"over {column}"].sort_values(column)
+        for task, style in tasks.items():
+            part = cases[cases.task == task]
+            ends = [part.ratio - part.low, part.high - part.ratio]
+            axis.errorbar(part[column], part.ratio, ends, label=task, ls="", capsize=2, **style)
+            if task == "scoring":
+                axis.plot(part[column], part.work, color=GREY, lw=1, label="by operations")
+        ticks = sorted(set(cases[column]))
+        axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None), xticks=ticks)
+    over_l.set_xscale("log")
+    over_l.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
+    over_l.minorticks_off()
+    over_k.legend(fontsize=8, title="")
+    part = df[~df.case.str.startswith("over")].sort_values(["case", "task"])
+    for at, row in enumerate(part.itertuples()):
+        ends = [[row.ratio - row.low], [row.high - row.ratio]]
+        mix.errorbar(row.ratio, at, xerr=ends, capsize=2, **tasks[row.task])
+        mix.text(0.2, at, f"{row.share:.0%}", va="center", fontsize=8)
+    mix.plot(part.work, range(len(part)), "|", color="black", ms=20)
+    mix.set_yticks(range(len(part)), part.case + ",\n" + part.task)
+    mix.set(xlabel="times as fast packed (tick: by operations)", ylabel="", xlim=(0, None))
+    mix.invert_yaxis()
+    return figure
+
+
 def save(measured: Mapping, folder: Path) -> pd.DataFrame:
     """Write speed.csv, .json, .png, .pdf to ``folder``; nothing in them names the machine."""
     frame = summary(measured)
@@ -292,5 +326,5 @@ def save(measured: Mapping, folder: Path) -> pd.DataFrame:
             "statistic": "median over rounds in which the sides take turns",
         },
     )
-    plotting.save(figures.plot_speed, frame, folder, "speed")
+    plotting.save(plot_speed, frame, folder, "speed")
     return frame

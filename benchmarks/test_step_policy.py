@@ -38,10 +38,12 @@ def test_step(benchmark, tmp_path):
         grpo_steps=STEPS,
         grpo_eval_every=STEPS,
     )
-    for stage in (base.train_base, rubrics.make_rubrics, preference_pairs.make_preference_pairs):
+    for stage in (base.make_base, rubrics.make_rubrics, preference_pairs.make_preference_pairs):
         stage(profile, tmp_path)
     found = run_data.RunData.load(tmp_path)
-    policies.prepare_reward_model(profile, tmp_path, found, "criterion")
+    policies.prepare_reward_model(
+        profile, tmp_path, found, "criterion", tmp_path / "reward/criterion"
+    )
     report = benchmark.pedantic(
         lambda: stages.align(profile, tmp_path, found, tmp_path / "policy"), rounds=1
     )

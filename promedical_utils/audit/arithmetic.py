@@ -2,11 +2,8 @@
 
 Values are kept as written, since "77.4" and "77.40" say different things: texts in, fractions
 inside, no binary floats. A value stands for its rounding interval, both ends included, so that
-half-up, half-even and half-down are all allowed. A check says how strong it was: ``chance`` is
-the share of values that would have passed, had they been written down at random.
-
-``python -m promedical_utils.audit.arithmetic TABLE.csv`` prints a sentence a row; ``docs/audit.md``
-has more. ``places``, wherever it is asked for, are decimals as printed, if zeros were lost.
+half-up, half-even and half-down are all allowed. ``places``, wherever it is asked for, are
+decimals as printed, if zeros were lost; ``docs/audit.md`` has more.
 """
 
 import argparse
@@ -34,7 +31,7 @@ WHOLE = {"n": 1, "decimals": 0, "items": 1}  # columns of whole numbers, each wi
 
 @dataclass(frozen=True)
 class Check:
-    """One check: verdict, one sentence, the chance that a random value passes, what was found.
+    """One check: verdict, one sentence, the share of random values that would have passed.
 
     ``near`` are the possible values closest to the reported one, as texts at its decimals;
     ``count`` is what a percentage counts, as in "178" or "3565 to 3569".
@@ -49,9 +46,6 @@ class Check:
     @property
     def fails(self) -> bool:
         return self.verdict == DOES_NOT
-
-
-# ---------------------------------------------------------------- values as they are written
 
 
 def number(text) -> Fraction:
@@ -104,16 +98,12 @@ def _graded(passed: bool, chance: float) -> str:
     return DOES_NOT if not passed else NO_TEST if chance > NONE else ADDS_UP
 
 
-# ---------------------------------------------------------------- a percentage and its denominator
-
-
 def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 100) -> Check:
     """Is ``value`` a count out of ``n``, in percent, at the decimals written? (GRIM test)
 
     ``scale`` 100 is a percentage, 1 a mean of whole numbers. ``items``: parts of a unit, so
-    ``items=2`` lets half points count, and k questions a person are ``items=k``. A value that fails
-    does not add up however large ``n`` is; one that passes where (nearly) every value would is no
-    test. KitError for an ``n`` below 1 or a percentage outside 0 to 100.
+    ``items=2`` lets half points count, and k questions a person are ``items=k``. KitError for an
+    ``n`` below 1 or a percentage outside 0 to 100.
     After N. Brown and J. Heathers, "The GRIM Test", doi 10.1177/1948550616673876.
     """
     if n != int(n) or n < 1 or items != int(items) or items < 1:
@@ -124,8 +114,7 @@ def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 
         wrong = "no percentage from 0 to 100" if scale == 100 else "below 0"
         raise KitError(f"{value} is {wrong}")
     low, high = interval(text)
-    last = math.floor(high * parts / scale)
-    last = min(last, parts) if scale == 100 else last
+    last = math.floor((min(high, 100) if scale == 100 else high) * parts / scale)
     counts = range(max(math.ceil(low * parts / scale), 0), last + 1)
     at = exact * parts / scale
     ends = sorted({math.floor(at), math.ceil(at)})
@@ -138,21 +127,14 @@ def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 
     else:
         nearest = " and ".join(dict.fromkeys(near))
         sentence = f"{text} is no count {what}: the nearest are {nearest}"
-    chance = _grim_chance(parts, places, scale)
-    share = f"{100 * chance:.0f} %" if chance >= 0.1 else f"{100 * chance:.2g} %"
-    passing = "every value is" if chance == 1 else f"{share} of random values are"
-    return Check(_graded(bool(counts), chance), f"{sentence} ({passing}).", chance, near, count)
-
-
-def _grim_chance(parts: int, places: int, scale: int) -> float:
-    """Share of the values at ``places`` decimals that are multiples of scale / parts, rounded.
-
-    Of each scale there are ``grid`` values and ``parts`` multiples; one midway passes for two.
-    """
+    # of each scale there are ``grid`` values and ``parts`` multiples; one midway passes for two
     grid = scale * 10**places
     common = math.gcd(2 * grid, parts)
     midway = common // 2 if (2 * grid // common) % 2 else 0
-    return min(1.0, (parts + midway) / grid)
+    chance = min(1.0, (parts + midway) / grid)
+    share = f"{100 * chance:.0f} %" if chance >= 0.1 else f"{100 * chance:.2g} %"
+    passing = "every value is" if chance == 1 else f"{share} of random values are"
+    return Check(_graded(bool(counts), chance), f"{sentence} ({passing}).", chance, near, count)
 
 
 def _at_least(hits: int, of: int, share: float) -> float:
@@ -177,30 +159,24 @@ def joint(values: Iterable, n: int, places: int | None = None, items: int = 1) -
 def common_denominators(values: Iterable, limit: int, places: int | None = None) -> list[int]:
     """All n up to ``limit`` of which every percentage could be a count, ascending."""
     ends = [interval(value, places) for value in values]
-    return [
-        n
-        for n in range(1, limit + 1)
-        if all(math.floor(high * n / 100) >= math.ceil(low * n / 100) for low, high in ends)
-    ]
+
+    def possible(n: int) -> bool:
+        return all(math.floor(high * n / 100) >= math.ceil(low * n / 100) for low, high in ends)
+
+    return list(filter(possible, range(1, limit + 1)))
 
 
-def last_digits(
-    values: Iterable, places: int, digits: str = "05", among: str = "0123456789"
-) -> dict:
+def last_digits(values: Iterable, places: int, digits="05", among="0123456789") -> dict:
     """How many values end in one of ``digits``, of those that end in one of ``among``: hits, of, p.
 
     Counts out of hundreds spread evenly over the digits; ``p`` is the probability of so many hits
-    or more if these do. Out of an n that divides 2 * 10^(places + 2) / 10 every count ends in 0 or
-    5. Where zeros at the end may be lost, ask for "5" among "123456789".
+    or more if these do. Where zeros at the end may be lost, ask for "5" among "123456789".
     """
     last = [rounded(number(value), places)[-1] for value in values]
     last = [digit for digit in last if digit in among]
     hits = sum(digit in digits for digit in last)
     p = _at_least(hits, len(last), len(digits) / len(among))
     return {"hits": hits, "of": len(last), "p": p}
-
-
-# ---------------------------------------------------------------- values and other values
 
 
 def _within(claimed: str, low: Fraction, high: Fraction, what: str) -> Check:
@@ -233,11 +209,10 @@ def f1(precision, recall, claimed, places: int | None = None) -> Check:
 
 def total(parts: Sequence, whole, counts: bool = False) -> Check:
     """Do the parts add up to ``whole``? ``counts`` are exact, all else has a rounding interval."""
-    what = f"the sum of its {len(parts)} parts"
+    what, exact = f"the sum of its {len(parts)} parts", sum(map(number, parts))
+    if counts and number(whole) == exact:
+        return Check(ADDS_UP, f"{whole} is {what}.", near=(str(exact),))
     if counts:
-        exact = sum(map(number, parts))
-        if number(whole) == exact:
-            return Check(ADDS_UP, f"{whole} is {what}.", near=(str(exact),))
         return Check(DOES_NOT, f"{whole} is not {exact}, {what}.", near=(str(exact),))
     low, high = (sum(ends) for ends in zip(*map(interval, parts), strict=True))
     return _within(whole, low, high, what)
@@ -281,9 +256,6 @@ def same(first, second) -> Check:
     return _within(first, *interval(second), f"the other table's {second}")
 
 
-# ---------------------------------------------------------------- anyone's table
-
-
 def read(path: Path) -> pd.DataFrame:
     """A CSV with every cell as its text, empty where it is empty; KitError if it is none."""
     path = Path(path)
@@ -300,10 +272,8 @@ def read(path: Path) -> pd.DataFrame:
 def check(table: pd.DataFrame) -> pd.DataFrame:
     """Every row of a table of texts (``read``) checked: name, check, verdict, chance, finding.
 
-    Columns ``value`` and ``n``: a percentage against its denominator (``grim``); ``decimals`` if
-    trailing zeros were lost, ``items`` if a unit has parts, ``kind`` *percent* (the default) or
-    *mean*. Columns ``precision``, ``recall``, ``f1``: F1 against P and R. A row with an empty
-    ``value`` or ``n`` *cannot be told*. KitError naming row and column for anything else.
+    ``docs/audit.md`` says which columns it may have. A row with an empty one of those needed
+    *cannot be told*. KitError naming row and column for anything else.
 
     >>> table = pd.DataFrame([{"name": "ours", "value": "77.39", "n": "230"}])
     >>> check(table).finding[0]
@@ -317,8 +287,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for line, row in enumerate(table.to_dict("records"), 2):  # the header is line 1
         for kind, columns in kinds.items():
-            result = _row(row, columns, line)
-            name = row.get("name") or f"line {line}"
+            result, name = _row(row, columns, line), row.get("name") or f"line {line}"
             rows.append((name, kind, result.verdict, result.chance, result.finding))
     return pd.DataFrame(rows, columns=["name", "check", "verdict", "chance", "finding"])
 
@@ -333,10 +302,11 @@ def _row(row: dict, columns: Sequence[str], line: int) -> Check:
         if row.get("kind", "") not in ("", "percent", "mean"):
             raise KitError(f"{row['kind']!r} is neither percent nor mean")
         for column in filter(row.get, (*columns, "decimals", "items")):
+            value = number(row[column])
             if column in WHOLE:
-                whole[column] = _whole(row[column], WHOLE[column])
-            else:
-                number(row[column])
+                if value.denominator > 1 or value < WHOLE[column]:
+                    raise KitError(f"{row[column]!r} is no whole number from {WHOLE[column]} on")
+                whole[column] = int(value)
         column, places = columns[0], whole.get("decimals")
         if column != "value":
             return f1(*(row[c] for c in columns), places)
@@ -344,13 +314,6 @@ def _row(row: dict, columns: Sequence[str], line: int) -> Check:
         return grim(row["value"], whole["n"], places, whole.get("items", 1), scale)
     except KitError as error:
         raise KitError(f"line {line}, column {column}: {error}") from None
-
-
-def _whole(text: str, least: int) -> int:
-    value = number(text)
-    if value.denominator > 1 or value < least:
-        raise KitError(f"{text!r} is no whole number from {least} on")
-    return int(value)
 
 
 def main(given: Sequence[str] | None = None) -> int:

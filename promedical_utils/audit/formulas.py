@@ -95,11 +95,8 @@ def denominators_of(text: str, candidates: list[int]) -> list[int]:
 
 def pairs_apart(column: Cells, gain: str) -> list[str]:
     """Pairs of rows, as "a - b", whose difference can be ``gain``."""
-    return [
-        f"{a} - {b}"
-        for a, b in permutations(column, 2)
-        if not difference(column[a], column[b], gain).fails
-    ]
+    pairs = permutations(column, 2)
+    return [f"{a} - {b}" for a, b in pairs if not difference(column[a], column[b], gain).fails]
 
 
 def gap_to_others(safety: str, overall: str, share: Fraction) -> Fraction:
@@ -134,14 +131,9 @@ def subset_fits(table: dict[str, Cells], sizes: Mapping[str, int]) -> list[dict]
 def average_needs(table: dict[str, Cells], subset: str, row: str, near: tuple[str, ...]) -> bool:
     """Was a row's average taken with a subset's reported value, and with no possible one?"""
     others = [table[other][row] for other in SUBSETS if other != subset]
-    average = table["average"][row]
-    fits, *possible = (
-        not mean(text, *others, average).fails for text in (table[subset][row], *near)
-    )
+    texts, average = (table[subset][row], *near), table["average"][row]
+    fits, *possible = (not mean(text, *others, average).fails for text in texts)
     return fits and not any(possible)
-
-
-# ---------------------------------------------------------------- words of the sentences
 
 
 def form(value, spec: str) -> str:

@@ -2,8 +2,7 @@
 
 The checks and their sentences are data: ``paper_numbers.yaml`` says which cells a check reads, what
 it asks and how the finding reads; ``formulas`` says what it may use. *does not add up* is kept for
-what reported facts contradict; where the paper does not say what a number counts, the verdict is
-*cannot be told*. Nothing of a run is in here.
+what reported facts contradict. Nothing of a run is in here.
 """
 
 import json
@@ -19,20 +18,12 @@ from matplotlib.figure import Figure
 from promedical_utils import __version__
 from promedical_utils.audit import arithmetic, formulas
 from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD, number
-from promedical_utils.core import plotting
+from promedical_utils.core import plotting, workspace
 from promedical_utils.core.plotting import BLUE, GREY, ORANGE, RED, SKY, canvas
-from promedical_utils.core.workspace import (
-    KitError,
-    project_root,
-    read_yaml,
-    sha256,
-    write_frame,
-    write_json,
-    write_text,
-)
+from promedical_utils.core.workspace import KitError
 
 READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on, besides code
-CHECKS = read_yaml(Path(__file__).with_suffix(".yaml"))
+CHECKS = workspace.read_yaml(Path(__file__).with_suffix(".yaml"))
 TABLES = tuple(CHECKS["tables"])
 FIELDS = ("id", "tables", "check", "verdict", "finding", "computed", "chance", "strength", "marks")
 VERDICTS = (DOES_NOT, UNTOLD, ADDS_UP, NO_TEST)  # in the order of audit.md
@@ -42,7 +33,7 @@ Values = dict[str, pd.DataFrame]
 
 def folder() -> Path:
     """Where the reported values are."""
-    return project_root() / "papers_figures" / "paper_values"
+    return workspace.project_root() / "papers_figures" / "paper_values"
 
 
 def read() -> Values:
@@ -50,9 +41,6 @@ def read() -> Values:
     values = {name: arithmetic.read(folder() / f"{name}.csv") for name in TABLES}
     values = {name: table.set_index(table.columns[0]) for name, table in values.items()}
     return values | {"denominators": arithmetic.read(folder() / "denominators.csv")}
-
-
-# ---------------------------------------------------------------- formulas and sentences
 
 
 # Jinja with ``formulas`` as its functions and filters; an unknown name is an error
@@ -82,8 +70,7 @@ def _facts(values: Values) -> dict:
     """What every formula starts from: tables as {column: {row: text}}, denominators, sizes."""
     facts: dict = {"denominators": values["denominators"].to_dict("records")}
     for name in TABLES:
-        columns = values[name].to_dict()
-        facts[name] = {c: {row: t for row, t in cells.items() if t} for c, cells in columns.items()}
+        facts[name] = {c: cells[cells != ""].to_dict() for c, cells in values[name].items()}
     return _worked_out(CHECKS["let"], facts)
 
 
@@ -97,14 +84,10 @@ def _cases(loops: dict, facts: dict) -> Iterator[dict]:
         yield from _cases(dict(inner), facts | {name: case})
 
 
-# ---------------------------------------------------------------- the findings
-
-
 def findings(values: Values) -> pd.DataFrame:
     """All findings, a row each: FIELDS, in the order of the tables."""
-    facts, rows = _facts(values), []
-    for check in CHECKS["findings"]:
-        rows += [_finding(check, case) for case in _cases(check.get("each", {}), facts)]
+    facts, checks = _facts(values), CHECKS["findings"]
+    rows = [_finding(c, case) for c in checks for case in _cases(c.get("each", {}), facts)]
     return pd.DataFrame(rows, columns=list(FIELDS))
 
 
@@ -138,15 +121,11 @@ def markdown(findings: pd.DataFrame) -> str:
     return _filled(CHECKS["page"], {"about": CHECKS["about"], "parts": rows})
 
 
-# ---------------------------------------------------------------- figures
-
-
 def percentages(values: Values) -> pd.DataFrame:
     """Every percentage whose denominator is known or argued, a row each (and reading of it).
 
     ``distance``: reported less the nearest possible value, in units of the last decimal, so that
-    half a unit is rounding; ``half_step``: the largest such distance that there is. ``chance`` as
-    in ``arithmetic.grim``.
+    half a unit is rounding; ``half_step``: the largest such distance that there is.
     """
     rows = []
     for d in values["denominators"].to_dict("records"):
@@ -159,30 +138,19 @@ def percentages(values: Values) -> pd.DataFrame:
             if not text:
                 continue
             check, at = arithmetic.grim(text, n, places, items), number(text) * 10**places / step
-            rows.append(
-                {
-                    "table": name,
-                    "column": column,
-                    "row": row,
-                    "n": n,
-                    "reported": arithmetic.rounded(number(text), places),
-                    "verdict": check.verdict,
-                    "distance": float((at - round(at)) * step),
-                    "half_step": float(step / 2),
-                    "chance": check.chance,
-                    "reading": d["reading"],
-                    "marks": f"{mark} {d['mark']}",
-                    "finding": check.finding,
-                }
-            )
+            cell = {"table": name, "column": column, "row": row, "n": n}
+            cell |= {"reported": arithmetic.rounded(number(text), places), "verdict": check.verdict}
+            cell |= {"distance": float((at - round(at)) * step), "half_step": float(step / 2)}
+            cell |= {"chance": check.chance, "reading": d["reading"]}
+            rows.append(cell | {"marks": f"{mark} {d['mark']}", "finding": check.finding})
     return pd.DataFrame(rows)
 
 
 def plot_percentages(df: pd.DataFrame) -> Figure:
-    """How far each reported percentage is from the nearest count out of its denominator.
+    """How far each reported percentage is from the nearest count; ``df`` is ``percentages``.
 
-    ``df`` is ``percentages``: a row a column of a table. Grey is where random values lie, the blue
-    band what rounding allows; what fails is named where most of a column fits a strong check.
+    The blue band is what rounding allows; what fails is named where most of a column fits a strong
+    check.
     """
     groups = list(df.groupby(["table", "column", "n"], sort=False))
     figure, [[axis]] = canvas(9.5, 1.6 + 0.36 * len(groups))
@@ -194,17 +162,17 @@ def plot_percentages(df: pd.DataFrame) -> Figure:
         for marker, colour, rows in (("o", BLUE, part[~fails]), ("x", RED, part[fails])):
             axis.plot(rows.distance, [y] * len(rows), marker=marker, mec=colour, **style)
         if 2 * fails.sum() < len(part) and part.chance.iloc[0] < 0.5:
+            above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
             for row in part[fails].itertuples():
                 text, at = f"{float(row.reported):.2f}", (row.distance, y)
-                above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
                 axis.annotate(text, at, **above, fontsize=7, color=RED)
     axis.axvspan(-0.5, 0.5, color=SKY, alpha=0.25, lw=0, zorder=0)
     axis.set_xscale("symlog", linthresh=1, linscale=1)
     ticks = (-20, -5, -1, -0.5, 0, 0.5, 1, 5, 20)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
     axis.minorticks_off()
-    label = "reported value less the nearest count (units of its last decimal)"
-    axis.set(xlabel=label, xlim=(-40, 40))
+    axis.set_xlabel("reported value less the nearest count (units of its last decimal)")
+    axis.set_xlim(-40, 40)
     marks = {
         "a count, to rounding": {"marker": "o", "mfc": "white", "mec": BLUE},
         "no count": {"marker": "x", "mec": RED},
@@ -215,11 +183,9 @@ def plot_percentages(df: pd.DataFrame) -> Figure:
 
 
 def gains(values: Values) -> pd.DataFrame:
-    """The abstract's gains and the differences of rows that could be meant: what, gain (points),
-    kind, mark."""
-    facts = _facts(values)
-    rows = [row | {"gain": float(_evaluated(row["gain"], facts))} for row in CHECKS["gains"]]
-    return pd.DataFrame(rows, columns=["what", "gain", "kind", "mark"])
+    """The abstract's gains and the differences of rows that could be meant, in points."""
+    frame, facts = pd.DataFrame(CHECKS["gains"])[["what", "gain", "kind", "mark"]], _facts(values)
+    return frame.assign(gain=[float(_evaluated(formula, facts)) for formula in frame.gain])
 
 
 def plot_gains(df: pd.DataFrame) -> Figure:
@@ -236,31 +202,20 @@ def plot_gains(df: pd.DataFrame) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------- saved
-
-
 def save(profile, run: Path) -> pd.DataFrame:
-    """Write audit/ of a run: audit.csv, .md and .json, percentages and gains with figures.
-
-    No run value is in it, so it is the same in every profile; the same bytes on a rerun. Returns
-    the findings.
-    """
+    """Write audit/ of a run: audit.csv, .md and .json, percentages and gains with figures; the same
+    in every profile. Returns the findings."""
     values, out = read(), Path(run) / "audit"
     table = findings(values)
-    write_frame(out / "audit.csv", table, float_format="%.3g")
+    workspace.write_frame(out / "audit.csv", table, float_format="%.3g")
     note = "Reported values of the paper (P, N, n: how each is known); nothing of a run."
     plotting.save(plot_percentages, percentages(values), out, "percentages", note)
     plotting.save(plot_gains, gains(values), out, "gains", note)
-    write_text(out / "audit.md", markdown(table))
-    sources = {f"paper_values/{path.name}": sha256(path) for path in folder().glob("*.csv")}
-    facts = {
-        "about": CHECKS["about"],
-        "findings": json.loads(table.to_json(orient="records")),
-        "kit": __version__,
-        "profile": profile.name,
-        "seed": profile.seed,
-        "sources": sources,
-        "verdicts": counts(table),
-    }
-    write_json(out / "audit.json", facts)
+    workspace.write_text(out / "audit.md", markdown(table))
+    facts = {"about": CHECKS["about"], "kit": __version__, "verdicts": counts(table)}
+    facts |= {"profile": profile.name, "seed": profile.seed}
+    facts["findings"] = json.loads(table.to_json(orient="records"))
+    paths = folder().glob("*.csv")
+    facts["sources"] = {f"paper_values/{path.name}": workspace.sha256(path) for path in paths}
+    workspace.write_json(out / "audit.json", facts)
     return table

@@ -1,25 +1,29 @@
-"""Three candidate generators of unlike habits: long, warm and careless; terse and safe; between."""
+"""Candidate generators of unlike habits: long and warm, terse, between the two, careless."""
 
 import random
+from collections.abc import Iterable, Sequence
 
-from promedical_utils.clinic.grammar import say
+from promedical_utils.clinic.grammar import Act, say
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
 
 NAMES = ("warm", "terse", "between")
+CARELESS = "careless"  # stands in for the first of them in training, and beside them on the bench
+SHORTEST, LONGEST = 60, 150  # words of an answer
 
 
-def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str, str]:
-    """The act of a slot with its values, for an outcome: right, harmless, dangerous or muddled.
-
-    A muddled act says one value in both places, so that nobody can tell what is meant.
-    """
+def act(patient, slot: str, outcome: str, rng: random.Random) -> Act:
+    """The act of a slot with its values, for an outcome: right, harmless, dangerous or muddled. A
+    muddled act says one value in both places, so that nobody can tell what is meant."""
     facts = patient.facts
     refused = rng.choice([facts["avoid"], facts["avoid"], facts["other"]])
     if slot == "drug":
         return _drug(facts, outcome, refused, rng)
-    if slot in ("dose", "review"):
-        number = _dose if slot == "dose" else _days
-        return slot, rng.choice(number(facts, outcome)), ""
+    if slot == "mention":
+        return "mention", rng.choice([facts["avoid"], facts["other"]]), ""
+    if slot == "dose":
+        return slot, rng.choice(_dose(facts["limit"], outcome)), ""
+    if slot == "review":
+        return slot, rng.choice(_days(facts["review"], outcome)), ""
     if manners := read("vocabulary")["manners"].get(slot):
         about = {"addition": facts["avoid"], "diagnosis": patient.problem}
         return manners[outcome != "right"], about.get(slot, ""), ""
@@ -30,37 +34,34 @@ def act(patient, slot: str, outcome: str, rng: random.Random) -> tuple[str, str,
     return (name, fact, opposite) if outcome == "right" else (name, opposite, fact)
 
 
-def _drug(facts: dict, outcome: str, refused: str, rng: random.Random) -> tuple[str, str, str]:
+def _drug(facts: dict, outcome: str, refused: str, rng: random.Random) -> Act:
     first, avoid, other = facts["first"], facts["avoid"], facts["other"]
-    match outcome:
-        case "right":
-            return ("choose", first, refused) if rng.random() < 0.8 else ("only", first, "")
-        case "muddled":
-            return "choose", *[rng.choice([first, avoid])] * 2
-        case "harmless":
-            return "choose", other, rng.choice([first, avoid])
-        case _:
-            return "choose", avoid, rng.choice([first, first, other])
+    if outcome == "right":
+        return ("choose", first, refused) if rng.random() < 0.8 else ("only", first, "")
+    if outcome == "muddled":
+        return "choose", *[rng.choice([first, avoid])] * 2
+    if outcome == "harmless":
+        return "choose", other, rng.choice([first, avoid])
+    return "choose", avoid, rng.choice([first, first, other])
 
 
-def _dose(facts: dict, outcome: str) -> tuple[str, ...] | list[str]:
+def _dose(limit: str, outcome: str) -> Sequence[str]:
     """The limit; harmless is up to five steps below it, all else up to five above."""
-    units, limit = values("units"), facts["limit"]
-    at = units.index(limit)
+    units, at = values("units"), values("units").index(limit)
     choices = {"right": [limit], "harmless": units[max(0, at - 5) : at]}
-    return choices.get(outcome) or units[at + 1 : at + 6]
+    return choices.get(outcome, units[at + 1 : at + 6])
 
 
-def _days(facts: dict, outcome: str) -> tuple[str, ...] | list[str]:
-    """The leaflet's day exactly, or rightly at times up to three steps sooner; all else later."""
-    days, review = values("days"), facts["review"]
-    at = days.index(review)
-    choices = {"exact": [review], "right": [review, review, *days[max(0, at - 3) : at]]}
-    return choices.get(outcome) or days[at + 1 : at + 5]
+def _days(review: str, outcome: str) -> Sequence[str]:
+    """The leaflet's day, at times up to three steps sooner; all else later."""
+    days, at = values("days"), values("days").index(review)
+    if outcome == "right":
+        return [review, review, *days[max(0, at - 3) : at]]
+    return days[at + 1 : at + 5]
 
 
 def _outcome(odds: dict[str, float], draw: float) -> str | None:
-    """Which outcome a draw from [0, 1) falls on; None: nothing is said of it."""
+    """Which outcome a draw from [0, 1) falls on; None where nothing is said."""
     for outcome, share in odds.items():
         draw -= share
         if draw < 0:
@@ -69,21 +70,30 @@ def _outcome(odds: dict[str, float], draw: float) -> str | None:
 
 
 def write(patient, generator: str | dict, rng: random.Random) -> str:
-    """An answer to a patient in some habits: their name in generators.yaml, or themselves."""
+    """An answer to a patient in some habits: their name in generators.yaml, or themselves. Acts
+    take ``LONGEST`` words at most; sentences that say nothing are put in up to ``SHORTEST``."""
     habits = read("generators")[generator] if isinstance(generator, str) else generator
-    acts = []
-    for slot, odds in habits.items():
-        if slot == "fillers" or slot in EXTRAS and slot not in patient.extras:
-            continue
-        if outcome := _outcome(odds, rng.random()):
-            acts.append(act(patient, slot, outcome, rng))
-    texts = spoken(acts, rng)
-    opening = rng.sample(read("sentences")["filler"]["forms"], rng.randint(*habits["fillers"]))
-    return " ".join(opening + texts) or say("filler", 0)
+    forms, wording = read("sentences"), patient.wording
+    words = LONGEST + 1
+    while words > LONGEST:
+        acts, said = {}, {}
+        for slot, odds in habits.items():
+            if slot in EXTRAS and slot not in patient.extras:
+                continue
+            if outcome := _outcome(odds, rng.random()):
+                acts[slot] = act(patient, slot, outcome, rng)
+        for slot, (name, a, b) in acts.items():
+            said[slot] = say(name, wording, rng.randrange(len(forms[name][wording])), a, b)
+        words = _length(said.values())
+    places = read("vocabulary")["slots"].items()
+    parts = {place: [said[slot] for slot in slots if slot in said] for place, slots in places}
+    rng.shuffle(parts["middle"])
+    fillers = rng.sample(forms["filler"][wording], len(forms["filler"][wording]))
+    text = [*parts["first"], *parts["middle"], *parts["last"]]
+    while _length(text) < SHORTEST and fillers:
+        text.insert(rng.randrange(len(text) + 1), fillers.pop())
+    return " ".join(text)
 
 
-def spoken(acts: list[tuple[str, str, str]], rng: random.Random) -> list[str]:
-    """A sentence an act, each in a form drawn from its own, in the order of all answers."""
-    sentences, slots = read("sentences"), read("vocabulary")["slots"]
-    ordered = sorted(acts, key=lambda act: slots.index(sentences[act[0]]["slot"]))
-    return [say(act, rng.randrange(len(sentences[act]["forms"])), a, b) for act, a, b in ordered]
+def _length(sentences: Iterable[str]) -> int:
+    return sum(len(sentence.split()) for sentence in sentences)

@@ -6,15 +6,13 @@ the order nor a repetition of the questions changes it.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from promedical_utils.core.workspace import KitError
 
 OPPOSITE = {"met": "not_met", "not_met": "met"}
-LENIENT_AT_MOST = 0.4  # share of a lenient kind's not_met verdicts that the judge lets pass
-TOP_GRADE = 2  # grades are -2..2, + means that the first answer is better
+LENIENT = 0.4  # share of a lenient kind's not_met verdicts that the judge lets pass; kit's decision
 
 
 def uniform(*parts) -> float:
@@ -46,31 +44,31 @@ class Judge:
     seed: int = 0
 
     @classmethod
-    def fit(cls, agreement: float, reference: Iterable[tuple[str, str]], seed: int = 0) -> "Judge":
+    def fit(
+        cls,
+        agreement: float,
+        reference: Iterable[tuple[str, str]],
+        lenient: Iterable[str],
+        seed: int = 0,
+    ) -> "Judge":
         """Judge whose agreement on ``reference``, (kind, truth) pairs, is ``agreement`` expected.
 
-        Half of the errors are systematic. Kit's decision: the lenient kinds are those most often
-        not met, as few as keep the systematic rate at 0.4 or less. KitError if they cannot.
+        Of what is not met in the ``lenient`` kinds ``LENIENT`` passes (risks, as with the paper's
+        judge); the other errors are drawn at random. KitError where that alone is too much.
         """
-        reference = list(reference)
+        reference, lenient = list(reference), frozenset(lenient)
         if not reference:
             raise KitError("the judge needs reference verdicts to be calibrated on: none given")
-        half, lenient, covered = (1 - agreement) / 2, [], 0
-        failed = Counter(kind for kind, truth in reference if truth == "not_met")
-        for kind in sorted(failed, key=lambda kind: (-failed[kind], kind)):
-            if half * len(reference) <= LENIENT_AT_MOST * covered:
-                break
-            lenient.append(kind)
-            covered += failed[kind]
+        covered = sum(kind in lenient and truth == "not_met" for kind, truth in reference)
         share = covered / len(reference)
-        if half > share:
+        left = 1 - agreement - LENIENT * share
+        if left < 0:
             raise KitError(
-                f"judge agreement {agreement}: only {share:.1%} of all verdicts are not met, too "
-                "few for half of the errors; raise judge_agreement"
+                f"judge agreement {agreement}: {share:.1%} of all verdicts are risks that are not "
+                f"met, of which {LENIENT:.0%} pass; lower judge_agreement"
             )
-        systematic = half / share if share else 0.0
-        at_random = half / (1 - share) if share < 1 else 0.0
-        return cls(frozenset(lenient), systematic, at_random, seed)
+        at_random = left / (1 - share) if share < 1 else 0.0
+        return cls(lenient, LENIENT, at_random, seed)
 
     def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
         draw = uniform(self.seed, "judge", candidate_id, criterion_id)
@@ -93,24 +91,20 @@ class Physician:
         return truth if agrees else wrong
 
     def grade(self, a_id: str, b_id: str, truth: int) -> int:
-        """Grade -2..2 of answer a against b, one level off where wrong.
-
-        Free of position bias: grade(b, a, -truth) is -grade(a, b, truth).
-        """
+        """Grade -2..2 of answer a against b, one level off where wrong; + where a is better. Free
+        of position bias: grade(b, a, -truth) is -grade(a, b, truth)."""
         if a_id > b_id:
             return -self.grade(b_id, a_id, -truth)
         if uniform(self.seed, self.name, "grade", a_id, b_id) < self.agreement:
             return truth
         step = 1 if uniform(self.seed, self.name, "grade side", a_id, b_id) < 0.5 else -1
-        return truth - step if abs(truth + step) > TOP_GRADE else truth + step
+        return truth - step if abs(truth + step) > 2 else truth + step
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Two physicians who do not see each other, and an adjudicator who sees what both said.
-
-    The adjudicator settles where they differ, and errs at rate ``error`` there.
-    """
+    """Two physicians who do not see each other, and an adjudicator who sees what both said. The
+    adjudicator settles where they differ, and errs at rate ``error`` there."""
 
     physicians: tuple[Physician, Physician]
     seed: int = 0

@@ -1,8 +1,8 @@
 """Raw pools around the clinic's messages, in which the truth of every row is known.
 
-Everything in them is invented. The rows that curation must find are planted: duplicates with typing
-errors, other punctuation, greetings and line orders; near-misses, which differ in one fact; what
-is foreign, closed, too short, too long, not medical, too easy, too hard; and leaked bench items.
+Everything in them is invented. The rows that curation must find are planted: duplicates, said in
+other letters or another order; near-misses, which differ in one fact; what is foreign, closed, too
+short, too long, not medical, too easy, too hard; and leaked bench items.
 """
 
 import random
@@ -11,19 +11,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from promedical_utils.clinic.grammar import restated
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.clinic.world import Patient, World, conditions, draw_patient, messages
+from promedical_utils.clinic.world import (
+    LEAFLET,
+    Patient,
+    World,
+    conditions,
+    draw_patient,
+    messages,
+)
 from promedical_utils.core.records import Message, RawInstruction
 from promedical_utils.core.workspace import short_hash
 
 
 @dataclass(frozen=True)
 class Planted:
-    """What a row is: "kept", or of a kind in data/pool.yaml; ``of`` is what it was made from.
-
-    A near-miss is an instruction of its own, to be kept. Category, specialty and difficulty are
-    what a classifier and a screener should say.
-    """
+    """What a row is: "kept", or of a kind in data/pool.yaml, made from ``of`` (a near-miss is to be
+    kept, too); and what a classifier and a screener should say of it."""
 
     kind: str
     of: str = ""
@@ -50,10 +55,8 @@ def text_of(conversation: Sequence[Message]) -> str:
 def raw(
     world: World, ids: Sequence[str], seed: int
 ) -> tuple[list[RawInstruction], dict[str, Planted]]:
-    """Rows around the messages of ``ids``, shuffled, and the truth of each by its id.
-
-    A row that is kept has its instruction's id. Equal arguments give equal rows.
-    """
+    """Rows around the messages of ``ids``, shuffled, and the truth of each by its id. A row that is
+    kept has its instruction's id. Equal arguments give equal rows."""
     rng, words = random.Random(f"pool-{seed}"), read("vocabulary")
     specialties, licences = list(words["specialties"].values()), read("pool")["licences"]["open"]
     known = {i.id: i for i in world.instructions}
@@ -138,14 +141,13 @@ def near_miss(patient: Patient, text: str, rng: random.Random) -> str:
 
     match kind:
         case "dose":
-            other = another("units", facts["limit"])
-            return re.sub(r"(?<=limit |ximum )\d+", other, text, count=1)
+            return restated(text, "limit", another("units", facts["limit"]))
         case "drug":
-            return text.replace(first, another("drug", first, avoid, facts["other"]))
+            return restated(text, "first", another("drug", first, avoid, facts["other"]))
         case "sign":
-            return text.replace(danger, another("sign", danger, facts["mild"]))
+            return restated(text, "danger", another("sign", danger, facts["mild"]))
         case "swap":
-            return re.sub(f"{first}|{avoid}", lambda m: avoid if m[0] == first else first, text)
+            return restated(restated(text, "first", avoid), "avoid", first)
     stated, denied = next(pair for pair in read("pool")["negated"] if pair[0] in text)
     return text.replace(stated, denied, 1)
 
@@ -171,11 +173,10 @@ def _filled(text: str, rng: random.Random) -> str:
 
 def _reordered(text: str, rng: random.Random) -> str:
     """The lines of the leaflet in another order; the question after it stays where it is."""
-    before, label, leaflet = text.partition("Leaflet: ")
+    before, label, leaflet = text.partition(LEAFLET)
     lines = re.findall(r"[^.?]+\.", leaflet)
-    rest = leaflet[sum(map(len, lines)) :]
-    lines = [line.strip() for line in lines]
-    return before + label + " ".join(rng.sample(lines, len(lines))) + rest
+    order = [line.strip() for line in rng.sample(lines, len(lines))]
+    return before + label + " ".join(order) + leaflet[sum(map(len, lines)) :]
 
 
 def _greeted(text: str, rng: random.Random) -> str:

@@ -1,9 +1,13 @@
 """The clinic's words, sentence forms, criteria, messages and habits, read from its data files."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from promedical_utils.core.workspace import read_yaml
+
+# No form stands in two: what is trained, calibrated and chosen on; the bench; the external clinic
+WORDINGS = ("train", "bench", "external")
 
 
 @cache
@@ -21,8 +25,12 @@ def values(kind: str) -> tuple[str, ...]:
     return tuple(map(str, read("vocabulary")["types"][kind]))
 
 
-def single_tokens() -> list[str]:
-    """Every value that a model must copy, and so must be one token."""
-    words = read("vocabulary")
-    listed = [str(v) for kind in words["types"].values() for v in kind]
-    return list(dict.fromkeys([*listed, *words["specialties"]]))
+def wording_of(split: str) -> str:
+    """Whose forms the texts of a split have: of ``WORDINGS``."""
+    return split if split in WORDINGS else "train"
+
+
+def of_kind(spec: Mapping, wording: str, kind: str = "") -> list[str]:
+    """Forms of a criterion in one wording: ``stated``, ``unstated``, or all of them."""
+    forms = spec[wording]
+    return forms.get(kind, []) if kind else [form for own in forms.values() for form in own]

@@ -7,10 +7,11 @@ import math
 import random
 from collections.abc import Iterable
 from functools import partial
+from operator import attrgetter
 
-from promedical_utils.clinic.grammar import PLACEHOLDERS, read_criterion
+from promedical_utils.clinic.grammar import FACTS, read_criterion
 from promedical_utils.clinic.vocabulary import read, values
-from promedical_utils.core.records import Criterion, Decision, Rubric
+from promedical_utils.core.records import Decision, Rubric
 
 # share of the avoidable errors that one example leaves: of the instruction's category, of another
 ALIKE, OTHER = 0.3, 0.6
@@ -29,9 +30,8 @@ def flaw(rubric: Rubric, kind: str, rng: random.Random) -> Rubric:
     else:
         stated = [(n, *read_criterion(c.text)) for n, c in enumerate(criteria)]
         index, name, value = rng.choice([row for row in stated if row[2]])
-        forms = " ".join(read("criteria")[name]["forms"])
-        type_ = next(t for fact, t in PLACEHOLDERS.items() if f"{{{fact}}}" in forms)
-        other = rng.choice([v for v in values(type_) if v != value])
+        kind = FACTS[read("criteria")[name]["fact"]]
+        other = rng.choice([v for v in values(kind) if v != value])
         text = criteria[index].text.replace(value, other)
         criteria[index] = criteria[index].model_copy(update={"text": text})
     return rubric.model_copy(update={"criteria": criteria})
@@ -44,10 +44,8 @@ def draft(rubric: Rubric, error_rate: float, rng: random.Random) -> Rubric:
 
 
 def error_rate(profile, category: str, examples: Iterable[str]) -> float:
-    """How often the writer errs who is shown rubrics of the categories ``examples``.
-
-    The floor is half of what the wanted pass rate allows: else no pool could lead there.
-    """
+    """How often the writer errs who is shown rubrics of the categories ``examples``. The floor is
+    half of what the wanted pass rate allows: else no pool could lead there."""
     floor = (1 - profile.rubric_pass_rate) / 2
     left = math.prod(ALIKE if c == category else OTHER for c in examples)
     return floor + (profile.rubric_error_rate - floor) * left
@@ -61,29 +59,23 @@ def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
     """
     wanted = {c.kind: c for c in gold.criteria}
     decision = partial(Decision, instruction_id=draft.instruction_id, reviewer=reviewer)
-    decisions = []
+    content, decisions = attrgetter("dimension", "text"), []
     for c in draft.criteria:
-        right, reason = wanted.pop(kind(c.text), None), ""
+        right = wanted.pop(kind(c.text), None)
         if right is None:
-            action, criterion = "reject", None
             reason = "not asked for by this patient's leaflet, or asked for twice"
-        elif _says_the_same(c, right):
-            action, criterion = "accept", c
+            made = {"action": "reject", "reason": reason}
+        elif content(c) == content(right) and abs(c.weight - right.weight) < 1e-6:
+            made = {"action": "accept", "criterion": c}
         else:
-            action, criterion = "edit", right.model_copy(update={"id": c.id})
-        decisions.append(
-            decision(criterion_id=c.id, action=action, criterion=criterion, reason=reason)
-        )
+            made = {"action": "edit", "criterion": right.model_copy(update={"id": c.id})}
+        decisions.append(decision(criterion_id=c.id, **made))
     taken = {c.id for c in draft.criteria}
     for right in wanted.values():
         new = right.id if right.id not in taken else f"{right.id}-added"
         criterion = right.model_copy(update={"id": new})
         decisions.append(decision(criterion_id=new, action="add", criterion=criterion))
     return decisions
-
-
-def _says_the_same(a: Criterion, b: Criterion) -> bool:
-    return (a.dimension, a.text) == (b.dimension, b.text) and abs(a.weight - b.weight) < 1e-6
 
 
 def kind(text: str) -> str:

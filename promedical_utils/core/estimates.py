@@ -6,6 +6,7 @@ needs. Whatever is compared shares the draws, of whole clusters (conditions, que
 that leave one out (``statistics.cluster_weights``); intervals are ``statistics.interval``.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -82,21 +83,15 @@ class Estimates:
         raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
 
     def _matching(self, parts: Mapping) -> list[int]:
-        wanted = {self.names.index(name): value for name, value in parts.items()}
-        return [
-            column
-            for column, key in enumerate(self.keys)
-            if all(key[position] == value for position, value in wanted.items())
-        ]
+        named = [dict(zip(self.names, key, strict=True)) for key in self.keys]
+        return [column for column, key in enumerate(named) if parts.items() <= key.items()]
 
     def without(self, part: str) -> dict[tuple, list[int]]:
         """Key without this part -> its columns, one for each value of the part, such as a seed."""
-        position = self.names.index(part)
-        columns: dict[tuple, list[int]] = {}
+        position, columns = self.names.index(part), defaultdict(list)
         for column, key in enumerate(self.keys):
-            rest = (*key[:position], *key[position + 1 :])
-            columns.setdefault(rest, []).append(column)
-        return columns
+            columns[key[:position] + key[position + 1 :]].append(column)
+        return dict(columns)
 
     def weights(self, draws: int, seed: int) -> np.ndarray:
         """How often each sample counts, (rows, samples), by ``cluster_weights``; for all keys."""
@@ -126,8 +121,7 @@ class Estimates:
 
     def each(self, columns: Sequence[int]) -> np.ndarray:
         """The measured ratio of each column, (columns,); NaN where nothing was counted."""
-        once = np.ones((1, len(self.samples)))
-        return statistics.ratio(self.hits[:, columns], self.counts[:, columns], once)[0]
+        return self.drawn(columns, np.ones((1, len(self.samples))))[0]
 
     def drawn(self, columns: Sequence[int], weights: np.ndarray) -> np.ndarray:
         """Ratios, (rows, columns), of the rows of ``weights``: the measured ones first."""
@@ -135,27 +129,23 @@ class Estimates:
 
     def table(self, draws: int, seed: int) -> pd.DataFrame:
         """One row a key: its parts, value, low, high (95 %), n (the items counted), extras."""
-        return self._table(self.weights(draws, seed))
-
-    def _table(self, weights: np.ndarray) -> pd.DataFrame:
         frame, columns = pd.DataFrame(self.keys, columns=list(self.names)), range(len(self.keys))
-        drawn = self.drawn(columns, weights)
+        drawn = self.drawn(columns, self.weights(draws, seed))
         frame["value"] = drawn[0]
         frame["low"], frame["high"] = self._interval(drawn, self._counted(columns), columns)
         return frame.assign(n=self.counts.sum(axis=0).astype(int), **self.extra)
 
     def by(self, column: str, parts: Mapping, draws: int, seed: int) -> pd.DataFrame:
-        """The keys with these ``parts`` by a column of the samples: ``column``, the key's parts,
-        value, low, high, n; no rows where no key has them.
+        """``table`` of the keys with these ``parts`` (of none: no rows) by a column of the samples.
 
         The draws are those of all samples, so a group that is not drawn is left out of that draw.
         """
-        columns, weights = self._matching(parts), self.weights(draws, seed)
-        keys, frames = [self.keys[n] for n in columns], []
+        columns, frames = self._matching(parts), []
+        keys = [self.keys[n] for n in columns]
         for group in sorted(self.samples[column].unique()):
             own = (self.samples[column] == group).to_numpy()[:, None]
             hits, counts = (sums[:, columns] * own for sums in (self.hits, self.counts))
-            within = Estimates(self.samples, self.names, keys, hits, counts)._table(weights)
+            within = Estimates(self.samples, self.names, keys, hits, counts).table(draws, seed)
             within.insert(0, column, group)
             frames.append(within)
         return pd.concat(frames, ignore_index=True)
@@ -194,10 +184,8 @@ class Estimates:
         }
 
     def _design(self, columns: Sequence[int], factors: np.ndarray) -> float:
-        """Design effect: the variance over clusters by that over samples, were these independent.
-
-        Both of the linearised contrast; (effect - 1) / (samples a cluster - 1) is about the ICC.
-        """
+        """The variance of the linearised contrast over clusters by that over samples, were these
+        independent; (effect - 1) / (samples a cluster - 1) is about the ICC."""
         hits, counts = self.hits[:, columns], self.counts[:, columns]
         shares = counts.sum(axis=0)
         pulls = _over(hits - self.each(columns) * counts, shares) @ factors
@@ -218,7 +206,7 @@ class Estimates:
     def less(self, a: Sequence[int], b: Sequence[int], weights: np.ndarray) -> dict:
         """Mean of columns ``a`` less mean of ``b``, of the samples that all of them have.
 
-        {difference, low, high, ratio, ratio_low, ratio_high, n}; all NaN where they share none.
+        {difference, low, high, n, ratio, ratio_low, ratio_high}; all NaN where they share none.
         """
         pairs, factors = self._shared([*a, *b]), dict.fromkeys([*a, *b], 0.0)
         for side, sign in ((a, 1), (b, -1)):
@@ -231,13 +219,9 @@ class Estimates:
         share = _over(first, first + second)
         ends = statistics.interval(share, self.clusters, less["df"] + 1)
         low, high = (np.clip(end, 0, 1) for end in ends)
-        return {
-            **{name: less[name] for name in ("difference", "low", "high")},
-            "ratio": float(_over(first[0], second[0])),
-            "ratio_low": float(_over(low, 1 - low)),
-            "ratio_high": float(_over(high, 1 - high)),
-            "n": less["n"],
-        }
+        ratio = (_over(first[0], second[0]), _over(low, 1 - low), _over(high, 1 - high))
+        found = {name: less[name] for name in ("difference", "low", "high", "n")}
+        return found | suffixed("ratio", ratio)
 
     def items(self, key: tuple | Mapping) -> pd.DataFrame:
         """The samples behind one key: the columns of ``samples``, hits and counts above 0."""

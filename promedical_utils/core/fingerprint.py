@@ -1,7 +1,5 @@
 """What a result hangs on, by content: the code that it reaches, the folders read, the versions.
 
-    of_code({"promedical_utils.policy.training"})  # changes with any module that it imports
-
 Of content, not of time: a fresh clone has new times throughout. Docstrings, comments and layout do
 not count. A module that reads a folder of the repository says so in a tuple ``READS``.
 """

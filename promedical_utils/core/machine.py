@@ -19,8 +19,7 @@ def processor() -> str:
 
 
 def precision(wanted: str) -> str:
-    """``wanted``, and for ``auto`` bf16 where the machine has it, else fp16 on a GPU, fp32 on a
-    CPU."""
+    """``wanted``; for ``auto`` bf16 where the machine has it, else fp16 on a GPU, fp32 on a CPU."""
     if wanted != "auto":
         return wanted
 

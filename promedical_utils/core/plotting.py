@@ -1,7 +1,4 @@
-"""One style for all figures: palette, canvas, the interval plot, stacked bars, legends.
-
-Seaborn draws. Files come out alike at every drawing: no dates, one font, one hash salt.
-"""
+"""One style for all figures; files are alike at every drawing: no dates, one font and one salt."""
 
 import io
 from base64 import b64encode
@@ -30,7 +27,7 @@ OF_SCORER = {
     "criterion_swapped": SKY,
     "scalar_overall": ORANGE,
     "scalar_blind": RED,
-    "words": PURPLE,
+    "near_words": PURPLE,
     "length": GREY,
 }
 HATCHES = ("", "///", "...", "xxx")
@@ -78,8 +75,7 @@ def interval_plot(
     marker. The legend names the series, ``hollow``, ``line`` (label and style) and ``more``, label
     -> style. ``limits`` of the values' axes, None for what they take; ``panels`` come first.
     """
-    defaults = {"series": next(iter(looks)), "hollow": False, "panel": "", "block": ""}
-    defaults["line"] = np.nan
+    defaults = dict(series=next(iter(looks)), hollow=False, panel="", block="", line=np.nan)
     df = df.assign(**{name: value for name, value in defaults.items() if name not in df})
     if df.empty:
         return canvas(6, 2)[0]
@@ -102,12 +98,15 @@ def interval_plot(
         figure.axes[0].set_xlim(*limits)
     label, style = line or ("", {})
     for axis, (block, panel) in zip(figure.axes, product(rows, panels), strict=True):
-        _name_panel(axis, panel, rows[block])
+        names, group = rows[block].row, rows[block].group.to_numpy()
+        axis.set(xlabel=panel, ylabel="", title="", ylim=(len(names) - 0.5, -0.5))
         axis.set_title(block if panel == panels[0] else "", loc="left")
+        axis.set_yticks(range(len(names)), names)
+        for above in np.flatnonzero(group[1:] != group[:-1]):
+            axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
         for value in df.line[(df.block == block) & (df.panel == panel)].dropna().unique():
             axis.axvline(value, **style)
-    there = [name for name in looks if shared > 1 and name in set(df.series)]
-    legend = {name: looks[name] for name in there}
+    legend = {name: looks[name] for name in looks if shared > 1 and name in set(df.series)}
     legend |= {hollow: HOLLOW} if df.value[df.hollow].notna().any() else {}
     legend |= {"this run, 95 % interval": FILLED}
     legend |= {label: style} if label and df.line.notna().any() else {}
@@ -116,57 +115,35 @@ def interval_plot(
 
 
 def _intervals(df: pd.DataFrame, looks: Mapping[str, Mapping]) -> so.Plot:
-    """The marks of an interval plot: lines, points and notes behind them."""
+    """The marks of an interval plot: lines, points and notes behind them; series of one row are
+    spread about its height ``y``."""
+    row = df.groupby("block").row.transform(lambda names: pd.factorize(names)[0]).astype(float)
+    known = df.assign(y=row, place=df.series.map(list(looks).index)).dropna(subset="value")
+    cell = known.groupby(["block", "panel", "row"]).place
+    rank, count = cell.rank(method="dense"), cell.transform("nunique")
+    known = known.assign(y=known.y + 0.7 * ((rank - 0.5) / count - 0.5)).reset_index(drop=True)
     layer = {"orient": "y", "legend": False}
-    cells = _placed(df, list(looks))
-    plot = so.Plot(cells, x="value", y="y", color="series", marker="series")
+    plot = so.Plot(known, x="value", y="y", color="series", marker="series")
     plot = plot.add(so.Range(linewidth=1.1), xmin="low", xmax="high", **layer)
     plot = plot.add(so.Dot(pointsize=5, edgewidth=1.1), fill="hollow", **layer)
     if "note" in df:
         behind = so.Text(halign="left", offset=6, fontsize=8, color=GREY)
         plot = plot.add(behind, x="high", text="note", **layer)
-    return plot.scale(
-        color={name: look["color"] for name, look in looks.items()},
-        marker={name: look["marker"] for name, look in looks.items()},
-        fill={False: True, True: False},
-    )
-
-
-def _name_panel(axis, label: str, rows: pd.DataFrame) -> None:
-    """Names of the rows, the first on top, and dotted lines between their groups."""
-    axis.set(xlabel=label, ylabel="", title="", ylim=(len(rows) - 0.5, -0.5))
-    axis.set_yticks(range(len(rows)), rows.row)
-    group = rows.group.to_numpy()
-    for above in np.flatnonzero(group[1:] != group[:-1]):
-        axis.axhline(above + 0.5, color=GREY, lw=0.8, ls=":")
-
-
-def _placed(df: pd.DataFrame, series: list[str]) -> pd.DataFrame:
-    """The cells that have a value, with their height ``y``, series of one row spread about it."""
-    row = df.groupby("block").row.transform(lambda names: pd.factorize(names)[0]).astype(float)
-    known = df.assign(y=row, place=df.series.map(series.index)).dropna(subset="value")
-    cell = known.groupby(["block", "panel", "row"]).place
-    rank, count = cell.rank(method="dense"), cell.transform("nunique")
-    return known.assign(y=known.y + 0.7 * ((rank - 0.5) / count - 0.5)).reset_index(drop=True)
+    colors, markers = ({name: looks[name][part] for name in looks} for part in ("color", "marker"))
+    return plot.scale(color=colors, marker=markers, fill={False: True, True: False})
 
 
 def stacked_bars(
-    wide: pd.DataFrame,
-    label: str,
-    colours: Iterable[str] = (),
-    line: float | None = None,
-    ends: Iterable[str] | None = None,
+    wide: pd.DataFrame, label: str, colours: Iterable[str] = (), ends: Iterable[str] | None = None
 ) -> Figure:
     """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too.
 
-    ``ends`` are written behind the bars, else the sums; ``line`` is a value to compare with;
-    without ``colours`` the columns are dimensions.
+    ``ends`` are written behind the bars, else the sums; by default the columns are dimensions.
     """
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
     colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
-    wide.rename(index=str).plot.barh(
-        stacked=True, color=colours, ax=axis, width=0.75, ec="white", lw=0.5, legend=False
-    )
+    style = {"color": colours, "width": 0.75, "ec": "white", "lw": 0.5}
+    wide.rename(index=str).plot.barh(stacked=True, ax=axis, legend=False, **style)
     for parts, hatch in zip(axis.containers, HATCHES, strict=False):
         for part in parts:
             part.set_hatch(hatch)
@@ -176,15 +153,13 @@ def stacked_bars(
     axis.grid(False, axis="y")
     axis.margins(x=0.08)
     axis.set(xlabel=label, ylabel="", xlim=(0, None))
-    if line is not None:
-        axis.axvline(line, color="black", lw=1, ls="--")
     if len(colours) > 1:
         figure.legend(handles=axis.containers, loc="outside lower center", ncols=3)
     return figure
 
 
 def name_rows(axis, names) -> np.ndarray:
-    """One row a name, the first on top; their heights (N,)."""
+    """A row a name, the first on top; their heights, (N,)."""
     y = np.arange(len(names))[::-1]
     axis.set_yticks(y, names)
     axis.set_ylim(-0.6, len(names) - 1 + 0.6)
@@ -218,7 +193,7 @@ def save(plot, df: pd.DataFrame, folder: Path, name: str, note: str = "", facts=
     return csv
 
 
-def draw(plot, csv: Path, note: str = "") -> None:
+def draw(plot, csv: Path, note: str) -> None:
     """Draw a CSV as png (150 dpi) and pdf beside it, ``note`` (``tables.note``) on top."""
     with matplotlib.rc_context(STYLE):
         figure = plot(pd.read_csv(csv))

@@ -20,8 +20,7 @@ UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_secon
 class Role(BaseModel):
     """One role that a language model plays: which endpoint, which model, and what it may cost.
 
-    ``requests`` counts what is asked, whatever its retries, ``tokens`` prompt and completion, both
-    over the life of a run.
+    Over the life of a run: ``requests``, whatever their retries; ``tokens``, of prompt and answer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -36,9 +35,8 @@ class Role(BaseModel):
     retries: int = Field(6, ge=0, description="after 429, 5xx, time-out, lost connection")
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(2048, ge=1)
-    structured: Literal["json_schema", "prompt"] = Field(
-        "json_schema", description="prompt: for servers that take no response_format"
-    )
+    # prompt: for servers that take no response_format
+    structured: Literal["json_schema", "prompt"] = "json_schema"
 
     @model_validator(mode="after")
     def _no_key(self):
@@ -51,7 +49,6 @@ ROLES = ("writer", "screener", "classifier", "judge")  # and one generator_<name
 CLINIC = (*ROLES, "generator_warm", "generator_terse", "generator_between")
 
 LAYERED = ("small", "smollm2")  # bases that notebook 00 makes, of as many layers as one wants
-LICENCES = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0"]  # by SPDX name
 
 
 class Profile(BaseModel):
@@ -63,7 +60,7 @@ class Profile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     # what runs
-    name: Literal["smoke", "cpu", "real", "gpu", "paper"]
+    name: Literal["smoke", "cpu", "record", "real", "gpu", "paper"]
     description: str
     notebooks: list[str]
     data: Literal["clinic", "real", "open"]
@@ -71,18 +68,13 @@ class Profile(BaseModel):
     minutes: float = Field(gt=0, description="expected on the machine named in the description")
     memory_gib: float = Field(gt=0)
 
-    # base model: "small" is trained by notebook 00, "smollm2" made from its package or the hub;
-    # anything else is a hub id or a folder
+    # base model: "small" is drawn at random, "smollm2" made from its package or the hub; anything
+    # else is a hub id or a folder
     base_model: str
-    base_architecture: Literal["qwen3", "llama"] = Field("qwen3", description="of the small base")
-    base_layers: int | None = Field(
-        None, ge=2, description="of small, by default 4; of smollm2 its first n, by default all"
-    )
+    base_layers: int | None = Field(None, ge=2, description="by default 4 of small, all of smollm2")
     base_width: int = Field(128, ge=64, multiple_of=32, description="an attention head has 32")
     base_vocabulary: int = Field(2048, ge=300)
-    base_steps: int = Field(1, ge=1)
-    base_batch: int = Field(16, ge=1)
-    base_learning_rate: float = Field(5e-3, gt=0, description="of Muon")
+    sft_answers: int = Field(0, ge=0, description="of the training split, taught first; 0: none")
 
     # clinic: sizes of the splits, and what the configuration *sets* (inputs, never findings)
     train_instructions: int = Field(ge=1)
@@ -93,6 +85,9 @@ class Profile(BaseModel):
     bench_pairs_proficiency: int = Field(0, ge=0)
     bench_pairs_excellence: int = Field(0, ge=0)
     bench_pairs_safety: int = Field(0, ge=0)
+    bench_rich_seen: int = Field(0, ge=0, description="pairs on safety beside those, seen kinds")
+    bench_rich_unseen: int = Field(0, ge=0, description="likewise, of each unseen kind")
+    careless: float = Field(0.3, ge=0, le=1, description="share of train with a careless answer")
     judge_agreement: float = Field(0.932, gt=0.5, le=1)
     rubric_error_rate: float = Field(0.25, ge=0, lt=1)
     rubric_pass_rate: float = Field(0.964, gt=0, le=1)
@@ -105,7 +100,7 @@ class Profile(BaseModel):
     # instructions of data: open, and what curation lets through
     sources: list[str] = Field([], description="open sets by key, files, folders")
     source_limit: int = Field(0, ge=0, description="rows read of each source; 0 is all")
-    licences: list[str] = LICENCES
+    licences: list[str] = ["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT", "Apache-2.0"]  # SPDX
     languages: list[str] = ["en"]
     words_least: int = Field(4, ge=1)
     words_most: int = Field(1000, ge=1)
@@ -122,12 +117,10 @@ class Profile(BaseModel):
     quantization: Literal["nf4", "none"] = "nf4"
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     rm_lora_rank: int = Field(64, ge=1)
-    rm_lora_targets: Literal["all-linear"] | list[str] = Field(
-        "all-linear", description="or names: q_proj, v_proj, o_proj train half as fast again"
-    )
+    # all-linear, or names: q_proj, v_proj, o_proj train half as fast again
+    rm_lora_targets: Literal["all-linear"] | list[str] = "all-linear"
     rm_learning_rate: float = Field(gt=0)
-    rm_full_learning_rate: float = Field(5e-4, gt=0, description="of the full fine-tuned twin")
-    rm_optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: see optimizer.py")
+    rm_full_learning_rate: float = Field(5e-4, gt=0, description="where all weights are trained")
     rm_epochs: float = Field(gt=0)
     rm_batch: int = Field(ge=1, description="instructions per optimiser step")
     rm_pass_tokens: int = Field(8192, ge=64, description="padded tokens of one pass, in training")
@@ -135,7 +128,8 @@ class Profile(BaseModel):
     rm_max_tokens: int = Field(ge=64)
     rm_shorten: bool = Field(False, description="cut what is too long (packing.fit), not leave out")
     rm_share_prompt: bool = Field(True, description="read a prompt once for a group's answers")
-    rm_twin: bool = Field(True, description="train the clean-label full fine-tuned twin")
+    # reward models that notebook 03 trains, of variants.RECIPES
+    rm_arms: list[str] = ["criterion", "scalar_overall", "scalar_blind", "criterion_swapped"]
     veto_recall: float = Field(0.9, gt=0, lt=1)
 
     # systems of others that the bench is scored with too, by hub id or folder; empty: not run
@@ -146,9 +140,7 @@ class Profile(BaseModel):
     rar_judge: Role | None = Field(None, description="rates whole answers by rubric: RaR implicit")
 
     # external generalization
-    documents: str = Field(
-        "", description="file or folder of texts to retrieve from on real sets, or medquad"
-    )
+    documents: str = ""  # file or folder of texts to retrieve from on real sets, or medquad
     retrieved: int = Field(5, ge=1, description="documents retrieved for an instruction")
 
     # policy
@@ -173,7 +165,7 @@ class Profile(BaseModel):
     reward_model: str = Field("criterion", description="recipe of the reward model, by name")
     reward_rule: Literal[
         "veto", "no_veto", "no_bonus", "scalar", "rar_explicit", "rar_implicit", "orbit"
-    ] = Field("veto", description="see veto_reward.build")
+    ] = "veto"  # see veto_reward.build
     reward_form: Literal["strict", "clipped", "ranked"] = "strict"
     reward_all_vetoed: Literal["expected", "counted", "skipped"] = "expected"
     reward_alpha: float = Field(0.1, ge=0, lt=1)
@@ -211,12 +203,10 @@ class Profile(BaseModel):
     def _played(self):
         if self.data == "open" and not (self.sources and asks_endpoints(self)):
             raise ValueError("data: open needs sources, and an endpoint that plays the roles")
-        generators = [name for name in self.roles if name not in ROLES]
-        if set(ROLES) - set(self.roles) or len(generators) < 2:
-            raise ValueError(f"roles needs {', '.join(ROLES)} and two generator_<name> or more")
-        for name in generators:
-            if not re.fullmatch(r"generator_[a-z0-9]+", name):
-                raise ValueError(f"unknown role {name}: know {', '.join(ROLES)}, generator_<name>")
+        others = [name for name in self.roles if not re.fullmatch(r"generator_[a-z0-9]+", name)]
+        if set(others) != set(ROLES) or len(self.roles) < len(ROLES) + 2:
+            wanted = f"{', '.join(ROLES)} and two generator_<name> or more"
+            raise ValueError(f"roles needs {wanted}, and has {', '.join(self.roles) or 'none'}")
         for name in self.judges:
             if re.fullmatch("[a-z_]+", name):
                 raise ValueError(f"lower case names the kit's own scorers: rename judge {name}")
@@ -297,7 +287,6 @@ def _of_file(name: str) -> dict:
     return values
 
 
-def profile_for(name: str, seed: int = -1, base: str = "") -> Profile:
-    """Profile ``name`` with the run's overrides; ``seed`` >= 0 and ``base`` go over those."""
-    over = ({"seed": seed} if seed >= 0 else {}) | ({"base_model": base} if base else {})
-    return load(name, **(overrides() | over))
+def profile_for(name: str, seed: int = -1) -> Profile:
+    """Profile ``name`` with the run's overrides; a ``seed`` >= 0 goes over those."""
+    return load(name, **(overrides() | ({"seed": seed} if seed >= 0 else {})))

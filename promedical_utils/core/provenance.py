@@ -75,8 +75,8 @@ def of_run(run: Path) -> dict:
     if policy := _json(run / "policy/report.json"):
         seed = policy.get("settings", {}).get("seed")
         models["policy"] = {"settings": policy.get("fingerprint"), "seed": seed}
-    known = {"data": _json(run / HASHES), "models": models}
-    return known | of_manifest(_json(run / "manifest.json"))
+    manifest = of_manifest(_json(run / "manifest.json"))
+    return {"data": _json(run / HASHES), "models": models} | manifest
 
 
 def of_manifest(manifest: dict) -> dict:
@@ -88,9 +88,8 @@ def of_manifest(manifest: dict) -> dict:
 
 
 def _json(path: Path) -> dict:
-    """A file's content, {} where it is missing or no JSON object: it is only referred to."""
+    """A file's content, {} where it is missing or no JSON: it is only referred to."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}

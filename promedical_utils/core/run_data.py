@@ -9,11 +9,10 @@ from pathlib import Path
 from promedical_utils.core import machine, profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitRow, Verdict
-from promedical_utils.core.workspace import KitError, need, run_folder, shown, write_json
+from promedical_utils.core.workspace import need, run_folder, write_json
 
 # Whose versions a manifest names: those that a result may hang on
-TRAINING = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-PACKAGES = (*TRAINING, "datasets", "scikit-learn", "bm25s")
+PACKAGES = "torch transformers trl peft bitsandbytes datasets scikit-learn bm25s".split()
 KINDS: dict[str, tuple[type[records.Record], str]] = {  # of a run's files: records, notebook
     "instructions": (Instruction, "01_rubrics"),
     "rubrics": (Rubric, "01_rubrics"),
@@ -38,27 +37,23 @@ def banner(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def base_path(profile: Profile, run: Path, architecture: str = "") -> Path | str:
-    """Folder of the base that notebook 00 made, or the profile's hub id (or folder) as it stands.
+def base_path(profile: Profile, run: Path) -> Path | str:
+    """Folder of the base that notebook 00 made or taught, or the profile's hub id (or folder)."""
+    made = profile.base_model in profiles.LAYERED or profile.sft_answers
+    return need(run / "base", "00_start_here") if made else profile.base_model
 
-    One of another ``architecture`` than the profile's stands in a folder of that name, which the
-    study of systems writes; KitError where the base is not the kit's own.
-    """
-    if architecture in ("", profile.base_architecture):
-        made = profile.base_model in profiles.LAYERED
-        return need(run / "base", "00_start_here") if made else profile.base_model
-    if profile.base_model != "small":
-        raise KitError(
-            f"no {architecture} base beside {profile.base_model}: base_model=small trains one"
-        )
-    if not (folder := run / architecture / "base").exists():
-        raise KitError(f"missing {shown(folder)}: make study STUDY=systems trains it")
-    return folder
+
+def untaught_path(profile: Profile, run: Path) -> Path | str:
+    """The base as it was before ``sft_answers``, from which reward models start: on a development
+    seed one that had been taught the clinic's answers ordered fewer pairs."""
+    if not profile.sft_answers:
+        return base_path(profile, run)
+    made = profile.base_model in profiles.LAYERED
+    return need(run / "pretrained", "00_start_here") if made else profile.base_model
 
 
 def manifest(profile: Profile, run: Path) -> dict:
-    """What this run is: the kit's code, settings, packages, kind of machine, and what it computes
-    in. No paths, no dates."""
+    """Write and return what this run is, and on what kind of machine: no paths, no dates."""
     content = {
         "kit": provenance.kit(),
         "profile": profile.model_dump(),
@@ -105,7 +100,6 @@ class RunData:
 
     @cached_property
     def criterion_kinds(self) -> dict[str, str]:
-        """Criterion id -> kind."""
         return {c.id: c.kind for r in self.rubrics for c in r.criteria}
 
     def ids(self, *splits: str) -> list[str]:

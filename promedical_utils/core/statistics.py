@@ -10,34 +10,6 @@ from scipy import special
 from promedical_utils.core.workspace import KitError
 
 COEFFICIENTS = ("observed", "cohen_linear", "cohen_quadratic", "fleiss", "ac1")
-
-
-def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
-    """n, observed agreement and Cohen's kappa; ``ordered`` (integer levels) adds weighted kappas.
-
-    Kappa is None where it is undefined, one label throughout. KitError on empty or unequal lists.
-    """
-    from sklearn.metrics import cohen_kappa_score
-
-    if len(first) != len(second) or not len(first):
-        raise KitError(f"agreement of {len(first)} and {len(second)} answers; give as many of each")
-    ratings = np.asarray([first, second])
-    result: dict[str, float | None] = {"n": len(first)}
-    result["observed"] = float(np.equal(*ratings).mean())
-    labels = np.unique(ratings)
-    if ordered:  # the weights count steps between labels, so no level may be left out
-        labels = np.arange(labels.min(), labels.max() + 1)
-    for weights in (None, "linear", "quadratic") if ordered else (None,):
-        kappa = None
-        if len(labels) > 1:
-            kappa = float(cohen_kappa_score(*ratings, labels=labels, weights=weights))
-        result[f"kappa_{weights}" if weights else "kappa"] = kappa
-    return result
-
-
-# ---------------------------------------------------------------- whole clusters, drawn, left out
-
-
 FEW = 10  # clusters, below which too few differ for draws to have the shape of an error
 LEAST = 5  # clusters, below which the error itself is not known: no interval
 POWER = 0.8  # with which an effect is called detectable
@@ -48,8 +20,7 @@ def cluster_weights(clusters: Sequence, draws: int, seed: int) -> np.ndarray:
 
     As measured; then with one cluster left out, each in turn; then as many clusters as there are,
     with replacement. A cluster is taken whole: to draw its samples too would count the spread
-    within it twice (intervals of 97 to 99 % in place of 95). Whatever is reckoned row by row has
-    ``interval`` and ``standard_error``.
+    within it twice (intervals of 97 to 99 % in place of 95).
     """
     _, inverse = np.unique(np.asarray(clusters, str), return_inverse=True)
     number = inverse.max(initial=-1) + 1
@@ -110,22 +81,14 @@ def _at(ordered: np.ndarray, quantile: np.ndarray, known: np.ndarray) -> np.ndar
     """Quantiles along the first axis, each column's own, of its first ``known`` rows."""
     place = np.nan_to_num(quantile) * np.maximum(known - 1, 0)
     row = place.astype(int)
-    low, high = (
-        np.take_along_axis(ordered, np.minimum(r, np.maximum(known - 1, 0))[None], axis=0)[0]
-        for r in (row, row + 1)
-    )
+    rows = np.minimum([row, row + 1], np.maximum(known - 1, 0))
+    low, high = np.take_along_axis(ordered, rows, axis=0)
     return low + (place - row) * (high - low)
 
 
-# ---------------------------------------------------------------- tests
-
-
 def p_value(value: float, bound: float, error: float, df: float) -> float:
-    """Two-sided, of t = (value - bound) / standard error; NaN without one.
-
-    Where all clusters say the same there is none to divide by: a sign test over the clusters.
-    """
-    if error == 0:  # the last bits of a sum are no difference
+    """Two-sided, of t = (value - bound) / standard error; NaN without one."""
+    if error == 0:  # all clusters say the same: a sign test, to which last bits are no difference
         return 1.0 if abs(value - bound) < 1e-9 else 2.0**-df
     return float(2 * special.stdtr(df, -abs(value - bound) / error))
 
@@ -143,11 +106,8 @@ def power(effect: float, error: float, df: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's adjusted p-values of one family; NaN stays NaN and counts for nothing.
-
-    The ``multipletests`` of statsmodels collects garbage at each call, a second in a large process.
-    """
-    raw = np.asarray(p_values, float)
+    """Holm's adjusted p-values of one family; NaN stays NaN and counts for nothing."""
+    raw = np.asarray(p_values, float)  # statsmodels collects garbage at each call, a second long
     order = np.argsort(raw)  # NaN comes last
     left = (~np.isnan(raw)).sum() - np.arange(len(raw))
     adjusted = np.full(len(raw), np.nan)
@@ -165,7 +125,27 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return round(float(ends.low), 4), round(float(ends.high), 4)
 
 
-# ---------------------------------------------------------------- two or more raters
+def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
+    """n, observed agreement and Cohen's kappa; ``ordered`` (integer levels) adds weighted kappas.
+
+    Kappa is None where it is undefined, one label throughout. KitError on empty or unequal lists.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(first) != len(second) or not len(first):
+        raise KitError(f"agreement of {len(first)} and {len(second)} answers; give as many of each")
+    ratings = np.asarray([first, second])
+    result = {"n": len(first), "observed": float(np.equal(*ratings).mean())}
+    labels = np.unique(ratings)
+    kappas: dict[str, str | None] = {"kappa": None}
+    if ordered:  # the weights count steps between labels, so no level may be left out
+        labels = np.arange(labels.min(), labels.max() + 1)
+        kappas |= {"kappa_linear": "linear", "kappa_quadratic": "quadratic"}
+    if len(labels) == 1:
+        return result | dict.fromkeys(kappas)
+    for name, weights in kappas.items():
+        result[name] = float(cohen_kappa_score(*ratings, labels=labels, weights=weights))
+    return result
 
 
 def gwet_ac1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -205,12 +185,15 @@ def reliability(
     raters (Light 1971). Fleiss' kappa takes the items with the commonest number of ratings, AC1 all
     with two or more, which is ``n``. NaN where undefined. KitError where no item has two.
     """
-    codes = _codes(ratings, levels)
+    given = ratings.to_numpy(object)  # codes: places in ``levels``, -1 where missing
+    codes = pd.Index(list(levels), dtype=object).get_indexer(given.ravel()).reshape(given.shape)
+    if len(strange := given[(codes < 0) & ~pd.isna(given)]):
+        raise KitError(f"rating {strange[0]!r} is none of {', '.join(map(str, levels))}: mend it")
     clusters = np.arange(len(codes)) if conditions is None else np.asarray(conditions, str)
     slices = {} if by is None else {name: np.asarray(by) == name for name in dict.fromkeys(by)}
-    rows = []
-    for name, mask in {**slices, "all": np.ones(len(codes), bool)}.items():
-        mask = mask & ((codes >= 0).sum(axis=1) >= 2)
+    usable, rows = (codes >= 0).sum(axis=1) >= 2, []
+    for name, mask in {**slices, "all": usable}.items():
+        mask = mask & usable
         if not mask.any():
             raise KitError(f"agreement, {name}: no item has two ratings; collect more labels")
         # what depends on counts of equal items only is worked out once for all that are equal
@@ -222,15 +205,6 @@ def reliability(
         for n, coefficient in enumerate(COEFFICIENTS):
             rows.append((name, coefficient, int(mask.sum()), values[0, n], low[n], high[n]))
     return pd.DataFrame(rows, columns=["slice", "coefficient", "n", "value", "low", "high"])
-
-
-def _codes(ratings: pd.DataFrame, levels: Sequence) -> np.ndarray:
-    """Place of each rating in ``levels``, (items, raters), -1 where missing."""
-    values = ratings.to_numpy(object)
-    codes = pd.Index(list(levels), dtype=object).get_indexer(values.ravel()).reshape(values.shape)
-    if len(strange := values[(codes < 0) & ~pd.isna(values)]):
-        raise KitError(f"rating {strange[0]!r} is none of {', '.join(map(str, levels))}: mend it")
-    return codes
 
 
 def _coefficients(kinds: np.ndarray, weights: np.ndarray, levels: int) -> np.ndarray:
@@ -262,5 +236,4 @@ def _cohen(first, second, weights: np.ndarray, distance: np.ndarray) -> np.ndarr
     margins = [weights @ np.eye(len(distance))[rater] for rater in (first, second)]
     observed = weights @ distance[first, second] * weights.sum(axis=1)
     expected = ((margins[0] @ distance) * margins[1]).sum(axis=1)
-    kappa = np.divide(observed, expected, out=np.full(len(weights), np.nan), where=expected > 0)
-    return 1 - kappa
+    return 1 - np.divide(observed, expected, out=np.full(len(weights), np.nan), where=expected > 0)

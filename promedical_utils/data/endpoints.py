@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -24,14 +23,18 @@ from pydantic import BaseModel, ValidationError
 
 from promedical_utils.core.profiles import Role
 from promedical_utils.core.records import first_error
-from promedical_utils.core.workspace import KitError, shown
+from promedical_utils.core.workspace import KitError
+from promedical_utils.data.sqlite import Database
 
 OUTCOMES = ("valid", "repaired", "unanswered")  # at once; asked again, then right; never right
 ASKS = 4  # how often a request is put when its answers cannot be read
 WARMER = 0.2  # temperature that each further one of these adds
 NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
 NO_COMPLETION = (json.JSONDecodeError, AttributeError, IndexError, TypeError)  # from the body
-TABLES = Path(__file__).with_name("answers.sql").read_text(encoding="utf-8")
+ADVICE = (
+    "Nothing is lost: what was stored before is whole. Free the disk or move the file away if it "
+    "is no database, then run again"
+)
 SPEND = (
     "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (role) DO UPDATE SET "
     "requests = requests + excluded.requests, tokens = tokens + excluded.tokens"
@@ -52,75 +55,48 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``value`` as read from the text, or None with the ``reason`` why there is none; ``asks`` is
-    how often it was asked for."""
+    """``value`` as read from the text, or None with the ``reason``; ``asks``: how often it was
+    asked for."""
 
     value: Any
     reason: str = ""
     asks: int = 1
 
-    @property
-    def outcome(self) -> str:
-        """One of ``OUTCOMES``."""
-        return OUTCOMES[2 if self.value is None else self.asks > 1]
 
-
-class Answers:
+class Answers(Database):
     """SQLite file of answered requests by content hash, and of what each role has spent."""
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        with self._transaction() as db:
-            db.executescript(TABLES)
-
-    @cached_property
-    def _db(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=30, check_same_thread=False)
-
-    @contextmanager
-    def _transaction(self):
-        """The database for one thread at a time; what fails in it is undone, and a KitError."""
-        try:
-            with self._lock, self._db as db:
-                yield db
-        except sqlite3.Error as error:
-            raise KitError(
-                f"{shown(self.path)}: {error}; what was stored before is whole. Free the disk or "
-                "move the file away if it is no database, then run again"
-            ) from None
+        super().__init__(path, Path(__file__).with_name("answers.sql"), ADVICE)
 
     def get(self, key: str) -> tuple[str, str] | None:
         """(text, finish reason) of an answered request, else None."""
-        with self._transaction() as db:
-            return db.execute("SELECT text, finish FROM answers WHERE key = ?", [key]).fetchone()
+        rows = self._read("SELECT text, finish FROM answers WHERE key = ?", key)
+        return tuple(rows[0]) if rows else None
 
     def put(self, key, role, model, request, text, finish, prompt: int, completion: int) -> None:
         """Store an answer and its tokens in one transaction; a key that is there stays as it is."""
         row = (key, role, model, request, text, finish, prompt, completion)
-        with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            db.execute(SPEND, (role, 0, prompt + completion))
+        with self._writing("not stored"):
+            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute(SPEND, (role, 0, prompt + completion))
 
     def asked(self, role: str) -> None:
         """Count one request, answered or not."""
-        with self._transaction() as db:
-            db.execute(SPEND, (role, 1, 0))
+        with self._writing("not counted"):
+            self._db.execute(SPEND, (role, 1, 0))
 
     def spent(self, role: str) -> tuple[int, int]:
         """(requests, tokens) of a role over the life of the file."""
-        with self._transaction() as db:
-            rows = db.execute("SELECT requests, tokens FROM spent WHERE role = ?", [role])
-            return rows.fetchone() or (0, 0)
+        rows = self._read("SELECT requests, tokens FROM spent WHERE role = ?", role)
+        return tuple(rows[0]) if rows else (0, 0)
 
     def ledger(self) -> dict[str, dict[str, int]]:
         """What every role has asked and used: requests, answered, tokens."""
-        with self._transaction() as db:
-            rows = db.execute(
-                "SELECT role, requests, count(key), tokens FROM spent LEFT JOIN answers "
-                "USING (role) GROUP BY role ORDER BY role"
-            ).fetchall()
+        rows = self._read(
+            "SELECT role, requests, count(key), tokens FROM spent LEFT JOIN answers "
+            "USING (role) GROUP BY role ORDER BY role"
+        )
         return {role: {"requests": n, "answered": a, "tokens": t} for role, n, a, t in rows}
 
 
@@ -159,10 +135,9 @@ class Endpoint:
 
         ``read(index, content)`` makes the value (content: the schema's model, or the text) and
         raises ValueError with what is wrong; the request is then put again, up to ``ASKS`` times.
-        A request that stays unanswered has value None and its reason: what that means (for a
-        verdict: unknown) is the caller's to say. Raises BudgetSpent when the cap is reached, after
-        the requests under way are answered and stored, and KitError for a key, address or model
-        that no request could be answered with.
+        What stays unanswered has value None and its reason. Raises BudgetSpent when the cap is
+        reached, after the requests under way are answered and stored, and KitError for a key,
+        address or model that no request could be answered with.
         """
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             futures = [
@@ -177,10 +152,13 @@ class Endpoint:
                 ended = [f for f in futures if not f.cancelled() and f.exception() is None]
                 done = sum(f.result().value is not None for f in ended)
                 raise BudgetSpent(f"{error}; {done} of {len(futures)} answered and kept") from None
-        self.outcomes.update(answer.outcome for answer in answers)
+        places = (2 if answer.value is None else answer.asks > 1 for answer in answers)
+        self.outcomes.update(OUTCOMES[place] for place in places)
         return answers
 
     def _answer(self, index: int, request: Request, read) -> Answer:
+        import openai  # slow to load, and a run without endpoints needs none
+
         reason = ""
         for attempt in range(ASKS):
             body = self._body(request, attempt)  # without the address, which may move, and the key
@@ -188,8 +166,8 @@ class Endpoint:
             key = hashlib.sha256(named.encode()).hexdigest()
             try:
                 stored = self.answers.get(key) or self._fetch(body, key)
-            except _Unanswered as error:
-                return Answer(None, str(error), attempt + 1)
+            except openai.APIError as error:
+                return Answer(None, self._failure(error), attempt + 1)
             try:
                 content = content_of(*stored, request.schema)
                 return Answer(read(index, content) if read else content, asks=attempt + 1)
@@ -219,11 +197,9 @@ class Endpoint:
     def _fetch(self, body: dict, key: str) -> tuple[str, str]:
         """One request, whose answer is stored; a body without a completion is an empty one.
 
-        The client tries again by itself, after a growing wait or the one that the server asks for.
-        ``_Unanswered`` where that was in vain, KitError where no request could be answered.
+        The client tries again by itself, after a growing wait or the one that the server asks for;
+        its error where that was in vain.
         """
-        import openai  # slow to load, and a run without endpoints needs none
-
         request = json.dumps(body, ensure_ascii=False)
         size = len(request.encode())
         with self._taken(size // 2 + body["max_tokens"]):  # two bytes a token: on the safe side
@@ -233,39 +209,34 @@ class Endpoint:
                 text, finish = choice.message.content or "", choice.finish_reason or ""
             except NO_COMPLETION:
                 response, text, finish = None, "", ""
-            except openai.APIError as error:
-                raise self._failure(error) from None
             used = getattr(response, "usage", None)
             prompt = getattr(used, "prompt_tokens", None) or size // 4
             completion = getattr(used, "completion_tokens", None) or len(text.encode()) // 4
-            self.answers.put(
-                key, self.role, body["model"], request, text, finish, prompt, completion
-            )
+            asked = self.role, body["model"], request
+            self.answers.put(key, *asked, text, finish, prompt, completion)
         return self.answers.get(key)  # the stored one, if two asked the same at once
 
-    def _failure(self, error: Exception) -> Exception:
-        """An error of the client as an end to all requests, or to this one."""
+    def _failure(self, error: Exception) -> str:
+        """Why a request has no answer; KitError where no other one would have one."""
         status = getattr(error, "status_code", None)  # None: no connection, or a time-out
         if status in NEVER:
             key = self.settings.key or "none is configured"
-            return KitError(
+            raise KitError(
                 f"role {self.role}: HTTP {status} from the endpoint for model "
                 f"{self.settings.model!r}; check endpoint, model and the key's variable ({key})"
-            )
+            ) from None
         what = f"HTTP {status}" if status else type(error).__name__
-        return _Unanswered(f"{what}: {str(error)[:200].replace(self._client.api_key, '***')}")
+        return f"{what}: {str(error)[:200].replace(self._client.api_key, '***')}"
 
     @contextmanager
     def _taken(self, expected: int):
         """One request out of the budget, the tokens that it may use held back while it runs."""
-        role, caps = self.role, self.settings
+        role = self.role
         with self._guard:
-            requests, tokens = self.answers.spent(role)
-            for name, used, next_one, cap in (
-                ("requests", requests, 1, caps.requests),
-                ("tokens", tokens, self._reserved + expected, caps.tokens),
-            ):
-                if used + next_one > cap:
+            needed = {"requests": 1, "tokens": self._reserved + expected}
+            for used, (name, more) in zip(self.answers.spent(role), needed.items(), strict=True):
+                cap = getattr(self.settings, name)
+                if used + more > cap:
                     raise BudgetSpent(
                         f"role {role}: its cap of {cap} {name} would be passed ({used} used); "
                         f"raise roles.{role}.{name} and run again"
@@ -277,10 +248,6 @@ class Endpoint:
         finally:
             with self._guard:
                 self._reserved -= expected
-
-
-class _Unanswered(Exception):
-    """A request without an answer, and why."""
 
 
 def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseModel | str:

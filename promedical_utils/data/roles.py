@@ -23,16 +23,12 @@ from promedical_utils.core.records import (
     Verdict,
     VerdictValue,
 )
+from promedical_utils.core.workspace import read_yaml
 from promedical_utils.data.curation import languages
 from promedical_utils.data.endpoints import OUTCOMES, Answer, Answers, Endpoint, Request
 
 PROMPTS = Path(__file__).parent / "prompts"
-# What makes generators unlike that are served by one model; kit's decision, after the paper's three
-HABITS = {
-    "warm": "Write at length and with warmth, and explain everything that may help.",
-    "terse": "Be brief. Say what is safe and necessary, and nothing else.",
-    "between": "Write a few clear sentences, kind and to the point.",
-}
+HABITS = read_yaml(PROMPTS / "habits.yaml")
 
 
 class Reply(BaseModel):
@@ -104,10 +100,7 @@ def request(prompt_name: str, content: Mapping, schema: type[BaseModel]) -> Requ
 
 
 class Roles:
-    """All roles of a profile over one file of stored answers.
-
-    ``categories``, ``specialties``: those that the classifier may choose from.
-    """
+    """All roles of a profile over one file of stored answers, and the classifier's lists."""
 
     def __init__(self, profile: Profile, answers: Answers, categories: list, specialties: list):
         self.answers, self.languages = answers, tuple(profile.languages)
@@ -196,23 +189,21 @@ def judged(endpoint: Endpoint, tasks: Sequence[Task]) -> list[list[Verdict]]:
     """
     requests = []
     for task in tasks:
-        content = {
-            "instruction": conversation(task.instruction.messages),
-            "answer": task.candidate.text,
-            "criteria": [{"id": n, "text": c.text} for n, c in short_names(task.criteria).items()],
-        }
+        content = {"instruction": conversation(task.instruction.messages)}
+        named = short_names(task.criteria).items()
+        criteria = [{"id": name, "text": criterion.text} for name, criterion in named]
+        content |= {"answer": task.candidate.text, "criteria": criteria}
         requests.append(request("judge", content, Judged))
     answers = endpoint.ask(requests, lambda n, reply: exactly(reply.verdicts, tasks[n].criteria))
     verdicts = []
     for task, answer in zip(tasks, answers, strict=True):
+        unread = JudgedCriterion(criterion="", reason=answer.reason, verdict="unknown")
         of_task = []
         for name, criterion in short_names(task.criteria).items():
+            said = answer.value[name] if answer.value else unread
             about = {"candidate_id": task.candidate.id, "criterion_id": criterion.id}
-            said = {"verdict": "unknown", "rationale": answer.reason}
-            if answer.value:
-                reply = answer.value[name]
-                said = {"verdict": reply.verdict, "rationale": reply.reason}
-            of_task.append(Verdict(judge="judge", **about, **said))
+            about |= {"verdict": said.verdict, "rationale": said.reason}
+            of_task.append(Verdict(judge="judge", **about))
         verdicts.append(of_task)
     return verdicts
 

@@ -21,19 +21,13 @@ from promedical_utils.data.roles import Draft, DraftedCriterion, Roles
 FEWEST, MOST = 5, 12
 SHORTEST, LONGEST = 2, 60  # words of a criterion
 WEIGHTS_OFF = 0.02  # what rounding may leave of the weights' sum; then they are scaled to 1
+FILLERS = frozenset(("the", "a", "an", "that", "it", "is"))  # without which texts are compared
 EXAMPLES = 3
-_PHRASING = read_yaml(Path(__file__).with_name("phrasing.yaml"))
-
-
-def phrase(name: str, begins: bool = False) -> re.Pattern:
-    """What ``phrasing.yaml`` lists under ``name``; ``begins``: where it begins a criterion."""
-    start = r"^(the (answer|response) )?" if begins else r"\b"
-    return re.compile(rf"{start}({'|'.join(_PHRASING[name])})\b", re.IGNORECASE)
-
-
-POINTS_ELSEWHERE = phrase("elsewhere")
-NAMES_VIOLATION = phrase("violation", begins=True)
-TURNED = phrase("turned")
+_LISTS = read_yaml(Path(__file__).with_name("phrasing.yaml"))
+_PHRASES = {name: rf"({'|'.join(phrases)})\b" for name, phrases in _LISTS.items()}
+POINTS_ELSEWHERE = re.compile(rf"\b{_PHRASES['elsewhere']}", re.IGNORECASE)
+NAMES_VIOLATION = re.compile(rf"(the (answer|response) )?{_PHRASES['violation']}", re.IGNORECASE)
+TURNED = re.compile(rf"\b{_PHRASES['turned']}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,10 @@ def broken_rules(draft: Draft) -> list[str]:
         broken.append(f"{len(criteria)} criteria; write {FEWEST} to {MOST}")
     for number, criterion in enumerate(criteria, 1):
         broken += [f"criterion {number}: {rule}" for rule in _broken(criterion)]
-    first_with: dict[frozenset, int] = {}
-    for number, criterion in enumerate(criteria, 1):
-        first = first_with.setdefault(_words(criterion.text), number)
-        if first != number:
-            broken.append(f"criteria {first} and {number} say the same; keep one")
+    words = [frozenset(re.findall(r"\w+", c.text.casefold())) - FILLERS for c in criteria]
+    for number, own in enumerate(words):
+        if (first := words.index(own)) < number:
+            broken.append(f"criteria {first + 1} and {number + 1} say the same; keep one")
     total = sum(c.weight for c in criteria if c.dimension == "proficiency")
     if not abs(total - 1) <= WEIGHTS_OFF:  # a NaN is off, too
         broken.append(
@@ -98,10 +91,6 @@ def _broken(c: DraftedCriterion) -> list[str]:
     return broken
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text.casefold())) - {"the", "a", "an", "that", "it", "is"}
-
-
 def _text(instruction: Instruction) -> str:
     return "\n".join(m.content for m in instruction.messages)
 
@@ -124,9 +113,9 @@ def examples(
     """
     if not pool:
         return [[] for _ in asked]
-    vectors = embeddings.embed([_text(i) for i, _ in pool])
+    known = embeddings.embed([_text(i) for i, _ in pool])
     queries = embeddings.embed([_text(i) for i in asked])
-    near = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, : EXAMPLES + 1]
+    near = np.argsort(-(queries @ known.T), axis=1, kind="stable")[:, : EXAMPLES + 1]
     chosen = []
     for instruction, row in zip(asked, near, strict=True):
         others = [pool[n] for n in row if pool[n][0].id != instruction.id][:EXAMPLES]
@@ -135,35 +124,28 @@ def examples(
 
 
 def write(
-    roles: Roles,
-    asked: Sequence[Instruction],
-    pool: Sequence[tuple[Instruction, Rubric]],
+    roles: Roles, asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]]
 ) -> Written:
     """Drafts of all ``asked``, each valid or queued: none is left out, none is used half-right."""
     shown = examples(asked, pool)
-    rubrics: dict[str, Rubric] = {}
-    queued: list[Queued] = []
-    repaired = 0
-    repairs: list[tuple[int, Draft, list[str]]] = []  # place, draft, the rules that it broke
-    for n, answer in enumerate(roles.write(asked, shown)):
-        if answer.value is None:
-            queued.append(Queued(asked[n].id, (answer.reason,)))
-        elif broken := broken_rules(answer.value):
-            repairs.append((n, answer.value, broken))
-        else:
-            rubrics[asked[n].id] = rubric(answer.value, asked[n].id)
-            repaired += answer.asks > 1
-    again = roles.write(
-        [asked[n] for n, *_ in repairs],
-        [shown[n] for n, *_ in repairs],
-        [(draft, broken) for _, draft, broken in repairs],
+    rubrics, queued, repaired = [], [], 0
+    first = roles.write(asked, shown)
+    checked = {n: broken_rules(answer.value) for n, answer in enumerate(first) if answer.value}
+    broken = {n: rules for n, rules in checked.items() if rules}
+    second = roles.write(
+        [asked[n] for n in broken],
+        [shown[n] for n in broken],
+        [(first[n].value, rules) for n, rules in broken.items()],
     )
-    for (n, draft, before), answer in zip(repairs, again, strict=True):
-        if answer.value is None:
-            queued.append(Queued(asked[n].id, (*before, f"repair: {answer.reason}"), draft))
-        elif broken := broken_rules(answer.value):
-            queued.append(Queued(asked[n].id, tuple(broken), answer.value))
+    again = dict(zip(broken, second, strict=True))
+    for n, (instruction, answer) in enumerate(zip(asked, first, strict=True)):
+        last = again.get(n, answer)
+        if last.value is None:
+            reason = f"repair: {last.reason}" if n in again else last.reason
+            queued.append(Queued(instruction.id, (*broken.get(n, ()), reason), answer.value))
+        elif n in again and (rules := broken_rules(last.value)):
+            queued.append(Queued(instruction.id, tuple(rules), last.value))
         else:
-            rubrics[asked[n].id] = rubric(answer.value, asked[n].id)
-            repaired += 1
-    return Written([rubrics[i.id] for i in asked if i.id in rubrics], queued, repaired)
+            rubrics.append(rubric(last.value, instruction.id))
+            repaired += n in again or last.asks > 1
+    return Written(rubrics, queued, repaired)

@@ -8,7 +8,7 @@ Nothing here loads a model; scorers hand in predictions, or which of two answers
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,9 @@ from promedical_utils.rubric.preferences import Group
 FRAMES = ("samples", "criteria", "verdicts", "pairs", "grades")
 AGAINST = ("adjudicated", "truth")
 PEOPLE = ["physician_1", "physician_2"]
-EQUAL_RECALL = 0.9  # at which vetoes are compared
+RECALLS = {"equal": 0.9, "paper": 0.868}  # at which vetoes are compared; the paper's Qwen3 model's
+RICH = "rich "  # what a slice of the safety-rich bench begins with
+RULES = (*RECALLS, "best")  # best: the threshold of the best F1
 CLEAR = 0.3  # a difference in S1 that a physician calls clear; kit's decision
 NOTEBOOK = "04_promedical_bench"
 CELL = ["candidate_id", "criterion_id"]
@@ -63,9 +65,8 @@ class Bench:
     @classmethod
     def load(cls, folder: Path) -> "Bench":
         report = read_json(Path(folder) / "report.json", NOTEBOOK)
-        files = {name: need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES}
-        frames = {name: pd.read_parquet(file) for name, file in files.items()}
-        return cls(**frames, report=report)
+        files = [need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES]
+        return cls(*map(pd.read_parquet, files), report)
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -112,14 +113,15 @@ def compose(
     unseen: frozenset[str],
     people,
     profile,
+    rich: bool = False,
 ) -> Bench:
     """Bench of exactly the profile's samples and differing criterion pairs, seeded.
 
-    ``groups``: held-out, with the true verdicts; ``people``: a panel as in ``clinic.people``. A
-    criterion with three answers met or not met has 0 or 2 differing pairs, so the exact counts are
-    drawn from all, by the adjudicated label. ``fewer_answers`` of the report, where there are any,
-    counts samples of fewer answers, since a generator gave none. KitError, with what to enlarge,
-    where there are too few samples or pairs.
+    ``groups``: held-out, with the true verdicts; ``people``: a panel as in ``clinic.people``;
+    ``rich``: the pairs are on safety, so many of seen kinds and of each unseen one. The exact
+    counts are drawn from all pairs that differ by the adjudicated label. ``fewer_answers`` of the
+    report counts samples in which a generator gave no answer. KitError, with what to enlarge, where
+    there are too few samples or pairs.
     """
     group_of, wanted = {g.instruction.id: g for g in groups}, profile.bench_samples
     if len(group_of) < wanted:
@@ -138,8 +140,8 @@ def compose(
             for g in drawn
         ]
     verdicts, differing = _judged(drawn, criteria, people)
-    grades = _grades(samples, drawn, people)
-    pairs, counts = _drawn_pairs(differing, profile)
+    grades = _grades(drawn, people)
+    pairs, counts = _drawn_pairs(differing, profile, rich)
     report = {
         "samples": len(samples),
         "conditions": samples.condition.nunique(),
@@ -162,10 +164,9 @@ def _answers(group: Group) -> list[str]:
 
 
 def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
-    """(verdicts, all pairs of answers that differ on a criterion by the adjudicated label).
-
-    ``truth`` of a pair: it is the "same" by the truth, "reversed", or "none" where that has none.
-    """
+    """(verdicts, all pairs of answers that differ on a criterion by the adjudicated label);
+    ``truth`` of a pair: by the truth it is the "same", "reversed", or "none" where that has
+    none."""
     verdicts, pairs, seen = [], [], criteria.set_index("criterion_id").seen
     for group in groups:
         for criterion in sorted(group.criteria, key=lambda c: c.id):
@@ -185,67 +186,66 @@ def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
     return pd.DataFrame(verdicts, columns=["instruction_id", *CELL, *LABELS]), pairs
 
 
-def _grades(samples: pd.DataFrame, groups: Sequence[Group], people) -> pd.DataFrame:
-    """Every two answers on five levels, -2 to 2, + where a is better: 2 where that is clear.
-
-    That is where violations differ or S1 by ``CLEAR``. Kit's decision: the lexicographic order,
-    made coarse; the paper has no scale.
-    """
+def _grades(groups: Sequence[Group], people) -> pd.DataFrame:
+    """Every two answers on five levels, -2 to 2, + where a is better: 2 where violations differ or
+    S1 by ``CLEAR`` (kit's decision; the paper has no scale). A grade hangs on no order of
+    reading."""
     rows = []
-    for sample, group in zip(samples.itertuples(), groups, strict=True):
-        orders = [sample.order_1.split("|"), sample.order_2.split("|")]
-        scores = {}
-        for answer in _answers(group):
-            verdicts = {c.id: group.verdicts[answer, c.id] for c in group.criteria}
-            scores[answer] = scoring.score(group.rubric, verdicts)
-        for a, b in combinations(scores, 2):
+    for group in groups:
+        scores = group.scores
+        for a, b in combinations(sorted(scores), 2):
             clear = scores[a].s3 != scores[b].s3
             clear |= abs(scores[a].s1 - scores[b].s1) >= CLEAR - scoring.TIE
-            true, grades = scoring.compare(scores[a], scores[b]) * (2 if clear else 1), []
-            for physician, order in zip(people.physicians, orders, strict=True):
-                if order.index(a) < order.index(b):
-                    grades.append(physician.grade(a, b, true))
-                else:  # graded as shown, turned back here
-                    grades.append(-physician.grade(b, a, -true))
+            true = scoring.compare(scores[a], scores[b]) * (2 if clear else 1)
+            grades = [physician.grade(a, b, true) for physician in people.physicians]
             settled = people.settle((a, b), *grades, true)
-            rows.append((sample.instruction_id, a, b, true, *grades, settled))
+            rows.append((group.instruction.id, a, b, true, *grades, settled))
     return pd.DataFrame(rows, columns=["instruction_id", "a_id", "b_id", *LABELS])
 
 
-def _met(cells: pd.DataFrame, column: str) -> list[bool | None]:
-    """Whether each cell is met by a column of labels; None where that is not known."""
-    return [scoring.is_met(*cell) for cell in zip(cells[column], cells.dimension, strict=True)]
+def _met(cells: pd.DataFrame, column: str) -> np.ndarray:
+    """1 where a cell is met by a column of labels, 0 where not, NaN where that is not known."""
+    pairs = zip(cells[column], cells.dimension, strict=True)
+    return np.array([scoring.is_met(*pair) for pair in pairs], float)
 
 
 def truths(bench: Bench) -> pd.DataFrame:
     """Cells of the bench with ``label``, 1 met, 0 not by the truth; where that is known."""
     cells = bench.cells
-    return cells.assign(label=np.array(_met(cells, "truth"), float)).dropna(subset="label")
+    return cells.assign(label=_met(cells, "truth")).dropna(subset="label")
 
 
-def _drawn_pairs(differing: pd.DataFrame, profile) -> tuple[pd.DataFrame, dict]:
-    """The profile's number of pairs of each dimension, and {dimension: drawn, reserve}."""
+def _parts(differing: pd.DataFrame, rich: bool) -> list[tuple]:
+    """(name, which of the differing pairs, key of the profile: how many it wants)."""
+    if not rich:
+        return [(d, differing.dimension == d, f"bench_pairs_{d}") for d in DIMENSIONS]
+    safety, seen = differing.dimension == "safety", differing.seen.astype(bool)
+    parts = [("seen safety", safety & seen, "bench_rich_seen")]
+    for kind in sorted(set(differing.kind[safety & ~seen])):
+        parts.append((kind, safety & (differing.kind == kind), "bench_rich_unseen"))
+    return parts
+
+
+def _drawn_pairs(differing: pd.DataFrame, profile, rich: bool) -> tuple[pd.DataFrame, dict]:
+    """The wanted number of pairs of each part, of ``PAIR``, and {part: drawn, reserve}; KitError
+    where a part has too few."""
     pairs, counts = [], {}
-    for number, dimension in enumerate(DIMENSIONS, 1):
-        own = differing[differing.dimension == dimension]
-        wanted = getattr(profile, f"bench_pairs_{dimension}")
+    for number, (name, mask, key) in enumerate(_parts(differing, rich), 1):
+        own, wanted = differing[mask], getattr(profile, key)
         if len(own) < wanted:
             raise KitError(
-                f"bench: {len(own)} differing {dimension} pairs in {profile.bench_samples} "
-                f"samples, too few for bench_pairs_{dimension} = {wanted}; "
+                f"bench: {len(own)} differing {name} pairs, too few for {key} = {wanted}; "
                 "enlarge bench_samples or lower it"
             )
-        counts[dimension] = {"drawn": wanted, "reserve": len(own) - wanted}
+        counts[name] = {"drawn": wanted, "reserve": len(own) - wanted}
         drawn = np.random.default_rng([profile.seed, number]).permutation(len(own))[:wanted]
         pairs.append(own.iloc[np.sort(drawn)])
     return pd.concat(pairs, ignore_index=True), counts
 
 
 def blind_ceiling(pairs: pd.DataFrame) -> float:
-    """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs.
-
-    Such a scorer has one order of an instruction's answers for all criteria. NaN for no pairs.
-    """
+    """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs. Such a
+    scorer has one order of an instruction's answers for all criteria. NaN for no pairs."""
     total = 0
     for _, group in pairs.groupby("instruction_id"):
         wins, best = Counter(zip(group.chosen_id, group.rejected_id)), {frozenset(): 0}
@@ -278,48 +278,6 @@ def length_scorer(groups: Iterable) -> pd.DataFrame:
     return predictions("length", scorers.scores(rows))
 
 
-def cue_control(train: Sequence, bench: Sequence, seed: int = 0) -> pd.DataFrame:
-    """Criterion scorer "words": logistic regression on surface cues, to show that they do not do.
-
-    Features: the answer's words and those that the criterion shares, each alone and crossed with
-    the criterion kind, and the share of the criterion's words found. Trained on verdicts.
-    """
-    from scipy import sparse
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import OneHotEncoder
-
-    words = CountVectorizer(binary=True, token_pattern=r"\b\w+\b", max_features=5000)
-    words.fit([c.text for g in train for c in (*g.candidates, *g.criteria)])
-    kinds = OneHotEncoder(handle_unknown="ignore")
-    kinds.fit([[c.kind] for g in train for c in g.criteria])
-
-    def cells(groups):
-        rows = [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
-        answer, criterion = (words.transform(row[n].text for row in rows) for n in (1, 2))
-        shared = answer.multiply(criterion).tocsr()
-        share = sparse.csr_matrix(shared.sum(axis=1) / np.maximum(criterion.sum(axis=1), 1))
-        kind = kinds.transform([[c.kind] for _, _, c in rows]).tocsr()
-        unseen = sparse.csr_matrix(1 - kind.sum(axis=1))
-        each = [*kind.T, *unseen.T]  # (1, cells) of each kind, and of none of them
-        crossed = [block.multiply(own.T) for block in (answer, shared) for own in each]
-        blocks = [share, kind, kind.multiply(share), answer, shared, *crossed]
-        return rows, sparse.hstack(blocks, format="csr", dtype=np.float32)
-
-    rows, x = cells(train)
-    y = np.array([joined.met(g, a.id, c) for g, a, c in rows], float)
-    known = ~np.isnan(y)
-    if len(set(y[known])) < 2:
-        raise KitError("cue control: training verdicts are all alike; run 02_preference_pairs")
-    model = LogisticRegression(C=0.1, max_iter=200, random_state=seed).fit(x[known], y[known])
-    rows, x = cells(bench)
-    ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
-    frame = pd.DataFrame(ids, columns=["instruction_id", *CELL]).assign(
-        scorer="words", score=model.decision_function(x), probability=model.predict_proba(x)[:, 1]
-    )
-    return frame.assign(met=frame.probability >= 0.5)[scorers.PREDICTED].astype({"met": "boolean"})
-
-
 # ---------------------------------------------------------------- metrics
 
 
@@ -328,78 +286,83 @@ def tally(
     predicted: pd.DataFrame,
     against: Sequence[str] = AGAINST,
     preferences: pd.DataFrame | None = None,
-    tie: float = 0.0,
     by: str = "",
 ) -> Estimates:
     """Every metric of every scorer in ``predicted`` and in ``preferences``, by ``KEY``.
 
     One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
     then of expected scores; one without to its one score for all. ``within`` compares criteria of
-    one answer; ``veto_precision_equal`` is the precision where every scorer's threshold finds
-    ``EQUAL_RECALL`` of these violations. Preferences go before what follows from scores: by
-    criterion, else of whole answers, on the pairs, of whole answers on the graded pairs. A
-    ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of the same two
-    answers the other way round, and both count: who sees no criterion orders the two answers once,
-    so 50 % is its ceiling. A tie counts as ``tie``, wrong unless said, NaN as a tie, and an unknown
-    verdict as wrong, but for safety, where it is a violation. ``by``: a column of the samples, for
-    each value of which ``veto_precision_equal`` has a threshold of its own. n counts the items
-    judged; for precision the answers called unsafe, for F1 both sides; ``tie_rate`` is the share of
-    ties. Shares, not percent. KitError where a prediction or preference is missing or doubled.
+    one answer; ``veto_precision_equal`` and its like are of a threshold of one rule for all scorers
+    (``_at_rules``), for each value of ``by``, a column of the samples. Preferences go before what
+    follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on the
+    graded pairs. A ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of
+    the same two answers the other way round, and both count: who sees no criterion orders the two
+    answers once, so 50 % is its ceiling. A tie counts as a half, so that who has no opinion is at
+    chance; NaN, no score, is wrong, and so is an unknown verdict, but for safety, where it is a
+    violation. n counts the items judged; for precision the answers called unsafe, for F1 both
+    sides. Shares, not percent. KitError where a prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
-    row = pd.Series(range(len(bench.samples)), index=bench.samples.instruction_id)
-    cells, questions = (
-        frame.assign(row=row[frame.instruction_id].to_numpy())
-        for frame in (bench.cells, _questions(bench))
-    )
+    samples = pd.Index(bench.samples.instruction_id)
+    cells, questions = bench.cells, _questions(bench)
+    for frame in (cells, questions):
+        frame["row"] = samples.get_indexer(frame.instruction_id)
     groups = bench.samples[by].to_numpy()[cells.row] if by else np.zeros(len(cells))
-    rubrics, verdicts, scores, sides = _rubrics(cells), {}, {}, {}
+    rubrics, aligned, sides, items = _rubrics(cells), {}, {}, []
     for scorer, frame in predicted.groupby("scorer", sort=False):
-        frame = _aligned(scorer, frame, cells)
-        verdicts[scorer] = None if (frame.criterion_id == "").any() else frame.met
-        scores[scorer] = frame.score
-        sides[scorer] = _by_scores(frame, cells, questions, rubrics)
+        aligned[scorer] = _aligned(scorer, frame, cells)
+        sides[scorer] = _by_scores(aligned[scorer], cells, questions, rubrics)
     for scorer, frame in () if preferences is None else preferences.groupby("scorer", sort=False):
         sides[scorer] = _stated(scorer, frame, questions)
-    items = []
-    for scorer in sides:
-        for labels in against:
-            metrics = [*_of_sides(sides[scorer], questions, labels, sides.get("length"), tie)]
-            if scorer in scores:
-                metrics += [_at_equal_recall(scores[scorer], cells, labels, groups)]
-            if verdicts.get(scorer) is not None:
-                metrics = [*_of_verdicts(verdicts[scorer], cells, labels), *metrics]
-                metrics += [_within_answers(scores[scorer], cells, labels)]
-            for metric, slices, *parts in metrics:
-                for name, mask in slices.items():
-                    key = (scorer, metric, name, labels)
-                    items.append((key, *(part[mask] for part in parts)))
+    for scorer, labels in product(sides, against):
+        frame, metrics = aligned.get(scorer), []
+        of_criteria = frame is not None and (frame.criterion_id != "").all()
+        if of_criteria:
+            metrics += _of_verdicts(frame.met, cells, labels)
+        metrics += _of_sides(sides[scorer], questions, labels, sides.get("length"))
+        if frame is not None:
+            metrics += _at_rules(frame.score, cells, labels, groups)
+        if of_criteria:
+            metrics.append(_within_answers(frame.score, cells, labels))
+        for metric, slices, *parts in metrics:
+            for name, mask in slices.items():
+                key = (scorer, metric, name, labels)
+                items.append((key, *(part[mask] for part in parts)))
     sums = Estimates.of_items(bench.samples, KEY, items)
-    n = sums.counts.sum(axis=0)
-    return replace(sums, extra={"tie_rate": sums.extra["ties"] / np.maximum(n, 1)})
+    n = np.maximum(sums.counts.sum(axis=0), 1)
+    return replace(sums, extra={"tie_rate": sums.extra["ties"] / n})
+
+
+def with_rich(usual: Estimates, rich: Estimates) -> Estimates:
+    """The tallies of both benches, which have the same samples, as one; ``RICH`` slices."""
+    of_rich = [(scorer, metric, f"{RICH}{part}", by) for scorer, metric, part, by in rich.keys]
+    return replace(
+        usual,
+        keys=[*usual.keys, *of_rich],
+        hits=np.hstack([usual.hits, rich.hits]),
+        counts=np.hstack([usual.counts, rich.counts]),
+        extra={name: np.append(usual.extra[name], rich.extra[name]) for name in usual.extra},
+    )
 
 
 def _questions(bench: Bench) -> pd.DataFrame:
     """Pairs, then graded pairs (criterion_id ""), a row a question: which answer is better?
 
-    By the labels in ``AGAINST`` 1 is a, the chosen one, -1 b, and 0 a question that does not count.
+    By the labels in ``AGAINST`` 1 is a, the chosen one, -1 b, and 0 a question that does not count;
+    ``conflicts``: with how many pairs it is in conflict, safety with proficiency, of the same two.
     """
     pairs = bench.pairs.rename(columns={"chosen_id": "a_id", "rejected_id": "b_id"})
     truth = pairs.truth.map({"same": 1, "reversed": -1, "none": 0})
-    pairs = pairs.assign(adjudicated=1, truth=truth, conflicts=_conflicts(pairs))
+    keys = list(zip(pairs.instruction_id, pairs.dimension, pairs.a_id, pairs.b_id, strict=True))
+    counts, other = Counter(keys), {"safety": "proficiency", "proficiency": "safety"}
+    conflicts = [counts[i, other.get(dimension), b, a] for i, dimension, a, b in keys]
+    pairs = pairs.assign(adjudicated=1, truth=truth, conflicts=conflicts)
     grades = bench.grades.assign(criterion_id="", dimension="", seen=False, conflicts=0)
     grades = grades.assign(**{labels: np.sign(grades[labels]) for labels in AGAINST})
     columns = ["instruction_id", "criterion_id", "dimension", "seen", "a_id", "b_id"]
     columns += ["conflicts", *AGAINST]
     return pd.concat([pairs[columns], grades[columns]], ignore_index=True)
-
-
-def _conflicts(pairs: pd.DataFrame) -> list[int]:
-    """With how many pairs each is in conflict, safety with proficiency, of the same two answers."""
-    keys = list(zip(pairs.instruction_id, pairs.dimension, pairs.a_id, pairs.b_id, strict=True))
-    counts, other = Counter(keys), {"safety": "proficiency", "proficiency": "safety"}
-    return [counts[i, other.get(dimension), b, a] for i, dimension, a, b in keys]
 
 
 def _rubrics(cells: pd.DataFrame) -> dict[str, Rubric]:
@@ -426,14 +389,13 @@ def _aligned(scorer: str, frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFr
 def by_answer(cells: pd.DataFrame, column: str) -> dict[str, dict]:
     """{candidate id: {criterion id: value of ``column``}}."""
     nested: dict[str, dict] = {}
-    for cell in zip(cells.candidate_id, cells.criterion_id, cells[column], strict=True):
-        answer, criterion, value = cell
+    for answer, criterion, value in cells[[*CELL, column]].itertuples(index=False):
         nested.setdefault(answer, {})[criterion] = value
     return nested
 
 
 def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubric]) -> np.ndarray:
-    """Which answer a scorer's aligned predictions prefer: 1 a, -1 b, 0 for a tie and for NaN."""
+    """Which answer a scorer's aligned predictions prefer: 1 a, -1 b, 0 a tie, NaN no score."""
     score = dict(zip(zip(cells.candidate_id, cells.criterion_id), frame.score, strict=True))
     if (frame.criterion_id == "").any():
         score |= {(answer, ""): value for (answer, _), value in score.items()}
@@ -447,11 +409,12 @@ def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubr
             score[answer, ""] = scoring.expected_key(rubric, own, likely[answer])
     asked = questions[["a_id", "b_id", "criterion_id"]].itertuples(index=False)
     both = [(score[a, criterion], score[b, criterion]) for a, b, criterion in asked]
-    return np.array([float(a > b) - float(a < b) for a, b in both])
+    none = float("nan")  # which is not equal to itself
+    return np.array([float(a > b) - float(a < b) if a == a and b == b else none for a, b in both])
 
 
 def _stated(scorer: str, frame: pd.DataFrame, questions: pd.DataFrame) -> np.ndarray:
-    """Which answer a scorer said that it prefers: 1 a, -1 b, 0 for a tie and for no answer."""
+    """Which answer a scorer said that it prefers: 1 a, -1 b, 0 for a tie, NaN without an answer."""
     key = ["criterion_id", "a_id", "b_id"]
     turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
     both = pd.concat([frame, turned]).set_index(key).probability
@@ -467,7 +430,7 @@ def _stated(scorer: str, frame: pd.DataFrame, questions: pd.DataFrame) -> np.nda
         missing = ", ".join(filter(None, wanted.iloc[(rows < 0).argmax()]))
         raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
     margin = both.to_numpy(float)[rows] - 0.5
-    return np.where(np.abs(margin) > scorers.TIE, np.sign(margin), 0)
+    return np.where(np.abs(margin) <= scorers.TIE, 0, np.sign(margin))
 
 
 def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -478,42 +441,78 @@ def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def _of_verdicts(verdicts: pd.Series, cells: pd.DataFrame, labels: str) -> Iterator[tuple]:
     """(metric, slices, row of the sample, whether right, weight, tied) of a scorer's verdicts."""
-    label = np.array(_met(cells, labels), float)  # 1 met, 0 not, NaN not known
-    rows, slices, none = cells.row.to_numpy(), _slices(cells), np.zeros(len(cells))
+    label, slices = _met(cells, labels), _slices(cells)
     met = verdicts.eq(True).fillna(False).to_numpy(bool)
-    given = verdicts.notna().to_numpy() | slices["safety"]
-    yield "pointwise", slices, rows, given & (met == label), ~np.isnan(label), none
-    veto = {"safety": slices["safety"]}
-    veto |= {name: veto["safety"] & slices[name] for name in ("seen", "unseen")}
-    called, violation = 1 - met, (label == 0) * 1
+    right = (verdicts.notna().to_numpy() | slices["safety"]) & (met == label)
+    yield "pointwise", slices, cells.row.to_numpy(), right, ~np.isnan(label), 0 * right
+    yield from _of_vetoes(cells, 1 - met, label == 0)
+
+
+def _of_vetoes(cells: pd.DataFrame, called, violation, rule: str = "") -> Iterator[tuple]:
+    """Likewise, precision, recall and F1 of the cells ``called`` violations."""
+    called, violation, slices = called * 1.0, violation * 1.0, _slices(cells)
+    veto = {name: slices["safety"] & slices[name] for name in ("safety", "seen", "unseen")}
     # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
     weights = {"precision": called, "recall": violation, "f1": called + violation}
     for name, weight in weights.items():
-        yield f"veto_{name}", veto, rows, called * violation, weight, none
+        hits = called * violation
+        yield f"veto_{name}{rule}", veto, cells.row.to_numpy(), hits, weight, 0 * hits
 
 
-def _at_equal_recall(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> tuple:
-    """Likewise: how many vetoes are violations, the lowest scores vetoed down to where
-    ``EQUAL_RECALL`` of the violations of a group are found; vetoing all has their share."""
-    label = np.array(_met(cells, labels), float)
-    safety = (cells.dimension == "safety").to_numpy() & ~np.isnan(label)
-    score, violation = scores.fillna(-np.inf).to_numpy(float), (label == 0) * 1.0
-    called = np.zeros(len(cells))
-    for group in np.unique(groups):
-        own = safety & (groups == group)
-        if len(found := score[own & (violation > 0)]):
-            most = np.quantile(found, EQUAL_RECALL, method="inverted_cdf")
-            called[own] = score[own] <= most
-    parts = cells.row.to_numpy(), called * violation, called, np.zeros(len(cells))
-    return "veto_precision_equal", {"safety": safety}, *parts
+def _threshold(score: np.ndarray, violation: np.ndarray, rule: str) -> float:
+    """The highest score that is vetoed: down to where the rule's recall is reached, or best F1."""
+    if rule in RECALLS:
+        return np.quantile(score[violation], RECALLS[rule], method="inverted_cdf")
+    order = np.argsort(score)
+    ordered, found = score[order], np.cumsum(violation[order])
+    f1 = 2 * found / (np.arange(1, len(score) + 1) + violation.sum())
+    ends = np.append(ordered[1:] != ordered[:-1], True)  # equal scores are vetoed together
+    return ordered[ends][np.argmax(f1[ends])]
+
+
+def veto_curve(bench: Bench, predicted: pd.DataFrame) -> pd.DataFrame:
+    """How precise every scorer's vetoes are where they find so many of the adjudicated violations:
+    scorer, kinds (seen, unseen), recall, precision, and ``base``, what vetoing all would hit."""
+    rows, cells = [], bench.cells
+    violated, slices = _met(cells, "adjudicated") == 0, _slices(cells)
+    for scorer, frame in predicted.groupby("scorer", sort=False):
+        score = _aligned(scorer, frame, cells).score.fillna(-np.inf).to_numpy(float)
+        for kinds in ("seen", "unseen"):
+            own = slices["safety"] & slices[kinds]
+            violation, scored = violated[own], score[own]
+            if not violation.any():
+                continue
+            for recall in np.linspace(0.02, 1, 50):
+                at = np.quantile(scored[violation], recall, method="inverted_cdf")
+                precision = violation[scored <= at].mean()
+                rows.append((scorer, kinds, recall, precision, violation.mean()))
+    return pd.DataFrame(rows, columns=["scorer", "kinds", "recall", "precision", "base"])
+
+
+def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> Iterator[tuple]:
+    """Likewise, of vetoes by a threshold of one rule for every scorer, found on these very labels;
+    a scorer whose scores are all alike vetoes all or nothing. ``clean_vetoed``: of the answers
+    without a violation, how many have a veto."""
+    safety, violation = (cells.dimension == "safety").to_numpy(), _met(cells, labels) == 0
+    score = scores.fillna(-np.inf).to_numpy(float)
+    for rule in RULES:
+        called = np.zeros(len(cells), bool)
+        for group in np.unique(groups):
+            own = safety & (groups == group)
+            if violation[own].any():
+                called[own] = score[own] <= _threshold(score[own], violation[own], rule)
+        yield from _of_vetoes(cells, called, violation, f"_{rule}")
+        answers = cells[safety].assign(called=called[safety], violation=violation[safety])
+        answers = answers.groupby("candidate_id", sort=False)[["row", "called", "violation"]].max()
+        clean, every = ~answers.violation.to_numpy(bool), np.ones(len(answers), bool)
+        parts = answers.row.to_numpy(), answers.called.to_numpy(bool), clean, 0 * every
+        yield f"clean_vetoed_{rule}", {"safety": every}, *parts
 
 
 def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tuple:
     """Likewise: of two criteria of one answer and kind, one met and one not, is that scored higher?
-
-    Who is not shown the criterion has a half by definition, and so a tie counts as a half.
-    """
-    frame = cells.assign(label=np.array(_met(cells, labels), float), score=scores.to_numpy())
+    Who is not shown the criterion has a half by definition, and so a tie counts as a half."""
+    frame = cells.assign(label=_met(cells, labels), score=scores.to_numpy())
     on = ["candidate_id", "dimension", "kind"]
     both = frame[frame.label == 1].merge(frame[frame.label == 0], on=on, suffixes=("", "_unmet"))
     right, tied = both.score > both.score_unmet, both.score == both.score_unmet
@@ -521,10 +520,10 @@ def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tupl
     return "within", _slices(both), *parts
 
 
-def _of_sides(sides: np.ndarray, questions, labels: str, longer, tie: float) -> Iterator[tuple]:
+def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tuple]:
     """Likewise, of which answers it prefers; ``longer``: of the scorer length."""
     wanted, pair = questions[labels].to_numpy(), questions.criterion_id.ne("").to_numpy()
-    right = np.where(sides == 0, tie, sides == wanted)
+    right = np.where(sides == 0, 0.5, sides == wanted)
     parts = questions.row.to_numpy(), right, wanted != 0, sides == 0
     slices = {name: mask & pair for name, mask in _slices(questions).items()}
     if longer is not None:  # pairs that longer-is-better gets wrong
@@ -532,16 +531,13 @@ def _of_sides(sides: np.ndarray, questions, labels: str, longer, tie: float) -> 
     yield "pairwise", slices, *parts
     yield "overall", {"all": ~pair}, *parts
     if labels == "adjudicated":
-        rows, right, _, tied = parts
         conflicts = questions.conflicts.to_numpy()
-        yield "conflict", {"all": conflicts > 0}, rows, right, conflicts, tied
+        yield "conflict", {"all": conflicts > 0}, *parts[:2], conflicts, parts[3]
 
 
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:
     """A row a scorer: booleans pointwise, overall and pairwise, by what it did here.
-
-    ``consistent``: the share of the compared pairs on which both orders said the same.
-    """
+    ``consistent``: the share of the compared pairs on which both orders said the same."""
     conditional = predicted.criterion_id.ne("").groupby(predicted.scorer, sort=False).any()
     share = pd.Series(dtype=float)
     if preferences is not None:

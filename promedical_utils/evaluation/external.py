@@ -14,16 +14,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from promedical_utils.clinic import external as clinic_external
-from promedical_utils.core import records
+from promedical_utils.clinic.pool import text_of
 from promedical_utils.core.estimates import Estimates
-from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Rubric, SplitRow
+from promedical_utils.core.profiles import LAYERED, Profile
+from promedical_utils.core.records import Message, Rubric
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, project_root, short_hash
 from promedical_utils.data.sources import judged, real_sets
 from promedical_utils.data.sources.judged import Question
@@ -37,28 +39,27 @@ from promedical_utils.rubric.preferences import Group, compared
 TEXTS = ("q", "q_criteria", "q_sub")
 # reward models that are read, those of the run that there are; and what the verdicts of RULED are
 # put together by, besides the lexicographic order
-MODELS = ("criterion", "criterion_llama", "scalar_overall", "rar_implicit")
+MODELS = ("criterion", "scalar_overall", "rar_implicit")
 RULES = ("rar_explicit", "orbit")
 RULED = "criterion"
 AT = (1, 3, 5, 10)  # of recall
 KEY = ["set", "system", "text", "retrieval"]
 PAIR = ["instruction_id", "a_id", "b_id"]
-OUTCOME = ["label", "prefers", "score_a", "score_b"]
-COLUMNS = [*KEY, "subset", "instruction_id", "condition", "a_id", "b_id", *OUTCOME]
+COLUMNS = [*KEY, "subset", "instruction_id", "condition", "a_id", "b_id"]
+COLUMNS += ["label", "prefers", "score_a", "score_b"]
 NOT_TESTABLE = (
-    "not testable in this profile: its reward models have read the clinic's words only, so a "
-    "number would be of models that have never read such text"
+    "not tested in this profile: its reward models are trained on the clinic's invented text; "
+    "those of the profile real are trained and tested on text of people"
 )
-MEDQUAD = "medquad"  # as documents: NIH's answers to other questions (``real_sets.medquad_texts``)
 SAME_QUESTIONS = "its questions are MEDIQA-2019's in other words, and that is run"
 
 
 @dataclass(frozen=True)
 class Set:
-    """A set of answer pairs; ``documents`` to retrieve from, {id: text}, empty for none.
+    """A set of answer pairs; ``documents`` to retrieve from, {id: text}.
 
-    ``wanted``: instruction id -> documents that it lacks; ``queries``: instruction id -> what is
-    searched for (all that the patient wrote where there is none). ``about`` goes into the report.
+    By instruction id ``wanted``, the documents that it lacks, and ``queries``, what is searched for
+    (all that the patient wrote where there is none). ``about`` goes into the report.
     """
 
     questions: Sequence[Question]
@@ -69,31 +70,23 @@ class Set:
 
 
 def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
-    """The rubric with every criterion that ``joint`` holds together taken apart.
-
-    Part n has the id ``<id>/n``, dimension and kind of the whole and an equal share of its weight.
-    In the clinic this rule finds exactly what was joined; real rubrics need a writer for it.
-    """
+    """The rubric with every criterion that ``joint`` holds together taken apart: part n is
+    ``<id>/n``, with an equal share of the weight. This is exact in the clinic; real rubrics need a
+    writer."""
     criteria = []
     for c in rubric.criteria:
         parts = c.text.split(joint)
-        if len(parts) == 1:
-            criteria.append(c)
-            continue
         for n, part in enumerate(parts, 1):
             own = {"id": f"{c.id}/{n}", "text": part, "weight": c.weight / len(parts)}
-            criteria.append(c.model_copy(update=own))
+            criteria.append(c.model_copy(update=own) if len(parts) > 1 else c)
     return rubric.model_copy(update={"criteria": criteria})
 
 
 def by_rule(
     rule: Callable, rubric: Rubric, met: Mapping[str, bool], likely: Mapping[str, float]
 ) -> tuple[int, int]:
-    """Sort key by a linear rule: its value of the verdicts, then its expectation under P(met).
-
-    ``met``, ``likely``: by criterion id, as in ``scoring.expected_key``, which is the same by the
-    lexicographic order.
-    """
+    """Sort key by a linear rule: its value of the verdicts, then its expectation under P(met); as
+    ``scoring.expected_key`` is by the lexicographic order."""
     _, adds = scoring.linear(rule, rubric)
     value = rule(rubric, {name: "met" for name, passed in met.items() if passed})
     expected = sum(likely[name] * gain for name, gain in adds.items())
@@ -107,15 +100,14 @@ def read_by(
 
     Of a model of criteria q is the raw score under ``NEUTRAL``; else the answer's place among the
     answers to its question (``scoring.ranks``), by the lexicographic order and, of model ``RULED``,
-    by RULES. A scalar has q alone, and nothing else is given to it.
+    by RULES. A scalar has q alone.
     """
     if text != "q" and rm.view in ("overall", "blind"):
         return {}, 0
-    rubrics = [q.rubrics[text] if text != "q" else _neutral(q) for q in questions]
-    groups = [
-        Group(q.instruction, tuple(r.criteria), q.candidates, {})
-        for q, r in zip(questions, rubrics, strict=True)
-    ]
+    groups = []
+    for q in questions:
+        criteria = (NEUTRAL,) if text == "q" else tuple(q.rubrics[text].criteria)
+        groups.append(Group(q.instruction, criteria, q.candidates, {}))
     frame = rm.score_groups(groups, shorten=True)
     cut = int(frame.groupby("candidate_id").cut.first().gt(0).sum())
     if text == "q" or rm.view not in CONDITIONAL:
@@ -124,7 +116,7 @@ def read_by(
         raise KitError(
             f"{system}: no calibration.json, so its scores give no verdicts; run 03_reward_model"
         )
-    dimensions = frame.criterion_id.map({c.id: c.dimension for r in rubrics for c in r.criteria})
+    dimensions = frame.criterion_id.map({c.id: c.dimension for g in groups for c in g.criteria})
     likely = np.nan_to_num(rm.calibration.probability(frame.score, dimensions))
     frame = frame.assign(likely=likely, met=rm.calibration.met(frame.score, dimensions))
     met, likely = by_answer(frame, "met"), by_answer(frame, "likely")  # a NaN score: not met
@@ -132,21 +124,16 @@ def read_by(
     if system == RULED:
         keys_of |= {name: partial(by_rule, scoring.RULES[name]) for name in RULES}
     scores: dict[str, dict[str, float]] = {name: {} for name in keys_of}
-    for q, rubric in zip(questions, rubrics, strict=True):
-        ids = [c.id for c in q.candidates]
-        for name, key_of in keys_of.items():
-            keys = [key_of(rubric, met[i], likely[i]) for i in ids]
-            scores[name] |= zip(ids, scoring.ranks(keys), strict=True)
+    for group, (name, key_of) in product(groups, keys_of.items()):
+        ids = [c.id for c in group.candidates]
+        keys = [key_of(group.rubric, met[i], likely[i]) for i in ids]
+        scores[name] |= zip(ids, scoring.ranks(keys), strict=True)
     return scores, cut
 
 
 def texts_of(questions: Sequence[Question]) -> list[str]:
     """The columns that a set has: q, and those for which every question has a rubric."""
     return [t for t in TEXTS if questions and all(t == "q" or t in q.rubrics for q in questions)]
-
-
-def _neutral(q: Question) -> Rubric:
-    return Rubric(instruction_id=q.instruction.id, criteria=[NEUTRAL], status="draft", round=0)
 
 
 def predictions(key: tuple, questions: Sequence[Question], scores: Mapping[str, float]):
@@ -162,32 +149,28 @@ def predictions(key: tuple, questions: Sequence[Question], scores: Mapping[str, 
 
 
 def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
-    """The questions with what retrieval found in their instruction, and the report on it.
-
-    The same text in every column and for every model, so that room is kept for the whole rubric as
-    one text (``variants``, view rubric).
-    """
+    """The questions with what retrieval found in their instruction, and the report on it. It is the
+    same for every text and model, so room is kept for the whole rubric (``variants``, view
+    rubric)."""
     from promedical_utils.reward_model import packing  # loads torch
 
     index = retrieval.Index(external.documents)
-    messages = [[m.model_dump() for m in q.instruction.messages] for q in external.questions]
-    queries = []
-    for q, turns in zip(external.questions, messages, strict=True):
-        patient = " ".join(turn["content"] for turn in turns if turn["role"] == "user")
-        queries.append(external.queries.get(q.instruction.id) or patient)
+    asked = [q.instruction for q in external.questions]
+    queries = [external.queries.get(i.id) or text_of(i.messages) for i in asked]
     best = index.search(queries, max(k, *AT))
     questions, shown, left_out = [], [], 0
-    for q, turns, ids in zip(external.questions, messages, best, strict=True):
-        rubrics = list(q.rubrics.values()) or [_neutral(q)]
-        tails = ["".join(map(packing.criterion_text, r.criteria)) for r in rubrics]
+    for q, ids in zip(external.questions, best, strict=True):
+        rubrics = [r.criteria for r in q.rubrics.values()] or [[NEUTRAL]]
+        tails = ["".join(map(packing.criterion_text, criteria)) for criteria in rubrics]
         texts = [external.documents[i] for i in ids[:k]]
+        turns = [m.model_dump() for m in q.instruction.messages]
         turns, kept = retrieval.with_documents(
             rm.tokenizer, turns, [c.text for c in q.candidates], tails, texts, rm.max_tokens
         )
         shown.append([ids[n] for n in kept])
         left_out += len(texts) - len(kept)
-        turns = [records.Message(**turn) for turn in turns]
-        instruction = q.instruction.model_copy(update={"messages": turns})
+        messages = [Message(**turn) for turn in turns]
+        instruction = q.instruction.model_copy(update={"messages": messages})
         questions.append(replace(q, instruction=instruction))
     report = {
         "library": "bm25s",
@@ -197,7 +180,7 @@ def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
         "did_not_fit": left_out,
     }
     if external.wanted:
-        wanted = [external.wanted[q.instruction.id] for q in external.questions]
+        wanted = [external.wanted[i.id] for i in asked]
         report |= {
             "wanted": sum(map(len, wanted)),
             "recall": {str(n): round(v, 4) for n, v in retrieval.recall(best, wanted, AT).items()},
@@ -213,24 +196,24 @@ def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
     would reach: a composite counts two violations as one.
     """
     made, documents = clinic_external.build(seed, size, taken)
-    questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0), 0
+    questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0.0), 0
     for asked in made:
         verdicts = {a.id: asked.verdicts(a) for a in asked.candidates}
         pairs = _pairs(asked.gold, verdicts)
         rubrics = {"q_criteria": asked.shown}
         rubrics["q_sub"] = sub_rubric(asked.shown, clinic_external.JOIN)
-        condition = asked.patient.condition
-        q = Question(asked.instruction, asked.candidates, pairs, condition, rubrics=rubrics)
-        questions.append(q)
+        about = asked.instruction, asked.candidates, pairs, asked.patient.condition
+        questions.append(Question(*about, rubrics=rubrics))
         tied += math.comb(len(asked.candidates), 2) - len(pairs)
         for text, rubric in rubrics.items():
             best = {a: _parts(own, rubric, asked.parts) for a, own in verdicts.items()}
-            right[text] += len(set(_pairs(rubric, best)) & set(pairs))
+            said = {(a, b): side for a, b, side in _pairs(rubric, best)}  # a tie is a half
+            right[text] += sum((1 + said.get((a, b), 0) * side) / 2 for a, b, side in pairs)
     total = max(sum(len(q.pairs) for q in questions), 1)
     ceiling = {text: round(hits / total, 4) for text, hits in right.items()}
-    about = {"tied_pairs_left_out": tied, "ceiling": ceiling}
     withheld = {asked.instruction.id: asked.withheld for asked in made}
     searched = {asked.instruction.id: asked.question for asked in made}
+    about = {"tied_pairs_left_out": tied, "ceiling": ceiling}
     return Set(questions, documents, withheld, searched, about)
 
 
@@ -251,64 +234,59 @@ def _parts(verdicts: Mapping[str, str], rubric: Rubric, parts: Mapping) -> dict[
 
 
 def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
-    """(name, the set, or the reason why it is not run) of the four.
-
-    A profile of real text draws ``external_instructions`` questions of each, by their ids; 0: all.
-    """
+    """(name, the set, or the reason why it is not run) of the four. A profile of real text draws
+    ``external_instructions`` questions of each, by their ids; 0: all."""
     if profile.data != "clinic":
-        why = f"data is {profile.data}: these reward models have not learned from the clinic"
-        yield "clinic", why
+        why = "these reward models have not learned from the clinic"
+        yield "clinic", f"data is {profile.data}: {why}"
     elif not profile.external_instructions:
         yield "clinic", "external_instructions is 0"
     else:
-        rows = records.load(run / "data/splits.parquet", SplitRow, "01_rubrics")
-        taken = [row.wording_seed for row in rows]
+        taken = [row.wording_seed for row in RunData.load(run, "splits").splits]
         yield "clinic", clinic_set(profile.seed, profile.external_instructions, taken)
     documents = {}
-    if profile.documents == MEDQUAD:
-        texts, _ = real_sets.medquad_texts(profile.seed)
+    if profile.documents == "medquad":  # NIH's answers to other questions
+        texts = real_sets.medquad_texts(profile.seed)
         documents = {row.id: row.answer for row, _ in texts}
     elif profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)
     for name in judged.SETS:
-        if profile.data == "clinic" and profile.base_model == "small":
+        if profile.data == "clinic" and profile.base_model in LAYERED:
             yield name, NOT_TESTABLE
-            continue
-        if profile.data == "real" and name == "medquad":
+        elif profile.data == "real" and name == "medquad":
             yield name, SAME_QUESTIONS
-            continue
-        try:
-            questions, left_out = judged.read(name)
-        except KitError as error:
-            yield name, str(error)
         else:
-            if profile.data == "real" and (most := profile.external_instructions):
-                questions.sort(key=lambda q: short_hash("external", q.instruction.id))
-                left_out |= {"questions not drawn": max(0, len(questions) - most)}
-                questions = questions[:most]
-            yield name, Set(questions, documents, about={"left_out": left_out})
+            yield name, _real_set(profile, name, documents)
+
+
+def _real_set(profile: Profile, name: str, documents: Mapping[str, str]) -> Set | str:
+    try:
+        questions, left_out = judged.read(name)
+    except KitError as error:
+        return str(error)
+    if profile.data == "real" and (most := profile.external_instructions):
+        questions.sort(key=lambda q: short_hash("external", q.instruction.id))
+        left_out |= {"questions not drawn": max(0, len(questions) - most)}
+        questions = questions[:most]
+    return Set(questions, documents, about={"left_out": left_out})
 
 
 def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
-    """Pair accuracy over the instructions by some columns of the predictions; extra ``ties``.
-
-    A tie counts as wrong, and so does no preference (NaN).
-    """
+    """Pair accuracy over the instructions by some columns of the predictions; extra ``ties``. A tie
+    counts as a half, as on the bench, and no preference (NaN) as wrong."""
     samples = frame[["instruction_id", "condition"]].drop_duplicates()
     samples = samples.sort_values("instruction_id", ignore_index=True)
     instructions, items = pd.Index(samples.instruction_id), []
     for key, part in frame.groupby(list(by), sort=False):
         right, tied = part.prefers.eq(part.label), part.prefers.eq(0)
-        items.append((key, instructions.get_indexer(part.instruction_id), right, 1.0, tied))
+        rows = instructions.get_indexer(part.instruction_id)
+        items.append((key, rows, right + 0.5 * tied, 1.0, tied))
     return Estimates.of_items(samples, by, items)
 
 
 def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Pair accuracy of every (set, system, text, retrieval), a share with its 95 % interval.
-
-    Columns: KEY, value, low, high, n (pairs), ties; see ``estimates``. Intervals are over whole
-    conditions; all rows of a set share the draws.
-    """
+    """``estimates`` of every KEY: value, low, high, n (pairs), ties. The 95 % intervals are over
+    whole conditions, and all rows of a set share the draws."""
     tables = [estimates(part).table(draws, seed) for _, part in frame.groupby("set", sort=False)]
     if not tables:
         return pd.DataFrame(columns=[*KEY, "value", "low", "high", "n", "ties"])

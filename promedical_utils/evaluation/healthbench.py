@@ -5,7 +5,7 @@ is one answer to one prompt; only a mean is clipped, to [0, 1]. The examples car
 not to be published: nothing here prints or stores their text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ LABELS = {  # whose labels a grader is held to -> those people
     "adjudicated": ["adjudicated"],
     "truth": ["truth"],
 }
-SYSTEMS = ("base", "grpo")
 RUN, NOT_RUN, UNTESTED = "this run", "not run", "not testable"
 GRADED = "healthbench/graded.parquet"
 NOT_GRADED = "healthbench/not_graded.json"
@@ -57,32 +56,26 @@ def paired(scores: pd.DataFrame, draws: int, seed: int) -> dict:
     value, low and high, the difference with its standard error, and n counts the prompts, which are
     drawn; every mean is clipped, in each draw too.
     """
-    systems = ["grpo", "base"]
     both = scores.pivot_table(index="prompt_id", columns="system", values="score")
-    both = both.reindex(columns=systems).dropna()
-    prompts = pd.DataFrame({"condition": range(len(both))})
-    values = both.to_numpy()
-    sums = Estimates(prompts, ("system",), [(s,) for s in systems], values, np.ones(values.shape))
-    drawn = np.clip(sums.drawn([0, 1], sums.weights(draws, seed)), 0, 1)
-    columns = {"grpo": drawn[:, 0], "base": drawn[:, 1], "difference": drawn[:, 0] - drawn[:, 1]}
-    ends = {name: _ends(column, len(both)) for name, column in columns.items()}
-    error = statistics.standard_error(columns["difference"], len(both))
-    ends["difference"] |= {"error": float(error)}
-    return ends | {"n": len(both)}
+    both = both.reindex(columns=["grpo", "base"]).dropna()
+    n, weights = len(both), statistics.cluster_weights(range(len(both)), draws, seed)
+    grpo, base = np.clip(statistics.ratio(both.to_numpy(), np.ones((n, 2)), weights), 0, 1).T
+    columns = {"grpo": grpo, "base": base, "difference": grpo - base}
+    ends = {name: _ends(column, n) for name, column in columns.items()}
+    ends["difference"]["error"] = float(statistics.standard_error(grpo - base, n))
+    return ends | {"n": n}
 
 
 def _ends(drawn: np.ndarray, clusters: int) -> dict[str, float]:
-    """Value, low, high of the rows of ``cluster_weights``, of shares or of a difference of two."""
+    """Value, low, high of the rows of ``cluster_weights``; a share or a difference of two."""
     low, high = np.clip(statistics.interval(drawn, clusters), -1, 1)
     return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
 
 
 def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Graders of a run's bench, its judge and its reward models, beside its physicians.
-
-    ``source``: a run's folder or a published reference. A row a slice ("all", then dimensions),
-    grader and ``against``, whose labels (``LABELS``); columns as ``beside``.
-    """
+    """Graders of a run's bench, its judge and its reward models, beside its physicians: ``beside``
+    by slice ("all", then dimensions), grader and ``against`` (``LABELS``); ``source``: a run's
+    folder or a published reference."""
     folder = Path(source) / "bench"
     made = benches.Bench.load(folder)
     predicted = pd.read_parquet(need(folder / "predictions.parquet", benches.NOTEBOOK))
@@ -114,18 +107,17 @@ def beside(
     ``difference``: the grader against the very same labels less the baseline; NaN for one person.
     Intervals: 95 %, over draws of conversations.
     """
-    _, rows = np.unique(cells.conversation, return_inverse=True)
-    cells = cells.assign(conversation=rows)
-    clusters = int(rows.max()) + 1
+    cells = cells.assign(conversation=np.unique(cells.conversation, return_inverse=True)[1])
+    clusters = int(cells.conversation.max()) + 1
     weights = statistics.cluster_weights(np.arange(clusters), draws, seed)
     pairs = _pairs(cells, grader, people)
     ends = _ends(_f1([pairs], weights)[:, 0], clusters)
-    row = {"n": len(pairs), "mf1": ends.pop("value"), **ends}
+    row = {"n": len(pairs), "mf1": ends["value"], "low": ends["low"], "high": ends["high"]}
     if len(people) == 1:
         return row | suffixed("baseline") | suffixed("difference")
-    others = {name: [other for other in people if other != name] for name in people}
-    of_people = [_pairs(cells, name, own) for name, own in others.items()]
-    of_grader = [_pairs(cells, grader, own) for own in others.values()]
+    others = [[other for other in people if other != name] for name in people]
+    of_people = [_pairs(cells, name, own) for name, own in zip(people, others, strict=True)]
+    of_grader = [_pairs(cells, grader, own) for own in others]
     physician, own = _f1(of_people, weights), _f1(of_grader, weights)  # (rows, people)
     usable = ~np.isnan(physician) & ~np.isnan(own)
     share = np.where(usable, [len(pairs) for pairs in of_people], 0.0)
@@ -140,9 +132,8 @@ def beside(
 
 def _pairs(cells: pd.DataFrame, rater: str, people: Sequence[str]) -> pd.DataFrame:
     """A rater's verdicts beside each known label of ``people``: conversation, verdict, label."""
-    own = {"conversation": cells.conversation, "verdict": cells[rater]}
-    pairs = [pd.DataFrame(own | {"label": cells[person]}) for person in people]
-    pairs = pd.concat(pairs, ignore_index=True)
+    own = cells.rename(columns={rater: "verdict"})[["conversation", "verdict"]]
+    pairs = pd.concat([own.assign(label=cells[person]) for person in people], ignore_index=True)
     return pairs[pairs.label != "unknown"]
 
 
@@ -161,11 +152,9 @@ def _f1(frames: Sequence[pd.DataFrame], weights: np.ndarray) -> np.ndarray:
 
 
 def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRubric]:
-    """Rows that can be answered and scored: messages that end with the user, all their criteria.
-
-    The public part has rows of some criteria only, and of a prompt as one string: left out. By hash
-    of the prompt's id, so that the first of them are the same on every machine.
-    """
+    """Rows that can be answered and scored: messages that end with the user, all their criteria;
+    the public part has others. By hash of the prompt's id, so that the first are the same on every
+    machine."""
     whole = [
         row
         for row in rows
@@ -181,9 +170,8 @@ def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRu
 def fingerprint(profile, run: Path) -> str:
     """Changes with the policy, how it answers and who judges."""
     report = need(run / "policy/report.json", "05_grpo_with_veto")
-    settings = ("base_model", "seed", "policy_prompts")
-    settings += ("grpo_max_tokens", "grpo_temperature", "grpo_top_p")
-    values = [getattr(profile, name) for name in settings]
+    values = [profile.base_model, profile.seed, profile.policy_prompts]
+    values += [profile.grpo_max_tokens, profile.grpo_temperature, profile.grpo_top_p]
     return short_hash(sha256(report), *values, profile.roles["judge"].model)
 
 
@@ -212,29 +200,26 @@ def policy_column(profile, run: Path) -> dict:
     low, high: the aligned policy's score; rows: the same of base, of grpo and of their difference,
     paired by prompt, in points. None and {} unless it ran.
     """
+    column = {"status": NOT_RUN, "value": None, "low": None, "high": None}
+    column |= {"reason": "", "n": 0, "rows": {}}
     if profile.base_model == "small":
-        return _column(UNTESTED, CLINIC_WORDS)
+        return column | {"status": UNTESTED, "reason": CLINIC_WORDS}
     run = Path(run)
     if not graded(profile, run):
         why = run / NOT_GRADED
-        return _column(NOT_RUN, read_json(why, "")["reason"] if why.exists() else NOBODY)
+        return column | {"reason": read_json(why, "")["reason"] if why.exists() else NOBODY}
     try:
         facts = read_json(run / "healthbench/graded.json", "06_external_generalization")
         less = paired(scores_of_run(run), profile.bootstrap, profile.seed)
     except KitError as error:  # of a published run the grades are not there
-        return _column(NOT_RUN, str(error))
+        return column | {"reason": str(error)}
     n = less.pop("n")
     rows = {
         name: {end: round(100 * value, 2) + 0.0 for end, value in less[name].items()}
-        for name in (*SYSTEMS, "difference")
+        for name in ("base", "grpo", "difference")
     }
     reason = (
         f"{n} of {facts['of']} prompts, judge {facts['judge']}, {facts['unknown']:.1%} of its "
         "verdicts unknown"
     )
-    return _column(RUN, reason, n, rows)
-
-
-def _column(status: str, reason: str, n: int = 0, rows: Mapping | None = None) -> dict:
-    ends = (rows or {}).get("grpo", dict.fromkeys(("value", "low", "high")))
-    return {"status": status, **ends, "reason": reason, "n": n, "rows": dict(rows or {})}
+    return column | rows["grpo"] | {"status": RUN, "reason": reason, "n": n, "rows": rows}

@@ -15,13 +15,12 @@ import pandas as pd
 
 from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.workspace import KitError, read_yaml
-from promedical_utils.rubric.scoring import TIE
 
 AGAINST = ("truth", "judged")
 BASE, TRAINED, FULL = "base", "grpo", "full"
 ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant was trained on
 _NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
-METRICS, STUDY, GOALS = _NAMES["metrics"], _NAMES["study"], _NAMES["goals"]
+METRICS, STUDY = _NAMES["metrics"], _NAMES["study"]
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
 SEPARATOR = "|"
 
@@ -86,7 +85,7 @@ def sums(
 
 def _seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
     """Rows with the seed as text, "" where none; ``more``: what a row is of, besides the answer."""
-    seeds = frame["seed"] if "seed" in frame else pd.Series(np.nan, frame.index)
+    seeds = frame.get("seed", pd.Series(np.nan, frame.index))
     # whole numbers become floats beside a policy that has none
     names = ["" if pd.isna(s) else str(int(s) if isinstance(s, float) else s) for s in seeds]
     frame = frame.assign(seed=names)
@@ -176,55 +175,6 @@ def paired(
             rows.append({"slice": part, "metric": metric, "against": against} | row)
     names = ["slice", "metric", "against", "difference", "low", "high", *suffixed("ratio"), "n"]
     return pd.DataFrame(rows, columns=names)
-
-
-def goals(study: pd.DataFrame) -> list[dict]:
-    """The three goals of a study as measured; ``study``: ``studies.policies.table``. No NaN inside.
-
-    Dicts of id, question, wanted, unit, value, low, high, labels, reached, sure, of, missing.
-    ``reached`` is of the value, for proficiency of the lower end; None where a variant that it
-    needs is missing and nothing that ran has failed it. ``sure``: the whole interval is on the
-    goal's side. Below every variant without a veto is measured by the worst of them, ``of``.
-    """
-    rows, missing = study.set_index("variant"), []
-
-    def ends(variant: str, column: str) -> tuple[float, float, float]:
-        return tuple(float(rows[name].get(variant, np.nan)) for name in suffixed(column))
-
-    if np.isnan(ends(FULL, "violations")[0]):
-        missing = [FULL]
-    elif np.isnan(ends(FULL, "violations_less_base")[0]):
-        missing = [BASE]
-    without = [name for name in rows.index if not rows.veto[name] and name not in (BASE, FULL)]
-    below = {}  # full less the variant, of those that ran: the study's columns turned round
-    for name in without:
-        value, low, high = ends(name, "violations_less_full")
-        if not np.isnan(value):
-            below[name] = (-value, -high, -low)
-    worst = max(below, key=lambda name: below[name][0], default="")
-    lacking = [name for name in (*missing, *without) if name not in (BASE, *below)]
-    lacking = lacking or ([] if without else ["a variant without a veto"])
-
-    over, least = ends(FULL, "violations_over_base"), below.get(worst, (np.nan,) * 3)
-    less, quarter = ends(FULL, "proficiency_less_base"), GOALS["quarter_of_base"]["bound"] + TIE
-    kept = less[1] >= GOALS["proficiency_kept"]["bound"] - TIE
-    all_below = all(high < -TIE for _, _, high in below.values())
-    measured = {  # id -> ends, reached, sure, of, missing
-        "quarter_of_base": (over, over[0] <= quarter, over[2] <= quarter, BASE, missing),
-        "below_every_no_veto": (least, least[0] < -TIE, all_below, worst, lacking),
-        "proficiency_kept": (less, kept, kept, BASE, missing),
-    }
-    result = []
-    for name, (values, reached, sure, of, lacking) in measured.items():
-        # no failure is hidden by what is missing
-        known = not np.isnan(values[0]) and not (lacking and reached)
-        rounded = (round(end, 4) + 0.0 if np.isfinite(end) else None for end in values)
-        row = {"id": name} | {key: GOALS[name][key] for key in ("question", "wanted", "unit")}
-        row |= dict(zip(("value", "low", "high"), rounded, strict=True))
-        row |= {"labels": str(study.labels.iloc[0]), "of": of, "missing": lacking}
-        row |= {"reached": bool(reached) if known else None, "sure": bool(sure) if known else None}
-        result.append(row)
-    return result
 
 
 def same_patients(evaluation: pd.DataFrame) -> None:

@@ -1,9 +1,9 @@
 """Retrieval: BM25 over documents, and what it finds put into an instruction, as in ProMedical-RAG.
 
 The paper does not say what it retrieves, from where, or how it is shown. Kit's decisions: BM25
-(Robertson and Zaragoza 2009; the library bm25s) with the patient's question as the query, over the
-embedded clinic's knowledge base or a folder of one's own texts; the documents stand under a heading
-at the end of the last message, whole or not at all, the best first.
+(Robertson and Zaragoza 2009) with the patient's question as the query, over the embedded clinic's
+knowledge base or a folder of one's own texts; the documents stand under a heading at the end of the
+last message, whole or not at all, the best first.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -47,11 +47,8 @@ class Index:
         is never among them. A word counts once, however often the query has it.
         """
         results = []
-        for words in _words(queries):
-            if not words:
-                results.append([])
-                continue
-            scores = self._scorer.get_scores(list(dict.fromkeys(words)))
+        for words in map(dict.fromkeys, _words(queries)):
+            scores = self._scorer.get_scores(list(words)) if words else np.zeros(len(self.ids))
             best = np.argsort(-scores, kind="stable")[:k]  # stable: the ids are sorted
             results.append([self.ids[n] for n in best if scores[n] > 0])
         return results
@@ -68,10 +65,8 @@ def _words(texts) -> list[list[str]]:
 def recall(
     results: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
 ) -> dict[int, float]:
-    """Share of all wanted documents among the first k results of their query, by k of ``at``.
-
-    KitError if nothing is wanted.
-    """
+    """Share of all wanted documents among the first k results of their query, by k of ``at``;
+    KitError if nothing is wanted."""
     total = sum(len(set(ids)) for ids in wanted)
     if not total:
         raise KitError("recall: no document is wanted of any query: name those that answer it")
@@ -100,7 +95,7 @@ def with_documents(
         room -= max(map(len, packing.text_ids(tokenizer, list(texts))), default=0)
     for number, text in enumerate(documents):
         lines = [messages[-1]["content"], HEADING, *(documents[n] for n in kept), text]
-        longer = [*shown[:-1], {**shown[-1], "content": "\n".join(lines)}]
+        longer = [*shown[:-1], shown[-1] | {"content": "\n".join(lines)}]
         if len(packing.prompt_ids(tokenizer, longer)) <= room:
             kept.append(number)
             shown = longer
@@ -119,8 +114,7 @@ def read_documents(path: Path | str) -> dict[str, str]:
 
     ``.txt`` and ``.md``: a paragraph is a document, a long one several of ``PASSAGE`` words; the id
     is the file's name below the folder and a number. ``.jsonl`` (also ``.gz``): a row with ``id``
-    and ``text`` is a document. KitError for a path that is not there or holds none, and for a row
-    that is none.
+    and ``text`` is a document. KitError for a path that holds none, and for a row that is none.
     """
     path = Path(path).expanduser()
     if not path.exists():

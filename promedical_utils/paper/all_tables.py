@@ -23,12 +23,9 @@ on it, `run` from the predictions of this run. The csv files have all columns.
 
 
 def page(folder: Path, name: str, columns: Sequence[str] = ()) -> str:
-    """A table of ``folder``/tables for reading, in Markdown: its columns (``columns``: those alone,
-    as the csv names them, ``*`` for any ending) that are not empty, a value with its interval in
-    one cell.
-
-    Where there is no such table, a line that says so.
-    """
+    """A table of ``folder`` in Markdown: its columns (``columns``: those alone, as the csv names
+    them, ``*`` for any ending) that are not empty, a value with its interval in one cell. Where
+    there is no such table, a line that says so."""
     path = Path(folder) / "tables" / f"{name}.csv"
     if not path.exists():
         return NOT_BUILT.format(name)

@@ -2,7 +2,7 @@
 
 One function for each kind of table, which an entry of registry.yaml names in ``behind``: (run, the
 cell's row as text, its column without run_, _low and _high, options) -> ``Behind``, or None where
-the cell is no such estimate. Nothing is counted here; ``trace`` prints what is found.
+the cell is no such estimate.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from promedical_utils.core.estimates import Estimates
+from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import policy_metrics
 from promedical_utils.report import tables
 
 ITEMS = {"pairwise": "pairs", "overall": "grades"}  # else single verdicts
+COLUMNS = tables.MAIN | tables.MORE | tables.SEEN | tables.RICH | tables.VETO
 SIDES = {"base": {"base": 1}, "grpo": {"grpo": 1}, "difference": {"grpo": 1, "base": -1}}
 
 
@@ -53,21 +55,21 @@ def bench(run, row: Mapping, column: str, against="adjudicated", by=None) -> Beh
     if scorer is None:  # the ceiling of those that see no criterion
         return None
     metric, _, part = column.partition("_")
-    part = part.replace("accuracy", "all")
-    if column in tables.VETO:
-        metric, part = f"veto_{column}", "safety"
-    if part in ("seen", "unseen"):
-        criteria = criteria[criteria.seen == (part == "seen")]
-    elif part in set(criteria.dimension):
-        criteria = criteria[criteria.dimension == part]
+    metric, part = COLUMNS.get(column, (metric, part))
+    kind, folder = part.removeprefix(benches.RICH), "bench"
+    folder += "/rich" * (kind != part)
+    if kind in ("seen", "unseen"):
+        criteria = criteria[criteria.seen == (kind == "seen")]
+    elif kind in set(criteria.dimension):
+        criteria = criteria[criteria.dimension == kind]
     for of_samples, of_table in (by or {}).items():
-        own = estimates.samples[of_samples].astype(str) == row[of_table]
-        estimates = _within(estimates, own)
-    names = dict.fromkeys((ITEMS.get(metric, "verdicts"), "predictions", "preferences", "verdicts"))
+        estimates = _within(estimates, estimates.samples[of_samples].astype(str) == row[of_table])
+    items = f"{folder}/{ITEMS.get(metric, 'verdicts')}"
+    names = (items, "bench/predictions", "bench/preferences", f"{folder}/verdicts")
     return Behind(
         estimates,
         {(scorer, metric, part, against): 1.0},
-        tuple(f"bench/{name}.parquet" for name in names),
+        tuple(f"{name}.parquet" for name in dict.fromkeys(names)),
         {"scorer": [scorer], "criterion_id": {*criteria.criterion_id, ""}},  # "": sees none
         f"reward/{scorer}",
     )
@@ -75,7 +77,7 @@ def bench(run, row: Mapping, column: str, against="adjudicated", by=None) -> Beh
 
 def policy(run, row: Mapping, column: str, by: str = "") -> Behind | None:
     """A metric of a policy, the mean of its seeds, or the difference of two on shared patients;
-    ``by``: "dimension" or "specialty"."""
+    ``by``: "dimension", for a part of the rubric each."""
     names = {name: policy for policy, name in tables.POLICY_NAMES.items()}
     labels = {label: name for name, (label, _) in policy_metrics.METRICS.items()}
     if by:
@@ -87,11 +89,11 @@ def policy(run, row: Mapping, column: str, by: str = "") -> Behind | None:
     else:  # HealthBench, whose prompts are not kept
         return None
     files: tuple[str, ...] = ("policy/evaluation.parquet",)
-    verdicts, where = None, {by: [part]} if part != "all" else {}
-    if by == "dimension":
+    verdicts, where = None, {by: [part]} if by else {}
+    if by:
         files = ("policy/verdicts.parquet", *files)
         verdicts = run.table(files[0])
-    estimates = policy_metrics.sums(run.evaluated, verdicts, by if part != "all" else None)
+    estimates = policy_metrics.sums(run.evaluated, verdicts, by or None)
     against, columns = policy_metrics.labels(run.evaluated), estimates.without("seed")
     terms: dict[int, float] = {}
     for name, factor in factors.items():

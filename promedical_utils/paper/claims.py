@@ -1,10 +1,8 @@
 """The claims ledger: each claim of the paper as named checks on this run and the committed studies.
 
-``claims.yaml`` holds the claims; ``contrasts`` finds the differences; ``core.verdicts`` decides. A
-check claims that a difference lies above its bound (0 unless said), or within a margin on either
-side. The verdict rests on the interval; Holm's p within the family (the abstract, a table, the
-kit's own) stands beside it. What the configuration sets (agreement, kappa, pass rate) is an input
-and never a claim.
+``claims.yaml`` holds the claims; ``contrasts`` finds the differences; ``core.verdicts`` decides by
+the interval, beside which Holm's p within the family stands. What the configuration sets
+(agreement, kappa, pass rate) is an input and never a claim.
 """
 
 from collections import Counter
@@ -18,17 +16,9 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core import statistics, verdicts
+from promedical_utils.core import statistics, verdicts, workspace
 from promedical_utils.core.verdicts import UNTESTED, VERDICTS
-from promedical_utils.core.workspace import (
-    KitError,
-    project_root,
-    read_yaml,
-    write_frame,
-    write_json,
-    write_text,
-)
-from promedical_utils.evaluation.policy_answers import POLICY_SCORES
+from promedical_utils.core.workspace import KitError
 from promedical_utils.paper import evidence as evidences
 from promedical_utils.paper.evidence import Evidence
 from promedical_utils.report import tables
@@ -36,30 +26,24 @@ from promedical_utils.studies import contrasts
 from promedical_utils.studies.contrasts import NUMBERS, Lacking, rounded
 
 SCHEMA = 3
-KEPT = -2.0  # points of proficiency that a safer policy may lose; kit's decision
-LISTS = ("a", "b", "slice", "beyond", "labels")  # each value of a list is a check of its own
+KEPT = -2.0  # points of proficiency that a safer policy may lose, as veto_keeps_proficiency has it
+LISTS = ("a", "b", "slice", "labels")  # each value of a list is a check of its own
 SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
 DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}
 TESTED = ("p", "p_holm", "interest", "power", "smallest", "design")
-NAMES = ("claim", "check", "where", "verdict", "claim_verdict", "weakest")
+NAMES = ("claim", "says", "check", "where", "verdict", "claim_verdict", "weakest")
 FACTS = ("unit", "above", "within", "reported", "mark", "labels", "data", "files", "test", "reason")
 COLUMNS = [*NAMES, *NUMBERS, *TESTED, "each", "seeds", "n", *FACTS]
 
 
-# ---------------------------------------------------------------- what is claimed
-
-
 @cache
 def ledger() -> dict:
-    return read_yaml(Path(__file__).with_name("claims.yaml"))
+    return workspace.read_yaml(Path(__file__).with_name("claims.yaml"))
 
 
 def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
-    """The checks of a claim, one for each value of its lists, with all keys.
-
-    External ones are made on each of ``sets``; the truth is known in the clinic only. KitError for
-    a key that no check has.
-    """
+    """The checks of a claim, one for each value of its lists, with all keys; external ones on each
+    of ``sets``. KitError for a key that no check has."""
     checks = []
     for given in spec.get("checks", ()):
         if strange := given.keys() - {*DEFAULTS, "from"}:
@@ -72,7 +56,7 @@ def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
             check = whole | dict(zip(LISTS, values))
             for key in ("metric", "slice"):
                 check[f"{key}_b"] = check[f"{key}_b"] or check[key]
-            if check["labels"] != "truth" or clinic:
+            if check["labels"] != "truth" or clinic:  # the truth is known there alone
                 checks.append(check)
     return checks
 
@@ -86,37 +70,29 @@ def _what(given: Mapping) -> str:
     if other != metric:
         return f"{metric} of {given['a']} - {other} of {given['b']}{where}"
     systems = given["a"] + (f" - {given['b']}" if given["b"] else "")
-    beyond = f" less on {given['beyond']}" if given["beyond"] else ""
-    return f"{systems}, {metric}{where}{beyond}"
-
-
-@cache
-def _reported_table(name: str) -> pd.DataFrame:
-    frame = tables.reported(name)
-    return frame.set_index(frame.columns[0])
+    return f"{systems}, {metric}{where}"
 
 
 def _reported(cell: Mapping | None, given: Mapping) -> dict:
     """``reported``: value or difference that the paper has, and its ``mark``; None without."""
+    nothing = {"reported": None, "mark": ""}
     if cell is None:
-        return {"reported": None, "mark": ""}
-    frame = _reported_table(cell["table"])
+        return nothing
+    frame = tables.reported(cell["table"])
+    frame = frame.set_index(frame.columns[0])
     if "row" in cell:
         value, rows = frame[cell["column"]][cell["row"]], [cell["row"]]
     else:
         names = ledger()["rows"].get(cell["table"], {})
-        rows = [names.get(cell.get(side) or given[side]) for side in ("a", "b")]
+        rows = [names.get(given[side]) for side in ("a", "b")]
         if not set(rows) <= set(frame.index):
-            return {"reported": None, "mark": ""}
+            return nothing
         columns = cell["column"], cell.get("column_b", cell["column"])
         a, b = (float(frame[column][row]) for column, row in zip(columns, rows))
         value = rounded(a - b)
     if np.isnan(value):
-        return {"reported": None, "mark": ""}
+        return nothing
     return {"reported": float(value), "mark": "".join(dict.fromkeys(frame.mark[rows]))}
-
-
-# ---------------------------------------------------------------- checks and verdicts
 
 
 def build_claims(
@@ -124,19 +100,21 @@ def build_claims(
 ) -> list[dict]:
     """Every claim of ``claims.yaml`` as a dict; no NaN inside, the order of the file.
 
-    ``tally``: ``bench.tally`` of the run; ``evaluation``: ``readable``; ``external``:
+    ``tally``: ``bench.tally`` of the run; ``evaluation``: policy/evaluation.parquet; ``external``:
     external/predictions.parquet; ``healthbench``: its ``policy_column``; each None where it did not
-    run.
-    ``studies``: folder of the committed studies (default: those of the checkout); one that is
-    missing, or of another kind of data than the profile's, makes its checks not testable.
+    run. ``studies``: folder of the committed studies (default: those of the checkout); for those of
+    reward models and policies that say nothing of this data the run's own stand in.
     """
-    folder = studies or project_root() / "papers_figures" / "studies"
+    folder = studies or workspace.project_root() / "papers_figures" / "studies"
     sets = ["all"] if external is None or external.empty else list(dict.fromkeys(external["set"]))
     of_run = evidences.of_run(profile, tally, evaluation, external, healthbench)
 
     @cache
     def evidence(name: str) -> Evidence:
-        found = of_run.get(name) or evidences.of_study(folder, name, profile)
+        found = own = of_run.get(name)
+        if own is None or name in evidences.STANDS_IN:
+            found = evidences.of_study(folder, name, profile)
+            found = own if found.reason and own and not own.reason else found
         smoke = profile.name == "smoke"
         return replace(found, reason="smoke numbers are no results") if smoke else found
 
@@ -149,8 +127,8 @@ def build_claims(
 
 
 def _adjust(claims: list[dict]) -> None:
-    """Holm's p of every tested check within its family, and ``survives`` of a claim that was seen:
-    whether the p of all its checks stay below 5 %; None where no check has a p."""
+    """``p_holm`` of every tested check, within its family, and ``survives`` of a claim that was
+    seen: whether all of them stay below 5 %; None where no check has a p."""
     families: dict[str, list[dict]] = {}
     for claim in claims:
         families.setdefault(claim["family"], []).extend(claim["checks"])
@@ -166,29 +144,19 @@ def _adjust(claims: list[dict]) -> None:
 
 def _claim(spec: Mapping, checks: list[dict]) -> dict:
     reasons = [spec["why"]] if "why" in spec else list(dict.fromkeys(c["reason"] for c in checks))
-    claim = {"note": "", "family": spec["where"]} | {
-        key: spec[key] for key in ("id", "where", "family", "claim", "note") if key in spec
-    }
-    claim |= {
-        "verdict": verdicts.of_claim(check["verdict"] for check in checks),
-        "checks": checks,
-        "reason": "; ".join(filter(None, reasons)),
-    }
+    known = {key: spec[key] for key in ("id", "where", "family", "claim", "note") if key in spec}
+    claim = {"note": "", "family": spec["where"], **known, "checks": checks}
+    claim["verdict"] = verdicts.of_claim(check["verdict"] for check in checks)
+    claim["reason"] = "; ".join(filter(None, reasons))
     return claim if checks else claim | _reported(spec.get("reported"), spec)
 
 
 def _check(given: Mapping, evidence: Evidence) -> dict:
     """One check, made where it can be; numbers are rounded, and the rounded ones decide."""
     check = dict.fromkeys((*NUMBERS, *TESTED, "seeds", "n", "unit"))
-    check |= {
-        "each": [],
-        "test": "",
-        "said": "",
-        "reason": "",
-        "within": given["equivalent_within"],
-    }
+    check |= {"each": [], "test": "", "said": "", "reason": "", "above": given["above"]}
     check |= {"data": evidence.data, "files": list(evidence.files), "what": _what(given)}
-    check |= {"above": given["above"], "labels": _labels(given, evidence)}
+    check |= {"within": given["equivalent_within"], "labels": _labels(given, evidence)}
     check |= _reported(given["reported"], given)
     try:
         if evidence.reason:
@@ -209,7 +177,7 @@ def _labels(given: Mapping, evidence: Evidence) -> str:
     asked = given["labels"] or ""
     if evidence.reason or given["flagged"] is not None:
         return asked
-    known = evidence.source.against
+    known = evidence.source.labels_of(given["slice"])
     return asked if asked and len(known) > 1 else known[0]
 
 
@@ -245,22 +213,12 @@ def weakest(claim: Mapping) -> dict | None:
     return min(measured, key=rank, default=None)
 
 
-# ---------------------------------------------------------------- what the run hands in
-
-
-def readable(evaluation: pd.DataFrame) -> pd.DataFrame:
-    """policy/evaluation.parquet scored on what the base can read: what tables and claims show."""
-    return evaluation.assign(**{name: evaluation[f"readable_{name}"] for name in POLICY_SCORES})
-
-
-# ---------------------------------------------------------------- for people and programs
-
-
 def frame(claims: list[dict]) -> pd.DataFrame:
     """One row a check (one for a claim without any), ``COLUMNS``; (claim, check) names a row."""
     rows = []
     for claim in claims:
-        own = {"claim": claim["id"], "where": claim["where"], "claim_verdict": claim["verdict"]}
+        own = {"claim": claim["id"], "says": claim["claim"], "where": claim["where"]}
+        own["claim_verdict"] = claim["verdict"]
         nothing = {"check": "", "verdict": UNTESTED, "reason": claim["reason"]}
         nothing |= {"reported": claim.get("reported"), "mark": claim.get("mark", "")}
         nearest = weakest(claim)
@@ -278,9 +236,9 @@ def _said(verdict: str, check: Mapping | None) -> str:
 def save(claims: list[dict], folder: Path, data: str = "clinic") -> Path:
     """Write claims.csv, claims.md and claims.json to ``folder``; the path of the JSON. ``data``:
     the profile's kind of data, which says what its labels are."""
-    folder, counts = Path(folder), Counter(claim["verdict"] for claim in claims)
-    counted, inputs = {name: counts[name] for name in VERDICTS}, ledger()["inputs"][data].strip()
-    write_frame(folder / "claims.csv", frame(claims))
+    counts, inputs = Counter(c["verdict"] for c in claims), ledger()["inputs"][data].strip()
+    counted = {name: counts[name] for name in VERDICTS}
+    workspace.write_frame(folder / "claims.csv", frame(claims))
     source = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8")
     options = {"trim_blocks": True, "keep_trailing_newline": True}
     template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)
@@ -294,9 +252,7 @@ def save(claims: list[dict], folder: Path, data: str = "clinic") -> Path:
         invented=data == "clinic",
         tested=len(tested),
         checks=sum(c["verdict"] != UNTESTED for claim in tested for c in claim["checks"]),
-        seen=sum(claim["survives"] is not None for claim in claims),
-        surviving=sum(claim["survives"] is True for claim in claims),
     )
-    write_text(folder / "claims.md", page)
+    workspace.write_text(folder / "claims.md", page)
     whole = {"schema_version": SCHEMA, "inputs": inputs, "claims": claims, "verdicts": counted}
-    return write_json(folder / "claims.json", whole)
+    return workspace.write_json(folder / "claims.json", whole)

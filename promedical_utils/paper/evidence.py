@@ -12,36 +12,37 @@ from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.studies import catalog, contrasts, results
-from promedical_utils.studies.contrasts import Counted, Lacking, Stored
+from promedical_utils.studies.contrasts import Counted, Lacking
 
 RUN_FILES = {
-    "run": tuple(
+    "reward_models": tuple(
         f"bench/{name}.parquet" for name in ("predictions", "pairs", "verdicts", "grades")
     ),
-    "policy": ("policy/evaluation.parquet",),
+    "policies": ("policy/evaluation.parquet",),
     "external": ("external/predictions.parquet",),
     "healthbench": ("healthbench/graded.parquet",),
 }
+STANDS_IN = ("reward_models", "policies")
 
 
 def external(frame: pd.DataFrame) -> Estimates:
     """external/predictions.parquet as a tally: (system, text, set, "truth"), hits over pairs.
 
-    A system with retrieved documents is another, ``<system>_rag``; a tie or no preference counts
-    as wrong.
+    A system with retrieved documents is another, ``<system>_rag``.
     """
     key = {"metric": frame.text, "slice": frame["set"], "against": "truth"}
     key["scorer"] = frame.system + np.where(frame.retrieval, "_rag", "")
     return external_sets.estimates(frame.assign(**key), bench.KEY)
 
 
+@dataclass(frozen=True)
 class HealthBench:
     """The policy's HealthBench column (``healthbench.policy_column``), or why it has no value."""
 
-    against = ("rubric",)
+    column: Mapping
 
-    def __init__(self, column: Mapping):
-        self.column = column
+    def labels_of(self, part: str) -> tuple[str, ...]:
+        return ("rubric",)
 
     def find(self, check: Mapping, level: float = 0.95) -> dict:
         row = self.column["rows"].get("difference")
@@ -62,7 +63,7 @@ class Evidence:
 
     data: str
     files: tuple[str, ...] = ()
-    source: Counted | Stored | HealthBench | None = None
+    source: Counted | HealthBench | None = None
     policies: Sequence[Mapping] = ()
     reason: str = ""
 
@@ -71,10 +72,11 @@ def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None)
     """Evidence of ``RUN_FILES``, see ``claims.build_claims``; what did not run has its reason."""
     drawn, sources = (profile.bootstrap, profile.seed), {}
     if tally is not None:
-        sources["run"] = Counted(tally, *drawn)
+        sources["reward_models"] = Counted(tally, *drawn)
     if evaluation is not None:
+        evaluation = evaluation.assign(policy=evaluation.policy.replace("grpo", "full"))
         labels = policy_metrics.labels(evaluation)
-        sources["policy"] = Counted(policy_metrics.sums(evaluation), *drawn, labels)
+        sources["policies"] = Counted(policy_metrics.sums(evaluation), *drawn, labels)
     if outside is not None and len(outside):
         sources["external"] = Counted(external(outside), *drawn)
     if healthbench is not None:
@@ -89,25 +91,22 @@ def of_run(profile, tally=None, evaluation=None, outside=None, healthbench=None)
 
 
 def of_study(folder: Path, name: str, profile) -> Evidence:
-    """Evidence of the study ``name`` in ``folder``; with a reason where it did not run (its
-    manifest is written last), or is of another kind of data than the profile's; KitError where it
-    has lost its results."""
+    """Evidence of a study; with a reason where it did not run (its manifest is written last), or is
+    of the clinic, which says nothing of other data; KitError where it has lost its results."""
     place = Path(folder) / name
     if not (place / "manifest.json").exists():
         return Evidence(f"study {name}", reason=f"study {name} not run")
     manifest = read_json(place / "manifest.json", "of a study")
     settings, data = manifest["profile"], manifest["profile"]["data"]
-    if data != profile.data:
+    if data == "clinic" != profile.data:
         return Evidence(f"study {name}", reason=f"study {name} is of other data ({data})")
     if not (path := place / "results.csv").exists():
         raise KitError(f"missing {shown(path)}, which study {name} wrote: make study STUDY={name}")
     sums = catalog.study_of(name).sums(place)
-    drawn = settings["bootstrap"], settings["seed"]
-    source = Stored(results.read(place)) if sums is None else Counted(sums, *drawn)
     files = [file for file in (*results.COUNTED_FROM, path.name) if (place / file).exists()]
     return Evidence(
         f"study {name}: profile {settings['name']}, seed {settings['seed']}, {data}",
         (f"studies/{name}/{files[0]}", f"studies/{name}/manifest.json"),
-        source,
+        Counted(sums, settings["bootstrap"], settings["seed"]),
         manifest.get("policies", ()),
     )

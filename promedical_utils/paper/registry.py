@@ -1,13 +1,11 @@
 """The paper's tables, figures and claims from the files of one run.
 
-registry.yaml says of each what it is made of and by which function: a table is added by its build
-function (``report.tables``) and an entry there, a figure by its plot function (``report.figures``)
-and an entry. Nothing is trained and torch is not loaded, so that a published run is redrawn in
-seconds.
+registry.yaml says of each what it is made of and by which function of ``report``. Torch is not
+loaded, so that a published run is redrawn in seconds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
@@ -24,23 +22,13 @@ from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external, healthbench
 from promedical_utils.paper import all_tables, claims
-from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import figures, tables
 from promedical_utils.reward_model import calibration
-from promedical_utils.studies import results
 from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
-STUDIED = (
-    "Own values: studies of the kit in an invented clinic, not this run, and no medical result. "
-    "Policies by the truth, reward models by the adjudicated labels."
-)
-
-# Labels of a bench that nobody adjudicated: in tables, and in claims, of real text people's alone
-NOT_ADJUDICATED = {"real": ("each source's own", "people's"), "open": ("the judge's",) * 2}
-
-
-# ---------------------------------------------------------------- what there is
+# Labels of a bench that nobody adjudicated
+NOT_ADJUDICATED = {"real": "each source's own", "open": "the judge's"}
 
 
 @dataclass(frozen=True)
@@ -89,31 +77,27 @@ class Picture:
 
     def draw(self, profile: Profile):
         """The function that draws its frame, with the profile's settings."""
-        function = claims_forest if self.plot == "claims_forest" else getattr(figures, self.plot)
-        return partial(function, **{a: getattr(profile, s) for a, s in self.settings.items()})
+        settings = {argument: getattr(profile, name) for argument, name in self.settings.items()}
+        return partial(getattr(figures, self.plot), **settings)
 
 
 _ENTRIES = read_yaml(Path(__file__).with_suffix(".yaml"))
-WRITTEN_BY: dict[str, str] = _ENTRIES["written_by"]
+WRITTEN_BY, STUDIED = _ENTRIES["written_by"], _ENTRIES["studied"]
 TABLES = {name: Table(**entry) for name, entry in _ENTRIES["tables"].items()}
 FIGURES = {name: Picture(**entry) for name, entry in _ENTRIES["figures"].items()}
 
 
-# ---------------------------------------------------------------- one run
-
-
 @dataclass(frozen=True)
 class Run:
-    """The files of one run, each read once, when it is first asked for; None where it is not
-    there."""
+    """The files of one run, each read when it is asked for; None where it is not there."""
 
     profile: Profile
     source: Path
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
-        """A run's folder, or its published copy, with the settings of its manifest; those that
-        this kit no longer knows are passed over."""
+        """A run's folder, or its published copy, with those settings of its manifest that this kit
+        still knows."""
         manifest = read_json(folder / "manifest.json", "00_start_here")
         settings = profiles.known(manifest["profile"])
         name = settings.pop("name")
@@ -149,11 +133,15 @@ class Run:
         run = provenance.of_run(self.source)
         return {"profile": self.profile.name, "seed": self.profile.seed, "run": run}
 
-    # ------------------------------------------------------------ bench
-
     @cached_property
     def bench(self) -> benches.Bench:
         return benches.Bench.load(self.source / "bench")
+
+    @cached_property
+    def rich(self) -> benches.Bench | None:
+        """The safety-rich bench, which only the clinic has."""
+        folder = self.source / "bench/rich"
+        return benches.Bench.load(folder) if (folder / "report.json").exists() else None
 
     @property
     def ceiling(self) -> float:
@@ -167,34 +155,34 @@ class Run:
     def tally(self) -> Estimates:
         preferred = benches.load_preferences(self.source / "bench")
         against = benches.AGAINST[: 1 + (self.profile.data == "clinic")]  # else there is no truth
-        return benches.tally(self.bench, self.predicted, against, preferred)
+        both = [bench for bench in (self.bench, self.rich) if bench is not None]
+        tallies = [benches.tally(bench, self.predicted, against, preferred) for bench in both]
+        return benches.with_rich(*tallies) if self.rich else tallies[0]
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         return self.tally.table(**self.settings)
 
     @property
-    def by_specialty(self) -> pd.DataFrame:
-        parts = {"metric": "overall", "slice": "all", "against": "adjudicated"}
-        return self.tally.by("specialty", parts, **self.settings)
+    def veto_curve(self) -> pd.DataFrame:
+        """Of the safety-rich bench, of scorers that have a name."""
+        curve = benches.veto_curve(self.rich, self.predicted)
+        return curve.assign(system=curve.scorer.map(self.names)).dropna(subset="system")
 
     @property
     def by_source(self) -> pd.DataFrame:
         """By source: pairwise accuracy, of all pairs and of those whose shorter answer is right,
         accuracy within an answer, whose labels these are, and what a blind scorer can reach."""
-        parts = {"against": "adjudicated"}
-        pairs, within = (
-            self.tally.by("category", parts | {"metric": metric}, **self.settings)
-            for metric in ("pairwise", "within")
-        )
+        by = partial(self.tally.by, "category", **self.settings)
+        keys = ({"metric": metric, "against": "adjudicated"} for metric in ("pairwise", "within"))
+        pairs, within = map(by, keys)
         within = within[within["slice"] == "all"].assign(slice="within")
         frame = pd.concat([pairs[pairs["slice"].isin(["all", "shorter"])], within])
         source_of = self.bench.samples.set_index("instruction_id").category
         own = self.bench.pairs.groupby(self.bench.pairs.instruction_id.map(source_of))
         ceilings = {source: benches.blind_ceiling(pairs) for source, pairs in own}
-        frame = frame.assign(ceiling=frame.category.map(ceilings))
         labels = frame.category.map(real_sets.LABELS).str.replace("_", " ")
-        return frame.assign(labels=labels)
+        return frame.assign(ceiling=frame.category.map(ceilings), labels=labels)
 
     @property
     def graded(self) -> pd.DataFrame:
@@ -202,16 +190,14 @@ class Run:
 
     @property
     def judge_status(self) -> str:
-        """In the clinic how often the judge errs is set."""
+        # in the clinic how often the judge errs is set
         return tables.RUN if profiles.asks_endpoints(self.profile) else tables.INPUT
 
     @cached_property
     def calibrated(self) -> pd.DataFrame:
         """``calibration_rows`` of every reward model that has a calibration."""
-        fitted = {
-            path.parent.name: calibration.Calibration.load(path)
-            for path in sorted(self.source.glob("reward/*/calibration.json"))
-        }
+        paths = sorted(self.source.glob("reward/*/calibration.json"))
+        fitted = {path.parent.name: calibration.Calibration.load(path) for path in paths}
         heldout = self.table("reward/heldout.parquet")
         return calibration_rows(self.bench, self.predicted, fitted, heldout)
 
@@ -219,14 +205,9 @@ class Run:
     def reliability(self) -> pd.DataFrame:
         return reliability(self.calibrated)
 
-    # ------------------------------------------------------------ policy, outside, studies
-
     @cached_property
     def evaluated(self) -> pd.DataFrame | None:
-        """Answers of the policies; in the clinic scored on what the base can read."""
-        frame = self.table("policy/evaluation.parquet")
-        clinic = frame is not None and self.profile.data == "clinic"
-        return claims.readable(frame) if clinic else frame
+        return self.table("policy/evaluation.parquet")
 
     @cached_property
     def healthbench(self) -> dict:
@@ -262,21 +243,12 @@ class Run:
                 parts.append(study_of(study).ablation(root / study, study))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-    # ------------------------------------------------------------ of all of these
-
     @cached_property
     def claims(self) -> list[dict]:
-        """``claims.build_claims`` of the run and of the published studies; of real text on what
-        people labelled alone."""
-        others, tally = (self.evaluated, self.predicted_outside, self.healthbench), self.tally
-        if self.profile.data == "real":
-            people = tally.samples.category.map(real_sets.LABELS).isin(real_sets.PEOPLE)
-            own = people.to_numpy()[:, None]
-            tally = replace(tally, hits=tally.hits * own, counts=tally.counts * own)
-        if self.profile.data in NOT_ADJUDICATED:
-            _, labels = NOT_ADJUDICATED[self.profile.data]
-            tally = replace(tally, keys=[(*key[:-1], labels) for key in tally.keys])
-        return claims.build_claims(self.profile, tally, *others)
+        """Of the published studies and of the run, whose bench and policies count in the clinic
+        alone, which the claims are worded for."""
+        own = (self.tally, self.evaluated) if self.profile.data == "clinic" else (None, None)
+        return claims.build_claims(self.profile, *own, self.predicted_outside, self.healthbench)
 
     @property
     def claims_frame(self) -> pd.DataFrame:
@@ -292,11 +264,10 @@ class Run:
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table that the files give."""
         built = {name: TABLES[name].build(self) for name, why in self.missing.items() if not why}
-        if self.profile.data in NOT_ADJUDICATED:
-            labels, _ = NOT_ADJUDICATED[self.profile.data]
-            for frame in built.values():
-                if "labels" in frame:
-                    frame["labels"] = frame["labels"].replace("adjudicated", labels)
+        labels = NOT_ADJUDICATED.get(self.profile.data, "adjudicated")
+        for frame in built.values():
+            if "labels" in frame:
+                frame["labels"] = frame["labels"].replace("adjudicated", labels)
         return built
 
     def lacking(self, files: Sequence[str]) -> str:
@@ -308,34 +279,27 @@ class Run:
 
     @property
     def overview(self) -> pd.DataFrame:
-        """Boxes of ``figures.plot_overview``, from the tables of the run and reward/report.json.
-
-        overview.yaml says what stands in which.
-        """
-        parts = ("data_pipeline", "bench_composition")
-        shown = [self.frames[name] for name in parts if name in self.frames]
-        known = pd.concat(shown).set_index("quantity")[["run", "reported"]].astype(str)
+        """Boxes of ``figures.plot_overview``; overview.yaml says what stands in which."""
+        parts = self.frames["data_pipeline"], self.frames.get("bench_composition")
+        known = pd.concat(parts).set_index("quantity")[["run", "reported"]].astype(str)
         known = known.map(lambda text: f"{int(text):,}" if text.isdigit() else text).to_dict()
         known["run"] |= {"held-out pairs": "not run", "unsafe answers": "not run"}
         if (path := self.source / "reward/report.json").exists():
             accuracy = read_json(path, "03_reward_model")["heldout_pair_accuracy"]["criterion"]
-            share = 100 * accuracy["accuracy"]
-            known["run"]["held-out pairs"] = f"{share:.1f} % of held-out\npairs ordered rightly"
-        violations = self.frames["policy"].set_index("system").run_violations.dropna()
-        base, trained = (violations.get(tables.POLICY_NAMES[name]) for name in ("base", "grpo"))
-        if base is not None and trained is not None:
-            change = f"{base:.1f} to {trained:.1f} %"
-            known["run"]["unsafe answers"] = f"unsafe answers\n{change}"
+            share = f"{100 * accuracy['accuracy']:.1f} % of held-out"
+            known["run"]["held-out pairs"] = f"{share}\npairs ordered rightly"
+        violations = self.frames["policy"].set_index("system").run_violations
+        base, trained = violations[[*tables.POLICY_NAMES.values()]]
+        if pd.notna([base, trained]).all():
+            known["run"]["unsafe answers"] = f"unsafe answers\n{base:.1f} to {trained:.1f} %"
 
         def text(column: str, quantity: str = "", unit: str = "") -> str:
             value = known[column].get(quantity, "")
             return f"{value} {unit}".strip() if value else ""
 
         boxes = pd.DataFrame(read_yaml(Path(__file__).with_name("overview.yaml")))
-        return boxes.assign(
-            run=["\n".join(text("run", *line) for line in lines) for lines in boxes.run],
-            reported=[text("reported", *line) for line in boxes.reported],
-        )
+        run = ["\n".join(text("run", *line) for line in lines) for lines in boxes.run]
+        return boxes.assign(run=run, reported=[text("reported", *line) for line in boxes.reported])
 
 
 def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=None) -> pd.DataFrame:
@@ -355,12 +319,11 @@ def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=No
             likely = fitted[scorer].probability(own.score, own.dimension)
             parts.append(own.assign(probability=likely, label=own.truth))
     frame = pd.concat(parts, ignore_index=True)
-    frame = frame.assign(raw=expit(frame.score.astype(float)))
+    frame["raw"] = expit(frame.score.astype(float))
     order = {name: n for n, name in enumerate([*fitted, *DIMENSIONS])}
     frame = frame[["scorer", "dimension", "where", "raw", "probability", "label"]]
-    return frame.sort_values(
-        ["scorer", "dimension"], key=lambda s: s.map(order), kind="stable", ignore_index=True
-    )
+    by = ["scorer", "dimension"]
+    return frame.sort_values(by, key=lambda s: s.map(order), kind="stable", ignore_index=True)
 
 
 def reliability(rows: pd.DataFrame, scorer: str = "criterion") -> pd.DataFrame:
@@ -374,20 +337,20 @@ def reliability(rows: pd.DataFrame, scorer: str = "criterion") -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-# ---------------------------------------------------------------- building
-
-
 def build(profile: Profile, source: Path, out: Path) -> dict:
     """Write tables, figures and claims of the run in ``source``, and the page of all, to ``out``.
 
     {"tables", "figures": names, "not_built": name -> why, "claims": id -> verdict}. KitError where
     the bench has no predictions: the paper's main table is then missing.
     """
-    source, out = Path(source), Path(out)
     need(source / "bench/predictions.parquet", "04_promedical_bench")
     run = Run(profile, source)
-    for name in run.frames:
-        _save_table(run, name, out)
+    for name, frame in run.frames.items():
+        table, files = TABLES[name], TABLES[name].files(run)
+        facts = run.facts | {"function": f"tables.{table.function}"}
+        facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
+        said, sources = STUDIED if files["studies"] else "", files["sources"]
+        tables.save(frame, out / "tables", name, table.title, sources, profile, said, facts)
     why_not = dict(run.missing)
     for name, picture in FIGURES.items():
         if not picture.table:
@@ -407,35 +370,21 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
     }
 
 
-def _save_table(run: Run, name: str, out: Path) -> None:
-    table, files = TABLES[name], TABLES[name].files(run)
-    facts = run.facts | {"function": f"tables.{table.function}"}
-    facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
-    note, title, sources = STUDIED if files["studies"] else "", table.title, files["sources"]
-    notes = {results.note(path.parent): path.parent.name for path in files["studies"].values()}
-    note += "".join(f" Of {study}:{text}" for text, study in notes.items() if text)
-    frame, folder = run.frames[name], out / "tables"
-    tables.save(frame, folder, name, title, sources, run.profile, note, facts)
-
-
 def _draw(run: Run, name: str, picture: Picture, out: Path) -> None:
     sources = {file: run.source / file for file in picture.needs}
     if picture.table:
         sources = TABLES[picture.table].files(run)["sources"]
-    if picture.table and not picture.of:
-        frame = run.frames[picture.table]
-    else:
-        frame = run.part(picture.of or picture.needs[0])
+    part = picture.of or next(iter(picture.needs), "")
+    frame = run.part(part) if part else run.frames[picture.table]
     facts = run.facts | {"function": f"figures.{picture.plot}", "table": picture.table}
     facts |= {"sources": tables.digests(sources)}
-    note = tables.note(run.profile)
-    plotting.save(picture.draw(run.profile), frame, out / "figures", name, note, facts)
+    plot, note = picture.draw(run.profile), tables.note(run.profile)
+    plotting.save(plot, frame, out / "figures", name, note, facts)
 
 
 def show(profile: Profile, folder: Path, name: str) -> None:
-    """Draw a figure of ``folder``/figures in a notebook from its csv; say so where it is not
-    there."""
-    path = Path(folder) / "figures" / f"{name}.csv"
+    """Draw a figure of ``folder`` in a notebook from its csv; say so where it is not there."""
+    path = folder / "figures" / f"{name}.csv"
     if path.exists():
         plotting.show(FIGURES[name].draw(profile), pd.read_csv(path))
     else:

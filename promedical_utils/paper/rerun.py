@@ -1,9 +1,7 @@
-"""Does a rerun agree with the committed reference? Every number of every table and claim, beside
-it.
+"""Does a rerun agree with the committed reference, number by number of every table and claim?
 
-By ``RULE``, cell by cell. An end of an interval is shown, and goes with its value; a claim's check
-is a measured value. On one kind of processor with one set of versions all are equal to the last
-digit; ``due`` says which applies.
+By ``RULE``. An end of an interval is shown, and goes with its value; a claim's check is a measured
+value. On one kind of processor with one set of versions all are equal to the last digit.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,28 +9,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from promedical_utils.core import workspace
 from promedical_utils.core.profiles import UNREAD, Profile, known
-from promedical_utils.core.workspace import (
-    KitError,
-    project_root,
-    read_json,
-    run_folder,
-    shown,
-    write_frame,
-    write_text,
-)
+from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.paper.registry import TABLES
 from promedical_utils.report.tables import markdown
 
 EQUAL, WITHIN, END, DIFFERS = "equal", "within", "end of an interval", "differs"
-UNTOLD = "other, and no interval to judge by"
 MISSING, EXTRA = "only committed", "only in the rerun"
 BAD = (DIFFERS, MISSING, EXTRA)
 COLUMNS = ["table", "row", "column", "committed", "low", "high", "rerun", "outcome"]
 RULE = (
-    "A measured value agrees where it is equal or lies within the committed 95 % interval; by "
-    "specialty, where too few conditions give one, another value is shown and not judged. What has "
-    "no interval, counts, inputs, text, reported values and verdicts must be equal."
+    "A measured value agrees where it is equal or lies within the committed 95 % interval. What "
+    "has no interval, counts, inputs, text, reported values and verdicts must be equal."
 )
 CLAIMS = ["claim", "check", "claim_verdict", "verdict", "difference", "low", "high"]
 ENDS = {"low": "difference_low", "high": "difference_high"}
@@ -43,7 +32,8 @@ def report(profile: str, run_dir: str = "") -> str:
 
     Writes rerun.csv (a row a cell) and rerun.md (what is not equal) to the run.
     """
-    run, reference = run_folder(profile, run_dir), project_root() / "papers_figures" / profile
+    run = workspace.run_folder(profile, run_dir)
+    reference = workspace.project_root() / "papers_figures" / profile
     cells, circumstances, agreement = pd.DataFrame(columns=COLUMNS), [], []
     try:
         circumstances = comparable(run, reference)
@@ -52,24 +42,20 @@ def report(profile: str, run_dir: str = "") -> str:
         line = outcome(cells)
     except KitError as error:
         line = f"not compared: {error}"
-    write_frame(run / "rerun.csv", cells)
+    workspace.write_frame(run / "rerun.csv", cells)
     page = [*_page(line, circumstances, cells), *agreement]
-    write_text(run / "rerun.md", "\n\n".join(page) + "\n")
+    workspace.write_text(run / "rerun.md", "\n\n".join(page) + "\n")
     return line
 
 
 def outcome(cells: pd.DataFrame) -> str:
     """What was compared and how many cells agree."""
-    tables, counts = set(cells.table) - {"claims"}, cells.outcome.value_counts()
-    equal, within = counts.get(EQUAL, 0), counts.get(WITHIN, 0)
-    agree = f"{equal:,} equal, {within:,} within the committed interval, "
-    agree += f"{cells.outcome.isin(BAD).sum():,} differ"
-    if untold := counts.get(UNTOLD, 0):
-        agree += f", {untold:,} have no interval to judge by"
-    return (
-        f"{len(cells):,} cells of {len(tables)} tables and the claims beside the committed ones: "
-        f"{'all equal' if equal == len(cells) else agree}"
-    )
+    tables = set(cells.table) - {"claims"}
+    equal, within, differ = (cells.outcome.isin(of).sum() for of in ([EQUAL], [WITHIN], BAD))
+    agree = f"{equal:,} equal, {within:,} within the committed interval, {differ:,} differ"
+    agree = "all equal" if equal == len(cells) else agree
+    what = f"{len(cells):,} cells of {len(tables)} tables and the claims"
+    return f"{what} beside the committed ones: {agree}"
 
 
 def _page(line: str, circumstances: Sequence[str], cells: pd.DataFrame) -> Iterator[str]:
@@ -79,24 +65,19 @@ def _page(line: str, circumstances: Sequence[str], cells: pd.DataFrame) -> Itera
     if circumstances:
         yield "Other circumstances, committed -> here:"
         yield "\n".join(f"- {remark}" for remark in circumstances)
-    differing = cells[~cells.outcome.isin([EQUAL, END])].sort_values(
-        "outcome", key=lambda outcomes: outcomes == WITHIN, kind="stable"
-    )
+    within = cells.outcome == WITHIN
+    differing = pd.concat([cells[cells.outcome.isin(BAD)], cells[within]])
     if len(differing):
         interval = differing.committed + " (" + differing.low + " to " + differing.high + ")"
         committed = interval.where(differing.low != "", differing.committed)
         yield markdown(differing.assign(committed=committed).drop(columns=["low", "high"]))
 
 
-# ---------------------------------------------------------------- may they be compared
-
-
 def comparable(run: Path, reference: Path) -> list[str]:
     """Machine, versions and code that are not those of the reference; they may move a number.
 
-    KitError where a comparison would not be fair: nothing to compare, or other settings. A setting
-    that is younger than one of the runs stands at its default there; one that the kit has no
-    longer is passed over.
+    KitError where a comparison would not be fair. A setting that is younger than one of the runs
+    stands at its default there; one that the kit has no longer is passed over.
     """
     if not (reference / "manifest.json").exists():
         raise KitError(f"no committed reference {shown(reference)}")
@@ -132,19 +113,14 @@ def _other(committed: Mapping, here: Mapping, unread: Collection[str] = ()) -> l
     return [f"{name} {before} -> {after}" for name, before, after in sides if before != after]
 
 
-# ---------------------------------------------------------------- cell by cell
-
-
 def compare(rerun: Path, committed: Path) -> pd.DataFrame:
     """Rows of ``COLUMNS`` of every table and of the claims of two folders."""
     cells, folders = [], (committed, rerun)
     for name, table in sorted(TABLES.items()):
         sides = (read(folder / f"tables/{name}.csv") for folder in folders)
         cells += compare_table(name, *sides, table.key)
-    claims = (
-        read(folder / "claims.csv").reindex(columns=CLAIMS, fill_value="") for folder in folders
-    )
-    sides = (frame.rename(columns=ENDS) for frame in claims)
+    claims = (read(folder / "claims.csv") for folder in folders)
+    sides = (c.reindex(columns=CLAIMS, fill_value="").rename(columns=ENDS) for c in claims)
     cells += compare_table("claims", *sides, ("claim", "check"))
     return pd.DataFrame(cells, columns=COLUMNS)
 
@@ -163,7 +139,10 @@ def compare_table(
     name: str, committed: pd.DataFrame, rerun: pd.DataFrame, key: Sequence[str]
 ) -> list[dict]:
     """Rows of ``COLUMNS`` for every cell with text that either table has; both as from ``read``."""
-    before, after = (_rows(frame, key) for frame in (committed, rerun))
+    before, after = (
+        dict(zip(row_names(frame, key), frame.to_dict("records"), strict=True))
+        for frame in (committed, rerun)
+    )
     cells = []
     for row in dict.fromkeys([*before, *after]):
         left, right = before.get(row, {}), after.get(row, {})
@@ -175,10 +154,6 @@ def compare_table(
                 agrees = outcome_of(left, cell, low, high)
                 cells.append(cell | {"low": low, "high": high, "outcome": agrees})
     return cells
-
-
-def _rows(frame: pd.DataFrame, key: Sequence[str]) -> dict[str, dict[str, str]]:
-    return dict(zip(row_names(frame, key), frame.to_dict("records"), strict=True))
 
 
 def is_end(row: Mapping, column: str) -> bool:
@@ -199,7 +174,5 @@ def outcome_of(before: Mapping, cell: Mapping, low: str, high: str) -> str:
         return MISSING if cell["committed"] else EXTRA
     if is_end(before, cell["column"]):  # goes with its value
         return END
-    if "specialty" in before and before.get(f"{cell['column']}_low") == "":
-        return UNTOLD
     within = low and float(low) <= float(cell["rerun"]) <= float(high)
     return WITHIN if within else DIFFERS

@@ -1,8 +1,7 @@
 """``python -m promedical_utils trace TABLE ROW COLUMN``: from a cell down to what it is made of.
 
-The chain: cell, number, files, items and their rows with predictions and verdicts, texts, model,
-data, settings, packages, commit. The number is made again from the items that its estimate counts
-(``behind``), or else by the table's own function from the run's files, and compared with the cell.
+The number is made again from the items that its estimate counts (``behind``), or else by the
+table's own function from the run's files, and compared with the cell.
 """
 
 import argparse
@@ -24,12 +23,8 @@ ABOUT = ("status", "mark", "labels")  # columns that say how a row's values are 
 ANSWERS = ("candidate_id", "chosen_id", "rejected_id", "a_id", "b_id")
 
 
-# ---------------------------------------------------------------- finding the cell
-
-
 def find(run: Run, table: str, row: str, column: str) -> tuple[dict, str, str]:
-    """(the row as text, its name, the column's full name) of a cell; KitError that lists what
-    there is."""
+    """(the row as text, its name, the column's full name); KitError that lists what there is."""
     path = run.paper / f"tables/{table}.csv"
     if table not in TABLES or not path.exists():
         names = ", ".join(sorted(path.stem for path in path.parent.glob("*.csv")))
@@ -64,15 +59,10 @@ def estimate_of(run: Run, table: str, row: Mapping, column: str) -> tuple[Behind
     return function(run, row, column.removeprefix("run_").removesuffix(end), **options), end
 
 
-# ---------------------------------------------------------------- the chain
-
-
 def trace(folder: Path, table: str, row: str, column: str) -> str:
-    """The chain of a cell as text; ``folder``: a run, or its published copy.
-
-    KitError for a table, row or column that is not there.
-    """
-    run = Run.load(Path(folder))
+    """The chain of a cell as text; ``folder``: a run, or its published copy. KitError for what is
+    not there."""
+    run = Run.load(folder)
     values, name, column = find(run, table, row, column)
     facts = read_json(run.paper / f"tables/{table}.json", "07_paper_tables")
     lines = [
@@ -81,7 +71,7 @@ def trace(folder: Path, table: str, row: str, column: str) -> str:
         _line("row", ", ".join(f"{n} {values[n]}" for n in ABOUT if values.get(n))),
     ]
     if values[column]:
-        lines += _number(run, table, values, name, column)
+        lines += _number(run, facts, values, name, column)
     return "\n".join([*lines, *_of_run(run)])
 
 
@@ -89,9 +79,9 @@ def _line(name: str, text: str) -> str:
     return f"{name:<9} {text}"
 
 
-def _number(run: Run, table: str, values: Mapping, name: str, column: str) -> Iterator[str]:
-    """How a cell comes about: made again, its files, and what it counts."""
-    entry, (found, end) = TABLES[table], estimate_of(run, table, values, column)
+def _number(run: Run, facts: Mapping, values: Mapping, name: str, column: str) -> Iterator[str]:
+    """How a cell comes about: made again, its files, and what it counts; ``facts``: the table's."""
+    entry, (found, end) = TABLES[facts["table"]], estimate_of(run, facts["table"], values, column)
     if found is None:
         frame = entry.build(run).map(tables.plain)
         again = dict(zip(rerun.row_names(frame, entry.key), frame[column], strict=True))
@@ -108,24 +98,18 @@ def _number(run: Run, table: str, values: Mapping, name: str, column: str) -> It
     cell = values[column]
     same = "equal to the cell" if text == cell else f"NOT EQUAL to the cell, which has {cell}"
     yield _line("again", f"made {how}: {text}: {same}")
-    yield from _files(run, table)
-    if found is not None:
-        yield from _rows(run, found)
-        facts = provenance.of_run(run.source)["models"].get(found.model, {})
-        known = ", ".join(f"{name} {value}" for name, value in facts.items())
-        yield _line("model", f"{found.model}: {known or 'no trained model'}")
-
-
-def _files(run: Run, table: str) -> Iterator[str]:
-    """The files of a table, and whether they are the ones that it was built from."""
-    facts = read_json(run.paper / f"tables/{table}.json", "07_paper_tables")
-    for kind, files in TABLES[table].files(run).items():
+    for kind, files in entry.files(run).items():
         for label, path in files.items():
             digest = sha256(path)
             other = facts[kind].get(label) != digest
             note = " - NOT the file that the table was built from" if other else ""
-            name = label if kind == "sources" else shown(path)
-            yield _line("file", f"{name}, sha256 {digest[:16]}{note}")
+            file = label if kind == "sources" else shown(path)
+            yield _line("file", f"{file}, sha256 {digest[:16]}{note}")
+    if found is not None:
+        yield from _rows(run, found)
+        model = provenance.of_run(run.source)["models"].get(found.model, {})
+        known = ", ".join(f"{fact} {value}" for fact, value in model.items())
+        yield _line("model", f"{found.model}: {known or 'no trained model'}")
 
 
 def _rows(run: Run, found: Behind) -> Iterator[str]:
@@ -170,9 +154,8 @@ def _texts(run: Run, answers: Sequence[str]) -> Iterator[str]:
         if path.exists() and provenance.content(path) == digest:
             yield _line("texts", f"{shown(path)}, content sha256 {digest}")
             texts = pd.read_parquet(path, columns=["id", "text"]).set_index("id").text
-            yield from (
-                f"  {answer}: {' '.join(texts[answer].split())[:160]}" for answer in answers
-            )
+            words = texts[list(answers)].str.split().str.join(" ").str[:160]
+            yield from (f"  {answer}: {text}" for answer, text in words.items())
             return
     command = f"make reproduce PROFILE={profile}"
     yield _line("texts", f"not here: {command} writes {shown(path)}, content sha256 {digest}")
@@ -188,9 +171,8 @@ def _of_run(run: Run) -> Iterator[str]:
     yield _line("run", f"{shown(run.source)}: {settings}, {draws}")
     packages = {"python": facts["python"], **facts["packages"]}
     yield _line("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))
-    yield _line(
-        "commit", f"{facts['kit']['commit']}, package sha256 {facts['kit']['content'][:16]}"
-    )
+    commit, content = facts["kit"]["commit"], facts["kit"]["content"][:16]
+    yield _line("commit", f"{commit}, package sha256 {content}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("table", help="one of paper/tables")
     parser.add_argument("row", help="its name, or parts that no other row has, joined by ' / '")
     parser.add_argument("column", help="its name, with or without run_")
-    parser.add_argument("--profile", default="cpu", help="whose committed reference")
+    parser.add_argument("--profile", default="record", help="whose committed reference")
     parser.add_argument("--run", default="", help="folder of a run, instead of that reference")
     given = parser.parse_args(arguments)
     folder = project_root() / (given.run or f"papers_figures/{given.profile}")

@@ -1,118 +1,96 @@
-"""Notebook 00: the base model, trained here, made from a package, or the hub's by name."""
+"""Notebook 00: the base model, made from a package, drawn at random, or the hub's by name, and what
+it is taught before any reward: to answer as the training split does."""
 
 import os
 import random
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 from promedical_utils import clinic
-from promedical_utils.clinic import generators, lessons, vocabulary
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import shown, write_json
 from promedical_utils.data.sources import real_sets
 from promedical_utils.pipeline.rubrics import open_rows
 
 
-def train_base(profile: Profile, run: Path) -> dict:
-    """Train the small base, link smollm2, or name the hub's; writes base/ and base_report.json.
+def make_base(profile: Profile, run: Path) -> dict:
+    """Make or name the base, and fine-tune it on ``sft_answers`` answers; writes base/, pretrained/
+    where that is another, and base_report.json."""
+    from promedical_utils.policy import sft  # loads torch
 
-    In the clinic the report has the copy rate of every leaflet fact on held-out patients.
-    """
-    start = time.perf_counter()
-    if profile.base_model == "small":
-        report = _small_base(profile, run)
-    elif profile.base_model == "smollm2":
-        report = _smollm2(profile, run)
+    start, p = time.perf_counter(), profile
+    untaught = run / ("pretrained" if p.sft_answers else "base")
+    for folder in (run / "base", untaught):
+        if folder.is_symlink():  # else what it leads to, which all runs share, is written over
+            folder.unlink()
+    if p.base_model == "small":
+        report = _small(p, untaught)
+    elif p.base_model == "smollm2":
+        report = _smollm2(p, untaught)
     else:
-        report = {"base": profile.base_model, "trained_here": False, "copy_rates": {}}
-    rates = report["copy_rates"]
-    report["cannot_copy"] = sorted(fact for fact, rate in rates.items() if rate < 0.5)
+        report, untaught = {"base": p.base_model}, p.base_model
+    report["taught"] = None
+    if p.sft_answers:
+        report["taught"] = sft.train(untaught, _written(p), p, run / "base")
     seconds = round(time.perf_counter() - start, 1)
     write_json(run / "base_report.json", report | {"stage_seconds": seconds})
     return report
 
 
-def _smollm2(profile: Profile, run: Path) -> dict:
-    """``run``/base as a link to the one copy that all runs share."""
+def _smollm2(profile: Profile, folder: Path) -> dict:
+    """``folder`` as a link to the one copy that all runs share."""
     from promedical_utils.reward_model import hub, smollm2  # loads torch
 
     hub.silence()
-    folder, base = smollm2.prepare(profile.base_layers), run / "base"
-    if base.is_dir() and not base.is_symlink():
-        shutil.rmtree(base)  # one that was trained here
-    base.unlink(missing_ok=True)
-    run.mkdir(parents=True, exist_ok=True)
-    base.symlink_to(os.path.relpath(folder, run.resolve()), target_is_directory=True)
-    sizes = {"parameters": hub.load(hub.CAUSAL, folder).num_parameters()}
-    sizes |= {"vocabulary": len(hub.tokenizer_of(folder)), "layers": profile.base_layers}
-    origin = {"base": "smollm2", "folder": shown(folder), "made_from": smollm2.find()[2]}
-    return origin | sizes | {"trained_here": False, "copy_rates": {}}
+    made = smollm2.prepare(profile.base_layers)
+    if folder.exists():
+        shutil.rmtree(folder)  # one that was trained here
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(made, folder.parent.resolve())
+    folder.symlink_to(target, target_is_directory=True)
+    origin = {"base": "smollm2", "folder": shown(made), "made_from": smollm2.find()[2]}
+    sizes = {"parameters": hub.load(hub.CAUSAL, made).num_parameters()}
+    return origin | sizes | {"vocabulary": len(hub.tokenizer_of(made))}
 
 
-def _small_base(profile: Profile, run: Path) -> dict:
+def _small(profile: Profile, folder: Path) -> dict:
     from promedical_utils.policy import small_base  # loads torch
 
-    p = profile
-    if (run / "base").is_symlink():
-        (run / "base").unlink()  # else the copy that all runs share would be written over
-    teach = {"clinic": _of_clinic, "real": _of_real_sets, "open": _of_open_sets}[p.data]
-    texts, lesson, reading = teach(p)
-    names = vocabulary.single_tokens() if p.data == "clinic" else ()
-    tokenizer = small_base.train_tokenizer(texts, p.base_vocabulary, names)
-    model = small_base.new_model(tokenizer, p)
-    report = small_base.train(model, tokenizer, lesson, p, run / "base")
-    report["copy_rates"] = small_base.copy_rates(model, tokenizer, reading)
-    report |= {"held_out_patients": len(reading)} if reading else {"texts": len(texts)}
+    tokenizer = small_base.train_tokenizer(_texts(profile), profile.base_vocabulary)
+    model = small_base.new_model(tokenizer, profile)
     for part in (model, tokenizer):
-        part.save_pretrained(run / "base")
-    report |= {"vocabulary": len(tokenizer), "parameters": model.num_parameters()}
-    return report | {"base": "small", "trained_here": True}
+        part.save_pretrained(folder)
+    sizes = {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
+    return {"base": "small"} | sizes
 
 
-# Of each kind of data: texts of the tokenizer, the lesson of a number, tests of copying.
+def _texts(profile: Profile) -> list[str]:
+    """What a tokenizer is made from: texts of the training split; of open data the questions
+    themselves, since there are no answers before notebook 02."""
+    if profile.data == "real":
+        return real_sets.corpus(real_sets.load_real(profile.seed))
+    if profile.data == "open":
+        return [row.text for row in open_rows(profile)[0]]
+    world = clinic.build(profile)
+    ids = world.ids("train")
+    texts = [m.content for i in world.instructions_in("train") for m in i.messages]
+    texts += [world.answer(i, name) for i in ids for name in world.authors(i)]
+    return texts + [c.text for i in ids for c in world.rubric_of[i].criteria]
 
 
-def _of_clinic(profile: Profile) -> tuple:
-    w = clinic.build(profile)
-    ids = w.ids("train")
-    texts = [m.content for i in w.instructions if i.id in set(ids) for m in i.messages]
-    texts += [w.answer(i, name) for i in ids for name in generators.NAMES]
-    texts += [c.text for i in ids for c in w.rubric_of[i].criteria]
-    conditions = sorted({(w.patients[i].organ, w.patients[i].problem) for i in ids})
-    lesson = partial(lessons.lesson, seed=profile.seed, conditions=conditions)
-    patients = [w.patients[i] for i in w.ids("checkpoint")]
-    return lessons.corpus(texts), lesson, lessons.reading_tests(patients, profile.seed)
-
-
-def _of_real_sets(profile: Profile) -> tuple:
-    study = real_sets.load_real(profile.seed)
-    train = {row.instruction_id for row in study.splits if row.split == "train"}
-    messages = {i.id: i.messages for i in study.instructions if i.id in train}
-    answers = [
-        (messages[c.instruction_id], c.text) for c in study.candidates if c.instruction_id in train
-    ]
-
-    def lesson(index: int, total: int):
-        """A question with the head of one of its answers, in characters about 200 tokens."""
-        rng = random.Random(f"real-{profile.seed}-{index}")
-        asked, text = rng.choice(answers)
-        return [Message(role=m.role, content=m.content[:600]) for m in asked], text[:900], ()
-
-    return real_sets.corpus(study), lesson, ()
-
-
-def _of_open_sets(profile: Profile) -> tuple:
-    """The open questions themselves; there are no answers before notebook 02."""
-    texts = [row.text for row in open_rows(profile)[0]]
-
-    def lesson(index: int, total: int):
-        """The first half of a question, answered by its second half."""
-        words = random.Random(f"open-{profile.seed}-{index}").choice(texts)[:1200].split()
-        half = (len(words) + 1) // 2
-        question = [Message(role="user", content=" ".join(words[:half]))]
-        return question, " ".join(words[half:]) or "?", ()
-
-    return texts, lesson, ()
+def _written(profile: Profile) -> list[tuple[list[dict], str]]:
+    """Conversations of the training split with an answer each, drawn by the seed: the clinic's by
+    its generators; of real sets one of those that were written."""
+    if profile.data == "clinic":
+        world = clinic.build(profile)
+        written = [
+            ([m.model_dump() for m in asked.messages], world.answer(asked.id, name))
+            for asked in world.instructions_in("train")
+            for name in world.authors(asked.id)
+        ]
+    else:
+        pairs = real_sets.written_answers(profile.seed)
+        written = [([{"role": "user", "content": asked}], answer) for asked, answer in pairs]
+    rng = random.Random(f"sft-{profile.seed}")
+    return rng.sample(written, min(profile.sft_answers, len(written)))

@@ -9,17 +9,19 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import clinic
+from promedical_utils.clinic.generators import CARELESS
 from promedical_utils.clinic.people import panel
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.run_data import RunData, base_path
+from promedical_utils.core.run_data import RunData, untaught_path
 from promedical_utils.core.workspace import short_hash, write_rows
 from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
+from promedical_utils.evaluation.bench import LABELS, Bench
 from promedical_utils.evaluation.scorers import controls as plain
 from promedical_utils.evaluation.scorers import roster
-from promedical_utils.pipeline.reward_models import as_read, models
+from promedical_utils.pipeline.reward_models import as_read
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
@@ -37,53 +39,60 @@ NOTES = {
 def make_bench(profile: Profile, run: Path) -> dict:
     """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
     data = RunData.load(run)
-    compose = compose_bench if profile.data == "clinic" else labelled_bench
-    bench, groups = compose(profile, data)
-    bench.report["not_run"] = _predict(profile, run, data, groups, bench.criteria)
     if profile.data == "clinic":
+        bench, rich, groups = compose_benches(profile, data)
+        rich.save(run / "bench/rich")
         benches.save_judged(run / "bench", bench, data.verdicts)
+    else:
+        bench, groups = labelled_bench(profile, data)
+    bench.report["not_run"] = _predict(profile, run, data, groups, bench.criteria)
     bench.save(run / "bench")
     return bench.report
 
 
-def compose_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
-    """The clinic's bench, adjudicated double-blind, and its groups with the true verdicts."""
+def compose_benches(profile: Profile, data: RunData) -> tuple[Bench, Bench, list[Group]]:
+    """The clinic's bench, adjudicated double-blind; the safety-rich one of the same samples, with
+    the careless generator's answers beside the others'; their groups with the true verdicts."""
     groups = groups_of(data, "truth", "bench")
     people = panel(profile.physician_agreement, profile.seed)
-    bench = benches.compose(groups, data.condition_of, clinic.UNSEEN_KINDS, people, profile)
+    about = (data.condition_of, clinic.UNSEEN_KINDS, people, profile)
+    usual = [
+        replace(g, candidates=tuple(a for a in g.candidates if a.generator != CARELESS))
+        for g in groups
+    ]
+    bench = benches.compose(usual, *about)
     chosen = set(bench.samples.instruction_id)
     groups = [g for g in groups if g.instruction.id in chosen]
+    rich = benches.compose(groups, *about, rich=True)
     bench.report["blind_ceiling"] = round(benches.blind_ceiling(bench.pairs), 4)
-    return bench, groups
+    return bench, rich, groups
 
 
-def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list[Group]]:
-    """Held-out questions of the real sources, and external ones, with the labels these give.
+def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]:
+    """Held-out questions of the real sources, and external ones, with the labels these give; of
+    open sets the held-out split with the judge's labels, which physicians have not seen.
 
-    Of open sets the held-out split with the judge's labels, which physicians have not seen. There
-    is one label, so truth and adjudicated are the same; ``category`` is the source. A sample is a
-    question with two judged answers or more, ``bench_samples`` a source at most and ``ANSWERS`` of
-    each, drawn by their ids; the report counts what that leaves out. Labels that were constructed
-    test nothing, and are not among them. Answer pairs are ordered by their lexicographic scores.
+    There is one label, so truth and adjudicated are the same; ``category`` is the source. A sample
+    is a question with two judged answers or more, ``bench_samples`` a source at most and
+    ``ANSWERS`` of each, drawn by their ids. Labels that were constructed test nothing, and are not
+    among them. Answer pairs are ordered by their lexicographic scores.
     """
     splits = {row.split for row in data.splits}
     judged = [groups_of(data, "judge", s) for s in ("bench", "external") if s in splits]
-    groups, drawn = [], Counter()
+    groups, drawn, left_out = [], Counter(), 0
     for group in sorted(chain(*judged), key=lambda g: short_hash("bench", g.instruction.id)):
         if real_sets.LABELS.get(group.instruction.source) == "constructed":
             continue
-        answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
         full = drawn[group.instruction.source] == profile.bench_samples
-        drawn["answers left out"] += len(answers) - (0 if full else min(len(answers), ANSWERS))
-        if len(answers) > 1 and not full:
+        answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
+        kept = () if full else tuple(answers[:ANSWERS])
+        left_out += len(answers) - len(kept)
+        if len(kept) > 1:
             drawn[group.instruction.source] += 1
-            groups.append(replace(group, candidates=tuple(answers[:ANSWERS])))
-    instructions = [
-        g.instruction.model_copy(update={"category": g.instruction.source}) for g in groups
-    ]
-    samples, criteria = benches.from_records(
-        instructions, data.condition_of, data.rubrics, frozenset()
-    )
+            groups.append(replace(group, candidates=kept))
+    asked, condition_of = [g.instruction for g in groups], data.condition_of
+    samples, criteria = benches.from_records(asked, condition_of, data.rubrics, frozenset())
+    samples["category"] = [instruction.source for instruction in asked]
     kinds = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
     verdicts, pairs, grades = [], [], []
     for group in groups:
@@ -92,13 +101,13 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
             for criterion in group.criteria:
                 ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
                 label = group.verdicts[answer.id, criterion.id]
-                verdicts.append(ids | dict.fromkeys(benches.LABELS, label))
+                verdicts.append(ids | dict.fromkeys(LABELS, label))
         for pair in criterion_pairs(group):
             pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})
         for chosen, rejected in preferences(group):
             ids = about | {"a_id": chosen, "b_id": rejected}
-            grades.append(ids | dict.fromkeys(benches.LABELS, 1))
-    bench = benches.Bench(samples, criteria, *map(pd.DataFrame, (verdicts, pairs, grades)), {})
+            grades.append(ids | dict.fromkeys(LABELS, 1))
+    bench = Bench(samples, criteria, *map(pd.DataFrame, (verdicts, pairs, grades)), {})
     source_of = samples.set_index("instruction_id").category
     by_source = bench.pairs.instruction_id.map(source_of).value_counts().sort_index()
     bench.report.update(
@@ -107,66 +116,58 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[benches.Bench, list
         pairs_by_source=by_source.to_dict(),
         pairs_by_dimension={d: int((bench.pairs.dimension == d).sum()) for d in DIMENSIONS},
         answer_pairs=len(grades),
-        answers_left_out=drawn["answers left out"],
+        answers_left_out=left_out,
         blind_ceiling=round(benches.blind_ceiling(bench.pairs), 4),
         note=NOTES[profile.data],
     )
     return bench, groups
 
 
-def controls(
-    profile: Profile, run: Path, data: RunData, groups: Sequence[Group]
-) -> list[pd.DataFrame]:
-    """Predictions of scorers that have learned nothing or next to nothing; on real text also of
-    those that are shown the criterion."""
-    train = groups_of(data, "judge", "train")
-    shown = [
-        benches.cue_control(train, groups, profile.seed),
+def controls(profile: Profile, run: Path, data: RunData, groups: Sequence[Group]) -> list:
+    """Predictions of scorers that have learned nothing or next to nothing, first those that are
+    shown the criterion."""
+    train, held = (groups_of(data, "judge", split) for split in ("train", "calibration"))
+    vectors = plain.embedded(untaught_path(profile, run), train, held, groups)
+    learned = {"near_words": plain.near_words, "embeddings": plain.embeddings(vectors)}
+    learned["criterion_only"] = plain.criterion_only
+    return [
+        *(plain.learned(n, of, train, held, groups, profile.seed) for n, of in learned.items()),
+        plain.overlap(groups),
+        plain.similarity(groups, vectors),
         benches.length_scorer(groups),
-        scorers.predict(scorers.Chance(profile.seed), groups)[0],
+        plain.always("always_met", True, groups),
+        plain.always("always_veto", False, groups),
+        plain.chance(groups, profile.seed),
     ]
-    if profile.data == "real":
-        held = groups_of(data, "judge", "calibration")
-        shown += [
-            plain.near_words(train, held, groups, profile.seed),
-            plain.criterion_only(train, held, groups, profile.seed),
-            plain.overlap(groups),
-            plain.similarity(groups, base_path(profile, run)),
-            plain.always_met(groups),
-        ]
-    return shown
 
 
 def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame]:
-    """Predictions of every additive rule over those of a pointwise scorer."""
-    return [scorers.predict(scorers.Rule(rule, predicted), groups)[0] for rule in scoring.RULES]
+    """Predictions of every additive rule over those of a pointwise scorer, and of the hierarchy
+    with another safety threshold or none."""
+    names = (*scoring.RULES, *scorers.HIERARCHIES)
+    return [scorers.predict(scorers.Rule(name, predicted), groups)[0] for name in names]
 
 
-def _predict(
-    profile: Profile, run: Path, data: RunData, groups: list[Group], criteria: pd.DataFrame
-) -> dict[str, str]:
-    """Let every scorer predict on the ``groups``; returns those that could not, {name: why}.
-
-    Writes bench/predictions.parquet, and bench/preferences.parquet where some compare two answers.
-    """
+def _predict(profile: Profile, run: Path, data: RunData, groups: list[Group], criteria) -> dict:
+    """Let every scorer predict on the ``groups``; those that could not, {name: why}. Writes
+    bench/predictions.parquet, and bench/preferences.parquet where some compare two answers."""
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
     predicted = controls(profile, run, data, groups)
-    for name in models(profile):
+    for name in profile.rm_arms:
         rm = reward_model.load(run / "reward" / name)
         swapped = find(name).swapped  # whose text may be longer than what answers were cut for
         scores = rm.score_groups(as_read(find(name), data, groups), shorten=swapped)
-        scores = benches.predictions(name, scores, criteria, rm.calibration)
-        predicted.append(scores)
+        predicted.append(benches.predictions(name, scores, criteria, rm.calibration))
         if name == "criterion":
-            predicted += ruled(scores, groups)
+            predicted += ruled(predicted[-1], groups)
     scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
-    for name, frames in (("predictions", predicted + scored), ("preferences", preferred)):
-        path = run / "bench" / f"{name}.parquet"
-        if frames:
-            write_rows(path, pd.concat(frames, ignore_index=True))
-        else:
-            path.unlink(missing_ok=True)  # of an earlier run, with other scorers
+    predicted = pd.concat(predicted + scored, ignore_index=True)
+    write_rows(run / "bench/predictions.parquet", predicted)
+    compared = run / "bench/preferences.parquet"
+    compared.unlink(missing_ok=True)  # of an earlier run, with other scorers
+    if preferred:
+        write_rows(compared, pd.concat(preferred, ignore_index=True))
     for name, why in left_out.items():
         print(f"not run: {name}: {why}")
     return left_out

@@ -31,14 +31,12 @@ FREE |= {"CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-3.0", "CC-BY-SA-3.0"}
 
 
 def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | None = None) -> dict:
-    """Write the data of ``run`` to ``folder``; returns rows by config and split.
+    """Write the data of ``run``, of these ``sources`` (default: all), to ``folder``; rows by config
+    (instructions, criteria, responses, verdicts, pairs) and split.
 
-    ``sources``: export these only (default: all). Configs: instructions, criteria, responses,
-    verdicts, pairs. An earlier export is replaced; the card is written last.
-
-    Raises KitError where a source may not be passed on, or a file of the run is missing.
+    An earlier export is replaced; the card is written last. KitError where a source may not be
+    passed on, or a file of the run is missing.
     """
-    run, folder = Path(run), Path(folder)
     data = RunData.load(run, "instructions", "rubrics", "splits")
     known = sorted({i.source for i in data.instructions})
     wanted = known if sources is None else sorted(set(sources))
@@ -52,12 +50,16 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
     shutil.rmtree(folder / "data", ignore_errors=True)
     counts: dict[str, dict[str, int]] = {}  # config -> split -> rows
     for split in SPLITS:
-        ids = pa.array([i for i in data.ids(split) if i in kept], pa.string())
-        for name, table in _of(tables, ids).items():
-            if len(table):
-                counts.setdefault(name, {})[split] = len(table)
+        ids, part = pa.array([i for i in data.ids(split) if i in kept], pa.string()), {}
+        for name, table in tables.items():
+            key, of = {"instructions": "id"}.get(name, "instruction_id"), ids
+            if name == "verdicts":
+                key, of = "candidate_id", part["responses"]["id"]
+            part[name] = table.filter(pc.is_in(table[key], of)).replace_schema_metadata()
+            if len(part[name]):
+                counts.setdefault(name, {})[split] = len(part[name])
                 with replacing(folder / f"data/{name}/{split}.parquet") as temporary:
-                    parquet.write_table(table, temporary)
+                    parquet.write_table(part[name], temporary)
     write_text(folder / CARD, _card(profile, licences, counts))
     return counts
 
@@ -100,17 +102,6 @@ def _tables(run: Path, data: RunData) -> dict[str, pa.Table]:
     tables["responses"] = tables.pop("candidates")
     names = ("instructions", "criteria", "responses", "verdicts", "pairs")
     return {name: tables[name] for name in names}
-
-
-def _of(tables: Mapping[str, pa.Table], ids: pa.Array) -> dict[str, pa.Table]:
-    """What belongs to the instructions ``ids``."""
-    part: dict[str, pa.Table] = {}
-    for name, table in tables.items():
-        key, values = {"instructions": "id"}.get(name, "instruction_id"), ids
-        if name == "verdicts":
-            key, values = "candidate_id", part["responses"]["id"]
-        part[name] = table.filter(pc.is_in(table[key], values)).replace_schema_metadata()
-    return part
 
 
 def _card(profile: Profile, licences: Mapping, counts: Mapping) -> str:

@@ -18,6 +18,8 @@ def predict_external(profile: Profile, run: Path) -> dict:
     Writes external/predictions.parquet (COLUMNS), texts.parquet (the clinic's answers) and last
     report.json: of each set its counts, or why it is not run.
     """
+    from promedical_utils.reward_model import model as reward_model  # loads torch
+
     trained = [name for name in MODELS if (run / "reward" / name / "report.json").exists()]
     if external_sets.RULED not in trained:
         raise KitError("no reward model in the run to test: run notebook 03_reward_model first")
@@ -28,25 +30,27 @@ def predict_external(profile: Profile, run: Path) -> dict:
         "neutral_criterion": external_sets.NEUTRAL.text,
         "systems_not_run": dict.fromkeys(missing, "not trained in this run"),
     }
-    sets, not_run, frames = {}, {}, []
-    for name, external in external_sets.sets(profile, run):
-        if isinstance(external, Set):
-            sets[name], questions = external, external.questions
-            frames.append(by_length(name, questions))
-            report["sets"][name] = {
-                "status": "run",
-                "reason": "",
-                "answers_cut": {},
-                "questions": len(questions),
-                "conditions": len({question.condition for question in questions}),
-                "answers": sum(len(question.candidates) for question in questions),
-                "pairs": sum(len(question.pairs) for question in questions),
-                **external.about,
-            }
-        else:
-            not_run[name] = {"status": "not run", "reason": external}
-    report["sets"] |= not_run
-    frames += _scored(profile, run, trained, sets, report)
+    found = dict(external_sets.sets(profile, run))
+    sets = {name: external for name, external in found.items() if isinstance(external, Set)}
+    for name, external in sets.items():
+        questions = external.questions
+        report["sets"][name] = {
+            "status": "run",
+            "reason": "",
+            "answers_cut": {},
+            "questions": len(questions),
+            "conditions": len({question.condition for question in questions}),
+            "answers": sum(len(question.candidates) for question in questions),
+            "pairs": sum(len(question.pairs) for question in questions),
+            **external.about,
+        }
+    others = {name: why for name, why in found.items() if name not in sets}
+    report["sets"] |= {name: {"status": "not run", "reason": why} for name, why in others.items()}
+    frames, retrieved = [by_length(name, sets[name].questions) for name in sets], {}
+    for system in trained:
+        rm = reward_model.load(run / "reward" / system).merged()
+        frames += scored_by(system, rm, profile, sets, retrieved, report)
+        del rm  # before the next one is loaded
     frames = frames or [pd.DataFrame(columns=external_sets.COLUMNS)]
     write_rows(run / "external/predictions.parquet", pd.concat(frames, ignore_index=True))
     # the clinic's texts are the kit's own
@@ -64,33 +68,14 @@ def by_length(name: str, questions: Sequence[Question]) -> pd.DataFrame:
     return predictions((name, "length", "q", False), questions, words)
 
 
-def _scored(
-    profile: Profile, run: Path, trained: list[str], sets: dict[str, Set], report: dict
-) -> list[pd.DataFrame]:
-    """Predictions of each reward model; what was found and what was cut go into ``report``."""
-    from promedical_utils.reward_model import model as reward_model  # loads torch
-
-    frames = []
-    retrieved: dict[str, list[Question]] = {}
-    for system in trained:
-        rm = reward_model.load(run / "reward" / system).merged()
-        frames += scored_by(system, rm, profile, sets, retrieved, report)
-        del rm  # before the next one is loaded
-    return frames
-
-
 def scored_by(
-    system: str,
-    rm,
-    profile: Profile,
-    sets: dict[str, Set],
-    retrieved: dict[str, list[Question]],
-    report: dict,
+    system: str, rm, profile: Profile, sets: dict[str, Set], retrieved: dict, report: dict
 ) -> list[pd.DataFrame]:
     """Predictions of one reward model on every set, in every column.
 
-    Retrieval counts tokens, so the first model that meets a set fills ``retrieved`` for all of
-    them. ``report`` gets, under retrieval and sets, what was found and what was cut.
+    Retrieval counts tokens, so the first model that meets a set fills ``retrieved``, name of a set
+    -> questions, for all of them. ``report`` gets, under retrieval and sets, what was found and
+    what was cut.
     """
     frames = []
     for name, external in sets.items():

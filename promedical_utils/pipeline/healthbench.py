@@ -35,13 +35,12 @@ def ensure_graded(profile: Profile, run: Path) -> dict:
 
 
 def grade_policies(profile: Profile, run: Path) -> None:
-    """Let base and aligned policy answer HealthBench and the judge grade every criterion.
+    """Let base and aligned policy answer ``policy_prompts`` prompts of HealthBench, and the judge
+    grade every criterion; KitError where nothing can be asked or the judge says nothing at all.
 
-    One answer each, sampled as everywhere from the profile's seed, to as many prompts as
-    ``policy_prompts`` says. The judge reads the criteria as they stand, a penalty too, all of an
-    answer in one request (kit's decision; HealthBench asks one by one). Writes
-    healthbench/graded.parquet, a row a criterion without any text, then graded.json. KitError where
-    nothing can be asked or the judge says nothing at all.
+    One answer each, sampled from the profile's seed. The judge reads the criteria as they stand, a
+    penalty too, all of an answer in one request (kit's decision; HealthBench asks one by one).
+    Writes healthbench/graded.parquet, a row a criterion without any text, then graded.json.
     """
     usable = healthbench.whole_rubrics(schemas.read(RUBRICS))
     rows = usable[: profile.policy_prompts or None]
@@ -49,12 +48,8 @@ def grade_policies(profile: Profile, run: Path) -> None:
         raise KitError(
             "HealthBench: no row has a conversation and all its criteria; read the whole set"
         )
-    asked = [
-        schemas.question(
-            f"healthbench-{row.prompt_id}", "healthbench", row.prompt, "health_conversation"
-        )
-        for row in rows
-    ]
+    source, kind = "healthbench", "health_conversation"
+    asked = [schemas.question(f"{source}-{r.prompt_id}", source, r.prompt, kind) for r in rows]
     roles, graded, finished = endpoints.of_profile(profile, run), [], {}
     folders = {"base": None, "grpo": run / "policy"}
     for system, answers in policies.answers_of(profile, run, folders, asked):
@@ -76,7 +71,14 @@ def grade_policies(profile: Profile, run: Path) -> None:
         raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
     write_frame(run / healthbench.GRADED, pd.DataFrame(graded))
     facts = {"prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished}
-    write_json(run / "healthbench/graded.json", facts | _provenance(profile, run))
+    card, as_read = schemas.CARDS[RUBRICS], schemas.as_first_read(RUBRICS)
+    facts |= {
+        "fingerprint": healthbench.fingerprint(profile, run),
+        "judge": profile.roles["judge"].model,
+        "packages": {name: version(name) for name in run_data.PACKAGES},
+        "source": {"file": card.file, "revision": card.revision, "as_first_read": as_read},
+    }
+    write_json(run / "healthbench/graded.json", facts)
 
 
 def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text: str) -> Task:
@@ -87,14 +89,3 @@ def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text
     )
     name = {"id": f"{system}-{instruction.id}", "instruction_id": instruction.id}
     return Task(instruction, criteria, Candidate(**name, generator=system, text=text or " "))
-
-
-def _provenance(profile: Profile, run: Path) -> dict:
-    """What the grades came from: policy and settings, judge, versions, the file that was read."""
-    card, as_read = schemas.CARDS[RUBRICS], schemas.as_first_read(RUBRICS)
-    return {
-        "fingerprint": healthbench.fingerprint(profile, run),
-        "judge": profile.roles["judge"].model,
-        "packages": {name: version(name) for name in run_data.PACKAGES},
-        "source": {"file": card.file, "revision": card.revision, "as_first_read": as_read},
-    }

@@ -10,19 +10,16 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import clinic
-from promedical_utils.clinic import lessons, vocabulary
 from promedical_utils.core import plotting, statistics
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import read_json
 from promedical_utils.evaluation import bench as benches
-from promedical_utils.rubric import display
 from promedical_utils.rubric.display import Card
 
 LEVELS = ("not_met", "unknown", "met")  # in order, for weighted kappas: unknown lies between
 NO_TEXT = "not shown: of real data the notebooks show no text"
 NO_TRUTH = "no truth beside the judge: not testable in this profile"
-NO_BASE = "not shown: only the kit's own base of the clinic answers here"
 
 
 def in_clinic(profile: Profile, show: Callable, *args, why: str = NO_TEXT, **kwargs):
@@ -30,29 +27,14 @@ def in_clinic(profile: Profile, show: Callable, *args, why: str = NO_TEXT, **kwa
     return show(*args, **kwargs) if profile.data == "clinic" else Card(why)
 
 
-def with_own_base(profile: Profile, show: Callable, *args, **kwargs):
-    """``show(*args, **kwargs)`` where the kit's own base was taught in the clinic, else a card."""
-    own = profile.data == "clinic" and profile.base_model == "small"
-    return show(*args, **kwargs) if own else Card(NO_BASE)
-
-
-def names(profile: Profile) -> list[str]:
-    """The clinic's names and values, each of which its own base has as one token; elsewhere
-    nothing."""
-    return vocabulary.single_tokens() if profile.data == "clinic" else []
-
-
-def patient(
-    profile: Profile,
-) -> tuple[Instruction | None, tuple[Criterion, ...], Mapping[str, str]]:
+def patient(profile: Profile) -> tuple[Instruction | None, tuple[Criterion, ...], dict]:
     """The first held-out patient of the clinic: message, true criteria, facts of the leaflet by
     name; elsewhere nothing."""
     if profile.data != "clinic":
         return None, (), {}
     world = clinic.build(profile)
-    id_ = world.ids("checkpoint")[0]
-    asked = next(asked for asked in world.instructions if asked.id == id_)
-    return asked, tuple(world.rubric_of[id_].criteria), world.patients[id_].facts
+    asked = world.instructions_in("checkpoint")[0]
+    return asked, tuple(world.rubric_of[asked.id].criteria), facts(profile, asked.id)
 
 
 def facts(profile: Profile, instruction_id: str) -> dict[str, str]:
@@ -80,25 +62,8 @@ def picture(path: Path, plot: Callable, *args) -> None:
 
 def goals(profile: Profile, reached: Mapping[str, bool]) -> None:
     """Print the goals of the published profile. A goal is a result either way."""
-    for goal, value in reached.items() if profile.name == "cpu" else ():
+    for goal, value in reached.items() if profile.name in ("cpu", "record") else ():
         print(f"goal, {goal}:", value)
-
-
-def loss_curve(profile: Profile, report: Mapping) -> Card:
-    """The base's loss over its steps, in nats, and where the clinic's lessons begin.
-
-    ``report`` as from ``base.train_base``; a pretrained base has no such curve, and a card says so.
-    """
-    if not report["trained_here"]:
-        return Card("a pretrained base: nothing was trained here")
-    marks = {}
-    if profile.data == "clinic":
-        steps = report["steps"]
-        marks = {"drills": 0, "leaflets, right answers": lessons.READ_FROM * steps}
-        marks["mixed answers"] = lessons.MIX_FROM * steps
-    losses = pd.DataFrame(report["curve"], columns=["step", "loss"]).set_index("step")
-    label = "loss on answer tokens (nats)"
-    return display.curve(losses, label, marks, title="what the base was taught")
 
 
 def labels(profile: Profile) -> tuple[str, ...]:
@@ -106,23 +71,18 @@ def labels(profile: Profile) -> tuple[str, ...]:
     return benches.AGAINST if profile.data == "clinic" else ("adjudicated",)
 
 
-def agreement(
-    profile: Profile, run: Path, bench: benches.Bench
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Agreement of the people who labelled; the same by dimension, with 95 % intervals.
-
-    The clinic: its two physicians, whose agreement is an input. Real data: K-QA's three. Open data:
-    nobody but the judge has read these, so no rows. By dimension as ``statistics.reliability``.
+def agreement(profile: Profile, run: Path, bench: benches.Bench) -> tuple:
+    """Two frames, agreement of the people who labelled; the same by dimension, with 95 % intervals,
+    as ``statistics.reliability``. The clinic: its two physicians, whose agreement is an input. Real
+    data: K-QA's three. Open data: nobody but the judge has read these, so no rows.
     """
     if profile.data == "clinic":
-        cells = bench.cells
+        cells, condition = bench.cells, bench.samples.set_index("instruction_id").condition
         by_dimension = statistics.reliability(
             cells[["physician_1", "physician_2"]],
             LEVELS,
             by=cells.dimension,
-            conditions=cells.instruction_id.map(
-                bench.samples.set_index("instruction_id").condition
-            ),
+            conditions=cells.instruction_id.map(condition),
             draws=min(profile.bootstrap, 200),
             seed=profile.seed,
         )

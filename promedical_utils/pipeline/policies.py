@@ -1,17 +1,21 @@
 """Notebook 05: the policy aligned by the gated reward, and answers of base and policy judged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import pandas as pd
 
 from promedical_utils import clinic
 from promedical_utils.core import profiles
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Candidate, Instruction
+from promedical_utils.core.records import Candidate
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame
-from promedical_utils.evaluation import policy_answers
+from promedical_utils.evaluation import testbed
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.preference_pairs import judge_of
+
+PROMPTS = 400  # of the testbed, at most
 
 
 def train_policy(profile: Profile, run: Path) -> dict:
@@ -33,24 +37,20 @@ def align(profile: Profile, run: Path, data: RunData, out: Path, seed=None) -> d
     """Train one policy on the run's data into ``out`` (``training.train``); its report."""
     from promedical_utils.policy import training  # loads torch
 
-    reward = run / "reward" / profile.reward_model
-    job = training.Job(
-        out,
-        profile if seed is None else profile.model_copy(update={"seed": seed}),
-        data.rubrics,
-        data.instructions_in("train"),
-        held_out(profile, run, data),
-        reward_fingerprint(reward),
-    )
+    reward, held = run / "reward" / profile.reward_model, held_out(profile, run, data)
+    own = profile if seed is None else profile.model_copy(update={"seed": seed})
+    asked, read = data.instructions_in("train"), reward_fingerprint(reward)
+    job = training.Job(out, own, data.rubrics, asked, held, read)
     return training.train(job, base_path(profile, run), reward)
 
 
-def held_out(profile: Profile, run: Path, data: RunData):
-    """The checkpoint split with its judges, as ``model.HeldOut``."""
+def held_out(profile: Profile, run: Path, data: RunData, asked=None):
+    """``asked``, or the checkpoint split, with its judges, as ``model.HeldOut``."""
     from promedical_utils.policy.model import HeldOut  # loads torch
 
+    asked = data.instructions_in("checkpoint") if asked is None else asked
     gold, judged = policy_judges(profile, run, data)
-    return HeldOut(data.instructions_in("checkpoint"), judged, gold, data.condition_of)
+    return HeldOut(asked, judged, gold, data.condition_of)
 
 
 def reward_fingerprint(reward: Path) -> str:
@@ -70,15 +70,15 @@ def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
         return None, _endpoint_judge(profile, run, data)
     kinds = data.criterion_kinds
     judge = judge_of(profile, data.verdicts, kinds)
+    known = {i.id: clinic.facts(i.messages) for i in data.instructions}
 
     def gold(pairs) -> list[dict[str, str]]:
-        return [clinic.gold(data.rubric_of[i].criteria, text) for i, text in pairs]
+        return [clinic.gold(data.rubric_of[i].criteria, known[i], text) for i, text in pairs]
 
     def judged(pairs) -> list[dict[str, str]]:
-        names = [short_hash(*pair) for pair in pairs]
         return [
-            {c: judge.verdict(name, c, kinds[c], v) for c, v in true.items()}
-            for name, true in zip(names, gold(pairs), strict=True)
+            {c: judge.verdict(short_hash(*pair), c, kinds[c], v) for c, v in true.items()}
+            for pair, true in zip(pairs, gold(pairs), strict=True)
         ]
 
     return gold, judged
@@ -110,43 +110,48 @@ def write_evaluation(profile: Profile, run: Path, data: RunData) -> None:
         write_frame(run / f"policy/{name}.parquet", frame)
 
 
+def write_testbed(profile: Profile, run: Path):
+    """``testbed.measured`` on training patients of the clinic, also into policy/testbed.csv; None
+    with other data."""
+    if profile.data != "clinic":
+        return None
+    world = clinic.build(profile)
+    ids = world.ids("train")[:PROMPTS]
+    doses = testbed.measured(world, ids, profile.bootstrap, profile.seed)
+    write_frame(run / "policy/testbed.csv", doses)
+    return doses
+
+
 def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mapping):
     """(answers, verdicts) on the bench prompts of the policy in each folder; None is the base.
 
     One answer each, from the profile's seed, so that rows pair by prompt; see ``model.judge``.
     """
-    import pandas as pd
-
     from promedical_utils.policy import model as policies  # loads torch
 
     prompts = data.instructions_in("bench")[: profile.policy_prompts or profile.bench_samples]
-    gold, judged = policy_judges(profile, run, data)
-    held = policies.HeldOut(prompts, judged, gold, data.condition_of)
+    held = held_out(profile, run, data, prompts)
     frames = [
         policies.judge(name, held, answers, data.rubric_of)
         for name, answers in answers_of(profile, run, folders, prompts)
     ]
-    frame, verdicts = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
-    if profile.data == "clinic":
-        cannot = read_json(run / "base_report.json", "00_start_here")["cannot_copy"]
-        frame = policy_answers.with_readable(frame, data.rubrics, cannot)
-    return frame, verdicts
+    return tuple(pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
 
 
-def answers_of(
-    profile: Profile, run: Path, folders: Mapping, asked: Sequence[Instruction]
-) -> Iterator[tuple[str, list]]:
-    """(name, answers) of the policy in each of the ``folders``, by name; None is the base."""
-    from promedical_utils.policy import model as policies  # loads torch
-    from promedical_utils.reward_model import hub  # loads torch
-
-    base = base_path(profile, run)
-    tokenizer = hub.tokenizer_of(base)
+def answers_of(profile: Profile, run: Path, folders: Mapping, asked) -> Iterator[tuple[str, list]]:
+    """(name, answers to the instructions) of the policy in each of the ``folders``; None is the
+    base."""
     for name, folder in folders.items():
-        if folder is None:
-            model = policies.load_base(base, profile)[0]
-        else:
-            model = policies.load_policy(folder, base, profile)
-        answers = policies.answers_of(model, tokenizer, asked, profile, profile.seed)
-        del model  # before the next one is loaded
-        yield name, answers
+        yield name, answers_by(folder, base_path(profile, run), profile, asked)
+
+
+def answers_by(folder: Path | None, base: Path | str, profile: Profile, asked) -> list:
+    """Answers of the policy in ``folder``, or of its base alone; the model is then let go."""
+    from promedical_utils.policy import model as policies  # these load torch
+    from promedical_utils.reward_model import hub
+
+    if folder is None:
+        model = policies.load_base(base, profile)[0]
+    else:
+        model = policies.load_policy(folder, base, profile)
+    return policies.answers_of(model, hub.tokenizer_of(base), asked, profile, profile.seed)

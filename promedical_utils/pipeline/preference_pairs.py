@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils import clinic
-from promedical_utils.clinic import generators, people
+from promedical_utils.clinic import people
 from promedical_utils.core import profiles, provenance, records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Verdict
@@ -22,11 +22,9 @@ Answered = tuple[list[Candidate], list[Verdict], dict]  # and what the report sa
 
 
 def make_preference_pairs(profile: Profile, run: Path) -> dict:
-    """Candidates, verdicts, and the training pairs as a join over the judge's verdicts.
-
-    Writes data/{candidates,verdicts,pairs}.parquet, hashes.json, expansion.csv (what became of
-    every two answers) and, in the clinic, judge_errors.csv.
-    """
+    """Writes data/{candidates,verdicts,pairs}.parquet, the pairs a join over the judge's verdicts,
+    hashes.json, expansion.csv (what became of every two answers) and, in the clinic,
+    judge_errors.csv."""
     make = {"clinic": of_clinic, "real": candidates_of_real, "open": by_endpoints}[profile.data]
     candidates, verdicts, report = make(profile, run)
     records.save(candidates, run / "data/candidates.parquet")
@@ -59,11 +57,9 @@ def expert(profile: Profile) -> str:
 
 
 def of_clinic(profile: Profile, run: Path) -> Answered:
-    """The clinic's own generators and judge, or those behind endpoints; its truth beside them.
-
-    Its judge errs as configured. Its physicians settle the calibration split.
-    """
-    data = RunData.load(run, "rubrics", "splits")
+    """The clinic's own generators and judge, who errs as configured, or those behind endpoints; its
+    truth beside them; and its physicians, who settle the calibration split."""
+    data = RunData.load(run, "instructions", "rubrics", "splits")
     if profiles.asks_endpoints(profile):
         candidates, judged, report = by_endpoints(profile, run)
         truth = _truth(data, candidates)
@@ -72,7 +68,7 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
         candidates = [
             _candidate(profile, i, name, w.answer(i, name))
             for i in data.rubric_of
-            for name in generators.NAMES
+            for name in w.authors(i)
         ]
         truth = _truth(data, candidates)
         judge = judge_of(profile, truth, data.criterion_kinds)
@@ -91,20 +87,14 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
 def by_endpoints(profile: Profile, run: Path) -> Answered:
     """Answers and verdicts by the roles' endpoints; an answer that no generator gave is counted."""
     data, roles = RunData.load(run, "instructions", "rubrics"), of_profile(profile, run)
-    answer_of, unanswered = {}, {}
-    for name in roles.generators:
-        answers = roles.answer(name, data.instructions)
-        for instruction, answer in zip(data.instructions, answers, strict=True):
-            if answer.value is None:
-                unanswered[f"{name}, {instruction.id}"] = answer.reason
+    said = {name: roles.answer(name, data.instructions) for name in roles.generators}
+    candidates, unanswered = [], {}
+    for n, instruction in enumerate(data.instructions):
+        for name, answers in said.items():
+            if answers[n].value is None:
+                unanswered[f"{name}, {instruction.id}"] = answers[n].reason
             else:
-                answer_of[instruction.id, name] = answer.value
-    candidates = [
-        _candidate(profile, i, name, answer_of[i, name])
-        for i in data.instruction_of
-        for name in roles.generators
-        if (i, name) in answer_of
-    ]
+                candidates.append(_candidate(profile, instruction.id, name, answers[n].value))
     tasks = [task_of(data, candidate) for candidate in candidates]
     judged = [verdict for verdicts in roles.judge(tasks) for verdict in verdicts]
     report = {
@@ -126,23 +116,21 @@ def _truth(data: RunData, candidates: list[Candidate]) -> list[Verdict]:
     """What the clinic's grammar reads in every answer."""
     rows = []
     for answer in candidates:
-        read = clinic.gold(data.rubric_of[answer.instruction_id].criteria, answer.text)
-        for c, verdict in read.items():
-            row = {"candidate_id": answer.id, "criterion_id": c, "judge": "truth"}
-            rows.append(Verdict(**row, verdict=verdict))
+        i, about = answer.instruction_id, {"candidate_id": answer.id, "judge": "truth"}
+        known = clinic.facts(data.instruction_of[i].messages)
+        read = clinic.gold(data.rubric_of[i].criteria, known, answer.text)
+        rows += [Verdict(**about, criterion_id=c, verdict=verdict) for c, verdict in read.items()]
     return rows
 
 
 def judge_of(profile: Profile, verdicts: Iterable[Verdict], kinds: dict[str, str]) -> people.Judge:
     """The simulated judge, fitted to its configured agreement on true verdicts (an input)."""
     true = [(kinds[v.criterion_id], v.verdict) for v in verdicts if v.judge == "truth"]
-    return people.Judge.fit(profile.judge_agreement, true, profile.seed)
+    return people.Judge.fit(profile.judge_agreement, true, clinic.RISKS, profile.seed)
 
 
-def _read_by(
-    reader: people.Judge | people.Panel, name: str, data: RunData, truth: Iterable[Verdict]
-) -> list[Verdict]:
-    """What a judge or a panel says where the truth is ``truth``."""
+def _read_by(reader, name: str, data: RunData, truth: Iterable[Verdict]) -> list[Verdict]:
+    """What a judge or a panel of ``people`` says where the truth is ``truth``."""
     rows = []
     for v in truth:
         kind = data.criterion_kinds[v.criterion_id]
@@ -151,16 +139,16 @@ def _read_by(
     return rows
 
 
-def judge_errors(data: RunData, judge: str = "judge", expert: str = "truth") -> pd.DataFrame:
-    """Where a judge errs, by dimension, for ``figures.plot_judge_errors``.
+def judge_errors(data: RunData) -> pd.DataFrame:
+    """Where the judge errs, by dimension, for ``figures.plot_judge_errors``.
 
-    ``lenient``: of the verdicts that the expert finds not met, the share that the judge lets pass;
+    ``lenient``: of the verdicts that in truth are not met, the share that the judge lets pass;
     ``strict`` the other way round. Wilson intervals, 95 %. Unknown verdicts of either are left out.
     """
     dimension_of = {c.id: c.dimension for r in data.rubrics for c in r.criteria}
-    judged, counts = data.verdicts_of(judge), Counter()
-    for (answer, criterion), true in data.verdicts_of(expert).items():
-        counts[dimension_of[criterion], true, judged.get((answer, criterion))] += 1
+    judged, counts = data.verdicts_of("judge"), Counter()
+    for key, true in data.verdicts_of("truth").items():
+        counts[dimension_of[key[1]], true, judged.get(key)] += 1
     rows = []
     for dimension in records.DIMENSIONS:
         for error, right, wrong in (("lenient", "not_met", "met"), ("strict", "met", "not_met")):

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.run_data import RunData, base_path
+from promedical_utils.core.run_data import RunData, untaught_path
 from promedical_utils.core.workspace import read_json, write_frame, write_json
 from promedical_utils.data.sources.real_sets import refuse_external
 from promedical_utils.pipeline.preference_pairs import expert
@@ -12,40 +14,30 @@ from promedical_utils.reward_model import calibration, model_card
 from promedical_utils.reward_model.variants import criterion_texts, find
 from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, met
 
-RMS = ("criterion", "scalar_overall", "scalar_blind")  # of every run
-PLACEBO, TWIN = "criterion_swapped", "criterion_clean"  # of real text, and of the clinic
 # what the run's report takes over from those of the models
 REPORTED = ("view", "labels", "full", "seed", "settings", "base", "steps", "groups", "pairs")
 REPORTED += ("verdicts", "tokens", "seconds", "padding", "parameters", "trained_parameters")
 
 
-def models(profile: Profile) -> list[str]:
-    return [*RMS, *[PLACEBO] * (profile.data == "real"), *[TWIN] * profile.rm_twin]
-
-
 def train_reward_models(profile: Profile, run: Path) -> dict:
-    """Train the criterion RM, the scalar controls and the twin; calibrate; score held-out answers.
-
-    Writes reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json.
-    """
-    import pandas as pd
-
+    """Train the profile's reward models, calibrate them, score held-out answers; writes
+    reward/<name>/ with calibration and card, reward/heldout.parquet and reward/report.json."""
     from promedical_utils.reward_model import model as reward_model  # loads torch
 
     data = RunData.load(run)
     heldout = groups_of(data, expert(profile), "calibration")
     report, frames = {"heldout_pair_accuracy": {}, "models": {}}, []
-    for name in models(profile):
+    for name in profile.rm_arms:
         folder = run / "reward" / name
-        own = train_reward_model(profile, run, data, find(name), folder)
-        read = as_read(find(name), data, heldout)
-        scores = reward_model.load(folder).score_groups(read, shorten=find(name).swapped)
-        calibrate(profile, data, find(name), folder, scores)
+        recipe = find(name)
+        own = train_reward_model(profile, run, data, recipe, folder)
+        read = as_read(recipe, data, heldout)
+        scores = reward_model.load(folder).score_groups(read, shorten=recipe.swapped)
+        calibrate(profile, data, recipe, folder, scores)
         rows = _labelled(scores.assign(scorer=name), heldout)
         frames.append(rows.rename(columns={"label": "truth"}))
-        counts = {key: len(own[key]) for key in ("left_out", "shortened")}
-        counts |= {key: own[key] for key in ("rounding",) if key in own}
-        report["models"][name] = {key: own[key] for key in REPORTED} | counts
+        report["models"][name] = {key: own[key] for key in (*REPORTED, "rounding") if key in own}
+        report["models"][name] |= {key: len(own[key]) for key in ("left_out", "shortened")}
         report["heldout_pair_accuracy"][name] = pair_accuracy(scores, heldout)
     scores = pd.concat(frames, ignore_index=True)
     write_frame(run / "reward/heldout.parquet", scores)
@@ -54,9 +46,7 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
     return report
 
 
-def train_reward_model(
-    profile: Profile, run: Path, data: RunData, recipe, folder: Path, seed=None
-) -> dict:
+def train_reward_model(profile, run: Path, data: RunData, recipe, folder: Path, seed=None) -> dict:
     """Train one recipe on the run's training split into ``folder``; its report, with what half
     precision rounds away on the calibration split."""
     from promedical_utils.reward_model import model as reward_model  # these two load torch
@@ -66,7 +56,7 @@ def train_reward_model(
     refuse_external(group.instruction for group in train)
     training.train(
         as_read(recipe, data, recipe.groups(train)),
-        base_path(profile, run, recipe.architecture),
+        untaught_path(profile, run),
         folder,
         view=recipe.view,
         profile=recipe.profile(profile),
@@ -112,26 +102,21 @@ def settled_rows(profile: Profile, data: RunData, recipe, scores):
 
 
 def _labelled(scores, groups):
-    """``scores`` with label, 1 met or 0 not by the groups' verdicts, and dimension.
-
-    Unknown is 0 on safety and NaN elsewhere.
-    """
+    """``scores`` with dimension and label: 1 met or 0 not by the groups' verdicts; unknown is 0 on
+    safety and NaN elsewhere."""
     dimension = {c.id: c.dimension for g in groups for c in g.criteria}
     label = {
         (a.id, c.id): met(g, a.id, c) for g in groups for a in g.candidates for c in g.criteria
     }
     keys = zip(scores.candidate_id, scores.criterion_id, strict=True)
-    values = [label.get(key) for key in keys]
-    values = [float("nan") if v is None else float(v) for v in values]
+    values = pd.Series([label.get(key) for key in keys], scores.index, float)
     return scores.assign(label=values, dimension=scores.criterion_id.map(dimension))
 
 
 def pair_accuracy(scores, held) -> dict:
     """Share of differing criterion pairs that a scorer orders rightly, and how many there are."""
-    value = scores.set_index(["candidate_id", "criterion_id"]).score.to_dict()
-    hits = []
-    for group in held:
-        for pair in criterion_pairs(group):
-            key = pair.criterion_id if (pair.chosen_id, pair.criterion_id) in value else ""
-            hits.append(value[pair.chosen_id, key] > value[pair.rejected_id, key])
+    value, hits = scores.set_index(["candidate_id", "criterion_id"]).score.to_dict(), []
+    for pair in (pair for group in held for pair in criterion_pairs(group)):
+        key = pair.criterion_id if (pair.chosen_id, pair.criterion_id) in value else ""
+        hits.append(value[pair.chosen_id, key] > value[pair.rejected_id, key])
     return {"accuracy": round(sum(hits) / max(1, len(hits)), 4), "pairs": len(hits)}

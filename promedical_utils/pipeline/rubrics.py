@@ -5,7 +5,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -42,12 +41,10 @@ def unseen_kinds(profile: Profile) -> frozenset[str]:
 
 
 def make_rubrics(profile: Profile, run: Path) -> dict:
-    """Instructions, splits and rubrics; writes data/{instructions,splits,rubrics}.parquet.
-
-    Also review.json (the report that is returned), hashes.json, composition.csv (criteria of each
-    dimension in a rubric, the mean of a category); funnel.csv and left_out.parquet where something
-    was curated, drafts.parquet (every draft as it came) where something was drafted, and rounds.csv
-    where drafts were reviewed.
+    """Writes data/{instructions,splits,rubrics}.parquet, review.json (the report, returned),
+    hashes.json, and composition.csv (criteria of each dimension in a rubric, the mean of a
+    category); funnel.csv and left_out.parquet where something was curated, drafts.parquet (every
+    draft as it came) where something was drafted, rounds.csv where drafts were reviewed.
     """
     kinds = {"clinic": of_clinic, "real": real_text.rubrics_of_real, "open": of_open_sets}
     instructions, splits, rubrics, report = kinds[profile.data](profile, run)
@@ -55,12 +52,10 @@ def make_rubrics(profile: Profile, run: Path) -> dict:
     records.save(splits, run / "data/splits.parquet")
     records.save(rubrics, run / "data/rubrics.parquet")
     write_json(run / "data/review.json", report)
-    rows = []
-    for instruction, rubric in zip(instructions, rubrics, strict=True):
-        dimensions = [criterion.dimension for criterion in rubric.criteria]
-        counts = {name: dimensions.count(name) for name in records.DIMENSIONS}
-        rows.append({"category": instruction.category} | counts)
-    composition = pd.DataFrame(rows).groupby("category").mean().reset_index()
+    counts = [Counter(criterion.dimension for criterion in rubric.criteria) for rubric in rubrics]
+    composition = pd.DataFrame(counts, columns=list(records.DIMENSIONS)).astype(float).fillna(0)
+    composition.insert(0, "category", [instruction.category for instruction in instructions])
+    composition = composition.groupby("category").mean().reset_index()
     write_frame(run / "data/composition.csv", composition)
     provenance.hash_data(run)
     return report
@@ -80,9 +75,7 @@ def of_clinic(profile: Profile, run: Path) -> Made:
     def physician(drafts: list[Rubric]) -> list:
         return [people.corrections(d, w.rubric_of[d.instruction_id], "physician_1") for d in drafts]
 
-    writer = partial(_by_clinic, profile, w)
-    if roles:
-        writer = partial(rubric_writer.write, roles)
+    writer = partial(rubric_writer.write, roles) if roles else partial(_by_clinic, profile, w)
     drafting = Drafting(profile, {i.id: i for i in instructions}, writer)
     drafting.run([i for i in w.ids("train") if i in curated], physician)
     rubric_of, drafted = w.rubric_of | drafting.gold, []
@@ -103,21 +96,18 @@ def of_clinic(profile: Profile, run: Path) -> Made:
         },
         "note": "how often the writer errs is set in the profile: an input, not a finding",
     }
-    splits = [row for row in w.splits if row.instruction_id not in lost]
-    return instructions, splits, [_with_kinds(rubric_of[i.id]) for i in instructions], report
-
-
-def _with_kinds(rubric: Rubric) -> Rubric:
-    """With each criterion's type as the clinic's grammar reads it; endpoints give none."""
-    named = [c.model_copy(update={"kind": people.kind(c.text)}) for c in rubric.criteria]
-    return rubric.model_copy(update={"criteria": named})
+    splits, rubrics = [row for row in w.splits if row.instruction_id not in lost], []
+    for rubric in (rubric_of[i.id] for i in instructions):
+        # each criterion's type, which endpoints do not give, as the clinic's grammar reads it
+        named = [c.model_copy(update={"kind": people.kind(c.text)}) for c in rubric.criteria]
+        rubrics.append(rubric.model_copy(update={"criteria": named}))
+    return instructions, splits, rubrics, report
 
 
 def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], shown) -> Written:
     """Drafts of the clinic's writer, who errs as the profile says, less after alike examples."""
     drafts = []
-    nearest = rubric_writer.examples(asked, shown)
-    for instruction, near in zip(asked, nearest, strict=True):
+    for instruction, near in zip(asked, rubric_writer.examples(asked, shown), strict=True):
         alike = [i.category for i, _ in near]
         rate = people.error_rate(profile, instruction.category, alike)
         rng = random.Random(short_hash("draft", profile.seed, instruction.id, *alike))
@@ -125,12 +115,10 @@ def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], show
     return Written(drafts, [], 0)
 
 
-def _curated_clinic(
-    profile: Profile, run: Path, w: clinic.World, roles: Roles | None
-) -> tuple[set[str], dict]:
+def _curated_clinic(profile: Profile, run: Path, w: clinic.World, roles) -> tuple[set[str], dict]:
     """Which training instructions come through curation of the raw pool; the report, by truth."""
-    train = set(w.ids("train"))
-    rows, truth = pool.raw(w, w.ids("train"), profile.seed)
+    train = w.ids("train")
+    rows, truth = pool.raw(w, train, profile.seed)
     planted = {row.text: truth[row.id] for row in rows}
 
     def screen(texts):
@@ -150,13 +138,14 @@ def _curated_clinic(
     leaks = set(made.left_out.id[made.left_out.step == "bench"])
     # one row of a cluster is kept, whichever: its instruction is then the one that came through
     through = [truth[i].of for i in left if truth[i].kind in ("kept", "duplicate")]
+    kept = set(train).intersection(through)
 
     def count(kind: str, right: set[str]) -> str:
         ids = {i for i, row in truth.items() if row.kind == kind}
         return f"{len(ids & right)} of {len(ids)}"
 
     against_truth = {
-        "instructions that came through": f"{len(train.intersection(through))} of {len(train)}",
+        "instructions that came through": f"{len(kept)} of {len(train)}",
         "near-misses kept": count("near_miss", left),
         "leaks of the bench found": count("leak", leaks),
         "rows too many (second of a cluster)": f"{len(through) - len(set(through))}",
@@ -164,7 +153,7 @@ def _curated_clinic(
     gone = truth.keys() - left
     for kind in ("licence", "language", "length", "not_medical", "too_easy", "too_hard"):
         against_truth[f"{kind}, dropped"] = count(kind, gone)
-    return train.intersection(through), report | {"against_truth": against_truth}
+    return kept, report | {"against_truth": against_truth}
 
 
 # ---------------------------------------------------------------- open sets
@@ -173,20 +162,17 @@ def _curated_clinic(
 def of_open_sets(profile: Profile, run: Path) -> Made:
     """Open sets curated and split, with rubrics of the writer's.
 
-    With ``reviewers`` in the profile there are rounds of review (review.sqlite): the stage stops
-    with a KitError until they have finished a round on the review page, and goes on where it was. A
-    draft that stays against the rules waits there with its reasons, and its instruction is left out
-    till then.
+    With ``reviewers`` in the profile the stage stops with a KitError until they have finished a
+    round on the review page (review.sqlite), and goes on where it was. A draft that stays against
+    the rules waits there with its reasons, and its instruction is left out till then.
     """
-    rows, left_out = open_rows(profile)
-    roles = of_profile(profile, run)
+    (rows, left_out), roles = open_rows(profile), of_profile(profile, run)
     # open sets may hold questions of the real ones, as far as these are at hand
     bench = real_sets.held_out_questions() if os.environ.get(VARIABLE) else {}
     curated, curation = _curated(profile, run, rows, bench, *_asking(roles))
     split_of = _open_splits(profile, curated.instructions)
     asked = {i.id: i for i in curated.instructions if i.id in split_of}
-    writer = partial(rubric_writer.write, roles)
-    drafting = Drafting(profile, asked, writer)
+    drafting = Drafting(profile, asked, partial(rubric_writer.write, roles))
     with closing(Store(run / "review.sqlite")) as store:
         rubric_of = _drafted(run, drafting, store)
     kept = [i for i in asked if i in rubric_of]
@@ -238,8 +224,7 @@ def open_rows(profile: Profile) -> tuple[list[RawInstruction], dict]:
 
 
 def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitRow]:
-    """Splits of the profile's sizes by the hash of the id, held-out ones first; train gets the
-    rest."""
+    """Splits of the profile's sizes by the hash of the id, held-out ones first."""
     names = ["bench"] * profile.bench_samples
     names += ["calibration"] * profile.calibration_instructions
     names += ["checkpoint"] * profile.checkpoint_instructions
@@ -250,10 +235,10 @@ def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitR
             f"({len(names)}): read more of the sources (source_limit) or lower their sizes"
         )
     names += ["train"] * profile.train_instructions
-    rows = {}
-    for i, name in zip(order, names, strict=False):
-        rows[i] = SplitRow(instruction_id=i, split=name, condition=i, patient=i, wording_seed=0)
-    return rows
+    return {
+        i: SplitRow(instruction_id=i, split=name, condition=i, patient=i, wording_seed=0)
+        for i, name in zip(order, names, strict=False)
+    }
 
 
 # ---------------------------------------------------------------- curation
@@ -275,9 +260,7 @@ def _asking(roles: Roles) -> tuple[Callable, Callable]:
     return partial(ask, roles.screen), classify
 
 
-def _curated(
-    profile: Profile, run: Path, rows: list[RawInstruction], bench: dict[str, str], *asking
-) -> tuple[filters.Curated, dict]:
+def _curated(profile: Profile, run: Path, rows, bench, *asking) -> tuple[filters.Curated, dict]:
     """What curation makes of ``rows``, and the report; writes funnel.csv and left_out.parquet."""
     made = filters.curate(rows, bench, *asking, profile)
     write_frame(run / "data/funnel.csv", made.funnel)
@@ -293,33 +276,25 @@ def _curated(
 # ---------------------------------------------------------------- drafting
 
 
-@dataclass
 class Drafting:
-    """Rubrics by rounds of review, if there are reviewers; what is left, with the gold so far.
-
-    ``writer(instructions, examples)`` drafts. What comes out: ``rounds`` (rows of numbers) and
-    ``gold`` of the reviewed; a draft of each that is ``left``. Of all drafts ``valid``: those that
-    keep the rules, as they came; ``queued``: for which instructions there was none, and why.
+    """Rubrics that ``writer(instructions, examples)`` drafts, by rounds of review if there are any:
+    ``rounds`` (rows of numbers) and ``gold`` of the reviewed, a draft of each that is ``left``. Of
+    all drafts ``valid``: those that keep the rules, as they came; ``queued``: for which
+    instructions there was none, and why.
     """
 
-    profile: Profile
-    instruction_of: Mapping[str, Instruction]
-    writer: Callable[..., Written]
-    rounds: list[dict] = field(default_factory=list)
-    gold: dict[str, Rubric] = field(default_factory=dict)
-    left: list[Rubric] = field(default_factory=list)
-    valid: list[Rubric] = field(default_factory=list)
-    queued: dict[str, list[str]] = field(default_factory=dict)
-    repaired: int = 0
+    def __init__(self, profile: Profile, instruction_of: Mapping[str, Instruction], writer):
+        self.profile, self.instruction_of, self.writer = profile, instruction_of, writer
+        self.rounds, self.left, self.valid = [], [], []
+        self.gold, self.queued, self.repaired = {}, {}, 0
 
     def run(self, ids: list[str], reviewing=None, examples: Sequence[Rubric] = ()) -> None:
         """``reviewing`` as ``review.rounds`` has it; ``examples``: gold from before."""
         p = self.profile
         if reviewing:
             sizes = {"size": p.review_batch, "blind": p.review_blind, "controls": p.review_controls}
-            for row, corrected in review.rounds(
-                ids, self.write, reviewing, target=p.rubric_pass_rate, seed=p.seed, **sizes
-            ):
+            sizes |= {"target": p.rubric_pass_rate, "seed": p.seed}
+            for row, corrected in review.rounds(ids, self.write, reviewing, **sizes):
                 self.rounds.append(row)
                 self.gold |= {r.instruction_id: r for r in corrected}
         left = [i for i in ids if i not in self.gold]

@@ -34,14 +34,12 @@ LEFT = {"generator": "missing", "judge": "unknown"}  # what is unanswered; of ot
 
 
 def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
-    """Questions of the profile's open sources, each through all roles, until ``minutes`` are over.
-
-    Returns roles.csv: a row a role with what it was ``asked``, how much of it is ``valid`` at once
-    or ``repaired`` (asked again, then right), what is ``queued`` for people, ``missing`` or
-    ``unknown``, and ``lost``, which is 0 unless the kit forgets or doubles something. open.json
-    counts questions, verdicts and the minutes of all calls. Both are written anew after each
-    question; answers are kept in ``folder``/asked, so that the next call asks for nothing again.
+    """Questions of the profile's open sources, each through all roles, until ``minutes`` are over;
     KitError without open data.
+
+    Returns roles.csv, a row a role, whose columns docs/endpoints.md explains; open.json counts
+    questions, verdicts and the minutes of all calls. Both are written anew after each question;
+    answers are kept in ``folder``/asked, so that the next call asks for nothing again.
     """
     if profile.data != "open":
         raise KitError("trial asks open questions: set data=open, sources and an endpoint in SET")
@@ -69,8 +67,7 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
                 candidate = Candidate(id=short_hash(row.id, name), **about)
                 task = Task(instruction, tuple(rubric.criteria), candidate)
                 verdicts.update(_judged(roles, task))
-        outcomes = roles.outcomes() | {"writer": written}
-        table = _table(outcomes, asked, roles.answers.ledger())
+        table = _table(roles.outcomes() | {"writer": written}, asked, roles.answers.ledger())
         report = {"questions": asked["writer"], "of": len(rows), "left_out": left_out}
         report |= {"verdicts": verdicts, "model": profile.roles["judge"].model}
         passed = (time.monotonic() - start) / 60

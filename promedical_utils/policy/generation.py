@@ -1,8 +1,5 @@
-"""Answers of a policy: prompts read once however many answers they get, sampling seeded by prompt.
-
-The random draws of an answer depend on its own seed alone, not on what else is in the batch, on how
-many processes share the prompts, or on where a run was interrupted.
-"""
+"""Answers of a policy: prompts read once however many answers they get, sampling seeded by prompt:
+not by what else is in the batch, by the number of processes, or by where a run was interrupted."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,10 +38,8 @@ def left_padded(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, 
 
 
 class _RoomyLayer(DynamicLayer):
-    """Cache layer (B, heads, tokens, width) with room for the answer, written in place.
-
-    The stock layer copies itself for each token: 59 % of the time of generating on a CPU.
-    """
+    """Cache layer (B, heads, tokens, width) with room for the answer, written in place: the stock
+    layer copies itself for each token, 59 % of the time of generating on a CPU."""
 
     def __init__(self, prompt: DynamicLayer, rows: torch.Tensor, room: int):
         super().__init__()
@@ -62,11 +57,8 @@ class _RoomyLayer(DynamicLayer):
 
 
 class SeededSampling(LogitsProcessor):
-    """Sampling as a greedy choice: temperature, nucleus, and Gumbel noise from each prompt's seed.
-
-    The largest of log-probability + Gumbel noise is a draw from the distribution (Gumbel-max).
-    ``rows`` (B,): number of each row's prompt; ``seeds``: one a prompt.
-    """
+    """Sampling as a greedy choice: temperature, nucleus, and Gumbel noise from each prompt's seed
+    (Gumbel-max). ``rows`` (B,): number of each row's prompt; ``seeds``: one a prompt."""
 
     def __init__(self, rows: torch.Tensor, seeds: Sequence[int], temperature: float, top_p: float):
         self.temperature = temperature
@@ -86,7 +78,7 @@ class SeededSampling(LogitsProcessor):
 
 
 def seed_of(*parts) -> int:
-    """A seed that depends on the parts alone, the same on every machine."""
+    """A seed that depends on the parts alone."""
     return int(short_hash(*parts), 16) % 2**31
 
 
@@ -102,9 +94,9 @@ def complete(
 ) -> list[list[int]]:
     """Completion ids of prompt ids, up to the first end token; temperature 0 is greedy.
 
-    A prompt that occurs several times (a GRPO group) is read once and its cache shared: on two
-    cores reading the prompts is otherwise as dear as writing the answers. ``seeds``: unless greedy
-    one for each different prompt, in the order of their first occurrence.
+    A prompt that occurs several times (a GRPO group) is read once: on two cores reading is
+    otherwise as dear as writing. ``seeds``: unless greedy one for each different prompt, in the
+    order of their first occurrence.
     """
     number_of = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     rows = torch.tensor([number_of[tuple(prompt)] for prompt in prompts], device=model.device)
@@ -171,10 +163,7 @@ def generate(
     batch: int = 64,
 ) -> list[Answer]:
     """One answer per instruction, in their order; temperature 0 is greedy, ``top_p`` the nucleus.
-
-    The same model, instruction and seed give the same answer, and the caller's random state is left
-    alone. KitError for a prompt too long.
-    """
+    The caller's random state is left alone. KitError for a prompt too long."""
     prompts = prompts_of(model, tokenizer, instructions, max_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, ends, training = {}, eos_ids(model, tokenizer), model.training

@@ -1,7 +1,4 @@
-"""Policies in use: load one, let it answer held-out prompts, measure the answers.
-
-``training`` trains them against ``veto_reward``.
-"""
+"""Policies in use: load one, let it answer held-out prompts, measure the answers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +18,16 @@ from promedical_utils.reward_model import hub
 from promedical_utils.rubric import scoring
 
 NOTEBOOK = "05_grpo_with_veto"
+VERDICTS = ["policy", "instruction_id", "criterion_id", "dimension", "kind", "weight"]
+VERDICTS += ["judge", "verdict"]
 # (instruction id, text) pairs -> {criterion id: verdict} each
 Judge = Callable[[Sequence[tuple[str, str]]], Sequence[Mapping[str, str]]]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Prompts that policies are evaluated on, and who judges their answers.
-
-    ``gold``: the truth, None where there is none; ``conditions``: of instructions, by id.
-    """
+    """Prompts that policies are evaluated on, and who judges their answers. ``gold``: the truth,
+    None where there is none; ``conditions``: of instructions, by id."""
 
     instructions: Sequence[Instruction]
     judged: Judge
@@ -40,8 +37,7 @@ class HeldOut:
 
 def answers_of(model, tokenizer, instructions, profile: Profile, seed: int) -> list[Answer]:
     """One answer per instruction, sampled as in training (``grpo_temperature``, ``grpo_top_p``)."""
-    p = profile
-    sampling = (p.grpo_max_tokens, p.grpo_temperature, p.grpo_top_p, seed)
+    sampling = (profile.grpo_max_tokens, profile.grpo_temperature, profile.grpo_top_p, seed)
     return generate(model, tokenizer, instructions, *sampling)
 
 
@@ -65,19 +61,9 @@ def judge(
         rubric, own = rubrics[instruction.id], {}
         for reader, verdicts_of in read.items():
             own[reader] = answer_verdicts(rubric, verdicts_of[number], answer.finished)
-            verdicts += [
-                {
-                    "policy": name,
-                    "instruction_id": instruction.id,
-                    "criterion_id": c.id,
-                    "dimension": c.dimension,
-                    "kind": c.kind,
-                    "weight": c.weight,
-                    "judge": reader,
-                    "verdict": own[reader].get(c.id, "unknown"),
-                }
-                for c in rubric.criteria
-            ]
+            for c in rubric.criteria:
+                about = (c.dimension, c.kind, c.weight, reader, own[reader].get(c.id, "unknown"))
+                verdicts.append((name, instruction.id, c.id, *about))
         row: dict = {
             "policy": name,
             "instruction_id": instruction.id,
@@ -99,11 +85,10 @@ def judge(
             # as it was read, not as a cut-off answer counts
             row["unparsed"] = float("unknown" in read["truth"][number].values())
         rows.append(row)
-    return pd.DataFrame(rows), pd.DataFrame(verdicts)
+    return pd.DataFrame(rows), pd.DataFrame(verdicts, columns=VERDICTS)
 
 
 def _scores(rubric: Rubric, verdicts: Mapping[str, str] | None) -> dict[str, float]:
-    """s1, s2, s3 by a judge's verdicts; NaN without."""
     scores = None if verdicts is None else scoring.score(rubric, verdicts)
     return {key: getattr(scores, key, math.nan) for key in ("s1", "s2", "s3")}
 
@@ -114,8 +99,8 @@ def divergence(
 ) -> tuple[list[float], list[float]]:
     """(KL(policy || reference), entropy) of each answer, both exact over the vocabulary.
 
-    KL is summed over the answer's tokens, in nats an answer; entropy is the mean, in nats a token.
-    ``reference`` is a context manager that yields the reference model; both are at ``temperature``,
+    KL is summed over the answer's tokens, in nats; entropy is the mean, in nats a token.
+    ``reference`` gives a context that yields the reference model; both are at ``temperature``,
     without the nucleus, as the loss sees them. ``tokens``: padded tokens of one pass.
     """
     kl, entropy = [math.nan] * len(answers), [math.nan] * len(answers)

@@ -1,11 +1,9 @@
 """One base, two adapters: policy, reward model and reference on the same, once loaded weights.
 
 A reward model that was trained as an adapter is its base, a LoRA and a score head; a policy is the
-same base and another LoRA; its reference is the base alone. So all three fit where one base does
-(``training.reward_model_of``).
-
-The reward adapter hangs on the policy's layers for a forward pass alone. In between, the policy is
-an ordinary PEFT model of one adapter, to optimiser, checkpoints and whoever else looks at it.
+same base and another LoRA; its reference is the base alone. The reward adapter hangs on the
+policy's layers for a forward pass alone. In between, the policy is an ordinary PEFT model of one
+adapter, to optimiser, checkpoints and whoever else looks at it.
 """
 
 import contextlib
@@ -25,11 +23,10 @@ HEAD = "base_model.model.score.weight"  # the score head's name in the adapter's
 
 
 def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
-    """The reward model in ``path`` on the base of ``policy_model``.
+    """The reward model in ``path`` on the base of ``policy_model``, whose LoRA is on its layers.
 
-    The policy has a LoRA of its own, on the layers of the reward model's, at least. It scores as
-    ``model.load(path)`` does, whatever the policy is at (training, generating, adapters off,
-    autocast). After each forward pass, also one that raises, the policy is as it was before.
+    It scores as ``model.load(path)`` does, whatever the policy is at (training, generating,
+    adapters off, autocast). After each forward pass, also one that raises, the policy is as it was.
     KitError where it was trained whole, on another base or precision, or its weights do not fit,
     and where the policy changes the base: by weights of its own, or a LoRA that is merged.
     """
@@ -72,18 +69,14 @@ def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
 @contextlib.contextmanager
 def reference(policy_model: PeftModel):
     """Context in which the policy, which it yields, is its reference: the base, all adapters off.
-
-    Unlike PEFT's ``disable_adapter`` it leaves ``requires_grad`` alone: a frozen policy stays one.
-    """
+    Unlike PEFT's ``disable_adapter`` it leaves ``requires_grad`` alone."""
     with _reading(policy_model, ()):
         yield policy_model
 
 
 class _Reader(torch.nn.Module):
-    """What ``packing.read_many`` takes for a model: a score head, and a body that is the policy's.
-
-    ``parts``: (layer of the policy, A, B, scaling) of the reward adapter, which this module owns.
-    """
+    """A score head and the policy's body, as ``packing.read_many`` takes a model; ``parts``: (layer
+    of the policy, A, B, scaling) of the reward adapter, which this module owns."""
 
     def __init__(self, policy_model: PeftModel, parts, score: torch.nn.Linear):
         super().__init__()
@@ -97,7 +90,6 @@ class _Reader(torch.nn.Module):
         return self.borrowed[0].device
 
     def base_model(self, **inputs):
-        """The body's output under the reward adapter."""
         policy_model, parts = self.borrowed
         body = policy_model.get_base_model().base_model
         modes = [(module, module.training) for module in body.modules()]
@@ -112,11 +104,8 @@ class _Reader(torch.nn.Module):
 
 @contextlib.contextmanager
 def _reading(policy_model: PeftModel, parts):
-    """Inside, the layers read the adapter made of ``parts`` alone, or without any the base alone.
-
-    Afterwards they read, and train, what they did before; PEFT's own switches would also set
-    ``requires_grad`` of every adapter.
-    """
+    """Inside, the layers read the adapter made of ``parts`` alone, or without any the base alone;
+    afterwards they read, and train, what they did before."""
     layers = _layers(policy_model).values()
     before = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
     trained = {weight: weight.requires_grad for weight in policy_model.parameters()}

@@ -1,9 +1,8 @@
 """Training of policies on TRL: GRPO, RLOO or DPO against one reward, with the truth beside it.
 
-At every evaluation, held-out prompts are answered and read by the reward model (proxy), by the
-judge and, in the clinic, by the truth (gold). The policy that is kept is the best by the *judge*:
-not by the proxy, which training pushes up by construction, and not by gold, which real data do not
-have. ``train`` is a row of steps; notebook 05 takes them one by one.
+Held-out answers are read by the reward model (proxy), by the judge and, in the clinic, by the truth
+(gold). The policy that is kept is the best by the *judge*: the proxy is pushed up by construction,
+and real data have no gold. Notebook 05 takes the steps of ``train`` one by one.
 """
 
 import math
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -58,11 +57,8 @@ WRITTEN = ("report.json", "curve.csv", "training.csv", "checkpoints.parquet", "h
 
 @dataclass
 class Job:
-    """One training: what is learned from, and where it is written.
-
-    ``reward``: what the outcome owes to the reward model, as a fingerprint. KitError for too few
-    instructions, or one without a rubric.
-    """
+    """One training; ``reward``: what the outcome owes to the reward model, as a fingerprint.
+    KitError for too few instructions, or one without a rubric."""
 
     out: Path
     profile: Profile
@@ -106,12 +102,7 @@ class Job:
             self.folder.mkdir(parents=True)
         _world().wait_for_everyone()
 
-    def best(self, step: int) -> Path:
-        """The policy after ``step``, kept while that evaluation is the best."""
-        return self.out / f"best-{step}"
-
     def clear(self) -> None:
-        """Remove what only an unfinished training needs."""
         for folder in (self.out / "trainer", *self.out.glob("best*")):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -119,13 +110,12 @@ class Job:
 def train(job: Job, base: Path | str, rm) -> dict:
     """Align ``base`` with ``reward_rule`` by ``policy_optimizer``; its report, written last.
 
-    ``rm``: a reward model, or the folder of one. Writes model/ (the checkpoint best by *judged*
-    reward), training.csv (the trainer's log), curve.csv (a row an evaluation: one sampled answer
-    per held-out instruction), checkpoints.parquet (a row an answer of them) and hacking.json
+    ``rm``: a reward model, or the folder of one. Writes model/ (the best checkpoint), training.csv
+    (the trainer's log), curve.csv (a row an evaluation: one sampled answer per held-out
+    instruction), checkpoints.parquet (a row an answer of them) and hacking.json
     (``reward_hacking.check``). A complete run is returned as stored, an interrupted one resumes,
-    one of other settings or of another reward model starts again. Under ``accelerate launch`` the
-    main process alone evaluates and writes. KitError if the reward model scores nothing or a prompt
-    leaves no room.
+    one of other settings or of another reward model starts again. KitError if the reward model
+    scores nothing or a prompt leaves no room.
     """
     if (stored := job.stored()) is not None:
         return stored
@@ -151,16 +141,13 @@ def train(job: Job, base: Path | str, rm) -> dict:
 
 def prompts(instructions: Sequence[Instruction]) -> Dataset:
     """A row an instruction: prompt, its messages, and instruction_id, which the reward asks for."""
-    return Dataset.from_list(
-        [{"prompt": messages_of(i), "instruction_id": i.id} for i in instructions]
-    )
+    rows = [{"prompt": messages_of(i), "instruction_id": i.id} for i in instructions]
+    return Dataset.from_list(rows)
 
 
 def dataset(model, tokenizer, reward, job: Job) -> Dataset:
-    """What the optimiser learns from: ``prompts``, or for DPO ``preference_rows``.
-
-    KitError for a prompt that leaves no room to answer, and where DPO has nothing to learn from.
-    """
+    """What the optimiser learns from: ``prompts``, or for DPO ``preference_rows``. KitError for a
+    prompt that leaves no room to answer, and where DPO has nothing to learn from."""
     p, rows = job.profile, []
     prompts_of(model, tokenizer, job.instructions, p.grpo_max_tokens)
     if p.policy_optimizer != "dpo":
@@ -175,11 +162,9 @@ def dataset(model, tokenizer, reward, job: Job) -> Dataset:
 
 @torch.no_grad()
 def preference_rows(model, tokenizer, reward, instructions, p: Profile) -> list[dict]:
-    """Rows of prompt_ids, chosen_ids, rejected_ids, answers of the base: as many as GRPO draws.
-
-    ``grpo_steps`` times ``grpo_prompts`` prompts of ``grpo_group`` answers each; of a group, the
-    best goes with the worst, the second with the last but one, and so on, where the rewards differ.
-    """
+    """Rows of prompt_ids, chosen_ids, rejected_ids, of as many answers of the base as GRPO draws:
+    the best of a group goes with the worst, the second with the last but one, and so on, where
+    their rewards differ."""
     draw = torch.Generator().manual_seed(p.seed)
     wanted = p.grpo_steps * p.grpo_prompts
     order: list[int] = []
@@ -209,11 +194,9 @@ def preference_rows(model, tokenizer, reward, instructions, p: Profile) -> list[
 
 def settings(profile: Profile, folder: Path):
     """GRPOConfig, RLOOConfig or DPOConfig of ``policy_optimizer``; checkpoints go to ``folder``.
-
     One step is one generation of grpo_prompts x grpo_group answers, so exactly on-policy. KitError
-    where processes cannot share the groups.
-    """
-    p, cuda, dtype = profile, torch.cuda.is_available(), policy.precision_of(profile)
+    where processes cannot share the groups."""
+    p = profile
     processes, dpo = _world().num_processes, p.policy_optimizer == "dpo"
     if p.grpo_prompts % processes and not dpo:
         raise KitError(
@@ -221,28 +204,21 @@ def settings(profile: Profile, folder: Path):
             "holds whole groups; make it a multiple"
         )
     own = p.grpo_prompts * (p.grpo_group // 2 if dpo else p.grpo_group) // processes
-    micro = min(own, p.grpo_group) if cuda else own  # a GPU holds one group at once
-    shared = dict(
+    # a GPU holds one group at once
+    micro = min(own, p.grpo_group) if torch.cuda.is_available() else own
+    shared = hub.trainer_settings(policy.precision_of(p), p.seed) | dict(
         output_dir=str(folder),
         max_steps=p.grpo_steps,
         learning_rate=p.dpo_learning_rate if dpo else p.grpo_learning_rate,
         lr_scheduler_type="constant",  # a shorter run is the start of a longer one
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=own // micro,
-        # TRL switches bf16 and checkpointing on unless told, on a CPU too
-        bf16=dtype is torch.bfloat16,
-        fp16=dtype is torch.float16,
         gradient_checkpointing=p.grpo_checkpointing,
-        use_cpu=not cuda,
         accelerator_config={"use_configured_state": True},  # that of ``_world``
-        dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=False,
-        seed=p.seed,
         logging_steps=1,
         save_steps=p.grpo_eval_every,
         save_total_limit=2,  # the new one is not whole until the old one may go
-        report_to="none",
-        disable_tqdm=True,
         log_level="error",
     )
     if dpo:
@@ -275,10 +251,7 @@ def settings(profile: Profile, folder: Path):
 
 
 def trainer(model, tokenizer, rows: Dataset, arguments, profile: Profile, reward=None):
-    """TRL's trainer of ``policy_optimizer`` with the reward, on ``prompts`` (DPO: on pairs).
-
-    Its adapter is in fp32, and it prints no steps and writes no card a checkpoint.
-    """
+    """TRL's trainer of ``policy_optimizer`` with the reward, on ``prompts`` (DPO: on pairs)."""
     rank = profile.grpo_lora_rank  # with an adapter the reference is the base without, else a copy
     lora = grouped.lora(rank, head=None) if rank else None
     common = dict(model=model, args=arguments, processing_class=tokenizer, peft_config=lora)
@@ -301,16 +274,15 @@ def trainer(model, tokenizer, rows: Dataset, arguments, profile: Profile, reward
 
 
 def reward_model_of(rm, trainer=None):
-    """The reward model ``rm``; of a folder, loaded.
-
-    On the base of the trainer's policy where that is an adapter, and the reward model one, too, of
-    one precision; DPO asks for it before there is a trainer, and so has it apart.
-    """
+    """The reward model ``rm``; of a folder, loaded: on the base of the trainer's policy where both
+    are adapters of it in one precision. DPO asks before there is a trainer, and so has it apart."""
     if not isinstance(rm, str | Path):
         return rm
     report = read_json(Path(rm) / "report.json", "03_reward_model")
     if trainer and isinstance(trainer.model, PeftModel) and not report["full"]:
-        if reward_model.scored_in(report) == trainer.model.get_base_model().dtype:
+        base = trainer.model.get_base_model()
+        same = hub.identity(hub.source_of(base.name_or_path, rm)) == hub.identity(report["base"])
+        if same and reward_model.scored_in(report) == base.dtype:
             return shared_base.attach(trainer.model, rm)
     rm = reward_model.load(rm)
     return rm.merged() if rm.model.device.type == "cpu" else rm
@@ -320,7 +292,7 @@ def reward_model_of(rm, trainer=None):
 
 
 def reference(trainer, base: Path | str, profile: Profile) -> Callable:
-    """A function whose context yields the model that KL is measured against: the base."""
+    """A function whose context yields the model that KL is measured against."""
     if isinstance(trainer.model, PeftModel):
         return lambda: shared_base.reference(trainer.model)
     other = getattr(trainer, "ref_model", None)
@@ -329,43 +301,31 @@ def reference(trainer, base: Path | str, profile: Profile) -> Callable:
     return lambda: nullcontext(other)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The answers to the held-out prompts after one ``step`` (``Curve.measure``)."""
-
-    step: int
-    answers: pd.DataFrame
-
-    @cached_property  # asked for at every later evaluation, too
-    def row(self) -> dict:
-        """Means over the answers, NaN where nothing is known: a row of the curve."""
-        answers = self.answers.assign(judged_violation=self.answers.judged_s3 > 0)
-        answers = answers.astype(dict.fromkeys(MEANS.values(), float))
-        means = {name: float(answers[column].mean()) for name, column in MEANS.items()}
-        return {"step": self.step, "split": "checkpoint", **means}
+def _means(answers: pd.DataFrame) -> dict:
+    """A row of the curve but for its step; NaN where nothing is known."""
+    answers = answers.assign(judged_violation=answers.judged_s3 > 0)
+    answers = answers.astype(dict.fromkeys(MEANS.values(), float))
+    means = {name: float(answers[column].mean()) for name, column in MEANS.items()}
+    return {"split": "checkpoint", **means}
 
 
 class Curve(TrainerCallback):
-    """Evaluates at step 0 and after each checkpoint; keeps the policy best by *judged* reward.
-
-    A checkpoint counts once every process has written its part and it is evaluated, so a resumed
-    run has the curve of a whole one. ``grpo_patience`` evaluations without a better one end it.
-    """
+    """Evaluates at step 0 and after each checkpoint; keeps the policy best by *judged* reward. A
+    checkpoint counts once every process has written its part and it is evaluated, so a resumed run
+    has the curve of a whole one. Under ``accelerate launch`` the main process alone evaluates."""
 
     def __init__(self, job: Job, reward, tokenizer, reference: Callable):
         self.job, self.reward, self.tokenizer, self.reference = job, reward, tokenizer, reference
-        self.evaluated: dict[int, Evaluation] = {}  # by step
+        self.evaluated: dict[int, pd.DataFrame] = {}  # what ``measure`` found, by step
         self.stored = job.out / "checkpoints.parquet"
         if self.stored.exists():
             parts = pd.read_parquet(self.stored).groupby("step")
-            self.evaluated = {int(step): Evaluation(int(step), own) for step, own in parts}
+            self.evaluated = {int(step): answers for step, answers in parts}
 
     def measure(self, model) -> pd.DataFrame:
-        """The policy's answers to the held-out prompts, a row each.
-
-        Columns: those of ``policy.model.judge``, proxy (the reward as it is trained on), gold and
-        judged (the gated reward by truth and judge, on one scale), vetoed, kl, entropy.
-        """
+        """The policy's answers to the held-out prompts, a row each. Columns: those of
+        ``policy.model.judge``, proxy (the reward as it is trained on), gold and judged (the gated
+        reward by truth and judge), vetoed, kl, entropy."""
         p, held, rubrics = self.job.profile, self.job.held_out, self.reward.rubrics
         answers = policy.answers_of(model, self.tokenizer, held.instructions, p, p.seed)
         frame, _ = policy.judge("policy", held, answers, rubrics)
@@ -390,11 +350,11 @@ class Curve(TrainerCallback):
 
     @property
     def answers(self) -> pd.DataFrame:
-        return pd.concat([e.answers for e in self.evaluated.values()], ignore_index=True)
+        return pd.concat(self.evaluated.values(), ignore_index=True)
 
     @property
     def rows(self) -> list[dict]:
-        return [evaluation.row for evaluation in self.evaluated.values()]
+        return [{"step": step, **_means(answers)} for step, answers in self.evaluated.items()]
 
     @property
     def best(self) -> dict:
@@ -428,9 +388,10 @@ class Curve(TrainerCallback):
         control.should_training_stop |= over
 
     def _evaluate(self, step: int, model) -> None:
-        self.evaluated[step] = Evaluation(step, self.measure(model).assign(step=step))
-        kept = self.job.best(self.best["step"])
-        if self.best["step"] == step:
+        self.evaluated[step] = self.measure(model).assign(step=step)
+        best = self.best["step"]
+        kept = self.job.out / f"best-{best}"
+        if best == step:
             part = self.job.out / "best-part"
             # no path of this machine: ``model.load_policy`` is given the base
             local = Path(model.name_or_path).is_dir()
@@ -445,10 +406,8 @@ class Curve(TrainerCallback):
 
 
 def run_to_end(trainer, curve: Curve) -> None:
-    """``trainer.train()``, on from the last checkpoint that counts; nothing where that was the end.
-
-    The trainer itself would take one step more before it looks.
-    """
+    """``trainer.train()``, on from the last checkpoint that counts; nothing where that was the end:
+    the trainer itself would take one step more before it looks."""
     folders = {step: curve.job.folder / f"checkpoint-{step}" for step in curve.evaluated}
     last = max((step for step, folder in folders.items() if folder.exists()), default=None)
     if last is None:
@@ -465,7 +424,7 @@ def run_to_end(trainer, curve: Curve) -> None:
 def finish(trainer, curve: Curve) -> dict:
     """The best checkpoint as model/, the logs, the check for reward hacking; last the report."""
     job, out, rows = curve.job, curve.job.out, curve.rows
-    if (kept := job.best(curve.best["step"])).exists():
+    if (kept := out / f"best-{curve.best['step']}").exists():
         shutil.rmtree(out / "model", ignore_errors=True)
         kept.rename(out / "model")
     curve.tokenizer.save_pretrained(out / "model")
@@ -493,10 +452,8 @@ def finish(trainer, curve: Curve) -> dict:
 
 
 def throughput(log: pd.DataFrame) -> dict:
-    """Medians of steps: seconds, and tokens a second; shares of the time of all steps.
-
-    Empty where the trainer did not log them, as DPO's and TRL's own do not.
-    """
+    """Medians of steps: seconds, and tokens a second; shares of the time of all steps; empty where
+    the trainer did not log them, as DPO's and TRL's own do not."""
     if "time/generate" not in log:
         return {}
     generate, reward, whole = (log[c] for c in ("time/generate", "time/reward", "step_time"))

@@ -1,9 +1,7 @@
 """TRL's online trainers with each prompt read once: the one place that overrides TRL's own methods.
 
-What is overridden is private to TRL and may change with any release, so it stands behind a guard
-on the version. TRL's own way, slower and with other draws, is its own trainers:
-
-    kind = trl_fast_path.trainer_class("grpo", fast=False)  # trl.GRPOTrainer
+They are private to TRL and may change with any release, so a guard on the version stands before
+them. TRL's own trainers are slower and draw otherwise.
 """
 
 import time
@@ -19,12 +17,9 @@ TRL = "1.16"  # the release whose methods are overridden
 
 
 class SharedPrompts:
-    """Reads the prompt of a group once, where TRL reads it once an answer.
-
-    The same log-probabilities to rounding. With 8 answers of 70 tokens to a prompt of 155 it is
-    2.5 times fewer tokens; on a CPU TRL also projects every prompt position through the LM head.
-    Sampling is seeded by prompt and step (``generation``). Text only; vLLM generates by itself.
-    """
+    """Reads the prompt of a group once, where TRL reads it once an answer: 2.5 times fewer tokens
+    with 8 answers of 70 to a prompt of 155, and the same log-probabilities to rounding. Text only;
+    vLLM generates by itself."""
 
     def _generate_single_turn(self, prompt_ids, *others, **named):
         started, a = time.perf_counter(), self.args
@@ -84,10 +79,8 @@ class SharedPromptRLOO(SharedPrompts, RLOOTrainer):
 
 
 def trainer_class(optimizer: str, fast: bool = True) -> type:
-    """The trainer of ``grpo`` or ``rloo``; without ``fast`` TRL's own.
-
-    KitError for a fast one on another TRL than it was written for.
-    """
+    """The trainer of ``grpo`` or ``rloo``; without ``fast`` TRL's own. KitError for a fast one on
+    another TRL than it was written for."""
     if not fast:
         return {"grpo": GRPOTrainer, "rloo": RLOOTrainer}[optimizer]
     if not (installed := version("trl")).startswith(f"{TRL}."):
@@ -98,16 +91,10 @@ def trainer_class(optimizer: str, fast: bool = True) -> type:
     return {"grpo": SharedPromptGRPO, "rloo": SharedPromptRLOO}[optimizer]
 
 
-# ---------------------------------------------------------------- TRL's own numbers
-
-
 def group_by_trl(trainer: GRPOTrainer, row: dict, answers: int) -> dict[str, torch.Tensor]:
-    """What ``trainer`` makes of a row of ``training.prompts``: G ``answers``, rewarded and read.
-
-    prompt_ids and completion_ids with their masks, (G, tokens), advantages (G,),
-    ref_per_token_logps and, for a trainer with ``num_iterations`` above 1, old_per_token_logps,
-    both (G, completion tokens).
-    """
+    """What ``trainer`` makes of a row of ``training.prompts``: prompt_ids and completion_ids of G
+    ``answers`` with their masks, (G, tokens), advantages (G,), ref_per_token_logps and, where
+    ``num_iterations`` is above 1, old_per_token_logps, both (G, completion tokens)."""
     return trainer._generate_and_score_completions([dict(row) for _ in range(answers)])
 
 

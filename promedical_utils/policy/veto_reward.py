@@ -2,8 +2,7 @@
 
 packed reward model -> calibrated verdicts -> S1, S2, S3 -> reward (section 2 of the method).
 Several rewards that TRL adds up and normalises could rank an unsafe answer above a safe one, so it
-is one function. Beside it stand its ablations and the rewards of the compared systems, on the same
-verdicts. Nothing here loads a model.
+is one function. Beside it stand its ablations and the rewards of the compared systems.
 
     reward = veto_reward.VetoReward(rm, rm.calibration, rubrics, alpha=0.1, beta=0.3, lam=2.0)
     trainer = GRPOTrainer(model, reward_funcs=reward, ...)  # with a column instruction_id
@@ -16,7 +15,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
-from promedical_utils.core.records import Criterion, Rubric
+from promedical_utils.core.records import Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.scoring import Scores
@@ -30,15 +29,14 @@ class Judged(NamedTuple):
     """One answer as the reward model reads it.
 
     ``expected``: expected number of violations, sum of 1 - P(met) over safety criteria, 1 for each
-    that is unknown. ``reasons``: why it is vetoed, of REASONS, empty if it is not. ``violated``:
-    the safety criteria by id. ``unscored``: share of criteria without a score.
+    that is unknown. ``reasons``: why it is vetoed, of REASONS. ``unscored``: share of criteria
+    without a score.
     """
 
     scores: Scores
     verdicts: Mapping[str, str]
     expected: float = 0.0
     reasons: tuple[str, ...] = ()
-    violated: tuple[str, ...] = ()
     unscored: float = 0.0
 
 
@@ -53,11 +51,10 @@ def answer_verdicts(rubric: Rubric, verdicts: Mapping[str, str], finished=True) 
 class RubricReward:
     """What all rewards share: reading answers criterion by criterion, groups, and what is logged.
 
-    A TRL reward function: ``GRPOTrainer(..., reward_funcs=reward)`` with an ``instruction_id``
-    column in the dataset. Everything that goes wrong in the reward model (an exception, NaN, a
-    missing score) is ``unknown``: a violation on safety, no gain elsewhere. With ``eos_ids``, an
-    answer that does not end in one was cut off. With ``group``, the number of answers to one
-    prompt, a group that is not whole is a KitError: rewards depend on the group.
+    Everything that goes wrong in the reward model (an exception, NaN, a missing score) is
+    ``unknown``: a violation on safety, no gain elsewhere. With ``eos_ids``, an answer that does not
+    end in one was cut off. With ``group``, the number of answers to one prompt, a group that is not
+    whole is a KitError: rewards depend on the group.
 
     ``rm``: a reward model, or a function that returns it when the first answers are read: one that
     shares the policy's base exists only once a trainer has made the policy. ``calibration`` None is
@@ -81,11 +78,9 @@ class RubricReward:
         return self._rm
 
     def value(self, judged: Judged, rubric: Rubric) -> float:
-        """The reward of one answer alone, as held-out answers get it."""
         return self.aggregate(rubric, judged.verdicts)
 
     def of_group(self, judged: Sequence[Judged], rubric: Rubric) -> list[float]:
-        """The rewards of the answers to one prompt."""
         return [self.value(answer, rubric) for answer in judged]
 
     def read(self, items) -> list[Judged]:
@@ -99,20 +94,18 @@ class RubricReward:
         # a list of another length cannot be matched to the criteria, so none of it counts
         if scores is None or len(scores) != len(rubric.criteria):
             scores = [None] * len(rubric.criteria)
-        pairs = list(zip(scores, rubric.criteria, strict=True))
-        read = {c.id: self._verdict(score, c.dimension) for score, c in pairs}
+        pairs = zip(scores, rubric.criteria, strict=True)
+        known = {c.id: self._known(score, c.dimension) for score, c in pairs}
+        read = {name: verdict for name, (verdict, _) in known.items()}
         verdicts = answer_verdicts(rubric, read, finished)
-        safety = [(score, c) for score, c in pairs if c.dimension == "safety"]
-        said = {read[c.id] for _, c in safety}
+        safety = [c.id for c in rubric.criteria if c.dimension == "safety"]
+        said = {read[name] for name in safety}
         holds = ("not_met" in said, "unknown" in said, bool(safety) and not finished)
         return Judged(
             scoring.score(rubric, verdicts),
             verdicts,
-            expected=math.fsum(
-                1.0 if verdicts[c.id] == "unknown" else self._unmet(score, c) for score, c in safety
-            ),
+            expected=math.fsum(known[name][1] if finished else 1.0 for name in safety),
             reasons=tuple(reason for reason, true in zip(REASONS, holds, strict=True) if true),
-            violated=tuple(c.id for _, c in safety if not scoring.is_met(verdicts[c.id], "safety")),
             unscored=fmean(verdict == "unknown" for verdict in read.values()),
         )
 
@@ -149,9 +142,8 @@ class RubricReward:
                     f"instruction {name}: {answers} answers side by side, not {size}: a process "
                     "must hold whole groups; make the batch of a process a multiple of grpo_group"
                 )
-            end = start + answers
-            groups += [range(n, n + size) for n in range(start, end, size)]
-            start = end
+            groups += [range(n, n + size) for n in range(start, start + answers, size)]
+            start += answers
         return groups
 
     def _metrics(self, judged, rewards, groups, finished) -> dict[str, list]:
@@ -184,25 +176,18 @@ class RubricReward:
             return [self._scores([item])[0] for item in items] if len(items) > 1 else [None]
         return scores
 
-    def _verdict(self, score, dimension: str) -> str:
+    def _known(self, score, dimension: str) -> tuple[str, float]:
+        """(verdict, 1 - P(met)): unknown, and 1, where the score or its calibration is missing."""
+        verdict, unmet = "unknown", 1.0
         try:
-            if score is None or not math.isfinite(score):
-                return "unknown"
-            calibration = self.calibration or self.rm.calibration
-            return "met" if calibration.met(score, dimension) else "not_met"
+            if score is not None and math.isfinite(score):
+                calibration = self.calibration or self.rm.calibration
+                verdict = "met" if calibration.met(score, dimension) else "not_met"
+                if math.isfinite(likely := float(calibration.probability(score, dimension))):
+                    unmet = 1 - likely
         except Exception as error:
             self.error = repr(error)
-            return "unknown"
-
-    def _unmet(self, score, criterion: Criterion) -> float:
-        """1 - P(met); 1 where the calibration has no number to give."""
-        try:
-            calibration = self.calibration or self.rm.calibration
-            likely = float(calibration.probability(score, criterion.dimension))
-            return 1 - likely if math.isfinite(likely) else 1.0
-        except Exception as error:
-            self.error = repr(error)
-            return 1.0
+        return verdict, unmet
 
 
 class VetoReward(RubricReward):
@@ -211,19 +196,17 @@ class VetoReward(RubricReward):
     strict   clip(S1 + alpha S2, 0, 1 + beta) - lambda S3 with lambda > 1 + beta: no answer is worth
              more than one with fewer violations;
     clipped  the paper's, which allows lambda = 1 + beta, and there a tie;
-    ranked   the place in the group by S3, then S1, then S2, from -1 to 1: the order itself, which
-             the two others keep only as far as S1 and S2 do not trade.
+    ranked   the place in the group by S3, then S1, then S2, from -1 to 1: the order itself.
 
-    Where a whole group is vetoed, ``all_vetoed`` says what its answers are told apart by:
+    Where a whole group is vetoed, ``all_vetoed`` says what its answers are told apart by (kit's
+    decision; the paper says nothing of such groups):
 
     expected  -lambda times the expected number of violations by the calibrated probabilities:
               safety alone, and finer than a count that is the same for all;
-    counted   the form's own value: equal counts leave S1 and S2 to decide, so that a group learns
-              to be better and no safer;
+    counted   the form's own value: a group of equal counts learns to be better and no safer;
     skipped   nothing: equal rewards, no gradient.
 
-    Rules and names are the kit's decision; the paper says nothing of such groups. Raises KitError
-    for a veto that is loose (strict), or below the paper's bound.
+    Raises KitError for a veto that is loose (strict), or below the paper's bound.
     """
 
     def __init__(
@@ -261,16 +244,13 @@ class VetoReward(RubricReward):
                 return [-self.terms["lam"] * answer.expected for answer in judged]
             return scoring.ranks([-answer.expected for answer in judged])
         if self.form == "ranked":
-            return scoring.lexicographic_ranks([answer.scores for answer in judged])
+            return scoring.ranks([answer.scores.key for answer in judged])
         return [self.value(answer) for answer in judged]
 
 
 class ScalarReward(RubricReward):
-    """One score of the whole answer by a model that is not asked criterion by criterion.
-
-    ``squashed``: through the logistic function, into [0, 1]. An answer without a score gets less
-    than every scored one of its group.
-    """
+    """One score of the whole answer; ``squashed``: through the logistic function, into [0, 1]. An
+    answer without a score gets less than every scored one of its group."""
 
     def __init__(self, rm, rubrics, *, squashed=False, **settings):
         super().__init__(rm, None, rubrics, **settings)

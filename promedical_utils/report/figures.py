@@ -1,10 +1,10 @@
 """Figures of the paper, drawn from a CSV: reported values hollow, this run's filled.
 
 ``plot_*`` take a data frame and give a Figure; columns, colours and markers of what they show stand
-in ``figures.yaml``. ``plotting.save`` writes the CSV first and draws from what it wrote;
-``plotting.show`` draws in a notebook.
+in ``figures.yaml``.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise, product
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import yaml
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -22,33 +21,26 @@ from seaborn import objects as so
 
 from promedical_utils.core import plotting
 from promedical_utils.core.estimates import ENDS, suffixed
-from promedical_utils.core.plotting import (
-    BLUE,
-    CHANCE,
-    FILLED,
-    GREEN,
-    GREY,
-    HOLLOW,
-    OF_DIMENSION,
-    OF_SCORER,
-    ORANGE,
-    RED,
-    SKY,
-    THEME,
-    canvas,
-    draw_legend,
-    interval_plot,
-    stacked_bars,
-)
+from promedical_utils.core.plotting import BLUE, CHANCE, GREY, ORANGE, RED, canvas, draw_legend
+from promedical_utils.core.records import DIMENSIONS
+from promedical_utils.core.verdicts import CONTRADICTS, UNTESTED
+from promedical_utils.core.workspace import read_yaml
+from promedical_utils.evaluation.bench import RECALLS
 from promedical_utils.reward_model.calibration import reliability
 
-_SHOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-INTERVALS, CURVES = _SHOWN["intervals"], _SHOWN["curves"]
+INTERVALS, CURVES, STYLES = read_yaml(Path(__file__).with_suffix(".yaml")).values()
 LINES = {  # label in the legend, "" for none, and style
     "chance": ("chance", CHANCE),
     "zero": ("", {"color": GREY, "lw": 0.8, "ls": "--"}),
     "base": ("base", {"color": "black", "lw": 0.9, "ls": "--", "zorder": 1}),
 }
+
+
+def styles_of(figure: str) -> dict[str, dict]:
+    """What is drawn -> its style, in the order of the legend."""
+    styles = STYLES[figure].items()
+    return {name: style | {"color": getattr(plotting, style["color"])} for name, style in styles}
+
 
 # ---------------------------------------------------------------- values with their intervals
 
@@ -72,7 +64,7 @@ def intervals(figure: str, cells: pd.DataFrame, **more) -> Figure:
     options = about.get("options", {}) | more
     line = LINES.get(options.pop("line", ""))
     cells = cells.assign(**about.get("cells", {}))
-    return interval_plot(cells, looks_of(figure), line=line, **options)
+    return plotting.interval_plot(cells, looks_of(figure), line=line, **options)
 
 
 def tidy(df: pd.DataFrame, figure: str, rows: str = "system", kind: str = "") -> pd.DataFrame:
@@ -104,7 +96,7 @@ plot_seen_unseen = partial(plot_table, figure="seen_unseen")
 def plot_reward_study(df: pd.DataFrame) -> Figure:
     """Pairs of seen and unseen kinds, and overall, a row a model; of ``RewardModels.rows``."""
     seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
-    return plot_table(df.assign(system=df.model + seeds), "reward_study")
+    return plot_table(df.assign(system=df.system + seeds), "reward_study")
 
 
 def plot_real_text(df: pd.DataFrame) -> Figure:
@@ -119,50 +111,132 @@ def plot_real_text(df: pd.DataFrame) -> Figure:
     return intervals("real_text", cells.assign(series=tested.verdict.map(names_of("real_text"))))
 
 
-OF_PAIRS = {"all": "-", "shorter": "--", "statements": ":"}
+def claims_forest(df: pd.DataFrame) -> Figure:
+    """How far each claim's checks lie above their bounds, of ``paper.claims.frame``.
+
+    The weakest check of a claim is bold, its others are thin; the margin of an equivalence is a
+    grey band. What the paper reports is hollow, where it is of the same unit. Beside it the
+    training seeds of the weakest check; untested claims are counted below.
+    """
+    untested = df[df.claim_verdict == UNTESTED].claim.nunique()
+    df = df[df.difference.notna() & (df.claim_verdict != UNTESTED)]
+    factors = df.unit.map({"points": 1, "criteria": 100})  # counted by answer, in hundredths
+    ends = df[["difference", "low", "high"]].sub(df.above, axis=0).mul(factors, axis=0)
+    df = df.assign(weakest=df.weakest.astype(bool), **ends)
+    shown, looks = df[df.weakest], styles_of("claims_forest")
+    figure, [[axis]] = canvas(11, 1.6 + 0.42 * len(shown))
+    units = shown.unit.map({"points": "", "criteria": " (1/100 criteria)"})
+    rows = [textwrap.fill(text, width=66) for text in shown.says + units]
+    heights = dict(zip(shown.claim, plotting.name_rows(axis, rows), strict=True))
+    # the others of a claim are spread below it
+    number = (~df.weakest).groupby(df.claim).cumsum()
+    step = 0.36 / number.groupby(df.claim).transform("max").clip(lower=3)
+    y = df.claim.map(heights).astype(float)  # none at all in smoke
+    df = df.assign(y=y + np.where(df.weakest, 0.1, -0.02 - number * step))
+    for (verdict, bold), part in df.groupby(["verdict", "weakest"]):
+        look = {"fmt": looks[verdict]["marker"], "color": looks[verdict]["color"]}
+        look |= {"ms": 5, "capsize": 3} if bold else {"ms": 2, "alpha": 0.5}
+        values = (part[name].to_numpy() for name in ("difference", "low", "high"))
+        plotting.draw_interval(axis, part.y.to_numpy(), *values, **look)
+    small = {"fontsize": 8, "color": GREY}
+    for label, row in zip(axis.get_yticklabels(), shown.itertuples(), strict=True):
+        label.set_color(looks[row.claim_verdict]["color"])
+        label.set_fontweight("bold" if row.claim_verdict == CONTRADICTS else "normal")
+        place, beside = (1.02, heights[row.claim]), ("axes fraction", "data")
+        axis.annotate(f"{row.seeds:.0f}", place, xycoords=beside, va="center", **small)
+        if pd.notna(row.within):
+            reach, y = [-row.within, row.within], heights[row.claim] + 0.1
+            axis.plot(reach, [y, y], color=GREY, lw=7, alpha=0.3, solid_capstyle="butt")
+    axis.annotate("seeds", (1.0, 1.0), xycoords="axes fraction", **small)
+    reported = shown[shown.unit == "points"]
+    hollow = {"marker": "D", "mfc": "white", "mec": "black"}
+    y = reported.claim.map(heights).astype(float) + 0.1
+    axis.plot(reported.reported, y, ls="", ms=5, **hollow)
+    axis.axvline(0, color="black", lw=0.9)
+    for name in shown.drop_duplicates("where").claim[1:]:  # a line between the tables
+        axis.axhline(heights[name] + 0.5, color=GREY, lw=0.6, ls=":")
+    below = f"not testable here: {untested} more claims"
+    axis.set_xlabel(f"points above the claim's bound, 95 % interval; {below}")
+    marks = {name: look for name, look in looks.items() if name in set(df.verdict)}
+    marks |= {"other checks of the claim": {"marker": "o", "color": GREY, "ms": 3}}
+    draw_legend(figure, marks | {"reported": hollow})
+    return figure
+
+
+OF_PAIRS = {  # what it is called, and its line
+    "all": ("all pairs", "-"),
+    "shorter": ("shorter is right", "--"),
+    "statements": ("statements", ":"),
+}
 
 
 def plot_learning_curve(df: pd.DataFrame) -> Figure:
-    """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``.
-
-    Full lines: all pairs; dashed: those whose shorter answer is right; dotted: those on statements.
-    Bars are 95 % intervals.
-    """
+    """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``."""
     parts = df.assign(**df.part.str.split(": ", expand=True).set_axis(["source", "pairs"], axis=1))
-    sources = list(dict.fromkeys(parts.source))
+    sources = parts.groupby("source", sort=False)
     figure, axes = canvas(3.2 * len(sources), 3, len(sources))
-    colours = dict(zip(dict.fromkeys(parts.arm), (BLUE, ORANGE, GREEN), strict=False))
-    for axis, source in zip(axes.flat, sources, strict=True):
-        for (arm, pairs), own in parts[parts.source == source].groupby(["arm", "pairs"]):
+    palette = (BLUE, ORANGE, plotting.GREEN)
+    colours = dict(zip(dict.fromkeys(parts.arm), palette, strict=False))
+    for axis, (source, part) in zip(axes.flat, sources, strict=True):
+        for (arm, pairs), own in part.groupby(["arm", "pairs"]):
             value, low, high = (100 * own[end].to_numpy() for end in ("value", "low", "high"))
-            style = {"color": colours[arm], "ls": OF_PAIRS[pairs], "marker": "o"}
+            style = {"color": colours[arm], "ls": OF_PAIRS[pairs][1], "marker": "o"}
             spread = np.nan_to_num([value - low, high - value])
             axis.errorbar(own.tokens / 1000, value, spread, ms=3, elinewidth=0.6, **style)
         axis.axhline(50, **CHANCE)
-        labels = parts.labels[parts.source == source].iloc[0].replace("_", " ")
-        axis.set(xscale="log", xlabel="thousand tokens read", title=f"{source}\n({labels})")
+        title = f"{source}\n({part.labels.iloc[0].replace('_', ' ')})"
+        axis.set(xscale="log", xlabel="thousand tokens read", title=title)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes.flat[0].set_ylabel("pairs ordered rightly (%)")
     marks = {arm: {"color": colour, "marker": "o"} for arm, colour in colours.items()}
-    marks |= {
-        {"all": "all pairs", "shorter": "shorter is right"}.get(pairs, pairs): {
-            "color": "black",
-            "ls": line,
-        }
-        for pairs, line in OF_PAIRS.items()
-    }
+    marks |= {name: {"color": "black", "ls": line} for name, line in OF_PAIRS.values()}
     draw_legend(figure, marks)
     return figure
 
 
-def plot_dimensions(df: pd.DataFrame) -> Figure:
-    """Pairwise (top) and pointwise accuracy by dimension, from ``tables.build_main_results``.
+def plot_veto_curve(df: pd.DataFrame) -> Figure:
+    """Precision of vetoes over the share of violations that they find, a panel each for kinds seen
+    in training and unseen; dotted: everything vetoed, and the recall of the paper's model."""
+    figure, axes = canvas(7, 3.2, 2, sharey=True)
+    styles = styles_of("veto_curve")
+    for axis, (kinds, own) in zip(axes.flat, df.groupby("kinds"), strict=False):
+        for scorer, style in styles.items():
+            curve = own[own.scorer == scorer]
+            axis.plot(100 * curve.recall, 100 * curve.precision, lw=1.6, **style)
+        axis.axhline(100 * own.base.iloc[0], **CHANCE)
+        axis.axvline(100 * RECALLS["paper"], **CHANCE)
+        axis.set(xlabel="violations found (%)", xlim=(0, 102), ylim=(0, 102))
+        axis.set_title(f"safety criteria of kinds {kinds} in training")
+    axes.flat[0].set_ylabel("vetoes that hit a violation (%)")
+    names = dict(zip(df.scorer, df.system, strict=True))
+    marks = {names[scorer]: style for scorer, style in styles.items() if scorer in names}
+    marks["everything vetoed; the paper's recall"] = CHANCE
+    draw_legend(figure, marks)
+    return figure
 
-    A row a system and a column a dimension, not a radar: of points on one scale a reader can tell
-    a difference of five and see whether intervals part.
-    """
+
+def plot_testbed(df: pd.DataFrame) -> Figure:
+    """A panel a test of ``evaluation.testbed``, dose by dose, with intervals: its first measure."""
+    tests = df.groupby("test", sort=False)
+    rows = -(-len(tests) // 2)
+    figure, axes = canvas(9.5, 1.8 * rows, 2, rows)
+    for axis, (test, own) in zip(axes.flat, tests, strict=False):
+        own = own[own.measure == own.measure.iloc[0]]
+        places, style = np.arange(len(own))[::-1], {"fmt": "o", "color": BLUE, "ms": 4}
+        plotting.draw_interval(axis, places, own.value, own.low, own.high, **style)
+        axis.set(yticks=places, yticklabels=own.dose, xlim=(0, 100))
+        axis.set_title(test, fontsize=10)
+        axis.set_xlabel(f"{own.measure.iloc[0]}, n = {own.n.max()}", fontsize=9)
+    for axis in axes.flat[len(tests) :]:
+        axis.axis("off")
+    return figure
+
+
+def plot_dimensions(df: pd.DataFrame) -> Figure:
+    """Pairwise (top) and pointwise accuracy, of ``tables.build_main_results``: no radar, since of
+    points on one scale a reader can see whether intervals part."""
     blocks = [
         tidy(df, "dimensions", kind=f"{kind}_").assign(block=f"{kind} accuracy", line=chance)
         for kind, chance in (("pairwise", 50), ("pointwise", np.nan))
@@ -171,11 +245,8 @@ def plot_dimensions(df: pd.DataFrame) -> Figure:
 
 
 def plot_graders(df: pd.DataFrame) -> Figure:
-    """Balanced F1 of graders, a panel a slice, from ``tables.build_graders``.
-
-    The band is the interval of one physician against the other: what agreement with physicians can
-    be hoped for. A grader may be above it against the truth, which the clinic knows.
-    """
+    """Balanced F1, a panel a slice, of ``tables.build_graders``. The band is the interval of one
+    physician against the other: what agreement with physicians can be hoped for."""
     cells = tidy(df, "graders")
     cells = cells.assign(panel="balanced F1, " + cells["slice"] + " (%)")
     band = {"color": GREY, "alpha": 0.35}
@@ -188,11 +259,8 @@ def plot_graders(df: pd.DataFrame) -> Figure:
 
 
 def plot_external(df: pd.DataFrame) -> Figure:
-    """RM pairwise accuracy outside, a panel a set, from ``tables.build_external``.
-
-    A row a system; colour and marker are the text that the RM is given. The reported panel first; a
-    set that did not run has none.
-    """
+    """RM pairwise accuracy outside, a panel a set that ran, of ``tables.build_external``; colour
+    and marker are the text that the RM is given."""
     cells = tidy(df, "external")
     pairs = cells.groupby("set").pairs.transform("max")
     counts = pairs.map(lambda n: f", {int(n):,} pairs" if pd.notna(n) else "")
@@ -200,10 +268,7 @@ def plot_external(df: pd.DataFrame) -> Figure:
 
 
 def plot_policy_by(df: pd.DataFrame) -> Figure:
-    """Base beside GRPO by dimension or specialty, from ``tables.build_policy_by``.
-
-    For each measure the values, and the difference paired by patient, all with their intervals.
-    """
+    """Base beside GRPO, and the difference paired by patient, of ``tables.build_policy_by``."""
     cells = tidy(df, "policy_by", rows=df.columns[0])
     paired = cells.series == "paired difference"
     values = cells.measure.str.replace(" (", "\n(", regex=False)
@@ -216,14 +281,9 @@ def plot_policy_study(df: pd.DataFrame) -> Figure:
     """Violations, S1 and bench score, a row a variant; from ``studies.policies.table``.
 
     Small points are training seeds, the line is the interval over patients, the dashed line the
-    base; a cross is a reward without a veto. Hollow: violations that are plainly said, a safety
-    criterion not met, where the others are unknown. A dotted line parts groups.
+    base. Hollow: violations that are plainly said, where the others are unknown.
     """
-    panels = {
-        "violations": "answers with a violation (%)",
-        "proficiency": "proficiency S1 (%)",
-        "bench_score": "ProMedical-Bench score (0 to 100)",
-    }
+    panels = INTERVALS["policy_study"]["panels"]
     of_base, df = df[df.variant == "base"], df[df.variant != "base"].reset_index(drop=True)
     series = df.veto.astype(bool).map(names_of("policy_study"))
     own = pd.DataFrame({"row": df.label.where(df.seeds > 0, df.label + " (not run)")})
@@ -256,11 +316,11 @@ def plot_accuracy(
     labels = [f"{label} (%)" for label in panels]
     wanted = pd.DataFrame(panels.values(), columns=["metric", "slice"]).assign(panel=labels)
     cells = wanted.merge(df[df.n > 0], on=["metric", "slice"])
-    order = list(dict.fromkeys([*OF_SCORER, *cells.scorer]))
+    order = list(dict.fromkeys([*plotting.OF_SCORER, *cells.scorer]))
     cells = cells.sort_values("scorer", key=lambda s: s.map(order.index), kind="stable")
-    cells = cells.assign(**cells[[*ENDS]] * 100, row=cells.scorer)
-    cells = cells.assign(series=cells.against.map(names_of("accuracy")))
-    cells = cells.assign(line=np.where(cells.metric == "pairwise", 50, np.nan))
+    shown = {"row": cells.scorer, "series": cells.against.map(names_of("accuracy"))}
+    shown["line"] = np.where(cells.metric == "pairwise", 50, np.nan)
+    cells = cells.assign(**cells[[*ENDS]] * 100, **shown)
     blind = {"color": "black", "lw": 0.9, "ls": "--"}
     more = {} if ceiling is None else {"ceiling without criteria": blind}
     figure = intervals("accuracy", cells, more=more, panels=labels)
@@ -280,10 +340,8 @@ def plot_paired(df: pd.DataFrame) -> Figure:
 
 
 def plot_judge_errors(df: pd.DataFrame) -> Figure:
-    """Where a judge errs, by dimension: ``lenient`` lets pass what the expert finds not met.
-
-    Columns dimension, error (lenient | strict), rate, low, high (fractions), n.
-    """
+    """Where a judge errs: columns dimension, error (lenient | strict), rate, low, high (fractions)
+    and n; ``lenient`` lets pass what the expert finds not met."""
     ends = {"value": 100 * df.rate, "low": 100 * df.low, "high": 100 * df.high}
     cells = df.assign(row=df.dimension, series=df.error.map(names_of("judge_errors")), **ends)
     figure = intervals("judge_errors", cells.assign(note=df.n.map("n = {:,}".format)))
@@ -306,7 +364,7 @@ def _calibration(bins: pd.DataFrame, styles: Mapping[str, dict], x_label: str) -
     for prop, key in (("color", "color"), ("marker", "marker"), ("linestyle", "ls")):
         plot = plot.scale(**{prop: {name: style[key] for name, style in styles.items()}})
     plot = plot.label(x=x_label, y="criteria that are met (%), 95 % interval", title=str)
-    plot.theme(THEME).on(figure).plot()
+    plot.theme(plotting.THEME).on(figure).plot()
     for axis in figure.axes:
         axis.plot([0, 100], [0, 100], color="black", lw=0.8)
         axis.set(xlim=(-2, 102), ylim=(-2, 102))
@@ -315,20 +373,15 @@ def _calibration(bins: pd.DataFrame, styles: Mapping[str, dict], x_label: str) -
 
 
 def plot_calibration(df: pd.DataFrame) -> Figure:
-    """Share met beside what the reward model says, a panel a dimension; columns of ``reliability``.
+    """Share met beside what the reward model says, a panel a dimension.
 
     Columns dimension, where, version ("sigmoid of the score" or "P(met)"), probability, met, low,
     high, n, error (percent points). On the diagonal what is said is what is.
     """
-    styles = {  # in the order of the legend
-        "bench, kinds seen: sigmoid of the score": {"marker": "X", "color": GREY, "ls": ":"},
-        "bench, kinds seen": {"marker": "o", "color": BLUE, "ls": "-"},
-        "bench, kinds unseen": {"marker": "s", "color": ORANGE, "ls": "--"},
-        "split it was fitted on": {"marker": "^", "color": GREEN, "ls": "-."},
-    }
+    styles = styles_of("calibration")
     curve = df["where"].where(df.version == "P(met)", df["where"] + ": " + df.version)
     bins = df.assign(curve=curve, panel=df.dimension)[curve.isin(list(styles))]
-    bins = bins.sort_values("panel", key=lambda s: s.map(list(OF_DIMENSION).index), kind="stable")
+    bins = bins.sort_values("panel", key=lambda s: s.map(DIMENSIONS.index), kind="stable")
     figure = _calibration(bins, styles, "P(met) that is said (%)")
     small = {"fontsize": 8, "ha": "right"}
     small["bbox"] = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
@@ -354,7 +407,8 @@ def plot_reliability(df: pd.DataFrame) -> Figure:
         curve = f"{dimension}, n = {len(part)}"
         bins = reliability(part.label, part[column], bins=8)
         parts.append(bins.assign(panel=panel, curve=curve))
-        styles[curve] = {"color": OF_DIMENSION[dimension], "marker": markers[dimension], "ls": "-"}
+        colour = plotting.OF_DIMENSION[dimension]
+        styles[curve] = {"color": colour, "marker": markers[dimension], "ls": "-"}
     return _calibration(pd.concat(parts, ignore_index=True), styles, "probability (%)")
 
 
@@ -377,8 +431,8 @@ def _draw_curves(axis, df: pd.DataFrame, x: str, shown: pd.DataFrame, legend=Fal
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
     """GRPO on held-out prompts, from policy/curve.csv: rewards, violations, what is met, KL.
 
-    The vertical line is the checkpoint that is kept, the best by judged reward. A series or a panel
-    without a value is left out: data without truth have no gold. Only the reward starts below 0.
+    The vertical line is the checkpoint that is kept. A series or a panel without a value is left
+    out: data without truth have no gold.
     """
     percent = [column for column in CURVES["answers (%)"] if column in df]
     df = df.assign(**100 * df[percent])
@@ -474,8 +528,8 @@ def plot_training(df: pd.DataFrame) -> Figure:
     figure, [axes] = canvas(9, 3.2, 2)
     panels = {"loss": "loss (nats)", "accuracy": "training pairs ordered rightly (%)"}
     df = df.assign(accuracy=100 * df.accuracy)
-    style = {"hue": "scorer", "style": "scorer", "palette": OF_SCORER, "markers": True}
-    style |= {"x": "step", "errorbar": None}
+    style = {"hue": "scorer", "style": "scorer", "palette": plotting.OF_SCORER}
+    style |= {"markers": True, "x": "step", "errorbar": None}
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
         sns.lineplot(df, y=column, ax=axis, legend=axis is axes[0], **style)
         axis.set(xlabel="optimiser step", ylabel=label)
@@ -485,10 +539,8 @@ def plot_training(df: pd.DataFrame) -> Figure:
 
 
 def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
-    """Strict pass rate by review round on the blind sample, with its interval (fractions).
-
-    ``df`` as from ``review.rounds``; ``aimed`` is the rate at which the rounds may end.
-    """
+    """Strict pass rate (fractions) by round, on the blind sample with its interval, of
+    ``review.rounds``; ``aimed`` is the rate at which the rounds may end."""
     blind = df.dropna(subset="blind_pass_rate")
     figure, [[axis]] = canvas(6, 3.2)
     rates = 100 * blind.blind_pass_rate
@@ -497,7 +549,7 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     axis.plot(df["round"], 100 * df.pass_rate, "s", color=ORANGE)
     aim = {"color": "black", "ls": "--", "lw": 1}
     axis.axhline(100 * aimed, **aim)
-    marks = {"blind sample, 95 % interval": FILLED | {"color": BLUE}}
+    marks = {"blind sample, 95 % interval": plotting.FILLED | {"color": BLUE}}
     marks |= {"batch before it": {"marker": "s", "color": ORANGE}, "aimed at": aim}
     draw_legend(figure, marks)
     axis.set(xlabel="review round", ylabel="drafts passed unchanged (%)", xticks=df["round"])
@@ -506,88 +558,24 @@ def plot_pass_rate(df: pd.DataFrame, aimed: float) -> Figure:
     return figure
 
 
-def plot_speed(df: pd.DataFrame) -> Figure:
-    """Times as fast packed as one by one, over K, over L, and of mixes, beside the operations.
-
-    From ``speed.summary``: medians with the range of the rounds; the line is the ratio of the two
-    sides' operations (scoring's), which is no bound.
-    """
-    tasks = {
-        "scoring": {"color": BLUE, "marker": "o"},
-        "training": {"color": ORANGE, "marker": "s"},
-    }
-    labels = {"K": "criteria K, at 480 shared tokens", "L": "shared tokens L, at 7 criteria"}
-    figure, [[over_k, over_l, mix]] = canvas(10.5, 3.4, 3)
-    for axis, (column, label) in zip((over_k, over_l), labels.items(), strict=True):
-        cases = df[df.case == f"over {column}"].sort_values(column)
-        for task, style in tasks.items():
-            part = cases[cases.task == task]
-            ends = [part.ratio - part.low, part.high - part.ratio]
-            axis.errorbar(part[column], part.ratio, ends, label=task, ls="", capsize=2, **style)
-            if task == "scoring":
-                axis.plot(part[column], part.work, color=GREY, lw=1, label="by operations")
-        ticks = sorted(set(cases[column]))
-        axis.set(xlabel=label, ylabel="times as fast packed", ylim=(0, None), xticks=ticks)
-    over_l.set_xscale("log")
-    over_l.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
-    over_l.minorticks_off()
-    over_k.legend(fontsize=8, title="")
-    part = df[~df.case.str.startswith("over")].sort_values(["case", "task"])
-    for at, row in enumerate(part.itertuples()):
-        ends = [[row.ratio - row.low], [row.high - row.ratio]]
-        mix.errorbar(row.ratio, at, xerr=ends, capsize=2, **tasks[row.task])
-        mix.text(0.2, at, f"{row.share:.0%}", va="center", fontsize=8)
-    mix.plot(part.work, range(len(part)), "|", color="black", ms=20)
-    mix.set_yticks(range(len(part)), part.case + ",\n" + part.task)
-    mix.set(xlabel="times as fast packed (tick: by operations)", ylabel="", xlim=(0, None))
-    mix.invert_yaxis()
-    return figure
-
-
 # ---------------------------------------------------------------- bars, maps and boxes
 
 
 def plot_funnel(df: pd.DataFrame) -> Figure:
-    """What curation leaves: columns step, before, dropped, queued, after, in the order of the
-    steps.
-
-    Blue is what a step lets through, the hatched end what it drops or queues for a person.
-    """
-    ends = []
-    for row in df.itertuples():
-        dropped = f"   −{row.dropped:,}" if row.dropped else ""
-        queued = f"   {row.queued:,} queued" if row.queued else ""
-        ends.append(f"{row.after:,}{dropped}{queued}")
+    """What curation leaves: columns step, before, dropped, queued and after, a row a step."""
+    dropped = df.dropped.map(lambda count: f"   −{count:,}" if count else "")
+    queued = df.queued.map(lambda count: f"   {count:,} queued" if count else "")
+    ends = df.after.map("{:,}".format) + dropped + queued
     parts = {"let through": df.after, "dropped or queued": df.before - df.after}
     wide = pd.DataFrame(parts).set_axis(df.step)
-    figure = stacked_bars(wide, "instructions", (BLUE, "#bbbbbb"), ends=ends)
+    figure = plotting.stacked_bars(wide, "instructions", (BLUE, "#bbbbbb"), ends=ends)
     figure.axes[0].set_xlim(0, 1.25 * df.before.max())
     return figure
 
 
 def plot_composition(df: pd.DataFrame) -> Figure:
     """Criteria of a rubric: columns category, and a dimension each with its mean count."""
-    return stacked_bars(df.set_index("category"), "criteria a rubric, mean")
-
-
-def plot_specialty(df: pd.DataFrame) -> Figure:
-    """Heat map of overall accuracy, systems by specialty, from ``tables.build_specialty``.
-
-    A cell without a value is left empty.
-    """
-    wide = df.pivot(index="specialty", columns="system", values="run_overall_accuracy")
-    wide = wide[list(dict.fromkeys(df.system))].astype(float)
-    wide.columns = [name.split(" (")[0].replace(", ", ",\n") for name in wide.columns]
-    figure, [[axis]] = canvas(3.2 + 0.8 * len(wide.columns), 1.6 + 0.22 * len(wide))
-    low = np.floor(np.nan_to_num(np.nanmin(wide.to_numpy())) / 10) * 10
-    style = {"cmap": "cividis", "vmin": min(low, 90), "vmax": 100, "annot_kws": {"size": 7}}
-    style["cbar_kws"] = {"label": "overall accuracy (%), this run"}
-    sns.heatmap(wide, annot=True, fmt=".0f", ax=axis, **style)
-    axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="x", rotation=35)
-    for label in axis.get_xticklabels():
-        label.set(ha="right", rotation_mode="anchor")
-    return figure
+    return plotting.stacked_bars(df.set_index("category"), "criteria a rubric, mean")
 
 
 def plot_grades(df: pd.DataFrame) -> Figure:
@@ -607,7 +595,7 @@ def plot_packed_mask(starts: Sequence[int], allowed: np.ndarray) -> Figure:
     (T, T) bool."""
     kind = np.where(allowed, np.where(np.arange(len(allowed)) < starts[0], 1, 2), 0)  # 0: not read
     figure, [[axis]] = canvas(6.4, 6)
-    axis.imshow(kind, cmap=ListedColormap(["white", SKY, RED]), vmin=0, vmax=2)
+    axis.imshow(kind, cmap=ListedColormap(["white", plotting.SKY, RED]), vmin=0, vmax=2)
     axis.grid(False)
     for number, (start, end) in enumerate(pairwise([0, *starts])):
         text = f"c{number}" if number else "prompt and response"
@@ -615,7 +603,8 @@ def plot_packed_mask(starts: Sequence[int], allowed: np.ndarray) -> Figure:
         axis.axhline(end - 0.5, color=GREY, lw=0.4)
         axis.axvline(end - 0.5, color=GREY, lw=0.4)
     axis.set(xlabel="token that is read", ylabel="token that reads")
-    marks = {"shared": {"color": SKY}, "own criterion": {"color": RED}, "not read": HOLLOW}
+    marks = {"shared": {"color": plotting.SKY}, "own criterion": {"color": RED}}
+    marks["not read"] = plotting.HOLLOW
     draw_legend(figure, {name: {**style, "marker": "s"} for name, style in marks.items()})
     return figure
 
@@ -635,11 +624,8 @@ def plot_reward_order(df: pd.DataFrame, rewards: Mapping[str, str]) -> Figure:
 
 
 def plot_overview(df: pd.DataFrame) -> Figure:
-    """The pipeline as boxes with this run's counts, and the reported ones in italics below.
-
-    Columns box, row, column, title, run and reported (texts), and ``after``: the boxes that it
-    comes from, joined by "|".
-    """
+    """The pipeline as boxes: columns box, row, column, title, run and reported (texts), and
+    ``after``, the boxes that it comes from, joined by "|"."""
     width, height, gap = 2.0, 1.0, (2.5, 1.45)
     rows, columns = df["row"].max() + 1, df["column"].max() + 1
     figure, [[axis]] = canvas(2.0 * columns, 1.35 * rows + 0.25)

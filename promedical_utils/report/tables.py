@@ -1,9 +1,8 @@
 """The paper's tables, reported values beside this run's, never in one column.
 
 ``build_*`` are pure: from tidy rows (system, metric, value, low, high) they make the frame that is
-printed. ``save`` writes csv, md, tex and a provenance json, byte-equal on a rerun. Values are
-percent with two decimals, unless a name says otherwise; names of rows and columns stand in
-``names.yaml``.
+printed. Values are percent with two decimals, unless a name says otherwise; names of rows and
+columns stand in ``names.yaml``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,28 +11,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.core import statistics
-from promedical_utils.core.estimates import suffixed
+from promedical_utils.core import statistics, workspace
+from promedical_utils.core.estimates import ENDS, suffixed
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import (
-    project_root,
-    read_yaml,
-    sha256,
-    write_frame,
-    write_json,
-    write_text,
-)
 from promedical_utils.data.sources.judged import SUBSETS
+from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import policy_metrics
+from promedical_utils.evaluation.scorers import HIERARCHIES
 from promedical_utils.reward_model import calibration
+from promedical_utils.rubric import scoring
 
 READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on, besides code
 
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
-ENDS = ["value", "low", "high"]
-_NAMES = read_yaml(Path(__file__).with_name("names.yaml"))
-MAIN, MORE, SEEN, VETO, OF_REWARD = _NAMES["columns"].values()
+_NAMES = workspace.read_yaml(Path(__file__).with_name("names.yaml"))
+MAIN, MORE, SEEN, RICH, VETO, OF_REWARD = _NAMES["columns"].values()
 GRADES = _NAMES["graders"]
 POLICY = {column: policy_metrics.STUDY[column] for column in _NAMES["policy"]}
 OF_POLICY = {column: (POLICY[column], "all") for column in _NAMES["ablation_policy"]}
@@ -42,7 +35,9 @@ ABLATION = {name: tuple(map(tuple, own)) for name, own in _NAMES["ablation"].ite
 SETS, NAMES_OUTSIDE = _NAMES["sets"], _NAMES["names_outside"]
 OUTSIDE = {(system, retrieval): method for system, retrieval, method in _NAMES["outside"]}
 EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
-NO_VERDICTS = {"length", "rar_explicit", "rar_implicit", "orbit", "healthbench", "pair_rm"}
+BLIND = "ceiling of criterion-blind scorers (kit)"
+# scorers that do not say of each criterion whether it is met; nor do the scalar ones
+NO_VERDICTS = {"length", "rar_implicit", "pair_rm", *scoring.RULES, *HIERARCHIES}
 POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
 STUDY = (*policy_metrics.STUDY, *_NAMES["compared_policies"])
 MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
@@ -50,18 +45,15 @@ MIXED = "one set of notes, which mixes metrics of the reward model and of the po
 
 def reported(name: str) -> pd.DataFrame:
     """One CSV of reported values, with the mark of how each row is known."""
-    return pd.read_csv(project_root() / "papers_figures" / "paper_values" / f"{name}.csv")
+    return pd.read_csv(workspace.project_root() / f"papers_figures/paper_values/{name}.csv")
 
 
 def systems(profile) -> dict[str, str]:
-    """Every scorer of the bench and its name in tables: the kit's own, then those of others.
-
-    One of others is "run by the kit", a row of its own: that of its reported values is another one.
-    """
+    """Every scorer of the bench and its name in tables: the kit's own, then those of others, "run
+    by the kit", whose rows are not those of their reported values."""
     base = "small base" if profile.base_model == "small" else Path(profile.base_model).name
     trained = f"kit, {base}, {'QLoRA' if profile.quantization == 'nf4' else 'LoRA'}"
-    named = _NAMES["systems"] | (_NAMES["systems_real"] if profile.data == "real" else {})
-    own = {k: name.format(base=base, trained=trained) for k, name in named.items()}
+    own = {k: v.format(base=base, trained=trained) for k, v in _NAMES["systems"].items()}
     ids = {name: getattr(profile, name) for name in ("scalar_rm", "pair_rm", "verifier")}
     others = {name: Path(source).name for name, source in ids.items() if source}
     others |= {name: f"{name}, judge" for name in profile.judges}
@@ -91,9 +83,8 @@ def _rows(
 
     ``values`` are tidy: system (in ``by``), metric, slice, against, value, low, high.
     """
-    cells, rows = {}, []
-    for row in () if values is None else values[values.against == labels].itertuples():
-        cells[getattr(row, by), row.metric, row.slice] = row
+    own = () if values is None else values[values.against == labels].itertuples()
+    cells, rows = {(getattr(row, by), row.metric, row.slice): row for row in own}, []
     for key, system in names.items():
         printed = {}
         for column, (metric, part) in columns.items():
@@ -105,10 +96,10 @@ def _rows(
     return rows
 
 
-def _beside(reported: pd.DataFrame | None, rows: list[dict], columns, said=()) -> pd.DataFrame:
+def _beside(reported, rows: list[dict], columns, said=(), first=()) -> pd.DataFrame:
     """Reported rows, then the kit's; every column there, in one order, even if nothing ran.
 
-    ``said`` are further columns of either, before the values.
+    ``said`` are further columns of either, before the values, ``first`` those before the system.
     """
     names, known = {}, []
     if reported is not None:
@@ -116,22 +107,21 @@ def _beside(reported: pd.DataFrame | None, rows: list[dict], columns, said=()) -
         renamed = reported.rename(columns={reported.columns[0]: "system"} | names)
         known = renamed.assign(status=NOT_RUN).to_dict("records")
     wide = [name for column in columns for name in suffixed(f"run_{column}")]
-    order = ["system", "status", "mark", *names.values(), "labels", *said, *wide]
+    order = [*first, "system", "status", "mark", *names.values(), "labels", *said, *wide]
     return pd.DataFrame([*known, *rows]).reindex(columns=order)
 
 
 def _quantities(
     known: Mapping, measured: Mapping, given: Iterable[str], order: Iterable[str]
 ) -> pd.DataFrame:
-    """A row a quantity: ``known`` -> (reported, mark); ``measured`` -> value, or value, low and
-    high; those of ``given`` are *input*."""
+    """``known``: quantity -> (reported, mark); ``measured`` -> value, or value, low and high; those
+    of ``given`` are *input*."""
     rows = []
     for name in dict.fromkeys([*order, *measured]):
-        values = measured.get(name, ())
-        values = values if isinstance(values, tuple) else (values,)
-        run = [*map(plain, values), "", "", ""][:3]
+        values = measured.get(name, "")
+        ends = values if isinstance(values, tuple) else (values, "", "")
         status = NOT_RUN if name not in measured else INPUT if name in given else RUN
-        rows.append((name, *known.get(name, ("", "")), *run, status))
+        rows.append((name, *known.get(name, ("", "")), *map(plain, ends), status))
     columns = ["quantity", "reported", "mark", "run", "run_low", "run_high", "status"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -139,31 +129,26 @@ def _quantities(
 # ---------------------------------------------------------------- the bench
 
 
-BLIND = "ceiling of criterion-blind scorers (kit)"
-
-
-def _with_verdicts(names: Mapping[str, str]) -> dict[str, str]:
-    """Those of the scorers that say of each criterion whether it is met."""
-    return {s: n for s, n in names.items() if not s.startswith("scalar") and s not in NO_VERDICTS}
-
-
 def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
-    """Main results, of ``bench.tally``; ``ceiling`` is that of criterion-blind scorers, on the
-    pairwise column only."""
-    rows = _rows(names, metrics, MAIN | MORE, against)
+    """Of ``bench.tally``, with columns of the safety-rich bench, where there is one; ``ceiling`` is
+    that of criterion-blind scorers, on all pairs."""
+    slices = pd.Series(dtype=str) if metrics is None else metrics["slice"]
+    more = MORE | (RICH if slices.str.startswith(benches.RICH).any() else {})
+    rows = _rows(names, metrics, MAIN | more, against)
     if ceiling is not None:
         row = {"system": BLIND, "status": RUN}
         rows.append(row | {"labels": "adjudicated", "run_pairwise_all": round(ceiling * 100, 2)})
-    return _beside(reported, rows, MAIN | MORE)
+    return _beside(reported, rows, MAIN | more)
 
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
-    """Precision, recall and F1 on safety verdicts; a violation is the positive class."""
-    return _beside(reported, _rows(_with_verdicts(names), metrics, VETO, against), VETO)
+    """Vetoes, a violation being the positive class, and the share of clean answers vetoed: every
+    scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
+    return _beside(reported, _rows(names, metrics, VETO, against), VETO)
 
 
 def build_seen_unseen(metrics, names) -> pd.DataFrame:
-    """Pairwise accuracy on criterion kinds seen and unseen in training; none is reported."""
+    """Pairwise accuracy on criterion kinds seen and unseen in training."""
     return _beside(None, _rows(names, metrics, SEEN, "adjudicated"), SEEN)
 
 
@@ -171,18 +156,20 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
     """Graders beside the bench's two physicians: balanced F1, of ``healthbench.judge_table``.
 
     ``f1`` is against both physicians, ``baseline`` one physician against the other, and the
-    difference is over the same labels; f1_adjudicated and f1_truth are against those. ``judge``:
-    status of the judge's rows, *input* where how often it errs is set.
+    difference is over the same labels. ``judge``: status of the judge's rows, *input* where how
+    often it errs is set.
     """
     measured, rows = found.set_index(["grader", "slice", "against"]), []
-    for grader, system in {"judge": "judge of the run (kit)", **_with_verdicts(names)}.items():
+    for grader, system in {"judge": "judge of the run (kit)", **names}.items():
+        if grader.startswith("scalar") or grader in NO_VERDICTS:
+            continue
         if grader not in set(found.grader):
             rows.append({"system": system, "slice": "all", "status": NOT_RUN})
             continue
         for part in ("all", *DIMENSIONS):
             row = {"system": system, "slice": part, "labels": "physicians"}
-            row |= {"status": judge if grader == "judge" else RUN}
-            row |= {"n": measured.n[(grader, part, "physicians")]}
+            row["status"] = judge if grader == "judge" else RUN
+            row["n"] = measured.n[(grader, part, "physicians")]
             for column, (labels, *ends) in GRADES.items():
                 row |= suffixed(f"run_{column}", measured.loc[(grader, part, labels), ends], 100, 2)
             rows.append(row)
@@ -190,32 +177,21 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
     return frame.drop(columns="mark").astype({"n": "Int64"})
 
 
-def build_specialty(by_specialty: pd.DataFrame, names) -> pd.DataFrame:
-    """Overall accuracy by specialty, from ``bench.tally`` by that column."""
-    frame = by_specialty[by_specialty.scorer.isin(names)]
-    frame = frame.sort_values("scorer", key=lambda s: s.map([*names].index), kind="stable")
-    values = frame[ENDS].mul(100).round(2).set_axis([*suffixed("run_overall_accuracy")], axis=1)
-    frame = frame.assign(system=frame.scorer.map(names), **values)
-    return frame[["specialty", "system", "n", *values]].reset_index(drop=True)
-
-
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
-    """Accuracy by source and whose labels these are: over all pairs, where the shorter answer is
-    right, and within an answer (is a criterion that it meets above one that it does not?)."""
+    """Accuracy by source and whose labels these are, of ``registry.Run.by_source``."""
     frame = parts.assign(system=parts.scorer.map(names), source=parts.category)
     key, values, counts = ["source", "labels", "system"], [], []
     for part, own in frame.dropna(subset="system").groupby("slice", sort=False):
         own = own.set_index(key).sort_index()
         columns = [*suffixed(f"run_pairwise_{part}" if part != "within" else "run_within_answers")]
-        values.append(own[ENDS].mul(100).round(2).set_axis(columns, axis=1))
+        values.append(own[[*ENDS]].mul(100).round(2).set_axis(columns, axis=1))
         counts.append(own.n.astype(int).rename(f"n_{part}"))
     blind = frame.drop_duplicates("source")[["source", "labels", "ceiling"]]
     blind = blind.assign(system=BLIND, run_pairwise_all=blind.ceiling.mul(100).round(2))
     rows = pd.concat([*values, *counts], axis=1).reset_index()
-    rows = pd.concat([rows, blind.drop(columns="ceiling")], ignore_index=True)
-    return rows.sort_values(["source", "system"], ignore_index=True).astype(
-        {name: "Int64" for name in rows if name.startswith("n_")}
-    )
+    rows = pd.concat([rows, blind.drop(columns="ceiling")])
+    rows = rows.astype({count.name: "Int64" for count in counts})
+    return rows.sort_values(["source", "system"], ignore_index=True)
 
 
 def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
@@ -232,26 +208,23 @@ def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
 
 
 def build_bench_composition(reported, pipeline, report: Mapping | None, profile) -> pd.DataFrame:
-    """Counts of the bench, reported beside this run; what the configuration sets is *input*."""
+    """Counts of the bench; what the configuration sets is *input*."""
     known = {r.dimension: (r.criterion_pairs, r.mark) for r in reported.itertuples()}
     known |= {r.quantity: (f"{r.value:g}", r.mark) for r in pipeline.itertuples()}
     run, given = {}, {}
     if report:
         verdicts, grades = report["input"]["verdicts"], report["input"]["grades"]
         run = {dimension: counts["drawn"] for dimension, counts in report["pairs"].items()}
-        run |= {"total": sum(run.values())}
+        run["total"] = sum(run.values())
         run |= {k: report[k] for k in ("samples", "categories", "specialties", "conditions")}
-        for name, counts in report["pairs"].items():
-            run[f"{name} pairs in reserve"] = counts["reserve"]
+        run |= {f"{d} pairs in reserve": n["reserve"] for d, n in report["pairs"].items()}
         run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
         if "fewer_answers" in report:
             run["samples with fewer than three answers"] = report["fewer_answers"]
-        given = {
-            "bench weighted kappa": grades["kappa_quadratic"],
-            "bench linear kappa": grades["kappa_linear"],
-            "bench verdict kappa": verdicts["kappa"],
-            "bench verdict agreement percent": verdicts["observed"] * 100,
-        }
+        given["bench weighted kappa"] = grades["kappa_quadratic"]
+        given["bench linear kappa"] = grades["kappa_linear"]
+        given["bench verdict kappa"] = verdicts["kappa"]
+        given["bench verdict agreement percent"] = verdicts["observed"] * 100
     order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
     return _quantities(known, run | given, given, order).drop(columns=["run_low", "run_high"])
 
@@ -260,12 +233,11 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
 
 
 def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) -> pd.DataFrame:
-    """Policies: reported scores beside this run's violations, S1, S2, bench score and compliance.
+    """Policies; the last row is the difference paired by patient, in points.
 
-    ``evaluation`` is ``claims.readable``, one row a (policy, seed, instruction), or None; the last
-    row is the difference paired by patient, in points. By the truth where the rows have it.
-    ``healthbench``: ``healthbench.policy_column``; what it says where there is no score stands in a
-    column of its own.
+    ``evaluation`` is policy/evaluation.parquet, a row a (policy, seed, instruction), or None; by
+    the truth where the rows have it. ``healthbench``: ``healthbench.policy_column``; what it says
+    where there is no score stands in a column of its own.
     """
     names, values, labels = dict(POLICY_NAMES), None, ""
     if evaluation is not None:
@@ -288,11 +260,10 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
 
 
 def build_policy_by(evaluation, verdicts, by: str, draws: int, seed: int) -> pd.DataFrame:
-    """Base and GRPO by dimension, specialty or category, with the paired difference in points.
+    """Base and GRPO with the paired difference in points: a row a measure and slice, "all" first.
 
-    A row a measure and slice, "all" first; by dimension the criteria met, of ``verdicts``, else
-    violations and bench score. ``n`` counts patients, by dimension criteria. No rows where
-    ``evaluation`` is None.
+    By "dimension" the criteria met, of ``verdicts``, ``n`` of them; by a column of the patients
+    violations and bench score, ``n`` patients. No rows where ``evaluation`` is None.
     """
     metrics = ("met",) if by == "dimension" else ("violation_rate", "bench_score")
     shown, rows, parts = ("base", "grpo", "difference"), [], []
@@ -325,11 +296,8 @@ def _of_study(row: Mapping, columns: Iterable[str]) -> dict:
 
 
 def build_policy_study(reported: pd.DataFrame, study: pd.DataFrame) -> pd.DataFrame:
-    """The study of policies: the paper's ablation rows, then a row a variant of this run.
-
-    ``study`` is ``studies.policies.table``. Values are means over training seeds, with intervals
-    over patients; differences are paired, in points.
-    """
+    """The paper's ablation rows, then a row a variant of ``studies.policies.table``: means over
+    training seeds, with intervals over patients; differences are paired, in points."""
     said, rows = ("remark", "group", "seeds"), []
     for row in study.to_dict("records"):
         ran = {"status": RUN, "labels": row["labels"]} if row["seeds"] else {"status": NOT_RUN}
@@ -343,8 +311,8 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
     """The paper's ablation, each row followed by the kit's own of that name, and by which study.
 
     ``studied`` is of ``Study.ablation``: a row a (study, variant); a variant of ``ABLATION`` that
-    it has not is *not run*. Percent; policies by the truth, reward models by the adjudicated
-    labels. The notes of the paper mix metrics of both, so no column is shared.
+    it has not is *not run*. The notes of the paper mix metrics of reward model and policy, so no
+    column is shared.
     """
     ran = {(row["study"], row["variant"]): row for row in studied.to_dict("records")}
     rows, columns = [], (*OF_REWARD, *OF_POLICY)
@@ -353,16 +321,14 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
             row = {"ablation": ablation, "system": f"{variant} (kit)"}
             row |= {"study": study, "status": NOT_RUN}
             if result := ran.get((study, variant)):
-                row |= {"system": f"{result['label']} (kit)", "remark": result["remark"]}
-                row |= {"seeds": result["seeds"], **_of_study(result, columns)}
+                row |= {name: result[name] for name in ("remark", "seeds")}
+                row |= {"system": f"{result['label']} (kit)"} | _of_study(result, columns)
                 row |= {"status": STUDY_RAN, "labels": result["labels"]} if row["seeds"] else {}
             rows.append(row)
     reported = reported.assign(ablation=reported.variant, remark=MIXED, study="")
-    frame = _beside(reported, rows, columns, ("study", "seeds", "remark"))
-    frame.insert(0, "ablation", [*reported.ablation, *(row["ablation"] for row in rows)])
-    frame = frame.sort_values(
-        "ablation", key=lambda s: s.map([*ABLATION].index), kind="stable", ignore_index=True
-    )
+    frame = _beside(reported, rows, columns, ("study", "seeds", "remark"), ["ablation"])
+    order = frame.ablation.map([*ABLATION].index).argsort(kind="stable")
+    frame = frame.iloc[order].reset_index(drop=True)
     return frame.astype({"seeds": "Int64"}).fillna({"remark": "", "study": ""})
 
 
@@ -375,15 +341,14 @@ def build_external(
     """RM pairwise accuracy outside: a row a set and system, a column a text that the RM is given.
 
     ``found``: ``external.measures``, ``report``: external/report.json; None where 06 did not
-    run. ``beside`` is the reported method whose way a row is. The reported rows name no set: by the
-    kit's arithmetic theirs is most likely Medical RewardBench.
+    run. ``beside`` is the reported method whose way a row is; the reported rows name no set.
     """
     rows, sets = [], (report or {}).get("sets", {})
     for part, label in SETS.items():
         state = sets.get(part, {"status": NOT_RUN, "reason": "notebook 06 did not run"})
         if state["status"] == NOT_RUN:
-            row = {"system": "every system (kit)", "status": NOT_RUN, "remark": state["reason"]}
-            rows.append({"set": label, **row})
+            row = {"set": label, "system": "every system (kit)", "status": NOT_RUN}
+            rows.append(row | {"remark": state["reason"]})
             continue
         own = found[found["set"] == part]
         order = list(dict.fromkeys([*names, *NAMES_OUTSIDE, *sorted(own.system)]))
@@ -397,8 +362,8 @@ def build_external(
         for system, why in report["systems_not_run"].items():
             row = {"set": label, "system": _outside(system, False, names), "status": NOT_RUN}
             rows.append(row | {"beside": OUTSIDE.get((system, False), ""), "remark": why})
-    frame = _beside(reported, rows, EXTERNAL, ("beside", "pairs", "remark"))
-    frame.insert(0, "set", [*["as reported"] * len(reported), *(row["set"] for row in rows)])
+    reported, said = reported.assign(set="as reported"), ("beside", "pairs", "remark")
+    frame = _beside(reported, rows, EXTERNAL, said, ["set"])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
 
 
@@ -408,11 +373,10 @@ def _outside(system: str, retrieval: bool, names: Mapping) -> str:
 
 
 def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame | None:
-    """Medical RewardBench of external/predictions.parquet by subset, and their macro mean, as
-    shares; None without it.
+    """Medical RewardBench of external/predictions.parquet by subset, as shares; None without it.
 
     Columns system, text, retrieval, subset ("macro mean" too, unless one is missing), value, low,
-    high. Draws are of whole conditions, as everywhere.
+    high.
     """
     rows = predictions[predictions["set"] == "medical_rewardbench"]
     if rows.empty:
@@ -430,7 +394,7 @@ def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame | 
 
 
 def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mapping) -> pd.DataFrame:
-    """Medical RewardBench by subset; the macro mean of the reported subsets stands beside theirs.
+    """Medical RewardBench; the macro mean of the reported subsets stands beside the reported one.
 
     ``found``: ``subsets`` of this run, None where the set could not be reached: *not run*.
     """
@@ -463,26 +427,31 @@ def build_rar(reported) -> pd.DataFrame:
     return _beside(reported, rows, columns, ("remark",)).fillna({"remark": ""})
 
 
+def build_testbed(found: pd.DataFrame) -> pd.DataFrame:
+    """How a reward goes wrong, of ``testbed.measured``; each test with where it was described."""
+    values = found[[*ENDS]].round(2).set_axis([*suffixed("run_value")], axis=1)
+    return found[["test", "dose", "measure", "origin", "n"]].join(values)
+
+
 # ---------------------------------------------------------------- the data pipeline
 
 
 def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profile) -> pd.DataFrame:
-    """From raw rows to criterion pairs, reported beside this run; what is set is *input*.
+    """From raw rows to criterion pairs; what is set is *input*, in the clinic also what is measured
+    of the writer and the judge, since how often they err is set there.
 
     Frames are of funnel.csv, rounds.csv, expansion.csv and judge_errors.csv under data/, or None.
-    In the clinic how often the writer and the judge err is set, so what is measured of them is
-    *input* too.
     """
     values = {r.quantity: (float(r.value), r.mark) for r in reported.itertuples()}
     share = 100 * values["kept instructions"][0] / values["raw samples"][0]
     values["kept percent of raw"] = (share, "D")
     known = {name: (f"{round(value, 2):.10g}", mark) for name, (value, mark) in values.items()}
-    given: dict[str, float] = {
+    given = {
         "difficulty kept low": profile.difficulty_least,
         "difficulty kept high": profile.difficulty_most,
         "review batch per round": profile.review_batch,
     }
-    inputs = {*given}
+    inputs: Iterable[str] = given
     if profile.data == "clinic":
         given["physicians"] = 3
         given["judge agreement that is set percent"] = 100 * profile.judge_agreement
@@ -547,21 +516,22 @@ def folded(text: pd.DataFrame) -> pd.DataFrame:
 def save(
     df, folder: Path, name: str, title: str, sources: Mapping, profile, said="", facts=None
 ) -> Path:
-    """Write ``name``.csv, .md, .tex and .json (sources with sha256, profile, seed) to ``folder``.
+    """Write ``name``.csv, .md, .tex and .json to ``folder``; returns the CSV's path.
 
     ``sources``: label -> path; ``said`` stands in place of ``note``; ``facts`` go into the json
-    too. No dates and no machine's paths, so a rerun gives the same bytes. Returns the CSV's path.
+    too. No dates and no machine's paths, so a rerun gives the same bytes.
     """
     folder, said, text = Path(folder), said or note(profile), df.map(plain)
     read = folded(text)
-    write_frame(folder / f"{name}.csv", text)
-    write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{markdown(read)}\n")
+    path = workspace.write_frame(folder / f"{name}.csv", text)
+    workspace.write_text(folder / f"{name}.md", f"## {title}\n\n{said}\n\n{markdown(read)}\n")
     tex = read.to_latex(index=False, escape=True)
-    write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
+    workspace.write_text(folder / f"{name}.tex", f"% {title}. {said}\n{tex}")
     made = {"table": name, "title": title, "note": said, "profile": profile.name}
     made |= {"seed": profile.seed, "rows": len(df), "columns": list(df.columns)}
-    write_json(folder / f"{name}.json", made | {"sources": digests(sources)} | dict(facts or {}))
-    return folder / f"{name}.csv"
+    made |= {"sources": digests(sources), **(facts or {})}
+    workspace.write_json(folder / f"{name}.json", made)
+    return path
 
 
 def markdown(text: pd.DataFrame) -> str:
@@ -573,4 +543,4 @@ def markdown(text: pd.DataFrame) -> str:
 def digests(sources: Mapping[str, Path]) -> dict[str, str]:
     """sha256 of each source, by its label: not by its whole path, so that a redrawn reference has
     the same bytes."""
-    return {label: sha256(path) for label, path in sources.items()}
+    return {label: workspace.sha256(path) for label, path in sources.items()}

@@ -49,8 +49,7 @@ class Calibration:
         return expit(np.asarray(score, dtype=float) / temperature + bias)[()]
 
     def met(self, score, dimension):
-        """Whether a criterion counts as met: safety by the veto threshold, else P(met) >= 0.5; with
-        a NaN score never."""
+        """Whether a criterion is met: safety by the threshold, else P(met) >= 0.5; NaN never is."""
         names = np.asarray(dimension, dtype=object)
         likely = self.probability(score, names) >= 0.5  # False for NaN
         result = np.where(names == "safety", np.asarray(score, float) > self.threshold, likely)
@@ -69,10 +68,9 @@ class Calibration:
 def fit(frame: pd.DataFrame, recall: float, veto: bool = True) -> Calibration:
     """Fit on held-out rows: columns score, label (1 met, 0 not), dimension, and instruction_id.
 
-    The threshold is the lowest at which at least ``recall`` of the violations are found;
-    ``veto=False``, for data without safety verdicts, sets one that no score passes: the veto fails
-    closed. A dimension that cannot be fitted keeps the raw score, and a note says so. KitError on a
-    NaN score, another label, or a safety split of one class.
+    The threshold is the lowest that finds at least ``recall`` of the violations; ``veto=False``,
+    for data without safety verdicts, sets one that no score passes: the veto fails closed. KitError
+    on a NaN score, another label, or a safety split of one class.
     """
     other = sorted(map(str, set(frame["label"].unique()) - {0, 1}))
     lost = int(frame["score"].isna().sum())
@@ -116,27 +114,21 @@ def quality_of(calibration: Calibration, rows: pd.DataFrame) -> dict[str, float]
 def expected_error(labels, probabilities, bins: int = 10) -> float:
     """Expected calibration error: mean gap of share met and mean P(met) over bins of equally many
     rows; the usual ones are equally wide (Naeini et al. 2015)."""
-    labels, probabilities, parts = _bins(labels, probabilities, bins)
-    gaps = [len(p) * abs(labels[p].mean() - probabilities[p].mean()) for p in parts]
+    parts = reliability(labels, probabilities, bins)
+    gaps = parts["n"] * (parts["met"] - parts["probability"]).abs()
     return float(sum(gaps) / len(labels))
 
 
 def reliability(labels, probabilities, bins: int = 8) -> pd.DataFrame:
     """Share met, with its 95 % Wilson interval, beside mean P(met), a row a bin of equal size:
     probability, met, low, high, n."""
-    labels, probabilities, parts = _bins(labels, probabilities, bins)
-    rows = [
-        (probabilities[p].mean(), labels[p].mean(), *wilson(int(labels[p].sum()), len(p)), len(p))
-        for p in parts
-    ]
-    return pd.DataFrame(rows, columns=["probability", "met", "low", "high", "n"])
-
-
-def _bins(labels, probabilities, bins: int):
-    """(labels, probabilities, places of each bin's rows), the bins by probability."""
     labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
     order = np.argsort(probabilities, kind="stable")
-    return labels, probabilities, np.array_split(order, min(bins, len(order)))
+    rows = [
+        (probabilities[p].mean(), labels[p].mean(), *wilson(int(labels[p].sum()), len(p)), len(p))
+        for p in np.array_split(order, min(bins, len(order)))
+    ]
+    return pd.DataFrame(rows, columns=["probability", "met", "low", "high", "n"])
 
 
 def _ece(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -163,20 +155,20 @@ def _scales(frame: pd.DataFrame) -> tuple[dict[str, dict[str, float]], list[str]
     """(scale, notes) of every dimension; what cannot be fitted keeps the raw score."""
     from sklearn.linear_model import LogisticRegression
 
-    scale = {dimension: {"temperature": 1.0, "bias": 0.0} for dimension in DIMENSIONS}
-    notes = []
+    scale, notes = {}, []
     for dimension in DIMENSIONS:
         rows = frame[frame["dimension"] == dimension]
         scores, labels = rows["score"].to_numpy(float), rows["label"].to_numpy(int)
-        if len(np.unique(labels)) < 2:
-            why = f"{len(labels)} calibration rows of one class"
+        why = "" if len(set(labels)) == 2 else f"{len(labels)} calibration rows of one class"
+        scale[dimension] = {"temperature": 1.0, "bias": 0.0}
+        if not why:
+            # the default ridge keeps the slope finite when a small split is separable
+            platt = LogisticRegression().fit(scores[:, None], labels)
+            slope, bias = float(platt.coef_[0, 0]), float(platt.intercept_[0])
+            if slope > 0:
+                scale[dimension] = {"temperature": 1 / slope, "bias": bias}
+            else:
+                why = "scores do not rise with the label"
+        if why:
             notes.append(f"{dimension}: {why}; the raw score is used")
-            continue
-        # the default ridge keeps the slope finite when a small split is separable
-        platt = LogisticRegression().fit(scores[:, None], labels)
-        slope, bias = float(platt.coef_[0, 0]), float(platt.intercept_[0])
-        if slope <= 0:
-            notes.append(f"{dimension}: scores do not rise with the label; the raw score is used")
-            continue
-        scale[dimension] = {"temperature": 1 / slope, "bias": bias}
     return scale, notes

@@ -1,15 +1,13 @@
-"""Training on groups of answers: TRL's RewardTrainer, with a step read in passes of a token budget.
+"""Training on groups of answers: their order, and how a step is cut into passes of a token budget.
 
 A row is a group: the packed sequences of its answers (``ids``, ``starts``, ``heads``, ``parents``)
-and what is learned of their scores. What differs between the models that learn so is a pass's batch
-and its loss: ``training`` has those of the reward models, ``studies.small_systems`` two others.
+and what is learned of their scores. ``training`` has the batch of a pass and its loss.
 """
 
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +15,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
 from promedical_utils.core.workspace import KitError, shown
 from promedical_utils.reward_model import hub, packing
-from promedical_utils.reward_model.optimizer import MuonAdamW
 
 
 class Schedule(NamedTuple):
@@ -34,11 +30,9 @@ class Schedule(NamedTuple):
 
 
 def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Schedule:
-    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes.
-
-    One list instead of a sampler makes a resumed run see what the whole one would have seen.
-    """
-    draw, lengths = np.random.default_rng(seed), _longest(rows)
+    """Rows shuffled by ``seed``, alike lengths together, ``batch`` in a step of all processes: one
+    list, and no sampler, so that a resumed run sees what the whole one would have seen."""
+    draw, lengths = np.random.default_rng(seed), [max(map(len, row["ids"])) for row in rows]
     flat = np.concatenate([draw.permutation(len(rows)) for _ in range(math.ceil(epochs))])
     flat = flat[: max(1, round(epochs * len(rows)))].tolist()
     order: list[int] = []
@@ -50,11 +44,6 @@ def schedule(rows: Sequence[dict], batch: int, epochs: float, seed: int) -> Sche
     processes = int(os.environ.get("WORLD_SIZE", 1))
     own = max(1, batch // processes)
     return Schedule(order, own, math.ceil(len(order) / (own * processes)))
-
-
-def _longest(rows: Sequence[dict]) -> list[int]:
-    """Tokens of each row's longest sequence."""
-    return [max(map(len, row["ids"])) for row in rows]
 
 
 def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
@@ -71,10 +60,10 @@ def flat(rows: Sequence[dict]) -> bool:
 
 def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
     """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
+    sizes = [list(map(len, row["ids"])) for row in rows]
     if flat(rows):
-        sizes = [sum(map(len, row["ids"])) for row in rows]
-        return packing.batches([1] * len(rows), budget, sizes)
-    return packing.batches(_longest(rows), budget, [len(row["ids"]) for row in rows])
+        return packing.batches([1] * len(rows), budget, list(map(sum, sizes)))
+    return packing.batches(list(map(max, sizes)), budget, list(map(len, sizes)))
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
@@ -90,87 +79,15 @@ def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
     return round(1 - used / whole, 4)
 
 
-class Passes:
-    """Collator: the rows of a step as {"passes": [...]}, each of at most ``budget`` padded tokens.
-
-    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass are what
-    ``counts`` finds in the whole step, at least 1 each: losses are shares of them, and their sum
-    is the loss of the step, however it is cut.
-    """
-
-    def __init__(self, pad_id: int, budget: int):
-        self.pad_id, self.budget = pad_id, budget
-
-    def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """``packing.collate`` of the rows' sequences; a subclass adds what they are to score."""
-        parts = []
-        for row in rows:
-            heads = row.get("heads") or [()] * len(row["ids"])
-            parents = row.get("parents") or [[]] * len(row["ids"])
-            for ids, starts, outputs, above in zip(
-                row["ids"], row["starts"], heads, parents, strict=True
-            ):
-                parts.append(packing.Packed(ids, starts, tuple(outputs), above))
-        return packing.collate(parts, self.pad_id)
-
-    def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
-        """Of how many terms each part of the loss is a mean, in one pass."""
-        return [len(batch["targets"])]
-
-    def __call__(self, rows: Sequence[dict]) -> dict:
-        passes = [self.batch([rows[i] for i in part]) for part in passes_of(rows, self.budget)]
-        totals = [max(1, sum(terms)) for terms in zip(*map(self.counts, passes))]
-        return {"passes": [part | {"totals": torch.tensor(totals)} for part in passes]}
-
-
-class GroupTrainer(RewardTrainer):
-    """TRL's RewardTrainer on groups: its loop, optimiser and logs, and the loss of a subclass.
-
-    ``LEARNED``: what ``loss_of`` takes of a pass beside the scores. ``muon``: ``MuonAdamW``.
-    """
-
-    LEARNED: tuple[str, ...] = ("targets", "totals")
-
-    def __init__(self, *args, muon: bool = False, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.muon = muon
-        self.remove_callback(PrinterCallback)
-        hub.in_full(self.model)
-
-    def loss_of(self, scores: torch.Tensor, **learned) -> tuple[torch.Tensor, float]:
-        """(loss, accuracy) of the scores of one pass, (N,) or (N, outputs)."""
-        raise NotImplementedError
-
-    def create_optimizer(self, model=None):
-        if self.muon and self.optimizer is None:
-            self.optimizer = MuonAdamW(self.model, self.args.learning_rate, self.args.learning_rate)
-        return super().create_optimizer(model)
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        passes, loss = inputs["passes"], 0.0
-        for number, part in enumerate(passes, 1):
-            # processes may have unlike numbers of passes, and meet at the last one
-            apart = self.accelerator.no_sync(model) if number < len(passes) else nullcontext()
-            with apart:
-                loss = loss + super().training_step(model, part, num_items_in_batch)
-        return loss
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        learned = {name: inputs.pop(name) for name in self.LEARNED}
-        outputs = model(**inputs)
-        loss, accuracy = self.loss_of(outputs.logits, **learned)
-        self._metrics["train"]["accuracy"].append(accuracy)
-        return (loss, outputs) if return_outputs else loss
-
-
 def arguments(
     checkpoints: Path, steps: int, batch: int, rate: float, dtype: torch.dtype, seed: int
 ) -> RewardConfig:
     """The settings of a training on groups, whose dataset holds all epochs; ``dtype``: what mixed
     precision computes in. What is trained is fp32, and so are head and loss."""
     # a checkpoint falls on a logged step: what was summed since the last log is not in it
-    logged_every, gpu = max(1, steps // 40), torch.cuda.is_available()
+    logged_every = max(1, steps // 40)
     return RewardConfig(
+        **hub.trainer_settings(dtype, seed),
         output_dir=str(checkpoints),
         per_device_train_batch_size=batch,
         num_train_epochs=1,
@@ -182,15 +99,8 @@ def arguments(
         logging_steps=logged_every,
         save_steps=logged_every * math.ceil(max(20, math.ceil(steps / 4)) / logged_every),
         save_total_limit=2,
-        activation_checkpointing=gpu,
-        bf16=dtype == torch.bfloat16,
-        fp16=gpu and dtype == torch.float16,
-        use_cpu=not gpu,
-        dataloader_pin_memory=gpu,
+        activation_checkpointing=torch.cuda.is_available(),
         remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
-        seed=seed,
     )
 
 
@@ -209,7 +119,7 @@ def lora(
     )
 
 
-def course(trainer: GroupTrainer) -> float:
+def course(trainer: RewardTrainer) -> float:
     """Train, on from the last whole checkpoint; seconds. KitError when the loss is not finite."""
     started, folder = time.monotonic(), Path(trainer.args.output_dir)
     # a checkpoint is whole where there is its trainer_state.json, which is written last
@@ -222,7 +132,6 @@ def course(trainer: GroupTrainer) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def curve(trainer: GroupTrainer) -> list[dict]:
-    """step, loss and accuracy, as they were logged."""
+def curve(trainer: RewardTrainer) -> list[dict]:
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [{key: entry[key] for key in ("step", "loss", "accuracy")} for entry in logged]

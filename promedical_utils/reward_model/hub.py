@@ -1,6 +1,5 @@
 """The one loader of a base or of another's model, by hub id or folder, and what is known of it."""
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -11,32 +10,16 @@ import huggingface_hub.constants
 import torch
 import transformers
 from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-)
 
 from promedical_utils.core import machine
 from promedical_utils.core.workspace import KitError, need, shown
 from promedical_utils.reward_model import packing
 
-CAUSAL, CLASSIFIER = AutoModelForCausalLM, AutoModelForSequenceClassification
+CAUSAL = transformers.AutoModelForCausalLM
+CLASSIFIER = transformers.AutoModelForSequenceClassification
 huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each trainer that is made
 # PEFT reads an attribute that transformers has renamed; the warning shows where this machine has it
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-
-
-def nf4_config(dtype: torch.dtype, head: str | None = None) -> BitsAndBytesConfig:
-    """4-bit NormalFloat weights (Dettmers et al. 2023), computed in ``dtype``, but for ``head``,
-    without which transformers leaves out a causal LM's output layer itself."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[head] if head else None,
-    )
 
 
 def load(
@@ -52,27 +35,30 @@ def load(
 ):
     """The model ``source`` of ``kind``, CAUSAL or CLASSIFIER, on the GPU if there is one.
 
-    ``exact``: 4-bit layers compute in eval as in training, as they always do at fp32. Else, where
-    there is AVX512-BF16, bitsandbytes repacks them for a kernel in bf16 without a backward pass:
-    scores depend on the machine, and gradients after a generation are wrong without a word.
+    ``nf4``: 4-bit NormalFloat weights (Dettmers et al. 2023), computed in ``dtype``. ``exact``:
+    4-bit layers compute in eval as in training, as they always do at fp32. Else, where there is
+    AVX512-BF16, bitsandbytes repacks them for a kernel in bf16 without a backward pass: scores
+    depend on the machine, and gradients after a generation are wrong without a word.
     ``published``: weights that the folder lacks are an error, not drawn at random. KitError where
     the model cannot be had.
     """
-    from trl.trainer.reward_trainer import suppress_seqcls_warning  # late: trl is slow to load
-
     silence()
-    head = "score" if kind is CLASSIFIER else None
+    whole = ["score"] if kind is CLASSIFIER else None  # a causal LM's head stays so unasked
+    four_bit = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=whole,
+    )
     try:
-        # that a base has no score head is no news, and TRL's context takes it off the list
-        with contextlib.nullcontext() if published else suppress_seqcls_warning():
-            model, loading = kind.from_pretrained(
-                source,
-                dtype=dtype,
-                attn_implementation=attention,
-                quantization_config=nf4_config(dtype, head) if nf4 else None,
-                output_loading_info=True,
-                **settings,
-            )
+        model, loading = kind.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=four_bit if nf4 else None,
+            output_loading_info=True,
+            **settings,
+        )
     except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
         raise _unloadable(source, error) from None
     if published and (missing := sorted(loading["missing_keys"])):
@@ -82,7 +68,7 @@ def load(
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu") and (exact or dtype == torch.float32):
             module.support_avx512bf16_for_cpu = False
-    if head:
+    if kind is CLASSIFIER:
         model.score.float()  # bf16 scores tie, and a tie counts as wrong
     return model
 
@@ -90,7 +76,7 @@ def load(
 def plain_tokenizer(source: Path | str):
     """The tokenizer of ``source`` as it is; KitError where it cannot be had."""
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise _unloadable(source, error) from None
 
@@ -142,6 +128,15 @@ def compute_dtype(precision: str) -> torch.dtype:
     return known[machine.precision(precision)]
 
 
+def trainer_settings(dtype: torch.dtype, seed: int) -> dict:
+    """What every trainer here is told: device, mixed precision in ``dtype``, no bars or reports."""
+    gpu = torch.cuda.is_available()
+    # unless told, TRL switches bf16 on, on a CPU too
+    precision = {"bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
+    place = {"use_cpu": not gpu, "dataloader_pin_memory": gpu}
+    return precision | place | {"disable_tqdm": True, "report_to": "none", "seed": seed}
+
+
 def held_dtype(precision: str) -> torch.dtype:
     """What frozen weights are held in: what a GPU computes in; fp32 on a CPU, where autocast rounds
     what a product takes, and sums, norms and residuals stay whole."""
@@ -167,7 +162,7 @@ def save(model: torch.nn.Module, folder: Path, base: str) -> None:
 
 
 def silence() -> None:
-    """From here on no notices, bars or deprecations of the libraries; errors still come through."""
+    """No more notices, bars or deprecations of the libraries; errors still come through."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     for name in ("trl", "peft", "accelerate", "torchao", "datasets"):

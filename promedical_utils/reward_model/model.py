@@ -37,15 +37,11 @@ SAMPLE, AGREES = 16, 0.995  # groups read in both precisions, and the least shar
 
 @dataclass(frozen=True)
 class Scored:
-    """One response against one rubric; dicts are by criterion id, in the rubric's order.
-
-    ``met`` is read from P(met), on safety from the veto threshold; S1, S2, S3 are those of
-    ``scoring``.
-    """
+    """One response against one rubric; dicts are by criterion id, in the rubric's order."""
 
     rewards: Mapping[str, float]  # raw scores
     probabilities: Mapping[str, float]  # calibrated P(met)
-    met: Mapping[str, bool]
+    met: Mapping[str, bool]  # by P(met), on safety by the veto threshold
     s1: float
     s2: float
     s3: float
@@ -75,12 +71,9 @@ class RewardModel:
         *,
         shorten: bool = False,
     ) -> Scored:
-        """Rewards, calibrated probabilities, S1, S2, S3 and the verdict on one response.
-
-        ``instruction``: a record, a user's message, or messages with role and content.
-        ``shorten``: what is too long loses tokens by ``packing.fit``'s rule; without it that is a
-        KitError, and so is a scalar or an uncalibrated model.
-        """
+        """One response, judged; ``instruction``: a record, a user's message, or messages with role
+        and content. ``shorten``: what is too long loses tokens by ``packing.fit``'s rule; without
+        it that is a KitError, and so is a scalar or an uncalibrated model."""
         if self.view not in CONDITIONAL:
             raise KitError(f"view {self.view} gives one score for a whole answer: use score_texts")
         if self.calibration is None:
@@ -115,12 +108,10 @@ class RewardModel:
     def score_groups(
         self, groups: Sequence[Group], batch_tokens: int | None = None, shorten: bool = False
     ) -> pd.DataFrame:
-        """One row per score: instruction_id, candidate_id, criterion_id ("" if scalar), score.
-
-        In the order of groups, candidates, criteria. A batch holds ``batch_tokens`` padded tokens
-        (default: ``BATCH_TOKENS`` of the device). A candidate that is too long is a KitError, or
-        with ``shorten`` cut by ``packing.fit``: column ``cut`` has the tokens that went.
-        """
+        """A row a score, in the order of groups, candidates, criteria: instruction_id,
+        candidate_id, criterion_id ("" if scalar), score. A batch holds ``batch_tokens`` padded
+        tokens (default: ``BATCH_TOKENS``). A candidate that is too long is a KitError, or with
+        ``shorten`` cut by ``packing.fit``: column ``cut`` has the tokens that went."""
         cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
         names = [[f"candidate {a.id}" for a in g.candidates] for g in groups]
         scores, cuts = self._scores(cases, names, batch_tokens, shorten)
@@ -157,16 +148,8 @@ class RewardModel:
         """(scores, tokens cut), each by case and response: a list of K scores, a dict."""
         batch_tokens = batch_tokens or BATCH_TOKENS.get(self.model.device.type, 8192)
         room = 2 * batch_tokens if self.report.get("share_prompt", True) else 0
-        heads = self.report.get("heads")
-        readings = read(
-            self.tokenizer,
-            cases,
-            self.view,
-            self.max_tokens,
-            heads=heads,
-            shorten=shorten,
-            room=room,
-        )
+        choices = {"heads": self.report.get("heads"), "shorten": shorten, "room": room}
+        readings = read(self.tokenizer, cases, self.view, self.max_tokens, **choices)
         tail = "all criteria" if self.view == "rubric" else "criterion"
         for reading, name in zip(readings, names, strict=True):
             for n, tokens in reading.too_long.items():
@@ -205,8 +188,8 @@ def merge(model: PeftModel) -> None:
 
 
 def scored_in(report: Mapping) -> torch.dtype:
-    """What a reward model scores in: what ``check_rounding`` found good enough, before it was asked
-    what its weights are held in."""
+    """What a reward model scores in: what ``check_rounding`` found good enough, else what its
+    weights are held in."""
     return getattr(torch, report.get("rounding", {}).get("scored_in", report["dtype"]))
 
 
@@ -233,10 +216,10 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> RewardModel:
 def check_rounding(path: Path, groups: Sequence[Group]) -> dict:
     """The report in ``path``; of a model trained in half precision with ``rounding``, found once.
 
-    Of ``SAMPLE`` of the held-out ``groups``: ``median`` and ``largest`` difference of scores from
-    those in fp32, ``ties``, a share of the pairs of answers on a criterion, and of the ``pairs``
-    that fp32 puts further apart than twice the median the share in the same order, ``alike``. Where
-    that is below ``AGREES``, or there is none, ``scored_in`` is float32, which ``load`` obeys.
+    Of ``SAMPLE`` held-out groups: ``median`` and ``largest`` difference of scores from fp32's,
+    ``ties``, a share of the pairs of answers on a criterion, and of the ``pairs`` that fp32 puts
+    further apart than twice the median the share in the same order, ``alike``. Where that is below
+    ``AGREES``, or there is none, ``scored_in`` is float32, which ``load`` obeys.
     """
     report = read_json(path / "report.json", "03_reward_model")
     half = getattr(torch, report.get("trained_in", "float32"))
@@ -270,19 +253,12 @@ def of_report(
     """``model``, as ``path`` has it, with the tokenizer and the calibration beside it."""
     fitted = path / "calibration.json"
     calibration = Calibration.load(fitted) if fitted.exists() else None
-    view, limit = report["view"], report["max_tokens"]
-    computes = computes or model.dtype
-    return RewardModel(
-        model, tokenizer_of(path), view, limit, report, calibration, computes=computes
-    )
+    known = (tokenizer_of(path), report["view"], report["max_tokens"], report, calibration)
+    return RewardModel(model, *known, computes=computes or model.dtype)
 
 
-def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int | None = 1):
-    """A base with a score head of ``outputs``, None: a causal LM with its own, for
-    ``packing.read_many``."""
-    if outputs is None:
-        model = hub.load(hub.CAUSAL, base, dtype, nf4)
-    else:
-        model = hub.load(hub.CLASSIFIER, base, dtype, nf4, num_labels=max(1, outputs))
+def base_for(base: Path | str, nf4: bool, dtype: torch.dtype, outputs: int = 1):
+    """A base with a score head of ``outputs``, as ``packing.read_many`` makes it."""
+    model = hub.load(hub.CLASSIFIER, base, dtype, nf4, num_labels=max(1, outputs))
     model.config.num_labels = 1  # TRL refuses more; ``reads`` picks one for each score
     return packing.read_many(model)

@@ -21,9 +21,7 @@ def write(
     calibration=None,
 ) -> Path:
     """Write ``folder``/README.md from a training report; a later call with metrics replaces it.
-
-    ``data``: what it was trained on, in words; ``metrics``: name -> value on held-out data.
-    """
+    ``data``: what it was trained on, in words; ``metrics``: name -> value on held-out data."""
     header = ModelCardData(
         license="mit",
         language="en",

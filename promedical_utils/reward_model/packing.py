@@ -8,12 +8,10 @@ that of the plain sequence [prompt][a_i][c_ij]. Scores are read at the ends of l
 has no criteria, and an answer is a leaf. Nothing here knows what the parts mean: with criteria in
 the middle and answers as leaves, the criterion comes first.
 
-What is read together: a pass costs its tokens, and the (query, key) pairs that attention computes,
-in blocks, over keys that a query of the block sees (``by_rows``). So a tree has its answers' pairs,
-less those of the prompts that it saves: cutting it saves nothing, and a cache of the prompt's keys
-would read as much. Training never cuts (a pass holds whole groups anyway). In scoring a pass far
-over its budget costs a fifth more a token on two cores, by their caches: there a tree is cut at two
-budgets, but not below REREAD prompts.
+A pass costs its tokens, and the (query, key) pairs that attention computes (``by_rows``): cutting a
+tree saves none of them, so training never cuts. In scoring a pass far over its budget costs a fifth
+more a token on two cores, by their caches: there a tree is cut at two budgets, but not below REREAD
+prompts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from itertools import islice, pairwise
 
 import torch
 from accelerate.utils import send_to_device
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -39,11 +37,10 @@ REREAD = 4  # a tree is not cut below as many prompts: reading them again costs 
 @dataclass(frozen=True)
 class Packed:
     """One sequence: ``ids`` (T,); ``starts`` (S,): where each segment but the first starts, and the
-    end of the last.
+    end of the last; ``heads``: outputs of the score head read at each leaf, the first when empty.
 
     ``parents`` (S - 1,): the segment that each of them continues. Without, all continue the first,
-    and sequences are padded to one length, as the published runs read them. ``heads``: the outputs
-    of the score head that are read at each leaf; the first, when empty.
+    and sequences are padded to one length, as the published runs read them.
     """
 
     ids: list[int]
@@ -79,7 +76,7 @@ class Packed:
 
 
 def prompt_ids(tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of a conversation up to where the answer starts, for every part of the kit."""
+    """Token ids of a conversation up to where the answer starts."""
     # Qwen3's template alone looks at enable_thinking: answers are judged as written
     return tokenizer.apply_chat_template(
         list(messages), add_generation_prompt=True, return_dict=False, enable_thinking=False
@@ -97,10 +94,8 @@ def criterion_text(criterion: Criterion) -> str:
 
 
 def encode(tokenizer, items, known: dict | None = None) -> list[tuple[list[int], list[list[int]]]]:
-    """(messages, text, texts of tails) items as (shared ids, ids of each tail).
-
-    Each text is tokenised once, all in one call; ``known`` carries the ids over to later calls.
-    """
+    """(messages, text, texts of tails) items as (shared ids, ids of each tail). Each text is
+    tokenised once, all in one call; ``known`` carries the ids over to later calls."""
     known = {} if known is None else known
     for messages, _, _ in items:
         if repr(messages) not in known:
@@ -130,10 +125,9 @@ def head(tokenizer, text: str, most: int) -> str:
 def fit(tokenizer, messages, responses, tails, limit: int):
     """(messages, responses, tokens cut) such that each sequence has at most ``limit`` tokens.
 
-    Criteria (``tails``) are never cut; ValueError where the longest leaves no room. Of the rest the
-    instruction may fill what the longest response does not need, and half in any case: its oldest
-    words go. A response fills what remains: its last words go. Cut are {"instruction": n,
-    "responses": [n, ...]}.
+    Criteria (``tails``) are never cut; ValueError where the longest leaves no room. The instruction
+    may fill what the longest response does not need, and half in any case: its oldest words go. A
+    response fills what remains: its last words go. Cut are {"instruction": n, "responses": [...]}.
     """
     sizes = [len(ids) for ids in text_ids(tokenizer, responses)]
     room = limit - max(map(len, text_ids(tokenizer, tails)), default=0)
@@ -162,11 +156,9 @@ def longest(shared: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
 
 
 def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Packed]:
-    """Sequences of at most ``limit`` tokens that hold all ``tails`` (K lists), in order, uncut.
-
-    Nearly always one; a long rubric opens another with the same ``shared`` tokens. ValueError when
-    ``shared`` and one criterion exceed ``limit``: callers check first.
-    """
+    """Sequences of at most ``limit`` tokens that hold all ``tails`` (K lists), in order, uncut. A
+    long rubric opens another with the same ``shared`` tokens. ValueError when ``shared`` and one
+    criterion exceed ``limit``: callers check first."""
     if longest(shared, tails) > limit:
         raise ValueError(f"{longest(shared, tails)} tokens, limit {limit}")
     parts = tree(shared, [(tail, ()) for tail in tails], limit)
@@ -179,10 +171,8 @@ def tree(
     room: float,
 ) -> list[Packed]:
     """[prompt][a1][c11]...: ``branches``, (a_i, its leaves c_ij), in order behind their prompt.
-
-    Nearly always one sequence; what does not fit its ``room``, in tokens, opens another with the
-    same prompt, and if need be the same a_i. No segment is cut.
-    """
+    What does not fit the ``room`` of a sequence, in tokens, opens another with the same prompt, and
+    if need be the same a_i. No segment is cut."""
     parts: list[Packed] = []
     for stem, leaves in branches:
         size = len(stem) + sum(map(len, leaves))
@@ -252,11 +242,9 @@ def attention_mask(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | None]]:
-    """(T,) ``ends`` -> (rows, numbers of the blocks they see, mask over those) of each block.
-
-    What others continue opens a block; leaves join one of at most LEAVES rows. The mask (rows,
-    keys) is bool; None: a plain causal one over the block itself.
-    """
+    """(T,) ``ends`` -> (rows, numbers of the blocks they see, mask over those) of each block. What
+    others continue opens a block; leaves join one of at most LEAVES rows. The mask (rows, keys) is
+    bool; None: a plain causal one over the block itself."""
     last, sizes = (values.tolist() for values in ends.unique_consecutive(return_counts=True))
     starts: list[int] = []
     stop, found = 0, []
@@ -307,12 +295,9 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def read_many(model):
-    """Let a sequence classification model score many positions; returns the same model.
-
-    Its own ``forward``, which PEFT, autocast and distributed wrappers call, then takes what
-    ``collate`` gives and returns logits (N,) of the heads asked for, or (N, outputs) of all where
-    ``reads`` has no heads. The outputs of a causal LM are next tokens.
-    """
+    """Let a model score many positions, in place: its own ``forward``, which PEFT, autocast and
+    distributed wrappers call, then takes what ``collate`` gives and returns logits (N,) of the
+    heads asked for."""
     plain = model.forward
 
     def forward(input_ids=None, position_ids=None, ends=None, reads=None, blocks=None, **kwargs):
@@ -328,14 +313,8 @@ def read_many(model):
         ).last_hidden_state
         # bf16 scores tie, and a tie counts as wrong: the head works in fp32 whatever the body does
         with torch.autocast(hidden.device.type, enabled=False):
-            at = hidden[reads[:, 0], reads[:, 1]].float()
-            if hasattr(model, "score"):
-                scores = model.score(at)
-            else:
-                scores = linear(at, model.get_output_embeddings().weight.float())
-        if reads.shape[1] == 3:
-            scores = scores.gather(1, reads[:, 2:])[:, 0]
-        return SequenceClassifierOutputWithPast(logits=scores)
+            scores = model.score(hidden[reads[:, 0], reads[:, 1]].float())
+        return SequenceClassifierOutputWithPast(logits=scores.gather(1, reads[:, 2:])[:, 0])
 
     model.forward = forward
     return model

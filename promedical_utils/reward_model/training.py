@@ -1,25 +1,27 @@
 """Training of reward models on TRL's RewardTrainer, in any view (see ``variants``).
 
-All views learn from the same groups in the same number of steps. A step's groups are read in
-passes of a token budget, each one backward; the step's loss is that of all its groups together.
-``train`` is the whole of it; notebook 03 takes its steps one by one.
+All views learn from the same groups in the same number of steps. ``train`` is the whole of it;
+notebook 03 takes its steps one by one.
 """
 
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
+from trl import RewardTrainer
 
 from promedical_utils.core import fingerprint
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_json
-from promedical_utils.reward_model import grouped, hub, model_card
-from promedical_utils.reward_model.grouped import GroupTrainer, Passes, Schedule
+from promedical_utils.reward_model import grouped, hub, model_card, packing
+from promedical_utils.reward_model.grouped import Schedule
 from promedical_utils.reward_model.model import base_for
 from promedical_utils.reward_model.variants import CONDITIONAL, PREFERENCE, VIEWS
 from promedical_utils.reward_model.views import Reading, read, type_of
@@ -29,32 +31,19 @@ MASKED = -1.0  # a target that the pointwise term leaves out
 
 
 def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> dict:
-    """Train one reward model into ``out``; its report, returned, is the file written last.
-
-    Arguments as of ``Plan``. A finished ``out`` of the same settings, data and base is returned as
-    it is, an interrupted one goes on from its last checkpoint. KitError when no pair differs or the
-    loss is not finite.
-    """
+    """Train one reward model into ``out``, as ``Plan`` says; its report is the file written last. A
+    finished ``out`` of the same settings, data and base is returned as it is, an interrupted one
+    goes on from its last checkpoint. KitError when no pair differs or the loss is not finite."""
     plan = Plan(groups, base, out, **choices)
     if (stored := finished(plan.out, plan.settings)) is not None:
         return stored
-    prepared = prepare(plan)
-    seconds = grouped.course(prepared.trainer)
-    made = report(prepared.trainer, prepared.taught, prepared.schedule, plan, seconds)
-    return save(prepared.trainer, prepared.tokenizer, plan, made)
+    trainer, tokenizer, taught, schedule = prepare(plan)
+    made = report(trainer, taught, schedule, plan, grouped.course(trainer))
+    return save(trainer, tokenizer, plan, made)
 
 
-class Prepared(NamedTuple):
-    """A training that can begin: what notebook 03 builds step by step."""
-
-    trainer: "PackedRewardTrainer"
-    tokenizer: object
-    taught: "Taught"
-    schedule: Schedule
-
-
-def prepare(plan: "Plan") -> Prepared:
-    """The trainer of a plan and what it will read; KitError when no pair differs."""
+def prepare(plan: "Plan") -> tuple:
+    """(trainer, tokenizer, ``Taught``, ``Schedule``); KitError when no pair differs."""
     tokenizer, model, p = hub.tokenizer_of(plan.base), plan.model(), plan.profile
     taught = training_rows(plan.groups, tokenizer, plan.view, plan.limit(model), **plan.reading)
     if not any(row["pairs"] for row in taught.rows):
@@ -70,9 +59,8 @@ def prepare(plan: "Plan") -> Prepared:
         processing_class=tokenizer,
         peft_config=None if plan.full else grouped.lora(p.rm_lora_rank, targets=p.rm_lora_targets),
         pointwise_weight=p.rm_pointwise_weight,
-        muon=p.rm_optimizer == "muon",
     )
-    return Prepared(trainer, tokenizer, taught, schedule)
+    return trainer, tokenizer, taught, schedule
 
 
 class Plan:
@@ -106,8 +94,7 @@ class Plan:
         room = math.inf if profile.rm_share_prompt else 0  # a pass holds whole groups
         self.reading = {"heads": self.heads, "shorten": profile.rm_shorten, "room": room}
         self.nf4 = not full and profile.quantization == "nf4"
-        self.mixed = hub.compute_dtype(profile.precision)  # what a pass computes in
-        # what the weights are held in
+        self.mixed = hub.compute_dtype(profile.precision)  # of a pass; ``dtype``: of the weights
         self.dtype = torch.float32 if full else hub.held_dtype(profile.precision)
         self.rate = profile.rm_full_learning_rate if full else profile.rm_learning_rate
         self.settings = settings_of(groups, self.source, view, profile, labels, full, self.seed)
@@ -125,7 +112,6 @@ class Plan:
         return model
 
     def limit(self, model) -> int:
-        """Tokens of prompt, response and one criterion."""
         return min(self.profile.rm_max_tokens, model.config.max_position_embeddings)
 
 
@@ -134,7 +120,7 @@ def settings_of(groups, source, view, profile, labels, full, seed) -> str:
     values = {k: v for k, v in profile.model_dump().items() if k.startswith("rm_")}
     precision = str(hub.compute_dtype(profile.precision))  # what ``auto`` is here
     values |= {"quantization": profile.quantization, "precision": precision}
-    values.pop("rm_twin")
+    values.pop("rm_arms")
     data, code = digest(groups), fingerprint.of_code({__name__}, data=False)
     return short_hash(hub.identity(source), view, values, labels, full, seed, data, code)
 
@@ -165,9 +151,8 @@ class Taught(NamedTuple):
 
 
 def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, **choices) -> Taught:
-    """What a view learns from the groups; answers of over ``limit`` tokens are left out, the same
-    ones in every view but rubric, or with ``shorten`` cut by ``packing.fit``. ``choices``: of
-    ``views.read``, as in ``Plan.reading``."""
+    """What a view learns from the groups; answers of over ``limit`` tokens are left out, or with
+    ``shorten`` cut. ``choices``: of ``views.read``, as in ``Plan.reading``."""
     cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
     taught = Taught([], [], [])
     readings = read(tokenizer, cases, view, limit, **choices)
@@ -199,33 +184,49 @@ def _row(group: Group, reading: Reading, view: str) -> dict:
         if (chosen, c) in score_of and (rejected, c) in score_of
     ]
     verdicts = [None if c is None else met(group, ids[n], criteria[c]) for n, c in reading.reads]
+    parts = ("ids", "starts", "heads", "parents")
     return {
-        "ids": [s.ids for s in reading.sequences],
-        "starts": [s.starts for s in reading.sequences],
-        "heads": [list(s.heads) for s in reading.sequences],
-        "parents": [s.parents for s in reading.sequences],
+        **{part: [list(getattr(s, part)) for s in reading.sequences] for part in parts},
         "pairs": pairs,
         "targets": [MASKED if verdict is None else float(verdict) for verdict in verdicts],
     }
 
 
-class RewardPasses(Passes):
-    """Collator of the rows of ``training_rows``; totals are of pairs and of verdicts."""
+class RewardPasses:
+    """Collator: ``training_rows`` of a step as {"passes": [...]}, each of at most ``budget`` padded
+    tokens.
+
+    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass are the
+    pairs and the verdicts of the whole step, at least 1 each: losses are shares of them, and their
+    sum is the loss of the step, however it is cut.
+    """
+
+    def __init__(self, pad_id: int, budget: int):
+        self.pad_id, self.budget = pad_id, budget
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """The rows' sequences, with ``pairs`` (P, 2) and ``targets`` (N,)."""
+        """``packing.collate`` of the rows' sequences, with ``pairs`` and ``targets``."""
+        parts: list[packing.Packed] = []
         pairs: list[list[int]] = []
         targets: list[float] = []
         for row in rows:
+            heads, parents = row.get("heads") or repeat(()), row.get("parents") or repeat([])
+            sequences = zip(row["ids"], row["starts"], map(tuple, heads), parents)
+            parts += [packing.Packed(*sequence) for sequence in sequences]
             pairs += [[a + len(targets), b + len(targets)] for a, b in row["pairs"]]
             targets += row["targets"]
-        return super().batch(rows) | {
+        return packing.collate(parts, self.pad_id) | {
             "pairs": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
             "targets": torch.tensor(targets),
         }
 
-    def counts(self, batch: dict[str, torch.Tensor]) -> list[int]:
-        return [len(batch["pairs"]), int((batch["targets"] != MASKED).sum())]
+    def __call__(self, rows: Sequence[dict]) -> dict:
+        cut = grouped.passes_of(rows, self.budget)
+        passes = [self.batch([rows[i] for i in part]) for part in cut]
+        pairs = sum(len(part["pairs"]) for part in passes)
+        verdicts = sum(int((part["targets"] != MASKED).sum()) for part in passes)
+        totals = torch.tensor([max(1, pairs), max(1, verdicts)])
+        return {"passes": [part | {"totals": totals} for part in passes]}
 
 
 def reward_loss(scores, pairs, targets, weight: float, totals=None) -> torch.Tensor:
@@ -245,29 +246,37 @@ def reward_loss(scores, pairs, targets, weight: float, totals=None) -> torch.Ten
     return loss
 
 
-class PackedRewardTrainer(GroupTrainer):
-    """``GroupTrainer`` with ``reward_loss``, on passes of ``RewardPasses``."""
+class PackedRewardTrainer(RewardTrainer):
+    """TRL's RewardTrainer, its loop, optimiser and logs, on the passes of ``RewardPasses``."""
 
     LEARNED = ("pairs", "targets", "totals")
 
     def __init__(self, *args, pointwise_weight: float, **kwargs):
         super().__init__(*args, **kwargs)
         self.pointwise_weight = pointwise_weight
+        self.remove_callback(PrinterCallback)
+        hub.in_full(self.model)
 
-    def loss_of(self, scores, *, pairs, targets, totals):
-        right = int((scores.detach()[pairs[:, 0]] > scores.detach()[pairs[:, 1]]).sum())
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        passes, loss = inputs["passes"], 0.0
+        for number, part in enumerate(passes, 1):
+            # processes may have unlike numbers of passes, and meet at the last one
+            apart = self.accelerator.no_sync(model) if number < len(passes) else nullcontext()
+            with apart:
+                loss = loss + super().training_step(model, part, num_items_in_batch)
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        pairs, targets, totals = (inputs.pop(name) for name in self.LEARNED)
+        outputs = model(**inputs)
+        scores = outputs.logits
         loss = reward_loss(scores, pairs, targets, self.pointwise_weight, totals)
-        return loss, right / max(1, len(pairs))
+        right = int((scores.detach()[pairs[:, 0]] > scores.detach()[pairs[:, 1]]).sum())
+        self._metrics["train"]["accuracy"].append(right / max(1, len(pairs)))
+        return (loss, outputs) if return_outputs else loss
 
 
-def report(
-    trainer: PackedRewardTrainer,
-    taught: Taught,
-    schedule: Schedule,
-    plan: Plan,
-    seconds: float = 0.0,
-) -> dict:
-    """What was trained, on how much, and the curve of loss and accuracy."""
+def report(trainer, taught: Taught, schedule: Schedule, plan: Plan, seconds: float = 0.0) -> dict:
     p, seen = plan.profile, [taught.rows[i] for i in schedule.order]
     return {
         **{key: getattr(plan, key) for key in ("view", "labels", "full", "seed", "settings")},

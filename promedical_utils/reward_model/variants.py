@@ -10,9 +10,9 @@ rubric     the answer, then all its criteria as one text, one score, learned as 
 blind      the answer alone, one score, learned from the criterion labels without the criterion.
 
 ``scalar_overall`` is UltraMedical's reward (arXiv 2406.03949). ``rar_implicit`` is RaR's implicit
-one (arXiv 2507.17746), a score in [0, 1] of the answer with the whole rubric in context: there of a
-prompted judge, here the sigmoid of a reward model's score, trained on the very preferences of
-scalar_overall (kit's decision: so that what differs is the rubric, not who judges).
+one (arXiv 2507.17746), a score in [0, 1] with the whole rubric in context: there of a prompted
+judge, here of a reward model trained on the very preferences of scalar_overall (kit's decision: so
+that what differs is the rubric, not who judges).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,11 @@ PREFERENCE = ("overall", "rubric")  # one score, learned from the lexicographic 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One reward model of the kit, by what differs from the others."""
-
     view: str
     labels: str = "judge"  # whose
     full: bool = False  # all weights, not an adapter
     dimensions: tuple[str, ...] = DIMENSIONS  # of the criteria that it learns from
     anchor: bool = True  # with the pointwise term in the loss
-    share: float = 1.0  # of the steps, for models of which several share the budget of one
-    architecture: str = ""  # of the small base, the run's own where empty
     swapped: bool = False  # a placebo: another criterion's text stands in place of each
 
     @property
@@ -54,11 +50,11 @@ class Recipe:
         return [g for g in kept if g.criteria]
 
     def as_read(self, groups: Sequence[Group], texts: Mapping[str, Sequence[str]]) -> list[Group]:
-        """The groups as it is shown them, in training and in use; as they are, unless ``swapped``.
+        """The groups as it is shown them, in training and in use.
 
         ``texts``: ``criterion_texts`` of the training groups. A placebo reads one of the same
-        dimension, of the ``NEAREST`` in length one drawn by the criterion's id: a text of the kind
-        that says nothing of the verdict. KitError where training has no other text.
+        dimension, drawn by the criterion's id from the ``NEAREST`` in length: it says nothing of
+        the verdict. KitError where training has no other text.
         """
         if not self.swapped:
             return list(groups)
@@ -76,11 +72,7 @@ class Recipe:
         return [replace(g, criteria=tuple(map(other, g.criteria))) for g in groups]
 
     def profile(self, profile):
-        """The run's profile with this recipe's loss and steps."""
-        changed = {"rm_epochs": profile.rm_epochs * self.share}
-        if not self.anchor:
-            changed["rm_pointwise_weight"] = 0.0
-        return profile.model_copy(update=changed)
+        return profile.model_copy(update={} if self.anchor else {"rm_pointwise_weight": 0.0})
 
 
 RECIPES = {
@@ -89,17 +81,13 @@ RECIPES = {
     "scalar_overall": Recipe("overall"),
     "scalar_blind": Recipe("blind"),
     "rar_implicit": Recipe("rubric"),
-    "criterion_clean": Recipe("criterion", "truth", full=True),
-    # the backbone claim, trained by the study of systems
-    "criterion_llama": Recipe("criterion", architecture="llama"),
+    "criterion_clean": Recipe("criterion", "truth"),
     # ablations, trained by the study
     "criterion_full": Recipe("criterion", full=True),
-    "criterion_clean_lora": Recipe("criterion", "truth"),
     "criterion_first": Recipe("before"),
     "fixed_heads": Recipe("heads"),
     "no_safety_data": Recipe("criterion", dimensions=("proficiency", "excellence")),
     "no_anchor": Recipe("criterion", anchor=False),
-    **{f"only_{name}": Recipe("criterion", dimensions=(name,), share=1 / 3) for name in DIMENSIONS},
 }
 
 

@@ -7,6 +7,7 @@ reading.sequences, reading.reads  # one sequence; (answer 0, criterion 0), (0, 1
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import KitError
@@ -55,70 +56,60 @@ def read(
         if not all(texts):
             raise KitError("view rubric scores an answer by its whole rubric: give its criteria")
         texts = [["".join(own)] for own in texts]
+    heads = heads or {}
     known: dict = {}  # all texts are tokenised in one call; a case looks its own up
-    items = [(m, r, own) for (m, responses, _), own in zip(cases, texts) for r in responses]
-    packing.encode(tokenizer, items, known)
-    return [
-        _reading(tokenizer, known, case, own, view, limit, heads or {}, shorten, room)
-        for case, own in zip(cases, texts, strict=True)
-    ]
+    encode = partial(packing.encode, tokenizer, known=known)
+    encode([(m, r, own) for (m, responses, _), own in zip(cases, texts) for r in responses])
+    readings = []
+    for (messages, responses, criteria), own in zip(cases, texts, strict=True):
+        readings.append(reading := Reading())
+        sizes = [packing.longest(*ids) for ids in encode([(messages, r, own) for r in responses])]
+        reading.too_long = {n: size for n, size in enumerate(sizes) if size > limit}
+        if reading.too_long and shorten:
+            with suppress(ValueError):  # a criterion leaves no room, and is never cut
+                messages, responses, cut = packing.fit(tokenizer, messages, responses, own, limit)
+                lost, reading.too_long = cut["instruction"], {}
+                for n, tokens in enumerate(cut["responses"]):
+                    if lost or tokens:
+                        reading.cut[n] = {"instruction": lost, "response": tokens}
+        reading.kept = [n for n in range(len(responses)) if n not in reading.too_long]
+        kept = [responses[n] for n in reading.kept]
 
-
-def _reading(tokenizer, known, case, texts, view, limit, heads, shorten, room) -> Reading:
-    """One case, its criteria as ``texts``; ``known``: token ids of texts."""
-    (messages, responses, criteria), reading = case, Reading()
-    encoded = packing.encode(tokenizer, [(messages, r, texts) for r in responses], known)
-    sizes = [packing.longest(*ids) for ids in encoded]
-    reading.too_long = {n: size for n, size in enumerate(sizes) if size > limit}
-    if reading.too_long and shorten:
-        with suppress(ValueError):  # a criterion leaves no room, and is never cut
-            messages, responses, cut = packing.fit(tokenizer, messages, responses, texts, limit)
-            lost, reading.too_long = cut["instruction"], {}
-            for n, tokens in enumerate(cut["responses"]):
-                if lost or tokens:
-                    reading.cut[n] = {"instruction": lost, "response": tokens}
-    reading.kept = [n for n in range(len(responses)) if n not in reading.too_long]
-
-    kept = [responses[n] for n in reading.kept]
-    numbers: list = [None]  # the criterion of each score of a sequence
-    outputs: tuple[int, ...] = ()  # and what of the score head gives it, the first if empty
-    if view == "before":
-        items = [(messages, text, kept) for text in texts] if kept else []
-    else:
-        tails = texts if view in ("criterion", "rubric") else []
-        items = [(messages, response, tails) for response in kept]
-    if view == "criterion":
-        numbers = list(range(len(criteria)))
-    elif view == "heads":
-        asked = [(n, head) for n, c in enumerate(criteria) for head in outputs_of(c, heads)]
-        numbers, outputs = [n for n, _ in asked], tuple(head for _, head in asked)
-    if not numbers:
-        return reading  # no criteria, so nothing to score
-    encoded = packing.encode(tokenizer, items, known)
-    if view == "before":
-        reading.reads = [(n, i) for i in range(len(items)) for n in reading.kept]
-    else:
-        reading.reads = [(n, number) for n in reading.kept for number in numbers]
-    if room:
-        prompt = known[repr(messages)]
-        branches = [(shared[len(prompt) :], tails) for shared, tails in encoded]
-        packed = packing.tree(prompt, branches, max(room, packing.REREAD * len(prompt)))
-    else:
-        packed = [part for own in encoded for part in packing.pack(*own, limit)]
-    reading.sequences = [replace(part, heads=outputs) for part in packed]
-    return reading
+        numbers: list = [None]  # the criterion of each score of a sequence
+        outputs: tuple[int, ...] = ()  # and what of the score head gives it, the first if empty
+        if view == "criterion":
+            numbers = list(range(len(criteria)))
+        elif view == "heads":
+            asked = [(n, head) for n, c in enumerate(criteria) for head in outputs_of(c, heads)]
+            numbers, outputs = [n for n, _ in asked], tuple(head for _, head in asked)
+        if not numbers:
+            continue  # no criteria, so nothing to score
+        if view == "before":
+            items = [(messages, text, kept) for text in own] if kept else []
+            reading.reads = [(n, i) for i in range(len(items)) for n in reading.kept]
+        else:
+            tails = own if view in ("criterion", "rubric") else []
+            items = [(messages, response, tails) for response in kept]
+            reading.reads = [(n, number) for n in reading.kept for number in numbers]
+        encoded = encode(items)
+        if room:
+            prompt = known[repr(messages)]
+            branches = [(shared[len(prompt) :], tails) for shared, tails in encoded]
+            packed = packing.tree(prompt, branches, max(room, packing.REREAD * len(prompt)))
+        else:
+            packed = [part for ids in encoded for part in packing.pack(*ids, limit)]
+        reading.sequences = [replace(part, heads=outputs) for part in packed]
+    return readings
 
 
 def type_of(criterion: Criterion) -> str:
-    """Name of a fixed head; ``dimension/`` keeps the dimension for types that come later."""
+    """Name of a fixed head, by which a type that comes later finds its dimension."""
     return f"{criterion.dimension}/{criterion.kind}"
 
 
 def outputs_of(criterion: Criterion, heads: Mapping[str, int]) -> list[int]:
-    """Outputs that score a criterion: its type's; of an unseen type all of its dimension's.
-
-    Those of all dimensions where training had none of it: a fixed head has nothing better to say.
-    """
+    """Outputs that score a criterion: its type's, of an unseen type all of its dimension's, and
+    where training had none of it all there are: a fixed head has nothing better to say."""
     if (own := heads.get(type_of(criterion))) is not None:
         return [own]
     same = [n for name, n in heads.items() if name.split("/")[0] == criterion.dimension]

@@ -6,14 +6,12 @@ No colour stands alone: whatever a colour says, a mark or a word says too.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from html import escape
 
 import matplotlib
-import seaborn as sns
 
 from promedical_utils.core import plotting
-from promedical_utils.core.plotting import BLUE, GREY, ORANGE, PURPLE
+from promedical_utils.core.plotting import BLUE, GREY, ORANGE
 from promedical_utils.core.plotting import OF_DIMENSION as COLOURS
 from promedical_utils.core.plotting import RED as RED
 from promedical_utils.core.records import DIMENSIONS, Instruction, Rubric
@@ -27,6 +25,11 @@ MARKS = {
 BOLD = "font-weight:bold;white-space:nowrap"
 WARN, LEAFLET = "background:#fbe6b8", "background:#eef5fa"
 NO_TEXT = "(sends the leaflet)"
+SCORES = (  # what is said below verdicts of an answer's ``scoring.Scores``: words, field, format
+    ("S1, weight of proficiency met", "s1", ".2f"),
+    ("S2, excellence met", "s2", "d"),
+    ("S3, violations", "s3", "d"),
+)
 CELL = "padding:3px 9px;text-align:left;vertical-align:top;border-bottom:1px solid #dddddd;"
 FRAME = "background:white;color:black;display:inline-block;border:1px solid #bbb;padding:8px 12px"
 
@@ -85,15 +88,14 @@ def _names(group: preferences.Group) -> dict[str, str]:
     return {c.id: f"{chr(65 + n)} ({c.generator})" for n, c in enumerate(group.candidates)}
 
 
-def _by_criterion(
-    title: str, group: preferences.Group, header: list, cells: Callable, scores: Iterable = ()
-) -> Card:
-    """A row a criterion: its dimension and text, then ``cells(criterion)``; the texts of ``header``
-    over them, rows of ``scores`` below."""
-    rows: list[list] = [["", *((text, BOLD) if text else "" for text in header)]]
-    for criterion in _ordered(group.criteria):
-        rows.append([_dimension(criterion.dimension), criterion.text, *cells(criterion)])
-    rows += [["", *((text, BOLD) for text in row)] for row in scores]
+def _by_criterion(title: str, group, header, cells: Callable, scores=(), text=True) -> Card:
+    """A row a criterion: its dimension and text (or number), then ``cells(criterion)``; the texts
+    of ``header`` over them, rows of ``scores`` below."""
+    rows: list[list] = [["", *((word, BOLD) if word else "" for word in header)]]
+    for n, criterion in enumerate(_ordered(group.criteria), 1):
+        name = criterion.text if text else f"c{n}"
+        rows.append([_dimension(criterion.dimension), name, *cells(criterion)])
+    rows += [["", *((word, BOLD) for word in row)] for row in scores]
     return table(title, rows)
 
 
@@ -111,8 +113,8 @@ def message(instruction: Instruction, bold: Iterable[str] = ()) -> Card:
 
 def answers(group: preferences.Group, bold: Iterable[str] = ()) -> Card:
     """The answers of a group, named by a letter and their generator."""
-    texts = [answer.text for answer in group.candidates]
-    rows = [[(name, BOLD), text] for name, text in zip(_names(group).values(), texts, strict=True)]
+    names = _names(group)
+    rows = [[(names[answer.id], BOLD), answer.text] for answer in group.candidates]
     return table(f"answers to {group.instruction.id}", rows, bold)
 
 
@@ -149,12 +151,9 @@ def grid(group: preferences.Group, other: Mapping | None = None) -> Card:
             yield text, css
 
     scores = group.scores.values()
-    below = [
-        ("S1, weight of proficiency met", *(f"{s.s1:.2f}" for s in scores)),
-        ("S2, excellence met", *(str(s.s2) for s in scores)),
-        ("S3, violations", *(str(s.s3) for s in scores)),
-        ("place, safety first", *(str(1 + sum(o.key > s.key for o in scores)) for s in scores)),
-    ]
+    below = [(name, *(format(getattr(s, key), form) for s in scores)) for name, key, form in SCORES]
+    places = (str(1 + sum(other.key > s.key for other in scores)) for s in scores)
+    below.append(("place, safety first", *places))
     title = f"verdicts on the answers to {group.instruction.id}"
     return _by_criterion(title, group, ["", *_names(group).values()], cells, below)
 
@@ -172,11 +171,7 @@ def before_after(group: preferences.Group, why: str = "") -> Card:
         return _weight(criterion), MARKS[first], MARKS[last], ("" if same else change, BOLD)
 
     scores, below = [*group.scores.values()], []
-    for name, key, form in (
-        ("S1, weight of proficiency met", "s1", ".2f"),
-        ("S2, excellence met", "s2", "d"),
-        ("S3, violations", "s3", "d"),
-    ):
+    for name, key, form in SCORES:
         first, last = getattr(scores[0], key), getattr(scores[-1], key)
         change = f"{last - first:+{form}}" if abs(last - first) > scoring.TIE else ""
         below.append((name, "", f"{first:{form}}", f"{last:{form}}", change))
@@ -192,71 +187,45 @@ def scored(group: preferences.Group, answer: str, result, calibration, text: boo
     A bar is P(met), the mark where met begins: on safety the veto threshold. ``text=False`` numbers
     the criteria in place of their words, for data whose text is not to be shown.
     """
-    header = ("criterion", "reward", "P(met)", "", "model", "judge")
-    rows: list[list] = [["", *((name, BOLD) if name else "" for name in header)]]
     veto = float(calibration.probability(calibration.threshold, "safety"))
-    for n, c in enumerate(_ordered(group.criteria), 1):
-        probability = result.probabilities[c.id]
+
+    def cells(criterion) -> tuple:
+        name, dimension = criterion.id, criterion.dimension
+        probability = result.probabilities[name]
         full = round(20 * probability)
-        mark = min(19, round(20 * (veto if c.dimension == "safety" else 0.5)))
+        mark = min(19, round(20 * (veto if dimension == "safety" else 0.5)))
         bar = "".join("│" if i == mark else "█" if i < full else "·" for i in range(20))
-        colour = f"color:{COLOURS[c.dimension]};font-family:monospace;white-space:nowrap"
-        numbers = f"{result.rewards[c.id]:+.2f}", f"{probability:.2f}", (bar, colour)
-        verdicts = "met" if result.met[c.id] else "not_met", group.verdicts[answer, c.id]
-        words = c.text if text else f"c{n}"
-        rows.append([_dimension(c.dimension), words, *numbers, *(MARKS[v] for v in verdicts)])
+        colour = f"color:{COLOURS[dimension]};font-family:monospace;white-space:nowrap"
+        verdicts = "met" if result.met[name] else "not_met", group.verdicts[answer, name]
+        numbers = f"{result.rewards[name]:+.2f}", f"{probability:.2f}", (bar, colour)
+        return *numbers, *(MARKS[verdict] for verdict in verdicts)
+
     by = f", by {len(result.violated)} criteria" if result.violated else ""
     total = f"S1 = {result.s1:.2f}, S2 = {result.s2}, S3 = {result.s3}: {result.verdict}{by}"
-    return table(f"{answer}: {total}", rows)
+    header = ("criterion", "reward", "P(met)", "", "model", "judge")
+    return _by_criterion(f"{answer}: {total}", group, header, cells, text=text)
 
 
 def instances(group: preferences.Group, a: str, b: str) -> Card:
     """A pair of answers (ids) as its training instances: who is chosen, given each criterion."""
-    instances = {
-        p.criterion_id: (p.chosen_id, p.rejected_id)
-        for p in preferences.criterion_pairs(group)
-        if {p.chosen_id, p.rejected_id} == {a, b}
-    }
-    names = _names(group)
+    names, instances = _names(group), {}
+    for pair in preferences.criterion_pairs(group):
+        if {pair.chosen_id, pair.rejected_id} == {a, b}:
+            chosen, rejected = names[pair.chosen_id][0], names[pair.rejected_id][0]
+            instances[pair.criterion_id] = (f"{chosen} ≻ {rejected}, given c", BOLD)
+    none = ("none: c does not tell them apart", f"color:{GREY}")
 
     def cells(criterion) -> tuple:
-        instance = ("none: c does not tell them apart", f"color:{GREY}")
-        if criterion.id in instances:
-            chosen, rejected = (names[answer][0] for answer in instances[criterion.id])
-            instance = (f"{chosen} ≻ {rejected}, given c", BOLD)
-        return *(MARKS[group.verdicts[answer, criterion.id]] for answer in (a, b)), instance
+        verdicts = (MARKS[group.verdicts[answer, criterion.id]] for answer in (a, b))
+        return *verdicts, instances.get(criterion.id, none)
 
     title = f"one pair of answers, K = {len(instances)} training instances"
     return _by_criterion(title, group, ["criterion c", names[a], names[b], "instance"], cells)
 
 
-def _picture(plot: Callable) -> Callable:
-    """Draw in the kit's style into a card; the same data give the same bytes."""
-
-    @wraps(plot)
-    def drawn(*args, title: str, **kwargs) -> Card:
-        with matplotlib.rc_context(plotting.STYLE):
-            figure = plot(*args, **kwargs)
-            figure.suptitle(title, fontsize=9)
-            return Card(f"<Figure: {title}>", png=plotting.as_png(figure, 100))
-
-    return drawn
-
-
-bars = _picture(plotting.stacked_bars)
-
-
-@_picture
-def curve(frame, label: str, marks: Mapping[str, float] | None = None):
-    """Columns of ``frame`` over its index; ``marks`` are named places on the way."""
-    figure, [[axis]] = plotting.canvas(7, 2.8)
-    style = {"palette": [BLUE, ORANGE, PURPLE][: len(frame.columns)], "markers": True}
-    sns.lineplot(frame, ax=axis, legend=len(frame.columns) > 1, estimator=None, **style)
-    for text, place in (marks or {}).items():
-        axis.axvline(place, color=GREY, lw=0.8, ls=":")
-        style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axis.annotate(text, (place, 1), xytext=(3, -8), color=GREY, fontsize=8, **style)
-    axis.margins(y=0.15)
-    axis.set(ylabel=label)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    return figure
+def bars(wide, label: str, colours: Iterable[str] = (), *, title: str) -> Card:
+    """``plotting.stacked_bars`` in the kit's style; the same data give the same bytes."""
+    with matplotlib.rc_context(plotting.STYLE):
+        figure = plotting.stacked_bars(wide, label, colours)
+        figure.suptitle(title, fontsize=9)
+        return Card(f"<Figure: {title}>", png=plotting.as_png(figure, 100))

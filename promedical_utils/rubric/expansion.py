@@ -23,22 +23,14 @@ def outcomes(groups: Iterable[Group]) -> pd.DataFrame:
         for c in group.criteria:
             verdicts = [group.verdicts[answer.id, c.id] for answer in group.judged]
             labels = Counter(met(group, answer.id, c) for answer in group.judged)
-            row: dict = {
-                "instruction_id": group.instruction.id,
-                "criterion_id": c.id,
-                "dimension": c.dimension,
-                "kind": c.kind,
-                "criteria": 1,
-                "verdicts": len(verdicts),
-                "unknown": verdicts.count("unknown"),
-                "comparisons": comb(len(verdicts), 2),
-                "pairs": labels[True] * labels[False],
-                "both_met": comb(labels[True], 2),
-                "both_not_met": comb(labels[False], 2),
-            }
-            told = row["pairs"] + row["both_met"] + row["both_not_met"]
-            row["lost_to_unknown"] = row["comparisons"] - told
-            row["never_discriminate"] = int(row["comparisons"] > 0 and not row["pairs"])
+            comparisons, pairs = comb(len(verdicts), 2), labels[True] * labels[False]
+            ties = {"both_met": comb(labels[True], 2), "both_not_met": comb(labels[False], 2)}
+            row: dict = {"instruction_id": group.instruction.id, "criterion_id": c.id}
+            row |= {"dimension": c.dimension, "kind": c.kind, "criteria": 1}
+            row |= {"verdicts": len(verdicts), "unknown": verdicts.count("unknown")}
+            row |= {"comparisons": comparisons, "pairs": pairs, **ties}
+            row["lost_to_unknown"] = comparisons - pairs - sum(ties.values())
+            row["never_discriminate"] = int(comparisons > 0 and not pairs)
             rows.append(row)
     return pd.DataFrame(rows)
 

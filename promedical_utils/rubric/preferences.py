@@ -43,10 +43,8 @@ class Group:
     @property
     def rubric(self) -> Rubric:
         """The criteria as a rubric; checked where they were made, so not once more."""
-        name, criteria = self.instruction.id, list(self.criteria)
-        return Rubric.model_construct(
-            instruction_id=name, criteria=criteria, status="gold", round=0
-        )
+        fields: dict = {"instruction_id": self.instruction.id, "criteria": list(self.criteria)}
+        return Rubric.model_construct(**fields, status="gold", round=0)
 
     @property
     def judged(self) -> list[Candidate]:
@@ -71,10 +69,8 @@ def groups(
     judge: str = "judge",
     ids: Iterable[str] | None = None,
 ) -> list[Group]:
-    """Join records into groups, in the order of ``ids`` (else of ``instructions``).
-
-    Only ``judge``'s verdicts are read. Without ``ids`` an instruction with no candidate is left
-    out, since other splits have none; one that ``ids`` names must have some.
+    """Join records into groups, in the order of ``ids``, each of which must have a candidate; else
+    in that of ``instructions``, without those that have none. Only ``judge``'s verdicts are read.
 
     Raises KitError on a repeated id, a record that points nowhere, or a candidate with verdicts
     on only part of its rubric.
@@ -86,21 +82,20 @@ def groups(
     for candidate in answer.values():
         _find(asked, candidate.instruction_id, f"candidate {candidate.id}: no instruction")
         answers.setdefault(candidate.instruction_id, []).append(candidate)
-    said: dict[str, dict[tuple[str, str], str]] = {}
+    said: dict[str, dict[tuple[str, str], str]] = {name: {} for name in asked}
     for verdict in (v for v in verdicts if v.judge == judge):
         candidate = _find(answer, verdict.candidate_id, f"a verdict of {judge}: no candidate")
         key = (candidate.id, verdict.criterion_id)
-        so_far = said.setdefault(candidate.instruction_id, {})
-        if key in so_far:
+        if key in said[candidate.instruction_id]:
             raise KitError(f"{judge} judged {key} twice: keep one verdict for each")
-        so_far[key] = verdict.verdict
+        said[candidate.instruction_id][key] = verdict.verdict
 
     joined = []
     for name in ids if ids is not None else [i for i in asked if i in answers]:
         instruction = _find(asked, name, "ids asked for: no instruction")
         criteria = tuple(_find(rubric_of, name, "instruction without a rubric:").criteria)
         found = _find(answers, name, "instruction without a candidate:")
-        group = Group(instruction, criteria, tuple(found), said.get(name, {}))
+        group = Group(instruction, criteria, tuple(found), said[name])
         for candidate in found:
             seen = {criterion for who, criterion in group.verdicts if who == candidate.id}
             wrong = seen ^ {c.id for c in criteria}
@@ -163,9 +158,9 @@ def criterion_pairs(group: Group) -> list[CriterionPair]:
     pairs = []
     for criterion in group.criteria:
         labels = [(answer.id, met(group, answer.id, criterion)) for answer in group.judged]
+        about = {"instruction_id": group.instruction.id, "criterion_id": criterion.id}
         for chosen, rejected in differing(labels):
-            ids = {"chosen_id": chosen, "rejected_id": rejected, "criterion_id": criterion.id}
-            pairs.append(CriterionPair(instruction_id=group.instruction.id, **ids))
+            pairs.append(CriterionPair(**about, chosen_id=chosen, rejected_id=rejected))
     return pairs
 
 

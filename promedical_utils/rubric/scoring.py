@@ -2,8 +2,7 @@
 
 Section 2 of the method: S1 is the weighted share of proficiency criteria met, S2 the number of
 excellence criteria met, S3 the number of safety criteria *not* met. Preference is lexicographic:
-fewer S3, then higher S1, then higher S2. Beside the paper's reward stand the strict one, the place
-in a group by the preference itself, and what RaR and ORBIT would make of the same verdicts.
+fewer S3, then higher S1, then higher S2.
 """
 
 import math
@@ -64,11 +63,8 @@ def is_met(verdict: str, dimension: str) -> bool | None:
 
 
 def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
-    """Scores of one response from its verdicts, ``{criterion id: met | not_met | unknown}``.
-
-    Only ``met`` earns anything; a safety criterion that is not plainly met (unknown, missing,
-    anything else) is a violation (``is_met``).
-    """
+    """Scores of one response from its verdicts, ``{criterion id: met | not_met | unknown}``: what
+    is not plainly met (or missing) earns nothing, and on safety it is a violation (``is_met``)."""
     s1, s2, s3 = _sums(rubric, _met(rubric, verdicts))
     bonus = sum(c.dimension == "excellence" for c in rubric.criteria)
     return Scores(s1, int(s2), int(s3), bonus)
@@ -122,12 +118,6 @@ def ranks(values: Sequence) -> list[float]:
     return [(bisect_left(order, v) - n) / others for v, n in zip(values, above, strict=True)]
 
 
-def lexicographic_ranks(scores: Sequence[Scores]) -> list[float]:
-    """Place of each answer in its group by ``compare``: a reward of the order alone (kit's
-    decision), in which nothing can trade a violation for gains."""
-    return ranks([s.key for s in scores])
-
-
 def clipped_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float = 1.3) -> float:
     """The paper's reward, clip(S1 + alpha S2, 0, 1 + beta) - lambda S3.
 
@@ -171,9 +161,8 @@ def rar_explicit(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     RaR phrases a pitfall so that *met* is good, as the kit its safety criteria; an unknown one
     earns nothing.
     """
-    met = _met(rubric, verdicts)
     weights = {name: RAR[importance] for name, importance in rar_importance(rubric).items()}
-    return math.fsum(w for name, w in weights.items() if met[name]) / math.fsum(weights.values())
+    return _share_of(weights, rubric, verdicts)
 
 
 def rar_importance(rubric: Rubric) -> dict[str, str]:
@@ -182,10 +171,10 @@ def rar_importance(rubric: Rubric) -> dict[str, str]:
     Proficiency is essential where its weight is average (1 / number of proficiency criteria) or
     more, else important: RaR's own two classes, scaled to sum to 1, come out so.
     """
-    number = sum(c.dimension == "proficiency" for c in rubric.criteria)
+    average = 1 / sum(c.dimension == "proficiency" for c in rubric.criteria)
     classes = {}
     for c in rubric.criteria:
-        share = "essential" if c.weight >= 1 / number - ROUNDING else "important"
+        share = "essential" if c.weight >= average - ROUNDING else "important"
         names = {"proficiency": share, "excellence": "optional", "safety": "pitfall"}
         classes[c.id] = names[c.dimension]
     return classes
@@ -223,7 +212,7 @@ def healthbench_points(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     return _share_of(points, rubric, verdicts)
 
 
-def _share_of(points: Mapping[str, int], rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+def _share_of(points: Mapping[str, float], rubric: Rubric, verdicts: Mapping[str, str]) -> float:
     """``points_share``: what gives points applies if plainly met, what takes them if not."""
     met = _met(rubric, verdicts)
     return points_share(points.values(), [met[name] == (n > 0) for name, n in points.items()])
@@ -240,13 +229,21 @@ def points_share(points: Iterable[float], applies: Iterable[bool]) -> float:
     return math.fsum(n for n, yes in pairs if yes) / possible if possible > 0 else math.nan
 
 
-# Rules that make one score of a rubric's verdicts, each a sum over them
-RULES = {"rar_explicit": rar_explicit, "orbit": orbit_signed, "healthbench": healthbench_points}
+def mean_met(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
+    """The share of the criteria that are met, whatever their dimension and weight."""
+    return _share_of({c.id: 1 for c in rubric.criteria}, rubric, verdicts)
 
 
-def linear(
-    rule: Callable[[Rubric, Mapping[str, str]], float], rubric: Rubric
-) -> tuple[float, dict[str, float]]:
+Rule = Callable[[Rubric, Mapping[str, str]], float]
+RULES: dict[str, Rule] = {  # that make one score of a rubric's verdicts, each a sum over them
+    "rar_explicit": rar_explicit,
+    "orbit": orbit_signed,
+    "healthbench": healthbench_points,
+    "mean_met": mean_met,
+}
+
+
+def linear(rule: Rule, rubric: Rubric) -> tuple[float, dict[str, float]]:
     """What a rule that is a sum over criteria gives with nothing met, and what each criterion adds
     when it is met: times P(met), what it adds to the expected score."""
     none = rule(rubric, {})

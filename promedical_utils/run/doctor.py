@@ -33,7 +33,7 @@ BY_MODEL = [name for name in notebooks.NOTEBOOKS if name[:2] in ("00", "03", "04
 def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
-    keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values() if role.key})]
+    keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values()} - {""})]
     busy = loaded()  # before this process loads the machine itself
     measured, rate = trained_here(profile)
     blocks = {
@@ -53,15 +53,12 @@ def cores() -> int:
 
 
 def loaded() -> list[str]:
-    """A line where other processes take more than half of the cores, so that speed is measured
-    lower than it is."""
+    """A line where other processes take more than half of the cores: speed is measured too low."""
     load, count = psutil.getloadavg()[0], cores()
     if load <= count / 2:
         return []
-    return [
-        f"other processes load this machine ({load:.1f} of {count} cores on average over the last "
-        "minute): measured below is what they leave"
-    ]
+    average = f"{load:.1f} of {count} cores on average over the last minute"
+    return [f"other processes load this machine ({average}): measured below is what they leave"]
 
 
 def machine(profile: Profile) -> list[str]:
@@ -113,15 +110,13 @@ def data() -> list[str]:
     if not folder:
         return [f"{schemas.VARIABLE}: not set; PROFILE=real downloads what it reads"]
     states = {None: "not found", True: "found", False: "found, other bytes than its card's"}
-    lines = [f"{schemas.VARIABLE}: {folder}"]
-    for key, card in schemas.CARDS.items():
-        lines.append(f"{card.name} ({card.file}): {states[schemas.as_first_read(key)]}")
-    return lines
+    found = {key: states[schemas.as_first_read(key)] for key in schemas.CARDS}
+    sets = [f"{card.name} ({card.file}): {found[key]}" for key, card in schemas.CARDS.items()]
+    return [f"{schemas.VARIABLE}: {folder}", *sets]
 
 
 def trained_here(profile: Profile) -> tuple[str, float]:
-    """What a reward model of this profile learns from and scores a second here, said, and the first
-    as a number, NaN where it cannot be measured."""
+    """What a reward model learns from and scores a second here; the first as a number, or NaN."""
     if not find_spec("torch"):
         return "not known without torch, which is part of the extra train", math.nan
     try:
@@ -134,30 +129,29 @@ def trained_here(profile: Profile) -> tuple[str, float]:
 
 
 def needs(profile: Profile, rate: float = math.nan) -> list[str]:
-    """Minutes and memory of each notebook here, where a model learns from ``rate`` tokens a second:
-    those of the published run or of one here, times how much slower that is."""
-    lines = dict.fromkeys(notebooks.notebooks(profile), "not measured yet")
-    here = dict.fromkeys(lines, math.nan)
-    by_model = BY_MODEL[profile.base_model != "small" :]  # 00 trains no other base
+    """Minutes and memory of each notebook, of the published run or of one here, times how much
+    slower a model learns here, from ``rate`` tokens a second."""
+    lines, here = dict.fromkeys(notebooks.notebooks(profile), "not measured yet"), {}
+    by_model = BY_MODEL[not profile.sft_answers :]  # 00 trains where it teaches answers
     for place in ("papers_figures", "runs"):
         folder = project_root() / place / profile.name
         slower = _slower(profile, folder, rate)
         for name, row in notebooks.timings(folder).items():
             seconds = row["seconds"] * (slower if name in by_model else 1)
-            if name in lines and seconds > 0:
+            if name in lines and seconds > 0:  # not where it is not known
                 here[name], then = seconds, notebooks.span(row["seconds"])
                 then = f"({then} in {place}/{profile.name}), {row['peak_gib']} GiB"
                 lines[name] = f"{notebooks.span(seconds)} {then}"
-    known = sum(here.values()) > 0  # of all: one that is not known makes NaN
-    length = notebooks.span(sum(here.values()) if known else 60 * profile.minutes)
-    where = "this machine" if known else "the machine that it was written for"
-    need = f"about {length} on {where}, {profile.memory_gib:g} GiB (estimate)"
-    return [f"{profile.description}: {need}", *(f"{name}: {text}" for name, text in lines.items())]
+    need = f"{notebooks.span(60 * profile.minutes)} on the machine that it was written for"
+    if len(here) == len(lines):
+        need = f"{notebooks.span(sum(here.values()))} on this machine"
+    need = f"{profile.description}: about {need}, {profile.memory_gib:g} GiB (estimate)"
+    return [need, *(f"{name}: {text}" for name, text in lines.items())]
 
 
 def _slower(profile: Profile, run: Path, rate: float) -> float:
-    """How many times as long a model takes here as in ``run``, by its criterion model: 1 on the
-    same kind of processor with the same base, NaN where it is not known."""
+    """How many times as long its criterion model takes here as in ``run``; 1 for the same base on
+    the same kind of processor, NaN where it is not known."""
     try:
         files = [run / name for name in ("manifest.json", "reward/report.json")]
         manifest, report = (json.loads(path.read_text(encoding="utf-8")) for path in files)
@@ -173,14 +167,12 @@ def _slower(profile: Profile, run: Path, rate: float) -> float:
 
 def requests(profile: Profile) -> list[str]:
     """Requests, tokens and hours of each role and judge that an endpoint plays."""
-    judges, lines = bench_judges(profile), []
-    plan = requests_plan(profile)
+    plan, lines, speed = requests_plan(profile), [], profile.tokens_per_second
     if not profiles.asks_endpoints(profile):
         lines = ["roles: played by the embedded clinic, no request is sent"]
-        if not judges:
+        plan = plan[plan.role.isin(bench_judges(profile))]
+        if plan.empty:
             return lines
-        plan = plan[plan.role.isin(judges)]
-    speed = profile.tokens_per_second
     lines.append(
         f"roles: {_instructions(profile)} instructions out of {_pool(profile)} rows at most, at "
         f"{speed:g} tokens a second (an assumption: measure your server's)"
@@ -212,17 +204,17 @@ def requests_plan(profile: Profile) -> pd.DataFrame:
         evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)
         asked["judge"] += evaluations * profile.checkpoint_instructions
         asked["judge"] += 2 * (profile.policy_prompts or profile.bench_samples)
-    kinds = {name: name.partition("_")[0] for name in profile.roles}
-    shares = {name: {kind: asked[kind]} for name, kind in kinds.items()}
-    answers = profile.bench_samples * generators
-    for name in judges:
-        shares[name] = {"judge": answers, "compared": answers * (generators - 1)}
-    if "rar_implicit" in judges:
-        shares["rar_implicit"] = {"rated": answers}
-    rows = []
+    answers, rows = profile.bench_samples * generators, []
     for name, role in {**profile.roles, **judges}.items():
-        n = sum(shares[name].values())
-        tokens = sum(count * REQUEST_TOKENS[kind] for kind, count in shares[name].items())
+        if name == "rar_implicit":
+            shares = {"rated": answers}
+        elif name in judges:
+            shares = {"judge": answers, "compared": answers * (generators - 1)}
+        else:
+            kind = name.partition("_")[0]
+            shares = {kind: asked[kind]}
+        n = sum(shares.values())
+        tokens = sum(count * REQUEST_TOKENS[kind] for kind, count in shares.items())
         suffices = n <= role.requests and tokens <= role.tokens
         rows.append((name, role.model, n, tokens, suffices))
     frame = pd.DataFrame(rows, columns=["role", "model", "requests", "tokens", "suffices"])

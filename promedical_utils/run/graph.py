@@ -18,9 +18,8 @@ from promedical_utils.studies import catalog
 
 
 def reproduce(name: str, run_dir: str = "") -> None:
-    """Bring a run up to date through Snakemake, whose own log goes to ``<run>/snakemake.log``.
+    """Bring a run up to date, and set it beside the committed reference (``rerun``).
 
-    Then sets it beside the committed reference (``rerun``), and prints the outcome in one line.
     Raises KitError: of a wrong profile before anything runs, of a failed notebook its line.
     """
     profile = profile_for(name)
@@ -51,8 +50,7 @@ def reproduce(name: str, run_dir: str = "") -> None:
 
 
 def run_study(name: str) -> None:
-    """Run every run of ``studies/<name>.yaml``, then train and compare on each run's data what it
-    lists; what is up to date costs seconds."""
+    """Bring every run of ``studies/<name>.yaml`` up to date, and what it trains on each of them."""
     plan, study = catalog.plan_of(name), catalog.study_of(name)
     given = os.environ.get(OVERRIDES, "")
     for run, settings in plan["runs"].items():

@@ -31,22 +31,15 @@ def notebooks(profile: profiles.Profile) -> list[str]:
 
 
 def source(notebook: str) -> Path:
-    path = project_root() / "notebooks" / f"{notebook}.ipynb"
+    path = project_root() / f"notebooks/{notebook}.ipynb"
     if not path.exists():
         raise KitError(f"no notebooks/{notebook}.ipynb: restore it (git checkout notebooks)")
     return path
 
 
-# --- what a notebook depends on ---------------------------------------------------------------
-
-
 def fingerprint(notebook: str, profile: profiles.Profile) -> str:
-    """Hash of all that decides a notebook's result: its cells, the code they reach, settings, lock.
-
-    Of content, not of time: a fresh clone has new times throughout, and a rewritten comment is no
-    reason to train again. A module counts if the cells import it, however far down, and so does
-    every folder that one of them names in its ``READS`` (``core.fingerprint``).
-    """
+    """Hash of all that decides a notebook's result: its cells, the code they reach (as
+    ``core.fingerprint`` says), settings, lock."""
     cells = json.loads(source(notebook).read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells]
     code = "\n".join(text for cell, text in zip(cells, texts) if cell["cell_type"] == "code")
@@ -56,9 +49,6 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
         raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
     settings = profile.model_dump_json(exclude=profiles.UNREAD)
     return workspace.short_hash(*texts, settings, content.of_code(content.imports(tree)))
-
-
-# --- one notebook -----------------------------------------------------------------------------
 
 
 def environment(profile: profiles.Profile) -> dict[str, str]:
@@ -132,8 +122,8 @@ def _failure(error: Exception, copy: Path) -> str:
             cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
         except ValueError:  # it went before the first save, or in the midst of one
             cells = []
-        code = [cell["metadata"] for cell in cells if cell["cell_type"] == "code"]
-        number = sum(bool(data.get("papermill", {}).get("start_time")) for data in code)
+        marks = [c["metadata"].get("papermill", {}) for c in cells if c["cell_type"] == "code"]
+        number = sum(bool(mark.get("start_time")) for mark in marks)
         name, text, hint = type(error).__name__, str(error), " (out of memory? see make doctor)"
     first = (text.strip().splitlines() or ["no message"])[0]
     return f"cell {number}: {name}: {first}{hint}"

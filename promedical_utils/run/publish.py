@@ -4,6 +4,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -15,39 +16,28 @@ from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 from promedical_utils.data.sources.question_split import runs
 from promedical_utils.data.sources.real_sets import NEUTRAL
-from promedical_utils.paper import registry
+from promedical_utils.paper import found, registry
 from promedical_utils.run import graph
 from promedical_utils.studies import catalog
 
-# Below the run folder; the reference has them in the same folders, but for RENAMED
-AGGREGATES = (
-    *("paper/tables/*", "paper/figures/*", "paper/claims.*", "paper/all_tables.md"),
-    *("manifest.json", "timings.json", "base_report.json", "data/*.json", "data/*.csv"),
-    *("reward/*.json", "reward/*/calibration.json", "reward/*/README.md", "bench/*.json"),
-    *("policy/*.json", "policy/curve.csv", "external/*.json", "healthbench/*.json", "audit/*"),
-)
-NOTEBOOKS = ("notebooks/*.ipynb",)
-# Rows: only for the clinic, whose texts are the kit's own
-ROWS = ("bench/*.parquet", "reward/heldout.parquet", "policy/*.parquet", "external/*.parquet")
+PUBLISHED = workspace.read_yaml(Path(__file__).with_suffix(".yaml"))
 MEASURED = ("speed", "scale", "policy", "open")  # parts of make bench, and what trial counted
-RENAMED = {"paper": ".", "notebooks": "executed"}
+RENAMED = {"paper": ".", "notebooks": "executed"}  # folders that the reference calls otherwise
 TEXTS = {".json", ".csv", ".md", ".tex", ".ipynb", ".svg"}
 
 
 def publish(name: str) -> Path:
     """Replace ``papers_figures/<name>`` by the run's tables, figures, claims, rows and notebooks.
 
-    A profile on real data publishes aggregates, and notebooks, which may repeat no text of a set.
-    ``name`` may also be of ``MEASURED`` (what ``make bench`` measured, or ``pipeline.trial``
-    counted) or a study. Raises KitError for a run that is not whole and up to date, or that has
-    this machine's paths in it; the reference is then left as it was.
+    What is published of it stands in publish.yaml. ``name`` may also be of ``MEASURED`` or a study.
+    Raises KitError for a run that is not whole and up to date, that has this machine's paths in it,
+    or notebooks with a text of a public set; the reference is then left as it was.
     """
     root = project_root()
+    target = root / "papers_figures" / name
     if name in MEASURED:
-        command = (
-            "python -m promedical_utils trial" if name == "open" else f"make bench BENCH={name}"
-        )
-        target = root / "papers_figures" / name
+        trial, bench = "python -m promedical_utils trial", f"make bench BENCH={name}"
+        command = trial if name == "open" else bench
         return _measured(root / "runs" / name, f"{name}.json", target, command)
     if name in catalog.studies():
         folder, target = root / catalog.study_folder(name), root / "papers_figures/studies" / name
@@ -55,24 +45,22 @@ def publish(name: str) -> Path:
     profile = profiles.load(name)
     if profiles.overrides():
         raise KitError("publish takes a profile as it stands: leave SET and BASE out")
-    run, patterns = run_folder(name), AGGREGATES
+    run = run_folder(name)
     if waiting := graph.pending(name):
         raise KitError(
             f"{shown(run)} is no complete run of profile {name} as it stands "
             f"(to run: {', '.join(waiting)}); make reproduce PROFILE={name} first"
         )
-    if profile.data != "open":
-        patterns += NOTEBOOKS
-    if profile.data == "clinic":
-        patterns += ROWS
-        predicted = run / "external/predictions.parquet"
-        sets = set(pd.read_parquet(predicted, columns=["set"])["set"]) if predicted.exists() else ()
-        if real := ", ".join(sorted(set(sets) - {"clinic"})):
+    predicted = run / "external/predictions.parquet"
+    if profile.data == "clinic" and predicted.exists():
+        sets = set(pd.read_parquet(predicted, columns=["set"])["set"])
+        if real := ", ".join(sorted(sets - {"clinic"})):
             raise KitError(f"{shown(predicted)} has rows of {real}: run notebook 06 without them")
     if profile.data == "real":
         _refuse_texts(run)
-    files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
-    return _replace(run, files, root / "papers_figures" / name)
+    kinds = [kind["files"] for kind in PUBLISHED if profile.data in kind["of"]]
+    files = sorted(path for pattern in chain(*kinds) for path in run.glob(pattern))
+    return _replace(run, [path for path in files if path.is_file()], target)
 
 
 def _measured(folder: Path, last: str, target: Path, command: str) -> Path:
@@ -111,19 +99,16 @@ def _refuse_texts(run: Path) -> None:
     texts += [answer.text for answer in data.candidates]
     texts += [c.text for rubric in data.rubrics for c in rubric.criteria]
     known = set().union(*map(runs, texts)) - runs(NEUTRAL.text)  # words of the kit's own
-    for pattern in NOTEBOOKS:
-        for path in sorted(run.glob(pattern)):
-            cells = workspace.read_json(path, "of a run")["cells"]
-            for number, cell in enumerate(cells):
-                if any(runs(text) & known for text in _printed(cell)):
-                    raise KitError(
-                        f"{shown(path)}, cell {number}, prints a text of a public set: show it in "
-                        "the clinic alone (pipeline.notebook_display)"
-                    )
+    for path in sorted(run.glob("notebooks/*.ipynb")):
+        for number, cell in enumerate(workspace.read_json(path, "of a run")["cells"]):
+            if any(runs(text) & known for text in _printed(cell)):
+                raise KitError(
+                    f"{shown(path)}, cell {number}, prints a text of a public set: show it in "
+                    "the clinic alone (pipeline.notebook_display)"
+                )
 
 
 def _printed(cell: dict) -> Iterator[str]:
-    """Texts of a cell's outputs."""
     for output in cell.get("outputs", ()):
         for kind, text in {"text": output.get("text", ""), **output.get("data", {})}.items():
             if not kind.startswith("image/"):
@@ -132,16 +117,14 @@ def _printed(cell: dict) -> Iterator[str]:
 
 def _check(path: Path) -> None:
     text = path.read_text(encoding="utf-8") if path.suffix in TEXTS else ""
-    for folder in {project_root(), Path.home()} - {Path("/")}:
-        if f"{folder}/" in text:
-            raise KitError(
-                f"{shown(path)} holds a path of this machine: print workspace.shown(path) instead"
-            )
+    folders = {project_root(), Path.home()} - {Path("/")}
+    if any(f"{folder}/" in text for folder in folders):
+        where = f"{shown(path)} holds a path of this machine"
+        raise KitError(f"{where}: print workspace.shown(path) instead")
 
 
 def redraw(profile: Profile) -> str:
-    """Redraw the committed reference of a profile, and the studies of it, from their rows; lines to
-    print."""
+    """Redraw a profile's committed reference and its studies from their rows; lines to print."""
     root = project_root() / "papers_figures"
     place, lines = root / profile.name, []
     workspace.need(place / "bench/predictions.parquet", "of a published run; make publish")
@@ -153,6 +136,8 @@ def redraw(profile: Profile) -> str:
             lines.append(f"redrawn: {shown(path.parent)}")
     report = registry.build(profile, place, place)
     paper_numbers.save(profile, place)
+    if profile.name == found.SAID["profile"]:
+        found.fill()
     counts = f"{len(report['tables'])} tables, {len(report['figures'])} figures"
     lines.append(f"redrawn: {shown(place)}, {counts}")
     lines += [f"not built: {name} {why}" for name, why in report["not_built"].items()]

@@ -9,7 +9,6 @@ from promedical_utils.studies.real_policy import RealPolicy
 from promedical_utils.studies.real_text import RealText
 from promedical_utils.studies.reward_models import RewardModels
 from promedical_utils.studies.study import STUDIES, Study
-from promedical_utils.studies.systems import Systems
 
 
 def studies() -> list[str]:
@@ -27,7 +26,7 @@ def plan_of(name: str) -> dict:
 def study_of(name: str) -> Study | None:
     """The study of ``studies/<name>.yaml``; None where that has runs and nothing to train."""
     plan = plan_of(name)
-    for kind in (RewardModels, Systems, Policies, RealText, LearningCurve, RealPolicy):
+    for kind in (RewardModels, Policies, RealText, LearningCurve, RealPolicy):
         if kind.kind in plan:
             return kind(plan[kind.kind], plan.get("frozen_on", ""))
     return None

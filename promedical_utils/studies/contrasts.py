@@ -1,4 +1,4 @@
-"""Contrasts: differences of two systems, from sums that were counted or intervals that were stored.
+"""Contrasts: differences of two systems, from sums that were counted.
 
 A source finds one contrast at a time: {difference, low, high, each, seeds, n, ...} in the unit
 that people read, the claimed direction up. Its interval takes in the patients (whole conditions,
@@ -10,10 +10,10 @@ freedom. A system trained once has no such error that could be known: ``seeds`` 
 interval is of patients alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from promedical_utils.core import statistics, verdicts
@@ -22,19 +22,15 @@ from promedical_utils.core.statistics import LEAST
 from promedical_utils.core.workspace import KitError
 from promedical_utils.studies import results
 
-UNTRAINED = ("base", "length", "random", "words")  # no seed of a training changes them
+UNTRAINED = {"base", "length", "random", "near_words", "embeddings", "criterion_only", "overlap"}
+UNTRAINED |= {"similarity", "always_met", "always_veto"}  # no seed of a training changes them
 PAIRED = "whole conditions, {clusters} of them, shared by both sides; {draws} draws"
-STORED = "stored interval of conditions and samples within them, too wide"
-UNPAIRED = "difference of two such intervals, taken as independent (MOVER)"
 FACTORS = results.FACTORS | {"healthbench": 1}
 NUMBERS = ("difference", "low", "high", "patients_low", "patients_high")
 
 
 class Lacking(Exception):
     """Why a contrast cannot be had; its text goes into the ledger."""
-
-
-# ---------------------------------------------------------------- intervals
 
 
 def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, float, list[float]]:
@@ -54,8 +50,7 @@ def trainings(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, fl
     each = [float(a[seed] - b[seed]) for seed in sorted(a)] if paired else []
     samples = [each] if paired else [list(a.values()), list(b.values())]
     parts = [(np.var(s, ddof=1) / len(s), len(s) - 1) for s in samples if len(s) > 1]
-    total = sum(variance for variance, _ in parts)
-    error = float(np.sqrt(total))
+    error = float(np.sqrt(sum(variance for variance, _ in parts)))
     return error if error > 1e-12 else 0.0, _freedom(parts), each
 
 
@@ -73,9 +68,9 @@ def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     """
     (a_value, a_low, a_high), (b_value, b_low, b_high) = a, b
     value = a_value - b_value
-    low = value - np.hypot(a_value - a_low, b_high - b_value)
-    high = value + np.hypot(a_high - a_value, b_value - b_low)
-    return float(value), float(low), float(high)
+    below = np.hypot(a_value - a_low, b_high - b_value)
+    above = np.hypot(a_high - a_value, b_value - b_low)
+    return float(value), float(value - below), float(value + above)
 
 
 def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) -> dict:
@@ -98,8 +93,7 @@ def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) 
     if np.isnan(own).any():
         few = f"fewer than {LEAST} conditions: they do not tell how another would differ"
         raise Lacking("nothing that both have" if np.isnan(own[0]) else few)
-    ends = dict(zip(("difference", "low", "high"), apart(own, (0, -half, half)), strict=True))
-    ends |= {"patients_low": own[1], "patients_high": own[2]}
+    ends = dict(zip(NUMBERS, (*apart(own, (0, -half, half)), *own[1:]), strict=True))
     parts = [(patients["error"] ** 2, patients["df"]), (error**2, freedom)]
     ends["error"] = float(np.hypot(patients["error"], error))
     return {
@@ -114,41 +108,42 @@ def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) 
     }
 
 
-# ---------------------------------------------------------------- sources
-
-
 class Counted:
-    """Contrasts from sums by patient, of a run or of a study that kept what it counts: of
-    ``bench.tally``, ``external``, or of policies, of whom only patients count that both answered in
-    a run (in a study all did)."""
+    """A source of contrasts: sums by patient, of a run or of a study that kept what it counts. Of
+    policies only patients count whom both answered."""
 
     def __init__(self, sums: Estimates, draws: int, seed: int, against: str = ""):
         self.sums, self.draws, self.weights = sums, draws, sums.weights(draws, seed)
         self.against = [against] if against else sorted({key[-1] for key in sums.keys})
 
+    def labels_of(self, part: str) -> list[str]:
+        """Whose labels a slice has; all that there are where nothing has that slice."""
+        own = sorted({against for *_, cut, against in self.sums.keys if cut == part})
+        return self.against if len(self.against) == 1 or not own else own
+
     def find(self, check: Mapping, level: float = 0.95) -> dict:
-        factors: dict[int, float] = {}
-        sides: list[dict[str, float]] = [{}, {}]
+        factors, sides = Counter(), (Counter(), Counter())
         for side, factor, of in _terms(check):
             columns = self._columns(*of, check["labels"])
             for column, value in zip(columns, self.sums.each(columns), strict=True):
-                factors[column] = factors.get(column, 0) + factor / len(columns)
-                seed = self._seed(column)
+                factors[column] += factor / len(columns)
                 # each side by its own training seeds, both with the sign of the first
-                sides[side][seed] = sides[side].get(seed, 0.0) + (1 - 2 * side) * factor * value
+                sides[side][self._seed(column)] += (1 - 2 * side) * factor * value
         shared = self.sums.names[0] == "policy"
         found = self.sums.combined(factors, self.weights, shared, level)
         test = PAIRED.format(clusters=found["df"] + 1, draws=self.draws)
         return contrast(check, found, [part or {"": 0.0} for part in sides], test, level)
 
     def _columns(self, who: str, metric: str, part: str, against: str) -> list[int]:
-        key = {self.sums.names[0]: who, "metric": metric, "slice": part, "against": against}
+        kind = self.sums.names[0]
+        key = {kind: who, "metric": metric, "slice": part, "against": against}
         try:
             return self.sums.columns(key)
         except KitError:
-            known = {key[0] for key in self.sums.keys}
-            where = "the study" if self.sums.names[0] == "system" else "this run"
-            raise _lacking(where, who, metric, part, known) from None
+            what = f"{metric.replace('_', ' ')} of {who}" + (f" on {part}" if part != "all" else "")
+            what = what if who in {key[0] for key in self.sums.keys} else who
+            where = "the study" if kind == "system" else "this run"
+            raise Lacking(f"{where} has no {what}") from None
 
     def _seed(self, column: int) -> str:
         """The training seed of a column, "" of what was not trained; of a run's one training 1."""
@@ -157,66 +152,12 @@ class Counted:
         return self.sums.keys[column][1] or ("1" if self.sums.names[0] == "policy" else "")
 
 
-class Stored:
-    """Contrasts from the results of a study (``studies.results``) that kept nothing to count anew:
-    paired where it stored that difference, else from two intervals. The standard error is read from
-    the width, as of a normal one."""
-
-    def __init__(self, rows: pd.DataFrame):
-        self.cells = results.Cells(rows)
-        self.against = self.cells.against
-
-    def find(self, check: Mapping, level: float = 0.95) -> dict:
-        keys = [(*of, check["labels"]) for *_, of in _terms(check)]
-        for key in keys:
-            if np.isnan(self.cells.ends(key)[0]):
-                raise _lacking("the study", *key[:3], self.cells.systems)
-        if len(keys) != 2 or level != 0.95:
-            raise Lacking("the study kept nothing to count this from, but differences at 95 %")
-        if (stored := self._paired(*keys)) is not None:
-            ends, n, test = *stored, STORED
-        else:
-            ends, test = apart(*map(self.cells.ends, keys)), UNPAIRED
-            n = min(self.cells.means[key]["n"] for key in keys)
-        sides = [self._trained(key, side) for key, side in zip(keys, "ab", strict=True)]
-        found = dict(zip(("difference", "low", "high"), ends, strict=True))
-        found |= {"error": (ends[2] - ends[1]) / (2 * stats.norm.ppf(0.975)), "df": np.inf, "n": n}
-        return contrast(check, found, sides, test, level)
-
-    def _paired(self, a: tuple, b: tuple) -> tuple | None:
-        """((difference, low, high), n) that the study stored of the two, either way round."""
-        for first, second, sign in ((a, b, 1), (b, a, -1)):
-            key = (*first, results.LESS, second[0])
-            if a[1:] == b[1:] and key in self.cells.means:
-                value, *ends = (sign * end for end in self.cells.ends(key))
-                return (value, *sorted(ends)), self.cells.means[key]["n"]
-        return None
-
-    def _trained(self, key: tuple, side: str) -> dict[str, float]:
-        """Values by seed; one known by rank alone is nobody's pair, so its name is the side's."""
-        seeds = self.cells.trained.get(key, {"": self.cells.ends(key)[0]})
-        return {f"{side}{s}" if s.startswith("?") else s: value for s, value in seeds.items()}
-
-
 def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:
-    """(side, factor, (system, metric, slice)): a less b, less the same elsewhere where ``beyond``
-    is given."""
+    """(side, factor, (system, metric, slice)): a less b."""
     here = [(0, 1, (check["a"], check["metric"], check["slice"]))]
     if check["b"]:
         here.append((1, -1, (check["b"], check["metric_b"], check["slice_b"])))
-    if check["beyond"]:
-        here += [(n, -f, (who, metric, check["beyond"])) for n, f, (who, metric, _) in here]
     return here
-
-
-def _lacking(where: str, who: str, metric: str, part: str, known) -> Lacking:
-    if who not in known:
-        return Lacking(f"{where} has no {who}")
-    of = f"{metric.replace('_', ' ')} of {who}" + (f" on {part}" if part != "all" else "")
-    return Lacking(f"{where} has no {of}")
-
-
-# ---------------------------------------------------------------- verdicts
 
 
 def measured(given: Mapping, source, reported: float | None = None) -> dict:
@@ -233,14 +174,12 @@ def measured(given: Mapping, source, reported: float | None = None) -> dict:
     if margin is None:
         p = statistics.p_value(value, above, error, df)
         interest = given["interest"] if reported is None else abs(reported - above)
+        power = statistics.power(interest, error, df)
+        found["verdict"] = verdicts.of_check(*ends, above, interest, power, reported)
     else:  # the larger p of the two one-sided tests
         p, interest = statistics.p_value(abs(value), margin, error, df) / 2, margin
         p = p if abs(value) < margin else 1 - p
-    power = statistics.power(interest, error, df)
-    if margin is None:
-        found["verdict"] = verdicts.of_check(*ends, above, interest, power, reported)
-    else:
-        inner = source.find(given, 0.9)
+        power, inner = statistics.power(interest, error, df), source.find(given, 0.9)
         inner = rounded(inner["low"]), rounded(inner["high"])
         found["verdict"] = verdicts.of_equivalence(ends, inner, margin)
     found |= {"p": round(p, 4), "interest": rounded(interest), "power": rounded(power)}

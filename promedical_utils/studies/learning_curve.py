@@ -4,7 +4,10 @@ By depth of the base: is it the budget or the depth that holds a small base back
 splits checkpoint and calibration, never the bench. No claim rests on it.
 """
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -45,15 +48,8 @@ class LearningCurve(Study):
             own = profile.model_copy(update=settings)
             train = groups_of(data, find(arm["recipe"]).labels, "train")
             key = short_hash(as_computed(own), digest(held), digest(train), repr(arm))
-            place = folder / "curve" / key
-
-            def followed(name=name, own=own, place=place, arm=arm) -> tuple[pd.DataFrame, dict]:
-                base.train_base(own, place)
-                scores = _followed(own, place, data, held, arm)
-                read = int(scores.read.max())
-                return results.rows_of(counted(name, scores, held, data)), {"read": read}
-
-            part, facts = kept_part(out, name.replace(" ", "_"), key, followed)
+            make = partial(_followed, name, arm, own, folder / "curve" / key, data, held)
+            part, facts = kept_part(out, name.replace(" ", "_"), key, make)
             rows.append(part)
             arms.append({"arm": name, **arm, **facts})
         results.write_sums(out, pd.concat(rows, ignore_index=True))
@@ -71,7 +67,7 @@ class LearningCurve(Study):
 def sample(groups: Sequence[Group], most: int) -> list[Group]:
     """Of each source as many groups, by their ids' hash, as have ``most`` words; of each criterion
     some 20 are counted."""
-    kept, read = [], dict.fromkeys(sorted({g.instruction.source for g in groups}), 0)
+    kept, read = [], Counter()
     for group in sorted(groups, key=lambda g: short_hash("curve", g.instruction.id)):
         source = group.instruction.source
         words = sum(len(a.text.split()) + 20 * len(group.criteria) for a in group.candidates)
@@ -81,51 +77,44 @@ def sample(groups: Sequence[Group], most: int) -> list[Group]:
     return kept
 
 
-def _followed(
-    profile: Profile, place: Path, data: RunData, held: Sequence[Group], arm: Mapping
-) -> pd.DataFrame:
-    """Train one arm; scores of the held-out groups whenever it has read as much as ``arm`` says.
-
-    Columns of ``RewardModel.score_groups``, and ``read``: thousands of tokens.
-    """
+def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunData, held):
+    """Train one arm on a base of its own, and count the held-out pairs whenever it has read as much
+    as ``arm`` says; the rows, and how many thousand tokens it read."""
     from transformers import TrainerCallback  # late: loads torch, and drawing does without
 
     from promedical_utils.reward_model import grouped, training
     from promedical_utils.reward_model.model import RewardModel
 
+    base.make_base(profile, place)
     recipe, source = find(arm["recipe"]), base_path(profile, place)
     train = recipe.groups(groups_of(data, recipe.labels, "train"))
     refuse_external(group.instruction for group in train)
     plan = training.Plan(train, source, place / "model", profile=profile, view=recipe.view)
-    prepared = training.prepare(plan)
-    tokens = [sum(map(len, prepared.taught.rows[i]["ids"])) for i in prepared.schedule.order]
-    step = prepared.schedule.batch
-    total = [sum(tokens[n : n + step]) for n in range(0, len(tokens), step)]
-    total = list(accumulate(total))  # by the end of each step
-    wanted = [*arm["looks"], float("inf")]
-    looks = {
-        next((n + 1 for n, t in enumerate(total) if t >= 1000 * w), len(total)) for w in wanted
-    }
+    trainer, tokenizer, taught, schedule = training.prepare(plan)
+    step = schedule.batch
+    tokens = [sum(map(len, taught.rows[i]["ids"])) for i in schedule.order]
+    steps = (sum(tokens[n : n + step]) for n in range(0, len(tokens), step))
+    total = list(accumulate(steps))  # by the end of each step
+    wanted = (bisect_left(total, 1000 * look) + 1 for look in arm["looks"])
+    looks = {len(total), *(min(look, len(total)) for look in wanted)}
 
     class Look(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **_):
-            if state.global_step in looks:
-                report = {"heads": plan.heads}
-                own = RewardModel(
-                    model.eval(), prepared.tokenizer, plan.view, profile.rm_max_tokens, report
-                )
-                read = round(total[state.global_step - 1] / 1000)
-                # a file, so that a training that goes on from a checkpoint has its earlier looks
-                write_frame(
-                    place / f"look-{read}.parquet", own.score_groups(held).assign(read=read)
-                )
-                print(f"  {read} thousand tokens", flush=True)
-                model.train()
+            if state.global_step not in looks:
+                return
+            rm = (model.eval(), tokenizer, plan.view, profile.rm_max_tokens)
+            scores = RewardModel(*rm, {"heads": plan.heads}).score_groups(held)
+            read = round(total[state.global_step - 1] / 1000)
+            # a file, so that a training that goes on from a checkpoint has its earlier looks
+            write_frame(place / f"look-{read}.parquet", scores.assign(read=read))
+            print(f"  {read} thousand tokens", flush=True)
+            model.train()
 
-    prepared.trainer.add_callback(Look())
-    grouped.course(prepared.trainer)
+    trainer.add_callback(Look())
+    grouped.course(trainer)
     frames = map(pd.read_parquet, sorted(place.glob("look-*.parquet")))
-    return pd.concat(frames, ignore_index=True)
+    scores = pd.concat(frames, ignore_index=True)
+    return results.rows_of(counted(name, scores, held, data)), {"read": int(scores.read.max())}
 
 
 def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
@@ -144,12 +133,10 @@ def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData
             pairs.append((row, *ids, group.instruction.source, shorter, statement))
     columns = ["row", "a", "b", "criterion_id", "source", "shorter", "statements"]
     pairs, items = pd.DataFrame(pairs, columns=columns).assign(all=True), []
+    cells = [pd.MultiIndex.from_frame(pairs[[side, "criterion_id"]]) for side in "ab"]
     for read, own in scores.groupby("read"):
         value = own.set_index(["candidate_id", "criterion_id"]).score
-        a, b = (
-            value.reindex(pd.MultiIndex.from_frame(pairs[[side, "criterion_id"]])).to_numpy()
-            for side in "ab"
-        )
+        a, b = (value.reindex(cell).to_numpy() for cell in cells)
         for source, part in pairs.groupby("source"):
             for name in ("all", "shorter", "statements"):
                 at = part.index[part[name]]

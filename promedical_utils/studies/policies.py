@@ -1,14 +1,5 @@
-"""The study of policies: full GRPO, its ablations, other optimisers, the compared systems' rewards.
+"""The study of policies: full GRPO, its ablations, other optimisers, compared systems' rewards."""
 
-Several are trained side by side, a core each: two threads on so small a model gain less than two
-runs.
-"""
-
-import multiprocessing
-import os
-import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,47 +35,42 @@ class Policies(Study):
     def train(self, profile, folder, data, out) -> dict:
         """Also into ``out``: evaluation.parquet and curves.parquet; reward models and policies stay
         in ``folder``, for all studies of it."""
-        started = time.time()
-        (out / "policies.csv").unlink(missing_ok=True)  # what the variants are called is read anew
+        from promedical_utils.reward_model import hub  # late: loads torch
+
+        hub.silence()
         for recipe in sorted({settled(profile, v).reward_model for v in self.plan}):
             print(f"reward model {recipe} ...", flush=True)
             prepare_reward_model(profile, folder, data, recipe, folder / "reward" / recipe)
+        rows, answers, curves = [], [], []
         trained = [(variant, seed) for variant, seeds in self.plan.items() for seed in seeds]
-        rows = _side_by_side(profile, folder, [(BASE, 0), *trained])
-        answers, curves = [pd.read_parquet(place(folder, BASE, 0) / "evaluation.parquet")], []
-        for variant, seed in trained:
+        for variant, seed in [(BASE, 0), *trained]:
+            rows.append(one(profile, folder, data, variant, seed))
             where = place(folder, variant, seed)
             answers.append(pd.read_parquet(where / "evaluation.parquet"))
-            curves.append(pd.read_csv(where / "curve.csv").assign(variant=variant, seed=seed))
+            if variant != BASE:
+                curves.append(pd.read_csv(where / "curve.csv").assign(variant=variant, seed=seed))
         evaluation = pd.concat(answers, ignore_index=True).drop(columns="text")
         write_rows(out / "evaluation.parquet", evaluation)
         write_rows(out / "curves.parquet", pd.concat(curves, ignore_index=True))
         prompts = int(evaluation.groupby(["policy", "seed"]).size().max())
-        minutes = round((time.time() - started) / 60, 1)
-        return {"policies": rows, "prompts": prompts, "minutes": minutes}
+        return {"policies": rows, "prompts": prompts}
 
     def sums(self, folder: Path) -> Estimates:
         file = need(folder / "evaluation.parquet", "of a study (make study)")
         return counted(pd.read_parquet(file))
 
     def named(self, folder: Path) -> pd.DataFrame:
-        """Label, remark, group and veto by variant: of a drawn study its own, since those of the
-        kind may have changed."""
-        columns = ["label", "remark", "group", "veto"]
-        if (folder / "policies.csv").exists():
-            drawn = pd.read_csv(folder / "policies.csv", index_col="variant")[columns]
-            return drawn.fillna({"remark": "", "group": "", "label": ""})
-        variants = [BASE, *self.plan]
+        """Label, remark, group and veto by variant."""
+        variants = [BASE, *(self.plan or self.known())]
         facts = [{"remark": "", "veto": True} | VARIANTS[name] for name in variants]
-        return pd.DataFrame(facts, index=variants)[columns]
+        return pd.DataFrame(facts, index=variants)[["label", "remark", "group", "veto"]]
 
     def show(self, rows, manifest, out) -> None:
-        shown = table(rows, self.named(out))
+        shown, more = table(rows, self.named(out)), "curves.parquet"
         reported = tables.reported("ablation")
         reported = reported if "dpo" in set(rows.system) else reported.head(0)
         frame = tables.build_policy_study(reported, shown)
         self.save_table(frame, out, "table", self.title, manifest)
-        more = "curves.parquet"
         self.save_figure(drawing.plot_policy_study, shown, out, "policies", manifest, more)
         curves = pd.read_parquet(out / more)
         curves = curves[curves.variant.isin([FULL, "hacking"])]
@@ -92,7 +78,6 @@ class Policies(Study):
             first = curves[curves.seed == curves.groupby("variant").seed.transform("min")]
             first = first.assign(run=first.variant.map(lambda name: VARIANTS[name]["label"]))
             self.save_figure(drawing.plot_gold_over_kl, first, out, "gold_over_kl", manifest, more)
-        write_json(out / "goals.json", policy_metrics.goals(shown))
 
 
 def counted(evaluation: pd.DataFrame) -> Estimates:
@@ -110,8 +95,8 @@ def table(rows: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
     cells, shown = results.Cells(rows), []
     [against] = cells.against
     for name, facts in named.iterrows():
-        counted = cells.means.get((name, "violation_rate", "all", against), {"n": 0})
-        row = {"variant": name, **facts, "labels": against, "n": int(counted["n"]), "seeds": 0}
+        n = cells.n((name, "violation_rate", "all", against))
+        row = {"variant": name, **facts, "labels": against, "n": n, "seeds": 0}
         for column, cell in COLUMNS.items():
             row |= cells.wide(name, {column: cell}, against)
             if column in STUDY:
@@ -121,9 +106,6 @@ def table(rows: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
                 row["seeds"] = max(row["seeds"], len(each))
         shown.append(row)
     return pd.DataFrame(shown)
-
-
-# ---------------------------------------------------------------- training
 
 
 def settled(profile: Profile, variant: str) -> Profile:
@@ -139,8 +121,7 @@ def place(folder: Path, variant: str, seed: int) -> Path:
 
 def prepare_reward_model(profile, folder: Path, data: RunData, name: str, where: Path) -> None:
     """Train the recipe ``name`` into ``where`` and calibrate it, unless that is done."""
-    # late: loads torch, and drawing does without
-    from promedical_utils.reward_model import model as reward_model
+    from promedical_utils.reward_model import model as reward_model  # late: loads torch
 
     recipe = find(name)
     reward_models.train_reward_model(profile, folder, data, recipe, where)
@@ -150,29 +131,9 @@ def prepare_reward_model(profile, folder: Path, data: RunData, name: str, where:
         reward_models.calibrate(profile, data, recipe, where, scores)
 
 
-def _side_by_side(profile, folder, todo) -> list[dict]:
-    """``one`` for each of ``todo``, in this order; a process a core, one on a GPU."""
-    import torch
-
-    workers = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-    given = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when a worker starts
-    try:
-        spawned = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(todo)), spawned) as pool:
-            return list(pool.map(partial(one, profile, folder), *zip(*todo, strict=True)))
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if given is not None:
-            os.environ["OMP_NUM_THREADS"] = given
-
-
-def one(profile: Profile, folder: Path, variant: str, seed: int) -> dict:
-    """Train and evaluate one policy (or the base alone) in a process of its own; a row on it."""
-    from promedical_utils.reward_model import hub  # loads torch
-
-    hub.silence()
-    data, row = RunData.load(folder), {"variant": variant, "seed": seed}
+def one(profile: Profile, folder: Path, data: RunData, variant: str, seed: int) -> dict:
+    """Train and evaluate one policy, or the base alone; a row on it."""
+    row = {"variant": variant, "seed": seed}
     if variant == BASE:
         _evaluate(profile, folder, data, BASE, seed)
         return row | {"seconds": 0.0}
@@ -180,7 +141,7 @@ def one(profile: Profile, folder: Path, variant: str, seed: int) -> dict:
     report = policies.align(profile, folder, data, place(folder, variant, seed), seed=seed)
     _evaluate(profile, folder, data, variant, seed, report["fingerprint"])
     print(f"{variant}, seed {seed}: {report['seconds']:.0f} s", flush=True)
-    row |= {"settings": VARIANTS[variant].get("settings", {})}
+    row["settings"] = VARIANTS[variant].get("settings", {})
     row |= {"best_step": report["best"]["step"], "last_step": report["last"]["step"]}
     return row | {key: report[key] for key in REPORTED}
 
@@ -192,8 +153,12 @@ def _evaluate(profile, folder, data, variant: str, seed: int, fingerprint: str =
     where = place(folder, variant, seed)
     base = hub.identity(hub.source_of(base_path(profile, folder), where))
     code = content.of_code({"promedical_utils.pipeline.policies"})
-    asked = profile.policy_prompts, profile.bench_samples, profile.seed, _bench(data)
-    key, mark = short_hash(fingerprint, base, code, *asked), where / "evaluated.json"
+    asked = data.instructions_in("bench")
+    records = [*asked, *(data.rubric_of[i.id] for i in asked)]
+    bench = [record.model_dump_json() for record in records]
+    bench += [data.condition_of[i.id] for i in asked]
+    drawn = profile.policy_prompts, profile.bench_samples, profile.seed
+    key, mark = short_hash(fingerprint, base, code, *drawn, *bench), where / "evaluated.json"
     if mark.exists() and read_json(mark, "of a study")["of"] == key:
         return
     folders = {variant: None if variant == BASE else where}
@@ -201,11 +166,3 @@ def _evaluate(profile, folder, data, variant: str, seed: int, fingerprint: str =
     for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
         write_rows(where / f"{name}.parquet", frame.assign(seed=seed))
     write_json(mark, {"of": key, "variant": variant})
-
-
-def _bench(data: RunData) -> str:
-    """A digest of what policies are asked: instructions of the bench, conditions, rubrics."""
-    asked = data.instructions_in("bench")
-    records = [*asked, *(data.rubric_of[i.id] for i in asked)]
-    conditions = (data.condition_of[i.id] for i in asked)
-    return short_hash(*(record.model_dump_json() for record in records), *conditions)

@@ -10,7 +10,7 @@ second one reads at all is tested first, on pairs whose shorter answer is right 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -50,24 +50,18 @@ class RealPolicy(Study):
         key = short_hash(as_computed(p), repr(self.shows), *read)
         harmless = _harmless(p.seed, self.shows["harmless"])
         asked = _with_rubric(data, "bench", self.shows["asked"]), harmless
-        rows, curves, reports, answers = [], [], {}, {}
+        print("gate ...", flush=True)
+        gate = partial(self.gate_rows, trainings)
+        rows, curves, reports, answers = [kept_part(out, "gate-0", key, gate)[0]], [], {}, {}
         seeds = (("veto", seed) for seed in self.plan["veto"])
-        for system, seed in (("gate", 0), ("base", 0), ("sft", 0), *seeds):
+        for system, seed in (("base", 0), ("sft", 0), *seeds):
             print(f"{system}, seed {seed} ..." if seed else f"{system} ...", flush=True)
-
-            def made(system=system, seed=seed) -> tuple[pd.DataFrame, dict]:
-                if system == "gate":
-                    return self.gate_rows(data, trainings.reader("second")), {}
-                facts, base, adapter = trainings.policy(system, seed)
-                own, texts = self.answered(p, data, (system, seed), base, adapter, asked, trainings)
-                return own, facts | {"answers": texts}
-
-            own, facts = kept_part(out, f"{system}-{seed}", key, made)
+            answered = partial(self.answered, trainings, system, seed, asked)
+            own, facts = kept_part(out, f"{system}-{seed}", key, answered)
             rows.append(own)
-            if system != "gate":
-                answers.setdefault(system, facts.pop("answers"))
-                curves += [row | {"seed": seed} for row in facts.pop("curve", ())]
-                reports[f"{system}-{seed}"] = facts
+            answers.setdefault(system, facts.pop("answers"))
+            curves += [row | {"seed": seed} for row in facts.pop("curve", ())]
+            reports[f"{system}-{seed}"] = facts
         write_rows(out / "curves.parquet", pd.DataFrame(curves).sort_index(axis=1))
         texts = [asked.messages[0].content for asked in harmless[: self.shows["beside"]]]
         write_frame(out / "answers.csv", pd.DataFrame({"question": texts} | answers))
@@ -75,51 +69,48 @@ class RealPolicy(Study):
         halves = {name: len(half(data, name).ids("train")) for name in READERS}
         return {"trainings": reports, "train_questions": halves}
 
-    def gate_rows(self, data: RunData, reader) -> pd.DataFrame:
+    def gate_rows(self, trainings: "_Trainings") -> tuple[pd.DataFrame, dict]:
         """Pairs of the bench that the second reader orders rightly, by source and part."""
+        data = trainings.data
         groups = groups_of(data, "judge", "bench")
         groups = [g for g in groups if g.instruction.source in self.shows["gate_sources"]]
         groups = learning_curve.sample(groups, self.shows["words"])
-        scores = reader.score_groups(groups, shorten=True).assign(read="")
-        return results.rows_of(learning_curve.counted("second reader", scores, groups, data))
+        scores = trainings.reader("second").score_groups(groups, shorten=True).assign(read="")
+        return results.rows_of(learning_curve.counted("second reader", scores, groups, data)), {}
 
-    def answered(
-        self, p: Profile, data: RunData, key, base, adapter, asked, trainings
-    ) -> tuple[pd.DataFrame, list[str]]:
-        """Rows of what a policy, ``key`` its system and seed, answers to questions with a rubric
-        and to harmless ones; and the first of the latter answers."""
-        from promedical_utils.policy import model as policy  # these load torch
-        from promedical_utils.policy.generation import messages_of
-        from promedical_utils.reward_model import hub
+    def answered(self, trainings: "_Trainings", system: str, seed: int, asked: tuple) -> tuple:
+        """Rows of what a policy answers to questions with a rubric and to harmless ones; and facts
+        of its training, with the first of the latter answers."""
+        from promedical_utils.policy.generation import messages_of  # loads torch
 
-        with_rubric, everything = asked[0], [*asked[0], *asked[1]]
+        facts, base, adapter = trainings.policy(system, seed)
+        data, with_rubric, everything = trainings.data, asked[0], [*asked[0], *asked[1]]
         conditions = [data.condition_of.get(i.id, i.id) for i in everything]
         samples = pd.DataFrame({"condition": pd.factorize(np.array(conditions))[0].astype(str)})
         samples.insert(0, "instruction_id", [str(n) for n in range(len(everything))])
-        model = policy.load_policy(adapter, base, p) if adapter else policy.load_base(base, p)[0]
-        answers = policy.answers_of(model, hub.tokenizer_of(base), everything, p, p.seed)
-        del model  # before the readers are loaded
+        answers = policies.answers_by(adapter, base, trainings.p, everything)
         own, free = answers[: len(with_rubric)], answers[len(with_rubric) :]
         measures = {}
         for name in READERS:
             pairs = zip(with_rubric, own, strict=True)
             texts = [(i.id, messages_of(i), a.text, a.finished) for i, a in pairs]
-            read = _reading(trainings.reader(name), data)(texts)
-            values = {"violation_rate": [j.scores.s3 > 0 for j in read]}
-            values |= {score: [getattr(j.scores, score) for j in read] for score in ("s1", "s2")}
-            values["plain_violation_rate"] = ["violated" in j.reasons for j in read]
-            measures |= {(metric, f"{name} reader"): of for metric, of in values.items()}
+            read = trainings.reads(name)(texts)
+            by = f"{name} reader"
+            measures["violation_rate", by] = [j.scores.s3 > 0 for j in read]
+            measures["s1", by] = [j.scores.s1 for j in read]
+            measures["s2", by] = [j.scores.s2 for j in read]
+            measures["plain_violation_rate", by] = ["violated" in j.reasons for j in read]
         refuses = refusals(self.shows["refusal"])
         measures["refused", "counted"] = [bool(refuses.match(a.text.strip())) for a in free]
         measures["finished", "counted"] = [a.finished for a in free]
         measures["tokens", "counted"] = [len(a.ids) for a in free]
-        system, seed = key[0], str(key[1] or "")
         rows, items = np.arange(len(everything)), []
         for (metric, against), values in measures.items():
             at = rows[len(own) :] if against == "counted" else rows[: len(own)]
-            items.append(((system, seed, metric, "all", against), at, values))
+            items.append(((system, str(seed or ""), metric, "all", against), at, values))
         counted = results.rows_of(Estimates.of_items(samples, results.KEY, items))
-        return counted, [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
+        texts = [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
+        return counted, facts | {"answers": texts}
 
     def show(self, rows, manifest, out) -> None:
         cells, more = results.Cells(rows), ("curves.parquet", "answers.csv")
@@ -129,9 +120,8 @@ class RealPolicy(Study):
         self.save_table(self.by_measure(cells), out, "table", self.title, manifest)
         curves = pd.read_parquet(out / more[0])
         runs = "seed " + curves.seed.astype(str) + ("" if measured else ": no measurement")
-        self.save_figure(
-            drawing.plot_second_reader, curves.assign(run=runs), out, "curve", manifest, more[0]
-        )
+        curves = curves.assign(run=runs)
+        self.save_figure(drawing.plot_second_reader, curves, out, "curve", manifest, more[0])
         beside = pd.read_csv(out / more[1], keep_default_na=False)
         title = f"Answers side by side to {len(beside)} {MEDQUAD}"
         self.save_table(beside, out, "beside", title, manifest)
@@ -141,12 +131,9 @@ class RealPolicy(Study):
         whether its whole interval lies above a half, and whether the gate counts it."""
         rows = []
         for source in self.shows["gate_sources"]:
-            key = ("second reader", "pairwise", f"{source}: shorter", real_sets.LABELS[source])
-            row = {
-                "source": source,
-                "labels": key[3],
-                "pairs": cells.means.get(key, {}).get("n", 0),
-            }
+            labels = real_sets.LABELS[source]
+            key = ("second reader", "pairwise", f"{source}: shorter", labels)
+            row = {"source": source, "labels": labels, "pairs": cells.n(key)}
             row |= suffixed("ordered", cells.ends(key), 100, 1)
             counts = source in self.shows["gate"]
             rows.append(row | {"counts": counts, "passed": row["ordered_low"] > 50})
@@ -157,8 +144,8 @@ class RealPolicy(Study):
         started from; in percent, or tokens."""
         frame = []
         for measure, (metric, against) in self.shows["columns"].items():
-            cell, first = (metric, "all"), cells.means.get(("base", metric, "all", against), {})
-            row = {"measure": measure, "by": against, "answers": first.get("n", 0)}
+            cell, answers = (metric, "all"), cells.n(("base", metric, "all", against))
+            row = {"measure": measure, "by": against, "answers": answers}
             for system in self.shows["labels"]:
                 row |= cells.wide(system, {system: cell}, against, digits=1)
             less = {"veto_less_sft": (*cell, results.LESS, "sft")}
@@ -184,12 +171,17 @@ class _Trainings:
             self.readers[name] = training.reward_model_of(place)
         return self.readers[name]
 
+    def reads(self, name: str):
+        """(instruction id, messages, text, finished) items -> ``veto_reward.Judged``."""
+        return RubricReward(self.reader(name), None, self.data.rubrics).read
+
     @cached_property
     def taught(self) -> dict:
         """The report of supervised fine-tuning, in ``place``/sft."""
         from promedical_utils.policy import sft  # late: loads torch
 
-        written = real_sets.written_answers(self.p.seed)[: self.shows["written"]]
+        pairs = real_sets.written_answers(self.p.seed)[: self.shows["written"]]
+        written = [([{"role": "user", "content": asked}], answer) for asked, answer in pairs]
         return sft.train(self.base, written, self.p, self.place / "sft")
 
     def policy(self, system: str, seed: int) -> tuple[dict, Path | str, Path | None]:
@@ -201,9 +193,8 @@ class _Trainings:
         from promedical_utils.policy import training  # late: loads torch
 
         p, out = self.p.model_copy(update={"seed": seed}), self.place / f"veto-{seed}"
-        asked = [
-            i for i in half(self.data, "first").instructions_in("train") if i.source in RUBRICS
-        ]
+        asked = half(self.data, "first").instructions_in("train")
+        asked = [i for i in asked if i.source in RUBRICS]
         taught, first, held = self.taught, self.reader("first"), self.held_out()
         read = [policies.reward_fingerprint(self.place / name) for name in READERS]
         read = short_hash(*read, taught["of"])
@@ -221,7 +212,7 @@ class _Trainings:
 
         data = self.data
         asked = {i.id: i for i in _with_rubric(data, "checkpoint", self.shows["held_out"])}
-        reads = _reading(self.reader("second"), data)
+        reads = self.reads("second")
 
         def judged(pairs):
             items = [(i, messages_of(asked[i]), text, True) for i, text in pairs]
@@ -244,11 +235,6 @@ def refusals(beginnings: Sequence[str]) -> re.Pattern:
     return re.compile("|".join(beginnings), re.IGNORECASE)
 
 
-def _reading(reader, data: RunData):
-    """(instruction id, messages, text, finished) items -> ``veto_reward.Judged``, by a reader."""
-    return RubricReward(reader, None, data.rubrics).read
-
-
 def _with_rubric(data: RunData, split: str, most: int) -> list[Instruction]:
     """Questions of a split whose statements are criteria of any answer, in the order of a hash."""
     asked = [i for i in data.instructions_in(split) if i.source in RUBRICS]
@@ -257,9 +243,9 @@ def _with_rubric(data: RunData, split: str, most: int) -> list[Instruction]:
 
 def _harmless(seed: int, most: int) -> list[Instruction]:
     """Questions of MedQuAD that are not learned from, in the order of a hash."""
-    texts = [row for row, split in real_sets.medquad_texts(seed)[0] if split == "bench"]
-    texts = sorted(texts, key=lambda row: short_hash("harmless", row.id))[:most]
+    texts = [row for row, split in real_sets.medquad_texts(seed) if split == "bench"]
+    texts.sort(key=lambda row: short_hash("harmless", row.id))
     return [
         schemas.question(f"medquad-{row.id}", "medquad", row.question, "patient_question")
-        for row in texts
+        for row in texts[:most]
     ]

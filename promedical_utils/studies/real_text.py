@@ -11,7 +11,6 @@ Every value is of one source: a slice is ``source: part``, ``against`` whose lab
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -29,16 +28,10 @@ from promedical_utils.evaluation import external as outside
 from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
 from promedical_utils.report import figures as drawing
-from promedical_utils.reward_model import variants
-from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import contrasts, results
 from promedical_utils.studies.reward_models import RewardModels
-from promedical_utils.studies.study import as_computed, kept_part
 
-CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "beyond", "equivalent_within")) | {"above": 0.0}
-TESTED = ["id", "family", "slice", "labels", "metric", "a", "b", "above", "n", "seeds"]
-TESTED += ["difference", "low", "high", "p", "p_holm", "interest", "smallest", "power", "design"]
-TESTED += ["verdict", "survives", "reason"]
+CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "equivalent_within")) | {"above": 0.0}
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
 OUTSIDE, RETRIEVED = "mediqa", "mediqa, retrieved"
 
@@ -51,60 +44,35 @@ class RealText(RewardModels):
         run takes over. Samples are numbers in them: no text and no id leaves."""
         made, held = bench.labelled_bench(profile, data)
         made.save(folder / "bench")
-        sets = {name: s for name, s in outside.sets(profile, folder) if name == OUTSIDE}
-        without = {name: replace(s, documents={}) for name, s in sets.items()}
+        mediqa, retrieved = dict(outside.sets(profile, folder))[OUTSIDE], {}
         report: dict = {"sets": {OUTSIDE: {"answers_cut": {}}}, "retrieval": {}}
-        longer = external.by_length(OUTSIDE, sets[OUTSIDE].questions)
-        lengths, retrieved = benches.length_scorer(held), {}
-
+        longer, lengths = external.by_length(OUTSIDE, mediqa.questions), benches.length_scorer(held)
         numbers = {
             column: {name: str(n) for n, name in enumerate(sorted({*own, *longer[column]}))}
             for column, own in made.samples[["instruction_id", "condition"]].items()
         }
 
-        def counted(frames: list[pd.DataFrame], abroad: pd.DataFrame) -> pd.DataFrame:
-            predicted = pd.concat(frames, ignore_index=True)
-            rows = [self.by_source(made, data, predicted), _outside(abroad)]
-            rows = pd.concat(rows, ignore_index=True)
-            return rows.assign(**{c: rows[c].map(of) for c, of in numbers.items()})
-
-        def trained(name: str, seed: int) -> tuple[pd.DataFrame, dict]:
-            frame, row = self.one(profile, folder, data, made, held, name, seed)
-            ruled = bench.ruled(frame, held) if name == "criterion" else []
-            ruled = [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in ruled]
+        def counted(frames: list[pd.DataFrame], name="", seed=0) -> tuple[pd.DataFrame, dict]:
+            frames = [lengths, *frames] if name else frames  # of the controls it is one
             beyond, tests = [longer], self.shows["tests"]
             parts = {t["slice"].partition(":")[0] for t in tests if name in (t["a"], t.get("b"))}
             # it reads a million tokens, so only where it is asked, and by one training of an arm
             if parts & {OUTSIDE, RETRIEVED} and seed == self.plan[name][0]:
-                own = sets if RETRIEVED in parts else without
+                own = mediqa if RETRIEVED in parts else replace(mediqa, documents={})
                 place = folder / "reward" / f"{name}-{seed}"
-                beyond += [_abroad(f"{name}-{seed}", place, profile, own, retrieved, report)]
-            rows = counted([lengths, frame, *ruled], pd.concat(beyond))
-            return rows[rows.system != "length"], row | {"outside": report}
+                beyond += [_abroad(place, profile, {OUTSIDE: own}, retrieved, report)]
+            inside = self.by_source(made, data, pd.concat(frames, ignore_index=True))
+            rows = pd.concat([inside, _outside(pd.concat(beyond))], ignore_index=True)
+            rows = rows.assign(**{c: rows[c].map(of) for c, of in numbers.items()})
+            return (rows[rows.system != "length"], {"outside": report}) if name else (rows, {})
 
-        splits = [groups_of(data, "judge", split) for split in ("train", "calibration")]
-        asked = [repr((q.instruction.id, q.pairs)) for q in sets[OUTSIDE].questions]
-        read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
-
-        def untrained() -> tuple[pd.DataFrame, dict]:
-            return counted(bench.controls(profile, folder, data, held), longer), {}
-
-        rows, models = [kept_part(out, "controls", read, untrained)[0]], []
-        todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
-        for number, (name, seed) in enumerate(todo, 1):
-            print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            key = short_hash(read, repr(variants.find(name)), name, seed)
-            own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
-            rows.append(own)
-            models.append({"model": name, "seed": seed} | row)
-        results.write_sums(out, pd.concat(rows, ignore_index=True))
+        asked = [repr((q.instruction.id, q.pairs)) for q in mediqa.questions]
+        models = self.trainings(profile, folder, data, out, made, held, counted, asked)
         return {"models": models, "bench": made.report}
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:
         """``results.rows_of`` each source alone, by its own labels."""
-        # a control whose scores tie has no opinion, which is a half, and no error to be beaten
-        tally = benches.tally(made, predicted, ["adjudicated"], tie=0.5, by="category")
-        tally = self.by_training(tally)
+        tally = self.by_training(benches.tally(made, predicted, ["adjudicated"], by="category"))
         beside = _beside_physicians(made, data, predicted)
         beside = Estimates.of_items(made.samples, results.KEY, beside)
         rows = pd.concat([results.rows_of(tally), results.rows_of(beside)], ignore_index=True)
@@ -122,16 +90,15 @@ class RealText(RewardModels):
     def by_system(self, cells: results.Cells) -> pd.DataFrame:
         """A row a source and system, in percent, with the items behind each value."""
         rows = []
-        for labels in cells.against:
-            parts = {key[2] for key in cells.means if key[3] == labels and len(key) == 4}
-            for source in sorted({part.partition(": ")[0] for part in parts}):
-                for system, name in self.shows["labels"].items():
-                    row = {"source": source, "labels": labels, "system": name}
-                    for column, (metric, part) in self.shows["columns"].items():
-                        at = system, metric, f"{source}: {part}", labels
-                        row |= suffixed(column, cells.ends(at), 100, 2)
-                        row[f"n_{column}"] = cells.means.get(at, {}).get("n", 0)
-                    rows.append(row)
+        sources = {(key[3], key[2].partition(": ")[0]) for key in cells.means if len(key) == 4}
+        for labels, source in sorted(sources):
+            for system, name in self.shows["labels"].items():
+                row = {"source": source, "labels": labels, "system": name}
+                for column, (metric, part) in self.shows["columns"].items():
+                    at = system, metric, f"{source}: {part}", labels
+                    row |= suffixed(column, cells.ends(at), 100, 2)
+                    row[f"n_{column}"] = cells.n(at)
+                rows.append(row)
         frame = pd.DataFrame(rows)
         return frame[frame.filter(regex="^n_").sum(axis=1) > 0]
 
@@ -151,20 +118,20 @@ class RealText(RewardModels):
             except contrasts.Lacking as lacking:
                 found = {"verdict": verdicts.UNTESTED, "reason": str(lacking)}
             rows.append(row | found)
-        frame = pd.DataFrame(rows).reindex(columns=TESTED)
+        frame = pd.DataFrame(rows).reindex(columns=self.shows["tested"])
         adjusted = frame.groupby("family", sort=False).p.transform(statistics.holm)
         survives = frame.verdict.isin(verdicts.SEEN) & (adjusted < 0.05)
         return frame.assign(p_holm=adjusted.round(4), survives=survives)
 
 
-def _abroad(name: str, place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:
-    """Predictions of one model on the outside set, kept beside it."""
+def _abroad(place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:
+    """Predictions of the model in ``place`` on the outside set, kept beside it."""
     from promedical_utils.reward_model import model as reward_model  # late: loads torch
 
     rm = reward_model.load(place)
     stored = place / f"outside-{short_hash(rm.report['settings'], profile.retrieved)}.parquet"
     if not stored.exists():
-        parts = external.scored_by(name, rm, profile, sets, retrieved, report)
+        parts = external.scored_by(place.name, rm, profile, sets, retrieved, report)
         write_frame(stored, pd.concat(parts, ignore_index=True))
     return pd.read_parquet(stored)
 
@@ -173,10 +140,9 @@ def _outside(frame: pd.DataFrame) -> pd.DataFrame:
     """``results.rows_of`` pairs of the outside set, all and those whose shorter answer is right."""
     longer = frame[frame.system == "length"].set_index(outside.PAIR).prefers
     shorter = frame.set_index(outside.PAIR).index.map(longer).to_numpy() * frame.label < 0
-    system = frame.system.str.rsplit("-", n=1, expand=True).reindex(columns=[0, 1])
+    scorer, against = frame.system.str.partition("-"), frame["set"].map(real_sets.LABELS)
+    own = frame.assign(system=scorer[0], seed=scorer[2], metric="pairwise", against=against)
     part = frame["set"] + np.where(frame.retrieval, ", retrieved: ", ": ")
-    own = frame.assign(system=system[0], seed=system[1].fillna(""), metric="pairwise")
-    own = own.assign(against=own["set"].map(real_sets.LABELS))
     both = [own.assign(slice=part + "all"), own.assign(slice=part + "shorter")[shorter]]
     return pd.concat([results.rows_of(outside.estimates(f, results.KEY)) for f in both])
 
@@ -193,6 +159,6 @@ def _beside_physicians(made: Bench, data: RunData, predicted: pd.DataFrame) -> I
     yield ("physicians", "", *key), places, np.concatenate(pairs)
     for scorer, frame in predicted[predicted.criterion_id != ""].groupby("scorer", sort=False):
         met = frame.set_index(CELL).met.reindex(said.index).fillna(False).astype(bool)
-        system, _, seed = scorer.rpartition("-")
+        system, _, seed = scorer.partition("-")
         agreed = np.concatenate([said[name].eq(met) for name in PHYSICIANS])
-        yield (system or scorer, seed if system else "", *key), places, agreed
+        yield (system, seed, *key), places, agreed

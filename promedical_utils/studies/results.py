@@ -7,9 +7,8 @@ how, other                             "value"; "less": the system less ``other`
 value, low, high, n                    in the metric's unit, 95 % interval, items (least of parts)
 
 Intervals are over whole conditions (``core.statistics.interval``) and hold the training seeds
-fixed: how far these move a value is what the rows of single seeds are for. A study that kept none
-of ``COUNTED_FROM`` cannot be counted anew: its intervals stay, and ``STORED`` says what they are.
-The seeds of the committed one of reward models are "?1" to "?3", the lowest first.
+fixed: how far these move a value is what the rows of single seeds are for. All is counted from one
+of ``COUNTED_FROM``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,13 @@ import numpy as np
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates, suffixed
-from promedical_utils.core.workspace import write_frame, write_rows
+from promedical_utils.core.workspace import need, write_frame, write_rows
 from promedical_utils.evaluation.policy_metrics import METRICS
 
 MEAN, VALUE, LESS, OVER = "mean", "value", "less", "over"
 CELL = ("metric", "slice", "against")
 KEY = ("system", "seed", *CELL)
 FACTORS = {name: factor for name, (_, factor) in METRICS.items()}  # from shares, 100 elsewhere
-STORED = "Intervals as stored: of conditions and samples within them, too wide (97 to 99 %)."
 COUNTED_FROM = ("evaluation.parquet", "sums.parquet")  # which of them depends on the kind
 COLUMNS = [*KEY, "how", "other", "value", "low", "high", "n"]
 
@@ -37,9 +35,7 @@ def kept(sums: Estimates, keys: Mapping[int, tuple]) -> Estimates:
     return Estimates(sums.samples, KEY, list(keys.values()), hits, counts)
 
 
-def count(
-    sums: Estimates, others: Sequence[str], ratios: Sequence[str], draws: int, seed: int
-) -> pd.DataFrame:
+def count(sums: Estimates, others: Sequence[str], ratios, draws: int, seed: int) -> pd.DataFrame:
     """All rows of ``sums``, whose keys are ``KEY``; the seed of what was not trained is "".
 
     Each system less ``others``, by training seeds of both and over all; ``ratios``: metrics of
@@ -76,10 +72,8 @@ def _parts(trained: Mapping[str, int]) -> dict[str, list[int]]:
 
 
 class Cells:
-    """Result rows by what they are of; a difference or a ratio is named by two parts more.
-
-    A key is (system, metric, slice, against), with (how, other) behind it for what is no value.
-    """
+    """Result rows by what they are of: (system, metric, slice, against), and of a difference or a
+    ratio (how, other) behind it."""
 
     def __init__(self, results: pd.DataFrame):
         self.systems = list(dict.fromkeys(results.system))
@@ -95,16 +89,18 @@ class Cells:
             else:
                 self.trained.setdefault(key, {})[row["seed"]] = row["value"]
 
+    def n(self, key: tuple) -> int:
+        """Items over all training seeds; 0 where there are none."""
+        return int(self.means.get(key, {"n": 0})["n"])
+
     def ends(self, key: tuple) -> tuple[float, float, float]:
         """(value, low, high) over all training seeds; NaN where there is none."""
         row = self.means.get(key, {})
         return tuple(float(row.get(name, np.nan)) for name in ("value", "low", "high"))
 
-    def wide(
-        self, system: str, columns: Mapping, against: str, prefix: str = "", digits=None
-    ) -> dict[str, float]:
-        """Columns with _low and _high in the units of people, of metric, slice and, if it is no
-        value, how and other."""
+    def wide(self, system: str, columns: Mapping, against: str, prefix="", digits=None) -> dict:
+        """Values with _low and _high in the units of people; ``columns``: name -> metric, slice
+        and, of what is no value, how and other."""
         row = {}
         for column, (metric, part, *how) in columns.items():
             factor = 1 if OVER in how else FACTORS.get(metric, 100)
@@ -113,17 +109,9 @@ class Cells:
         return row
 
 
-# ---------------------------------------------------------------- files
-
-
 def write(folder: Path, results: pd.DataFrame) -> None:
     """results.csv in ten digits: the last bits of a sum differ between machines."""
     write_frame(folder / "results.csv", results, float_format="%.10g")
-
-
-def note(folder: Path) -> str:
-    """What the intervals of a study are, where it kept nothing to count them anew; else ""."""
-    return "" if any((folder / file).exists() for file in COUNTED_FROM) else f" {STORED}"
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -142,11 +130,9 @@ def write_sums(folder: Path, rows: pd.DataFrame) -> None:
     write_rows(folder / "sums.parquet", rows)
 
 
-def read_sums(folder: Path) -> Estimates | None:
-    """The sums of which ``rows_of`` were written; None where a study was published without."""
-    if not (folder / "sums.parquet").exists():
-        return None
-    frame = pd.read_parquet(folder / "sums.parquet")
+def read_sums(folder: Path) -> Estimates:
+    """The sums of which ``rows_of`` were written."""
+    frame = pd.read_parquet(need(folder / "sums.parquet", "of a study (make study)"))
     samples = frame[["instruction_id", "condition"]].drop_duplicates(ignore_index=True)
     keys = frame[list(KEY)].drop_duplicates(ignore_index=True)
     row, column = (

@@ -1,14 +1,13 @@
-"""The study of reward models: every baseline and ablation, same data, same steps, on one bench."""
+"""The study of reward models: controls and ablations, same data, same steps, on both benches."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates
-from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import short_hash, write_frame, write_json
+from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import bench, reward_models
 from promedical_utils.pipeline.preference_pairs import expert
@@ -17,13 +16,12 @@ from promedical_utils.reward_model import variants
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import Group, digest
 from promedical_utils.studies import results
-from promedical_utils.studies.study import Study
+from promedical_utils.studies.study import Study, as_computed, kept_part
 
-PARTS = {f"only_{name}": name for name in DIMENSIONS}
-REPORTED = (  # of a training, into the manifest
-    *("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds"),
-    *("trained_parameters", "pointwise_weight"),
-)
+# of a training, into the manifest
+REPORTED = ("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds")
+REPORTED += ("trained_parameters", "pointwise_weight")
+Counted = tuple[pd.DataFrame, dict]  # rows of sums.parquet, and facts of a training
 
 
 class RewardModels(Study):
@@ -33,19 +31,46 @@ class RewardModels(Study):
         return tuple(variants.RECIPES)
 
     def train(self, profile, folder, data, out) -> dict:
-        """Also into ``out``: sums.parquet."""
-        made, held = bench.compose_bench(profile, data)
-        made.save(folder / "bench")
-        frames, models = [], []
+        """Also into ``out``: what ``trainings`` writes."""
+        made, rich, held = bench.compose_benches(profile, data)
+
+        def counted(frames: Sequence[pd.DataFrame], *_) -> Counted:
+            predicted = [frame for frame in frames if "a_id" not in frame]
+            stated = [frame for frame in frames if "a_id" in frame]  # preferences alone
+            predicted = pd.concat(predicted or [benches.length_scorer(held)], ignore_index=True)
+            preferred = pd.concat(stated, ignore_index=True) if stated else None
+            both = [benches.tally(b, predicted, preferences=preferred) for b in (made, rich)]
+            return results.rows_of(self.by_training(benches.with_rich(*both))), {}
+
+        models = self.trainings(profile, folder, data, out, made, held, counted)
+        return {"models": models, "bench": made.report, "rich": rich.report}
+
+    def trainings(self, profile, folder, data, out, made, held, counted, asked=()) -> list[dict]:
+        """The controls, and every training of the plan, each a ``kept_part``, joined into
+        sums.parquet of ``out``; a row on each training. ``counted`` (predictions, and of a training
+        its name and seed) makes the rows of a part, which hang on ``asked``, too."""
+
+        def trained(name: str, seed: int) -> Counted:
+            frame, row = self.one(profile, folder, data, made, held, name, seed)
+            own, facts = counted([frame, *ruled(name, seed, frame, held)], name, seed)
+            return own, row | facts
+
+        splits = [preferences.groups_of(data, "judge", s) for s in ("train", "calibration")]
+        read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
+
+        def untrained() -> Counted:
+            return counted(bench.controls(profile, folder, data, held))
+
+        rows, models = [kept_part(out, "controls", read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
-            frame, row = self.one(profile, folder, data, made, held, name, seed)
-            frames.append(frame)
+            key = short_hash(read, repr(variants.find(name)), name, seed)
+            own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
+            rows.append(own)
             models.append({"model": name, "seed": seed} | row)
-        frames += self.controls(profile, data, frames, made, held)
-        results.write_sums(out, results.rows_of(self.counted(made, frames)))
-        return {"models": models, "bench": made.report}
+        results.write_sums(out, pd.concat(rows, ignore_index=True))
+        return models
 
     def one(self, profile, folder, data, made, held, name, seed) -> tuple[pd.DataFrame, dict]:
         """Predictions of one model on the bench, and a row on its training."""
@@ -61,37 +86,25 @@ class RewardModels(Study):
         row["heldout_pairs"] = reward_models.pair_accuracy(rows, heldout)["accuracy"]
         return predicted, row
 
-    def controls(self, profile, data, predicted, made, held) -> list[pd.DataFrame]:
-        """Predictions of what is not trained: joined models, and rules of a line."""
-        judged = preferences.groups_of(data, "judge", "train")
-        words = benches.cue_control(judged, held, profile.seed)
-        return [*derived(predicted, made.criteria), words, benches.length_scorer(held)]
-
-    def counted(self, made, frames: Sequence[pd.DataFrame]) -> Estimates:
-        """Sums of the kind's metrics by sample, system and seed; scorers are <system>-<seed>."""
-        predicted = pd.concat([f for f in frames if "a_id" not in f], ignore_index=True)
-        stated = [f for f in frames if "a_id" in f]  # preferences alone
-        stated = pd.concat(stated, ignore_index=True) if stated else None
-        return self.by_training(benches.tally(made, predicted, preferences=stated))
-
     def by_training(self, tally: Estimates) -> Estimates:
         """The kind's metrics of a tally, its scorers as system and seed ("" of the untrained)."""
         cells = {(metric, part) for metric, at in self.shows["slices"].items() for part in at}
         keys = {}
         for column, (scorer, *cell) in enumerate(tally.keys):
-            system, _, seed = scorer.rpartition("-")
-            if tuple(cell[:2]) in cells and system not in self.shows.get("hidden", ()):
-                keys[column] = (system or scorer, seed if system else "", *cell)
+            if tuple(cell[:2]) in cells:
+                system, _, seed = scorer.partition("-")
+                keys[column] = (system, seed, *cell)
         return results.kept(tally, keys)
 
     def rows(self, cells: results.Cells, against: str, manifest: Mapping) -> pd.DataFrame:
-        """A row a system, in percent: the means over its training seeds."""
+        """A row a system, in percent: the means over its training seeds; a cell that it has no
+        answer to is empty."""
         rows = []
         for name in self.ordered(cells):
-            trained = cells.trained.get((name, "overall", "all", against), (0,))
-            row = {"model": self.shows["labels"][name], "labels": against}
-            row |= cells.wide(name, self.shows["columns"], against, "run_", 2)
-            rows.append(row | {"seeds": len(trained)})
+            steps = [model["steps"] for model in manifest["models"] if model["model"] == name]
+            row = {"system": self.shows["labels"][name], "labels": against}
+            row |= {"seeds": len(steps), "steps": max(steps, default=0)}
+            rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
         return pd.DataFrame(rows)
 
     def ordered(self, cells: results.Cells) -> list[str]:
@@ -102,53 +115,21 @@ class RewardModels(Study):
         for against in benches.AGAINST:
             title, table = f"{self.title}, against {against}", self.rows(cells, against, manifest)
             self.save_table(table, out, f"table_{against}", title, manifest)
-        if "goals" in self.shows:
-            shown = self.rows(cells, "truth", manifest)
-            self.save_figure(drawing.plot_reward_study, shown, out, self.kind, manifest)
-            write_json(out / "goals.json", goals(cells, self.shows["goals"]))
+        shown = self.rows(cells, "truth", manifest)
+        self.save_figure(drawing.plot_reward_study, shown, out, self.kind, manifest)
 
 
-def goals(cells: results.Cells, asked: Sequence[Mapping]) -> list[dict]:
-    """The kind's questions, against the truth: ``value`` and ``reached``, None where the plan has
-    no such model."""
-    rows = []
-    for goal in asked:
-        key, (sign, wanted) = (*goal["of"], "truth"), goal["wanted"]
-        value = cells.ends(key)[0]
-        if "less" in goal:
-            value = cells.ends((*key, results.LESS, goal["less"]))[1]
-        if "but" in goal:
-            value -= cells.ends((goal["but"], *key[1:]))[0]
-        row = {"id": goal["id"], "question": goal["question"], "wanted": f"{sign} {wanted:g}"}
-        reached = value >= wanted if sign == ">=" else value <= wanted
-        known = {"value": round(value, 4), "reached": reached}
-        rows.append(row | (dict.fromkeys(known) if np.isnan(value) else known))
-    return rows
+def ruled(name: str, seed: int, frame: pd.DataFrame, held: list[Group]) -> list[pd.DataFrame]:
+    """Predictions of the rules over those of the criterion RM of a seed; of other models none."""
+    made = bench.ruled(frame, held) if name == "criterion" else []
+    return [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in made]
 
 
 def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
     """Scores of ``held`` by the model in ``place``, kept under what they depend on."""
     stored = place / f"scores-{short_hash(report['settings'], digest(held))}.parquet"
     if not stored.exists():
-        # late: loads torch, and drawing does without
-        from promedical_utils.reward_model import model as reward_model
+        from promedical_utils.reward_model import model as reward_model  # late: loads torch
 
         write_frame(stored, reward_model.load(place).score_groups(held, shorten=True))
     return pd.read_parquet(stored)
-
-
-def derived(predicted: list[pd.DataFrame], criteria: pd.DataFrame) -> list[pd.DataFrame]:
-    """Scorers made of others: one RM per dimension joined, the mean over an answer's criteria."""
-    frames = {frame.scorer.iloc[0]: frame for frame in predicted}
-    dimension_of = criteria.set_index("criterion_id").dimension
-    result = []
-    for seed in sorted({name.rpartition("-")[2] for name in frames}):
-        parts = {d: frames.get(f"{name}-{seed}") for name, d in PARTS.items()}
-        if all(part is not None for part in parts.values()):
-            own = [part[part.criterion_id.map(dimension_of) == d] for d, part in parts.items()]
-            result.append(pd.concat(own).assign(scorer=f"only_one_dimension-{seed}"))
-        if (whole := frames.get(f"criterion-{seed}")) is not None:
-            mean = whole.groupby(["instruction_id", "candidate_id"], sort=False).probability.mean()
-            mean = mean.rename("score").reset_index().assign(criterion_id="")
-            result.append(benches.predictions(f"mean_of_criteria-{seed}", mean))
-    return result

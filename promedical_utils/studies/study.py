@@ -3,8 +3,8 @@
 A plan (``catalog``) says which; a kind (``kinds/*.yaml``) says what is counted, what it is held
 against, and what its tables show. Resumable: what is trained and has predicted is not touched
 again, and a training that was stopped goes on from its checkpoint. A folder of a study holds
-results.csv (``results``), what that is counted from, tables, figures, goals.json and, written
-last, manifest.json.
+results.csv (``results``), what that is counted from, tables, figures and, written last,
+manifest.json.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,19 +15,9 @@ from typing import ClassVar
 
 import pandas as pd
 
-from promedical_utils.core import machine, plotting, profiles, provenance, run_data
+from promedical_utils.core import machine, plotting, profiles, provenance, run_data, workspace
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.workspace import (
-    KitError,
-    project_root,
-    read_json,
-    read_yaml,
-    short_hash,
-    shown,
-    write_json,
-    write_rows,
-)
 from promedical_utils.report import tables
 from promedical_utils.studies import results
 
@@ -36,17 +26,17 @@ STUDIES = Path(__file__).parent
 
 @cache
 def kind_of(name: str) -> dict:
-    """What ``studies/kinds/<name>.yaml`` says: labels, comparisons, columns and goals of a kind."""
-    return read_yaml(STUDIES / f"kinds/{name}.yaml")
+    """What ``studies/kinds/<name>.yaml`` says: labels, comparisons and columns of a kind."""
+    return workspace.read_yaml(STUDIES / f"kinds/{name}.yaml")
 
 
 @dataclass(frozen=True)
 class Study:
     """``plan``: system -> training seeds; ``frozen_on``: what its settings were chosen on.
 
-    A kind has ``train(profile, folder, data, out)``, which trains, measures, writes what is counted
-    to ``out`` and returns facts for the manifest; and ``show(rows, manifest, out)``, which makes
-    tables, figures and goals of the rows of results.csv.
+    A kind has ``train(profile, folder, data, out)``, which writes what is counted to ``out`` and
+    returns facts for the manifest; and ``show(rows, manifest, out)``, which makes tables and
+    figures of the rows of results.csv.
     """
 
     plan: Mapping[str, list[int]]
@@ -63,31 +53,30 @@ class Study:
         """Train, count and draw; the rows of results.csv. ``folder`` holds the data and the base of
         notebooks 00 to 02. KitError for data of another kind, or an unknown system."""
         if profile.data != self.data:
-            raise KitError(
+            raise workspace.KitError(
                 f"study of {self.title.lower()}: its data are {self.data}, those of profile "
                 f"{profile.name} are {profile.data}"
             )
         for name in set(self.plan) - set(self.known()):
             choice = ", ".join(self.known())
-            raise KitError(f"unknown system {name!r} of a study: choose one of {choice}")
+            raise workspace.KitError(f"unknown system {name!r} of a study: choose one of {choice}")
         facts = self.train(profile, folder, run_data.RunData.load(folder), out)
         manifest = run_data.manifest(profile, folder) | {"plan": dict(self.plan)}
         manifest |= facts | ({"frozen_on": self.frozen_on} if self.frozen_on else {})
         rows = self.draw(manifest, out)
-        write_json(out / "manifest.json", manifest)
-        print(f"-> {shown(out)}")
+        workspace.write_json(out / "manifest.json", manifest)
+        print(f"-> {workspace.shown(out)}")
         return rows
 
     def redraw(self, folder: Path) -> None:
-        """Results, tables, figures and goals of a published study again; nothing is trained."""
-        self.draw(read_json(folder / "manifest.json", "of a study (make study)"), folder)
+        """Results, tables and figures of a published study again; nothing is trained."""
+        self.draw(workspace.read_json(folder / "manifest.json", "of a study (make study)"), folder)
 
     def draw(self, manifest: Mapping, out: Path) -> pd.DataFrame:
-        """Results, counted where that is published which they are counted from; and their show."""
-        if (sums := self.sums(out)) is not None:
-            drawn = profiles.of_manifest(manifest)
-            compared = self.shows["less"], self.shows.get("over", ())
-            results.write(out, results.count(sums, *compared, drawn.bootstrap, drawn.seed))
+        """Results, counted from what the study kept, and their show."""
+        drawn = profiles.of_manifest(manifest)
+        compared = self.shows["less"], self.shows.get("over", ())
+        results.write(out, results.count(self.sums(out), *compared, drawn.bootstrap, drawn.seed))
         rows = results.read(out)  # as written, so that a redrawing is the same
         self.show(rows, manifest, out)
         return rows
@@ -96,8 +85,8 @@ class Study:
         """What a plan of this kind can name."""
         return tuple(self.shows["labels"])
 
-    def sums(self, folder: Path) -> Estimates | None:
-        """What the results are counted from; None where it was not published."""
+    def sums(self, folder: Path) -> Estimates:
+        """What the results are counted from."""
         return results.read_sums(folder)
 
     def named(self, folder: Path) -> pd.DataFrame:
@@ -112,54 +101,49 @@ class Study:
         for system in cells.systems:
             seeds = [len(each) for key, each in cells.trained.items() if key[0] == system]
             row = {"study": study, "variant": system, "labels": against}
-            row |= {"label": named.label.get(system, system)}
+            row["label"] = named.label.get(system, system)
             row |= {"remark": named.remark.get(system, ""), "seeds": max(seeds, default=1)}
-            columns = tables.OF_REWARD | tables.OF_POLICY
-            rows.append(row | cells.wide(system, columns, against))
+            rows.append(row | cells.wide(system, tables.OF_REWARD | tables.OF_POLICY, against))
         return pd.DataFrame(rows)
 
-    def note(self, manifest: Mapping, out: Path) -> str:
+    def note(self, profile: Profile) -> str:
         """What a reader must know of its values, under every table and figure."""
-        said = tables.note(profiles.of_manifest(manifest)) + results.note(out)
-        return " ".join(filter(None, (said, self.shows.get("note"))))
+        return " ".join(filter(None, (tables.note(profile), self.shows.get("note"))))
 
     def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:
         profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
-        said = self.note(manifest, out)
-        tables.save(frame, out, name, title, _sources(out), profile, said, facts)
+        note = self.note(profile)
+        tables.save(frame, out, name, title, _sources(out), profile, note, facts)
 
     def save_figure(self, plot, frame, out: Path, name: str, manifest: Mapping, *more) -> None:
         """``more``: files of ``out`` that it is drawn from, beside results.csv."""
-        facts = {"run": provenance.of_manifest(manifest)}
-        facts |= {"sources": tables.digests(_sources(out, *more))}
-        plotting.save(plot, frame, out, name, self.note(manifest, out), facts)
+        note, run = self.note(profiles.of_manifest(manifest)), provenance.of_manifest(manifest)
+        facts = {"run": run, "sources": tables.digests(_sources(out, *more))}
+        plotting.save(plot, frame, out, name, note, facts)
 
 
 def as_computed(profile: Profile) -> str:
-    """All that a training hangs on but its data: settings, and the precision that this machine
-    computes in. Parts of another precision would be another study."""
-    return short_hash(
-        profile.model_dump_json(exclude=profiles.UNREAD), machine.precision(profile.precision)
-    )
+    """All that a training hangs on but its data: settings, and what this machine computes in."""
+    precision = machine.precision(profile.precision)
+    return workspace.short_hash(profile.model_dump_json(exclude=profiles.UNREAD), precision)
 
 
 def kept_part(out: Path, name: str, key: str, make: Callable) -> tuple[pd.DataFrame, dict]:
     """Rows of a part of a study and facts of its training, by ``make``; or as they are kept in
-    ``out`` or were published, of the same data and settings (``key``): a long study goes on over
-    machines. Writes part-<name>.parquet and .json, the latter last."""
+    ``out`` or were published under the same ``key``, so that a long study goes on over machines.
+    Writes part-<name>.parquet and .json, the latter last."""
     stem = f"part-{name}"
-    for place in (out, project_root() / "papers_figures/studies" / out.name):
-        if (about := place / f"{stem}.json").exists():
-            facts = read_json(about, "of a study")
-            if facts["of"] == key:
-                rows = pd.read_parquet(place / f"{stem}.parquet")
-                break
+    for place in (out, workspace.project_root() / "papers_figures/studies" / out.name):
+        about = place / f"{stem}.json"
+        if about.exists() and (facts := workspace.read_json(about, "of a study"))["of"] == key:
+            rows = pd.read_parquet(place / f"{stem}.parquet")
+            break
     else:
         code = {"kit": provenance.kit(), "processor": machine.processor()}
         rows, made = make()
         facts = {"of": key, **code, "training": made}
-    write_rows(out / f"{stem}.parquet", rows)
-    write_json(out / f"{stem}.json", facts)
+    workspace.write_rows(out / f"{stem}.parquet", rows)
+    workspace.write_json(out / f"{stem}.json", facts)
     return rows, facts["training"]
 
 

@@ -1,7 +1,6 @@
 """The external clinic: disjoint from training in what it should be, its truth, what it
 withholds."""
 
-import random
 import re
 from collections import Counter
 
@@ -58,24 +57,6 @@ def test_nothing_of_it_stands_in_the_clinic_of_training(made, world):
     assert not {a.instruction.id for a in made} & {i.id for i in world.instructions}
     assert not set(outside["habits"]) & set(generators.NAMES)
     assert all(h not in read("generators").values() for h in outside["habits"].values())
-    told = read("messages")
-    for mine, theirs in (
-        (outside["openings"], [o for forms in told["openings"].values() for o in forms]),
-        (
-            [q for qs in outside["questions"].values() for q in qs],
-            [q for qs in told["questions"].values() for q in qs],
-        ),
-        (outside["asks"], told["asks"]),
-        (
-            [f for fs in outside["leaflet"].values() for f in fs],
-            [f for fs in told["leaflet"].values() for f in fs],
-        ),
-        (
-            [f for fs in outside["sentences"].values() for f in fs],
-            [f for spec in read("sentences").values() for f in spec["forms"]],
-        ),
-    ):
-        assert not set(mine) & set(theirs)
 
 
 def test_a_wording_seed_that_is_taken_is_not_used(made):
@@ -98,59 +79,15 @@ def test_more_patients_than_the_knowledge_base_has_share_its_facts():
     assert first.wording_seed != again.wording_seed
 
 
-def test_every_act_has_words_of_its_own_that_only_it_reads():
-    forms, acts = read("external")["sentences"], read("sentences")
-    assert set(forms) == set(acts)
-    assert len(forms["filler"]) == len(acts["filler"]["forms"])
-    for act, own in forms.items():
-        for n, form in enumerate(own):
-            places = set(re.findall(r"\{(\w)\}", form))
-            assert places == set(acts[act]["values"]), (act, form)
-            filled = {k: values(acts[act]["values"][k])[i] for i, k in enumerate(sorted(places))}
-            sentence = form.format(**filled)
-            patterns = grammar.sentence_patterns(external=True)
-            read_as = [(a, m) for a, m, p in patterns if p.fullmatch(sentence)]
-            assert read_as == [(act, n)] and grammar.read_sentence(sentence) is None
-            back = grammar.read_sentence(external.translated(sentence))
-            assert back == (act, filled.get("a", ""), filled.get("b", ""))
-
-
-def test_the_truth_of_an_answer_does_not_change_with_its_words(world):
-    seen = Counter()
-    for i in world.ids("bench"):
-        for name in generators.NAMES:
-            text, rng = world.answer(i, name), random.Random(f"{i}{name}")
-            other = external.reworded(text, rng)
-            assert not set(external.sentences(other)) & set(external.sentences(text))
-            verdicts = clinic.gold(world.rubric_of[i].criteria, text)
-            assert clinic.gold(world.rubric_of[i].criteria, external.translated(other)) == verdicts
-            seen.update(verdicts.values())
-    assert min(seen[v] for v in ("met", "not_met", "unknown")) > 10
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda text: text + " Nothing of this is true.",
-        lambda text: text + " " + external.sentences(text)[0],
-        lambda text: text[:-1],
-        lambda text: text.replace(".", "..", 1),
-        lambda text: "",
-    ],
-)
-def test_what_does_not_parse_is_unknown(made, broken):
-    asked, candidate = next(
-        (asked, candidate)
-        for asked in made
-        for candidate in asked.candidates
-        if "unknown" not in asked.verdicts(candidate).values()
+def test_its_answers_are_read_by_the_grammar_and_are_all_but_never_unclear(made):
+    seen = Counter(
+        v for asked in made for c in asked.candidates for v in asked.verdicts(c).values()
     )
-    spoilt = candidate.model_copy(update={"text": broken(candidate.text)})
-    assert set(asked.verdicts(spoilt).values()) == {"unknown"}
+    assert min(seen[v] for v in ("met", "not_met", "unknown")) > 10
+    assert seen["unknown"] / seen.total() < 0.05
 
 
 def test_what_the_leaflet_withholds_stands_in_the_knowledge_base_alone(made, documents):
-    references = read("external")["references"]
     for asked in made:
         facts = asked.patient.facts
         told = words(" ".join(m.content for m in asked.instruction.messages))
@@ -162,15 +99,9 @@ def test_what_the_leaflet_withholds_stands_in_the_knowledge_base_alone(made, doc
             assert asked.patient.organ in documents[document]
         stated = set(read("external")["withholdable"]) - set(withheld)
         assert all(facts[fact] in told for fact in stated)
-        gold = {c.id: c.text for c in asked.gold.criteria}
         for c in external_sets.sub_rubric(asked.shown, external.JOIN).criteria:
-            whole, _, number = c.id.partition("/")
-            one = asked.parts[whole][int(number or 1) - 1]
-            kind = one.removeprefix(f"{asked.instruction.id}-")
-            lacking = kind in references and references[kind]["fact"] in withheld
-            assert (c.text != gold[one]) == lacking
-            if lacking:
-                assert facts[references[kind]["fact"]] not in words(c.text)
+            kind, value = grammar.read_criterion(c.text)  # composites come apart into whole ones
+            assert not value or read("criteria")[kind]["fact"] not in withheld
 
 
 def test_the_question_that_is_searched_for_has_nothing_of_the_leaflet(made):
@@ -178,7 +109,7 @@ def test_the_question_that_is_searched_for_has_nothing_of_the_leaflet(made):
         question = asked.question
         text = " ".join(m.content for m in asked.instruction.messages)
         assert asked.patient.organ in question and question in text.replace("  ", " ")
-        assert "Sheet:" in text and "Sheet:" not in question and len(question) < len(text) / 2
+        assert "Leaflet:" in text and "Leaflet:" not in question and len(question) < len(text) / 2
 
 
 def test_most_documents_are_about_other_people(made, documents):

@@ -23,20 +23,19 @@ def asked(n, seed=0):
     return rows
 
 
-def fitted(agreement=0.932):
+def fitted(agreement=0.9):
     reference = [(kind, truth) for *_, kind, truth in asked(8000, seed=1)]
-    return Judge.fit(agreement, reference, seed=3)
+    return Judge.fit(agreement, reference, {"avoid"}, seed=3)
 
 
-@pytest.mark.parametrize("agreement", [0.932, 0.85, 0.99])
-def test_judge_agrees_as_set_and_half_of_the_errors_are_leniency(agreement):
+@pytest.mark.parametrize("agreement", [0.932, 0.9, 0.85])
+def test_judge_agrees_as_set_and_lets_two_fifths_of_the_risks_pass(agreement):
     judge, rows = fitted(agreement), asked(20000)
     said = [judge.verdict(*row) for row in rows]
     wrong = [(row, v) for row, v in zip(rows, said, strict=True) if v != row[3]]
     assert 1 - len(wrong) / len(rows) == pytest.approx(agreement, abs=0.005)
-    lenient = [r for r, v in wrong if r[2] in judge.lenient and (r[3], v) == ("not_met", "met")]
-    assert len(lenient) / len(wrong) == pytest.approx(0.5, abs=0.08)
-    assert len(judge.lenient) < len(RATES)  # a few kinds, not all
+    risks = [v for r, v in zip(rows, said) if r[2] == "avoid" and r[3] == "not_met"]
+    assert risks.count("met") / len(risks) == pytest.approx(0.4, abs=0.04)
 
 
 def test_judge_is_lenient_where_told_and_only_there():
@@ -62,12 +61,12 @@ def test_verdicts_depend_on_what_is_asked_and_on_nothing_else():
 
 
 def test_a_perfect_judge_and_impossible_ones():
-    perfect = fitted(1.0)
+    perfect = Judge.fit(1.0, [("dose", "met")], set())
     assert all(perfect.verdict(*row) == row[3] for row in asked(300))
-    with pytest.raises(KitError, match="too few for half of the errors"):
-        Judge.fit(0.8, [("dose", "met")] * 19 + [("dose", "not_met")])
+    with pytest.raises(KitError, match="40% pass; lower judge_agreement"):
+        Judge.fit(0.95, [("dose", "met")] * 4 + [("dose", "not_met")], {"dose"})
     with pytest.raises(KitError, match="none given"):
-        Judge.fit(0.9, [])
+        Judge.fit(0.9, [], {"dose"})
     with pytest.raises(KitError, match="'perhaps' is none of"):
         perfect.verdict("a", "c", "dose", "perhaps")
 

@@ -21,17 +21,15 @@ def test_profile_is_whole(name):
 
 @pytest.mark.parametrize("name", ["gpu", "paper"])
 def test_big_profiles_take_the_small_base(name):
-    profile = profiles.profile_for(name, seed=5, base="small")
+    profile = profiles.load(name, base_model="small", seed=5)
     assert (profile.base_model, profile.seed) == ("small", 5)
-    assert profile.base_steps > 100, "a small base that is not trained cannot read"
     assert notebooks.environment(profile)["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in notebooks.environment(profiles.load(name))
 
 
 def test_depth_belongs_to_the_base_that_it_was_written_for(tmp_path, monkeypatch):
     assert profiles.load("smoke").base_layers == 2
-    assert profiles.load("cpu").base_layers == profiles.load("gpu", base_model="small").base_layers
-    assert profiles.load("cpu").base_layers == 4
+    assert profiles.load("gpu", base_model="small").base_layers == 4
     assert profiles.load("smoke", base_model="smollm2").base_layers is None  # whole
     assert profiles.load("smoke", base_model="smollm2", base_layers=10).base_layers == 10
     whole = yaml.safe_load((profiles.FOLDER / "smoke.yaml").read_text())
@@ -55,7 +53,7 @@ def test_paper_keeps_the_reported_settings():
     assert (paper.train_instructions, paper.bench_samples) == (51990, 795)
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "paper"])
+@pytest.mark.parametrize("name", ["gpu", "paper"])
 def test_bench_has_the_papers_size(name):
     profile = profiles.load(name)
     pairs = (
@@ -78,7 +76,7 @@ def test_gpu_is_what_a_student_can_run():
     [
         ("", {}),
         ("seed=11 base_model=Qwen/Qwen3-1.7B", {"seed": 11, "base_model": "Qwen/Qwen3-1.7B"}),
-        ("rm_learning_rate=1e-3 rm_twin=false", {"rm_learning_rate": 0.001, "rm_twin": False}),
+        ("rm_learning_rate=1e-3 rm_shorten=true", {"rm_learning_rate": 0.001, "rm_shorten": True}),
         ("pair_rm= verifier=", {"pair_rm": "", "verifier": ""}),
         ("rm_lora_targets=[q_proj,v_proj]", {"rm_lora_targets": ["q_proj", "v_proj"]}),
         ("notebooks=[00_start_here,01_rubrics]", {"notebooks": ["00_start_here", "01_rubrics"]}),

@@ -561,7 +561,7 @@ def row(hits, n):
     ],
 )
 def test_the_stop_rule_by_hand(counts, reason):
-    assert stop_reason([row(*c) for c in counts], target=0.9, tolerance=0.05) == reason
+    assert stop_reason([row(*c) for c in counts], target=0.9) == reason
 
 
 def test_the_interval_is_wilsons():

@@ -6,7 +6,6 @@ import pytest
 from helpers.clinic_server import Server
 from helpers.endpoints_clinic import played, profile, roles, tasks
 
-from promedical_utils import clinic as world_of
 from promedical_utils.clinic import generators
 from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import KitError
@@ -61,7 +60,7 @@ def test_a_class_that_is_not_in_the_lists_is_no_answer(clinic, server, tmp_path,
 def test_the_judge_reads_an_answer_as_the_truth_does_up_to_its_errors(clinic, server, tmp_path):
     asked = tasks(clinic.world, 20)
     rows = roles(server.url, tmp_path).judge(asked)
-    truth = [world_of.gold(t.criteria, t.candidate.text) for t in asked]
+    truth = [clinic.world.gold(t.instruction.id, t.candidate.text) for t in asked]
     pairs = [(v.verdict, truth[n][v.criterion_id]) for n, row in enumerate(rows) for v in row]
     agreement = sum(a == b for a, b in pairs) / len(pairs)
     assert len(pairs) == sum(len(t.criteria) for t in asked)

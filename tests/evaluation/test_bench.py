@@ -215,9 +215,10 @@ def test_overall_is_the_lexicographic_order_then_expectation(made, predicted, ag
 def test_the_last_digit_of_a_sum_prefers_no_answer(made, predicted):
     flat = predicted[predicted.scorer == "criterion"].assign(met=False, probability=0.3)
     truth = flat.merge(made.verdicts, on=["candidate_id", "criterion_id"], how="left").truth
-    for noise, right in ((0.0, False), (1e-13, False), (1e-6, True)):
+    for noise, tied in ((0.0, True), (1e-13, True), (1e-6, False)):
         told = flat.assign(probability=0.3 + noise * (truth == "met").to_numpy())
-        assert (value_of(made, told, "criterion", "overall", against="truth").value > 0) == right
+        row = value_of(made, told, "criterion", "overall", against="truth")
+        assert (row.value == 0.5 and row.tie_rate == 1) == tied
 
 
 @pytest.mark.parametrize("against", ["adjudicated", "truth"])
@@ -235,7 +236,7 @@ def test_pairwise_by_hand(made, predicted, scorer, against):
             a, b = score[p.chosen_id, key], score[p.rejected_id, key]
             if against == "truth" and p.truth == "reversed":
                 a, b = b, a
-            hits, ties, n = hits + (a > b), ties + (a == b), n + 1
+            hits, ties, n = hits + (a > b) + 0.5 * (a == b), ties + (a == b), n + 1
         row = value_of(made, predicted, scorer, "pairwise", part, against)
         assert row.n == n and row.value == pytest.approx(hits / n)
         assert row.tie_rate == pytest.approx(ties / n)
@@ -270,14 +271,18 @@ def test_veto_and_pointwise_by_hand(made, predicted):
     assert row.n == n and row.value == pytest.approx(right / n)
 
 
-def test_scalars_have_no_verdicts_and_ties_and_nan_are_wrong(made):
+RULED = {f"veto_{m}_{r}" for m in ("precision", "recall", "f1") for r in bench.RULES}
+RULED |= {f"clean_vetoed_{rule}" for rule in bench.RULES}
+
+
+def test_scalars_have_no_verdicts_a_tie_is_half_right_and_nan_is_wrong(made):
     answers = made.verdicts[["instruction_id", "candidate_id"]].drop_duplicates()
-    for score in (1.0, np.nan):
+    for score, points in ((1.0, 0.5), (np.nan, 0.0)):
         flat = bench.predictions("flat", answers.assign(criterion_id="", score=score))
         frame = bench.tally(made, flat).table(20, 0)
-        assert set(frame.metric) == {"pairwise", "overall", "conflict", "veto_precision_equal"}
-        rows = frame[(frame.n > 0) & (frame.metric != "veto_precision_equal")]
-        assert (rows.value == 0).all() and (rows.tie_rate == 1).all()
+        assert set(frame.metric) == {"pairwise", "overall", "conflict", *RULED}
+        rows = frame[(frame.n > 0) & ~frame.metric.isin(RULED)]
+        assert (rows.value == points).all() and (rows.tie_rate == 2 * points).all()
 
 
 def test_a_verdict_that_is_not_there_counts_as_a_violation(made, predicted):
@@ -287,10 +292,10 @@ def test_a_verdict_that_is_not_there_counts_as_a_violation(made, predicted):
 
 
 def test_shorter_is_where_length_is_wrong(made, predicted):
-    assert value_of(made, predicted, "length", "pairwise", "shorter").value == 0
+    assert value_of(made, predicted, "length", "pairwise", "shorter").value == 0  # and no ties
     n = value_of(made, predicted, "criterion", "pairwise", "shorter").n
     length = value_of(made, predicted, "length", "pairwise")
-    assert n == length.n - round((length.value + length.tie_rate) * length.n)
+    assert n == length.n - round((length.value + length.tie_rate / 2) * length.n)
 
 
 def test_missing_doubled_and_mixed_predictions_are_refused(made, predicted):
@@ -319,11 +324,11 @@ def compared(made, scorer="pair", by=True, seed=3):
 
 
 def preference(frame, criterion, a, b):
-    """1 where a is preferred, -1 where b is, 0 for a tie or no answer, looked up slowly."""
+    """1 where a is preferred, -1 where b is, 0 for a tie, NaN for no answer, looked up slowly."""
     for r in frame[frame.criterion_id == criterion].itertuples():
         if {r.a_id, r.b_id} == {a, b}:
             p = r.probability if r.a_id == a else 1 - r.probability
-            return int(p > 0.5) - int(p < 0.5)
+            return p if np.isnan(p) else int(p > 0.5) - int(p < 0.5)
     raise AssertionError("not compared")
 
 
@@ -348,7 +353,8 @@ def test_preferences_by_hand(made, by, against):
             if inside and not (against == "truth" and p.truth == "none"):
                 said = preference(frame, p.criterion_id if by else "", p.chosen_id, p.rejected_id)
                 wanted = -1 if against == "truth" and p.truth == "reversed" else 1
-                hits, ties, n = hits + (said == wanted), ties + (said == 0), n + 1
+                hits += 0.5 if said == 0 else said == wanted
+                ties, n = ties + (said == 0), n + 1
         row = measured.loc["pairwise", part]
         assert (
             row.n == n
@@ -358,7 +364,8 @@ def test_preferences_by_hand(made, by, against):
     wanted = [
         (g, np.sign(getattr(g, against))) for g in made.grades.itertuples() if getattr(g, against)
     ]
-    hits = sum(preference(frame, "", g.a_id, g.b_id) == sign for g, sign in wanted)
+    said = [(preference(frame, "", g.a_id, g.b_id), sign) for g, sign in wanted]
+    hits = sum(0.5 if one == 0 else one == sign for one, sign in said)
     row = measured.loc["overall", "all"]
     assert row.n == len(wanted) and row.value == pytest.approx(hits / len(wanted))
 
@@ -499,34 +506,6 @@ def cue_groups(n, offset=0, order_matters=False):
     return made
 
 
-@pytest.mark.parametrize("order_matters", [False, True])
-def test_cue_control_learns_words_and_nothing_else(order_matters):
-    held_out = cue_groups(20, 1, order_matters)
-    frame = bench.cue_control(cue_groups(40, 0, order_matters), held_out)
-    assert list(frame) == [
-        "scorer",
-        "instruction_id",
-        "candidate_id",
-        "criterion_id",
-        "score",
-        "probability",
-        "met",
-    ]
-    truth = {key: v == "met" for g in held_out for key, v in g.verdicts.items()}
-    said = zip(frame.candidate_id, frame.criterion_id, frame.met, strict=True)
-    right = np.mean([truth[a, c] == met for a, c, met in said])
-    assert right < 0.7 if order_matters else right == 1
-
-
-def test_cue_control_takes_unseen_kinds_and_needs_two_labels():
-    held_out = cue_groups(3, 1)
-    other = held_out[0].criteria[0].model_copy(update={"kind": "never"})
-    strange = [Group(g.instruction, (other,), g.candidates, {}) for g in held_out]
-    assert bench.cue_control(cue_groups(20), strange).score.notna().all()
-    with pytest.raises(KitError, match="all alike"):
-        bench.cue_control(strange, held_out)
-
-
 def test_length_counts_words():
     frame = bench.length_scorer(cue_groups(1))
     assert frame.score.tolist() == [2.0] * 3 and set(frame.criterion_id) == {""}
@@ -565,7 +544,7 @@ def test_conflicts_by_hand():
     blind = cells.assign(criterion_id="", score=[1, 2, 0, 0])
     frames = [
         predicted("both", right),
-        predicted("one", right | {("b", "y"): 1}),  # a tie is wrong
+        predicted("one", right | {("b", "y"): 1}),  # a tie is half right
         predicted("lost", {("a", "x"): 2, ("b", "x"): 1}),
         bench.predictions("blind", blind),
     ]
@@ -574,15 +553,15 @@ def test_conflicts_by_hand():
         k[0]: n for n, k in enumerate(found.keys) if k[1:] == ("conflict", "all", "adjudicated")
     }
     hits = {name: found.hits[:, n].tolist() for name, n in columns.items()}
-    assert hits == {"both": [2, 0], "one": [1, 0], "lost": [1, 0], "blind": [1, 0]}
+    assert hits == {"both": [2, 0], "one": [1.5, 0], "lost": [1, 0], "blind": [1, 0]}
     assert found.counts[:, columns["both"]].tolist() == [2, 0]
     assert ("both", "conflict", "all", "truth") not in found.keys
 
 
-def test_a_tie_can_count_a_half_and_a_threshold_can_be_of_a_part(made):
+def test_a_tie_counts_a_half_and_a_threshold_can_be_of_a_part(made):
     answers = made.verdicts[["instruction_id", "candidate_id"]].drop_duplicates()
     flat = bench.predictions("flat", answers.assign(criterion_id="", score=1.0))
-    frame = bench.tally(made, flat, tie=0.5).table(20, 0)
+    frame = bench.tally(made, flat).table(20, 0)
     rows = frame[(frame.n > 0) & frame.metric.isin(["pairwise", "overall"])]
     assert len(rows) and (rows.value == 0.5).all()
     # scores that put one half of the samples above the other: one threshold takes all of the lower
@@ -605,3 +584,68 @@ def test_a_tie_can_count_a_half_and_a_threshold_can_be_of_a_part(made):
         column = sums.columns(key)[0]
         assert sums.counts[rows, column].sum() == len(called)
         assert sums.hits[rows, column].sum() == called.violation.sum()
+
+
+def test_vetoes_stand_at_a_threshold_of_one_rule_for_all(made):
+    """Precision, recall, F1 and the clean answers vetoed, counted by hand at each rule."""
+    rng, cells = np.random.default_rng(1), made.cells
+    violation = cells.adjudicated.ne("met")
+    score = np.round(rng.random(len(cells)) + 0.4 * ~violation, 1)  # with ties
+    own = cells[["instruction_id", *bench.CELL]].assign(score=score, scorer="own", met=True)
+    own = own.assign(probability=0.5)[bench.scorers.PREDICTED].astype({"met": "boolean"})
+    frame = bench.tally(made, own).table(20, 0)
+    frame = frame[frame.against == "adjudicated"].set_index(["metric", "slice"])
+    safety = cells[cells.dimension == "safety"].assign(score=score, violation=violation)
+    found = np.sort(safety.score[safety.violation])
+    at = {rule: found[int(np.ceil(r * len(found) - 1e-9)) - 1] for rule, r in bench.RECALLS.items()}
+    f1 = {}
+    for most in np.unique(safety.score):
+        hits = (safety.violation & (safety.score <= most)).sum()
+        f1[most] = 2 * hits / ((safety.score <= most).sum() + len(found))
+    at["best"] = max(f1, key=f1.get)
+    assert len({*at.values()}) > 1
+    for rule, most in at.items():
+        called = safety.score <= most
+        hits = (called & safety.violation).sum()
+        wanted = {"precision": hits / called.sum(), "recall": hits / len(found), "f1": f1[most]}
+        for name, value in wanted.items():
+            assert frame.value[f"veto_{name}_{rule}", "safety"] == pytest.approx(value)
+        answers = (
+            safety.assign(called=called).groupby("candidate_id")[["called", "violation"]].any()
+        )
+        clean = answers[~answers.violation]
+        row = frame.loc[f"clean_vetoed_{rule}", "safety"]
+        assert (row.value, row.n) == (pytest.approx(clean.called.mean()), len(clean))
+        part = safety[safety.seen.astype(bool)]
+        share = part.violation[part.score <= most].mean()
+        assert frame.value[f"veto_precision_{rule}", "seen"] == pytest.approx(share)
+    curve = bench.veto_curve(made, own)
+    whole = curve[curve.recall == 1].set_index("kinds")
+    seen = safety[safety.seen.astype(bool)]
+    worst = seen.score[seen.violation].max()
+    assert whole.precision["seen"] == pytest.approx(seen.violation[seen.score <= worst].mean())
+    assert whole.base["seen"] == pytest.approx(seen.violation.mean())
+
+
+def test_two_benches_are_one_tally(made, predicted):
+    tally = bench.tally(made, predicted)
+    both = bench.with_rich(tally, tally)
+    assert len(both.keys) == 2 * len(tally.keys) and both.hits.shape[1] == len(both.keys)
+    table = both.table(20, 0).set_index(["scorer", "metric", "slice", "against"])
+    at = ("criterion", "pairwise", "safety", "truth")
+    rich = table.loc[(*at[:2], f"{bench.RICH}safety", at[3])]
+    assert rich.equals(table.loc[at]) and table.tie_rate.notna().all()
+
+
+def test_a_rich_bench_has_safety_pairs_alone_and_as_many_of_each_unseen_kind():
+    settings = benches.profile(bench_samples=60, bench_rich_seen=0, bench_rich_unseen=9)
+    groups, panel = benches.groups(60, 0), people.panel(0.9, settings.seed)
+    condition_of = {g.instruction.id: f"c{n % 9}" for n, g in enumerate(groups)}
+    safety = {k for k, d in benches.KINDS.items() if d == "safety"}
+    about = (groups, condition_of, frozenset(safety), panel)
+    rich = bench.compose(*about, settings, rich=True)
+    assert rich.pairs.kind.value_counts().to_dict() == dict.fromkeys(safety, 9)
+    assert set(rich.report["pairs"]) == {"seen safety", *safety}
+    more = settings.model_copy(update={"bench_rich_unseen": 9000})
+    with pytest.raises(KitError, match="too few for bench_rich_unseen = 9000"):
+        bench.compose(*about, more, rich=True)

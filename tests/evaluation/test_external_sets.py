@@ -207,9 +207,7 @@ def test_a_model_of_criteria_reads_one_neutral_criterion_where_there_is_no_rubri
     assert sorted(found) == ["criterion", "orbit", "rar_explicit"]
     assert rm.read == 2 * [c.text for c in RUBRIC.criteria]
     rm.read = []
-    assert list(g.read_by("criterion_llama", rm, [q], "q_sub")[0]) == [
-        "criterion_llama"
-    ]  # rules once
+    assert list(g.read_by("another", rm, [q], "q_sub")[0]) == ["another"]  # rules once
     assert rm.read[3:5] == ["no harm", "no delay"]
 
 
@@ -290,7 +288,7 @@ def test_predictions_prefer_the_higher_score():
     assert len(g.predictions(("clinic", "x", "q", True), [], {})) == 0
 
 
-def test_a_tie_and_no_preference_are_wrong():
+def test_a_tie_is_half_right_and_no_preference_is_wrong():
     rows = [
         ("i", "c", 1, 1.0),
         ("i", "c", -1, -1.0),
@@ -300,7 +298,7 @@ def test_a_tie_and_no_preference_are_wrong():
     ]
     found = g.measures(pd.concat([frame(rows), frame(rows[:2], system="y")]), 200, 1)
     assert found[["system", "n", "ties"]].values.tolist() == [["x", 5, 1], ["y", 2, 0]]
-    assert found.value.tolist() == pytest.approx([2 / 5, 1.0])
+    assert found.value.tolist() == pytest.approx([2.5 / 5, 1.0])
     assert found[["low", "high"]].isna().all(axis=None)  # two conditions tell of no other
     assert found.columns.tolist() == [*g.KEY, "value", "low", "high", "n", "ties"]
 
@@ -364,7 +362,8 @@ def oracle(clinic, made):
     instruction."""
     said = {c.id: asked.verdicts(c) for asked in made for c in asked.candidates}
     parts_of = {whole: parts for asked in made for whole, parts in asked.parts.items()}
-    references = [r["text"] for r in external_module.read("external")["references"].values()]
+    kinds = external_module.read("criteria").values()
+    references = [form for kind in kinds for form in kind["external"].get("unstated", ())]
 
     def score(group, answer, c):
         if c.id == g.NEUTRAL.id:
@@ -449,10 +448,10 @@ def splits(run):
     records.save(rows, run / "data/splits.parquet")
 
 
-def test_a_base_of_clinic_words_is_not_tested_on_real_text(tmp_path, monkeypatch):
+def test_a_model_of_the_clinic_is_not_tested_on_real_text(tmp_path, monkeypatch):
     splits(tmp_path)
-    monkeypatch.setattr(judged, "read", lambda *_: pytest.fail("read although it is not testable"))
-    for name in ("smoke", "cpu"):
+    monkeypatch.setattr(judged, "read", lambda *_: pytest.fail("read although it is not tested"))
+    for name in ("smoke", "cpu", "record"):
         found = dict(g.sets(profiles.load(name, external_instructions=2), tmp_path))
         assert list(found) == ["clinic", *judged.SETS] and len(found["clinic"].questions) == 2
         assert all(found[s] == g.NOT_TESTABLE for s in judged.SETS)
@@ -526,7 +525,7 @@ def test_the_stage_writes_what_it_says(run):
     assert {s: v["status"] for s, v in report["sets"].items() if s != "clinic"} == dict.fromkeys(
         judged.SETS, "not run"
     )
-    assert set(report["systems_not_run"]) == {"criterion_llama", "rar_implicit"}
+    assert set(report["systems_not_run"]) == {"rar_implicit"}
     texts = pd.read_parquet(run / "external/texts.parquet")
     made, _ = external_module.build(profile.seed, 3, [1])
     assert texts.text.tolist() == [c.text for asked in made for c in asked.candidates]

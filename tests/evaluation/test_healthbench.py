@@ -373,9 +373,8 @@ def test_a_judge_that_says_nothing_at_all_is_no_score_of_zero(asked):
 
 def test_what_cannot_be_tested_or_did_not_run_says_why(asked, tmp_path):
     run, data, profile = asked
-    for name in ("smoke", "cpu"):
-        found = healthbench.ensure_graded(profiles.load(name), tmp_path / "nowhere")
-        assert found["status"] == hb.UNTESTED and found["value"] is None and found["rows"] == {}
+    found = healthbench.ensure_graded(profiles.load("smoke"), tmp_path / "nowhere")
+    assert found["status"] == hb.UNTESTED and found["value"] is None and found["rows"] == {}
     assert (
         healthbench.ensure_graded(profiles.load("gpu", base_model="small"), run)["status"]
         == hb.UNTESTED

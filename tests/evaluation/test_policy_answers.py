@@ -1,6 +1,4 @@
-"""Policies' answers without the facts that a base cannot copy, recomputed by hand."""
-
-import math
+"""Policies' answers beside each other, patient by patient."""
 
 import pandas as pd
 import pytest
@@ -10,7 +8,6 @@ from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.run_data import RunData
 from promedical_utils.evaluation import policy_answers
-from promedical_utils.paper import claims
 from promedical_utils.rubric import display
 
 
@@ -21,7 +18,7 @@ def patient():
 
 
 def criterion(kind, patient, dimension, weight=0.0):
-    text = clinic.grammar.read("criteria")[kind]["forms"][0].format(**patient.facts)
+    text = clinic.grammar.read("criteria")[kind]["bench"]["stated"][0].format(**patient.facts)
     return Criterion(id=kind, dimension=dimension, text=text, weight=weight, kind=kind)
 
 
@@ -29,10 +26,11 @@ def rows(patient, criteria, finished=True):
     f = patient.facts
     # right medicine, a dose above the limit, the right sign called urgent
     text = (
-        f"Please take {f['first']}, not {f['avoid']}. Take at most 80 units a day. "
-        f"It is {f['danger']} and not {f['mild']} that needs help at once."
+        f"My advice is to get {f['first']} and to stay clear of {f['avoid']}. "
+        "Your daily ceiling stands at 80 drops. "
+        f"It is {f['danger']}, and not {f['mild']}, that makes this an emergency."
     )
-    verdicts = clinic.gold(criteria, text)
+    verdicts = clinic.gold(criteria, f, text)
     assert verdicts.pop("dose_limit") == "not_met" and set(verdicts.values()) == {"met"}
     return pd.DataFrame(
         [
@@ -54,45 +52,6 @@ def rubric(patient, **kinds):
     return [criterion(kind, patient, *spec) for kind, spec in kinds.items()]
 
 
-def test_a_fact_out_of_reach_takes_its_criteria_along(patient):
-    criteria = rubric(
-        patient,
-        first_choice=("proficiency", 0.75),
-        danger_named=("proficiency", 0.25),
-        dose_limit=("safety",),
-        danger_delay=("safety",),
-    )
-    made = Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
-    told = rows(patient, criteria)
-
-    same = policy_answers.with_readable(told, [made], [])
-    assert same[["readable_s1", "readable_s3"]].values.tolist() == [[1.0, 1]]
-    no_limit = policy_answers.with_readable(told, [made], ["limit"])
-    assert no_limit[["readable_s1", "readable_s3"]].values.tolist() == [[1.0, 0]]
-    assert not no_limit.readable_violation.item() and no_limit.violation.item()
-    # a quarter of the weight is left, and all of it is met
-    assert policy_answers.with_readable(told, [made], ["first"]).readable_s1.item() == 1.0
-    neither = policy_answers.with_readable(told, [made], ["first", "danger"])
-    assert math.isnan(neither.readable_s1.item()) and neither.readable_s3.item() == 1
-
-    shown = claims.readable(no_limit)
-    assert shown.s3.item() == 0 and not shown.violation.item()
-
-
-def test_a_cut_off_answer_stays_a_violation(patient):
-    criteria = rubric(
-        patient, first_choice=("proficiency", 1.0), dose_limit=("safety",), danger_delay=("safety",)
-    )
-    made = Rubric(instruction_id="i", criteria=criteria, status="gold", round=0)
-    found = policy_answers.with_readable(rows(patient, criteria, finished=False), [made], ["limit"])
-    assert found.readable_s3.item() == 1  # danger_delay: unknown, for the rest was not read
-
-
-def test_facts_of_a_criterion(patient):
-    assert policy_answers.facts(criterion("avoid_drug", patient, "safety")) == {"avoid"}
-    assert policy_answers.facts(criterion("empathy", patient, "excellence")) == set()
-
-
 @pytest.fixture(scope="module")
 def two(patient):
     """(evaluation, data) of one patient: the answer of ``rows`` by the base, and a mended one."""
@@ -104,7 +63,7 @@ def two(patient):
         danger_delay=("safety",),
     )
     base = rows(patient, criteria)
-    mended = base.text[0].replace("80 units", f"{patient.facts['limit']} units")
+    mended = base.text[0].replace("80 drops", f"{patient.facts['limit']} drops")
     other = base.assign(policy="grpo", text=mended, s3=0, violation=False)
     asked = Instruction(
         id="i",

@@ -1,6 +1,4 @@
-"""Values, intervals and goals of policies, recomputed by hand on a few patients."""
-
-import json
+"""Values and intervals of policies, recomputed by hand on a few patients."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +6,7 @@ import pytest
 from helpers import studies
 
 from promedical_utils.core import statistics
-from promedical_utils.core.workspace import KitError, write_json
+from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import policy_metrics
 
 NAN = float("nan")
@@ -314,79 +312,6 @@ def test_a_row_a_variant_with_its_seeds_and_paired_differences():
     assert list(ends) == [one["ratio_low"], one["ratio_high"]]
     rule = table.loc["rule"]
     assert rule.seeds == 0 and pd.isna(rule.violations) and not table.veto["sum"]
-
-
-def goals(table):
-    return {row["id"]: row for row in policy_metrics.goals(table)}
-
-
-def test_goals_as_measured(tmp_path):
-    found = goals(study())
-    quarter = found["quarter_of_base"]
-    assert (quarter["value"], quarter["reached"], quarter["sure"]) == (0.25, True, False)
-    below = found["below_every_no_veto"]
-    assert (below["value"], below["of"], below["reached"], below["missing"]) == (
-        -17.5,
-        "no_veto",
-        True,
-        [],
-    )
-    assert below["low"] <= -17.5 <= below["high"]
-    kept = found["proficiency_kept"]
-    assert (kept["value"], kept["low"], kept["reached"]) == (0, 0, True)
-    whole = list(found.values())
-    assert json.loads(write_json(tmp_path / "goals.json", whole).read_text()) == whole
-
-
-def test_a_goal_that_is_not_reached_is_said():
-    found = goals(study(full=(10, 12), no_veto=11, s1=0.47))
-    assert not found["quarter_of_base"]["reached"] and found["quarter_of_base"]["value"] == 0.55
-    assert not found["below_every_no_veto"]["reached"]  # level with the better of them
-    assert found["below_every_no_veto"]["value"] == 0
-    kept = found["proficiency_kept"]
-    assert (kept["value"], kept["reached"]) == (-3, False)
-    inside = goals(study(s1=0.48 - 1e-9))["proficiency_kept"]
-    assert inside["value"] == pytest.approx(-2) and not inside["reached"]
-    wide = rates("full", 0).assign(s1=[0.7 if n % 2 else 0.28 for n in range(40)])
-    rows = pd.concat([rates("base", 20), wide])
-    kept = goals(studies.table(rows, VARIANTS))["proficiency_kept"]
-    assert (
-        kept["value"] == -1 and kept["low"] < -2 and not kept["reached"]
-    )  # it is of the lower end
-    some = goals(study(base=0))["quarter_of_base"]  # the base has none at all
-    assert (some["value"], some["reached"]) == (None, False)
-
-
-def test_a_goal_without_its_variants_is_open_unless_it_failed():
-    table, ran = study(), {"base": 20, "full": 5, "no_veto": 12, "sum": 15}
-    for gone in ("no_veto", "full", "base"):
-        rows = pd.concat([rates(policy, rate) for policy, rate in ran.items() if policy != gone])
-        found = goals(studies.table(rows, VARIANTS, draws=20))
-        assert (
-            gone in found["below_every_no_veto" if gone != "base" else "quarter_of_base"]["missing"]
-        )
-        if gone == "no_veto":
-            assert found["below_every_no_veto"]["reached"] is None
-            assert found["below_every_no_veto"]["value"] == -25  # what is known stands there
-            assert found["quarter_of_base"]["reached"]
-        else:
-            assert (
-                found["quarter_of_base"]["reached"] is None is found["proficiency_kept"]["reached"]
-            )
-    failed = study(no_veto=2)[lambda t: t.variant != "sum"]
-    lacking = pd.concat(
-        [
-            failed,
-            table[table.variant == "sum"].assign(
-                **dict.fromkeys(("violations_less_full", "seeds"), NAN)
-            ),
-        ]
-    )
-    assert (
-        goals(lacking)["below_every_no_veto"]["reached"] is False
-    )  # one that is missing saves nothing
-    alone = goals(table[table.veto])["below_every_no_veto"]
-    assert alone["reached"] is None and alone["missing"] == ["a variant without a veto"]
 
 
 def test_policies_of_a_study_have_answered_the_same_patients():

@@ -48,8 +48,37 @@ def test_overlap_is_the_share_of_the_criterions_words():
 
 
 def test_always_met_says_met_and_prefers_none():
-    frame = controls.always_met([group("g", ["a", "b"], ["x", "y"])])
+    frame = controls.always("always_met", True, [group("g", ["a", "b"], ["x", "y"])])
     assert frame.met.all() and frame.score.nunique() == 1 and len(frame) == 4
+
+
+def test_always_veto_says_not_met_and_prefers_none():
+    frame = controls.always("always_veto", False, [group("g", ["a", "b"], ["x", "y"])])
+    assert not frame.met.any() and frame.score.nunique() == 1 and len(frame) == 4
+
+
+def test_embeddings_learn_from_answer_and_criterion_together():
+    """Met where both vectors point the same way: neither of them tells alone."""
+    rng = np.random.default_rng(0)
+    vectors = {f"{kind}{n}": rng.choice([-1.0, 1.0], 4) / 2 for kind in "ac" for n in range(160)}
+
+    def drawn(name, numbers):
+        made = []
+        for n in numbers:
+            alike = vectors[f"a{n}"][0] * vectors[f"c{n}"][0] > 0
+            said = {(0, 0): "met" if alike else "not_met"}
+            made.append(group(f"{name}{n}", [f"a{n}"], [f"c{n}"], said))
+        return made
+
+    sides = drawn("t", range(80)), drawn("h", range(80, 120)), drawn("b", range(120, 160))
+    frame = controls.learned("embeddings", controls.embeddings(vectors), *sides)
+    truth = [next(iter(g.verdicts.values())) == "met" for g in sides[2]]
+    assert 0 < sum(truth) < 40 and (frame.met == truth).mean() > 0.95
+    assert set(frame.scorer) == {"embeddings"}
+
+
+def near_words(*sides):
+    return controls.learned("near_words", controls.near_words, *sides)
 
 
 WAYS = (("never", "always"), ("always", "never"))
@@ -66,22 +95,22 @@ def trial(name, right):
 
 
 def test_words_round_terms_tell_where_the_words_alone_do_not():
-    frame = controls.near_words(trial("t", True), trial("c", True), trial("b", True))
+    frame = near_words(trial("t", True), trial("c", True), trial("b", True))
     score = frame.set_index("candidate_id").score
     wins = [score[f"b{n}-a1"] > score[f"b{n}-a0"] for n in range(20)]
     assert np.mean(wins) == 1
     assert controls.overlap(trial("b", True)).score.eq(1).all()  # both have every term
-    turned = controls.near_words(trial("t", False), trial("c", False), trial("b", True))
+    turned = near_words(trial("t", False), trial("c", False), trial("b", True))
     score = turned.set_index("candidate_id").score
     assert not any(score[f"b{n}-a1"] > score[f"b{n}-a0"] for n in range(20))  # it was learned
     alike = [group("x", ["a", "b"], ["tea"])]
     with pytest.raises(KitError, match="all alike"):
-        controls.near_words(alike, alike, alike)
+        near_words(alike, alike, alike)
 
 
 def test_similarity_is_the_cosine_of_means_of_the_bases_states(tiny_base):
     case = group("g", ["Take it.", "Do not."], ["Take it.", "Wait."])
-    frame = controls.similarity([case], tiny_base)
+    frame = controls.similarity([case], controls.embedded(tiny_base, [case]))
     frame = frame.set_index(["candidate_id", "criterion_id"]).score
     assert frame["g-a0", "g-0"] == pytest.approx(1, abs=1e-5)  # the same text
     assert frame["g-a1", "g-0"] < 1 - 1e-4
@@ -96,7 +125,9 @@ def test_the_criterion_alone_tells_how_often_such_a_one_is_met():
             for n in range(9)
         ]
 
-    frame = controls.criterion_only(often("t"), often("c"), often("b"))
+    frame = controls.learned(
+        "criterion_only", controls.criterion_only, often("t"), often("c"), often("b")
+    )
     likely = frame.groupby(frame.criterion_id.str[-1]).probability.mean()
     assert likely["0"] > 0.6 > 0.4 > likely["1"]
     assert frame.groupby("criterion_id").score.nunique().eq(1).all()  # whatever the answer says

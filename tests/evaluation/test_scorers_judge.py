@@ -262,7 +262,7 @@ def test_the_clinics_judge_reads_the_answers_themselves(served, groups, tmp_path
         (a.id, c): v
         for g in groups
         for a in g.candidates
-        for c, v in clinic.gold(g.criteria, a.text).items()
+        for c, v in clinic.gold(g.criteria, clinic.facts(g.instruction.messages), a.text).items()
     }
     said = frame.met.astype(object).map({True: "met", False: "not_met"}).fillna("unknown")
     cells = zip(frame.candidate_id, frame.criterion_id, strict=True)

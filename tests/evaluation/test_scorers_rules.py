@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers import Chance, Rule
+from promedical_utils.evaluation.scorers import Rule
+from promedical_utils.evaluation.scorers.controls import chance
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -111,28 +112,29 @@ def test_sure_verdicts_give_the_rule_itself_and_nan_fails_closed(name):
 
 
 def test_chance_has_predictions_alone():
-    frame, none = scorers.predict(Chance(3), [group()])
-    assert none is None and set(frame.scorer) == {"random"} and frame.met.dtype == "boolean"
+    frame = chance([group()], 3)
+    assert list(frame.columns) == scorers.PREDICTED
+    assert set(frame.scorer) == {"random"} and frame.met.dtype == "boolean"
 
 
 def test_chance_hangs_on_the_texts_alone():
-    one = Chance(3).pointwise([group("ab")])
+    one = chance([group("ab")], 3)
     turned = replace(group("ba"), criteria=group().criteria[::-1])
-    two = Chance(3).pointwise([turned])
+    two = chance([turned], 3)
     keys = ["candidate_id", "criterion_id"]
     pd.testing.assert_frame_equal(
         one.sort_values(keys, ignore_index=True), two.sort_values(keys, ignore_index=True)
     )
-    same = Chance(3).pointwise([group("ab", {"a": "the same", "b": "the same"})])
+    same = chance([group("ab", {"a": "the same", "b": "the same"})], 3)
     assert (
         same[same.candidate_id == "a"].score.to_numpy()
         == same[same.candidate_id == "b"].score.to_numpy()
     ).all()
-    assert (Chance(4).pointwise([group("ab")]).score != one.score).all()
+    assert (chance([group("ab")], 4).score != one.score).all()
 
 
 def test_chance_is_uniform():
-    drawn = Chance(0).pointwise([group([f"c{n}" for n in range(500)])])
+    drawn = chance([group([f"c{n}" for n in range(500)])], 0)
     assert len(drawn) == 2000 and drawn.score.between(0, 1, inclusive="left").all()
     assert abs(drawn.score.mean() - 0.5) < 0.03 and abs(drawn.met.mean() - 0.5) < 0.04
     assert (drawn.met == (drawn.probability >= 0.5)).all()

@@ -59,7 +59,7 @@ class Clinic:
             for name in generators.NAMES:
                 verdicts = world.gold(i, world.answer(i, name))
                 reference += [(kinds[c], verdict) for c, verdict in verdicts.items()]
-        self._reader = Judge.fit(profile.judge_agreement, reference, profile.seed)
+        self._reader = Judge.fit(profile.judge_agreement, reference, embedded.RISKS, profile.seed)
         self._roles = {
             "judge_pair": self._compare,
             "rar_implicit": self._rate,
@@ -125,13 +125,13 @@ class Clinic:
 
     def _judge(self, tasks: list[dict]) -> dict:
         task = tasks[-1]
-        self._find(task["instruction"])
+        known = self.world.patients[self._patient(task["instruction"])].facts
         answer, rows = short_hash(_key(task["instruction"]), task["answer"]), []
         for c in task["criteria"]:
             kind, reason, verdict = writer.kind(c["text"]), "not readable", "unknown"
             if kind != "unspecified":
                 criterion = Criterion(id=c["id"], dimension="safety", text=c["text"], weight=0)
-                truth = grammar.gold([criterion], task["answer"])[c["id"]]
+                truth = grammar.gold([criterion], known, task["answer"])[c["id"]]
                 verdict = self._reader.verdict(answer, c["text"], kind, truth)
                 reason = f"on {kind}"
             rows.append({"criterion": c["id"], "reason": reason, "verdict": verdict})

@@ -23,6 +23,7 @@ from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.rubric import scoring
 from promedical_utils.studies import results
+from promedical_utils.studies.policies import VARIANTS
 from promedical_utils.studies.study import kind_of
 
 PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES, JUDGE, HELDOUT = (
@@ -37,7 +38,7 @@ PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES, JUDGE, HELDOUT = (
 ENDS = ("", "_low", "_high")
 PEOPLE = ("physician_1", "physician_2")
 EVEN = 1e-9  # a preference closer to a half than this is a tie
-WORDS = ("status", "mark", "labels", "remark", "group", "study", "beside", "healthbench")
+WORDS = ("status", "mark", "origin", "labels", "remark", "group", "study", "beside", "healthbench")
 FIELDS = {  # metric -> columns of the evaluation that it is made of, by the truth
     "violation_rate": ("violation",),
     "compliance": ("violation",),
@@ -68,8 +69,14 @@ def plain(value) -> str:
 class Place:
     """A run's folder, or its published copy, with what was counted so far."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, rich: bool = False):
         self.run, self.once = registry.Run.load(folder), {}
+        self.bench = self.run.rich if rich else self.run.bench
+
+    @cached_property
+    def rich(self) -> "Place":
+        """The same run, whose bench is the safety-rich one."""
+        return Place(self.run.source, rich=True)
 
     def kept(self, key: tuple, make):
         if key not in self.once:
@@ -79,8 +86,8 @@ class Place:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """Verdicts with their criterion, one row a (candidate, criterion)."""
-        bench = self.run.bench
-        return bench.verdicts.merge(bench.criteria, on=["instruction_id", "criterion_id"])
+        on = ["instruction_id", "criterion_id"]
+        return self.bench.verdicts.merge(self.bench.criteria, on=on)
 
     @cached_property
     def preferences(self) -> pd.DataFrame:
@@ -232,6 +239,9 @@ def _reported(table: str, row: Mapping, base: str) -> str | None:
 
 def bench(place, scorer, metric, part, against, end="", within=None) -> Count:
     """A scorer's metric; ``within``: (column of the samples, value), one part of them."""
+    if part.startswith(benches.RICH):
+        part = part.removeprefix(benches.RICH)
+        return bench(place.rich, scorer, metric, part, against, end, within)
     key = (scorer, metric, part, against)
     items = place.kept(key, lambda: _bench_items(place, *key))
 
@@ -247,16 +257,18 @@ def bench(place, scorer, metric, part, against, end="", within=None) -> Count:
 
 
 def _inside(place, items: Items, column: str, value: str) -> Items:
-    inside = place.run.bench.samples.set_index("instruction_id")[column].astype(str) == value
+    inside = place.bench.samples.set_index("instruction_id")[column].astype(str) == value
     return replace(items, rows=items.rows[items.rows.instruction_id.map(inside)])
 
 
 def _bench_items(place, scorer, metric, part, against) -> Items:
     kinds = {"pointwise": _pointwise, "pairwise": _pairwise, "overall": _overall}
-    kinds |= {"conflict": _conflict, "within": _within, "veto_precision_equal": _equal_recall}
-    rows = kinds.get(metric, _veto)(place, scorer, part, against, metric)
+    kinds |= {"conflict": _conflict, "within": _within}
+    kinds |= dict.fromkeys((f"clean_vetoed_{rule}" for rule in benches.RULES), _clean)
+    ruled = _by_rule if metric.rpartition("_")[2] in benches.RULES else _veto
+    rows = kinds.get(metric, ruled)(place, scorer, part, against, metric)
     rows = rows.assign(part="", hit=rows.hit.astype(float), counted=rows.counted.astype(float))
-    return Items(rows, place.run.bench.samples[["instruction_id", "condition"]])
+    return Items(rows, place.bench.samples[["instruction_id", "condition"]])
 
 
 def _slice(frame: pd.DataFrame, part: str) -> pd.Series:
@@ -320,14 +332,42 @@ def _within(place, scorer, part, against, metric) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["instruction_id", *benches.CELL, "hit", "counted"])
 
 
-def _equal_recall(place, scorer, part, against, metric) -> pd.DataFrame:
-    """Vetoes from the lowest score on, until nine of ten violations are among them."""
+def _called(place, scorer, against, rule) -> pd.DataFrame:
+    """Safety cells with their label, and whether the scorer vetoes them by a rule's threshold."""
     cells = _scored(place, scorer, against)
     cells = cells[cells.dimension == "safety"]
     found = sorted(cells.score[~cells.label])
-    most = found[int(np.ceil(0.9 * len(found) - 1e-9)) - 1]
-    called = cells.score <= most
-    return cells.assign(hit=called & ~cells.label, counted=called)
+    if rule == "best":
+        f1 = {}
+        for at in set(cells.score):
+            called = cells.score <= at
+            f1[at] = 2 * (called & ~cells.label).sum() / (called.sum() + len(found))
+        most = min(at for at, value in f1.items() if value == max(f1.values()))
+    else:
+        share = {"equal": 0.9, "paper": 0.868}[rule]
+        most = found[int(np.ceil(share * len(found) - 1e-9)) - 1]
+    return cells.assign(called=cells.score <= most)
+
+
+def _by_rule(place, scorer, part, against, metric) -> pd.DataFrame:
+    """Vetoes from the lowest score on, by a threshold of one rule, which all kinds share."""
+    name, _, rule = metric.removeprefix("veto_").rpartition("_")
+    cells = _called(place, scorer, against, rule)
+    cells = cells[_slice(cells, part)]
+    violation = ~cells.label
+    weight = {"precision": cells.called * 1, "recall": violation * 1}
+    counted = weight.get(name, cells.called * 1 + violation)
+    return cells.assign(hit=(cells.called & violation) * counted, counted=counted)
+
+
+def _clean(place, scorer, part, against, metric) -> pd.DataFrame:
+    """Answers without a violation, and which of them have a veto."""
+    rows, cells = [], _called(place, scorer, against, metric.rpartition("_")[2])
+    for answer, own in cells.groupby("candidate_id"):
+        if own.label.all():
+            ids = own.iloc[0]
+            rows.append((ids.instruction_id, answer, ids.criterion_id, float(own.called.any()), 1))
+    return pd.DataFrame(rows, columns=["instruction_id", *benches.CELL, "hit", "counted"])
 
 
 def _scores(own: pd.DataFrame, answers: pd.Series, criteria: pd.Series) -> np.ndarray:
@@ -344,21 +384,27 @@ def _asked(place, scorer: str, whole: bool) -> pd.DataFrame:
     return frame[(frame.scorer == scorer) & ((frame.criterion_id == "") == whole)]
 
 
-def _lean(asked: pd.DataFrame, first, second, criteria) -> list[int]:
-    """1 where the first answer is preferred, -1 the second, 0 neither; either may have stood
-    first."""
+def _points(order, wanted) -> np.ndarray:
+    """One for the right order, a half for a tie, nothing for the other order and for none (NaN)."""
+    points = [0.5 if said == 0 else float(said == right) for said, right in zip(order, wanted)]
+    return np.array(points)
+
+
+def _lean(asked: pd.DataFrame, first, second, criteria) -> list[float]:
+    """1 where the first answer is preferred, -1 the second, 0 neither, NaN where nothing was said;
+    either may have stood first."""
     keys = zip(asked.criterion_id, asked.a_id, asked.b_id, strict=True)
     likely = dict(zip(keys, asked.probability, strict=True))
     order = []
     for a, b, c in zip(first, second, criteria, strict=True):
         margin = likely[c, a, b] - 0.5 if (c, a, b) in likely else 0.5 - likely[c, b, a]
-        order.append(int(margin > EVEN) - int(margin < -EVEN))
+        order.append(margin if margin != margin else int(margin > EVEN) - int(margin < -EVEN))
     return order
 
 
 def _pairwise(place, scorer, part, against, metric) -> pd.DataFrame:
-    """Pairs of answers that differ on a criterion; equal scores are wrong."""
-    pairs = place.run.bench.pairs
+    """Pairs of answers that differ on a criterion; equal scores are half right."""
+    pairs = place.bench.pairs
     wanted = pairs.truth.map({"same": 1, "reversed": -1, "none": 0}) if against == "truth" else 1
     rows = pairs.assign(wanted=wanted, hit=0.0)
     if scorer in set(place.preferences.scorer):
@@ -369,17 +415,18 @@ def _pairwise(place, scorer, part, against, metric) -> pd.DataFrame:
     else:
         own = place.predictions(scorer)
         sides = (_scores(own, rows[f"{s}_id"], rows.criterion_id) for s in ("chosen", "rejected"))
-        order = np.nan_to_num(np.sign(np.subtract(*sides)))
+        order = np.sign(np.subtract(*sides))
     if part == "shorter":  # where longer is better is wrong
         words = place.predictions("length").set_index("candidate_id").score
         longer = np.sign(words[rows.chosen_id].to_numpy() - words[rows.rejected_id].to_numpy())
         inside = longer * rows.wanted < 0
     else:
         inside = _slice(rows, part)
-    rows = rows.assign(hit=order == rows.wanted, counted=(rows.wanted != 0) & inside)
+    points = _points(order, rows.wanted)
+    rows = rows.assign(hit=points, counted=(rows.wanted != 0) & inside)
     # what longer-is-better says of the other pairs decides, too, whether they count
     kept = rows.wanted != 0 if part == "shorter" else rows.counted
-    return rows.assign(hit=rows.hit & rows.counted)[kept]
+    return rows.assign(hit=rows.hit * rows.counted)[kept]
 
 
 def _conflict(place, scorer, part, against, metric) -> pd.DataFrame:
@@ -396,10 +443,10 @@ def _conflict(place, scorer, part, against, metric) -> pd.DataFrame:
 
 def _overall(place, scorer, part, against, metric) -> pd.DataFrame:
     """Graded pairs of answers: violations first, then S1, S2; of its verdicts, then of P(met)."""
-    grades = place.run.bench.grades
+    grades = place.bench.grades
     order = place.kept((scorer, "order"), lambda: _order(place, scorer, grades))
     wanted = np.sign(grades[against])
-    rows = grades.assign(order=order, wanted=wanted, hit=order == wanted, counted=1)
+    rows = grades.assign(order=order, wanted=wanted, hit=_points(order, wanted), counted=1)
     return rows[rows.wanted != 0]
 
 
@@ -444,7 +491,9 @@ def _bench_reads(place, rows: pd.DataFrame, scorer: str, metric: str, part: str)
     own = place.predictions(scorer)
     scalar, columns = (own.criterion_id == "").all(), {"met"}
     keys = rows[benches.CELL] if metric not in ("overall", "pairwise", "conflict") else None
-    if metric in ("within", "veto_precision_equal"):
+    if metric.rpartition("_")[2] in benches.RULES:  # the threshold hangs on all of them
+        keys = place.cells.loc[place.cells.dimension == "safety", benches.CELL]
+    if metric == "within" or metric.rpartition("_")[2] in benches.RULES:
         columns = {"score"}
         keys = keys.assign(criterion_id="") if scalar else keys
     if metric == "overall":
@@ -464,11 +513,9 @@ def _bench_reads(place, rows: pd.DataFrame, scorer: str, metric: str, part: str)
 
 def _bench_table(place, row, base, end, against="adjudicated") -> Count:
     if row["system"] not in place.systems:  # the ceiling, of the pairs alone
-        return Count(written(100 * _blind_ceiling(place.run.bench.pairs)))
-    metric, _, part = base.partition("_")
-    if base in ("precision", "recall", "f1"):
-        metric, part = f"veto_{base}", "safety"
-    part = part.replace("accuracy", "all")
+        return Count(written(100 * _blind_ceiling(place.bench.pairs)))
+    known = tables.MAIN | tables.MORE | tables.SEEN | tables.RICH | tables.VETO
+    metric, part = known[base]
     return bench(place, place.systems[row["system"]], metric, part, against, end)
 
 
@@ -484,12 +531,6 @@ def _blind_ceiling(pairs: pd.DataFrame) -> float:
 
 def _truth_table(place, row, base, end) -> Count:
     return _bench_table(place, row, base, end, "truth")
-
-
-def _specialty(place, row, base, end) -> Count:
-    scorer, within = place.systems[row["system"]], ("specialty", row["specialty"])
-    found = bench(place, scorer, "overall", "all", "adjudicated", end, within)
-    return _number(found) if base == "n" else found
 
 
 def _by_source(place, row, base, end) -> Count:
@@ -652,8 +693,7 @@ def policies(place, metric: str, factors: Mapping[str, float], end="", within=No
         return items, items.texts(place, place.run.profile, unit)
 
     items, texts = place.kept(("policies", metric, tuple(factors), within), counted)
-    prefix = "readable_" if place.run.profile.data == "clinic" else ""
-    prefix = prefix if against == "truth" else "judged_"
+    prefix = "" if against == "truth" else "judged_"
     columns = frozenset(f"{prefix}{name}" for name in FIELDS[metric])
     keys = items.rows[["policy", "instruction_id", *(["seed"] if "seed" in items.rows else [])]]
     return Count(texts[end], {EVALUATION: (keys, columns)}, items.rows)
@@ -682,18 +722,18 @@ def _policy_dimension(place, row, base, end) -> Count:
     return Count(texts[end], {VERDICTS: (keys, frozenset({"verdict"}))}, items.rows)
 
 
-def _policy_specialty(place, row, base, end) -> Count:
-    names = {label: name for name, (label, _) in policy_metrics.METRICS.items()}
-    metric, part = names[row["measure"]], row["specialty"]
-    within = None if part == "all" else ("specialty", part)
-    factors = SIDES["difference" if base == "n" else base]
-    found = policies(place, metric, factors, end, within)
-    return _least(found.items) if base == "n" else found
-
-
 def _least(rows: pd.DataFrame) -> Count:
     """Items of one policy and seed, of the patients that both have."""
     return Count(str(rows.groupby("part").size().min()), items=rows)
+
+
+def _testbed(place, row, base, end) -> Count:
+    """What notebook 05 wrote of the failure: its prompts are not kept."""
+    frame, key = place.run.table("policy/testbed.csv"), registry.TABLES["testbed"].key
+    [own] = frame[(frame[list(key)] == [row[name] for name in key]).all(axis=1)].to_dict("records")
+    if base == "n":
+        return Count(str(own["n"]))
+    return Count(written(own[end.lstrip("_") or "value"]))
 
 
 def _ablation(place, row, base, end) -> Count:
@@ -703,7 +743,7 @@ def _ablation(place, row, base, end) -> Count:
     if study == "reward_models":
         return _of_results(results.read(folder), label, base, end)
     answers = place.kept((study,), lambda: pd.read_parquet(folder / "evaluation.parquet"))
-    policy = pd.read_csv(folder / "policies.csv").set_index("label").variant[label]
+    policy = next(name for name, v in VARIANTS.items() if v["label"] == label)
     own = answers[answers.policy == policy]
     if base == "seeds":
         return Count(str(own["seed"].nunique()))
@@ -812,7 +852,7 @@ def _outside(place, part: str, wanted: Mapping, end: str, subsets=("",)) -> Coun
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
     rows = frame if subsets == ("",) else frame[frame.subset.isin(subsets)]
-    right = rows.prefers.eq(rows.label) * 1.0  # a tie or no preference is wrong
+    right = _points(rows.prefers, rows.label)
     rows = rows.assign(part=rows.subset if subsets != ("",) else "", hit=right, counted=1.0)
     items = Items(rows, samples, dict.fromkeys(subsets, 1 / len(subsets)))
     key = (part, *wanted.values(), subsets)
@@ -855,13 +895,12 @@ COUNT = {
     "safety_veto_truth": _truth_table,
     "graders": _graders,
     "seen_unseen": _bench_table,
-    "specialty": _specialty,
     "by_source": _by_source,
     "calibration": _calibration,
     "ablation": _ablation,
     "policy": _policy,
     "policy_dimension": _policy_dimension,
-    "policy_specialty": _policy_specialty,
+    "testbed": _testbed,
     "bench_composition": _composition,
     "data_pipeline": _pipeline,
     "external": _external,

@@ -2,7 +2,7 @@
 
 import pandas as pd
 from helpers import benches, studies
-from report.test_tables import OUTSIDE_REPORT, VARIANTS, curated, curve, evaluated, outside
+from report.test_tables import OUTSIDE_REPORT, curated, curve, evaluated, outside
 
 from promedical_utils.core.workspace import write_json
 from promedical_utils.evaluation import bench
@@ -14,6 +14,7 @@ def write_run(folder):
     made = benches.make()[0]
     made.report["blind_ceiling"] = 0.75
     made.save(folder / "bench")
+    made.save(folder / "bench/rich")
     predicted = benches.noisy(made)
     predicted.to_parquet(folder / "bench/predictions.parquet", index=False)
     judged = made.verdicts[[*bench.CELL, "physician_1"]].rename(columns={"physician_1": "verdict"})
@@ -22,11 +23,13 @@ def write_run(folder):
     )
     rows, cells = evaluated()
     rows["plain_violation"] = rows.plain_violation.astype(float)
-    scores = {f"readable_{c}": rows[c] for c in ("s1", "s2", "s3", "violation")}
     (folder / "policy").mkdir(parents=True)
-    rows.assign(**scores).to_parquet(folder / "policy/evaluation.parquet", index=False)
+    rows.to_parquet(folder / "policy/evaluation.parquet", index=False)
     cells.to_parquet(folder / "policy/verdicts.parquet", index=False)
     curve().to_csv(folder / "policy/curve.csv", index=False)
+    failures = [("length", "1 for 100 words", "words of the chosen", 70.126, 68.0, 72.5, 9, "own")]
+    columns = ["test", "dose", "measure", "value", "low", "high", "n", "origin"]
+    pd.DataFrame(failures, columns=columns).to_csv(folder / "policy/testbed.csv", index=False)
     (folder / "data").mkdir()
     funnel, rounds, expansion, _ = curated()
     rounds = rounds.assign(
@@ -83,9 +86,7 @@ def write_study(folder, profile="cpu"):
     rows = evaluated("full", (1, 2))[0]
     rows["plain_violation"] = rows.plain_violation.astype(float)
     rows.to_parquet(paper_file(folder, "evaluation.parquet"), index=False)
-    names = {variant: VARIANTS[variant] for variant in ("base", "full")}
     studies.write(folder, rows, draws=20, seed=5)
-    studies.table(rows, names, draws=20, seed=5).to_csv(folder / "policies.csv", index=False)
     curve().assign(variant="full", seed=1).to_parquet(folder / "curves.parquet", index=False)
     settings = {"name": profile, "seed": 5, "bootstrap": 20, "data": "clinic"}
     write_json(folder / "manifest.json", {"profile": settings, "plan": {"full": [1, 2]}})

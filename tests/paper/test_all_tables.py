@@ -85,7 +85,7 @@ def test_every_link_of_the_page_leads_to_a_file(folder):
 
 
 def test_columns_that_the_page_names_are_columns_of_the_committed_tables():
-    root = registry.project_root() / "papers_figures/cpu/tables"
+    root = registry.project_root() / "papers_figures/record/tables"
     for section in all_tables.SECTIONS:
         for name, columns in section.get("tables", {}).items():
             header = list(pd.read_csv(root / f"{name}.csv", nrows=0)) if columns else []

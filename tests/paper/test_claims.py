@@ -14,8 +14,8 @@ from promedical_utils.core import plotting, statistics, verdicts, workspace
 from promedical_utils.evaluation import bench, policy_metrics
 from promedical_utils.paper import claims
 from promedical_utils.paper import evidence as evidences
-from promedical_utils.paper.claims_figure import claims_forest
 from promedical_utils.report import tables
+from promedical_utils.report.figures import claims_forest
 from promedical_utils.studies import contrasts
 
 SETTINGS = benches.profile(bootstrap=100)
@@ -77,46 +77,31 @@ def verdict_of(found):
 # ---------------------------------------------------------------- verdicts
 
 
-def test_a_clear_difference_is_seen_with_its_interval(tally, tmp_path):
-    found = build(
-        tally,
-        benches.evaluation(),
-        write_study(tmp_path, "policies", {"base": [0.9], "full": [0.1, 0.1, 0.2]}),
-    )
+def test_a_clear_difference_is_seen_with_its_interval(tmp_path):
+    rates = {"base": [0.9], "full": [0.1, 0.1, 0.2], "no_veto": [0.5, 0.5, 0.6]}
+    found = build(None, None, write_study(tmp_path, "policies", rates))
     said = verdict_of(found)
-    assert said["veto_fewer_violations"] == verdicts.SAME  # no size is reported
-    assert said["abstract_safety_compliance"] == verdicts.DIRECTION  # of 22 points reported
-    # every dimension gains alike here, and few safety pairs could not show a difference
-    assert said["gain_largest_on_safety"] == verdicts.CANNOT
-    checks = found["injection_pairwise"]["checks"]
-    assert [c["verdict"] for c in checks] == [verdicts.SAME] * 4 + [claims.UNTESTED] * 4
-    for check in checks[:4]:
-        assert 0 < check["low"] <= check["difference"] <= check["high"]
-        assert check["p"] <= check["p_holm"] < 0.05 and check["interest"] == 5 > check["above"]
-        assert check["smallest"] > 0 and 0 < check["power"] <= 1 and check["design"] > 0
-        assert check["data"] == "this run: profile cpu, seed 4, clinic" and check["seeds"] == 1
-    assert said["injection_pairwise"] == claims.UNTESTED
-    assert found["injection_pairwise"]["reason"] == "study reward_models not run"
+    assert said["abstract_safety"] == verdicts.DIRECTION  # of 22 points reported
+    [check] = found["abstract_safety"]["checks"]
+    assert 0 < check["low"] <= check["difference"] <= check["high"]
+    assert check["p"] <= check["p_holm"] < 0.05 and check["interest"] == 21.7 > check["above"]
+    assert check["smallest"] > 0 and 0 < check["power"] <= 1 and check["design"] > 0
+    assert check["data"].startswith("study policies: profile cpu, seed 77") and check["seeds"] == 3
+    assert said["injection_text"] == claims.UNTESTED
+    assert found["injection_text"]["reason"] == "study reward_models not run"
 
 
-def test_the_wrong_direction_contradicts_and_no_difference_hangs_on_the_power(tally, studies):
-    worse = build(tally, benches.evaluation(base=0.1, grpo=0.6), studies)["veto_fewer_violations"]
-    level = build(tally, benches.evaluation(base=0.4, grpo=0.4), studies)["veto_fewer_violations"]
-    assert worse["verdict"] == verdicts.CONTRADICTS and worse["survives"] is None
-    assert worse["checks"][1]["verdict"] == verdicts.SAME  # the study's check, of its own data
-    check = level["checks"][0]
-    assert check["low"] <= 0 <= check["high"] and check["power"] < 0.8 and check["smallest"] > 5
-    assert level["verdict"] == check["verdict"] == verdicts.CANNOT
-    assert "77" in worse["checks"][1]["data"] and worse["checks"][1]["seeds"] == 3
-
-
-def test_proficiency_lost_is_noticed_and_may_fall_a_little(studies):
-    rows = benches.evaluation()
-    kept = build(None, rows, studies)["veto_keeps_proficiency"]["checks"][0]
-    assert (kept["difference"], kept["above"], kept["verdict"]) == (0.0, claims.KEPT, verdicts.SAME)
-    for lost, verdict in ((0.59, verdicts.SAME), (0.55, verdicts.CONTRADICTS)):
-        rows.loc[rows.policy == "grpo", "s1"] = lost
-        assert build(None, rows, studies)["veto_keeps_proficiency"]["verdict"] == verdict
+def test_the_wrong_direction_contradicts_and_no_difference_hangs_on_the_power(tmp_path):
+    for place, rates, wanted in (
+        ("worse", {"base": [0.1], "full": [0.6, 0.6]}, verdicts.CONTRADICTS),
+        ("level", {"base": [0.4], "full": [0.4, 0.4]}, verdicts.NOT_SEEN),
+    ):
+        folder = write_study(tmp_path / place, "policies", rates)
+        claim = build(None, None, folder)["abstract_safety"]
+        assert claim["verdict"] == wanted
+    [check] = claim["checks"]
+    assert check["low"] <= 0 <= check["high"] < check["interest"] and check["power"] >= 0.8
+    assert claim["survives"] is None
 
 
 def test_every_direction_is_the_papers(tmp_path):
@@ -135,14 +120,11 @@ def test_every_direction_is_the_papers(tmp_path):
         rows.loc[rows.policy == name, list(better)] = values
     rows["s3"] = rows.violation * 1
     ids = (
-        "abstract_overall_accuracy",
-        "abstract_safety_compliance",
+        "abstract_overall",
+        "abstract_safety",
         "ablation_veto",
         "ablation_bonus",
-        "ablation_scalar_proficiency",
-        "ablation_scalar_safety",
-        "ablation_scalar_overall",
-        "veto_fewer_violations",
+        "ablation_scalar",
         "veto_keeps_proficiency",
     )
     for turned in (False, True):
@@ -158,17 +140,15 @@ def test_every_direction_is_the_papers(tmp_path):
             shown.loc[shown.policy != "full", "s2"] = 4
         write_results(folder / "policies", shown, 100, 77)
         found = build(None, None, folder)
-        said = {
-            n: [c["verdict"] for c in found[n]["checks"] if c["data"].startswith("study")]
-            for n in ids
-        }
+        said = {n: {c["verdict"] for c in found[n]["checks"]} for n in ids}
         if not turned:
-            assert all(verdict in verdicts.SEEN for [verdict] in said.values())
+            assert all(said[n] <= set(verdicts.SEEN) for n in ids)
         else:
-            assert said.pop("veto_keeps_proficiency") == [verdicts.SAME]
+            kept = {verdicts.CONTRADICTS, verdicts.SAME}  # it is no safer, and loses nothing
+            assert said.pop("veto_keeps_proficiency") == kept
             # without a veto it is as unsafe, patient by patient
-            assert said.pop("ablation_veto") == [verdicts.NOT_SEEN]
-            assert said == {n: [verdicts.CONTRADICTS] for n in said} and len(said) == 7
+            assert said.pop("ablation_veto") == {verdicts.NOT_SEEN}
+            assert said == {n: {verdicts.CONTRADICTS} for n in said} and len(said) == 4
 
 
 def test_what_did_not_run_and_smoke_are_not_testable(tally, studies, tmp_path):
@@ -176,24 +156,22 @@ def test_what_did_not_run_and_smoke_are_not_testable(tally, studies, tmp_path):
     for found in (build(None, None, tmp_path), build(tally, benches.evaluation(), studies, smoke)):
         assert set(verdict_of(found).values()) == {claims.UNTESTED}
         assert all(claim["reason"] for claim in found.values())
-    assert {c["reason"] for c in found["veto_fewer_violations"]["checks"]} == {
+    assert {c["reason"] for c in found["abstract_safety"]["checks"]} == {
         "smoke numbers are no results"
     }
-    nothing = build(None, None, tmp_path)["veto_fewer_violations"]
-    assert nothing["reason"] == "this run has no policy/evaluation.parquet; study policies not run"
-    made = benches.make()[0]
-    partial = bench.tally(made, benches.noisy(made, ("criterion", "scalar_overall")))
-    found = build(partial, None, studies)["injection_pairwise"]
-    assert found["verdict"] == claims.UNTESTED and "this run has no scalar_blind" in found["reason"]
+    nothing = build(None, None, tmp_path)["veto_lowers"]
+    assert nothing["reason"] == "study policies not run; study policy_rewards not run"
+    found = build(None, None, studies)["ablation_bonus"]
+    assert found["verdict"] == claims.UNTESTED and "has no no_bonus" in found["reason"]
 
 
-def test_a_study_of_other_data_is_no_evidence(tally, tmp_path):
-    folder = write_study(tmp_path, "policies", {"base": [0.9], "full": [0.1]}, data="real")
-    found = build(None, None, folder)["ablation_veto"]
-    assert found["reason"] == "study policies is of other data (real)"
+def test_the_clinics_studies_say_nothing_of_other_data_and_real_ones_count_everywhere(tmp_path):
+    folder = write_study(tmp_path, "policies", {"base": [0.9], "full": [0.1]})
     real = SETTINGS.model_copy(update={"data": "real"})
-    checks = build(tally, None, folder, real)["injection_pairwise"]["checks"]
-    assert {c["labels"] for c in checks} == {"adjudicated"}  # no truth is known there
+    found = build(None, None, folder, real)["abstract_safety"]
+    assert found["reason"] == "study policies is of other data (clinic)"
+    folder = write_study(tmp_path / "real", "policies", {"base": [0.9], "full": [0.1]}, data="real")
+    assert build(None, None, folder)["abstract_safety"]["verdict"] in verdicts.SEEN
 
 
 def test_a_failure_is_not_hidden_by_what_is_missing():
@@ -245,11 +223,6 @@ def test_equivalence_is_checked_on_the_evidence(tmp_path):
     assert held["verdict"] == verdicts.HOLDS and held["p"] < 0.05 and held["within"] == 3
     far = claims._check(asked | {"b": "no_bonus"}, evidence)
     assert far["verdict"] == verdicts.CONTRADICTS and far["p"] > 0.99 and far["low"] > 3
-    found = build(None, None, workspace.project_root() / "papers_figures/studies")
-    for name, claim in found.items():
-        if name.endswith("_backbone"):  # the paper's point is that they are alike
-            [check] = claim["checks"]
-            assert check["within"] == 3 and claim["verdict"] == verdicts.CONTRADICTS, name
 
 
 def test_holm_is_within_a_family(tally, studies):
@@ -311,15 +284,14 @@ def test_healthbench_and_external_are_evidence_where_they_ran(tmp_path):
     frame = frame.assign(instruction_id=frame["set"] + frame.instruction_id)
     found = build(None, None, tmp_path, external=frame, healthbench=column)
     assert found["policy_healthbench"]["verdict"] == verdicts.DIRECTION  # 7.4 are reported
-    assert found["abstract_external"]["verdict"] == verdicts.SAME
-    assert len(found["abstract_external"]["checks"]) == 4  # on both sets
-    order = found["external_order_promedical"]["checks"]
-    assert [c["difference"] for c in order] == [0, 0, 100, 100]
-    assert order[0]["verdict"] == verdicts.NOT_SEEN  # equal throughout: any effect would be seen
-    assert "no criterion_rag" in found["external_rag_hurts_q"]["reason"]
-    found = build(None, None, tmp_path, external=frame[:0])[
-        "external_rag_hurts_q"
-    ]  # as on open data
+    chance = found["external_chance"]["checks"]
+    assert chance[0]["verdict"] == verdicts.SAME and len(chance) == 4  # on both sets
+    assert "has no length" in chance[2]["reason"]
+    order = found["external_criteria"]["checks"]
+    assert [c["difference"] for c in order] == [100, 100, 0, 0]
+    assert order[2]["verdict"] == verdicts.NOT_SEEN  # equal throughout: any effect would be seen
+    assert "no criterion_rag" in found["external_retrieval"]["reason"]
+    found = build(None, None, tmp_path, external=frame[:0])["external_criteria"]  # as on open data
     assert found["verdict"] == claims.UNTESTED and found["reason"] == "notebook 06 ran no set"
 
 
@@ -328,14 +300,11 @@ def test_healthbench_and_external_are_evidence_where_they_ran(tmp_path):
 
 def test_reported_differences_are_the_papers(tmp_path):
     found = build(None, None, tmp_path)
-    assert [c["reported"] for c in found["abstract_overall_accuracy"]["checks"]] == [22.3, 22.3]
-    assert found["headline_as_judges"]["checks"][0]["reported"] == pytest.approx(86.55 - 64.30)
-    first, second = found["veto_precision_above_recall"]["checks"]
-    assert (first["reported"], first["mark"]) == (pytest.approx(91.5 - 86.8), "N")
-    assert found["ablation_scalar_proficiency"]["checks"][0]["reported"] == pytest.approx(
-        91.2 - 90.85
-    )
-    assert found["external_rag_hurts_q"]["checks"][0]["reported"] == pytest.approx(81.94 - 81.6)
+    assert len(found) <= 30
+    assert found["abstract_overall"]["checks"][0]["reported"] == 22.3
+    assert found["main_pair_rm"]["reported"] == pytest.approx(86.55 - 58.95)
+    assert found["veto_f1"]["reported"] == pytest.approx(89.09 - 52.95)
+    assert found["external_retrieval"]["checks"][0]["reported"] == pytest.approx(81.94 - 81.6)
     assert found["policy_healthbench"]["checks"][0]["reported"] == pytest.approx(53.64 - 46.27)
     marks = {
         c["mark"] for claim in found.values() for c in claim["checks"] if c["reported"] is not None
@@ -354,15 +323,6 @@ def test_what_the_paper_reports_agrees_with_what_is_claimed(tmp_path):
 
 def test_every_cell_that_the_tables_compare_is_claimed(tmp_path):
     found = build(None, None, tmp_path).values()
-    said = {(c["where"], k["what"]) for c in found for k in c["checks"]}
-    for column in (
-        "pointwise on proficiency",
-        "pointwise on safety",
-        "pairwise on safety",
-        "overall",
-    ):
-        for other in ("criterion_llama", "pair_rm", "verifier", "Qwen3-8B", "DeepSeek-R1"):
-            assert ("main results", f"criterion - {other}, {column}") in said
     parts = {
         row for row in tables.reported("ablation").variant if row not in ("full", "optimiser: GRPO")
     }
@@ -411,7 +371,7 @@ def test_lists_stand_for_a_check_each_and_keys_are_unique(tmp_path):
     ]
     assert len(claims.expanded(spec, clinic=False)) == 2
     frame = claims.frame([*build(None, None, tmp_path).values()])
-    assert not frame.duplicated(["claim", "check"]).any() and len(frame) > 80
+    assert not frame.duplicated(["claim", "check"]).any() and len(frame) > 45
 
 
 # ---------------------------------------------------------------- what is written
@@ -433,57 +393,52 @@ def test_the_weakest_check_is_shown():
     assert claims.weakest({"checks": [untested]}) is None
 
 
-def test_saved_claims_show_failures_first_and_repeat_byte_by_byte(tally, studies, tmp_path):
-    rows = benches.evaluation(base=0.1, grpo=0.6)
-    found = [*build(tally, rows, studies).values()]
-    path = claims.save(found, tmp_path)
+@pytest.fixture
+def mixed(tmp_path_factory):
+    """Claims of a study in which one thing is against the paper and one for it."""
+    rates = {"base": [0.1], "full": [0.6, 0.6], "no_veto": [0.9, 0.9]}
+    folder = write_study(tmp_path_factory.mktemp("mixed"), "policies", rates)
+    return [*build(None, None, folder).values()]
+
+
+def test_saved_claims_show_failures_first_and_repeat_byte_by_byte(mixed, tmp_path):
+    path = claims.save(mixed, tmp_path)
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     assert set(first) == {"claims.json", "claims.md", "claims.csv"}
-    claims.save([*build(tally, rows, studies).values()], tmp_path)
+    claims.save(mixed, tmp_path)
     assert first == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     stored = json.loads(path.read_bytes(), parse_constant=lambda name: pytest.fail(name))
     assert stored["schema_version"] == claims.SCHEMA and "inputs of this run" in stored["inputs"]
-    assert sum(stored["verdicts"].values()) == len(stored["claims"]) == len(found)
+    assert sum(stored["verdicts"].values()) == len(stored["claims"]) == len(mixed)
     text = json.dumps(stored["claims"]).lower()
     assert not any(word in text for word in ("kappa", "agreement", "pass rate"))
     page = first["claims.md"].decode()
+    assert len(page.splitlines()) < 75  # one screen and its notes
     summary = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| **")]
     order = [next(n for n, v in enumerate(claims.VERDICTS) if v in line) for line in summary]
-    assert order == sorted(order) and {0, 2, 3} <= set(order) and len(order) == len(found)
-    sections = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
-    assert sections[: order.count(0)] == [
-        c["id"] for c in found if c["verdict"] == verdicts.CONTRADICTS
-    ]
-    assert "an invented clinic, no medical result" in page and "cannot be told (smallest" in page
-    assert f"{len(found)} claims: {order.count(0)} contradicts" in page
-    survive = [claim["survives"] for claim in found]
-    seen = f"Of {len(survive) - survive.count(None)} claims seen in the claimed direction"
-    assert f"{seen} {survive.count(True)} survive Holm's correction" in page
-    assert "one training" in page
+    assert order == sorted(order) and {0, 3} <= set(order) and len(order) == len(mixed)
+    assert "of an invented clinic: no medical result" in page
+    assert f"{len(mixed)} claims: {order.count(0)} contradicts" in page
     table = pd.read_csv(tmp_path / "claims.csv")
     assert list(table) == claims.COLUMNS and not table.duplicated(["claim", "check"]).any()
-    row = table.set_index(["claim", "check"]).loc[
-        ("veto_fewer_violations", "policies: base - full, violation rate, truth labels")
-    ]
-    check = next(c for c in found if c["id"] == "veto_fewer_violations")["checks"][1]
+    at = ("abstract_safety", "policies: full - base, compliance, truth labels")
+    row = table.set_index(["claim", "check"]).loc[at]
+    check = next(c for c in mixed if c["id"] == "abstract_safety")["checks"][0]
     assert row.difference == check["difference"] and row.each == "|".join(map(str, check["each"]))
     assert "studies/policies/evaluation.parquet" in row.files
     assert row.claim_verdict == verdicts.CONTRADICTS and row.p_holm == check["p_holm"]
 
 
-def test_the_forest_shows_failed_claims_in_their_colour(tally, studies, tmp_path):
-    found = [*build(tally, benches.evaluation(base=0.1, grpo=0.6), studies).values()]
-    frame = claims.frame(found)
+def test_the_forest_shows_failed_claims_in_their_colour_and_in_words(mixed, tmp_path):
+    frame = claims.frame(mixed)
     figure = claims_forest(frame)
-    labels = {t.get_text(): t for t in figure.axes[0].get_yticklabels()}
-    tested = {c["id"] for c in found if c["verdict"] != claims.UNTESTED and claims.weakest(c)}
-    assert {name.split(" ")[0] for name in labels} == tested
-    assert labels["veto_fewer_violations"].get_color() == plotting.RED
-    assert labels["ablation_veto"].get_color() == plotting.SKY
-    drawn = [
-        float(line.get_xdata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 1
-    ]
-    assert len(drawn) < len(frame)
+    labels = {
+        " ".join(t.get_text().split()): t.get_color() for t in figure.axes[0].get_yticklabels()
+    }
+    tested = [c for c in mixed if c["verdict"] != claims.UNTESTED and claims.weakest(c)]
+    assert set(labels) == {c["claim"] for c in tested}
+    of = {c["id"]: labels[c["claim"]] for c in tested}
+    assert of["abstract_safety"] == plotting.RED and of["ablation_veto"] == plotting.SKY
     plotting.save(claims_forest, frame, tmp_path, "claims_forest")
     first = (tmp_path / "claims_forest.png").read_bytes()
     plotting.save(claims_forest, frame, tmp_path, "claims_forest")

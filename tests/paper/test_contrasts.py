@@ -1,8 +1,6 @@
 """Evidence: intervals over patients and trainings recomputed by hand, and what each source can
 find."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +21,6 @@ CHECK = {
     "metric_b": "violation_rate",
     "slice": "all",
     "slice_b": "all",
-    "beyond": None,
     "labels": "truth",
 }
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5 %
@@ -178,12 +175,6 @@ def test_a_tally_gives_the_bench_s_own_contrast(tally):
     assert (found["n"], found["seeds"]) == (wanted["n"], 1)
     alone = source.find(given | {"b": None})
     assert alone["difference"] > found["difference"] > 0  # a value, not a difference
-    beyond = source.find(given | {"slice": "safety", "slice_b": "safety", "beyond": "excellence"})
-    parts = [
-        source.find(given | {"slice": s, "slice_b": s})["difference"]
-        for s in ("safety", "excellence")
-    ]
-    assert beyond["difference"] == pytest.approx(parts[0] - parts[1])
     with pytest.raises(contrasts.Lacking, match="no veto f1 of scalar_overall on safety"):
         source.find(
             check(
@@ -215,77 +206,6 @@ def less(system, other, value, low, high, **more):
     return AT | row | {"value": value, "low": low, "high": high} | more
 
 
-def test_results_are_paired_where_that_is_stored_and_apart_elsewhere():
-    rows = [
-        *rows_of("criterion", {"?1": 0.88, "?2": 0.89, "?3": 0.93}, (0.90, 0.87, 0.94)),
-        *rows_of("scalar_overall", {"1": 0.7}, (0.7, 0.65, 0.75)),
-        *rows_of("no_data", {"1": 0.6}, (0.6, 0.56, 0.64), n=40),
-        less("criterion", "scalar_overall", 0.2, 0.15, 0.26),
-    ]
-    source = contrasts.Stored(pd.DataFrame(rows))
-    given = check(a="criterion", metric="pairwise")
-    half = T2 * np.std([0.88, 0.89, 0.93], ddof=1) / 3**0.5
-    found = source.find(given | {"b": "scalar_overall"})
-    assert found["difference"] == pytest.approx(20) and found["patients_low"] == pytest.approx(15)
-    assert found["low"] == pytest.approx(100 * (0.2 - np.hypot(0.05, half)))
-    assert found["each"] == pytest.approx([18, 19, 23])
-    assert (found["seeds"], found["n"]) == (1, 50) and found["test"].startswith("stored")
-    turned = source.find(given | {"a": "scalar_overall", "b": "criterion"})
-    assert turned["high"] == pytest.approx(-found["low"]) and turned["test"].startswith("stored")
-    found = source.find(given | {"b": "no_data"})
-    assert found["difference"] == pytest.approx(30) and found["n"] == 40
-    assert "MOVER" in found["test"]
-    assert found["patients_low"] == pytest.approx(100 * (0.3 - np.hypot(0.03, 0.04)))
-    assert found["patients_high"] == pytest.approx(100 * (0.3 + np.hypot(0.04, 0.04)))
-    for lacking, why in (
-        (given | {"b": "none"}, "the study has no"),
-        (given | {"b": "no_data", "beyond": "x"}, "no"),
-    ):
-        with pytest.raises(contrasts.Lacking, match=why):
-            source.find(lacking)
-
-
-def test_seeds_known_by_rank_alone_are_nobodys_pair():
-    a, b = {"?1": 0.7, "?2": 0.8, "?3": 0.9}, {"?1": 0.1, "?2": 0.2, "?3": 0.3}
-    rows = [*rows_of("rm", a), *rows_of("rule", b), *rows_of("third", {"1": 0, "2": 0.1, "3": 0.3})]
-    rows += rows_of("fourth", {"1": 0.1, "2": 0.1, "3": 0.1})
-    source, given = contrasts.Stored(pd.DataFrame(rows)), check(a="rm", metric="pairwise")
-    welch = stats.ttest_ind([*a.values()], [*b.values()], equal_var=False)
-    wanted = welch.confidence_interval(0.95)
-    found = source.find(given | {"b": "rule"})
-    assert found["each"] == [] and "Welch" in found["test"]
-    assert found["high"] - found["low"] == pytest.approx(100 * (wanted.high - wanted.low))
-    found = source.find(given | {"a": "third", "b": "fourth"})  # by seed: these are known
-    assert found["each"] == pytest.approx([-10, 0, 20]) and "Student" in found["test"]
-
-
-def test_stored_differences_are_used_either_way_round():
-    at = {"metric": "overall", "against": "adjudicated", "n": 30}
-    rows = [
-        *rows_of("rm", {"1": 0.9, "2": 0.8}, (0.85, 0.82, 0.89), **at),
-        *rows_of("judge", {}, (0.6, 0.57, 0.64), **at),
-        *rows_of("other", {"1": 0.5}, (0.5, 0.47, 0.54), **at),
-        less("judge", "rm", -0.25, -0.31, -0.2, **at | {"n": 29}),
-    ]
-    source = contrasts.Stored(pd.DataFrame(rows))
-    given = check(a="rm", b="judge", metric="overall", labels="adjudicated")
-    found, half = source.find(given), stats.t.ppf(0.975, 1) * 0.05
-    assert found["difference"] == pytest.approx(25) and found["n"] == 29 and found["seeds"] == 2
-    assert (found["patients_low"], found["patients_high"]) == pytest.approx((20, 31))
-    assert found["low"] == pytest.approx(100 * (0.25 - np.hypot(0.05, half)))
-    assert sorted(found["each"]) == pytest.approx([20, 30])
-    assert source.find(given | {"a": "judge", "b": "rm"})["high"] == pytest.approx(-found["low"])
-    apart = source.find(given | {"b": "other"})
-    assert apart["difference"] == pytest.approx(35) and apart["seeds"] == 1
-    assert "MOVER" in apart["test"] and apart["patients_low"] == pytest.approx(100 * (0.35 - 0.05))
-    with pytest.raises(contrasts.Lacking, match="the study has no pair_rm"):
-        source.find(given | {"b": "pair_rm"})
-    with pytest.raises(contrasts.Lacking, match="no veto f1 of judge"):
-        source.find(
-            check(a="rm", b="judge", metric="veto_f1", labels="adjudicated") | {"a": "judge"}
-        )
-
-
 def test_external_predictions_by_hand():
     rows = [
         ("clinic", s, "q", r, f"i{k}-{m}", f"c{m}", label, prefers)
@@ -310,9 +230,10 @@ def test_external_predictions_by_hand():
     source = contrasts.Counted(evidence.external(pd.DataFrame(rows, columns=columns)), 50, 0)
     assert source.against == ["truth"]
     at = check(a="rm_rag", b="rm", metric="q", slice="clinic")
-    assert source.find(at)["difference"] == pytest.approx(75 - 50)
-    assert source.find(at | {"a": "rm", "b": None})["difference"] == pytest.approx(50)
-    assert source.find(at | {"a": "rm", "b": "s"})["difference"] == pytest.approx(50 - 25)
+    # two of four are right and one is a tie, which counts as a half; no preference is wrong
+    assert source.find(at)["difference"] == pytest.approx(75 - 62.5)
+    assert source.find(at | {"a": "rm", "b": None})["difference"] == pytest.approx(62.5)
+    assert source.find(at | {"a": "rm", "b": "s"})["difference"] == pytest.approx(62.5 - 25)
     few = pd.DataFrame(rows, columns=columns).query("condition < 'c4'")
     with pytest.raises(contrasts.Lacking, match="fewer than 5 conditions"):
         contrasts.Counted(evidence.external(few), 50, 0).find(at)
@@ -344,27 +265,3 @@ def test_a_study_that_did_not_run_says_so(tmp_path):
     assert found.data == "study policies: profile cpu, seed 1, clinic"
     assert found.files == ("studies/policies/evaluation.parquet", "studies/policies/manifest.json")
     assert isinstance(found.source, contrasts.Counted)
-
-
-def test_the_committed_study_s_own_numbers():
-    folder = workspace.project_root() / "papers_figures/studies"
-    table = pd.read_csv(folder / "policies/policies.csv").set_index("variant")
-    found = evidence.of_study(folder, "policies", PROFILE).source.find(check(a="no_veto", b="full"))
-    column = "violations_less_full"
-    wanted = [table[f"{column}{end}"]["no_veto"] for end in ("", "_low", "_high")]
-    assert [found[k] for k in ("difference", "patients_low", "patients_high")] == pytest.approx(
-        wanted, rel=1e-4
-    )
-    seeds = [[float(v) for v in table.violations_seeds[p].split("|")] for p in ("no_veto", "full")]
-    assert found["each"] == pytest.approx(np.subtract(*seeds))
-    rows = pd.read_csv(folder / "reward_models/results.csv")
-    at = rows.system.eq("criterion") & rows.metric.eq("overall") & rows.how.eq("less")
-    at &= rows.against.eq("truth") & rows.other.eq("scalar_overall")
-    found = evidence.of_study(folder, "reward_models", PROFILE).source.find(
-        check(a="criterion", b="scalar_overall", metric="overall")
-    )
-    assert found["difference"] == pytest.approx(100 * rows[at].value.iloc[0])
-    manifest = json.loads((folder / "policies/manifest.json").read_text())
-    assert manifest["profile"]["data"] == "clinic" and set(policy_metrics.STUDY.values()) <= set(
-        policy_metrics.METRICS
-    )

@@ -51,18 +51,16 @@ def test_the_estimate_that_trace_finds_behind_a_cell_is_the_cell(run):
         "safety_veto",
         "safety_veto_truth",
         "seen_unseen",
-        "specialty",
         "external",
         "policy",
         "policy_dimension",
-        "policy_specialty",
     }
 
 
 def test_every_number_of_the_committed_reference_is_counted_again():
-    folder = project_root() / "papers_figures/cpu"
+    folder = project_root() / "papers_figures/record"
     if not (folder / PREDICTIONS).exists():
-        pytest.skip("no published cpu run in papers_figures/cpu")
+        pytest.skip("no published run of record in papers_figures/record")
     wrong, seen = differing(Place(folder))
     assert wrong == {}
     assert set(seen) == {path.stem for path in folder.glob("tables/*.csv")}
@@ -106,6 +104,18 @@ def moved(made, before, predicted):
     return {key for key, equal in zip(before.keys, same, strict=True) if not equal}
 
 
+def by_rule(metric):
+    """Whether it hangs on a threshold that the scores of all cells decide."""
+    return metric.rpartition("_")[2] in bench.RULES
+
+
+BY_RULE = {c for c, (metric, _) in (tables.VETO | tables.RICH).items() if by_rule(metric)}
+
+
+def sure(keys):
+    return {key for key in keys if not by_rule(key[1])}
+
+
 def test_a_changed_prediction_changes_exactly_the_cells_that_depend_on_it(run, rebuild):
     """A flip that moves a sum of every metric that hangs on it, so that no cell is equal by
     chance."""
@@ -115,9 +125,10 @@ def test_a_changed_prediction_changes_exactly_the_cells_that_depend_on_it(run, r
     used = set(zip(pairs.chosen_id, pairs.criterion_id)) | set(
         zip(pairs.rejected_id, pairs.criterion_id)
     )
-    agreed = made.verdicts[
-        made.verdicts.physician_1 == made.verdicts.physician_2
-    ]  # else half a gain, half a loss
+    said = made.verdicts
+    # else half a gain, half a loss; and an unknown label counts with no grader
+    agreed = said[(said.physician_1 == said.physician_2) & (said.physician_1 != "unknown")]
+    agreed = agreed[agreed.truth != "unknown"]
     used &= set(zip(agreed.candidate_id, agreed.criterion_id))
     own = predicted[
         (predicted.scorer == "criterion")
@@ -134,7 +145,7 @@ def test_a_changed_prediction_changes_exactly_the_cells_that_depend_on_it(run, r
             )
         }
         after = flipped(predicted, at)
-        if moved(made, before, after) == asked:
+        if (now := moved(made, before, after)) <= asked and sure(now) == sure(asked):
             break
     else:
         pytest.fail("no flip moves all that hangs on it: another seed for the bench")
@@ -144,15 +155,15 @@ def test_a_changed_prediction_changes_exactly_the_cells_that_depend_on_it(run, r
     after.to_parquet(run / PREDICTIONS, index=False)
     rebuild()
     found = changed(old, frames(run))
-    assert values(found) == values(depends)
     assert found <= depends and found - values(found)
+    still = values(depends) - values(found)  # a threshold may stay where it was
+    assert {c.removeprefix("run_") for *_, c in still} <= BY_RULE
     assert {t for t, _, _ in found} == {
         "main_results",
         "main_results_truth",
         "safety_veto",
         "safety_veto_truth",
         "seen_unseen",
-        "specialty",
         "calibration",
         "graders",
     }
@@ -183,7 +194,7 @@ def test_a_scorer_that_compares_two_answers_is_counted_by_its_preferences(run, b
         p, turned = ((0.9, False), (0.7, True), (0.5, False), (float("nan"), True))[n % 4]
         sides = (pair.rejected_id, pair.chosen_id) if turned else (pair.chosen_id, pair.rejected_id)
         rows.append(("pair_rm", pair.instruction_id, pair.criterion_id, *sides, p, True))
-        hits += n % 4 == 0
+        hits += (1, 0, 0.5, 0)[n % 4]
     for n, pair in enumerate(grades.itertuples()):
         p = 0.9 if pair.adjudicated > 0 else 0.1
         rows.append(
@@ -228,16 +239,16 @@ def test_a_changed_answer_of_a_policy_changes_exactly_the_cells_that_depend_on_i
     place, old = Place(run), frames(run)
     answers, cells = pd.read_parquet(run / EVALUATION), pd.read_parquet(run / VERDICTS)
     patient = answers[
-        (answers.policy == "grpo") & ~answers.readable_violation.astype(bool)
+        (answers.policy == "grpo") & ~answers.violation.astype(bool)
     ].instruction_id.iloc[0]
     at = {"policy": "grpo", "instruction_id": patient}
-    depends = recount.dependents(place, EVALUATION, at, ("readable_violation", "readable_s3"))
+    depends = recount.dependents(place, EVALUATION, at, ("violation", "s3"))
     depends |= recount.dependents(
         place, VERDICTS, at | {"criterion_id": "safety", "judge": "truth"}, ("verdict",)
     )
     mask = (answers.policy == "grpo") & (answers.instruction_id == patient)
-    answers.loc[mask, ["readable_violation", "violation"]] = True
-    answers.loc[mask, ["readable_s3", "s3"]] = 1
+    answers.loc[mask, ["violation"]] = True
+    answers.loc[mask, ["s3"]] = 1
     said = (
         (cells.policy == "grpo")
         & (cells.instruction_id == patient)
@@ -249,7 +260,7 @@ def test_a_changed_answer_of_a_policy_changes_exactly_the_cells_that_depend_on_i
     rebuild()
     found = changed(old, frames(run))
     assert values(found) == values(depends) and found <= depends
-    assert {t for t, _, _ in found} == {"policy", "policy_dimension", "policy_specialty"}
+    assert {t for t, _, _ in found} == {"policy", "policy_dimension"}
     assert ("policy", "base policy (kit)", "run_violations") not in found
     assert ("policy", "GRPO less base, paired (kit)", "run_violations") in found
 

@@ -73,16 +73,6 @@ def test_a_measured_value_without_an_interval_must_be_equal():
     assert outcome("run_safety", "80.01", table=table) == rerun.DIFFERS
 
 
-def test_by_specialty_a_value_without_an_interval_is_not_judged():
-    table = TABLE.assign(run_safety_low="", run_safety_high="")
-    assert outcome("run_safety", "80.01", table=table) == rerun.DIFFERS  # as a count has none
-    by = table.assign(specialty="heel care")
-    assert outcome("run_safety", "80.01", table=by) == rerun.UNTOLD not in rerun.BAD
-    assert outcome("run_safety", "80.00", table=by) == rerun.EQUAL
-    cells = compared(by, by.assign(run_safety="80.01"))
-    assert "2 have no interval to judge by" in rerun.outcome(cells)
-
-
 def test_counts_and_inputs_must_be_equal_and_a_measured_share_need_not():
     assert outcome("run", "796", 0, COUNTS) == outcome("run", "0.96", 1, COUNTS) == rerun.DIFFERS
     wide = COUNTS.assign(run_low=["790", "0.90"], run_high=["800", "0.99"])
@@ -327,9 +317,9 @@ def test_reproduce_prints_the_outcome_in_one_line(root, monkeypatch, capsys):
 
 
 def test_the_committed_reference_agrees_with_itself(tmp_path):
-    reference = project_root() / "papers_figures/cpu"
+    reference = project_root() / "papers_figures/record"
     if not (reference / "manifest.json").exists():
-        pytest.skip("no published cpu run in papers_figures/cpu")
+        pytest.skip("no published run of record in papers_figures/record")
     run = tmp_path / "run"
     for name in ("tables", "claims.csv"):
         part = run / "paper" / name

@@ -27,7 +27,7 @@ def test_a_table_of_other_rows_than_it_says_is_found_out(run, rebuild, monkeypat
     asked = (
         "main_results",
         CRITERION,
-        "run_pointwise_proficiency" if mistake == "labels" else "run_pairwise_safety",
+        "run_pointwise_excellence" if mistake == "labels" else "run_pairwise_safety",
     )
     assert "equal to the cell" in (said := trace.trace(run, *asked)) and "NOT" not in said
     if mistake == "slice":  # the table takes excellence for safety
@@ -58,11 +58,10 @@ CHAIN = {
     "safety_veto_truth": (CRITERION, "f1"),
     "seen_unseen": (CRITERION, "pairwise_unseen"),
     "graders": (f"{CRITERION} / safety", "difference"),
-    "specialty": (f"s1 / {CRITERION}", "overall_accuracy"),
     "calibration": (f"{CRITERION} / safety / bench, kinds seen", "error_after"),
     "policy": ("GRPO with gated veto (kit)", "violations"),
     "policy_dimension": ("safety", "difference"),
-    "policy_specialty": ("a1 / violation", "grpo"),
+    "testbed": ("length / 1 for 100 words / words of the chosen", "value"),
     "external": ("external clinic / retrieval", "q_criteria"),
     "ablation": ("full / policies", "violations"),
     "bench_composition": ("safety pairs in reserve", "run"),

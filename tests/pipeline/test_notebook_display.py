@@ -39,9 +39,6 @@ def test_what_is_not_shown_is_not_even_made():
         raise AssertionError
 
     assert isinstance(shown.in_clinic(REAL, fails), Card)
-    for profile in (REAL, OPEN, HUB):
-        assert shown.with_own_base(profile, fails).text == shown.NO_BASE
-    assert shown.with_own_base(CLINIC, lambda: "made") == "made"
 
 
 def test_the_best_verdicts_known_and_the_labels_of_the_bench():
@@ -57,16 +54,16 @@ def test_facts_are_the_clinics(world):
     assert shown.facts(REAL, id_) == {}
 
 
-def test_a_held_out_patient_and_names_are_the_clinics(world, monkeypatch):
+def test_a_held_out_patient_is_the_clinics(world, monkeypatch):
     asked, criteria, facts = shown.patient(CLINIC)
     assert asked.id == world.ids("checkpoint")[0] and criteria == (
         *world.rubric_of[asked.id].criteria,
     )
     leaflet = " ".join(message.content for message in asked.messages)
-    assert facts and facts["first"] in leaflet and facts["first"] in shown.names(CLINIC)
+    assert facts and facts["first"] in leaflet
     monkeypatch.delattr(shown.clinic, "build")
     for profile in (REAL, OPEN):
-        assert shown.patient(profile) == (None, (), {}) and shown.names(profile) == []
+        assert shown.patient(profile) == (None, (), {})
 
 
 def test_kinds_that_are_kept_out_of_training():
@@ -93,25 +90,6 @@ def test_a_file_that_a_run_has_not_is_a_reason_and_no_picture(tmp_path, monkeypa
     assert shown.rows(path, "none here").step.tolist() == ["licence"]
     shown.picture(path, plt.figure, 0.9)
     assert drawn == [(0.9,)]
-
-
-def test_the_losses_of_a_base_and_that_a_hub_model_has_none(monkeypatch):
-    curves = []
-
-    def curve(losses, label, marks, title):
-        curves.append((losses, marks))
-        return Card(title)
-
-    monkeypatch.setattr(shown.display, "curve", curve)
-    report = {"trained_here": True, "steps": 100, "curve": [{"loss": 7.0, "step": 3}]}
-    shown.loss_curve(CLINIC, report)
-    losses, marks = curves[0]
-    assert losses.loss.tolist() == [7.0] and losses.index.tolist() == [3]
-    assert marks == pytest.approx({"drills": 0, "leaflets, right answers": 30, "mixed answers": 55})
-    shown.loss_curve(REAL, report)
-    assert curves[1][1] == {}
-    assert "nothing was trained" in shown.loss_curve(HUB, {"trained_here": False}).text
-    assert len(curves) == 2
 
 
 def test_goals_are_of_the_published_profile_and_results_either_way(capsys):

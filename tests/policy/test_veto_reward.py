@@ -44,7 +44,9 @@ def test_reward_by_hand():
 def test_fails_closed_on_one_criterion(bad):
     assert rewards(veto(lambda *_: bad), ["x"]) == pytest.approx([1.1 - 2.0])
     [one] = veto(lambda *_: bad).read([("i0", [], "x", True)])
-    assert one.reasons == ("unscored",) and one.violated == ("i0-3",) and one.unscored == 0.2
+    assert (
+        one.reasons == ("unscored",) and one.verdicts["i0-3"] == "unknown" and one.unscored == 0.2
+    )
     # what is not known counts as a whole violation, beside what the calibration says of the other
     assert one.expected == pytest.approx(1 + 1 - logistic(1, "safety"))
 
@@ -80,7 +82,7 @@ def test_truncated_answer_violates_every_safety_criterion():
     assert found == pytest.approx([1.1, 1.1 - 4, 1.1 - 4])
     assert rewards(reward, ["a"]) == pytest.approx([1.1 - 4])  # ids asked for and not given
     [one] = reward.read([("i0", [], "x", False)])
-    assert one.reasons == ("cut_off",) and one.expected == 2 and len(one.violated) == 2
+    assert one.reasons == ("cut_off",) and one.expected == 2 and one.scores.s3 == 2
     # without a safety criterion there is nothing to violate, and no reason to give
     rubric = RUBRICS[0].model_copy(update={"criteria": RUBRICS[0].criteria[:3]})
     reward = veto_reward.VetoReward(Scorer(lambda *_: [1] * 3), CALIBRATION, [rubric], eos_ids={9})

@@ -196,7 +196,7 @@ def test_every_view_scores_each_criterion_by_its_name(trained, tiny_groups):
     ]
     # one kind of safety was trained on: an unseen one gets that head's score
     scores = rm.load(trained / "heads").score_texts(items)
-    assert scores[0] == scores[1] == scores[2]
+    assert scores[0] == pytest.approx(scores[2], abs=1e-5) == scores[1]
 
 
 @pytest.mark.parametrize("view", variants.VIEWS)
@@ -234,7 +234,7 @@ def test_a_prompt_is_read_once_for_all_answers_of_its_group(trained, tiny_groups
     items = [(g.messages, a.text, g.criteria) for g in groups for a in g.candidates]
     for view in variants.VIEWS:
         model, made = rm.load(trained / view), {}
-        assert not model.report["share_prompt"]  # as the smoke profile has it
+        assert model.report["share_prompt"]  # as every profile has it
         for share in (False, True):
             model.report["share_prompt"] = share
             frames, read = [], []
@@ -313,7 +313,8 @@ def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny
     p, base, out = tiny_profile, trained / "base", trained / "steps"
     plan = training.Plan(tiny_groups, base, out, view="criterion", profile=p)
     tokenizer, model = hub.tokenizer_of(base), plan.model()
-    taught = training.training_rows(tiny_groups, tokenizer, "criterion", plan.limit(model))
+    limit = plan.limit(model)
+    taught = training.training_rows(tiny_groups, tokenizer, "criterion", limit, **plan.reading)
     schedule = grouped.schedule(taught.rows, p.rm_batch, p.rm_epochs, p.seed)
     trainer = training.PackedRewardTrainer(
         model=model,
@@ -325,7 +326,6 @@ def test_the_steps_taken_one_by_one_are_the_training(trained, tiny_profile, tiny
         processing_class=tokenizer,
         peft_config=grouped.lora(p.rm_lora_rank),
         pointwise_weight=p.rm_pointwise_weight,
-        muon=p.rm_optimizer == "muon",
     )
     trainer.train()
     made = training.report(trainer, taught, schedule, plan)

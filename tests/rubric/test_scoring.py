@@ -19,7 +19,6 @@ from promedical_utils.rubric.scoring import (
     gated_reward,
     healthbench_points,
     is_met,
-    lexicographic_ranks,
     linear,
     orbit_signed,
     ranks,
@@ -287,6 +286,10 @@ def test_aggregates_refuse_a_strange_criterion(aggregate):
 # ---------------------------------------------------------------- places in a group
 
 groups = st.lists(scores, max_size=8)
+
+
+def lexicographic_ranks(scores):
+    return ranks([s.key for s in scores])
 
 
 def test_places_by_hand():

@@ -176,7 +176,7 @@ def test_killed_kernel_and_second_run(checkout):
             ["study", "none"],
             "",
             "unknown study 'none': choose one of learning_curve, policies, policy_optimizers, "
-            "policy_rewards, real_policy, real_text, reward_models, seeds, systems",
+            "policy_rewards, real_policy, real_text, reward_models, seeds",
         ),
         (["publish", "smoke"], "", "runs/smoke is no complete run of profile smoke"),
         (["publish", "smoke"], "seed=3", "publish takes a profile as it stands"),
@@ -464,9 +464,12 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(doctor, "gpu", lambda: "none")
+    monkeypatch.setattr(doctor.kind, "precision", lambda wanted: "fp32")  # as without bf16
     monkeypatch.setattr(doctor.throughput, "measure", lambda profile: (1234.5, 5678.9))
     report = doctor.report("cpu")
-    assert "small, 4 layers, nf4, fp32: trains on 1,234 tokens a second, scores 5,679" in report
+    assert (
+        "smollm2, all layers, none, fp32: trains on 1,234 tokens a second, scores 5,679" in report
+    )
     assert "hf_secret" not in report and "HF_TOKEN: set" in report
     assert f"({card.file}): found, other bytes" in report
     assert f"({schemas.CARDS['mediqa'].file}): not found" in report
@@ -508,8 +511,9 @@ def test_minutes_are_those_of_this_machine(timed):
         f"{name}: {'3 min 20 s' if name in doctor.BY_MODEL else '1 min 40 s'}" for name in NOTEBOOKS
     ]
     assert set(doctor.BY_MODEL) < set(NOTEBOOKS)
-    # another base, timed as such; it is not trained here
-    first = doctor.needs(profile.model_copy(update={"base_model": "smollm2"}), 500.0)[0]
+    # another base, timed as such, that is taught no answers first
+    other = profile.model_copy(update={"base_layers": 9, "sft_answers": 0})
+    first = doctor.needs(other, 500.0)[0]
     assert "about 1 h 15 min on this machine" in first  # 4 * 1000 + 5 * 100
     # one's own run on this kind of processor is what it was, whatever is measured
     manifest = {"profile": profile.model_dump(), "processor": doctor.kind.processor()}
@@ -520,7 +524,7 @@ def test_minutes_are_those_of_this_machine(timed):
 def test_minutes_that_nothing_is_known_of_are_the_profile_s(timed):
     profile, place = timed
     first, second, *_ = doctor.needs(profile)
-    assert "about 26 min 0 s on the machine that it was written for" in first
+    assert "about 30 min 0 s on the machine that it was written for" in first
     assert second == "00_start_here: not measured yet"
     shutil.rmtree(place)
     assert doctor.needs(profile, 9.0)[1] == "00_start_here: not measured yet"

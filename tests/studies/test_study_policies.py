@@ -25,12 +25,10 @@ PLAN = {"full": [1, 2], "no_veto": [1], "implicit_scalar": [1], "hacking": [1]}
 
 
 @pytest.fixture(scope="module")
-def done(tiny_base, tmp_path_factory):
+def done(tmp_path_factory):
     settings = {
-        "base_model": str(tiny_base),
         "rm_lora_rank": 4,
         "rm_epochs": 0.25,
-        "rm_max_tokens": 1024,
         "train_instructions": 16,
         "calibration_instructions": 12,
         "checkpoint_instructions": 3,
@@ -40,13 +38,14 @@ def done(tiny_base, tmp_path_factory):
         "bench_pairs_safety": 2,
         "policy_prompts": 6,
         "grpo_max_tokens": 12,
+        "sft_answers": 0,
         "grpo_lora_rank": 0,
         "grpo_steps": 1,
     }
     folder = tmp_path_factory.mktemp("study")
     profile = profiles.load("smoke", **settings)
     for stage in (
-        base_module.train_base,
+        base_module.make_base,
         rubrics.make_rubrics,
         preference_pairs.make_preference_pairs,
     ):
@@ -74,7 +73,7 @@ def test_every_policy_of_the_plan_is_trained_and_answers_the_same_prompts(done):
     assert reports["implicit_scalar-1"]["settings"]["reward_model"] == "scalar_blind"
 
 
-def test_tables_goals_and_manifest(done):
+def test_tables_and_manifest(done):
     _, folder, table = done
     files = {p.name for p in (folder / "out").iterdir()}
     assert {
@@ -83,7 +82,6 @@ def test_tables_goals_and_manifest(done):
         "table.tex",
         "policies.png",
         "gold_over_kl.png",
-        "goals.json",
         "curves.parquet",
         "manifest.json",
     } <= files
@@ -100,8 +98,6 @@ def test_tables_goals_and_manifest(done):
         "hacking",
     ]
     assert manifest["policies"][-1]["hacking"]["text"]
-    goals = {g["id"]: g for g in json.loads((folder / "out/goals.json").read_text())}
-    assert set(goals) == {"quarter_of_base", "below_every_no_veto", "proficiency_kept"}
     answers = pd.read_parquet(folder / "out/evaluation.parquet")
     rate = answers.groupby("policy").violation.mean()
     shown = table.set_index("variant").violations
@@ -112,7 +108,7 @@ def test_tables_goals_and_manifest(done):
 
 def test_a_second_run_trains_nothing_and_writes_the_same(done, monkeypatch):
     settings, folder, _ = done
-    keep = ("results.csv", "table.md", "goals.json", "policies.png", "evaluation.parquet")
+    keep = ("results.csv", "table.md", "policies.png", "evaluation.parquet")
     before = {name: (folder / "out" / name).read_bytes() for name in keep}
     times = {p: p.stat().st_mtime_ns for p in (folder / "trained").rglob("*.*")}
     profile = profiles.load("smoke", **settings)
@@ -191,7 +187,7 @@ def test_variants_are_settings_that_a_profile_takes(done):
 
 
 def test_every_variant_draws_as_many_answers_a_step():
-    profile = profiles.load("cpu")
+    profile = profiles.load(catalog.plan_of("policies")["profile"])
     for name in trained_variants():
         found = policy_study.settled(profile, name)
         assert found.grpo_group * found.grpo_prompts == profile.grpo_group * profile.grpo_prompts, (

@@ -12,6 +12,7 @@ from promedical_utils.core import profiles
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import Verdict
 from promedical_utils.core.run_data import RunData
+from promedical_utils.core.workspace import KitError
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.evaluation import external as outside
 from promedical_utils.pipeline import base, preference_pairs, rubrics
@@ -69,7 +70,7 @@ def test_pairs_outside_by_hand():
     wanted = {  # longer-is-better is wrong on q alone
         ("criterion", "1", "mediqa: all"): (2, 2),
         ("criterion", "1", "mediqa: shorter"): (1, 1),
-        ("criterion", "1", "mediqa, retrieved: all"): (1, 2),
+        ("criterion", "1", "mediqa, retrieved: all"): (1.5, 2),
         ("criterion", "1", "mediqa, retrieved: shorter"): (1, 1),
         ("length", "", "mediqa: all"): (1, 2),
         ("length", "", "mediqa: shorter"): (0, 1),
@@ -88,11 +89,11 @@ def run(tmp_path_factory):
         for key, rows in real_rows().items():
             invented.write(folder / "data", key, rows)
         patch.setenv(schemas.VARIABLE, str(folder / "data"))
-        small = {"base_model": "small", "base_layers": 2, "base_width": 64, "base_steps": 2}
-        small |= {"base_vocabulary": 400, "base_batch": 2, "precision": "fp32"}
+        small = {"base_model": "small", "base_layers": 2, "base_width": 64}
+        small |= {"base_vocabulary": 400, "precision": "fp32"}
         small |= {"rm_lora_rank": 4, "rm_max_tokens": 256, "rm_epochs": 0.2, "bootstrap": 40}
         profile = profiles.load("real", bench_samples=8, external_instructions=6, **small)
-        base.train_base(profile, folder)
+        base.make_base(profile, folder)
         rubrics.make_rubrics(profile, folder)
         preference_pairs.make_preference_pairs(profile, folder)
         yield profile, folder
@@ -106,7 +107,6 @@ def test_the_study_runs_keeps_its_trainings_and_names_nobody(run, monkeypatch):
     rows = RealText(PLAN).run(profile, folder, out)
     tested = pd.read_csv(out / "tests.csv").set_index("id")
     assert list(tested.index) == [test["id"] for test in RealText(PLAN).shows["tests"]]
-    assert "A tie of two answers of the bench is half a point" in (out / "tests.md").read_text()
     assert tested.verdict.notna().all() and tested.loc["R2c", "verdict"] == "not testable"
     assert (
         tested.loc["R1a", "labels"] == "annotators" and tested.loc["R1c", "labels"] == "physicians"
@@ -225,10 +225,12 @@ def test_a_gate_counts_only_what_lies_above_a_half_as_a_whole():
 
 def test_fine_tuning_reads_whole_sentences_that_fit(run):
     tokenizer = hub.tokenizer_of(run[1] / "base")
-    written = [("Why?", "It burns. It ends in three days. Rest."), ("How?", "x" * 200 + " then.")]
+    asked = [[{"role": "user", "content": text}] for text in ("Why?", "How?")]
+    answers = "It burns. It ends in three days. Rest.", "x" * 200 + " then."
+    written = list(zip(asked, answers, strict=True))
     most = len(tokenizer("It burns. It ends in three days.", add_special_tokens=False).input_ids)
     [row] = sft.rows(tokenizer, written, most + 1)  # the end token takes one
-    prompt = packing.prompt_ids(tokenizer, [{"role": "user", "content": "Why?"}])
+    prompt = packing.prompt_ids(tokenizer, asked[0])
     learned = [i for i, mask in zip(row["input_ids"], row["completion_mask"], strict=True) if mask]
     assert row["input_ids"][: len(prompt)] == prompt and not any(
         row["completion_mask"][: len(prompt)]
@@ -236,6 +238,9 @@ def test_fine_tuning_reads_whole_sentences_that_fit(run):
     assert tokenizer.decode(learned[:-1]) == "It burns. It ends in three days."
     assert learned[-1] == tokenizer.eos_token_id and len(learned) == most + 1
     assert sft.rows(tokenizer, written, 3) == []
+    short = run[0].model_copy(update={"grpo_max_tokens": 3})
+    with pytest.raises(KitError, match="no first sentence of 2 answers fits"):
+        sft.train(run[1] / "base", written, short, run[1] / "taught")
 
 
 def test_refusals_are_told_by_how_an_answer_begins():

@@ -2,38 +2,39 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+from helpers.benches import make, noisy
 
-from promedical_utils.core import profiles, run_data
+from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
-from promedical_utils.pipeline import bench, preference_pairs, rubrics
+from promedical_utils.evaluation import bench as benches
+from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
-from promedical_utils.studies import reward_models
+from promedical_utils.run import graph, publish
+from promedical_utils.studies import catalog, results
 from promedical_utils.studies.results import Cells
 from promedical_utils.studies.reward_models import RewardModels
-from promedical_utils.studies.study import STUDIES, kind_of
+from promedical_utils.studies.study import kind_of
 
 pytestmark = pytest.mark.training  # fits models
 
 SEEN = ("all", "seen", "unseen")
-PLAN = {
-    "criterion": [1, 2],
-    "scalar_overall": [1, 2],
-    "fixed_heads": [1],
-    **{f"only_{d}": [1] for d in ("proficiency", "excellence", "safety")},
-}
+PLAN = {"criterion": [1, 2], "scalar_overall": [1, 2], "criterion_swapped": [1], "fixed_heads": [1]}
+RULED = {"rar_explicit", "orbit", "healthbench", "mean_met", "hierarchy_half", "hierarchy_soft"}
+PLAIN = {"near_words", "embeddings", "criterion_only", "overlap", "similarity", "length"}
+PLAIN |= {"always_met", "always_veto", "random"}
 
 
 @pytest.fixture(scope="module")
-def done(tiny_base, tmp_path_factory):
+def done(tmp_path_factory):
     profile = profiles.load(
         "smoke",
-        base_model=str(tiny_base),
+        sft_answers=0,
         rm_lora_rank=4,
         rm_epochs=0.25,
-        rm_max_tokens=1024,
         train_instructions=16,
         calibration_instructions=12,
         bench_samples=12,
@@ -42,85 +43,57 @@ def done(tiny_base, tmp_path_factory):
         bench_pairs_safety=2,
     )
     folder = tmp_path_factory.mktemp("study")
+    base.make_base(profile, folder)
     rubrics.make_rubrics(profile, folder)
     preference_pairs.make_preference_pairs(profile, folder)
-    results = RewardModels(PLAN).run(profile, folder, folder / "study")
-    return profile, folder, results
+    found = RewardModels(PLAN).run(profile, folder, folder / "study")
+    return profile, folder, found
 
 
-def test_every_model_of_the_plan_is_measured_and_parts_are_joined(done):
-    _, folder, results = done
-    assert set(results.system) == {
-        "criterion",
-        "scalar_overall",
-        "fixed_heads",
-        "only_one_dimension",
-        "mean_of_criteria",
-        "words",
-        "length",
-    }
+def test_every_model_of_the_plan_is_measured_beside_rules_and_controls(done):
+    _, folder, found = done
+    assert set(found.system) == {*PLAN, *RULED, *PLAIN}
     manifest = json.loads((folder / "study/manifest.json").read_text())
-    assert len(manifest["models"]) == 8 and manifest["plan"] == PLAN
-    steps = {row["model"]: row["steps"] for row in manifest["models"]}
-    assert steps["criterion"] == steps["scalar_overall"] == steps["fixed_heads"] > 0
-    assert len({row["groups"] for row in manifest["models"]}) <= 2  # all of the instructions
+    assert len(manifest["models"]) == 6 and manifest["plan"] == PLAN
+    assert len({(row["steps"], row["groups"]) for row in manifest["models"]}) == 1
     files = {path.name for path in (folder / "study").iterdir()}
     assert {
         "results.csv",
         "sums.parquet",
-        "goals.json",
+        "part-controls.parquet",
+        "part-criterion-2.json",
         "table_truth.md",
         "table_adjudicated.tex",
         "reward_models.png",
     } <= files
-    table = pd.read_csv(folder / "study/table_truth.csv")
-    assert table.set_index("model").loc["criterion RM: QLoRA, judge labels", "seeds"] == 2
+    table = pd.read_csv(folder / "study/table_truth.csv").set_index("system")
+    assert table.loc["criterion RM: QLoRA, judge labels", "seeds"] == 2
+    assert table.loc["longer is better", "seeds"] == 0
+
+
+def test_both_benches_are_counted(done):
+    _, _, found = done
+    cells = Cells(found)
+    usual, rich = (
+        cells.means["criterion", "pairwise", part, "adjudicated"]["n"]
+        for part in ("safety", "rich seen")
+    )
+    assert usual == 2 and rich == 12
+    vetoed = cells.ends(("always_veto", "clean_vetoed_paper", "rich safety", "truth"))
+    assert vetoed[0] == 1 and cells.means["always_met", "overall", "rich all", "truth"]["n"] > 12
 
 
 def test_a_value_is_the_mean_of_its_seeds_and_the_difference_is_paired(done):
-    _, _, results = done
-    cells, overall = Cells(results), ("overall", "all", "truth")
+    _, _, found = done
+    cells, overall = Cells(found), ("overall", "all", "truth")
     own, base = (cells.ends((name, *overall)) for name in ("criterion", "scalar_overall"))
     each = cells.trained["criterion", *overall]
     assert list(each) == ["1", "2"] and own[0] == pytest.approx(sum(each.values()) / 2)
     value, low, high = cells.ends(("criterion", *overall, "less", "scalar_overall"))
     assert value == pytest.approx(own[0] - base[0]) and low <= value <= high
     assert ("scalar_overall", *overall, "less", "scalar_overall") not in cells.means
-    assert ("scalar_overall", "veto_recall", "safety", "truth") not in cells.means
     kinds = {s: cells.means["criterion", "pairwise", s, "truth"]["n"] for s in SEEN}
     assert kinds["seen"] + kinds["unseen"] == kinds["all"]
-
-
-def test_one_model_per_dimension_is_asked_for_its_own_alone(done):
-    profile, folder, _ = done
-    made = bench.compose_bench(profile, run_data.RunData.load(folder))[0]
-    frames = []
-    for number, name in enumerate(reward_models.PARTS):
-        cells = made.verdicts[["instruction_id", "candidate_id", "criterion_id"]]
-        frames.append(
-            cells.assign(scorer=f"{name}-1", score=float(number), probability=0.5, met=True)
-        )
-    [joined] = reward_models.derived(frames, made.criteria)
-    of = made.criteria.set_index("criterion_id").dimension
-    wanted = joined.criterion_id.map(of).map({"proficiency": 0, "excellence": 1, "safety": 2})
-    assert (joined.score == wanted).all() and len(joined) == len(made.verdicts)
-
-
-def test_mean_of_criteria_by_hand(done):
-    profile, folder, _ = done
-    made = bench.compose_bench(profile, run_data.RunData.load(folder))[0]
-    rows = [
-        ("i", "a", "c1", 0.2),
-        ("i", "a", "c2", 0.6),
-        ("i", "b", "c1", 0.9),
-        ("i", "b", "c2", 0.3),
-    ]
-    frame = pd.DataFrame(
-        rows, columns=["instruction_id", "candidate_id", "criterion_id", "probability"]
-    )
-    frame = frame.assign(scorer="criterion-1", score=0.0, met=True)
-    [mean] = reward_models.derived([frame], made.criteria)
-    assert mean.score.tolist() == pytest.approx([0.4, 0.6]) and set(mean.criterion_id) == {""}
 
 
 def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkeypatch):
@@ -135,28 +108,121 @@ def test_a_second_run_trains_and_scores_nothing_and_changes_nothing(done, monkey
     assert {p: p.read_bytes() for p in (folder / "study").iterdir()} == before
 
 
-def test_goals_say_what_was_measured_or_that_nothing_was(done):
-    _, _, results = done
-    asked = kind_of("reward_models")["goals"]
+def test_results_and_tables_come_out_of_the_published_files_alone(done, tmp_path):
+    _, folder, found = done
+    publish._measured(folder / "study", "manifest.json", tmp_path / "study", "make study")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "study").iterdir()}
+    for name in ("results.csv", "table_truth.csv", "table_adjudicated.md"):
+        (tmp_path / "study" / name).unlink()
+    RewardModels(PLAN).redraw(tmp_path / "study")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "study").iterdir()} == before
+    pd.testing.assert_frame_equal(results.read(tmp_path / "study"), found)
+    assert list(found) == results.COLUMNS
 
-    def goals(rows):
-        return {row["id"]: row for row in reward_models.goals(Cells(rows), asked)}
 
-    found = goals(results)
-    assert found["ceiling"]["value"] is None and found["ceiling"]["reached"] is None
-    assert found["veto_recall"]["reached"] == (found["veto_recall"]["value"] >= 0.95)
-    high = results.assign(value=0.99, low=0.1)
-    clean = high[high.system == "criterion"].assign(system="criterion_clean")
-    assert all(row["reached"] for row in goals(pd.concat([high, clean])).values())
-    worse = pd.concat([high.assign(value=0.95, low=-0.01), clean])
-    found = {name: row["reached"] for name, row in goals(worse).items()}
-    assert found == {
-        "ceiling": True,
-        "near_ceiling": False,
-        "veto_recall": True,
-        "veto_precision": True,
-        "above_scalar": False,
-    }
+@pytest.fixture(scope="module")
+def counted():
+    made, _ = make()
+    names = (
+        "criterion-1",
+        "criterion-2",
+        "scalar_blind-1",
+        "scalar_blind-2",
+        "scalar_overall-1",
+        "length",
+    )
+    return benches.tally(made, noisy(made, names))
+
+
+def counts(counted, others=()):
+    return results.count(RewardModels({}).by_training(counted), others, (), 200, 3)
+
+
+def test_a_mean_is_that_of_its_seeds(counted):
+    found = counts(counted).set_index(["system", "seed", "metric", "slice", "against"])
+    plain = counted.table(200, 3).set_index(["scorer", "metric", "slice", "against"])
+    at = ("overall", "all", "truth")
+    for seed in "12":
+        row, wanted = found.loc[("criterion", seed, *at)], plain.loc[(f"criterion-{seed}", *at)]
+        numbers = ["value", "low", "high", "n"]
+        assert row[numbers].tolist() == pytest.approx(wanted[numbers].tolist())
+    mean = found.loc[("criterion", "mean", *at)]
+    assert mean.value == pytest.approx(
+        sum(found.loc[("criterion", s, *at)].value for s in "12") / 2
+    )
+    assert mean.low <= mean.value <= mean.high
+    assert found.loc["length"].index.get_level_values("seed").unique().tolist() == ["mean"]
+    assert ("scalar_overall", "mean", "veto_f1", "safety", "truth") not in found.index
+
+
+def test_a_difference_is_paired_by_seed_and_over_all_seeds(counted):
+    own = ("criterion", "scalar_blind")
+    less = counts(counted, own).query("how == 'less'")
+    pairs = {(row.system, row.other) for row in less.itertuples()}
+    others = {"criterion", "scalar_blind", "scalar_overall", "length"}
+    assert pairs == {(a, b) for a in others for b in own if a != b}
+    at = less[(less.metric == "overall") & (less.against == "truth")]
+    at = at.set_index(["system", "other", "seed"])
+    keys = {s: [(f"{name}-{s}", "overall", "all", "truth") for name in own] for s in "12"}
+    for seed in "12":
+        wanted = counted.difference(dict(zip(keys[seed], (1, -1))), 200, 3)
+        row = at.loc[("criterion", "scalar_blind", seed)]
+        assert [row.value, row.low, row.high] == pytest.approx(
+            [wanted["difference"], wanted["low"], wanted["high"]]
+        )
+    whole = less.query("system == 'criterion' and other == 'scalar_blind' and seed == 'mean'")
+    parts = kind_of("reward_models")["slices"]
+    has = [{key[1:] for key in counted.keys if key[0] == f"{name}-1"} for name in own]
+    cells = {cell for cell in set.intersection(*has) if cell[1] in parts.get(cell[0], ())}
+    assert {"pairwise", "overall", "veto_f1_paper"} <= {metric for metric, *_ in cells}
+    assert {(row.metric, row.slice, row.against) for row in whole.itertuples()} <= cells
+    assert len(whole) > 15 and whole.value.ne(0).sum() > 9
+    for row in whole.itertuples():
+        parts = {
+            (f"{x}-{s}", row.metric, row.slice, row.against): sign / 2
+            for x, sign in ((row.system, 1), (row.other, -1))
+            for s in "12"
+        }
+        wanted = counted.difference(parts, 200, 3)
+        ends = [wanted[name] for name in ("difference", "low", "high", "n")]
+        assert [row.value, row.low, row.high, row.n] == pytest.approx(ends, nan_ok=True)
+    assert at.loc[("scalar_overall", "criterion")].index.tolist() == ["1", "mean"]
+    assert at.loc[("length", "criterion")].index.tolist() == ["mean"]
+
+
+def test_sums_are_read_as_they_were_written(counted, tmp_path):
+    sums = RewardModels({}).by_training(counted)
+    results.write_sums(tmp_path, results.rows_of(sums))
+    again = results.read_sums(tmp_path)
+    order = [sums.samples.instruction_id.tolist().index(i) for i in again.samples.instruction_id]
+    counted = [n for n, total in enumerate(sums.counts.sum(axis=0)) if total]
+    assert again.keys == [sums.keys[n] for n in counted]
+    assert (again.hits == sums.hits[np.ix_(order, counted)]).all()
+    assert (again.counts == sums.counts[np.ix_(order, counted)]).all()
+    assert again.samples.condition.tolist() == sums.samples.condition[order].tolist()
+    with pytest.raises(KitError, match="missing .*sums.parquet"):
+        results.read_sums(tmp_path / "none")
+
+
+def test_an_unknown_system_is_one_line(done):
+    profile, folder, _ = done
+    with pytest.raises(KitError, match="unknown system 'gpt'"):
+        RewardModels({"gpt": [1]}).run(profile, folder, folder / "x")
+
+
+def test_a_study_is_run_in_its_own_folder(monkeypatch):
+    seen = []
+    monkeypatch.setenv(profiles.OVERRIDES, "rm_epochs=0.5")
+    monkeypatch.setattr(graph, "reproduce", lambda *given: None)
+    monkeypatch.setattr(RewardModels, "run", lambda *given: seen.append(given))
+    graph.run_study("reward_models")
+    [(made, profile, folder, out)] = seen
+    assert (profile.seed, profile.rm_epochs) == (4103, 0.5)
+    assert made.frozen_on == catalog.plan_of("reward_models")["frozen_on"]
+    assert out == folder / "reward_models" and folder.as_posix().endswith(
+        "runs/studies/reward_models/main"
+    )
+    assert made.plan == catalog.plan_of("reward_models")["reward_models"]
 
 
 def test_recipes(tiny_groups):
@@ -164,10 +230,7 @@ def test_recipes(tiny_groups):
         variants.find("no_safety_data").groups(tiny_groups)[0].criteria
         == tiny_groups[0].criteria[:2]
     )
-    only = variants.find("only_safety").groups(tiny_groups)
-    assert len(only) == 12 and {c.dimension for g in only for c in g.criteria} == {"safety"}
     profile = profiles.load("smoke", rm_epochs=3.0)
-    assert variants.find("only_safety").profile(profile).rm_epochs == 1.0
     assert variants.find("no_anchor").profile(profile).rm_pointwise_weight == 0.0
     assert variants.find("criterion").profile(profile) == profile
     with pytest.raises(KitError, match="unknown reward model 'best'"):
@@ -175,10 +238,10 @@ def test_recipes(tiny_groups):
 
 
 def test_every_model_of_the_committed_plan_is_known():
-    import yaml
-
-    plan = yaml.safe_load((STUDIES / "reward_models.yaml").read_text())
+    plan = catalog.plan_of("reward_models")
+    seed = profiles.overrides(plan["runs"]["main"])["seed"]
+    assert plan["frozen_on"] and f"seed {seed}" not in plan["frozen_on"]
     for name, seeds in plan["reward_models"].items():
         assert variants.find(name) and len(seeds) == len(set(seeds)) >= 1
     three = {name for name, seeds in plan["reward_models"].items() if len(seeds) == 3}
-    assert three == {"criterion", "scalar_overall"}
+    assert three == {"criterion", "criterion_swapped", "scalar_blind", "no_safety_data"}

@@ -18,7 +18,6 @@ from promedical_utils.core.workspace import KitError, shown, write_json
 from promedical_utils.data.annotation import review
 
 ADDITIONS = 3  # places for criteria that a draft misses
-PAGE = Path(__file__).with_suffix(".xml.jinja")
 CONTROL = r"^(added_)?(action|text|dimension|weight|reason)_\d+$"
 ONE = Field(min_length=1, max_length=1)
 
@@ -47,7 +46,7 @@ class _Task(BaseModel):
 
 def labelling_configuration() -> str:
     """Label Studio's XML for drafts of any length: accept, edit or reject each, add what lacks."""
-    page = Template(PAGE.read_text(encoding="utf-8"))
+    page = Template(Path(__file__).with_suffix(".xml.jinja").read_text(encoding="utf-8"))
     return page.render(names=DIMENSIONS, additions=ADDITIONS)
 
 

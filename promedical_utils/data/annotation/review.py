@@ -14,6 +14,8 @@ from promedical_utils.core.records import Criterion, Decision, Rubric, first_err
 from promedical_utils.core.statistics import wilson
 from promedical_utils.core.workspace import KitError
 
+TOLERANCE = 0.05  # half the width of an interval that is narrow enough to show convergence
+
 
 def unchecked(instruction_id: str, criteria: Iterable[Mapping], round: int = 0) -> Rubric:
     """A draft that skips the rules of ``Rubric``, so that a broken one can be shown and mended.
@@ -28,9 +30,8 @@ def unchecked(instruction_id: str, criteria: Iterable[Mapping], round: int = 0) 
         weight = row["weight"] if math.isfinite(row["weight"]) else 0.0
         name = row.get("id", f"{instruction_id}-draft-{number}")
         kept.append(Criterion.model_construct(**{**row, "id": name, "weight": weight}))
-    return Rubric.model_construct(
-        instruction_id=instruction_id, criteria=kept, status="draft", round=round
-    )
+    fields = {"instruction_id": instruction_id, "criteria": kept, "round": round}
+    return Rubric.model_construct(**fields, status="draft")
 
 
 def broken_rule(draft: Rubric) -> str:
@@ -46,15 +47,10 @@ def make_decision(
     draft: Rubric, reviewer: str, criterion_id: str, action: str, criterion=None, reason: str = ""
 ) -> Decision:
     """What a person gave (``criterion``: its fields), checked; a KitError names the broken rule."""
+    given = {"reviewer": reviewer, "criterion_id": criterion_id, "action": action}
+    given |= {"criterion": criterion, "reason": reason}
     try:
-        made = Decision(
-            instruction_id=draft.instruction_id,
-            criterion_id=criterion_id,
-            reviewer=reviewer,
-            action=action,
-            criterion=criterion,
-            reason=reason,
-        )
+        made = Decision(instruction_id=draft.instruction_id, **given)
     except ValidationError as error:
         raise KitError(f"{criterion_id}: {first_error(error)}") from None
     if action != "accept" and made.criterion and not made.criterion.weight <= 1:
@@ -99,9 +95,8 @@ def apply(draft: Rubric, decisions: Iterable[Decision]) -> Rubric:
     try:
         return Rubric.model_validate({**dict(draft), "criteria": criteria, "status": "gold"})
     except ValidationError as error:
-        raise KitError(
-            f"{where}, as corrected: {first_error(error)}; change the decision"
-        ) from None
+        what = first_error(error)
+        raise KitError(f"{where}, as corrected: {what}; change the decision") from None
 
 
 def passed(draft: Rubric, decisions: Iterable[Decision]) -> bool:
@@ -135,9 +130,7 @@ def rounds(
     size: int = 500,
     blind: int = 200,
     controls: int = 50,
-    tolerance: float = 0.05,
     seed: int = 0,
-    pool: Sequence[Rubric] = (),
 ) -> Iterator[tuple[dict, list[Rubric]]]:
     """Rounds of drafting, review and correction; a row of numbers and the gold of each round.
 
@@ -145,10 +138,10 @@ def rounds(
     ``review(drafts)`` gives the decisions on each draft, in order. Both must repeat themselves
     when asked again, so that a run that was broken off can be resumed.
 
-    A round: ``size`` drafts are reviewed and corrected, and their gold joins the pool. Then the
-    writer with that pool drafts ``blind`` instructions more, and as it was before the first round
-    ``controls``; these are mixed and reviewed blind. The strict pass rate and its Wilson interval
-    (95 %) are the blind drafts'; where the controls' rises, too, reviewers have become lenient.
+    A round: ``size`` drafts are reviewed and corrected, and their gold joins the pool. The writer
+    then drafts ``blind`` instructions more with that pool, and ``controls`` with none; these are
+    mixed and reviewed blind. The strict pass rate and its Wilson interval (95 %) are the blind
+    drafts'; where the controls' rises, too, reviewers have become lenient.
 
     Ends by ``stop_reason``, or when no instruction is left. KitError when a draft is missing.
     """
@@ -156,7 +149,7 @@ def rounds(
         raise KitError("an instruction id repeats among those to be drafted; remove one")
     rng = random.Random(f"review-{seed}")
     left = rng.sample(list(ids), len(ids))
-    start, pool, rows = list(pool), list(pool), []
+    pool, rows = [], []
     while left:
         number = len(rows) + 1
         batch, left = left[:size], left[size:]
@@ -165,8 +158,7 @@ def rounds(
         drafts = _drafted(write, batch, pool, number)
         gold, passes = _corrected(drafts, review(drafts))
         pool += gold
-
-        mixed = _drafted(write, measured, pool, number) + _drafted(write, control, start, 0)
+        mixed = _drafted(write, measured, pool, number) + _drafted(write, control, [], 0)
         rng.shuffle(mixed)
         # whatever could tell an old draft from a fresh one is taken off
         seen = [draft.model_copy(update={"round": 0}) for draft in mixed]
@@ -181,18 +173,18 @@ def rounds(
         row |= {"low": low, "high": high}
         row |= _counts(old, "control_n", "control_passed", "control_pass_rate")
         rows.append(row)
-        row["stop"] = stop_reason(rows, target, tolerance) or ("" if left else "none left")
+        row["stop"] = stop_reason(rows, target) or ("" if left else "none left")
         yield row, gold + more
         if row["stop"]:
             return
 
 
-def stop_reason(rows: Sequence[Mapping], target: float, tolerance: float) -> str:
+def stop_reason(rows: Sequence[Mapping], target: float) -> str:
     """Why the rounds end after ``rows``, or nothing.
 
     *target reached*: the whole interval of the last blind sample is at or above the target.
     *converged*: the rate of the round before lies in that interval, which is no wider than
-    ``tolerance`` to either side: a further round would cost as much and change less than can be
+    ``TOLERANCE`` to either side: a further round would cost as much and change less than can be
     measured. Both ask for evidence, so that a small blind sample cannot end the rounds early.
     """
     last = rows[-1]
@@ -200,7 +192,7 @@ def stop_reason(rows: Sequence[Mapping], target: float, tolerance: float) -> str
         return ""
     if last["low"] >= target:
         return "target reached"
-    if len(rows) > 1 and (last["high"] - last["low"]) / 2 <= tolerance:
+    if len(rows) > 1 and (last["high"] - last["low"]) / 2 <= TOLERANCE:
         if last["low"] <= rows[-2]["blind_pass_rate"] <= last["high"]:
             return "converged"
     return ""
@@ -210,10 +202,8 @@ def _drafted(write: Write, ids: list[str], pool: list[Rubric], number: int) -> l
     """One draft for each id, in order, marked with its round."""
     draft_of = by_instruction(write(ids, list(pool)) if ids else [])
     if set(draft_of) != set(ids):
-        raise KitError(
-            f"round {number}: asked for {len(ids)} drafts, got {len(draft_of)}; one draft for each "
-            "instruction, a broken one by review.unchecked"
-        )
+        counts = f"asked for {len(ids)} drafts, got {len(draft_of)}"
+        raise KitError(f"round {number}: {counts}; one for each, a broken one by review.unchecked")
     return [draft_of[name].model_copy(update={"round": number, "status": "draft"}) for name in ids]
 
 
@@ -221,8 +211,7 @@ def _corrected(drafts: list[Rubric], decided) -> tuple[list[Rubric], list[bool]]
     """Gold of each draft, and whether it passed as it was drafted."""
     if len(decided) != len(drafts):
         raise KitError(f"{len(drafts)} drafts reviewed, {len(decided)} decided on; decide on each")
-    reviewed = list(zip(drafts, decided, strict=True))
-    return [apply(*pair) for pair in reviewed], [passed(*pair) for pair in reviewed]
+    return [*map(apply, drafts, decided)], [*map(passed, drafts, decided)]
 
 
 def _counts(passes: list[bool], n: str, passed: str, rate: str) -> dict:

@@ -16,7 +16,7 @@ import traitlets
 from promedical_utils.core.records import Criterion, Decision, Instruction
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.annotation import review
-from promedical_utils.data.annotation.store import Store
+from promedical_utils.data.annotation.store import Item, Store
 from promedical_utils.rubric import display
 
 
@@ -68,12 +68,14 @@ class Desk:
             self.item = self.store.next_item(self.reviewer) or self.item
 
     def _decision(self, action: str, at: str, fields: Mapping) -> Decision:
-        drafted, criterion = self._drafted(at), None
+        drafted = next((c for c in self.item.draft.criteria if c.id == at), None)
+        criterion = None
         if action == "accept":
             criterion = drafted and dict(drafted)
         elif action in ("edit", "add"):
             at = at or f"{self.item.draft.instruction_id}-added-{self.item.version + 1}"
-            before, weight = self._current(at), fields["weight"].replace(",", ".")
+            decided, weight = self.item.decisions.get(at), fields["weight"].replace(",", ".")
+            before = (decided and decided.criterion) or drafted
             if fields["dimension"] != "proficiency":
                 weight = 0.0
             elif before and weight == f"{before.weight:.4g}":
@@ -87,59 +89,53 @@ class Desk:
         reason = fields.get("reason", "").strip()
         return review.make_decision(self.item.draft, self.reviewer, at, action, criterion, reason)
 
-    def _drafted(self, at: str) -> Criterion | None:
-        return next((c for c in self.item.draft.criteria if c.id == at), None)
-
-    def _current(self, at: str) -> Criterion | None:
-        """The criterion as it was decided, else as it was drafted; None for a new one."""
-        decision = self.item.decisions.get(at)
-        return (decision and decision.criterion) or self._drafted(at)
-
     def view(self) -> dict:
         """Everything that the page shows, as JSON."""
-        listed = dict(self.store.listed(self.reviewer))
-        view = {
+        listed, item = dict(self.store.listed(self.reviewer)), self.item
+        return {
             "reviewer": self.reviewer,
             "finished": sum(listed.values()),
             "total": len(listed),
             "error": self.error,
             "dimensions": list(display.COLOURS),
-            "item": None,
+            "item": item and self._item_view(item, list(listed).index(item.id) + 1),
         }
-        if item := self.item:
-            name = item.draft.instruction_id
-            asked = self.instructions.get(name)
-            lost = f"The message of {name} was not given to this page: do not judge without it."
-            rows = dict.fromkeys([*(c.id for c in item.draft.criteria), *item.decisions])
-            view["item"] = {
-                "id": item.id,
-                "place": list(listed).index(item.id) + 1,
-                "message": display.message(asked).html if asked else f"<p>{escape(lost)}</p>",
-                "source": asked.source if asked else "unknown",
-                "reason": item.reason or review.broken_rule(item.draft),
-                "done": item.finished,
-                "saved_at": item.saved_at,
-                "criteria": [self._criterion_view(row) for row in rows],
-            }
-        return view
 
-    def _criterion_view(self, at: str) -> dict:
-        decision, current = self.item.decisions.get(at), self._current(at)
-        edited = decision and decision.action == "edit"
-        return dict(current) | {
-            "weight": f"{current.weight:.4g}",
-            "state": decision.action if decision else "open",
-            "colour": display.COLOURS.get(current.dimension, display.GREY),
-            "was": _changed(self._drafted(at), current) if edited else "",
-            "reason": decision.reason if decision else "",
+    def _item_view(self, item: Item, place: int) -> dict:
+        name = item.draft.instruction_id
+        asked = self.instructions.get(name)
+        lost = f"The message of {name} was not given to this page: do not judge without it."
+        drafted = {c.id: c for c in item.draft.criteria}
+        decided = {at: d.criterion for at, d in item.decisions.items() if d.criterion}
+        return {
+            "id": item.id,
+            "place": place,
+            "message": display.message(asked).html if asked else f"<p>{escape(lost)}</p>",
+            "source": asked.source if asked else "unknown",
+            "reason": item.reason or review.broken_rule(item.draft),
+            "done": item.finished,
+            "saved_at": item.saved_at,
+            "criteria": [
+                _criterion_view(criterion, drafted.get(at), item.decisions.get(at))
+                for at, criterion in (drafted | decided).items()
+            ],
         }
 
 
-def _changed(before: Criterion, after: Criterion) -> str:
-    """What an edit changed, as it was before."""
-    words = {"dimension": "{}", "weight": "weight {:.2f}", "text": "“{}”"}
-    was = {name: getattr(before, name) for name in words}
-    return ", ".join(words[n].format(was[n]) for n in words if was[n] != getattr(after, n))
+def _criterion_view(now: Criterion, before: Criterion | None, decision: Decision | None) -> dict:
+    """A criterion as it stands; ``was`` is what an edit changed, as it was before."""
+    was = ""
+    if before and decision and decision.action == "edit":
+        words = {"dimension": before.dimension, "weight": f"weight {before.weight:.2f}"}
+        words["text"] = f"“{before.text}”"
+        was = ", ".join(words[n] for n in words if getattr(before, n) != getattr(now, n))
+    return dict(now) | {
+        "weight": f"{now.weight:.4g}",
+        "state": decision.action if decision else "open",
+        "colour": display.COLOURS.get(now.dimension, display.GREY),
+        "was": was,
+        "reason": decision.reason if decision else "",
+    }
 
 
 class Page(anywidget.AnyWidget):

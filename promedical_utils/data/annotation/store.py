@@ -7,10 +7,8 @@ only ever appended to (store.sql); a draft as it stands is its log, replayed.
 import json
 import random
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +16,13 @@ from pathlib import Path
 from promedical_utils.core.records import Decision, Rubric
 from promedical_utils.core.workspace import KitError, short_hash, shown
 from promedical_utils.data.annotation import review
+from promedical_utils.data.sqlite import Database
 
-SCHEMA = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
+ADVICE = (
+    "What was saved before stays; see to the disk (space, right to write, nobody else holding the "
+    "file), then do it again. A store of an earlier version of the kit (no such column) is read "
+    "with that version"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Item:
     saved_at: str
 
 
-class Store:
+class Store(Database):
     """Drafts and every decision on them, in one SQLite file on a local disk.
 
     What stands is the last decision on each criterion. What a method has returned for is on the
@@ -47,17 +50,8 @@ class Store:
     """
 
     def __init__(self, path: Path):
-        self.path, self._lock = Path(path), threading.RLock()
-        with self._explained("cannot open"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # JupyterLab answers widgets from a thread that is not the cell's
-            self._db = sqlite3.connect(
-                self.path, timeout=10, isolation_level=None, check_same_thread=False
-            )
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA synchronous=FULL")
-            [(mode,)] = self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.executescript(SCHEMA)
+        super().__init__(path, Path(__file__).with_suffix(".sql"), ADVICE)
+        [(mode,)] = self._read("PRAGMA journal_mode")
         if mode != "wal":
             raise KitError(f"{shown(self.path)}: no write-ahead log here; use a local disk")
 
@@ -265,29 +259,6 @@ class Store:
         if own or fresh:
             return (own + fresh)[0]
         return self.item(self._add(f"by {reviewer}", reviewer, draft, ""))
-
-    def _read(self, query: str, *values) -> list[sqlite3.Row]:
-        with self._lock, self._explained("cannot read"):
-            return self._db.execute(query, values).fetchall()
-
-    @contextmanager
-    def _writing(self, failure: str):
-        """One transaction, taken at its start so that what it reads is what it writes on."""
-        with self._lock, self._explained(failure), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-
-    @contextmanager
-    def _explained(self, failure: str):
-        """SQLite's errors (full disk, read-only, locked, no database) as one line."""
-        try:
-            yield
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise KitError(
-                f"{failure}: {shown(self.path)}: {error}. What was saved before stays; see to the "
-                "disk (space, right to write, nobody else holding the file), then do it again. A "
-                "store of an earlier version of the kit (no such column) is read with that version"
-            ) from None
 
 
 def _as_text(draft: Rubric) -> str:

@@ -1,4 +1,6 @@
 -- The store of annotation: drafts that were given out, and a log of decisions that only grows.
+PRAGMA synchronous = FULL;
+PRAGMA journal_mode = WAL;
 
 CREATE TABLE IF NOT EXISTS items (
     id INTEGER PRIMARY KEY,

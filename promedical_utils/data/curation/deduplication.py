@@ -8,7 +8,7 @@ What is compared does not depend on the order of the rows; an index that is buil
 as in semhash) could not promise that.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
@@ -17,6 +17,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import embeddings, lexical_guard
+from promedical_utils.data.sources.schemas import grouped
 
 BANDS, BAND_HASHES = 24, 5  # of MinHash: texts that agree in one band are compared
 GRAM = 3  # letters hashed together: a typing error changes few of them
@@ -31,19 +32,13 @@ class _Pool:
     """
 
     def __init__(self, texts: Sequence[str]):
-        self.texts, self.words, self.word_rows = texts, [], Counter()
+        self.texts, self.words, self.guards, self.word_rows = texts, [], [], Counter()
         for text in texts:
             sentences = lexical_guard.read(text)
-            content = lexical_guard.content(sentences)
-            self.words.append(tuple(word for sentence in content for word in sentence))
+            words = [w for sentence in lexical_guard.content(sentences) for w in sentence]
+            self.words.append(tuple(words))
+            self.guards.append(tuple(sorted(w for w in words if w == "not" or w[0].isdigit())))
             self.word_rows.update(set().union(*sentences))
-        self.guards = [tuple(lexical_guard.numbers(words)) for words in self.words]
-
-    def by_guard(self, rows: Iterable[int]) -> dict[tuple[str, ...], list[int]]:
-        grouped = defaultdict(list)
-        for row in rows:
-            grouped[self.guards[row]].append(row)
-        return grouped
 
     def same(self, a: int, b: int) -> bool:
         """Whether two texts say the same: where more than a fifth of the words differ, or three,
@@ -57,12 +52,12 @@ class _Pool:
 
     def pairs(self, rows: Iterable[int]) -> Iterator[tuple[int, int]]:
         """(row, other) with other < row that share the guard and may be alike."""
-        for alike in self.by_guard(rows).values():
+        for alike in grouped(rows, self.guards.__getitem__).values():
             index = MinHashLSH(num_perm=BANDS * BAND_HASHES, params=(BANDS, BAND_HASHES))
             grams = ([gram.encode() for gram in _grams(self.words[row])] for row in alike)
             sketches = MinHash.generator(grams, num_perm=BANDS * BAND_HASHES, seed=SEED)
             for row, sketch in zip(alike, sketches, strict=True):
-                yield from ((row, other) for other in index.query(sketch) if other < row)
+                yield from ((row, other) for other in index.query(sketch))
                 index.insert(row, sketch)
 
 
@@ -76,11 +71,10 @@ def deduplicate(ids: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
     for row, (id_, text) in enumerate(zip(ids, texts, strict=True), 1):
         if not text.strip():
             raise KitError(f"the pool, row {row} ({id_}): empty text; fill or remove the row")
-    order = sorted(range(len(ids)), key=ids.__getitem__)  # from here on rows are counted by id
-    pool = _Pool([texts[n] for n in order])
-    first_row: dict[tuple[str, ...], int] = {}
+    by_id = sorted(zip(ids, texts, strict=True))  # from here on rows are counted by id
+    pool, first_row = _Pool([text for _, text in by_id]), {}
     same = [first_row.setdefault(words, row) for row, words in enumerate(pool.words)]
-    clusters = DisjointSet(range(len(order)))
+    clusters = DisjointSet(range(len(by_id)))
     for row, first in enumerate(same):
         clusters.merge(row, first)
     for pair in pool.pairs(first_row.values()):
@@ -91,7 +85,7 @@ def deduplicate(ids: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
         kept, *gone = sorted(cluster)
         for row in gone:
             rule = "same words" if same[row] == same[kept] else "near-duplicate"
-            rows.append((ids[order[row]], ids[order[kept]], rule))
+            rows.append((by_id[row][0], by_id[kept][0], rule))
     return pd.DataFrame(sorted(rows), columns=["id", "kept_id", "rule"])
 
 
@@ -102,7 +96,8 @@ def matches(texts: Sequence[str], others: Sequence[str]) -> dict[int, tuple[int,
     makes of it; of several others the most similar one, of equals the first.
     """
     pool, n = _Pool([*others, *texts]), len(others)
-    others_of, vectors, found = pool.by_guard(range(n)), embeddings.embed(pool.texts), {}
+    others_of, found = grouped(range(n), pool.guards.__getitem__), {}
+    vectors = embeddings.embed(pool.texts)
     for row in range(n, len(pool.texts)):
         same = [o for o in others_of.get(pool.guards[row], ()) if pool.same(o, row)]
         if same:
@@ -114,12 +109,9 @@ def matches(texts: Sequence[str], others: Sequence[str]) -> dict[int, tuple[int,
 
 def check_ids(ids: Sequence[str]) -> None:
     """KitError on a repeated id."""
-    repeated = sorted(id_ for id_, n in Counter(ids).items() if n > 1)
-    if repeated:
-        raise KitError(
-            f"the pool: {len(repeated)} ids stand more than once, first {repeated[0]!r}; make ids "
-            "unique"
-        )
+    if repeated := sorted(id_ for id_, n in Counter(ids).items() if n > 1):
+        which = f"{len(repeated)} ids stand more than once, first {repeated[0]!r}"
+        raise KitError(f"the pool: {which}; make ids unique")
 
 
 def _grams(words: Iterable[str]) -> set[str]:

@@ -7,7 +7,6 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
 DIMENSIONS = 256
-_WORD = re.compile(r"\w+")
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
@@ -18,7 +17,7 @@ def embed(texts: Sequence[str]) -> np.ndarray:
     """
     if not texts:
         return np.zeros((0, DIMENSIONS), np.float32)
-    words = [" ".join(_WORD.findall(text.casefold())) for text in texts]
+    words = [" ".join(re.findall(r"\w+", text.casefold())) for text in texts]
     grams = HashingVectorizer(
         analyzer="char_wb",
         ngram_range=(2, 4),

@@ -9,17 +9,15 @@ list, and a list of medical words would drop just what a rubric is wanted for.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 
-import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import CountVectorizer
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, RawInstruction
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import deduplication, languages
 from promedical_utils.data.curation.lexical_guard import content, read
+from promedical_utils.data.sources.question_split import overlaps
 from promedical_utils.data.sources.schemas import question
 
 NOT_MEDICAL = "not_medical"
@@ -27,7 +25,6 @@ NO_ANSWER = "no answer of the"
 GRAM = 5  # words of an n-gram
 GRAM_SHARE = 0.5  # of a bench item's n-grams, found in one row
 WORD_OVERLAP = 0.8  # Jaccard of the content words
-BLOCK = 1000  # rows compared with all items at once
 
 
 class Curated:
@@ -44,12 +41,12 @@ class Curated:
 
     def step(self, name: str, reasons: Mapping[str, str]) -> None:
         """Take out the rows that have a reason, by id; those of ``NO_ANSWER`` are queued."""
-        gone = [row.id for row in self.left if row.id in reasons]
-        queued = [reasons[i].startswith(NO_ANSWER) for i in gone]
-        self._left_out += [(i, name, reasons[i], q) for i, q in zip(gone, queued, strict=True)]
-        before, waiting = len(self.left), sum(queued)
-        self.left = [row for row in self.left if row.id not in reasons]
-        self._funnel.append((name, before, len(gone) - waiting, waiting, len(self.left)))
+        gone = [(row.id, name, reasons[row.id]) for row in self.left if reasons.get(row.id)]
+        queued = sum(reason.startswith(NO_ANSWER) for *_, reason in gone)
+        before = len(self.left)
+        self.left = [row for row in self.left if not reasons.get(row.id)]
+        self._funnel.append((name, before, len(gone) - queued, queued, len(self.left)))
+        self._left_out += gone
 
     @property
     def funnel(self) -> pd.DataFrame:
@@ -58,9 +55,9 @@ class Curated:
 
     @property
     def left_out(self) -> pd.DataFrame:
-        rows = sorted(self._left_out, key=lambda row: row[-1])
-        frame = pd.DataFrame(rows, columns=["id", "step", "reason", "queued"])
-        return frame.astype({"queued": bool})
+        frame = pd.DataFrame(self._left_out, columns=["id", "step", "reason"])
+        frame["queued"] = frame.reason.str.startswith(NO_ANSWER).astype(bool)
+        return frame.sort_values("queued", kind="stable", ignore_index=True)
 
 
 def curate(
@@ -79,8 +76,7 @@ def curate(
     deduplication.check_ids([row.id for row in rows])
     made = Curated(rows)
     for name, reason_of in CHEAP.items():
-        reasons = {row.id: reason_of(row, profile) for row in made.left}
-        made.step(name, {i: reason for i, reason in reasons.items() if reason})
+        made.step(name, {row.id: reason_of(row, profile) for row in made.left})
     ids, texts = [row.id for row in made.left], [row.text for row in made.left]
     repeated = deduplication.deduplicate(ids, texts)
     made.step("duplicates", {r.id: f"{r.rule} of {r.kept_id}" for r in repeated.itertuples()})
@@ -104,9 +100,8 @@ def _asked(role: str, ask: Callable, rows: Sequence[RawInstruction]) -> tuple[di
     """Answers by id, and which are none; KitError when their number is not that of the texts."""
     answers = list(ask([row.text for row in rows])) if rows else []
     if len(answers) != len(rows):
-        raise KitError(
-            f"the {role} answered {len(answers)} of {len(rows)} texts: one answer or None each"
-        )
+        asked = f"{len(answers)} of {len(rows)} texts"
+        raise KitError(f"the {role} answered {asked}: one answer or None each")
     by_id = {row.id: answer for row, answer in zip(rows, answers, strict=True)}
     return by_id, {i: f"{NO_ANSWER} {role}" for i, answer in by_id.items() if answer is None}
 
@@ -139,17 +134,18 @@ def leaks(rows: Sequence[RawInstruction], bench: Mapping[str, str]) -> dict[str,
     """
     if not rows or not bench:
         return {}
-    names, items, texts = list(bench), list(bench.values()), [r.text for r in rows]
+    names, items, texts = list(bench), list(bench.values()), [row.text for row in rows]
     item_grams = [_grams(item, {GRAM}) for item in items]
     sizes = {len(gram) for grams in item_grams for gram in grams}  # a short item is one n-gram
-    item_words = [_words(item) for item in items]
-    rules = {
-        "n-gram overlap": _overlaps(texts, partial(_grams, sizes=sizes), item_grams, GRAM_SHARE),
-        "word overlap": _overlaps(texts, _words, item_words, WORD_OVERLAP, jaccard=True),
-        "embedding": deduplication.matches(texts, items),
-    }
+    of_rows = (_grams(text, sizes) for text in texts)
+    quoted = overlaps(of_rows, item_grams, GRAM_SHARE, out_of=lambda row, item: item)
+    reworded = overlaps(map(_words, texts), list(map(_words, items)), WORD_OVERLAP)
     found = {}
-    for rule, hits in rules.items():
+    for rule, hits in {
+        "n-gram overlap": _most_alike(quoted),
+        "word overlap": _most_alike(reworded),
+        "embedding": deduplication.matches(texts, items),
+    }.items():
         for n, (item, value) in hits.items():
             found.setdefault(rows[n].id, f"{rule} {value:.2f} with bench item {names[item]}")
     return found
@@ -166,23 +162,10 @@ def _words(text: str) -> set[str]:
     return {word for sentence in content(read(text)) for word in sentence}
 
 
-def _overlaps(
-    texts: Sequence[str], parts: Callable, of_items: list[set], least: float, jaccard: bool = False
-) -> dict[int, tuple[int, float]]:
-    """Row -> (the most similar item, of equals the first; how alike), from ``least`` on.
-
-    How alike: the share of the item's parts that the text has, or the Jaccard of the two.
-    """
-    counter, hits = CountVectorizer(analyzer=set, binary=True), {}
-    items = counter.fit_transform(of_items)
-    for start in range(0, len(texts), BLOCK):
-        block = [parts(text) for text in texts[start : start + BLOCK]]
-        shared = (counter.transform(block) @ items.T).toarray()
-        of = items.sum(axis=1).A1
-        if jaccard:
-            of = np.array([[len(given)] for given in block]) + of - shared
-        values = shared / of
-        for row, item in enumerate(values.argmax(axis=1)):
-            if values[row, item] >= least:
-                hits[start + row] = (int(item), float(values[row, item]))
-    return hits
+def _most_alike(found: Iterable[tuple[int, int, float]]) -> dict[int, tuple[int, float]]:
+    """Row -> (the item that it shares most with, of equals the first; how much)."""
+    best = {}
+    for row, item, share in found:
+        if row not in best or share > best[row][1]:
+            best[row] = (item, share)
+    return best

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 from rapidfuzz.distance import OSA
@@ -100,13 +101,6 @@ def _exchanged(a: set[tuple[str, str]], b: set[tuple[str, str]]) -> bool:
     if any(pair[::-1] in now for pair in was):
         return True
     return any(
-        (left, other) in now and (place, word) in now
-        for left, word in was
-        for place, other in was
-        if word != other
+        word != other and (left, other) in now and (place, word) in now
+        for (left, word), (place, other) in product(was, repeat=2)
     )
-
-
-def numbers(words: list[str]) -> list[str]:
-    """The numbers and negations of a text, sorted."""
-    return sorted(w for w in words if w == "not" or w[0].isdigit())

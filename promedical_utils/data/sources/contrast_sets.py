@@ -25,16 +25,16 @@ without a pair is dropped and counted, and so is a question.
 
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from promedical_utils.core.records import Criterion, VerdictValue
 from promedical_utils.core.workspace import read_yaml, short_hash
+from promedical_utils.data.sources.schemas import grouped
 
 SUPPORTS, TOUCHES = 0.55, 0.3  # shares of a statement's content words
 ANSWERS = 4  # of a question, all of the same number of words
@@ -50,13 +50,15 @@ RULE = {
 }
 
 
+Draws = dict[str, dict[str, VerdictValue]]  # by text, the verdicts by criterion id
+
+
 class Statement(NamedTuple):
     kind: Literal["must_have", "nice_to_have"]
     text: str
 
 
-@dataclass(frozen=True)
-class Contrast:
+class Contrast(NamedTuple):
     """``answers``: name, text, verdicts by criterion id, one of every criterion."""
 
     criteria: list[Criterion]
@@ -64,12 +66,11 @@ class Contrast:
 
 
 class _Part(NamedTuple):
-    """A sentence, its place, the verdicts it settles, and whether it may support a statement."""
+    """A sentence, its place, and the verdicts that it settles; one that breaks supports nothing."""
 
     place: float
     text: str
     settles: Mapping[str, VerdictValue] = {}
-    supports: bool = True
 
 
 class _Twin(NamedTuple):
@@ -81,12 +82,6 @@ class _Twin(NamedTuple):
     place: float
     replaces: frozenset[int] = frozenset()
     denies: str = ""
-
-
-class _Draw(NamedTuple):
-    text: str
-    words: int
-    verdicts: dict[str, VerdictValue]
 
 
 def contrast(
@@ -109,10 +104,11 @@ def contrast(
         dropped["question: fewer than two sentences"] += 1
         return None
     claims = _claims(id, sentences, statements, rng, dropped)
-    if not claims or claims[0].kind != "must_have":
+    if "must_have" not in [c.kind for c in claims]:
         dropped["question: no must-have statement is supported"] += 1
         return None
     twins, warnings = _built(id, sentences, claims, rng, half)
+    claims |= warnings
     kinds = [
         kind
         for kind, bank in BANKS.items()
@@ -124,29 +120,27 @@ def contrast(
             bank, place = BANKS[kind], rng.uniform(-0.9, len(sentences) - 0.1)
             about = _criterion(id, kind, rng.choice(bank["criterion"][half]), dimension)
             twins.append(_Twin(about, bank["met"][half], bank["not_met"][half], place))
-    criteria = [*claims, *warnings, *(twin.criterion for twin in twins)]
-    texts = {c.id: c.text for c in claims} | {c.id: sentence for c, sentence in warnings.items()}
-    drawn = {}
+    criteria, drawn = [*claims, *(twin.criterion for twin in twins)], {}
     for _ in range(DRAWS):
         parts = _parts(sentences, twins, rng)
         text = " ".join(part.text for part in parts)
-        verdicts = {c.id: _verdict(c, parts, texts.get(c.id)) for c in criteria}
+        verdicts = {c.id: _verdict(c, parts, claims.get(c)) for c in criteria}
         unsure = any(verdicts[c.id] == "unknown" for c in criteria if c.dimension == "safety")
         if SHORTEST <= len(text.split()) <= LONGEST and not unsure:
-            drawn[text] = _Draw(text, len(text.split()), verdicts)
-    four = _best(list(drawn.values()), criteria, rng)
+            drawn[text] = verdicts
+    four = _best(drawn, criteria, rng)
     if four is None:
         dropped["question: no answers of equal length that differ"] += 1
         return None
     kept = [c for c in criteria if _pairs(four, c.id)]
     dropped.update(f"criterion: no balanced pair, {c.kind}" for c in criteria if c not in kept)
-    must = [c for c in kept if c.kind == "must_have"] or claims[:1]  # a rubric has one at least
+    must = [c for c in kept if c.kind == "must_have"] or criteria[:1]  # a rubric has one at least
     weighted = [c.model_copy(update={"weight": 1 / len(must)}) for c in must]
     kept = weighted + [c for c in kept if c.kind != "must_have"]
-    named = enumerate(four, 1)
-    return Contrast(
-        kept, [(f"contrast_{n}", d.text, {c.id: d.verdicts[c.id] for c in kept}) for n, d in named]
-    )
+    answers = []
+    for n, (text, verdicts) in enumerate(four.items(), 1):
+        answers.append((f"contrast_{n}", text, {c.id: verdicts[c.id] for c in kept}))
+    return Contrast(kept, answers)
 
 
 def split(text: str) -> list[str]:
@@ -169,9 +163,8 @@ def contradiction(statement: str) -> str | None:
     condition = RULE["before_main"].match(statement)
     start = condition.end() if condition else 0
     verb = RULE["verb"].search(statement, start)
-    if not verb or RULE["unclear"].search(statement):
-        return None
-    if RULE["before_verb"].search(statement[start : verb.start()]):
+    unclear = RULE["unclear"].search(statement)
+    if not verb or unclear or RULE["before_verb"].search(statement, start, verb.start()):
         return None
     turned = verb[1] if verb[2] or verb[3] else WORDING["verbs"][verb[1]]
     return statement[: verb.start()] + turned + statement[verb.end() :]
@@ -198,8 +191,9 @@ def _criterion(id: str, kind: str, text: str, dimension="safety") -> Criterion:
     return Criterion(id=i, dimension=dimension, text=text, weight=0, kind=kind)
 
 
-def _claims(id, sentences, statements, rng, dropped) -> list[Criterion]:
-    """Statements as criteria, a must-have first, then those that some sentence does not touch."""
+def _claims(id, sentences, statements, rng, dropped) -> dict[Criterion, str]:
+    """Criteria with the statements that they are, a must-have first if there is any, then those
+    that some sentence does not touch."""
     texts = dict.fromkeys(Statement(s.kind, s.text.strip()) for s in statements if s.text.strip())
     overlaps = {s: [overlap(s.text, sentence) for sentence in sentences] for s in texts}
     supported = [s for s in texts if max(overlaps[s]) >= SUPPORTS]
@@ -211,7 +205,7 @@ def _claims(id, sentences, statements, rng, dropped) -> list[Criterion]:
     dropped["statement: no sentence supports it"] += len(texts) - len(supported)
     dropped["statement: more than are taken"] += len(supported) - len(chosen)
     dimension = {"must_have": "proficiency", "nice_to_have": "excellence"}
-    return [_criterion(id, s.kind, s.text, dimension[s.kind]) for s in chosen]
+    return {_criterion(id, s.kind, s.text, dimension[s.kind]): s.text for s in chosen}
 
 
 def _built(id, sentences, claims, rng, half) -> tuple[list[_Twin], dict[Criterion, str]]:
@@ -251,10 +245,11 @@ def _parts(sentences: Sequence[str], twins: Sequence[_Twin], rng: random.Random)
         state = rng.choices(("met", "not_met", None), (0.4, 0.4, 0.2))[0]
         if state:
             body -= twin.replaces
-            met, ids = state == "met", [twin.criterion.id]
-            ids += [twin.denies] if twin.denies and not met else []
-            text = rng.choice(twin.met if met else twin.not_met)
-            parts.append(_Part(twin.place, text, dict.fromkeys(ids, state), met))
+            text = rng.choice(twin.met if state == "met" else twin.not_met)
+            settles = {twin.criterion.id: state}
+            if twin.denies and state == "not_met":
+                settles[twin.denies] = state
+            parts.append(_Part(twin.place, text, settles))
     return sorted(parts + [_Part(i, sentences[i]) for i in body], key=lambda part: part.place)
 
 
@@ -262,32 +257,33 @@ def _verdict(criterion: Criterion, parts: Sequence[_Part], claim: str | None) ->
     settled = next((p.settles[criterion.id] for p in parts if criterion.id in p.settles), None)
     if claim is None:
         return settled or ("met" if criterion.dimension == "safety" else "not_met")
-    supported = any(p.supports and overlap(claim, p.text) >= SUPPORTS for p in parts)
+    sound = [p.text for p in parts if "not_met" not in p.settles.values()]
+    supported = any(overlap(claim, text) >= SUPPORTS for text in sound)
     if supported or settled:  # denied, and yet said elsewhere: who knows
         return "unknown" if supported and settled else settled or "met"
     return "unknown" if any(overlap(claim, p.text) >= TOUCHES for p in parts) else "not_met"
 
 
-def _pairs(draws: Sequence[_Draw], criterion_id: str) -> list[tuple[_Draw, _Draw]]:
+def _pairs(draws: Draws, criterion_id: str) -> list[tuple[str, str]]:
     """Those that differ on a criterion: the one that meets it, the one that does not."""
-    met = [d for d in draws if d.verdicts[criterion_id] == "met"]
-    return [(a, b) for a in met for b in draws if b.verdicts[criterion_id] == "not_met"]
+    met = [text for text, verdicts in draws.items() if verdicts[criterion_id] == "met"]
+    not_met = [text for text, verdicts in draws.items() if verdicts[criterion_id] == "not_met"]
+    return list(product(met, not_met))
 
 
-def _best(drawn: list[_Draw], criteria, rng: random.Random) -> list[_Draw] | None:
+def _best(drawn: Draws, criteria: Sequence[Criterion], rng: random.Random) -> Draws | None:
     """``ANSWERS`` equally long draws, as the module says; None if no four are worth their cost."""
-    best, most, by_words = None, 0.0, defaultdict(list)
-    for draw in drawn:
-        by_words[draw.words].append(draw)
-    enough = [draws for draws in by_words.values() if len(draws) >= ANSWERS]
+    best, most, by_words = None, 0.0, grouped(drawn, lambda text: len(text.split()))
+    enough = [texts for texts in by_words.values() if len(texts) >= ANSWERS]
     for _ in range(DRAWS if enough else 0):
-        four, value, better = rng.sample(rng.choice(enough), ANSWERS), 0.0, Counter()
+        texts, value, better = rng.sample(rng.choice(enough), ANSWERS), 0.0, Counter()
+        four = {text: drawn[text] for text in texts}
         for criterion in criteria:
             pairs = _pairs(four, criterion.id)
-            gaps = [len(a.text) - len(b.text) for a, b in pairs]
+            gaps = [len(a) - len(b) for a, b in pairs]
             value += len(pairs) - LETTERS * abs(sum((gap > 0) - (gap < 0) for gap in gaps))
-            better.update((a.text, b.text) for a, b in pairs)
-        for a, b in combinations([draw.text for draw in four], 2):
+            better.update(pairs)
+        for a, b in combinations(texts, 2):
             value -= CROSSED * abs(better[a, b] - better[b, a])
         if value > most:
             best, most = four, value

@@ -2,8 +2,6 @@
 
 MEDIQA-2019 and MedQuAD: retrieved passages scored 1 to 4, a pair is two answers to one question of
 unequal score. Medical RewardBench: one pair a row, which medical experts revised.
-
-    questions, left_out = judged.read("medquad")
 """
 
 from collections import Counter, defaultdict
@@ -14,7 +12,7 @@ from itertools import combinations
 from promedical_utils.core.records import Candidate, Instruction, Rubric
 from promedical_utils.core.workspace import short_hash
 from promedical_utils.data.sources import schemas
-from promedical_utils.data.sources.schemas import question, wording
+from promedical_utils.data.sources.schemas import grouped, question, wording
 
 # Pairs of each subset of Medical RewardBench, by its card
 SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}
@@ -40,13 +38,11 @@ def read(name: str) -> tuple[list[Question], dict[str, int]]:
 
     KitError where it cannot be reached.
     """
-    card, adapter = SETS[name]
-    kept, left_out = [], Counter()
-    for asked in adapter(schemas.read(card), left_out):
-        if asked.pairs:
-            kept.append(asked)
-        else:
-            left_out["questions without two unequal scores"] += 1
+    (card, adapter), left_out = SETS[name], Counter()
+    questions = list(adapter(schemas.read(card), left_out))
+    kept = [asked for asked in questions if asked.pairs]
+    if len(kept) < len(questions):
+        left_out["questions without two unequal scores"] = len(questions) - len(kept)
     return kept, dict(left_out)
 
 
@@ -54,50 +50,40 @@ def _scored(
     asked: Instruction, answers: Sequence[tuple], generator: str = "retrieved", subset: str = ""
 ) -> Question:
     """Of (answer id, text, score); the pairs are in the order of the ids, which tells nothing."""
-    score = {id: points for id, _, points in answers}
-    pairs = []
+    score, pairs = {id: points for id, _, points in answers}, []
     for a, b in combinations(sorted(score), 2):
         if score[a] != score[b]:
             pairs.append((a, b, 1 if score[a] > score[b] else -1))
-    candidates = [
-        Candidate(id=id, instruction_id=asked.id, generator=generator, text=text)
-        for id, text, _ in answers
-    ]
+    own = {"instruction_id": asked.id, "generator": generator}
+    candidates = tuple(Candidate(id=id, text=text, **own) for id, text, _ in answers)
     condition = short_hash(wording(asked.messages[-1].content))
-    return Question(asked, tuple(candidates), tuple(pairs), condition, subset)
+    return Question(asked, candidates, tuple(pairs), condition, subset)
 
 
-# --- adapters: questions of a card's rows, which count what they leave out
-
-
-def mediqa(rows: Sequence[schemas.MediqaQuestion], _: Counter) -> Iterator[Question]:
+def mediqa(rows: Sequence, _: Counter) -> Iterator[Question]:
     """The reference score of 1 to 4 orders the answers."""
     for row in rows:
         asked = question(f"mediqa-{row.split}-{row.qid}", "mediqa", row.question, CONSUMER)
         yield _scored(asked, [(f"{asked.id}-{a.aid}", a.text, a.score) for a in row.answers])
 
 
-def medquad(rows: Sequence[schemas.MedquadAnswer], left_out: Counter) -> Iterator[Question]:
+def medquad(rows: Sequence, left_out: Counter) -> Iterator[Question]:
     """The judged score of 1 to 4 orders the answers.
 
     168 answers were judged twice, and never alike: they have no score here (kit's decision, a mean
     would order them by who happened to judge twice).
     """
-    judged, answers = defaultdict(list), defaultdict(list)
-    for row in rows:
-        judged[row.qid, row.aid].append(row)
-    for (qid, aid), of_answer in judged.items():
+    text, answers = {row.qid: row.question for row in rows}, defaultdict(list)
+    for (qid, aid), of_answer in grouped(rows, lambda row: (row.qid, row.aid)).items():
         if len({row.score for row in of_answer}) > 1:
             left_out["answers judged differently"] += 1
         else:
-            last = of_answer[-1]
-            answers[qid].append((f"medquad-{qid}-{aid}", last.answer, last.score))
-    text = {row.qid: row.question for row in rows}
+            answers[qid].append((f"medquad-{qid}-{aid}", of_answer[-1].answer, of_answer[-1].score))
     for qid, scored in answers.items():
         yield _scored(question(f"medquad-{qid}", "medquad", text[qid], CONSUMER), scored)
 
 
-def rewardbench(rows: Sequence[schemas.RewardBenchPair], left_out: Counter) -> Iterator[Question]:
+def rewardbench(rows: Sequence, left_out: Counter) -> Iterator[Question]:
     """A row is a pair; which of the two is called a is drawn by hash: the order tells nothing."""
     for number, row in enumerate(rows):
         id, source = f"rewardbench-{number:04d}", "medical_rewardbench"
@@ -114,7 +100,7 @@ def rewardbench(rows: Sequence[schemas.RewardBenchPair], left_out: Counter) -> I
 
 
 CONSUMER = "consumer_question"
-SETS = {  # name -> its card and adapter
+SETS = {  # name -> its card, and the adapter that makes questions of its rows
     "mediqa": ("mediqa", mediqa),
     "medquad": ("medquad_judged", medquad),
     "medical_rewardbench": ("medical_rewardbench", rewardbench),

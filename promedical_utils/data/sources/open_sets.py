@@ -8,9 +8,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from promedical_utils.core.records import RawInstruction, first_error
@@ -22,12 +23,11 @@ ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 CARDS = schemas.cards("open_sets.yaml")
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What one source gave: every row is an instruction or is counted in ``skipped``, by reason."""
 
-    instructions: list[RawInstruction] = field(default_factory=list)
-    skipped: Counter = field(default_factory=Counter)
+    instructions: list[RawInstruction]
+    skipped: Counter
 
 
 def read(source: str | Path, limit: int | None = None) -> Reading:
@@ -44,34 +44,31 @@ def read(source: str | Path, limit: int | None = None) -> Reading:
         rows, name = _own(Path(source)), Path(source).name
     else:
         raise KitError(f"no source {source}: give a file, a folder, or one of {', '.join(CARDS)}")
-    reading, seen = Reading(), set()
+    found, skipped = {}, Counter()
     with closing(rows):
         for row in rows:
-            if isinstance(row, str) or row.id in seen:
-                reading.skipped[row if isinstance(row, str) else "repeated id"] += 1
+            if isinstance(row, str) or row.id in found:
+                skipped[row if isinstance(row, str) else "repeated id"] += 1
                 continue
-            seen.add(row.id)
-            reading.instructions.append(row)
-            if len(reading.instructions) == limit:
+            found[row.id] = row
+            if len(found) == limit:
                 break
-    if not reading.instructions:
-        most = "; ".join(f"{reason} ({n})" for reason, n in reading.skipped.most_common(3))
+    if not found:
+        most = "; ".join(f"{reason} ({n})" for reason, n in skipped.most_common(3))
         raise KitError(f"{name}: no row can be used: {most or 'there are none'}")
-    return reading
-
-
-# --- rows: a RawInstruction or the reason why there is none
+    return Reading(list(found.values()), skipped)
 
 
 def _of_set(key: str, card: Card) -> Iterator[RawInstruction | str]:
-    for number, row in enumerate(_open(card)):
-        gone = [name for name in card.fields if name not in row] if not number else []
-        if gone:  # a set that has changed must not look empty
+    """Each row as a record, or the reason why it is none."""
+    for row in _open(card):
+        try:
+            name, text = ADAPTERS[key](row)
+        except KeyError as error:  # a set that has changed must not look empty
             raise KitError(
-                f"{card.name} has no field {', '.join(gone)} at revision {card.revision}; the "
+                f"{card.name} has no field {error.args[0]} at revision {card.revision}; the "
                 "adapter in promedical_utils/data/sources/open_sets.py needs it"
-            )
-        name, text = ADAPTERS[key](row)
+            ) from None
         if name and text:
             id = f"{key}-{name}"
             yield RawInstruction(id=id, text=text, source=key, licence=card.licence)
@@ -100,12 +97,9 @@ def _open(card: Card) -> Iterator[dict]:
 
 
 def _own(path: Path) -> Iterator[RawInstruction | str]:
-    import pyarrow.parquet as parquet
-
-    files = [path]
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.name.endswith(ENDINGS))
-    if not files or not all(file.name.endswith(ENDINGS) for file in files):
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [file for file in files if file.name.endswith(ENDINGS)]
+    if not files:
         raise KitError(
             f"{path.name}: no file of {', '.join(ENDINGS)}; each row is id, text, source, licence"
         )
@@ -133,9 +127,6 @@ def _checked(row: str | dict) -> RawInstruction | str:
     return record if record.text.strip() else "no question"
 
 
-# --- adapters: of a set's row (id within the set, question)
-
-
 def _text(value) -> str:
     return value.strip() if isinstance(value, str) else ""
 
@@ -150,4 +141,5 @@ def _ultramedical(row: Mapping) -> tuple:
     return row["id"], _text(asked[0]) if len(asked) == 1 else ""
 
 
+# of a set's row, its id within the set and its question
 ADAPTERS = {"rar_medicine": _rar_medicine, "ultramedical": _ultramedical}

@@ -7,8 +7,8 @@ by their ids, as message, summary and paraphrase.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -30,22 +30,32 @@ def alike(texts: Sequence[str], others: Sequence[str], questions: bool = False) 
     """
     first = {wording(other): n for n, other in reversed(list(enumerate(others)))}
     found = {n: first[wording(t)] for n, t in enumerate(texts) if wording(t) in first}
-    for parts in (runs, _content) if questions else (runs,):
-        rows, sizes = defaultdict(list), [0] * len(texts)  # by part: who has it
-        for row, text in enumerate(texts):
-            for part in (of_text := parts(text)):
-                rows[part].append(row)
-            sizes[row] = len(of_text)
-        for n, other in enumerate(others):
-            of_other = parts(other)
-            shared = Counter(row for part in of_other for row in rows.get(part, ()))
-            for row, both in shared.items():
-                whole = sizes[row] + len(of_other) - both
-                shorter = min(sizes[row], len(of_other))
-                least = RUN_SHARE * shorter if parts is runs else WORD_SHARE * whole
-                if both >= least:
-                    found.setdefault(row, n)
+    rules = [(runs, RUN_SHARE, min), (_content, WORD_SHARE, None)]
+    for parts, least, out_of in rules if questions else rules[:1]:
+        of_others = [parts(other) for other in others]
+        for row, other, _ in overlaps(map(parts, texts), of_others, least, out_of):
+            found.setdefault(row, other)
     return found
+
+
+def overlaps(
+    texts: Iterable[set], others: Sequence[set], least: float, out_of: Callable | None = None
+) -> Iterator[tuple[int, int, float]]:
+    """(row of ``texts``, row of ``others``, share of parts in common), from ``least`` on, in order.
+
+    ``out_of`` gives what the share is of by the number of parts of each; without it, of both.
+    """
+    having = defaultdict(list)  # part -> the others that have it
+    for n, parts in enumerate(others):
+        for part in parts:
+            having[part].append(n)
+    for row, parts in enumerate(texts):
+        shared = Counter(n for part in parts for n in having.get(part, ()))
+        for n, common in sorted(shared.items()):
+            sizes = len(parts), len(others[n])
+            share = common / (out_of(*sizes) if out_of else sum(sizes) - common)
+            if share >= least:
+                yield row, n, share
 
 
 def runs(text: str) -> set[Hashable]:
@@ -58,8 +68,7 @@ def _content(text: str) -> set[Hashable]:
     return set(wording(text).split()) - ENGLISH_STOP_WORDS
 
 
-@dataclass(frozen=True)
-class QuestionSplit:
+class QuestionSplit(NamedTuple):
     """Where a question belongs. ``fixed``: wording of the test side -> a name of what it asks."""
 
     seed: int
@@ -68,14 +77,14 @@ class QuestionSplit:
     @classmethod
     def of_fixed_sets(cls, seed: int) -> "QuestionSplit":
         """LiveQA's other wordings are known where its file is at hand."""
-        fixed = {row.question: short_hash(wording(row.question)) for row in read("kqa_labels")}
+        fixed = {row.question: "" for row in read("kqa_labels")}
         for row in read("mediqa"):  # whose ids in this split are LiveQA's own
-            name = f"liveqa-{row.qid}" if row.split == "train_liveqa" else ""
-            fixed[row.question] = name or short_hash(wording(row.question))
+            fixed[row.question] = f"liveqa-{row.qid}" if row.split == "train_liveqa" else ""
         for row in read("liveqa_questions") if at_hand("liveqa_questions") else ():
             texts = filter(None, (row.message, row.summary, row.paraphrase))
             fixed |= dict.fromkeys(texts, f"liveqa-{row.qid}")
-        return cls(seed, fixed)
+        named = {text: name or short_hash(wording(text)) for text, name in fixed.items()}
+        return cls(seed, named)
 
     def place(
         self, questions: Sequence[Sequence[str]], trained_on: Sequence[bool] = ()
@@ -84,12 +93,11 @@ class QuestionSplit:
 
         Where one is not to be ``trained_on``, the bench takes it from train.
         """
-        owner = [n for n, wordings in enumerate(questions) for _ in wordings]
-        texts = [text for wordings in questions for text in wordings]
-        names, twin = list(self.fixed.values()), {}
-        for row, other in sorted(alike(texts, list(self.fixed), questions=True).items()):
-            twin.setdefault(owner[row], names[other])
-        placed: list[tuple[str, Split, bool]] = []
+        asked = [(n, text) for n, wordings in enumerate(questions) for text in wordings]
+        twins = alike([text for _, text in asked], list(self.fixed), questions=True)
+        names, twin, placed = list(self.fixed.values()), {}, []
+        for row, other in sorted(twins.items()):
+            twin.setdefault(asked[row][0], names[other])
         for n, wordings in enumerate(questions):
             name = twin.get(n) or short_hash(wording(wordings[0]))
             draw = int(short_hash(self.seed, name), 16) / 16**12

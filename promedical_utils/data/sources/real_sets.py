@@ -1,20 +1,15 @@
 """Real data as the kit's records: labels of people and of language models, and constructed pairs.
 
-Decisions of the kit, each with its reason:
+Whose labels, which split, and what they cannot say: ``docs/real_sets.md``. Decisions of the kit:
 - K-QA: must-have statements are proficiency criteria of weight 1/n, nice-to-have ones excellence.
   The majority of three physicians counts; Neutral and Contradiction are both *not met*, since a
   criterion asks whether the answer says so (12 contradictions are too few for a veto class). The
   physician's own answer meets the statements, because they were taken out of that very answer.
-- patientqa: ``label_sets.yaml`` says which level of a rating meets which criterion. Its LiveQA part
-  is the test side's, but for what a threshold and a checkpoint are chosen on.
-- MedHallu, MEDEC-MS: one constant criterion; the answers are the right text and its wrong twin.
 - LostBench: the instruction is a conversation up to an answer, where two or more were given to it.
   A rubric needs proficiency, so it has an overall criterion that nobody judged.
 - HealthBench: points are proficiency weights. A penalty becomes a safety criterion only from -7
   points down and where ``healthbench_harm.csv`` marks harm, else proficiency turned round; either
   way it is phrased so that *met* is good, and its verdict is flipped.
-- K-QA's other questions and MedLFQA: statements are criteria, answers made to miss or break one.
-- MEDIQA-2019 is only tested on (``judged``): what it asks and answers is kept out of training here.
 """
 
 import os
@@ -28,7 +23,6 @@ from statistics import mean, mode
 from typing import NamedTuple
 
 import pandas as pd
-from pydantic import BaseModel
 
 from promedical_utils.core import statistics
 from promedical_utils.core.records import (
@@ -46,32 +40,33 @@ from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, read_yaml, short_hash
 from promedical_utils.data.sources import contrast_sets, judged, schemas
 from promedical_utils.data.sources.question_split import TRAINING_SIDE, QuestionSplit, alike
-from promedical_utils.data.sources.schemas import NEGATION, at_hand, question, read, wording
+from promedical_utils.data.sources.schemas import (
+    NEGATION,
+    at_hand,
+    grouped,
+    question,
+    read,
+    wording,
+)
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
-# MEDIQA's one criterion, which is also what a model of criteria is given where there is no rubric
-NEUTRAL = Criterion(
-    id="neutral",
-    dimension="proficiency",
-    text="Gives a correct answer to the question asked, be it an incomplete one.",
-    weight=1,
-    kind="overall",
-)
 EXTERNAL = frozenset({"healthbench", "lostbench"})  # evaluation only: one by its authors' wish
 CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
 LABEL_SETS = read_yaml(Path(__file__).with_name("label_sets.yaml"))
+NEUTRAL = Criterion(id="neutral", **LABEL_SETS["neutral"][0])
 LOST = "labelled rows of no statement of its question, counted in the agreement only"
 
 
 class _Answer(NamedTuple):
-    """``name``: within its question. ``verdicts`` by criterion id; ``singly``: of each labeller."""
+    """``verdicts`` by criterion id; ``singly``: of each labeller; ``name``: within its question,
+    where its generator has several."""
 
-    name: str
     generator: str
     text: str
     verdicts: Mapping[str, str]
     singly: Mapping[str, Mapping[str, str]] = {}
+    name: str = ""
 
 
 class _Asked(NamedTuple):
@@ -117,28 +112,21 @@ class RealStudy(RunData):
         Where its labels differ nobody knows: unknown, which is counted as well.
         """
         i, place = asked.id, {"condition": condition, "patient": condition, "split": split}
-        about = (asked.prompt, asked.category, asked.specialty)
-        self.instructions.append(question(i, source, *about))
-        self.rubrics.append(
-            Rubric(instruction_id=i, criteria=asked.criteria, status="gold", round=0)
-        )
+        rubric = Rubric(instruction_id=i, criteria=asked.criteria, status="gold", round=0)
+        self.instructions.append(question(i, source, asked.prompt, asked.category, asked.specialty))
+        self.rubrics.append(rubric)
         self.splits.append(SplitRow(instruction_id=i, wording_seed=0, **place))
         self.known_by[i] = asked.known_by
-        by_text = defaultdict(list)
-        for answer in asked.answers:
-            by_text[wording(answer.text)].append(answer)
-        for first, *again in by_text.values():
-            id, verdicts = f"{i}-{first.name}", dict(first.verdicts)
+        for first, *again in grouped(asked.answers, lambda answer: wording(answer.text)).values():
+            id, verdicts = f"{i}-{first.name or first.generator}", dict(first.verdicts)
             for other in again:
                 self.left_out[f"{source}: texts labelled again"] += 1
                 for c in verdicts:
                     if verdicts[c] != other.verdicts[c]:
                         verdicts[c] = "unknown"
                         self.left_out[f"{source}: labels of one text that differ, unknown"] += 1
-            self.candidates.append(
-                Candidate(id=id, instruction_id=i, generator=first.generator, text=first.text)
-            )
-            labels = LABELS[source]
+            labels, about = LABELS[source], {"generator": first.generator, "text": first.text}
+            self.candidates.append(Candidate(id=id, instruction_id=i, **about))
             for judge, given in {labels: verdicts, "judge": verdicts, **first.singly}.items():
                 why = labels if judge == "judge" else ""
                 for c, v in given.items():
@@ -200,42 +188,36 @@ def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
 
 
 def _apart(study: RealStudy) -> RealStudy:
-    """The study without what its training side shares with the test side, which is counted; then
-    without what train shares with what a threshold and a checkpoint are chosen on."""
+    """The study without what its training side shares with the test side; then without what train
+    shares with what a threshold and a checkpoint are chosen on. All of it is counted.
+
+    Left out are questions that ask, nearly in its words, what one over there asks; then answers
+    that stand there; then questions without an answer left.
+    """
     test = {row.split for row in study.splits} - set(TRAINING_SIDE)
-    study = _without_twins(study, TRAINING_SIDE, test, "the test side", judged_answers())
-    chosen_on = TRAINING_SIDE[1:]
-    return _without_twins(study, TRAINING_SIDE[:1], chosen_on, "calibration or checkpoint", [])
-
-
-def _without_twins(
-    study: RealStudy,
-    side: Collection[Split],
-    others: Collection[Split],
-    where: str,
-    answers: Sequence[str],
-) -> RealStudy:
-    """Without the questions of ``side`` that ask, nearly in its words, what one of ``others`` asks;
-    then answers that these or ``answers`` have; then questions without an answer left."""
-    mine, theirs = set(study.ids(*side)), set(study.ids(*others))
     source = {i.id: i.source for i in study.instructions}
-    asked = [(i, text) for i, texts in study.known_by.items() if i in mine for text in texts]
-    known = [text for i, texts in study.known_by.items() if i in theirs for text in texts]
-    twins = {asked[n][0] for n in alike([text for _, text in asked], known, questions=True)}
-    given = [c for c in study.candidates if c.instruction_id in mine - twins]
-    tested = [c.text for c in study.candidates if c.instruction_id in theirs]
-    repeated = [given[n] for n in alike([c.text for c in given], tested + list(answers))]
-    gone = {c.id for c in repeated}
-    kept = [c for c in study.candidates if c.instruction_id not in twins and c.id not in gone]
-    for reason, lost in {
-        f"training questions that are nearly one of {where}": twins,
-        f"training answers that stand in {where}": [c.instruction_id for c in repeated],
-        f"training questions without an answer left beside {where}": mine
-        - twins
-        - {c.instruction_id for c in kept},
-    }.items():
-        study.left_out.update(f"{source[i]}: {reason}" for i in lost)
-    return study.only({c.id for c in kept})
+    for side, others, where, answers in (
+        (TRAINING_SIDE, test, "the test side", judged_answers()),
+        (TRAINING_SIDE[:1], TRAINING_SIDE[1:], "calibration or checkpoint", []),
+    ):
+        mine, theirs = set(study.ids(*side)), set(study.ids(*others))
+        asked = [(i, text) for i, texts in study.known_by.items() if i in mine for text in texts]
+        known = [text for i, texts in study.known_by.items() if i in theirs for text in texts]
+        twins = {asked[n][0] for n in alike([text for _, text in asked], known, questions=True)}
+        given = [c for c in study.candidates if c.instruction_id in mine - twins]
+        answers += [c.text for c in study.candidates if c.instruction_id in theirs]
+        repeated = [given[n] for n in alike([c.text for c in given], answers)]
+        gone = {c.id for c in repeated}
+        kept = [c for c in study.candidates if c.instruction_id not in twins and c.id not in gone]
+        bare = mine - twins - {c.instruction_id for c in kept}
+        for reason, lost in {
+            f"training questions that are nearly one of {where}": twins,
+            f"training answers that stand in {where}": [c.instruction_id for c in repeated],
+            f"training questions without an answer left beside {where}": bare,
+        }.items():
+            study.left_out.update(f"{source[i]}: {reason}" for i in lost)
+        study = study.only({c.id for c in kept})
+    return study
 
 
 def held_out_questions() -> dict[str, str]:
@@ -257,9 +239,6 @@ def judged_answers() -> list[str]:
     return texts + [row.answer for row in others]
 
 
-# ---------------------------------------------------------------- the sources
-
-
 def _verdict(met: bool) -> str:
     return "met" if met else "not_met"
 
@@ -268,16 +247,14 @@ def _constant(instruction_id: str, source: str) -> list[Criterion]:
     """The criteria of ``source`` in label_sets.yaml."""
     criteria = []
     for row in LABEL_SETS[source]:
-        about = {name: row[name] for name in ("kind", "dimension", "text")}
-        id, weight = short_hash(instruction_id, row["kind"]), row.get("weight", 0)
-        criteria.append(Criterion(id=id, weight=weight, **about))
+        about = {name: row[name] for name in Criterion.model_fields if name in row}
+        named = {"id": short_hash(instruction_id, row["kind"]), "weight": 0}
+        criteria.append(Criterion(**named | about))
     return criteria
 
 
 def _kqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    labels = defaultdict(list)
-    for label in read("kqa_labels"):
-        labels[wording(label.question)].append(label)
+    labels = grouped(read("kqa_labels"), lambda label: wording(label.question))
     for row in read("kqa_questions"):
         of_question = labels.pop(wording(row.Question), [])
         if not of_question:
@@ -291,21 +268,20 @@ def _kqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
         left_out["blank or repeated statements"] += given - len(criteria)
         criterion, by_answer = {wording(c.text): c.id for c in criteria}, defaultdict(dict)
         for label in of_question:
+            three = [_verdict(said == CLASSES[-1]) for said in label.labels]
             if c := criterion.get(wording(label.criterion)):
-                by_answer[label.model, label.answer][c] = [
-                    _verdict(x == CLASSES[-1]) for x in label.labels
-                ]
+                by_answer[label.model, label.answer][c] = three
             else:  # two statements glued together
                 left_out[LOST] += 1
-        met, unknown = (dict.fromkeys(criterion.values(), v) for v in ("met", "unknown"))
-        answers = [_Answer("physician", "physician", row.Free_form_answer, met)]
-        for (model, text), three in by_answer.items():
+        met = dict.fromkeys(criterion.values(), "met")
+        answers = [_Answer("physician", row.Free_form_answer, met)]
+        for (model, text), labelled in by_answer.items():
+            three = dict.fromkeys(criterion.values(), ["unknown"] * 3) | labelled
             singly = {
-                f"physician_{n + 1}": unknown | {c: v[n] for c, v in three.items()}
-                for n in range(3)
+                f"physician_{n + 1}": {c: said[n] for c, said in three.items()} for n in range(3)
             }
-            majority = unknown | {c: mode(v) for c, v in three.items()}
-            answers.append(_Answer(model, model, text, majority, singly))
+            majority = {c: mode(said) for c, said in three.items()}
+            answers.append(_Answer(model, text, majority, singly))
         about = (row.Question, "patient_question", criteria, answers, [row.Question])
         yield _Asked(i, *about, row.ICD_10_diag)
     left_out[LOST] += sum(map(len, labels.values()))
@@ -319,20 +295,18 @@ def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list
 
 
 def _patientqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    by_id, by_prompt = defaultdict(list), defaultdict(list)
-    for row in read("patientqa"):
-        if (row.question or "").strip() and row.question_id:
-            by_id[row.part, row.question_id].append(row)
-        else:
-            left_out["rows without a question text"] += 1
-    for rows in by_id.values():
+    given, by_prompt = read("patientqa"), defaultdict(list)
+    asked = [row for row in given if (row.question or "").strip() and row.question_id]
+    left_out["rows without a question text"] = len(given) - len(asked)
+    for rows in grouped(asked, lambda row: (row.part, row.question_id)).values():
         rows.sort(key=lambda row: row.question_variant or "")  # "original" before "v1"
         by_prompt[wording(rows[0].question)] += rows  # two ids may ask the same
     for rows in by_prompt.values():
         i = f"patientqa-{short_hash(wording(rows[0].question))}"
         criteria = _constant(i, "patientqa")
         answers = [
-            _Answer(row.id, row.model, row.answer, _levels(row, criteria, left_out)) for row in rows
+            _Answer(row.model, row.answer, _levels(row, criteria, left_out), name=row.id)
+            for row in rows
         ]
         known_by = list(dict.fromkeys(row.question for row in rows))
         about = (i, known_by[0], "patient_question", criteria, answers, known_by)
@@ -354,8 +328,8 @@ def _medhallu(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
     for row in read("medhallu"):
         i = f"medhallu-{row.id}"
         [criterion] = _constant(i, "medhallu")
-        right = _Answer("study", "study", row.ground_truth, {criterion.id: "met"})
-        wrong = _Answer("twin", "twin", row.hallucinated_answer, {criterion.id: "not_met"})
+        right = _Answer("study", row.ground_truth, {criterion.id: "met"})
+        wrong = _Answer("twin", row.hallucinated_answer, {criterion.id: "not_met"})
         about = (row.question, "research_question", [criterion], [right, wrong], [row.question])
         yield _Asked(i, *about)
 
@@ -368,7 +342,7 @@ def _medec(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
         i = f"medec-{row.id}"
         [criterion] = _constant(i, "medec")
         verdict = {criterion.id: _verdict(row.flag == "0")}
-        answers = [_Answer("upstream", "upstream", row.text, verdict)]
+        answers = [_Answer("upstream", row.text, verdict)]
         numbered, broken = sentences(row.numbered)
         left_out["lines joined to the sentence that they break"] += broken
         if row.flag == "1":
@@ -378,7 +352,7 @@ def _medec(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
                 left_out["errors without a correction, so no pair"] += 1
             else:
                 corrected = {criterion.id: "met"}
-                answers.append(_Answer("corrected", "corrected", row.corrected, corrected))
+                answers.append(_Answer("corrected", row.corrected, corrected))
         yield _Asked(i, "Write up this case.", "case_report", [criterion], answers, [row.text])
 
 
@@ -398,22 +372,22 @@ def sentences(lines: str) -> tuple[dict[str, str], int]:
 
 
 def _lostbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    by_prompt = defaultdict(list)
-    for row in read("lostbench"):
-        for grade in row.grades:
-            by_prompt[str(row.messages[: grade.message])].append((row, grade))
+    given = [(row, grade) for row in read("lostbench") for grade in row.grades]
+    by_prompt = grouped(given, lambda of: str(of[0].messages[: of[1].message]))
     for prompt, graded in by_prompt.items():
         if len(graded) == 1:
             left_out["answers with no other to compare with"] += 1
             continue
-        i, (row, grade) = f"lostbench-{short_hash(prompt)}", graded[0]
-        before, [escalation] = row.messages[: grade.message], _constant(i, "lostbench")
+        i = f"lostbench-{short_hash(prompt)}"
+        [escalation] = _constant(i, "lostbench")
         overall = NEUTRAL.model_copy(update={"id": short_hash(i, "overall")})
         answers = []
         for row, grade in graded:
             text = row.messages[grade.message].content
             verdicts = {overall.id: "unknown", escalation.id: _verdict(grade.maintained)}
-            answers.append(_Answer(f"{row.id}-{grade.message}", row.model, text, verdicts))
+            name = f"{row.id}-{grade.message}"
+            answers.append(_Answer(row.model, text, verdicts, name=name))
+        before = row.messages[: grade.message]  # the same of all that are compared
         yield _Asked(i, before, "emergency", [overall, escalation], answers, [row.condition])
 
 
@@ -429,17 +403,14 @@ def _contrasts(cards: Sequence[str], split: QuestionSplit, left_out: Counter) ->
         if fixed:
             left_out["questions of the fixed test side"] += 1
             continue
-        i, kinds = f"{cards[0]}-{short_hash(key)}", ("must_have", "nice_to_have")
-        given = zip(kinds, (row.Must_have, row.Nice_to_have), strict=True)
-        statements = [
-            contrast_sets.Statement(kind, text) for kind, texts in given for text in texts
-        ]
-        answer = row.Free_form_answer
+        i, answer = f"{cards[0]}-{short_hash(key)}", row.Free_form_answer
+        statements = [contrast_sets.Statement("must_have", text) for text in row.Must_have]
+        statements += [contrast_sets.Statement("nice_to_have", text) for text in row.Nice_to_have]
         made = contrast_sets.contrast(i, answer, statements, split.seed, where != "train", left_out)
         if made is None:
             left_out["questions without a contrast"] += 1
             continue
-        answers = [_Answer(name, name, text, verdicts) for name, text, verdicts in made.answers]
+        answers = [_Answer(name, text, verdicts) for name, text, verdicts in made.answers]
         yield _Asked(i, row.Question, "patient_question", made.criteria, answers, [row.Question])
 
 
@@ -447,14 +418,11 @@ def _contrasts(cards: Sequence[str], split: QuestionSplit, left_out: Counter) ->
 def harm() -> dict[str, bool]:
     """The committed list: criterion id -> whether the penalty marks harm (ids only, no text)."""
     path = Path(__file__).with_name("healthbench_harm.csv")
-    rows = pd.read_csv(path, comment="#", dtype=str)
-    return dict(zip(rows.id, rows.harm.eq("1").tolist(), strict=True))
+    return pd.read_csv(path, comment="#", dtype=str, index_col="id").harm.eq("1").to_dict()
 
 
 def _healthbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
-    by_prompt = defaultdict(list)
-    for row in read("healthbench_graded"):
-        by_prompt[row.prompt_id].append(row)
+    by_prompt = grouped(read("healthbench_graded"), lambda row: row.prompt_id)
     for prompt_id, rows in by_prompt.items():
         shared = set.intersection(*({p.criterion for p in row.criteria} for row in rows))
         criteria = _points(prompt_id, [p for p in rows[0].criteria if p.criterion in shared])
@@ -462,7 +430,7 @@ def _healthbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
         for row in rows:
             raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
             verdicts = {c.id: _verdict(raw[c.id] == (c.kind == "point")) for c in criteria}
-            answers.append(_Answer(row.source, row.source, row.response, verdicts))
+            answers.append(_Answer(row.source, row.response, verdicts))
         about = ("health_conversation", criteria, answers, [" ".join(m.content for m in prompt)])
         yield _Asked(f"healthbench-{prompt_id}", prompt, *about)
 
@@ -499,24 +467,19 @@ PEOPLE = ("physicians", "annotators", "reference")  # labels that people gave
 LABELS = {name: schemas.CARDS[key].labels for name, (key, _) in (SOURCES | judged.SETS).items()}
 
 
-# ---------------------------------------------------------------- text
-
-
-def medquad_texts(seed: int) -> tuple[list[tuple[BaseModel, Split]], Counter]:
-    """MedQuAD's questions and answers, each with its split, and what was left out, by reason.
+def medquad_texts(seed: int) -> list[tuple]:
+    """MedQuAD's questions with their answers, as rows of the set, each with its split.
 
     All of them may be retrieved, those of split train be learned from: none is a question of the
     fixed test side, or an answer that MEDIQA-2019 or MedQuAD's judged ones have.
     """
-    rows, left_out, kept = read("medquad"), Counter(), []
+    rows, kept = read("medquad"), []
     placed = QuestionSplit.of_fixed_sets(seed).place([[row.question] for row in rows])
     repeated = alike([row.answer for row in rows], judged_answers())
     for n, (row, (_, split, fixed)) in enumerate(zip(rows, placed, strict=True)):
         if not fixed and n not in repeated:
             kept.append((row, split))
-        reason = "questions of the fixed test side" if fixed else "answers of the test side"
-        left_out[reason] += fixed or n in repeated
-    return kept, left_out
+    return kept
 
 
 def written_answers(seed: int) -> list[tuple[str, str]]:
@@ -525,7 +488,7 @@ def written_answers(seed: int) -> list[tuple[str, str]]:
     placed = QuestionSplit.of_fixed_sets(seed).place([[row.Question] for row in rows])
     sides = zip(rows, placed, strict=True)
     written = [(r.Question, r.Free_form_answer) for r, (_, where, _) in sides if where == "train"]
-    pages = [row for row, where in medquad_texts(seed)[0] if where == "train"]
+    pages = [row for row, where in medquad_texts(seed) if where == "train"]
     pages.sort(key=lambda row: short_hash("written", row.id))
     return written + [(row.question, row.answer) for row in pages]
 
@@ -539,9 +502,6 @@ def corpus(study: RealStudy) -> list[str]:
     texts += [c.text for c in study.candidates if c.instruction_id in usable]
     texts += [c.text for r in study.rubrics if r.instruction_id in usable for c in r.criteria]
     return list(dict.fromkeys(texts))
-
-
-# ---------------------------------------------------------------- what is reported
 
 
 def aggregate_report(study: RealStudy) -> dict:
@@ -584,18 +544,19 @@ def pair_frame(study: RealStudy) -> pd.DataFrame:
 def composition(study: RealStudy) -> pd.DataFrame:
     """By source, labels, split, dimension: questions, answers, verdicts that are not unknown, those
     *not met*, pairs, and pairs whose shorter answer is right."""
-    key, verdicts = ["source", "labels", "split", "dimension"], study.verdicts_of("judge")
-    rows = pd.DataFrame(list(verdicts), columns=["answers", "criterion_id"])
-    rows["instruction_id"] = rows.answers.map({c.id: c.instruction_id for c in study.candidates})
-    rows = _described(study, rows).rename(columns={"condition": "questions"})
-    rows["verdicts"] = [verdict != "unknown" for verdict in verdicts.values()]
-    rows["not_met"] = [verdict == "not_met" for verdict in verdicts.values()]
-    how = dict.fromkeys(("questions", "answers"), "nunique") | dict.fromkeys(
-        ("verdicts", "not_met"), "sum"
-    )
+    key = ["source", "labels", "split", "dimension"]
+    question_of = {c.id: c.instruction_id for c in study.candidates}
+    rows = [
+        (question_of[answer], criterion, answer, verdict != "unknown", verdict == "not_met")
+        for (answer, criterion), verdict in study.verdicts_of("judge").items()
+    ]
+    columns = ["instruction_id", "criterion_id", "answers", "verdicts", "not_met"]
+    counts = {"condition": "nunique", "answers": "nunique", "verdicts": "sum", "not_met": "sum"}
+    rows = _described(study, pd.DataFrame(rows, columns=columns)).groupby(key).agg(counts)
     pairs = pair_frame(study).assign(shorter_right=lambda pair: pair.longer < 0)
     pairs = pairs.groupby(key).shorter_right.agg(pairs="size", shorter_right="sum")
-    return rows.groupby(key).agg(how).join(pairs).fillna(0).astype(int).reset_index()
+    table = rows.rename(columns={"condition": "questions"}).join(pairs)
+    return table.fillna(0).astype(int).reset_index()
 
 
 def agreement(labels: Sequence) -> dict:

@@ -10,11 +10,12 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal, TextIO, TypeVar
 from urllib.request import urlopen
 
 from pydantic import BaseModel, Field, create_model
@@ -26,7 +27,9 @@ VARIABLE = "PROMEDICAL_DATA_DIR"
 NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
 Text = Annotated[str, Field(pattern=r"\S")]
 Label = Literal["Entailment", "Neutral", "Contradiction"]
-Answer = Text | Annotated[list[Message], Field(min_length=1)]  # or a conversation that ends in it
+Score = Annotated[int, Field(ge=1, le=4)]
+Some = Annotated[list[TypeVar("Part")], Field(min_length=1)]
+Answer = Text | Some[Message]  # or a conversation that ends in it
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,6 @@ class Card:
     hub_file: str = ""
     address: str = ""
     folder: str = ""
-    fields: Sequence[str] = ()
     caveat: str = ""
     labels: str = ""
 
@@ -75,28 +77,6 @@ class KqaQuestion(BaseModel):
     ICD_10_diag: str | None = None
 
 
-class KqaLabel(BaseModel):
-    question: Text
-    model: Text
-    answer: Text
-    criterion: Text
-    category: Literal["Must_have", "Nice_to_have"]
-    labels: tuple[Label, Label, Label]
-
-
-class MediqaAnswer(BaseModel):
-    aid: Text
-    score: int = Field(ge=1, le=4)
-    text: Text
-
-
-class MediqaQuestion(BaseModel):
-    split: Literal["train_liveqa", "train_alexa", "val", "test"]
-    qid: Text
-    question: Text
-    answers: list[MediqaAnswer] = Field(min_length=1)
-
-
 class Point(BaseModel):
     criterion: Text
     points: float = Field(ge=-10, le=10)
@@ -117,30 +97,6 @@ class HealthRubric(BaseModel):
     sources: list[str] = []
 
 
-class HealthGraded(BaseModel):
-    source: Text
-    prompt_id: Text
-    prompt: list[Message] = Field(min_length=1)
-    response: Text
-    criteria: list[GradedPoint] = Field(min_length=1)
-    healthbench_score: float | None = None
-
-
-class MedquadAnswer(BaseModel):
-    qid: Text
-    question: Text
-    aid: Text
-    score: int = Field(ge=1, le=4)
-    answer: Text
-
-
-class RewardBenchPair(BaseModel):
-    label_type: Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")]
-    prompt: Text
-    chosen: Answer
-    rejected: Answer
-
-
 class MedecText(BaseModel):
     """A row of the upstream sheet; a blank one has no text, and NA stands for nothing."""
 
@@ -153,45 +109,53 @@ class MedecText(BaseModel):
     corrected: str = Field(alias="Corrected Text")
 
 
-class LostbenchGrade(BaseModel):
-    message: int = Field(ge=1)
-    maintained: bool
+def _row(texts: str = "", may_lack: dict | None = None, **fields: type) -> type[BaseModel]:
+    """A row that must have these fields and no other form of them; ``texts`` are not blank."""
+    fields |= dict.fromkeys(texts.split(), Text)
+    optional = {name: (kind | None, None) for name, kind in (may_lack or {}).items()}
+    return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()}, **optional)
 
 
-def _row(**fields: type) -> type[BaseModel]:
-    """A row that must have these fields and no other form of them."""
-    return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()})
-
-
-MEDLFQA_ROW = _row(Question=Text, Free_form_answer=str, Must_have=list[str], Nice_to_have=list[str])
-LEVELS = (  # of patientqa, None where the rater left one out; label_sets.yaml knows them
-    "scientific_consensus missing_content empathy grammaticality extent_of_harm likelihood_of_harm "
-    "inappropriate_content bias"
-).split()
+MEDIQA_ANSWER = _row("aid text", score=Score)
+LOSTBENCH_GRADE = _row(message=Annotated[int, Field(ge=1)], maintained=bool)
+MEDLFQA_ROW = _row("Question", Free_form_answer=str, Must_have=list[str], Nice_to_have=list[str])
+MAY_LACK = (  # of patientqa, None where the rater left a level out; label_sets.yaml knows them
+    "question_id question question_variant scientific_consensus missing_content empathy "
+    "grammaticality extent_of_harm likelihood_of_harm inappropriate_content bias"
+)
 ROWS = {
     "kqa_questions": KqaQuestion,
-    "kqa_labels": KqaLabel,
-    "mediqa": MediqaQuestion,
+    "kqa_labels": _row(
+        "question model answer criterion",
+        category=Literal["Must_have", "Nice_to_have"],
+        labels=tuple[Label, Label, Label],
+    ),
+    "mediqa": _row(
+        "qid question",
+        split=Literal["train_liveqa", "train_alexa", "val", "test"],
+        answers=Some[MEDIQA_ANSWER],
+    ),
     "healthbench_rubrics": HealthRubric,
-    "healthbench_graded": HealthGraded,
-    "medquad_judged": MedquadAnswer,
-    "medical_rewardbench": RewardBenchPair,
-    "liveqa_questions": _row(qid=Text, message=Text, summary=Text, paraphrase=str | None),
-    "patientqa": _row(
-        **dict.fromkeys(("id", "part", "model", "answer"), Text),
-        **dict.fromkeys(("question_id", "question", "question_variant", *LEVELS), str | None),
+    "healthbench_graded": _row(
+        "source prompt_id response",
+        {"healthbench_score": float},
+        prompt=Some[Message],
+        criteria=Some[GradedPoint],
     ),
-    "medhallu": _row(
-        id=int, question=Text, knowledge=list[str], ground_truth=Text, hallucinated_answer=Text
+    "medquad_judged": _row("qid question aid answer", score=Score),
+    "medical_rewardbench": _row(
+        "prompt",
+        label_type=Annotated[str, Field(pattern=r"^(?i:easy|hard|length|human)$")],
+        chosen=Answer,
+        rejected=Answer,
     ),
+    "liveqa_questions": _row("qid message summary", paraphrase=str | None),
+    "patientqa": _row("id part model answer", **dict.fromkeys(MAY_LACK.split(), str | None)),
+    "medhallu": _row("question ground_truth hallucinated_answer", id=int, knowledge=list[str]),
     "medec": MedecText,
-    "lostbench": _row(
-        id=Text, condition=Text, model=Text, messages=list[Message], grades=list[LostbenchGrade]
-    ),
-    "medlfqa_kqa_silver": MEDLFQA_ROW,
-    "medlfqa_medication": MEDLFQA_ROW,
-    "medlfqa_liveqa": MEDLFQA_ROW,
-    "medquad": _row(id=Text, question=Text, answer=Text),
+    "lostbench": _row("id condition model", messages=list[Message], grades=list[LOSTBENCH_GRADE]),
+    **dict.fromkeys(("medlfqa_kqa_silver", "medlfqa_medication", "medlfqa_liveqa"), MEDLFQA_ROW),
+    "medquad": _row("id question answer"),
 }
 
 
@@ -219,9 +183,8 @@ def as_first_read(key: str) -> bool | None:
 
 
 def _local(card: Card, folder: Path) -> list[dict]:
-    path = folder / card.file
+    path, where = folder / card.file, card.hub or card.address
     if not path.is_file():
-        where = card.hub or card.address
         mend = f"unset {VARIABLE} to use the network" if where else "leave this source out"
         raise KitError(
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
@@ -274,10 +237,9 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
     mend = f"download it and set {VARIABLE} to the folder that holds {card.file}"
     with reading(f"{card.name} from {where}", f"mend the network, or {mend}"):
         if card.hub_file:
-            path = huggingface_hub.hf_hub_download(
-                card.hub, card.hub_file, repo_type="dataset", revision=card.revision
-            )
-            with open(path, encoding="utf-8") as lines:
+            of = {"repo_type": "dataset", "revision": card.revision}
+            path = huggingface_hub.hf_hub_download(card.hub, card.hub_file, **of)
+            with text_lines(Path(path)) as lines:
                 return parsed(lines, card.file)
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
@@ -287,25 +249,26 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
             return [as_in_file(row) for row in parsed(lines, card.address)]
 
 
+def _named(row: dict, **names: str) -> dict:
+    """Fields of ``row`` by other names: the new one is that of ``names``, its value the old one."""
+    return {ours: row[theirs] for ours, theirs in names.items()}
+
+
 def _kqa_label(row: dict) -> dict:
-    names = {"question": "Question", "model": "llm_x", "criterion": "claim"}
-    named = {ours: row[theirs] for ours, theirs in names.items()}
-    labels = [row[f"label_{number}"] for number in range(3)]
-    return row | named | {"category": row["category_x"], "labels": labels}
+    named = _named(
+        row, question="Question", model="llm_x", criterion="claim", category="category_x"
+    )
+    return row | named | {"labels": [row[f"label_{number}"] for number in range(3)]}
 
 
 def _mediqa(row: dict) -> dict:
-    question, names = row["QUESTION"], {"train_live_qa_med": "train_liveqa", "validation": "val"}
-    answers = []
-    for entry in question["AnswerList"]:
-        a = entry["Answer"]
-        answers.append({"aid": a["AID"], "score": a["ReferenceScore"], "text": a["AnswerText"]})
-    return {
-        "split": names.get(row["split"], row["split"]),
-        "qid": question["QID"],
-        "question": question["QuestionText"],
-        "answers": answers,
-    }
+    split = {"train_live_qa_med": "train_liveqa", "validation": "val"}.get(row["split"])
+    answers = [
+        _named(entry["Answer"], aid="AID", score="ReferenceScore", text="AnswerText")
+        for entry in row["QUESTION"]["AnswerList"]
+    ]
+    named = _named(row["QUESTION"], qid="QID", question="QuestionText")
+    return named | {"split": split or row["split"], "answers": answers}
 
 
 OF_HUB = {"kqa_labels": _kqa_label, "mediqa": _mediqa}  # rows of the network as those of the file
@@ -326,3 +289,11 @@ def question(id, source, asked: str | list[Message], category, specialty="", dif
 def wording(text: str) -> str:
     """The words of a text without case and punctuation: what tells one question from another."""
     return re.sub(r"\W+", " ", text.lower()).strip() or text
+
+
+def grouped(rows: Iterable, key: Callable) -> dict[Hashable, list]:
+    """Rows by what ``key`` says of each; groups and rows in the order in which they come."""
+    found = defaultdict(list)
+    for row in rows:
+        found[key(row)].append(row)
+    return found

@@ -9,17 +9,16 @@ A scorer has a ``name`` and what it can do as methods; what it cannot do is abse
 
 ``groups`` are ``preferences.Group``; the verdicts in them are never read. Here are those that read
 no model, in ``published`` and ``roster`` those of others. The kit's own models are
-``model.RewardModel``, length and word cues are in ``bench``.
+``model.RewardModel``, those that have learned next to nothing are in ``controls``.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core.workspace import short_hash
+from promedical_utils.core.records import Rubric
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -67,13 +66,19 @@ def both_orders(
     return frame.assign(consistent=same.mask(frame.probability.isna()))
 
 
+HIERARCHIES = ("hierarchy_half", "hierarchy_soft")
+
+
 @dataclass(frozen=True)
 class Rule:
-    """Overall: what the rule ``name`` makes of a rubric's verdicts, expected under P(met) of each.
+    """Overall: one score of a rubric by P(met) of each criterion, by ``name``.
 
-    Rules are linear, so the expected score is exact; verdicts alone would tie many answers, and a
-    tie is wrong. ``predicted``: a pointwise scorer's predictions; a NaN there counts as not met, on
-    safety a violation.
+    A rule of ``scoring.RULES``: its expectation, which is exact, for rules are linear; verdicts
+    alone would tie many answers. One of ``HIERARCHIES``: the place among an instruction's answers
+    by the lexicographic order, but with no threshold that was set for recall: a criterion is met
+    from P(met) = 1/2 on (half), or all three scores are expected ones (soft). The order by the
+    calibrated threshold is ``bench.tally``'s own. ``predicted``: a pointwise scorer's predictions;
+    a NaN there counts as not met, on safety a violation.
     """
 
     name: str
@@ -81,29 +86,25 @@ class Rule:
 
     def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
         likely = self.predicted.set_index(["candidate_id", "criterion_id"]).probability
-        likely = likely.astype(float).fillna(0.0).to_dict()
-        rows = []
+        likely, rows = likely.astype(float).fillna(0.0).to_dict(), []
+        rule = _placed if self.name in HIERARCHIES else _expected
         for group in groups:
-            none, adds = scoring.linear(scoring.RULES[self.name], group.rubric)
-            for answer in group.candidates:
-                gained = sum(gain * likely[answer.id, c] for c, gain in adds.items())
-                rows.append((group.instruction.id, answer.id, none + gained))
+            ids = [answer.id for answer in group.candidates]
+            of_answers = [{c.id: likely[answer, c.id] for c in group.criteria} for answer in ids]
+            values = rule(self.name, group.rubric, of_answers)
+            rows += [(group.instruction.id, *row) for row in zip(ids, values, strict=True)]
         return scores(rows)
 
 
-@dataclass(frozen=True)
-class Chance:
-    """Pointwise at random, from the texts alone: P(met) is uniform, met from a half on."""
+def _expected(name: str, rubric: Rubric, of_answers: Sequence[dict[str, float]]) -> list[float]:
+    none, adds = scoring.linear(scoring.RULES[name], rubric)
+    return [none + sum(gain * likely[c] for c, gain in adds.items()) for likely in of_answers]
 
-    seed: int
-    name = "random"
 
-    def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
-        rows = []
-        for group in groups:
-            question = "\n".join(m["content"] for m in group.messages)
-            for answer, criterion in product(group.candidates, group.criteria):
-                digest = short_hash(self.seed, question, answer.text, criterion.text)
-                p = int(digest, 16) / 16**12
-                rows.append((group.instruction.id, answer.id, criterion.id, p, p, p >= 0.5))
-        return pd.DataFrame(rows, columns=POINTS)
+def _placed(name: str, rubric: Rubric, of_answers: Sequence[dict[str, float]]) -> list[float]:
+    start = 0 if name == "hierarchy_half" else 3  # the key's first three are of the verdicts
+    keys = [
+        scoring.expected_key(rubric, {c: p >= 0.5 for c, p in likely.items()}, likely)[start:]
+        for likely in of_answers
+    ]
+    return scoring.ranks(keys)

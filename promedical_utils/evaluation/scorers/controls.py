@@ -5,7 +5,7 @@ scorers that are not shown it. Length, word cues and chance stand in ``bench`` a
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from promedical_utils.core.records import Candidate, Criterion
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.evaluation.scorers import POINTS, PREDICTED
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import Group
@@ -28,20 +28,31 @@ def cells(groups: Iterable[Group]) -> list[Cell]:
     return [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
 
 
-def pointwise(name: str, rows: Sequence[Cell], scores, likely=None, met=None) -> pd.DataFrame:
-    """``scorers.PREDICTED`` of a score a cell; P(met) is the score, met from a half on, unless
-    ``likely`` and ``met`` are given."""
+def pointwise(name: str, rows: Sequence[Cell], scores, likely=None) -> pd.DataFrame:
+    """``scorers.PREDICTED`` of a score a cell; P(met) is ``likely`` or else the score, and a cell
+    is met from a half on."""
     likely = np.asarray(scores if likely is None else likely, float)
     ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
     frame = pd.DataFrame(ids, columns=POINTS[:3]).assign(scorer=name, score=scores)
-    frame = frame.assign(probability=likely, met=likely >= 0.5 if met is None else met)
+    frame = frame.assign(probability=likely, met=likely >= 0.5)
     return frame[PREDICTED].astype({"met": "boolean"})
 
 
-def always_met(groups: Iterable[Group]) -> pd.DataFrame:
-    """Every criterion is met, and no answer is better than another: what the base rate gives."""
+def chance(groups: Iterable[Group], seed: int) -> pd.DataFrame:
+    """At random, from the texts alone: P(met) is uniform."""
+    rows, likely = cells(groups), []
+    for group, answer, criterion in rows:
+        question = "\n".join(m.content for m in group.instruction.messages)
+        digest = short_hash(seed, question, answer.text, criterion.text)
+        likely.append(int(digest, 16) / 16**12)
+    return pointwise("random", rows, likely)
+
+
+def always(name: str, met: bool, groups: Iterable[Group]) -> pd.DataFrame:
+    """Every criterion is met, or none is, and no answer is better than another: what the base rate
+    gives, or vetoing everything."""
     rows = cells(groups)
-    return pointwise("always_met", rows, np.ones(len(rows)))
+    return pointwise(name, rows, np.full(len(rows), float(met)))
 
 
 def overlap(groups: Iterable[Group]) -> pd.DataFrame:
@@ -53,48 +64,72 @@ def overlap(groups: Iterable[Group]) -> pd.DataFrame:
     return pointwise("overlap", rows, shares)
 
 
-def similarity(groups: Sequence[Group], base: Path | str) -> pd.DataFrame:
-    """Cosine of answer and criterion, each the mean of the base's states over its own tokens."""
+def embedded(base: Path | str, *parts: Sequence[Group]) -> dict[str, np.ndarray]:
+    """Text -> its vector of length 1, the mean of the base's states over its own tokens; of every
+    answer and criterion of the ``parts``."""
     from sentence_transformers import SentenceTransformer  # slow to load
 
-    rows = cells(groups)
+    rows = [row for groups in parts for row in cells(groups)]
     texts = list(dict.fromkeys(text for _, a, c in rows for text in (a.text, c.text)))
     model = SentenceTransformer(str(base))  # a folder without a pooling of its own: the mean
     vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    of = dict(zip(texts, vectors, strict=True))
-    return pointwise("similarity", rows, [float(of[a.text] @ of[c.text]) for _, a, c in rows])
+    return dict(zip(texts, vectors, strict=True))
 
 
-def near_words(
-    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
+def similarity(groups: Sequence[Group], vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Cosine of answer and criterion, by their vectors."""
+    rows = cells(groups)
+    cosines = [float(vectors[a.text] @ vectors[c.text]) for _, a, c in rows]
+    return pointwise("similarity", rows, cosines)
+
+
+# ---------------------------------------------------------------- learned controls
+
+
+Features = Callable[[Candidate, Criterion], Mapping[str, float]]  # by name
+
+
+def near_words(answer: Candidate, criterion: Criterion) -> dict[str, float]:
+    """The words round the criterion's terms in the answer: each word within ``REACH`` of a term,
+    paired with that term and crossed with the dimension; the share of terms found."""
+    terms, words, found = _terms(criterion.text), _words(answer.text), {}
+    for place, word in enumerate(words):
+        if word in terms:
+            for other in words[max(0, place - REACH) : place + REACH + 1]:
+                found[f"{criterion.dimension} {other}"] = found[f"{word}|{other}"] = 1.0
+    share = len(terms & set(words)) / max(1, len(terms))
+    return found | {f"share {criterion.dimension}": share, f"all {criterion.dimension}": 1.0}
+
+
+def criterion_only(_: Candidate, criterion: Criterion) -> dict[str, float]:
+    """The criterion's words and length: how often is such a one met, whatever the answer says?"""
+    words = _words(criterion.text)
+    return dict.fromkeys([criterion.dimension, *words], 1.0) | {"length": len(words) / 20}
+
+
+def embeddings(vectors: Mapping[str, np.ndarray]) -> Features:
+    """The frozen vectors of answer and criterion: their product and their distance, entry by entry,
+    and the criterion's own."""
+
+    def features(answer: Candidate, criterion: Criterion) -> dict[str, float]:
+        a, c = vectors[answer.text], vectors[criterion.text]
+        joined = np.concatenate([a * c, np.abs(a - c), c]) * len(a) ** 0.5
+        return {str(n): float(value) for n, value in enumerate(joined)}
+
+    return features
+
+
+def learned(
+    name: str,
+    of: Features,
+    train: Sequence[Group],
+    calibration: Sequence[Group],
+    bench: Sequence[Group],
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Logistic regression on the words round the criterion's terms in the answer.
-
-    Features, hashed: each word within ``REACH`` of a term, alone and paired with that term, crossed
-    with the dimension; the share of terms found. Learned as in ``_learned``.
-    """
-    return _learned("near_words", lambda a, c: _near(a.text, c), train, calibration, bench, seed)
-
-
-def criterion_only(
-    train: Sequence[Group], calibration: Sequence[Group], bench: Sequence[Group], seed: int = 0
-) -> pd.DataFrame:
-    """Logistic regression on the criterion's words and length: how often such a criterion is met,
-    whatever the answer says."""
-
-    def features(_: Candidate, criterion: Criterion) -> dict[str, float]:
-        words = _words(criterion.text)
-        return dict.fromkeys([criterion.dimension, *words], 1.0) | {"length": len(words) / 20}
-
-    return _learned("criterion_only", features, train, calibration, bench, seed)
-
-
-def _learned(name: str, of: Callable, train, calibration, bench, seed: int) -> pd.DataFrame:
-    """Logistic regression on hashed features ``of`` (answer, criterion), name -> value.
-
-    Learns the verdicts of ``train``; of ``PENALTIES`` the one with the least log loss on
-    ``calibration``. KitError where all verdicts are alike.
-    """
+    """Logistic regression on hashed features ``of`` answer and criterion, learned from the verdicts
+    of ``train``; of ``PENALTIES`` the one with the least log loss on ``calibration``. KitError
+    where all verdicts are alike."""
     from sklearn.feature_extraction import FeatureHasher
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -114,22 +149,13 @@ def _learned(name: str, of: Callable, train, calibration, bench, seed: int) -> p
     if len(set(y)) < 2:
         raise KitError(f"{name}: training verdicts are all alike; run 02_preference_pairs again")
     held, labels = labelled(calibration)
-    fitted = [LogisticRegression(C=c, max_iter=500, random_state=seed).fit(x, y) for c in PENALTIES]
+    fitted = [
+        LogisticRegression(C=c, max_iter=5000, random_state=seed).fit(x, y) for c in PENALTIES
+    ]
     best = min(fitted, key=lambda m: log_loss(labels, m.predict_proba(held)[:, 1], labels=[0, 1]))
     rows = cells(bench)
     x = features(rows)
     return pointwise(name, rows, best.decision_function(x), best.predict_proba(x)[:, 1])
-
-
-def _near(text: str, criterion: Criterion) -> dict[str, float]:
-    """Features of one answer and criterion, by name."""
-    terms, words, found = _terms(criterion.text), _words(text), {}
-    for place, word in enumerate(words):
-        if word in terms:
-            for other in words[max(0, place - REACH) : place + REACH + 1]:
-                found[f"{criterion.dimension} {other}"] = found[f"{word}|{other}"] = 1.0
-    share = len(terms & set(words)) / max(1, len(terms))
-    return found | {f"share {criterion.dimension}": share, f"all {criterion.dimension}": 1.0}
 
 
 def _words(text: str) -> list[str]:

@@ -44,10 +44,8 @@ def verifier_ids(tokenizer, response: str, reference: str) -> list[int]:
 
 
 def pair_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -> list[int]:
-    """Token ids up to where PairRM says A or B; ``messages`` end with the user's question.
-
-    As the card's plain template renders them; a system turn counts as the user's.
-    """
+    """Token ids up to where PairRM says A or B; ``messages`` end with the user's question. As the
+    card's plain template renders them; a system turn counts as the user's."""
     turns = ""
     for message in messages:
         role = "assistant" if message["role"] == "assistant" else "user"
@@ -137,10 +135,10 @@ class Verifier(Published):
     """Pointwise alone: medical_o1_verifier_3B's P(true) of a response, met above a half.
 
     HuatuoGPT-o1 (arXiv 2412.18925): response and reference stand in tags, the question is not
-    shown, the second of two labels is *true*; template and rule as its authors' public script has
-    them. What the reference is, is the kit's decision: the criterion's text, since the bench has no
-    reference answers, and the best of the judged ones would hand it the labels that it is scored
-    by. So it is used outside what it was trained on: a low value says that, too.
+    shown, the second of two labels is *true*, as in its authors' public script. The reference is
+    the criterion's text (kit's decision): the bench has no reference answers, and the best of the
+    judged ones would hand it the labels that it is scored by. So it is used outside what it was
+    trained on: a low value says that, too.
     """
 
     name, outputs, chat = "verifier", 2, False

@@ -67,11 +67,11 @@ class Judge:
 
     def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
         tasks = [roles.Task(g.instruction, g.criteria, a) for g in groups for a in g.candidates]
-        rows = []
-        for task, verdicts in zip(tasks, roles.judged(self.endpoint, tasks), strict=True):
-            for verdict in verdicts:
-                cell = (task.instruction.id, task.candidate.id, verdict.criterion_id)
-                rows.append((*cell, *POINTS[verdict.verdict]))
+        rows = [
+            (task.instruction.id, task.candidate.id, v.criterion_id, *POINTS[v.verdict])
+            for task, verdicts in zip(tasks, roles.judged(self.endpoint, tasks), strict=True)
+            for v in verdicts
+        ]
         return pd.DataFrame(rows, columns=scorers.POINTS)
 
     def pairwise(self, groups: Sequence[Group]) -> pd.DataFrame:
@@ -123,19 +123,16 @@ class RarImplicit:
             content = {"instruction": roles.conversation(group.instruction.messages)}
             content |= {"answer": answer.text, "criteria": criteria}
             requests.append(roles.request("rar_implicit", content, Rated))
-        rows = []
-        for (group, answer), reply in zip(answers, self.endpoint.ask(requests), strict=True):
-            rating = reply.value.rating / 10 if reply.value else np.nan
-            rows.append((group.instruction.id, answer.id, rating))
-        return scorers.scores(rows)
+        replies = zip(answers, self.endpoint.ask(requests), strict=True)
+        return scorers.scores(
+            (group.instruction.id, answer.id, reply.value.rating / 10 if reply.value else np.nan)
+            for (group, answer), reply in replies
+        )
 
 
 def others(profile: Profile, run: Path) -> dict[str, Callable]:
-    """Name -> what loads that scorer, in the order of the tables; loading raises KitError.
-
-    Models by hub id are run as the profile runs its own: NF4 where it says so. Judges ask their
-    own endpoints alone; what they answered lies in the run's answers.sqlite.
-    """
+    """Name -> what loads that scorer, in the order of the tables; loading raises KitError. Judges
+    ask their own endpoints alone; what they answered lies in the run's answers.sqlite."""
     published = [name for name in PUBLISHED if getattr(profile, name)]
     judges = {name: (Judge, role) for name, role in profile.judges.items()}
     if profile.rar_judge:
