@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("name", metavar=argument, **options)
         return added
 
-    profile = {"nargs": "?", "default": "cpu", "help": "smoke, cpu, real, gpu or paper"}
+    profile = {"nargs": "?", "default": "cpu", "help": "smoke, cpu, record, real, gpu or paper"}
     run = {"default": "", "metavar": "FOLDER", "help": "of the run, instead of runs/<profile>"}
     command("reproduce", "bring a run up to date", **profile).add_argument("--run", **run)
     notebook = command("notebook", "run one notebook, as the Snakefile does", "notebook")

@@ -123,12 +123,11 @@ class Counted:
 
     def find(self, check: Mapping, level: float = 0.95) -> dict:
         factors, sides = Counter(), (Counter(), Counter())
-        for side, factor, of in _terms(check):
+        for side, factor, of in zip(sides, (1, -1), _sides(check)):
             columns = self._columns(*of, check["labels"])
             for column, value in zip(columns, self.sums.each(columns), strict=True):
                 factors[column] += factor / len(columns)
-                # each side by its own training seeds, both with the sign of the first
-                sides[side][self._seed(column)] += (1 - 2 * side) * factor * value
+                side[self._seed(column)] += value  # each side by its own training seeds
         shared = self.sums.names[0] == "policy"
         found = self.sums.combined(factors, self.weights, shared, level)
         test = PAIRED.format(clusters=found["df"] + 1, draws=self.draws)
@@ -152,12 +151,12 @@ class Counted:
         return self.sums.keys[column][1] or ("1" if self.sums.names[0] == "policy" else "")
 
 
-def _terms(check: Mapping) -> list[tuple[int, int, tuple[str, str, str]]]:
-    """(side, factor, (system, metric, slice)): a less b."""
-    here = [(0, 1, (check["a"], check["metric"], check["slice"]))]
+def _sides(check: Mapping) -> list[tuple[str, str, str]]:
+    """(system, metric, slice) of a and, where there is one, of b."""
+    sides = [(check["a"], check["metric"], check["slice"])]
     if check["b"]:
-        here.append((1, -1, (check["b"], check["metric_b"], check["slice_b"])))
-    return here
+        sides.append((check["b"], check["metric_b"], check["slice_b"]))
+    return sides
 
 
 def measured(given: Mapping, source, reported: float | None = None) -> dict:
