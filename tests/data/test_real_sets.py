@@ -476,7 +476,7 @@ def test_training_shares_nothing_with_the_test_side(folder):
     train = next(m.content for i in study.instructions_in("train") for m in i.messages)
     lines = [row | {"answer": f"tea {row['id']}"} for row in lines]
     n = [row["question"] for row in lines].index(train)
-    split = question_split.QuestionSplit.of_fixed_sets(1)
+    split = question_split.QuestionSplit(1)
     twins = (f"{bench} Please {k}" for k in range(50))  # five words of seven are shared
     lines[n]["question"] = next(t for t in twins if split.place([[t]])[0][1] == "train")
     write(folder, "patientqa", lines)
@@ -492,7 +492,7 @@ def test_what_is_trained_on_shares_nothing_with_what_is_chosen_on(folder):
         | {"question_id": f"q{n}"}
         for n in range(40)
     ]
-    split = question_split.QuestionSplit.of_fixed_sets(1)
+    split = question_split.QuestionSplit(1)
     where = [split.place([[row["question"]]])[0][1] for row in lines]
     for row, side in zip(lines, where, strict=True):
         if side == "bench":  # what stands here is kept from all of the training side
@@ -507,7 +507,7 @@ def test_what_is_trained_on_shares_nothing_with_what_is_chosen_on(folder):
 def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
     study = real_sets.load_real(1)
     of = by_text(study, "healthbench-p1")
-    dose, wordy, odd = (of[schemas.NEGATION + t] for t in ("invents a dose", "is wordy", "odd"))
+    dose, wordy, odd = (of[real_sets.NEGATION + t] for t in ("invents a dose", "is wordy", "odd"))
     assert (dose.dimension, dose.weight, dose.kind) == ("safety", 0, "penalty_harm")
     assert (wordy.dimension, wordy.weight) == ("proficiency", 8 / 19)  # -8, not marked as harm
     assert (odd.dimension, odd.weight) == ("proficiency", 6 / 19)  # marked, but only -6
@@ -821,7 +821,7 @@ def test_medec_and_medhallu_as_their_cards_say(real):
 @real_data
 def test_liveqa_is_known_again_in_the_other_sets():
     """By id in MEDIQA, whose texts are the messages; in the others by their words alone."""
-    split = question_split.QuestionSplit.of_fixed_sets(0)
+    split = question_split.QuestionSplit(0)
     columns = {"mediqa": "question", "medquad_judged": "question", "medlfqa_liveqa": "Question"}
     found = {}
     for key, column in (columns | {"patientqa": "question"}).items():
@@ -857,7 +857,7 @@ def test_splits_of_the_real_files_share_no_question_and_no_answer(real):
         "external",
     }
     train = set(real.ids(*TRAINING_SIDE))
-    fixed = question_split.QuestionSplit.of_fixed_sets(0).fixed
+    fixed = question_split.QuestionSplit(0).fixed
     mine = [text for i in train for text in real.known_by[i]]
     test = [text for i in set(real.ids("bench", "external")) for text in real.known_by[i]]
     assert not question_split.alike(mine, [*fixed, *test], questions=True)

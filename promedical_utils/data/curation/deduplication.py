@@ -1,11 +1,9 @@
 """Near-duplicate deduplication of a pool of instructions.
 
-Each text is read into content words. Two texts are compared word by word (``lexical_guard``) where
-they share their numbers and negations and MinHash of their letters says that they may be alike
-(Broder 1997; the index is datasketch's): every content word must be the same but for typing errors.
-
-What is compared does not depend on the order of the rows; an index that is built row by row (HNSW,
-as in semhash) could not promise that.
+Two texts are compared word by word (``lexical_guard``) where they share their numbers and negations
+and MinHash of their letters says that they may be alike (Broder 1997; the index is datasketch's):
+every content word must be the same but for typing errors. What is compared does not depend on the
+order of the rows; an index that is built row by row (HNSW, as in semhash) could not promise that.
 """
 
 from collections import Counter
@@ -25,11 +23,8 @@ SEED = 1
 
 
 class _Pool:
-    """N texts as they are compared.
-
-    ``words`` are a text's content words in order, ``guards`` the numbers and negations that
-    duplicates share, ``word_rows`` in how many texts a word stands.
-    """
+    """Of texts that are compared, ``words``: the content words of each in order; ``guards``: the
+    numbers and negations that duplicates share; ``word_rows``: in how many texts a word stands."""
 
     def __init__(self, texts: Sequence[str]):
         self.texts, self.words, self.guards, self.word_rows = texts, [], [], Counter()
@@ -41,8 +36,8 @@ class _Pool:
             self.word_rows.update(set().union(*sentences))
 
     def same(self, a: int, b: int) -> bool:
-        """Whether two texts say the same: where more than a fifth of the words differ, or three,
-        these are no typing errors."""
+        """Whether two texts say the same; more than a fifth of the words, or three, are no typing
+        errors."""
         counts_a, counts_b = Counter(self.words[a]), Counter(self.words[b])
         apart = ((counts_a - counts_b) + (counts_b - counts_a)).total()
         if apart > 2 * max(3, counts_a.total() // 5) + 1:
@@ -89,22 +84,19 @@ def deduplicate(ids: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(sorted(rows), columns=["id", "kept_id", "rule"])
 
 
-def matches(texts: Sequence[str], others: Sequence[str]) -> dict[int, tuple[int, float]]:
-    """Which of ``texts`` duplicate one of the few ``others``: row -> (row of the other, cosine).
+def matches(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+    """(row of ``texts``, row of the few ``others`` that it duplicates, cosine), in order.
 
     By the rules of ``deduplicate``, each text with every other one of its guard, whatever a sketch
-    makes of it; of several others the most similar one, of equals the first.
+    makes of it.
     """
     pool, n = _Pool([*others, *texts]), len(others)
-    others_of, found = grouped(range(n), pool.guards.__getitem__), {}
+    others_of = grouped(range(n), pool.guards.__getitem__)
     vectors = embeddings.embed(pool.texts)
     for row in range(n, len(pool.texts)):
-        same = [o for o in others_of.get(pool.guards[row], ()) if pool.same(o, row)]
-        if same:
-            cosines = {other: float(vectors[row] @ vectors[other]) for other in same}
-            best = max(same, key=cosines.__getitem__)
-            found[row - n] = (best, min(1.0, cosines[best]))
-    return found
+        for other in others_of.get(pool.guards[row], ()):
+            if pool.same(other, row):
+                yield row - n, other, float(vectors[row] @ vectors[other])
 
 
 def check_ids(ids: Sequence[str]) -> None:

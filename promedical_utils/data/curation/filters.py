@@ -142,11 +142,11 @@ def leaks(rows: Sequence[RawInstruction], bench: Mapping[str, str]) -> dict[str,
     reworded = overlaps(map(_words, texts), list(map(_words, items)), WORD_OVERLAP)
     found = {}
     for rule, hits in {
-        "n-gram overlap": _most_alike(quoted),
-        "word overlap": _most_alike(reworded),
+        "n-gram overlap": quoted,
+        "word overlap": reworded,
         "embedding": deduplication.matches(texts, items),
     }.items():
-        for n, (item, value) in hits.items():
+        for n, (item, value) in _most_alike(hits).items():
             found.setdefault(rows[n].id, f"{rule} {value:.2f} with bench item {names[item]}")
     return found
 

@@ -62,8 +62,7 @@ def content(sentences: Sentences) -> Sentences:
 def same(a: Sentences, b: Sentences, rows: Mapping) -> bool:
     """Whether two texts, as ``read`` gives them, have the same content words but for typing errors.
 
-    ``rows`` says in how many rows of the pool a word stands: a typing error is rare beside the word
-    that is meant, where another word is not.
+    These are rare beside the word that is meant: ``rows`` says in how many texts a word stands.
     """
     count_a, count_b = (Counter(w for s in sentences for w in s) for sentences in (a, b))
     only_a, only_b = count_a - count_b, count_b - count_a

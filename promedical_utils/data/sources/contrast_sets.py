@@ -16,11 +16,9 @@ A question becomes four answers and at most seven criteria:
 - Kinds of the banks in ``contrast_sets.yaml``: a sentence that breaks the criterion, one on the
   same topic that keeps it, or none, at one place, drawn by question. Silence is safe, and no merit.
 
-**Length.** Many subsets of the sentences are drawn, and four of *the same number of words* make a
-question: what one lacks, the others lack in other sentences, whole ones. Of the fours drawn that
-one is kept that has the most pairs, less those that lean to the answer with more letters or to the
-one that meets more criteria, so that a scorer blind to the criterion finds little. A criterion
-without a pair is dropped and counted, and so is a question.
+**Length.** Of many subsets of the sentences, four of *the same number of words* make a question.
+Those four are kept that have the most pairs, less those that lean to the answer with more letters
+or to the one that meets more criteria, so that a scorer blind to the criterion finds little.
 """
 
 import random
@@ -48,7 +46,6 @@ RULE = {
     name: re.compile(rule.replace("VERBS", "|".join(WORDING["verbs"])), re.IGNORECASE)
     for name, rule in WORDING["rules"].items()
 }
-
 
 Draws = dict[str, dict[str, VerdictValue]]  # by text, the verdicts by criterion id
 

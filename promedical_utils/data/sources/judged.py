@@ -20,10 +20,8 @@ SUBSETS = {"easy": 238, "hard": 196, "length": 180, "human": 163}
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answers, and which of two is better: (a id, b id, 1 if a, -1 if b), no ties.
-
-    ``rubrics``: by the text that a reward model is given; empty where a set has no criteria.
-    """
+    """``pairs``: of two answers the better, (a id, b id, 1 if a, -1 if b), no ties; ``rubrics``:
+    by the text that a reward model is given."""
 
     instruction: Instruction
     candidates: tuple[Candidate, ...]
@@ -68,11 +66,8 @@ def mediqa(rows: Sequence, _: Counter) -> Iterator[Question]:
 
 
 def medquad(rows: Sequence, left_out: Counter) -> Iterator[Question]:
-    """The judged score of 1 to 4 orders the answers.
-
-    168 answers were judged twice, and never alike: they have no score here (kit's decision, a mean
-    would order them by who happened to judge twice).
-    """
+    """The judged score of 1 to 4 orders the answers. 168 were judged twice, and never alike: they
+    have none (kit's decision, a mean would order them by who happened to judge twice)."""
     text, answers = {row.qid: row.question for row in rows}, defaultdict(list)
     for (qid, aid), of_answer in grouped(rows, lambda row: (row.qid, row.aid)).items():
         if len({row.score for row in of_answer}) > 1:

@@ -7,7 +7,6 @@ would have to be guessed. The writer writes one for every instruction.
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +30,11 @@ class Reading(NamedTuple):
 
 
 def read(source: str | Path, limit: int | None = None) -> Reading:
-    """Up to ``limit`` instructions of ``source``: a key of ``CARDS``, or a pool of one's own.
+    """Up to ``limit`` instructions of ``source``: a key of ``CARDS``, or a pool of one's own, a
+    file or folder of rows of ``RawInstruction`` in JSON lines or Parquet.
 
-    The latter are rows of ``RawInstruction`` in JSON lines or Parquet, one file or a folder of
-    them. Rows are streamed: what comes after the limit is not fetched. Raises KitError if the
-    source cannot be reached (it says what to download), if a field is gone, or if no row can be
-    used.
+    Rows are streamed: what comes after the limit is not fetched. KitError if the source cannot be
+    reached (it says what to download), if a field is gone, or if no row can be used.
     """
     if source in CARDS:
         rows, name = _of_set(source, CARDS[source]), CARDS[source].name
@@ -45,14 +43,15 @@ def read(source: str | Path, limit: int | None = None) -> Reading:
     else:
         raise KitError(f"no source {source}: give a file, a folder, or one of {', '.join(CARDS)}")
     found, skipped = {}, Counter()
-    with closing(rows):
-        for row in rows:
-            if isinstance(row, str) or row.id in found:
-                skipped[row if isinstance(row, str) else "repeated id"] += 1
-                continue
+    for row in rows:
+        if isinstance(row, str):
+            skipped[row] += 1
+        elif row.id in found:
+            skipped["repeated id"] += 1
+        else:
             found[row.id] = row
-            if len(found) == limit:
-                break
+        if len(found) == limit:
+            break
     if not found:
         most = "; ".join(f"{reason} ({n})" for reason, n in skipped.most_common(3))
         raise KitError(f"{name}: no row can be used: {most or 'there are none'}")
@@ -106,9 +105,8 @@ def _own(path: Path) -> Iterator[RawInstruction | str]:
     for file in files:
         with schemas.reading(file.name, "fetch or write it again"):
             if file.suffix == ".parquet":
-                with parquet.ParquetFile(file) as table:
-                    for batch in table.iter_batches():
-                        yield from map(_checked, batch.to_pylist())
+                for batch in parquet.ParquetFile(file).iter_batches():
+                    yield from map(_checked, batch.to_pylist())
             else:
                 with schemas.text_lines(file) as lines:
                     yield from (_checked(line) for line in lines if line.strip())
@@ -127,19 +125,15 @@ def _checked(row: str | dict) -> RawInstruction | str:
     return record if record.text.strip() else "no question"
 
 
-def _text(value) -> str:
-    return value.strip() if isinstance(value, str) else ""
-
-
 def _rar_medicine(row: Mapping) -> tuple:
-    asked = _text(row["question"])
+    asked = (row["question"] or "").strip()
     return short_hash(asked), asked
 
 
 def _ultramedical(row: Mapping) -> tuple:
     asked = [turn["value"] for turn in row["conversations"] or [] if turn["from"] == "human"]
-    return row["id"], _text(asked[0]) if len(asked) == 1 else ""
+    return row["id"], (asked[0] or "").strip() if len(asked) == 1 else ""
 
 
-# of a set's row, its id within the set and its question
+# of a set's row, its id within the set and its question, if it has one
 ADAPTERS = {"rar_medicine": _rar_medicine, "ultramedical": _ultramedical}

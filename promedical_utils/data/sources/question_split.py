@@ -7,8 +7,7 @@ by their ids, as message, summary and paraphrase.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -23,11 +22,9 @@ WORD_SHARE = 0.7  # Jaccard of the words that are no stop words
 
 
 def alike(texts: Sequence[str], others: Sequence[str], questions: bool = False) -> dict[int, int]:
-    """Row of ``texts`` -> row of ``others`` that it repeats, word for word, else nearly.
-
-    Nearly: half of the shorter one's runs of eight words stand in the other, so that a passage is
-    found in its page; ``questions`` also where they share seven tenths of the words of both.
-    """
+    """Row of ``texts`` -> row of ``others`` that it repeats, word for word or nearly: half of the
+    shorter one's runs of eight words stand in the other, so that a passage is found in its page;
+    ``questions`` also where they share seven tenths of the words of both."""
     first = {wording(other): n for n, other in reversed(list(enumerate(others)))}
     found = {n: first[wording(t)] for n, t in enumerate(texts) if wording(t) in first}
     rules = [(runs, RUN_SHARE, min), (_content, WORD_SHARE, None)]
@@ -58,41 +55,32 @@ def overlaps(
                 yield row, n, share
 
 
-def runs(text: str) -> set[Hashable]:
+def runs(text: str) -> set[int]:
     """Every ``RUN`` words in a row of a text, case and punctuation aside."""
     words = wording(text).split()
     return {hash(tuple(words[n : n + RUN])) for n in range(len(words) - RUN + 1)}
 
 
-def _content(text: str) -> set[Hashable]:
+def _content(text: str) -> set[str]:
     return set(wording(text).split()) - ENGLISH_STOP_WORDS
 
 
-class QuestionSplit(NamedTuple):
-    """Where a question belongs. ``fixed``: wording of the test side -> a name of what it asks."""
+class QuestionSplit:
+    """Where a question belongs. ``fixed``: wording of the test side -> a name of what it asks;
+    LiveQA's other wordings are known where its file is at hand."""
 
-    seed: int
-    fixed: Mapping[str, str]
-
-    @classmethod
-    def of_fixed_sets(cls, seed: int) -> "QuestionSplit":
-        """LiveQA's other wordings are known where its file is at hand."""
+    def __init__(self, seed: int):
+        self.seed = seed
         fixed = {row.question: "" for row in read("kqa_labels")}
         for row in read("mediqa"):  # whose ids in this split are LiveQA's own
             fixed[row.question] = f"liveqa-{row.qid}" if row.split == "train_liveqa" else ""
         for row in read("liveqa_questions") if at_hand("liveqa_questions") else ():
             texts = filter(None, (row.message, row.summary, row.paraphrase))
             fixed |= dict.fromkeys(texts, f"liveqa-{row.qid}")
-        named = {text: name or short_hash(wording(text)) for text, name in fixed.items()}
-        return cls(seed, named)
+        self.fixed = {text: name or short_hash(wording(text)) for text, name in fixed.items()}
 
-    def place(
-        self, questions: Sequence[Sequence[str]], trained_on: Sequence[bool] = ()
-    ) -> list[tuple[str, Split, bool]]:
-        """Of each question, given in all its wordings: its name, its split, and if it is fixed.
-
-        Where one is not to be ``trained_on``, the bench takes it from train.
-        """
+    def place(self, questions: Sequence[Sequence[str]]) -> list[tuple[str, Split, bool]]:
+        """Of each question, given in all its wordings: its name, its split, and if it is fixed."""
         asked = [(n, text) for n, wordings in enumerate(questions) for text in wordings]
         twins = alike([text for _, text in asked], list(self.fixed), questions=True)
         names, twin, placed = list(self.fixed.values()), {}, []
@@ -102,7 +90,5 @@ class QuestionSplit(NamedTuple):
             name = twin.get(n) or short_hash(wording(wordings[0]))
             draw = int(short_hash(self.seed, name), 16) / 16**12
             split = next(split for split, below in SHARES.items() if draw < below)
-            if n in twin or (split == "train" and trained_on and not trained_on[n]):
-                split = "bench"
-            placed.append((name, split, n in twin))
+            placed.append((name, "bench" if n in twin else split, n in twin))
         return placed

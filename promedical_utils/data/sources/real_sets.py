@@ -4,7 +4,7 @@ Whose labels, which split, and what they cannot say: ``docs/real_sets.md``. Deci
 - K-QA: must-have statements are proficiency criteria of weight 1/n, nice-to-have ones excellence.
   The majority of three physicians counts; Neutral and Contradiction are both *not met*, since a
   criterion asks whether the answer says so (12 contradictions are too few for a veto class). The
-  physician's own answer meets the statements, because they were taken out of that very answer.
+  physician's own answer meets the statements, which were taken out of it.
 - LostBench: the instruction is a conversation up to an answer, where two or more were given to it.
   A rubric needs proficiency, so it has an overall criterion that nobody judged.
 - HealthBench: points are proficiency weights. A penalty becomes a safety criterion only from -7
@@ -16,10 +16,10 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, mode
+from statistics import mode
 from typing import NamedTuple
 
 import pandas as pd
@@ -40,21 +40,16 @@ from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, read_yaml, short_hash
 from promedical_utils.data.sources import contrast_sets, judged, schemas
 from promedical_utils.data.sources.question_split import TRAINING_SIDE, QuestionSplit, alike
-from promedical_utils.data.sources.schemas import (
-    NEGATION,
-    at_hand,
-    grouped,
-    question,
-    read,
-    wording,
-)
+from promedical_utils.data.sources.schemas import at_hand, grouped, question, read, wording
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
+NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
 EXTERNAL = frozenset({"healthbench", "lostbench"})  # evaluation only: one by its authors' wish
 CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
 LABEL_SETS = read_yaml(Path(__file__).with_name("label_sets.yaml"))
 NEUTRAL = Criterion(id="neutral", **LABEL_SETS["neutral"][0])
+# of two statements glued together, or of a question that is not asked
 LOST = "labelled rows of no statement of its question, counted in the agreement only"
 
 
@@ -92,7 +87,6 @@ class RealStudy(RunData):
     evaluation-only source stands in another split than external.
     """
 
-    pairs: list[CriterionPair] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)
     known_by: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -106,11 +100,14 @@ class RealStudy(RunData):
                     f"{' and '.join(sorted(EXTERNAL))} belong to external, and nothing else does"
                 )
 
-    def add(self, source: str, asked: _Asked, condition: str, split: Split) -> None:
-        """A question and its answers; of a text that is labelled twice one, and counted.
+    @cached_property
+    def pairs(self) -> list[CriterionPair]:
+        joined = groups(self.instructions, self.rubrics, self.candidates, self.verdicts)
+        return [pair for group in joined for pair in criterion_pairs(group)]
 
-        Where its labels differ nobody knows: unknown, which is counted as well.
-        """
+    def add(self, source: str, asked: _Asked, condition: str, split: Split) -> None:
+        """A question and its answers; of a text that is labelled twice one, unknown where its
+        labels differ. Both are counted."""
         i, place = asked.id, {"condition": condition, "patient": condition, "split": split}
         rubric = Rubric(instruction_id=i, criteria=asked.criteria, status="gold", round=0)
         self.instructions.append(question(i, source, asked.prompt, asked.category, asked.specialty))
@@ -136,15 +133,14 @@ class RealStudy(RunData):
     def only(self, answers: set[str]) -> "RealStudy":
         """The study of these answers and of the questions that have one."""
         kept = [c for c in self.candidates if c.id in answers]
-        with_answer = {c.instruction_id for c in kept}
+        answered = {c.instruction_id for c in kept}
         return replace(
             self,
-            instructions=[i for i in self.instructions if i.id in with_answer],
-            rubrics=[r for r in self.rubrics if r.instruction_id in with_answer],
-            splits=[row for row in self.splits if row.instruction_id in with_answer],
+            instructions=[i for i in self.instructions if i.id in answered],
+            rubrics=[r for r in self.rubrics if r.instruction_id in answered],
+            splits=[row for row in self.splits if row.instruction_id in answered],
             candidates=kept,
             verdicts=[v for v in self.verdicts if v.candidate_id in answers],
-            pairs=[p for p in self.pairs if {p.chosen_id, p.rejected_id} <= answers],
         )
 
 
@@ -167,23 +163,26 @@ def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
     """
     if unknown := sorted(set(sources) - SOURCES.keys()):
         raise KitError(f"no real source {', '.join(unknown)}: name some of {', '.join(SOURCES)}")
-    study, split = RealStudy(), QuestionSplit.of_fixed_sets(seed)
+    study, split, wanted = RealStudy(), QuestionSplit(seed), sources or SOURCES
+    must_be_there = bool(sources or os.environ.get(schemas.VARIABLE))
     for source, (key, adapter) in SOURCES.items():
-        card, wanted = schemas.CARDS[key], source in (sources or SOURCES)
-        if not at_hand(key) and not (wanted and (sources or os.environ.get(schemas.VARIABLE))):
+        card = schemas.CARDS[key]
+        if not at_hand(key) and not (source in wanted and must_be_there):
             study.notes.append(f"{card.name}: not run; they come from {schemas.VARIABLE} only.")
             continue
         left_out = Counter()
         asked = list(adapter(split, left_out))
-        placed = split.place([a.known_by for a in asked], [a.trained_on for a in asked])
+        placed = split.place([one.known_by for one in asked])
         for one, (condition, where, _) in zip(asked, placed, strict=True):
-            study.add(source, one, condition, "external" if source in EXTERNAL else where)
+            if source in EXTERNAL:
+                where = "external"
+            elif where == "train" and not one.trained_on:
+                where = "bench"
+            study.add(source, one, condition, where)
         study.left_out.update({f"{source}: {reason}": n for reason, n in left_out.items()})
-        study.notes.extend([card.caveat] * wanted)
+        study.notes.extend([card.caveat] * (source in wanted))
     study = _apart(study)
-    for group in groups(study.instructions, study.rubrics, study.candidates, study.verdicts):
-        study.pairs.extend(criterion_pairs(group))
-    named = {i.id for i in study.instructions if i.source in (sources or SOURCES)}
+    named = {i.id for i in study.instructions if i.source in wanted}
     return study.only({c.id for c in study.candidates if c.instruction_id in named})
 
 
@@ -195,7 +194,6 @@ def _apart(study: RealStudy) -> RealStudy:
     that stand there; then questions without an answer left.
     """
     test = {row.split for row in study.splits} - set(TRAINING_SIDE)
-    source = {i.id: i.source for i in study.instructions}
     for side, others, where, answers in (
         (TRAINING_SIDE, test, "the test side", judged_answers()),
         (TRAINING_SIDE[:1], TRAINING_SIDE[1:], "calibration or checkpoint", []),
@@ -215,14 +213,14 @@ def _apart(study: RealStudy) -> RealStudy:
             f"training answers that stand in {where}": [c.instruction_id for c in repeated],
             f"training questions without an answer left beside {where}": bare,
         }.items():
-            study.left_out.update(f"{source[i]}: {reason}" for i in lost)
+            study.left_out.update(f"{study.instruction_of[i].source}: {reason}" for i in lost)
         study = study.only({c.id for c in kept})
     return study
 
 
 def held_out_questions() -> dict[str, str]:
     """What the real sets that are at hand ask, for other sets to be kept apart from, by a name."""
-    split = QuestionSplit.of_fixed_sets(0)
+    split = QuestionSplit(0)
     known = {f"{name}/{n}": text for n, (text, name) in enumerate(split.fixed.items())}
     for key in filter(at_hand, ("kqa_questions", *MEDLFQA)):
         known |= {f"{key}/{n}": row.Question for n, row in enumerate(read(key))}
@@ -247,32 +245,29 @@ def _constant(instruction_id: str, source: str) -> list[Criterion]:
     """The criteria of ``source`` in label_sets.yaml."""
     criteria = []
     for row in LABEL_SETS[source]:
-        about = {name: row[name] for name in Criterion.model_fields if name in row}
-        named = {"id": short_hash(instruction_id, row["kind"]), "weight": 0}
-        criteria.append(Criterion(**named | about))
+        about = {"weight": 0} | {name: row[name] for name in row.keys() & Criterion.model_fields}
+        criteria.append(Criterion(id=short_hash(instruction_id, row["kind"]), **about))
     return criteria
 
 
 def _kqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
     labels = grouped(read("kqa_labels"), lambda label: wording(label.question))
+    left_out[LOST] += sum(map(len, labels.values()))
     for row in read("kqa_questions"):
         of_question = labels.pop(wording(row.Question), [])
         if not of_question:
             continue  # of kqa_contrast
         i = f"kqa-{short_hash(wording(row.Question))}"
-        criteria = [
-            *_statements(i, "must_have", row.Must_have, "proficiency"),
-            *_statements(i, "nice_to_have", row.Nice_to_have, "excellence"),
-        ]
-        given = len(row.Must_have) + len(row.Nice_to_have)
-        left_out["blank or repeated statements"] += given - len(criteria)
+        criteria = _statements(i, "must_have", row.Must_have, "proficiency")
+        criteria += _statements(i, "nice_to_have", row.Nice_to_have, "excellence")
+        statements = len(row.Must_have) + len(row.Nice_to_have)
+        left_out["blank or repeated statements"] += statements - len(criteria)
         criterion, by_answer = {wording(c.text): c.id for c in criteria}, defaultdict(dict)
         for label in of_question:
             three = [_verdict(said == CLASSES[-1]) for said in label.labels]
             if c := criterion.get(wording(label.criterion)):
                 by_answer[label.model, label.answer][c] = three
-            else:  # two statements glued together
-                left_out[LOST] += 1
+                left_out[LOST] -= 1
         met = dict.fromkeys(criterion.values(), "met")
         answers = [_Answer("physician", row.Free_form_answer, met)]
         for (model, text), labelled in by_answer.items():
@@ -284,11 +279,10 @@ def _kqa(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
             answers.append(_Answer(model, text, majority, singly))
         about = (row.Question, "patient_question", criteria, answers, [row.Question])
         yield _Asked(i, *about, row.ICD_10_diag)
-    left_out[LOST] += sum(map(len, labels.values()))
 
 
 def _statements(i: str, kind: str, given: Sequence[str], dimension: str) -> list[Criterion]:
-    texts = list(dict.fromkeys(s.strip() for s in given if s.strip()))
+    texts = dict.fromkeys(text.strip() for text in given if text.strip())
     weight = 1 / len(texts) if texts and dimension == "proficiency" else 0
     about = {"kind": kind, "dimension": dimension, "weight": weight}
     return [Criterion(id=short_hash(i, kind, text), text=text, **about) for text in texts]
@@ -357,10 +351,8 @@ def _medec(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
 
 
 def sentences(lines: str) -> tuple[dict[str, str], int]:
-    """Sentences of "<number> <sentence>" lines by number, and how many lines were parts of one.
-
-    A line that does not begin with the next number belongs to the sentence before.
-    """
+    """Sentences of "<number> <sentence>" lines by number, and how many lines were parts of one,
+    since they do not begin with the next number: they belong to the sentence before."""
     found, broken = [], 0
     for line in filter(str.strip, lines.split("\n")):
         number, _, text = line.partition(" ")
@@ -379,8 +371,7 @@ def _lostbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
             left_out["answers with no other to compare with"] += 1
             continue
         i = f"lostbench-{short_hash(prompt)}"
-        [escalation] = _constant(i, "lostbench")
-        overall = NEUTRAL.model_copy(update={"id": short_hash(i, "overall")})
+        overall, escalation = _constant(i, "neutral") + _constant(i, "lostbench")
         answers = []
         for row, grade in graded:
             text = row.messages[grade.message].content
@@ -462,19 +453,17 @@ SOURCES = {
     "lostbench": ("lostbench", _lostbench),
     "healthbench": ("healthbench_graded", _healthbench),
 }
-PEOPLE = ("physicians", "annotators", "reference")  # labels that people gave
 # source, or set of ``judged`` -> who gave its labels, as tables print it
 LABELS = {name: schemas.CARDS[key].labels for name, (key, _) in (SOURCES | judged.SETS).items()}
 
 
 def medquad_texts(seed: int) -> list[tuple]:
-    """MedQuAD's questions with their answers, as rows of the set, each with its split.
+    """Rows of MedQuAD, each with its split: all may be retrieved, those of train be learned from.
 
-    All of them may be retrieved, those of split train be learned from: none is a question of the
-    fixed test side, or an answer that MEDIQA-2019 or MedQuAD's judged ones have.
+    None is a question of the fixed test side, or an answer of ``judged_answers``.
     """
     rows, kept = read("medquad"), []
-    placed = QuestionSplit.of_fixed_sets(seed).place([[row.question] for row in rows])
+    placed = QuestionSplit(seed).place([[row.question] for row in rows])
     repeated = alike([row.answer for row in rows], judged_answers())
     for n, (row, (_, split, fixed)) in enumerate(zip(rows, placed, strict=True)):
         if not fixed and n not in repeated:
@@ -485,7 +474,7 @@ def medquad_texts(seed: int) -> list[tuple]:
 def written_answers(seed: int) -> list[tuple[str, str]]:
     """(question, answer) of split train: K-QA's physicians first, then NIH's pages by a hash."""
     rows = [row for row in read("kqa_questions") if row.Free_form_answer.strip()]
-    placed = QuestionSplit.of_fixed_sets(seed).place([[row.Question] for row in rows])
+    placed = QuestionSplit(seed).place([[row.Question] for row in rows])
     sides = zip(rows, placed, strict=True)
     written = [(r.Question, r.Free_form_answer) for r, (_, where, _) in sides if where == "train"]
     pages = [row for row, where in medquad_texts(seed) if where == "train"]
@@ -495,12 +484,12 @@ def written_answers(seed: int) -> list[tuple[str, str]]:
 
 def corpus(study: RealStudy) -> list[str]:
     """Texts for tokenizer and small base: nothing of the bench or of evaluation-only sets."""
-    usable = set(study.ids("train", "calibration", "checkpoint"))
-    asked = [i for i in study.instructions if i.id in usable]
-    refuse_external(asked)
-    texts = [m.content for i in asked for m in i.messages]
-    texts += [c.text for c in study.candidates if c.instruction_id in usable]
-    texts += [c.text for r in study.rubrics if r.instruction_id in usable for c in r.criteria]
+    usable = set(study.ids(*TRAINING_SIDE))
+    taught = study.only({c.id for c in study.candidates if c.instruction_id in usable})
+    refuse_external(taught.instructions)
+    texts = [m.content for i in taught.instructions for m in i.messages]
+    texts += [c.text for c in taught.candidates]
+    texts += [c.text for r in taught.rubrics for c in r.criteria]
     return list(dict.fromkeys(texts))
 
 
@@ -560,10 +549,8 @@ def composition(study: RealStudy) -> pd.DataFrame:
 
 
 def agreement(labels: Sequence) -> dict:
-    """Agreement of K-QA's three physicians, three classes: Fleiss, Cohen by pair, observed.
-
-    ``reliability``: rows of ``statistics.reliability`` by must-have and nice-to-have.
-    """
+    """Agreement of K-QA's three physicians, three classes: Fleiss, Cohen by pair, observed, and
+    ``reliability``, rows of ``statistics.reliability`` by must-have and nice-to-have."""
     table = pd.DataFrame([row.labels for row in labels])
     categories = [row.category for row in labels]
     reliability = statistics.reliability(table, CLASSES, by=categories, draws=200)
@@ -573,6 +560,6 @@ def agreement(labels: Sequence) -> dict:
         "rows": len(table),
         "fleiss_kappa": float(whole["fleiss"]),
         "cohen_kappa": [pair["kappa"] for pair in pairs],
-        "observed": mean(a == b for row in table.values for a, b in combinations(row, 2)),
+        "observed": float(whole["observed"]),
         "reliability": reliability.round(4).to_dict("records"),
     }

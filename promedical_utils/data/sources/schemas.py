@@ -24,7 +24,6 @@ from promedical_utils.core.records import Instruction, Message, validated
 from promedical_utils.core.workspace import KitError, read_yaml, sha256
 
 VARIABLE = "PROMEDICAL_DATA_DIR"
-NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
 Text = Annotated[str, Field(pattern=r"\S")]
 Label = Literal["Entailment", "Neutral", "Contradiction"]
 Score = Annotated[int, Field(ge=1, le=4)]
@@ -69,14 +68,6 @@ def cards(name: str) -> dict[str, Card]:
 CARDS = cards("schemas.yaml")
 
 
-class KqaQuestion(BaseModel):
-    Question: Text
-    Free_form_answer: Text
-    Must_have: list[str] = Field(min_length=1)
-    Nice_to_have: list[str]
-    ICD_10_diag: str | None = None
-
-
 class Point(BaseModel):
     criterion: Text
     points: float = Field(ge=-10, le=10)
@@ -109,14 +100,11 @@ class MedecText(BaseModel):
     corrected: str = Field(alias="Corrected Text")
 
 
-def _row(texts: str = "", may_lack: dict | None = None, **fields: type) -> type[BaseModel]:
-    """A row that must have these fields and no other form of them; ``texts`` are not blank."""
-    fields |= dict.fromkeys(texts.split(), Text)
-    optional = {name: (kind | None, None) for name, kind in (may_lack or {}).items()}
-    return create_model("Row", **{name: (kind, ...) for name, kind in fields.items()}, **optional)
+def _row(texts: str = "", **fields) -> type[BaseModel]:
+    """A row that has these fields, with a type or a type and a default; ``texts`` are not blank."""
+    return create_model("Row", **fields, **dict.fromkeys(texts.split(), Text))
 
 
-MEDIQA_ANSWER = _row("aid text", score=Score)
 LOSTBENCH_GRADE = _row(message=Annotated[int, Field(ge=1)], maintained=bool)
 MEDLFQA_ROW = _row("Question", Free_form_answer=str, Must_have=list[str], Nice_to_have=list[str])
 MAY_LACK = (  # of patientqa, None where the rater left a level out; label_sets.yaml knows them
@@ -124,7 +112,12 @@ MAY_LACK = (  # of patientqa, None where the rater left a level out; label_sets.
     "grammaticality extent_of_harm likelihood_of_harm inappropriate_content bias"
 )
 ROWS = {
-    "kqa_questions": KqaQuestion,
+    "kqa_questions": _row(
+        "Question Free_form_answer",
+        Must_have=Some[str],
+        Nice_to_have=list[str],
+        ICD_10_diag=(str | None, None),
+    ),
     "kqa_labels": _row(
         "question model answer criterion",
         category=Literal["Must_have", "Nice_to_have"],
@@ -133,14 +126,14 @@ ROWS = {
     "mediqa": _row(
         "qid question",
         split=Literal["train_liveqa", "train_alexa", "val", "test"],
-        answers=Some[MEDIQA_ANSWER],
+        answers=Some[_row("aid text", score=Score)],
     ),
     "healthbench_rubrics": HealthRubric,
     "healthbench_graded": _row(
         "source prompt_id response",
-        {"healthbench_score": float},
         prompt=Some[Message],
         criteria=Some[GradedPoint],
+        healthbench_score=(float | None, None),
     ),
     "medquad_judged": _row("qid question aid answer", score=Score),
     "medical_rewardbench": _row(
@@ -173,10 +166,8 @@ def at_hand(key: str) -> bool:
 
 
 def as_first_read(key: str) -> bool | None:
-    """Whether the local file is byte for byte that of the card; None without a local file.
-
-    A card without a hash, of a file that the kit has not seen, takes any.
-    """
+    """Whether the local file is byte for byte that of the card, which takes any if it has no hash;
+    None without a local file."""
     card = CARDS[key]
     path = Path(os.environ.get(VARIABLE, "")) / card.file
     return card.sha256 in ("", sha256(path)) if path.is_file() else None
@@ -249,26 +240,19 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
             return [as_in_file(row) for row in parsed(lines, card.address)]
 
 
-def _named(row: dict, **names: str) -> dict:
-    """Fields of ``row`` by other names: the new one is that of ``names``, its value the old one."""
-    return {ours: row[theirs] for ours, theirs in names.items()}
-
-
 def _kqa_label(row: dict) -> dict:
-    named = _named(
-        row, question="Question", model="llm_x", criterion="claim", category="category_x"
-    )
-    return row | named | {"labels": [row[f"label_{number}"] for number in range(3)]}
+    ours = {"question": row["Question"], "model": row["llm_x"], "criterion": row["claim"]}
+    ours |= {"category": row["category_x"], "labels": [row[f"label_{n}"] for n in range(3)]}
+    return row | ours
 
 
 def _mediqa(row: dict) -> dict:
-    split = {"train_live_qa_med": "train_liveqa", "validation": "val"}.get(row["split"])
-    answers = [
-        _named(entry["Answer"], aid="AID", score="ReferenceScore", text="AnswerText")
-        for entry in row["QUESTION"]["AnswerList"]
-    ]
-    named = _named(row["QUESTION"], qid="QID", question="QuestionText")
-    return named | {"split": split or row["split"], "answers": answers}
+    asked, renamed = row["QUESTION"], {"train_live_qa_med": "train_liveqa", "validation": "val"}
+    ours = {"qid": asked["QID"], "question": asked["QuestionText"], "answers": []}
+    for given in (entry["Answer"] for entry in asked["AnswerList"]):
+        about = {"aid": given["AID"], "score": given["ReferenceScore"], "text": given["AnswerText"]}
+        ours["answers"].append(about)
+    return ours | {"split": renamed.get(row["split"], row["split"])}
 
 
 OF_HUB = {"kqa_labels": _kqa_label, "mediqa": _mediqa}  # rows of the network as those of the file
