@@ -8,6 +8,7 @@ the order nor a repetition of the questions changes it.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from promedical_utils.core.workspace import KitError
 
@@ -103,12 +104,16 @@ class Physician:
 
 @dataclass(frozen=True)
 class Panel:
-    """Two physicians who do not see each other, and an adjudicator who sees what both said. The
-    adjudicator settles where they differ, and errs at rate ``error`` there."""
+    """Two physicians who do not see each other, each at ``agreement`` with the truth, and an
+    adjudicator who settles where they differ, and errs at rate ``error`` there."""
 
-    physicians: tuple[Physician, Physician]
+    agreement: float
     seed: int = 0
     error: float = 0.02
+
+    @cached_property
+    def physicians(self) -> list[Physician]:
+        return [Physician(f"physician_{n}", self.agreement, self.seed) for n in (1, 2)]
 
     def settle(self, key: tuple[str, ...], first, second, truth):
         """The common answer if there is one; else the truth, or seldom a wrong one of the two."""
@@ -126,9 +131,3 @@ class Panel:
     def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
         """What is settled: ``verdicts``' last."""
         return self.verdicts(candidate_id, criterion_id, kind, truth)[-1]
-
-
-def panel(agreement: float, seed: int = 0, error: float = 0.02) -> Panel:
-    """The panel of a bench: each physician at ``agreement`` with the truth (an input)."""
-    first, second = (Physician(f"physician_{n}", agreement, seed) for n in (1, 2))
-    return Panel((first, second), seed, error)

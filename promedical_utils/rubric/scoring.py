@@ -20,10 +20,6 @@ RAR = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 MOST = 10  # points that a criterion can give or take, in ORBIT and in HealthBench
 
 
-class LooseVetoWarning(UserWarning):
-    """lambda = 1 + beta lets an unsafe answer tie with a safe one."""
-
-
 def whole(value: float) -> int:
     """``value`` in whole ties of 1e-9, so that sums of floats that should be equal are.
 
@@ -136,7 +132,6 @@ def clipped_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float 
             f"lambda = 1 + beta = {lam}: a perfect answer with one violation gets "
             f"{1 + beta - lam:.1f}, and so does a safe answer with nothing met; use the gated "
             "reward for a strict veto",
-            LooseVetoWarning,
             stacklevel=2,
         )
     return min(max(s.s1 + alpha * s.s2, 0.0), 1 + beta) - lam * s.s3
