@@ -181,7 +181,7 @@ def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
         study.left_out.update({f"{source}: {reason}": n for reason, n in left_out.items()})
         study.notes.extend([card.caveat] * wanted)
     study = _apart(study)
-    for group in groups(study.instructions, study.rubrics, study.candidates, study.verdicts):
+    for group in groups(study):
         study.pairs.extend(criterion_pairs(group))
     named = {i.id for i in study.instructions if i.source in (sources or SOURCES)}
     return study.only({c.id for c in study.candidates if c.instruction_id in named})
