@@ -1,9 +1,8 @@
 """The one estimator of the kit: ratios of sums over samples, drawn by cluster.
 
-An accuracy is hits over items, F1 is 2 TP over 2 TP + FP + FN, a mean is a sum over a count: each
-is a ratio of two sums over samples, so one weight a sample and draw is all that the bootstrap
-needs. Whatever is compared shares the draws, of whole clusters (conditions, questions), and those
-that leave one out (``statistics.cluster_weights``); intervals are ``statistics.interval``.
+An accuracy is hits over items, F1 is 2 TP over 2 TP + FP + FN, a mean is a sum over a count: one
+weight a sample and draw is all that the bootstrap needs. Whatever is compared shares the draws, of
+whole clusters (``statistics.cluster_weights``); intervals are ``statistics.interval``.
 """
 
 from collections import defaultdict
@@ -23,13 +22,8 @@ ENDS = {"value": "", "low": "_low", "high": "_high"}  # of an interval -> suffix
 def suffixed(
     column: str, ends: Iterable | None = None, factor: float = 1, digits: int | None = None
 ) -> dict[str, float]:
-    """A value and its interval as three columns; ``ends``: value, low, high (None: all NaN).
-
-    Each is multiplied by ``factor`` and, if ``digits`` is given, rounded, never to -0.0.
-
-    >>> suffixed("f1", (0.5, 0.25, 0.75), 100)
-    {'f1': 50.0, 'f1_low': 25.0, 'f1_high': 75.0}
-    """
+    """A value and its interval as three columns; ``ends``: value, low, high (None: all NaN), times
+    ``factor`` and, if ``digits`` is given, rounded, never to -0.0."""
     values = [factor * float(end) for end in ((np.nan,) * 3 if ends is None else ends)]
     if digits is not None:
         values = [round(value, digits) + 0.0 for value in values]
@@ -57,10 +51,8 @@ class Estimates:
         cls, samples: pd.DataFrame, names: Sequence[str], items: Iterable[tuple]
     ) -> "Estimates":
         """From (key, row of ``samples`` of each item, its value, weight, tied); NaN values are out.
-
-        An item's value counts ``weight`` times (default 1) above the line, its weight below it.
-        ``tied``: which items are ties, summed into the extra ``ties``; for all or none.
-        """
+        An item's value counts ``weight`` times (default 1) above the line, its weight below it;
+        ``tied``: which items are ties, summed into the extra ``ties``, for all keys or none."""
         keys, hits, counts, ties = [], [], [], []
         for key, rows, values, *more in items:
             weight = more[0] if more else 1.0
@@ -145,11 +137,9 @@ class Estimates:
         shared: bool = False,
         level: float = 0.95,
     ) -> dict:
-        """``sum coefficient * ratio`` over columns, all on the same draws.
-
-        {difference, low, high, n of the smallest, error (standard, by the jackknife), df (clusters
-        less 1), design (effect)}; ``shared``: of the samples that all columns have.
-        """
+        """``sum coefficient * ratio`` over columns, on the same draws: {difference, low, high, n of
+        the smallest, error (standard, by the jackknife), df (clusters less 1), design (effect)};
+        ``shared``: of the samples that all columns have."""
         if shared:
             return self._shared(list(coefficients)).combined(coefficients, weights, level=level)
         columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
@@ -187,10 +177,8 @@ class Estimates:
         return self.combined(columns, self.weights(draws, seed))
 
     def less(self, a: Sequence[int], b: Sequence[int], weights: np.ndarray) -> dict:
-        """Mean of columns ``a`` less mean of ``b``, of the samples that all of them have.
-
-        {difference, low, high, n, ratio, ratio_low, ratio_high}; all NaN where they share none.
-        """
+        """Mean of columns ``a`` less mean of ``b``, of the samples that all of them have:
+        {difference, low, high, n, ratio, ratio_low, ratio_high}; all NaN where they share none."""
         pairs, factors = self._shared([*a, *b]), dict.fromkeys([*a, *b], 0.0)
         for side, sign in ((a, 1), (b, -1)):
             for column in side:

@@ -124,10 +124,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
-    """n, observed agreement and Cohen's kappa; ``ordered`` (integer levels) adds weighted kappas.
-
-    Kappa is None where it is undefined, one label throughout. KitError on empty or unequal lists.
-    """
+    """n, observed agreement and Cohen's kappa, None where it is undefined, one label throughout;
+    ``ordered`` (integer levels) adds weighted kappas. KitError on empty or unequal lists."""
     from sklearn.metrics import cohen_kappa_score
 
     if len(first) != len(second) or not len(first):
@@ -135,15 +133,14 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
     ratings = np.asarray([first, second])
     result = {"n": len(first), "observed": float(np.equal(*ratings).mean())}
     labels = np.unique(ratings)
-    kappas: dict[str, str | None] = {"kappa": None}
-    if ordered:  # the weights count steps between labels, so no level may be left out
+    weights: dict[str, str | None] = {"kappa": None}
+    if ordered:  # these count steps between labels, so no level may be left out
         labels = np.arange(labels.min(), labels.max() + 1)
-        kappas |= {"kappa_linear": "linear", "kappa_quadratic": "quadratic"}
+        weights |= {"kappa_linear": "linear", "kappa_quadratic": "quadratic"}
     if len(labels) == 1:
-        return result | dict.fromkeys(kappas)
-    for name, weights in kappas.items():
-        result[name] = float(cohen_kappa_score(*ratings, labels=labels, weights=weights))
-    return result
+        return result | dict.fromkeys(weights)
+    kappas = (cohen_kappa_score(*ratings, labels=labels, weights=w) for w in weights.values())
+    return result | dict(zip(weights, map(float, kappas)))
 
 
 def _agreed(counts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,11 +188,8 @@ def reliability(
 
     ``ratings``: items by raters, NaN missing; ``levels``: all that a rater can choose; ``by``: the
     slice of each item, such as its dimension. Intervals (95 %) are over draws of items, or of whole
-    ``conditions``.
-
-    ``observed`` is the share of rater pairs that agree. Fleiss' kappa takes the items with the
-    commonest number of ratings, the others all with two or more, which is ``n``. NaN where
-    undefined. KitError where no item has two.
+    ``conditions``. Counted are the ``n`` items with two ratings or more (KitError without), for
+    Fleiss' kappa those with the commonest number. NaN where undefined.
     """
     given = ratings.to_numpy(object)
     chosen = given[:, :, None] == np.array(list(levels), object)  # (items, raters, levels)
