@@ -130,19 +130,13 @@ class Estimates:
         mean = self.combined(dict.fromkeys(columns, 1 / len(columns)), weights)
         return {"value": mean["difference"], **{name: mean[name] for name in ("low", "high", "n")}}
 
-    def combined(
-        self,
-        coefficients: Mapping[int, float],
-        weights: np.ndarray,
-        shared: bool = False,
-        level: float = 0.95,
-    ) -> dict:
-        """``sum coefficient * ratio`` over columns, on the same draws: {difference, low, high, n of
-        the smallest, error (standard, by the jackknife), df (clusters less 1), design (effect)};
-        ``shared``: of the samples that all columns have."""
+    def combined(self, terms: Mapping, weights: np.ndarray, shared=False, level=0.95) -> dict:
+        """``sum factor * ratio`` over ``terms``, column -> factor, on the same draws: {difference,
+        low, high, n of the smallest, error (standard, by the jackknife), df (clusters less 1),
+        design (effect)}; ``shared``: of the samples that all columns have."""
         if shared:
-            return self._shared(list(coefficients)).combined(coefficients, weights, level=level)
-        columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
+            return self._shared(list(terms)).combined(terms, weights, level=level)
+        columns, factors = list(terms), np.array(list(terms.values()), float)
         drawn, counted = self.drawn(columns, weights) @ factors, self._counted(columns).min()
         reach = np.minimum(factors, 0).sum(), np.maximum(factors, 0).sum()
         low, high = self._interval(drawn, counted, columns, reach, level)
@@ -171,9 +165,9 @@ class Estimates:
         shared = np.all(self.counts[:, columns] > 0, axis=1, keepdims=True)
         return replace(self, hits=self.hits * shared, counts=self.counts * shared)
 
-    def difference(self, coefficients: Mapping[tuple, float], draws: int, seed: int) -> dict:
+    def difference(self, terms: Mapping[tuple, float], draws: int, seed: int) -> dict:
         """``combined`` by key; KitError names a key that is missing."""
-        columns = {self.columns(key)[0]: factor for key, factor in coefficients.items()}
+        columns = {self.columns(key)[0]: factor for key, factor in terms.items()}
         return self.combined(columns, self.weights(draws, seed))
 
     def less(self, a: Sequence[int], b: Sequence[int], weights: np.ndarray) -> dict:

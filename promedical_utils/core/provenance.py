@@ -55,15 +55,15 @@ def content(path: Path) -> str:
 
 def hash_data(run: Path) -> None:
     """Write data/hashes.json: ``content`` of every data/*.parquet of a run."""
-    paths = sorted((Path(run) / "data").glob("*.parquet"))
-    write_json(Path(run) / HASHES, {path.name: content(path) for path in paths})
+    paths = sorted((run / "data").glob("*.parquet"))
+    write_json(run / HASHES, {path.name: content(path) for path in paths})
 
 
 def of_run(run: Path) -> dict:
     """Facts of a run, or of its published copy, as every table and figure has them beside it:
     ``of_manifest``, data hashes, seed and fingerprint of each model. What a run of an older kit
     does not say is left out."""
-    run, models = Path(run), {}
+    models = {}
     for name, report in _json(run / "reward/report.json").get("models", {}).items():
         known = {k: report[k] for k in ("settings", "seed", "base") if k in report}
         models[f"reward/{name}"] = known

@@ -177,12 +177,7 @@ def gwet_ac1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def reliability(
-    ratings: pd.DataFrame,
-    levels: Sequence,
-    by: Sequence | None = None,
-    conditions: Sequence | None = None,
-    draws: int = 1000,
-    seed: int = 0,
+    ratings: pd.DataFrame, levels: Sequence, by=None, conditions=None, draws=1000, seed=0
 ) -> pd.DataFrame:
     """How well raters agree, by slice and for "all": slice, coefficient, n, value, low, high.
 
