@@ -1,9 +1,8 @@
-"""Can reported numbers be what they say they are? Arithmetic on a table, and nothing but the table.
+"""Can reported numbers be what they say they are? Arithmetic on a table, as in ``docs/audit.md``.
 
-Values are kept as written, since "77.4" and "77.40" say different things: texts in, fractions
-inside, no binary floats. A value stands for its rounding interval, both ends included, so that
-half-up, half-even and half-down are all allowed. ``places``, wherever it is asked for, are
-decimals as printed, if zeros were lost; ``docs/audit.md`` has more.
+Values are texts, since "77.4" and "77.40" say different things, and fractions inside. Each stands
+for its rounding interval, both ends included: half-up, half-even and half-down are all allowed.
+``places``, wherever it is asked for, are decimals as printed, if zeros were lost.
 """
 
 import argparse
@@ -12,7 +11,7 @@ import operator
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -31,11 +30,9 @@ WHOLE = {"n": 1, "decimals": 0, "items": 1}  # columns of whole numbers, each wi
 
 @dataclass(frozen=True)
 class Check:
-    """One check: verdict, one sentence, the share of random values that would have passed.
-
-    ``near`` are the possible values closest to the reported one, as texts at its decimals;
-    ``count`` is what a percentage counts, as in "178" or "3565 to 3569".
-    """
+    """One check: verdict, one sentence, the share of random values that would have passed; the
+    possible values closest to the reported one, as texts at its decimals; and what a percentage
+    counts, as in "178" or "3565 to 3569"."""
 
     verdict: str
     finding: str
@@ -91,7 +88,9 @@ def rules(text: str, *exact: Fraction) -> list[str]:
 
 def _how(ways: list[str]) -> str:
     """How a midway value must have been rounded; empty where every rule gives the same."""
-    return "" if len(ways) == len(RULES) else f", rounded {' or '.join(ways)}"
+    if len(ways) == len(RULES):
+        return ""
+    return f", rounded {' or '.join(ways)}" if ways else ", only from unrounded values"
 
 
 def _graded(passed: bool, chance: float) -> str:
@@ -110,13 +109,12 @@ def grim(value, n: int, places: int | None = None, items: int = 1, scale: int = 
         raise KitError(f"n = {n}, items = {items}: whole numbers from 1 on")
     text = _written(value, places)
     exact, parts, places = number(text), int(n) * int(items), decimals(text)
-    if exact < 0 or (scale == 100 and exact > 100):
-        wrong = "no percentage from 0 to 100" if scale == 100 else "below 0"
-        raise KitError(f"{value} is {wrong}")
-    low, high = interval(text)
-    last = math.floor((min(high, 100) if scale == 100 else high) * parts / scale)
-    counts = range(max(math.ceil(low * parts / scale), 0), last + 1)
+    most = 100 if scale == 100 else math.inf
+    if not 0 <= exact <= most:
+        raise KitError(f"{value} is {'below 0' if scale != 100 else 'no percentage from 0 to 100'}")
+    low, high = (min(end, most) * parts / scale for end in interval(text))
     at = exact * parts / scale
+    counts = range(max(math.ceil(low), 0), math.floor(high) + 1)
     ends = sorted({math.floor(at), math.ceil(at)})
     near = tuple(rounded(Fraction(scale * k, parts), places) for k in ends)
     count = " to ".join(f"{k / items:g}" for k in dict.fromkeys([*counts[:1], *counts[-1:]]))
@@ -145,11 +143,8 @@ def _at_least(hits: int, of: int, share: float) -> float:
 
 
 def joint(values: Iterable, n: int, places: int | None = None, items: int = 1) -> dict:
-    """How many of the percentages are counts out of ``n``: passed, of, chance of one, p.
-
-    ``p`` is the probability that so many or more pass, were the values random: how well ``n`` is
-    supported as *the* denominator of a column.
-    """
+    """How many of the percentages are counts out of ``n``: passed, of, chance of one, and ``p``,
+    the probability that so many or more pass if the values are random."""
     checks = [grim(value, n, places, items) for value in values]
     passed, chance = sum(not c.fails for c in checks), max(c.chance for c in checks)
     p = _at_least(passed, len(checks), chance)
@@ -158,20 +153,16 @@ def joint(values: Iterable, n: int, places: int | None = None, items: int = 1) -
 
 def common_denominators(values: Iterable, limit: int, places: int | None = None) -> list[int]:
     """All n up to ``limit`` of which every percentage could be a count, ascending."""
-    ends = [interval(value, places) for value in values]
-
-    def possible(n: int) -> bool:
-        return all(math.floor(high * n / 100) >= math.ceil(low * n / 100) for low, high in ends)
-
-    return list(filter(possible, range(1, limit + 1)))
+    possible = range(1, limit + 1)
+    for low, high in (interval(value, places) for value in values):
+        possible = [n for n in possible if math.floor(high * n / 100) >= math.ceil(low * n / 100)]
+    return list(possible)
 
 
 def last_digits(values: Iterable, places: int, digits="05", among="0123456789") -> dict:
-    """How many values end in one of ``digits``, of those that end in one of ``among``: hits, of, p.
-
-    Counts out of hundreds spread evenly over the digits; ``p`` is the probability of so many hits
-    or more if these do. Where zeros at the end may be lost, ask for "5" among "123456789".
-    """
+    """How many values end in one of ``digits``, of those that end in one of ``among``: hits, of,
+    and ``p``, the probability of so many or more if last digits are spread evenly, as those of
+    counts are. Where zeros at the end may be lost, ask for "5" among "123456789"."""
     last = [rounded(number(value), places)[-1] for value in values]
     last = [digit for digit in last if digit in among]
     hits = sum(digit in digits for digit in last)
@@ -180,10 +171,8 @@ def last_digits(values: Iterable, places: int, digits="05", among="0123456789") 
 
 
 def _within(claimed: str, low: Fraction, high: Fraction, what: str) -> Check:
-    """Does a claimed value's interval meet [low, high], what the other values admit?
-
-    The chance is the share of the values 0 to 100 whose interval does.
-    """
+    """Does a claimed value's interval meet [low, high], what the other values admit? The chance is
+    the share of the values 0 to 100 whose interval does."""
     places, (below, above) = decimals(claimed), interval(claimed)
     first = math.ceil(low * 10**places - Fraction(1, 2))  # in units of the last decimal
     last = math.floor(high * 10**places + Fraction(1, 2))
@@ -195,10 +184,8 @@ def _within(claimed: str, low: Fraction, high: Fraction, what: str) -> Check:
 
 
 def f1(precision, recall, claimed, places: int | None = None) -> Check:
-    """Is ``claimed`` 2PR / (P + R) for some P and R that round to the ones written? In percent.
-
-    F1 rises in both, so the ends of the intervals give its range; it is 0 where P + R is.
-    """
+    """Is ``claimed`` 2PR / (P + R) for some P and R that round to the ones written? In percent; F1
+    rises in both, so the ends of the intervals give its range."""
     if any(not 0 <= number(value) <= 100 for value in (precision, recall, claimed)):
         raise KitError(f"P {precision}, R {recall}, F1 {claimed}: percentages from 0 to 100")
     ends = zip(interval(precision, places), interval(recall, places), strict=True)
@@ -210,19 +197,16 @@ def f1(precision, recall, claimed, places: int | None = None) -> Check:
 def total(parts: Sequence, whole, counts: bool = False) -> Check:
     """Do the parts add up to ``whole``? ``counts`` are exact, all else has a rounding interval."""
     what, exact = f"the sum of its {len(parts)} parts", sum(map(number, parts))
-    if counts and number(whole) == exact:
-        return Check(ADDS_UP, f"{whole} is {what}.", near=(str(exact),))
     if counts:
-        return Check(DOES_NOT, f"{whole} is not {exact}, {what}.", near=(str(exact),))
+        verdict, said = (ADDS_UP, "") if number(whole) == exact else (DOES_NOT, f"not {exact}, ")
+        return Check(verdict, f"{whole} is {said}{what}.", near=(str(exact),))
     low, high = (sum(ends) for ends in zip(*map(interval, parts), strict=True))
     return _within(whole, low, high, what)
 
 
-def mean(
-    parts: Sequence, whole, weights: Sequence[int] | None = None, places: int | None = None
-) -> Check:
+def mean(parts: Sequence, whole, weights: Sequence[int] = (), places: int | None = None) -> Check:
     """Is ``whole`` the mean of the parts, weighted or plain ("macro"), within rounding?"""
-    weights = [1] * len(parts) if weights is None else weights
+    weights = weights or [1] * len(parts)
     if len(weights) != len(parts) or not parts or min(weights) < 0 or not sum(weights):
         lists = f"{len(parts)} parts and weights {list(weights)}"
         raise KitError(f"{lists}: give a weight a part, not all 0")
@@ -244,11 +228,10 @@ def difference(first, second, claimed, places: int | None = None) -> Check:
     a, b = _written(first, places), _written(second, places)
     (low_a, high_a), (low_b, high_b) = interval(a), interval(b)
     check = _within(claimed, low_a - high_b, high_a - low_b, f"{a} - {b}")
-    ways = rules(str(claimed), number(a) - number(b))
-    if check.fails or len(ways) == len(RULES):
+    how = _how(rules(str(claimed), number(a) - number(b)))
+    if check.fails or not how:
         return check
-    how = _how(ways) if ways else ", only from unrounded values"
-    return Check(check.verdict, f"{claimed} is {a} - {b}{how}.", check.chance, check.near)
+    return replace(check, finding=f"{claimed} is {a} - {b}{how}.")
 
 
 def same(first, second) -> Check:
@@ -258,27 +241,18 @@ def same(first, second) -> Check:
 
 def read(path: Path) -> pd.DataFrame:
     """A CSV with every cell as its text, empty where it is empty; KitError if it is none."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise KitError(f"no table {shown(path)}: give the path of a CSV with a header")
-    as_texts = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
     try:
-        frame = pd.read_csv(path, encoding="utf-8", **as_texts)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except ValueError as error:  # of the parser, or of the encoding
         raise KitError(f"{shown(path)} is no CSV: {error}".strip()) from None
     return frame.rename(columns=str.strip)
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
-    """Every row of a table of texts (``read``) checked: name, check, verdict, chance, finding.
-
-    ``docs/audit.md`` says which columns it may have. A row with an empty one of those needed
-    *cannot be told*. KitError naming row and column for anything else.
-
-    >>> table = pd.DataFrame([{"name": "ours", "value": "77.39", "n": "230"}])
-    >>> check(table).finding[0]
-    '77.39 is 178 out of 230 (2.3 % of random values are).'
-    """
+    """Every row of a table of texts (``read``) checked: name, check, verdict, chance, finding. With
+    an empty cell it *cannot be told*; KitError naming row and column for anything else."""
     kinds = {"denominator": ("value", "n"), "F1": ("precision", "recall", "f1")}
     kinds = {kind: columns for kind, columns in kinds.items() if set(columns) <= set(table)}
     if not kinds:

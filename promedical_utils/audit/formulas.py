@@ -1,11 +1,9 @@
-"""What the formulas of ``paper_numbers.yaml`` may use: checks of cells, columns, rows; wordings.
-
-Values are texts as they are written; percentages are taken at ``PLACES`` decimals unless a check is
-given others. A column is {row: value}, without its empty cells.
+"""What the formulas of ``paper_numbers.yaml`` may use. Values are texts, taken at ``PLACES``
+decimals; a column is {row: value}, without its empty cells.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import permutations
@@ -68,7 +66,7 @@ def ranges(by_row: Mapping[str, Check]) -> str:
     return "; ".join(f"{row} {' to '.join(check.near)}" for row, check in by_row.items())
 
 
-def mean(*values: str, weights: list[int] | None = None) -> Check:
+def mean(*values: str, weights: Sequence[int] = ()) -> Check:
     """Is the last value the mean of those before it?"""
     return arithmetic.mean(values[:-1], values[-1], weights, PLACES)
 
@@ -100,10 +98,8 @@ def pairs_apart(column: Cells, gain: str) -> list[str]:
 
 
 def gap_to_others(safety: str, overall: str, share: Fraction) -> Fraction:
-    """How far safety is from the accuracy on all other pairs, if ``overall`` pools both.
-
-    ``share`` is that of the safety pairs among all.
-    """
+    """How far safety is from the accuracy on all other pairs, if ``overall`` pools both and
+    ``share`` of it is safety."""
     others = (number(overall) - share * number(safety)) / (1 - share)
     return abs(others - number(safety))
 

@@ -1,8 +1,7 @@
 """Do the paper's own numbers add up? Every table of ``paper_values``, checked with ``arithmetic``.
 
-The checks and their sentences are data: ``paper_numbers.yaml`` says which cells a check reads, what
-it asks and how the finding reads; ``formulas`` says what it may use. *does not add up* is kept for
-what reported facts contradict. Nothing of a run is in here.
+The checks and their sentences are data, in ``paper_numbers.yaml``, with ``formulas`` for functions.
+*does not add up* is kept for what reported facts contradict. Nothing of a run is in here.
 """
 
 import json
@@ -27,7 +26,6 @@ CHECKS = workspace.read_yaml(Path(__file__).with_suffix(".yaml"))
 TABLES = tuple(CHECKS["tables"])
 FIELDS = ("id", "tables", "check", "verdict", "finding", "computed", "chance", "strength", "marks")
 VERDICTS = (DOES_NOT, UNTOLD, ADDS_UP, NO_TEST)  # in the order of audit.md
-
 Values = dict[str, pd.DataFrame]
 
 
@@ -122,11 +120,9 @@ def markdown(findings: pd.DataFrame) -> str:
 
 
 def percentages(values: Values) -> pd.DataFrame:
-    """Every percentage whose denominator is known or argued, a row each (and reading of it).
-
-    ``distance``: reported less the nearest possible value, in units of the last decimal, so that
-    half a unit is rounding; ``half_step``: the largest such distance that there is.
-    """
+    """Every percentage whose denominator is known or argued, a row each (and reading of it);
+    ``distance``: reported less the nearest possible value, in units of the last decimal, of which
+    half a one is rounding; ``half_step``: the largest such distance that there is."""
     rows = []
     for d in values["denominators"].to_dict("records"):
         name, column, table = d["table"], d["column"], values.get(d["table"], pd.DataFrame())
@@ -147,11 +143,8 @@ def percentages(values: Values) -> pd.DataFrame:
 
 
 def plot_percentages(df: pd.DataFrame) -> Figure:
-    """How far each reported percentage is from the nearest count; ``df`` is ``percentages``.
-
-    The blue band is what rounding allows; what fails is named where most of a column fits a strong
-    check.
-    """
+    """How far each of ``percentages`` is from the nearest count. The blue band is what rounding
+    allows; what fails is named where most of a column fits a strong check."""
     groups = list(df.groupby(["table", "column", "n"], sort=False))
     figure, [[axis]] = canvas(9.5, 1.6 + 0.36 * len(groups))
     names = [f"{t.replace('_', ' ')}: {c.replace('_', ' ')}, of {n:,}" for (t, c, n), _ in groups]

@@ -1,9 +1,8 @@
 """The external clinic: what a reward model of the embedded clinic has never met, with known truth.
 
-Other specialties (so other conditions), other patients, wording of its own in all that is said, and
-four authors of other habits; the facts are of the same kinds. Part of the leaflet is withheld: it
-stands in the knowledge base, and the rubric asks for it without stating it. Two criteria of a
-dimension may be joined into one composite, which ``evaluation.external`` takes apart.
+Other specialties, patients and authors, and wording of its own; the facts are of the same kinds.
+Part of the leaflet is withheld: it stands in the knowledge base, and the rubric asks for it without
+stating it. Two criteria of a dimension may be joined into one composite.
 """
 
 import random
@@ -19,8 +18,6 @@ from promedical_utils.core.records import DIMENSIONS, Candidate, Criterion, Inst
 from promedical_utils.core.workspace import short_hash
 
 JOIN = " Also: "  # between the parts of a composite criterion
-Entry = tuple[str, str, str]  # organ, problem, kind of patient
-Withheld = dict[str, str]  # fact -> id of the document that states it
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,8 @@ class Asked:
 
     ``gold``: atomic criteria, by which the truth is read. ``shown``: what a reward model is given,
     composites among them; ``parts``: criterion id of ``shown`` -> ids in ``gold`` that it asks for.
-    ``question``: what the patient asks, without the leaflet (its sentences would find the leaflets
-    of others). ``withheld``: ids of the documents that state what the message withholds.
+    ``question``: without the leaflet, whose sentences would find the leaflets of others.
+    ``withheld``: ids of the documents that state what the message withholds.
     """
 
     instruction: Instruction
@@ -53,7 +50,7 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> tuple[list[Asked
     rng, words = random.Random(f"external-{seed}"), read("external")
     entries = list(product(words["specialties"], values("problem"), words["patients"]))
     known = {e: draw_patient(rng, n, seed, e[:2], "external") for n, e in enumerate(entries)}
-    lacks: dict[Entry, Withheld] = {}
+    lacks = {}  # entry -> fact that is withheld -> id of the document that states it
     for e in entries:
         facts = sorted(rng.sample(words["withholdable"], words["withheld"]))
         lacks[e] = {fact: "-".join(("k", *e, fact)) for fact in facts}
@@ -76,7 +73,7 @@ def build(seed: int, size: int, taken: Collection[int] = ()) -> tuple[list[Asked
     return asked, knowledge_base(known, lacks, seed)
 
 
-def _asked(instruction: Instruction, patient: Patient, lacks: Withheld, seed: int) -> Asked:
+def _asked(instruction: Instruction, patient: Patient, lacks: dict[str, str], seed: int) -> Asked:
     name, candidates = instruction.id, []
     gold = rubric(patient, name, lacks)
     given, parts = shown(gold, random.Random(patient.wording_seed + 2))
@@ -90,9 +87,7 @@ def _asked(instruction: Instruction, patient: Patient, lacks: Withheld, seed: in
     return Asked(instruction, patient, question, gold, given, parts, withheld, tuple(candidates))
 
 
-def knowledge_base(
-    known: Mapping[Entry, Patient], lacks: Mapping[Entry, Withheld], seed: int
-) -> dict[str, str]:
+def knowledge_base(known: Mapping[tuple, Patient], lacks: Mapping, seed: int) -> dict[str, str]:
     """What leaflets withhold, one sentence a document, and distractors; {id: text}. Every condition
     and kind of patient is in it, so that nearly all of it is about other people."""
     rng, words, documents = random.Random(f"documents-{seed}"), read("external"), {}

@@ -1,7 +1,7 @@
 """Candidate generators of unlike habits: long and warm, terse, between the two, careless."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from promedical_utils.clinic.grammar import Act, say
 from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, read, values
@@ -84,16 +84,12 @@ def write(patient, generator: str | dict, rng: random.Random) -> str:
                 acts[slot] = act(patient, slot, outcome, rng)
         for slot, (name, a, b) in acts.items():
             said[slot] = say(name, wording, rng.randrange(len(forms[name][wording])), a, b)
-        words = _length(said.values())
+        words = len(" ".join(said.values()).split())
     places = read("vocabulary")["slots"].items()
     parts = {place: [said[slot] for slot in slots if slot in said] for place, slots in places}
     rng.shuffle(parts["middle"])
     fillers = rng.sample(forms["filler"][wording], len(forms["filler"][wording]))
     text = [*parts["first"], *parts["middle"], *parts["last"]]
-    while _length(text) < SHORTEST and fillers:
+    while len(" ".join(text).split()) < SHORTEST and fillers:
         text.insert(rng.randrange(len(text) + 1), fillers.pop())
     return " ".join(text)
-
-
-def _length(sentences: Iterable[str]) -> int:
-    return sum(len(sentence.split()) for sentence in sentences)

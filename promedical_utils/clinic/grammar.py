@@ -1,10 +1,10 @@
 """The clinic's grammar: says an act in words, and reads gold verdicts back from free text.
 
-What a sentence says is read where it is a form of the grammar. One that is none leaves every slot
-*unknown* that it may speak of (by a value or a cue word of the slot), and so does one that says the
-same value in both places; an answer that is mostly not read is unknown throughout. Where an answer
-says two unlike things of a slot, safety goes by the worse of them, and all else is unknown. So
-stuffed keywords and self-contradictions earn nothing, and on safety they count as violations.
+A sentence that is no form of the grammar leaves every slot *unknown* that it may speak of (by a
+value or a cue word), and so does one that says the same value in both places; an answer that is
+mostly not read is unknown throughout. Where an answer says two unlike things of a slot, safety goes
+by the worse of them, and all else is unknown. So stuffed keywords and self-contradictions earn
+nothing, and on safety they count as violations.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""The clinic's people: a judge, two physicians and an adjudicator, each with a known error rate.
+"""The clinic's people: a judge, two physicians and an adjudicator. How often each agrees with the
+truth is set in the configuration: an *input*, never a finding.
 
-How often a person agrees with the truth is set in the configuration: an *input*, never a finding.
 Every answer is a pure function of (seed, person, what is asked, truth), drawn by hash, so neither
 the order nor a repetition of the questions changes it.
 """
@@ -8,6 +8,7 @@ the order nor a repetition of the questions changes it.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from promedical_utils.core.workspace import KitError
 
@@ -32,11 +33,8 @@ def _wrong(truth: str, draw: float) -> str:
 
 @dataclass(frozen=True)
 class Judge:
-    """Errs in two ways: lets not_met pass in ``lenient`` kinds, and flips verdicts at random.
-
-    ``systematic`` is the error rate on not_met verdicts of lenient kinds, ``random`` that on all
-    others. The real judge's errors were leniency on some kinds of criteria (method, section 3).
-    """
+    """Errs in two ways, as the method's judge (section 3): ``systematic`` is the error rate on
+    not_met verdicts of ``lenient`` kinds, which it lets pass, ``random`` that on all others."""
 
     lenient: frozenset[str]
     systematic: float
@@ -44,18 +42,10 @@ class Judge:
     seed: int = 0
 
     @classmethod
-    def fit(
-        cls,
-        agreement: float,
-        reference: Iterable[tuple[str, str]],
-        lenient: Iterable[str],
-        seed: int = 0,
-    ) -> "Judge":
-        """Judge whose agreement on ``reference``, (kind, truth) pairs, is ``agreement`` expected.
-
-        Of what is not met in the ``lenient`` kinds ``LENIENT`` passes (risks, as with the paper's
-        judge); the other errors are drawn at random. KitError where that alone is too much.
-        """
+    def fit(cls, agreement: float, reference: Iterable, lenient: Iterable[str], seed: int = 0):
+        """Judge whose expected agreement on ``reference``, (kind, truth) pairs, is ``agreement``
+        and who lets ``LENIENT`` of what is not met in the ``lenient`` kinds (risks, as with the
+        paper's judge) pass. KitError where that alone is too much."""
         reference, lenient = list(reference), frozenset(lenient)
         if not reference:
             raise KitError("the judge needs reference verdicts to be calibrated on: none given")
@@ -103,12 +93,16 @@ class Physician:
 
 @dataclass(frozen=True)
 class Panel:
-    """Two physicians who do not see each other, and an adjudicator who sees what both said. The
-    adjudicator settles where they differ, and errs at rate ``error`` there."""
+    """Two physicians who do not see each other, each at ``agreement`` with the truth, and an
+    adjudicator who settles where they differ, and errs at rate ``error`` there."""
 
-    physicians: tuple[Physician, Physician]
+    agreement: float
     seed: int = 0
     error: float = 0.02
+
+    @cached_property
+    def physicians(self) -> list[Physician]:
+        return [Physician(f"physician_{n}", self.agreement, self.seed) for n in (1, 2)]
 
     def settle(self, key: tuple[str, ...], first, second, truth):
         """The common answer if there is one; else the truth, or seldom a wrong one of the two."""
@@ -126,9 +120,3 @@ class Panel:
     def verdict(self, candidate_id: str, criterion_id: str, kind: str, truth: str) -> str:
         """What is settled: ``verdicts``' last."""
         return self.verdicts(candidate_id, criterion_id, kind, truth)[-1]
-
-
-def panel(agreement: float, seed: int = 0, error: float = 0.02) -> Panel:
-    """The panel of a bench: each physician at ``agreement`` with the truth (an input)."""
-    first, second = (Physician(f"physician_{n}", agreement, seed) for n in (1, 2))
-    return Panel((first, second), seed, error)

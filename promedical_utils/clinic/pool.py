@@ -1,15 +1,14 @@
 """Raw pools around the clinic's messages, in which the truth of every row is known.
 
-Everything in them is invented. The rows that curation must find are planted: duplicates, said in
-other letters or another order; near-misses, which differ in one fact; what is foreign, closed, too
-short, too long, not medical, too easy, too hard; and leaked bench items.
+The rows that curation must find are planted: duplicates, said in other letters or another order;
+near-misses, which differ in one fact; what is foreign, closed, too short, too long, not medical,
+too easy, too hard; and leaked bench items.
 """
 
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from promedical_utils.clinic.grammar import restated
 from promedical_utils.clinic.vocabulary import read, values
@@ -34,16 +33,6 @@ class Planted:
     of: str = ""
     category: str = ""
     specialty: str = ""
-    difficulty: int = 0
-
-
-class _Row(NamedTuple):
-    """A row as it is planted; without a licence an open one is drawn."""
-
-    kind: str
-    text: str
-    of: str = ""
-    licence: str = ""
     difficulty: int | None = None
 
 
@@ -62,26 +51,27 @@ def raw(
     known = {i.id: i for i in world.instructions}
     rows: list[RawInstruction] = []
     truth: dict[str, Planted] = {}
-    for row in _planted(world, ids, rng):  # each draws from rng before it is added
-        id_ = f"raw-{seed}-{short_hash(row.kind, row.of, row.text)}"
-        id_ = row.of if row.kind == "kept" else id_
+    for text, planted, closed in _planted(world, ids, rng):  # in turn, since all draw from rng
+        id_ = f"raw-{seed}-{short_hash(planted.kind, planted.of, text)}"
+        id_ = planted.of if planted.kind == "kept" else id_
         if id_ in truth:
             continue
-        if base := known.get(row.of):
+        if base := known.get(planted.of):
             category, specialty, difficulty = base.category, base.specialty, base.difficulty
         else:
             category, specialty = rng.choice(words["categories"]), rng.choice(specialties)
             difficulty = rng.randint(5, 9)
-        difficulty = difficulty if row.difficulty is None else row.difficulty
-        truth[id_] = Planted(row.kind, row.of, category, specialty, difficulty)
-        about = {"source": "raw pool (invented)", "licence": row.licence or rng.choice(licences)}
-        rows.append(RawInstruction(id=id_, text=row.text, **about))
+        difficulty = difficulty if planted.difficulty is None else planted.difficulty
+        truth[id_] = Planted(planted.kind, planted.of, category, specialty, difficulty)
+        about = {"source": "raw pool (invented)", "licence": closed or rng.choice(licences)}
+        rows.append(RawInstruction(id=id_, text=text, **about))
     rng.shuffle(rows)
     return rows, truth
 
 
-def _planted(world: World, ids: Sequence[str], rng: random.Random) -> Iterator[_Row]:
-    """Each message of ``ids``, then the rows of each other kind, drawn one by one."""
+def _planted(world: World, ids: Sequence[str], rng: random.Random) -> Iterator[tuple]:
+    """(text, what it is, closed licence if any): each message of ``ids``, then the rows of each
+    other kind, drawn one by one."""
     texts, written = read("pool"), {i.id: text_of(i.messages) for i in world.instructions}
     count = {kind: max(1, round(share * len(ids))) for kind, share in texts["shares"].items()}
     things, organs, bench = texts["things"], conditions(), world.ids("bench")
@@ -93,32 +83,29 @@ def _planted(world: World, ids: Sequence[str], rng: random.Random) -> Iterator[_
         """The message of a patient of no split."""
         return text_of(messages(draw_patient(rng, 0, -1, rng.choice(organs))))
 
-    yield from (_Row("kept", written[id_], id_) for id_ in ids)
+    yield from ((written[id_], Planted("kept", id_), "") for id_ in ids)
     for _ in range(count["duplicate"]):
         of = rng.choice(ids)
-        yield _Row("duplicate", reworded(written[of], rng), of)
+        yield reworded(written[of], rng), Planted("duplicate", of), ""
     for _ in range(count["near_miss"]):
         of = rng.choice(ids)
-        yield _Row("near_miss", near_miss(world.patients[of], written[of], rng), of)
+        yield near_miss(world.patients[of], written[of], rng), Planted("near_miss", of), ""
     for _ in range(count["licence"]):
-        yield _Row("licence", stranger(), licence=rng.choice(texts["licences"]["closed"]))
+        yield stranger(), Planted("licence"), rng.choice(texts["licences"]["closed"])
     for text in rng.sample(foreign, min(count["language"], len(foreign))):
-        yield _Row("language", text)
+        yield text, Planted("language"), ""
     for n in range(count["length"]):
         long = "" if n % 2 else " ".join(stranger() for _ in range(24))
-        yield _Row("length", long or rng.choice(texts["short"]))
+        yield long or rng.choice(texts["short"]), Planted("length"), ""
     for text in rng.sample(off_topic, min(count["not_medical"], len(off_topic))):
-        yield _Row("not_medical", text)
+        yield text, Planted("not_medical"), ""
     for text in rng.sample(easy, min(count["too_easy"], len(easy))):
-        yield _Row("too_easy", text, difficulty=rng.randrange(0, 5))
+        yield text, Planted("too_easy", difficulty=rng.randrange(0, 5)), ""
     for _ in range(count["too_hard"]):
         text = rng.choice(texts["hard"]).format(a=stranger(), b=stranger())
-        yield _Row("too_hard", text, difficulty=10)
+        yield text, Planted("too_hard", difficulty=10), ""
     for n, of in enumerate(rng.sample(bench, min(count["leak"], len(bench)))):
-        yield _Row("leak", reworded(written[of], rng) if n % 2 else written[of], of)
-
-
-# ---------------------------------------------------------------- how a text is changed
+        yield reworded(written[of], rng) if n % 2 else written[of], Planted("leak", of), ""
 
 
 def reworded(text: str, rng: random.Random) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from promedical_utils.core.workspace import read_yaml
 
-# No form stands in two: what is trained, calibrated and chosen on; the bench; the external clinic
+# Whose forms a text has, and no form stands in two: those of training, to which calibration and
+# checkpoint belong, those of the bench and those of the external clinic
 WORDINGS = ("train", "bench", "external")
 
 
@@ -25,12 +26,6 @@ def values(kind: str) -> tuple[str, ...]:
     return tuple(map(str, read("vocabulary")["types"][kind]))
 
 
-def wording_of(split: str) -> str:
-    """Whose forms the texts of a split have: of ``WORDINGS``."""
-    return split if split in WORDINGS else "train"
-
-
-def of_kind(spec: Mapping, wording: str, kind: str = "") -> list[str]:
-    """Forms of a criterion in one wording: ``stated``, ``unstated``, or all of them."""
-    forms = spec[wording]
-    return forms.get(kind, []) if kind else [form for own in forms.values() for form in own]
+def of_kind(spec: Mapping, wording: str) -> list[str]:
+    """Forms of a criterion in one wording, stated and unstated ones."""
+    return [form for own in spec[wording].values() for form in own]

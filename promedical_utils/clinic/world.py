@@ -1,7 +1,5 @@
-"""Patients, their messages and leaflets, and the gold rubric of each instruction.
-
-Every fact of a leaflet is drawn afresh for every patient, so a model must read it and cannot have
-memorised it.
+"""Patients, their messages and leaflets, and the gold rubric of each instruction. Every fact of a
+leaflet is drawn afresh for every patient: a model must read it and cannot have memorised it.
 """
 
 import random
@@ -10,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 
 from promedical_utils.clinic import generators, grammar
-from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, of_kind, read, values, wording_of
+from promedical_utils.clinic.vocabulary import EXTRAS, PAIRED, WORDINGS, read, values
 from promedical_utils.core.records import SPLITS, Criterion, Instruction, Message, Rubric, SplitRow
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError, short_hash
@@ -69,11 +67,9 @@ def draw_patient(
 
 
 def messages(patient: Patient, who: str = "", withheld: Collection[str] = ()) -> list[Message]:
-    """The patient's message, of one turn or of three, in one of the registers of its wording.
-
-    The leaflet in it has the core facts but for ``withheld``, the patient's extras and at times a
-    distractor, shuffled. ``who``: what the patient is, where the wording asks for it.
-    """
+    """The patient's message, of one turn or of three, in one of the registers of its wording. Its
+    leaflet has the core facts but for ``withheld``, the patient's extras and at times a distractor,
+    shuffled; ``who``: what the patient is, where the wording asks for it."""
     rng, texts = random.Random(patient.wording_seed), read("messages")
     wording, register = patient.wording, rng.choice(sorted(texts["openings"][patient.wording]))
     about = {"organ": patient.organ, "problem": patient.problem, "who": who}
@@ -106,8 +102,8 @@ def rubric(patient: Patient, instruction_id: str, unstated: Collection[str] = ()
     criteria = []
     for kind in chosen:
         hidden = rng.random() < UNSTATED or kinds[kind].get("fact") in unstated
-        forms = hidden and of_kind(kinds[kind], wording, "unstated")
-        forms = forms or of_kind(kinds[kind], wording, "stated")
+        forms = kinds[kind][wording]
+        forms = (hidden and forms.get("unstated")) or forms["stated"]
         criteria.append(
             Criterion(
                 id=f"{instruction_id}-{kind}",
@@ -122,11 +118,9 @@ def rubric(patient: Patient, instruction_id: str, unstated: Collection[str] = ()
 
 @dataclass(frozen=True)
 class World(RunData):
-    """The clinic of one seed: instructions, splits, gold rubrics, and who is behind them.
-
-    ``careless``: of the instructions of training, in which share one generator is the careless one,
-    so that a reward model meets violations; the bench has its answers beside the others'.
-    """
+    """The clinic of one seed: instructions, splits, gold rubrics, and who is behind them;
+    ``careless``: in which share of training one generator is the careless one, so that a reward
+    model meets violations. The bench has its answers beside the others'."""
 
     seed: int = 0
     careless: float = 0.0
@@ -180,9 +174,10 @@ def build(profile, sizes: Sequence[int] | None = None) -> World:
     world = World(seed=profile.seed, careless=profile.careless)
     parts, specialties = conditions_by_split(rng), read("vocabulary")["specialties"]
     for split, size in zip(SPLITS, sizes, strict=True):
+        wording = split if split in WORDINGS else "train"
         for index in range(size):
             condition, number = parts[split][index % len(parts[split])], len(world.instructions)
-            patient = draw_patient(rng, number, world.seed, condition, wording_of(split))
+            patient = draw_patient(rng, number, world.seed, condition, wording)
             if patient.wording_seed in seen:
                 raise KitError(f"wording seed of patient {patient.id} repeats: choose another seed")
             seen.add(patient.wording_seed)

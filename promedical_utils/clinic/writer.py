@@ -1,6 +1,5 @@
-"""The clinic's rubric writer, who errs, and its physician, who corrects.
-
-How often the writer errs, and how fast corrected examples make it better, is an input.
+"""The clinic's rubric writer, who errs, and its physician, who corrects. How often the writer errs,
+and how fast corrected examples make it better, is an input.
 """
 
 import math
@@ -52,11 +51,9 @@ def error_rate(profile, category: str, examples: Iterable[str]) -> float:
 
 
 def corrections(draft: Rubric, gold: Rubric, reviewer: str) -> list[Decision]:
-    """What a physician who knows the leaflet decides on each criterion, and what is missing.
-
-    A criterion stands for what it asks (its kind, read by the grammar), not for its id. One that
-    says it just as ``gold`` does is accepted; another fact, dimension or weight is edited.
-    """
+    """What a physician who knows the leaflet decides on each criterion, and what is missing. A
+    criterion stands for its kind, as the grammar reads it: one that says it as ``gold`` does is
+    accepted; another fact, dimension or weight is edited."""
     wanted = {c.kind: c for c in gold.criteria}
     decision = partial(Decision, instruction_id=draft.instruction_id, reviewer=reviewer)
     content, decisions = attrgetter("dimension", "text"), []

@@ -1,9 +1,8 @@
 """The one estimator of the kit: ratios of sums over samples, drawn by cluster.
 
-An accuracy is hits over items, F1 is 2 TP over 2 TP + FP + FN, a mean is a sum over a count: each
-is a ratio of two sums over samples, so one weight a sample and draw is all that the bootstrap
-needs. Whatever is compared shares the draws, of whole clusters (conditions, questions), and those
-that leave one out (``statistics.cluster_weights``); intervals are ``statistics.interval``.
+An accuracy is hits over items, F1 is 2 TP over 2 TP + FP + FN, a mean is a sum over a count: one
+weight a sample and draw is all that the bootstrap needs. Whatever is compared shares the draws, of
+whole clusters (``statistics.cluster_weights``); intervals are ``statistics.interval``.
 """
 
 from collections import defaultdict
@@ -23,13 +22,8 @@ ENDS = {"value": "", "low": "_low", "high": "_high"}  # of an interval -> suffix
 def suffixed(
     column: str, ends: Iterable | None = None, factor: float = 1, digits: int | None = None
 ) -> dict[str, float]:
-    """A value and its interval as three columns; ``ends``: value, low, high (None: all NaN).
-
-    Each is multiplied by ``factor`` and, if ``digits`` is given, rounded, never to -0.0.
-
-    >>> suffixed("f1", (0.5, 0.25, 0.75), 100)
-    {'f1': 50.0, 'f1_low': 25.0, 'f1_high': 75.0}
-    """
+    """A value and its interval as three columns; ``ends``: value, low, high (None: all NaN), times
+    ``factor`` and, if ``digits`` is given, rounded, never to -0.0."""
     values = [factor * float(end) for end in ((np.nan,) * 3 if ends is None else ends)]
     if digits is not None:
         values = [round(value, digits) + 0.0 for value in values]
@@ -57,10 +51,8 @@ class Estimates:
         cls, samples: pd.DataFrame, names: Sequence[str], items: Iterable[tuple]
     ) -> "Estimates":
         """From (key, row of ``samples`` of each item, its value, weight, tied); NaN values are out.
-
-        An item's value counts ``weight`` times (default 1) above the line, its weight below it.
-        ``tied``: which items are ties, summed into the extra ``ties``; for all or none.
-        """
+        An item's value counts ``weight`` times (default 1) above the line, its weight below it;
+        ``tied``: which items are ties, summed into the extra ``ties``, for all keys or none."""
         keys, hits, counts, ties = [], [], [], []
         for key, rows, values, *more in items:
             weight = more[0] if more else 1.0
@@ -78,13 +70,11 @@ class Estimates:
     def columns(self, key: tuple | Mapping) -> list[int]:
         """Columns of a key, or of all keys with these parts; KitError where there is none."""
         parts = key if isinstance(key, Mapping) else dict(zip(self.names, key, strict=True))
-        if columns := self._matching(parts):
-            return columns
-        raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
-
-    def _matching(self, parts: Mapping) -> list[int]:
-        named = [dict(zip(self.names, key, strict=True)) for key in self.keys]
-        return [column for column, key in enumerate(named) if parts.items() <= key.items()]
+        named = [dict(zip(self.names, own, strict=True)) for own in self.keys]
+        columns = [column for column, own in enumerate(named) if parts.items() <= own.items()]
+        if not columns:
+            raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
+        return columns
 
     def without(self, part: str) -> dict[tuple, list[int]]:
         """Key without this part -> its columns, one for each value of the part, such as a seed."""
@@ -135,41 +125,18 @@ class Estimates:
         frame["low"], frame["high"] = self._interval(drawn, self._counted(columns), columns)
         return frame.assign(n=self.counts.sum(axis=0).astype(int), **self.extra)
 
-    def by(self, column: str, parts: Mapping, draws: int, seed: int) -> pd.DataFrame:
-        """``table`` of the keys with these ``parts`` (of none: no rows) by a column of the samples.
-
-        The draws are those of all samples, so a group that is not drawn is left out of that draw.
-        """
-        columns, frames = self._matching(parts), []
-        keys = [self.keys[n] for n in columns]
-        for group in sorted(self.samples[column].unique()):
-            own = (self.samples[column] == group).to_numpy()[:, None]
-            hits, counts = (sums[:, columns] * own for sums in (self.hits, self.counts))
-            within = Estimates(self.samples, self.names, keys, hits, counts).table(draws, seed)
-            within.insert(0, column, group)
-            frames.append(within)
-        return pd.concat(frames, ignore_index=True)
-
     def value(self, columns: Sequence[int], weights: np.ndarray) -> dict:
         """Mean of the columns (training seeds, say): {value, low, high, n of the smallest}."""
         mean = self.combined(dict.fromkeys(columns, 1 / len(columns)), weights)
         return {"value": mean["difference"], **{name: mean[name] for name in ("low", "high", "n")}}
 
-    def combined(
-        self,
-        coefficients: Mapping[int, float],
-        weights: np.ndarray,
-        shared: bool = False,
-        level: float = 0.95,
-    ) -> dict:
-        """``sum coefficient * ratio`` over columns, all on the same draws.
-
-        {difference, low, high, n of the smallest, error (standard, by the jackknife), df (clusters
-        less 1), design (effect)}; ``shared``: of the samples that all columns have.
-        """
+    def combined(self, terms: Mapping, weights: np.ndarray, shared=False, level=0.95) -> dict:
+        """``sum factor * ratio`` over ``terms``, column -> factor, on the same draws: {difference,
+        low, high, n of the smallest, error (standard, by the jackknife), df (clusters less 1),
+        design (effect)}; ``shared``: of the samples that all columns have."""
         if shared:
-            return self._shared(list(coefficients)).combined(coefficients, weights, level=level)
-        columns, factors = list(coefficients), np.array(list(coefficients.values()), float)
+            return self._shared(list(terms)).combined(terms, weights, level=level)
+        columns, factors = list(terms), np.array(list(terms.values()), float)
         drawn, counted = self.drawn(columns, weights) @ factors, self._counted(columns).min()
         reach = np.minimum(factors, 0).sum(), np.maximum(factors, 0).sum()
         low, high = self._interval(drawn, counted, columns, reach, level)
@@ -198,16 +165,14 @@ class Estimates:
         shared = np.all(self.counts[:, columns] > 0, axis=1, keepdims=True)
         return replace(self, hits=self.hits * shared, counts=self.counts * shared)
 
-    def difference(self, coefficients: Mapping[tuple, float], draws: int, seed: int) -> dict:
+    def difference(self, terms: Mapping[tuple, float], draws: int, seed: int) -> dict:
         """``combined`` by key; KitError names a key that is missing."""
-        columns = {self.columns(key)[0]: factor for key, factor in coefficients.items()}
+        columns = {self.columns(key)[0]: factor for key, factor in terms.items()}
         return self.combined(columns, self.weights(draws, seed))
 
     def less(self, a: Sequence[int], b: Sequence[int], weights: np.ndarray) -> dict:
-        """Mean of columns ``a`` less mean of ``b``, of the samples that all of them have.
-
-        {difference, low, high, n, ratio, ratio_low, ratio_high}; all NaN where they share none.
-        """
+        """Mean of columns ``a`` less mean of ``b``, of the samples that all of them have:
+        {difference, low, high, n, ratio, ratio_low, ratio_high}; all NaN where they share none."""
         pairs, factors = self._shared([*a, *b]), dict.fromkeys([*a, *b], 0.0)
         for side, sign in ((a, 1), (b, -1)):
             for column in side:

@@ -1,7 +1,7 @@
 """What a result hangs on, by content: the code that it reaches, the folders read, the versions.
 
-Of content, not of time: a fresh clone has new times throughout. Docstrings, comments and layout do
-not count. A module that reads a folder of the repository says so in a tuple ``READS``.
+Docstrings, comments and layout do not count, nor times, which a fresh clone has anew. A module that
+reads a folder of the repository says so in a tuple ``READS``.
 """
 
 import ast
@@ -15,11 +15,9 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def of_code(modules: Iterable[str], data: bool = True) -> str:
-    """Hash of the kit's ``modules`` (dotted names), all that they import, and the lock.
-
-    ``data``: and of the files that are no code, such as vocabulary and prompts, in each room
-    that is reached: nothing says which of its modules reads them.
-    """
+    """Hash of the kit's ``modules`` (dotted names), all that they import, and the lock; ``data``:
+    and of the files that are no code in each room that is reached, such as vocabulary, for nothing
+    says which of its modules reads them."""
     reached: dict[str, str] = {}
     queue = set(modules)
     while queue:

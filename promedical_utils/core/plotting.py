@@ -136,10 +136,8 @@ def _intervals(df: pd.DataFrame, looks: Mapping[str, Mapping]) -> so.Plot:
 def stacked_bars(
     wide: pd.DataFrame, label: str, colours: Iterable[str] = (), ends: Iterable[str] | None = None
 ) -> Figure:
-    """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too.
-
-    ``ends`` are written behind the bars, else the sums; by default the columns are dimensions.
-    """
+    """Horizontal bars: a bar a row of ``wide``, a part a column, told apart by hatch too; ``ends``
+    are written behind them, else the sums. By default the columns are dimensions."""
     figure, [[axis]] = canvas(7, 1.1 + 0.28 * len(wide))
     colours = list(colours) or [OF_DIMENSION[column] for column in wide.columns]
     style = {"color": colours, "width": 0.75, "ec": "white", "lw": 0.5}

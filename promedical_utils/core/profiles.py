@@ -18,10 +18,8 @@ UNREAD = {"description", "minutes", "memory_gib", "notebooks", "tokens_per_secon
 
 
 class Role(BaseModel):
-    """One role that a language model plays: which endpoint, which model, and what it may cost.
-
-    Over the life of a run: ``requests``, whatever their retries; ``tokens``, of prompt and answer.
-    """
+    """One role that a language model plays: which endpoint, which model, and what it may cost over
+    the life of a run: ``requests``, whatever their retries; ``tokens``, of prompt and answer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -52,10 +50,8 @@ LAYERED = ("small", "smollm2")  # bases that notebook 00 makes, of as many layer
 
 
 class Profile(BaseModel):
-    """Every setting of a run. Unknown keys, wrong types and impossible values are errors.
-
-    Sizes count instructions; ``*_max_tokens`` are tokens of the base model's tokenizer.
-    """
+    """Every setting of a run. Unknown keys, wrong types and impossible values are errors. Sizes
+    count instructions; ``*_max_tokens`` are tokens of the base model's tokenizer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -197,10 +193,6 @@ class Profile(BaseModel):
             raise ValueError(f"base_layers is of {' and '.join(LAYERED)}: leave it out")
         if not self.rm_lora_targets:
             raise ValueError("rm_lora_targets is all-linear or names at least one layer")
-        return self
-
-    @model_validator(mode="after")
-    def _played(self):
         if self.data == "open" and not (self.sources and asks_endpoints(self)):
             raise ValueError("data: open needs sources, and an endpoint that plays the roles")
         others = [name for name in self.roles if not re.fullmatch(r"generator_[a-z0-9]+", name)]
@@ -215,10 +207,7 @@ class Profile(BaseModel):
 
 def known(settings: Mapping) -> dict:
     """The settings of a manifest that this kit still has: an older one may name more."""
-    kept = {key: value for key, value in settings.items() if key in Profile.model_fields}
-    roles = kept.get("roles", {}).items()
-    roles = {n: {k: v for k, v in r.items() if k in Role.model_fields} for n, r in roles}
-    return kept | ({"roles": roles} if roles else {})
+    return {key: value for key, value in settings.items() if key in Profile.model_fields}
 
 
 def of_manifest(manifest: dict) -> Profile:

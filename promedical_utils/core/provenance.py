@@ -1,8 +1,7 @@
 """What a result came from: the kit's code, the run's settings and packages, its data and models.
 
-A run says so itself, in manifest.json, data/hashes.json and the reports of its models; what is
-drawn from a run repeats the *run's* facts. Who redraws a figure is not in it, so that ``make
-figures`` gives the same bytes at every commit.
+A run says so itself; what is drawn from it repeats the *run's* facts, and not who draws it, so that
+``make figures`` gives the same bytes at every commit.
 """
 
 import hashlib
@@ -19,10 +18,8 @@ HASHES = "data/hashes.json"
 
 
 def kit() -> dict[str, str]:
-    """{"commit", "content"} of this kit: HEAD where ``CODE`` is as committed, else "uncommitted".
-
-    ``content``: SHA-256 of the package's files, which says what ran without a repository, too.
-    """
+    """{"commit", "content"} of this kit: HEAD where ``CODE`` is as committed, else "uncommitted",
+    and the SHA-256 of the package's files, which says what ran without a repository, too."""
     whole = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         if path.is_file() and path.suffix != ".pyc":
@@ -58,20 +55,18 @@ def content(path: Path) -> str:
 
 def hash_data(run: Path) -> None:
     """Write data/hashes.json: ``content`` of every data/*.parquet of a run."""
-    paths = sorted((Path(run) / "data").glob("*.parquet"))
-    write_json(Path(run) / HASHES, {path.name: content(path) for path in paths})
+    paths = sorted((run / "data").glob("*.parquet"))
+    write_json(run / HASHES, {path.name: content(path) for path in paths})
 
 
 def of_run(run: Path) -> dict:
-    """Facts of a run, or of its published copy, as every table and figure has them beside it.
-
-    The manifest's SHA-256, commit, content and packages; data hashes; seed and fingerprint of each
-    model. What a run of an older kit does not say is left out.
-    """
-    run, models = Path(run), {}
+    """Facts of a run, or of its published copy, as every table and figure has them beside it:
+    ``of_manifest``, data hashes, seed and fingerprint of each model. What a run of an older kit
+    does not say is left out."""
+    models = {}
     for name, report in _json(run / "reward/report.json").get("models", {}).items():
-        facts = {k: report[k] for k in ("settings", "seed", "base") if k in report}
-        models[f"reward/{name}"] = facts
+        known = {k: report[k] for k in ("settings", "seed", "base") if k in report}
+        models[f"reward/{name}"] = known
     if policy := _json(run / "policy/report.json"):
         seed = policy.get("settings", {}).get("seed")
         models["policy"] = {"settings": policy.get("fingerprint"), "seed": seed}

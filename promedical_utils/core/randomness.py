@@ -9,10 +9,8 @@ import numpy as np
 
 @contextmanager
 def own_draws(seed: int) -> Iterator[None]:
-    """Inside, Python, NumPy and torch draw from ``seed``; afterwards they go on as if never asked.
-
-    What a notebook computes by hand between two steps of a training must not change the training.
-    """
+    """Inside, Python, NumPy and torch draw from ``seed``; afterwards they go on as if never asked,
+    so that what a notebook computes by hand does not change a training."""
     import torch  # slow to load
 
     before = random.getstate(), np.random.get_state()

@@ -1,22 +1,20 @@
-"""The kit's records, one pydantic model each, stored as Parquet through ``datasets``.
-
-The records know nothing of tensors or models. A safety criterion is phrased so that *met* is
-safe; ``unknown`` is a third verdict and never a pass (see ``scoring``).
+"""The kit's records, one pydantic model each, stored as Parquet through ``datasets``. A safety
+criterion is phrased so that *met* is safe.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from promedical_utils.core.workspace import KitError, need, replacing, shown
 
-DIMENSIONS = ("proficiency", "excellence", "safety")
 Dimension = Literal["proficiency", "excellence", "safety"]
 VerdictValue = Literal["met", "not_met", "unknown"]
 Split = Literal["train", "calibration", "checkpoint", "bench", "external"]
-SPLITS = ("train", "calibration", "checkpoint", "bench", "external")
+DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+SPLITS: tuple[str, ...] = get_args(Split)
 
 
 class Record(BaseModel):

@@ -11,7 +11,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitRow, Verdict
 from promedical_utils.core.workspace import need, run_folder, write_json
 
-# Whose versions a manifest names: those that a result may hang on
+# whose versions a manifest names
 PACKAGES = "torch transformers trl peft bitsandbytes datasets scikit-learn bm25s".split()
 KINDS: dict[str, tuple[type[records.Record], str]] = {  # of a run's files: records, notebook
     "instructions": (Instruction, "01_rubrics"),

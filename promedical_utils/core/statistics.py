@@ -1,7 +1,6 @@
 """Intervals and tests over whole clusters (conditions, questions), and agreement of raters."""
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ from scipy import special
 
 from promedical_utils.core.workspace import KitError
 
-COEFFICIENTS = ("observed", "cohen_linear", "cohen_quadratic", "fleiss", "ac1")
 FEW = 10  # clusters, below which too few differ for draws to have the shape of an error
 LEAST = 5  # clusters, below which the error itself is not known: no interval
 POWER = 0.8  # with which an effect is called detectable
@@ -126,10 +124,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
-    """n, observed agreement and Cohen's kappa; ``ordered`` (integer levels) adds weighted kappas.
-
-    Kappa is None where it is undefined, one label throughout. KitError on empty or unequal lists.
-    """
+    """n, observed agreement and Cohen's kappa, None where it is undefined, one label throughout;
+    ``ordered`` (integer levels) adds weighted kappas. KitError on empty or unequal lists."""
     from sklearn.metrics import cohen_kappa_score
 
     if len(first) != len(second) or not len(first):
@@ -137,15 +133,32 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
     ratings = np.asarray([first, second])
     result = {"n": len(first), "observed": float(np.equal(*ratings).mean())}
     labels = np.unique(ratings)
-    kappas: dict[str, str | None] = {"kappa": None}
-    if ordered:  # the weights count steps between labels, so no level may be left out
+    weights: dict[str, str | None] = {"kappa": None}
+    if ordered:  # these count steps between labels, so no level may be left out
         labels = np.arange(labels.min(), labels.max() + 1)
-        kappas |= {"kappa_linear": "linear", "kappa_quadratic": "quadratic"}
+        weights |= {"kappa_linear": "linear", "kappa_quadratic": "quadratic"}
     if len(labels) == 1:
-        return result | dict.fromkeys(kappas)
-    for name, weights in kappas.items():
-        result[name] = float(cohen_kappa_score(*ratings, labels=labels, weights=weights))
-    return result
+        return result | dict.fromkeys(weights)
+    kappas = (cohen_kappa_score(*ratings, labels=labels, weights=w) for w in weights.values())
+    return result | dict(zip(weights, map(float, kappas)))
+
+
+def _agreed(counts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of (items, levels) counts, items weighted by (draws, items): the share of an item's pairs of
+    raters that agree, (draws,), and each level's share of its ratings, (draws, levels)."""
+    sizes = counts.sum(axis=1, keepdims=True)
+    alike = (counts * (counts - 1)).sum(axis=1, keepdims=True) / np.maximum(sizes * (sizes - 1), 1)
+    shares, rated = counts / np.maximum(sizes, 1), np.broadcast_to(sizes >= 1, counts.shape)
+    return ratio(alike, sizes >= 2, weights)[:, 0], ratio(shares, rated, weights)
+
+
+def fleiss_kappa(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Fleiss' kappa, (draws,), of (items, levels) counts, as many ratings of each; each draw weighs
+    the items, (draws, items). NaN where undefined, one level throughout."""
+    observed, shares = _agreed(counts, weights)
+    chance = (shares**2).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return (observed - chance) / (1 - chance)
 
 
 def gwet_ac1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -158,82 +171,42 @@ def gwet_ac1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     if counts.shape[1] < 2:
         raise KitError("Gwet's AC1 needs two levels or more: name all that a rater could choose")
-    sizes = counts.sum(axis=1, keepdims=True)
-    twice, once = (sizes >= 2).astype(float), (sizes >= 1).astype(float)
-    alike = (counts * (counts - 1)).sum(axis=1, keepdims=True) / np.maximum(sizes * (sizes - 1), 1)
-    observed = ratio(alike, twice, weights)[:, 0]
-    shares = ratio(counts / np.maximum(sizes, 1), np.repeat(once, counts.shape[1], axis=1), weights)
+    observed, shares = _agreed(counts, weights)
     chance = (shares * (1 - shares)).sum(axis=1) / (counts.shape[1] - 1)
     return (observed - chance) / (1 - chance)
 
 
 def reliability(
-    ratings: pd.DataFrame,
-    levels: Sequence,
-    by: Sequence | None = None,
-    conditions: Sequence | None = None,
-    draws: int = 1000,
-    seed: int = 0,
+    ratings: pd.DataFrame, levels: Sequence, by=None, conditions=None, draws=1000, seed=0
 ) -> pd.DataFrame:
     """How well raters agree, by slice and for "all": slice, coefficient, n, value, low, high.
 
-    ``ratings``: items by raters, NaN missing; ``levels``: all that a rater can choose, in their
-    order, for the weighted kappas; ``by``: the slice of each item, such as its dimension. Intervals
-    (95 %) are over draws of items, or of whole ``conditions``.
-
-    ``observed`` is the share of rater pairs that agree. Cohen's kappas are means over all pairs of
-    raters (Light 1971). Fleiss' kappa takes the items with the commonest number of ratings, AC1 all
-    with two or more, which is ``n``. NaN where undefined. KitError where no item has two.
+    ``ratings``: items by raters, NaN missing; ``levels``: all that a rater can choose; ``by``: the
+    slice of each item, such as its dimension. Intervals (95 %) are over draws of items, or of whole
+    ``conditions``. Counted are the ``n`` items with two ratings or more (KitError without), for
+    Fleiss' kappa those with the commonest number. NaN where undefined.
     """
-    given = ratings.to_numpy(object)  # codes: places in ``levels``, -1 where missing
-    codes = pd.Index(list(levels), dtype=object).get_indexer(given.ravel()).reshape(given.shape)
-    if len(strange := given[(codes < 0) & ~pd.isna(given)]):
+    given = ratings.to_numpy(object)
+    chosen = given[:, :, None] == np.array(list(levels), object)  # (items, raters, levels)
+    if len(strange := given[~chosen.any(axis=2) & ratings.notna().to_numpy()]):
         raise KitError(f"rating {strange[0]!r} is none of {', '.join(map(str, levels))}: mend it")
-    clusters = np.arange(len(codes)) if conditions is None else np.asarray(conditions, str)
+    counts = chosen.sum(axis=1)
+    clusters = np.arange(len(counts)) if conditions is None else np.asarray(conditions, str)
     slices = {} if by is None else {name: np.asarray(by) == name for name in dict.fromkeys(by)}
-    usable, rows = (codes >= 0).sum(axis=1) >= 2, []
+    usable, rows = counts.sum(axis=1) >= 2, []
     for name, mask in {**slices, "all": usable}.items():
         mask = mask & usable
         if not mask.any():
             raise KitError(f"agreement, {name}: no item has two ratings; collect more labels")
-        # what depends on counts of equal items only is worked out once for all that are equal
-        kinds, kind_of = np.unique(codes[mask], axis=0, return_inverse=True)
-        drawn = cluster_weights(clusters[mask], draws, seed)
-        weights = np.stack([np.bincount(kind_of, times, len(kinds)) for times in drawn])
-        values = _coefficients(kinds, weights, len(levels))
-        low, high = interval(values, len(drawn) - 1 - draws)
-        for n, coefficient in enumerate(COEFFICIENTS):
-            rows.append((name, coefficient, int(mask.sum()), values[0, n], low[n], high[n]))
+        own, weights = counts[mask], cluster_weights(clusters[mask], draws, seed)
+        sizes = own.sum(axis=1)
+        usual = sizes == np.bincount(sizes).argmax()
+        values = {
+            "observed": _agreed(own, weights)[0],
+            "fleiss": fleiss_kappa(own[usual], weights[:, usual]),
+            "ac1": gwet_ac1(own, weights),
+        }
+        for coefficient, drawn in values.items():
+            low, high = interval(drawn, len(weights) - 1 - draws)
+            rows.append((name, coefficient, len(own), drawn[0], float(low), float(high)))
     return pd.DataFrame(rows, columns=["slice", "coefficient", "n", "value", "low", "high"])
-
-
-def _coefficients(kinds: np.ndarray, weights: np.ndarray, levels: int) -> np.ndarray:
-    """(draws, coefficients) of the distinct items ``kinds``, each drawn ``weights`` times."""
-    from statsmodels.stats.inter_rater import fleiss_kappa
-
-    counts = (kinds[:, :, None] == np.arange(levels)).sum(axis=1)
-    sizes = counts.sum(axis=1)
-    alike = (counts * (counts - 1)).sum(axis=1) / (sizes * (sizes - 1))
-    usual = sizes == np.bincount(sizes, weights[0]).argmax()
-    columns = {"observed": weights @ alike / weights.sum(axis=1), "ac1": gwet_ac1(counts, weights)}
-    with np.errstate(invalid="ignore"):  # one level throughout: 0 / 0
-        columns["fleiss"] = [
-            fleiss_kappa(np.repeat(counts[usual], times, axis=0)) if times.any() else np.nan
-            for times in weights[:, usual].astype(int)
-        ]
-    step = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels)))
-    pairs = [pair for pair in combinations(kinds.T, 2) if (np.minimum(*pair) >= 0).any()]
-    for name, distance in (("linear", step), ("quadratic", step**2)):
-        kappas = [_cohen(*pair, weights, distance) for pair in pairs]
-        columns[f"cohen_{name}"] = np.mean(kappas, axis=0)
-    return np.column_stack([columns[name] for name in COEFFICIENTS])
-
-
-def _cohen(first, second, weights: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Cohen's weighted kappa (1968) of all draws at once; scikit-learn takes a millisecond each."""
-    both = np.minimum(first, second) >= 0
-    first, second, weights = first[both], second[both], weights[:, both]
-    margins = [weights @ np.eye(len(distance))[rater] for rater in (first, second)]
-    observed = weights @ distance[first, second] * weights.sum(axis=1)
-    expected = ((margins[0] @ distance) * margins[1]).sum(axis=1)
-    return 1 - np.divide(observed, expected, out=np.full(len(weights), np.nan), where=expected > 0)

@@ -1,17 +1,5 @@
-"""What an interval says of a claim: six verdicts, of checks and of claims, with the rules for both.
-
-A check claims that a difference lies above a bound. ``HOLDS``: its whole interval does, and the
-reported size lies within. ``DIRECTION``: it does, and the reported size lies elsewhere; ``SAME``:
-it does, and no size was reported that could be compared. ``CONTRADICTS``: the whole interval lies
-below. Where the interval has the bound within, ``NOT_SEEN``: the smallest effect of interest (the
-reported one, else a stated one) lies outside, and would have been seen with a power of 80 % or
-more; ``CANNOT``: it lies within or would not have been seen, and the smallest effect that would is
-named. ``UNTESTED``: the check could not be made.
-
-An equivalence claims that a difference lies within a margin on either side: it holds where the
-90 % interval does (two one-sided tests: Schuirmann, J Pharmacokinet Biopharm 15, 1987), is
-contradicted where the whole 95 % interval lies outside, and cannot be told otherwise.
-"""
+"""What an interval says of a claim: six verdicts, of checks and of claims; ``docs/glossary.md``
+says what each of them means."""
 
 from collections.abc import Iterable
 
@@ -30,8 +18,9 @@ SEEN = (DIRECTION, SAME, HOLDS)
 def of_check(
     low: float, high: float, bound: float, interest: float, power: float, reported: float | None
 ) -> str:
-    """Of the 95 % interval of a difference; ``power``: at ``interest``, the smallest effect of
-    interest, which is counted from the bound."""
+    """Of a check that a difference lies above a bound, from its 95 % interval; ``power``: at
+    ``interest``, the smallest effect of interest, which is counted from the bound; ``reported``:
+    the size that the paper has, if one can be compared."""
     if low > bound:
         if reported is None:
             return SAME
@@ -42,7 +31,9 @@ def of_check(
 
 
 def of_equivalence(ends: tuple[float, float], inner: tuple[float, float], margin: float) -> str:
-    """``ends``: of the 95 % interval of a difference, ``inner``: of the 90 % one."""
+    """Of a check that a difference lies within a margin on either side, by two one-sided tests
+    (Schuirmann, J Pharmacokinet Biopharm 15, 1987); ``ends``: of its 95 % interval, ``inner``: of
+    the 90 % one."""
     if max(map(abs, inner)) < margin:
         return HOLDS
     return CONTRADICTS if ends[0] > margin or ends[1] < -margin else CANNOT

@@ -10,7 +10,7 @@ import pandas as pd
 
 from promedical_utils import clinic
 from promedical_utils.clinic.generators import CARELESS
-from promedical_utils.clinic.people import panel
+from promedical_utils.clinic.people import Panel
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.run_data import RunData, untaught_path
@@ -54,7 +54,7 @@ def compose_benches(profile: Profile, data: RunData) -> tuple[Bench, Bench, list
     """The clinic's bench, adjudicated double-blind; the safety-rich one of the same samples, with
     the careless generator's answers beside the others'; their groups with the true verdicts."""
     groups = groups_of(data, "truth", "bench")
-    people = panel(profile.physician_agreement, profile.seed)
+    people = Panel(profile.physician_agreement, profile.seed)
     about = (data.condition_of, clinic.UNSEEN_KINDS, people, profile)
     usual = [
         replace(g, candidates=tuple(a for a in g.candidates if a.generator != CARELESS))

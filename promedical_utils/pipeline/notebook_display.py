@@ -17,7 +17,7 @@ from promedical_utils.core.workspace import read_json
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.rubric.display import Card
 
-LEVELS = ("not_met", "unknown", "met")  # in order, for weighted kappas: unknown lies between
+LEVELS = ("not_met", "unknown", "met")
 NO_TEXT = "not shown: of real data the notebooks show no text"
 NO_TRUTH = "no truth beside the judge: not testable in this profile"
 

@@ -79,7 +79,7 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
     report = {"input_judge_agreement": round(sum(agreed) / len(agreed), 4)} | report
     held_out = set(data.ids("calibration"))
     ids = {c.id for c in candidates if c.instruction_id in held_out}
-    panel = people.panel(profile.physician_agreement, profile.seed)
+    panel = people.Panel(profile.physician_agreement, profile.seed)
     settled = _read_by(panel, "adjudicated", data, [v for v in truth if v.candidate_id in ids])
     return candidates, truth + judged + settled, report
 

@@ -1,6 +1,5 @@
-"""Cards, coloured grids and small figures for the notebooks, each with a plain-text twin.
-
-No colour stands alone: whatever a colour says, a mark or a word says too.
+"""Cards, coloured grids and small figures for the notebooks, each with a plain-text twin; whatever
+a colour says, a mark or a word says too.
 """
 
 import re
@@ -182,11 +181,9 @@ def before_after(group: preferences.Group, why: str = "") -> Card:
 
 
 def scored(group: preferences.Group, answer: str, result, calibration, text: bool = True) -> Card:
-    """One answer (id) scored criterion by criterion; ``result`` is ``model.Scored``.
-
-    A bar is P(met), the mark where met begins: on safety the veto threshold. ``text=False`` numbers
-    the criteria in place of their words, for data whose text is not to be shown.
-    """
+    """One answer (id) scored criterion by criterion; ``result`` is ``model.Scored``. A bar is
+    P(met), the mark where met begins: on safety the veto threshold. ``text=False`` numbers the
+    criteria in place of their words, for data whose text is not to be shown."""
     veto = float(calibration.probability(calibration.threshold, "safety"))
 
     def cells(criterion) -> tuple:

@@ -1,7 +1,7 @@
 """Groups: one instruction with its rubric, its answers and what one judge said of them.
 
-What reward-model training, scoring and the bench share. Everything here is a join over records;
-pairs are derived from verdicts, never stored beside them.
+What reward-model training, scoring and the bench share: a join over records, from which pairs are
+derived.
 """
 
 import hashlib
@@ -9,14 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from promedical_utils.core.records import (
-    Candidate,
-    Criterion,
-    CriterionPair,
-    Instruction,
-    Rubric,
-    Verdict,
-)
+from promedical_utils.core.records import Candidate, Criterion, CriterionPair, Instruction, Rubric
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric import scoring
@@ -24,11 +17,8 @@ from promedical_utils.rubric import scoring
 
 @dataclass(frozen=True)
 class Group:
-    """One instruction, its criteria, its answers; ``verdicts`` may be empty (nothing judged).
-
-    ``verdicts`` maps (candidate id, criterion id) to met | not_met | unknown. A candidate has a
-    verdict on every criterion or on none.
-    """
+    """One instruction, its criteria, its answers; ``verdicts``: (candidate id, criterion id) -> met
+    | not_met | unknown. A candidate has a verdict on every criterion or on none."""
 
     instruction: Instruction
     criteria: tuple[Criterion, ...]
@@ -61,29 +51,22 @@ class Group:
         return scores
 
 
-def groups(
-    instructions: Iterable[Instruction],
-    rubrics: Iterable[Rubric],
-    candidates: Iterable[Candidate],
-    verdicts: Iterable[Verdict] = (),
-    judge: str = "judge",
-    ids: Iterable[str] | None = None,
-) -> list[Group]:
-    """Join records into groups, in the order of ``ids``, each of which must have a candidate; else
-    in that of ``instructions``, without those that have none. Only ``judge``'s verdicts are read.
+def groups(data: RunData, judge: str = "judge", ids: Iterable[str] | None = None) -> list[Group]:
+    """Records joined into groups with the verdicts of one judge: those of ``ids``, in their order,
+    each of which must have a candidate; else those of all instructions that have one.
 
     Raises KitError on a repeated id, a record that points nowhere, or a candidate with verdicts
     on only part of its rubric.
     """
-    asked = _by_id("instruction", "id", instructions)
-    rubric_of = _by_id("rubric", "instruction_id", rubrics)
-    answer = _by_id("candidate", "id", candidates)
+    asked = _by_id("instruction", "id", data.instructions)
+    rubric_of = _by_id("rubric", "instruction_id", data.rubrics)
+    answer = _by_id("candidate", "id", data.candidates)
     answers: dict[str, list[Candidate]] = {}
-    for candidate in answer.values():
+    for candidate in data.candidates:
         _find(asked, candidate.instruction_id, f"candidate {candidate.id}: no instruction")
         answers.setdefault(candidate.instruction_id, []).append(candidate)
     said: dict[str, dict[tuple[str, str], str]] = {name: {} for name in asked}
-    for verdict in (v for v in verdicts if v.judge == judge):
+    for verdict in (v for v in data.verdicts if v.judge == judge):
         candidate = _find(answer, verdict.candidate_id, f"a verdict of {judge}: no candidate")
         key = (candidate.id, verdict.criterion_id)
         if key in said[candidate.instruction_id]:
@@ -95,16 +78,15 @@ def groups(
         instruction = _find(asked, name, "ids asked for: no instruction")
         criteria = tuple(_find(rubric_of, name, "instruction without a rubric:").criteria)
         found = _find(answers, name, "instruction without a candidate:")
-        group = Group(instruction, criteria, tuple(found), said[name])
         for candidate in found:
-            seen = {criterion for who, criterion in group.verdicts if who == candidate.id}
+            seen = {criterion for who, criterion in said[name] if who == candidate.id}
             wrong = seen ^ {c.id for c in criteria}
             if seen and wrong:
                 raise KitError(
                     f"{judge} on candidate {candidate.id}: verdicts missing, or on no criterion of "
                     f"its rubric: {sorted(wrong)}; judge it again (notebook 02)"
                 )
-        joined.append(group)
+        joined.append(Group(instruction, criteria, tuple(found), said[name]))
     return joined
 
 
@@ -131,7 +113,7 @@ def groups_of(data: RunData, judge: str, *splits: str) -> list[Group]:
     ids = [i for i in data.ids(*splits) if i in answered]
     if not ids:
         raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
-    return groups(data.instructions, data.rubrics, data.candidates, data.verdicts, judge, ids)
+    return groups(data, judge, ids)
 
 
 def digest(groups: Iterable[Group]) -> str:
@@ -151,10 +133,8 @@ def met(group: Group, candidate_id: str, criterion: Criterion) -> bool | None:
 
 
 def criterion_pairs(group: Group) -> list[CriterionPair]:
-    """The criterion-conditioned preferences of a group: met beats not_met, criterion by criterion.
-
-    ``unknown`` on a safety criterion counts as not met; elsewhere it makes no pair.
-    """
+    """The criterion-conditioned preferences of a group: met beats not_met, criterion by criterion;
+    ``unknown`` on a safety criterion counts as not met, elsewhere it makes no pair."""
     pairs = []
     for criterion in group.criteria:
         labels = [(answer.id, met(group, answer.id, criterion)) for answer in group.judged]
@@ -165,10 +145,8 @@ def criterion_pairs(group: Group) -> list[CriterionPair]:
 
 
 def differing(labels: Iterable[tuple[str, bool | None]]) -> list[tuple[str, str]]:
-    """(id met, id not met) of every two answers that differ on a criterion; ``labels``: (id, met).
-
-    An answer of which it is not known (None) makes no pair.
-    """
+    """(id met, id not met) of every two answers that differ on a criterion; ``labels``: (id, met),
+    None where that is not known, which makes no pair."""
     pairs = []
     for (a, met_a), (b, met_b) in combinations(labels, 2):
         if None not in (met_a, met_b) and met_a != met_b:

@@ -20,10 +20,6 @@ RAR = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 MOST = 10  # points that a criterion can give or take, in ORBIT and in HealthBench
 
 
-class LooseVetoWarning(UserWarning):
-    """lambda = 1 + beta lets an unsafe answer tie with a safe one."""
-
-
 def whole(value: float) -> int:
     """``value`` in whole ties of 1e-9, so that sums of floats that should be equal are.
 
@@ -44,7 +40,7 @@ class Scores:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Sort key, larger is better: fewer S3, then higher S1, then higher S2."""
+        """Sort key, larger is better."""
         return (-whole(self.s3), whole(self.s1), whole(self.s2))
 
 
@@ -63,8 +59,8 @@ def is_met(verdict: str, dimension: str) -> bool | None:
 
 
 def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
-    """Scores of one response from its verdicts, ``{criterion id: met | not_met | unknown}``: what
-    is not plainly met (or missing) earns nothing, and on safety it is a violation (``is_met``)."""
+    """Scores of an answer from its verdicts, ``{criterion id: met | not_met | unknown}``: what is
+    not plainly met, or is missing, earns nothing and on safety is a violation."""
     s1, s2, s3 = _sums(rubric, _met(rubric, verdicts))
     bonus = sum(c.dimension == "excellence" for c in rubric.criteria)
     return Scores(s1, int(s2), int(s3), bonus)
@@ -72,8 +68,7 @@ def score(rubric: Rubric, verdicts: Mapping[str, str]) -> Scores:
 
 def _met(rubric: Rubric, verdicts: Mapping[str, str]) -> dict[str, bool]:
     """Whether each criterion is plainly met; KitError for a verdict on a criterion it lacks."""
-    strange = set(verdicts) - {c.id for c in rubric.criteria}
-    if strange:
+    if strange := set(verdicts) - {c.id for c in rubric.criteria}:
         raise KitError(f"rubric {rubric.instruction_id} does not have criteria {sorted(strange)}")
     return {
         c.id: is_met(verdicts.get(c.id, "unknown"), c.dimension) is True for c in rubric.criteria
@@ -106,9 +101,8 @@ def compare(a: Scores, b: Scores) -> int:
 
 
 def ranks(values: Sequence) -> list[float]:
-    """Place of each of n values in its group: (number below - number above) / (n - 1), in [-1, 1].
-
-    Equal values have equal places, the places sum to 0, and one value alone has place 0.
+    """Place of each of n values in its group: (number below - number above) / (n - 1), in [-1, 1];
+    they sum to 0, and one value alone has place 0.
 
     >>> ranks([5, 1, 1])
     [1.0, -0.5, -0.5]
@@ -123,9 +117,6 @@ def clipped_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float 
 
     The paper asks alpha < 1, beta > 0, lambda >= 1 + beta and gives no values. At equality an
     unsafe answer can tie with a safe one: allowed, with a warning.
-
-    >>> clipped_reward(Scores(s1=0.8, s2=1, s3=0, bonus=2), lam=2.0)
-    0.9
     """
     if not (0 <= alpha < 1 and beta > 0 and math.isfinite(beta)):
         raise KitError(f"alpha = {alpha}, beta = {beta}: needed are 0 <= alpha < 1 and beta > 0")
@@ -136,17 +127,14 @@ def clipped_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float 
             f"lambda = 1 + beta = {lam}: a perfect answer with one violation gets "
             f"{1 + beta - lam:.1f}, and so does a safe answer with nothing met; use the gated "
             "reward for a strict veto",
-            LooseVetoWarning,
             stacklevel=2,
         )
     return min(max(s.s1 + alpha * s.s2, 0.0), 1 + beta) - lam * s.s3
 
 
 def gated_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float = 2.0) -> float:
-    """The kit's strict reward: the clipped one, refused unless lambda > 1 + beta.
-
-    Then every answer with more violations is below every answer with fewer, whatever S1 and S2.
-    """
+    """The kit's strict reward: the clipped one, refused unless lambda > 1 + beta. Then every answer
+    with more violations is below every answer with fewer, whatever S1 and S2."""
     if not lam > 1 + beta or math.isclose(lam, 1 + beta):
         raise KitError(
             f"lambda = {lam} is not above 1 + beta = {1 + beta}: the veto would not be strict; "
@@ -156,11 +144,8 @@ def gated_reward(s: Scores, alpha: float = 0.1, beta: float = 0.3, lam: float = 
 
 
 def rar_explicit(rubric: Rubric, verdicts: Mapping[str, str]) -> float:
-    """RaR's explicit reward, sum w_j c_j / sum w_j in [0, 1] (Gunjal et al., arXiv 2507.17746).
-
-    RaR phrases a pitfall so that *met* is good, as the kit its safety criteria; an unknown one
-    earns nothing.
-    """
+    """RaR's explicit reward, sum w_j c_j / sum w_j in [0, 1] (Gunjal et al., arXiv 2507.17746). RaR
+    phrases a pitfall so that *met* is good, as the kit its safety criteria."""
     weights = {name: RAR[importance] for name, importance in rar_importance(rubric).items()}
     return _share_of(weights, rubric, verdicts)
 
@@ -219,11 +204,7 @@ def _share_of(points: Mapping[str, float], rubric: Rubric, verdicts: Mapping[str
 
 
 def points_share(points: Iterable[float], applies: Iterable[bool]) -> float:
-    """Points of what applies over all positive points; NaN where no points are positive.
-
-    >>> points_share([10, 5, -6], [True, False, True])
-    0.26666666666666666
-    """
+    """Points of what applies over all positive points; NaN where no points are positive."""
     pairs = list(zip(points, applies, strict=True))
     possible = math.fsum(n for n, _ in pairs if n > 0)
     return math.fsum(n for n, yes in pairs if yes) / possible if possible > 0 else math.nan

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from promedical_utils.clinic.people import Judge, Physician, panel
+from promedical_utils.clinic.people import Judge, Panel, Physician
 from promedical_utils.core.workspace import KitError
 
 RATES = {"dose": 0.5, "avoid": 0.4, "review": 0.3, "empathy": 0.2, "danger": 0.05}
@@ -72,7 +72,7 @@ def test_a_perfect_judge_and_impossible_ones():
 
 
 def test_physicians_agree_with_the_truth_as_set_and_err_apart():
-    first, second = panel(0.9, seed=2).physicians
+    first, second = Panel(0.9, seed=2).physicians
     rows = asked(20000)
     ones, twos = ([p.verdict(*row) for row in rows] for p in (first, second))
     for said in (ones, twos):
@@ -94,7 +94,7 @@ def test_grades_have_no_position_bias_and_stay_on_the_scale(truth):
 
 
 def test_adjudicator_keeps_consent_and_settles_the_rest():
-    adjudicator, verdicts = panel(0.9, seed=1, error=0.1), ("met", "not_met", "unknown")
+    adjudicator, verdicts = Panel(0.9, seed=1, error=0.1), ("met", "not_met", "unknown")
     for a, b, truth in product(verdicts, repeat=3):
         settled = [adjudicator.settle((f"x{n}", "c"), a, b, truth) for n in range(300)]
         if a == b:
@@ -103,12 +103,12 @@ def test_adjudicator_keeps_consent_and_settles_the_rest():
             assert set(settled) <= {a, b, truth}
             assert settled.count(truth) / 300 == pytest.approx(0.9, abs=0.06)
     assert adjudicator.settle(("a", "b"), 1, 2, 2) == adjudicator.settle(("b", "a"), 1, 2, 2)
-    sure = panel(0.9, error=0.0)
+    sure = Panel(0.9, error=0.0)
     assert sure.settle(("a", "c"), "met", "not_met", "not_met") == "not_met"
 
 
 def test_a_panel_says_what_both_say_or_what_is_settled():
-    made = panel(0.8, seed=3, error=0.0)
+    made = Panel(0.8, seed=3, error=0.0)
     one, two = made.physicians
     said = {}
     for n in range(300):

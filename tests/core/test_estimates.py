@@ -9,7 +9,7 @@ from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.workspace import KitError
 
-SAMPLES = pd.DataFrame({"id": list("ijkl"), "condition": list("aabb"), "ward": list("xyxy")})
+SAMPLES = pd.DataFrame({"id": list("ijkl"), "condition": list("aabb")})
 NAN = float("nan")
 
 
@@ -85,7 +85,7 @@ def test_a_difference_shares_the_draws(made):
 
 def test_intervals_are_over_the_clusters_that_are_counted():
     rng, names = np.random.default_rng(0), np.repeat(list("abcdefg"), 4)
-    samples = pd.DataFrame({"condition": names, "ward": np.where(names == "g", "y", "x")})
+    samples = pd.DataFrame({"condition": names})
     hits = rng.random((2, 28)) < [[0.9], [0.5]]
     parts = {"all": names >= "a", "six": names < "g", "four": names < "e"}
     items = [
@@ -113,8 +113,6 @@ def test_intervals_are_over_the_clusters_that_are_counted():
     assert inner["low"] == pytest.approx(wanted(both, parts["all"], 0.05))
     value = made.value([0, 3], weights)
     assert value["low"] == pytest.approx(wanted(hits.mean(axis=0), parts["all"], 0.025))
-    wards = made.by("ward", {"s": "b", "part": "all"}, 60, 1)
-    assert wards.high[0] == pytest.approx(b_six.high) and np.isnan(wards.high[1])
     paired = made.less([0], [4], weights)  # of the six clusters that both have
     assert paired["n"] == 24 and paired["low"] == pytest.approx(wanted(both, parts["six"], 0.025))
 
@@ -150,18 +148,6 @@ def test_a_ratio_to_nothing_is_infinite():
     less = both.less([0], [1], both.weights(9, 0))
     assert less["ratio"] == less["ratio_low"] == less["ratio_high"] == float("inf")
     assert np.isnan(both.less([1], [1], both.weights(9, 0))["ratio"])
-
-
-def test_by_a_column_of_the_samples(made):
-    frame = made.by("ward", {"system": "one"}, 60, 3)
-    assert list(frame) == ["ward", "system", "seed", "metric", "value", "low", "high", "n"]
-    assert frame[["ward", "seed", "n"]].values.tolist() == [
-        ["x", "1", 3],
-        ["x", "2", 3],
-        ["y", "1", 2],
-        ["y", "2", 2],
-    ]
-    assert frame.value.tolist() == pytest.approx([2 / 3, 3 / 3, 1 / 2, 1 / 2])
 
 
 def test_items_are_the_samples_behind_a_key(made):

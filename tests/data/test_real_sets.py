@@ -701,7 +701,7 @@ def test_shorten_keeps_the_head_and_counts(folder, tokenizer):
         "answers_cut": {"medhallu": 1},
         "instructions_left_out": {},
     }
-    for group in groups(shorter.instructions, shorter.rubrics, shorter.candidates):
+    for group in groups(shorter, "nobody"):
         tails = [packing.criterion_text(c) for c in group.criteria]
         items = [(group.messages, c.text, tails) for c in group.candidates]
         for candidate, (shared, tails) in zip(
@@ -783,7 +783,7 @@ def test_pairs_and_groups_of_the_real_files(real):
     pairs = Counter(source[p.instruction_id] for p in real.pairs)
     assert pairs["kqa"] == 240 and pairs["healthbench"] == 716 and pairs["lostbench"] == 650
     for judge in ("physicians", "physician_1", "annotators", "language_model", "constructed"):
-        groups(real.instructions, real.rubrics, real.candidates, real.verdicts, judge=judge)
+        groups(real, judge)
     table = real_sets.composition(real)
     assert table.groupby("source").pairs.sum().to_dict() == dict(pairs)
 

@@ -118,7 +118,7 @@ def test_samples_of_fewer_answers_are_counted(made):
         replace(g, candidates=g.candidates[:-1]) if g.instruction.id in drawn else g for g in groups
     ]
     condition_of = made.samples.set_index("instruction_id").condition.to_dict()
-    panel = people.panel(0.9, settings.seed)
+    panel = people.Panel(0.9, settings.seed)
     found = bench.compose(few, condition_of, benches.UNSEEN, panel, settings)
     assert found.report["fewer_answers"] == 2 and "fewer_answers" not in made.report
     assert len(found.samples) == 24 and len(found.grades) == 72 - 2 * 2
@@ -469,15 +469,6 @@ def test_paired_difference_is_the_difference_and_narrower_than_unpaired(made, pr
         difference("criterion", "nobody", "overall")
 
 
-def test_by_specialty_adds_up(made, predicted):
-    tally = bench.tally(made, predicted)
-    overall = {"metric": "overall", "slice": "all", "against": "adjudicated"}
-    parts = tally.by("specialty", overall, 20, 0)
-    for scorer, part in parts.groupby("scorer"):
-        whole = value_of(made, predicted, scorer, "overall")
-        assert (part.value * part.n).sum() == pytest.approx(whole.value * whole.n)
-
-
 # ---------------------------------------------------------------- baselines
 
 
@@ -639,7 +630,7 @@ def test_two_benches_are_one_tally(made, predicted):
 
 def test_a_rich_bench_has_safety_pairs_alone_and_as_many_of_each_unseen_kind():
     settings = benches.profile(bench_samples=60, bench_rich_seen=0, bench_rich_unseen=9)
-    groups, panel = benches.groups(60, 0), people.panel(0.9, settings.seed)
+    groups, panel = benches.groups(60, 0), people.Panel(0.9, settings.seed)
     condition_of = {g.instruction.id: f"c{n % 9}" for n, g in enumerate(groups)}
     safety = {k for k, d in benches.KINDS.items() if d == "safety"}
     about = (groups, condition_of, frozenset(safety), panel)

@@ -95,7 +95,7 @@ def groups(n=30, seed=0):
 def compose(settings, agreement=0.9, n=30, seed=0):
     """A bench of ``world``."""
     condition_of = {row.instruction_id: row.condition for row in world(n, seed)[1]}
-    panel = people.panel(agreement, settings.seed)
+    panel = people.Panel(agreement, settings.seed)
     return bench.compose(groups(n, seed), condition_of, UNSEEN, panel, settings)
 
 

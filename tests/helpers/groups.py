@@ -7,6 +7,7 @@ def make_groups():
     Lengths vary; the third answer of an instruction is judged unknown on safety.
     """
     from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric, Verdict
+    from promedical_utils.core.run_data import RunData
     from promedical_utils.rubric.preferences import groups
 
     kinds = [("proficiency", "dose"), ("excellence", "kind"), ("safety", "danger")]
@@ -55,4 +56,4 @@ def make_groups():
                         verdict=verdict,
                     )
                 )
-    return groups(**records)
+    return groups(RunData(**records))

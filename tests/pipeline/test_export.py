@@ -11,6 +11,7 @@ from helpers import benches
 
 from promedical_utils.core import profiles, records
 from promedical_utils.core.records import Verdict
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.pipeline import export
 from promedical_utils.rubric.preferences import criterion_pairs, groups
@@ -36,7 +37,7 @@ def run(tmp_path_factory):
     train = [s.instruction_id for s in splits if s.split == "train"]
     pairs = [
         pair
-        for group in groups(instructions, rubrics, candidates, verdicts, ids=train)
+        for group in groups(RunData(instructions, rubrics, splits, candidates, verdicts), ids=train)
         for pair in criterion_pairs(group)
     ]
     made_of = {

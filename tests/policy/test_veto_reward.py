@@ -129,7 +129,7 @@ def test_ranked_keeps_the_order_that_the_scalar_trades():
 def test_clipped_allows_the_papers_bound_and_strict_does_not():
     with pytest.raises(KitError, match="strict"):
         veto(None, lam=1.3)
-    with pytest.warns(scoring.LooseVetoWarning):
+    with pytest.warns(UserWarning, match="use the gated reward"):
         reward = veto(
             lambda text, _: [1, 1, 1, 1, -1 if text == "unsafe" else 1], lam=1.3, form="clipped"
         )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from promedical_utils.core import records
 from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric, Verdict
+from promedical_utils.core.run_data import RunData
 from promedical_utils.rubric import expansion
 from promedical_utils.rubric.preferences import criterion_pairs, groups
 
@@ -78,7 +79,7 @@ def worlds(draw):
 
 def by_hand(made, judge="judge"):
     asked = [instruction(r.instruction_id) for r in made["rubrics"]]
-    return groups(asked, made["rubrics"], made["candidates"], made["verdicts"], judge)
+    return groups(RunData(instructions=asked, **made), judge)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,6 +1,7 @@
 import pytest
 
 from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric, Verdict
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric.preferences import (
     Group,
@@ -45,7 +46,8 @@ def said(name, p, e, s, judge="judge"):
 
 def one(*verdicts, judge="judge"):
     answers = [answer(name) for name in ("a", "b", "c")]
-    return groups([instruction("i")], [rubric("i")], answers, sum(verdicts, []), judge)[0]
+    data = RunData([instruction("i")], [rubric("i")], [], answers, sum(verdicts, []))
+    return groups(data, judge)[0]
 
 
 def found(group):
@@ -93,12 +95,13 @@ def test_only_the_named_judge_is_read():
 def test_join_follows_ids_and_skips_what_has_no_answer():
     instructions, rubrics = [[make(n) for n in "xyz"] for make in (instruction, rubric)]
     answers = [answer("1", "x"), answer("2", "z"), answer("3", "x")]
-    joined = groups(instructions, rubrics, answers)
+    data = RunData(instructions, rubrics, candidates=answers)
+    joined = groups(data)
     assert [(g.instruction.id, [c.id for c in g.candidates]) for g in joined] == [
         ("x", ["1", "3"]),
         ("z", ["2"]),
     ]
-    named = groups(instructions, rubrics, answers, ids=["z", "x"])
+    named = groups(data, ids=["z", "x"])
     assert [g.instruction.id for g in named] == ["z", "x"]
     assert isinstance(joined[0], Group)
     assert joined[0].messages == [{"role": "user", "content": "hello"}]
@@ -123,8 +126,9 @@ STRAY = Verdict(candidate_id="a", criterion_id="q", judge="judge", verdict="met"
 )
 def test_danglers_are_clear_errors(change, message):
     data = dict(instructions=[instruction("i")], rubrics=[rubric("i")], candidates=[answer("a")])
+    data |= {name: records for name, records in change.items() if name != "ids"}
     with pytest.raises(KitError, match=message):
-        groups(**{**data, **change})
+        groups(RunData(**data), ids=change.get("ids"))
 
 
 def test_answers_that_differ_make_a_pair_and_unknown_makes_none():
