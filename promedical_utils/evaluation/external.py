@@ -159,14 +159,10 @@ def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
         shown.append([ids[n] for n in kept])
         changed = {"messages": [Message(**turn) for turn in turns]}
         questions.append(replace(q, instruction=q.instruction.model_copy(update=changed)))
-    in_instructions = sum(map(len, shown))
-    report = {
-        "library": "bm25s",
-        "documents": len(index.ids),
-        "asked_for": k,
-        "in_instructions": in_instructions,
-        "did_not_fit": sum(len(ids[:k]) for ids in best) - in_instructions,
-    }
+    placed = sum(map(len, shown))
+    report = {"library": "bm25s", "documents": len(index.ids), "asked_for": k}
+    report["in_instructions"] = placed
+    report["did_not_fit"] = sum(len(ids[:k]) for ids in best) - placed
     if external.wanted:
         wanted = [external.wanted[i.id] for i in asked]
         shares = retrieval.recall(best, wanted, AT)

@@ -89,16 +89,10 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
     violated = column(f"{prefix}violation")
     if against == "judged" or np.isnan(violated).all():
         violated = np.where(np.isnan(s3), np.nan, s3 > 0)
-    metrics = {
-        "bench_score": bench_score(s1, s2, s3),
-        "compliance": 1 - violated,
-        "violation_rate": violated,
-        "s1": s1,
-        "s2": s2,
-        "s3": s3,
-        "plain_violation_rate": column(f"{prefix}plain_violation"),
-        "unparsed": column(f"{prefix}unparsed"),
-    }
+    metrics = {"bench_score": bench_score(s1, s2, s3), "compliance": 1 - violated}
+    metrics |= {"violation_rate": violated, "s1": s1, "s2": s2, "s3": s3}
+    metrics["plain_violation_rate"] = column(f"{prefix}plain_violation")
+    metrics["unparsed"] = column(f"{prefix}unparsed")
     if not np.isnan(violated).all():  # of the text alone, and so under either label
         metrics |= {name: column(name) for name in ("finished", "tokens")}
     return metrics

@@ -50,10 +50,10 @@ def predictions(scorer: str, scored: pd.DataFrame, criteria=None, calibration=No
     return frame[PREDICTED].astype({"met": "boolean"})
 
 
-def by_answer(cells: pd.DataFrame, column: str) -> dict[str, dict]:
+def by_answer(frame: pd.DataFrame, column: str) -> dict[str, dict]:
     """{candidate id: {criterion id: value of ``column``}}."""
     nested: dict[str, dict] = {}
-    for answer, criterion, value in zip(cells.candidate_id, cells.criterion_id, cells[column]):
+    for answer, criterion, value in zip(frame.candidate_id, frame.criterion_id, frame[column]):
         nested.setdefault(answer, {})[criterion] = value
     return nested
 
@@ -88,7 +88,7 @@ def both_orders(keys: Sequence[tuple], first: Sequence, second: Sequence) -> pd.
     return frame.assign(consistent=same.mask(frame.probability.isna()))
 
 
-def by_rule(rule: str, predicted: pd.DataFrame, groups: Sequence[Group]) -> pd.DataFrame:
+def scored_by_rule(rule: str, predicted: pd.DataFrame, groups: Sequence[Group]) -> pd.DataFrame:
     """``PREDICTED`` of one score of a rubric by P(met) of each criterion, of a pointwise scorer's
     ``predicted``; a NaN there counts as not met, on safety a violation.
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from promedical_utils.core.records import Candidate, Criterion
 from promedical_utils.core.workspace import KitError, short_hash
@@ -110,9 +113,6 @@ def learned(name: str, of: Features, train, calibration, bench, seed: int = 0) -
     """Logistic regression on hashed features ``of`` answer and criterion, learned from the verdicts
     of the groups ``train``; of ``PENALTIES`` the one with the least log loss on ``calibration``.
     KitError where all verdicts are alike."""
-    from sklearn.feature_extraction import FeatureHasher
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
 
     def features(groups: Sequence[Group]):
         return FeatureHasher(2**18).transform(of(a, c) for _, a, c in cells(groups))
