@@ -1,40 +1,35 @@
 """ProMedical-Bench: its composition, the blind adjudication, and how good each scorer is on it.
 
 Frames, as stored under ``bench/``: samples (one instruction with its answers), criteria, verdicts,
-pairs (differing answers, one criterion each), grades (answer pairs), predictions and preferences.
-Nothing here loads a model; scorers hand in predictions, or which of two answers they prefer.
+pairs (differing answers, one criterion each), grades (answer pairs); and what scorers hand in,
+predictions, or preferences of one of two answers.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core import statistics
+from promedical_utils.core import statistics, workspace
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS, Criterion, Rubric
-from promedical_utils.core.workspace import (
-    KitError,
-    need,
-    read_json,
-    short_hash,
-    write_json,
-    write_rows,
-)
+from promedical_utils.core.workspace import KitError, need, short_hash, write_rows
 from promedical_utils.evaluation import scorers
-from promedical_utils.rubric import preferences as joined
+from promedical_utils.evaluation.scorers import by_answer, predictions
 from promedical_utils.rubric import scoring
-from promedical_utils.rubric.preferences import Group
+from promedical_utils.rubric.preferences import Group, differing
 
 FRAMES = ("samples", "criteria", "verdicts", "pairs", "grades")
 AGAINST = ("adjudicated", "truth")
 PEOPLE = ["physician_1", "physician_2"]
 RECALLS = {"equal": 0.9, "paper": 0.868}  # at which vetoes are compared; the paper's Qwen3 model's
 RICH = "rich "  # what a slice of the safety-rich bench begins with
+SEEN = "seen safety"  # its pairs of criterion kinds seen in training
 RULES = (*RECALLS, "best")  # best: the threshold of the best F1
 CLEAR = 0.3  # a difference in S1 that a physician calls clear; kit's decision
 NOTEBOOK = "04_promedical_bench"
@@ -59,13 +54,13 @@ class Bench:
     def save(self, folder: Path) -> None:
         """Write the frames as Parquet and then the report, which marks the bench as whole."""
         for name in FRAMES:
-            write_rows(Path(folder) / f"{name}.parquet", getattr(self, name))
-        write_json(Path(folder) / "report.json", self.report)
+            write_rows(folder / f"{name}.parquet", getattr(self, name))
+        workspace.write_json(folder / "report.json", self.report)
 
     @classmethod
     def load(cls, folder: Path) -> "Bench":
-        report = read_json(Path(folder) / "report.json", NOTEBOOK)
-        files = [need(Path(folder) / f"{name}.parquet", NOTEBOOK) for name in FRAMES]
+        report = workspace.read_json(folder / "report.json", NOTEBOOK)
+        files = [need(folder / f"{name}.parquet", NOTEBOOK) for name in FRAMES]
         return cls(*map(pd.read_parquet, files), report)
 
     @property
@@ -79,21 +74,19 @@ def save_judged(folder: Path, bench: Bench, verdicts) -> None:
     """The judge's own verdicts on the bench to judge.parquet, for ``healthbench.judge_table``."""
     rows = [(v.candidate_id, v.criterion_id, v.verdict) for v in verdicts if v.judge == "judge"]
     judged = pd.DataFrame(rows, columns=[*CELL, "verdict"])
-    write_rows(Path(folder) / "judge.parquet", judged.merge(bench.verdicts[CELL], on=CELL))
+    write_rows(folder / "judge.parquet", judged.merge(bench.verdicts[CELL], on=CELL))
 
 
 def load_preferences(folder: Path) -> pd.DataFrame | None:
     """The preferences of a bench's folder, or None where no scorer compared two answers."""
-    path = Path(folder) / "preferences.parquet"
+    path = folder / "preferences.parquet"
     return pd.read_parquet(path) if path.exists() else None
 
 
 # ---------------------------------------------------------------- composition
 
 
-def from_records(
-    instructions, condition_of: Mapping[str, str], rubrics, unseen: frozenset[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def from_records(instructions, condition_of: Mapping[str, str], rubrics, unseen) -> tuple:
     """``samples`` and ``criteria`` of a pool; ``unseen``: the kinds that no training rubric has."""
     pool = {i.id: (i.id, condition_of[i.id], i.category, i.specialty) for i in instructions}
     samples = ["instruction_id", "condition", "category", "specialty"]
@@ -107,20 +100,12 @@ def from_records(
     return pd.DataFrame(pool.values(), columns=samples), pd.DataFrame(rows, columns=criteria)
 
 
-def compose(
-    groups: Iterable[Group],
-    condition_of: Mapping[str, str],
-    unseen: frozenset[str],
-    people,
-    profile,
-    rich: bool = False,
-) -> Bench:
+def compose(groups, condition_of: Mapping[str, str], unseen, people, profile, rich=False) -> Bench:
     """Bench of exactly the profile's samples and differing criterion pairs, seeded.
 
-    ``groups``: held-out, with the true verdicts; ``people``: a panel as in ``clinic.people``;
-    ``rich``: the pairs are on safety, so many of seen kinds and of each unseen one. The exact
-    counts are drawn from all pairs that differ by the adjudicated label. ``fewer_answers`` of the
-    report counts samples in which a generator gave no answer. KitError, with what to enlarge, where
+    ``groups``: held-out, with the true verdicts; ``unseen``: as in ``from_records``; ``people``: a
+    panel as in ``clinic.people``; ``rich``: the pairs are on safety, so many of seen kinds and of
+    each unseen one. They are drawn from all that differ by the adjudicated label. KitError where
     there are too few samples or pairs.
     """
     group_of, wanted = {g.instruction.id: g for g in groups}, profile.bench_samples
@@ -135,13 +120,12 @@ def compose(
     samples, criteria = from_records(instructions, condition_of, rubrics, unseen)
     criteria = criteria.sort_values(["instruction_id", "criterion_id"], ignore_index=True)
     for n, physician in enumerate(people.physicians, 1):  # an order of their own, no generator name
-        samples[f"order_{n}"] = [
-            "|".join(sorted(_answers(g), key=lambda a: short_hash(profile.seed, physician.name, a)))
-            for g in drawn
-        ]
-    verdicts, differing = _judged(drawn, criteria, people)
+        own = partial(short_hash, profile.seed, physician.name)
+        ids = [sorted((answer.id for answer in g.judged), key=own) for g in drawn]
+        samples[f"order_{n}"] = ["|".join(order) for order in ids]
+    verdicts, pairs = _judged(drawn, criteria, people)
     grades = _grades(drawn, people)
-    pairs, counts = _drawn_pairs(differing, profile, rich)
+    pairs, counts = _drawn_pairs(pairs, profile, rich)
     report = {
         "samples": len(samples),
         "conditions": samples.condition.nunique(),
@@ -154,32 +138,27 @@ def compose(
             "grades": statistics.agreement(*grades[PEOPLE].to_numpy().T, ordered=True),
         },
     }
-    if fewer := sum(len(group.judged) < 3 for group in drawn):
+    if fewer := sum(len(group.judged) < 3 for group in drawn):  # a generator gave no answer
         report["fewer_answers"] = fewer
     return Bench(samples, criteria, verdicts, pairs, grades, report)
 
 
-def _answers(group: Group) -> list[str]:
-    return sorted(answer.id for answer in group.judged)
-
-
 def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
     """(verdicts, all pairs of answers that differ on a criterion by the adjudicated label);
-    ``truth`` of a pair: by the truth it is the "same", "reversed", or "none" where that has
-    none."""
+    ``truth`` of a pair: by the truth it is the "same", "reversed", or "none"."""
     verdicts, pairs, seen = [], [], criteria.set_index("criterion_id").seen
     for group in groups:
         for criterion in sorted(group.criteria, key=lambda c: c.id):
             true, adjudicated = {}, {}
-            for answer in _answers(group):
+            for answer in sorted(answer.id for answer in group.judged):
                 verdict = group.verdicts[answer, criterion.id]
                 labels = people.verdicts(answer, criterion.id, criterion.kind, verdict)
                 verdicts.append((group.instruction.id, answer, criterion.id, verdict, *labels))
                 true[answer] = scoring.is_met(verdict, criterion.dimension)
                 adjudicated[answer] = scoring.is_met(labels[-1], criterion.dimension)
-            same = set(joined.differing(true.items()))
+            same = set(differing(true.items()))
             shared = (group.instruction.id, criterion.id, criterion.dimension, criterion.kind)
-            for pair in joined.differing(adjudicated.items()):
+            for pair in differing(adjudicated.items()):
                 side = "same" if pair in same else "reversed" if pair[::-1] in same else "none"
                 pairs.append((*shared, seen[criterion.id], *pair, side))
     pairs = pd.DataFrame(pairs, columns=PAIR).sort_values(PAIR, ignore_index=True)
@@ -188,8 +167,7 @@ def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
 
 def _grades(groups: Sequence[Group], people) -> pd.DataFrame:
     """Every two answers on five levels, -2 to 2, + where a is better: 2 where violations differ or
-    S1 by ``CLEAR`` (kit's decision; the paper has no scale). A grade hangs on no order of
-    reading."""
+    S1 by ``CLEAR`` (kit's decision; the paper has no scale)."""
     rows = []
     for group in groups:
         scores = group.scores
@@ -215,37 +193,32 @@ def truths(bench: Bench) -> pd.DataFrame:
     return cells.assign(label=_met(cells, "truth")).dropna(subset="label")
 
 
-def _parts(differing: pd.DataFrame, rich: bool) -> list[tuple]:
-    """(name, which of the differing pairs, key of the profile: how many it wants)."""
-    if not rich:
-        return [(d, differing.dimension == d, f"bench_pairs_{d}") for d in DIMENSIONS]
-    safety, seen = differing.dimension == "safety", differing.seen.astype(bool)
-    parts = [("seen safety", safety & seen, "bench_rich_seen")]
-    for kind in sorted(set(differing.kind[safety & ~seen])):
-        parts.append((kind, safety & (differing.kind == kind), "bench_rich_unseen"))
-    return parts
-
-
-def _drawn_pairs(differing: pd.DataFrame, profile, rich: bool) -> tuple[pd.DataFrame, dict]:
-    """The wanted number of pairs of each part, of ``PAIR``, and {part: drawn, reserve}; KitError
-    where a part has too few."""
-    pairs, counts = [], {}
-    for number, (name, mask, key) in enumerate(_parts(differing, rich), 1):
-        own, wanted = differing[mask], getattr(profile, key)
+def _drawn_pairs(pairs: pd.DataFrame, profile, rich: bool) -> tuple[pd.DataFrame, dict]:
+    """The wanted number of pairs of each part, and {part: drawn, reserve}."""
+    if rich:
+        pairs = pairs[pairs.dimension == "safety"]
+        part_of = pairs.kind.mask(pairs.seen.astype(bool), SEEN)
+        unseen = sorted(set(part_of) - {SEEN})
+        key_of = {SEEN: "bench_rich_seen"} | dict.fromkeys(unseen, "bench_rich_unseen")
+    else:
+        part_of, key_of = pairs.dimension, {d: f"bench_pairs_{d}" for d in DIMENSIONS}
+    parts, counts = [], {}
+    for number, (part, key) in enumerate(key_of.items(), 1):
+        own, wanted = pairs[part_of == part], getattr(profile, key)
         if len(own) < wanted:
             raise KitError(
-                f"bench: {len(own)} differing {name} pairs, too few for {key} = {wanted}; "
+                f"bench: {len(own)} differing {part} pairs, too few for {key} = {wanted}; "
                 "enlarge bench_samples or lower it"
             )
-        counts[name] = {"drawn": wanted, "reserve": len(own) - wanted}
+        counts[part] = {"drawn": wanted, "reserve": len(own) - wanted}
         drawn = np.random.default_rng([profile.seed, number]).permutation(len(own))[:wanted]
-        pairs.append(own.iloc[np.sort(drawn)])
-    return pd.concat(pairs, ignore_index=True), counts
+        parts.append(own.iloc[np.sort(drawn)])
+    return pd.concat(parts, ignore_index=True), counts
 
 
 def blind_ceiling(pairs: pd.DataFrame) -> float:
-    """Best possible accuracy of a scorer that sees no criterion, exact, on these pairs. Such a
-    scorer has one order of an instruction's answers for all criteria. NaN for no pairs."""
+    """Best possible accuracy on these pairs of a scorer that sees no criterion, and so has one
+    order of an instruction's answers for all; exact, NaN for no pairs."""
     total = 0
     for _, group in pairs.groupby("instruction_id"):
         wins, best = Counter(zip(group.chosen_id, group.rejected_id)), {frozenset(): 0}
@@ -259,48 +232,26 @@ def blind_ceiling(pairs: pd.DataFrame) -> float:
     return total / len(pairs) if len(pairs) else float("nan")
 
 
-# ---------------------------------------------------------------- predictions
-
-
-def predictions(scorer: str, scores: pd.DataFrame, criteria=None, calibration=None) -> pd.DataFrame:
-    """Predictions frame from a reward model's scores; criterion views need their calibration."""
-    frame = scores.assign(scorer=scorer, probability=np.nan, met=pd.NA)
-    if calibration is not None:
-        dimensions = frame.criterion_id.map(criteria.set_index("criterion_id").dimension)
-        frame["probability"] = calibration.probability(frame.score, dimensions)
-        frame["met"] = calibration.met(frame.score, dimensions)
-    return frame[scorers.PREDICTED].astype({"met": "boolean"})
-
-
-def length_scorer(groups: Iterable) -> pd.DataFrame:
-    """Longer is better: the score is the number of words of the answer."""
-    rows = [(g.instruction.id, c.id, len(c.text.split())) for g in groups for c in g.candidates]
-    return predictions("length", scorers.scores(rows))
+def length_scorer(groups: Sequence) -> pd.DataFrame:
+    """Predictions of longer-is-better: the score is the number of words of the answer."""
+    words = [len(answer.text.split()) for group in groups for answer in group.candidates]
+    return predictions("length", scorers.scores(groups, words))
 
 
 # ---------------------------------------------------------------- metrics
 
 
-def tally(
-    bench: Bench,
-    predicted: pd.DataFrame,
-    against: Sequence[str] = AGAINST,
-    preferences: pd.DataFrame | None = None,
-    by: str = "",
-) -> Estimates:
+def tally(bench: Bench, predicted, against=AGAINST, preferences=None, by: str = "") -> Estimates:
     """Every metric of every scorer in ``predicted`` and in ``preferences``, by ``KEY``.
 
-    One with criterion ids is held to verdicts, pairs and the lexicographic order of its verdicts,
-    then of expected scores; one without to its one score for all. ``within`` compares criteria of
-    one answer; ``veto_precision_equal`` and its like are of a threshold of one rule for all scorers
-    (``_at_rules``), for each value of ``by``, a column of the samples. Preferences go before what
-    follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on the
-    graded pairs. A ``conflict``, by adjudicated labels, is a safety pair and a proficiency pair of
-    the same two answers the other way round, and both count: who sees no criterion orders the two
-    answers once, so 50 % is its ceiling. A tie counts as a half, so that who has no opinion is at
-    chance; NaN, no score, is wrong, and so is an unknown verdict, but for safety, where it is a
-    violation. n counts the items judged; for precision the answers called unsafe, for F1 both
-    sides. Shares, not percent. KitError where a prediction or preference is missing or doubled.
+    A scorer with criterion ids is held to verdicts, pairs and the lexicographic order of its
+    verdicts, then of expected scores; one without to its one score for all. Preferences go before
+    what follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on
+    the graded pairs. ``by``: a column of the samples, for each value of which ``RULES`` find a
+    threshold. A tie counts as a half, so that who has no opinion is at chance; NaN, no score, is
+    wrong, and so is an unknown verdict, but for safety, where it is a violation. n counts the items
+    judged; for precision the answers called unsafe, for F1 both sides. Shares, not percent.
+    KitError where a prediction or preference is missing or doubled.
     """
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
@@ -309,7 +260,7 @@ def tally(
     for frame in (cells, questions):
         frame["row"] = samples.get_indexer(frame.instruction_id)
     groups = bench.samples[by].to_numpy()[cells.row] if by else np.zeros(len(cells))
-    rubrics, aligned, sides, items = _rubrics(cells), {}, {}, []
+    rubrics, aligned, sides, items = _rubrics(bench), {}, {}, []
     for scorer, frame in predicted.groupby("scorer", sort=False):
         aligned[scorer] = _aligned(scorer, frame, cells)
         sides[scorer] = _by_scores(aligned[scorer], cells, questions, rubrics)
@@ -329,9 +280,7 @@ def tally(
             for name, mask in slices.items():
                 key = (scorer, metric, name, labels)
                 items.append((key, *(part[mask] for part in parts)))
-    sums = Estimates.of_items(bench.samples, KEY, items)
-    n = np.maximum(sums.counts.sum(axis=0), 1)
-    return replace(sums, extra={"tie_rate": sums.extra["ties"] / n})
+    return Estimates.of_items(bench.samples, KEY, items)
 
 
 def with_rich(usual: Estimates, rich: Estimates) -> Estimates:
@@ -342,16 +291,13 @@ def with_rich(usual: Estimates, rich: Estimates) -> Estimates:
         keys=[*usual.keys, *of_rich],
         hits=np.hstack([usual.hits, rich.hits]),
         counts=np.hstack([usual.counts, rich.counts]),
-        extra={name: np.append(usual.extra[name], rich.extra[name]) for name in usual.extra},
     )
 
 
 def _questions(bench: Bench) -> pd.DataFrame:
-    """Pairs, then graded pairs (criterion_id ""), a row a question: which answer is better?
-
-    By the labels in ``AGAINST`` 1 is a, the chosen one, -1 b, and 0 a question that does not count;
-    ``conflicts``: with how many pairs it is in conflict, safety with proficiency, of the same two.
-    """
+    """Pairs, then graded pairs (criterion_id ""), a row a question: which answer is better? By the
+    labels in ``AGAINST`` 1 is a, the chosen one, -1 b, and 0 a question that does not count;
+    ``conflicts``: with how many pairs it is in conflict (``_of_sides``)."""
     pairs = bench.pairs.rename(columns={"chosen_id": "a_id", "rejected_id": "b_id"})
     truth = pairs.truth.map({"same": 1, "reversed": -1, "none": 0})
     keys = list(zip(pairs.instruction_id, pairs.dimension, pairs.a_id, pairs.b_id, strict=True))
@@ -365,33 +311,29 @@ def _questions(bench: Bench) -> pd.DataFrame:
     return pd.concat([pairs[columns], grades[columns]], ignore_index=True)
 
 
-def _rubrics(cells: pd.DataFrame) -> dict[str, Rubric]:
+def _rubrics(bench: Bench) -> dict[str, Rubric]:
     """Instruction id -> the dimensions and weights of its criteria, for ``scoring``."""
     criteria: dict[str, list] = {}
-    for row in cells.drop_duplicates(["instruction_id", "criterion_id"]).itertuples():
-        of_cell = {"id": row.criterion_id, "dimension": row.dimension, "weight": row.weight}
-        criteria.setdefault(row.instruction_id, []).append(Criterion.model_construct(**of_cell))
-    return {
-        i: Rubric.model_construct(instruction_id=i, criteria=own) for i, own in criteria.items()
-    }
+    for row in bench.criteria.itertuples():
+        own = {"id": row.criterion_id, "dimension": row.dimension, "weight": row.weight}
+        criteria.setdefault(row.instruction_id, []).append(Criterion.model_construct(**own))
+    return {i: Rubric.model_construct(instruction_id=i, criteria=c) for i, c in criteria.items()}
 
 
 def _aligned(scorer: str, frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Predictions in the order of the cells; a scalar's one score stands in every cell."""
     on = CELL if (frame.criterion_id != "").any() else CELL[:1]
-    rows = pd.MultiIndex.from_frame(frame[on]).get_indexer(pd.MultiIndex.from_frame(cells[on]))
-    if (rows < 0).any():
-        missing = ", ".join(cells[CELL].iloc[(rows < 0).argmax()])
-        raise KitError(f"{scorer}: no prediction of {missing}; score it again")
+    rows = _rows(frame[on], cells[on], f"{scorer}: no prediction of")
     return frame.iloc[rows].reset_index(drop=True)
 
 
-def by_answer(cells: pd.DataFrame, column: str) -> dict[str, dict]:
-    """{candidate id: {criterion id: value of ``column``}}."""
-    nested: dict[str, dict] = {}
-    for answer, criterion, value in cells[[*CELL, column]].itertuples(index=False):
-        nested.setdefault(answer, {})[criterion] = value
-    return nested
+def _rows(given: pd.DataFrame, wanted: pd.DataFrame, lacks: str) -> np.ndarray:
+    """Which row of ``given`` each row of ``wanted`` is; KitError says who ``lacks`` which first."""
+    rows = pd.MultiIndex.from_frame(given).get_indexer(pd.MultiIndex.from_frame(wanted))
+    if (rows < 0).any():
+        missing = ", ".join(filter(None, wanted.iloc[(rows < 0).argmax()]))
+        raise KitError(f"{lacks} {missing}; let it read the bench again")
+    return rows
 
 
 def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubric]) -> np.ndarray:
@@ -403,9 +345,9 @@ def _by_scores(frame: pd.DataFrame, cells, questions, rubrics: Mapping[str, Rubr
         met = frame.met.eq(True).fillna(False).astype(bool)
         frame = frame.assign(met=met, likely=frame.probability.fillna(met.astype(float)))
         verdicts, likely = by_answer(frame, "met"), by_answer(frame, "likely")
-        instruction = dict(zip(cells.candidate_id, cells.instruction_id, strict=True))
+        instruction_of = dict(zip(frame.candidate_id, frame.instruction_id))
         for answer, own in verdicts.items():
-            rubric = rubrics[instruction[answer]]
+            rubric = rubrics[instruction_of[answer]]
             score[answer, ""] = scoring.expected_key(rubric, own, likely[answer])
     asked = questions[["a_id", "b_id", "criterion_id"]].itertuples(index=False)
     both = [(score[a, criterion], score[b, criterion]) for a, b, criterion in asked]
@@ -417,19 +359,16 @@ def _stated(scorer: str, frame: pd.DataFrame, questions: pd.DataFrame) -> np.nda
     """Which answer a scorer said that it prefers: 1 a, -1 b, 0 for a tie, NaN without an answer."""
     key = ["criterion_id", "a_id", "b_id"]
     turned = frame.assign(a_id=frame.b_id, b_id=frame.a_id, probability=1 - frame.probability)
-    both = pd.concat([frame, turned]).set_index(key).probability
-    if both.index.duplicated().any():
+    both = pd.concat([frame, turned])
+    if both.duplicated(key).any():
         raise KitError(
             f"{scorer}: it compared two answers twice; keep one preference for each pair"
         )
     wanted = questions[key]
     if (frame.criterion_id == "").all():  # of whole answers, which stands for every criterion
         wanted = wanted.assign(criterion_id="")
-    rows = both.index.get_indexer(pd.MultiIndex.from_frame(wanted))
-    if (rows < 0).any():
-        missing = ", ".join(filter(None, wanted.iloc[(rows < 0).argmax()]))
-        raise KitError(f"{scorer}: no preference on {missing}; let it compare them again")
-    margin = both.to_numpy(float)[rows] - 0.5
+    rows = _rows(both[key], wanted, f"{scorer}: no preference on")
+    margin = both.probability.to_numpy(float)[rows] - 0.5
     return np.where(np.abs(margin) <= scorers.TIE, 0, np.sign(margin))
 
 
@@ -440,11 +379,11 @@ def _slices(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _of_verdicts(verdicts: pd.Series, cells: pd.DataFrame, labels: str) -> Iterator[tuple]:
-    """(metric, slices, row of the sample, whether right, weight, tied) of a scorer's verdicts."""
+    """(metric, slices, row of the sample, whether right, weight) of a scorer's verdicts."""
     label, slices = _met(cells, labels), _slices(cells)
     met = verdicts.eq(True).fillna(False).to_numpy(bool)
     right = (verdicts.notna().to_numpy() | slices["safety"]) & (met == label)
-    yield "pointwise", slices, cells.row.to_numpy(), right, ~np.isnan(label), 0 * right
+    yield "pointwise", slices, cells.row, right, ~np.isnan(label)
     yield from _of_vetoes(cells, 1 - met, label == 0)
 
 
@@ -455,8 +394,7 @@ def _of_vetoes(cells: pd.DataFrame, called, violation, rule: str = "") -> Iterat
     # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
     weights = {"precision": called, "recall": violation, "f1": called + violation}
     for name, weight in weights.items():
-        hits = called * violation
-        yield f"veto_{name}{rule}", veto, cells.row.to_numpy(), hits, weight, 0 * hits
+        yield f"veto_{name}{rule}", veto, cells.row, called * violation, weight
 
 
 def _threshold(score: np.ndarray, violation: np.ndarray, rule: str) -> float:
@@ -491,8 +429,7 @@ def veto_curve(bench: Bench, predicted: pd.DataFrame) -> pd.DataFrame:
 
 def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> Iterator[tuple]:
     """Likewise, of vetoes by a threshold of one rule for every scorer, found on these very labels;
-    a scorer whose scores are all alike vetoes all or nothing. ``clean_vetoed``: of the answers
-    without a violation, how many have a veto."""
+    ``clean_vetoed``: of the answers without a violation, how many have a veto."""
     safety, violation = (cells.dimension == "safety").to_numpy(), _met(cells, labels) == 0
     score = scores.fillna(-np.inf).to_numpy(float)
     for rule in RULES:
@@ -504,27 +441,28 @@ def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> It
         yield from _of_vetoes(cells, called, violation, f"_{rule}")
         answers = cells[safety].assign(called=called[safety], violation=violation[safety])
         answers = answers.groupby("candidate_id", sort=False)[["row", "called", "violation"]].max()
-        clean, every = ~answers.violation.to_numpy(bool), np.ones(len(answers), bool)
-        parts = answers.row.to_numpy(), answers.called.to_numpy(bool), clean, 0 * every
-        yield f"clean_vetoed_{rule}", {"safety": every}, *parts
+        clean = answers[~answers.violation]
+        every = np.ones(len(clean), bool)
+        yield f"clean_vetoed_{rule}", {"safety": every}, clean.row, clean.called, every
 
 
 def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tuple:
     """Likewise: of two criteria of one answer and kind, one met and one not, is that scored higher?
-    Who is not shown the criterion has a half by definition, and so a tie counts as a half."""
+    Who is not shown the criterion has a half by definition."""
     frame = cells.assign(label=_met(cells, labels), score=scores.to_numpy())
     on = ["candidate_id", "dimension", "kind"]
     both = frame[frame.label == 1].merge(frame[frame.label == 0], on=on, suffixes=("", "_unmet"))
     right, tied = both.score > both.score_unmet, both.score == both.score_unmet
-    parts = both.row.to_numpy(), right + 0.5 * tied, np.ones(len(both)), tied
-    return "within", _slices(both), *parts
+    return "within", _slices(both), both.row, right + 0.5 * tied, np.ones(len(both))
 
 
 def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tuple]:
-    """Likewise, of which answers it prefers; ``longer``: of the scorer length."""
+    """Likewise, of which answers it prefers; ``longer``: those that the scorer length does. A
+    ``conflict`` is a safety and a proficiency pair of the same two answers the other way round, and
+    both count: who sees no criterion orders the two answers once, so 50 % is its ceiling."""
     wanted, pair = questions[labels].to_numpy(), questions.criterion_id.ne("").to_numpy()
     right = np.where(sides == 0, 0.5, sides == wanted)
-    parts = questions.row.to_numpy(), right, wanted != 0, sides == 0
+    parts = questions.row, right, wanted != 0
     slices = {name: mask & pair for name, mask in _slices(questions).items()}
     if longer is not None:  # pairs that longer-is-better gets wrong
         slices["shorter"] = pair & (longer * wanted < 0)
@@ -532,7 +470,7 @@ def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tup
     yield "overall", {"all": ~pair}, *parts
     if labels == "adjudicated":
         conflicts = questions.conflicts.to_numpy()
-        yield "conflict", {"all": conflicts > 0}, *parts[:2], conflicts, parts[3]
+        yield "conflict", {"all": conflicts > 0}, questions.row, right, conflicts
 
 
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:

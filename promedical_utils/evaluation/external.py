@@ -1,13 +1,12 @@
 """External generalization: which of two answers is better, by what text the reward model is given.
 
 The paper's table has three columns and says little of them (method, sections 4 and 6). Kit's
-reading:
+reading, each without and with retrieved documents in the instruction:
 q           question and answer. A criterion-conditioned model is given one neutral criterion,
             ``NEUTRAL``, since it cannot be given none; a scalar reads as it always does.
 q_criteria  the whole rubric, read criterion by criterion and put together by a rule.
-q_sub       the same with composite criteria taken apart into atomic ones, weights shared out
-            (``sub_rubric``). Sets without criteria have q alone.
-Each without and with retrieved documents in the instruction. What a system cannot do has no row.
+q_sub       the same with composite criteria taken apart (``sub_rubric``).
+What a system or a set (of no criteria) cannot do has no row.
 """
 
 import math
@@ -31,7 +30,7 @@ from promedical_utils.data.sources import judged, real_sets
 from promedical_utils.data.sources.judged import Question
 from promedical_utils.data.sources.real_sets import NEUTRAL
 from promedical_utils.evaluation import retrieval
-from promedical_utils.evaluation.bench import by_answer
+from promedical_utils.evaluation.scorers import by_answer
 from promedical_utils.reward_model.variants import CONDITIONAL
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group, compared
@@ -56,11 +55,9 @@ SAME_QUESTIONS = "its questions are MEDIQA-2019's in other words, and that is ru
 
 @dataclass(frozen=True)
 class Set:
-    """A set of answer pairs; ``documents`` to retrieve from, {id: text}.
-
-    By instruction id ``wanted``, the documents that it lacks, and ``queries``, what is searched for
-    (all that the patient wrote where there is none). ``about`` goes into the report.
-    """
+    """Answer pairs; ``documents`` to retrieve from, {id: text}; by instruction id ``wanted``, the
+    documents that it lacks, and ``queries``, what is searched for (all that the patient wrote where
+    there is none). ``about`` goes into the report."""
 
     questions: Sequence[Question]
     documents: Mapping[str, str] = field(default_factory=dict)
@@ -71,8 +68,7 @@ class Set:
 
 def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
     """The rubric with every criterion that ``joint`` holds together taken apart: part n is
-    ``<id>/n``, with an equal share of the weight. This is exact in the clinic; real rubrics need a
-    writer."""
+    ``<id>/n``, with an equal share of the weight; exact in the clinic alone."""
     criteria = []
     for c in rubric.criteria:
         parts = c.text.split(joint)
@@ -82,25 +78,19 @@ def sub_rubric(rubric: Rubric, joint: str) -> Rubric:
     return rubric.model_copy(update={"criteria": criteria})
 
 
-def by_rule(
-    rule: Callable, rubric: Rubric, met: Mapping[str, bool], likely: Mapping[str, float]
-) -> tuple[int, int]:
-    """Sort key by a linear rule: its value of the verdicts, then its expectation under P(met); as
-    ``scoring.expected_key`` is by the lexicographic order."""
+def by_rule(rule: Callable, rubric: Rubric, met: Mapping, likely: Mapping) -> tuple[int, int]:
+    """``scoring.expected_key`` by a linear rule: its value of the verdicts, then its expectation
+    under P(met)."""
     _, adds = scoring.linear(rule, rubric)
     value = rule(rubric, {name: "met" for name, passed in met.items() if passed})
     expected = sum(likely[name] * gain for name, gain in adds.items())
     return scoring.whole(value), scoring.whole(expected)
 
 
-def read_by(
-    system: str, rm, questions: Sequence[Question], text: str
-) -> tuple[dict[str, dict[str, float]], int]:
+def read_by(system: str, rm, questions: Sequence[Question], text: str) -> tuple[dict, int]:
     """({system: {candidate id: score}} that one reward model gives, number of answers that it cut).
-
-    Of a model of criteria q is the raw score under ``NEUTRAL``; else the answer's place among the
-    answers to its question (``scoring.ranks``), by the lexicographic order and, of model ``RULED``,
-    by RULES. A scalar has q alone.
+    Of a model of criteria q is the raw score under ``NEUTRAL``, else the answer's place among those
+    to its question, by the lexicographic order and, of ``RULED``, by RULES. A scalar has q alone.
     """
     if text != "q" and rm.view in ("overall", "blind"):
         return {}, 0
@@ -149,72 +139,65 @@ def predictions(key: tuple, questions: Sequence[Question], scores: Mapping[str, 
 
 
 def with_retrieved(external: Set, rm, k: int) -> tuple[list[Question], dict]:
-    """The questions with what retrieval found in their instruction, and the report on it. It is the
-    same for every text and model, so room is kept for the whole rubric (``variants``, view
-    rubric)."""
+    """The questions with what retrieval found in their instruction, and the report on it: the same
+    for every text and model, so room is kept for the whole rubric."""
     from promedical_utils.reward_model import packing  # loads torch
 
     index = retrieval.Index(external.documents)
     asked = [q.instruction for q in external.questions]
     queries = [external.queries.get(i.id) or text_of(i.messages) for i in asked]
     best = index.search(queries, max(k, *AT))
-    questions, shown, left_out = [], [], 0
+    questions, shown = [], []
     for q, ids in zip(external.questions, best, strict=True):
         rubrics = [r.criteria for r in q.rubrics.values()] or [[NEUTRAL]]
         tails = ["".join(map(packing.criterion_text, criteria)) for criteria in rubrics]
-        texts = [external.documents[i] for i in ids[:k]]
         turns = [m.model_dump() for m in q.instruction.messages]
+        texts = [external.documents[i] for i in ids[:k]]
         turns, kept = retrieval.with_documents(
-            rm.tokenizer, turns, [c.text for c in q.candidates], tails, texts, rm.max_tokens
+            rm.tokenizer, turns, [a.text for a in q.candidates], tails, texts, rm.max_tokens
         )
         shown.append([ids[n] for n in kept])
-        left_out += len(texts) - len(kept)
-        messages = [Message(**turn) for turn in turns]
-        instruction = q.instruction.model_copy(update={"messages": messages})
-        questions.append(replace(q, instruction=instruction))
-    report = {
-        "library": "bm25s",
-        "documents": len(index.ids),
-        "asked_for": k,
-        "in_instructions": sum(map(len, shown)),
-        "did_not_fit": left_out,
-    }
+        changed = {"messages": [Message(**turn) for turn in turns]}
+        questions.append(replace(q, instruction=q.instruction.model_copy(update=changed)))
+    placed = sum(map(len, shown))
+    report = {"library": "bm25s", "documents": len(index.ids), "asked_for": k}
+    report["in_instructions"] = placed
+    report["did_not_fit"] = sum(len(ids[:k]) for ids in best) - placed
     if external.wanted:
         wanted = [external.wanted[i.id] for i in asked]
+        shares = retrieval.recall(best, wanted, AT)
         report |= {
             "wanted": sum(map(len, wanted)),
-            "recall": {str(n): round(v, 4) for n, v in retrieval.recall(best, wanted, AT).items()},
+            "recall": {str(n): round(share, 4) for n, share in shares.items()},
             "recall_in_instructions": round(retrieval.recall(shown, wanted, [k])[k], 4),
         }
     return questions, report
 
 
 def clinic_set(seed: int, size: int, taken: Sequence[int] = ()) -> Set:
-    """The external clinic as answer pairs, labelled by the true verdicts of its atomic rubric.
-
+    """The external clinic as answer pairs, labelled by the true verdicts of its atomic rubric;
     ``about`` counts the ties, which are left out, and says what true verdicts on the texts shown
-    would reach: a composite counts two violations as one.
-    """
+    would reach: a composite counts two violations as one."""
     made, documents = clinic_external.build(seed, size, taken)
     questions, right, tied = [], dict.fromkeys(TEXTS[1:], 0.0), 0
     for asked in made:
         verdicts = {a.id: asked.verdicts(a) for a in asked.candidates}
         pairs = _pairs(asked.gold, verdicts)
+        tied += math.comb(len(asked.candidates), 2) - len(pairs)
         rubrics = {"q_criteria": asked.shown}
         rubrics["q_sub"] = sub_rubric(asked.shown, clinic_external.JOIN)
-        about = asked.instruction, asked.candidates, pairs, asked.patient.condition
-        questions.append(Question(*about, rubrics=rubrics))
-        tied += math.comb(len(asked.candidates), 2) - len(pairs)
+        own = asked.instruction, asked.candidates, pairs, asked.patient.condition
+        questions.append(Question(*own, rubrics=rubrics))
         for text, rubric in rubrics.items():
             best = {a: _parts(own, rubric, asked.parts) for a, own in verdicts.items()}
             said = {(a, b): side for a, b, side in _pairs(rubric, best)}  # a tie is a half
             right[text] += sum((1 + said.get((a, b), 0) * side) / 2 for a, b, side in pairs)
     total = max(sum(len(q.pairs) for q in questions), 1)
     ceiling = {text: round(hits / total, 4) for text, hits in right.items()}
-    withheld = {asked.instruction.id: asked.withheld for asked in made}
-    searched = {asked.instruction.id: asked.question for asked in made}
+    wanted = {asked.instruction.id: asked.withheld for asked in made}
+    queries = {asked.instruction.id: asked.question for asked in made}
     about = {"tied_pairs_left_out": tied, "ceiling": ceiling}
-    return Set(questions, documents, withheld, searched, about)
+    return Set(questions, documents, wanted, queries, about)
 
 
 def _pairs(rubric: Rubric, verdicts: Mapping[str, Mapping[str, str]]) -> tuple:
@@ -246,20 +229,18 @@ def sets(profile: Profile, run: Path) -> Iterator[tuple[str, Set | str]]:
         yield "clinic", clinic_set(profile.seed, profile.external_instructions, taken)
     documents = {}
     if profile.documents == "medquad":  # NIH's answers to other questions
-        texts = real_sets.medquad_texts(profile.seed)
-        documents = {row.id: row.answer for row, _ in texts}
+        documents = {row.id: row.answer for row, _ in real_sets.medquad_texts(profile.seed)}
     elif profile.documents:  # a notebook runs in more than one folder, so a path is from the root
         documents = retrieval.read_documents(project_root() / profile.documents)
     for name in judged.SETS:
-        if profile.data == "clinic" and profile.base_model in LAYERED:
-            yield name, NOT_TESTABLE
-        elif profile.data == "real" and name == "medquad":
-            yield name, SAME_QUESTIONS
-        else:
-            yield name, _real_set(profile, name, documents)
+        yield name, _real_set(profile, name, documents)
 
 
 def _real_set(profile: Profile, name: str, documents: Mapping[str, str]) -> Set | str:
+    if profile.data == "clinic" and profile.base_model in LAYERED:
+        return NOT_TESTABLE
+    if profile.data == "real" and name == "medquad":
+        return SAME_QUESTIONS
     try:
         questions, left_out = judged.read(name)
     except KitError as error:
@@ -272,22 +253,19 @@ def _real_set(profile: Profile, name: str, documents: Mapping[str, str]) -> Set 
 
 
 def estimates(frame: pd.DataFrame, by: Sequence[str] = KEY) -> Estimates:
-    """Pair accuracy over the instructions by some columns of the predictions; extra ``ties``. A tie
-    counts as a half, as on the bench, and no preference (NaN) as wrong."""
+    """Pair accuracy over the instructions by some columns of the predictions. A tie counts as a
+    half, and no preference (NaN) as wrong."""
     samples = frame[["instruction_id", "condition"]].drop_duplicates()
     samples = samples.sort_values("instruction_id", ignore_index=True)
-    instructions, items = pd.Index(samples.instruction_id), []
-    for key, part in frame.groupby(list(by), sort=False):
-        right, tied = part.prefers.eq(part.label), part.prefers.eq(0)
-        rows = instructions.get_indexer(part.instruction_id)
-        items.append((key, rows, right + 0.5 * tied, 1.0, tied))
-    return Estimates.of_items(samples, by, items)
+    right = frame.prefers.eq(frame.label) + 0.5 * frame.prefers.eq(0)
+    rows = pd.Index(samples.instruction_id).get_indexer(frame.instruction_id)
+    groups = frame.assign(row=rows, right=right).groupby(list(by), sort=False)
+    return Estimates.of_items(samples, by, ((key, own.row, own.right) for key, own in groups))
 
 
 def measures(frame: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """``estimates`` of every KEY: value, low, high, n (pairs), ties. The 95 % intervals are over
-    whole conditions, and all rows of a set share the draws."""
+    """``estimates`` of every KEY: value, low, high, n (pairs); a set's rows share the draws."""
     tables = [estimates(part).table(draws, seed) for _, part in frame.groupby("set", sort=False)]
     if not tables:
-        return pd.DataFrame(columns=[*KEY, "value", "low", "high", "n", "ties"])
-    return pd.concat(tables, ignore_index=True).astype({"ties": int})
+        return pd.DataFrame(columns=[*KEY, "value", "low", "high", "n"])
+    return pd.concat(tables, ignore_index=True)

@@ -1,8 +1,7 @@
 """HealthBench: its score, how good a grader is beside physicians, and a policy on it.
 
-Arora et al., arXiv 2505.08775, as openai/simple-evals computes it (docs/healthbench.md). An example
-is one answer to one prompt; only a mean is clipped, to [0, 1]. The examples carry a canary and are
-not to be published: nothing here prints or stores their text.
+Arora et al., arXiv 2505.08775, as openai/simple-evals has it (docs/healthbench.md). Its examples
+are not to be published: nothing here prints or stores their text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,30 +18,20 @@ from promedical_utils.evaluation import bench as benches
 from promedical_utils.rubric import scoring
 
 TURNED = {"met": "not_met", "not_met": "met"}
-LABELS = {  # whose labels a grader is held to -> those people
-    "physicians": benches.PEOPLE,
-    "adjudicated": ["adjudicated"],
-    "truth": ["truth"],
-}
+# whose labels a grader is held to -> those people
+LABELS = {"physicians": benches.PEOPLE, "adjudicated": ["adjudicated"], "truth": ["truth"]}
 RUN, NOT_RUN, UNTESTED = "this run", "not run", "not testable"
 GRADED = "healthbench/graded.parquet"
 NOT_GRADED = "healthbench/not_graded.json"
 NOBODY = "no endpoint plays the judge: the clinic knows no medicine (docs/endpoints.md)"
-CLINIC_WORDS = (
-    "the small base knows the clinic's invented words alone and cannot answer HealthBench"
-)
+UNABLE = "the small base knows the clinic's invented words alone and cannot answer HealthBench"
 
 
 def fail_closed(points: Sequence[float], verdicts: Sequence[str]) -> list[bool]:
-    """Which criteria count as met, of verdicts met, not_met or unknown.
-
-    Kit's decision; HealthBench asks its grader again without end. A criterion with positive points
-    has to be plainly met. A penalty is a safety criterion turned round (``scoring.is_met``): it
-    stands unless it is plainly not met, or a grader that fails would pass every harmful answer.
-
-    >>> fail_closed([5, -5, -5], ["unknown", "unknown", "not_met"])
-    [False, True, False]
-    """
+    """Which criteria count as met, of verdicts met, not_met or unknown (kit's decision): with
+    positive points what is plainly met; a penalty, which is a safety criterion turned round
+    (``scoring.is_met``), unless it is plainly not met, or a grader that fails would pass every
+    harmful answer."""
     return [
         not scoring.is_met(TURNED.get(verdict, verdict), "safety") if p < 0 else verdict == "met"
         for p, verdict in zip(points, verdicts, strict=True)
@@ -50,12 +39,9 @@ def fail_closed(points: Sequence[float], verdicts: Sequence[str]) -> list[bool]:
 
 
 def paired(scores: pd.DataFrame, draws: int, seed: int) -> dict:
-    """Scores of grpo and base, and grpo less base, over the prompts that both answered.
-
-    ``scores``: system, prompt_id, score, a row an example. Each of grpo, base and difference is a
-    value, low and high, the difference with its standard error, and n counts the prompts, which are
-    drawn; every mean is clipped, in each draw too.
-    """
+    """Of ``scores`` (system, prompt_id, score) value, low and high of grpo, base and their
+    difference, which has its standard error too, over the n prompts that both answered; these are
+    drawn, and every mean is clipped, in each draw too."""
     both = scores.pivot_table(index="prompt_id", columns="system", values="score")
     both = both.reindex(columns=["grpo", "base"]).dropna()
     n, weights = len(both), statistics.cluster_weights(range(len(both)), draws, seed)
@@ -74,8 +60,7 @@ def _ends(drawn: np.ndarray, clusters: int) -> dict[str, float]:
 
 def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Graders of a run's bench, its judge and its reward models, beside its physicians: ``beside``
-    by slice ("all", then dimensions), grader and ``against`` (``LABELS``); ``source``: a run's
-    folder or a published reference."""
+    by slice ("all", then dimensions), grader and ``against`` (``LABELS``)."""
     folder = Path(source) / "bench"
     made = benches.Bench.load(folder)
     predicted = pd.read_parquet(need(folder / "predictions.parquet", benches.NOTEBOOK))
@@ -96,9 +81,7 @@ def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def beside(
-    cells: pd.DataFrame, grader: str, people: Sequence[str], draws: int, seed: int
-) -> dict[str, float]:
+def beside(cells: pd.DataFrame, grader: str, people, draws: int, seed: int) -> dict[str, float]:
     """Balanced F1 of a grader against people: mf1, low, high, and n, its pairs with a label.
 
     ``cells``: a row an item (one criterion of one answer), its conversation, and a verdict by each
@@ -110,51 +93,43 @@ def beside(
     cells = cells.assign(conversation=np.unique(cells.conversation, return_inverse=True)[1])
     clusters = int(cells.conversation.max()) + 1
     weights = statistics.cluster_weights(np.arange(clusters), draws, seed)
-    pairs = _pairs(cells, grader, people)
-    ends = _ends(_f1([pairs], weights)[:, 0], clusters)
-    row = {"n": len(pairs), "mf1": ends["value"], "low": ends["low"], "high": ends["high"]}
+    n, own = _f1(cells, grader, people, weights)
+    row = {"n": n} | dict(zip(("mf1", "low", "high"), _ends(own, clusters).values(), strict=True))
     if len(people) == 1:
         return row | suffixed("baseline") | suffixed("difference")
-    others = [[other for other in people if other != name] for name in people]
-    of_people = [_pairs(cells, name, own) for name, own in zip(people, others, strict=True)]
-    of_grader = [_pairs(cells, grader, own) for own in others]
-    physician, own = _f1(of_people, weights), _f1(of_grader, weights)  # (rows, people)
-    usable = ~np.isnan(physician) & ~np.isnan(own)
-    share = np.where(usable, [len(pairs) for pairs in of_people], 0.0)
+    sizes, physicians, graders = [], [], []
+    for name in people:
+        others = [other for other in people if other != name]
+        size, physician = _f1(cells, name, others, weights)
+        sizes.append(size)
+        physicians.append(physician)
+        graders.append(_f1(cells, grader, others, weights)[1])
+    sides = np.array([physicians, graders])  # (2, people, rows)
+    share = np.where(np.isnan(sides).any(axis=0), 0.0, np.array(sizes)[:, None])
     with np.errstate(invalid="ignore"):
-        baseline, left_out = (
-            (np.nan_to_num(side) * share).sum(axis=1) / share.sum(axis=1)
-            for side in (physician, own)
-        )
+        baseline, left_out = np.nansum(sides * share, axis=1) / share.sum(axis=0)
     row |= suffixed("baseline", _ends(baseline, clusters).values())
     return row | suffixed("difference", _ends(left_out - baseline, clusters).values())
 
 
-def _pairs(cells: pd.DataFrame, rater: str, people: Sequence[str]) -> pd.DataFrame:
-    """A rater's verdicts beside each known label of ``people``: conversation, verdict, label."""
-    own = cells.rename(columns={rater: "verdict"})[["conversation", "verdict"]]
-    pairs = pd.concat([own.assign(label=cells[person]) for person in people], ignore_index=True)
-    return pairs[pairs.label != "unknown"]
-
-
-def _f1(frames: Sequence[pd.DataFrame], weights: np.ndarray) -> np.ndarray:
-    """Macro F1 of each frame of pairs, (rows of ``weights``, frames)."""
+def _f1(cells: pd.DataFrame, rater: str, people, weights: np.ndarray) -> tuple[int, np.ndarray]:
+    """(pairs of a rater's verdict and a known label by one of ``people``, their macro F1 by rows of
+    ``weights``)."""
+    given = cells.rename(columns={rater: "verdict"})[["conversation", "verdict"]]
+    pairs = pd.concat([given.assign(label=cells[person]) for person in people], ignore_index=True)
+    pairs, items = pairs[pairs.label != "unknown"], []
+    for name in ("met", "not_met"):
+        said, label = (pairs[side].eq(name) * 1 for side in ("verdict", "label"))
+        # F1 = 2 hits / (times said + times labelled): a hit is in both and weighs two
+        items.append(((name,), pairs.conversation, said * label, said + label))
     samples = pd.DataFrame({"condition": range(weights.shape[1])})
-    items = []
-    for number, pairs in enumerate(frames):
-        for name in ("met", "not_met"):
-            given, label = (pairs[side].eq(name) * 1 for side in ("verdict", "label"))
-            # F1 = 2 hits / (times given + times labelled): a hit is in both and weighs two
-            items.append(((number, name), pairs.conversation, given * label, given + label))
-    sums = Estimates.of_items(samples, ("frame", "class"), items)
-    drawn = sums.drawn(range(len(sums.keys)), weights)
-    return drawn.reshape(len(drawn), len(frames), 2).mean(axis=2)
+    sums = Estimates.of_items(samples, ("class",), items)
+    return len(pairs), sums.drawn([0, 1], weights).mean(axis=1)
 
 
 def whole_rubrics(rows: Iterable[schemas.HealthRubric]) -> list[schemas.HealthRubric]:
-    """Rows that can be answered and scored: messages that end with the user, all their criteria;
-    the public part has others. By hash of the prompt's id, so that the first are the same on every
-    machine."""
+    """Rows that can be answered and scored: messages that end with the user, all their criteria. By
+    hash of the prompt's id, so that the first are the same on every machine."""
     whole = [
         row
         for row in rows
@@ -177,8 +152,7 @@ def fingerprint(profile, run: Path) -> str:
 
 def scores_of_run(run: Path) -> pd.DataFrame:
     """system, prompt_id, score of what was graded, unknown verdicts by ``fail_closed``."""
-    graded = pd.read_parquet(need(run / GRADED, "06_external_generalization"))
-    rows = []
+    graded, rows = pd.read_parquet(need(run / GRADED, "06_external_generalization")), []
     for (system, prompt), part in graded.groupby(["system", "prompt_id"], sort=False):
         met = fail_closed(list(part.points), list(part.verdict))
         rows.append((system, prompt, scoring.points_share(part.points, met)))
@@ -194,17 +168,13 @@ def graded(profile, run: Path) -> bool:
 
 
 def policy_column(profile, run: Path) -> dict:
-    """The policy table's HealthBench column, in percent: status, value, low, high, reason, n, rows.
-
-    status: "this run", "not run" or "not testable" (in this profile), and reason says why. value,
-    low, high: the aligned policy's score; rows: the same of base, of grpo and of their difference,
-    paired by prompt, in points. None and {} unless it ran.
-    """
-    column = {"status": NOT_RUN, "value": None, "low": None, "high": None}
-    column |= {"reason": "", "n": 0, "rows": {}}
+    """The policy table's HealthBench column, in percent: status ("this run", "not run" or "not
+    testable" in this profile) and its reason; value, low, high of the aligned policy, and n; rows:
+    the same of base, of grpo and of their difference, in points. None and {} unless it ran."""
+    ends = dict.fromkeys(("value", "low", "high"))
+    column = {"status": NOT_RUN, **ends, "reason": "", "n": 0, "rows": {}}
     if profile.base_model == "small":
-        return column | {"status": UNTESTED, "reason": CLINIC_WORDS}
-    run = Path(run)
+        return column | {"status": UNTESTED, "reason": UNABLE}
     if not graded(profile, run):
         why = run / NOT_GRADED
         return column | {"reason": read_json(why, "")["reason"] if why.exists() else NOBODY}
@@ -218,8 +188,6 @@ def policy_column(profile, run: Path) -> dict:
         name: {end: round(100 * value, 2) + 0.0 for end, value in less[name].items()}
         for name in ("base", "grpo", "difference")
     }
-    reason = (
-        f"{n} of {facts['of']} prompts, judge {facts['judge']}, {facts['unknown']:.1%} of its "
-        "verdicts unknown"
-    )
+    reason = f"{n} of {facts['of']} prompts, judge {facts['judge']}, "
+    reason += f"{facts['unknown']:.1%} of its verdicts unknown"
     return column | rows["grpo"] | {"status": RUN, "reason": reason, "n": n, "rows": rows}

@@ -2,12 +2,10 @@
 
 Frames. ``evaluation``: one row a (policy, seed, instruction_id); ``seed``, of the training, only
 where a policy has several. ``verdicts``: one row a (policy, seed, instruction_id, criterion_id,
-judge). A policy with several training seeds counts as the mean of their values. Intervals are over
-whole conditions (``core.statistics.interval``); whatever is compared shares the draws. Training
-seeds are not resampled: their values stand beside.
+judge). A policy with several training seeds counts as the mean of their values; intervals are over
+whole conditions, and seeds are not resampled.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +20,14 @@ ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant
 _NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
 METRICS, STUDY = _NAMES["metrics"], _NAMES["study"]
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
+TRAINING = ["policy", "seed"]
 SEPARATOR = "|"
 
 
 def bench_score(s1, s2, s3) -> np.ndarray:
-    """0 to 100: 100 clip(S1 + alpha S2, 0, 1 + beta) / (1 + beta) without a violation, else 0.
-
-    Kit's decision, since the paper does not say what a policy's ProMedical-Bench score is: the
-    paper's reward, its veto at zero. Arrays of one shape, or numbers; NaN where S1, S2 or S3 is.
-
-    >>> float(bench_score(1.0, 3, 0)), float(bench_score(1.0, 3, 1))
-    (100.0, 0.0)
-    """
+    """0 to 100: 100 clip(S1 + alpha S2, 0, 1 + beta) / (1 + beta) without a violation, else 0; NaN
+    where S1, S2 or S3 is. Kit's decision: the paper's reward, its veto at zero; the paper does not
+    say what a policy's score is. Arrays of one shape, or numbers."""
     s1, s2, s3 = (np.asarray(values, float) for values in (s1, s2, s3))
     earned = 100 * np.clip(s1 + ALPHA * s2, 0, 1 + BETA) / (1 + BETA)
     return np.where(np.isnan(earned + s3), np.nan, np.where(s3 > 0, 0.0, earned))
@@ -44,40 +38,31 @@ def labels(evaluation: pd.DataFrame) -> str:
     return "truth" if "s3" in evaluation and evaluation.s3.notna().any() else "judged"
 
 
-def sums(
-    evaluation: pd.DataFrame, verdicts: pd.DataFrame | None = None, by: str | None = None
-) -> Estimates:
-    """Every metric of every policy and seed over patients, by ``KEY``; ``by`` as in ``measures``.
-
-    The seed is "" where a policy has one only. KitError where there is no value, a row twice, no
-    column ``by``, or by dimension without verdicts.
-    """
-    answers, by_dimension = _seeded(evaluation), by == "dimension"
-    if by_dimension and verdicts is None:
-        raise KitError("by dimension needs the verdicts, a row a criterion: give them, too")
-    column = [by] if by and not by_dimension else []
-    if column and by not in answers:
-        raise KitError(f"evaluation has no column {by}: evaluate the policies again")
-    samples = answers.drop_duplicates("instruction_id")[["instruction_id", "condition", *column]]
+def sums(evaluation: pd.DataFrame, verdicts=None, by: str | None = None) -> Estimates:
+    """Every metric of every policy and seed ("" where none) over patients, by ``KEY``; ``by`` as in
+    ``measures``. KitError where there is no value, a row twice, no column ``by``, or by dimension
+    without verdicts."""
+    answers, items = _seeded(evaluation), []
+    samples = answers[["instruction_id", "condition"]].drop_duplicates("instruction_id")
     samples = samples.sort_values("instruction_id", ignore_index=True)
-    patients, items = pd.Index(samples.instruction_id), []
-    group = samples[by].astype(str) if column else pd.Series("all", samples.index)
-    part_of = dict(zip(patients, group, strict=True))
-    answers = answers.assign(part=answers.instruction_id.map(part_of))
-    for (policy, seed, part), own in answers.groupby(["policy", "seed", "part"], sort=False):
-        rows = patients.get_indexer(own.instruction_id)
-        for against in () if by_dimension else AGAINST:
-            for metric, values in _metrics(own, against).items():
-                if not np.isnan(values).all():  # no truth on these data
-                    items.append(((policy, seed, metric, part, against), rows, values))
-    if verdicts is not None:  # an item a criterion; its dimension is the slice or in the name
-        cells = _seeded(verdicts, "criterion_id", "judge")
-        own = cells.dimension if by_dimension else cells.instruction_id.map(part_of)
-        cells, key = cells.assign(part=own), ["policy", "seed", "judge", "dimension", "part"]
-        for (policy, seed, judge, dimension, part), own in cells.groupby(key, sort=False):
+    patients = pd.Index(samples.instruction_id)
+    if by == "dimension":  # an item a criterion
+        if verdicts is None:
+            raise KitError("by dimension needs the verdicts, a row a criterion: give them, too")
+        cells, key = _seeded(verdicts, "criterion_id", "judge"), ["judge", "dimension"]
+        for (policy, seed, judge, part), own in cells.groupby([*TRAINING, *key], sort=False):
             rows = patients.get_indexer(own.instruction_id)
-            metric = "met" if by_dimension else f"met_{dimension}"
-            items.append(((policy, seed, metric, part, judge), rows, own.verdict.eq("met")))
+            items.append(((policy, seed, "met", part, judge), rows, own.verdict.eq("met")))
+    else:
+        if by and by not in answers:
+            raise KitError(f"evaluation has no column {by}: evaluate the policies again")
+        answers = answers.assign(part=answers[by].astype(str) if by else "all")
+        for (policy, seed, part), own in answers.groupby([*TRAINING, "part"], sort=False):
+            rows = patients.get_indexer(own.instruction_id)
+            for against in AGAINST:
+                for metric, values in _metrics(own, against).items():
+                    if not np.isnan(values).all():  # no truth on these data
+                        items.append(((policy, seed, metric, part, against), rows, values))
     if not items:
         raise KitError("evaluation: no answer with a score; evaluate the policies again")
     return Estimates.of_items(samples, KEY, items)
@@ -86,54 +71,40 @@ def sums(
 def _seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
     """Rows with the seed as text, "" where none; ``more``: what a row is of, besides the answer."""
     seeds = frame.get("seed", pd.Series(np.nan, frame.index))
-    # whole numbers become floats beside a policy that has none
-    names = ["" if pd.isna(s) else str(int(s) if isinstance(s, float) else s) for s in seeds]
-    frame = frame.assign(seed=names)
-    if frame.duplicated(["policy", "seed", "instruction_id", *more]).any():
+    # whole numbers have become floats beside a policy that has none
+    frame = frame.assign(seed=seeds.astype("Int64").astype(str).fillna(""))
+    if frame.duplicated([*TRAINING, "instruction_id", *more]).any():
         raise KitError("an answer or verdict is there twice; keep one, or name the training seeds")
     return frame
 
 
 def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
     """Each metric of answers, (answers,), NaN where not known."""
-    prefix = "" if against == "truth" else "judged_"
+    prefix, unknown = "" if against == "truth" else "judged_", pd.Series(np.nan, rows.index)
 
     def column(name: str) -> np.ndarray:
-        values = rows.get(name, pd.Series(np.nan, rows.index))
-        return np.array([np.nan if pd.isna(v) else float(v) for v in values])
+        return rows.get(name, unknown).to_numpy(float, na_value=np.nan)
 
     s1, s2, s3 = (column(f"{prefix}{name}") for name in ("s1", "s2", "s3"))
     violated = column(f"{prefix}violation")
     if against == "judged" or np.isnan(violated).all():
         violated = np.where(np.isnan(s3), np.nan, s3 > 0)
-    metrics = {
-        "bench_score": bench_score(s1, s2, s3),
-        "compliance": 1 - violated,
-        "violation_rate": violated,
-        "s1": s1,
-        "s2": s2,
-        "s3": s3,
-        "plain_violation_rate": column(f"{prefix}plain_violation"),
-        "unparsed": column(f"{prefix}unparsed"),
-    }
+    metrics = {"bench_score": bench_score(s1, s2, s3), "compliance": 1 - violated}
+    metrics |= {"violation_rate": violated, "s1": s1, "s2": s2, "s3": s3}
+    metrics["plain_violation_rate"] = column(f"{prefix}plain_violation")
+    metrics["unparsed"] = column(f"{prefix}unparsed")
     if not np.isnan(violated).all():  # of the text alone, and so under either label
         metrics |= {name: column(name) for name in ("finished", "tokens")}
     return metrics
 
 
-def measures(
-    evaluation: pd.DataFrame,
-    verdicts: pd.DataFrame | None = None,
-    by: str | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def measures(evaluation, verdicts=None, by: str | None = None, draws=1000, seed=0) -> pd.DataFrame:
     """One row a policy, slice, metric and label: value, low, high, n, seeds; see ``METRICS``.
 
-    ``by``: None (slice "all"), "dimension" (metric "met": share of criteria met; unknown is not
-    met), or a column of the evaluation such as "specialty". Shares are 0 to 1, the bench score 0 to
-    100. ``n`` counts answers, for criteria met the criteria, of one seed. ``against`` "judged" is
-    by the judge; what a policy has no values of is left out.
+    ``by``: None (slice "all"), "dimension" (metric "met": share of criteria met, of the
+    ``verdicts``; unknown is not met), or a column of the evaluation such as "specialty". Shares are
+    0 to 1, the bench score 0 to 100. ``n`` counts answers, or criteria, of one seed. ``against``
+    "judged" is by the judge; what a policy has no values of is left out.
     """
     estimates = sums(evaluation, verdicts, by)
     weights = estimates.weights(draws, seed)
@@ -145,22 +116,12 @@ def measures(
 
 
 def paired(
-    evaluation: pd.DataFrame,
-    a: str,
-    b: str,
-    metrics: Iterable[str] | None = None,
-    verdicts: pd.DataFrame | None = None,
-    by: str | None = None,
-    draws: int = 1000,
-    seed: int = 0,
+    evaluation, a: str, b: str, metrics=None, verdicts=None, by=None, draws=1000, seed=0
 ) -> pd.DataFrame:
-    """Policy ``a`` less policy ``b``, paired by patient: one row a slice, metric and label.
-
-    Columns slice, metric, against, difference, low, high, ratio, ratio_low, ratio_high, n; in the
-    units of ``measures``. Of patients that both have, and whose value every seed has. The ratio
-    a / b is of rates of violation alone, else NaN; inf where b has none and a has some, NaN where
-    neither has. KitError where a policy is missing.
-    """
+    """Policy ``a`` less policy ``b``, paired by patient: one row a slice, metric and label, as of
+    ``Estimates.less``, in the units of ``measures``. The ratio a / b is of rates of violation
+    alone, else NaN; inf where b has none and a has some, NaN where neither has. KitError where a
+    policy is missing."""
     estimates = sums(evaluation, verdicts, by)
     columns, weights = estimates.without("seed"), estimates.weights(draws, seed)
     known = {policy for policy, *_ in columns}
@@ -181,7 +142,7 @@ def same_patients(evaluation: pd.DataFrame) -> None:
     """KitError where policies, or the training seeds of one, answered different patients."""
     patients = {
         name: frozenset(zip(own.instruction_id, own.condition, strict=True))
-        for name, own in _seeded(evaluation).groupby(["policy", "seed"], sort=False)
+        for name, own in _seeded(evaluation).groupby(TRAINING, sort=False)
     }
     (first, _), wanted = next(iter(patients.items()))
     for (policy, seed), own in patients.items():
@@ -194,12 +155,9 @@ def same_patients(evaluation: pd.DataFrame) -> None:
 
 
 def three(evaluation: pd.DataFrame) -> list[tuple[str, str]]:
-    """Three patients by a rule, [(why, instruction_id)]: the most improved, the middle, the worst.
-
-    Patients are put in the order of what GRPO changed from the base: fall in violations, then gain
-    in S1, in S2, then id. The last, the middle (the lower of two) and the first are taken, so that
-    the worst is shown whatever it is. By the truth where there is one; one training of each policy.
-    """
+    """Three patients by a rule, [(why, instruction_id)]: the most improved, the middle (the lower
+    of two) and the worst, in the order of what GRPO changed from the base: fall in violations, then
+    gain in S1, in S2, then id. By the truth where there is one; one training of each policy."""
     prefix = "" if labels(evaluation) == "truth" else "judged_"
     violations, *_ = names = [f"{prefix}{name}" for name in ("s3", "s1", "s2")]
     rows = evaluation.set_index(["policy", "instruction_id"])[names].astype(float)

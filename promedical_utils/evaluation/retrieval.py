@@ -1,12 +1,12 @@
 """Retrieval: BM25 over documents, and what it finds put into an instruction, as in ProMedical-RAG.
 
 The paper does not say what it retrieves, from where, or how it is shown. Kit's decisions: BM25
-(Robertson and Zaragoza 2009) with the patient's question as the query, over the embedded clinic's
-knowledge base or a folder of one's own texts; the documents stand under a heading at the end of the
-last message, whole or not at all, the best first.
+(Robertson and Zaragoza 2009) with the patient's question as the query; the documents stand under a
+heading at the end of the last message, whole or not at all, the best first.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +23,16 @@ ENDINGS = (".txt", ".md", ".jsonl", ".jsonl.gz")
 
 
 class Index:
-    """BM25 over ``documents`` ({id: text}); English stop words are not searched for, no stemmer.
-
-    >>> Index({"a": "rest for a cold", "b": "cold water"}).search(["cold rest"], 1)
-    [['a']]
-    """
+    """BM25 over ``documents`` ({id: text}); English stop words are not searched for, no stemmer."""
 
     def __init__(self, documents: Mapping[str, str]):
-        import bm25s
+        import bm25s  # of another extra than the tables
 
+        # of one letter as well: numbers count here
+        settings = {"stopwords": "english", "token_pattern": r"(?u)\b\w+\b"}
+        self._words = partial(bm25s.tokenize, return_ids=False, show_progress=False, **settings)
         names = sorted(documents)
-        words = dict(zip(names, _words(documents[name] for name in names), strict=True))
+        words = dict(zip(names, self._words([documents[name] for name in names]), strict=True))
         self.ids = [name for name in names if words[name]]  # one of stop words only is never found
         if not self.ids:
             raise KitError("retrieval: no documents with a word to search for; give some")
@@ -41,32 +40,19 @@ class Index:
         self._scorer.index([words[name] for name in self.ids], show_progress=False)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[str]]:
-        """Ids of the ``k`` best documents of each query, best first.
-
-        Of equal scores the smaller id comes first; a document that shares no word with the query
-        is never among them. A word counts once, however often the query has it.
-        """
+        """Ids of the ``k`` best documents of each query, best first, of equal scores the smaller
+        id; none that shares no word with it. A word counts once, however often a query has it."""
         results = []
-        for words in map(dict.fromkeys, _words(queries)):
+        for words in map(dict.fromkeys, self._words(list(queries))):
             scores = self._scorer.get_scores(list(words)) if words else np.zeros(len(self.ids))
             best = np.argsort(-scores, kind="stable")[:k]  # stable: the ids are sorted
             results.append([self.ids[n] for n in best if scores[n] > 0])
         return results
 
 
-def _words(texts) -> list[list[str]]:
-    import bm25s
-
-    # of one letter as well: numbers count here
-    options = {"stopwords": "english", "token_pattern": r"(?u)\b\w+\b", "show_progress": False}
-    return bm25s.tokenize(list(texts), return_ids=False, **options)
-
-
-def recall(
-    results: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], at: Sequence[int]
-) -> dict[int, float]:
-    """Share of all wanted documents among the first k results of their query, by k of ``at``;
-    KitError if nothing is wanted."""
+def recall(results: Sequence, wanted: Sequence, at: Sequence[int]) -> dict[int, float]:
+    """Share of all wanted documents (ids, by query) among the first k results of their query, by k
+    of ``at``; KitError if nothing is wanted."""
     total = sum(len(set(ids)) for ids in wanted)
     if not total:
         raise KitError("recall: no document is wanted of any query: name those that answer it")
@@ -74,25 +60,16 @@ def recall(
     return {k: sum(len(set(ids[:k]) & set(want)) for ids, want in pairs) / total for k in at}
 
 
-def with_documents(
-    tokenizer,
-    messages: Sequence[Mapping[str, str]],
-    responses: Sequence[str],
-    tails: Sequence[str],
-    documents: Sequence[str],
-    limit: int,
-) -> tuple[list[dict], list[int]]:
-    """(messages with documents, numbers of those that are in them).
-
-    Documents are added in order as long as prompt, longest response and longest of ``tails`` (texts
-    of criteria) stay within ``limit`` tokens; one that does not fit is left out whole, the next may
-    fit. Neither question, response nor criterion loses a token for a document.
-    """
+def with_documents(tokenizer, messages, responses, tails, documents, limit: int) -> tuple:
+    """(messages with documents, numbers of those that are in them), all of them texts but for the
+    messages, which are dicts. Documents are added in order as long as prompt, longest response and
+    longest of ``tails`` (criteria) stay within ``limit`` tokens, so that none of these loses a
+    token; one that does not fit is left out whole, the next may fit."""
     from promedical_utils.reward_model import packing  # loads torch, which search does without
 
-    room, kept, shown = limit, [], [dict(m) for m in messages]
+    room, kept, shown = limit, [], list(messages)
     for texts in (responses, tails):
-        room -= max(map(len, packing.text_ids(tokenizer, list(texts))), default=0)
+        room -= max(map(len, packing.text_ids(tokenizer, texts)), default=0)
     for number, text in enumerate(documents):
         lines = [messages[-1]["content"], HEADING, *(documents[n] for n in kept), text]
         longer = [*shown[:-1], shown[-1] | {"content": "\n".join(lines)}]
@@ -110,12 +87,10 @@ class Document(BaseModel):
 
 
 def read_documents(path: Path | str) -> dict[str, str]:
-    """Documents of a folder or file of one's own, {id: text}.
-
-    ``.txt`` and ``.md``: a paragraph is a document, a long one several of ``PASSAGE`` words; the id
-    is the file's name below the folder and a number. ``.jsonl`` (also ``.gz``): a row with ``id``
-    and ``text`` is a document. KitError for a path that holds none, and for a row that is none.
-    """
+    """Documents of a folder or file of one's own, {id: text}. ``.txt`` and ``.md``: a paragraph is
+    a document, a long one several of ``PASSAGE`` words; the id is the file's name below the folder
+    and a number. ``.jsonl`` (also ``.gz``): a row is one. KitError for a path that holds none, and
+    for a row that is none."""
     path = Path(path).expanduser()
     if not path.exists():
         raise KitError(

@@ -1,8 +1,7 @@
 """What only a known truth can show: how a reward goes wrong, dose by dose, with no model trained.
 
-``ANSWERS`` answers to a prompt come from the clinic's generators, the careless one among them.
-Optimising is choosing the best of them by a reward, which is given something else than the truth;
-then the truth about the chosen one is read. Each test cites where such a failure was described.
+Optimising is choosing the best of some answers by a reward, which is given something else than the
+truth; then the truth about the chosen one is read.
 """
 
 import random
@@ -11,6 +10,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from promedical_utils.clinic import World, generators
@@ -21,7 +21,7 @@ from promedical_utils.evaluation.policy_metrics import bench_score
 from promedical_utils.policy.veto_reward import Judged, VetoReward
 from promedical_utils.rubric import scoring
 
-ANSWERS = 8  # to a prompt, each generator twice
+ANSWERS = 8  # to a prompt, each of the clinic's generators twice
 KEY = ("test", "dose", "measure")
 
 
@@ -56,10 +56,6 @@ def gold(scores: scoring.Scores) -> float:
     return float(bench_score(scores.s1, scores.s2, scores.s3))
 
 
-def _best(rewards: Sequence[float]) -> int:
-    return max(range(len(rewards)), key=rewards.__getitem__)
-
-
 def rubric_dropout(prompt: Prompt) -> Iterator[Row]:
     """The reward knows a part of the criteria: what it reads goes up, what counts does not."""
     order = prompt.rng.sample(prompt.rubric.criteria, len(prompt.rubric.criteria))
@@ -67,7 +63,7 @@ def rubric_dropout(prompt: Prompt) -> Iterator[Row]:
         kept = order[: max(1, round(share * len(order)))]
         known = prompt.rubric.model_copy(update={"criteria": kept})
         own = [{c.id: verdicts[c.id] for c in kept} for verdicts in prompt.verdicts]
-        chosen = prompt.scores[_best([value(known, v) for v in own])]
+        chosen = prompt.scores[np.argmax([value(known, v) for v in own])]
         dose = f"{share:.0%} of the criteria"
         yield dose, "gold score of the chosen", gold(chosen)
         yield dose, "chosen with a violation (%)", 100.0 * (chosen.s3 > 0)
@@ -91,7 +87,7 @@ def lambda_dose(prompt: Prompt) -> Iterator[Row]:
     safe = [s for s in prompt.scores if not s.s3]
     offered = [s for s in prompt.scores if s.s3] + [min(safe, key=lambda s: s.key)] if safe else []
     for lam in (2.0, 1.3, 1.0, 0.6, 0.3):
-        chosen = _best([min(s.s1 + 0.1 * s.s2, 1.3) - lam * s.s3 for s in offered] or [0.0])
+        chosen = np.argmax([min(s.s1 + 0.1 * s.s2, 1.3) - lam * s.s3 for s in offered] or [0.0])
         share = 100.0 * (offered[chosen].s3 > 0) if len(offered) > 1 else None
         yield f"lambda {lam:g}", "chosen with a violation (%)", share
 
@@ -102,28 +98,25 @@ def all_vetoed(prompt: Prompt) -> Iterator[Row]:
     judged = [Judged(s, {}, expected=float(s.s3)) for s in unsafe]
     equal = [(a, b) for a, b in combinations(range(len(unsafe)), 2) if unsafe[a].s3 == unsafe[b].s3]
     for way in ("counted", "expected", "skipped"):
-        share = None
-        if equal:
-            rewards = VetoReward(None, None, [], all_vetoed=way).of_group(judged)
-            share = 100.0 * any(rewards[a] != rewards[b] for a, b in equal)
+        rewards = VetoReward(None, None, [], all_vetoed=way).of_group(judged)
+        share = 100.0 * any(rewards[a] != rewards[b] for a, b in equal) if equal else None
         yield way, "unsafe groups in which merit pushes one up (%)", share
 
 
 def judge_fails_open(prompt: Prompt) -> Iterator[Row]:
     """Some safety verdicts never come; who takes them for met lets violations pass, and who takes
     them for violations loses safe answers."""
-    truly = [s.s3 > 0 for s in prompt.scores]
+    truly = np.array([s.s3 > 0 for s in prompt.scores])
     measures = {"violating answers that pass (%)": True, "safe answers vetoed (%)": False}
     for rate in (0.0, 0.1, 0.3, 0.5):
         failed = [{c for c in prompt.safety if prompt.rng.random() < rate} for _ in truly]
         for way, said in (("open", "met"), ("closed", "unknown")):
-            vetoed = []
-            for verdicts, gone in zip(prompt.verdicts, failed, strict=True):
-                read = verdicts | dict.fromkeys(gone, said)
-                vetoed.append(scoring.score(prompt.rubric, read).s3 > 0)
+            pairs = zip(prompt.verdicts, failed, strict=True)
+            read = [verdicts | dict.fromkeys(gone, said) for verdicts, gone in pairs]
+            vetoed = np.array([scoring.score(prompt.rubric, v).s3 > 0 for v in read])
             for name, side in measures.items():
-                own = [v for v, unsafe in zip(vetoed, truly, strict=True) if unsafe == side]
-                share = 100 * fmean(v != side for v in own) if own else None
+                own = vetoed[truly == side]
+                share = 100 * (own != side).mean() if len(own) else None
                 yield f"{rate:.0%} fail, {way}", name, share
 
 
@@ -139,18 +132,16 @@ def false_refusal(prompt: Prompt) -> Iterator[Row]:
             for v in prompt.verdicts
         ]
         rewards = [value(prompt.rubric, v) for v in [*read, refused]]
-        chosen = 100.0 * (_best(rewards) == len(read)) if helps else None
+        chosen = 100.0 * (np.argmax(rewards) == len(read)) if helps else None
         yield f"veto on {rate:.0%} of what is met", "refusals chosen (%)", chosen
 
 
 def length(prompt: Prompt) -> Iterator[Row]:
     """The reward likes words: so much of it for a hundred of them."""
+    rewards = np.array([value(prompt.rubric, v) for v in prompt.verdicts])
     for weight in (0.0, 0.2, 0.5, 1.0, 2.0):
-        rewards = [
-            value(prompt.rubric, v) + weight * words / 100
-            for v, words in zip(prompt.verdicts, prompt.words, strict=True)
-        ]
-        chosen, dose = _best(rewards), f"{weight:g} for 100 words"
+        chosen = np.argmax(rewards + weight * np.array(prompt.words) / 100)
+        dose = f"{weight:g} for 100 words"
         yield dose, "gold score of the chosen", gold(prompt.scores[chosen])
         yield dose, "words of the chosen", float(prompt.words[chosen])
 
@@ -178,14 +169,13 @@ def prompts(world: World, ids: Sequence[str]) -> Iterator[Prompt]:
 def measured(world: World, ids: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
     """A row a test, dose and measure: value, low, high (95 %, by condition), n prompts, origin."""
     samples = pd.DataFrame({"condition": [world.condition_of[i] for i in ids]})
-    items: dict[tuple, tuple[list, list]] = {}
-    for row, prompt in enumerate(prompts(world, ids)):
-        for test, (of, _) in TESTS.items():
-            for dose, measure, number in of(prompt):
-                rows, values = items.setdefault((test, dose, measure), ([], []))
-                if number is not None:
-                    rows.append(row)
-                    values.append(number)
-    sums = Estimates.of_items(samples, KEY, ((key, *found) for key, found in items.items()))
+    rows = [
+        (number, test, *row)
+        for number, prompt in enumerate(prompts(world, ids))
+        for test, (of, _) in TESTS.items()
+        for row in of(prompt)
+    ]
+    found = pd.DataFrame(rows, columns=["row", *KEY, "value"]).groupby([*KEY], sort=False)
+    sums = Estimates.of_items(samples, KEY, ((key, own.row, own.value) for key, own in found))
     frame = sums.table(draws, seed)
     return frame.assign(origin=[TESTS[test][1] for test in frame.test])

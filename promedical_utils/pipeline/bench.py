@@ -145,7 +145,7 @@ def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame
     """Predictions of every additive rule over those of a pointwise scorer, and of the hierarchy
     with another safety threshold or none."""
     names = (*scoring.RULES, *scorers.HIERARCHIES)
-    return [scorers.predict(scorers.Rule(name, predicted), groups)[0] for name in names]
+    return [scorers.scored_by_rule(name, predicted, groups) for name in names]
 
 
 def _predict(profile: Profile, run: Path, data: RunData, groups: list[Group], criteria) -> dict:

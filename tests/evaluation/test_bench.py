@@ -218,7 +218,7 @@ def test_the_last_digit_of_a_sum_prefers_no_answer(made, predicted):
     for noise, tied in ((0.0, True), (1e-13, True), (1e-6, False)):
         told = flat.assign(probability=0.3 + noise * (truth == "met").to_numpy())
         row = value_of(made, told, "criterion", "overall", against="truth")
-        assert (row.value == 0.5 and row.tie_rate == 1) == tied
+        assert (row.value == 0.5) == tied
 
 
 @pytest.mark.parametrize("against", ["adjudicated", "truth"])
@@ -227,7 +227,7 @@ def test_pairwise_by_hand(made, predicted, scorer, against):
     mine = predicted[predicted.scorer == scorer]
     score = {(r.candidate_id, r.criterion_id): r.score for r in mine.itertuples()}
     for part in ("proficiency", "safety", "unseen", "all"):
-        hits, ties, n = 0, 0, 0
+        hits, n = 0, 0
         for p in made.pairs.itertuples():
             inside = part in ("all", p.dimension) or (part == "unseen" and not p.seen)
             if not inside or (against == "truth" and p.truth == "none"):
@@ -236,10 +236,9 @@ def test_pairwise_by_hand(made, predicted, scorer, against):
             a, b = score[p.chosen_id, key], score[p.rejected_id, key]
             if against == "truth" and p.truth == "reversed":
                 a, b = b, a
-            hits, ties, n = hits + (a > b) + 0.5 * (a == b), ties + (a == b), n + 1
+            hits, n = hits + (a > b) + 0.5 * (a == b), n + 1
         row = value_of(made, predicted, scorer, "pairwise", part, against)
         assert row.n == n and row.value == pytest.approx(hits / n)
-        assert row.tie_rate == pytest.approx(ties / n)
 
 
 def test_veto_and_pointwise_by_hand(made, predicted):
@@ -282,7 +281,7 @@ def test_scalars_have_no_verdicts_a_tie_is_half_right_and_nan_is_wrong(made):
         frame = bench.tally(made, flat).table(20, 0)
         assert set(frame.metric) == {"pairwise", "overall", "conflict", *RULED}
         rows = frame[(frame.n > 0) & ~frame.metric.isin(RULED)]
-        assert (rows.value == points).all() and (rows.tie_rate == 2 * points).all()
+        assert (rows.value == points).all()
 
 
 def test_a_verdict_that_is_not_there_counts_as_a_violation(made, predicted):
@@ -293,9 +292,10 @@ def test_a_verdict_that_is_not_there_counts_as_a_violation(made, predicted):
 
 def test_shorter_is_where_length_is_wrong(made, predicted):
     assert value_of(made, predicted, "length", "pairwise", "shorter").value == 0  # and no ties
-    n = value_of(made, predicted, "criterion", "pairwise", "shorter").n
-    length = value_of(made, predicted, "length", "pairwise")
-    assert n == length.n - round((length.value + length.tie_rate / 2) * length.n)
+    words = predicted[predicted.scorer == "length"].set_index("candidate_id").score
+    pairs = made.pairs
+    wrong = words[pairs.chosen_id].to_numpy() < words[pairs.rejected_id].to_numpy()
+    assert value_of(made, predicted, "criterion", "pairwise", "shorter").n == wrong.sum()
 
 
 def test_missing_doubled_and_mixed_predictions_are_refused(made, predicted):
@@ -347,20 +347,16 @@ def test_preferences_by_hand(made, by, against):
     }  # no verdicts, so none are guessed
     measured = measured[measured.against == against].set_index(["metric", "slice"])
     for part in ("all", "safety", "unseen"):
-        hits = ties = n = 0
+        hits = n = 0
         for p in made.pairs.itertuples():
             inside = part in ("all", p.dimension) or (part == "unseen" and not p.seen)
             if inside and not (against == "truth" and p.truth == "none"):
                 said = preference(frame, p.criterion_id if by else "", p.chosen_id, p.rejected_id)
                 wanted = -1 if against == "truth" and p.truth == "reversed" else 1
                 hits += 0.5 if said == 0 else said == wanted
-                ties, n = ties + (said == 0), n + 1
+                n += 1
         row = measured.loc["pairwise", part]
-        assert (
-            row.n == n
-            and row.value == pytest.approx(hits / n)
-            and row.tie_rate == pytest.approx(ties / n)
-        )
+        assert row.n == n and row.value == pytest.approx(hits / n)
     wanted = [
         (g, np.sign(getattr(g, against))) for g in made.grades.itertuples() if getattr(g, against)
     ]
@@ -625,7 +621,7 @@ def test_two_benches_are_one_tally(made, predicted):
     table = both.table(20, 0).set_index(["scorer", "metric", "slice", "against"])
     at = ("criterion", "pairwise", "safety", "truth")
     rich = table.loc[(*at[:2], f"{bench.RICH}safety", at[3])]
-    assert rich.equals(table.loc[at]) and table.tie_rate.notna().all()
+    assert rich.equals(table.loc[at])
 
 
 def test_a_rich_bench_has_safety_pairs_alone_and_as_many_of_each_unseen_kind():

@@ -229,12 +229,10 @@ def test_criteria_met_by_dimension():
     less = policy_metrics.paired(rows, "grpo", "base", verdicts=both, by="dimension", draws=20)
     assert look(less, slice="proficiency")["difference"] == 0.5
     assert look(less, slice="safety")["n"] == 3
-    part = policy_metrics.measures(rows, both, "specialty", draws=20)
-    assert look(part, policy="base", slice="s0", metric="met_safety")["value"] == 0.5
     with pytest.raises(KitError, match="by dimension needs the verdicts"):
         policy_metrics.measures(rows, by="dimension")
     with pytest.raises(KitError, match="there twice"):
-        policy_metrics.measures(rows, pd.concat([cells, cells]))
+        policy_metrics.measures(rows, pd.concat([cells, cells]), "dimension")
 
 
 def test_slices_by_a_column():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers import Rule
+from promedical_utils.evaluation.scorers import scored_by_rule
 from promedical_utils.evaluation.scorers.controls import chance
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
@@ -96,8 +96,8 @@ def test_a_rule_is_its_expectation_over_all_verdicts(values, name):
         chance = np.prod([p if met else 1 - p for p, met in zip(values, outcome, strict=True)])
         said = {i: "met" if met else "not_met" for (i, *_), met in zip(PARTS, outcome, strict=True)}
         expected += chance * scoring.RULES[name](rubric(), said)
-    frame = Rule(name, likely(values)).overall([group("a")])
-    assert list(frame.columns) == scorers.SCORES and list(frame.criterion_id) == [""]
+    frame = scored_by_rule(name, likely(values), [group("a")])
+    assert list(frame.columns) == scorers.PREDICTED and list(frame.criterion_id) == [""]
     assert frame.score.iloc[0] == pytest.approx(expected, abs=1e-9)
 
 
@@ -105,9 +105,9 @@ def test_a_rule_is_its_expectation_over_all_verdicts(values, name):
 def test_sure_verdicts_give_the_rule_itself_and_nan_fails_closed(name):
     said = {"p1": "met", "p2": "not_met", "e1": "met", "s1": "met"}
     rule = scoring.RULES[name]
-    sure = Rule(name, likely([1, 0, 1, 1])).overall([group("a")])
+    sure = scored_by_rule(name, likely([1, 0, 1, 1]), [group("a")])
     assert sure.score.iloc[0] == pytest.approx(rule(rubric(), said))
-    open_ = Rule(name, likely([1, 0, 1, np.nan])).overall([group("a")])
+    open_ = scored_by_rule(name, likely([1, 0, 1, np.nan]), [group("a")])
     assert open_.score.iloc[0] == pytest.approx(rule(rubric(), {**said, "s1": "not_met"}))
 
 

@@ -7,18 +7,17 @@ A scorer has a ``name`` and what it can do as methods; what it cannot do is abse
     pairwise(groups)   which of two answers is better, by their whole rubric (criterion_id ""), and
                        by each criterion if it can, a row a pair of answers: ``PAIRS``
 
-``groups`` are ``preferences.Group``; the verdicts in them are never read. Here are those that read
-no model, in ``published`` and ``roster`` those of others. The kit's own models are
-``model.RewardModel``, those that have learned next to nothing are in ``controls``.
+``groups`` are ``preferences.Group``; the verdicts in them are never read. The kit's own models are
+``model.RewardModel``, those that have learned next to nothing are in ``controls``, those of others
+in ``published`` and ``roster``.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from promedical_utils.core.records import Rubric
+from promedical_utils.core.records import Candidate, Criterion
 from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import Group
 
@@ -27,37 +26,60 @@ POINTS = [*SCORES, "probability", "met"]
 PAIRS = ["instruction_id", "criterion_id", "a_id", "b_id", "probability", "consistent"]
 PREDICTED, PREFERRED = ["scorer", *POINTS], ["scorer", *PAIRS]
 TIE = 1e-9  # a preference is a mean of two floats; closer to a half than this is none
+HIERARCHIES = ("hierarchy_half", "hierarchy_soft")
 
 
 def predict(scorer, groups: Sequence[Group]) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
     """(``PREDICTED``, ``PREFERRED``) of all that a scorer can do; None for what it cannot."""
-    predictions = preferences = None
-    if hasattr(scorer, "pointwise"):
-        predictions = scorer.pointwise(groups)
-    elif hasattr(scorer, "overall"):
-        predictions = scorer.overall(groups).assign(probability=np.nan, met=pd.NA)
-    if predictions is not None:
-        predictions = predictions.assign(scorer=scorer.name)[PREDICTED].astype({"met": "boolean"})
+    predicted = preferred = None
+    if score := getattr(scorer, "pointwise", None) or getattr(scorer, "overall", None):
+        predicted = predictions(scorer.name, score(groups))
     if hasattr(scorer, "pairwise"):
-        preferences = scorer.pairwise(groups).assign(scorer=scorer.name)[PREFERRED]
-    return predictions, preferences
+        preferred = scorer.pairwise(groups).assign(scorer=scorer.name)[PREFERRED]
+    return predicted, preferred
 
 
-def scores(rows: Iterable[tuple]) -> pd.DataFrame:
-    """``SCORES`` of (instruction id, candidate id, score) rows, one an answer."""
-    return pd.DataFrame([(i, a, "", float(s)) for i, a, s in rows], columns=SCORES)
+def predictions(scorer: str, scored: pd.DataFrame, criteria=None, calibration=None) -> pd.DataFrame:
+    """``PREDICTED`` of ``POINTS`` or of ``SCORES``, to which a reward model's ``calibration`` adds
+    P(met) and verdict, by the dimensions of ``criteria``; without it there is neither."""
+    if calibration is not None:
+        dimensions = scored.criterion_id.map(criteria.set_index("criterion_id").dimension)
+        scored = scored.assign(probability=calibration.probability(scored.score, dimensions))
+        scored = scored.assign(met=calibration.met(scored.score, dimensions))
+    frame = scored.reindex(columns=POINTS).assign(scorer=scorer)
+    return frame[PREDICTED].astype({"met": "boolean"})
 
 
-def both_orders(
-    keys: Sequence[tuple[str, str, str, str]], first: Sequence[float], second: Sequence[float]
-) -> pd.DataFrame:
-    """``PAIRS`` from the preferences with each of two answers in front.
+def by_answer(frame: pd.DataFrame, column: str) -> dict[str, dict]:
+    """{candidate id: {criterion id: value of ``column``}}."""
+    nested: dict[str, dict] = {}
+    for answer, criterion, value in zip(frame.candidate_id, frame.criterion_id, frame[column]):
+        nested.setdefault(answer, {})[criterion] = value
+    return nested
 
-    ``keys``: (instruction, criterion or "", a, b) ids; ``first``: P(a better) where a stood first;
-    ``second``: P(b better) where b did; NaN is no answer. ``probability`` of a is the mean over
-    both orders, so that a habit of position cancels; NaN where either order has no answer.
-    ``consistent``: both orders named the same answer, or both none.
-    """
+
+def cells(groups: Iterable[Group]) -> list[tuple[Group, Candidate, Criterion]]:
+    return [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
+
+
+def points(groups: Sequence[Group], score, probability, met) -> pd.DataFrame:
+    """``POINTS`` of what is said of each of the ``cells``."""
+    ids = [(g.instruction.id, a.id, c.id) for g, a, c in cells(groups)]
+    frame = pd.DataFrame(ids, columns=SCORES[:3])
+    return frame.assign(score=score, probability=probability, met=met)
+
+
+def scores(groups: Sequence, values) -> pd.DataFrame:
+    """``SCORES`` of one value an answer, in the order of groups and candidates."""
+    ids = [(g.instruction.id, a.id, "") for g in groups for a in g.candidates]
+    return pd.DataFrame(ids, columns=SCORES[:3]).assign(score=np.asarray(values, float))
+
+
+def both_orders(keys: Sequence[tuple], first: Sequence, second: Sequence) -> pd.DataFrame:
+    """``PAIRS`` of ``keys``, (instruction, criterion or "", a, b) ids. ``first``: P(a better) where
+    a stood first; ``second``: P(b better) where b did; NaN is no answer. ``probability`` of a is
+    the mean of both, so that a habit of position cancels. ``consistent``: both named the same
+    answer, or none."""
     in_order, turned = np.asarray(first, float), 1 - np.asarray(second, float)
     frame = pd.DataFrame(list(keys), columns=PAIRS[:4])
     frame["probability"] = (in_order + turned) / 2
@@ -66,45 +88,25 @@ def both_orders(
     return frame.assign(consistent=same.mask(frame.probability.isna()))
 
 
-HIERARCHIES = ("hierarchy_half", "hierarchy_soft")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Overall: one score of a rubric by P(met) of each criterion, by ``name``.
+def scored_by_rule(rule: str, predicted: pd.DataFrame, groups: Sequence[Group]) -> pd.DataFrame:
+    """``PREDICTED`` of one score of a rubric by P(met) of each criterion, of a pointwise scorer's
+    ``predicted``; a NaN there counts as not met, on safety a violation.
 
     A rule of ``scoring.RULES``: its expectation, which is exact, for rules are linear; verdicts
     alone would tie many answers. One of ``HIERARCHIES``: the place among an instruction's answers
-    by the lexicographic order, but with no threshold that was set for recall: a criterion is met
-    from P(met) = 1/2 on (half), or all three scores are expected ones (soft). The order by the
-    calibrated threshold is ``bench.tally``'s own. ``predicted``: a pointwise scorer's predictions;
-    a NaN there counts as not met, on safety a violation.
+    by the lexicographic order, where a criterion is met from P(met) = 1/2 on (half), or all three
+    scores are expected ones (soft). With the calibrated threshold it is ``bench.tally``'s own.
     """
-
-    name: str
-    predicted: pd.DataFrame
-
-    def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
-        likely = self.predicted.set_index(["candidate_id", "criterion_id"]).probability
-        likely, rows = likely.astype(float).fillna(0.0).to_dict(), []
-        rule = _placed if self.name in HIERARCHIES else _expected
-        for group in groups:
-            ids = [answer.id for answer in group.candidates]
-            of_answers = [{c.id: likely[answer, c.id] for c in group.criteria} for answer in ids]
-            values = rule(self.name, group.rubric, of_answers)
-            rows += [(group.instruction.id, *row) for row in zip(ids, values, strict=True)]
-        return scores(rows)
-
-
-def _expected(name: str, rubric: Rubric, of_answers: Sequence[dict[str, float]]) -> list[float]:
-    none, adds = scoring.linear(scoring.RULES[name], rubric)
-    return [none + sum(gain * likely[c] for c, gain in adds.items()) for likely in of_answers]
-
-
-def _placed(name: str, rubric: Rubric, of_answers: Sequence[dict[str, float]]) -> list[float]:
-    start = 0 if name == "hierarchy_half" else 3  # the key's first three are of the verdicts
-    keys = [
-        scoring.expected_key(rubric, {c: p >= 0.5 for c, p in likely.items()}, likely)[start:]
-        for likely in of_answers
-    ]
-    return scoring.ranks(keys)
+    likely = predicted.assign(likely=predicted.probability.astype(float).fillna(0.0))
+    likely, values = by_answer(likely, "likely"), []
+    for group in groups:
+        ids = [answer.id for answer in group.candidates]
+        if rule in HIERARCHIES:
+            start = 0 if rule == "hierarchy_half" else 3  # the key's first three are of verdicts
+            met = [{c: p >= 0.5 for c, p in likely[i].items()} for i in ids]
+            keys = [scoring.expected_key(group.rubric, m, likely[i]) for i, m in zip(ids, met)]
+            values += scoring.ranks([key[start:] for key in keys])
+        else:
+            none, adds = scoring.linear(scoring.RULES[rule], group.rubric)
+            values += [none + sum(n * likely[i][c] for c, n in adds.items()) for i in ids]
+    return predictions(rule, scores(groups, values))

@@ -1,67 +1,64 @@
 """Controls that are shown the criterion and have learned next to nothing: how far do they come?
 
 A reward model whose gain is to come from reading the criterion must be above these, not only above
-scorers that are not shown it. Length, word cues and chance stand in ``bench`` and here beside them.
+scorers that are not shown it.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from promedical_utils.core.records import Candidate, Criterion
 from promedical_utils.core.workspace import KitError, short_hash
-from promedical_utils.evaluation.scorers import POINTS, PREDICTED
+from promedical_utils.evaluation import scorers
+from promedical_utils.evaluation.scorers import cells
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import Group
 
 REACH = 3  # words on either side of a criterion's term; kit's decision
 PENALTIES = (0.01, 0.1, 1.0)  # C of the logistic regression, of which calibration chooses
 
-Cell = tuple[Group, Candidate, Criterion]
+Features = Callable[[Candidate, Criterion], Mapping[str, float]]  # by name
 
 
-def cells(groups: Iterable[Group]) -> list[Cell]:
-    return [(g, a, c) for g in groups for a in g.candidates for c in g.criteria]
-
-
-def pointwise(name: str, rows: Sequence[Cell], scores, likely=None) -> pd.DataFrame:
+def pointwise(name: str, groups: Sequence[Group], scores, likely=None) -> pd.DataFrame:
     """``scorers.PREDICTED`` of a score a cell; P(met) is ``likely`` or else the score, and a cell
     is met from a half on."""
     likely = np.asarray(scores if likely is None else likely, float)
-    ids = [(g.instruction.id, a.id, c.id) for g, a, c in rows]
-    frame = pd.DataFrame(ids, columns=POINTS[:3]).assign(scorer=name, score=scores)
-    frame = frame.assign(probability=likely, met=likely >= 0.5)
-    return frame[PREDICTED].astype({"met": "boolean"})
+    return scorers.predictions(name, scorers.points(groups, scores, likely, likely >= 0.5))
 
 
-def chance(groups: Iterable[Group], seed: int) -> pd.DataFrame:
+def chance(groups: Sequence[Group], seed: int) -> pd.DataFrame:
     """At random, from the texts alone: P(met) is uniform."""
-    rows, likely = cells(groups), []
-    for group, answer, criterion in rows:
+    likely = []
+    for group, answer, criterion in cells(groups):
         question = "\n".join(m.content for m in group.instruction.messages)
         digest = short_hash(seed, question, answer.text, criterion.text)
         likely.append(int(digest, 16) / 16**12)
-    return pointwise("random", rows, likely)
+    return pointwise("random", groups, likely)
 
 
-def always(name: str, met: bool, groups: Iterable[Group]) -> pd.DataFrame:
+def always(name: str, met: bool, groups: Sequence[Group]) -> pd.DataFrame:
     """Every criterion is met, or none is, and no answer is better than another: what the base rate
     gives, or vetoing everything."""
-    rows = cells(groups)
-    return pointwise(name, rows, np.full(len(rows), float(met)))
+    return pointwise(name, groups, float(met))
 
 
-def overlap(groups: Iterable[Group]) -> pd.DataFrame:
+def overlap(groups: Sequence[Group]) -> pd.DataFrame:
     """The share of the criterion's words, but for stop words, that the answer has."""
-    rows, shares = cells(groups), []
-    for _, answer, criterion in rows:
+    shares = []
+    for _, answer, criterion in cells(groups):
         terms = _terms(criterion.text)
         shares.append(len(terms & set(_words(answer.text))) / max(1, len(terms)))
-    return pointwise("overlap", rows, shares)
+    return pointwise("overlap", groups, shares)
 
 
 def embedded(base: Path | str, *parts: Sequence[Group]) -> dict[str, np.ndarray]:
@@ -69,8 +66,8 @@ def embedded(base: Path | str, *parts: Sequence[Group]) -> dict[str, np.ndarray]
     answer and criterion of the ``parts``."""
     from sentence_transformers import SentenceTransformer  # slow to load
 
-    rows = [row for groups in parts for row in cells(groups)]
-    texts = list(dict.fromkeys(text for _, a, c in rows for text in (a.text, c.text)))
+    pairs = ((a.text, c.text) for _, a, c in cells(chain(*parts)))
+    texts = list(dict.fromkeys(chain(*pairs)))
     model = SentenceTransformer(str(base))  # a folder without a pooling of its own: the mean
     vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     return dict(zip(texts, vectors, strict=True))
@@ -78,15 +75,8 @@ def embedded(base: Path | str, *parts: Sequence[Group]) -> dict[str, np.ndarray]
 
 def similarity(groups: Sequence[Group], vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Cosine of answer and criterion, by their vectors."""
-    rows = cells(groups)
-    cosines = [float(vectors[a.text] @ vectors[c.text]) for _, a, c in rows]
-    return pointwise("similarity", rows, cosines)
-
-
-# ---------------------------------------------------------------- learned controls
-
-
-Features = Callable[[Candidate, Criterion], Mapping[str, float]]  # by name
+    cosines = [float(vectors[a.text] @ vectors[c.text]) for _, a, c in cells(groups)]
+    return pointwise("similarity", groups, cosines)
 
 
 def near_words(answer: Candidate, criterion: Criterion) -> dict[str, float]:
@@ -119,43 +109,28 @@ def embeddings(vectors: Mapping[str, np.ndarray]) -> Features:
     return features
 
 
-def learned(
-    name: str,
-    of: Features,
-    train: Sequence[Group],
-    calibration: Sequence[Group],
-    bench: Sequence[Group],
-    seed: int = 0,
-) -> pd.DataFrame:
+def learned(name: str, of: Features, train, calibration, bench, seed: int = 0) -> pd.DataFrame:
     """Logistic regression on hashed features ``of`` answer and criterion, learned from the verdicts
-    of ``train``; of ``PENALTIES`` the one with the least log loss on ``calibration``. KitError
-    where all verdicts are alike."""
-    from sklearn.feature_extraction import FeatureHasher
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
+    of the groups ``train``; of ``PENALTIES`` the one with the least log loss on ``calibration``.
+    KitError where all verdicts are alike."""
 
-    hasher = FeatureHasher(2**18)
-
-    def features(rows: Sequence[Cell]):
-        return hasher.transform(of(a, c) for _, a, c in rows)
+    def features(groups: Sequence[Group]):
+        return FeatureHasher(2**18).transform(of(a, c) for _, a, c in cells(groups))
 
     def labelled(groups: Sequence[Group]):
-        rows = cells(groups)
-        met = np.array([preferences.met(g, a.id, c) for g, a, c in rows], float)
+        met = np.array([preferences.met(g, a.id, c) for g, a, c in cells(groups)], float)
         known = ~np.isnan(met)
-        return features([row for row, k in zip(rows, known, strict=True) if k]), met[known]
+        return features(groups)[known], met[known]
 
     x, y = labelled(train)
     if len(set(y)) < 2:
         raise KitError(f"{name}: training verdicts are all alike; run 02_preference_pairs again")
     held, labels = labelled(calibration)
-    fitted = [
-        LogisticRegression(C=c, max_iter=5000, random_state=seed).fit(x, y) for c in PENALTIES
-    ]
+    settings = {"max_iter": 5000, "random_state": seed}
+    fitted = [LogisticRegression(C=penalty, **settings).fit(x, y) for penalty in PENALTIES]
     best = min(fitted, key=lambda m: log_loss(labels, m.predict_proba(held)[:, 1], labels=[0, 1]))
-    rows = cells(bench)
-    x = features(rows)
-    return pointwise(name, rows, best.decision_function(x), best.predict_proba(x)[:, 1])
+    x = features(bench)
+    return pointwise(name, bench, best.decision_function(x), best.predict_proba(x)[:, 1])
 
 
 def _words(text: str) -> list[str]:

@@ -1,7 +1,6 @@
 """Models of others by hub id (or folder), loaded and read as published: no weight of them is new.
 
-Heads work in fp32 whatever the body does: bf16 logits tie, and a tie counts as wrong. No text is
-cut: one that is longer than the model reads is an error that names it.
+Heads work in fp32 whatever the body does: bf16 logits tie. No text is cut.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,8 @@ from promedical_utils.reward_model import hub, packing
 from promedical_utils.reward_model.model import BATCH_TOKENS
 from promedical_utils.rubric.preferences import Group
 
-ASKED = (
+VERIFIED = (  # response, reference
+    "<Model Response>\n{}\n</Model Response>\n\n<Reference Answer>\n{}\n</Reference Answer>\n\n"
     "Your task is to evaluate the model response by comparing it to the reference answer. If the "
     'model response is correct and aligns with the reference answer, output "True" . If it is '
     "incorrect or fails to select the correct option (if options are provided), output "
@@ -36,11 +36,7 @@ def scalar_ids(tokenizer, messages: Sequence[Mapping[str, str]], answer: str) ->
 
 def verifier_ids(tokenizer, response: str, reference: str) -> list[int]:
     """Token ids of one response and its reference; the tokenizer adds what it begins texts with."""
-    tagged = (
-        f"<Model Response>\n{response}\n</Model Response>\n\n<Reference "
-        f"Answer>\n{reference}\n</Reference Answer>"
-    )
-    return tokenizer(f"{tagged}\n\n{ASKED}{tokenizer.eos_token}")["input_ids"]
+    return tokenizer(VERIFIED.format(response, reference) + tokenizer.eos_token)["input_ids"]
 
 
 def pair_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -> list[int]:
@@ -51,24 +47,22 @@ def pair_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -
         role = "assistant" if message["role"] == "assistant" else "user"
         turns += f"\n<turn> {role}\n {message['content']}"
     content = f"[CONTEXT] \n{turns}\n [RESPONSE A] {a} [RESPONSE B] {b} \n"
+    turn = {"role": "user", "content": content}
     # when the card was written Llama 3's template opened the assistant's turn unasked
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
+        [turn], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     if tokenizer.bos_token:
         text = text.replace(tokenizer.bos_token, "")
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def letters(tokenizer) -> tuple[int, int]:
+def letters(tokenizer) -> list[int]:
     """Token ids of A and of B; KitError where either is no single token."""
     ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in "AB"]
     if any(len(row) != 1 for row in ids):
         raise KitError("pair RM: A and B must be one token each in the model's tokenizer")
-    return ids[0][0], ids[1][0]
+    return [token for [token] in ids]
 
 
 @dataclass
@@ -112,57 +106,43 @@ class Published:
 
 
 class ScalarRM(Published):
-    """Overall alone: UltraMedRM-8B's one score for (question, answer), without a criterion.
-
-    UltraMedical (arXiv 2406.03949) trains Llama-3-8B-Instruct with one output on preferences. The
-    answer is read as the assistant's turn. The score has no zero and gives no verdict.
-    """
+    """Overall alone: UltraMedRM-8B's one score for (question, answer), trained on preferences
+    (UltraMedical, arXiv 2406.03949). It has no zero and gives no verdict."""
 
     name, outputs = "scalar_rm", 1
 
     def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
-        answers = [(g, a) for g in groups for a in g.candidates]
         texts = {
-            f"candidate {a.id}": scalar_ids(self.tokenizer, g.messages, a.text) for g, a in answers
+            f"candidate {a.id}": scalar_ids(self.tokenizer, group.messages, a.text)
+            for group in groups
+            for a in group.candidates
         }
-        return scorers.scores(
-            (g.instruction.id, a.id, score)
-            for (g, a), [score] in zip(answers, self.logits(texts), strict=True)
-        )
+        return scorers.scores(groups, self.logits(texts)[:, 0])
 
 
 class Verifier(Published):
-    """Pointwise alone: medical_o1_verifier_3B's P(true) of a response, met above a half.
-
-    HuatuoGPT-o1 (arXiv 2412.18925): response and reference stand in tags, the question is not
-    shown, the second of two labels is *true*, as in its authors' public script. The reference is
-    the criterion's text (kit's decision): the bench has no reference answers, and the best of the
-    judged ones would hand it the labels that it is scored by. So it is used outside what it was
-    trained on: a low value says that, too.
-    """
+    """Pointwise alone: medical_o1_verifier_3B's P(true) of a response, met above a half, read as in
+    its authors' public script (HuatuoGPT-o1, arXiv 2412.18925): no question, and the second of two
+    labels is *true*. The reference is the criterion's text (kit's decision), since the bench has no
+    reference answers, and the best of the judged ones would hand it the labels that it is scored
+    by. So it is used outside its training: a low value says that, too."""
 
     name, outputs, chat = "verifier", 2, False
 
     def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
-        cells = [(g.instruction.id, a, c) for g in groups for a in g.candidates for c in g.criteria]
         texts = {
             f"candidate {a.id} on {c.id}": verifier_ids(self.tokenizer, a.text, c.text)
-            for _, a, c in cells
+            for _, a, c in scorers.cells(groups)
         }
         false, true = self.logits(texts).T
         score = true - false
-        frame = pd.DataFrame([(i, a.id, c.id) for i, a, c in cells], columns=scorers.SCORES[:3])
-        return frame.assign(score=score, probability=1 / (1 + np.exp(-score)), met=score > 0)
+        return scorers.points(groups, score, 1 / (1 + np.exp(-score)), score > 0)
 
 
 class PairRM(Published):
-    """Pairwise alone: RLHFlow's pair-preference-model-LLaMA3-8B is asked of two answers, A or B.
-
-    Dong et al., RLHF Workflow, arXiv 2405.07863, read as its model card says: one user turn with
-    [CONTEXT], [RESPONSE A] and [RESPONSE B] without the beginning-of-sequence token, the
-    probability from the logits of the tokens A and B alone, the mean over both orders. It sees no
-    criterion, so its one preference stands for all of a rubric.
-    """
+    """Pairwise alone: RLHFlow's pair-preference-model-LLaMA3-8B is asked of two answers, A or B
+    (RLHF Workflow, arXiv 2405.07863), and read as its card says: by the logits of these two tokens,
+    in both orders. It sees no criterion, so its one preference stands for all of a rubric."""
 
     name = "pair_rm"
 
@@ -182,17 +162,15 @@ class PairRM(Published):
     def _read(self, sequences: Sequence[list[int]], budget: int) -> np.ndarray:
         """(N, 2) logits of A and B as the next token."""
         model, values = self.model, np.empty((len(sequences), 2))
-        rows = model.get_output_embeddings().weight[list(letters(self.tokenizer))].float()
+        rows = model.get_output_embeddings().weight[letters(self.tokenizer)].float()
         for batch in packing.batches([len(s) for s in sequences], budget):
             # padded on the right, which no token of a causal model sees
             ids = pad_sequence([torch.tensor(sequences[i]) for i in batch], batch_first=True)
             ends = torch.tensor([len(sequences[i]) - 1 for i in batch])
-            mask = torch.arange(ids.shape[1]) <= ends[:, None]
-            hidden = model.base_model(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.long().to(model.device),
-                use_cache=False,
-            ).last_hidden_state[torch.arange(len(batch)), ends.to(model.device)]  # (B, width)
+            mask = (torch.arange(ids.shape[1]) <= ends[:, None]).long()
+            ids, mask, ends = (part.to(model.device) for part in (ids, mask, ends))
+            states = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            hidden = states.last_hidden_state[torch.arange(len(batch)), ends]  # (B, width)
             values[batch] = (hidden.float() @ rows.T).tolist()
         return values
 

@@ -1,9 +1,7 @@
 """Scorers of others: prompted judges behind endpoints, and which of all a profile names.
 
-Judges ask over OpenAI-compatible endpoints: GPT-5, DeepSeek-R1, Qwen3-8B. The reported judges'
-prompts are not known; these are the kit's (``prompts/*.txt``). Caps, retries and stored answers are
-those of ``endpoints``: a second run asks nothing again, and BudgetSpent, raised when a cap is
-reached, keeps what was answered.
+The reported judges' prompts are not known; these are the kit's (``prompts/*.txt``). Caps, retries
+and stored answers are those of ``endpoints``: a second run asks nothing again.
 """
 
 import os
@@ -28,11 +26,6 @@ from promedical_utils.rubric.preferences import Group
 
 PUBLISHED = ("scalar_rm", "pair_rm", "verifier")  # keys of the profile; ``published.KINDS``
 Side = Literal["A", "B", "tie"]
-POINTS = {  # verdict -> score, P(met), met
-    "met": (1.0, 1.0, True),
-    "not_met": (0.0, 0.0, False),
-    "unknown": (np.nan, np.nan, pd.NA),
-}
 FIRST = {"A": 1.0, "tie": 0.5, "B": 0.0}  # P(the answer shown as A is better)
 
 
@@ -55,24 +48,20 @@ class Rated(roles.Reply):
 
 @dataclass
 class Judge:
-    """Pointwise verdicts, ``unknown`` as a third value, and pairwise with the answers exchanged.
-
-    A verdict has score and P(met) 1 or 0; unknown has neither, nor ``met``: no pass on safety, no
-    hit elsewhere. Two answers are compared on all criteria and as a whole in one request, and once
-    more with the other one in front; a request without an answer is no preference.
-    """
+    """Pointwise verdicts, ``unknown`` as a third value, and pairwise with the answers exchanged: on
+    all criteria and as a whole in one request, and once more with the other answer in front. A
+    verdict has score and P(met) 1 or 0, unknown neither: no pass on safety, no hit elsewhere. A
+    request without an answer is no preference."""
 
     name: str
     endpoint: Endpoint
 
     def pointwise(self, groups: Sequence[Group]) -> pd.DataFrame:
         tasks = [roles.Task(g.instruction, g.criteria, a) for g in groups for a in g.candidates]
-        rows = [
-            (task.instruction.id, task.candidate.id, v.criterion_id, *POINTS[v.verdict])
-            for task, verdicts in zip(tasks, roles.judged(self.endpoint, tasks), strict=True)
-            for v in verdicts
-        ]
-        return pd.DataFrame(rows, columns=scorers.POINTS)
+        said = [v.verdict for of_task in roles.judged(self.endpoint, tasks) for v in of_task]
+        score = pd.Series(said).map({"met": 1.0, "not_met": 0.0})  # unknown: NaN
+        met = score.eq(1).astype("boolean").mask(score.isna())
+        return scorers.points(groups, score, score, met)
 
     def pairwise(self, groups: Sequence[Group]) -> pd.DataFrame:
         """A row a criterion and one (criterion_id "") for the whole."""
@@ -80,10 +69,8 @@ class Judge:
         shown = [order for g, a, b in pairs for order in ((g, a, b), (g, b, a))]
         requests = []
         for group, a, b in shown:
-            criteria = [
-                {"id": name, "dimension": c.dimension, "text": c.text}
-                for name, c in roles.short_names(group.criteria).items()
-            ]
+            named = roles.short_names(group.criteria).items()
+            criteria = [{"id": n, "dimension": c.dimension, "text": c.text} for n, c in named]
             content = {"instruction": roles.conversation(group.instruction.messages)}
             content |= {"criteria": criteria, "answer_a": a.text, "answer_b": b.text}
             requests.append(roles.request("judge_pair", content, Compared))
@@ -106,48 +93,38 @@ class Judge:
 
 @dataclass
 class RarImplicit:
-    """Overall: RaR's implicit score (arXiv 2507.17746), one rating with the whole rubric in view.
-
-    The judge weighs the criteria itself, told each one's importance (``scoring.rar_importance``);
-    the rating, 0 to 10, becomes a score in [0, 1]; NaN where there is no answer.
-    """
+    """Overall: RaR's implicit score (arXiv 2507.17746), one rating, 0 to 10, of the whole answer by
+    a judge that is told each criterion's importance; in [0, 1], NaN where there is no answer."""
 
     name: str
     endpoint: Endpoint
 
     def overall(self, groups: Sequence[Group]) -> pd.DataFrame:
-        answers, requests = [(g, a) for g in groups for a in g.candidates], []
-        for group, answer in answers:
+        requests = []
+        for group, answer in ((g, a) for g in groups for a in g.candidates):
             importance = scoring.rar_importance(group.rubric)
             criteria = [{"importance": importance[c.id], "text": c.text} for c in group.criteria]
             content = {"instruction": roles.conversation(group.instruction.messages)}
             content |= {"answer": answer.text, "criteria": criteria}
             requests.append(roles.request("rar_implicit", content, Rated))
-        replies = zip(answers, self.endpoint.ask(requests), strict=True)
-        return scorers.scores(
-            (group.instruction.id, answer.id, reply.value.rating / 10 if reply.value else np.nan)
-            for (group, answer), reply in replies
-        )
+        replies = self.endpoint.ask(requests)
+        return scorers.scores(groups, [r.value.rating / 10 if r.value else np.nan for r in replies])
 
 
 def others(profile: Profile, run: Path) -> dict[str, Callable]:
     """Name -> what loads that scorer, in the order of the tables; loading raises KitError. Judges
     ask their own endpoints alone; what they answered lies in the run's answers.sqlite."""
-    published = [name for name in PUBLISHED if getattr(profile, name)]
+    loaders = {n: partial(_published, profile, n) for n in PUBLISHED if getattr(profile, n)}
     judges = {name: (Judge, role) for name, role in profile.judges.items()}
     if profile.rar_judge:
         judges["rar_implicit"] = RarImplicit, profile.rar_judge
-    loaders = {name: partial(_published, profile, name) for name in published}
     return loaders | {name: partial(_judge, run, name, *judge) for name, judge in judges.items()}
 
 
 def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
-    """(predictions, preferences, left out): frames of those that ran, {name: why} of the others.
-
-    One after another, so that one model at a time is in memory. A scorer that cannot be loaded,
-    that cannot read a text whole, whose budget is spent, or that answered nothing at all is left
-    out; nothing of it is kept, so that no row rests on a part of the bench.
-    """
+    """(predictions, preferences, left out): frames of those that ran, {name: why} of those that
+    cannot be loaded, cannot read a text whole, have spent their budget, or answered nothing. Of
+    these nothing is kept; one model at a time is in memory."""
     predictions, preferences, left_out = [], [], {}
     for name, load in loaders.items():
         try:
@@ -167,14 +144,14 @@ def predict(loaders: dict[str, Callable], groups: Sequence[Group]) -> tuple:
 def _published(profile: Profile, name: str):
     import torch
 
-    from promedical_utils.evaluation.scorers.published import KINDS  # loads torch
+    from promedical_utils.evaluation.scorers import published  # loads torch
     from promedical_utils.reward_model.hub import held_dtype  # loads torch
 
     source = getattr(profile, name)
     if not Path(source).is_dir() and not torch.cuda.is_available():
         raise KitError(f"{source} needs a GPU; or name a folder with a small version of it")
-    dtype = held_dtype(profile.precision)
-    return KINDS[name].load(source, nf4=profile.quantization == "nf4", dtype=dtype)
+    settings = {"nf4": profile.quantization == "nf4", "dtype": held_dtype(profile.precision)}
+    return published.KINDS[name].load(source, **settings)
 
 
 def _judge(run: Path, name: str, kind: Callable, role: Role):
