@@ -13,13 +13,8 @@ import pandas as pd
 from promedical_utils.core.workspace import read_yaml, write_text
 from promedical_utils.report import tables
 
-SECTIONS = read_yaml(Path(__file__).with_suffix(".yaml"))
+HEAD, SECTIONS = read_yaml(Path(__file__).with_suffix(".yaml")).values()
 NOT_BUILT = "`{}`: not built in this profile"
-HEAD = """# All tables and figures
-
-Reported values and this run's never share a column: `reported` comes from the paper or from notes
-on it, `run` from the predictions of this run. The csv files have all columns.
-"""
 
 
 def page(folder: Path, name: str, columns: Sequence[str] = ()) -> str:

@@ -1,8 +1,7 @@
 """What stands behind a cell of a table: the estimate that it is, and which stored rows that counts.
 
-One function for each kind of table, which an entry of registry.yaml names in ``behind``: (run, the
-cell's row as text, its column without run_, _low and _high, options) -> ``Behind``, or None where
-the cell is no such estimate.
+A function a kind of table, which registry.yaml names in ``behind``: (run, the cell's row as text,
+its column without run_, _low and _high, options) -> ``Behind``, None where it is no such estimate.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,8 +15,11 @@ from promedical_utils.evaluation import external as external_sets
 from promedical_utils.evaluation import policy_metrics
 from promedical_utils.report import tables
 
+ANSWERS, VERDICTS = "policy/evaluation.parquet", "policy/verdicts.parquet"
+PREDICTIONS = "external/predictions.parquet"
 ITEMS = {"pairwise": "pairs", "overall": "grades"}  # else single verdicts
 COLUMNS = tables.MAIN | tables.MORE | tables.SEEN | tables.RICH | tables.VETO
+COLUMNS |= {"within_answers": ("within", "all")}  # of by_source
 SIDES = {"base": {"base": 1}, "grpo": {"grpo": 1}, "difference": {"grpo": 1, "base": -1}}
 
 
@@ -43,29 +45,28 @@ def _within(estimates: Estimates, samples: np.ndarray) -> Estimates:
     return replace(estimates, hits=estimates.hits * own, counts=estimates.counts * own)
 
 
-def _scorer(run, name: str) -> str | None:
-    """The scorer that a table calls ``name``; None where it is none."""
-    return {label: scorer for scorer, label in run.names.items()}.get(name)
+def _called(names: Mapping, label: str) -> str | None:
+    """The key that ``names`` calls ``label``; None where there is none."""
+    return next((key for key, name in names.items() if name == label), None)
 
 
 def bench(run, row: Mapping, column: str, against="adjudicated", by=None) -> Behind | None:
     """A metric of a scorer, both as the column's name says; ``by``: column of the samples ->
     column of the table, which names a part of them."""
-    scorer, estimates, criteria = _scorer(run, row["system"]), run.tally, run.bench.criteria
+    scorer = _called(run.names, row["system"])
     if scorer is None:  # the ceiling of those that see no criterion
         return None
-    metric, _, part = column.partition("_")
-    metric, part = COLUMNS.get(column, (metric, part))
-    kind, folder = part.removeprefix(benches.RICH), "bench"
-    folder += "/rich" * (kind != part)
+    estimates, criteria, (metric, part) = run.tally, run.bench.criteria, COLUMNS[column]
+    kind = part.removeprefix(benches.RICH)
+    folder = "bench" if kind == part else "bench/rich"
     if kind in ("seen", "unseen"):
         criteria = criteria[criteria.seen == (kind == "seen")]
     elif kind in set(criteria.dimension):
         criteria = criteria[criteria.dimension == kind]
     for of_samples, of_table in (by or {}).items():
         estimates = _within(estimates, estimates.samples[of_samples].astype(str) == row[of_table])
-    items = f"{folder}/{ITEMS.get(metric, 'verdicts')}"
-    names = (items, "bench/predictions", "bench/preferences", f"{folder}/verdicts")
+    items = ITEMS.get(metric, "verdicts")
+    names = (f"{folder}/{items}", "bench/predictions", "bench/preferences", f"{folder}/verdicts")
     return Behind(
         estimates,
         {(scorer, metric, part, against): 1.0},
@@ -76,53 +77,40 @@ def bench(run, row: Mapping, column: str, against="adjudicated", by=None) -> Beh
 
 
 def policy(run, row: Mapping, column: str, by: str = "") -> Behind | None:
-    """A metric of a policy, the mean of its seeds, or the difference of two on shared patients;
-    ``by``: "dimension", for a part of the rubric each."""
-    names = {name: policy for policy, name in tables.POLICY_NAMES.items()}
-    labels = {label: name for name, (label, _) in policy_metrics.METRICS.items()}
+    """A metric of a policy, or the difference of two on the patients whom both answered; ``by``:
+    "dimension", for a part of the rubric each."""
     if by:
-        factors, metric, part = SIDES[column], labels[row["measure"]], row[by]
+        side, metric, part = column, "met", row[by]
     elif column in tables.POLICY:
-        own = names.get(row["system"], row["system"].removesuffix(" (kit)"))
-        factors = SIDES["difference"] if "paired" in row["system"] else {own: 1}
+        side = _called(tables.POLICY_NAMES, row["system"])
         metric, part = tables.POLICY[column], "all"
     else:  # HealthBench, whose prompts are not kept
         return None
-    files: tuple[str, ...] = ("policy/evaluation.parquet",)
-    verdicts, where = None, {by: [part]} if by else {}
-    if by:
-        files = ("policy/verdicts.parquet", *files)
-        verdicts = run.table(files[0])
-    estimates = policy_metrics.sums(run.evaluated, verdicts, by or None)
-    against, columns = policy_metrics.labels(run.evaluated), estimates.without("seed")
-    terms: dict[int, float] = {}
-    for name, factor in factors.items():
-        own = columns[(name, metric, part, against)]
-        terms |= dict.fromkeys(own, factor / len(own))
-    if len(factors) > 1:
-        estimates = _within(estimates, (estimates.counts[:, list(terms)] > 0).all(axis=1))
-    return Behind(
-        estimates,
-        {estimates.keys[place]: factor for place, factor in terms.items()},
-        files,
-        {"policy": list(factors), "judge": [against], **where},
-        "policy",
-        policy_metrics.METRICS[metric][1],
-    )
+    answers, factors = run.table(ANSWERS), SIDES[side]
+    verdicts = run.table(VERDICTS) if by else None
+    estimates = policy_metrics.sums(answers, verdicts, by or None)
+    against = policy_metrics.labels(answers)
+    terms = {(name, "", metric, part, against): factor for name, factor in factors.items()}
+    if len(terms) > 1:
+        both = [estimates.columns(key)[0] for key in terms]
+        estimates = _within(estimates, (estimates.counts[:, both] > 0).all(axis=1))
+    files = (VERDICTS, ANSWERS) if by else (ANSWERS,)
+    where = {"policy": list(factors), "judge": [against]} | ({by: [part]} if by else {})
+    unit = policy_metrics.METRICS[metric][1]
+    return Behind(estimates, terms, files, where, "policy", unit)
 
 
 def external(run, row: Mapping, column: str) -> Behind:
     """Pairs of answers of a set that a system orders rightly; ``column``: the text it is given."""
-    part = {label: key for key, label in tables.SETS.items()}[row["set"]]
-    label = row["system"].removesuffix(", with retrieval")
-    known = {label: key for key, label in tables.NAMES_OUTSIDE.items()}
-    system = known.get(label) or _scorer(run, label) or label.removesuffix(" (kit)")
-    frame, retrieval = run.predicted_outside, label != row["system"]
-    key = {"set": part, "system": system, "text": column, "retrieval": retrieval}
+    part, label = _called(tables.SETS, row["set"]), row["system"].removesuffix(", with retrieval")
+    named = _called(tables.NAMES_OUTSIDE, label) or _called(run.names, label)
+    system = named or label.removesuffix(" (kit)")
+    key = {"set": part, "system": system, "text": column, "retrieval": label != row["system"]}
+    frame = run.table(PREDICTIONS)
     return Behind(
         external_sets.estimates(frame[frame["set"] == part], [*key]),
         {tuple(key.values()): 1.0},
-        ("external/predictions.parquet",),
+        (PREDICTIONS,),
         {name: [value] for name, value in key.items()},
         f"reward/{system}",
     )

@@ -1,8 +1,7 @@
 """The claims ledger: each claim of the paper as named checks on this run and the committed studies.
 
 ``claims.yaml`` holds the claims; ``contrasts`` finds the differences; ``core.verdicts`` decides by
-the interval, beside which Holm's p within the family stands. What the configuration sets
-(agreement, kappa, pass rate) is an input and never a claim.
+the interval. What the configuration sets (agreement, kappa, pass rate) is an input and no claim.
 """
 
 from collections import Counter
@@ -27,21 +26,17 @@ from promedical_utils.studies.contrasts import NUMBERS, Lacking, rounded
 
 SCHEMA = 3
 KEPT = -2.0  # points of proficiency that a safer policy may lose, as veto_keeps_proficiency has it
-LISTS = ("a", "b", "slice", "labels")  # each value of a list is a check of its own
-SINGLE = ("metric", "metric_b", "slice_b", "flagged", "reported", "equivalent_within")
+LISTS = ("a", "b", "slice")  # each value of a list is a check of its own
+SINGLE = ("metric", "metric_b", "flagged", "reported", "equivalent_within")
 DEFAULTS = dict.fromkeys((*SINGLE, *LISTS)) | {"slice": "all", "above": 0.0, "interest": 5.0}
 TESTED = ("p", "p_holm", "interest", "power", "smallest", "design")
 NAMES = ("claim", "says", "check", "where", "verdict", "claim_verdict", "weakest")
 FACTS = ("unit", "above", "within", "reported", "mark", "labels", "data", "files", "test", "reason")
 COLUMNS = [*NAMES, *NUMBERS, *TESTED, "each", "seeds", "n", *FACTS]
+LEDGER = workspace.read_yaml(Path(__file__).with_suffix(".yaml"))
 
 
-@cache
-def ledger() -> dict:
-    return workspace.read_yaml(Path(__file__).with_name("claims.yaml"))
-
-
-def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
+def expanded(spec: Mapping, sets=("all",)) -> list[dict]:
     """The checks of a claim, one for each value of its lists, with all keys; external ones on each
     of ``sets``. KitError for a key that no check has."""
     checks = []
@@ -54,19 +49,17 @@ def expanded(spec: Mapping, clinic: bool = True, sets=("all",)) -> list[dict]:
         lists = [whole[key] if isinstance(whole[key], list) else [whole[key]] for key in LISTS]
         for values in product(*lists):
             check = whole | dict(zip(LISTS, values))
-            for key in ("metric", "slice"):
-                check[f"{key}_b"] = check[f"{key}_b"] or check[key]
-            if check["labels"] != "truth" or clinic:  # the truth is known there alone
-                checks.append(check)
+            check |= {"metric_b": check["metric_b"] or check["metric"], "slice_b": check["slice"]}
+            checks.append(check)
     return checks
 
 
 def _what(given: Mapping) -> str:
-    metric, part = (given[k].replace("_", " ") if given[k] else "" for k in ("metric", "slice"))
     if given["flagged"] is not None:
         return f"{given['a']} " + ("flagged" if given["flagged"] else "not flagged")
+    metric, other = (given[key].replace("_", " ") for key in ("metric", "metric_b"))
+    part = given["slice"].replace("_", " ")
     where = f" on {part}" if part != "all" else ""
-    other = given["metric_b"].replace("_", " ")
     if other != metric:
         return f"{metric} of {given['a']} - {other} of {given['b']}{where}"
     systems = given["a"] + (f" - {given['b']}" if given["b"] else "")
@@ -75,23 +68,21 @@ def _what(given: Mapping) -> str:
 
 def _reported(cell: Mapping | None, given: Mapping) -> dict:
     """``reported``: value or difference that the paper has, and its ``mark``; None without."""
-    nothing = {"reported": None, "mark": ""}
-    if cell is None:
-        return nothing
-    frame = tables.reported(cell["table"])
-    frame = frame.set_index(frame.columns[0])
-    if "row" in cell:
-        value, rows = frame[cell["column"]][cell["row"]], [cell["row"]]
-    else:
-        names = ledger()["rows"].get(cell["table"], {})
-        rows = [names.get(given[side]) for side in ("a", "b")]
-        if not set(rows) <= set(frame.index):
-            return nothing
-        columns = cell["column"], cell.get("column_b", cell["column"])
-        a, b = (float(frame[column][row]) for column, row in zip(columns, rows))
-        value = rounded(a - b)
+    value, rows = np.nan, []
+    if cell is not None:
+        frame = tables.reported(cell["table"])
+        frame = frame.set_index(frame.columns[0])
+        if "row" in cell:
+            rows = [cell["row"]]
+            value = frame[cell["column"]][cell["row"]]
+        else:
+            named = LEDGER["rows"][cell["table"]]
+            rows = [named.get(given[side]) for side in ("a", "b")]
+            columns = cell["column"], cell.get("column_b", cell["column"])
+            a, b = (frame[column].get(row, np.nan) for column, row in zip(columns, rows))
+            value = rounded(a - b)
     if np.isnan(value):
-        return nothing
+        return {"reported": None, "mark": ""}
     return {"reported": float(value), "mark": "".join(dict.fromkeys(frame.mark[rows]))}
 
 
@@ -119,9 +110,9 @@ def build_claims(
         return replace(found, reason="smoke numbers are no results") if smoke else found
 
     claims = []
-    for spec in ledger()["claims"]:
-        given = expanded(spec, profile.data == "clinic", sets)
-        claims.append(_claim(spec, [_check(check, evidence(check["from"])) for check in given]))
+    for spec in LEDGER["claims"]:
+        checks = [_check(check, evidence(check["from"])) for check in expanded(spec, sets)]
+        claims.append(_claim(spec, checks))
     _adjust(claims)
     return claims
 
@@ -131,11 +122,11 @@ def _adjust(claims: list[dict]) -> None:
     seen: whether all of them stay below 5 %; None where no check has a p."""
     families: dict[str, list[dict]] = {}
     for claim in claims:
-        families.setdefault(claim["family"], []).extend(claim["checks"])
-    for checks in families.values():
-        p_values = [np.nan if check["p"] is None else check["p"] for check in checks]
-        for check, p in zip(checks, statistics.holm(p_values), strict=True):
-            check["p_holm"] = None if np.isnan(p) else round(float(p), 4)
+        tested = [check for check in claim["checks"] if check["p"] is not None]
+        families.setdefault(claim["family"], []).extend(tested)
+    for tested in families.values():
+        for check, p in zip(tested, statistics.holm([c["p"] for c in tested]), strict=True):
+            check["p_holm"] = round(float(p), 4)
     for claim in claims:
         p_values = [c["p_holm"] for c in claim["checks"] if c["p_holm"] is not None]
         seen = claim["verdict"] in verdicts.SEEN and bool(p_values)
@@ -144,8 +135,8 @@ def _adjust(claims: list[dict]) -> None:
 
 def _claim(spec: Mapping, checks: list[dict]) -> dict:
     reasons = [spec["why"]] if "why" in spec else list(dict.fromkeys(c["reason"] for c in checks))
-    known = {key: spec[key] for key in ("id", "where", "family", "claim", "note") if key in spec}
-    claim = {"note": "", "family": spec["where"], **known, "checks": checks}
+    claim = {key: spec.get(key, "") for key in ("id", "where", "claim", "note")}
+    claim |= {"family": spec["where"], "checks": checks}
     claim["verdict"] = verdicts.of_claim(check["verdict"] for check in checks)
     claim["reason"] = "; ".join(filter(None, reasons))
     return claim if checks else claim | _reported(spec.get("reported"), spec)
@@ -154,9 +145,9 @@ def _claim(spec: Mapping, checks: list[dict]) -> dict:
 def _check(given: Mapping, evidence: Evidence) -> dict:
     """One check, made where it can be; numbers are rounded, and the rounded ones decide."""
     check = dict.fromkeys((*NUMBERS, *TESTED, "seeds", "n", "unit"))
-    check |= {"each": [], "test": "", "said": "", "reason": "", "above": given["above"]}
+    check |= dict.fromkeys(("test", "said", "reason", "labels"), "")
+    check |= {"each": [], "above": given["above"], "within": given["equivalent_within"]}
     check |= {"data": evidence.data, "files": list(evidence.files), "what": _what(given)}
-    check |= {"within": given["equivalent_within"], "labels": _labels(given, evidence)}
     check |= _reported(given["reported"], given)
     try:
         if evidence.reason:
@@ -164,21 +155,13 @@ def _check(given: Mapping, evidence: Evidence) -> dict:
         if given["flagged"] is not None:
             check |= _hacking(given, evidence.policies)
         else:
+            check["labels"] = evidence.source.labels_of(given["slice"])[0]
             own = given | {"labels": check["labels"]}
             check |= contrasts.measured(own, evidence.source, check["reported"])
     except Lacking as lacking:
         check |= {"verdict": UNTESTED, "reason": str(lacking)}
     labels = f", {check['labels']} labels" if check["labels"] else ""
     return check | {"check": f"{given['from']}: {check['what']}{labels}"}
-
-
-def _labels(given: Mapping, evidence: Evidence) -> str:
-    """The labels that a check is by: those asked for, where the evidence has several."""
-    asked = given["labels"] or ""
-    if evidence.reason or given["flagged"] is not None:
-        return asked
-    known = evidence.source.labels_of(given["slice"])
-    return asked if asked and len(known) > 1 else known[0]
 
 
 def _hacking(given: Mapping, policies) -> dict:
@@ -236,7 +219,7 @@ def _said(verdict: str, check: Mapping | None) -> str:
 def save(claims: list[dict], folder: Path, data: str = "clinic") -> Path:
     """Write claims.csv, claims.md and claims.json to ``folder``; the path of the JSON. ``data``:
     the profile's kind of data, which says what its labels are."""
-    counts, inputs = Counter(c["verdict"] for c in claims), ledger()["inputs"][data].strip()
+    counts, inputs = Counter(c["verdict"] for c in claims), LEDGER["inputs"][data].strip()
     counted = {name: counts[name] for name in VERDICTS}
     workspace.write_frame(folder / "claims.csv", frame(claims))
     source = Path(__file__).with_name("claims.md.jinja").read_text(encoding="utf-8")

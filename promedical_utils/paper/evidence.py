@@ -14,10 +14,9 @@ from promedical_utils.evaluation import external as external_sets
 from promedical_utils.studies import catalog, contrasts, results
 from promedical_utils.studies.contrasts import Counted, Lacking
 
+BENCH = ("predictions", "pairs", "verdicts", "grades")
 RUN_FILES = {
-    "reward_models": tuple(
-        f"bench/{name}.parquet" for name in ("predictions", "pairs", "verdicts", "grades")
-    ),
+    "reward_models": tuple(f"bench/{name}.parquet" for name in BENCH),
     "policies": ("policy/evaluation.parquet",),
     "external": ("external/predictions.parquet",),
     "healthbench": ("healthbench/graded.parquet",),
@@ -26,10 +25,8 @@ STANDS_IN = ("reward_models", "policies")
 
 
 def external(frame: pd.DataFrame) -> Estimates:
-    """external/predictions.parquet as a tally: (system, text, set, "truth"), hits over pairs.
-
-    A system with retrieved documents is another, ``<system>_rag``.
-    """
+    """external/predictions.parquet as a tally: (system, text, set, "truth"), hits over pairs; a
+    system with retrieved documents is another, ``<system>_rag``."""
     key = {"metric": frame.text, "slice": frame["set"], "against": "truth"}
     key["scorer"] = frame.system + np.where(frame.retrieval, "_rag", "")
     return external_sets.estimates(frame.assign(**key), bench.KEY)
@@ -48,18 +45,16 @@ class HealthBench:
         row = self.column["rows"].get("difference")
         if row is None or level != 0.95:
             raise Lacking(self.column["reason"])
-        found = {"difference": row["value"], "n": self.column["n"], "df": self.column["n"] - 1}
-        found |= {name: row[name] for name in ("low", "high", "error")}
+        n = self.column["n"]
+        found = row | {"difference": row["value"], "n": n, "df": n - 1}
         sides, test = [{"1": row["value"]}, {"1": 0.0}], "whole prompts, shared by both sides"
         return contrasts.contrast(check, found, sides, test, level)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What checks are made on: a source, or the reason why there is none.
-
-    ``data``: what was run; ``policies``: of a study, with their hacking checks.
-    """
+    """What checks are made on: a source, or the reason why there is none; ``data``: what was run,
+    ``policies``: of a study, with their hacking checks."""
 
     data: str
     files: tuple[str, ...] = ()

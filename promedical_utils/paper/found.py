@@ -1,5 +1,6 @@
 """The README's first screen: what was found, filled in from the claims of a published run."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,22 +17,20 @@ def sentences(claims: Mapping[str, Mapping]) -> list[str]:
     lines = []
     for said in SAID["sentences"]:
         claim = claims[said["claim"]]
-        check = weakest(claim)
-        if check is None:
+        if check := weakest(claim):
+            lines.append(said["text"].format(**check | {"verdict": claim["verdict"]}))
+        else:
             lines.append(f"**{claim['claim']}**: *{claim['verdict']}* ({claim['reason']}).")
-            continue
-        lines.append(said["text"].format(**{**check, "verdict": claim["verdict"]}))
     return lines
 
 
 def filled(readme: str, claims: Mapping[str, Mapping]) -> str:
     """The README with the sentences between its marks; KitError where it has no marks."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    block = "\n".join([BEGIN, *(f"- {line}" for line in sentences(claims)), END])
+    text, found = re.subn(f"{BEGIN}.*?{END}", lambda _: block, readme, count=1, flags=re.DOTALL)
+    if not found:
         raise KitError(f"README.md has no {BEGIN} and {END}: put them where the findings stand")
-    block = "\n".join(f"- {line}" for line in sentences(claims))
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+    return text
 
 
 def fill() -> Path | None:

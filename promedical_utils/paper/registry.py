@@ -27,6 +27,7 @@ from promedical_utils.reward_model import calibration
 from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
+EVALUATED, PREDICTED_OUTSIDE = "policy/evaluation.parquet", "external/predictions.parquet"
 # Labels of a bench that nobody adjudicated
 NOT_ADJUDICATED = {"real": "each source's own", "open": "the judge's"}
 
@@ -188,11 +189,6 @@ class Run:
     def graded(self) -> pd.DataFrame:
         return healthbench.judge_table(self.source, **self.settings)
 
-    @property
-    def judge_status(self) -> str:
-        # in the clinic how often the judge errs is set
-        return tables.RUN if profiles.asks_endpoints(self.profile) else tables.INPUT
-
     @cached_property
     def calibrated(self) -> pd.DataFrame:
         """``calibration_rows`` of every reward model that has a calibration."""
@@ -206,49 +202,35 @@ class Run:
         return reliability(self.calibrated)
 
     @cached_property
-    def evaluated(self) -> pd.DataFrame | None:
-        return self.table("policy/evaluation.parquet")
-
-    @cached_property
     def healthbench(self) -> dict:
         return healthbench.policy_column(self.profile, self.source)
 
-    @cached_property
-    def predicted_outside(self) -> pd.DataFrame | None:
-        return self.table("external/predictions.parquet")
-
     @property
     def outside(self) -> pd.DataFrame | None:
-        frame = self.predicted_outside
+        frame = self.table(PREDICTED_OUTSIDE)
         return None if frame is None else external.measures(frame, **self.settings)
 
     @property
     def outside_report(self) -> dict | None:
         path = self.source / "external/report.json"
-        if self.predicted_outside is None or not path.exists():
-            return None
-        return read_json(path, "06_external_generalization")
-
-    @property
-    def subsets(self) -> pd.DataFrame | None:
-        frame = self.predicted_outside
-        return None if frame is None else tables.subsets(frame, **self.settings)
+        there = path.exists() and (self.source / PREDICTED_OUTSIDE).exists()
+        return read_json(path, "06_external_generalization") if there else None
 
     @property
     def studied(self) -> pd.DataFrame:
         """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
-        root, parts = project_root() / "papers_figures/studies", []
-        for study in dict.fromkeys(Path(file).parts[0] for file in TABLES["ablation"].studies):
-            if self.profile.data == "clinic" and (root / study / "results.csv").exists():
-                parts.append(study_of(study).ablation(root / study, study))
+        files = TABLES["ablation"].files(self)["studies"].values()
+        folders = [path.parent for path in files if path.name == "results.csv"]
+        parts = [study_of(folder.name).ablation(folder, folder.name) for folder in folders]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     @cached_property
     def claims(self) -> list[dict]:
         """Of the published studies and of the run, whose bench and policies count in the clinic
         alone, which the claims are worded for."""
-        own = (self.tally, self.evaluated) if self.profile.data == "clinic" else (None, None)
-        return claims.build_claims(self.profile, *own, self.predicted_outside, self.healthbench)
+        own = (self.tally, self.table(EVALUATED)) if self.profile.data == "clinic" else (None, None)
+        outside = self.table(PREDICTED_OUTSIDE)
+        return claims.build_claims(self.profile, *own, outside, self.healthbench)
 
     @property
     def claims_frame(self) -> pd.DataFrame:
@@ -285,11 +267,11 @@ class Run:
         known = known.map(lambda text: f"{int(text):,}" if text.isdigit() else text).to_dict()
         known["run"] |= {"held-out pairs": "not run", "unsafe answers": "not run"}
         if (path := self.source / "reward/report.json").exists():
-            accuracy = read_json(path, "03_reward_model")["heldout_pair_accuracy"]["criterion"]
-            share = f"{100 * accuracy['accuracy']:.1f} % of held-out"
-            known["run"]["held-out pairs"] = f"{share}\npairs ordered rightly"
+            found = read_json(path, "03_reward_model")["heldout_pair_accuracy"]["criterion"]
+            share = f"{100 * found['accuracy']:.1f} % of held-out\npairs ordered rightly"
+            known["run"]["held-out pairs"] = share
         violations = self.frames["policy"].set_index("system").run_violations
-        base, trained = violations[[*tables.POLICY_NAMES.values()]]
+        base, trained, _ = violations[[*tables.POLICY_NAMES.values()]]
         if pd.notna([base, trained]).all():
             known["run"]["unsafe answers"] = f"unsafe answers\n{base:.1f} to {trained:.1f} %"
 
@@ -306,30 +288,28 @@ def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=No
     """Rows with a P(met) and the true label: scorer, dimension, where, raw, probability, label.
 
     ``fitted``: scorer -> Calibration. ``where``: the bench, kinds seen or unseen in training, and
-    the split that was fitted on, if ``heldout`` (reward/heldout.parquet) has dimensions. ``raw`` is
+    the split that was fitted on, where it is kept (``heldout``: reward/heldout.parquet). ``raw`` is
     the sigmoid of the score.
     """
     rows = predicted[predicted.scorer.isin(list(fitted))]
     rows = rows.merge(benches.truths(bench), on=["instruction_id", *benches.CELL])
-    kinds = rows.seen.map({True: "bench, kinds seen", False: "bench, kinds unseen"})
-    parts = [rows.assign(where=kinds)]
-    if heldout is not None and "dimension" in heldout:
+    parts = [rows.assign(where="bench, kinds " + rows.seen.map({True: "seen", False: "unseen"}))]
+    if heldout is not None:
         for scorer, own in heldout[heldout.scorer.isin(list(fitted))].groupby("scorer"):
             own = own.dropna(subset="truth").assign(where="split it was fitted on")
             likely = fitted[scorer].probability(own.score, own.dimension)
             parts.append(own.assign(probability=likely, label=own.truth))
     frame = pd.concat(parts, ignore_index=True)
     frame["raw"] = expit(frame.score.astype(float))
-    order = {name: n for n, name in enumerate([*fitted, *DIMENSIONS])}
-    frame = frame[["scorer", "dimension", "where", "raw", "probability", "label"]]
-    by = ["scorer", "dimension"]
-    return frame.sort_values(by, key=lambda s: s.map(order), kind="stable", ignore_index=True)
+    by, place = ["scorer", "dimension"], [*fitted, *DIMENSIONS].index
+    frame = frame[[*by, "where", "raw", "probability", "label"]]
+    return frame.sort_values(by, key=lambda s: s.map(place), kind="stable", ignore_index=True)
 
 
-def reliability(rows: pd.DataFrame, scorer: str = "criterion") -> pd.DataFrame:
-    """Bins of one scorer for ``figures.plot_calibration``, from ``calibration_rows``."""
-    frames, groups = [], rows[rows.scorer == scorer].groupby(["dimension", "where"], sort=False)
-    for (dimension, where), part in groups:
+def reliability(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bins of the criterion RM for ``figures.plot_calibration``, from ``calibration_rows``."""
+    frames, own = [], rows[rows.scorer == "criterion"]
+    for (dimension, where), part in own.groupby(["dimension", "where"], sort=False):
         for version, column in (("sigmoid of the score", "raw"), ("P(met)", "probability")):
             error = 100 * calibration.expected_error(part.label, part[column])
             names = {"dimension": dimension, "where": where, "version": version, "error": error}
@@ -351,13 +331,11 @@ def build(profile: Profile, source: Path, out: Path) -> dict:
         facts |= {kind: tables.digests(files[kind]) for kind in ("reported", "studies")}
         said, sources = STUDIED if files["studies"] else "", files["sources"]
         tables.save(frame, out / "tables", name, table.title, sources, profile, said, facts)
+    shown = {name: own for name, own in FIGURES.items() if own.table in ("", *run.missing)}
     why_not = dict(run.missing)
-    for name, picture in FIGURES.items():
-        if not picture.table:
-            why_not[name] = run.lacking(picture.needs)
-        elif picture.table in run.missing:  # else this kind of data has no such table
-            why_not[name] = run.missing[picture.table]
-    drawn = [name for name in FIGURES if why_not.get(name) == ""]
+    for name, picture in shown.items():
+        why_not[name] = run.lacking(picture.needs) or run.missing.get(picture.table, "")
+    drawn = [name for name in shown if not why_not[name]]
     for name in drawn:
         _draw(run, name, FIGURES[name], out)
     claims.save(run.claims, out, profile.data)
@@ -376,8 +354,8 @@ def _draw(run: Run, name: str, picture: Picture, out: Path) -> None:
         sources = TABLES[picture.table].files(run)["sources"]
     part = picture.of or next(iter(picture.needs), "")
     frame = run.part(part) if part else run.frames[picture.table]
-    facts = run.facts | {"function": f"figures.{picture.plot}", "table": picture.table}
-    facts |= {"sources": tables.digests(sources)}
+    facts = {"function": f"figures.{picture.plot}", "table": picture.table}
+    facts |= run.facts | {"sources": tables.digests(sources)}
     plot, note = picture.draw(run.profile), tables.note(run.profile)
     plotting.save(plot, frame, out / "figures", name, note, facts)
 

@@ -4,12 +4,13 @@ By ``RULE``. An end of an interval is shown, and goes with its value; a claim's 
 value. On one kind of processor with one set of versions all are equal to the last digit.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from promedical_utils.core import workspace
+from promedical_utils.core.estimates import ENDS
 from promedical_utils.core.profiles import UNREAD, Profile, known
 from promedical_utils.core.workspace import KitError, read_json, shown
 from promedical_utils.paper.registry import TABLES
@@ -24,14 +25,12 @@ RULE = (
     "has no interval, counts, inputs, text, reported values and verdicts must be equal."
 )
 CLAIMS = ["claim", "check", "claim_verdict", "verdict", "difference", "low", "high"]
-ENDS = {"low": "difference_low", "high": "difference_high"}
+END_OF = {"low": "difference_low", "high": "difference_high"}
 
 
 def report(profile: str, run_dir: str = "") -> str:
-    """Compare a run of ``profile`` with papers_figures/<profile>; the outcome in one line.
-
-    Writes rerun.csv (a row a cell) and rerun.md (what is not equal) to the run.
-    """
+    """Compare a run of ``profile`` with papers_figures/<profile>; the outcome in one line. Writes
+    rerun.csv (a row a cell) and rerun.md (what is not equal) to the run."""
     run = workspace.run_folder(profile, run_dir)
     reference = workspace.project_root() / "papers_figures" / profile
     cells, circumstances, agreement = pd.DataFrame(columns=COLUMNS), [], []
@@ -43,7 +42,11 @@ def report(profile: str, run_dir: str = "") -> str:
     except KitError as error:
         line = f"not compared: {error}"
     workspace.write_frame(run / "rerun.csv", cells)
-    page = [*_page(line, circumstances, cells), *agreement]
+    page = ["# Rerun beside the committed reference", f"{line}.", RULE]
+    if circumstances:
+        page.append("Other circumstances, committed -> here:")
+        page.append("\n".join(f"- {remark}" for remark in circumstances))
+    page += [*_differing(cells), *agreement]
     workspace.write_text(run / "rerun.md", "\n\n".join(page) + "\n")
     return line
 
@@ -58,19 +61,12 @@ def outcome(cells: pd.DataFrame) -> str:
     return f"{what} beside the committed ones: {agree}"
 
 
-def _page(line: str, circumstances: Sequence[str], cells: pd.DataFrame) -> Iterator[str]:
-    yield "# Rerun beside the committed reference"
-    yield f"{line}."
-    yield RULE
-    if circumstances:
-        yield "Other circumstances, committed -> here:"
-        yield "\n".join(f"- {remark}" for remark in circumstances)
-    within = cells.outcome == WITHIN
-    differing = pd.concat([cells[cells.outcome.isin(BAD)], cells[within]])
-    if len(differing):
-        interval = differing.committed + " (" + differing.low + " to " + differing.high + ")"
-        committed = interval.where(differing.low != "", differing.committed)
-        yield markdown(differing.assign(committed=committed).drop(columns=["low", "high"]))
+def _differing(cells: pd.DataFrame) -> list[str]:
+    """What is not equal as a table, what differs first; nothing where there is none."""
+    frame = pd.concat([cells[cells.outcome.isin(BAD)], cells[cells.outcome == WITHIN]])
+    whole = frame.committed + " (" + frame.low + " to " + frame.high + ")"
+    frame["committed"] = whole.where(frame.low != "", frame.committed)
+    return [markdown(frame.drop(columns=["low", "high"]))] if len(frame) else []
 
 
 def comparable(run: Path, reference: Path) -> list[str]:
@@ -120,7 +116,7 @@ def compare(rerun: Path, committed: Path) -> pd.DataFrame:
         sides = (read(folder / f"tables/{name}.csv") for folder in folders)
         cells += compare_table(name, *sides, table.key)
     claims = (read(folder / "claims.csv") for folder in folders)
-    sides = (c.reindex(columns=CLAIMS, fill_value="").rename(columns=ENDS) for c in claims)
+    sides = (c.reindex(columns=CLAIMS, fill_value="").rename(columns=END_OF) for c in claims)
     cells += compare_table("claims", *sides, ("claim", "check"))
     return pd.DataFrame(cells, columns=COLUMNS)
 
@@ -147,32 +143,30 @@ def compare_table(
     for row in dict.fromkeys([*before, *after]):
         left, right = before.get(row, {}), after.get(row, {})
         for column in dict.fromkeys([*left, *right]):
-            cell = {"table": name, "row": row, "column": column}
-            cell |= {"committed": left.get(column, ""), "rerun": right.get(column, "")}
-            if column not in key and (cell["committed"] or cell["rerun"]):
-                low, high = tolerance(left, column)
-                agrees = outcome_of(left, cell, low, high)
-                cells.append(cell | {"low": low, "high": high, "outcome": agrees})
+            text = right.get(column, "")
+            if column not in key and (left.get(column) or text):
+                cell = {"table": name, "row": row, "column": column, "rerun": text}
+                cells.append(cell | _beside(left, column, text))
     return cells
 
 
-def is_end(row: Mapping, column: str) -> bool:
-    return column.endswith(("_low", "_high")) and column.rpartition("_")[0] in row
-
-
-def tolerance(row: Mapping, column: str) -> tuple[str, str]:
-    """(low, high) of the committed interval of a measured value, "" where it has none."""
+def _beside(row: Mapping, column: str, rerun: str) -> dict:
+    """A cell of the committed ``row``, its interval if it is a measured value, and the outcome."""
+    committed, low, high = (row.get(f"{column}{end}", "") for end in ENDS.values())
     measured = column.startswith(("run", "difference")) and row.get("status") != "input"
-    low, high = row.get(f"{column}_low", ""), row.get(f"{column}_high", "")
-    return (low, high) if measured and low and high else ("", "")
+    if not (measured and low and high):
+        low = high = ""
+    if committed == rerun:
+        outcome = EQUAL
+    elif not committed or not rerun:
+        outcome = MISSING if committed else EXTRA
+    elif is_end(row, column):  # goes with its value
+        outcome = END
+    else:
+        outcome = WITHIN if low and float(low) <= float(rerun) <= float(high) else DIFFERS
+    return {"committed": committed, "low": low, "high": high, "outcome": outcome}
 
 
-def outcome_of(before: Mapping, cell: Mapping, low: str, high: str) -> str:
-    if cell["committed"] == cell["rerun"]:
-        return EQUAL
-    if not cell["committed"] or not cell["rerun"]:
-        return MISSING if cell["committed"] else EXTRA
-    if is_end(before, cell["column"]):  # goes with its value
-        return END
-    within = low and float(low) <= float(cell["rerun"]) <= float(high)
-    return WITHIN if within else DIFFERS
+def is_end(row: Mapping, column: str) -> bool:
+    """Whether a column is an end of the interval of another one."""
+    return column.endswith(("_low", "_high")) and column.rpartition("_")[0] in row

@@ -68,7 +68,7 @@ def trace(folder: Path, table: str, row: str, column: str) -> str:
     lines = [
         f"{table} | {name} | {column} = {values[column] or '(empty)'}",
         _line("table", f"{facts['title']}. {facts['note']}"),
-        _line("row", ", ".join(f"{n} {values[n]}" for n in ABOUT if values.get(n))),
+        _line("row", _listed({name: values[name] for name in ABOUT if values.get(name)})),
     ]
     if values[column]:
         lines += _number(run, facts, values, name, column)
@@ -77,6 +77,10 @@ def trace(folder: Path, table: str, row: str, column: str) -> str:
 
 def _line(name: str, text: str) -> str:
     return f"{name:<9} {text}"
+
+
+def _listed(facts: Mapping) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _number(run: Run, facts: Mapping, values: Mapping, name: str, column: str) -> Iterator[str]:
@@ -90,9 +94,9 @@ def _number(run: Run, facts: Mapping, values: Mapping, name: str, column: str) -
         for key, factor in found.terms.items():
             items = found.estimates.items(key)
             ratio = f"{items.hits.sum():g} of {items.counts.sum():g}"
-            named = zip(found.estimates.names, key, strict=True)
-            parts = ", ".join(f"{part} {value}" for part, value in named if value != "")
-            yield _line("number", f"{factor:+.3g} x {ratio}: {parts}")
+            parts = zip(found.estimates.names, key, strict=True)
+            named = _listed({part: value for part, value in parts if value != ""})
+            yield _line("number", f"{factor:+.3g} x {ratio}: {named}")
         value = found.estimates.difference(found.terms, **run.settings)[ENDS[end]]
         how, text = "from its items", tables.plain(round(found.unit * value, 2) + 0.0)
     cell = values[column]
@@ -107,9 +111,8 @@ def _number(run: Run, facts: Mapping, values: Mapping, name: str, column: str) -
             yield _line("file", f"{file}, sha256 {digest[:16]}{note}")
     if found is not None:
         yield from _rows(run, found)
-        model = provenance.of_run(run.source)["models"].get(found.model, {})
-        known = ", ".join(f"{fact} {value}" for fact, value in model.items())
-        yield _line("model", f"{found.model}: {known or 'no trained model'}")
+        model = _listed(run.facts["run"]["models"].get(found.model, {}))
+        yield _line("model", f"{found.model}: {model or 'no trained model'}")
 
 
 def _rows(run: Run, found: Behind) -> Iterator[str]:
@@ -149,7 +152,7 @@ def _texts(run: Run, answers: Sequence[str]) -> Iterator[str]:
     """Texts of answers: of the run, or of the run of this profile that has the very rows, since a
     published copy has none."""
     file, profile = "data/candidates.parquet", run.profile.name
-    digest = provenance.of_run(run.source)["data"].get("candidates.parquet")
+    digest = run.facts["run"]["data"].get("candidates.parquet")
     for path in (run.source / file, project_root() / f"runs/{profile}" / file):
         if path.exists() and provenance.content(path) == digest:
             yield _line("texts", f"{shown(path)}, content sha256 {digest}")
@@ -163,16 +166,15 @@ def _texts(run: Run, answers: Sequence[str]) -> Iterator[str]:
 
 def _of_run(run: Run) -> Iterator[str]:
     """Data, settings, packages and commit of the run."""
-    facts, profile = provenance.of_run(run.source), run.profile
-    data = (f"{name} {digest[:16]}" for name, digest in facts["data"].items())
-    yield _line("data", ", ".join(data))
+    facts, profile = run.facts["run"], run.profile
+    yield _line("data", _listed({name: digest[:16] for name, digest in facts["data"].items()}))
     settings = f"profile {profile.name}, seed {profile.seed}, data {profile.data}"
     draws = f"{profile.bootstrap} draws; manifest sha256 {facts['manifest'][:16]}"
     yield _line("run", f"{shown(run.source)}: {settings}, {draws}")
-    packages = {"python": facts["python"], **facts["packages"]}
-    yield _line("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))
-    commit, content = facts["kit"]["commit"], facts["kit"]["content"][:16]
-    yield _line("commit", f"{commit}, package sha256 {content}")
+    yield _line("packages", _listed({"python": facts["python"], **facts["packages"]}))
+    yield _line(
+        "commit", f"{facts['kit']['commit']}, package sha256 {facts['kit']['content'][:16]}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

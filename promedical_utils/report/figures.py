@@ -22,13 +22,12 @@ from seaborn import objects as so
 from promedical_utils.core import plotting
 from promedical_utils.core.estimates import ENDS, suffixed
 from promedical_utils.core.plotting import BLUE, CHANCE, GREY, ORANGE, RED, canvas, draw_legend
-from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.verdicts import CONTRADICTS, UNTESTED
 from promedical_utils.core.workspace import read_yaml
 from promedical_utils.evaluation.bench import RECALLS
 from promedical_utils.reward_model.calibration import reliability
 
-INTERVALS, CURVES, STYLES = read_yaml(Path(__file__).with_suffix(".yaml")).values()
+INTERVALS, CURVES, STYLES, OF_PAIRS = read_yaml(Path(__file__).with_suffix(".yaml")).values()
 LINES = {  # label in the legend, "" for none, and style
     "chance": ("chance", CHANCE),
     "zero": ("", {"color": GREY, "lw": 0.8, "ls": "--"}),
@@ -61,9 +60,8 @@ def looks_of(figure: str) -> dict[str, dict[str, str]]:
 def intervals(figure: str, cells: pd.DataFrame, **more) -> Figure:
     """An interval plot of ``figures.yaml``, with ``more`` options than stand there."""
     about = INTERVALS[figure]
-    options = about.get("options", {}) | more
+    options, cells = about.get("options", {}) | more, cells.assign(**about.get("cells", {}))
     line = LINES.get(options.pop("line", ""))
-    cells = cells.assign(**about.get("cells", {}))
     return plotting.interval_plot(cells, looks_of(figure), line=line, **options)
 
 
@@ -102,12 +100,11 @@ def plot_reward_study(df: pd.DataFrame) -> Figure:
 def plot_real_text(df: pd.DataFrame) -> Figure:
     """How far each test of ``RealText.tested`` lies above its bound, coloured by its verdict."""
     tested = df[df.difference.notna()]
-    ends = tested[["difference", "low", "high"]].sub(tested.above, axis=0)
-    less = np.where(tested.b.notna(), " - " + tested.b.fillna("").astype(str), "")
-    if (same := tested.a.eq(tested.b)).any():
-        less[same] = " with what was retrieved - without"
+    less = tested.b.map(" - {}".format, na_action="ignore").fillna("")
+    less = less.mask(tested.a == tested.b, " with what was retrieved - without")
     names = tested.id + "  " + tested.a + less + ", " + tested["slice"]
-    cells = ends.set_axis([*ENDS], axis=1).assign(row=names, hollow=False, group=tested.family)
+    ends = tested[["difference", "low", "high"]].sub(tested.above, axis=0)
+    cells = ends.set_axis([*ENDS], axis=1).assign(row=names, group=tested.family)
     return intervals("real_text", cells.assign(series=tested.verdict.map(names_of("real_text"))))
 
 
@@ -122,39 +119,37 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     df = df[df.difference.notna() & (df.claim_verdict != UNTESTED)]
     factors = df.unit.map({"points": 1, "criteria": 100})  # counted by answer, in hundredths
     ends = df[["difference", "low", "high"]].sub(df.above, axis=0).mul(factors, axis=0)
-    df = df.assign(weakest=df.weakest.astype(bool), **ends)
+    df = df.assign(weakest=df.weakest.astype(bool), **ends.set_axis([*ENDS], axis=1))
     shown, looks = df[df.weakest], styles_of("claims_forest")
     figure, [[axis]] = canvas(11, 1.6 + 0.42 * len(shown))
     units = shown.unit.map({"points": "", "criteria": " (1/100 criteria)"})
     rows = [textwrap.fill(text, width=66) for text in shown.says + units]
-    heights = dict(zip(shown.claim, plotting.name_rows(axis, rows), strict=True))
+    shown = shown.assign(y=plotting.name_rows(axis, rows).astype(float))
     # the others of a claim are spread below it
     number = (~df.weakest).groupby(df.claim).cumsum()
     step = 0.36 / number.groupby(df.claim).transform("max").clip(lower=3)
-    y = df.claim.map(heights).astype(float)  # none at all in smoke
-    df = df.assign(y=y + np.where(df.weakest, 0.1, -0.02 - number * step))
+    away = np.where(df.weakest, 0.1, -0.02 - number * step)
+    df = df.assign(y=df.claim.map(shown.set_index("claim").y) + away)
     for (verdict, bold), part in df.groupby(["verdict", "weakest"]):
         look = {"fmt": looks[verdict]["marker"], "color": looks[verdict]["color"]}
         look |= {"ms": 5, "capsize": 3} if bold else {"ms": 2, "alpha": 0.5}
-        values = (part[name].to_numpy() for name in ("difference", "low", "high"))
-        plotting.draw_interval(axis, part.y.to_numpy(), *values, **look)
+        plotting.draw_interval(axis, *part[["y", *ENDS]].to_numpy().T, **look)
     small = {"fontsize": 8, "color": GREY}
     for label, row in zip(axis.get_yticklabels(), shown.itertuples(), strict=True):
         label.set_color(looks[row.claim_verdict]["color"])
         label.set_fontweight("bold" if row.claim_verdict == CONTRADICTS else "normal")
-        place, beside = (1.02, heights[row.claim]), ("axes fraction", "data")
-        axis.annotate(f"{row.seeds:.0f}", place, xycoords=beside, va="center", **small)
+        beside = ("axes fraction", "data")
+        axis.annotate(f"{row.seeds:.0f}", (1.02, row.y), xycoords=beside, va="center", **small)
         if pd.notna(row.within):
-            reach, y = [-row.within, row.within], heights[row.claim] + 0.1
-            axis.plot(reach, [y, y], color=GREY, lw=7, alpha=0.3, solid_capstyle="butt")
+            band = {"color": GREY, "lw": 7, "alpha": 0.3, "solid_capstyle": "butt"}
+            axis.plot([-row.within, row.within], [row.y + 0.1] * 2, **band)
     axis.annotate("seeds", (1.0, 1.0), xycoords="axes fraction", **small)
-    reported = shown[shown.unit == "points"]
     hollow = {"marker": "D", "mfc": "white", "mec": "black"}
-    y = reported.claim.map(heights).astype(float) + 0.1
-    axis.plot(reported.reported, y, ls="", ms=5, **hollow)
+    reported = shown[shown.unit == "points"]
+    axis.plot(reported.reported, reported.y + 0.1, ls="", ms=5, **hollow)
     axis.axvline(0, color="black", lw=0.9)
-    for name in shown.drop_duplicates("where").claim[1:]:  # a line between the tables
-        axis.axhline(heights[name] + 0.5, color=GREY, lw=0.6, ls=":")
+    for y in shown.drop_duplicates("where").y[1:]:  # a line between the tables
+        axis.axhline(y + 0.5, color=GREY, lw=0.6, ls=":")
     below = f"not testable here: {untested} more claims"
     axis.set_xlabel(f"points above the claim's bound, 95 % interval; {below}")
     marks = {name: look for name, look in looks.items() if name in set(df.verdict)}
@@ -163,26 +158,18 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     return figure
 
 
-OF_PAIRS = {  # what it is called, and its line
-    "all": ("all pairs", "-"),
-    "shorter": ("shorter is right", "--"),
-    "statements": ("statements", ":"),
-}
-
-
 def plot_learning_curve(df: pd.DataFrame) -> Figure:
     """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``."""
-    parts = df.assign(**df.part.str.split(": ", expand=True).set_axis(["source", "pairs"], axis=1))
-    sources = parts.groupby("source", sort=False)
+    df = df.assign(**df.part.str.extract("(?P<source>.*): (?P<pairs>.*)"), tokens=df.tokens / 1000)
+    sources = df.groupby("source", sort=False)
     figure, axes = canvas(3.2 * len(sources), 3, len(sources))
-    palette = (BLUE, ORANGE, plotting.GREEN)
-    colours = dict(zip(dict.fromkeys(parts.arm), palette, strict=False))
+    colours = dict(zip(dict.fromkeys(df.arm), (BLUE, ORANGE, plotting.GREEN), strict=False))
     for axis, (source, part) in zip(axes.flat, sources, strict=True):
         for (arm, pairs), own in part.groupby(["arm", "pairs"]):
-            value, low, high = (100 * own[end].to_numpy() for end in ("value", "low", "high"))
+            value, low, high = 100 * own[[*ENDS]].to_numpy().T
             style = {"color": colours[arm], "ls": OF_PAIRS[pairs][1], "marker": "o"}
             spread = np.nan_to_num([value - low, high - value])
-            axis.errorbar(own.tokens / 1000, value, spread, ms=3, elinewidth=0.6, **style)
+            axis.errorbar(own.tokens, value, spread, ms=3, elinewidth=0.6, **style)
         axis.axhline(50, **CHANCE)
         title = f"{source}\n({part.labels.iloc[0].replace('_', ' ')})"
         axis.set(xscale="log", xlabel="thousand tokens read", title=title)
@@ -274,7 +261,7 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
     values = cells.measure.str.replace(" (", "\n(", regex=False)
     less = cells.measure.str.rpartition(" (")[0] + ":\nGRPO less base (points)"
     cells = cells.assign(panel=values.where(~paired, less), line=np.where(paired, 0, np.nan))
-    return intervals("policy_by", cells.assign(group=cells.row == "all"))
+    return intervals("policy_by", cells)
 
 
 def plot_policy_study(df: pd.DataFrame) -> Figure:
@@ -292,16 +279,16 @@ def plot_policy_study(df: pd.DataFrame) -> Figure:
     for column, label in panels.items():
         ends = df[[*suffixed(column)]].set_axis([*ENDS], axis=1)
         parts.append(own.assign(panel=label, line=of_base[column].max(), **ends))
-    plain = {"value": df.plain_violations, "low": np.nan, "high": np.nan, "hollow": True}
-    cells = pd.concat([*parts, parts[0].assign(**plain)], ignore_index=True)
-    more = {"a training seed": {"marker": ".", "color": GREY, "ms": 4}}
-    figure = intervals("policy_study", cells, more=more if (df.seeds > 1).any() else {})
-    looks = looks_of("policy_study")
+    plain = parts[0].assign(value=df.plain_violations, low=np.nan, high=np.nan, hollow=True)
+    cells = pd.concat([*parts, plain], ignore_index=True)
+    point = {"marker": ".", "ms": 4}
+    more = {"a training seed": point | {"color": GREY}} if (df.seeds > 1).any() else {}
+    figure, looks = intervals("policy_study", cells, more=more), looks_of("policy_study")
     for axis, column in zip(figure.axes, panels, strict=True):
         for at, seeds in enumerate(df[f"{column}_seeds"].fillna("").astype(str).str.split("|")):
             if len(seeds) > 1:
-                heights, values = [at + 0.3] * len(seeds), [float(seed) for seed in seeds]
-                axis.plot(values, heights, ".", color=looks[series[at]]["color"], ms=4)
+                colour, heights = looks[series[at]]["color"], [at + 0.3] * len(seeds)
+                axis.plot([*map(float, seeds)], heights, ls="", color=colour, **point)
         axis.set_xlim(left=0)
     return figure
 
@@ -309,10 +296,8 @@ def plot_policy_study(df: pd.DataFrame) -> Figure:
 def plot_accuracy(
     df: pd.DataFrame, panels: Mapping[str, tuple[str, str]], ceiling: float | None = None
 ) -> Figure:
-    """One panel a metric, one row a scorer; ``ceiling`` is that of criterion-blind scorers.
-
-    ``df`` is a table of ``bench.tally`` (shares); ``panels``: label -> (metric, slice).
-    """
+    """A panel a metric, a row a scorer, from a table of ``bench.tally`` (shares); ``panels``: label
+    -> (metric, slice); ``ceiling`` is that of criterion-blind scorers."""
     labels = [f"{label} (%)" for label in panels]
     wanted = pd.DataFrame(panels.values(), columns=["metric", "slice"]).assign(panel=labels)
     cells = wanted.merge(df[df.n > 0], on=["metric", "slice"])
@@ -342,7 +327,7 @@ def plot_paired(df: pd.DataFrame) -> Figure:
 def plot_judge_errors(df: pd.DataFrame) -> Figure:
     """Where a judge errs: columns dimension, error (lenient | strict), rate, low, high (fractions)
     and n; ``lenient`` lets pass what the expert finds not met."""
-    ends = {"value": 100 * df.rate, "low": 100 * df.low, "high": 100 * df.high}
+    ends = (100 * df[["rate", "low", "high"]]).set_axis([*ENDS], axis=1)
     cells = df.assign(row=df.dimension, series=df.error.map(names_of("judge_errors")), **ends)
     figure = intervals("judge_errors", cells.assign(note=df.n.map("n = {:,}".format)))
     figure.axes[0].set_xlim(0, 1.2 * cells.high.max())  # room for the notes
@@ -373,20 +358,16 @@ def _calibration(bins: pd.DataFrame, styles: Mapping[str, dict], x_label: str) -
 
 
 def plot_calibration(df: pd.DataFrame) -> Figure:
-    """Share met beside what the reward model says, a panel a dimension.
-
-    Columns dimension, where, version ("sigmoid of the score" or "P(met)"), probability, met, low,
-    high, n, error (percent points). On the diagonal what is said is what is.
-    """
+    """Share met beside what the reward model says, of ``registry.reliability``, a panel a
+    dimension, with each curve's error; on the diagonal what is said is what is."""
     styles = styles_of("calibration")
     curve = df["where"].where(df.version == "P(met)", df["where"] + ": " + df.version)
     bins = df.assign(curve=curve, panel=df.dimension)[curve.isin(list(styles))]
-    bins = bins.sort_values("panel", key=lambda s: s.map(DIMENSIONS.index), kind="stable")
     figure = _calibration(bins, styles, "P(met) that is said (%)")
     small = {"fontsize": 8, "ha": "right"}
     small["bbox"] = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
-    for axis, dimension in zip(figure.axes, dict.fromkeys(bins.panel), strict=True):
-        errors = bins[bins.panel == dimension].drop_duplicates("curve").set_index("curve").error
+    for axis, (_, own) in zip(figure.axes, bins.groupby("panel", sort=False), strict=True):
+        errors = own.groupby("curve").error.first()
         shown = [name for name in styles if name in errors]
         texts = [(f"{errors[name]:.1f}", styles[name]["color"]) for name in shown]
         for n, (text, colour) in enumerate([*reversed(texts), ("error (points)", GREY)]):
@@ -396,17 +377,14 @@ def plot_calibration(df: pd.DataFrame) -> Figure:
 
 
 def plot_reliability(df: pd.DataFrame) -> Figure:
-    """Share met beside P(met), before and after calibration, in bins of equal size.
-
-    Columns dimension, label, raw (sigmoid of the score) and probability (calibrated).
-    """
+    """Share met beside P(met) in bins of equal size, before and after calibration; columns
+    dimension, label, raw (sigmoid of the score) and probability (calibrated)."""
     panels = {"raw": "before: sigmoid of the score", "probability": "after: P(met), calibrated"}
     parts, styles, markers = [], {}, dict(zip(sorted(set(df.dimension)), "os^", strict=False))
     for (column, panel), dimension in product(panels.items(), markers):
         part = df[df.dimension == dimension]
         curve = f"{dimension}, n = {len(part)}"
-        bins = reliability(part.label, part[column], bins=8)
-        parts.append(bins.assign(panel=panel, curve=curve))
+        parts.append(reliability(part.label, part[column]).assign(panel=panel, curve=curve))
         colour = plotting.OF_DIMENSION[dimension]
         styles[curve] = {"color": colour, "marker": markers[dimension], "ls": "-"}
     return _calibration(pd.concat(parts, ignore_index=True), styles, "probability (%)")
@@ -429,11 +407,8 @@ def _draw_curves(axis, df: pd.DataFrame, x: str, shown: pd.DataFrame, legend=Fal
 
 
 def plot_policy_curve(df: pd.DataFrame) -> Figure:
-    """GRPO on held-out prompts, from policy/curve.csv: rewards, violations, what is met, KL.
-
-    The vertical line is the checkpoint that is kept. A series or a panel without a value is left
-    out: data without truth have no gold.
-    """
+    """GRPO on held-out prompts, from policy/curve.csv; the vertical line is the checkpoint that is
+    kept. A series or a panel without a value is left out: data without truth have no gold."""
     percent = [column for column in CURVES["answers (%)"] if column in df]
     df = df.assign(**100 * df[percent])
     panels = {label: shown for label in CURVES if len(shown := _known(df, label))}
@@ -465,16 +440,16 @@ def plot_gold_over_kl(df: pd.DataFrame, names: Mapping | None = None) -> Figure:
     """Proxy, gold and judged reward over KL to the base, a panel a ``run`` where there are several.
 
     Columns of policy/curve.csv and, for several, ``run``; ``names``: column -> what it is called.
-    KL in nats an answer on a square-root axis, as Gao, Schulman and Hilton draw it
-    (arXiv:2210.10760); numbers are optimiser steps, the ring is the kept checkpoint.
+    On a square-root axis, as Gao, Schulman and Hilton draw it (arXiv:2210.10760); numbers are
+    optimiser steps, the ring is the kept checkpoint.
     """
     df = df if "run" in df else df.assign(run="")
-    runs, shown = list(dict.fromkeys(df.run)), _known(df, "reward")
+    runs, shown = df[df.kl.notna()].groupby("run", sort=False), _known(df, "reward")
     shown["label"] = shown.index.to_series().map(names or {}).fillna(shown.label)
     figure, [axes] = canvas(0.9 + 4.3 * len(runs), 3.9, len(runs), sharey=True)
     ring = {"marker": "o", "mfc": "none", "mec": "black", "ms": 9, "mew": 0.8}
-    for axis, run in zip(axes, runs, strict=True):
-        part = df[(df.run == run) & df.kl.notna()].sort_values("step")
+    for axis, (run, part) in zip(axes, runs, strict=True):
+        part = part.sort_values("step")
         _draw_curves(axis, part, "kl", shown)
         _set_root_scale(axis, part.kl.max())
         axis.set_title(run, fontsize=9)
@@ -625,36 +600,27 @@ def plot_reward_order(df: pd.DataFrame, rewards: Mapping[str, str]) -> Figure:
 
 def plot_overview(df: pd.DataFrame) -> Figure:
     """The pipeline as boxes: columns box, row, column, title, run and reported (texts), and
-    ``after``, the boxes that it comes from, joined by "|"."""
-    width, height, gap = 2.0, 1.0, (2.5, 1.45)
-    rows, columns = df["row"].max() + 1, df["column"].max() + 1
-    figure, [[axis]] = canvas(2.0 * columns, 1.35 * rows + 0.25)
-    right, bottom = (columns - 1) * gap[0] + width, -(rows - 1) * gap[1]
-    axis.set(xlim=(-0.1, right + 0.1), ylim=(bottom - 0.1, height + 0.1))
+    ``after``, the boxes beside it or above that it comes from, joined by "|"."""
+    size, gap = np.array([2.0, 1.0]), np.array([2.5, 1.45])  # width and height
+    last = np.array([df["column"].max(), df["row"].max()])
+    figure, [[axis]] = canvas(*(last + 1) * (2.0, 1.35) + (0, 0.25))
+    right, bottom = last * gap * (1, -1) + (size[0], 0)
+    axis.set(xlim=(-0.1, right + 0.1), ylim=(bottom - 0.1, size[1] + 0.1))
     axis.axis("off")
-    corners = {r.box: (r.column * gap[0], -r.row * gap[1]) for r in df.itertuples()}
+    centres = {r.box: gap * (r.column, -r.row) + size / 2 for r in df.itertuples()}
     look = {"boxstyle": "round,pad=0.04", "fc": "#e8f1f8", "ec": BLUE, "lw": 1.2}
     for r in df.fillna("").itertuples():
-        x, y = corners[r.box]
-        axis.add_patch(FancyBboxPatch((x, y), width, height, **look))
-        middle, title = x + width / 2, {"va": "top", "fontsize": 9, "weight": "bold"}
-        axis.text(middle, y + height - 0.04, r.title, ha="center", **title)
-        axis.text(middle, y + height / 2 + 0.02, r.run, ha="center", va="center", fontsize=8.5)
+        middle, height = centre = centres[r.box]
+        axis.add_patch(FancyBboxPatch(centre - size / 2, *size, **look))
+        title = {"va": "top", "fontsize": 9, "weight": "bold"}
+        axis.text(middle, height + size[1] / 2 - 0.04, r.title, ha="center", **title)
+        axis.text(middle, height + 0.02, r.run, ha="center", va="center", fontsize=8.5)
         if r.reported:
             small = {"va": "bottom", "fontsize": 8, "color": GREY, "style": "italic"}
-            axis.text(middle, y, f"reported: {r.reported}", ha="center", **small)
+            axis.text(middle, height - size[1] / 2, f"reported: {r.reported}", ha="center", **small)
         for name in filter(None, r.after.split("|")):
-            tail, head = _arrow(corners[name], (x, y), width, height)
+            # from edge to edge, and a little away from both
+            reach = np.sign(centre - centres[name]) * (size / 2 + 0.06)
             arrow = {"arrowstyle": "->", "color": GREY, "lw": 1.2}
-            axis.annotate("", head, tail, arrowprops=arrow)
+            axis.annotate("", centre - reach, centres[name] + reach, arrowprops=arrow)
     return figure
-
-
-def _arrow(start, end, width: float, height: float, side: float = 0.06) -> tuple:
-    """Ends of an arrow between the boxes at two lower left corners, ``side`` away from both."""
-    (x0, y0), (x, y) = start, end
-    if y0 != y:  # from a row above
-        return (x0 + width / 2, y0 - side), (x + width / 2, y + height + side)
-    left, right = min(x0, x) + width + side, max(x0, x) - side
-    tail, head = (left, right) if x0 < x else (right, left)
-    return (tail, y + height / 2), (head, y + height / 2)

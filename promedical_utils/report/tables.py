@@ -1,8 +1,7 @@
 """The paper's tables, reported values beside this run's, never in one column.
 
-``build_*`` are pure: from tidy rows (system, metric, value, low, high) they make the frame that is
-printed. Values are percent with two decimals, unless a name says otherwise; names of rows and
-columns stand in ``names.yaml``.
+``build_*`` make the frame that is printed. Values are percent with two decimals, unless a name says
+otherwise; names of rows and columns stand in ``names.yaml``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.core import statistics, workspace
+from promedical_utils.core import profiles, statistics, workspace
 from promedical_utils.core.estimates import ENDS, suffixed
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.data.sources.judged import SUBSETS
@@ -34,11 +33,11 @@ ABLATION = {name: tuple(map(tuple, own)) for name, own in _NAMES["ablation"].ite
 *_, REST = ABLATION  # variants that are not in the paper
 SETS, NAMES_OUTSIDE = _NAMES["sets"], _NAMES["names_outside"]
 OUTSIDE = {(system, retrieval): method for system, retrieval, method in _NAMES["outside"]}
-EXTERNAL, TEXTS = ("q", "q_criteria", "q_sub"), ("Q", "Q + criteria", "Q + sub-criteria")
+TEXTS = {"q": "Q", "q_criteria": "Q + criteria", "q_sub": "Q + sub-criteria"}
 BLIND = "ceiling of criterion-blind scorers (kit)"
 # scorers that do not say of each criterion whether it is met; nor do the scalar ones
 NO_VERDICTS = {"length", "rar_implicit", "pair_rm", *scoring.RULES, *HIERARCHIES}
-POLICY_NAMES = {"base": "base policy (kit)", "grpo": "GRPO with gated veto (kit)"}
+POLICY_NAMES = _NAMES["policies"]
 STUDY = (*policy_metrics.STUDY, *_NAMES["compared_policies"])
 MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
 
@@ -71,20 +70,18 @@ def note(profile) -> str:
 # ---------------------------------------------------------------- rows of a printed frame
 
 
-def _printed(column: str, row, factor: float = 100) -> dict:
-    """Value, low and high of a row, as they are printed in a column."""
-    return suffixed(f"run_{column}", (row.value, row.low, row.high), factor, 2)
+def _printed(column: str, cell: Mapping, factor: float = 100) -> dict:
+    """Value, low and high of a cell, as they are printed in a column."""
+    return suffixed(f"run_{column}", [cell[end] for end in ENDS], factor, 2)
 
 
 def _rows(
-    names: Mapping, values: pd.DataFrame | None, columns: Mapping, labels: str, by: str = "scorer"
+    names: Mapping, values: pd.DataFrame, columns: Mapping, labels: str, by: str = "scorer"
 ) -> list[dict]:
-    """A row a system of ``names``; ``columns``: column -> (metric, slice).
-
-    ``values`` are tidy: system (in ``by``), metric, slice, against, value, low, high.
-    """
-    own = () if values is None else values[values.against == labels].itertuples()
-    cells, rows = {(getattr(row, by), row.metric, row.slice): row for row in own}, []
+    """A row a system of ``names``; ``values``: system (in ``by``), metric, slice, against, value,
+    low, high; ``columns``: column -> (metric, slice)."""
+    own = values[values.against == labels].to_dict("records")
+    cells, rows = {(cell[by], cell["metric"], cell["slice"]): cell for cell in own}, []
     for key, system in names.items():
         printed = {}
         for column, (metric, part) in columns.items():
@@ -132,13 +129,13 @@ def _quantities(
 def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
     """Of ``bench.tally``, with columns of the safety-rich bench, where there is one; ``ceiling`` is
     that of criterion-blind scorers, on all pairs."""
-    slices = pd.Series(dtype=str) if metrics is None else metrics["slice"]
-    more = MORE | (RICH if slices.str.startswith(benches.RICH).any() else {})
-    rows = _rows(names, metrics, MAIN | more, against)
+    rich = metrics["slice"].str.startswith(benches.RICH).any()
+    columns = MAIN | MORE | (RICH if rich else {})
+    rows = _rows(names, metrics, columns, against)
     if ceiling is not None:
-        row = {"system": BLIND, "status": RUN}
-        rows.append(row | {"labels": "adjudicated", "run_pairwise_all": round(ceiling * 100, 2)})
-    return _beside(reported, rows, MAIN | more)
+        row = {"system": BLIND, "status": RUN, "labels": "adjudicated"}
+        rows.append(row | {"run_pairwise_all": round(ceiling * 100, 2)})
+    return _beside(reported, rows, columns)
 
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
@@ -152,13 +149,13 @@ def build_seen_unseen(metrics, names) -> pd.DataFrame:
     return _beside(None, _rows(names, metrics, SEEN, "adjudicated"), SEEN)
 
 
-def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.DataFrame:
+def build_graders(found: pd.DataFrame, names: Mapping, profile) -> pd.DataFrame:
     """Graders beside the bench's two physicians: balanced F1, of ``healthbench.judge_table``.
 
     ``f1`` is against both physicians, ``baseline`` one physician against the other, and the
-    difference is over the same labels. ``judge``: status of the judge's rows, *input* where how
-    often it errs is set.
+    difference is over the same labels. In the clinic how often the judge errs is set: *input*.
     """
+    judge = RUN if profiles.asks_endpoints(profile) else INPUT
     measured, rows = found.set_index(["grader", "slice", "against"]), []
     for grader, system in {"judge": "judge of the run (kit)", **names}.items():
         if grader.startswith("scalar") or grader in NO_VERDICTS:
@@ -179,18 +176,18 @@ def build_graders(found: pd.DataFrame, names: Mapping, judge: str = RUN) -> pd.D
 
 def build_by_source(parts: pd.DataFrame, names) -> pd.DataFrame:
     """Accuracy by source and whose labels these are, of ``registry.Run.by_source``."""
-    frame = parts.assign(system=parts.scorer.map(names), source=parts.category)
+    parts = parts.rename(columns={"category": "source"})
     key, values, counts = ["source", "labels", "system"], [], []
-    for part, own in frame.dropna(subset="system").groupby("slice", sort=False):
+    named = parts.assign(system=parts.scorer.map(names)).dropna(subset="system")
+    for part, own in named.groupby("slice", sort=False):
         own = own.set_index(key).sort_index()
-        columns = [*suffixed(f"run_pairwise_{part}" if part != "within" else "run_within_answers")]
-        values.append(own[[*ENDS]].mul(100).round(2).set_axis(columns, axis=1))
-        counts.append(own.n.astype(int).rename(f"n_{part}"))
-    blind = frame.drop_duplicates("source")[["source", "labels", "ceiling"]]
-    blind = blind.assign(system=BLIND, run_pairwise_all=blind.ceiling.mul(100).round(2))
+        column = "run_within_answers" if part == "within" else f"run_pairwise_{part}"
+        values.append(own[[*ENDS]].mul(100).round(2).set_axis([*suffixed(column)], axis=1))
+        counts.append(own.n.astype("Int64").rename(f"n_{part}"))
+    blind = parts.drop_duplicates("source").assign(system=BLIND)
+    blind["run_pairwise_all"] = blind.ceiling.mul(100).round(2)
     rows = pd.concat([*values, *counts], axis=1).reset_index()
-    rows = pd.concat([rows, blind.drop(columns="ceiling")])
-    rows = rows.astype({count.name: "Int64" for count in counts})
+    rows = pd.concat([rows, blind[[*key, "run_pairwise_all"]]])
     return rows.sort_values(["source", "system"], ignore_index=True)
 
 
@@ -198,33 +195,29 @@ def build_calibration(rows: pd.DataFrame, names: Mapping) -> pd.DataFrame:
     """Calibration error by scorer, dimension and where, before and after, in percent points: the
     mean gap of share met and mean P(met), over ten bins of equal size; from ``calibration_rows``.
     """
+    errors = []
+    for (scorer, *part), own in rows.groupby(["scorer", "dimension", "where"], sort=False):
+        row = [names.get(scorer, f"{scorer} (kit)"), *part, len(own)]
+        for column in ("raw", "probability"):
+            row.append(round(100 * calibration.expected_error(own.label, own[column]), 2))
+        errors.append(row)
     columns = ["system", "dimension", "where", "n", "run_error_before", "run_error_after"]
-    errors, key = [], ["scorer", "dimension", "where"]
-    for (scorer, *part), own in rows.groupby(key, sort=False):
-        ends = (calibration.expected_error(own.label, own[c]) for c in ("raw", "probability"))
-        system = names.get(scorer, f"{scorer} (kit)")
-        errors.append((system, *part, len(own), *(round(100 * error, 2) for error in ends)))
     return pd.DataFrame(errors, columns=columns)
 
 
-def build_bench_composition(reported, pipeline, report: Mapping | None, profile) -> pd.DataFrame:
+def build_bench_composition(reported, pipeline, report: Mapping, profile) -> pd.DataFrame:
     """Counts of the bench; what the configuration sets is *input*."""
     known = {r.dimension: (r.criterion_pairs, r.mark) for r in reported.itertuples()}
     known |= {r.quantity: (f"{r.value:g}", r.mark) for r in pipeline.itertuples()}
-    run, given = {}, {}
-    if report:
-        verdicts, grades = report["input"]["verdicts"], report["input"]["grades"]
-        run = {dimension: counts["drawn"] for dimension, counts in report["pairs"].items()}
-        run["total"] = sum(run.values())
-        run |= {k: report[k] for k in ("samples", "categories", "specialties", "conditions")}
-        run |= {f"{d} pairs in reserve": n["reserve"] for d, n in report["pairs"].items()}
-        run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
-        if "fewer_answers" in report:
-            run["samples with fewer than three answers"] = report["fewer_answers"]
-        given["bench weighted kappa"] = grades["kappa_quadratic"]
-        given["bench linear kappa"] = grades["kappa_linear"]
-        given["bench verdict kappa"] = verdicts["kappa"]
-        given["bench verdict agreement percent"] = verdicts["observed"] * 100
+    run = {dimension: counts["drawn"] for dimension, counts in report["pairs"].items()}
+    run["total"] = sum(run.values())
+    run |= {k: report[k] for k in ("samples", "categories", "specialties", "conditions")}
+    run |= {f"{d} pairs in reserve": n["reserve"] for d, n in report["pairs"].items()}
+    run["criteria of unseen kinds percent"] = report["unseen_share"] * 100
+    if "fewer_answers" in report:
+        run["samples with fewer than three answers"] = report["fewer_answers"]
+    inputs, of_people = report["input"], _NAMES["bench_inputs"].items()
+    given = {name: factor * inputs[part][key] for name, (part, key, factor) in of_people}
     order = [*reported.dimension, "categories", "specialties", "bench weighted kappa"]
     return _quantities(known, run | given, given, order).drop(columns=["run_low", "run_high"])
 
@@ -232,79 +225,77 @@ def build_bench_composition(reported, pipeline, report: Mapping | None, profile)
 # ---------------------------------------------------------------- policies and studies
 
 
+def _measured(evaluation, **settings) -> pd.DataFrame:
+    """Measures of every policy and, of "difference", GRPO less base, paired by patient."""
+    values = policy_metrics.measures(evaluation, **settings)
+    if not {"base", "grpo"} <= set(evaluation.policy):
+        return values
+    less = policy_metrics.paired(evaluation, "grpo", "base", **settings)
+    return pd.concat([values, less.assign(policy="difference", value=less.difference)])
+
+
 def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) -> pd.DataFrame:
     """Policies; the last row is the difference paired by patient, in points.
 
-    ``evaluation`` is policy/evaluation.parquet, a row a (policy, seed, instruction), or None; by
-    the truth where the rows have it. ``healthbench``: ``healthbench.policy_column``; what it says
-    where there is no score stands in a column of its own.
+    ``evaluation``: policy/evaluation.parquet, or None; by the truth where the rows have it.
+    ``healthbench``: ``healthbench.policy_column``, whose status stands in a column of its own.
     """
-    names, values, labels = dict(POLICY_NAMES), None, ""
-    if evaluation is not None:
+    if evaluation is None:
+        rows = [{"system": name, "status": NOT_RUN} for name in POLICY_NAMES.values()]
+    else:
+        values = _measured(evaluation, draws=draws, seed=seed)
+        columns = {column: (metric, "all") for column, metric in POLICY.items()}
         labels = policy_metrics.labels(evaluation)
-        names |= {p: f"{p} (kit)" for p in dict.fromkeys(evaluation.policy) if p not in names}
-        values = policy_metrics.measures(evaluation, draws=draws, seed=seed)
-        if set(POLICY_NAMES) <= set(evaluation.policy):
-            less = policy_metrics.paired(evaluation, "grpo", "base", draws=draws, seed=seed)
-            values = pd.concat([values, less.assign(policy="difference", value=less.difference)])
-    names |= {"difference": "GRPO less base, paired (kit)"}
-    columns = {column: (metric, "all") for column, metric in POLICY.items()}
-    rows = _rows(names, values, columns, labels, "policy")
+        rows = _rows(POLICY_NAMES, values, columns, labels, "policy")
     scores = healthbench or {"status": NOT_RUN, "rows": {}}
     status = scores["status"].replace("not testable", "not testable in this profile")
-    for policy, row in zip(names, rows, strict=True):
+    for policy, row in zip(POLICY_NAMES, rows, strict=True):
         if own := scores["rows"].get(policy):
-            row |= suffixed("run_healthbench", [own[end] for end in ENDS], digits=2)
+            row |= _printed("healthbench", own, 1)
         row["healthbench"] = status if own or status != RUN else NOT_RUN
     return _beside(reported, rows, [*POLICY, "healthbench"], ("healthbench",))
 
 
 def build_policy_by(evaluation, verdicts, by: str, draws: int, seed: int) -> pd.DataFrame:
-    """Base and GRPO with the paired difference in points: a row a measure and slice, "all" first.
+    """Base and GRPO with the paired difference in points: a row a measure and slice.
 
     By "dimension" the criteria met, of ``verdicts``, ``n`` of them; by a column of the patients
-    violations and bench score, ``n`` patients. No rows where ``evaluation`` is None.
+    violations and bench score, ``n`` patients.
     """
-    metrics = ("met",) if by == "dimension" else ("violation_rate", "bench_score")
-    shown, rows, parts = ("base", "grpo", "difference"), [], []
-    order = [by, "measure", "labels", "n", *(n for c in shown for n in suffixed(f"run_{c}"))]
-    if evaluation is None:
-        return pd.DataFrame(columns=order)
-    settings = {"verdicts": verdicts, "draws": draws, "seed": seed}
-    for part in (by,) if by == "dimension" else (None, by):
-        parts.append(policy_metrics.measures(evaluation, by=part, **settings))
-        less = policy_metrics.paired(evaluation, "grpo", "base", metrics, by=part, **settings)
-        parts.append(less.assign(policy="difference", value=less.difference))
-    values, labels = pd.concat(parts), policy_metrics.labels(evaluation)
-    slices = DIMENSIONS if by == "dimension" else ["all", *sorted({*values["slice"]} - {"all"})]
+    labels, by_dimension = policy_metrics.labels(evaluation), by == "dimension"
+    values = _measured(evaluation, verdicts=verdicts, by=by, draws=draws, seed=seed)
     values = values[values.against == labels].set_index(["metric", "slice", "policy"])
+    metrics = ["met"] if by_dimension else ["violation_rate", "bench_score"]
+    slices = DIMENSIONS if by_dimension else sorted(values.index.unique("slice"))
+    rows = []
     for metric, part in product(metrics, slices):
         if (metric, part, "difference") in values.index:
             what, factor = policy_metrics.METRICS[metric]
             row = {by: part, "measure": what, "labels": labels}
-            for policy in shown:
+            for policy in POLICY_NAMES:
                 cell = values.loc[(metric, part, policy)]
                 row |= {"n": cell.n} | _printed(policy, cell, factor)
             rows.append(row)
-    return pd.DataFrame(rows, columns=order)
+    columns = [name for policy in POLICY_NAMES for name in suffixed(f"run_{policy}")]
+    return pd.DataFrame(rows, columns=[by, "measure", "labels", "n", *columns])
 
 
-def _of_study(row: Mapping, columns: Iterable[str]) -> dict:
-    """Columns of a row of a study, which are in percent there, as they are printed."""
+def _of_study(row: Mapping, columns: Iterable[str], ran: str) -> dict:
+    """A row of a study, whose columns are in percent there, as it is printed; ``ran``: its status
+    where it was trained."""
     names = [name for column in columns for name in suffixed(column)]
-    return {f"run_{name}": round(row[name], 2) + 0.0 for name in names}  # no -0.0
+    printed = {f"run_{name}": round(row[name], 2) + 0.0 for name in names}  # no -0.0
+    status = {"status": ran} if row["seeds"] else {"status": NOT_RUN, "labels": None}
+    return {**row, "system": f"{row['label']} (kit)"} | status | printed
 
 
 def build_policy_study(reported: pd.DataFrame, study: pd.DataFrame) -> pd.DataFrame:
     """The paper's ablation rows, then a row a variant of ``studies.policies.table``: means over
     training seeds, with intervals over patients; differences are paired, in points."""
-    said, rows = ("remark", "group", "seeds"), []
-    for row in study.to_dict("records"):
-        ran = {"status": RUN, "labels": row["labels"]} if row["seeds"] else {"status": NOT_RUN}
-        about = {"system": f"{row['label']} (kit)"} | {name: row[name] for name in said}
-        rows.append(about | ran | _of_study(row, STUDY))
+    rows = [_of_study(row, STUDY, RUN) for row in study.to_dict("records")]
     reported = reported.assign(remark=MIXED, group="reported")
-    return _beside(reported, rows, STUDY, said).astype({"seeds": "Int64"})
+    frame = _beside(reported, rows, STUDY, ("remark", "group", "seeds"))
+    return frame.astype({"seeds": "Int64"})
 
 
 def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
@@ -318,13 +309,10 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
     rows, columns = [], (*OF_REWARD, *OF_POLICY)
     for ablation, own in ABLATION.items():
         for study, variant in own:
-            row = {"ablation": ablation, "system": f"{variant} (kit)"}
-            row |= {"study": study, "status": NOT_RUN}
+            row = {"study": study, "system": f"{variant} (kit)", "status": NOT_RUN}
             if result := ran.get((study, variant)):
-                row |= {name: result[name] for name in ("remark", "seeds")}
-                row |= {"system": f"{result['label']} (kit)"} | _of_study(result, columns)
-                row |= {"status": STUDY_RAN, "labels": result["labels"]} if row["seeds"] else {}
-            rows.append(row)
+                row = _of_study(result, columns, STUDY_RAN)
+            rows.append(row | {"ablation": ablation})
     reported = reported.assign(ablation=reported.variant, remark=MIXED, study="")
     frame = _beside(reported, rows, columns, ("study", "seeds", "remark"), ["ablation"])
     order = frame.ablation.map([*ABLATION].index).argsort(kind="stable")
@@ -356,14 +344,14 @@ def build_external(
         for key, cells in own.groupby(["system", "retrieval"], sort=False):
             row = {"set": label, "system": _outside(*key, names), "status": RUN}
             row |= {"beside": OUTSIDE.get(key, ""), "pairs": int(cells.n.max())}
-            for cell in cells.itertuples():
-                row |= _printed(cell.text, cell)
+            for cell in cells.to_dict("records"):
+                row |= _printed(cell["text"], cell)
             rows.append(row)
         for system, why in report["systems_not_run"].items():
             row = {"set": label, "system": _outside(system, False, names), "status": NOT_RUN}
             rows.append(row | {"beside": OUTSIDE.get((system, False), ""), "remark": why})
     reported, said = reported.assign(set="as reported"), ("beside", "pairs", "remark")
-    frame = _beside(reported, rows, EXTERNAL, said, ["set"])
+    frame = _beside(reported, rows, TEXTS, said, ["set"])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
 
 
@@ -372,39 +360,12 @@ def _outside(system: str, retrieval: bool, names: Mapping) -> str:
     return f"{name}, with retrieval" if retrieval else name
 
 
-def subsets(predictions: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame | None:
-    """Medical RewardBench of external/predictions.parquet by subset, as shares; None without it.
-
-    Columns system, text, retrieval, subset ("macro mean" too, unless one is missing), value, low,
-    high.
-    """
-    rows = predictions[predictions["set"] == "medical_rewardbench"]
-    if rows.empty:
-        return None
-    key = ("system", "text", "retrieval", "subset")
-    sums, made = external_sets.estimates(rows, key), []
-    weights = sums.weights(draws, seed)
-    for parts, columns in sums.without("subset").items():
-        asked = {sums.keys[column][-1]: [column] for column in columns}
-        if len(asked) == len(SUBSETS):
-            asked["macro mean"] = columns
-        for name, own in asked.items():
-            made.append(dict(zip(key, (*parts, name), strict=True)) | sums.value(own, weights))
-    return pd.DataFrame(made)
-
-
-def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mapping) -> pd.DataFrame:
-    """Medical RewardBench; the macro mean of the reported subsets stands beside the reported one.
-
-    ``found``: ``subsets`` of this run, None where the set could not be reached: *not run*.
-    """
-    rows, texts = [], dict(zip(EXTERNAL, TEXTS, strict=True))
-    ran = [] if found is None else found.groupby(["system", "text", "retrieval"], sort=False)
-    for (system, text, retrieval), part in ran:
-        row = {"system": f"{_outside(system, retrieval, names)}, {texts[text]}", "status": RUN}
-        for cell in part.itertuples():
-            row |= _printed(cell.subset.replace(" ", "_"), cell)
-        rows.append(row)
+def build_medical_rewardbench(
+    reported, predictions: pd.DataFrame | None, names: Mapping, draws: int, seed: int
+) -> pd.DataFrame:
+    """Medical RewardBench by subset; the macro mean of the reported subsets stands beside theirs.
+    ``predictions``: external/predictions.parquet; *not run* where it is None or lacks the set."""
+    rows = [] if predictions is None else _by_subset(predictions, names, draws, seed)
     if not rows:
         known = dict.fromkeys(system for system, _ in OUTSIDE)
         rows = [{"system": _outside(system, False, names), "status": NOT_RUN} for system in known]
@@ -416,6 +377,23 @@ def build_medical_rewardbench(reported, found: pd.DataFrame | None, names: Mappi
     frame.insert(place, "recomputed_macro_mean", parts.mean(axis=1, skipna=False).round(2))
     frame.insert(place + 1, "recomputed_mean_by_pairs", by_pairs.round(2))
     return frame
+
+
+def _by_subset(predictions: pd.DataFrame, names: Mapping, draws: int, seed: int) -> list[dict]:
+    """A row a system and text; the macro mean unless a subset is missing."""
+    own = predictions[predictions["set"] == "medical_rewardbench"]
+    if own.empty:
+        return []
+    sums = external_sets.estimates(own, ("system", "text", "retrieval", "subset"))
+    weights, rows = sums.weights(draws, seed), []
+    for (system, text, retrieval), columns in sums.without("subset").items():
+        row = {"system": f"{_outside(system, retrieval, names)}, {TEXTS[text]}", "status": RUN}
+        for column in columns:
+            row |= _printed(sums.keys[column][-1], sums.value([column], weights))
+        if len(columns) == len(SUBSETS):
+            row |= _printed("macro_mean", sums.value(columns, weights))
+        rows.append(row)
+    return rows
 
 
 def build_rar(reported) -> pd.DataFrame:
@@ -446,23 +424,15 @@ def build_data_pipeline(reported, funnel, rounds, expansion, judge_errors, profi
     share = 100 * values["kept instructions"][0] / values["raw samples"][0]
     values["kept percent of raw"] = (share, "D")
     known = {name: (f"{round(value, 2):.10g}", mark) for name, (value, mark) in values.items()}
-    given = {
-        "difficulty kept low": profile.difficulty_least,
-        "difficulty kept high": profile.difficulty_most,
-        "review batch per round": profile.review_batch,
-    }
-    inputs: Iterable[str] = given
-    if profile.data == "clinic":
-        given["physicians"] = 3
-        given["judge agreement that is set percent"] = 100 * profile.judge_agreement
-        given["strict pass rate that ends the review percent"] = 100 * profile.rubric_pass_rate
-        inputs = {*given, *_NAMES["set_in_the_clinic"]}
+    clinic = profile.data == "clinic"
+    settings = _NAMES["settings"] | (_NAMES["clinic_settings"] if clinic else {})
+    given = {name: factor * getattr(profile, key) for name, (key, factor) in settings.items()}
+    inputs = {*given, *(_NAMES["set_in_the_clinic"] if clinic else ())}
+    given |= {"physicians": 3} if clinic else {}
     measured = _of_curation(funnel) | given | _of_review(rounds, judge_errors)
     if expansion is not None:
-        pairs = expansion.groupby("dimension").pairs.sum()
-        measured["training verdicts"] = int(expansion.verdicts.sum())
-        measured["answers compared on a criterion"] = int(expansion.comparisons.sum())
-        measured["criterion pairs"] = int(expansion.pairs.sum())
+        counts, pairs = expansion.sum(numeric_only=True), expansion.groupby("dimension").pairs.sum()
+        measured |= {name: int(counts[column]) for name, column in _NAMES["expansion"].items()}
         measured |= {f"criterion pairs, {name}": int(pairs.get(name, 0)) for name in DIMENSIONS}
     dropped = [name for name in measured if name.startswith("dropped")]
     return _quantities(known, measured, inputs, ["raw samples", *dropped, *_NAMES["pipeline"]])
@@ -478,19 +448,21 @@ def _of_curation(funnel: pd.DataFrame | None) -> dict[str, float]:
 
 
 def _of_review(rounds: pd.DataFrame | None, judge_errors: pd.DataFrame | None) -> dict:
-    """Rounds, and shares in percent with Wilson's interval."""
-    measured, counts = {}, {}
+    measured: dict = {}
     if rounds is not None and len(rounds) and (last := rounds.iloc[-1]).blind_n:
         measured["review rounds"] = len(rounds)
-        counts["rubric strict pass rate percent"] = (int(last.blind_passed), int(last.blind_n))
+        measured["rubric strict pass rate percent"] = _percent(last.blind_passed, last.blind_n)
     if judge_errors is not None:
         n = judge_errors.n.sum()
         hits = n - round((judge_errors.rate * judge_errors.n).sum())
-        counts["judge agreement with experts percent"] = (int(hits), int(n))
-    for name, (hits, n) in counts.items():
-        ends = (hits / n, *statistics.wilson(hits, n))
-        measured[name] = tuple(round(100 * value, 2) for value in ends)
+        measured["judge agreement with experts percent"] = _percent(hits, n)
     return measured
+
+
+def _percent(hits: int, n: int) -> tuple[float, ...]:
+    """A share with Wilson's interval."""
+    ends = (hits / n, *statistics.wilson(int(hits), int(n)))
+    return tuple(round(100 * float(value), 2) for value in ends)
 
 
 # ---------------------------------------------------------------- printed and saved

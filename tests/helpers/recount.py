@@ -83,6 +83,9 @@ class Place:
             self.once[key] = make()
         return self.once[key]
 
+    def table(self, file: str) -> pd.DataFrame:
+        return self.kept(("table", file), lambda: self.run.table(file))
+
     @cached_property
     def cells(self) -> pd.DataFrame:
         """Verdicts with their criterion, one row a (candidate, criterion)."""
@@ -684,7 +687,7 @@ def _patients(answers: pd.DataFrame) -> pd.DataFrame:
 
 def policies(place, metric: str, factors: Mapping[str, float], end="", within=None) -> Count:
     """A policy's metric, or the paired difference of two; ``within``: (column, value)."""
-    frame = place.run.evaluated
+    frame = place.table(EVALUATION)
     against, unit = policy_metrics.labels(frame), policy_metrics.METRICS[metric][1]
 
     def counted() -> tuple[Items, dict]:
@@ -710,7 +713,7 @@ def _policy(place, row, base, end) -> Count:
 
 
 def _policy_dimension(place, row, base, end) -> Count:
-    frame, verdicts, part = place.run.evaluated, place.run.table(VERDICTS), row["dimension"]
+    frame, verdicts, part = place.table(EVALUATION), place.table(VERDICTS), row["dimension"]
     against = policy_metrics.labels(frame)
     own = verdicts[(verdicts.judge == against) & (verdicts.dimension == part)]
     factors = SIDES["difference" if base == "n" else base]
@@ -846,7 +849,7 @@ def _pipeline(place, row, base, end) -> Count:
 
 def _outside(place, part: str, wanted: Mapping, end: str, subsets=("",)) -> Count:
     """Share of answer pairs ordered rightly; over several subsets the mean of their shares."""
-    frame = place.run.predicted_outside
+    frame = place.table(EXTERNAL)
     frame = frame[frame["set"] == part]
     samples = _patients(frame)[["instruction_id", "condition"]]
     for column, value in wanted.items():
@@ -882,7 +885,7 @@ def _rewardbench(place, row, base, end) -> Count:
         sizes = list(tables.SUBSETS.values()) if base.endswith("by_pairs") else [1] * len(parts)
         return Count(written(np.average(parts, weights=sizes)))
     name, _, text = row["system"].rpartition(", ")
-    text = dict(zip(tables.TEXTS, tables.EXTERNAL, strict=True))[text]
+    text = next(key for key, label in tables.TEXTS.items() if label == text)
     subsets = tuple(tables.SUBSETS) if base == "macro_mean" else (base,)
     wanted = _system_outside(place, name) | {"text": text}
     return _outside(place, "medical_rewardbench", wanted, end, subsets)

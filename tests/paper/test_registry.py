@@ -258,10 +258,8 @@ def test_calibration_rows_by_hand():
     )  # no label, no row; no scorer without calibration
     assert split.probability.iloc[0] == pytest.approx(1 / (1 + np.exp(-2)))
     assert split.raw.iloc[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
-    old = registry.calibration_rows(
-        made, predicted, {"criterion": fitted}, held.drop(columns="dimension")
-    )
-    assert set(old["where"]) == {"bench, kinds seen", "bench, kinds unseen"}
+    without = registry.calibration_rows(made, predicted, {"criterion": fitted})
+    assert set(without["where"]) == {"bench, kinds seen", "bench, kinds unseen"}
     bins = registry.reliability(rows)
     part = bins[
         (bins.dimension == "safety")

@@ -67,7 +67,7 @@ def test_nothing_ran_is_said_and_has_the_same_columns(metrics):
         "safety_veto": tables.build_safety_veto,
     }
     for name, build in built.items():
-        empty = build(tables.reported(name), None, NAMES)
+        empty = build(tables.reported(name), metrics[:0], NAMES)
         assert (empty.status == "not run").all()
         assert list(empty) == list(build(tables.reported(name), metrics, NAMES))
     policy = tables.build_policy(tables.reported("policy"), None, 20, 0)
@@ -75,12 +75,10 @@ def test_nothing_ran_is_said_and_has_the_same_columns(metrics):
     assert list(policy) == list(
         tables.build_policy(tables.reported("policy"), benches.evaluation(), 20, 0)
     )
-    by = tables.build_policy_by(None, None, "specialty", 20, 0)
-    assert by.empty and list(by) == list(tables.build_policy_by(*evaluated(), "specialty", 20, 0))
-    report = tables.build_bench_composition(
-        tables.reported("bench_composition"), tables.reported("pipeline_counts"), None, SETTINGS
-    )
-    assert (report.status == "not run").all() and report.run.eq("").all()
+    rows, cells = evaluated()
+    alone = tables.build_policy_by(rows[rows.policy == "base"], cells, "specialty", 20, 0)
+    by = tables.build_policy_by(rows, cells, "specialty", 20, 0)
+    assert alone.empty and list(alone) == list(by)
 
 
 def test_policy_rows_by_hand():
@@ -213,15 +211,10 @@ def test_policy_by_dimension_and_specialty():
     assert df.run_difference.tolist() == [0, 0, 41.67] and df.n.tolist() == [12] * 3
     assert df.run_difference_low.safety < 41.67 < df.run_difference_high.safety
     df = tables.build_policy_by(rows, cells, "specialty", 50, 0)
-    assert df.specialty.tolist() == ["all", "a0", "a1", "a2"] * 2
+    assert df.specialty.tolist() == ["a0", "a1", "a2"] * 2
     part = df[df.measure == "answers with a violation (%)"].set_index("specialty")
-    assert part.run_base.tolist() == [50] * 4 and part.run_grpo.tolist() == [8.33, 25, 0, 0]
-    assert part.n.tolist() == [12, 4, 4, 4] and part.run_difference.tolist() == [
-        -41.67,
-        -25,
-        -50,
-        -50,
-    ]
+    assert part.run_base.tolist() == [50] * 3 and part.run_grpo.tolist() == [25, 0, 0]
+    assert part.n.tolist() == [4] * 3 and part.run_difference.tolist() == [-25, -50, -50]
     assert not list(df.filter(like="reported_"))
 
 
@@ -391,7 +384,7 @@ def test_ablation_names_variants_that_studies_have():
 
 def test_medical_rewardbench_recomputes_the_mean_in_a_column_of_its_own():
     reported = tables.reported("ultramedical_rewardbench")
-    df = tables.build_medical_rewardbench(reported, None, NAMES).set_index("system")
+    df = tables.build_medical_rewardbench(reported, None, NAMES, 30, 0).set_index("system")
     row = df.loc["UltraMedRM-8B"]
     assert (
         row.recomputed_macro_mean
@@ -405,9 +398,7 @@ def test_medical_rewardbench_recomputes_the_mean_in_a_column_of_its_own():
         regex="run_|reported|recomputed"
     ).isna().all(axis=None)
     assert len(kit) == 5 and {NAMES["criterion"], NAMES["orbit"]} < set(kit.index)
-    df = tables.build_medical_rewardbench(
-        reported, tables.subsets(outside(), 30, 0), NAMES
-    ).set_index("system")
+    df = tables.build_medical_rewardbench(reported, outside(), NAMES, 30, 0).set_index("system")
     row = df.loc[f"{NAMES['criterion']}, Q"]
     assert [row[f"run_{s}"] for s in tables.SUBSETS] == [
         100,
@@ -888,6 +879,6 @@ def test_reported_markers_are_hollow_and_run_markers_filled(metrics):
     assert shown.low.isna().tolist() == shown.hollow.tolist()  # reported without intervals
 
 
-def test_figures_of_a_run_without_results_are_still_drawn():
-    main = tables.build_main_results(tables.reported("main_results"), None, NAMES)
+def test_figures_of_a_run_without_results_are_still_drawn(metrics):
+    main = tables.build_main_results(tables.reported("main_results"), metrics[:0], NAMES)
     assert figures.plot_main_results(main).axes
