@@ -126,19 +126,23 @@ def rows_of(sums: Estimates) -> pd.DataFrame:
     return frame[frame.counts > 0]
 
 
-def write_sums(folder: Path, rows: pd.DataFrame) -> None:
-    write_rows(folder / "sums.parquet", rows)
+def numbered(conditions: Sequence[str]) -> pd.DataFrame:
+    """``Estimates.samples`` that name nobody: numbers in place of instructions and conditions."""
+    own = pd.Series(pd.factorize(pd.Series(conditions))[0]).astype(str)
+    return pd.DataFrame({"instruction_id": own.index.astype(str), "condition": own})
+
+
+def write_sums(folder: Path, parts: Sequence[pd.DataFrame]) -> None:
+    """sums.parquet: the ``rows_of`` all parts of a study."""
+    write_rows(folder / "sums.parquet", pd.concat(parts, ignore_index=True))
 
 
 def read_sums(folder: Path) -> Estimates:
     """The sums of which ``rows_of`` were written."""
     frame = pd.read_parquet(need(folder / "sums.parquet", "of a study (make study)"))
-    samples = frame[["instruction_id", "condition"]].drop_duplicates(ignore_index=True)
-    keys = frame[list(KEY)].drop_duplicates(ignore_index=True)
-    row, column = (
-        pd.MultiIndex.from_frame(parts).get_indexer(pd.MultiIndex.from_frame(frame[[*parts]]))
-        for parts in (samples, keys)
-    )
+    names = ["instruction_id", "condition"]
+    row, samples = pd.MultiIndex.from_frame(frame[names]).factorize()
+    column, keys = pd.MultiIndex.from_frame(frame[list(KEY)]).factorize()
     hits, counts = np.zeros((2, len(samples), len(keys)))
     hits[row, column], counts[row, column] = frame.hits, frame.counts
-    return Estimates(samples, KEY, list(keys.itertuples(index=False, name=None)), hits, counts)
+    return Estimates(pd.DataFrame([*samples], columns=names), KEY, [*keys], hits, counts)

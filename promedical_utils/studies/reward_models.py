@@ -35,11 +35,8 @@ class RewardModels(Study):
         made, rich, held = bench.compose_benches(profile, data)
 
         def counted(frames: Sequence[pd.DataFrame], *_) -> Counted:
-            predicted = [frame for frame in frames if "a_id" not in frame]
-            stated = [frame for frame in frames if "a_id" in frame]  # preferences alone
-            predicted = pd.concat(predicted or [benches.length_scorer(held)], ignore_index=True)
-            preferred = pd.concat(stated, ignore_index=True) if stated else None
-            both = [benches.tally(b, predicted, preferences=preferred) for b in (made, rich)]
+            predicted = pd.concat(frames, ignore_index=True)
+            both = [benches.tally(each, predicted) for each in (made, rich)]
             return results.rows_of(self.by_training(benches.with_rich(*both))), {}
 
         models = self.trainings(profile, folder, data, out, made, held, counted)
@@ -52,8 +49,10 @@ class RewardModels(Study):
 
         def trained(name: str, seed: int) -> Counted:
             frame, row = self.one(profile, folder, data, made, held, name, seed)
-            own, facts = counted([frame, *ruled(name, seed, frame, held)], name, seed)
-            return own, row | facts
+            ruled = bench.ruled(frame, held) if name == "criterion" else []
+            ruled = [own.assign(scorer=own.scorer + f"-{seed}") for own in ruled]
+            rows, facts = counted([frame, *ruled], name, seed)
+            return rows, row | facts
 
         splits = [preferences.groups_of(data, "judge", s) for s in ("train", "calibration")]
         read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
@@ -61,15 +60,15 @@ class RewardModels(Study):
         def untrained() -> Counted:
             return counted(bench.controls(profile, folder, data, held))
 
-        rows, models = [kept_part(out, "controls", read, untrained)[0]], []
+        parts, models = [kept_part(out, "controls", read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
             key = short_hash(read, repr(variants.find(name)), name, seed)
-            own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
-            rows.append(own)
-            models.append({"model": name, "seed": seed} | row)
-        results.write_sums(out, pd.concat(rows, ignore_index=True))
+            rows, facts = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
+            parts.append(rows)
+            models.append({"model": name, "seed": seed} | facts)
+        results.write_sums(out, parts)
         return models
 
     def one(self, profile, folder, data, made, held, name, seed) -> tuple[pd.DataFrame, dict]:
@@ -100,15 +99,12 @@ class RewardModels(Study):
         """A row a system, in percent: the means over its training seeds; a cell that it has no
         answer to is empty."""
         rows = []
-        for name in self.ordered(cells):
+        for name in (name for name in self.shows["labels"] if name in cells.systems):
             steps = [model["steps"] for model in manifest["models"] if model["model"] == name]
             row = {"system": self.shows["labels"][name], "labels": against}
             row |= {"seeds": len(steps), "steps": max(steps, default=0)}
             rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
         return pd.DataFrame(rows)
-
-    def ordered(self, cells: results.Cells) -> list[str]:
-        return [name for name in self.shows["labels"] if name in cells.systems]
 
     def show(self, rows, manifest, out) -> None:
         cells = results.Cells(rows)
@@ -117,12 +113,6 @@ class RewardModels(Study):
             self.save_table(table, out, f"table_{against}", title, manifest)
         shown = self.rows(cells, "truth", manifest)
         self.save_figure(drawing.plot_reward_study, shown, out, self.kind, manifest)
-
-
-def ruled(name: str, seed: int, frame: pd.DataFrame, held: list[Group]) -> list[pd.DataFrame]:
-    """Predictions of the rules over those of the criterion RM of a seed; of other models none."""
-    made = bench.ruled(frame, held) if name == "criterion" else []
-    return [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in made]
 
 
 def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
