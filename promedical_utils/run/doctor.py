@@ -13,7 +13,7 @@ import psutil
 
 from promedical_utils.core import machine as kind
 from promedical_utils.core import profiles
-from promedical_utils.core.profiles import Profile, Role
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources import schemas
 from promedical_utils.run import notebooks, throughput
@@ -27,14 +27,13 @@ def report(name: str) -> str:
     profile = profiles.profile_for(name)
     busy = loaded()  # before this process loads the machine itself
     measured, rate = trained_here(profile)
-    keys = ["HF_TOKEN", *sorted({role.key for role in asked(profile).values()} - {""})]
     blocks = {
         "machine": machine(profile),
         "speed": [*busy, measured],
         "packages": packages(),
-        "data": data(),
-        "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in keys],
-        f"profile {name}": needs(profile, rate) + caps(profile),
+        "data": [_key("HF_TOKEN"), *data()],
+        "endpoints": endpoints(profile),
+        f"profile {name}": needs(profile, rate),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
@@ -49,8 +48,8 @@ def loaded() -> list[str]:
     load, count = psutil.getloadavg()[0], cores()
     if load <= count / 2:
         return []
-    average = f"{load:.1f} of {count} cores on average over the last minute"
-    return [f"other processes load this machine ({average}): measured below is what they leave"]
+    taken = f"{load:.1f} of {count} cores over the last minute"
+    return [f"other processes load this machine ({taken}): measured below is what they leave"]
 
 
 def machine(profile: Profile) -> list[str]:
@@ -131,9 +130,9 @@ def needs(profile: Profile, rate: float = math.nan) -> list[str]:
         for name, row in notebooks.timings(folder).items():
             seconds = row["seconds"] * (slower if name in by_model else 1)
             if name in lines and seconds > 0:  # not where it is not known
-                here[name], then = seconds, notebooks.span(row["seconds"])
-                then = f"({then} in {place}/{profile.name}), {row['peak_gib']} GiB"
-                lines[name] = f"{notebooks.span(seconds)} {then}"
+                here[name] = seconds
+                then = f"{notebooks.span(row['seconds'])} in {place}/{profile.name}"
+                lines[name] = f"{notebooks.span(seconds)} ({then}), {row['peak_gib']} GiB"
     need = f"{notebooks.span(60 * profile.minutes)} on the machine that it was written for"
     if len(here) == len(lines):
         need = f"{notebooks.span(sum(here.values()))} on this machine"
@@ -157,21 +156,20 @@ def _slower(profile: Profile, run: Path, rate: float) -> float:
         return math.nan
 
 
-def asked(profile: Profile) -> dict[str, Role]:
-    """The roles that an endpoint plays, and the prompted judges of notebook 04 that have one."""
+def endpoints(profile: Profile) -> list[str]:
+    """Each role and judge of the bench that an endpoint plays: what it may cost over a run, by its
+    caps and the profile's ``tokens_per_second``, and whether its key is there."""
     judges = profile.judges | ({"rar_implicit": profile.rar_judge} if profile.rar_judge else {})
-    judges = {name: role for name, role in judges.items() if role.endpoint}
-    return judges | (profile.roles if profiles.asks_endpoints(profile) else {})
+    asked = {name: role for name, role in judges.items() if role.endpoint}
+    asked |= profile.roles if profiles.asks_endpoints(profile) else {}
+    lines = []
+    for name, role in asked.items():
+        hours = role.tokens / profile.tokens_per_second / 3600
+        most = f"{role.requests:,} requests, {role.tokens / 1e6:g} M tokens, {hours:.1f} h"
+        key = f"; {_key(role.key)}" if role.key else ""
+        lines.append(f"{name} {role.model}: at most {most}{key}")
+    return lines or ["none is asked: the embedded clinic plays every role"]
 
 
-def caps(profile: Profile) -> list[str]:
-    """What each of ``asked`` may cost over a run: its caps, and the hours at the profile's speed;
-    one line where the embedded clinic plays the roles."""
-    speed, lines = profile.tokens_per_second, []
-    if not profiles.asks_endpoints(profile):
-        lines.append("roles: played by the embedded clinic, no request is sent")
-    for name, role in asked(profile).items():
-        most = f"{role.requests:,} requests, {role.tokens / 1e6:g} M tokens"
-        hours = f"{role.tokens / speed / 3600:.1f} h at {speed:g} tokens a second"
-        lines.append(f"{name} {role.model}: at most {most}, {hours}")
-    return lines
+def _key(name: str) -> str:
+    return f"{name}: {'set' if os.environ.get(name) else f'not set (export {name}=...)'}"

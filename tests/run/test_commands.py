@@ -552,24 +552,28 @@ def test_doctor_sees_another_version(monkeypatch, tmp_path):
 
 def test_doctor_says_what_each_role_may_cost(monkeypatch):
     clinic = profiles.load("smoke")
-    assert doctor.caps(clinic) == ["roles: played by the embedded clinic, no request is sent"]
+    assert doctor.endpoints(clinic) == ["none is asked: the embedded clinic plays every role"]
     caps = {"requests": 30_000, "tokens": 36_000_000}
     roles = {name: Role(model="m", **caps) for name in clinic.roles}
     judge = Role(model="gpt", endpoint="http://localhost:1/v1", key="JUDGE_KEY", tokens=1_500_000)
     judges = {"GPT": judge, "unasked": Role(model="none", key="OTHER_KEY")}
     asked = {"roles": roles, "judges": judges, "rar_judge": judge, "tokens_per_second": 1000.0}
     served = clinic.model_copy(update=asked | {"endpoint": "http://localhost:1/v1"})
-    lines = doctor.caps(served)
-    rest = "at most 30,000 requests, 36 M tokens, 10.0 h at 1000 tokens a second"
-    assert f"writer m: {rest}" in lines and len(lines) == len(roles) + 2
-    assert [line.split(":")[0] for line in lines[:2]] == ["GPT gpt", "rar_implicit gpt"]
-    assert "at most 100,000 requests, 1.5 M tokens, 0.4 h" in lines[0]
-    bench = doctor.caps(clinic.model_copy(update=asked))  # judges have an endpoint of their own
-    assert [line.split(":")[0] for line in bench] == ["roles", "GPT gpt", "rar_implicit gpt"]
+    lines = doctor.endpoints(served)
+    most = (
+        "at most 100,000 requests, 1.5 M tokens, 0.4 h; JUDGE_KEY: not set (export JUDGE_KEY=...)"
+    )
+    assert lines[:2] == [f"GPT gpt: {most}", f"rar_implicit gpt: {most}"]
+    assert "writer m: at most 30,000 requests, 36 M tokens, 10.0 h" in lines
+    assert len(lines) == len(roles) + 2
+    bench = clinic.model_copy(update=asked)  # these judges have an endpoint of their own
+    assert doctor.endpoints(bench) == lines[:2]
+    monkeypatch.setenv("JUDGE_KEY", "secret")
     monkeypatch.setattr(doctor.profiles, "profile_for", lambda name: served)
     monkeypatch.setattr(doctor, "trained_here", lambda profile: ("measured", 1.0))
-    assert "JUDGE_KEY: not set" in doctor.report("smoke")
-    assert "OTHER_KEY" not in doctor.report("smoke")
+    report = doctor.report("smoke")
+    assert "0.4 h; JUDGE_KEY: set" in report
+    assert "secret" not in report and "OTHER_KEY" not in report
 
 
 def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_path, monkeypatch):
