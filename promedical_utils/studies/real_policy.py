@@ -25,9 +25,10 @@ from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.pipeline import policies
 from promedical_utils.policy.veto_reward import RubricReward
 from promedical_utils.report import figures as drawing
+from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import learning_curve, results
-from promedical_utils.studies.policies import prepare_reward_model
+from promedical_utils.studies.reward_models import prepare
 from promedical_utils.studies.study import Study, as_computed, kept_part
 
 READERS = ("first", "second")
@@ -121,7 +122,7 @@ class _Trainings:
 
         print(f"  {name} reader", flush=True)
         place = self.place / name
-        prepare_reward_model(self.p, self.folder, half(self.data, name), "criterion", place)
+        prepare(self.p, self.folder, half(self.data, name), find("criterion"), place)
         return training.reward_model_of(place)
 
     def reads(self, name: str):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import bench, reward_models
@@ -48,11 +49,16 @@ class RewardModels(Study):
         its name and seed) makes the rows of a part, which hang on ``asked``, too."""
 
         def trained(name: str, seed: int) -> Counted:
-            frame, row = self.one(profile, folder, data, made, held, name, seed)
-            ruled = bench.ruled(frame, held) if name == "criterion" else []
-            ruled = [own.assign(scorer=own.scorer + f"-{seed}") for own in ruled]
-            rows, facts = counted([frame, *ruled], name, seed)
-            return rows, row | facts
+            recipe, place = variants.find(name), folder / "reward" / f"{name}-{seed}"
+            report, fitted, accuracy = prepare(profile, folder, data, recipe, place, seed)
+            scored = scores(place, report, reward_models.as_read(recipe, data, held))
+            predicted = benches.predictions(place.name, scored, made.criteria, fitted)
+            ruled = bench.ruled(predicted, held) if name == "criterion" else []
+            ruled = [frame.assign(scorer=f"{frame.scorer.iloc[0]}-{seed}") for frame in ruled]
+            rows, facts = counted([predicted, *ruled], name, seed)
+            about = {key: report[key] for key in REPORTED} | {"heldout_pairs": accuracy}
+            about |= {key: len(report[key]) for key in ("left_out", "shortened")}
+            return rows, about | facts
 
         splits = [preferences.groups_of(data, "judge", s) for s in ("train", "calibration")]
         read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
@@ -70,20 +76,6 @@ class RewardModels(Study):
             models.append({"model": name, "seed": seed} | facts)
         results.write_sums(out, parts)
         return models
-
-    def one(self, profile, folder, data, made, held, name, seed) -> tuple[pd.DataFrame, dict]:
-        """Predictions of one model on the bench, and a row on its training."""
-        recipe, place = variants.find(name), folder / "reward" / f"{name}-{seed}"
-        report = reward_models.train_reward_model(profile, folder, data, recipe, place, seed)
-        heldout = preferences.groups_of(data, expert(profile), "calibration")
-        rows = scores(place, report, reward_models.as_read(recipe, data, heldout))
-        fitted = reward_models.calibrate(profile, data, recipe, place, rows)
-        scored = scores(place, report, reward_models.as_read(recipe, data, held))
-        predicted = benches.predictions(f"{name}-{seed}", scored, made.criteria, fitted)
-        row = {key: report[key] for key in REPORTED}
-        row |= {key: len(report[key]) for key in ("left_out", "shortened")}
-        row["heldout_pairs"] = reward_models.pair_accuracy(rows, heldout)["accuracy"]
-        return predicted, row
 
     def by_training(self, tally: Estimates) -> Estimates:
         """The kind's metrics of a tally, its scorers as system and seed ("" of the untrained)."""
@@ -113,6 +105,16 @@ class RewardModels(Study):
             self.save_table(table, out, f"table_{against}", title, manifest)
         shown = self.rows(cells, "truth", manifest)
         self.save_figure(drawing.plot_reward_study, shown, out, self.kind, manifest)
+
+
+def prepare(profile, folder: Path, data: RunData, recipe, place: Path, seed=None) -> tuple:
+    """Train a recipe into ``place`` and calibrate it, as far as that is not done: its report, its
+    calibration, if any, and the share of the held-out pairs that it orders rightly."""
+    report = reward_models.train_reward_model(profile, folder, data, recipe, place, seed)
+    heldout = preferences.groups_of(data, expert(profile), "calibration")
+    rows = scores(place, report, reward_models.as_read(recipe, data, heldout))
+    fitted = reward_models.calibrate(profile, data, recipe, place, rows)
+    return report, fitted, reward_models.pair_accuracy(rows, heldout)["accuracy"]
 
 
 def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:
