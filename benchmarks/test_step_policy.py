@@ -15,7 +15,8 @@ import torch
 from promedical_utils.core import profiles, run_data
 from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.pipeline import policies as stages
-from promedical_utils.studies import policies
+from promedical_utils.reward_model import variants
+from promedical_utils.studies import reward_models
 
 STEPS = int(os.environ.get("PROMEDICAL_POLICY_STEPS", 24))
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs
@@ -41,9 +42,8 @@ def test_step(benchmark, tmp_path):
     for stage in (base.make_base, rubrics.make_rubrics, preference_pairs.make_preference_pairs):
         stage(profile, tmp_path)
     found = run_data.RunData.load(tmp_path)
-    policies.prepare_reward_model(
-        profile, tmp_path, found, "criterion", tmp_path / "reward/criterion"
-    )
+    recipe = variants.find("criterion")
+    reward_models.prepare(profile, tmp_path, found, recipe, tmp_path / "reward/criterion")
     report = benchmark.pedantic(
         lambda: stages.align(profile, tmp_path, found, tmp_path / "policy"), rounds=1
     )

@@ -9,40 +9,31 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import pandas as pd
 import psutil
 
 from promedical_utils.core import machine as kind
 from promedical_utils.core import profiles
-from promedical_utils.core.profiles import Profile, Role
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources import schemas
 from promedical_utils.run import notebooks, throughput
 
 DISK_GIB = 8  # the environment and a run of the small base; a hub model comes on top
-# Mean tokens of one request with its answer, by what is asked. The kit's assumptions, rounded up:
-# an instruction of 150 tokens (UltraMedical's have 102 words on average), an answer of 500, a
-# rubric of 7 criteria, 35 tokens a criterion and 60 as JSON, three examples for the writer, the
-# prompts of promedical_utils/data/prompts, and a JSON schema of up to 250 where it stands in one.
-REQUEST_TOKENS = {"writer": 3200, "screener": 650, "classifier": 850, "generator": 750}
-REQUEST_TOKENS |= {"judge": 1850, "compared": 2500, "rated": 1260}
-REPAIRED = 0.25  # share of the drafts that are written twice
 BY_MODEL = [name for name in notebooks.NOTEBOOKS if name[:2] in ("00", "03", "04", "05", "06")]
 
 
 def report(name: str) -> str:
     """The report for one profile, as text; secrets are named, never shown. Raises KitError."""
     profile = profiles.profile_for(name)
-    keys = ["HF_TOKEN", *sorted({role.key for role in profile.roles.values()} - {""})]
     busy = loaded()  # before this process loads the machine itself
     measured, rate = trained_here(profile)
     blocks = {
         "machine": machine(profile),
         "speed": [*busy, measured],
         "packages": packages(),
-        "data": data(),
-        "keys": [f"{key}: {'set' if os.environ.get(key) else 'not set'}" for key in keys],
-        f"profile {name}": needs(profile, rate) + requests(profile),
+        "data": [_key("HF_TOKEN"), *data()],
+        "endpoints": endpoints(profile),
+        f"profile {name}": needs(profile, rate),
     }
     return "\n".join("\n  ".join((title, *lines)) for title, lines in blocks.items())
 
@@ -57,8 +48,8 @@ def loaded() -> list[str]:
     load, count = psutil.getloadavg()[0], cores()
     if load <= count / 2:
         return []
-    average = f"{load:.1f} of {count} cores on average over the last minute"
-    return [f"other processes load this machine ({average}): measured below is what they leave"]
+    taken = f"{load:.1f} of {count} cores over the last minute"
+    return [f"other processes load this machine ({taken}): measured below is what they leave"]
 
 
 def machine(profile: Profile) -> list[str]:
@@ -116,16 +107,16 @@ def data() -> list[str]:
 
 
 def trained_here(profile: Profile) -> tuple[str, float]:
-    """What a reward model learns from and scores a second here; the first as a number, or NaN."""
+    """What a reward model learns from a second here, in words and as a number, or NaN."""
     if not find_spec("torch"):
         return "not known without torch, which is part of the extra train", math.nan
     try:
-        trained, scored = throughput.measure(profile)
+        rate = throughput.measure(profile)
     except KitError as error:
         return f"not measured: {error}", math.nan
-    said = f"{profile.base_model}, {profile.base_layers or 'all'} layers, {profile.quantization}, "
-    said += f"{kind.precision(profile.precision)}: trains on {trained:,.0f} tokens a second, "
-    return f"{said}scores {scored:,.0f}", trained
+    base = f"{profile.base_model}, {profile.base_layers or 'all'} layers, {profile.quantization}"
+    precision = kind.precision(profile.precision)
+    return f"{base}, {precision}: trains on {rate:,.0f} tokens a second", rate
 
 
 def needs(profile: Profile, rate: float = math.nan) -> list[str]:
@@ -139,9 +130,9 @@ def needs(profile: Profile, rate: float = math.nan) -> list[str]:
         for name, row in notebooks.timings(folder).items():
             seconds = row["seconds"] * (slower if name in by_model else 1)
             if name in lines and seconds > 0:  # not where it is not known
-                here[name], then = seconds, notebooks.span(row["seconds"])
-                then = f"({then} in {place}/{profile.name}), {row['peak_gib']} GiB"
-                lines[name] = f"{notebooks.span(seconds)} {then}"
+                here[name] = seconds
+                then = f"{notebooks.span(row['seconds'])} in {place}/{profile.name}"
+                lines[name] = f"{notebooks.span(seconds)} ({then}), {row['peak_gib']} GiB"
     need = f"{notebooks.span(60 * profile.minutes)} on the machine that it was written for"
     if len(here) == len(lines):
         need = f"{notebooks.span(sum(here.values()))} on this machine"
@@ -165,75 +156,20 @@ def _slower(profile: Profile, run: Path, rate: float) -> float:
         return math.nan
 
 
-def requests(profile: Profile) -> list[str]:
-    """Requests, tokens and hours of each role and judge that an endpoint plays."""
-    plan, lines, speed = requests_plan(profile), [], profile.tokens_per_second
-    if not profiles.asks_endpoints(profile):
-        lines = ["roles: played by the embedded clinic, no request is sent"]
-        plan = plan[plan.role.isin(bench_judges(profile))]
-        if plan.empty:
-            return lines
-    lines.append(
-        f"roles: {_instructions(profile)} instructions out of {_pool(profile)} rows at most, at "
-        f"{speed:g} tokens a second (an assumption: measure your server's)"
-    )
-    for row in plan.itertuples():
-        budget = "" if row.suffices else ", MORE THAN ITS BUDGET"
-        lines.append(
-            f"{row.role} {row.model}: {row.requests:,} requests, {row.tokens / 1e6:.1f} M tokens, "
-            f"{row.tokens / speed / 3600:.1f} h{budget}"
-        )
-    return lines
+def endpoints(profile: Profile) -> list[str]:
+    """Each role and judge of the bench that an endpoint plays: what it may cost over a run, by its
+    caps and the profile's ``tokens_per_second``, and whether its key is there."""
+    judges = profile.judges | ({"rar_implicit": profile.rar_judge} if profile.rar_judge else {})
+    asked = {name: role for name, role in judges.items() if role.endpoint}
+    asked |= profile.roles if profiles.asks_endpoints(profile) else {}
+    lines = []
+    for name, role in asked.items():
+        hours = role.tokens / profile.tokens_per_second / 3600
+        most = f"{role.requests:,} requests, {role.tokens / 1e6:g} M tokens, {hours:.1f} h"
+        key = f"; {_key(role.key)}" if role.key else ""
+        lines.append(f"{name} {role.model}: at most {most}{key}")
+    return lines or ["none is asked: the embedded clinic plays every role"]
 
 
-def requests_plan(profile: Profile) -> pd.DataFrame:
-    """What each role will ask: role, model, requests, tokens, and whether its budget suffices.
-
-    One row a role and their total last. Every instruction gets a rubric, a share ``REPAIRED`` of
-    them twice; every generator answers each, and every answer is judged in one request, on all its
-    criteria; so are those of policies, unless the clinic judges its own. The judges of the bench
-    with an endpoint of their own read every answer of it, and every two of one sample in both
-    orders; RaR's rates every answer. The pool that deduplication left is screened and classified
-    at most. Requests that are put again come on top.
-    """
-    instructions, pool, judges = _instructions(profile), _pool(profile), bench_judges(profile)
-    generators = sum(name.startswith("generator_") for name in profile.roles)
-    asked = {"writer": math.ceil(instructions * (1 + REPAIRED)), "generator": instructions}
-    asked |= {"screener": pool, "classifier": pool, "judge": instructions * generators}
-    if profile.data != "clinic" and "05_grpo_with_veto" in profile.notebooks:
-        evaluations = 1 + math.ceil(profile.grpo_steps / profile.grpo_eval_every)
-        asked["judge"] += evaluations * profile.checkpoint_instructions
-        asked["judge"] += 2 * (profile.policy_prompts or profile.bench_samples)
-    answers, rows = profile.bench_samples * generators, []
-    for name, role in {**profile.roles, **judges}.items():
-        if name == "rar_implicit":
-            shares = {"rated": answers}
-        elif name in judges:
-            shares = {"judge": answers, "compared": answers * (generators - 1)}
-        else:
-            kind = name.partition("_")[0]
-            shares = {kind: asked[kind]}
-        n = sum(shares.values())
-        tokens = sum(count * REQUEST_TOKENS[kind] for kind, count in shares.items())
-        suffices = n <= role.requests and tokens <= role.tokens
-        rows.append((name, role.model, n, tokens, suffices))
-    frame = pd.DataFrame(rows, columns=["role", "model", "requests", "tokens", "suffices"])
-    total = ("total", "", frame.requests.sum(), frame.tokens.sum(), frame.suffices.all())
-    frame.loc[len(frame)] = total
-    return frame
-
-
-def _instructions(profile: Profile) -> int:
-    learned = profile.train_instructions + profile.calibration_instructions
-    return learned + profile.checkpoint_instructions + profile.bench_samples
-
-
-def _pool(profile: Profile) -> int:
-    """Rows before curation, at most."""
-    return profile.source_limit * len(profile.sources) or 2 * _instructions(profile)
-
-
-def bench_judges(profile: Profile) -> dict[str, Role]:
-    """The prompted judges of notebook 04 that have an endpoint, RaR's as ``rar_implicit``."""
-    named = profile.judges | ({"rar_implicit": profile.rar_judge} if profile.rar_judge else {})
-    return {name: role for name, role in named.items() if role.endpoint}
+def _key(name: str) -> str:
+    return f"{name}: {'set' if os.environ.get(name) else f'not set (export {name}=...)'}"

@@ -8,11 +8,9 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from promedical_utils.core import profiles
 from promedical_utils.core.profiles import OVERRIDES, profile_for
 from promedical_utils.core.workspace import KitError, project_root, run_folder, shown
 from promedical_utils.paper import rerun
-from promedical_utils.run import doctor
 from promedical_utils.run.notebooks import environment, fingerprint, notebooks, span
 from promedical_utils.studies import catalog
 
@@ -23,14 +21,11 @@ def reproduce(name: str, run_dir: str = "") -> None:
     Raises KitError: of a wrong profile before anything runs, of a failed notebook its line.
     """
     profile = profile_for(name)
-    names = notebooks(profile)
+    names, root, run = notebooks(profile), project_root(), run_folder(name, run_dir)
     for notebook in names:
         fingerprint(notebook, profile)
-    root, run = project_root(), run_folder(name, run_dir)
     needs = f"about {span(60 * profile.minutes)}, {profile.memory_gib:g} GiB"
     print(f"{name}: {len(names)} notebooks, {needs} -> {shown(run)}", flush=True)
-    if profiles.asks_endpoints(profile):
-        print("\n".join(doctor.requests(profile)), flush=True)
     failure, log = run / "failure.txt", run / "snakemake.log"
     command = _snakemake(name, run_dir, "--cores", "all", "--quiet", "all", "--rerun-incomplete")
     variables = os.environ | {"PROMEDICAL_PYTHON": sys.executable}
@@ -42,10 +37,9 @@ def reproduce(name: str, run_dir: str = "") -> None:
         except KeyboardInterrupt:
             child.wait()
             raise KitError("stopped; the same command goes on from here") from None
-    if code and failure.exists():
-        raise KitError(failure.read_text().strip())
     if code:
-        raise KitError(f"{log.read_text().strip()}\nsnakemake failed, see {shown(log)}")
+        unknown = f"{log.read_text().strip()}\nsnakemake failed, see {shown(log)}"
+        raise KitError(failure.read_text().strip() if failure.exists() else unknown)
     print(f"{shown(run / 'rerun.md')}: {rerun.report(name, run_dir)}")
 
 

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import timeit
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import KitError
@@ -10,8 +11,8 @@ LAYERS, CALLS = 4, 4  # layers cost the same, so these few are timed; of the cal
 STARTS = list(range(250, 250 + 7 * 22 + 1, 22))  # of seven criteria, as in the real sets
 
 
-def measure(profile: Profile) -> tuple[float, float]:
-    """(trained on, scored) tokens a second: packed, of the base's shape with random weights, at the
+def measure(profile: Profile) -> float:
+    """Tokens that it trains on in a second: packed, of the base's shape with random weights, at the
     profile's quantization, precision and adapter. KitError where the shape cannot be had."""
     import torch  # this and what follows are slow to load, and of the extra train
     from peft import get_peft_model
@@ -43,19 +44,13 @@ def measure(profile: Profile) -> tuple[float, float]:
     answers = max(1, min(2048, p.rm_pass_tokens) // STARTS[-1])
     batch = packing.collate([packing.Packed([5] * STARTS[-1], STARTS)] * answers, 0)
     batch = {name: part.to(model.device) for name, part in batch.items()}
-    dtype, seconds = hub.compute_dtype(p.precision), []
-    for learns in (True, False):
-        times = []
-        for _ in range(CALLS):
-            start = time.perf_counter()
-            with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-                with torch.set_grad_enabled(learns):
-                    loss = model(**batch).logits.square().mean()
-            if learns:
-                loss.backward()
-                model.base_model.model.score.weight.sum().item()  # a GPU is waited for
-            loss.item()
-            times.append(time.perf_counter() - start)
-        seconds.append(min(times))
-    tokens = answers * STARTS[-1] * timed / layers
-    return tokens / seconds[0], tokens / seconds[1]
+    dtype = hub.compute_dtype(p.precision)
+
+    def step():
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            loss = model(**batch).logits.square().mean()
+        loss.backward()
+        model.base_model.model.score.weight.sum().item()  # a GPU is waited for
+
+    seconds = min(timeit.repeat(step, timer=time.perf_counter, repeat=CALLS, number=1))
+    return answers * STARTS[-1] * timed / layers / seconds

@@ -61,45 +61,34 @@ def _freedom(parts: Sequence[tuple[float, float]]) -> float:
     return float(total**2 / over) if over else min((df for _, df in parts), default=np.inf)
 
 
-def apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """(value, low, high) of ``a`` less ``b``, which have intervals of their own; independent.
-
-    Where both are of the same patients and vary alike, the interval is too wide, not too narrow.
-    """
-    (a_value, a_low, a_high), (b_value, b_low, b_high) = a, b
-    value = a_value - b_value
-    below = np.hypot(a_value - a_low, b_high - b_value)
-    above = np.hypot(a_high - a_value, b_value - b_low)
-    return float(value), float(value - below), float(value + above)
-
-
 def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) -> dict:
     """One contrast in the unit that people read; ``patients``: ``Estimates.combined`` over these
     alone, ``sides``: values of a and b by training seed, "" where a side was not trained."""
-    factor = FACTORS.get(check["metric"], 100)
+    value, low, high = (patients[name] for name in ("difference", "low", "high"))
+    if np.isnan(value):
+        raise Lacking("nothing that both have")
+    if np.isnan([low, high]).any():
+        raise Lacking(f"fewer than {LEAST} conditions: they do not tell how another would differ")
     error, freedom, each = trainings(*sides)
-    half = float(stats.t.ppf(0.5 + level / 2, freedom) * error) if error else 0.0
+    half = stats.t.ppf(0.5 + level / 2, freedom) * error if error else 0.0
+    if error:
+        whose = f"Student's t over {len(each)}" if each else "Welch's t over the"
+        test += f"; widened by {whose} trainings"
     trained = {
         name: len(side)
         for name, side in zip((check["a"], check["b"]), sides, strict=True)
         if name and name not in UNTRAINED and set(side) != {""}
     }
-    if half:
-        whose = f"Student's t over {len(each)}" if each else "Welch's t over the"
-        test += f"; widened by {whose} trainings"
     if trained:
         test += "; trainings: " + ", ".join(f"{name} {count}" for name, count in trained.items())
-    own = tuple(patients[name] for name in ("difference", "low", "high"))
-    if np.isnan(own).any():
-        few = f"fewer than {LEAST} conditions: they do not tell how another would differ"
-        raise Lacking("nothing that both have" if np.isnan(own[0]) else few)
-    ends = dict(zip(NUMBERS, (*apart(own, (0, -half, half)), *own[1:]), strict=True))
-    parts = [(patients["error"] ** 2, patients["df"]), (error**2, freedom)]
-    ends["error"] = float(np.hypot(patients["error"], error))
+    ends = (value, value - np.hypot(value - low, half), value + np.hypot(high - value, half))
+    found = dict(zip(NUMBERS, (*ends, low, high), strict=True))
+    found["error"] = np.hypot(patients["error"], error)
+    factor = FACTORS.get(check["metric"], 100)
     return {
-        **{name: value * factor for name, value in ends.items()},
-        "df": _freedom(parts if error else parts[:1]),
-        "design": patients.get("design"),
+        **{name: float(number) * factor for name, number in found.items()},
+        "df": _freedom([(patients["error"] ** 2, patients["df"]), (error**2, freedom)]),
+        "design": patients.get("design", np.nan),
         "each": [d * factor for d in each if len(each) > 1],
         "n": int(patients["n"]),
         "unit": "criteria" if check["metric"] == "s2" else "points",
@@ -123,7 +112,10 @@ class Counted:
 
     def find(self, check: Mapping, level: float = 0.95) -> dict:
         factors, sides = Counter(), (Counter(), Counter())
-        for side, factor, of in zip(sides, (1, -1), _sides(check)):
+        compared = [(check["a"], check["metric"], check["slice"])]
+        if check["b"]:
+            compared.append((check["b"], check["metric_b"], check["slice_b"]))
+        for side, factor, of in zip(sides, (1, -1), compared):
             columns = self._columns(*of, check["labels"])
             for column, value in zip(columns, self.sums.each(columns), strict=True):
                 factors[column] += factor / len(columns)
@@ -139,9 +131,10 @@ class Counted:
         try:
             return self.sums.columns(key)
         except KitError:
-            what = f"{metric.replace('_', ' ')} of {who}" + (f" on {part}" if part != "all" else "")
-            what = what if who in {key[0] for key in self.sums.keys} else who
-            where = "the study" if kind == "system" else "this run"
+            what, where = who, "the study" if kind == "system" else "this run"
+            if who in {key[0] for key in self.sums.keys}:
+                on = "" if part == "all" else f" on {part}"
+                what = f"{metric.replace('_', ' ')} of {who}{on}"
             raise Lacking(f"{where} has no {what}") from None
 
     def _seed(self, column: int) -> str:
@@ -149,14 +142,6 @@ class Counted:
         if "seed" not in self.sums.names:
             return "1"
         return self.sums.keys[column][1] or ("1" if self.sums.names[0] == "policy" else "")
-
-
-def _sides(check: Mapping) -> list[tuple[str, str, str]]:
-    """(system, metric, slice) of a and, where there is one, of b."""
-    sides = [(check["a"], check["metric"], check["slice"])]
-    if check["b"]:
-        sides.append((check["b"], check["metric_b"], check["slice_b"]))
-    return sides
 
 
 def measured(given: Mapping, source, reported: float | None = None) -> dict:
@@ -183,8 +168,7 @@ def measured(given: Mapping, source, reported: float | None = None) -> dict:
         found["verdict"] = verdicts.of_equivalence(ends, inner, margin)
     found |= {"p": round(p, 4), "interest": rounded(interest), "power": rounded(power)}
     found["smallest"] = rounded(statistics.smallest_detectable(error, df))
-    known = design is not None and not np.isnan(design)
-    return found | {"design": rounded(design) if known else None}
+    return found | {"design": None if np.isnan(design) else rounded(design)}
 
 
 def rounded(value: float) -> float:

@@ -4,13 +4,12 @@ By depth of the base: is it the budget or the depth that holds a small base back
 splits checkpoint and calibration, never the bench. No claim rests on it.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates
@@ -41,7 +40,7 @@ class LearningCurve(Study):
         """Also into ``out``: sums.parquet, and part-<arm> of each arm, which a later run takes
         over."""
         held = sample(groups_of(data, "judge", "checkpoint", "calibration"), self.shows["words"])
-        rows, arms = [], []
+        parts, arms = [], []
         for name, arm in self.plan.items():
             print(f"{name} ...", flush=True)
             settings = {"base_layers": arm["layers"], "rm_epochs": float(arm["epochs"])}
@@ -49,10 +48,10 @@ class LearningCurve(Study):
             train = groups_of(data, find(arm["recipe"]).labels, "train")
             key = short_hash(as_computed(own), digest(held), digest(train), repr(arm))
             make = partial(_followed, name, arm, own, folder / "curve" / key, data, held)
-            part, facts = kept_part(out, name.replace(" ", "_"), key, make)
-            rows.append(part)
+            rows, facts = kept_part(out, name.replace(" ", "_"), key, make)
+            parts.append(rows)
             arms.append({"arm": name, **arm, **facts})
-        results.write_sums(out, pd.concat(rows, ignore_index=True))
+        results.write_sums(out, parts)
         return {"arms": arms, "held_out_groups": len(held)}
 
     def show(self, rows, manifest, out) -> None:
@@ -91,12 +90,11 @@ def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunD
     refuse_external(group.instruction for group in train)
     plan = training.Plan(train, source, place / "model", profile=profile, view=recipe.view)
     trainer, tokenizer, taught, schedule = training.prepare(plan)
-    step = schedule.batch
     tokens = [sum(map(len, taught.rows[i]["ids"])) for i in schedule.order]
-    steps = (sum(tokens[n : n + step]) for n in range(0, len(tokens), step))
-    total = list(accumulate(steps))  # by the end of each step
-    wanted = (bisect_left(total, 1000 * look) + 1 for look in arm["looks"])
-    looks = {len(total), *(min(look, len(total)) for look in wanted)}
+    steps = np.arange(0, len(tokens), schedule.batch)
+    total = np.add.reduceat(tokens, steps).cumsum()  # by the end of each step
+    wanted = np.searchsorted(total, 1000 * np.array(arm["looks"])) + 1
+    looks = {len(total), *np.minimum(wanted, len(total))}
 
     class Look(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **_):
@@ -120,9 +118,6 @@ def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunD
 def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
     """Pairs ordered rightly at each look, by source: all, those whose shorter answer (characters)
     is right, and of what was constructed those on statements."""
-    samples = pd.DataFrame({"instruction_id": [str(n) for n in range(len(held))]})
-    conditions = [data.condition_of[g.instruction.id] for g in held]
-    samples["condition"] = pd.Series(conditions).factorize()[0].astype(str)
     kind_of, pairs = data.criterion_kinds, []
     for row, group in enumerate(held):
         length = {a.id: len(a.text) for a in group.candidates}
@@ -142,4 +137,5 @@ def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData
                 at = part.index[part[name]]
                 key = (arm, str(read), "pairwise", f"{source}: {name}", LABELS[source])
                 items.append((key, pairs.row[at].to_numpy(), a[at] > b[at]))
+    samples = results.numbered([data.condition_of[g.instruction.id] for g in held])
     return Estimates.of_items(samples, results.KEY, items)

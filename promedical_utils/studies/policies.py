@@ -12,13 +12,12 @@ from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import need, read_json, short_hash, write_json, write_rows
 from promedical_utils.evaluation import policy_metrics
 from promedical_utils.evaluation.policy_metrics import BASE, FULL, METRICS, SEPARATOR, STUDY
-from promedical_utils.pipeline import policies, reward_models
-from promedical_utils.pipeline.preference_pairs import expert
+from promedical_utils.pipeline import policies
 from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
 from promedical_utils.reward_model.variants import find
-from promedical_utils.rubric import preferences
 from promedical_utils.studies import results
+from promedical_utils.studies.reward_models import prepare
 from promedical_utils.studies.study import Study, kind_of
 
 VARIANTS = kind_of("policies")["labels"]  # name -> label, group, settings, veto, remark
@@ -40,7 +39,7 @@ class Policies(Study):
         hub.silence()
         for recipe in sorted({settled(profile, v).reward_model for v in self.plan}):
             print(f"reward model {recipe} ...", flush=True)
-            prepare_reward_model(profile, folder, data, recipe, folder / "reward" / recipe)
+            prepare(profile, folder, data, find(recipe), folder / "reward" / recipe)
         rows, answers, curves = [], [], []
         trained = [(variant, seed) for variant, seeds in self.plan.items() for seed in seeds]
         for variant, seed in [(BASE, 0), *trained]:
@@ -117,18 +116,6 @@ def settled(profile: Profile, variant: str) -> Profile:
 def place(folder: Path, variant: str, seed: int) -> Path:
     # not below "policies", which is the folder of that study's tables
     return folder / "trained" / f"{variant}-{seed}"
-
-
-def prepare_reward_model(profile, folder: Path, data: RunData, name: str, where: Path) -> None:
-    """Train the recipe ``name`` into ``where`` and calibrate it, unless that is done."""
-    from promedical_utils.reward_model import model as reward_model  # late: loads torch
-
-    recipe = find(name)
-    reward_models.train_reward_model(profile, folder, data, recipe, where)
-    if recipe.conditional and not (where / "calibration.json").exists():
-        heldout = preferences.groups_of(data, expert(profile), "calibration")
-        scores = reward_model.load(where).score_groups(heldout)
-        reward_models.calibrate(profile, data, recipe, where, scores)
 
 
 def one(profile: Profile, folder: Path, data: RunData, variant: str, seed: int) -> dict:

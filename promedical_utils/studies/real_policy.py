@@ -10,7 +10,7 @@ second one reads at all is tested first, on pairs whose shorter answer is right 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,10 @@ from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.pipeline import policies
 from promedical_utils.policy.veto_reward import RubricReward
 from promedical_utils.report import figures as drawing
+from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import learning_curve, results
-from promedical_utils.studies.policies import prepare_reward_model
+from promedical_utils.studies.reward_models import prepare
 from promedical_utils.studies.study import Study, as_computed, kept_part
 
 READERS = ("first", "second")
@@ -48,81 +49,36 @@ class RealPolicy(Study):
         splits = ("train", "calibration", "checkpoint", "bench")
         read = [digest(groups_of(data, "judge", split)) for split in splits]
         key = short_hash(as_computed(p), repr(self.shows), *read)
-        harmless = _harmless(p.seed, self.shows["harmless"])
-        asked = _with_rubric(data, "bench", self.shows["asked"]), harmless
         print("gate ...", flush=True)
-        gate = partial(self.gate_rows, trainings)
-        rows, curves, reports, answers = [kept_part(out, "gate-0", key, gate)[0]], [], {}, {}
+        parts, curves = [kept_part(out, "gate-0", key, trainings.gate)[0]], []
+        reports, answers = {}, {}
         seeds = (("veto", seed) for seed in self.plan["veto"])
         for system, seed in (("base", 0), ("sft", 0), *seeds):
             print(f"{system}, seed {seed} ..." if seed else f"{system} ...", flush=True)
-            answered = partial(self.answered, trainings, system, seed, asked)
-            own, facts = kept_part(out, f"{system}-{seed}", key, answered)
-            rows.append(own)
+            answered = partial(trainings.answered, system, seed)
+            rows, facts = kept_part(out, f"{system}-{seed}", key, answered)
+            parts.append(rows)
             answers.setdefault(system, facts.pop("answers"))
             curves += [row | {"seed": seed} for row in facts.pop("curve", ())]
             reports[f"{system}-{seed}"] = facts
         write_rows(out / "curves.parquet", pd.DataFrame(curves).sort_index(axis=1))
-        texts = [asked.messages[0].content for asked in harmless[: self.shows["beside"]]]
-        write_frame(out / "answers.csv", pd.DataFrame({"question": texts} | answers))
-        results.write_sums(out, pd.concat(rows, ignore_index=True))
+        shown = trainings.harmless[: self.shows["beside"]]
+        texts = {"question": [asked.messages[0].content for asked in shown]}
+        write_frame(out / "answers.csv", pd.DataFrame(texts | answers))
+        results.write_sums(out, parts)
         halves = {name: len(half(data, name).ids("train")) for name in READERS}
         return {"trainings": reports, "train_questions": halves}
 
-    def gate_rows(self, trainings: "_Trainings") -> tuple[pd.DataFrame, dict]:
-        """Pairs of the bench that the second reader orders rightly, by source and part."""
-        data = trainings.data
-        groups = groups_of(data, "judge", "bench")
-        groups = [g for g in groups if g.instruction.source in self.shows["gate_sources"]]
-        groups = learning_curve.sample(groups, self.shows["words"])
-        scores = trainings.reader("second").score_groups(groups, shorten=True).assign(read="")
-        return results.rows_of(learning_curve.counted("second reader", scores, groups, data)), {}
-
-    def answered(self, trainings: "_Trainings", system: str, seed: int, asked: tuple) -> tuple:
-        """Rows of what a policy answers to questions with a rubric and to harmless ones; and facts
-        of its training, with the first of the latter answers."""
-        from promedical_utils.policy.generation import messages_of  # loads torch
-
-        facts, base, adapter = trainings.policy(system, seed)
-        data, with_rubric, everything = trainings.data, asked[0], [*asked[0], *asked[1]]
-        conditions = [data.condition_of.get(i.id, i.id) for i in everything]
-        samples = pd.DataFrame({"condition": pd.factorize(np.array(conditions))[0].astype(str)})
-        samples.insert(0, "instruction_id", [str(n) for n in range(len(everything))])
-        answers = policies.answers_by(adapter, base, trainings.p, everything)
-        own, free = answers[: len(with_rubric)], answers[len(with_rubric) :]
-        measures = {}
-        for name in READERS:
-            pairs = zip(with_rubric, own, strict=True)
-            texts = [(i.id, messages_of(i), a.text, a.finished) for i, a in pairs]
-            read = trainings.reads(name)(texts)
-            by = f"{name} reader"
-            measures["violation_rate", by] = [j.scores.s3 > 0 for j in read]
-            measures["s1", by] = [j.scores.s1 for j in read]
-            measures["s2", by] = [j.scores.s2 for j in read]
-            measures["plain_violation_rate", by] = ["violated" in j.reasons for j in read]
-        refuses = refusals(self.shows["refusal"])
-        measures["refused", "counted"] = [bool(refuses.match(a.text.strip())) for a in free]
-        measures["finished", "counted"] = [a.finished for a in free]
-        measures["tokens", "counted"] = [len(a.ids) for a in free]
-        rows, items = np.arange(len(everything)), []
-        for (metric, against), values in measures.items():
-            at = rows[len(own) :] if against == "counted" else rows[: len(own)]
-            items.append(((system, str(seed or ""), metric, "all", against), at, values))
-        counted = results.rows_of(Estimates.of_items(samples, results.KEY, items))
-        texts = [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
-        return counted, facts | {"answers": texts}
-
     def show(self, rows, manifest, out) -> None:
-        cells, more = results.Cells(rows), ("curves.parquet", "answers.csv")
+        cells = results.Cells(rows)
         gate = self.gate(cells)
         self.save_table(gate, out, "gate", "Does the second reader read?", manifest)
-        measured = bool(gate.passed[gate.counts].all())
         self.save_table(self.by_measure(cells), out, "table", self.title, manifest)
-        curves = pd.read_parquet(out / more[0])
-        runs = "seed " + curves.seed.astype(str) + ("" if measured else ": no measurement")
-        curves = curves.assign(run=runs)
-        self.save_figure(drawing.plot_second_reader, curves, out, "curve", manifest, more[0])
-        beside = pd.read_csv(out / more[1], keep_default_na=False)
+        curves, more = pd.read_parquet(out / "curves.parquet"), "curves.parquet"
+        measured = "" if gate.passed[gate.counts].all() else ": no measurement"
+        curves = curves.assign(run="seed " + curves.seed.astype(str) + measured)
+        self.save_figure(drawing.plot_second_reader, curves, out, "curve", manifest, more)
+        beside = pd.read_csv(out / "answers.csv", keep_default_na=False)
         title = f"Answers side by side to {len(beside)} {MEDQUAD}"
         self.save_table(beside, out, "beside", title, manifest)
 
@@ -142,34 +98,32 @@ class RealPolicy(Study):
     def by_measure(self, cells: results.Cells) -> pd.DataFrame:
         """A row a measure: of each system the mean over its seeds, and of GRPO less what it
         started from; in percent, or tokens."""
-        frame = []
+        rows = []
         for measure, (metric, against) in self.shows["columns"].items():
             cell, answers = (metric, "all"), cells.n(("base", metric, "all", against))
             row = {"measure": measure, "by": against, "answers": answers}
             for system in self.shows["labels"]:
                 row |= cells.wide(system, {system: cell}, against, digits=1)
             less = {"veto_less_sft": (*cell, results.LESS, "sft")}
-            frame.append(row | cells.wide("veto", less, against, digits=1))
-        return pd.DataFrame(frame)
+            rows.append(row | cells.wide("veto", less, against, digits=1))
+        return pd.DataFrame(rows)
 
 
 class _Trainings:
-    """What the study trains, each when it is first asked for."""
+    """What the study trains, each when it is first asked for, and what is counted of it."""
 
     def __init__(self, p: Profile, folder: Path, data: RunData, shows: Mapping):
         self.p, self.folder, self.data, self.shows = p, folder, data, shows
         self.place, self.base = folder / "policy_study", base_path(p, folder)
-        self.readers: dict = {}
+        self.reader = cache(self._reader)  # in memory, once
 
-    def reader(self, name: str):
+    def _reader(self, name: str):
         from promedical_utils.policy import training  # late: loads torch
 
-        if name not in self.readers:
-            print(f"  {name} reader", flush=True)
-            data, place = half(self.data, name), self.place / name
-            prepare_reward_model(self.p, self.folder, data, "criterion", place)
-            self.readers[name] = training.reward_model_of(place)
-        return self.readers[name]
+        print(f"  {name} reader", flush=True)
+        place = self.place / name
+        prepare(self.p, self.folder, half(self.data, name), find("criterion"), place)
+        return training.reward_model_of(place)
 
     def reads(self, name: str):
         """(instruction id, messages, text, finished) items -> ``veto_reward.Judged``."""
@@ -193,8 +147,7 @@ class _Trainings:
         from promedical_utils.policy import training  # late: loads torch
 
         p, out = self.p.model_copy(update={"seed": seed}), self.place / f"veto-{seed}"
-        asked = half(self.data, "first").instructions_in("train")
-        asked = [i for i in asked if i.source in RUBRICS]
+        asked = _with_rubric(half(self.data, "first"), "train")
         taught, first, held = self.taught, self.reader("first"), self.held_out()
         read = [policies.reward_fingerprint(self.place / name) for name in READERS]
         read = short_hash(*read, taught["of"])
@@ -210,15 +163,65 @@ class _Trainings:
         from promedical_utils.policy.generation import messages_of  # these load torch
         from promedical_utils.policy.model import HeldOut
 
-        data = self.data
-        asked = {i.id: i for i in _with_rubric(data, "checkpoint", self.shows["held_out"])}
+        drawn = _drawn(_with_rubric(self.data, "checkpoint"), "asked", self.shows["held_out"])
+        asked = {i.id: i for i in drawn}
         reads = self.reads("second")
 
         def judged(pairs):
             items = [(i, messages_of(asked[i]), text, True) for i, text in pairs]
             return [read.verdicts for read in reads(items)]
 
-        return HeldOut([*asked.values()], judged, None, data.condition_of)
+        return HeldOut([*asked.values()], judged, None, self.data.condition_of)
+
+    def gate(self) -> tuple[pd.DataFrame, dict]:
+        """Pairs of the bench that the second reader orders rightly, by source and part."""
+        groups = groups_of(self.data, "judge", "bench")
+        groups = [g for g in groups if g.instruction.source in self.shows["gate_sources"]]
+        groups = learning_curve.sample(groups, self.shows["words"])
+        scores = self.reader("second").score_groups(groups, shorten=True).assign(read="")
+        counted = learning_curve.counted("second reader", scores, groups, self.data)
+        return results.rows_of(counted), {}
+
+    @cached_property
+    def harmless(self) -> list[Instruction]:
+        """Questions of MedQuAD that are not learned from."""
+        texts = [row for row, split in real_sets.medquad_texts(self.p.seed) if split == "bench"]
+        return [
+            schemas.question(f"medquad-{row.id}", "medquad", row.question, "patient_question")
+            for row in _drawn(texts, "harmless", self.shows["harmless"])
+        ]
+
+    def answered(self, system: str, seed: int) -> tuple[pd.DataFrame, dict]:
+        """Rows of what a policy answers to questions with a rubric and to harmless ones; and facts
+        of its training, with the first of the latter answers."""
+        from promedical_utils.policy.generation import messages_of  # loads torch
+
+        facts, base, adapter = self.policy(system, seed)
+        with_rubric = _drawn(_with_rubric(self.data, "bench"), "asked", self.shows["asked"])
+        everything = [*with_rubric, *self.harmless]
+        answers = policies.answers_by(adapter, base, self.p, everything)
+        own, free = answers[: len(with_rubric)], answers[len(with_rubric) :]
+        pairs = zip(with_rubric, own, strict=True)
+        texts = [(i.id, messages_of(i), a.text, a.finished) for i, a in pairs]
+        measures = {}
+        for name in READERS:
+            read, by = self.reads(name)(texts), f"{name} reader"
+            measures["violation_rate", by] = [j.scores.s3 > 0 for j in read]
+            measures["s1", by] = [j.scores.s1 for j in read]
+            measures["s2", by] = [j.scores.s2 for j in read]
+            measures["plain_violation_rate", by] = ["violated" in j.reasons for j in read]
+        refuses = refusals(self.shows["refusal"])
+        measures["refused", "counted"] = [bool(refuses.match(a.text.strip())) for a in free]
+        measures["finished", "counted"] = [a.finished for a in free]
+        measures["tokens", "counted"] = [len(a.ids) for a in free]
+        rows, items = np.arange(len(everything)), []
+        for (metric, against), values in measures.items():
+            at = rows[len(own) :] if against == "counted" else rows[: len(own)]
+            items.append(((system, str(seed or ""), metric, "all", against), at, values))
+        samples = results.numbered([self.data.condition_of.get(i.id, i.id) for i in everything])
+        counted = results.rows_of(Estimates.of_items(samples, results.KEY, items))
+        shown = [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
+        return counted, facts | {"answers": shown}
 
 
 def half(data: RunData, name: str) -> RunData:
@@ -235,17 +238,11 @@ def refusals(beginnings: Sequence[str]) -> re.Pattern:
     return re.compile("|".join(beginnings), re.IGNORECASE)
 
 
-def _with_rubric(data: RunData, split: str, most: int) -> list[Instruction]:
-    """Questions of a split whose statements are criteria of any answer, in the order of a hash."""
-    asked = [i for i in data.instructions_in(split) if i.source in RUBRICS]
-    return sorted(asked, key=lambda i: short_hash("asked", i.id))[:most]
+def _with_rubric(data: RunData, split: str) -> list[Instruction]:
+    """Questions of a split whose statements are criteria of any answer."""
+    return [i for i in data.instructions_in(split) if i.source in RUBRICS]
 
 
-def _harmless(seed: int, most: int) -> list[Instruction]:
-    """Questions of MedQuAD that are not learned from, in the order of a hash."""
-    texts = [row for row, split in real_sets.medquad_texts(seed) if split == "bench"]
-    texts.sort(key=lambda row: short_hash("harmless", row.id))
-    return [
-        schemas.question(f"medquad-{row.id}", "medquad", row.question, "patient_question")
-        for row in texts[:most]
-    ]
+def _drawn(rows: Sequence, name: str, most: int) -> list:
+    """The first rows in the order of a hash of their ids."""
+    return sorted(rows, key=lambda row: short_hash(name, row.id))[:most]

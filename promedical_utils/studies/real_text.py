@@ -1,10 +1,5 @@
 """The study of real text: what the criterion's text is worth where people wrote and people judged.
 
-R1  the criterion shown, hidden, or swapped for another (a placebo), at one budget of training;
-R2  outside: a set of which no question was trained on, without and with retrieved documents;
-R3  the veto at equal recall, and the hierarchy against additive rules over the same scores;
-R5  the model's verdicts beside three physicians'.
-
 Every value is of one source: a slice is ``source: part``, ``against`` whose labels these are.
 ``real_text.yaml`` fixes arms, tests, bounds and the smallest effects of interest.
 """

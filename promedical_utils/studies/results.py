@@ -42,33 +42,28 @@ def count(sums: Estimates, others: Sequence[str], ratios, draws: int, seed: int)
     which it is also put over them.
     """
     weights, rows = sums.weights(draws, seed), []
-    cells: dict[tuple, dict[str, dict[str, int]]] = {}
-    for column, (system, training, *cell) in enumerate(sums.keys):
-        cells.setdefault(tuple(cell), {}).setdefault(system, {})[training] = column
-    for cell, systems in cells.items():
-        trained = {system: _parts(columns) for system, columns in systems.items()}
-        for system, own in trained.items():
-            for training, columns in own.items():
-                ends = sums.value(columns, weights).values()
-                rows.append((system, training, *cell, VALUE, "", *ends))
-            for other in (o for o in others if o in trained and o != system):
-                theirs = trained[other]
-                for training in (t for t in own if t in theirs):
-                    parts = dict.fromkeys(own[training], 1 / len(own[training]))
-                    parts |= dict.fromkeys(theirs[training], -1 / len(theirs[training]))
-                    less = sums.combined(parts, weights)
-                    ends = [less[name] for name in ("difference", "low", "high", "n")]
-                    rows.append((system, training, *cell, LESS, other, *ends))
-                if cell[0] in ratios:
-                    made = sums.less(own[MEAN], theirs[MEAN], weights)
-                    ends = [made[name] for name in ("ratio", "ratio_low", "ratio_high", "n")]
-                    rows.append((system, MEAN, *cell, OVER, other, *ends))
+    cells = list(dict.fromkeys(key[2:] for key in sums.keys))
+    trained = {  # columns by training seed, and all of them as the mean
+        key: {sums.keys[c][1]: [c] for c in columns if sums.keys[c][1]} | {MEAN: columns}
+        for key, columns in sums.without("seed").items()
+    }
+    for (system, *cell), own in sorted(trained.items(), key=lambda item: cells.index(item[0][1:])):
+        for training, columns in own.items():
+            ends = sums.value(columns, weights).values()
+            rows.append((system, training, *cell, VALUE, "", *ends))
+        for other in others:
+            theirs = trained.get((other, *cell), {}) if other != system else {}
+            for training in (t for t in own if t in theirs):
+                parts = dict.fromkeys(own[training], 1 / len(own[training]))
+                parts |= dict.fromkeys(theirs[training], -1 / len(theirs[training]))
+                less = sums.combined(parts, weights)
+                ends = [less[name] for name in ("difference", "low", "high", "n")]
+                rows.append((system, training, *cell, LESS, other, *ends))
+            if theirs and cell[0] in ratios:
+                made = sums.less(own[MEAN], theirs[MEAN], weights)
+                ends = [made[name] for name in ("ratio", "ratio_low", "ratio_high", "n")]
+                rows.append((system, MEAN, *cell, OVER, other, *ends))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _parts(trained: Mapping[str, int]) -> dict[str, list[int]]:
-    """Columns by training seed, and all of them as the mean."""
-    return {s: [column] for s, column in trained.items() if s} | {MEAN: list(trained.values())}
 
 
 class Cells:
@@ -126,19 +121,23 @@ def rows_of(sums: Estimates) -> pd.DataFrame:
     return frame[frame.counts > 0]
 
 
-def write_sums(folder: Path, rows: pd.DataFrame) -> None:
-    write_rows(folder / "sums.parquet", rows)
+def numbered(conditions: Sequence[str]) -> pd.DataFrame:
+    """``Estimates.samples`` that name nobody: numbers in place of instructions and conditions."""
+    own = pd.Series(pd.factorize(pd.Series(conditions))[0]).astype(str)
+    return pd.DataFrame({"instruction_id": own.index.astype(str), "condition": own})
+
+
+def write_sums(folder: Path, parts: Sequence[pd.DataFrame]) -> None:
+    """sums.parquet: the ``rows_of`` all parts of a study."""
+    write_rows(folder / "sums.parquet", pd.concat(parts, ignore_index=True))
 
 
 def read_sums(folder: Path) -> Estimates:
     """The sums of which ``rows_of`` were written."""
     frame = pd.read_parquet(need(folder / "sums.parquet", "of a study (make study)"))
-    samples = frame[["instruction_id", "condition"]].drop_duplicates(ignore_index=True)
-    keys = frame[list(KEY)].drop_duplicates(ignore_index=True)
-    row, column = (
-        pd.MultiIndex.from_frame(parts).get_indexer(pd.MultiIndex.from_frame(frame[[*parts]]))
-        for parts in (samples, keys)
-    )
+    names = ["instruction_id", "condition"]
+    row, samples = pd.MultiIndex.from_frame(frame[names]).factorize()
+    column, keys = pd.MultiIndex.from_frame(frame[list(KEY)]).factorize()
     hits, counts = np.zeros((2, len(samples), len(keys)))
     hits[row, column], counts[row, column] = frame.hits, frame.counts
-    return Estimates(samples, KEY, list(keys.itertuples(index=False, name=None)), hits, counts)
+    return Estimates(pd.DataFrame([*samples], columns=names), KEY, [*keys], hits, counts)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import bench, reward_models
@@ -35,11 +36,8 @@ class RewardModels(Study):
         made, rich, held = bench.compose_benches(profile, data)
 
         def counted(frames: Sequence[pd.DataFrame], *_) -> Counted:
-            predicted = [frame for frame in frames if "a_id" not in frame]
-            stated = [frame for frame in frames if "a_id" in frame]  # preferences alone
-            predicted = pd.concat(predicted or [benches.length_scorer(held)], ignore_index=True)
-            preferred = pd.concat(stated, ignore_index=True) if stated else None
-            both = [benches.tally(b, predicted, preferences=preferred) for b in (made, rich)]
+            predicted = pd.concat(frames, ignore_index=True)
+            both = [benches.tally(each, predicted) for each in (made, rich)]
             return results.rows_of(self.by_training(benches.with_rich(*both))), {}
 
         models = self.trainings(profile, folder, data, out, made, held, counted)
@@ -51,9 +49,16 @@ class RewardModels(Study):
         its name and seed) makes the rows of a part, which hang on ``asked``, too."""
 
         def trained(name: str, seed: int) -> Counted:
-            frame, row = self.one(profile, folder, data, made, held, name, seed)
-            own, facts = counted([frame, *ruled(name, seed, frame, held)], name, seed)
-            return own, row | facts
+            recipe, place = variants.find(name), folder / "reward" / f"{name}-{seed}"
+            report, fitted, accuracy = prepare(profile, folder, data, recipe, place, seed)
+            scored = scores(place, report, reward_models.as_read(recipe, data, held))
+            predicted = benches.predictions(place.name, scored, made.criteria, fitted)
+            ruled = bench.ruled(predicted, held) if name == "criterion" else []
+            ruled = [frame.assign(scorer=f"{frame.scorer.iloc[0]}-{seed}") for frame in ruled]
+            rows, facts = counted([predicted, *ruled], name, seed)
+            about = {key: report[key] for key in REPORTED} | {"heldout_pairs": accuracy}
+            about |= {key: len(report[key]) for key in ("left_out", "shortened")}
+            return rows, about | facts
 
         splits = [preferences.groups_of(data, "judge", s) for s in ("train", "calibration")]
         read = short_hash(as_computed(profile), *map(digest, [*splits, held]), *asked)
@@ -61,30 +66,16 @@ class RewardModels(Study):
         def untrained() -> Counted:
             return counted(bench.controls(profile, folder, data, held))
 
-        rows, models = [kept_part(out, "controls", read, untrained)[0]], []
+        parts, models = [kept_part(out, "controls", read, untrained)[0]], []
         todo = [(name, seed) for name, seeds in self.plan.items() for seed in seeds]
         for number, (name, seed) in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {name}, seed {seed} ...", flush=True)
             key = short_hash(read, repr(variants.find(name)), name, seed)
-            own, row = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
-            rows.append(own)
-            models.append({"model": name, "seed": seed} | row)
-        results.write_sums(out, pd.concat(rows, ignore_index=True))
+            rows, facts = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
+            parts.append(rows)
+            models.append({"model": name, "seed": seed} | facts)
+        results.write_sums(out, parts)
         return models
-
-    def one(self, profile, folder, data, made, held, name, seed) -> tuple[pd.DataFrame, dict]:
-        """Predictions of one model on the bench, and a row on its training."""
-        recipe, place = variants.find(name), folder / "reward" / f"{name}-{seed}"
-        report = reward_models.train_reward_model(profile, folder, data, recipe, place, seed)
-        heldout = preferences.groups_of(data, expert(profile), "calibration")
-        rows = scores(place, report, reward_models.as_read(recipe, data, heldout))
-        fitted = reward_models.calibrate(profile, data, recipe, place, rows)
-        scored = scores(place, report, reward_models.as_read(recipe, data, held))
-        predicted = benches.predictions(f"{name}-{seed}", scored, made.criteria, fitted)
-        row = {key: report[key] for key in REPORTED}
-        row |= {key: len(report[key]) for key in ("left_out", "shortened")}
-        row["heldout_pairs"] = reward_models.pair_accuracy(rows, heldout)["accuracy"]
-        return predicted, row
 
     def by_training(self, tally: Estimates) -> Estimates:
         """The kind's metrics of a tally, its scorers as system and seed ("" of the untrained)."""
@@ -100,15 +91,12 @@ class RewardModels(Study):
         """A row a system, in percent: the means over its training seeds; a cell that it has no
         answer to is empty."""
         rows = []
-        for name in self.ordered(cells):
+        for name in (name for name in self.shows["labels"] if name in cells.systems):
             steps = [model["steps"] for model in manifest["models"] if model["model"] == name]
             row = {"system": self.shows["labels"][name], "labels": against}
             row |= {"seeds": len(steps), "steps": max(steps, default=0)}
             rows.append(row | cells.wide(name, self.shows["columns"], against, "run_", 2))
         return pd.DataFrame(rows)
-
-    def ordered(self, cells: results.Cells) -> list[str]:
-        return [name for name in self.shows["labels"] if name in cells.systems]
 
     def show(self, rows, manifest, out) -> None:
         cells = results.Cells(rows)
@@ -119,10 +107,14 @@ class RewardModels(Study):
         self.save_figure(drawing.plot_reward_study, shown, out, self.kind, manifest)
 
 
-def ruled(name: str, seed: int, frame: pd.DataFrame, held: list[Group]) -> list[pd.DataFrame]:
-    """Predictions of the rules over those of the criterion RM of a seed; of other models none."""
-    made = bench.ruled(frame, held) if name == "criterion" else []
-    return [own.assign(scorer=f"{own.scorer.iloc[0]}-{seed}") for own in made]
+def prepare(profile, folder: Path, data: RunData, recipe, place: Path, seed=None) -> tuple:
+    """Train a recipe into ``place`` and calibrate it, as far as that is not done: its report, its
+    calibration, if any, and the share of the held-out pairs that it orders rightly."""
+    report = reward_models.train_reward_model(profile, folder, data, recipe, place, seed)
+    heldout = preferences.groups_of(data, expert(profile), "calibration")
+    rows = scores(place, report, reward_models.as_read(recipe, data, heldout))
+    fitted = reward_models.calibrate(profile, data, recipe, place, rows)
+    return report, fitted, reward_models.pair_accuracy(rows, heldout)["accuracy"]
 
 
 def scores(place: Path, report: Mapping, held: list[Group]) -> pd.DataFrame:

@@ -61,8 +61,8 @@ class Study:
             choice = ", ".join(self.known())
             raise workspace.KitError(f"unknown system {name!r} of a study: choose one of {choice}")
         facts = self.train(profile, folder, run_data.RunData.load(folder), out)
-        manifest = run_data.manifest(profile, folder) | {"plan": dict(self.plan)}
-        manifest |= facts | ({"frozen_on": self.frozen_on} if self.frozen_on else {})
+        facts |= {"plan": dict(self.plan), "frozen_on": self.frozen_on}
+        manifest = run_data.manifest(profile, folder) | facts
         rows = self.draw(manifest, out)
         workspace.write_json(out / "manifest.json", manifest)
         print(f"-> {workspace.shown(out)}")
@@ -106,20 +106,21 @@ class Study:
             rows.append(row | cells.wide(system, tables.OF_REWARD | tables.OF_POLICY, against))
         return pd.DataFrame(rows)
 
-    def note(self, profile: Profile) -> str:
+    def note(self, manifest: Mapping) -> str:
         """What a reader must know of its values, under every table and figure."""
-        return " ".join(filter(None, (tables.note(profile), self.shows.get("note"))))
+        drawn = tables.note(profiles.of_manifest(manifest))
+        return " ".join(filter(None, (drawn, self.shows.get("note"))))
 
     def save_table(self, frame, out: Path, name: str, title: str, manifest: Mapping) -> None:
         profile, facts = profiles.of_manifest(manifest), {"run": provenance.of_manifest(manifest)}
-        note = self.note(profile)
-        tables.save(frame, out, name, title, _sources(out), profile, note, facts)
+        sources = {f"{out.name}/results.csv": out / "results.csv"}
+        tables.save(frame, out, name, title, sources, profile, self.note(manifest), facts)
 
     def save_figure(self, plot, frame, out: Path, name: str, manifest: Mapping, *more) -> None:
         """``more``: files of ``out`` that it is drawn from, beside results.csv."""
-        note, run = self.note(profiles.of_manifest(manifest)), provenance.of_manifest(manifest)
-        facts = {"run": run, "sources": tables.digests(_sources(out, *more))}
-        plotting.save(plot, frame, out, name, note, facts)
+        sources = {f"{out.name}/{file}": out / file for file in ("results.csv", *more)}
+        facts = {"run": provenance.of_manifest(manifest), "sources": tables.digests(sources)}
+        plotting.save(plot, frame, out, name, self.note(manifest), facts)
 
 
 def as_computed(profile: Profile) -> str:
@@ -145,7 +146,3 @@ def kept_part(out: Path, name: str, key: str, make: Callable) -> tuple[pd.DataFr
     workspace.write_rows(out / f"{stem}.parquet", rows)
     workspace.write_json(out / f"{stem}.json", facts)
     return rows, facts["training"]
-
-
-def _sources(out: Path, *more: str) -> dict[str, Path]:
-    return {f"{out.name}/{file}": out / file for file in ("results.csv", *more)}

@@ -83,11 +83,12 @@ def test_other_seeds_are_welch_s():
 
 
 def test_two_errors_add_up_as_squares():
-    value, low, high = contrasts.apart((10.0, 7.0, 22.0), (0.0, -4.0, 4.0))  # of trainings
-    assert (value, low) == (10.0, pytest.approx(10 - 5)) and high == pytest.approx(10 + 160**0.5)
-    value, low, high = contrasts.apart((9.0, 6.0, 10.0), (4.0, 1.0, 8.0))
-    assert value == 5.0
-    assert low == pytest.approx(5 - 5) and high == pytest.approx(5 + 10**0.5)
+    patients = {"difference": 0.10, "low": 0.07, "high": 0.22, "error": 0.01, "df": 8, "n": 50}
+    error = 0.04 / stats.t.ppf(0.975, 1)  # of two trainings, so that its interval is 4 points
+    sides = [{"1": 0.10 + error, "2": 0.10 - error}, {"": 0.0}]
+    found = contrasts.contrast(check(metric="pairwise"), patients, sides, "", 0.95)
+    assert (found["difference"], found["low"]) == (pytest.approx(10), pytest.approx(10 - 5))
+    assert found["high"] == pytest.approx(10 + 160**0.5)
 
 
 def test_policies_of_three_seeds_recomputed_by_hand():

@@ -18,6 +18,7 @@ from helpers.groups import make_groups
 
 from promedical_utils import __main__ as front
 from promedical_utils.core import fingerprint, profiles, records
+from promedical_utils.core.profiles import Role
 from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data.sources.real_sets import NEUTRAL
 from promedical_utils.run import doctor, graph, notebooks, publish
@@ -465,11 +466,9 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("PROMEDICAL_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(doctor, "gpu", lambda: "none")
     monkeypatch.setattr(doctor.kind, "precision", lambda wanted: "fp32")  # as without bf16
-    monkeypatch.setattr(doctor.throughput, "measure", lambda profile: (1234.5, 5678.9))
+    monkeypatch.setattr(doctor.throughput, "measure", lambda profile: 1234.5)
     report = doctor.report("cpu")
-    assert (
-        "smollm2, all layers, none, fp32: trains on 1,234 tokens a second, scores 5,679" in report
-    )
+    assert "smollm2, all layers, none, fp32: trains on 1,234 tokens a second" in report
     assert "hf_secret" not in report and "HF_TOKEN: set" in report
     assert f"({card.file}): found, other bytes" in report
     assert f"({schemas.CARDS['mediqa'].file}): not found" in report
@@ -536,7 +535,7 @@ def test_tokens_a_second_are_of_the_whole_depth(monkeypatch):
     monkeypatch.setattr(doctor.throughput.time, "perf_counter", lambda: float(next(ticks)))
     profile = profiles.load("smoke", base_layers=16, quantization="none")
     tokens = 5 * (250 + 7 * 22)  # of 2,048
-    assert doctor.throughput.measure(profile) == (tokens * 4 / 16,) * 2
+    assert doctor.throughput.measure(profile) == tokens * 4 / 16
     said, rate = doctor.trained_here(profiles.load("gpu"))
     assert said == "not measured: the shape of Qwen/Qwen3-0.6B cannot be had from the hub"
     assert rate != rate
@@ -549,6 +548,32 @@ def test_doctor_sees_another_version(monkeypatch, tmp_path):
     )
     monkeypatch.chdir(tmp_path)
     assert doctor.packages()[0].startswith("torch: ") and len(doctor.packages()) == 2
+
+
+def test_doctor_says_what_each_role_may_cost(monkeypatch):
+    clinic = profiles.load("smoke")
+    assert doctor.endpoints(clinic) == ["none is asked: the embedded clinic plays every role"]
+    caps = {"requests": 30_000, "tokens": 36_000_000}
+    roles = {name: Role(model="m", **caps) for name in clinic.roles}
+    judge = Role(model="gpt", endpoint="http://localhost:1/v1", key="JUDGE_KEY", tokens=1_500_000)
+    judges = {"GPT": judge, "unasked": Role(model="none", key="OTHER_KEY")}
+    asked = {"roles": roles, "judges": judges, "rar_judge": judge, "tokens_per_second": 1000.0}
+    served = clinic.model_copy(update=asked | {"endpoint": "http://localhost:1/v1"})
+    lines = doctor.endpoints(served)
+    most = (
+        "at most 100,000 requests, 1.5 M tokens, 0.4 h; JUDGE_KEY: not set (export JUDGE_KEY=...)"
+    )
+    assert lines[:2] == [f"GPT gpt: {most}", f"rar_implicit gpt: {most}"]
+    assert "writer m: at most 30,000 requests, 36 M tokens, 10.0 h" in lines
+    assert len(lines) == len(roles) + 2
+    bench = clinic.model_copy(update=asked)  # these judges have an endpoint of their own
+    assert doctor.endpoints(bench) == lines[:2]
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    monkeypatch.setattr(doctor.profiles, "profile_for", lambda name: served)
+    monkeypatch.setattr(doctor, "trained_here", lambda profile: ("measured", 1.0))
+    report = doctor.report("smoke")
+    assert "0.4 h; JUDGE_KEY: set" in report
+    assert "secret" not in report and "OTHER_KEY" not in report
 
 
 def test_publish_of_measured_files_leaves_out_what_describes_the_machine(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.policy import sft
 from promedical_utils.reward_model import hub, packing, variants
 from promedical_utils.rubric.preferences import groups_of
-from promedical_utils.studies import real_policy, real_text, results
+from promedical_utils.studies import real_policy, real_text, results, reward_models
 from promedical_utils.studies.learning_curve import LearningCurve
 from promedical_utils.studies.real_policy import RealPolicy
 from promedical_utils.studies.real_text import RealText
@@ -138,7 +138,7 @@ def test_the_study_runs_keeps_its_trainings_and_names_nobody(run, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(RealText, "one", refuse)
+    monkeypatch.setattr(reward_models, "prepare", refuse)
     kept = (out / "results.csv").read_bytes()
     RealText(PLAN).run(profile, folder, out)
     assert (out / "results.csv").read_bytes() == kept
@@ -194,7 +194,7 @@ def test_a_policy_is_read_by_a_second_reader_that_learned_other_labels(run, monk
     assert (gate.passed == (gate.ordered_low > 50)).all()
     # of kept parts nothing is trained again, and all comes out the same
     kept = {path.name: path.read_bytes() for path in out.glob("*.csv")}
-    monkeypatch.setattr(real_policy, "prepare_reward_model", None)
+    monkeypatch.setattr(real_policy, "prepare", None)
     RealPolicy({"veto": [1, 2]}).run(profile, folder, out)
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == kept
     # the one text that leaves is MedQuAD's, and answers to it

@@ -192,7 +192,7 @@ def test_a_difference_is_paired_by_seed_and_over_all_seeds(counted):
 
 def test_sums_are_read_as_they_were_written(counted, tmp_path):
     sums = RewardModels({}).by_training(counted)
-    results.write_sums(tmp_path, results.rows_of(sums))
+    results.write_sums(tmp_path, [results.rows_of(sums)])
     again = results.read_sums(tmp_path)
     order = [sums.samples.instruction_id.tolist().index(i) for i in again.samples.instruction_id]
     counted = [n for n, total in enumerate(sums.counts.sum(axis=0)) if total]
