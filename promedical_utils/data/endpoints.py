@@ -11,11 +11,12 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class BudgetSpent(KitError):
 
 @dataclass(frozen=True)
 class Request:
-    """Messages as the chat API takes them; ``schema`` is what the answer must be, None for text."""
+    """Messages as the chat API takes them; ``schema``: what the answer must be, None for text."""
 
     messages: tuple[dict, ...]
     schema: type[BaseModel] | None = None
@@ -55,8 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``value`` as read from the text, or None with the ``reason``; ``asks``: how often it was
-    asked for."""
+    """``value`` as read from the text, or None with the ``reason``; asked for ``asks`` times."""
 
     value: Any
     reason: str = ""
@@ -135,25 +135,19 @@ class Endpoint:
 
         ``read(index, content)`` makes the value (content: the schema's model, or the text) and
         raises ValueError with what is wrong; the request is then put again, up to ``ASKS`` times.
-        What stays unanswered has value None and its reason. Raises BudgetSpent when the cap is
-        reached, after the requests under way are answered and stored, and KitError for a key,
-        address or model that no request could be answered with.
+        Raises BudgetSpent when the cap is reached, after the requests under way are answered and
+        stored, and KitError for a key, address or model that no request could be answered with.
         """
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            futures = [
-                pool.submit(self._answer, n, request, read) for n, request in enumerate(requests)
-            ]
-            try:
-                answers = [future.result() for future in futures]
-            except BaseException as error:  # a wrong key, a full disk, Ctrl-C: no more is sent
-                pool.shutdown(wait=True, cancel_futures=True)
-                if not isinstance(error, BudgetSpent):
-                    raise
-                ended = [f for f in futures if not f.cancelled() and f.exception() is None]
-                done = sum(f.result().value is not None for f in ended)
-                raise BudgetSpent(f"{error}; {done} of {len(futures)} answered and kept") from None
-        places = (2 if answer.value is None else answer.asks > 1 for answer in answers)
-        self.outcomes.update(OUTCOMES[place] for place in places)
+        try:
+            with ThreadPoolExecutor(self.settings.concurrency) as pool:
+                # after an error (a wrong key, a full disk, Ctrl-C) map sends no more
+                answers = list(pool.map(self._answer, count(), requests, repeat(read)))
+        except BudgetSpent as error:
+            kept = self.answers.ledger().get(self.role, {}).get("answered", 0)
+            raise BudgetSpent(f"{error}; {kept} answers are kept") from None
+        for answer in answers:
+            repaired = "repaired" if answer.asks > 1 else "valid"
+            self.outcomes["unanswered" if answer.value is None else repaired] += 1
         return answers
 
     def _answer(self, index: int, request: Request, read) -> Answer:
@@ -183,23 +177,20 @@ class Endpoint:
             "temperature": round(self.settings.temperature + WARMER * attempt, 2),
             "max_tokens": self.settings.max_tokens,
         }
-        if request.schema is None:
-            return body
-        schema = request.schema.model_json_schema()
-        if self.settings.structured == "json_schema":
+        schema = request.schema and request.schema.model_json_schema()
+        if schema and self.settings.structured == "json_schema":
             named = {"name": request.schema.__name__, "schema": schema, "strict": True}
-            return body | {"response_format": {"type": "json_schema", "json_schema": named}}
-        first, *rest = body["messages"]
-        told = "Answer with one JSON object and nothing else. Its JSON schema:\n"
-        told += json.dumps(schema)
-        return body | {"messages": [{**first, "content": f"{first['content']}\n\n{told}"}, *rest]}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        elif schema:
+            first, *rest = body["messages"]
+            told = "Answer with one JSON object and nothing else. Its JSON schema:\n"
+            told = f"{first['content']}\n\n{told}{json.dumps(schema)}"
+            body["messages"] = [first | {"content": told}, *rest]
+        return body
 
     def _fetch(self, body: dict, key: str) -> tuple[str, str]:
-        """One request, whose answer is stored; a body without a completion is an empty one.
-
-        The client tries again by itself, after a growing wait or the one that the server asks for;
-        its error where that was in vain.
-        """
+        """One request, whose answer is stored; a body without a completion is an empty one. The
+        client's error where it has tried again in vain."""
         request = json.dumps(body, ensure_ascii=False)
         size = len(request.encode())
         with self._taken(size // 2 + body["max_tokens"]):  # two bytes a token: on the safe side
@@ -273,10 +264,8 @@ def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseMo
         raise ValueError(first_error(error, "object")) from None
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict:
-    found = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"key {key!r} stands twice")
-        found[key] = value
-    return found
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    keys = [key for key, _ in pairs]
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"key {repeated[0]!r} stands twice")
+    return dict(pairs)

@@ -1,11 +1,11 @@
 """The roles of a language model: rubric writer, screener, classifier, generators, judge.
 
-Each role is one prompt (``prompts/*.txt``), one pydantic schema and one endpoint. What cannot be
-read is asked again, and what stays without an answer comes back as none, with its reason; for a
-judge that is ``unknown``, never a pass.
+Each role is one prompt (``prompts/*.txt``), one pydantic schema and one endpoint. What stays
+without an answer comes back as none, with its reason; for a judge that is ``unknown``.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,16 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import (
-    Candidate,
-    Criterion,
-    Dimension,
-    Instruction,
-    Message,
-    Verdict,
-    VerdictValue,
-)
+from promedical_utils.core import records
+from promedical_utils.core.profiles import ROLES, Profile
+from promedical_utils.core.records import Candidate, Criterion, Instruction, Message, Verdict
 from promedical_utils.core.workspace import read_yaml
 from promedical_utils.data.curation import languages
 from promedical_utils.data.endpoints import OUTCOMES, Answer, Answers, Endpoint, Request
@@ -36,7 +29,7 @@ class Reply(BaseModel):
 
 
 class DraftedCriterion(Reply):
-    dimension: Dimension
+    dimension: records.Dimension
     text: str
     weight: float
 
@@ -59,7 +52,7 @@ class Classified(Reply):
 class JudgedCriterion(Reply):
     criterion: str
     reason: str
-    verdict: VerdictValue
+    verdict: records.VerdictValue
 
 
 class Judged(Reply):
@@ -85,13 +78,13 @@ def generator_prompt(name: str) -> str:
     return prompt("generator").replace("{habit}", HABITS.get(name, "")).strip()
 
 
-def _turn(role: str, content) -> dict:
+def _turn(role: str, content: str | Mapping) -> dict:
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     return {"role": role, "content": text}
 
 
 def conversation(messages: Iterable[Message]) -> list[dict]:
-    return [{"role": m.role, "content": m.content} for m in messages]
+    return [message.model_dump() for message in messages]
 
 
 def request(prompt_name: str, content: Mapping, schema: type[BaseModel]) -> Request:
@@ -109,18 +102,18 @@ class Roles:
             name: Endpoint(name, settings, settings.endpoint or profile.endpoint, answers)
             for name, settings in profile.roles.items()
         }
-
-    @property
-    def generators(self) -> list[str]:
-        prefix = "generator_"
-        return [name.removeprefix(prefix) for name in self._endpoints if name.startswith(prefix)]
+        self.generators = [
+            name.removeprefix("generator_") for name in profile.roles if name not in ROLES
+        ]
+        # the writer's drafts have rules beside their form: ``rubric_writer.write`` counts them
+        self.drafted: Counter = Counter()
 
     def outcomes(self) -> dict[str, dict[str, int]]:
         """What became of all that the roles were asked since they were built: valid, repaired,
-        unanswered. Of all but the writer, whose drafts have rules: see ``rubric_writer.Written``.
-        """
-        of = {name: e.outcomes for name, e in self._endpoints.items() if name != "writer"}
-        return {name: {o: n[o] for o in OUTCOMES} for name, n in of.items() if n}
+        unanswered."""
+        counts = {name: endpoint.outcomes for name, endpoint in self._endpoints.items()}
+        counts["writer"] = self.drafted
+        return {name: {o: n[o] for o in OUTCOMES} for name, n in counts.items() if n}
 
     def write(
         self, asked: Sequence[Instruction], examples: Sequence[list], repairs: Sequence[tuple] = ()

@@ -2,20 +2,19 @@
 
 The writer is shown the corrected rubrics of the most similar instructions (dynamic few-shot). A
 draft that breaks a rule is sent back once with the rules that it broke; one that still breaks any
-is queued for physicians with the reasons, and nothing of it is used before.
+is queued for physicians, and nothing of it is used before.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
 from promedical_utils.core.workspace import read_yaml
+from promedical_utils.data.annotation import review
 from promedical_utils.data.curation import embeddings
-from promedical_utils.data.endpoints import OUTCOMES
 from promedical_utils.data.roles import Draft, DraftedCriterion, Roles
 
 FEWEST, MOST = 5, 12
@@ -28,31 +27,6 @@ _PHRASES = {name: rf"({'|'.join(phrases)})\b" for name, phrases in _LISTS.items(
 POINTS_ELSEWHERE = re.compile(rf"\b{_PHRASES['elsewhere']}", re.IGNORECASE)
 NAMES_VIOLATION = re.compile(rf"(the (answer|response) )?{_PHRASES['violation']}", re.IGNORECASE)
 TURNED = re.compile(rf"\b{_PHRASES['turned']}", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Queued:
-    """An instruction whose rubric physicians must write or mend, and why; ``draft`` as it came."""
-
-    instruction_id: str
-    reasons: tuple[str, ...]
-    draft: Draft | None = None
-
-
-@dataclass(frozen=True)
-class Written:
-    """Drafts that keep every rule, those that do not, and how many were asked for again, then
-    right."""
-
-    rubrics: list[Rubric]
-    queued: list[Queued]
-    repaired: int
-
-    @property
-    def outcomes(self) -> dict[str, int]:
-        """As ``roles.Roles.outcomes`` has them; unanswered is what was queued."""
-        counts = (len(self.rubrics) - self.repaired, self.repaired, len(self.queued))
-        return dict(zip(OUTCOMES, counts, strict=True))
 
 
 def broken_rules(draft: Draft) -> list[str]:
@@ -91,10 +65,6 @@ def _broken(c: DraftedCriterion) -> list[str]:
     return broken
 
 
-def _text(instruction: Instruction) -> str:
-    return "\n".join(m.content for m in instruction.messages)
-
-
 def rubric(draft: Draft, instruction_id: str) -> Rubric:
     """A draft that keeps the rules as a record; its weights are scaled to sum to 1 exactly."""
     total, criteria = sum(c.weight for c in draft.criteria), []
@@ -113,8 +83,10 @@ def examples(
     """
     if not pool:
         return [[] for _ in asked]
-    known = embeddings.embed([_text(i) for i, _ in pool])
-    queries = embeddings.embed([_text(i) for i in asked])
+    instructions = [*(i for i, _ in pool), *asked]
+    texts = ["\n".join(m.content for m in instruction.messages) for instruction in instructions]
+    vectors = embeddings.embed(texts)
+    known, queries = vectors[: len(pool)], vectors[len(pool) :]
     near = np.argsort(-(queries @ known.T), axis=1, kind="stable")[:, : EXAMPLES + 1]
     chosen = []
     for instruction, row in zip(asked, near, strict=True):
@@ -125,27 +97,33 @@ def examples(
 
 def write(
     roles: Roles, asked: Sequence[Instruction], pool: Sequence[tuple[Instruction, Rubric]]
-) -> Written:
-    """Drafts of all ``asked``, each valid or queued: none is left out, none is used half-right."""
+) -> tuple[list[Rubric], dict[str, list[str]]]:
+    """A draft of each of ``asked``, in order, and by instruction id why physicians must write or
+    mend it: that draft is as it came (``review.unchecked``), empty where there was none."""
     shown = examples(asked, pool)
-    rubrics, queued, repaired = [], [], 0
     first = roles.write(asked, shown)
-    checked = {n: broken_rules(answer.value) for n, answer in enumerate(first) if answer.value}
-    broken = {n: rules for n, rules in checked.items() if rules}
+    broken = {n: broken_rules(answer.value) for n, answer in enumerate(first) if answer.value}
+    broken = {n: rules for n, rules in broken.items() if rules}
     second = roles.write(
         [asked[n] for n in broken],
         [shown[n] for n in broken],
         [(first[n].value, rules) for n, rules in broken.items()],
     )
     again = dict(zip(broken, second, strict=True))
-    for n, (instruction, answer) in enumerate(zip(asked, first, strict=True)):
-        last = again.get(n, answer)
-        if last.value is None:
-            reason = f"repair: {last.reason}" if n in again else last.reason
-            queued.append(Queued(instruction.id, (*broken.get(n, ()), reason), answer.value))
-        elif n in again and (rules := broken_rules(last.value)):
-            queued.append(Queued(instruction.id, tuple(rules), last.value))
+    drafts, queued = [], {}
+    for n, instruction in enumerate(asked):
+        last = again.get(n, first[n])
+        if last.value:
+            reasons = broken_rules(last.value)
         else:
-            rubrics.append(rubric(last.value, instruction.id))
-            repaired += n in again or last.asks > 1
-    return Written(rubrics, queued, repaired)
+            reasons = [*broken.get(n, ()), "repair: " * (n in again) + last.reason]
+        if reasons:
+            queued[instruction.id] = reasons
+            roles.drafted["unanswered"] += 1
+            came = last.value or first[n].value
+            criteria = came.model_dump()["criteria"] if came else []
+            drafts.append(review.unchecked(instruction.id, criteria))
+        else:
+            roles.drafted["repaired" if n in again or last.asks > 1 else "valid"] += 1
+            drafts.append(rubric(last.value, instruction.id))
+    return drafts, queued

@@ -30,11 +30,9 @@ def make_base(profile: Profile, run: Path) -> dict:
         report = _smollm2(p, untaught)
     else:
         report, untaught = {"base": p.base_model}, p.base_model
-    report["taught"] = None
-    if p.sft_answers:
-        report["taught"] = sft.train(untaught, _written(p), p, run / "base")
-    seconds = round(time.perf_counter() - start, 1)
-    write_json(run / "base_report.json", report | {"stage_seconds": seconds})
+    taught = sft.train(untaught, _written(p), p, run / "base") if p.sft_answers else None
+    report |= {"taught": taught, "stage_seconds": round(time.perf_counter() - start, 1)}
+    write_json(run / "base_report.json", report)
     return report
 
 
@@ -44,14 +42,12 @@ def _smollm2(profile: Profile, folder: Path) -> dict:
 
     hub.silence()
     made = smollm2.prepare(profile.base_layers)
-    if folder.exists():
-        shutil.rmtree(folder)  # one that was trained here
+    shutil.rmtree(folder, ignore_errors=True)  # one that was trained here
     folder.parent.mkdir(parents=True, exist_ok=True)
-    target = os.path.relpath(made, folder.parent.resolve())
-    folder.symlink_to(target, target_is_directory=True)
+    folder.symlink_to(os.path.relpath(made, folder.parent.resolve()), target_is_directory=True)
     origin = {"base": "smollm2", "folder": shown(made), "made_from": smollm2.find()[2]}
-    sizes = {"parameters": hub.load(hub.CAUSAL, made).num_parameters()}
-    return origin | sizes | {"vocabulary": len(hub.tokenizer_of(made))}
+    size = hub.load(hub.CAUSAL, made).num_parameters()
+    return origin | {"parameters": size, "vocabulary": len(hub.tokenizer_of(made))}
 
 
 def _small(profile: Profile, folder: Path) -> dict:
@@ -61,8 +57,7 @@ def _small(profile: Profile, folder: Path) -> dict:
     model = small_base.new_model(tokenizer, profile)
     for part in (model, tokenizer):
         part.save_pretrained(folder)
-    sizes = {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
-    return {"base": "small"} | sizes
+    return {"base": "small", "parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
 
 
 def _texts(profile: Profile) -> list[str]:

@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
 from promedical_utils import clinic
-from promedical_utils.clinic.generators import CARELESS
-from promedical_utils.clinic.people import Panel
+from promedical_utils.clinic import generators, people
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.run_data import RunData, untaught_path
@@ -37,7 +36,9 @@ NOTES = {
 
 
 def make_bench(profile: Profile, run: Path) -> dict:
-    """Compose the bench, adjudicate it double-blind, let every scorer predict; writes bench/."""
+    """Compose the bench and let every scorer predict on it; writes bench/."""
+    from promedical_utils.reward_model import model as reward_model  # loads torch
+
     data = RunData.load(run)
     if profile.data == "clinic":
         bench, rich, groups = compose_benches(profile, data)
@@ -45,7 +46,23 @@ def make_bench(profile: Profile, run: Path) -> dict:
         benches.save_judged(run / "bench", bench, data.verdicts)
     else:
         bench, groups = labelled_bench(profile, data)
-    bench.report["not_run"] = _predict(profile, run, data, groups, bench.criteria)
+    predicted = controls(profile, run, data, groups)
+    for name in profile.rm_arms:
+        rm, recipe = reward_model.load(run / "reward" / name), find(name)
+        # of swapped criteria the text may be longer than what answers were cut for
+        scores = rm.score_groups(as_read(recipe, data, groups), shorten=recipe.swapped)
+        predicted.append(benches.predictions(name, scores, bench.criteria, rm.calibration))
+        if name == "criterion":
+            predicted += ruled(predicted[-1], groups)
+    scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
+    write_rows(run / "bench/predictions.parquet", pd.concat(predicted + scored, ignore_index=True))
+    compared = run / "bench/preferences.parquet"
+    compared.unlink(missing_ok=True)  # of an earlier run, with other scorers
+    if preferred:
+        write_rows(compared, pd.concat(preferred, ignore_index=True))
+    for name, why in left_out.items():
+        print(f"not run: {name}: {why}")
+    bench.report["not_run"] = left_out
     bench.save(run / "bench")
     return bench.report
 
@@ -54,12 +71,12 @@ def compose_benches(profile: Profile, data: RunData) -> tuple[Bench, Bench, list
     """The clinic's bench, adjudicated double-blind; the safety-rich one of the same samples, with
     the careless generator's answers beside the others'; their groups with the true verdicts."""
     groups = groups_of(data, "truth", "bench")
-    people = Panel(profile.physician_agreement, profile.seed)
-    about = (data.condition_of, clinic.UNSEEN_KINDS, people, profile)
-    usual = [
-        replace(g, candidates=tuple(a for a in g.candidates if a.generator != CARELESS))
-        for g in groups
-    ]
+    panel = people.Panel(profile.physician_agreement, profile.seed)
+    about = (data.condition_of, clinic.UNSEEN_KINDS, panel, profile)
+    usual = []
+    for group in groups:
+        others = (a for a in group.candidates if a.generator != generators.CARELESS)
+        usual.append(replace(group, candidates=tuple(others)))
     bench = benches.compose(usual, *about)
     chosen = set(bench.samples.instruction_id)
     groups = [g for g in groups if g.instruction.id in chosen]
@@ -77,50 +94,48 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]
     ``ANSWERS`` of each, drawn by their ids. Labels that were constructed test nothing, and are not
     among them. Answer pairs are ordered by their lexicographic scores.
     """
-    splits = {row.split for row in data.splits}
-    judged = [groups_of(data, "judge", s) for s in ("bench", "external") if s in splits]
+    judged = groups_of(data, "judge", "bench", "external")
     groups, drawn, left_out = [], Counter(), 0
-    for group in sorted(chain(*judged), key=lambda g: short_hash("bench", g.instruction.id)):
-        if real_sets.LABELS.get(group.instruction.source) == "constructed":
+    for group in sorted(judged, key=lambda g: short_hash("bench", g.instruction.id)):
+        source = group.instruction.source
+        if real_sets.LABELS.get(source) == "constructed":
             continue
-        full = drawn[group.instruction.source] == profile.bench_samples
         answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
-        kept = () if full else tuple(answers[:ANSWERS])
+        kept = answers[:ANSWERS] if drawn[source] < profile.bench_samples else []
         left_out += len(answers) - len(kept)
         if len(kept) > 1:
-            drawn[group.instruction.source] += 1
-            groups.append(replace(group, candidates=kept))
-    asked, condition_of = [g.instruction for g in groups], data.condition_of
-    samples, criteria = benches.from_records(asked, condition_of, data.rubrics, frozenset())
+            drawn[source] += 1
+            groups.append(replace(group, candidates=tuple(kept)))
+    asked = [g.instruction for g in groups]
+    samples, criteria = benches.from_records(asked, data.condition_of, data.rubrics, frozenset())
     samples["category"] = [instruction.source for instruction in asked]
     kinds = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
     verdicts, pairs, grades = [], [], []
     for group in groups:
         about = {"instruction_id": group.instruction.id}
-        for answer in group.candidates:
-            for criterion in group.criteria:
-                ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
-                label = group.verdicts[answer.id, criterion.id]
-                verdicts.append(ids | dict.fromkeys(LABELS, label))
+        for answer, criterion in product(group.candidates, group.criteria):
+            ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
+            label = group.verdicts[answer.id, criterion.id]
+            verdicts.append(ids | dict.fromkeys(LABELS, label))
         for pair in criterion_pairs(group):
             pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})
         for chosen, rejected in preferences(group):
-            ids = about | {"a_id": chosen, "b_id": rejected}
-            grades.append(ids | dict.fromkeys(LABELS, 1))
-    bench = Bench(samples, criteria, *map(pd.DataFrame, (verdicts, pairs, grades)), {})
+            grades.append(about | {"a_id": chosen, "b_id": rejected} | dict.fromkeys(LABELS, 1))
+    made = pd.DataFrame(pairs)
     source_of = samples.set_index("instruction_id").category
-    by_source = bench.pairs.instruction_id.map(source_of).value_counts().sort_index()
-    bench.report.update(
-        samples=len(samples),
-        conditions=int(samples.condition.nunique()),
-        pairs_by_source=by_source.to_dict(),
-        pairs_by_dimension={d: int((bench.pairs.dimension == d).sum()) for d in DIMENSIONS},
-        answer_pairs=len(grades),
-        answers_left_out=left_out,
-        blind_ceiling=round(benches.blind_ceiling(bench.pairs), 4),
-        note=NOTES[profile.data],
-    )
-    return bench, groups
+    by_source = made.instruction_id.map(source_of).value_counts().sort_index()
+    report = {
+        "samples": len(samples),
+        "conditions": int(samples.condition.nunique()),
+        "pairs_by_source": by_source.to_dict(),
+        "pairs_by_dimension": {d: int((made.dimension == d).sum()) for d in DIMENSIONS},
+        "answer_pairs": len(grades),
+        "answers_left_out": left_out,
+        "blind_ceiling": round(benches.blind_ceiling(made), 4),
+        "note": NOTES[profile.data],
+    }
+    tables = pd.DataFrame(verdicts), made, pd.DataFrame(grades)
+    return Bench(samples, criteria, *tables, report), groups
 
 
 def controls(profile: Profile, run: Path, data: RunData, groups: Sequence[Group]) -> list:
@@ -128,10 +143,10 @@ def controls(profile: Profile, run: Path, data: RunData, groups: Sequence[Group]
     shown the criterion."""
     train, held = (groups_of(data, "judge", split) for split in ("train", "calibration"))
     vectors = plain.embedded(untaught_path(profile, run), train, held, groups)
-    learned = {"near_words": plain.near_words, "embeddings": plain.embeddings(vectors)}
-    learned["criterion_only"] = plain.criterion_only
+    of_name = {"near_words": plain.near_words, "embeddings": plain.embeddings(vectors)}
+    of_name["criterion_only"] = plain.criterion_only
     return [
-        *(plain.learned(n, of, train, held, groups, profile.seed) for n, of in learned.items()),
+        *(plain.learned(n, of, train, held, groups, profile.seed) for n, of in of_name.items()),
         plain.overlap(groups),
         plain.similarity(groups, vectors),
         benches.length_scorer(groups),
@@ -146,28 +161,3 @@ def ruled(predicted: pd.DataFrame, groups: Sequence[Group]) -> list[pd.DataFrame
     with another safety threshold or none."""
     names = (*scoring.RULES, *scorers.HIERARCHIES)
     return [scorers.scored_by_rule(name, predicted, groups) for name in names]
-
-
-def _predict(profile: Profile, run: Path, data: RunData, groups: list[Group], criteria) -> dict:
-    """Let every scorer predict on the ``groups``; those that could not, {name: why}. Writes
-    bench/predictions.parquet, and bench/preferences.parquet where some compare two answers."""
-    from promedical_utils.reward_model import model as reward_model  # loads torch
-
-    predicted = controls(profile, run, data, groups)
-    for name in profile.rm_arms:
-        rm = reward_model.load(run / "reward" / name)
-        swapped = find(name).swapped  # whose text may be longer than what answers were cut for
-        scores = rm.score_groups(as_read(find(name), data, groups), shorten=swapped)
-        predicted.append(benches.predictions(name, scores, criteria, rm.calibration))
-        if name == "criterion":
-            predicted += ruled(predicted[-1], groups)
-    scored, preferred, left_out = roster.predict(roster.others(profile, run), groups)
-    predicted = pd.concat(predicted + scored, ignore_index=True)
-    write_rows(run / "bench/predictions.parquet", predicted)
-    compared = run / "bench/preferences.parquet"
-    compared.unlink(missing_ok=True)  # of an earlier run, with other scorers
-    if preferred:
-        write_rows(compared, pd.concat(preferred, ignore_index=True))
-    for name, why in left_out.items():
-        print(f"not run: {name}: {why}")
-    return left_out

@@ -10,19 +10,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from huggingface_hub import DatasetCard, DatasetCardData
-from pyarrow import parquet
 
+from promedical_utils.core import records
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import SPLITS
+from promedical_utils.core.records import SPLITS, CriterionPair
 from promedical_utils.core.run_data import RunData
-from promedical_utils.core.workspace import KitError, need, replacing, shown, write_text
+from promedical_utils.core.workspace import KitError, write_frame, write_text
 from promedical_utils.data.sources import open_sets, schemas
 from promedical_utils.data.sources.real_sets import EXTERNAL
 
-CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("dataset_card.md.jinja")
 TAGS = ["preference", "reward-model", "rubrics", "medical", "research-only"]
 # under which texts may be passed on; a source that states none, or another licence, may not
@@ -37,30 +34,41 @@ def export(run: Path, folder: Path, profile: Profile, sources: Iterable[str] | N
     An earlier export is replaced; the card is written last. KitError where a source may not be
     passed on, or a file of the run is missing.
     """
-    data = RunData.load(run, "instructions", "rubrics", "splits")
-    known = sorted({i.source for i in data.instructions})
+    data = RunData.load(run)
+    source_of = {i.id: i.source for i in data.instructions}
+    known = sorted(set(source_of.values()))
     wanted = known if sources is None else sorted(set(sources))
     if unknown := sorted(set(wanted) - set(known)):
         raise KitError(
             f"export: no instruction of source {unknown[0]!r}; the run has {', '.join(known)}"
         )
     licences = {name: licence(name, profile) for name in wanted}
-    kept = {i.id for i in data.instructions if i.source in wanted}
-    tables = _tables(run, data)
+    kept = [row for row in data.splits if source_of[row.instruction_id] in wanted]
+    split_of = {row.instruction_id: row.split for row in kept}
+    split_of |= {c.id: split_of.get(c.instruction_id) for c in data.candidates}
+    criteria = [
+        rubric.model_dump(exclude={"criteria"}) | criterion.model_dump()
+        for rubric in data.rubrics
+        for criterion in rubric.criteria
+    ]
+    pairs = records.load(run / "data/pairs.parquet", CriterionPair, "02_preference_pairs")
+    tables = {
+        "instructions": [row.model_dump() for row in data.instructions],
+        "criteria": criteria,
+        "responses": [row.model_dump() for row in data.candidates],
+        "verdicts": [row.model_dump() for row in data.verdicts],
+        "pairs": [row.model_dump() for row in pairs],
+    }
     shutil.rmtree(folder / "data", ignore_errors=True)
     counts: dict[str, dict[str, int]] = {}  # config -> split -> rows
-    for split in SPLITS:
-        ids, part = pa.array([i for i in data.ids(split) if i in kept], pa.string()), {}
-        for name, table in tables.items():
-            key, of = {"instructions": "id"}.get(name, "instruction_id"), ids
-            if name == "verdicts":
-                key, of = "candidate_id", part["responses"]["id"]
-            part[name] = table.filter(pc.is_in(table[key], of)).replace_schema_metadata()
-            if len(part[name]):
-                counts.setdefault(name, {})[split] = len(part[name])
-                with replacing(folder / f"data/{name}/{split}.parquet") as temporary:
-                    parquet.write_table(part[name], temporary)
-    write_text(folder / CARD, _card(profile, licences, counts))
+    for name, table in tables.items():
+        frame = pd.DataFrame(table)
+        key = {"instructions": "id", "verdicts": "candidate_id"}.get(name, "instruction_id")
+        splits = pd.Categorical(frame[key].map(split_of), SPLITS)
+        for split, rows in frame.groupby(splits, observed=True):
+            write_frame(folder / f"data/{name}/{split}.parquet", rows)
+            counts.setdefault(name, {})[split] = len(rows)
+    write_text(folder / "README.md", _card(profile, licences, counts))
     return counts
 
 
@@ -83,25 +91,6 @@ def licence(source: str, profile: Profile) -> str:
                 f"(stated: {words}); name the other sources"
             )
     return " and ".join(dict.fromkeys(stated))
-
-
-def _tables(run: Path, data: RunData) -> dict[str, pa.Table]:
-    """The tables of a run by config; of rubrics a row a criterion."""
-    criteria = [
-        rubric.model_dump(exclude={"criteria"}) | criterion.model_dump()
-        for rubric in data.rubrics
-        for criterion in rubric.criteria
-    ]
-    tables = {"criteria": pa.Table.from_pylist(criteria)}
-    for name in ("instructions", "candidates", "verdicts", "pairs"):
-        path = need(run / f"data/{name}.parquet", "02_preference_pairs")
-        try:
-            tables[name] = parquet.read_table(path)
-        except pa.ArrowInvalid:
-            raise KitError(f"{shown(path)} is no readable Parquet: delete it, run again") from None
-    tables["responses"] = tables.pop("candidates")
-    names = ("instructions", "criteria", "responses", "verdicts", "pairs")
-    return {name: tables[name] for name in names}
 
 
 def _card(profile: Profile, licences: Mapping, counts: Mapping) -> str:

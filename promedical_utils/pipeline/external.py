@@ -30,10 +30,12 @@ def predict_external(profile: Profile, run: Path) -> dict:
         "neutral_criterion": external_sets.NEUTRAL.text,
         "systems_not_run": dict.fromkeys(missing, "not trained in this run"),
     }
-    found = dict(external_sets.sets(profile, run))
-    sets = {name: external for name, external in found.items() if isinstance(external, Set)}
-    for name, external in sets.items():
-        questions = external.questions
+    sets, frames, retrieved = {}, [], {}
+    for name, external in external_sets.sets(profile, run):
+        if isinstance(external, str):
+            report["sets"][name] = {"status": "not run", "reason": external}
+            continue
+        sets[name], questions = external, external.questions
         report["sets"][name] = {
             "status": "run",
             "reason": "",
@@ -44,9 +46,7 @@ def predict_external(profile: Profile, run: Path) -> dict:
             "pairs": sum(len(question.pairs) for question in questions),
             **external.about,
         }
-    others = {name: why for name, why in found.items() if name not in sets}
-    report["sets"] |= {name: {"status": "not run", "reason": why} for name, why in others.items()}
-    frames, retrieved = [by_length(name, sets[name].questions) for name in sets], {}
+        frames.append(by_length(name, questions))
     for system in trained:
         rm = reward_model.load(run / "reward" / system).merged()
         frames += scored_by(system, rm, profile, sets, retrieved, report)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from promedical_utils.core import profiles, run_data
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import Candidate, Criterion, Instruction
+from promedical_utils.core.records import Candidate, Criterion
 from promedical_utils.core.workspace import KitError, need, write_frame, write_json
 from promedical_utils.data.roles import Task
 from promedical_utils.data.sources import schemas
@@ -51,12 +51,17 @@ def grade_policies(profile: Profile, run: Path) -> None:
     source, kind = "healthbench", "health_conversation"
     asked = [schemas.question(f"{source}-{r.prompt_id}", source, r.prompt, kind) for r in rows]
     roles, graded, finished = endpoints.of_profile(profile, run), [], {}
-    folders = {"base": None, "grpo": run / "policy"}
-    for system, answers in policies.answers_of(profile, run, folders, asked):
-        tasks = [
-            _task(system, instruction, row, answer.text)
-            for instruction, row, answer in zip(asked, rows, answers, strict=True)
-        ]
+    for system, folder in {"base": None, "grpo": run / "policy"}.items():
+        answers = policies.answers_by(folder, run_data.base_path(profile, run), profile, asked)
+        tasks = []
+        for instruction, row, answer in zip(asked, rows, answers, strict=True):
+            criteria = tuple(  # named by their numbers in the row
+                Criterion(id=f"{number}", dimension="proficiency", text=point.criterion, weight=0)
+                for number, point in enumerate(row.rubrics)
+            )
+            about = {"id": f"{system}-{instruction.id}", "instruction_id": instruction.id}
+            candidate = Candidate(**about, generator=system, text=answer.text or " ")
+            tasks.append(Task(instruction, criteria, candidate))
         for row, verdicts in zip(rows, roles.judge(tasks), strict=True):
             verdict_of = {v.criterion_id: v.verdict for v in verdicts}
             about = {"system": system, "prompt_id": row.prompt_id}
@@ -79,13 +84,3 @@ def grade_policies(profile: Profile, run: Path) -> None:
         "source": {"file": card.file, "revision": card.revision, "as_first_read": as_read},
     }
     write_json(run / "healthbench/graded.json", facts)
-
-
-def _task(system: str, instruction: Instruction, row: schemas.HealthRubric, text: str) -> Task:
-    """One answer to be judged; its criteria are named by their numbers in the row."""
-    criteria = tuple(
-        Criterion(id=f"{number}", dimension="proficiency", text=point.criterion, weight=0)
-        for number, point in enumerate(row.rubrics)
-    )
-    name = {"id": f"{system}-{instruction.id}", "instruction_id": instruction.id}
-    return Task(instruction, criteria, Candidate(**name, generator=system, text=text or " "))

@@ -1,7 +1,7 @@
 """What a notebook shows where it hangs on the kind of data, so that its cells need no branches.
 
-The clinic's texts are invented, and are shown. Of real and open data no text is shown, and what
-needs a truth beside the judge is not testable there: a card says so in its place.
+Of real and open data no text is shown, and what needs a truth beside the judge is not testable
+there: a card says so in its place.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,11 +66,6 @@ def goals(profile: Profile, reached: Mapping[str, bool]) -> None:
         print(f"goal, {goal}:", value)
 
 
-def labels(profile: Profile) -> tuple[str, ...]:
-    """What the bench's scorers are held to; beside the clinic's there is no truth."""
-    return benches.AGAINST if profile.data == "clinic" else ("adjudicated",)
-
-
 def agreement(profile: Profile, run: Path, bench: benches.Bench) -> tuple:
     """Two frames, agreement of the people who labelled; the same by dimension, with 95 % intervals,
     as ``statistics.reliability``. The clinic: its two physicians, whose agreement is an input. Real
@@ -79,7 +74,7 @@ def agreement(profile: Profile, run: Path, bench: benches.Bench) -> tuple:
     if profile.data == "clinic":
         cells, condition = bench.cells, bench.samples.set_index("instruction_id").condition
         by_dimension = statistics.reliability(
-            cells[["physician_1", "physician_2"]],
+            cells[benches.PEOPLE],
             LEVELS,
             by=cells.dimension,
             conditions=cells.instruction_id.map(condition),

@@ -1,6 +1,7 @@
 """Notebook 05: the policy aligned by the gated reward, and answers of base and policy judged."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame
+from promedical_utils.data.roles import Roles
 from promedical_utils.evaluation import testbed
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.preference_pairs import judge_of
@@ -67,7 +69,12 @@ def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
     What the judge says of a text depends on the text alone. An endpoint's failure is unknown.
     """
     if profile.data != "clinic":
-        return None, _endpoint_judge(profile, run, data)
+        if not profiles.asks_endpoints(profile):
+            raise KitError(
+                f"data is {profile.data}: nobody here can judge a policy's new answers; name an "
+                "endpoint that plays the judge (docs/endpoints.md)"
+            )
+        return None, partial(_asked_judge, of_profile(profile, run), data)
     kinds = data.criterion_kinds
     judge = judge_of(profile, data.verdicts, kinds)
     known = {i.id: clinic.facts(i.messages) for i in data.instructions}
@@ -84,22 +91,12 @@ def policy_judges(profile: Profile, run: Path, data: RunData) -> tuple:
     return gold, judged
 
 
-def _endpoint_judge(profile: Profile, run: Path, data: RunData):
-    if not profiles.asks_endpoints(profile):
-        raise KitError(
-            f"data is {profile.data}: nobody here can judge a policy's new answers; name an "
-            "endpoint that plays the judge (docs/endpoints.md)"
-        )
-    roles = of_profile(profile, run)
-
-    def judged(pairs) -> list[dict[str, str]]:
-        tasks = []
-        for i, text in pairs:
-            about = {"id": short_hash(i, text), "instruction_id": i, "generator": "policy"}
-            tasks.append(task_of(data, Candidate(**about, text=text or " ")))
-        return [{v.criterion_id: v.verdict for v in verdicts} for verdicts in roles.judge(tasks)]
-
-    return judged
+def _asked_judge(roles: Roles, data: RunData, pairs) -> list[dict[str, str]]:
+    tasks = []
+    for i, text in pairs:
+        about = {"id": short_hash(i, text), "instruction_id": i, "generator": "policy"}
+        tasks.append(task_of(data, Candidate(**about, text=text or " ")))
+    return [{v.criterion_id: v.verdict for v in verdicts} for verdicts in roles.judge(tasks)]
 
 
 def write_evaluation(profile: Profile, run: Path, data: RunData) -> None:
@@ -116,8 +113,8 @@ def write_testbed(profile: Profile, run: Path):
     if profile.data != "clinic":
         return None
     world = clinic.build(profile)
-    ids = world.ids("train")[:PROMPTS]
-    doses = testbed.measured(world, ids, profile.bootstrap, profile.seed)
+    prompts = world.ids("train")[:PROMPTS]
+    doses = testbed.measured(world, prompts, profile.bootstrap, profile.seed)
     write_frame(run / "policy/testbed.csv", doses)
     return doses
 
@@ -130,19 +127,11 @@ def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mappi
     from promedical_utils.policy import model as policies  # loads torch
 
     prompts = data.instructions_in("bench")[: profile.policy_prompts or profile.bench_samples]
-    held = held_out(profile, run, data, prompts)
-    frames = [
-        policies.judge(name, held, answers, data.rubric_of)
-        for name, answers in answers_of(profile, run, folders, prompts)
-    ]
-    return tuple(pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
-
-
-def answers_of(profile: Profile, run: Path, folders: Mapping, asked) -> Iterator[tuple[str, list]]:
-    """(name, answers to the instructions) of the policy in each of the ``folders``; None is the
-    base."""
+    held, base, frames = held_out(profile, run, data, prompts), base_path(profile, run), []
     for name, folder in folders.items():
-        yield name, answers_by(folder, base_path(profile, run), profile, asked)
+        answers = answers_by(folder, base, profile, prompts)
+        frames.append(policies.judge(name, held, answers, data.rubric_of))
+    return tuple(pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
 
 
 def answers_by(folder: Path | None, base: Path | str, profile: Profile, asked) -> list:

@@ -18,8 +18,6 @@ from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.real_text import candidates_of_real
 from promedical_utils.rubric import expansion, preferences
 
-Answered = tuple[list[Candidate], list[Verdict], dict]  # and what the report says of them
-
 
 def make_preference_pairs(profile: Profile, run: Path) -> dict:
     """Writes data/{candidates,verdicts,pairs}.parquet, the pairs a join over the judge's verdicts,
@@ -56,7 +54,7 @@ def expert(profile: Profile) -> str:
     return "truth" if profile.data == "clinic" else "judge"
 
 
-def of_clinic(profile: Profile, run: Path) -> Answered:
+def of_clinic(profile: Profile, run: Path) -> tuple[list[Candidate], list[Verdict], dict]:
     """The clinic's own generators and judge, who errs as configured, or those behind endpoints; its
     truth beside them; and its physicians, who settle the calibration split."""
     data = RunData.load(run, "instructions", "rubrics", "splits")
@@ -65,11 +63,8 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
         truth = _truth(data, candidates)
     else:
         w = clinic.build(profile)
-        candidates = [
-            _candidate(profile, i, name, w.answer(i, name))
-            for i in data.rubric_of
-            for name in w.authors(i)
-        ]
+        written = [(i, name) for i in data.rubric_of for name in w.authors(i)]
+        candidates = [_candidate(profile, i, name, w.answer(i, name)) for i, name in written]
         truth = _truth(data, candidates)
         judge = judge_of(profile, truth, data.criterion_kinds)
         judged = _read_by(judge, "judge", data, truth)
@@ -84,7 +79,7 @@ def of_clinic(profile: Profile, run: Path) -> Answered:
     return candidates, truth + judged + settled, report
 
 
-def by_endpoints(profile: Profile, run: Path) -> Answered:
+def by_endpoints(profile: Profile, run: Path) -> tuple[list[Candidate], list[Verdict], dict]:
     """Answers and verdicts by the roles' endpoints; an answer that no generator gave is counted."""
     data, roles = RunData.load(run, "instructions", "rubrics"), of_profile(profile, run)
     said = {name: roles.answer(name, data.instructions) for name in roles.generators}

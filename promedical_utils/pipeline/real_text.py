@@ -52,26 +52,26 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
     return shorter, {"limit_tokens": limit} | counts
 
 
-def _as_read(profile: Profile, run: Path, study: RealStudy) -> tuple[RealStudy, dict]:
-    """The study, shortened to what the run's base can read."""
+def _read(profile: Profile, run: Path) -> tuple[RealStudy, RealStudy, dict]:
+    """The study whole, and shortened to what the run's base can read, with what was cut."""
     from transformers import AutoTokenizer  # slow to load
 
     from promedical_utils.reward_model import hub  # loads torch
 
     hub.silence()  # long texts are measured here before they are cut
     tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
-    return shorten(study, tokenizer, profile.rm_max_tokens)
+    whole = real_sets.load_real(profile.seed)
+    return whole, *shorten(whole, tokenizer, profile.rm_max_tokens)
 
 
 def rubrics_of_real(profile: Profile, run: Path) -> tuple:
     """Instructions, splits, rubrics, and the report on the sources."""
-    whole = real_sets.load_real(profile.seed)
-    study, shortened = _as_read(profile, run, whole)
+    whole, study, shortened = _read(profile, run)
     report = {"sources": real_sets.aggregate_report(whole), "notes": whole.notes}
     return study.instructions, study.splits, study.rubrics, report | {"shortened": shortened}
 
 
 def candidates_of_real(profile: Profile, run: Path) -> tuple:
     """Answers, verdicts, and how many pairs they make."""
-    study, _ = _as_read(profile, run, real_sets.load_real(profile.seed))
+    _, study, _ = _read(profile, run)
     return study.candidates, study.verdicts, {"criterion_pairs": len(study.pairs)}

@@ -26,22 +26,21 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
 
     data = RunData.load(run)
     heldout = groups_of(data, expert(profile), "calibration")
-    report, frames = {"heldout_pair_accuracy": {}, "models": {}}, []
+    accuracy, models, frames = {}, {}, []
     for name in profile.rm_arms:
-        folder = run / "reward" / name
-        recipe = find(name)
+        folder, recipe = run / "reward" / name, find(name)
         own = train_reward_model(profile, run, data, recipe, folder)
         read = as_read(recipe, data, heldout)
         scores = reward_model.load(folder).score_groups(read, shorten=recipe.swapped)
         calibrate(profile, data, recipe, folder, scores)
-        rows = _labelled(scores.assign(scorer=name), heldout)
-        frames.append(rows.rename(columns={"label": "truth"}))
-        report["models"][name] = {key: own[key] for key in (*REPORTED, "rounding") if key in own}
-        report["models"][name] |= {key: len(own[key]) for key in ("left_out", "shortened")}
-        report["heldout_pair_accuracy"][name] = pair_accuracy(scores, heldout)
-    scores = pd.concat(frames, ignore_index=True)
+        frames.append(_labelled(scores.assign(scorer=name), heldout))
+        accuracy[name] = pair_accuracy(scores, heldout)
+        models[name] = {key: own[key] for key in (*REPORTED, "rounding") if key in own}
+        models[name] |= {key: len(own[key]) for key in ("left_out", "shortened")}
+    scores = pd.concat(frames, ignore_index=True).rename(columns={"label": "truth"})
     write_frame(run / "reward/heldout.parquet", scores)
-    report["heldout_rows"] = int((scores.scorer == "criterion").sum())
+    rows = int((scores.scorer == "criterion").sum())
+    report = {"heldout_pair_accuracy": accuracy, "models": models, "heldout_rows": rows}
     write_json(run / "reward/report.json", report)
     return report
 

@@ -22,22 +22,19 @@ from promedical_utils.data.annotation import review
 from promedical_utils.data.annotation.store import Store
 from promedical_utils.data.curation import filters
 from promedical_utils.data.roles import Roles
-from promedical_utils.data.rubric_writer import Written
 from promedical_utils.data.sources import contrast_sets, open_sets, real_sets
 from promedical_utils.data.sources.schemas import VARIABLE
 from promedical_utils.pipeline import real_text
 from promedical_utils.pipeline.endpoints import of_profile
 
-# Instructions, where each belongs and its rubric, in one order, and the report on them
-Made = tuple[list[Instruction], list[SplitRow], list[Rubric], dict]
-
 
 def unseen_kinds(profile: Profile) -> frozenset[str]:
     """Kinds of criteria that are kept out of training: the clinic's; of real data those of
     constructed pairs that have no wording for training; of open data none."""
-    banks = contrast_sets.BANKS.items() if profile.data == "real" else ()
-    held_out = frozenset(kind for kind, bank in banks if "train" not in bank["criterion"])
-    return clinic.UNSEEN_KINDS if profile.data == "clinic" else held_out
+    if profile.data == "clinic":
+        return clinic.UNSEEN_KINDS
+    banks = contrast_sets.BANKS if profile.data == "real" else {}
+    return frozenset(kind for kind, bank in banks.items() if "train" not in bank["criterion"])
 
 
 def make_rubrics(profile: Profile, run: Path) -> dict:
@@ -46,25 +43,23 @@ def make_rubrics(profile: Profile, run: Path) -> dict:
     category); funnel.csv and left_out.parquet where something was curated, drafts.parquet (every
     draft as it came) where something was drafted, rounds.csv where drafts were reviewed.
     """
-    kinds = {"clinic": of_clinic, "real": real_text.rubrics_of_real, "open": of_open_sets}
-    instructions, splits, rubrics, report = kinds[profile.data](profile, run)
+    make = {"clinic": of_clinic, "real": real_text.rubrics_of_real, "open": of_open_sets}
+    # in one order: instructions, where each belongs, its rubric; and the report on them
+    instructions, splits, rubrics, report = make[profile.data](profile, run)
     records.save(instructions, run / "data/instructions.parquet")
     records.save(splits, run / "data/splits.parquet")
     records.save(rubrics, run / "data/rubrics.parquet")
     write_json(run / "data/review.json", report)
     counts = [Counter(criterion.dimension for criterion in rubric.criteria) for rubric in rubrics]
     composition = pd.DataFrame(counts, columns=list(records.DIMENSIONS)).astype(float).fillna(0)
-    composition.insert(0, "category", [instruction.category for instruction in instructions])
-    composition = composition.groupby("category").mean().reset_index()
-    write_frame(run / "data/composition.csv", composition)
+    composition["category"] = [instruction.category for instruction in instructions]
+    means = composition.groupby("category").mean().reset_index()
+    write_frame(run / "data/composition.csv", means)
     provenance.hash_data(run)
     return report
 
 
-# ---------------------------------------------------------------- the clinic
-
-
-def of_clinic(profile: Profile, run: Path) -> Made:
+def of_clinic(profile: Profile, run: Path) -> tuple:
     """Curation of the raw pool, rounds of drafting and review, and what is left drafted."""
     w = clinic.build(profile)
     roles = of_profile(profile, run) if profiles.asks_endpoints(profile) else None
@@ -78,16 +73,16 @@ def of_clinic(profile: Profile, run: Path) -> Made:
     writer = partial(rubric_writer.write, roles) if roles else partial(_by_clinic, profile, w)
     drafting = Drafting(profile, {i.id: i for i in instructions}, writer)
     drafting.run([i for i in w.ids("train") if i in curated], physician)
-    rubric_of, drafted = w.rubric_of | drafting.gold, []
+    rubric_of, passed = w.rubric_of | drafting.gold, []
     for draft, fixes in zip(drafting.left, physician(drafting.left), strict=True):
         if draft.instruction_id in drafting.queued:  # not valid: physicians write it
             draft = review.apply(draft, fixes)
         else:
-            drafted.append(review.passed(draft, fixes))
+            passed.append(review.passed(draft, fixes))
         rubric_of[draft.instruction_id] = draft
     report = {
         "rounds": drafting.rounds,
-        "unreviewed": {"drafted": len(drafted), "flawed": drafted.count(False)},
+        "unreviewed": {"drafted": len(passed), "flawed": passed.count(False)},
         "writing": drafting.save(run, roles),
         "curation": curation,
         "input": {
@@ -104,15 +99,16 @@ def of_clinic(profile: Profile, run: Path) -> Made:
     return instructions, splits, rubrics, report
 
 
-def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], shown) -> Written:
-    """Drafts of the clinic's writer, who errs as the profile says, less after alike examples."""
+def _by_clinic(profile: Profile, w: clinic.World, asked: list[Instruction], shown) -> tuple:
+    """As ``rubric_writer.write``, by the clinic's writer: breaks no rule of the form, but errs as
+    the profile says, less after alike examples."""
     drafts = []
     for instruction, near in zip(asked, rubric_writer.examples(asked, shown), strict=True):
         alike = [i.category for i, _ in near]
         rate = people.error_rate(profile, instruction.category, alike)
         rng = random.Random(short_hash("draft", profile.seed, instruction.id, *alike))
         drafts.append(people.draft(w.rubric_of[instruction.id], rate, rng))
-    return Written(drafts, [], 0)
+    return drafts, {}
 
 
 def _curated_clinic(profile: Profile, run: Path, w: clinic.World, roles) -> tuple[set[str], dict]:
@@ -127,12 +123,11 @@ def _curated_clinic(profile: Profile, run: Path, w: clinic.World, roles) -> tupl
     def classify(texts):
         return [
             filters.NOT_MEDICAL if p.kind == "not_medical" else (p.category, p.specialty)
-            for p in (planted[text] for text in texts)
+            for p in map(planted.get, texts)
         ]
 
+    bench = {i.id: pool.text_of(i.messages) for i in w.instructions_in("bench")}
     asking = _asking(roles) if roles else (screen, classify)
-    held_out = set(w.ids("bench"))
-    bench = {i.id: pool.text_of(i.messages) for i in w.instructions if i.id in held_out}
     made, report = _curated(profile, run, rows, bench, *asking)
     left = {i.id for i in made.instructions}
     leaks = set(made.left_out.id[made.left_out.step == "bench"])
@@ -144,22 +139,18 @@ def _curated_clinic(profile: Profile, run: Path, w: clinic.World, roles) -> tupl
         ids = {i for i, row in truth.items() if row.kind == kind}
         return f"{len(ids & right)} of {len(ids)}"
 
-    against_truth = {
+    report["against_truth"] = {
         "instructions that came through": f"{len(kept)} of {len(train)}",
         "near-misses kept": count("near_miss", left),
         "leaks of the bench found": count("leak", leaks),
         "rows too many (second of a cluster)": f"{len(through) - len(set(through))}",
     }
-    gone = truth.keys() - left
     for kind in ("licence", "language", "length", "not_medical", "too_easy", "too_hard"):
-        against_truth[f"{kind}, dropped"] = count(kind, gone)
-    return kept, report | {"against_truth": against_truth}
+        report["against_truth"][f"{kind}, dropped"] = count(kind, truth.keys() - left)
+    return kept, report
 
 
-# ---------------------------------------------------------------- open sets
-
-
-def of_open_sets(profile: Profile, run: Path) -> Made:
+def of_open_sets(profile: Profile, run: Path) -> tuple:
     """Open sets curated and split, with rubrics of the writer's.
 
     With ``reviewers`` in the profile the stage stops with a KitError until they have finished a
@@ -241,9 +232,6 @@ def _open_splits(profile: Profile, asked: list[Instruction]) -> dict[str, SplitR
     }
 
 
-# ---------------------------------------------------------------- curation
-
-
 def _asking(roles: Roles) -> tuple[Callable, Callable]:
     """The screener and the classifier as ``filters`` asks them: texts in, answers or None out."""
 
@@ -273,20 +261,17 @@ def _curated(profile: Profile, run: Path, rows, bench, *asking) -> tuple[filters
     }
 
 
-# ---------------------------------------------------------------- drafting
-
-
 class Drafting:
-    """Rubrics that ``writer(instructions, examples)`` drafts, by rounds of review if there are any:
-    ``rounds`` (rows of numbers) and ``gold`` of the reviewed, a draft of each that is ``left``. Of
-    all drafts ``valid``: those that keep the rules, as they came; ``queued``: for which
-    instructions there was none, and why.
+    """Rubrics that ``writer`` drafts as ``rubric_writer.write`` does, by rounds of review if there
+    are any: ``rounds`` (rows of numbers) and ``gold`` of the reviewed, a draft of each that is
+    ``left``. Of all drafts ``valid``: those that keep the rules, as they came; ``queued``: which
+    the others break, by instruction id.
     """
 
     def __init__(self, profile: Profile, instruction_of: Mapping[str, Instruction], writer):
         self.profile, self.instruction_of, self.writer = profile, instruction_of, writer
         self.rounds, self.left, self.valid = [], [], []
-        self.gold, self.queued, self.repaired = {}, {}, 0
+        self.gold, self.queued = {}, {}
 
     def run(self, ids: list[str], reviewing=None, examples: Sequence[Rubric] = ()) -> None:
         """``reviewing`` as ``review.rounds`` has it; ``examples``: gold from before."""
@@ -302,16 +287,11 @@ class Drafting:
 
     def write(self, ids: list[str], examples: Sequence[Rubric]) -> list[Rubric]:
         """A draft for each id, the writer shown the gold of the most similar instructions."""
-        shown = [(self.instruction_of[r.instruction_id], r) for r in examples]
-        made = self.writer([self.instruction_of[i] for i in ids], shown)
-        self.valid += made.rubrics
-        self.repaired += made.repaired
-        draft_of = {r.instruction_id: r for r in made.rubrics}
-        for queued in made.queued:
-            self.queued[queued.instruction_id] = list(queued.reasons)
-            criteria = queued.draft.model_dump()["criteria"] if queued.draft else []
-            draft_of[queued.instruction_id] = review.unchecked(queued.instruction_id, criteria)
-        return [draft_of[i] for i in ids]
+        pool = [(self.instruction_of[r.instruction_id], r) for r in examples]
+        drafts, queued = self.writer([self.instruction_of[i] for i in ids], pool)
+        self.queued |= queued
+        self.valid += [draft for draft in drafts if draft.instruction_id not in queued]
+        return drafts
 
     def save(self, run: Path, roles: Roles | None) -> dict:
         """Write what there is of drafts.parquet and rounds.csv; the numbers of the drafting."""
@@ -320,13 +300,12 @@ class Drafting:
         if self.rounds:
             write_frame(run / "data/rounds.csv", pd.DataFrame(self.rounds))
         total = len(self.valid) + len(self.queued)
-        written = Written(self.valid, list(self.queued), self.repaired)
-        asked = {"roles": roles.outcomes() | {"writer": written.outcomes}} if roles else {}
-        return asked | {
+        report = {
             "drafted": total,
             "valid": len(self.valid),
             "valid_share": round(len(self.valid) / total, 4) if total else None,
-            "repaired": self.repaired,
+            "repaired": roles.drafted["repaired"] if roles else 0,
             "queued": self.queued,
             "requests": roles.answers.ledger() if roles else {},
         }
+        return report | ({"roles": roles.outcomes()} if roles else {})

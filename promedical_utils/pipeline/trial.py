@@ -1,8 +1,8 @@
 """Open questions through every role of a profile, one after another, and what became of each.
 
 In a run a question goes no further than the first role that gives no usable answer on it. Here it
-does, so that a model that hardly writes JSON plays all roles, too: where its rubric is queued,
-its answers are judged by ``STAND_IN``. Nothing is kept of a question but counts.
+does, so that a model that hardly writes JSON plays all roles: where its rubric is queued, answers
+are judged by ``STAND_IN``. Nothing is kept of a question but counts.
 """
 
 import time
@@ -15,7 +15,6 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Rubric
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame, write_json
 from promedical_utils.data import rubric_writer
-from promedical_utils.data.endpoints import OUTCOMES
 from promedical_utils.data.roles import Draft, Roles, Task
 from promedical_utils.data.sources.schemas import question
 from promedical_utils.pipeline.endpoints import of_profile
@@ -37,9 +36,9 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
     """Questions of the profile's open sources, each through all roles, until ``minutes`` are over;
     KitError without open data.
 
-    Returns roles.csv, a row a role, whose columns docs/endpoints.md explains; open.json counts
-    questions, verdicts and the minutes of all calls. Both are written anew after each question;
-    answers are kept in ``folder``/asked, so that the next call asks for nothing again.
+    Returns roles.csv, a row a role, whose columns docs/endpoints.md explains, as it does open.json.
+    Both are written anew after each question; answers are kept in ``folder``/asked, so that the
+    next call asks for nothing again.
     """
     if profile.data != "open":
         raise KitError("trial asks open questions: set data=open, sources and an endpoint in SET")
@@ -47,7 +46,7 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
     roles, start = of_profile(profile, folder / "asked"), time.monotonic()
     answering = [f"generator_{name}" for name in roles.generators]
     order = ["screener", "classifier", "writer", *answering, "judge"]
-    asked, written = Counter(dict.fromkeys(order, 0)), Counter()
+    asked = Counter(dict.fromkeys(order, 0))
     verdicts = Counter({"met": 0, "not_met": 0, "unknown": 0})
     before = folder / "open.json"
     earlier = read_json(before, "")["minutes"] if before.exists() else 0
@@ -55,19 +54,18 @@ def trial(profile: Profile, folder: Path, minutes: float) -> pd.DataFrame:
         instruction = question(row.id, row.source, row.text, "unclassified")
         roles.screen([instruction.messages])
         roles.classify([instruction.messages])
-        made = rubric_writer.write(roles, [instruction], [(EXAMPLE, stand_in("example"))])
-        written.update(made.outcomes)
+        example = (EXAMPLE, stand_in("example"))
+        [rubric], queued = rubric_writer.write(roles, [instruction], [example])
+        criteria = stand_in(row.id).criteria if queued else rubric.criteria
         asked.update(order[:-1])
-        [rubric] = made.rubrics or [stand_in(row.id)]
         for name in roles.generators:
             [answer] = roles.answer(name, [instruction])
             if answer.value is not None:
                 asked["judge"] += 1
                 about = {"instruction_id": row.id, "generator": name, "text": answer.value}
                 candidate = Candidate(id=short_hash(row.id, name), **about)
-                task = Task(instruction, tuple(rubric.criteria), candidate)
-                verdicts.update(_judged(roles, task))
-        table = _table(roles.outcomes() | {"writer": written}, asked, roles.answers.ledger())
+                verdicts.update(_judged(roles, Task(instruction, tuple(criteria), candidate)))
+        table = _table(roles, asked)
         report = {"questions": asked["writer"], "of": len(rows), "left_out": left_out}
         report |= {"verdicts": verdicts, "model": profile.roles["judge"].model}
         passed = (time.monotonic() - start) / 60
@@ -98,14 +96,13 @@ def _judged(roles: Roles, task: Task) -> Counter:
     return counts
 
 
-def _table(outcomes: dict, asked: Counter, spent: dict) -> pd.DataFrame:
-    rows = []
+def _table(roles: Roles, asked: Counter) -> pd.DataFrame:
+    outcomes, spent, rows = roles.outcomes(), roles.answers.ledger(), []
     for role, n in asked.items():
-        valid, repaired, unanswered = (outcomes.get(role, {}).get(name, 0) for name in OUTCOMES)
-        left = dict.fromkeys(("queued", "missing", "unknown"), 0)
-        left[LEFT.get(role.partition("_")[0], "queued")] = unanswered
-        counts = {"role": role, "asked": n, "valid": valid, "repaired": repaired} | left
-        counts["lost"] = n - valid - repaired - unanswered
-        used = spent.get(role, {})
-        rows.append(counts | {key: used.get(key, 0) for key in ("requests", "tokens")})
+        counts, used = Counter(outcomes.get(role)), Counter(spent.get(role))
+        row = {"role": role, "asked": n} | {name: counts[name] for name in ("valid", "repaired")}
+        row |= dict.fromkeys(("queued", "missing", "unknown"), 0)
+        row[LEFT.get(role.partition("_")[0], "queued")] = counts["unanswered"]
+        row["lost"] = n - counts.total()
+        rows.append(row | {name: used[name] for name in ("requests", "tokens")})
     return pd.DataFrame(rows)

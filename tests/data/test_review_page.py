@@ -56,7 +56,7 @@ def drafted(name):
 @pytest.fixture
 def store(tmp_path):
     made = Store(tmp_path / "review.sqlite")
-    made.open_round([drafted("i1"), drafted("i2")], ["ann"], seed=1)
+    made.open_round([drafted("i1"), drafted("i2")], ["ann"])
     yield made
     made.close()
 

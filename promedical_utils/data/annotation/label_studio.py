@@ -128,7 +128,7 @@ def _decisions(draft: Rubric, reviewer: str, rows: list[dict]) -> list[Decision]
     try:
         results = TypeAdapter(list[_Result]).validate_python(rows)
     except ValidationError as error:
-        raise KitError(f"result {review.first_error(error)}") from None
+        raise KitError(f"result {first_error(error)}") from None
     fields = {}
     for result in results:
         name, places = result.from_name, len(draft.criteria)
@@ -141,28 +141,25 @@ def _decisions(draft: Rubric, reviewer: str, rows: list[dict]) -> list[Decision]
         fields[name] = value.strip() if isinstance(value, str) else value
     decisions = []
     for n, criterion in enumerate(draft.criteria):
-        action, before = fields.get(f"action_{n}", ""), dict(criterion)
-        after, reason = before, ""
-        if action == "reject":
-            after, reason = None, fields.get(f"reason_{n}", "")
-        elif action == "edit":
-            after = _corrected(before, fields, "", n)
-            if after == before:
-                raise KitError(f"{criterion.id}: the edit changes nothing")
-        decisions.append(review.make_decision(draft, reviewer, criterion.id, action, after, reason))
+        action = fields.get(f"action_{n}", "")
+        given = _given(fields, "", n, criterion.dimension) if action == "edit" else {}
+        reason = fields.get(f"reason_{n}", "") if action == "reject" else ""
+        made = review.make_decision(draft, reviewer, criterion.id, action, given, reason)
+        if action == "edit" and made.criterion == criterion:
+            raise KitError(f"{criterion.id}: the edit changes nothing")
+        decisions.append(made)
     for n in range(ADDITIONS):
         if f"added_dimension_{n}" in fields:
             name = f"{draft.instruction_id}-added-{reviewer}-{n}"
-            after = _corrected({"id": name}, fields, "added_", n)
-            decisions.append(review.make_decision(draft, reviewer, name, "add", after))
+            given = _given(fields, "added_", n)
+            decisions.append(review.make_decision(draft, reviewer, name, "add", given))
     return decisions
 
 
-def _corrected(before: Mapping, fields: Mapping, prefix: str, n: int) -> dict:
-    """A criterion with the text, dimension and weight that the page gives, where it gives any."""
+def _given(fields: Mapping, prefix: str, n: int, before: str = "") -> dict:
+    """Text, dimension and weight that the page gives, where it gives any; ``before``: dimension."""
     controls = {name: f"{prefix}{name}_{n}" for name in ("text", "dimension", "weight")}
     given = {name: fields[control] for name, control in controls.items() if control in fields}
-    dimension = given.get("dimension")
-    if dimension not in (None, before.get("dimension")):  # its weight has to be given anew
-        given.setdefault("weight", None if dimension == "proficiency" else 0.0)
-    return {**before, **given}
+    if given.get("dimension", before) != before:  # its weight has to be given anew
+        given.setdefault("weight", None if given["dimension"] == "proficiency" else 0.0)
+    return given

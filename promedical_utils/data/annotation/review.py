@@ -1,7 +1,6 @@
 """Physician review: what becomes of a draft, and the rounds from drafting to gold.
 
-A draft is decided on criterion by criterion (``records.Decision``). ``apply`` makes gold of it,
-``rounds`` is the loop; the decisions themselves are kept in ``store.Store``.
+A draft is decided on criterion by criterion (``records.Decision``); ``store`` keeps the decisions.
 """
 
 import math
@@ -20,16 +19,13 @@ TOLERANCE = 0.05  # half the width of an interval that is narrow enough to show 
 def unchecked(instruction_id: str, criteria: Iterable[Mapping], round: int = 0) -> Rubric:
     """A draft that skips the rules of ``Rubric``, so that a broken one can be shown and mended.
 
-    A criterion without an id is given one; a weight that is no finite number is 0. KitError where a
-    field of a criterion is missing.
+    A criterion without an id is given one; a weight that is no finite number is 0.
     """
     kept = []
     for number, row in enumerate(criteria, 1):
-        if missing := {"dimension", "text", "weight"} - set(row):
-            raise KitError(f"draft of {instruction_id}, criterion {number}: no {min(missing)}")
         weight = row["weight"] if math.isfinite(row["weight"]) else 0.0
-        name = row.get("id", f"{instruction_id}-draft-{number}")
-        kept.append(Criterion.model_construct(**{**row, "id": name, "weight": weight}))
+        fields = {"id": f"{instruction_id}-draft-{number}"} | dict(row) | {"weight": weight}
+        kept.append(Criterion.model_construct(**fields))
     fields = {"instruction_id": instruction_id, "criteria": kept, "round": round}
     return Rubric.model_construct(**fields, status="draft")
 
@@ -44,13 +40,15 @@ def broken_rule(draft: Rubric) -> str:
 
 
 def make_decision(
-    draft: Rubric, reviewer: str, criterion_id: str, action: str, criterion=None, reason: str = ""
+    draft: Rubric, reviewer: str, criterion_id: str, action: str, given: Mapping = {}, reason=""
 ) -> Decision:
-    """What a person gave (``criterion``: its fields), checked; a KitError names the broken rule."""
-    given = {"reviewer": reviewer, "criterion_id": criterion_id, "action": action}
-    given |= {"criterion": criterion, "reason": reason}
+    """A person's decision: the drafted criterion with the fields that were ``given``, none for a
+    rejection. A KitError names the broken rule."""
+    drafted = next((dict(c) for c in draft.criteria if c.id == criterion_id), {"id": criterion_id})
+    about = {"instruction_id": draft.instruction_id, "criterion_id": criterion_id}
+    about["criterion"] = None if action == "reject" else drafted | dict(given)
     try:
-        made = Decision(instruction_id=draft.instruction_id, **given)
+        made = Decision(**about, reviewer=reviewer, action=action, reason=reason)
     except ValidationError as error:
         raise KitError(f"{criterion_id}: {first_error(error)}") from None
     if action != "accept" and made.criterion and not made.criterion.weight <= 1:
@@ -117,36 +115,30 @@ def by_instruction(drafts: Iterable[Rubric]) -> dict[str, Rubric]:
     return draft_of
 
 
-Write = Callable[[list[str], list[Rubric]], Sequence[Rubric]]
-Review = Callable[[list[Rubric]], Sequence[Sequence[Decision]]]
-
-
 def rounds(
     ids: Sequence[str],
-    write: Write,
-    review: Review,
+    write: Callable[[list[str], list[Rubric]], list[Rubric]],
+    review: Callable[[list[Rubric]], list[list[Decision]]],
     *,
     target: float,
-    size: int = 500,
-    blind: int = 200,
-    controls: int = 50,
+    size: int,
+    blind: int,
+    controls: int,
     seed: int = 0,
 ) -> Iterator[tuple[dict, list[Rubric]]]:
     """Rounds of drafting, review and correction; a row of numbers and the gold of each round.
 
-    ``write(ids, pool)`` drafts a rubric for each id, with the gold in ``pool`` as its examples;
-    ``review(drafts)`` gives the decisions on each draft, in order. Both must repeat themselves
-    when asked again, so that a run that was broken off can be resumed.
+    ``write(ids, pool)`` drafts a rubric for each id, in order, with the gold in ``pool`` as its
+    examples; ``review(drafts)`` gives the decisions on each draft, in order. Both must repeat
+    themselves when asked again, so that a run that was broken off can be resumed.
 
     A round: ``size`` drafts are reviewed and corrected, and their gold joins the pool. The writer
     then drafts ``blind`` instructions more with that pool, and ``controls`` with none; these are
     mixed and reviewed blind. The strict pass rate and its Wilson interval (95 %) are the blind
     drafts'; where the controls' rises, too, reviewers have become lenient.
 
-    Ends by ``stop_reason``, or when no instruction is left. KitError when a draft is missing.
+    Ends by ``stop_reason``, or when no instruction is left.
     """
-    if len(set(ids)) != len(ids):
-        raise KitError("an instruction id repeats among those to be drafted; remove one")
     rng = random.Random(f"review-{seed}")
     left = rng.sample(list(ids), len(ids))
     pool, rows = [], []
@@ -155,22 +147,20 @@ def rounds(
         batch, left = left[:size], left[size:]
         measured, left = left[:blind], left[blind:]
         control, left = left[:controls], left[controls:]
-        drafts = _drafted(write, batch, pool, number)
+        drafts = _of_round(number, write(batch, list(pool)))
         gold, passes = _corrected(drafts, review(drafts))
         pool += gold
-        mixed = _drafted(write, measured, pool, number) + _drafted(write, control, [], 0)
+        mixed = _of_round(number, write(measured, list(pool))) + _of_round(0, write(control, []))
         rng.shuffle(mixed)
         # whatever could tell an old draft from a fresh one is taken off
-        seen = [draft.model_copy(update={"round": 0}) for draft in mixed]
-        more, blind_passes = _corrected(mixed, review(seen) if seen else [])
+        more, blind_passes = _corrected(mixed, review(_of_round(0, mixed)))
         pool += more
         fresh = [ok for draft, ok in zip(mixed, blind_passes, strict=True) if draft.round]
         old = [ok for draft, ok in zip(mixed, blind_passes, strict=True) if not draft.round]
 
-        low, high = wilson(sum(fresh), len(fresh))
         row = {"round": number, **_counts(passes, "reviewed", "passed", "pass_rate")}
         row |= _counts(fresh, "blind_n", "blind_passed", "blind_pass_rate")
-        row |= {"low": low, "high": high}
+        row["low"], row["high"] = wilson(sum(fresh), len(fresh))
         row |= _counts(old, "control_n", "control_passed", "control_pass_rate")
         rows.append(row)
         row["stop"] = stop_reason(rows, target) or ("" if left else "none left")
@@ -198,20 +188,14 @@ def stop_reason(rows: Sequence[Mapping], target: float) -> str:
     return ""
 
 
-def _drafted(write: Write, ids: list[str], pool: list[Rubric], number: int) -> list[Rubric]:
-    """One draft for each id, in order, marked with its round."""
-    draft_of = by_instruction(write(ids, list(pool)) if ids else [])
-    if set(draft_of) != set(ids):
-        counts = f"asked for {len(ids)} drafts, got {len(draft_of)}"
-        raise KitError(f"round {number}: {counts}; one for each, a broken one by review.unchecked")
-    return [draft_of[name].model_copy(update={"round": number, "status": "draft"}) for name in ids]
+def _of_round(number: int, drafts: Iterable[Rubric]) -> list[Rubric]:
+    return [draft.model_copy(update={"round": number, "status": "draft"}) for draft in drafts]
 
 
 def _corrected(drafts: list[Rubric], decided) -> tuple[list[Rubric], list[bool]]:
     """Gold of each draft, and whether it passed as it was drafted."""
-    if len(decided) != len(drafts):
-        raise KitError(f"{len(drafts)} drafts reviewed, {len(decided)} decided on; decide on each")
-    return [*map(apply, drafts, decided)], [*map(passed, drafts, decided)]
+    reviewed = list(zip(drafts, decided, strict=True))
+    return [apply(*one) for one in reviewed], [passed(*one) for one in reviewed]
 
 
 def _counts(passes: list[bool], n: str, passed: str, rate: str) -> dict:

@@ -1,6 +1,5 @@
 """The review page for JupyterLab: message on one side, the draft criterion by criterion beside it.
 
-``Desk`` is what a reviewer sees and may do, without a browser. ``Page`` shows it as a widget.
 The page is one anywidget and not a box of ipywidgets controls: those have no key events, send a
 click before the last letters typed, and look alive when the kernel is gone. This one keeps what is
 typed until it is saved or cancelled, and says so when nobody answers.
@@ -21,10 +20,7 @@ from promedical_utils.rubric import display
 
 
 class Desk:
-    """A reviewer at work on one draft after another; every decision is saved as it is made.
-
-    ``view()`` is all that a page shows. What goes wrong is in it: the page must stay usable.
-    """
+    """What a reviewer sees and may do, draft after draft; every decision is saved as it is made."""
 
     def __init__(self, store: Store, reviewer: str, instructions: Mapping[str, Instruction]):
         if not reviewer.strip():
@@ -43,7 +39,7 @@ class Desk:
             if item != (self.item and self.item.id):
                 raise KitError("not done: another rubric had come up; look at it, then do it again")
             if action in ("earlier", "later"):
-                self._open_beside(action)
+                self._turn(-1 if action == "earlier" else 1)
             elif action == "undo":
                 self.store.withdraw(item, self.reviewer, at, self.item.version)
             elif action == "finish":
@@ -58,22 +54,20 @@ class Desk:
         if self.item:
             self.item = self.store.item(self.item.id)
 
-    def _open_beside(self, action: str) -> None:
+    def _turn(self, step: int) -> None:
+        """To the draft before or after; past the last one to what may have been given since."""
         listed = [number for number, _ in self.store.listed(self.reviewer)]
-        here = listed.index(self.item.id) if self.item else len(listed)
-        beside = here + (1 if action == "later" else -1)
-        if 0 <= beside < len(listed):
-            self.item = self.store.item(listed[beside])
-        elif action == "later":  # the last one: something may have been given meanwhile
+        place = (listed.index(self.item.id) if self.item else len(listed)) + step
+        if 0 <= place < len(listed):
+            self.item = self.store.item(listed[place])
+        elif step > 0:
             self.item = self.store.next_item(self.reviewer) or self.item
 
     def _decision(self, action: str, at: str, fields: Mapping) -> Decision:
-        drafted = next((c for c in self.item.draft.criteria if c.id == at), None)
-        criterion = None
-        if action == "accept":
-            criterion = drafted and dict(drafted)
-        elif action in ("edit", "add"):
-            at = at or f"{self.item.draft.instruction_id}-added-{self.item.version + 1}"
+        draft, given = self.item.draft, {}
+        drafted = next((c for c in draft.criteria if c.id == at), None)
+        if action in ("edit", "add"):
+            at = at or f"{draft.instruction_id}-added-{self.item.version + 1}"
             decided, weight = self.item.decisions.get(at), fields["weight"].replace(",", ".")
             before = (decided and decided.criterion) or drafted
             if fields["dimension"] != "proficiency":
@@ -81,16 +75,16 @@ class Desk:
             elif before and weight == f"{before.weight:.4g}":
                 weight = before.weight  # left as it was, and shown with fewer digits than it has
             given = {"text": fields["text"].strip(), "dimension": fields["dimension"]}
-            criterion = {**(dict(before) if before else {"id": at}), **given, "weight": weight}
+            given["weight"] = weight
             # an addition stays one when it is edited; opened and left as it was, a draft's stands
             action = "edit" if drafted else "add"
-            if drafted and criterion == dict(drafted):
+            if drafted and dict(drafted) == dict(drafted) | given:
                 action = "accept"
         reason = fields.get("reason", "").strip()
-        return review.make_decision(self.item.draft, self.reviewer, at, action, criterion, reason)
+        return review.make_decision(draft, self.reviewer, at, action, given, reason)
 
     def view(self) -> dict:
-        """Everything that the page shows, as JSON."""
+        """Everything that the page shows, as JSON, errors too: the page must stay usable."""
         listed, item = dict(self.store.listed(self.reviewer)), self.item
         return {
             "reviewer": self.reviewer,

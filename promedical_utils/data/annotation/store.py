@@ -1,7 +1,7 @@
 """The store of review: what people were given and every decision of theirs, in SQLite.
 
-Review page and Label Studio keep their decisions here. What becomes of a draft is a log that is
-only ever appended to (store.sql); a draft as it stands is its log, replayed.
+Review page and Label Studio keep their decisions here, in a log that is only ever appended to
+(store.sql); a draft as it stands is its log, replayed.
 """
 
 import json
@@ -9,8 +9,10 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 
 from promedical_utils.core.records import Decision, Rubric
@@ -42,11 +44,10 @@ class Item:
 
 
 class Store(Database):
-    """Drafts and every decision on them, in one SQLite file on a local disk.
+    """One SQLite file on a local disk. What stands is the last decision on each criterion.
 
-    What stands is the last decision on each criterion. What a method has returned for is on the
-    disk (WAL, ``synchronous=FULL``). A KitError of a save means that this one decision is not
-    stored and that all before it are.
+    What a method has returned for is on the disk (WAL, ``synchronous=FULL``). A KitError of a save
+    means that this one decision is not stored and that all before it are.
     """
 
     def __init__(self, path: Path):
@@ -58,22 +59,17 @@ class Store(Database):
     def close(self) -> None:
         self._db.close()
 
-    def open_round(
-        self, drafts: Sequence[Rubric], reviewers: Sequence[str], size: int = 500, seed: int = 0
-    ) -> str:
-        """Sample ``size`` drafts and deal them out to the reviewers in turn; the round's key.
+    def open_round(self, drafts: Sequence[Rubric], reviewers: Sequence[str]) -> str:
+        """Deal the drafts out to the reviewers in turn, in random order; the round's key.
 
         The same call again deals out nothing and gives the same key. A draft that breaks a rule is
         dealt out with the reason.
         """
-        if not drafts or not reviewers:
-            raise KitError("a review round needs drafts and at least one reviewer; none given")
-        review.by_instruction(drafts)
-        drawn = random.Random(f"round-{seed}").sample(list(drafts), min(size, len(drafts)))
-        key = short_hash(*sorted(_as_text(draft) for draft in drawn))
+        key = short_hash(*sorted(map(_as_text, drafts)))
+        shuffled = random.Random("round-0").sample(list(drafts), len(drafts))
         with self._writing("no round opened"):
-            for n, draft in enumerate(drawn):
-                self._add(key, reviewers[n % len(reviewers)], draft, review.broken_rule(draft))
+            for draft, reviewer in zip(shuffled, cycle(reviewers)):
+                self._add(key, reviewer, draft, review.broken_rule(draft))
         return key
 
     def queue(self, draft: Rubric, reason: str) -> int:
@@ -82,8 +78,8 @@ class Store(Database):
             return self._add("", None, draft, reason)
 
     def drafts(self, waiting: bool = False) -> list[Rubric]:
-        """Drafts that were given out, the last one of each instruction, to make Label Studio's
-        tasks of; ``waiting``: only those that are not finished."""
+        """The last draft of each instruction that was given out, for Label Studio's tasks;
+        ``waiting``: only those that are not finished."""
         query = "SELECT draft FROM drafts WHERE NOT (? AND finished) ORDER BY id"
         drafts = [_of_text(text) for (text,) in self._read(query, waiting)]
         return list({draft.instruction_id: draft for draft in drafts}.values())
@@ -118,7 +114,7 @@ class Store(Database):
                 del standing[event["criterion_id"]]
             elif event["action"] != "finish":
                 decision = Decision.model_validate_json(event["decision"])
-                standing[decision.criterion_id] = decision
+                standing[event["criterion_id"]] = decision
         return Item(
             id=number,
             draft=_of_text(text).model_copy(update={"round": 0}),
@@ -135,27 +131,22 @@ class Store(Database):
         KitError, and nothing saved, when somebody saved on the item since ``expected_version``, or
         when the decision does not fit the draft. A decision on a finished item opens it again.
         """
-        with self._writing("not saved"):
-            review.check_fit(self._unchanged(number, expected_version).draft, decision)
+        with self._changing(number, expected_version) as item:
+            review.check_fit(item.draft, decision)
             self._append(number, decision.reviewer, decision.action, decision)
         return expected_version + 1
 
     def withdraw(self, number: int, reviewer: str, criterion_id: str, expected_version: int) -> int:
         """Append that the decision on a criterion no longer stands; the item's next version."""
-        with self._writing("not saved"):
-            standing = self._unchanged(number, expected_version).decisions
-            if criterion_id not in standing:
+        with self._changing(number, expected_version) as item:
+            if criterion_id not in item.decisions:
                 raise KitError(f"{criterion_id} is not decided: nothing to take back")
-            self._append(number, reviewer, "withdraw", standing[criterion_id])
+            self._append(number, reviewer, "withdraw", item.decisions[criterion_id])
         return expected_version + 1
 
     def finish(self, number: int, reviewer: str, expected_version: int) -> int:
-        """Close an item, which makes it gold; its next version.
-
-        KitError names what is undecided, or against a rule of ``Rubric``.
-        """
-        with self._writing("not saved"):
-            item = self._unchanged(number, expected_version)
+        """Close an item, which makes it gold; its next version. KitErrors of ``review.apply``."""
+        with self._changing(number, expected_version) as item:
             review.apply(item.draft, item.decisions.values())
             self._append(number, reviewer, "finish")
         return expected_version + 1
@@ -163,9 +154,8 @@ class Store(Database):
     def record(self, drafts: Iterable[Rubric], decisions: Iterable[Decision]) -> None:
         """Append whole reviews that were made elsewhere, and finish them; all of them, or none.
 
-        A review is all decisions of one reviewer on one draft. It goes to the reviewer's own item
-        of that draft, else to one that nobody has begun (of a round, say), else to a new one. The
-        same again changes nothing. KitErrors as from ``review.apply``, with the reviewer's name.
+        A review is all decisions of one reviewer on one draft. The same again changes nothing.
+        KitErrors as from ``review.apply``, with the reviewer's name.
         """
         draft_of, reviews = review.by_instruction(drafts), {}
         for decision in decisions:
@@ -193,23 +183,20 @@ class Store(Database):
         return self._read("SELECT * FROM decisions WHERE item = ? ORDER BY id", number)
 
     def gold(self) -> list[Rubric]:
-        """The corrected rubrics of finished drafts, one an instruction (the one reviewed last)."""
-        gold_of = {}
-        for number, text in self._read("SELECT id, draft FROM drafts WHERE finished ORDER BY id"):
-            gold = review.apply(_of_text(text), self.item(number).decisions.values())
-            gold_of[gold.instruction_id] = gold
-        return list(gold_of.values())
+        """The corrected rubrics of finished drafts, one an instruction (the one given out last)."""
+        rows = self._read("SELECT id, draft FROM drafts WHERE finished ORDER BY id")
+        golds = [review.apply(_of_text(text), self.item(n).decisions.values()) for n, text in rows]
+        return list({gold.instruction_id: gold for gold in golds}.values())
 
     def reviewed(self, drafts: Sequence[Rubric], reviewers: Sequence[str]) -> list[list[Decision]]:
         """A team as the ``review`` of ``review.rounds``: decisions on each draft, in order.
 
         The first call opens the round; until all of it is finished, a KitError says who has how
-        many left. ``functools.partial(store.reviewed, reviewers=[...])`` binds the team.
+        many left.
         """
-        key = self.open_round(drafts, reviewers, size=len(drafts))
+        key = self.open_round(drafts, reviewers)
         rows = self._read("SELECT * FROM drafts WHERE round = ? ORDER BY id", key)
-        left = Counter(row["reviewer"] for row in rows if not row["finished"])
-        if left:
+        if left := Counter(row["reviewer"] for row in rows if not row["finished"]):
             waiting = ", ".join(f"{name} {count}" for name, count in left.items())
             raise KitError(
                 f"{left.total()} of {len(drafts)} drafts wait for review ({waiting}): finish them "
@@ -220,7 +207,7 @@ class Store(Database):
         return [made[draft.instruction_id] for draft in drafts]
 
     def _add(self, round: str, reviewer: str | None, draft: Rubric, reason: str) -> int:
-        """The id of an item, which is made unless it is there; within a transaction."""
+        """The id of an item, which is made unless it is there."""
         [(number,)] = self._db.execute(
             "INSERT INTO items (round, reviewer, draft, reason) VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET round = round RETURNING id",
@@ -229,7 +216,6 @@ class Store(Database):
         return number
 
     def _append(self, number: int, reviewer: str, action: str, decision: Decision | None = None):
-        """Append to the log; within a transaction."""
         at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         of = [decision.criterion_id, decision.model_dump_json()] if decision else ["", None]
         self._db.execute(
@@ -238,26 +224,30 @@ class Store(Database):
             [number, reviewer, at, action, *of],
         )
 
-    def _unchanged(self, number: int, expected_version: int) -> Item:
-        """An item; KitError if it is at another version than the one that was seen."""
-        item = self.item(number)
-        if item.version != expected_version:
-            log = self.history(number)
-            last = "{reviewer}: {action} {criterion_id}, {at}".format(**log[-1]) if log else "new"
-            raise KitError(
-                f"not saved: item {number} has changed since it was opened ({last}); that stays. "
-                "Look at it as it is now, then decide again"
-            )
-        return item
+    @contextmanager
+    def _changing(self, number: int, expected_version: int):
+        """A transaction on an item; KitError if it is at another version than the one seen."""
+        with self._writing("not saved"):
+            item = self.item(number)
+            if item.version != expected_version:
+                log = self.history(number)
+                last = (
+                    "{reviewer}: {action} {criterion_id}, {at}".format(**log[-1]) if log else "new"
+                )
+                raise KitError(
+                    f"not saved: item {number} has changed since it was opened ({last}); that "
+                    "stays. Look at it as it is now, then decide again"
+                )
+            yield item
 
     def _item_for(self, draft: Rubric, reviewer: str) -> Item:
-        """Where a review made elsewhere belongs; within a transaction."""
+        """Where a review made elsewhere belongs: the reviewer's own item of the draft, else one
+        that nobody has begun (of a round, say), else a new one."""
         rows = self._read("SELECT id FROM items WHERE draft = ? ORDER BY id", _as_text(draft))
         items = [self.item(number) for (number,) in rows]
         own = [i for i in items if any(d.reviewer == reviewer for d in i.decisions.values())]
-        fresh = [item for item in items if not item.version]
-        if own or fresh:
-            return (own + fresh)[0]
+        if fitting := own + [item for item in items if not item.version]:
+            return fitting[0]
         return self.item(self._add(f"by {reviewer}", reviewer, draft, ""))
 
 
