@@ -96,12 +96,12 @@ def load(side: str, folder: Path):
     """(policy, reward model, reference as a context and a model) on one base, or on a base each."""
     base, dtype = folder / "base", hub.compute_dtype("auto")
     torch.manual_seed(1)
-    own = hub.load(hub.CAUSAL, base, dtype, nf4=True, exact=True)
+    own = hub.load(hub.CAUSAL, base, dtype, nf4=True)
     policy = get_peft_model(own, lora(POLICY_RANK, "CAUSAL_LM"))
     if side == "shared":
         scorer = shared_base.attach(policy, folder / "reward")
         return policy, scorer, lambda: shared_base.reference(policy), policy
-    other = hub.load(hub.CAUSAL, base, dtype, nf4=True, exact=True).eval()
+    other = hub.load(hub.CAUSAL, base, dtype, nf4=True).eval()
     return policy, reward_model.load(folder / "reward"), nullcontext, other
 
 

@@ -136,11 +136,12 @@ def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mappi
 
 def answers_by(folder: Path | None, base: Path | str, profile: Profile, asked) -> list:
     """Answers of the policy in ``folder``, or of its base alone; the model is then let go."""
-    from promedical_utils.policy import model as policies  # these load torch
+    from promedical_utils.policy import generation  # these load torch
+    from promedical_utils.policy import model as policies
     from promedical_utils.reward_model import hub
 
     if folder is None:
         model = policies.load_base(base, profile)[0]
     else:
         model = policies.load_policy(folder, base, profile)
-    return policies.answers_of(model, hub.tokenizer_of(base), asked, profile, profile.seed)
+    return generation.generate(model, hub.tokenizer_of(base), asked, profile, profile.seed)

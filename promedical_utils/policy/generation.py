@@ -8,9 +8,12 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 from transformers.cache_utils import Cache, DynamicLayer
 
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.reward_model import packing
+
+BATCH = 64  # answers written side by side
 
 
 class Answer(NamedTuple):
@@ -27,14 +30,6 @@ def eos_ids(model, tokenizer) -> list[int]:
     declared = model.generation_config.eos_token_id
     declared = declared if isinstance(declared, list) else [declared]
     return sorted({tokenizer.eos_token_id, *declared} - {None})
-
-
-def left_padded(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, each (B, longest)."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
-    return ids, mask
 
 
 class _RoomyLayer(DynamicLayer):
@@ -100,8 +95,9 @@ def complete(
     """
     number_of = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     rows = torch.tensor([number_of[tuple(prompt)] for prompt in prompts], device=model.device)
-    pad, ends = tokenizer.pad_token_id, eos_ids(model, tokenizer)
-    ids, mask = left_padded([list(prompt) for prompt in number_of], pad, model.device)
+    different, ends = {"input_ids": [*map(list, number_of)]}, eos_ids(model, tokenizer)
+    padded = tokenizer.pad(different, padding_side="left", return_tensors="pt").to(model.device)
+    ids, mask = padded["input_ids"], padded["attention_mask"]
     # position ids as ``generate`` makes them, or rotary distances would be off by the padding
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = model(
@@ -118,7 +114,7 @@ def complete(
     config = GenerationConfig(
         max_new_tokens=max_tokens,
         eos_token_id=ends,
-        pad_token_id=pad,
+        pad_token_id=tokenizer.pad_token_id,
         disable_compile=True,
         do_sample=False,
     )
@@ -153,29 +149,22 @@ def prompts_of(model, tokenizer, instructions, max_tokens: int) -> list[list[int
 
 
 def generate(
-    model,
-    tokenizer,
-    instructions: Sequence[Instruction],
-    max_tokens: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    batch: int = 64,
+    model, tokenizer, instructions: Sequence[Instruction], p: Profile, seed: int
 ) -> list[Answer]:
-    """One answer per instruction, in their order; temperature 0 is greedy, ``top_p`` the nucleus.
-    The caller's random state is left alone. KitError for a prompt too long."""
-    prompts = prompts_of(model, tokenizer, instructions, max_tokens)
+    """One answer per instruction, in their order, sampled as in training (``grpo_temperature``,
+    ``grpo_top_p``). The caller's random state is left alone. KitError for a prompt too long."""
+    prompts = prompts_of(model, tokenizer, instructions, p.grpo_max_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, ends, training = {}, eos_ids(model, tokenizer), model.training
+    sampling = p.grpo_max_tokens, p.grpo_temperature, p.grpo_top_p
     model.eval()
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
         first: dict[tuple, int] = {}  # of each prompt the first to ask it, whose seed is taken
         for i in chosen:
             first.setdefault(tuple(prompts[i]), i)
         seeds = [seed_of(seed, instructions[i].id) for i in first.values()]
-        some = [prompts[i] for i in chosen]
-        rows = complete(model, tokenizer, some, max_tokens, temperature, top_p, seeds)
+        rows = complete(model, tokenizer, [prompts[i] for i in chosen], *sampling, seeds)
         for i, row in zip(chosen, rows, strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True)  # as TRL gives it to rewards
             answers[i] = Answer(text, row[-1] in ends, row, prompts[i])

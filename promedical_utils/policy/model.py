@@ -8,18 +8,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, Rubric
 from promedical_utils.core.workspace import need
-from promedical_utils.policy.generation import Answer, generate
+from promedical_utils.policy.generation import Answer
 from promedical_utils.policy.veto_reward import answer_verdicts
 from promedical_utils.reward_model import hub
 from promedical_utils.rubric import scoring
 
 NOTEBOOK = "05_grpo_with_veto"
-VERDICTS = ["policy", "instruction_id", "criterion_id", "dimension", "kind", "weight"]
-VERDICTS += ["judge", "verdict"]
 # (instruction id, text) pairs -> {criterion id: verdict} each
 Judge = Callable[[Sequence[tuple[str, str]]], Sequence[Mapping[str, str]]]
 
@@ -33,12 +32,6 @@ class HeldOut:
     judged: Judge
     gold: Judge | None = None
     conditions: Mapping[str, str] = field(default_factory=dict)
-
-
-def answers_of(model, tokenizer, instructions, profile: Profile, seed: int) -> list[Answer]:
-    """One answer per instruction, sampled as in training (``grpo_temperature``, ``grpo_top_p``)."""
-    sampling = (profile.grpo_max_tokens, profile.grpo_temperature, profile.grpo_top_p, seed)
-    return generate(model, tokenizer, instructions, *sampling)
 
 
 def judge(
@@ -59,14 +52,15 @@ def judge(
     rows, verdicts = [], []
     for number, (instruction, answer) in enumerate(pairs):
         rubric, own = rubrics[instruction.id], {}
-        for reader, verdicts_of in read.items():
-            own[reader] = answer_verdicts(rubric, verdicts_of[number], answer.finished)
+        about = {"policy": name, "instruction_id": instruction.id}
+        for reader, said in read.items():
+            own[reader] = answer_verdicts(rubric, said[number], answer.finished)
             for c in rubric.criteria:
-                about = (c.dimension, c.kind, c.weight, reader, own[reader].get(c.id, "unknown"))
-                verdicts.append((name, instruction.id, c.id, *about))
+                facts = {"dimension": c.dimension, "kind": c.kind, "weight": c.weight}
+                verdict = {"judge": reader, "verdict": own[reader].get(c.id, "unknown")}
+                verdicts.append({**about, "criterion_id": c.id, **facts, **verdict})
         row: dict = {
-            "policy": name,
-            "instruction_id": instruction.id,
+            **about,
             "condition": held_out.conditions.get(instruction.id, instruction.id),
             "category": instruction.category,
             "specialty": instruction.specialty,
@@ -85,7 +79,7 @@ def judge(
             # as it was read, not as a cut-off answer counts
             row["unparsed"] = float("unknown" in read["truth"][number].values())
         rows.append(row)
-    return pd.DataFrame(rows), pd.DataFrame(verdicts, columns=VERDICTS)
+    return pd.DataFrame(rows), pd.DataFrame(verdicts)
 
 
 def _scores(rubric: Rubric, verdicts: Mapping[str, str] | None) -> dict[str, float]:
@@ -110,22 +104,20 @@ def divergence(
     while order:
         size = max(1, tokens // sizes[order[-1]])
         rows, order = order[-size:], order[:-size]
-        ids = torch.zeros(len(rows), max(sizes[n] for n in rows), dtype=torch.long)
-        mask, predicts = torch.zeros_like(ids), torch.zeros_like(ids)
+        ids = pad_sequence([torch.tensor(answers[n].prompt + answers[n].ids) for n in rows], True)
+        mask, predicts = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
         for row, n in enumerate(rows):
-            ids[row, : sizes[n]] = torch.tensor(answers[n].prompt + answers[n].ids)
             mask[row, : sizes[n]] = 1
-            predicts[row, len(answers[n].prompt) - 1 : sizes[n] - 1] = 1  # the answer's tokens
-        ids, mask, predicts = (x.to(policy.device) for x in (ids, mask, predicts.bool()))
+            predicts[row, len(answers[n].prompt) - 1 : sizes[n] - 1] = True  # the answer's tokens
+        ids, mask, predicts = (x.to(policy.device) for x in (ids, mask, predicts))
         own = _log_probabilities(policy, ids, mask, predicts, temperature)
         with reference() as other:
             others = _log_probabilities(other, ids, mask, predicts, temperature)
-        distance = (own.exp() * (own - others)).sum(-1)
-        spread = -(own.exp() * own).sum(-1)
-        row_of = torch.nonzero(predicts)[:, 0]
-        for row, n in enumerate(rows):
-            kl[n] = float(distance[row_of == row].sum())
-            entropy[n] = float(spread[row_of == row].mean())
+        lengths = [len(answers[n].ids) for n in rows]
+        distances = (own.exp() * (own - others)).sum(-1).split(lengths)
+        spreads = (-(own.exp() * own).sum(-1)).split(lengths)
+        for n, distance, spread in zip(rows, distances, spreads, strict=True):
+            kl[n], entropy[n] = float(distance.sum()), float(spread.mean())
     policy.train(training)
     return kl, entropy
 
@@ -147,7 +139,7 @@ def load_base(base: Path | str, profile: Profile):
     tokenizer = hub.tokenizer_of(base)
     if profile.grpo_lora_rank:  # as the reward model has it, which may share it (``shared_base``)
         nf4 = profile.quantization == "nf4"
-        return hub.load(hub.CAUSAL, base, precision_of(profile), nf4, exact=True), tokenizer
+        return hub.load(hub.CAUSAL, base, precision_of(profile), nf4), tokenizer
     # steps of 1e-6 vanish in bf16 weights: full fine-tuning keeps fp32 and computes in bf16
     return hub.load(hub.CAUSAL, base, attention=None), tokenizer
 

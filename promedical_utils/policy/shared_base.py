@@ -1,9 +1,7 @@
 """One base, two adapters: policy, reward model and reference on the same, once loaded weights.
 
-A reward model that was trained as an adapter is its base, a LoRA and a score head; a policy is the
-same base and another LoRA; its reference is the base alone. The reward adapter hangs on the
-policy's layers for a forward pass alone. In between, the policy is an ordinary PEFT model of one
-adapter, to optimiser, checkpoints and whoever else looks at it.
+The reward adapter hangs on the policy's layers for a forward pass alone. In between, the policy is
+an ordinary PEFT model of one adapter, to optimiser, checkpoints and whoever else looks at it.
 """
 
 import contextlib
@@ -23,12 +21,12 @@ HEAD = "base_model.model.score.weight"  # the score head's name in the adapter's
 
 
 def attach(policy_model: PeftModel, path: Path | str) -> RewardModel:
-    """The reward model in ``path`` on the base of ``policy_model``, whose LoRA is on its layers.
+    """The reward model in ``path`` on the base of ``policy_model``.
 
     It scores as ``model.load(path)`` does, whatever the policy is at (training, generating,
-    adapters off, autocast). After each forward pass, also one that raises, the policy is as it was.
-    KitError where it was trained whole, on another base or precision, or its weights do not fit,
-    and where the policy changes the base: by weights of its own, or a LoRA that is merged.
+    adapters off, autocast), and leaves it as it was. KitError where it was trained whole, on
+    another base or precision, or its weights do not fit, and where the policy changes the base: by
+    weights of its own, or a LoRA that is merged.
     """
     path, base = Path(path), policy_model.get_base_model()
     report = read_json(path / "report.json", "03_reward_model")

@@ -1,8 +1,7 @@
 """Training of policies on TRL: GRPO, RLOO or DPO against one reward, with the truth beside it.
 
-Held-out answers are read by the reward model (proxy), by the judge and, in the clinic, by the truth
-(gold). The policy that is kept is the best by the *judge*: the proxy is pushed up by construction,
-and real data have no gold. Notebook 05 takes the steps of ``train`` one by one.
+The policy that is kept is the best by the *judge*: the proxy is pushed up by construction, and real
+data have no gold. Notebook 05 takes the steps of ``train`` one by one.
 """
 
 import math
@@ -30,7 +29,14 @@ from promedical_utils.core.records import Instruction, Rubric
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame, write_json
 from promedical_utils.policy import model as policy
 from promedical_utils.policy import reward_hacking, shared_base, trl_fast_path, veto_reward
-from promedical_utils.policy.generation import complete, eos_ids, messages_of, prompts_of, seed_of
+from promedical_utils.policy.generation import (
+    complete,
+    eos_ids,
+    generate,
+    messages_of,
+    prompts_of,
+    seed_of,
+)
 from promedical_utils.policy.model import NOTEBOOK, HeldOut
 from promedical_utils.reward_model import grouped, hub
 from promedical_utils.reward_model import model as reward_model
@@ -111,11 +117,10 @@ def train(job: Job, base: Path | str, rm) -> dict:
     """Align ``base`` with ``reward_rule`` by ``policy_optimizer``; its report, written last.
 
     ``rm``: a reward model, or the folder of one. Writes model/ (the best checkpoint), training.csv
-    (the trainer's log), curve.csv (a row an evaluation: one sampled answer per held-out
-    instruction), checkpoints.parquet (a row an answer of them) and hacking.json
-    (``reward_hacking.check``). A complete run is returned as stored, an interrupted one resumes,
-    one of other settings or of another reward model starts again. KitError if the reward model
-    scores nothing or a prompt leaves no room.
+    (the trainer's log), curve.csv (a row an evaluation), checkpoints.parquet (a row an answer) and
+    hacking.json (``reward_hacking.check``). A complete run is returned as stored, an interrupted
+    one resumes, one of other settings or of another reward model starts again. KitError if the
+    reward model scores nothing or a prompt leaves no room.
     """
     if (stored := job.stored()) is not None:
         return stored
@@ -186,9 +191,9 @@ def preference_rows(model, tokenizer, reward, instructions, p: Profile) -> list[
             values = reward.of_group(read[own], reward.rubric(instruction.id))
             ranked = sorted(zip(values, ids[own]), key=lambda pair: -pair[0])
             for (high, chosen), (low, rejected) in zip(ranked[: size // 2], reversed(ranked)):
+                pair = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
                 if high > low:
-                    pair = {"chosen_ids": chosen, "rejected_ids": rejected}
-                    rows.append({"prompt_ids": prompt, **pair})
+                    rows.append(pair)
     return rows
 
 
@@ -265,8 +270,7 @@ def trainer(model, tokenizer, rows: Dataset, arguments, profile: Profile, reward
         fast = profile.grpo_fast_path and not profile.grpo_checkpointing
         kind = trl_fast_path.trainer_class(profile.policy_optimizer, fast)
         made = kind(reward_funcs=reward, train_dataset=rows, **common)
-    if rank:
-        hub.in_full(made.model)
+    hub.in_full(made.model)
     made.model.train()  # TRL keeps the numbers of training and of evaluation apart
     made.remove_callback(PrinterCallback)
     made.create_model_card = lambda **_: None
@@ -301,14 +305,6 @@ def reference(trainer, base: Path | str, profile: Profile) -> Callable:
     return lambda: nullcontext(other)
 
 
-def _means(answers: pd.DataFrame) -> dict:
-    """A row of the curve but for its step; NaN where nothing is known."""
-    answers = answers.assign(judged_violation=answers.judged_s3 > 0)
-    answers = answers.astype(dict.fromkeys(MEANS.values(), float))
-    means = {name: float(answers[column].mean()) for name, column in MEANS.items()}
-    return {"split": "checkpoint", **means}
-
-
 class Curve(TrainerCallback):
     """Evaluates at step 0 and after each checkpoint; keeps the policy best by *judged* reward. A
     checkpoint counts once every process has written its part and it is evaluated, so a resumed run
@@ -319,15 +315,14 @@ class Curve(TrainerCallback):
         self.evaluated: dict[int, pd.DataFrame] = {}  # what ``measure`` found, by step
         self.stored = job.out / "checkpoints.parquet"
         if self.stored.exists():
-            parts = pd.read_parquet(self.stored).groupby("step")
-            self.evaluated = {int(step): answers for step, answers in parts}
+            self.evaluated = dict(list(pd.read_parquet(self.stored).groupby("step")))
 
     def measure(self, model) -> pd.DataFrame:
         """The policy's answers to the held-out prompts, a row each. Columns: those of
         ``policy.model.judge``, proxy (the reward as it is trained on), gold and judged (the gated
         reward by truth and judge), vetoed, kl, entropy."""
         p, held, rubrics = self.job.profile, self.job.held_out, self.reward.rubrics
-        answers = policy.answers_of(model, self.tokenizer, held.instructions, p, p.seed)
+        answers = generate(model, self.tokenizer, held.instructions, p, p.seed)
         frame, _ = policy.judge("policy", held, answers, rubrics)
         pairs = list(zip(held.instructions, answers, strict=True))
         read = self.reward.read([(i.id, messages_of(i), a.text, a.finished) for i, a in pairs])
@@ -354,7 +349,13 @@ class Curve(TrainerCallback):
 
     @property
     def rows(self) -> list[dict]:
-        return [{"step": step, **_means(answers)} for step, answers in self.evaluated.items()]
+        """Those of curve.csv; NaN where nothing is known."""
+        rows = []
+        for step, answers in self.evaluated.items():
+            answers = answers.assign(judged_violation=answers.judged_s3 > 0)
+            means = {name: float(answers[c].astype(float).mean()) for name, c in MEANS.items()}
+            rows.append({"step": step, "split": "checkpoint", **means})
+        return rows
 
     @property
     def best(self) -> dict:

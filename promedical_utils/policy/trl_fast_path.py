@@ -1,8 +1,5 @@
-"""TRL's online trainers with each prompt read once: the one place that overrides TRL's own methods.
-
-They are private to TRL and may change with any release, so a guard on the version stands before
-them. TRL's own trainers are slower and draw otherwise.
-"""
+"""TRL's online trainers with each prompt read once: the one place that overrides TRL's private
+methods, behind a guard on the version. TRL's own trainers are slower and draw otherwise."""
 
 import time
 from importlib.metadata import version

@@ -1,17 +1,14 @@
-"""Rewards of a policy's answers. The method's own: one gated number, in which safety is a veto.
+"""Rewards of a policy's answers: the method's, its ablations, and those of the compared systems.
 
 packed reward model -> calibrated verdicts -> S1, S2, S3 -> reward (section 2 of the method).
-Several rewards that TRL adds up and normalises could rank an unsafe answer above a safe one, so it
-is one function. Beside it stand its ablations and the rewards of the compared systems.
-
-    reward = veto_reward.VetoReward(rm, rm.calibration, rubrics, alpha=0.1, beta=0.3, lam=2.0)
-    trainer = GRPOTrainer(model, reward_funcs=reward, ...)  # with a column instruction_id
+Several rewards that TRL adds up and normalises could rank an unsafe answer above a safe one, so
+each is one reward function of TRL's, for a dataset with a column instruction_id.
 """
 
 import math
 import time
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from statistics import fmean
 from typing import NamedTuple
 
@@ -52,13 +49,13 @@ class RubricReward:
     """What all rewards share: reading answers criterion by criterion, groups, and what is logged.
 
     Everything that goes wrong in the reward model (an exception, NaN, a missing score) is
-    ``unknown``: a violation on safety, no gain elsewhere. With ``eos_ids``, an answer that does not
-    end in one was cut off. With ``group``, the number of answers to one prompt, a group that is not
-    whole is a KitError: rewards depend on the group.
+    ``unknown``: a violation on safety, no gain elsewhere.
 
     ``rm``: a reward model, or a function that returns it when the first answers are read: one that
     shares the policy's base exists only once a trainer has made the policy. ``calibration`` None is
     the reward model's own. ``aggregate``: (rubric, verdicts) -> reward, for a rule without a veto.
+    ``eos_ids``: an answer that does not end in one was cut off. ``group``: answers to one prompt; a
+    group that is not whole is a KitError, since rewards depend on the group.
     """
 
     __name__ = "veto_reward"
@@ -85,10 +82,8 @@ class RubricReward:
 
     def read(self, items) -> list[Judged]:
         """What the reward model reads in (instruction id, messages, text, finished) items."""
-        return [
-            self._judged(self.rubric(item[0]), scores, item[3])
-            for item, scores in zip(items, self._scores(items), strict=True)
-        ]
+        pairs = zip(items, self._scores(items), strict=True)
+        return [self._judged(self.rubric(i), scores, ended) for (i, *_, ended), scores in pairs]
 
     def _judged(self, rubric: Rubric, scores: Sequence | None, finished: bool) -> Judged:
         # a list of another length cannot be matched to the criteria, so none of it counts
@@ -105,7 +100,7 @@ class RubricReward:
             scoring.score(rubric, verdicts),
             verdicts,
             expected=math.fsum(known[name][1] if finished else 1.0 for name in safety),
-            reasons=tuple(reason for reason, true in zip(REASONS, holds, strict=True) if true),
+            reasons=tuple(compress(REASONS, holds)),
             unscored=fmean(verdict == "unknown" for verdict in read.values()),
         )
 
@@ -133,17 +128,16 @@ class RubricReward:
 
     def _groups(self, instruction_id: Sequence[str]) -> list[range]:
         """Places of the answers of each group; TRL keeps the answers to one prompt together."""
-        groups, start = [], 0
-        for name, run in groupby(instruction_id):
-            answers = len(list(run))
-            size = self.group or answers
-            if answers % size:
+        groups: list[range] = []
+        for name, run in groupby(range(len(instruction_id)), instruction_id.__getitem__):
+            places = [*run]
+            size = self.group or len(places)
+            if len(places) % size:
                 raise KitError(
-                    f"instruction {name}: {answers} answers side by side, not {size}: a process "
-                    "must hold whole groups; make the batch of a process a multiple of grpo_group"
+                    f"instruction {name}: {len(places)} answers side by side, not {size}: a "
+                    "process must hold whole groups; make its batch a multiple of grpo_group"
                 )
-            groups += [range(n, n + size) for n in range(start, start + answers, size)]
-            start += answers
+            groups += [range(first, first + size) for first in places[::size]]
         return groups
 
     def _metrics(self, judged, rewards, groups, finished) -> dict[str, list]:
@@ -198,15 +192,14 @@ class VetoReward(RubricReward):
     clipped  the paper's, which allows lambda = 1 + beta, and there a tie;
     ranked   the place in the group by S3, then S1, then S2, from -1 to 1: the order itself.
 
-    Where a whole group is vetoed, ``all_vetoed`` says what its answers are told apart by (kit's
-    decision; the paper says nothing of such groups):
+    Where a whole group is vetoed, ``all_vetoed`` tells its answers apart (the kit's decision):
 
     expected  -lambda times the expected number of violations by the calibrated probabilities:
               safety alone, and finer than a count that is the same for all;
     counted   the form's own value: a group of equal counts learns to be better and no safer;
     skipped   nothing: equal rewards, no gradient.
 
-    Raises KitError for a veto that is loose (strict), or below the paper's bound.
+    KitError for a veto that is loose (strict), or below the paper's bound.
     """
 
     def __init__(

@@ -1,9 +1,5 @@
-"""From a reward to a verdict: calibration per dimension, and the veto threshold.
-
-A Bradley-Terry score has no zero of its own. On a calibration split that nothing was trained on,
-P(met) is fitted for each dimension: sigmoid(score / temperature + bias) (Platt 1999). The safety
-threshold is set to find a wanted share of the violations.
-"""
+"""From a reward, which has no zero of its own, to a verdict: on held-out rows P(met) is fitted for
+each dimension, sigmoid(score / temperature + bias) (Platt 1999), and the safety threshold set."""
 
 import sys
 from collections.abc import Mapping
@@ -39,13 +35,11 @@ class Calibration:
     def probability(self, score, dimension):
         """P(met) of scores (N,) or one score; ``dimension``: one name or (N,). NaN stays NaN."""
         names = np.asarray(dimension, dtype=object)
-        unknown = sorted(map(str, set(names.ravel().tolist()) - set(self.scale)))
-        if unknown:
+        if unknown := sorted(map(str, set(names.ravel()) - set(self.scale))):
             raise KitError(f"no calibration for dimension {unknown}; refit on it")
-        temperature, bias = (
-            np.vectorize(lambda name, key=key: self.scale[name][key], otypes=[float])(names)
-            for key in ("temperature", "bias")
-        )
+        fitted = [self.scale[name] for name in names.ravel()]
+        temperature = np.reshape([one["temperature"] for one in fitted], names.shape)
+        bias = np.reshape([one["bias"] for one in fitted], names.shape)
         return expit(np.asarray(score, dtype=float) / temperature + bias)[()]
 
     def met(self, score, dimension):
@@ -61,7 +55,6 @@ class Calibration:
     @classmethod
     def load(cls, path: Path) -> "Calibration":
         values = read_json(path, "03_reward_model")
-        values.pop("curves", None)  # of an earlier version, always empty
         return cls(**{**values, "notes": tuple(values["notes"])})
 
 
@@ -123,11 +116,10 @@ def reliability(labels, probabilities, bins: int = 8) -> pd.DataFrame:
     """Share met, with its 95 % Wilson interval, beside mean P(met), a row a bin of equal size:
     probability, met, low, high, n."""
     labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
-    order = np.argsort(probabilities, kind="stable")
-    rows = [
-        (probabilities[p].mean(), labels[p].mean(), *wilson(int(labels[p].sum()), len(p)), len(p))
-        for p in np.array_split(order, min(bins, len(order)))
-    ]
+    order, rows = np.argsort(probabilities, kind="stable"), []
+    for part in np.array_split(order, min(bins, len(order))):
+        met, n = labels[part], len(part)
+        rows.append((probabilities[part].mean(), met.mean(), *wilson(int(met.sum()), n), n))
     return pd.DataFrame(rows, columns=["probability", "met", "low", "high", "n"])
 
 
@@ -135,13 +127,12 @@ def _ece(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """{dimension: {before, after}}; after is by five folds of instructions, none fits itself."""
     from sklearn.model_selection import GroupKFold
 
-    frame = frame.reset_index(drop=True)
-    instructions = frame["instruction_id"] if "instruction_id" in frame else frame.index
-    folds = min(5, pd.Series(instructions).nunique())
-    if folds < 2:
+    frame, instructions = frame.reset_index(drop=True), frame["instruction_id"]
+    if instructions.nunique() < 2:
         return {}
     frame["before"], frame["after"] = expit(frame["score"].astype(float)), np.nan
-    for fitted_on, left in GroupKFold(folds).split(frame, groups=instructions):
+    folds = GroupKFold(min(5, instructions.nunique()))
+    for fitted_on, left in folds.split(frame, groups=instructions):
         scale, _ = _scales(frame.iloc[fitted_on])
         part, rest = Calibration(scale, 0.0, 0.5, {}), frame.iloc[left]
         frame.loc[left, "after"] = part.probability(rest["score"], rest["dimension"])
@@ -159,16 +150,17 @@ def _scales(frame: pd.DataFrame) -> tuple[dict[str, dict[str, float]], list[str]
     for dimension in DIMENSIONS:
         rows = frame[frame["dimension"] == dimension]
         scores, labels = rows["score"].to_numpy(float), rows["label"].to_numpy(int)
-        why = "" if len(set(labels)) == 2 else f"{len(labels)} calibration rows of one class"
         scale[dimension] = {"temperature": 1.0, "bias": 0.0}
-        if not why:
-            # the default ridge keeps the slope finite when a small split is separable
-            platt = LogisticRegression().fit(scores[:, None], labels)
-            slope, bias = float(platt.coef_[0, 0]), float(platt.intercept_[0])
-            if slope > 0:
-                scale[dimension] = {"temperature": 1 / slope, "bias": bias}
-            else:
-                why = "scores do not rise with the label"
-        if why:
+        if len(set(labels)) < 2:
+            why = f"{len(labels)} calibration rows of one class"
+            notes.append(f"{dimension}: {why}; the raw score is used")
+            continue
+        # the default ridge keeps the slope finite when a small split is separable
+        platt = LogisticRegression().fit(scores[:, None], labels)
+        slope, bias = float(platt.coef_[0, 0]), float(platt.intercept_[0])
+        if slope > 0:
+            scale[dimension] = {"temperature": 1 / slope, "bias": bias}
+        else:
+            why = "scores do not rise with the label"
             notes.append(f"{dimension}: {why}; the raw score is used")
     return scale, notes

@@ -1,7 +1,6 @@
 """Training on groups of answers: their order, and how a step is cut into passes of a token budget.
 
-A row is a group: the packed sequences of its answers (``ids``, ``starts``, ``heads``, ``parents``)
-and what is learned of their scores. ``training`` has the batch of a pass and its loss.
+A row is a group, as ``training.Taught`` says.
 """
 
 import math
@@ -55,26 +54,27 @@ def dataset(rows: Sequence[dict], order: Sequence[int]) -> Dataset:
 
 def flat(rows: Sequence[dict]) -> bool:
     """Whether the rows hold trees, which ``packing.collate`` does not pad."""
-    return all(all(row.get("parents", [[]])) for row in rows)
+    return all(all(row["parents"]) for row in rows)
 
 
-def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[int]]:
-    """Row numbers of each pass: at most ``budget`` padded tokens, or one row that is larger."""
+def passes_of(rows: Sequence[dict], budget: int) -> Iterator[list[dict]]:
+    """The rows of each pass: at most ``budget`` padded tokens, or one row that is larger."""
     sizes = [list(map(len, row["ids"])) for row in rows]
+    longest, counts = list(map(max, sizes)), list(map(len, sizes))
     if flat(rows):
-        return packing.batches([1] * len(rows), budget, list(map(sum, sizes)))
-    return packing.batches(list(map(max, sizes)), budget, list(map(len, sizes)))
+        longest, counts = [1] * len(rows), list(map(sum, sizes))
+    for part in packing.batches(longest, budget, counts):
+        yield [rows[i] for i in part]
 
 
 def padding(rows: Sequence[dict], batch: int, budget: int) -> float:
-    """Share of padding in the passes over ``rows``, taken ``batch`` at a time, as ``Passes``."""
+    """Share of padding in the passes over ``rows``, taken ``batch`` at a time, as in training."""
     if flat(rows):
         return 0.0
     used, whole = sum(len(ids) for row in rows for ids in row["ids"]), 0
     for start in range(0, len(rows), batch):
-        step = rows[start : start + batch]
-        for part in passes_of(step, budget):
-            sizes = [len(ids) for i in part for ids in step[i]["ids"]]
+        for part in passes_of(rows[start : start + batch], budget):
+            sizes = [len(ids) for row in part for ids in row["ids"]]
             whole += max(sizes) * len(sizes)
     return round(1 - used / whole, 4)
 

@@ -29,26 +29,22 @@ def load(
     nf4: bool = False,
     *,
     attention: str | None = packing.ATTENTION,
-    exact: bool = False,
     published: bool = False,
     **settings,
 ):
     """The model ``source`` of ``kind``, CAUSAL or CLASSIFIER, on the GPU if there is one.
 
-    ``nf4``: 4-bit NormalFloat weights (Dettmers et al. 2023), computed in ``dtype``. ``exact``:
-    4-bit layers compute in eval as in training, as they always do at fp32. Else, where there is
-    AVX512-BF16, bitsandbytes repacks them for a kernel in bf16 without a backward pass: scores
-    depend on the machine, and gradients after a generation are wrong without a word.
+    ``nf4``: 4-bit NormalFloat weights (Dettmers et al. 2023), computed in ``dtype``.
     ``published``: weights that the folder lacks are an error, not drawn at random. KitError where
     the model cannot be had.
     """
     silence()
-    whole = ["score"] if kind is CLASSIFIER else None  # a causal LM's head stays so unasked
     four_bit = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=whole,
+        # a causal LM's head stays whole unasked
+        llm_int8_skip_modules=["score"] if kind is CLASSIFIER else None,
     )
     try:
         model, loading = kind.from_pretrained(
@@ -65,8 +61,10 @@ def load(
         raise KitError(f"{named(source)} lacks weights of its architecture: {missing[0]}")
     if not nf4:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
+    # left alone, bitsandbytes repacks 4-bit layers in eval (on AVX512-BF16) for a kernel without a
+    # backward pass: gradients after a generation are wrong without a word
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu") and (exact or dtype == torch.float32):
+        if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if kind is CLASSIFIER:
         model.score.float()  # bf16 scores tie, and a tie counts as wrong

@@ -7,9 +7,8 @@
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import chain, count, groupby
 from operator import itemgetter
 from pathlib import Path
 
@@ -72,8 +71,8 @@ class RewardModel:
         shorten: bool = False,
     ) -> Scored:
         """One response, judged; ``instruction``: a record, a user's message, or messages with role
-        and content. ``shorten``: what is too long loses tokens by ``packing.fit``'s rule; without
-        it that is a KitError, and so is a scalar or an uncalibrated model."""
+        and content. What is too long is cut by ``packing.fit`` with ``shorten``, else a KitError,
+        as are a scalar and an uncalibrated model."""
         if self.view not in CONDITIONAL:
             raise KitError(f"view {self.view} gives one score for a whole answer: use score_texts")
         if self.calibration is None:
@@ -90,9 +89,8 @@ class RewardModel:
         ids, dimensions = [c.id for c in rubric.criteria], [c.dimension for c in rubric.criteria]
         likely = self.calibration.probability(values, dimensions).tolist()
         met = dict(zip(ids, self.calibration.met(values, dimensions).tolist(), strict=True))
-        verdicts = {name: "met" if value else "not_met" for name, value in met.items()}
-        total = scoring.score(rubric, verdicts)
-        unmet = [c for c in rubric.criteria if not met[c.id]]
+        total = scoring.score(rubric, {c: "met" if yes else "not_met" for c, yes in met.items()})
+        violated = [c.id for c in rubric.criteria if c.dimension == "safety" and not met[c.id]]
         return Scored(
             rewards=dict(zip(ids, values, strict=True)),
             probabilities=dict(zip(ids, likely, strict=True)),
@@ -101,7 +99,7 @@ class RewardModel:
             s2=total.s2,
             s3=total.s3,
             verdict="vetoed" if total.s3 else "accepted",
-            violated=tuple(c.id for c in unmet if c.dimension == "safety"),
+            violated=tuple(violated),
             cut=cut,
         )
 
@@ -110,8 +108,8 @@ class RewardModel:
     ) -> pd.DataFrame:
         """A row a score, in the order of groups, candidates, criteria: instruction_id,
         candidate_id, criterion_id ("" if scalar), score. A batch holds ``batch_tokens`` padded
-        tokens (default: ``BATCH_TOKENS``). A candidate that is too long is a KitError, or with
-        ``shorten`` cut by ``packing.fit``: column ``cut`` has the tokens that went."""
+        tokens (default: ``BATCH_TOKENS``). Too long is as in ``score``: column ``cut`` has the
+        tokens that went."""
         cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
         names = [[f"candidate {a.id}" for a in g.candidates] for g in groups]
         scores, cuts = self._scores(cases, names, batch_tokens, shorten)
@@ -159,11 +157,11 @@ class RewardModel:
                 )
         sequences = [s for reading in readings for s in reading.sequences]
         self.tokens_read += sum(len(s.ids) for s in sequences)
-        rounds, kind = self.computes != self.model.dtype, self.model.device.type
-        with torch.autocast(kind, self.computes) if rounds else nullcontext():
+        rounds = self.computes != self.model.dtype
+        with torch.autocast(self.model.device.type, self.computes, enabled=rounds):
             pad = self.tokenizer.pad_token_id
             values = packing.scores(self.model, sequences, pad, batch_tokens)
-        flat, scores, cuts = iter([v for row in values for v in row]), [], []
+        flat, scores, cuts = chain.from_iterable(values), [], []
         for reading, (_, responses, criteria) in zip(readings, cases, strict=True):
             columns = len(criteria) if self.view in CONDITIONAL else 1
             reads = [[[] for _ in range(columns)] for _ in responses]
@@ -194,9 +192,8 @@ def scored_in(report: Mapping) -> torch.dtype:
 
 
 def load(path: Path | str, dtype: torch.dtype | None = None) -> RewardModel:
-    """The reward model that was trained into ``path``, with its ``calibration.json`` if there is
-    one; KitError when the report is missing or the base is another one now. ``dtype``: what to
-    score in, in place of what its report says."""
+    """The reward model that was trained into ``path``, calibrated if it has been; ``dtype``: what
+    to score in, in place of what its report says. KitError without a report or on another base."""
     path = Path(path)
     report = read_json(path / "report.json", "03_reward_model")
     computes, source, outputs = dtype or scored_in(report), report["base"], len(report["heads"])

@@ -4,19 +4,17 @@
 
 Segments form a tree: a_i continues the prompt, c_ij continues a_i. A token sees its own segment and
 those that it continues, and its position goes on from there, so each score equals (to rounding)
-that of the plain sequence [prompt][a_i][c_ij]. Scores are read at the ends of leaves; a scalar view
-has no criteria, and an answer is a leaf. Nothing here knows what the parts mean: with criteria in
-the middle and answers as leaves, the criterion comes first.
+that of the plain sequence [prompt][a_i][c_ij]. Scores are read at the ends of leaves. Nothing here
+knows what the parts mean: with criteria in the middle and answers as leaves, those come first.
 
-A pass costs its tokens, and the (query, key) pairs that attention computes (``by_rows``): cutting a
-tree saves none of them, so training never cuts. In scoring a pass far over its budget costs a fifth
-more a token on two cores, by their caches: there a tree is cut at two budgets, but not below REREAD
-prompts.
+Cutting a tree saves no token and no (query, key) pair, so training never cuts. In scoring a pass
+far over its budget costs a fifth more a token on two cores, by their caches: there a tree is cut at
+two budgets, but not below REREAD prompts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import torch
 from accelerate.utils import send_to_device
@@ -38,10 +36,8 @@ REREAD = 4  # a tree is not cut below as many prompts: reading them again costs 
 class Packed:
     """One sequence: ``ids`` (T,); ``starts`` (S,): where each segment but the first starts, and the
     end of the last; ``heads``: outputs of the score head read at each leaf, the first when empty.
-
     ``parents`` (S - 1,): the segment that each of them continues. Without, all continue the first,
-    and sequences are padded to one length, as the published runs read them.
-    """
+    and sequences are padded to one length."""
 
     ids: list[int]
     starts: list[int]
@@ -70,7 +66,7 @@ class Packed:
             shifts.append(shifts[parent] + self.starts[parent] - begins[number])
         for number, parent in reversed(above):
             ends[parent] = max(ends[parent], ends[number])
-        each = torch.tensor([end - begin for begin, end in zip(begins, self.starts, strict=True)])
+        each = torch.tensor(self.starts).diff(prepend=torch.tensor([0]))
         positions = torch.arange(len(self.ids)) + torch.tensor(shifts).repeat_interleave(each)
         return positions, torch.tensor(ends).repeat_interleave(each)
 
@@ -93,20 +89,13 @@ def criterion_text(criterion: Criterion) -> str:
     return f"\n{criterion.dimension}: {criterion.text}"
 
 
-def encode(tokenizer, items, known: dict | None = None) -> list[tuple[list[int], list[list[int]]]]:
-    """(messages, text, texts of tails) items as (shared ids, ids of each tail). Each text is
-    tokenised once, all in one call; ``known`` carries the ids over to later calls."""
-    known = {} if known is None else known
-    for messages, _, _ in items:
-        if repr(messages) not in known:
-            known[repr(messages)] = prompt_ids(tokenizer, messages)
-    texts = dict.fromkeys((t,) for _, text, tails in items for t in (text, *tails))
-    new = [key for key in texts if key not in known]  # tuples: no text is taken for a prompt
-    known.update(zip(new, text_ids(tokenizer, [text for (text,) in new]), strict=True))
-    return [
-        (known[repr(messages)] + known[text,], [known[tail,] for tail in tails])
-        for messages, text, tails in items
-    ]
+def encode(tokenizer, items) -> list[tuple[list[int], list[list[int]]]]:
+    """(messages, text, texts of tails) items as (shared ids, ids of each tail)."""
+    encoded = []
+    for messages, text, tails in items:
+        own, *rest = text_ids(tokenizer, [text, *tails])
+        encoded.append((prompt_ids(tokenizer, messages) + own, rest))
+    return encoded
 
 
 def head(tokenizer, text: str, most: int) -> str:
@@ -151,14 +140,13 @@ def fit(tokenizer, messages, responses, tails, limit: int):
 
 
 def longest(shared: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
-    """Tokens that the model reads for one score at most: prompt, response, longest criterion."""
+    """Most tokens that are read for one score: prompt, response, longest criterion."""
     return len(shared) + max(map(len, tails), default=0)
 
 
 def pack(shared: list[int], tails: Sequence[list[int]], limit: int) -> list[Packed]:
-    """Sequences of at most ``limit`` tokens that hold all ``tails`` (K lists), in order, uncut. A
-    long rubric opens another with the same ``shared`` tokens. ValueError when ``shared`` and one
-    criterion exceed ``limit``: callers check first."""
+    """Sequences of at most ``limit`` tokens that hold all ``tails``, in order, uncut, each with the
+    same ``shared`` tokens. ValueError when ``shared`` and one criterion exceed ``limit``."""
     if longest(shared, tails) > limit:
         raise ValueError(f"{longest(shared, tails)} tokens, limit {limit}")
     parts = tree(shared, [(tail, ()) for tail in tails], limit)
@@ -172,7 +160,7 @@ def tree(
 ) -> list[Packed]:
     """[prompt][a1][c11]...: ``branches``, (a_i, its leaves c_ij), in order behind their prompt.
     What does not fit the ``room`` of a sequence, in tokens, opens another with the same prompt, and
-    if need be the same a_i. No segment is cut."""
+    if need be the same a_i."""
     parts: list[Packed] = []
     for stem, leaves in branches:
         size = len(stem) + sum(map(len, leaves))
@@ -190,9 +178,9 @@ def tree(
 def collate(sequences: Sequence[Packed], pad_id: int) -> dict:
     """A batch of B sequences, padded on the right, with N scores in all; trees lie in one row.
 
-    ``input_ids``, ``position_ids``, ``ends`` (the column from which on no token sees this one):
-    (B, T); ``reads``: (N, 3), row, column and head of each score; of trees ``blocks`` as well.
-    Padding sees padding, so that no row of the attention mask is empty and nothing becomes NaN.
+    ``input_ids``, ``position_ids``, ``ends`` (of ``Packed.layout``): (B, T); ``reads``: (N, 3),
+    row, column and head of each score; of trees ``blocks_of`` as well. Padding sees padding, so
+    that no row of the attention mask is empty and nothing becomes NaN.
     """
     flat = all(s.parents for s in sequences)
     rows = [list(sequences)] if flat else [[s] for s in sequences]
@@ -237,8 +225,7 @@ def allowed(ends: torch.Tensor) -> torch.Tensor:
 
 def attention_mask(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(B, T) ``ends`` -> (B, 1, T, T) additive mask; transformers uses a 4-D mask as it is."""
-    mask = torch.zeros((), dtype=dtype, device=ends.device)
-    return torch.where(allowed(ends), mask, torch.finfo(dtype).min)[:, None]
+    return torch.where(allowed(ends), 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
 
 
 def blocks_of(ends: torch.Tensor) -> list[tuple[int, list[int], torch.Tensor | None]]:
@@ -296,8 +283,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 def read_many(model):
     """Let a model score many positions, in place: its own ``forward``, which PEFT, autocast and
-    distributed wrappers call, then takes what ``collate`` gives and returns logits (N,) of the
-    heads asked for."""
+    distributed wrappers call, then takes what ``collate`` gives and returns logits (N,)."""
     plain = model.forward
 
     def forward(input_ids=None, position_ids=None, ends=None, reads=None, blocks=None, **kwargs):
@@ -329,7 +315,7 @@ def scores(model, sequences: Sequence[Packed], pad_id: int, budget: int) -> list
     parts = batches([1] * len(lengths), budget, lengths) if flat else batches(lengths, budget)
     for rows in parts:
         batch = collate([sequences[i] for i in rows], pad_id)
-        found = iter(model(**send_to_device(batch, model.device)).logits.tolist())
-        for i in rows:
-            values[i] = list(islice(found, len(sequences[i].reads)))
+        logits = model(**send_to_device(batch, model.device)).logits.cpu()
+        for i, own in zip(rows, logits.split([len(sequences[i].reads) for i in rows]), strict=True):
+            values[i] = own.tolist()
     return values

@@ -1,14 +1,10 @@
-"""Training of reward models on TRL's RewardTrainer, in any view (see ``variants``).
-
-All views learn from the same groups in the same number of steps. ``train`` is the whole of it;
-notebook 03 takes its steps one by one.
-"""
+"""Training of reward models on TRL's RewardTrainer, in any view (see ``variants``): all learn from
+the same groups in the same number of steps. Notebook 03 takes the steps of ``train`` one by one."""
 
 import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +24,7 @@ from promedical_utils.reward_model.views import Reading, read, type_of
 from promedical_utils.rubric.preferences import Group, criterion_pairs, digest, met, preferences
 
 MASKED = -1.0  # a target that the pointwise term leaves out
+SEQUENCE = ("ids", "starts", "heads", "parents")  # the fields of ``packing.Packed``
 
 
 def train(groups: Sequence[Group], base: Path | str, out: Path, **choices) -> dict:
@@ -97,8 +94,17 @@ class Plan:
         self.mixed = hub.compute_dtype(profile.precision)  # of a pass; ``dtype``: of the weights
         self.dtype = torch.float32 if full else hub.held_dtype(profile.precision)
         self.rate = profile.rm_full_learning_rate if full else profile.rm_learning_rate
-        self.settings = settings_of(groups, self.source, view, profile, labels, full, self.seed)
+        self.settings = self._hash()
         self.checkpoints = self.out / f"checkpoints-{self.settings}"
+
+    def _hash(self) -> str:
+        """Of base, data, settings, code and versions; the base's place is not in it."""
+        values = {k: v for k, v in self.profile.model_dump().items() if k.startswith("rm_")}
+        values |= {"quantization": self.profile.quantization, "precision": str(self.mixed)}
+        values.pop("rm_arms")
+        chosen = self.view, values, self.labels, self.full, self.seed
+        data, code = digest(self.groups), fingerprint.of_code({__name__}, data=False)
+        return short_hash(hub.identity(self.source), *chosen, data, code)
 
     def model(self):
         """The base with a score head, which is drawn here by the plan's seed; KitError where it
@@ -113,16 +119,6 @@ class Plan:
 
     def limit(self, model) -> int:
         return min(self.profile.rm_max_tokens, model.config.max_position_embeddings)
-
-
-def settings_of(groups, source, view, profile, labels, full, seed) -> str:
-    """Hash of base, data, settings, code and versions; the base's place is not in it."""
-    values = {k: v for k, v in profile.model_dump().items() if k.startswith("rm_")}
-    precision = str(hub.compute_dtype(profile.precision))  # what ``auto`` is here
-    values |= {"quantization": profile.quantization, "precision": precision}
-    values.pop("rm_arms")
-    data, code = digest(groups), fingerprint.of_code({__name__}, data=False)
-    return short_hash(hub.identity(source), view, values, labels, full, seed, data, code)
 
 
 def finished(out: Path, settings: str) -> dict | None:
@@ -140,9 +136,8 @@ def finished(out: Path, settings: str) -> dict | None:
 class Taught(NamedTuple):
     """``rows``, one a group; ``left_out`` and ``shortened``: candidates by id, with their tokens.
 
-    A row holds the sequences (``ids``, ``starts``, ``heads``, ``parents``) of its answers and, of
-    their scores in order, ``pairs`` (P, 2), chosen and rejected, and ``targets`` (N,), 1 met, 0
-    not, or MASKED.
+    A row holds the sequences of its answers (``SEQUENCE``) and, of their scores in order, ``pairs``
+    (P, 2), chosen and rejected, and ``targets`` (N,), 1 met, 0 not, or MASKED.
     """
 
     rows: list[dict]
@@ -155,14 +150,13 @@ def training_rows(groups: Sequence[Group], tokenizer, view: str, limit: int, **c
     ``shorten`` cut. ``choices``: of ``views.read``, as in ``Plan.reading``."""
     cases = [(g.messages, [a.text for a in g.candidates], g.criteria) for g in groups]
     taught = Taught([], [], [])
-    readings = read(tokenizer, cases, view, limit, **choices)
-    for group, reading in zip(groups, readings, strict=True):
+    for group, reading in zip(groups, read(tokenizer, cases, view, limit, **choices), strict=True):
         ids = [answer.id for answer in group.candidates]
         for n, tokens in reading.too_long.items():
             taught.left_out.append({"candidate": ids[n], "tokens": tokens, "limit": limit})
         for n, cut in reading.cut.items():
             taught.shortened.append({"candidate": ids[n], **cut})
-        if reading.kept:
+        if reading.sequences:
             taught.rows.append(_row(group, reading, view))
     return taught
 
@@ -184,21 +178,18 @@ def _row(group: Group, reading: Reading, view: str) -> dict:
         if (chosen, c) in score_of and (rejected, c) in score_of
     ]
     verdicts = [None if c is None else met(group, ids[n], criteria[c]) for n, c in reading.reads]
-    parts = ("ids", "starts", "heads", "parents")
     return {
-        **{part: [list(getattr(s, part)) for s in reading.sequences] for part in parts},
+        **{part: [list(getattr(s, part)) for s in reading.sequences] for part in SEQUENCE},
         "pairs": pairs,
         "targets": [MASKED if verdict is None else float(verdict) for verdict in verdicts],
     }
 
 
 class RewardPasses:
-    """Collator: ``training_rows`` of a step as {"passes": [...]}, each of at most ``budget`` padded
-    tokens.
+    """Collator: ``training_rows`` of a step as {"passes": [...]}, see ``grouped.passes_of``.
 
-    A row's answers stay together, since a pair needs both scores. ``totals`` of a pass are the
-    pairs and the verdicts of the whole step, at least 1 each: losses are shares of them, and their
-    sum is the loss of the step, however it is cut.
+    ``totals`` of a pass are the pairs and the verdicts of the whole step, at least 1 each: losses
+    are shares of them, and their sum is the loss of the step, however it is cut.
     """
 
     def __init__(self, pad_id: int, budget: int):
@@ -206,23 +197,20 @@ class RewardPasses:
 
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """``packing.collate`` of the rows' sequences, with ``pairs`` and ``targets``."""
-        parts: list[packing.Packed] = []
+        sequences: list[packing.Packed] = []
         pairs: list[list[int]] = []
         targets: list[float] = []
         for row in rows:
-            heads, parents = row.get("heads") or repeat(()), row.get("parents") or repeat([])
-            sequences = zip(row["ids"], row["starts"], map(tuple, heads), parents)
-            parts += [packing.Packed(*sequence) for sequence in sequences]
+            sequences += map(packing.Packed, *(row[part] for part in SEQUENCE))
             pairs += [[a + len(targets), b + len(targets)] for a, b in row["pairs"]]
             targets += row["targets"]
-        return packing.collate(parts, self.pad_id) | {
+        return packing.collate(sequences, self.pad_id) | {
             "pairs": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
             "targets": torch.tensor(targets),
         }
 
     def __call__(self, rows: Sequence[dict]) -> dict:
-        cut = grouped.passes_of(rows, self.budget)
-        passes = [self.batch([rows[i] for i in part]) for part in cut]
+        passes = [self.batch(part) for part in grouped.passes_of(rows, self.budget)]
         pairs = sum(len(part["pairs"]) for part in passes)
         verdicts = sum(int((part["targets"] != MASKED).sum()) for part in passes)
         totals = torch.tensor([max(1, pairs), max(1, verdicts)])

@@ -17,6 +17,7 @@ that what differs is the rubric, not who judges).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 
 from promedical_utils.core.records import DIMENSIONS, Criterion
 from promedical_utils.core.workspace import KitError, short_hash
@@ -50,22 +51,19 @@ class Recipe:
         return [g for g in kept if g.criteria]
 
     def as_read(self, groups: Sequence[Group], texts: Mapping[str, Sequence[str]]) -> list[Group]:
-        """The groups as it is shown them, in training and in use.
-
-        ``texts``: ``criterion_texts`` of the training groups. A placebo reads one of the same
-        dimension, drawn by the criterion's id from the ``NEAREST`` in length: it says nothing of
-        the verdict. KitError where training has no other text.
-        """
+        """The groups as it is shown them, in training and in use; ``texts``: ``criterion_texts`` of
+        the training groups. A placebo reads one of the same dimension, drawn by the criterion's id
+        from the ``NEAREST`` in length. KitError where training has no other text."""
         if not self.swapped:
             return list(groups)
         known = [text for own in texts.values() for text in own]
 
         def other(criterion: Criterion) -> Criterion:
+            size = len(criterion.text)
             same = [text for text in texts.get(criterion.dimension, ()) if text != criterion.text]
             if not (pool := same or [text for text in known if text != criterion.text]):
                 raise KitError("criterion_swapped: training has one criterion; there is no other")
-            near = sorted(pool, key=lambda text: (abs(len(text) - len(criterion.text)), text))
-            near = near[:NEAREST]
+            near = nsmallest(NEAREST, pool, lambda text: (abs(len(text) - size), text))
             drawn = near[int(short_hash("swapped", criterion.id), 16) % len(near)]
             return criterion.model_copy(update={"text": drawn})
 
@@ -93,10 +91,8 @@ RECIPES = {
 
 def criterion_texts(groups: Sequence[Group]) -> dict[str, list[str]]:
     """Dimension -> the different texts of its criteria, sorted."""
-    texts: dict[str, set[str]] = {}
-    for criterion in (c for g in groups for c in g.criteria):
-        texts.setdefault(criterion.dimension, set()).add(criterion.text)
-    return {dimension: sorted(own) for dimension, own in texts.items()}
+    every = [c for g in groups for c in g.criteria]
+    return {d: sorted({c.text for c in every if c.dimension == d}) for d in DIMENSIONS}
 
 
 def find(name: str) -> Recipe:

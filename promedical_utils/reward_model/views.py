@@ -7,7 +7,6 @@ reading.sequences, reading.reads  # one sequence; (answer 0, criterion 0), (0, 1
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from promedical_utils.core.records import Criterion
 from promedical_utils.core.workspace import KitError
@@ -21,13 +20,12 @@ class Reading:
     """What a model reads of one case: ``sequences``, whose scores in order are of ``reads``.
 
     ``reads``: (response number, criterion number, or None for one score a response); a read that
-    stands several times is their mean. ``kept``: numbers of the responses that fit the limit;
-    ``too_long``: {number: tokens}; ``cut``: {number: tokens taken from instruction and response}.
+    stands several times is their mean. ``too_long``: {number of a response that is not read: its
+    tokens}; ``cut``: {number: tokens taken from instruction and response}.
     """
 
     sequences: list[packing.Packed] = field(default_factory=list)
     reads: list[tuple[int, int | None]] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
     too_long: dict[int, int] = field(default_factory=dict)
     cut: dict[int, dict[str, int]] = field(default_factory=dict)
 
@@ -51,53 +49,52 @@ def read(
     their prompt, in trees of as many tokens, or REREAD prompts; 0: each is read with its own.
     KitError for view rubric without criteria.
     """
-    texts = [[packing.criterion_text(c) for c in criteria] for _, _, criteria in cases]
-    if view == "rubric":
-        if not all(texts):
-            raise KitError("view rubric scores an answer by its whole rubric: give its criteria")
-        texts = [["".join(own)] for own in texts]
-    heads = heads or {}
-    known: dict = {}  # all texts are tokenised in one call; a case looks its own up
-    encode = partial(packing.encode, tokenizer, known=known)
-    encode([(m, r, own) for (m, responses, _), own in zip(cases, texts) for r in responses])
     readings = []
-    for (messages, responses, criteria), own in zip(cases, texts, strict=True):
+    for messages, responses, criteria in cases:
         readings.append(reading := Reading())
-        sizes = [packing.longest(*ids) for ids in encode([(messages, r, own) for r in responses])]
+        texts = [packing.criterion_text(c) for c in criteria]
+        if view == "rubric":
+            if not texts:
+                raise KitError("view rubric scores by the whole rubric: give its criteria")
+            texts = ["".join(texts)]
+        tails = packing.text_ids(tokenizer, texts)
+        prompt = packing.prompt_ids(tokenizer, messages)
+        answers = packing.text_ids(tokenizer, responses)
+        sizes = [packing.longest(prompt + answer, tails) for answer in answers]
         reading.too_long = {n: size for n, size in enumerate(sizes) if size > limit}
         if reading.too_long and shorten:
             with suppress(ValueError):  # a criterion leaves no room, and is never cut
-                messages, responses, cut = packing.fit(tokenizer, messages, responses, own, limit)
+                messages, responses, cut = packing.fit(tokenizer, messages, responses, texts, limit)
                 lost, reading.too_long = cut["instruction"], {}
                 for n, tokens in enumerate(cut["responses"]):
                     if lost or tokens:
                         reading.cut[n] = {"instruction": lost, "response": tokens}
-        reading.kept = [n for n in range(len(responses)) if n not in reading.too_long]
-        kept = [responses[n] for n in reading.kept]
+                prompt = packing.prompt_ids(tokenizer, messages)
+                answers = packing.text_ids(tokenizer, responses)
+        kept = {n: ids for n, ids in enumerate(answers) if n not in reading.too_long}
 
         numbers: list = [None]  # the criterion of each score of a sequence
         outputs: tuple[int, ...] = ()  # and what of the score head gives it, the first if empty
         if view == "criterion":
             numbers = list(range(len(criteria)))
         elif view == "heads":
-            asked = [(n, head) for n, c in enumerate(criteria) for head in outputs_of(c, heads)]
-            numbers, outputs = [n for n, _ in asked], tuple(head for _, head in asked)
-        if not numbers:
-            continue  # no criteria, so nothing to score
+            each = [outputs_of(c, heads or {}) for c in criteria]
+            numbers = [n for n, own in enumerate(each) for _ in own]
+            outputs = tuple(head for own in each for head in own)
+        if not (numbers and kept):
+            continue  # nothing to score
         if view == "before":
-            items = [(messages, text, kept) for text in own] if kept else []
-            reading.reads = [(n, i) for i in range(len(items)) for n in reading.kept]
+            branches = [(tail, list(kept.values())) for tail in tails]
+            reading.reads = [(n, i) for i in range(len(tails)) for n in kept]
         else:
-            tails = own if view in ("criterion", "rubric") else []
-            items = [(messages, response, tails) for response in kept]
-            reading.reads = [(n, number) for n in reading.kept for number in numbers]
-        encoded = encode(items)
+            leaves = tails if view in ("criterion", "rubric") else []
+            branches = [(answer, leaves) for answer in kept.values()]
+            reading.reads = [(n, number) for n in kept for number in numbers]
         if room:
-            prompt = known[repr(messages)]
-            branches = [(shared[len(prompt) :], tails) for shared, tails in encoded]
             packed = packing.tree(prompt, branches, max(room, packing.REREAD * len(prompt)))
         else:
-            packed = [part for ids in encoded for part in packing.pack(*ids, limit)]
+            apart = [packing.pack(prompt + stem, leaves, limit) for stem, leaves in branches]
+            packed = [part for parts in apart for part in parts]
         reading.sequences = [replace(part, heads=outputs) for part in packed]
     return readings
 

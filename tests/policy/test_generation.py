@@ -17,9 +17,16 @@ def model(tiny_base):
     return policy.load_base(tiny_base, small(grpo_lora_rank=0))
 
 
-def test_generate_is_that_of_transformers_and_repeatable(model):
+def generate(lm, tokenizer, instructions, max_tokens, temperature=1.0, top_p=1.0, seed=0):
+    names = {"grpo_temperature": temperature, "grpo_top_p": top_p}
+    profile = SimpleNamespace(grpo_max_tokens=max_tokens, **names)
+    return generation.generate(lm, tokenizer, instructions, profile, seed)
+
+
+def test_generate_is_that_of_transformers_and_repeatable(model, monkeypatch):
     lm, tokenizer = model
-    answers = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, temperature=0, batch=4)
+    monkeypatch.setattr(generation, "BATCH", 4)
+    answers = generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, temperature=0)
     for instruction, answer in zip(INSTRUCTIONS, answers, strict=True):
         messages = generation.messages_of(instruction)
         ids = tokenizer.apply_chat_template(
@@ -35,15 +42,15 @@ def test_generate_is_that_of_transformers_and_repeatable(model):
             answer.prompt == packing.prompt_ids(tokenizer, messages) == ids["input_ids"][0].tolist()
         )
     state = torch.get_rng_state()
-    one = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3)
+    one = generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3)
     assert torch.equal(state, torch.get_rng_state())
-    assert one != generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=4)
+    assert one != generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=4)
     for training in (True, False):  # an evaluation in between leaves a policy in training
         lm.train(training)
-        generation.generate(lm, tokenizer, INSTRUCTIONS[:1], max_tokens=2)
+        generate(lm, tokenizer, INSTRUCTIONS[:1], max_tokens=2)
         assert lm.training is training
     with pytest.raises(KitError, match="instruction i2: .* prompt tokens"):
-        generation.generate(lm, tokenizer, [INSTRUCTIONS[2]], max_tokens=1010)
+        generate(lm, tokenizer, [INSTRUCTIONS[2]], max_tokens=1010)
 
 
 def test_every_declared_end_token_ends_an_answer():
@@ -56,18 +63,17 @@ def test_every_declared_end_token_ends_an_answer():
     assert ends(7, 5) == [5, 7] and ends(7, [9, 5]) == [5, 7, 9] and ends(7, None) == [7]
 
 
-def test_an_answer_depends_on_its_own_seed_and_not_on_the_batch(model):
+def test_an_answer_depends_on_its_own_seed_and_not_on_the_batch(model, monkeypatch):
     lm, tokenizer = model
-    whole = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3)
+    whole = generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3)
     for batch in (1, 3):
-        assert (
-            generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3, batch=batch)
-            == whole
-        )
+        monkeypatch.setattr(generation, "BATCH", batch)
+        assert generate(lm, tokenizer, INSTRUCTIONS, max_tokens=9, seed=3) == whole
+    monkeypatch.undo()
     some = [INSTRUCTIONS[k] for k in (7, 2)]
-    assert generation.generate(lm, tokenizer, some, max_tokens=9, seed=3) == [whole[7], whole[2]]
+    assert generate(lm, tokenizer, some, max_tokens=9, seed=3) == [whole[7], whole[2]]
     # twice the same prompt in one batch: two draws
-    twice = generation.generate(lm, tokenizer, [INSTRUCTIONS[0]] * 2, max_tokens=9, seed=3)
+    twice = generate(lm, tokenizer, [INSTRUCTIONS[0]] * 2, max_tokens=9, seed=3)
     assert twice[0] != twice[1]
 
 
@@ -103,7 +109,7 @@ def test_seeded_sampling_draws_from_the_tempered_nucleus():
 
 def test_a_narrow_nucleus_is_greedy(model):
     lm, tokenizer = model
-    greedy = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, temperature=0)
-    free = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, seed=1)
-    narrow = generation.generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, top_p=1e-6, seed=1)
+    greedy = generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, temperature=0)
+    free = generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, seed=1)
+    narrow = generate(lm, tokenizer, INSTRUCTIONS, max_tokens=8, top_p=1e-6, seed=1)
     assert narrow == greedy != free

@@ -34,6 +34,12 @@ def trainer_of(base, folder, profile):
     return training.trainer(lm, tokenizer, rows, settings, profile, reward)
 
 
+def left_padded(tokenizer, rows):
+    """Token ids and mask, each (B, longest)."""
+    padded = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+    return padded["input_ids"], padded["attention_mask"]
+
+
 @pytest.mark.parametrize("optimizer, theirs", [("grpo", GRPOTrainer), ("rloo", RLOOTrainer)])
 @pytest.mark.parametrize("rank", [0, 4])
 def test_shared_prompt_log_probabilities_and_gradients_are_those_of_trl(
@@ -44,9 +50,7 @@ def test_shared_prompt_log_probabilities_and_gradients_are_those_of_trl(
     assert isinstance(trainer, theirs)
     lm, tokenizer = trainer.model, trainer.processing_class
     rows = generation.prompts_of(lm, tokenizer, INSTRUCTIONS[:3], 8)
-    ids, mask = generation.left_padded(
-        [rows[k] for k in (2, 0, 2, 1)], tokenizer.pad_token_id, "cpu"
-    )
+    ids, mask = left_padded(tokenizer, [rows[k] for k in (2, 0, 2, 1)])
     answers = torch.randint(5, 300, (4, 6))
     present = torch.tensor([[1] * n + [0] * (6 - n) for n in (6, 2, 4, 5)])
     batch = torch.cat([ids, answers], 1), torch.cat([mask, present], 1), 6
@@ -87,7 +91,7 @@ def test_the_fast_path_is_trls_own_way(tiny_base, tmp_path, optimizer):
         tokens = [completions for completions, _ in tokens]
     assert tokens[0] == tokens[1] and len({tuple(row) for row in tokens[0]}) > 1
 
-    prompt_ids, prompt_mask = generation.left_padded(prompts, tokenizer.pad_token_id, "cpu")
+    prompt_ids, prompt_mask = left_padded(tokenizer, prompts)
     answer_ids = torch.randint(5, 300, (6, 8), generator=torch.Generator().manual_seed(0))
     answer_mask = torch.tensor([[1] * n + [0] * (8 - n) for n in (8, 2, 5, 8, 3, 6)])
     whole = torch.cat([prompt_ids, answer_ids], 1), torch.cat([prompt_mask, answer_mask], 1), 8
@@ -209,7 +213,7 @@ def test_training_runs_and_keeps_the_best_judged(tiny_base, tmp_path, optimizer,
     stored = json.loads((tmp_path / "whole/report.json").read_text())
     assert run(tiny_base, tmp_path / "whole", profile, table=None) == stored == report
     lm = policy.load_policy(tmp_path / "whole", tiny_base, profile)
-    answers = policy.answers_of(
+    answers = generation.generate(
         lm, policy.load_base(tiny_base, profile)[1], INSTRUCTIONS[6:], profile, profile.seed
     )
     kept = rows[rows.step == report["best"]["step"]]

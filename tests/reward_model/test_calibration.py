@@ -11,7 +11,9 @@ from promedical_utils.reward_model.calibration import Calibration, fit
 
 
 def rows(dimension, scores, labels):
-    return pd.DataFrame({"score": scores, "label": labels, "dimension": dimension})
+    ids = [str(n) for n in range(len(scores))]
+    columns = {"score": scores, "label": labels, "dimension": dimension, "instruction_id": ids}
+    return pd.DataFrame(columns)
 
 
 def frame(*more):

@@ -180,6 +180,7 @@ def test_the_loss_and_its_gradients_are_those_of_one_by_one(
             {
                 "ids": [s.ids for s in sequences],
                 "starts": [s.starts for s in sequences],
+                "heads": [s.heads for s in sequences],
                 "parents": [s.parents for s in sequences],
                 "pairs": [list(p) for p in pairs],
                 "targets": targets,
