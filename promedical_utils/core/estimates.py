@@ -7,7 +7,7 @@ whole clusters (``statistics.cluster_weights``); intervals are ``statistics.inte
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -35,8 +35,7 @@ class Estimates:
     """Numerators and denominators of many ratios over the same samples.
 
     ``samples``: one row a sample, with its cluster in column ``condition``; ``names``: what the
-    parts of a key are called; ``keys``: one tuple a column; ``hits``, ``counts``: (samples, keys);
-    ``extra``: further numbers of each key, name -> (keys,), such as ties.
+    parts of a key are called; ``keys``: one tuple a column; ``hits``, ``counts``: (samples, keys).
     """
 
     samples: pd.DataFrame
@@ -44,16 +43,14 @@ class Estimates:
     keys: list[tuple]
     hits: np.ndarray
     counts: np.ndarray
-    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of_items(
         cls, samples: pd.DataFrame, names: Sequence[str], items: Iterable[tuple]
     ) -> "Estimates":
-        """From (key, row of ``samples`` of each item, its value, weight, tied); NaN values are out.
-        An item's value counts ``weight`` times (default 1) above the line, its weight below it;
-        ``tied``: which items are ties, summed into the extra ``ties``, for all keys or none."""
-        keys, hits, counts, ties = [], [], [], []
+        """From (key, row of ``samples`` of each item, its value, weight); NaN values are out. An
+        item's value counts ``weight`` times (default 1) above the line, its weight below it."""
+        keys, hits, counts = [], [], []
         for key, rows, values, *more in items:
             weight = more[0] if more else 1.0
             values = np.asarray(values, float)
@@ -61,11 +58,9 @@ class Estimates:
             keys.append(tuple(key))
             hits.append(np.bincount(rows, np.nan_to_num(values) * known, len(samples)))
             counts.append(np.bincount(rows, known, len(samples)))
-            ties += [(more[1] * known).sum()] if len(more) > 1 else []
         empty = np.empty((len(samples), 0))
         above, below = (np.stack(sums, 1) if sums else empty for sums in (hits, counts))
-        extra = {"ties": np.array(ties)} if ties else {}
-        return cls(samples, tuple(names), keys, above, below, extra)
+        return cls(samples, tuple(names), keys, above, below)
 
     def columns(self, key: tuple | Mapping) -> list[int]:
         """Columns of a key, or of all keys with these parts; KitError where there is none."""
@@ -118,12 +113,12 @@ class Estimates:
         return statistics.ratio(self.hits[:, columns], self.counts[:, columns], weights)
 
     def table(self, draws: int, seed: int) -> pd.DataFrame:
-        """One row a key: its parts, value, low, high (95 %), n (the items counted), extras."""
+        """One row a key: its parts, value, low, high (95 %), n (the items counted)."""
         frame, columns = pd.DataFrame(self.keys, columns=list(self.names)), range(len(self.keys))
         drawn = self.drawn(columns, self.weights(draws, seed))
         frame["value"] = drawn[0]
         frame["low"], frame["high"] = self._interval(drawn, self._counted(columns), columns)
-        return frame.assign(n=self.counts.sum(axis=0).astype(int), **self.extra)
+        return frame.assign(n=self.counts.sum(axis=0).astype(int))
 
     def value(self, columns: Sequence[int], weights: np.ndarray) -> dict:
         """Mean of the columns (training seeds, say): {value, low, high, n of the smallest}."""

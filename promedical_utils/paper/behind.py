@@ -18,8 +18,7 @@ from promedical_utils.report import tables
 ANSWERS, VERDICTS = "policy/evaluation.parquet", "policy/verdicts.parquet"
 PREDICTIONS = "external/predictions.parquet"
 ITEMS = {"pairwise": "pairs", "overall": "grades"}  # else single verdicts
-COLUMNS = tables.MAIN | tables.MORE | tables.SEEN | tables.RICH | tables.VETO
-COLUMNS |= {"within_answers": ("within", "all")}  # of by_source
+COLUMNS = tables.OF_BENCH | {"within_answers": ("within", "all")}  # of by_source
 SIDES = {"base": {"base": 1}, "grpo": {"grpo": 1}, "difference": {"grpo": 1, "base": -1}}
 
 

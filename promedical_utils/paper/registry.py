@@ -75,6 +75,7 @@ class Picture:
     of: str = ""
     needs: Sequence[str] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    counted: bool = False
 
     def draw(self, profile: Profile):
         """The function that draws its frame, with the profile's settings."""
@@ -163,6 +164,12 @@ class Run:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         return self.tally.table(**self.settings)
+
+    def counted(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A table of the bench with the pairs, answers or verdicts behind its columns: n_..."""
+        n = self.metrics.groupby(["metric", "slice"]).n.max().astype(int)
+        known = {f"n_{c}": tuple(at) for c, at in tables.OF_BENCH.items() if f"run_{c}" in frame}
+        return frame.assign(**{name: n[at] for name, at in known.items() if at in n.index})
 
     @property
     def veto_curve(self) -> pd.DataFrame:
@@ -354,6 +361,8 @@ def _draw(run: Run, name: str, picture: Picture, out: Path) -> None:
         sources = TABLES[picture.table].files(run)["sources"]
     part = picture.of or next(iter(picture.needs), "")
     frame = run.part(part) if part else run.frames[picture.table]
+    if picture.counted:
+        frame = run.counted(frame)
     facts = {"function": f"figures.{picture.plot}", "table": picture.table}
     facts |= run.facts | {"sources": tables.digests(sources)}
     plot, note = picture.draw(run.profile), tables.note(run.profile)

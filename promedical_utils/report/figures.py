@@ -67,14 +67,17 @@ def intervals(figure: str, cells: pd.DataFrame, **more) -> Figure:
 
 def tidy(df: pd.DataFrame, figure: str, rows: str = "system", kind: str = "") -> pd.DataFrame:
     """A printed table as the cells of an interval plot, row by row: row, series and panel (what the
-    plot calls the column), hollow (reported), value, low, high, and what else the row says.
+    plot calls the column, and how many items it counts where a column n_... says so), hollow
+    (reported), value, low, high, and what else the row says.
 
     ``kind`` stands before the names of the columns. Rows without any value are left out.
     """
     df, parts = df.reset_index(drop=True), []
     for (column, name), source in product(names_of(figure).items(), ("reported", "run")):
         ends = df.reindex(columns=[*suffixed(f"{source}_{kind}{column}")]).astype(float)
-        cell = {"series": name, "panel": name, "hollow": source == "reported"}
+        n = df.get(f"n_{kind}{column}")
+        panel = name if n is None else f"{name}\nn = {n.iloc[0]:,}"
+        cell = {"series": name, "panel": panel, "hollow": source == "reported"}
         parts.append(df.assign(row=df[rows], **cell, **ends.set_axis([*ENDS], axis=1)))
     cells = pd.concat(parts).sort_index(kind="stable")
     known = cells.value.notna().groupby(level=0).transform("any")
@@ -186,16 +189,16 @@ def plot_learning_curve(df: pd.DataFrame) -> Figure:
 def plot_veto_curve(df: pd.DataFrame) -> Figure:
     """Precision of vetoes over the share of violations that they find, a panel each for kinds seen
     in training and unseen; dotted: everything vetoed, and the recall of the paper's model."""
-    figure, axes = canvas(7, 3.2, 2, sharey=True)
-    styles = styles_of("veto_curve")
+    figure, axes = canvas(8, 5.4, 2, sharey=True)
+    styles, top = styles_of("veto_curve"), 100 * df.precision.max()
     for axis, (kinds, own) in zip(axes.flat, df.groupby("kinds"), strict=False):
         for scorer, style in styles.items():
             curve = own[own.scorer == scorer]
             axis.plot(100 * curve.recall, 100 * curve.precision, lw=1.6, **style)
         axis.axhline(100 * own.base.iloc[0], **CHANCE)
         axis.axvline(100 * RECALLS["paper"], **CHANCE)
-        axis.set(xlabel="violations found (%)", xlim=(0, 102), ylim=(0, 102))
-        axis.set_title(f"safety criteria of kinds {kinds} in training")
+        axis.set(xlabel="violations found (%)", xlim=(0, 102), ylim=(0, min(102, 1.1 * top)))
+        axis.set_title(f"safety criteria of kinds {kinds} in training", fontsize=10)
     axes.flat[0].set_ylabel("vetoes that hit a violation (%)")
     names = dict(zip(df.scorer, df.system, strict=True))
     marks = {names[scorer]: style for scorer, style in styles.items() if scorer in names}
@@ -208,14 +211,15 @@ def plot_testbed(df: pd.DataFrame) -> Figure:
     """A panel a test of ``evaluation.testbed``, dose by dose, with intervals: its first measure."""
     tests = df.groupby("test", sort=False)
     rows = -(-len(tests) // 2)
-    figure, axes = canvas(9.5, 1.8 * rows, 2, rows)
+    figure, axes = canvas(9.5, 1.9 * rows, 2, rows)
     for axis, (test, own) in zip(axes.flat, tests, strict=False):
         own = own[own.measure == own.measure.iloc[0]]
         places, style = np.arange(len(own))[::-1], {"fmt": "o", "color": BLUE, "ms": 4}
         plotting.draw_interval(axis, places, own.value, own.low, own.high, **style)
         axis.set(yticks=places, yticklabels=own.dose, xlim=(0, 100))
         axis.set_title(test, fontsize=10)
-        axis.set_xlabel(f"{own.measure.iloc[0]}, n = {own.n.max()}", fontsize=9)
+        label = textwrap.fill(f"{own.measure.iloc[0]}, n\u00a0=\u00a0{own.n.max()}", 45)
+        axis.set_xlabel(label, fontsize=9)
     for axis in axes.flat[len(tests) :]:
         axis.axis("off")
     return figure

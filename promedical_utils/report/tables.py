@@ -26,6 +26,7 @@ READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on,
 RUN, NOT_RUN, INPUT, STUDY_RAN = "this run", "not run", "input", "study"
 _NAMES = workspace.read_yaml(Path(__file__).with_name("names.yaml"))
 MAIN, MORE, SEEN, RICH, VETO, OF_REWARD = _NAMES["columns"].values()
+OF_BENCH = MAIN | MORE | SEEN | RICH | VETO  # column -> metric and slice of ``bench.tally``
 GRADES = _NAMES["graders"]
 POLICY = {column: policy_metrics.STUDY[column] for column in _NAMES["policy"]}
 OF_POLICY = {column: (POLICY[column], "all") for column in _NAMES["ablation_policy"]}
@@ -449,9 +450,11 @@ def _of_curation(funnel: pd.DataFrame | None) -> dict[str, float]:
 
 def _of_review(rounds: pd.DataFrame | None, judge_errors: pd.DataFrame | None) -> dict:
     measured: dict = {}
-    if rounds is not None and len(rounds) and (last := rounds.iloc[-1]).blind_n:
+    if rounds is not None and len(rounds):
         measured["review rounds"] = len(rounds)
-        measured["rubric strict pass rate percent"] = _percent(last.blind_passed, last.blind_n)
+        # a last round in which physicians saw all that was left has no blind sample of its own
+        for last in rounds[rounds.blind_n > 0][-1:].itertuples():
+            measured["rubric strict pass rate percent"] = _percent(last.blind_passed, last.blind_n)
     if judge_errors is not None:
         n = judge_errors.n.sum()
         hits = n - round((judge_errors.rate * judge_errors.n).sum())

@@ -30,8 +30,6 @@ def test_items_are_summed_by_sample_with_their_weight_and_without_nan(made):
     assert made.keys[0] == ("one", "1", "acc") and made.names == ("system", "seed", "metric")
     assert made.hits.T.tolist() == [[1, 1, 1, 0], [2, 1, 1, 0], [0, 1, 0, 0], [2, 0, 2, 0]]
     assert made.counts.T.tolist() == [[2, 1, 1, 1], [2, 1, 1, 1], [2, 1, 0, 1], [3, 0, 2, 1]]
-    tied = Estimates.of_items(SAMPLES, ("s",), [(("a",), [0, 1], [0, 1], [1, 3], [1, 0])])
-    assert tied.extra["ties"].tolist() == [1] and made.extra == {}
     none = Estimates.of_items(SAMPLES, ("system",), [])
     assert none.hits.shape == none.counts.shape == (4, 0) and none.keys == []
 
@@ -44,10 +42,6 @@ def test_a_table_has_a_row_a_key_and_intervals_over_draws(made):
     assert table[["low", "high"]].isna().all(axis=None)  # two clusters tell of no other
     weights = statistics.cluster_weights(SAMPLES.condition, 60, 3)
     assert (weights == made.weights(60, 3)).all() and made.clusters == 2
-    extra = Estimates(
-        made.samples, made.names, made.keys, made.hits, made.counts, {"ties": [1] * 4}
-    )
-    assert extra.table(5, 0).ties.tolist() == [1] * 4
 
 
 def test_columns_are_named_by_a_key_or_by_parts_of_it(made):

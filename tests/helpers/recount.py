@@ -821,9 +821,9 @@ def _pipeline(place, row, base, end) -> Count:
         for step in funnel.itertuples():
             counts[f"dropped or queued: {step.step}"] = int(step.before - step.after)
     if rounds is not None and len(rounds):
-        last = rounds.iloc[-1]
         counts["review rounds"] = len(rounds)
-        counts["rubric strict pass rate percent"] = (int(last.blind_passed), int(last.blind_n))
+        blind = [(int(r.blind_passed), int(r.blind_n)) for r in rounds.itertuples() if r.blind_n]
+        counts |= {"rubric strict pass rate percent": blind[-1]} if blind else {}
     if errors is not None:
         wrong, n = int((errors.rate * errors.n).round().sum()), int(errors.n.sum())
         counts["judge agreement with experts percent"] = (n - wrong, n)
