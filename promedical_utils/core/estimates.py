@@ -65,11 +65,13 @@ class Estimates:
     def columns(self, key: tuple | Mapping) -> list[int]:
         """Columns of a key, or of all keys with these parts; KitError where there is none."""
         parts = key if isinstance(key, Mapping) else dict(zip(self.names, key, strict=True))
-        named = [dict(zip(self.names, own, strict=True)) for own in self.keys]
-        columns = [column for column, own in enumerate(named) if parts.items() <= own.items()]
-        if not columns:
+        if not (columns := self._matching(parts)):
             raise KitError(f"no metric {key}: add the predictions or answers that it is made of")
         return columns
+
+    def _matching(self, parts: Mapping) -> list[int]:
+        named = [dict(zip(self.names, own, strict=True)) for own in self.keys]
+        return [column for column, own in enumerate(named) if parts.items() <= own.items()]
 
     def without(self, part: str) -> dict[tuple, list[int]]:
         """Key without this part -> its columns, one for each value of the part, such as a seed."""
@@ -119,6 +121,20 @@ class Estimates:
         frame["value"] = drawn[0]
         frame["low"], frame["high"] = self._interval(drawn, self._counted(columns), columns)
         return frame.assign(n=self.counts.sum(axis=0).astype(int))
+
+    def by(self, column: str, parts: Mapping, draws: int, seed: int) -> pd.DataFrame:
+        """``table`` of the keys with these ``parts`` (of none: no rows) by a column of the samples.
+        The draws are those of all samples, so a group that is not drawn is left out of that draw.
+        """
+        columns, frames = self._matching(parts), []
+        keys = [self.keys[n] for n in columns]
+        for group in sorted(self.samples[column].unique()):
+            own = (self.samples[column] == group).to_numpy()[:, None]
+            hits, counts = (sums[:, columns] * own for sums in (self.hits, self.counts))
+            within = Estimates(self.samples, self.names, keys, hits, counts).table(draws, seed)
+            within.insert(0, column, group)
+            frames.append(within)
+        return pd.concat(frames, ignore_index=True)
 
     def value(self, columns: Sequence[int], weights: np.ndarray) -> dict:
         """Mean of the columns (training seeds, say): {value, low, high, n of the smallest}."""

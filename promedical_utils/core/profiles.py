@@ -207,7 +207,10 @@ class Profile(BaseModel):
 
 def known(settings: Mapping) -> dict:
     """The settings of a manifest that this kit still has: an older one may name more."""
-    return {key: value for key, value in settings.items() if key in Profile.model_fields}
+    kept = {key: value for key, value in settings.items() if key in Profile.model_fields}
+    roles = kept.get("roles", {}).items()
+    roles = {n: {k: v for k, v in r.items() if k in Role.model_fields} for n, r in roles}
+    return kept | ({"roles": roles} if roles else {})
 
 
 def of_manifest(manifest: dict) -> Profile:

@@ -125,14 +125,17 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     df = df.assign(weakest=df.weakest.astype(bool), **ends.set_axis([*ENDS], axis=1))
     shown, looks = df[df.weakest], styles_of("claims_forest")
     figure, [[axis]] = canvas(11, 1.6 + 0.42 * len(shown))
-    units = shown.unit.map({"points": "", "criteria": " (1/100 criteria)"})
+    units = shown.unit.map({"points": "", "criteria": " (1/100 criteria)"}).astype(
+        str
+    )  # none in smoke
     rows = [textwrap.fill(text, width=66) for text in shown.says + units]
     shown = shown.assign(y=plotting.name_rows(axis, rows).astype(float))
     # the others of a claim are spread below it
     number = (~df.weakest).groupby(df.claim).cumsum()
     step = 0.36 / number.groupby(df.claim).transform("max").clip(lower=3)
     away = np.where(df.weakest, 0.1, -0.02 - number * step)
-    df = df.assign(y=df.claim.map(shown.set_index("claim").y) + away)
+    y = df.claim.map(shown.set_index("claim").y).astype(float)  # none at all in smoke
+    df = df.assign(y=y + away)
     for (verdict, bold), part in df.groupby(["verdict", "weakest"]):
         look = {"fmt": looks[verdict]["marker"], "color": looks[verdict]["color"]}
         look |= {"ms": 5, "capsize": 3} if bold else {"ms": 2, "alpha": 0.5}

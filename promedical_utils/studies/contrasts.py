@@ -85,9 +85,10 @@ def contrast(check: Mapping, patients: Mapping, sides, test: str, level: float) 
     found = dict(zip(NUMBERS, (*ends, low, high), strict=True))
     found["error"] = np.hypot(patients["error"], error)
     factor = FACTORS.get(check["metric"], 100)
+    parts = [(patients["error"] ** 2, patients["df"]), (error**2, freedom)]
     return {
         **{name: float(number) * factor for name, number in found.items()},
-        "df": _freedom([(patients["error"] ** 2, patients["df"]), (error**2, freedom)]),
+        "df": _freedom(parts if error else parts[:1]),
         "design": patients.get("design", np.nan),
         "each": [d * factor for d in each if len(each) > 1],
         "n": int(patients["n"]),

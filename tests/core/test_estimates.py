@@ -9,7 +9,7 @@ from promedical_utils.core import statistics
 from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.workspace import KitError
 
-SAMPLES = pd.DataFrame({"id": list("ijkl"), "condition": list("aabb")})
+SAMPLES = pd.DataFrame({"id": list("ijkl"), "condition": list("aabb"), "ward": list("xyxy")})
 NAN = float("nan")
 
 
@@ -155,3 +155,15 @@ def test_three_columns_of_a_value_and_its_interval():
     assert list(suffixed("x", (-0.00001, 0.123456, 1), 100, 2).values()) == [0.0, 12.35, 100.0]
     assert str(suffixed("x", (-0.00001, 0, 0), 100, 2)["x"]) == "0.0"  # no -0.0 in a table
     assert list(suffixed("y")) == ["y", "y_low", "y_high"] and np.isnan(suffixed("y")["y"])
+
+
+def test_by_a_column_of_the_samples(made):
+    frame = made.by("ward", {"system": "one"}, 60, 3)
+    assert list(frame) == ["ward", "system", "seed", "metric", "value", "low", "high", "n"]
+    assert frame[["ward", "seed", "n"]].values.tolist() == [
+        ["x", "1", 3],
+        ["x", "2", 3],
+        ["y", "1", 2],
+        ["y", "2", 2],
+    ]
+    assert frame.value.tolist() == pytest.approx([2 / 3, 3 / 3, 1 / 2, 1 / 2])

@@ -195,10 +195,10 @@ def test_every_variant_draws_as_many_answers_a_step():
         )
 
 
-def test_plans_name_known_variants_with_three_seeds_for_the_papers_rows():
+def test_plans_name_known_variants_with_three_seeds_where_a_claim_is_about_the_veto():
     plans = {name: catalog.plan_of(name) for name in catalog.studies()}
     policies = {name: plan["policies"] for name, plan in plans.items() if "policies" in plan}
-    papers = policies["policies"] | policies["policy_optimizers"]
+    papers = policies["policy_optimizers"] | policies["policies"]
     assert set(papers) == {
         "full",
         "no_veto",
@@ -208,7 +208,8 @@ def test_plans_name_known_variants_with_three_seeds_for_the_papers_rows():
         "dpo",
         "rloo",
     }
-    assert all(len(seeds) == 3 for seeds in papers.values())
+    # three trainings of what the veto's claims compare; the rest has one
+    assert {name for name, seeds in papers.items() if len(seeds) == 3} == {"full", "no_veto"}
     assert set().union(*policies.values()) == set(trained_variants())
     # one world for both, and not the one that settings were chosen on
     worlds = {yaml.safe_dump(plans[name]["runs"]) for name in policies}

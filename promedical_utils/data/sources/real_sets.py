@@ -102,8 +102,7 @@ class RealStudy(RunData):
 
     @cached_property
     def pairs(self) -> list[CriterionPair]:
-        joined = groups(self.instructions, self.rubrics, self.candidates, self.verdicts)
-        return [pair for group in joined for pair in criterion_pairs(group)]
+        return [pair for group in groups(self) for pair in criterion_pairs(group)]
 
     def add(self, source: str, asked: _Asked, condition: str, split: Split) -> None:
         """A question and its answers; of a text that is labelled twice one, unknown where its
