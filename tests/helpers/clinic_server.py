@@ -4,7 +4,7 @@
 
 It reads requests just as ``roles`` writes them, whatever model they name, for the conversations of
 one world. What it answers is a pure function of the request, so that repeated runs agree; only
-faults depend on a request's number.
+faults depend on how often it has come.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import random
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import uvicorn
@@ -232,6 +233,7 @@ class Server:
 
     def __init__(self, clinic, faults=0.0, slow=1.0, key="", kinds=FAULTS, port=0):
         self.faults, self.slow, self.key, self.kinds, self.requests = faults, slow, key, kinds, 0
+        self._came = Counter()  # request -> how often
         served = app(clinic)
         served.middleware("http")(self._spoil)
         settings = uvicorn.Config(served, log_level="critical", access_log=False, lifespan="off")
@@ -254,15 +256,18 @@ class Server:
         self._uvicorn.should_exit = True
         self._thread.join()
 
-    def _fault(self) -> str | None:
-        """How this request fails; drawn by its number, so that a retry may do better."""
-        if uniform("fault", self.requests) >= self.faults:
+    def _fault(self, body: bytes) -> str | None:
+        """How this request fails; drawn by how often it has come, so that a retry may do better,
+        and not by its number among all, which hangs on the threads that ask."""
+        self._came[body] += 1
+        drawn = short_hash(body.decode(), self._came[body])
+        if uniform("fault", drawn) >= self.faults:
             return None
-        return self.kinds[int(uniform("kind", self.requests) * len(self.kinds))]
+        return self.kinds[int(uniform("kind", drawn) * len(self.kinds))]
 
     async def _spoil(self, request: Request, call_next) -> Response:
         self.requests += 1
-        fault = self._fault()
+        fault = self._fault(await request.body())
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return JSONResponse({"error": {"message": "wrong key"}}, 401)
         if fault in ("429", "500"):

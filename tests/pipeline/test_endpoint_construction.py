@@ -50,8 +50,7 @@ def test_the_path_over_endpoints_ends_in_pairs_and_a_second_run_asks_nothing(tmp
             preference_pairs.make_preference_pairs(profile, tmp_path),
         )
         assert server.requests == before and again[1]["training_pairs"] == made[1]["training_pairs"]
-    # 40 drafts: the writer's flaws are drawn by the whole request, and some say one thing twice
-    assert made[0]["writing"]["valid_share"] >= 0.9
+    assert made[0]["writing"]["valid_share"] >= 0.95
     assert len(made[1]["unanswered"]) <= 2 and made[1]["training_pairs"] > 100
     assert abs(made[1]["input_judge_agreement"] - profile.judge_agreement) < 0.03
     found = run_data.RunData.load(tmp_path)

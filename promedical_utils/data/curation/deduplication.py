@@ -96,7 +96,7 @@ def matches(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, 
     for row in range(n, len(pool.texts)):
         for other in others_of.get(pool.guards[row], ()):
             if pool.same(other, row):
-                yield row - n, other, float(vectors[row] @ vectors[other])
+                yield row - n, other, min(1.0, float(vectors[row] @ vectors[other]))
 
 
 def check_ids(ids: Sequence[str]) -> None:
