@@ -12,11 +12,11 @@ import os
 import psutil
 import torch
 
+from promedical_studies import reward_models
 from promedical_utils.core import profiles, run_data
 from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.pipeline import policies as stages
 from promedical_utils.reward_model import variants
-from promedical_utils.studies import reward_models
 
 STEPS = int(os.environ.get("PROMEDICAL_POLICY_STEPS", 24))
 BUSY = psutil.cpu_percent(interval=1.0)  # of all cores, before anything of this runs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.paper import trace
-from promedical_utils.pipeline import policies, trial
+from promedical_utils.pipeline import policies
 from promedical_utils.run import doctor, graph, notebooks, publish
 
 OWN_ARGUMENTS = {  # commands that read their arguments themselves
@@ -37,10 +37,6 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", "what this machine has, and what a profile needs", **profile)
     command("figures", "redraw all from the committed rows, without training", **profile)
     command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
-    asking = command(
-        "trial", "open questions through every role, and what became of each", **profile
-    )
-    asking.add_argument("--minutes", type=float, default=60.0, help="then no question is begun")
     command("study", "run a longer study, resumable", "study")
     for name, summary in OWN_ARGUMENTS.items():
         commands.add_parser(name, help=summary, add_help=False)
@@ -87,11 +83,6 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             print(f"published to {workspace.shown(publish.publish(given.name))}")
         case "figures":
             print(publish.redraw(profiles.load(given.name)))
-        case "trial":
-            folder = workspace.project_root() / "runs/open"
-            roles = trial.trial(profiles.profile_for(given.name), folder, given.minutes)
-            print(roles.to_string(index=False))
-            print(f"-> {workspace.shown(folder)}")
         case "study":
             graph.run_study(given.name)
     return 0

@@ -33,7 +33,8 @@ FILES = {
 
 @cache
 def modules() -> dict[str, Path]:
-    paths = {p.relative_to(ROOT).with_suffix(""): p for p in sorted(PACKAGE.rglob("*.py"))}
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "promedical_studies").rglob("*.py")]
+    paths = {p.relative_to(ROOT).with_suffix(""): p for p in sorted(files)}
     return {".".join(name.parts).removesuffix(".__init__"): p for name, p in paths.items()}
 
 

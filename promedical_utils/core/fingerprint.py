@@ -12,6 +12,7 @@ from pathlib import Path
 from promedical_utils.core.workspace import project_root, sha256, short_hash
 
 PACKAGE = Path(__file__).parents[1]
+PACKAGES = (PACKAGE.name, "promedical_studies")
 
 
 def of_code(modules: Iterable[str], data: bool = True) -> str:
@@ -25,7 +26,7 @@ def of_code(modules: Iterable[str], data: bool = True) -> str:
         reached[name], imported, folders = _module(name)
         reached |= {folder: _contents(project_root() / folder) for folder in folders}
         queue |= imported - reached.keys()
-    rooms = sorted({PACKAGE / name.split(".")[1] for name in reached if "." in name})
+    rooms = sorted({_path(".".join(name.split(".")[:2])).parent for name in reached if "." in name})
     files = [_contents(room) for room in rooms if room.is_dir()] if data else []
     lock = sha256(project_root() / "requirements.lock")
     return short_hash(*sorted(reached.items()), *files, lock)
@@ -39,7 +40,7 @@ def imports(tree: ast.AST) -> set[str]:
         for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
             parts = (base + alias.name).split(".")
             names |= {".".join(parts[: n + 1]) for n in range(len(parts))}
-    return {name for name in names if name.startswith(PACKAGE.name) and _path(name).exists()}
+    return {name for name in names if name.startswith(PACKAGES) and _path(name).exists()}
 
 
 def _path(name: str) -> Path:
@@ -62,7 +63,7 @@ def _module(name: str) -> tuple[str, frozenset[str], tuple[str, ...]]:
 
 @cache
 def _contents(folder: Path) -> str:
-    """Hash of a folder's files that are no code, but for profiles and plans of studies."""
+    """Hash of a folder's files that are no code, but for profiles."""
     files = [path for path in sorted(folder.rglob("*.*")) if path.suffix not in (".py", ".pyc")]
-    files = [path for path in files if path.parent.name not in ("profiles", "studies")]
+    files = [path for path in files if path.parent.name != "profiles"]
     return short_hash(*(path.name + sha256(path) for path in files))

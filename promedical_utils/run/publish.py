@@ -36,7 +36,7 @@ def publish(name: str) -> Path:
     root = project_root()
     target = root / "papers_figures" / name
     if name in MEASURED:
-        trial, bench = "python -m promedical_utils trial", f"make bench BENCH={name}"
+        trial, bench = "python -m promedical_studies.trial", f"make bench BENCH={name}"
         command = trial if name == "open" else bench
         return _measured(root / "runs" / name, f"{name}.json", target, command)
     if name in catalog.studies():

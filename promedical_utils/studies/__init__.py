@@ -1,1 +1,1 @@
-"""Several trainings compared on one run's data: plans as YAML beside what runs them."""
+"""What the studies in ``promedical_studies`` share: plan, result rows, contrasts."""

@@ -1,14 +1,10 @@
-"""The studies that there are: what ``studies/<name>.yaml`` says of each, and its kind."""
+"""The studies that there are: the plan of each (``promedical_studies/<name>.yaml``), its class."""
 
 from pathlib import Path
+from pkgutil import resolve_name
 
 from promedical_utils.core.workspace import KitError, read_yaml
-from promedical_utils.studies.learning_curve import LearningCurve
-from promedical_utils.studies.policies import Policies
-from promedical_utils.studies.real_policy import RealPolicy
-from promedical_utils.studies.real_text import RealText
-from promedical_utils.studies.reward_models import RewardModels
-from promedical_utils.studies.study import STUDIES, Study
+from promedical_utils.studies.study import STUDIES, Study, kind_of
 
 
 def studies() -> list[str]:
@@ -16,7 +12,7 @@ def studies() -> list[str]:
 
 
 def plan_of(name: str) -> dict:
-    """What ``studies/<name>.yaml`` says."""
+    """What the plan of that name says."""
     if name not in studies():
         choice = ", ".join(studies())
         raise KitError(f"unknown study {name!r}: choose one of {choice} (make study STUDY=...)")
@@ -24,11 +20,12 @@ def plan_of(name: str) -> dict:
 
 
 def study_of(name: str) -> Study | None:
-    """The study of ``studies/<name>.yaml``; None where that has runs and nothing to train."""
+    """The study of that plan, by the class that its kind names; None where it has runs and nothing
+    to train."""
     plan = plan_of(name)
-    for kind in (RewardModels, Policies, RealText, LearningCurve, RealPolicy):
-        if kind.kind in plan:
-            return kind(plan[kind.kind], plan.get("frozen_on", ""))
+    for kind in (path.stem for path in (STUDIES / "kinds").glob("*.yaml")):
+        if kind in plan:
+            return resolve_name(kind_of(kind)["class"])(plan[kind], plan.get("frozen_on", ""))
     return None
 
 

@@ -21,12 +21,13 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.report import tables
 from promedical_utils.studies import results
 
-STUDIES = Path(__file__).parent
+STUDIES = Path(__file__).parents[2] / "promedical_studies"  # plans, kinds and their code
+READS = ("promedical_studies/kinds",)
 
 
 @cache
 def kind_of(name: str) -> dict:
-    """What ``studies/kinds/<name>.yaml`` says: labels, comparisons and columns of a kind."""
+    """What ``kinds/<name>.yaml`` says: class, labels, comparisons and columns of a kind."""
     return workspace.read_yaml(STUDIES / f"kinds/{name}.yaml")
 
 

@@ -13,6 +13,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 
+from promedical_studies.policies import VARIANTS
 from promedical_utils.core import profiles, statistics
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import project_root, read_json
@@ -23,7 +24,6 @@ from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.rubric import scoring
 from promedical_utils.studies import results
-from promedical_utils.studies.policies import VARIANTS
 from promedical_utils.studies.study import kind_of
 
 PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES, JUDGE, HELDOUT = (

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from promedical_utils.studies import policies, results
+from promedical_studies import policies
+from promedical_utils.studies import results
 from promedical_utils.studies.study import kind_of
 
 KIND = kind_of("policies")

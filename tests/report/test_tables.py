@@ -9,15 +9,15 @@ from helpers import benches, studies
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 
+from promedical_studies import policies as policy_study
+from promedical_studies.policies import Policies
+from promedical_studies.reward_models import RewardModels
 from promedical_utils.core import plotting
 from promedical_utils.core.workspace import sha256
 from promedical_utils.evaluation import bench
 from promedical_utils.report import figures, tables
-from promedical_utils.studies import policies as policy_study
 from promedical_utils.studies import results
 from promedical_utils.studies.catalog import study_of
-from promedical_utils.studies.policies import Policies
-from promedical_utils.studies.reward_models import RewardModels
 
 SETTINGS = benches.profile()
 NAMES = tables.systems(SETTINGS)

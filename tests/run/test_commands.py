@@ -25,6 +25,7 @@ from promedical_utils.run import doctor, graph, notebooks, publish
 from promedical_utils.run.notebooks import NOTEBOOKS
 
 ROOT = project_root()
+PACKAGES = ("promedical_utils", "promedical_studies")
 TWO = "notebooks=[00_start_here,01_rubrics]"
 WRITES = (
     "from promedical_utils.core import workspace\n"
@@ -65,11 +66,10 @@ def checkout(tmp_path):
     root.mkdir()
     for name in ("Snakefile", "Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, root)
-    shutil.copytree(
-        ROOT / "promedical_utils",
-        root / "promedical_utils",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (root / "notebooks").mkdir()
     for name in NOTEBOOKS:
         (root / "notebooks" / f"{name}.ipynb").write_text(tiny(name))
@@ -293,7 +293,7 @@ def test_settings_count_and_descriptions_do_not(small):
 
 def test_the_package_has_no_relative_imports():
     """``fingerprint`` follows absolute imports only."""
-    for path in (ROOT / "promedical_utils").rglob("*.py"):
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         nodes = ast.walk(ast.parse(path.read_text()))
         assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), path.name
 
@@ -378,14 +378,14 @@ from promedical_utils.policy import veto_reward
 def test_every_direct_dependency_is_locked_and_every_import_declared():
     assert direct() - lock().keys() == set()
     owners = metadata.packages_distributions()
-    files = [*(ROOT / "promedical_utils").rglob("*.py"), *(ROOT / "tests").glob("*.py")]
+    files = [path for part in (*PACKAGES, "tests") for path in (ROOT / part).rglob("*.py")]
     imported = set()
     for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module.split(".")[0])
-    foreign = {name for name in imported & owners.keys() if name != "promedical_utils"}
+    foreign = {name for name in imported & owners.keys() if name not in PACKAGES}
     assert {
         name for name in foreign if not direct() & {plain(owner) for owner in owners[name]}
     } == set()

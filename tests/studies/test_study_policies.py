@@ -8,6 +8,8 @@ import pytest
 import yaml
 from helpers import benches
 
+from promedical_studies import policies as policy_study
+from promedical_studies.policies import Policies
 from promedical_utils.core import profiles
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
@@ -16,8 +18,6 @@ from promedical_utils.pipeline import policies as stages
 from promedical_utils.pipeline import preference_pairs, rubrics
 from promedical_utils.reward_model import variants
 from promedical_utils.studies import catalog
-from promedical_utils.studies import policies as policy_study
-from promedical_utils.studies.policies import Policies
 
 pytestmark = pytest.mark.training  # fits models
 

@@ -8,6 +8,10 @@ import pytest
 from data import test_real_sets as invented
 from pipeline.test_reward_models import real_rows
 
+from promedical_studies import real_policy, real_text, reward_models
+from promedical_studies.learning_curve import LearningCurve
+from promedical_studies.real_policy import RealPolicy
+from promedical_studies.real_text import RealText
 from promedical_utils.core import profiles
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import Verdict
@@ -19,10 +23,7 @@ from promedical_utils.pipeline import base, preference_pairs, rubrics
 from promedical_utils.policy import sft
 from promedical_utils.reward_model import hub, packing, variants
 from promedical_utils.rubric.preferences import groups_of
-from promedical_utils.studies import real_policy, real_text, results, reward_models
-from promedical_utils.studies.learning_curve import LearningCurve
-from promedical_utils.studies.real_policy import RealPolicy
-from promedical_utils.studies.real_text import RealText
+from promedical_utils.studies import results
 
 PLAN = {"criterion": [1, 2], "scalar_blind": [1, 2], "criterion_swapped": [1]}
 

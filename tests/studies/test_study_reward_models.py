@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from helpers.benches import make, noisy
 
+from promedical_studies.reward_models import RewardModels
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import bench as benches
@@ -16,7 +17,6 @@ from promedical_utils.reward_model import variants
 from promedical_utils.run import graph, publish
 from promedical_utils.studies import catalog, results
 from promedical_utils.studies.results import Cells
-from promedical_utils.studies.reward_models import RewardModels
 from promedical_utils.studies.study import kind_of
 
 pytestmark = pytest.mark.training  # fits models

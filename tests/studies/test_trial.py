@@ -7,6 +7,7 @@ import pytest
 from helpers.clinic_server import Server
 from helpers.endpoints_clinic import QUICK, played
 
+from promedical_studies import trial
 from promedical_utils.clinic import generators, pool
 from promedical_utils.core import profiles, records
 from promedical_utils.core.profiles import CLINIC
@@ -14,7 +15,6 @@ from promedical_utils.core.workspace import KitError, read_json
 from promedical_utils.data import rubric_writer
 from promedical_utils.data.endpoints import Answers
 from promedical_utils.data.roles import Draft, Roles
-from promedical_utils.pipeline import trial
 
 SPOILED = ("malformed", "empty", "truncated", "foreign", "not_json", "429")
 

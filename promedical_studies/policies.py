@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from promedical_studies.reward_models import prepare
 from promedical_utils.core import fingerprint as content
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
@@ -17,7 +18,6 @@ from promedical_utils.report import figures as drawing
 from promedical_utils.report import tables
 from promedical_utils.reward_model.variants import find
 from promedical_utils.studies import results
-from promedical_utils.studies.reward_models import prepare
 from promedical_utils.studies.study import Study, kind_of
 
 VARIANTS = kind_of("policies")["labels"]  # name -> label, group, settings, veto, remark

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from promedical_studies.reward_models import RewardModels
 from promedical_utils.core import profiles, statistics, verdicts
 from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.profiles import Profile
@@ -24,7 +25,6 @@ from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
 from promedical_utils.report import figures as drawing
 from promedical_utils.studies import contrasts, results
-from promedical_utils.studies.reward_models import RewardModels
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "equivalent_within")) | {"above": 0.0}
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]

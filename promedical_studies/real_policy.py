@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from promedical_studies import learning_curve
+from promedical_studies.reward_models import prepare
 from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction
@@ -27,8 +29,7 @@ from promedical_utils.policy.veto_reward import RubricReward
 from promedical_utils.report import figures as drawing
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import digest, groups_of
-from promedical_utils.studies import learning_curve, results
-from promedical_utils.studies.reward_models import prepare
+from promedical_utils.studies import results
 from promedical_utils.studies.study import Study, as_computed, kept_part
 
 READERS = ("first", "second")

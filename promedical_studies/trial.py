@@ -5,13 +5,16 @@ does, so that a model that hardly writes JSON plays all roles: where its rubric 
 are judged by ``STAND_IN``. Nothing is kept of a question but counts.
 """
 
+import argparse
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.core.profiles import Profile
+from promedical_utils.core import workspace
+from promedical_utils.core.profiles import Profile, profile_for
 from promedical_utils.core.records import Candidate, Rubric
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame, write_json
 from promedical_utils.data import rubric_writer
@@ -106,3 +109,23 @@ def _table(roles: Roles, asked: Counter) -> pd.DataFrame:
         row["lost"] = n - counts.total()
         rows.append(row | {name: used[name] for name in ("requests", "tokens")})
     return pd.DataFrame(rows)
+
+
+def main() -> int:
+    """``python -m promedical_studies.trial PROFILE --minutes 60``, into runs/open."""
+    parser = argparse.ArgumentParser(prog="promedical_studies.trial", description=__doc__)
+    parser.add_argument("name", metavar="profile", nargs="?", default="gpu")
+    parser.add_argument("--minutes", type=float, default=60.0, help="then no question is begun")
+    given, folder = parser.parse_args(), workspace.project_root() / "runs/open"
+    try:
+        roles = trial(profile_for(given.name), folder, given.minutes)
+    except KitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(roles.to_string(index=False))
+    print(f"-> {workspace.shown(folder)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

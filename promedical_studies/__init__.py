@@ -1,0 +1,1 @@
+"""The kit's own experiments: plans as YAML beside the code that runs them."""
