@@ -13,11 +13,8 @@ from promedical_utils.core.records import Candidate
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame
 from promedical_utils.data.roles import Roles
-from promedical_utils.evaluation import testbed
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.preference_pairs import judge_of
-
-PROMPTS = 400  # of the testbed, at most
 
 
 def train_policy(profile: Profile, run: Path) -> dict:
@@ -105,18 +102,6 @@ def write_evaluation(profile: Profile, run: Path, data: RunData) -> None:
     frames = evaluate_policies(profile, run, data, folders)
     for name, frame in zip(("evaluation", "verdicts"), frames, strict=True):
         write_frame(run / f"policy/{name}.parquet", frame)
-
-
-def write_testbed(profile: Profile, run: Path):
-    """``testbed.measured`` on training patients of the clinic, also into policy/testbed.csv; None
-    with other data."""
-    if profile.data != "clinic":
-        return None
-    world = clinic.build(profile)
-    prompts = world.ids("train")[:PROMPTS]
-    doses = testbed.measured(world, prompts, profile.bootstrap, profile.seed)
-    write_frame(run / "policy/testbed.csv", doses)
-    return doses
 
 
 def evaluate_policies(profile: Profile, run: Path, data: RunData, folders: Mapping):

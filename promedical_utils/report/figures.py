@@ -211,7 +211,7 @@ def plot_veto_curve(df: pd.DataFrame) -> Figure:
 
 
 def plot_testbed(df: pd.DataFrame) -> Figure:
-    """A panel a test of ``evaluation.testbed``, dose by dose, with intervals: its first measure."""
+    """A panel a test of the testbed, dose by dose, with intervals: its first measure."""
     tests = df.groupby("test", sort=False)
     rows = -(-len(tests) // 2)
     figure, axes = canvas(9.5, 1.9 * rows, 2, rows)

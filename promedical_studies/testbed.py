@@ -7,20 +7,24 @@ truth; then the truth about the chosen one is read.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from promedical_utils import clinic
 from promedical_utils.clinic import World, generators
 from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Rubric
-from promedical_utils.core.workspace import short_hash
+from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.evaluation.policy_metrics import bench_score
 from promedical_utils.policy.veto_reward import Judged, VetoReward
 from promedical_utils.rubric import scoring
 
+PROMPTS = 400  # at most
 ANSWERS = 8  # to a prompt, each of the clinic's generators twice
 KEY = ("test", "dose", "measure")
 
@@ -179,3 +183,15 @@ def measured(world: World, ids: Sequence[str], draws: int, seed: int) -> pd.Data
     sums = Estimates.of_items(samples, KEY, ((key, own.row, own.value) for key, own in found))
     frame = sums.table(draws, seed)
     return frame.assign(origin=[TESTS[test][1] for test in frame.test])
+
+
+def write_testbed(profile: Profile, run: Path) -> pd.DataFrame | None:
+    """``measured`` on training patients of the clinic, also into policy/testbed.csv; None with
+    other data."""
+    if profile.data != "clinic":
+        return None
+    world = clinic.build(profile)
+    asked = world.ids("train")[:PROMPTS]
+    doses = measured(world, asked, profile.bootstrap, profile.seed)
+    write_frame(run / "policy/testbed.csv", doses)
+    return doses

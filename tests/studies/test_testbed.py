@@ -2,13 +2,14 @@
 
 import random
 
+import pandas as pd
 import pytest
 
+from promedical_studies import testbed
+from promedical_studies.testbed import Prompt
 from promedical_utils import clinic
 from promedical_utils.core import profiles
 from promedical_utils.core.records import Criterion, Rubric
-from promedical_utils.evaluation import testbed
-from promedical_utils.evaluation.testbed import Prompt
 
 RUBRIC = Rubric(
     instruction_id="i",
@@ -99,3 +100,14 @@ def test_every_test_has_a_row_a_dose_with_its_origin_and_the_same_twice():
     assert frame.origin.notna().all() and frame.n.max() == 40
     assert (frame.low.isna() | (frame.low <= frame.value)).all()
     assert testbed.measured(world, world.ids("train"), 30, 1).equals(frame)
+
+
+def test_notebook_05_writes_it_and_other_data_have_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(testbed, "PROMPTS", 8)
+    profile = profiles.load("smoke", bootstrap=20)
+    doses = testbed.write_testbed(profile, tmp_path)
+    assert doses.test.nunique() == len(testbed.TESTS) and doses.n.max() == 8
+    assert len(pd.read_csv(tmp_path / "policy/testbed.csv")) == len(doses)
+    real = profile.model_copy(update={"data": "real"})
+    assert testbed.write_testbed(real, tmp_path / "real") is None
+    assert not (tmp_path / "real").exists()
