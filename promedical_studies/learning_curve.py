@@ -11,18 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from promedical_utils.core.estimates import Estimates
+from promedical_studies.study import Study, as_computed, kept_part
+from promedical_utils.core import plotting
+from promedical_utils.core.estimates import ENDS, Estimates
+from promedical_utils.core.plotting import BLUE, CHANCE, GREEN, ORANGE
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.data.sources.real_sets import LABELS, refuse_external
 from promedical_utils.pipeline import base
-from promedical_utils.report import figures as drawing
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import Group, criterion_pairs, digest, groups_of
 from promedical_utils.studies import results
-from promedical_utils.studies.study import Study, as_computed, kept_part
+from promedical_utils.studies.catalog import kind_of
 
 
 class LearningCurve(Study):
@@ -60,7 +64,32 @@ class LearningCurve(Study):
         frame = frame.rename(columns={"system": "arm", "slice": "part", "against": "labels"})
         frame = frame[["arm", "part", "labels", "tokens", "value", "low", "high", "n"]]
         self.save_table(frame, out, "table", self.title, manifest)
-        self.save_figure(drawing.plot_learning_curve, frame, out, "learning_curve", manifest)
+        self.save_figure(plot_learning_curve, frame, out, "learning_curve", manifest)
+
+
+def plot_learning_curve(df: pd.DataFrame) -> Figure:
+    """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``."""
+    df = df.assign(**df.part.str.extract("(?P<source>.*): (?P<pairs>.*)"), tokens=df.tokens / 1000)
+    sources, of_pairs = df.groupby("source", sort=False), kind_of("learning_curve")["pairs"]
+    figure, axes = plotting.canvas(3.2 * len(sources), 3, len(sources))
+    colours = dict(zip(dict.fromkeys(df.arm), (BLUE, ORANGE, GREEN), strict=False))
+    for axis, (source, part) in zip(axes.flat, sources, strict=True):
+        for (arm, pairs), own in part.groupby(["arm", "pairs"]):
+            value, low, high = 100 * own[[*ENDS]].to_numpy().T
+            style = {"color": colours[arm], "ls": of_pairs[pairs][1], "marker": "o"}
+            spread = np.nan_to_num([value - low, high - value])
+            axis.errorbar(own.tokens, value, spread, ms=3, elinewidth=0.6, **style)
+        axis.axhline(50, **CHANCE)
+        title = f"{source}\n({part.labels.iloc[0].replace('_', ' ')})"
+        axis.set(xscale="log", xlabel="thousand tokens read", title=title)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axes.flat[0].set_ylabel("pairs ordered rightly (%)")
+    marks = {arm: {"color": colour, "marker": "o"} for arm, colour in colours.items()}
+    marks |= {name: {"color": "black", "ls": line} for name, line in of_pairs.values()}
+    plotting.draw_legend(figure, marks)
+    return figure
 
 
 def sample(groups: Sequence[Group], most: int) -> list[Group]:
@@ -118,12 +147,12 @@ def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunD
 def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
     """Pairs ordered rightly at each look, by source: all, those whose shorter answer (characters)
     is right, and of what was constructed those on statements."""
-    kind_of, pairs = data.criterion_kinds, []
+    kinds, pairs = data.criterion_kinds, []
     for row, group in enumerate(held):
         length = {a.id: len(a.text) for a in group.candidates}
         for q in criterion_pairs(group):
             shorter = length[q.chosen_id] < length[q.rejected_id]
-            statement = kind_of[q.criterion_id] in ("must_have", "nice_to_have")
+            statement = kinds[q.criterion_id] in ("must_have", "nice_to_have")
             ids = (q.chosen_id, q.rejected_id, q.criterion_id)
             pairs.append((row, *ids, group.instruction.source, shorter, statement))
     columns = ["row", "a", "b", "criterion_id", "source", "shorter", "statements"]

@@ -4,24 +4,35 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from promedical_studies.reward_models import prepare
+from promedical_studies.study import Study
 from promedical_utils.core import fingerprint as content
-from promedical_utils.core.estimates import Estimates
+from promedical_utils.core.estimates import ENDS, Estimates, suffixed
+from promedical_utils.core.plotting import GREY
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData, base_path
-from promedical_utils.core.workspace import need, read_json, short_hash, write_json, write_rows
+from promedical_utils.core.workspace import (
+    KitError,
+    need,
+    read_json,
+    short_hash,
+    write_json,
+    write_rows,
+)
 from promedical_utils.evaluation import policy_metrics
-from promedical_utils.evaluation.policy_metrics import BASE, FULL, METRICS, SEPARATOR, STUDY
+from promedical_utils.evaluation.policy_metrics import BASE, METRICS, STUDY, TRAINING
 from promedical_utils.pipeline import policies
-from promedical_utils.report import figures as drawing
-from promedical_utils.report import tables
+from promedical_utils.report import figures, tables
 from promedical_utils.reward_model.variants import find
 from promedical_utils.studies import results
-from promedical_utils.studies.study import Study, kind_of
+from promedical_utils.studies.catalog import kind_of
 
-VARIANTS = kind_of("policies")["labels"]  # name -> label, group, settings, veto, remark
-COLUMNS = kind_of("policies")["columns"]
+KIND = kind_of("policies")
+VARIANTS = KIND["labels"]  # name -> label, group, settings, veto, remark
+COLUMNS = KIND["columns"]
+FULL, SEPARATOR = "full", "|"
 REPORTED = ("steps", "stopped_early", "seconds", "hacking", "throughput", "unscored")
 
 
@@ -68,23 +79,39 @@ class Policies(Study):
         shown, more = table(rows, self.named(out)), "curves.parquet"
         reported = tables.reported("ablation")
         reported = reported if "dpo" in set(rows.system) else reported.head(0)
-        frame = tables.build_policy_study(reported, shown)
+        frame = printed(reported, shown)
         self.save_table(frame, out, "table", self.title, manifest)
-        self.save_figure(drawing.plot_policy_study, shown, out, "policies", manifest, more)
+        self.save_figure(plot_policy_study, shown, out, "policies", manifest, more)
         curves = pd.read_parquet(out / more)
         curves = curves[curves.variant.isin([FULL, "hacking"])]
         if len(curves):
             first = curves[curves.seed == curves.groupby("variant").seed.transform("min")]
             first = first.assign(run=first.variant.map(lambda name: VARIANTS[name]["label"]))
-            self.save_figure(drawing.plot_gold_over_kl, first, out, "gold_over_kl", manifest, more)
+            self.save_figure(figures.plot_gold_over_kl, first, out, "gold_over_kl", manifest, more)
 
 
 def counted(evaluation: pd.DataFrame) -> Estimates:
     """Sums of the kind's metrics by patient, policy and seed; KitError where patients differ."""
-    policy_metrics.same_patients(evaluation)
+    same_patients(evaluation)
     sums, cell = policy_metrics.sums(evaluation), ("all", policy_metrics.labels(evaluation))
     wanted = [(metric, *cell) for metric in STUDY.values()]
     return results.kept(sums, {n: key for n, key in enumerate(sums.keys) if key[2:] in wanted})
+
+
+def same_patients(evaluation: pd.DataFrame) -> None:
+    """KitError where policies, or the training seeds of one, answered different patients."""
+    patients = {
+        name: frozenset(zip(own.instruction_id, own.condition, strict=True))
+        for name, own in policy_metrics.seeded(evaluation).groupby(TRAINING, sort=False)
+    }
+    (first, _), wanted = next(iter(patients.items()))
+    for (policy, seed), own in patients.items():
+        if own != wanted:
+            answered = f"{policy}, seed {seed}," if seed else policy
+            raise KitError(
+                f"{answered} answered {len(own)} patients, and not the same as {first}'s "
+                f"{len(wanted)}: evaluate it again"
+            )
 
 
 def table(rows: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
@@ -105,6 +132,45 @@ def table(rows: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
                 row["seeds"] = max(row["seeds"], len(each))
         shown.append(row)
     return pd.DataFrame(shown)
+
+
+def printed(reported: pd.DataFrame, study: pd.DataFrame) -> pd.DataFrame:
+    """The paper's ablation rows, then a row a variant of ``table``: means over training seeds, with
+    intervals over patients; differences are paired, in points."""
+    columns = (*STUDY, *KIND["compared"])
+    rows = [tables.of_study(row, columns, tables.RUN) for row in study.to_dict("records")]
+    reported = reported.assign(remark=tables.MIXED, group="reported")
+    frame = tables.beside(reported, rows, columns, ("remark", "group", "seeds"))
+    return frame.astype({"seeds": "Int64"})
+
+
+def plot_policy_study(df: pd.DataFrame) -> Figure:
+    """Violations, S1 and bench score, a row a variant; from ``table``.
+
+    Small points are training seeds, the line is the interval over patients, the dashed line the
+    base. Hollow: violations that are plainly said, where the others are unknown.
+    """
+    look, panels = KIND["figure"], KIND["figure"]["panels"]
+    of_base, df = df[df.variant == BASE], df[df.variant != BASE].reset_index(drop=True)
+    series = df.veto.astype(bool).map(figures.names_of(look))
+    own = pd.DataFrame({"row": df.label.where(df.seeds > 0, df.label + " (not run)")})
+    own = own.assign(series=series, group=df.group.fillna(""), hollow=False)
+    parts = []
+    for column, label in panels.items():
+        ends = df[[*suffixed(column)]].set_axis([*ENDS], axis=1)
+        parts.append(own.assign(panel=label, line=of_base[column].max(), **ends))
+    plain = parts[0].assign(value=df.plain_violations, low=np.nan, high=np.nan, hollow=True)
+    cells = pd.concat([*parts, plain], ignore_index=True)
+    point = {"marker": ".", "ms": 4}
+    more = {"a training seed": point | {"color": GREY}} if (df.seeds > 1).any() else {}
+    figure, looks = figures.intervals(look, cells, more=more), figures.looks_of(look)
+    for axis, column in zip(figure.axes, panels, strict=True):
+        for at, seeds in enumerate(df[f"{column}_seeds"].fillna("").astype(str)):
+            if SEPARATOR in seeds:
+                values, colour = [*map(float, seeds.split(SEPARATOR))], looks[series[at]]["color"]
+                axis.plot(values, [at + 0.3] * len(values), ls="", color=colour, **point)
+        axis.set_xlim(left=0)
+    return figure
 
 
 def settled(profile: Profile, variant: str) -> Profile:

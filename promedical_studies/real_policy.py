@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from promedical_studies import learning_curve
 from promedical_studies.reward_models import prepare
+from promedical_studies.study import Study, as_computed, kept_part
 from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction
@@ -26,11 +28,10 @@ from promedical_utils.core.workspace import short_hash, write_frame, write_rows
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.pipeline import policies
 from promedical_utils.policy.veto_reward import RubricReward
-from promedical_utils.report import figures as drawing
+from promedical_utils.report import figures
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric.preferences import digest, groups_of
 from promedical_utils.studies import results
-from promedical_utils.studies.study import Study, as_computed, kept_part
 
 READERS = ("first", "second")
 RUBRICS = ("kqa_contrast", "medlfqa_contrast")  # whose statements are criteria of a new answer, too
@@ -78,7 +79,7 @@ class RealPolicy(Study):
         curves, more = pd.read_parquet(out / "curves.parquet"), "curves.parquet"
         measured = "" if gate.passed[gate.counts].all() else ": no measurement"
         curves = curves.assign(run="seed " + curves.seed.astype(str) + measured)
-        self.save_figure(drawing.plot_second_reader, curves, out, "curve", manifest, more)
+        self.save_figure(plot_second_reader, curves, out, "curve", manifest, more)
         beside = pd.read_csv(out / "answers.csv", keep_default_na=False)
         title = f"Answers side by side to {len(beside)} {MEDQUAD}"
         self.save_table(beside, out, "beside", title, manifest)
@@ -223,6 +224,12 @@ class _Trainings:
         counted = results.rows_of(Estimates.of_items(samples, results.KEY, items))
         shown = [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
         return counted, facts | {"answers": shown}
+
+
+def plot_second_reader(df: pd.DataFrame) -> Figure:
+    """``figures.plot_gold_over_kl`` where a second reward model stands in for gold."""
+    names = {"proxy": "first reader, the reward", "judged": "second reader, a stand-in for gold"}
+    return figures.plot_gold_over_kl(df, names)
 
 
 def half(data: RunData, name: str) -> RunData:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from promedical_studies.reward_models import RewardModels
 from promedical_utils.core import profiles, statistics, verdicts
-from promedical_utils.core.estimates import Estimates, suffixed
+from promedical_utils.core.estimates import ENDS, Estimates, suffixed
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import short_hash, write_frame
@@ -23,8 +24,9 @@ from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import external as outside
 from promedical_utils.evaluation.bench import CELL, Bench
 from promedical_utils.pipeline import bench, external
-from promedical_utils.report import figures as drawing
+from promedical_utils.report import figures
 from promedical_utils.studies import contrasts, results
+from promedical_utils.studies.catalog import kind_of
 
 CHECK = dict.fromkeys(("b", "metric_b", "slice_b", "equivalent_within")) | {"above": 0.0}
 PHYSICIANS = [f"physician_{n}" for n in (1, 2, 3)]
@@ -80,7 +82,7 @@ class RealText(RewardModels):
         self.save_table(self.by_system(cells), out, "by_source", self.title, manifest)
         frame = self.tested(sums, profiles.of_manifest(manifest))
         self.save_table(frame, out, "tests", f"{self.title}: the tests", manifest)
-        self.save_figure(drawing.plot_real_text, frame, out, "tests", manifest)
+        self.save_figure(plot_real_text, frame, out, "tests", manifest)
 
     def by_system(self, cells: results.Cells) -> pd.DataFrame:
         """A row a source and system, in percent, with the items behind each value."""
@@ -117,6 +119,18 @@ class RealText(RewardModels):
         adjusted = frame.groupby("family", sort=False).p.transform(statistics.holm)
         survives = frame.verdict.isin(verdicts.SEEN) & (adjusted < 0.05)
         return frame.assign(p_holm=adjusted.round(4), survives=survives)
+
+
+def plot_real_text(df: pd.DataFrame) -> Figure:
+    """How far each test of ``RealText.tested`` lies above its bound, coloured by its verdict."""
+    look, tested = kind_of("real_text")["figure"], df[df.difference.notna()]
+    less = tested.b.map(" - {}".format, na_action="ignore").fillna("")
+    less = less.mask(tested.a == tested.b, " with what was retrieved - without")
+    names = tested.id + "  " + tested.a + less + ", " + tested["slice"]
+    ends = tested[["difference", "low", "high"]].sub(tested.above, axis=0)
+    cells = ends.set_axis([*ENDS], axis=1).assign(row=names, group=tested.family)
+    series = tested.verdict.map(figures.names_of(look))
+    return figures.intervals(look, cells.assign(series=series))
 
 
 def _abroad(place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFrame:

@@ -5,19 +5,21 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from promedical_studies.study import Study, as_computed, kept_part
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.pipeline import bench, reward_models
 from promedical_utils.pipeline.preference_pairs import expert
-from promedical_utils.report import figures as drawing
+from promedical_utils.report import figures
 from promedical_utils.reward_model import variants
 from promedical_utils.rubric import preferences
 from promedical_utils.rubric.preferences import Group, digest
 from promedical_utils.studies import results
-from promedical_utils.studies.study import Study, as_computed, kept_part
+from promedical_utils.studies.catalog import kind_of
 
 # of a training, into the manifest
 REPORTED = ("view", "labels", "full", "steps", "groups", "pairs", "verdicts", "tokens", "seconds")
@@ -104,7 +106,15 @@ class RewardModels(Study):
             title, table = f"{self.title}, against {against}", self.rows(cells, against, manifest)
             self.save_table(table, out, f"table_{against}", title, manifest)
         shown = self.rows(cells, "truth", manifest)
-        self.save_figure(drawing.plot_reward_study, shown, out, self.kind, manifest)
+        self.save_figure(plot_reward_study, shown, out, self.kind, manifest)
+
+
+def plot_reward_study(df: pd.DataFrame) -> Figure:
+    """Pairs of seen and unseen kinds, and overall, a row a model; of ``RewardModels.rows``."""
+    seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
+    return figures.plot_table(
+        df.assign(system=df.system + seeds), kind_of("reward_models")["figure"]
+    )
 
 
 def prepare(profile, folder: Path, data: RunData, recipe, place: Path, seed=None) -> tuple:

@@ -15,13 +15,12 @@ from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.workspace import KitError, read_yaml
 
 AGAINST = ("truth", "judged")
-BASE, TRAINED, FULL = "base", "grpo", "full"
+BASE, TRAINED = "base", "grpo"
 ALPHA, BETA = 0.1, 0.3  # those of scoring, for every policy: whatever a variant was trained on
 _NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
 METRICS, STUDY = _NAMES["metrics"], _NAMES["study"]
 KEY = ("policy", "seed", "metric", "slice", "against")  # of a metric in ``sums``
 TRAINING = ["policy", "seed"]
-SEPARATOR = "|"
 
 
 def bench_score(s1, s2, s3) -> np.ndarray:
@@ -42,14 +41,14 @@ def sums(evaluation: pd.DataFrame, verdicts=None, by: str | None = None) -> Esti
     """Every metric of every policy and seed ("" where none) over patients, by ``KEY``; ``by`` as in
     ``measures``. KitError where there is no value, a row twice, no column ``by``, or by dimension
     without verdicts."""
-    answers, items = _seeded(evaluation), []
+    answers, items = seeded(evaluation), []
     samples = answers[["instruction_id", "condition"]].drop_duplicates("instruction_id")
     samples = samples.sort_values("instruction_id", ignore_index=True)
     patients = pd.Index(samples.instruction_id)
     if by == "dimension":  # an item a criterion
         if verdicts is None:
             raise KitError("by dimension needs the verdicts, a row a criterion: give them, too")
-        cells, key = _seeded(verdicts, "criterion_id", "judge"), ["judge", "dimension"]
+        cells, key = seeded(verdicts, "criterion_id", "judge"), ["judge", "dimension"]
         for (policy, seed, judge, part), own in cells.groupby([*TRAINING, *key], sort=False):
             rows = patients.get_indexer(own.instruction_id)
             items.append(((policy, seed, "met", part, judge), rows, own.verdict.eq("met")))
@@ -68,7 +67,7 @@ def sums(evaluation: pd.DataFrame, verdicts=None, by: str | None = None) -> Esti
     return Estimates.of_items(samples, KEY, items)
 
 
-def _seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
+def seeded(frame: pd.DataFrame, *more: str) -> pd.DataFrame:
     """Rows with the seed as text, "" where none; ``more``: what a row is of, besides the answer."""
     seeds = frame.get("seed", pd.Series(np.nan, frame.index))
     # whole numbers have become floats beside a policy that has none
@@ -136,22 +135,6 @@ def paired(
             rows.append({"slice": part, "metric": metric, "against": against} | row)
     names = ["slice", "metric", "against", "difference", "low", "high", *suffixed("ratio"), "n"]
     return pd.DataFrame(rows, columns=names)
-
-
-def same_patients(evaluation: pd.DataFrame) -> None:
-    """KitError where policies, or the training seeds of one, answered different patients."""
-    patients = {
-        name: frozenset(zip(own.instruction_id, own.condition, strict=True))
-        for name, own in _seeded(evaluation).groupby(TRAINING, sort=False)
-    }
-    (first, _), wanted = next(iter(patients.items()))
-    for (policy, seed), own in patients.items():
-        if own != wanted:
-            answered = f"{policy}, seed {seed}," if seed else policy
-            raise KitError(
-                f"{answered} answered {len(own)} patients, and not the same as {first}'s "
-                f"{len(wanted)}: evaluate it again"
-            )
 
 
 def three(evaluation: pd.DataFrame) -> list[tuple[str, str]]:

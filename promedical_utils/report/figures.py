@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 from seaborn import objects as so
 
 from promedical_utils.core import plotting
@@ -27,7 +27,8 @@ from promedical_utils.core.workspace import read_yaml
 from promedical_utils.evaluation.bench import RECALLS
 from promedical_utils.reward_model.calibration import reliability
 
-INTERVALS, CURVES, STYLES, OF_PAIRS = read_yaml(Path(__file__).with_suffix(".yaml")).values()
+INTERVALS, CURVES, STYLES = read_yaml(Path(__file__).with_suffix(".yaml")).values()
+About = str | Mapping  # an interval plot: its name in figures.yaml, or what else stands there
 LINES = {  # label in the legend, "" for none, and style
     "chance": ("chance", CHANCE),
     "zero": ("", {"color": GREY, "lw": 0.8, "ls": "--"}),
@@ -44,28 +45,32 @@ def styles_of(figure: str) -> dict[str, dict]:
 # ---------------------------------------------------------------- values with their intervals
 
 
-def names_of(figure: str) -> dict:
+def _about(figure: About) -> Mapping:
+    return INTERVALS[figure] if isinstance(figure, str) else figure
+
+
+def names_of(figure: About) -> dict:
     """Column of a table, or value in it -> what an interval plot calls it."""
-    return {key: name for key, (name, *_) in INTERVALS[figure]["shows"].items()}
+    return {key: name for key, (name, *_) in _about(figure)["shows"].items()}
 
 
-def looks_of(figure: str) -> dict[str, dict[str, str]]:
+def looks_of(figure: About) -> dict[str, dict[str, str]]:
     """What an interval plot calls something -> its colour and marker."""
     return {
         name: {"color": getattr(plotting, colour), "marker": marker}
-        for name, colour, marker in INTERVALS[figure]["shows"].values()
+        for name, colour, marker in _about(figure)["shows"].values()
     }
 
 
-def intervals(figure: str, cells: pd.DataFrame, **more) -> Figure:
-    """An interval plot of ``figures.yaml``, with ``more`` options than stand there."""
-    about = INTERVALS[figure]
+def intervals(figure: About, cells: pd.DataFrame, **more) -> Figure:
+    """An interval plot, with ``more`` options than it has by itself."""
+    about = _about(figure)
     options, cells = about.get("options", {}) | more, cells.assign(**about.get("cells", {}))
     line = LINES.get(options.pop("line", ""))
     return plotting.interval_plot(cells, looks_of(figure), line=line, **options)
 
 
-def tidy(df: pd.DataFrame, figure: str, rows: str = "system", kind: str = "") -> pd.DataFrame:
+def tidy(df: pd.DataFrame, figure: About, rows: str = "system", kind: str = "") -> pd.DataFrame:
     """A printed table as the cells of an interval plot, row by row: row, series and panel (what the
     plot calls the column, and how many items it counts where a column n_... says so), hollow
     (reported), value, low, high, and what else the row says.
@@ -84,31 +89,14 @@ def tidy(df: pd.DataFrame, figure: str, rows: str = "system", kind: str = "") ->
     return cells[known].reset_index(drop=True)
 
 
-def plot_table(df: pd.DataFrame, figure: str) -> Figure:
-    """An interval plot of ``figures.yaml`` from the printed table of the same name."""
+def plot_table(df: pd.DataFrame, figure: About) -> Figure:
+    """An interval plot from the printed table of the same name."""
     return intervals(figure, tidy(df, figure))
 
 
 plot_main_results = partial(plot_table, figure="main_results")
 plot_safety_veto = partial(plot_table, figure="safety_veto")
 plot_seen_unseen = partial(plot_table, figure="seen_unseen")
-
-
-def plot_reward_study(df: pd.DataFrame) -> Figure:
-    """Pairs of seen and unseen kinds, and overall, a row a model; of ``RewardModels.rows``."""
-    seeds = df.seeds.map(lambda n: f" ({n} seeds)" if n > 1 else "")
-    return plot_table(df.assign(system=df.system + seeds), "reward_study")
-
-
-def plot_real_text(df: pd.DataFrame) -> Figure:
-    """How far each test of ``RealText.tested`` lies above its bound, coloured by its verdict."""
-    tested = df[df.difference.notna()]
-    less = tested.b.map(" - {}".format, na_action="ignore").fillna("")
-    less = less.mask(tested.a == tested.b, " with what was retrieved - without")
-    names = tested.id + "  " + tested.a + less + ", " + tested["slice"]
-    ends = tested[["difference", "low", "high"]].sub(tested.above, axis=0)
-    cells = ends.set_axis([*ENDS], axis=1).assign(row=names, group=tested.family)
-    return intervals("real_text", cells.assign(series=tested.verdict.map(names_of("real_text"))))
 
 
 def claims_forest(df: pd.DataFrame) -> Figure:
@@ -161,31 +149,6 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     marks = {name: look for name, look in looks.items() if name in set(df.verdict)}
     marks |= {"other checks of the claim": {"marker": "o", "color": GREY, "ms": 3}}
     draw_legend(figure, marks | {"reported": hollow})
-    return figure
-
-
-def plot_learning_curve(df: pd.DataFrame) -> Figure:
-    """Held-out accuracy over the tokens read, a panel a source, of ``LearningCurve.show``."""
-    df = df.assign(**df.part.str.extract("(?P<source>.*): (?P<pairs>.*)"), tokens=df.tokens / 1000)
-    sources = df.groupby("source", sort=False)
-    figure, axes = canvas(3.2 * len(sources), 3, len(sources))
-    colours = dict(zip(dict.fromkeys(df.arm), (BLUE, ORANGE, plotting.GREEN), strict=False))
-    for axis, (source, part) in zip(axes.flat, sources, strict=True):
-        for (arm, pairs), own in part.groupby(["arm", "pairs"]):
-            value, low, high = 100 * own[[*ENDS]].to_numpy().T
-            style = {"color": colours[arm], "ls": OF_PAIRS[pairs][1], "marker": "o"}
-            spread = np.nan_to_num([value - low, high - value])
-            axis.errorbar(own.tokens, value, spread, ms=3, elinewidth=0.6, **style)
-        axis.axhline(50, **CHANCE)
-        title = f"{source}\n({part.labels.iloc[0].replace('_', ' ')})"
-        axis.set(xscale="log", xlabel="thousand tokens read", title=title)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-    axes.flat[0].set_ylabel("pairs ordered rightly (%)")
-    marks = {arm: {"color": colour, "marker": "o"} for arm, colour in colours.items()}
-    marks |= {name: {"color": "black", "ls": line} for name, line in OF_PAIRS.values()}
-    draw_legend(figure, marks)
     return figure
 
 
@@ -269,35 +232,6 @@ def plot_policy_by(df: pd.DataFrame) -> Figure:
     less = cells.measure.str.rpartition(" (")[0] + ":\nGRPO less base (points)"
     cells = cells.assign(panel=values.where(~paired, less), line=np.where(paired, 0, np.nan))
     return intervals("policy_by", cells)
-
-
-def plot_policy_study(df: pd.DataFrame) -> Figure:
-    """Violations, S1 and bench score, a row a variant; from ``studies.policies.table``.
-
-    Small points are training seeds, the line is the interval over patients, the dashed line the
-    base. Hollow: violations that are plainly said, where the others are unknown.
-    """
-    panels = INTERVALS["policy_study"]["panels"]
-    of_base, df = df[df.variant == "base"], df[df.variant != "base"].reset_index(drop=True)
-    series = df.veto.astype(bool).map(names_of("policy_study"))
-    own = pd.DataFrame({"row": df.label.where(df.seeds > 0, df.label + " (not run)")})
-    own = own.assign(series=series, group=df.group.fillna(""), hollow=False)
-    parts = []
-    for column, label in panels.items():
-        ends = df[[*suffixed(column)]].set_axis([*ENDS], axis=1)
-        parts.append(own.assign(panel=label, line=of_base[column].max(), **ends))
-    plain = parts[0].assign(value=df.plain_violations, low=np.nan, high=np.nan, hollow=True)
-    cells = pd.concat([*parts, plain], ignore_index=True)
-    point = {"marker": ".", "ms": 4}
-    more = {"a training seed": point | {"color": GREY}} if (df.seeds > 1).any() else {}
-    figure, looks = intervals("policy_study", cells, more=more), looks_of("policy_study")
-    for axis, column in zip(figure.axes, panels, strict=True):
-        for at, seeds in enumerate(df[f"{column}_seeds"].fillna("").astype(str).str.split("|")):
-            if len(seeds) > 1:
-                colour, heights = looks[series[at]]["color"], [at + 0.3] * len(seeds)
-                axis.plot([*map(float, seeds)], heights, ls="", color=colour, **point)
-        axis.set_xlim(left=0)
-    return figure
 
 
 def plot_accuracy(
@@ -471,12 +405,6 @@ def plot_gold_over_kl(df: pd.DataFrame, names: Mapping | None = None) -> Figure:
     }
     draw_legend(figure, marks | ({"kept": ring} if df.judged.notna().any() else {}))
     return figure
-
-
-def plot_second_reader(df: pd.DataFrame) -> Figure:
-    """``plot_gold_over_kl`` where a second reward model stands in for gold."""
-    names = {"proxy": "first reader, the reward", "judged": "second reader, a stand-in for gold"}
-    return plot_gold_over_kl(df, names)
 
 
 def _root(values):

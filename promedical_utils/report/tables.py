@@ -39,7 +39,6 @@ BLIND = "ceiling of criterion-blind scorers (kit)"
 # scorers that do not say of each criterion whether it is met; nor do the scalar ones
 NO_VERDICTS = {"length", "rar_implicit", "pair_rm", *scoring.RULES, *HIERARCHIES}
 POLICY_NAMES = _NAMES["policies"]
-STUDY = (*policy_metrics.STUDY, *_NAMES["compared_policies"])
 MIXED = "one set of notes, which mixes metrics of the reward model and of the policy"
 
 
@@ -94,7 +93,7 @@ def _rows(
     return rows
 
 
-def _beside(reported, rows: list[dict], columns, said=(), first=()) -> pd.DataFrame:
+def beside(reported, rows: list[dict], columns, said=(), first=()) -> pd.DataFrame:
     """Reported rows, then the kit's; every column there, in one order, even if nothing ran.
 
     ``said`` are further columns of either, before the values, ``first`` those before the system.
@@ -136,18 +135,18 @@ def build_main_results(reported, metrics, names, ceiling=None, against="adjudica
     if ceiling is not None:
         row = {"system": BLIND, "status": RUN, "labels": "adjudicated"}
         rows.append(row | {"run_pairwise_all": round(ceiling * 100, 2)})
-    return _beside(reported, rows, columns)
+    return beside(reported, rows, columns)
 
 
 def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
     """Vetoes, a violation being the positive class, and the share of clean answers vetoed: every
     scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
-    return _beside(reported, _rows(names, metrics, VETO, against), VETO)
+    return beside(reported, _rows(names, metrics, VETO, against), VETO)
 
 
 def build_seen_unseen(metrics, names) -> pd.DataFrame:
     """Pairwise accuracy on criterion kinds seen and unseen in training."""
-    return _beside(None, _rows(names, metrics, SEEN, "adjudicated"), SEEN)
+    return beside(None, _rows(names, metrics, SEEN, "adjudicated"), SEEN)
 
 
 def build_graders(found: pd.DataFrame, names: Mapping, profile) -> pd.DataFrame:
@@ -171,7 +170,7 @@ def build_graders(found: pd.DataFrame, names: Mapping, profile) -> pd.DataFrame:
             for column, (labels, *ends) in GRADES.items():
                 row |= suffixed(f"run_{column}", measured.loc[(grader, part, labels), ends], 100, 2)
             rows.append(row)
-    frame = _beside(None, rows, GRADES, ("slice", "n"))
+    frame = beside(None, rows, GRADES, ("slice", "n"))
     return frame.drop(columns="mark").astype({"n": "Int64"})
 
 
@@ -254,7 +253,7 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
         if own := scores["rows"].get(policy):
             row |= _printed("healthbench", own, 1)
         row["healthbench"] = status if own or status != RUN else NOT_RUN
-    return _beside(reported, rows, [*POLICY, "healthbench"], ("healthbench",))
+    return beside(reported, rows, [*POLICY, "healthbench"], ("healthbench",))
 
 
 def build_policy_by(evaluation, verdicts, by: str, draws: int, seed: int) -> pd.DataFrame:
@@ -281,22 +280,13 @@ def build_policy_by(evaluation, verdicts, by: str, draws: int, seed: int) -> pd.
     return pd.DataFrame(rows, columns=[by, "measure", "labels", "n", *columns])
 
 
-def _of_study(row: Mapping, columns: Iterable[str], ran: str) -> dict:
+def of_study(row: Mapping, columns: Iterable[str], ran: str) -> dict:
     """A row of a study, whose columns are in percent there, as it is printed; ``ran``: its status
     where it was trained."""
     names = [name for column in columns for name in suffixed(column)]
     printed = {f"run_{name}": round(row[name], 2) + 0.0 for name in names}  # no -0.0
     status = {"status": ran} if row["seeds"] else {"status": NOT_RUN, "labels": None}
     return {**row, "system": f"{row['label']} (kit)"} | status | printed
-
-
-def build_policy_study(reported: pd.DataFrame, study: pd.DataFrame) -> pd.DataFrame:
-    """The paper's ablation rows, then a row a variant of ``studies.policies.table``: means over
-    training seeds, with intervals over patients; differences are paired, in points."""
-    rows = [_of_study(row, STUDY, RUN) for row in study.to_dict("records")]
-    reported = reported.assign(remark=MIXED, group="reported")
-    frame = _beside(reported, rows, STUDY, ("remark", "group", "seeds"))
-    return frame.astype({"seeds": "Int64"})
 
 
 def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
@@ -312,10 +302,10 @@ def build_ablation(reported, studied: pd.DataFrame) -> pd.DataFrame:
         for study, variant in own:
             row = {"study": study, "system": f"{variant} (kit)", "status": NOT_RUN}
             if result := ran.get((study, variant)):
-                row = _of_study(result, columns, STUDY_RAN)
+                row = of_study(result, columns, STUDY_RAN)
             rows.append(row | {"ablation": ablation})
     reported = reported.assign(ablation=reported.variant, remark=MIXED, study="")
-    frame = _beside(reported, rows, columns, ("study", "seeds", "remark"), ["ablation"])
+    frame = beside(reported, rows, columns, ("study", "seeds", "remark"), ["ablation"])
     order = frame.ablation.map([*ABLATION].index).argsort(kind="stable")
     frame = frame.iloc[order].reset_index(drop=True)
     return frame.astype({"seeds": "Int64"}).fillna({"remark": "", "study": ""})
@@ -352,7 +342,7 @@ def build_external(
             row = {"set": label, "system": _outside(system, False, names), "status": NOT_RUN}
             rows.append(row | {"beside": OUTSIDE.get((system, False), ""), "remark": why})
     reported, said = reported.assign(set="as reported"), ("beside", "pairs", "remark")
-    frame = _beside(reported, rows, TEXTS, said, ["set"])
+    frame = beside(reported, rows, TEXTS, said, ["set"])
     return frame.astype({"pairs": "Int64"}).fillna({"beside": "", "remark": ""})
 
 
@@ -371,7 +361,7 @@ def build_medical_rewardbench(
         known = dict.fromkeys(system for system, _ in OUTSIDE)
         rows = [{"system": _outside(system, False, names), "status": NOT_RUN} for system in known]
     reported = reported[[reported.columns[0], *SUBSETS, "average", "mark"]]
-    frame = _beside(reported, rows, [*SUBSETS, "macro_mean"])
+    frame = beside(reported, rows, [*SUBSETS, "macro_mean"])
     parts = frame[[f"reported_{name}" for name in SUBSETS]]
     by_pairs = (parts * list(SUBSETS.values())).sum(axis=1, skipna=False) / sum(SUBSETS.values())
     place = frame.columns.get_loc("reported_average") + 1
@@ -403,7 +393,7 @@ def build_rar(reported) -> pd.DataFrame:
     row = {"status": NOT_RUN, "remark": remark}
     rows = [row | {"system": f"RaR, {way} (kit)"} for way in ("explicit", "implicit")]
     columns = ("healthbench", "gpqa_diamond")
-    return _beside(reported, rows, columns, ("remark",)).fillna({"remark": ""})
+    return beside(reported, rows, columns, ("remark",)).fillna({"remark": ""})
 
 
 def build_testbed(found: pd.DataFrame) -> pd.DataFrame:

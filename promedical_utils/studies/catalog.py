@@ -1,10 +1,19 @@
 """The studies that there are: the plan of each (``promedical_studies/<name>.yaml``), its class."""
 
+from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
 
 from promedical_utils.core.workspace import KitError, read_yaml
-from promedical_utils.studies.study import STUDIES, Study, kind_of
+
+STUDIES = Path(__file__).parents[2] / "promedical_studies"  # plans, kinds and their code
+READS = ("promedical_studies/kinds",)
+
+
+@cache
+def kind_of(name: str) -> dict:
+    """What ``kinds/<name>.yaml`` says: class, labels, comparisons and columns of a kind."""
+    return read_yaml(STUDIES / f"kinds/{name}.yaml")
 
 
 def studies() -> list[str]:
@@ -19,9 +28,9 @@ def plan_of(name: str) -> dict:
     return read_yaml(STUDIES / f"{name}.yaml")
 
 
-def study_of(name: str) -> Study | None:
-    """The study of that plan, by the class that its kind names; None where it has runs and nothing
-    to train."""
+def study_of(name: str):
+    """The study of that plan (a ``study.Study``), by the class that its kind names; None where it
+    has runs and nothing to train."""
     plan = plan_of(name)
     for kind in (path.stem for path in (STUDIES / "kinds").glob("*.yaml")):
         if kind in plan:

@@ -24,7 +24,7 @@ from promedical_utils.report import tables
 from promedical_utils.reward_model import calibration
 from promedical_utils.rubric import scoring
 from promedical_utils.studies import results
-from promedical_utils.studies.study import kind_of
+from promedical_utils.studies.catalog import kind_of
 
 PREDICTIONS, EVALUATION, VERDICTS, EXTERNAL, PREFERENCES, JUDGE, HELDOUT = (
     "bench/predictions.parquet",

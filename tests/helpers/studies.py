@@ -4,7 +4,7 @@ import pandas as pd
 
 from promedical_studies import policies
 from promedical_utils.studies import results
-from promedical_utils.studies.study import kind_of
+from promedical_utils.studies.catalog import kind_of
 
 KIND = kind_of("policies")
 

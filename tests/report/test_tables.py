@@ -220,7 +220,7 @@ def test_policy_by_dimension_and_specialty():
 
 def test_policy_study_keeps_the_papers_ablation_apart():
     reported = tables.reported("ablation")
-    df = tables.build_policy_study(reported, studied()[1]).set_index("system")
+    df = policy_study.printed(reported, studied()[1]).set_index("system")
     known, kit = df.iloc[: len(reported)], df.iloc[len(reported) :]
     assert known.filter(like="run_").isna().all(axis=None) and (known.status == "not run").all()
     assert known.reported_overall.tolist()[0] == 76.39 and set(known.remark) == {tables.MIXED}
@@ -747,11 +747,11 @@ def test_policy_by_and_study_are_drawn_from_their_csv(tmp_path):
 
 def test_study_figure_has_seeds_as_points_and_no_veto_as_another_marker(tmp_path):
     table = studied()[1]
-    csv = plotting.save(figures.plot_policy_study, table, tmp_path, "study", "a note")
+    csv = plotting.save(policy_study.plot_policy_study, table, tmp_path, "study", "a note")
     first = csv.with_suffix(".png").read_bytes()
-    plotting.draw(figures.plot_policy_study, csv, "a note")
+    plotting.draw(policy_study.plot_policy_study, csv, "a note")
     assert first == csv.with_suffix(".png").read_bytes() and len(first) > 5000
-    axis = figures.plot_policy_study(pd.read_csv(csv)).axes[0]
+    axis = policy_study.plot_policy_study(pd.read_csv(csv)).axes[0]
     names = [t.get_text() for t in axis.get_yticklabels()]
     assert names == ["full", "no veto", "length rule (not run)"]
     shown = dots(axis)

@@ -16,8 +16,8 @@ from promedical_utils.reward_model import model as reward_model
 from promedical_utils.reward_model import variants
 from promedical_utils.run import graph, publish
 from promedical_utils.studies import catalog, results
+from promedical_utils.studies.catalog import kind_of
 from promedical_utils.studies.results import Cells
-from promedical_utils.studies.study import kind_of
 
 pytestmark = pytest.mark.training  # fits models
 

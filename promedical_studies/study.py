@@ -1,15 +1,14 @@
 """A study: systems trained on the same data in the same steps, on several seeds, and compared.
 
-A plan (``catalog``) says which; a kind (``kinds/*.yaml``) says what is counted, what it is held
-against, and what its tables show. Resumable: what is trained and has predicted is not touched
-again, and a training that was stopped goes on from its checkpoint. A folder of a study holds
-results.csv (``results``), what that is counted from, tables, figures and, written last,
-manifest.json.
+A plan (``studies.catalog``) says which; a kind (``kinds/*.yaml``) says what is counted, what it is
+held against, and what its tables and figures show. Resumable: what is trained and has predicted is
+not touched again, and a training that was stopped goes on from its checkpoint. A folder of a study
+holds results.csv (``studies.results``), what that is counted from, tables, figures and, written
+last, manifest.json.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,15 +19,7 @@ from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.report import tables
 from promedical_utils.studies import results
-
-STUDIES = Path(__file__).parents[2] / "promedical_studies"  # plans, kinds and their code
-READS = ("promedical_studies/kinds",)
-
-
-@cache
-def kind_of(name: str) -> dict:
-    """What ``kinds/<name>.yaml`` says: class, labels, comparisons and columns of a kind."""
-    return workspace.read_yaml(STUDIES / f"kinds/{name}.yaml")
+from promedical_utils.studies.catalog import kind_of
 
 
 @dataclass(frozen=True)
