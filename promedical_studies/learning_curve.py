@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from promedical_studies import counting
 from promedical_studies.study import Study, as_computed, kept_part
 from promedical_utils.core import plotting
 from promedical_utils.core.estimates import ENDS, Estimates
@@ -55,7 +56,7 @@ class LearningCurve(Study):
             rows, facts = kept_part(out, name.replace(" ", "_"), key, make)
             parts.append(rows)
             arms.append({"arm": name, **arm, **facts})
-        results.write_sums(out, parts)
+        counting.write_sums(out, parts)
         return {"arms": arms, "held_out_groups": len(held)}
 
     def show(self, rows, manifest, out) -> None:
@@ -141,7 +142,7 @@ def _followed(name: str, arm: Mapping, profile: Profile, place: Path, data: RunD
     grouped.course(trainer)
     frames = map(pd.read_parquet, sorted(place.glob("look-*.parquet")))
     scores = pd.concat(frames, ignore_index=True)
-    return results.rows_of(counted(name, scores, held, data)), {"read": int(scores.read.max())}
+    return counting.rows_of(counted(name, scores, held, data)), {"read": int(scores.read.max())}
 
 
 def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData) -> Estimates:
@@ -166,5 +167,5 @@ def counted(arm: str, scores: pd.DataFrame, held: Sequence[Group], data: RunData
                 at = part.index[part[name]]
                 key = (arm, str(read), "pairwise", f"{source}: {name}", LABELS[source])
                 items.append((key, pairs.row[at].to_numpy(), a[at] > b[at]))
-    samples = results.numbered([data.condition_of[g.instruction.id] for g in held])
+    samples = counting.numbered([data.condition_of[g.instruction.id] for g in held])
     return Estimates.of_items(samples, results.KEY, items)

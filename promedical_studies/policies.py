@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from promedical_studies import counting
 from promedical_studies.reward_models import prepare
 from promedical_studies.study import Study
 from promedical_utils.core import fingerprint as content
@@ -95,7 +96,7 @@ def counted(evaluation: pd.DataFrame) -> Estimates:
     same_patients(evaluation)
     sums, cell = policy_metrics.sums(evaluation), ("all", policy_metrics.labels(evaluation))
     wanted = [(metric, *cell) for metric in STUDY.values()]
-    return results.kept(sums, {n: key for n, key in enumerate(sums.keys) if key[2:] in wanted})
+    return counting.kept(sums, {n: key for n, key in enumerate(sums.keys) if key[2:] in wanted})
 
 
 def same_patients(evaluation: pd.DataFrame) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from promedical_studies import learning_curve
+from promedical_studies import counting, learning_curve
 from promedical_studies.reward_models import prepare
 from promedical_studies.study import Study, as_computed, kept_part
 from promedical_utils.core.estimates import Estimates, suffixed
@@ -67,7 +67,7 @@ class RealPolicy(Study):
         shown = trainings.harmless[: self.shows["beside"]]
         texts = {"question": [asked.messages[0].content for asked in shown]}
         write_frame(out / "answers.csv", pd.DataFrame(texts | answers))
-        results.write_sums(out, parts)
+        counting.write_sums(out, parts)
         halves = {name: len(half(data, name).ids("train")) for name in READERS}
         return {"trainings": reports, "train_questions": halves}
 
@@ -182,7 +182,7 @@ class _Trainings:
         groups = learning_curve.sample(groups, self.shows["words"])
         scores = self.reader("second").score_groups(groups, shorten=True).assign(read="")
         counted = learning_curve.counted("second reader", scores, groups, self.data)
-        return results.rows_of(counted), {}
+        return counting.rows_of(counted), {}
 
     @cached_property
     def harmless(self) -> list[Instruction]:
@@ -220,8 +220,8 @@ class _Trainings:
         for (metric, against), values in measures.items():
             at = rows[len(own) :] if against == "counted" else rows[: len(own)]
             items.append(((system, str(seed or ""), metric, "all", against), at, values))
-        samples = results.numbered([self.data.condition_of.get(i.id, i.id) for i in everything])
-        counted = results.rows_of(Estimates.of_items(samples, results.KEY, items))
+        samples = counting.numbered([self.data.condition_of.get(i.id, i.id) for i in everything])
+        counted = counting.rows_of(Estimates.of_items(samples, results.KEY, items))
         shown = [" ".join(a.text.split()) for a in free[: self.shows["beside"]]]
         return counted, facts | {"answers": shown}
 

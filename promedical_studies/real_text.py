@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from promedical_studies import counting
 from promedical_studies.reward_models import RewardModels
 from promedical_utils.core import profiles, statistics, verdicts
 from promedical_utils.core.estimates import ENDS, Estimates, suffixed
@@ -68,11 +69,11 @@ class RealText(RewardModels):
         return {"models": models, "bench": made.report}
 
     def by_source(self, made: Bench, data: RunData, predicted: pd.DataFrame) -> pd.DataFrame:
-        """``results.rows_of`` each source alone, by its own labels."""
+        """``counting.rows_of`` each source alone, by its own labels."""
         tally = self.by_training(benches.tally(made, predicted, ["adjudicated"], by="category"))
         beside = _beside_physicians(made, data, predicted)
         beside = Estimates.of_items(made.samples, results.KEY, beside)
-        rows = pd.concat([results.rows_of(tally), results.rows_of(beside)], ignore_index=True)
+        rows = pd.concat([counting.rows_of(tally), counting.rows_of(beside)], ignore_index=True)
         source = rows.instruction_id.map(made.samples.set_index("instruction_id").category)
         rows["slice"] = source + ": " + rows["slice"]
         return rows.assign(against=source.map(real_sets.LABELS))
@@ -146,14 +147,14 @@ def _abroad(place: Path, profile: Profile, sets, retrieved, report) -> pd.DataFr
 
 
 def _outside(frame: pd.DataFrame) -> pd.DataFrame:
-    """``results.rows_of`` pairs of the outside set, all and those whose shorter answer is right."""
+    """Rows of the pairs of the outside set, all and those whose shorter answer is right."""
     longer = frame[frame.system == "length"].set_index(outside.PAIR).prefers
     shorter = frame.set_index(outside.PAIR).index.map(longer).to_numpy() * frame.label < 0
     scorer, against = frame.system.str.partition("-"), frame["set"].map(real_sets.LABELS)
     own = frame.assign(system=scorer[0], seed=scorer[2], metric="pairwise", against=against)
     part = frame["set"] + np.where(frame.retrieval, ", retrieved: ", ": ")
     both = [own.assign(slice=part + "all"), own.assign(slice=part + "shorter")[shorter]]
-    return pd.concat([results.rows_of(outside.estimates(f, results.KEY)) for f in both])
+    return pd.concat([counting.rows_of(outside.estimates(f, results.KEY)) for f in both])
 
 
 def _beside_physicians(made: Bench, data: RunData, predicted: pd.DataFrame) -> Iterator[tuple]:

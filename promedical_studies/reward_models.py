@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from promedical_studies import counting
 from promedical_studies.study import Study, as_computed, kept_part
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.run_data import RunData
@@ -40,7 +41,7 @@ class RewardModels(Study):
         def counted(frames: Sequence[pd.DataFrame], *_) -> Counted:
             predicted = pd.concat(frames, ignore_index=True)
             both = [benches.tally(each, predicted) for each in (made, rich)]
-            return results.rows_of(self.by_training(benches.with_rich(*both))), {}
+            return counting.rows_of(self.by_training(benches.with_rich(*both))), {}
 
         models = self.trainings(profile, folder, data, out, made, held, counted)
         return {"models": models, "bench": made.report, "rich": rich.report}
@@ -76,7 +77,7 @@ class RewardModels(Study):
             rows, facts = kept_part(out, f"{name}-{seed}", key, partial(trained, name, seed))
             parts.append(rows)
             models.append({"model": name, "seed": seed} | facts)
-        results.write_sums(out, parts)
+        counting.write_sums(out, parts)
         return models
 
     def by_training(self, tally: Estimates) -> Estimates:
@@ -87,7 +88,7 @@ class RewardModels(Study):
             if tuple(cell[:2]) in cells:
                 system, _, seed = scorer.partition("-")
                 keys[column] = (system, seed, *cell)
-        return results.kept(tally, keys)
+        return counting.kept(tally, keys)
 
     def rows(self, cells: results.Cells, against: str, manifest: Mapping) -> pd.DataFrame:
         """A row a system, in percent: the means over its training seeds; a cell that it has no

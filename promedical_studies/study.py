@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import pandas as pd
 
+from promedical_studies import counting
 from promedical_utils.core import machine, plotting, profiles, provenance, run_data, workspace
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
@@ -68,7 +69,7 @@ class Study:
         """Results, counted from what the study kept, and their show."""
         drawn = profiles.of_manifest(manifest)
         compared = self.shows["less"], self.shows.get("over", ())
-        results.write(out, results.count(self.sums(out), *compared, drawn.bootstrap, drawn.seed))
+        counting.write(out, counting.count(self.sums(out), *compared, drawn.bootstrap, drawn.seed))
         rows = results.read(out)  # as written, so that a redrawing is the same
         self.show(rows, manifest, out)
         return rows
@@ -85,18 +86,6 @@ class Study:
         """Label and remark by system."""
         frame = pd.DataFrame({"label": self.shows["labels"]})
         return frame.assign(remark=pd.Series(self.shows.get("remarks", {}), dtype=str)).fillna("")
-
-    def ablation(self, folder: Path, study: str) -> pd.DataFrame:
-        """Rows of ``tables.build_ablation``, in the units of people, from a published study."""
-        cells, named, rows = results.Cells(results.read(folder)), self.named(folder), []
-        against = "adjudicated" if "adjudicated" in cells.against else "truth"
-        for system in cells.systems:
-            seeds = [len(each) for key, each in cells.trained.items() if key[0] == system]
-            row = {"study": study, "variant": system, "labels": against}
-            row["label"] = named.label.get(system, system)
-            row |= {"remark": named.remark.get(system, ""), "seeds": max(seeds, default=1)}
-            rows.append(row | cells.wide(system, tables.OF_REWARD | tables.OF_POLICY, against))
-        return pd.DataFrame(rows)
 
     def note(self, manifest: Mapping) -> str:
         """What a reader must know of its values, under every table and figure."""

@@ -24,6 +24,7 @@ from promedical_utils.evaluation import external, healthbench
 from promedical_utils.paper import all_tables, claims
 from promedical_utils.report import figures, tables
 from promedical_utils.reward_model import calibration
+from promedical_utils.studies import results
 from promedical_utils.studies.catalog import study_of
 
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
@@ -228,7 +229,8 @@ class Run:
         """Variants of the kit's studies for ``tables.build_ablation``; none beside real data."""
         files = TABLES["ablation"].files(self)["studies"].values()
         folders = [path.parent for path in files if path.name == "results.csv"]
-        parts = [study_of(folder.name).ablation(folder, folder.name) for folder in folders]
+        named = [study_of(folder.name).named(folder) for folder in folders]
+        parts = list(map(results.of_ablation, folders, named))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     @cached_property

@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from promedical_studies import policies
-from promedical_utils.studies import results
+from promedical_studies import counting, policies
 from promedical_utils.studies.catalog import kind_of
 
 KIND = kind_of("policies")
@@ -11,7 +10,7 @@ KIND = kind_of("policies")
 
 def count(rows, draws=60, seed=0):
     """Result rows of an evaluation."""
-    return results.count(policies.counted(rows), KIND["less"], KIND["over"], draws, seed)
+    return counting.count(policies.counted(rows), KIND["less"], KIND["over"], draws, seed)
 
 
 def table(rows, variants, draws=60, seed=0):
@@ -26,4 +25,4 @@ def write(folder, rows, draws=60, seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {name: float for name in rows if name.endswith("violation")}
     rows.astype(numbers).to_parquet(folder / "evaluation.parquet")
-    results.write(folder, count(rows, draws, seed))
+    counting.write(folder, count(rows, draws, seed))

@@ -9,9 +9,9 @@ from helpers import benches, studies
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 
+from promedical_studies import counting
 from promedical_studies import policies as policy_study
 from promedical_studies.policies import Policies
-from promedical_studies.reward_models import RewardModels
 from promedical_utils.core import plotting
 from promedical_utils.core.workspace import sha256
 from promedical_utils.evaluation import bench
@@ -322,7 +322,8 @@ def test_ablation_stands_each_reported_row_before_the_kits_own(tmp_path, monkeyp
     rows, table = studied()
     studies.write(tmp_path / "policies", rows, draws=30)
     monkeypatch.setattr(policy_study, "VARIANTS", VARIANTS)
-    policies = Policies({}).ablation(tmp_path / "policies", "policies")
+    folder = tmp_path / "policies"
+    policies = results.of_ablation(folder, Policies({}).named(folder))
     cells = [
         (model, seed, metric, part, against, "value", "", value, value - 0.01, value + 0.01, 50)
         for model in ("criterion", "scalar_blind")
@@ -331,11 +332,11 @@ def test_ablation_stands_each_reported_row_before_the_kits_own(tmp_path, monkeyp
         if not (model == "scalar_blind" and metric == "veto_f1_paper")
         for seed in ("1", "2", "3", "mean")
     ]
-    (tmp_path / "rewards").mkdir()
-    results.write(tmp_path / "rewards", pd.DataFrame(cells, columns=results.COLUMNS))
+    folder = tmp_path / "reward_models"
+    folder.mkdir()
+    counting.write(folder, pd.DataFrame(cells, columns=counting.COLUMNS))
     named = pd.DataFrame({"label": "criterion RM", "remark": ""}, index=["criterion"])
-    monkeypatch.setattr(RewardModels, "named", lambda self, folder: named)
-    rewards = RewardModels({}).ablation(tmp_path / "rewards", "reward_models")
+    rewards = results.of_ablation(folder, named)
     assert set(rewards.seeds) == {3}
     reported = tables.reported("ablation")
     df = tables.build_ablation(reported, pd.concat([rewards, policies]))

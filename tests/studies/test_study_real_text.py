@@ -8,7 +8,7 @@ import pytest
 from data import test_real_sets as invented
 from pipeline.test_reward_models import real_rows
 
-from promedical_studies import real_policy, real_text, reward_models
+from promedical_studies import counting, real_policy, real_text, reward_models
 from promedical_studies.learning_curve import LearningCurve
 from promedical_studies.real_policy import RealPolicy
 from promedical_studies.real_text import RealText
@@ -213,7 +213,7 @@ def test_a_gate_counts_only_what_lies_above_a_half_as_a_whole():
         + ("value", "", *three, 40)
         for source, three in ends.items()
     ]
-    cells = results.Cells(pd.DataFrame(rows, columns=results.COLUMNS))
+    cells = results.Cells(pd.DataFrame(rows, columns=counting.COLUMNS))
     gate = RealPolicy({}).gate(cells).set_index("source")
     assert gate.passed.to_dict() == {
         "kqa": True,

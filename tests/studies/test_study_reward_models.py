@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from helpers.benches import make, noisy
 
+from promedical_studies import counting
 from promedical_studies.reward_models import RewardModels
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError
@@ -117,7 +118,7 @@ def test_results_and_tables_come_out_of_the_published_files_alone(done, tmp_path
     RewardModels(PLAN).redraw(tmp_path / "study")
     assert {p.name: p.read_bytes() for p in (tmp_path / "study").iterdir()} == before
     pd.testing.assert_frame_equal(results.read(tmp_path / "study"), found)
-    assert list(found) == results.COLUMNS
+    assert list(found) == counting.COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def counted():
 
 
 def counts(counted, others=()):
-    return results.count(RewardModels({}).by_training(counted), others, (), 200, 3)
+    return counting.count(RewardModels({}).by_training(counted), others, (), 200, 3)
 
 
 def test_a_mean_is_that_of_its_seeds(counted):
@@ -192,7 +193,7 @@ def test_a_difference_is_paired_by_seed_and_over_all_seeds(counted):
 
 def test_sums_are_read_as_they_were_written(counted, tmp_path):
     sums = RewardModels({}).by_training(counted)
-    results.write_sums(tmp_path, [results.rows_of(sums)])
+    counting.write_sums(tmp_path, [counting.rows_of(sums)])
     again = results.read_sums(tmp_path)
     order = [sums.samples.instruction_id.tolist().index(i) for i in again.samples.instruction_id]
     counted = [n for n, total in enumerate(sums.counts.sum(axis=0)) if total]
