@@ -1,1 +1,1 @@
-"""What the studies in ``promedical_studies`` share: plan, result rows, contrasts."""
+"""What the paper reads of the studies in ``promedical_studies``: plans, result rows, contrasts."""
