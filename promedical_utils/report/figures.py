@@ -113,9 +113,8 @@ def claims_forest(df: pd.DataFrame) -> Figure:
     df = df.assign(weakest=df.weakest.astype(bool), **ends.set_axis([*ENDS], axis=1))
     shown, looks = df[df.weakest], styles_of("claims_forest")
     figure, [[axis]] = canvas(11, 1.6 + 0.42 * len(shown))
-    units = shown.unit.map({"points": "", "criteria": " (1/100 criteria)"}).astype(
-        str
-    )  # none in smoke
+    units = shown.unit.map({"points": "", "criteria": " (1/100 criteria)"})
+    units = units.astype(str)  # none in smoke
     rows = [textwrap.fill(text, width=66) for text in shown.says + units]
     shown = shown.assign(y=plotting.name_rows(axis, rows).astype(float))
     # the others of a claim are spread below it
