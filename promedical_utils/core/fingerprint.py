@@ -26,8 +26,9 @@ def of_code(modules: Iterable[str], data: bool = True) -> str:
         reached[name], imported, folders = _module(name)
         reached |= {folder: _contents(project_root() / folder) for folder in folders}
         queue |= imported - reached.keys()
-    rooms = sorted({_path(".".join(name.split(".")[:2])).parent for name in reached if "." in name})
-    files = [_contents(room) for room in rooms if room.is_dir()] if data else []
+    first = {_path(".".join(name.split(".")[:2])) for name in reached if "." in name}
+    rooms = sorted(path.parent for path in first if path.name == "__init__.py")
+    files = [_contents(room) for room in rooms] if data else []
     lock = sha256(project_root() / "requirements.lock")
     return short_hash(*sorted(reached.items()), *files, lock)
 

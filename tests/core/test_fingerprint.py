@@ -4,6 +4,8 @@ import pytest
 
 from promedical_utils.core import fingerprint
 
+A = '"""Doc."""\nfrom promedical_studies import d\nfrom promedical_utils import b, near\n'
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -12,9 +14,13 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "Snakefile").touch()
     (tmp_path / "requirements.lock").write_text("torch==1\n")
     (folder / "__init__.py").write_text("")
-    (folder / "a.py").write_text('"""Doc."""\nfrom promedical_utils import b, near\n')
+    (folder / "a.py").write_text(A)
     (folder / "b.py").write_text("RATE = 1\n")
     (folder / "c.py").write_text("OTHER = 1\n")
+    studies = tmp_path / "promedical_studies"
+    studies.mkdir()
+    (studies / "__init__.py").touch()
+    (studies / "d.py").write_text("DOSE = 1\n")
     for room in ("near", "far"):
         (folder / room).mkdir()
         (folder / room / "__init__.py").touch()
@@ -35,10 +41,12 @@ def of_a() -> str:
         ("b.py", "RATE = 2\n", True),
         ("b.py", '"""Words."""\nRATE = 1  # why\n', False),
         ("c.py", "OTHER = 2\n", False),
-        ("a.py", '"""Other words."""\nfrom promedical_utils import b, near\n', False),
+        ("a.py", A.replace("Doc.", "Other words."), False),
         ("../requirements.lock", "torch==2\n", True),
         ("near/words.yaml", "a: 1\n", True),
         ("far/words.yaml", "a: 1\n", False),
+        ("../promedical_studies/d.py", "DOSE = 2\n", True),
+        ("../promedical_studies/plan.yaml", "a: 1\n", False),  # of another study
     ],
 )
 def test_what_a_result_hangs_on(package, path, text, counts):
