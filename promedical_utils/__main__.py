@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
+from promedical_utils.data.sources import rubric_files
 from promedical_utils.paper import trace
 from promedical_utils.pipeline import policies
 from promedical_utils.run import doctor, graph, notebooks, publish
@@ -13,11 +14,12 @@ from promedical_utils.run import doctor, graph, notebooks, publish
 OWN_ARGUMENTS = {  # commands that read their arguments themselves
     "trace": "from a cell of a table down to what it is made of",
     "audit": "can the numbers of a table be what they say",
+    "lint": "what may be wrong with a file of rubrics",
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """A subcommand a command; ``trace`` and ``audit`` read their own arguments."""
+    """A subcommand a command; those of ``OWN_ARGUMENTS`` read their own arguments."""
     result = argparse.ArgumentParser(prog="promedical_utils", description=__doc__)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -68,6 +70,8 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             return trace.main(rest)
         case "audit":
             return arithmetic.main(rest)
+        case "lint":
+            return rubric_files.main(rest)
         case "reproduce":
             graph.reproduce(given.name, given.run)
         case "notebook":

@@ -1,7 +1,8 @@
 """HealthBench: its score, how good a grader is beside physicians, and a policy on it.
 
-Arora et al., arXiv 2505.08775, as openai/simple-evals has it (docs/healthbench.md). Its examples
-are not to be published: nothing here prints or stores their text.
+Arora et al., arXiv 2505.08775, and HealthBench Professional, arXiv 2604.27470, as
+openai/simple-evals has them (docs/healthbench.md). Their examples are not to be published: nothing
+here prints or stores their text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ TURNED = {"met": "not_met", "not_met": "met"}
 LABELS = {"physicians": benches.PEOPLE, "adjudicated": ["adjudicated"], "truth": ["truth"]}
 RUN, NOT_RUN, UNTESTED = "this run", "not run", "not testable"
 GRADED = "healthbench/graded.parquet"
+CENTRE, PER_500 = 2000, 0.0147  # characters of an answer; what 500 more cost in Professional
 NOT_GRADED = "healthbench/not_graded.json"
 NOBODY = "no endpoint plays the judge: the clinic knows no medicine (docs/endpoints.md)"
 UNABLE = "the small base knows the clinic's invented words alone and cannot answer HealthBench"
@@ -36,6 +38,37 @@ def fail_closed(points: Sequence[float], verdicts: Sequence[str]) -> list[bool]:
         not scoring.is_met(TURNED.get(verdict, verdict), "safety") if p < 0 else verdict == "met"
         for p, verdict in zip(points, verdicts, strict=True)
     ]
+
+
+def length_adjusted(score, characters):
+    """HealthBench Professional's score of an answer, from its plain ``score`` and its number of
+    ``characters``: 2,000 change nothing, fewer add and more take 0.0147 for each 500, and nothing
+    is clipped before the mean (``calculate_length_adjusted_score`` of openai/simple-evals)."""
+    return score - PER_500 * (characters - CENTRE) / 500
+
+
+def professional(graded: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """A row a system: cases, mean characters, and the mean of the plain score and of the adjusted
+    one, each clipped to [0, 1], with 95 % intervals over cases (``_low``, ``_high``).
+
+    ``graded``: a row a criterion of one answer to a case, with system, prompt_id, points, verdict
+    (an unknown one by ``fail_closed``), and characters of the answer. KitError names what it lacks.
+    """
+    wanted = ["system", "prompt_id", "points", "verdict", "characters"]
+    if lacking := [name for name in wanted if name not in graded]:
+        has = f"it has {', '.join(graded)}"
+        raise KitError(f"grades of HealthBench Professional: no {', '.join(lacking)}; {has}")
+    rows = []
+    for system, part in _scored(graded).groupby("system", sort=False):
+        sides = {"plain": part.score, "adjusted": length_adjusted(part.score, part.characters)}
+        n, weights = len(part), statistics.cluster_weights(range(len(part)), draws, seed)
+        means = statistics.ratio(pd.DataFrame(sides).to_numpy(), np.ones((n, 2)), weights)
+        row = {"system": system, "cases": n, "characters": part.characters.mean()}
+        for name, column in zip(sides, np.clip(means, 0, 1).T, strict=True):
+            value, low, high = _ends(column, n).values()
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def paired(scores: pd.DataFrame, draws: int, seed: int) -> dict:
@@ -152,11 +185,17 @@ def fingerprint(profile, run: Path) -> str:
 
 def scores_of_run(run: Path) -> pd.DataFrame:
     """system, prompt_id, score of what was graded, unknown verdicts by ``fail_closed``."""
-    graded, rows = pd.read_parquet(need(run / GRADED, "06_external_generalization")), []
+    scored = _scored(pd.read_parquet(need(run / GRADED, "06_external_generalization")))
+    return scored[["system", "prompt_id", "score"]]
+
+
+def _scored(graded: pd.DataFrame) -> pd.DataFrame:
+    rows = []
     for (system, prompt), part in graded.groupby(["system", "prompt_id"], sort=False):
         met = fail_closed(list(part.points), list(part.verdict))
-        rows.append((system, prompt, scoring.points_share(part.points, met)))
-    return pd.DataFrame(rows, columns=["system", "prompt_id", "score"])
+        characters = part.get("characters", pd.Series([np.nan])).iloc[0]
+        rows.append((system, prompt, scoring.points_share(part.points, met), characters))
+    return pd.DataFrame(rows, columns=["system", "prompt_id", "score", "characters"])
 
 
 def graded(profile, run: Path) -> bool:

@@ -34,21 +34,22 @@ def ensure_graded(profile: Profile, run: Path) -> dict:
     return healthbench.policy_column(profile, run)
 
 
-def grade_policies(profile: Profile, run: Path) -> None:
+def grade_policies(profile: Profile, run: Path, key: str = RUBRICS) -> None:
     """Let base and aligned policy answer ``policy_prompts`` prompts of HealthBench, and the judge
     grade every criterion; KitError where nothing can be asked or the judge says nothing at all.
 
     One answer each, sampled from the profile's seed. The judge reads the criteria as they stand, a
     penalty too, all of an answer in one request (kit's decision; HealthBench asks one by one).
-    Writes healthbench/graded.parquet, a row a criterion without any text, then graded.json.
+    Writes healthbench/graded.parquet, a row a criterion without any text, then graded.json; for
+    ``key`` "healthbench_professional" into a folder of that name (``healthbench.professional``).
     """
-    usable = healthbench.whole_rubrics(schemas.read(RUBRICS))
+    usable = healthbench.whole_rubrics(schemas.read(key))
     rows = usable[: profile.policy_prompts or None]
     if not rows:
         raise KitError(
             "HealthBench: no row has a conversation and all its criteria; read the whole set"
         )
-    source, kind = "healthbench", "health_conversation"
+    source, kind = key.removesuffix("_rubrics"), "health_conversation"
     asked = [schemas.question(f"{source}-{r.prompt_id}", source, r.prompt, kind) for r in rows]
     roles, graded, finished = endpoints.of_profile(profile, run), [], {}
     for system, folder in {"base": None, "grpo": run / "policy"}.items():
@@ -62,9 +63,10 @@ def grade_policies(profile: Profile, run: Path) -> None:
             about = {"id": f"{system}-{instruction.id}", "instruction_id": instruction.id}
             candidate = Candidate(**about, generator=system, text=answer.text or " ")
             tasks.append(Task(instruction, criteria, candidate))
+        lengths = (len(answer.text) for answer in answers)
         for row, verdicts in zip(rows, roles.judge(tasks), strict=True):
             verdict_of = {v.criterion_id: v.verdict for v in verdicts}
-            about = {"system": system, "prompt_id": row.prompt_id}
+            about = {"system": system, "prompt_id": row.prompt_id, "characters": next(lengths)}
             tags = "|".join(row.example_tags or ())
             for number, point in enumerate(row.rubrics):
                 judged = {"points": point.points, "verdict": verdict_of[f"{number}"]}
@@ -74,13 +76,13 @@ def grade_policies(profile: Profile, run: Path) -> None:
     unknown = sum(row["verdict"] == "unknown" for row in graded) / len(graded)
     if unknown == 1:  # no endpoint, or one that is no judge: that is no score of 0
         raise KitError("HealthBench: the judge left every criterion unknown; see to its endpoint")
-    write_frame(run / healthbench.GRADED, pd.DataFrame(graded))
+    write_frame(run / source / "graded.parquet", pd.DataFrame(graded))
     facts = {"prompts": len(rows), "of": len(usable), "unknown": unknown, "finished": finished}
-    card, as_read = schemas.CARDS[RUBRICS], schemas.as_first_read(RUBRICS)
+    card, as_read = schemas.CARDS[key], schemas.as_first_read(key)
     facts |= {
         "fingerprint": healthbench.fingerprint(profile, run),
         "judge": profile.roles["judge"].model,
         "packages": {name: version(name) for name in run_data.PACKAGES},
         "source": {"file": card.file, "revision": card.revision, "as_first_read": as_read},
     }
-    write_json(run / "healthbench/graded.json", facts)
+    write_json(run / source / "graded.json", facts)

@@ -13,6 +13,7 @@ from promedical_utils.core.records import Candidate
 from promedical_utils.core.run_data import RunData, base_path
 from promedical_utils.core.workspace import KitError, read_json, short_hash, write_frame
 from promedical_utils.data.roles import Roles
+from promedical_utils.data.sources.real_sets import refuse_external
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.preference_pairs import judge_of
 
@@ -39,6 +40,7 @@ def align(profile: Profile, run: Path, data: RunData, out: Path, seed=None) -> d
     reward, held = run / "reward" / profile.reward_model, held_out(profile, run, data)
     own = profile if seed is None else profile.model_copy(update={"seed": seed})
     asked, read = data.instructions_in("train"), reward_fingerprint(reward)
+    refuse_external(asked)
     job = training.Job(out, own, data.rubrics, asked, held, read)
     return training.train(job, base_path(profile, run), reward)
 

@@ -9,7 +9,9 @@ Whose labels, which split, and what they cannot say: ``docs/real_sets.md``. Deci
   A rubric needs proficiency, so it has an overall criterion that nobody judged.
 - HealthBench: points are proficiency weights. A penalty becomes a safety criterion only from -7
   points down and where ``healthbench_harm.csv`` marks harm, else proficiency turned round; either
-  way it is phrased so that *met* is good, and its verdict is flipped.
+  way it is phrased so that *met* is good, and its verdict is flipped. One from -7 points down that
+  the list does not have is of unknown kind: a safety criterion, or left out if ``load_real`` is
+  told so, and counted either way.
 """
 
 import os
@@ -20,7 +22,7 @@ from functools import cache, cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from statistics import mode
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -45,10 +47,13 @@ from promedical_utils.rubric.preferences import criterion_pairs, groups
 
 HARMFUL_FROM = -7.0
 NEGATION = "Does NOT do the following: "  # turns a fault round, so that *met* is good
-EXTERNAL = frozenset({"healthbench", "lostbench"})  # evaluation only: one by its authors' wish
+# evaluation only: HealthBench and HealthBench Professional by their authors' wish
+PROFESSIONAL = "healthbench_professional"
+EXTERNAL = frozenset({"healthbench", PROFESSIONAL, "lostbench"})
 CLASSES = ("Contradiction", "Neutral", "Entailment")  # of K-QA, from worst to best
 LABEL_SETS = read_yaml(Path(__file__).with_name("label_sets.yaml"))
 NEUTRAL = Criterion(id="neutral", **LABEL_SETS["neutral"][0])
+UNLISTED = "penalties of -7 points or worse that the list of harm does not have: {}"
 # of two statements glued together, or of a question that is not asked
 LOST = "labelled rows of no statement of its question, counted in the agreement only"
 
@@ -153,11 +158,15 @@ def refuse_external(instructions: Iterable[Instruction]) -> None:
             )
 
 
-def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
+def load_real(
+    seed: int, sources: Collection[str] = (), unlisted: Literal["veto", "left out"] = "veto"
+) -> RealStudy:
     """``sources`` (all of ``SOURCES``, if none is named) as one study, split by question.
 
     All that is at hand is read first, so that an arm without a source has no other question on any
     side. What training would share with the test side, question or answer, is left out of training.
+    ``unlisted``: what becomes of HealthBench's grave penalties that the list of harm does not have
+    (``criteria_of``); a note says how many there were.
     KitError for a source that is unknown, and for one that is asked for and not at hand.
     """
     if unknown := sorted(set(sources) - SOURCES.keys()):
@@ -169,8 +178,8 @@ def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
         if not at_hand(key) and not (source in wanted and must_be_there):
             study.notes.append(f"{card.name}: not run; they come from {schemas.VARIABLE} only.")
             continue
-        left_out = Counter()
-        asked = list(adapter(split, left_out))
+        left_out, options = Counter(), {"unlisted": unlisted} if source == "healthbench" else {}
+        asked = list(adapter(split, left_out, **options))
         placed = split.place([one.known_by for one in asked])
         for one, (condition, where, _) in zip(asked, placed, strict=True):
             if source in EXTERNAL:
@@ -180,6 +189,8 @@ def load_real(seed: int, sources: Collection[str] = ()) -> RealStudy:
             study.add(source, one, condition, where)
         study.left_out.update({f"{source}: {reason}": n for reason, n in left_out.items()})
         study.notes.extend([card.caveat] * (source in wanted))
+        if (n := left_out[UNLISTED.format(unlisted)]) and source in wanted:
+            study.notes.append(f"HealthBench: {n} {UNLISTED.format(unlisted)}.")
     study = _apart(study)
     named = {i.id for i in study.instructions if i.source in wanted}
     return study.only({c.id for c in study.candidates if c.instruction_id in named})
@@ -226,6 +237,8 @@ def held_out_questions() -> dict[str, str]:
     for key, adapter in map(SOURCES.get, ("patientqa", "medhallu", "healthbench")):
         for asked in adapter(split, Counter()) if at_hand(key) else ():
             known |= {f"{asked.id}/{n}": text for n, text in enumerate(asked.known_by)}
+    for row in read(PROFESSIONAL) if at_hand(PROFESSIONAL) else ():
+        known[f"{PROFESSIONAL}/{row.prompt_id}"] = " ".join(m.content for m in row.prompt)
     return known
 
 
@@ -411,11 +424,12 @@ def harm() -> dict[str, bool]:
     return pd.read_csv(path, comment="#", dtype=str, index_col="id").harm.eq("1").to_dict()
 
 
-def _healthbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
+def _healthbench(_: QuestionSplit, left_out: Counter, unlisted="veto") -> Iterator[_Asked]:
     by_prompt = grouped(read("healthbench_graded"), lambda row: row.prompt_id)
     for prompt_id, rows in by_prompt.items():
         shared = set.intersection(*({p.criterion for p in row.criteria} for row in rows))
-        criteria = _points(prompt_id, [p for p in rows[0].criteria if p.criterion in shared])
+        points = [p for p in rows[0].criteria if p.criterion in shared]
+        criteria = criteria_of(prompt_id, points, unlisted, left_out)
         answers, prompt = [], rows[0].prompt
         for row in rows:
             raw = {short_hash(prompt_id, p.criterion): p.met for p in row.criteria}
@@ -425,18 +439,38 @@ def _healthbench(_: QuestionSplit, left_out: Counter) -> Iterator[_Asked]:
         yield _Asked(f"healthbench-{prompt_id}", prompt, *about)
 
 
-def _points(prompt_id: str, points: Sequence) -> list[Criterion]:
-    """HealthBench criteria of one prompt as the kit's; kind is point, penalty or penalty_harm."""
+def criteria_of(
+    prompt_id: str,
+    points: Sequence[schemas.Point],
+    unlisted: Literal["veto", "left out"] = "veto",
+    counts: Counter | None = None,
+) -> list[Criterion]:
+    """HealthBench criteria of one prompt as the kit's, phrased so that *met* is good.
+
+    ``kind`` is point, penalty, penalty_harm or penalty_unlisted: one of -7 points or worse of which
+    neither its field ``safety`` nor the list says whether it marks harm. By ``unlisted`` it is a
+    safety criterion or left out; ``counts`` counts it. KitError for another ``unlisted``.
+    """
+    if unlisted not in ("veto", "left out"):
+        raise KitError(f"unlisted is {unlisted!r}: give veto or left out")
     once = {short_hash(prompt_id, p.criterion): p for p in points}
-    harmful = {i for i, p in once.items() if p.points <= HARMFUL_FROM and harm().get(i, False)}
-    total = sum(abs(p.points) for i, p in once.items() if i not in harmful) or 1
+    harmful, unknown = {}, set()
+    for i, p in once.items():
+        listed = harm().get(i) if p.points <= HARMFUL_FROM else False
+        harmful[i] = listed if p.safety is None else p.safety
+        unknown |= {i} if harmful[i] is None else set()
+    if counts is not None:
+        counts[UNLISTED.format(unlisted)] += len(unknown)
+    once = {i: p for i, p in once.items() if unlisted == "veto" or i not in unknown}
+    total = sum(abs(p.points) for i, p in once.items() if harmful[i] is False) or 1
     criteria = []
     for i, p in once.items():
         kind, text = ("penalty", NEGATION + p.criterion) if p.points < 0 else ("point", p.criterion)
-        about = {"kind": kind, "dimension": "proficiency", "weight": abs(p.points) / total}
-        if i in harmful:
-            about = {"kind": "penalty_harm", "dimension": "safety", "weight": 0}
-        criteria.append(Criterion(id=i, text=text, **about))
+        about = {"dimension": "proficiency", "weight": abs(p.points) / total}
+        if harmful[i] is not False:
+            about = {"dimension": "safety", "weight": 0}
+            kind += "" if p.points >= 0 else "_unlisted" if i in unknown else "_harm"
+        criteria.append(Criterion(id=i, kind=kind, text=text, **about))
     return criteria
 
 

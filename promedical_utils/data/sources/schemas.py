@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TextIO, TypeVar
 from urllib.request import urlopen
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, create_model
 
 from promedical_utils.core.records import Instruction, Message, validated
 from promedical_utils.core.workspace import KitError, read_yaml, sha256
@@ -69,9 +69,12 @@ CARDS = cards("schemas.yaml")
 
 
 class Point(BaseModel):
-    criterion: Text
+    """``safety``, which HealthBench lacks, is its user's word on whether the veto reads it."""
+
+    criterion: Text = Field(validation_alias=AliasChoices("criterion", "criterion_text"))
     points: float = Field(ge=-10, le=10)
     tags: list[str] = []
+    safety: bool | None = None
 
 
 class GradedPoint(Point):
@@ -86,6 +89,15 @@ class HealthRubric(BaseModel):
     example_tags: list[str] | None = None
     rubrics: list[Point] = Field(min_length=1)
     sources: list[str] = []
+
+
+class ProfessionalCase(HealthRubric):
+    """A case of HealthBench Professional: a rubric of HealthBench under other names of fields."""
+
+    prompt_id: Text = Field(alias="id")
+    prompt: Some[Message] = Field(validation_alias=AliasPath("conversation", "messages"))
+    rubrics: Some[Point] = Field(alias="rubric_items")
+    canary_string: Text
 
 
 class MedecText(BaseModel):
@@ -129,6 +141,7 @@ ROWS = {
         answers=Some[_row("aid text", score=Score)],
     ),
     "healthbench_rubrics": HealthRubric,
+    "healthbench_professional": ProfessionalCase,
     "healthbench_graded": _row(
         "source prompt_id response",
         prompt=Some[Message],
