@@ -17,12 +17,12 @@ from promedical_utils.core import plotting
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import read_yaml
 
-_RULES = read_yaml(Path(__file__).with_suffix(".yaml"))
-CHECKS = _RULES["checks"]
+_LISTS = read_yaml(Path(__file__).with_suffix(".yaml"))
+RULES = pd.DataFrame(_LISTS["checks"]).T.rename_axis("check")[["severity", "todo"]]
 SEVERITIES = {"error": plotting.RED, "warning": plotting.ORANGE, "note": plotting.GREY}
 ALIKE = 0.8  # share of the content words of two criteria that both have
 EVERYWHERE = 10  # rubrics that have a criterion word for word, from which on it fits any question
-VERBS = _RULES["verbs"].split()
+VERBS = _LISTS["verbs"].split()
 _NAMES = {
     "{subject}": r"^\W*(?:(?:the |a )?(?:response|answer|assistant|model)s? )?",
     "{verbs}": "|".join(f"{verb}s?" for verb in VERBS),
@@ -32,11 +32,11 @@ _NAMES = {
 
 
 def _stem(word: str) -> str:
-    return re.sub("(?:ing|ed|es|e|s|ly)$", "", word) if len(word) > 4 else word
+    return re.sub(r"(?<=\w{3})(?:ing|ed|es|e|s|ly)$", "", word)
 
 
-NEGATIONS = set(_RULES["negations"].split())
-STOCK, FUNCTION = (set(map(_stem, _RULES[name].split())) for name in ("stock", "function"))
+NEGATIONS = set(_LISTS["negations"].split())
+STOCK, FUNCTION = (set(map(_stem, _LISTS[name].split())) for name in ("stock", "function"))
 EMPTY = FUNCTION | NEGATIONS | set(map(_stem, VERBS))  # words that say nothing of the content
 
 
@@ -49,7 +49,7 @@ def _pattern(alternatives: list[str]) -> re.Pattern:
 
 _WORDING = {
     name: (rule.get("side"), _pattern(rule["any"]), _pattern(rule.get("unless", [])))
-    for name, rule in CHECKS.items()
+    for name, rule in _LISTS["checks"].items()
     if "any" in rule
 }
 
@@ -62,15 +62,17 @@ def lint(criteria: pd.DataFrame) -> pd.DataFrame:
     None where nobody has decided; of None a penalty could be a safety criterion), levels (texts,
     the worst first; empty where there is only met or not) and met (the first level that is, or "").
     """
-    found = _of_file(criteria)
+    first, rubrics = criteria.index[0], criteria.groupby("criterion").rubric.transform("nunique")
+    found = [(first, "dimension_missing", "")] if criteria.dimension.eq("").all() else []
+    found += [] if criteria.safety.eq(True).any() else [(first, "veto_empty", "")]
+    everywhere = rubrics[rubrics >= EVERYWHERE].items()
+    found += [(at, "generic", f"word for word in {n} rubrics") for at, n in everywhere]
     for at, c in zip(criteria.index, criteria.itertuples()):
         found += [(at, *finding) for finding in _of_criterion(c)]
     for _, rubric in criteria.groupby("rubric", sort=False):
         found += _of_rubric(rubric)
-    table = pd.DataFrame(found, columns=["at", "check", "seen"])
-    table = table.drop_duplicates(["at", "check"])
-    rules = pd.DataFrame(CHECKS).T[["severity", "todo"]]
-    table = table.join(criteria[["row", "number", "criterion"]], on="at").join(rules, on="check")
+    table = pd.DataFrame(found, columns=["at", "check", "seen"]).drop_duplicates(["at", "check"])
+    table = table.join(criteria[["row", "number", "criterion"]], on="at").join(RULES, on="check")
     order = ["row", "number", "criterion", "check", "severity", "seen", "todo"]
     return table.sort_values("at", kind="stable", ignore_index=True)[order]
 
@@ -79,18 +81,17 @@ def summary(findings: pd.DataFrame, criteria: int) -> pd.DataFrame:
     """A row a check, those that found nothing too: check, severity, findings, rows of the file that
     have one, and share, the findings over the number of ``criteria``."""
     counts = findings.groupby("check").row.agg(findings="size", rows="nunique")
-    rules = pd.DataFrame(CHECKS).T[["severity"]].rename_axis("check")
-    table = rules.join(counts).fillna({"findings": 0, "rows": 0}).reset_index()
-    table = table.astype({"findings": int, "rows": int})
+    table = RULES[["severity"]].join(counts.reindex(RULES.index, fill_value=0)).reset_index()
     return table.assign(share=table.findings / criteria)
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Findings by check, of ``summary``'s checks that found something, coloured by severity."""
-    wide = table[table.findings > 0].pivot(index="check", columns="severity", values="findings")
-    wide = wide.reindex(index=[check for check in CHECKS if check in wide.index])
-    wide = wide.reindex(columns=list(SEVERITIES)).fillna(0)
-    return plotting.stacked_bars(wide, "findings", SEVERITIES.values())
+    """Findings by check of ``summary``, coloured by severity."""
+    found = table.set_index("check")
+    wide = pd.DataFrame({name: found.findings.where(found.severity == name) for name in SEVERITIES})
+    drawn = plotting.stacked_bars(wide.fillna(0), "findings", SEVERITIES.values())
+    drawn.axes[0].locator_params(axis="x", integer=True)
+    return drawn
 
 
 def entropy(points: pd.Series) -> float:
@@ -106,8 +107,8 @@ def _of_criterion(c) -> Iterator[tuple[str, str]]:
     for check, (of, pattern, unless) in _WORDING.items():
         if of in (None, side) and (hit := pattern.search(text)) and not unless.search(text):
             yield check, hit[0].strip()
-    if not text.strip():
-        yield "blank", ""
+    if not re.search(r"[^\W\d_]{2}", text):
+        yield "blank", text.strip()
     elif not re.search("[a-zA-Z]{3}", text):
         yield "not_english", ""
     elif _words(text)[0] <= STOCK:
@@ -150,16 +151,3 @@ def _of_rubric(rubric: pd.DataFrame) -> Iterator[tuple[int, str, str]]:
             yield b, "doubled", f"number {rubric.number[a]}"
         elif words == others:
             yield b, "contradicting", f"number {rubric.number[a]}"
-
-
-def _of_file(criteria: pd.DataFrame) -> list[tuple[int, str, str]]:
-    first, found = criteria.index[0], []
-    if criteria.dimension.eq("").all():
-        found.append((first, "dimension_missing", "in the whole file"))
-    if not criteria.safety.eq(True).any():
-        found.append((first, "veto_empty", "in the whole file"))
-    rubrics = criteria.groupby("criterion").rubric.transform("nunique")
-    everywhere = rubrics[(rubrics >= EVERYWHERE) & criteria.criterion.str.strip().ne("")]
-    return found + [
-        (at, "generic", f"word for word in {n} rubrics") for at, n in everywhere.items()
-    ]

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import pytest
 
 from promedical_utils.core import profiles
-from promedical_utils.core.records import Criterion, Message, SplitRow
+from promedical_utils.core.records import Criterion, Message, Rubric, SplitRow
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data.sources import question_split, real_sets, schemas
 from promedical_utils.pipeline import real_text
+from promedical_utils.rubric import scoring
 from promedical_utils.rubric.preferences import groups
 
 DATA = os.environ.get(schemas.VARIABLE)
@@ -520,6 +521,73 @@ def test_healthbench_penalties_are_turned_so_that_met_is_good(folder):
     }
     pairs = {(p.criterion_id, p.chosen_id[-2:]) for p in study.pairs if "health" in p.chosen_id}
     assert pairs == {(dose.id, "m2"), (wordy.id, "m1"), (odd.id, "m1")}
+
+
+def test_a_grave_penalty_that_the_list_does_not_know_is_a_veto_and_never_proficiency():
+    points = [
+        schemas.Point(criterion="Tells to take twice the dose", points=-10),
+        schemas.Point(criterion="Is wordy", points=-6.9),
+        schemas.Point(criterion="Names the dose", points=5),
+    ]
+    counts = Counter()
+    twice, wordy, dose = criteria = real_sets.criteria_of("p", points, counts=counts)
+    assert (twice.dimension, twice.kind, twice.weight) == ("safety", "penalty_unlisted", 0)
+    assert (wordy.dimension, wordy.weight) == ("proficiency", pytest.approx(6.9 / 11.9))
+    assert (dose.kind, dose.weight) == ("point", pytest.approx(5 / 11.9))
+    assert list(counts.values()) == [1]
+    rubric = Rubric(instruction_id="p", criteria=criteria, status="gold", round=0)
+    bad = {twice.id: "not_met", wordy.id: "met", dose.id: "met"}  # it tells to take twice the dose
+    assert scoring.score(rubric, bad).s3 == 1
+    left = real_sets.criteria_of("p", points, "left out", counts)
+    assert [c.id for c in left] == [wordy.id, dose.id] and len(counts) == 2
+    with pytest.raises(KitError, match="give veto or left out"):
+        real_sets.criteria_of("p", points, "proficiency")
+
+
+def test_questions_of_healthbench_professional_are_held_out_of_open_pools(folder):
+    before = real_sets.held_out_questions()
+    path = folder / schemas.CARDS[real_sets.PROFESSIONAL].file
+    path.parent.mkdir()
+    row = {"id": "c1", "conversation": {"messages": [{"role": "user", "content": "a stork?"}]}}
+    items = [{"criterion_text": "Says no.", "points": 5}]
+    path.write_text(json.dumps(row | {"rubric_items": items, "canary_string": "x"}))
+    now = real_sets.held_out_questions()
+    assert now == before | {f"{real_sets.PROFESSIONAL}/c1": "a stork?"}
+
+
+@pytest.mark.parametrize(
+    ("points", "safety", "kind", "dimension"),
+    [
+        (-10, True, "penalty_harm", "safety"),
+        (-10, False, "penalty", "proficiency"),
+        (-2, True, "penalty_harm", "safety"),
+        (5, True, "point", "safety"),
+    ],
+)
+def test_a_field_of_the_users_decides_before_the_list(points, safety, kind, dimension):
+    given = schemas.Point(criterion="x", points=points, safety=safety)
+    [criterion] = real_sets.criteria_of("p", [given])
+    assert (criterion.kind, criterion.dimension) == (kind, dimension)
+
+
+def test_a_study_says_how_many_penalties_nobody_has_decided_on(folder, monkeypatch):
+    monkeypatch.setattr(real_sets, "harm", dict)  # a list that is empty
+    study = real_sets.load_real(1, ["healthbench"])
+    reason = real_sets.UNLISTED.format("veto")
+    assert study.left_out[f"healthbench: {reason}"] == 2
+    assert f"HealthBench: 2 {reason}." in study.notes
+    of = by_text(study, "healthbench-p1")
+    unlisted = {c.text for c in of.values() if c.kind == "penalty_unlisted"}
+    assert unlisted == {real_sets.NEGATION + t for t in ("invents a dose", "is wordy")}
+    assert (
+        said(study, "healthbench-p1-m1", "language_model")[
+            of[real_sets.NEGATION + "invents a dose"].id
+        ]
+        == "not_met"
+    )
+    left = real_sets.load_real(1, ["healthbench"], unlisted="left out")
+    assert not unlisted & by_text(left, "healthbench-p1").keys()
+    assert left.left_out[f"healthbench: {real_sets.UNLISTED.format('left out')}"] == 2
 
 
 def test_healthbench_cannot_be_trained_on(folder):

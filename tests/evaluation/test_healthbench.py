@@ -16,9 +16,9 @@ from helpers.clinic_server import Server
 from scipy import stats
 
 from promedical_utils.core import profiles
-from promedical_utils.core.workspace import project_root
+from promedical_utils.core.workspace import KitError, project_root
 from promedical_utils.data import roles
-from promedical_utils.data.sources import schemas
+from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.evaluation import healthbench as hb
 from promedical_utils.pipeline import healthbench
 from promedical_utils.rubric import scoring
@@ -64,6 +64,40 @@ def test_two_systems_are_compared_on_the_prompts_that_both_answered():
     reach = stats.t.ppf(0.975, 5) * error
     assert found["difference"]["low"] == pytest.approx(0.6 - reach)
     assert found["difference"]["high"] == pytest.approx(min(1, 0.6 + reach))
+
+
+@pytest.mark.parametrize(
+    ("score", "characters", "wanted"),
+    [(1.0, 2000, 1.0), (1.0, 2500, 0.9853), (1.0, 1500, 1.0147), (-0.5, 2500, -0.5147)],
+)
+def test_length_is_adjusted_about_2000_characters_and_not_clipped(score, characters, wanted):
+    assert hb.length_adjusted(score, characters) == pytest.approx(wanted)
+
+
+def test_professional_has_the_adjusted_mean_beside_the_plain_one():
+    rows = [  # base: 5/8 at 1,000 characters, then (5 - 8)/8 at 4,000, an unknown penalty standing
+        ("base", "a", 5, "met", 1000),
+        ("base", "a", 3, "not_met", 1000),
+        ("base", "a", -8, "not_met", 1000),
+        ("base", "b", 5, "met", 4000),
+        ("base", "b", 3, "unknown", 4000),
+        ("base", "b", -8, "unknown", 4000),
+        ("grpo", "a", 8, "met", 500),
+    ]
+    columns = ["system", "prompt_id", "points", "verdict", "characters"]
+    graded = pd.DataFrame(rows, columns=columns)
+    base, grpo = hb.professional(graded, 100, 0).to_dict("records")
+    plain = (5 / 8 - 3 / 8) / 2
+    adjusted = (5 / 8 + 0.0147 * 2 - 3 / 8 - 0.0147 * 4) / 2
+    assert (base["cases"], base["characters"]) == (2, 2500)
+    assert base["plain"] == pytest.approx(plain)
+    assert base["adjusted"] == pytest.approx(adjusted)
+    assert (grpo["plain"], grpo["adjusted"]) == (1, 1)  # 1.0441, the mean alone is clipped
+    many = pd.concat([graded.assign(prompt_id=graded.prompt_id + str(n)) for n in range(9)])
+    base = hb.professional(many, 500, 0).iloc[0]
+    assert base.plain_low < plain < base.plain_high and base.cases == 18
+    with pytest.raises(KitError, match="no characters; it has system, prompt_id, points, verdict"):
+        hb.professional(graded.drop(columns="characters"))
 
 
 # ---------------------------------------------------------------- graders beside physicians
@@ -350,6 +384,48 @@ def test_policies_answer_a_judge_grades_and_the_score_comes_out(asked, capsys):
     changed = healthbench.ensure_graded(profile(), run)
     assert changed["status"] == hb.NOT_RUN and "no endpoint plays the judge" in changed["reason"]
     assert capsys.readouterr().out == ""
+
+
+def professional_row(name):
+    row = rubric_row(name)
+    items = [{"criterion_text": c["criterion"], "points": c["points"]} for c in row["rubrics"]]
+    about = {"use_case": "consult", "type": "good_faith", "difficulty": "typical"}
+    about |= {"specialty": "s", "physician_response": "rest", "canary_string": "x"}
+    return {"id": name, "conversation": {"messages": row["prompt"]}, "rubric_items": items} | about
+
+
+def save_professional(data, *rows):
+    path = data / schemas.CARDS[real_sets.PROFESSIONAL].file
+    path.parent.mkdir()
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_professional_is_graded_beside_healthbench_and_is_never_trained_on(asked):
+    run, data, profile = asked
+    save_professional(data, *(professional_row(f"c{n}") for n in range(3)))
+    with Server(Judge()) as server:
+        settings = profile(server.url, policy_prompts=0)
+        healthbench.grade_policies(settings, run, real_sets.PROFESSIONAL)
+    assert not (run / hb.GRADED).exists()
+    graded = pd.read_parquet(run / real_sets.PROFESSIONAL / "graded.parquet")
+    assert len(graded) == 2 * 3 * 5
+    assert graded.groupby(["system", "prompt_id"]).characters.nunique().eq(1).all()
+    table = hb.professional(graded, 50, 0)
+    assert table.system.tolist() == ["base", "grpo"] and table.cases.eq(3).all()
+    row = schemas.read(real_sets.PROFESSIONAL)[0]
+    assert [p.points for p in row.rubrics] == [7, 3, -5, 4, -2] and row.prompt_id == "c0"
+    asked_of = schemas.question("x", real_sets.PROFESSIONAL, row.prompt, "health_conversation")
+    with pytest.raises(KitError, match="canary"):
+        real_sets.refuse_external([asked_of])
+
+
+def test_a_case_without_its_canary_is_none_of_professional(asked):
+    _, data, _ = asked
+    row = professional_row("c0")
+    del row["canary_string"]
+    save_professional(data, row)
+    with pytest.raises(KitError, match="row 1, field canary_string"):
+        schemas.read(real_sets.PROFESSIONAL)
 
 
 def test_a_judge_that_fails_lets_every_penalty_stand(asked):

@@ -535,7 +535,9 @@ def aggregate_report(study: RealStudy) -> dict:
         "composition": composition(study).to_dict("records"),
         "left_out": dict(sorted(study.left_out.items())),
         "files_as_first_read": {
-            key: schemas.as_first_read(key) for key, card in schemas.CARDS.items() if card.sha256
+            key: schemas.as_first_read(key)
+            for key, card in schemas.CARDS.items()
+            if card.sha256 and key != PROFESSIONAL  # which no study reads
         },
         "kqa_agreement": agreement(read("kqa_labels")),
     }

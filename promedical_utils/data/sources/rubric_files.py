@@ -17,6 +17,7 @@ import pandas as pd
 from pyarrow import parquet
 
 from promedical_utils.core import plotting
+from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.workspace import KitError, read_yaml, short_hash, write_frame
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.rubric import linter
@@ -69,8 +70,12 @@ def _rows(lines: TextIO, kind: str, name: str) -> Iterator[dict]:
             yield row
     elif kind in ("json", "toml"):  # verifiers' is a list of criteria, or has one
         given = json.load(lines) if kind == "json" else tomllib.loads(lines.read())
-        given = [{"criteria": given}] if isinstance(given, list) and "text" in given[0] else given
-        yield from given if isinstance(given, list) else [given]
+        bare = isinstance(given, list) and any("text" in one for one in given)
+        yield from (
+            given
+            if isinstance(given, list) and not bare
+            else [{"criteria": given} if bare else given]
+        )
     else:
         yield from schemas.parsed(lines, name)
 
@@ -110,10 +115,11 @@ def _items(row: Mapping, field: str | None) -> list[Mapping]:
 def _criterion(name: str, fields: Mapping, row: Mapping, item: Mapping, where: str) -> dict:
     text, points = (item.get(fields.get(field)) for field in ("text", "points"))
     try:
-        points = float("nan" if points in (None, "") else points)
+        points = math.nan if points in (None, "") else float(points)
+        readable = item.get(fields.get("points")) in (None, "") or math.isfinite(points)
     except (TypeError, ValueError):
-        points = math.inf
-    if math.isinf(points):
+        readable = False
+    if not readable:
         raise KitError(f"{where}, field {fields['points']}: not a number; write one, as in 0.5")
     given = item.get(fields.get("safety", "safety"))
     said = str("" if given is None else given).strip().lower()
@@ -122,7 +128,9 @@ def _criterion(name: str, fields: Mapping, row: Mapping, item: Mapping, where: s
     safety, dimension = YES_NO[said], str(item.get(fields.get("dimension")) or "").strip().lower()
     if safety is None and name.startswith("HealthBench") and points <= real_sets.HARMFUL_FROM:
         safety = real_sets.harm().get(short_hash(row.get(fields["prompt"]), text))
-    elif safety is None and (dimension or name.startswith("HealthBench") or not points < 0):
+    elif safety is None and (
+        dimension in DIMENSIONS or name.startswith("HealthBench") or not points < 0
+    ):
         safety = dimension == "safety"
     levels = fields.get("levels", "")
     levels = item.get(levels, ()) if isinstance(levels, str) else [item[c] for c in levels]
