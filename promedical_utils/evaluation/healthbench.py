@@ -60,14 +60,13 @@ def professional(graded: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.D
         raise KitError(f"grades of HealthBench Professional: no {', '.join(lacking)}; {has}")
     rows = []
     for system, part in _scored(graded).groupby("system", sort=False):
-        sides = {"plain": part.score, "adjusted": length_adjusted(part.score, part.characters)}
+        part = part.assign(adjusted=length_adjusted(part.score, part.characters))
         n, weights = len(part), statistics.cluster_weights(range(len(part)), draws, seed)
-        means = statistics.ratio(pd.DataFrame(sides).to_numpy(), np.ones((n, 2)), weights)
+        sums = part[["score", "adjusted"]].to_numpy()
+        plain, adjusted = np.clip(statistics.ratio(sums, np.ones((n, 2)), weights), 0, 1).T
         row = {"system": system, "cases": n, "characters": part.characters.mean()}
-        for name, column in zip(sides, np.clip(means, 0, 1).T, strict=True):
-            value, low, high = _ends(column, n).values()
-            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        rows.append(row)
+        row |= suffixed("plain", _ends(plain, n).values())
+        rows.append(row | suffixed("adjusted", _ends(adjusted, n).values()))
     return pd.DataFrame(rows)
 
 

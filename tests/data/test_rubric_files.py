@@ -72,6 +72,16 @@ def test_verifiers_toml_and_its_choices(tmp_path):
     assert linter.lint(frame).query("check == 'levels'").number.tolist() == [1]
 
 
+def test_a_row_without_criteria_and_a_rubric_without_numbers_are_not_lost(tmp_path):
+    rows = [{"question": n, "rubric": items} for n, items in enumerate((RAR, [], None))]
+    frame, _ = rubric_files.read(save(tmp_path, "a.jsonl", *rows))
+    assert linter.lint(frame).query("check == 'blank'").row.tolist() == [2, 3]
+    text = {"rubric": "Names the dose.\nNames Morlodor."}
+    assert rubric_files.read(save(tmp_path, "b.jsonl", text))[0].criterion.tolist() == [
+        text["rubric"]
+    ]
+
+
 def professional(**changes):
     items = [{"criterion_text": GOOD, "points": 5}, {"criterion_text": BAD, "points": -8}]
     talk = {"messages": [{"role": "user", "content": "what may I take?"}]}
@@ -117,6 +127,7 @@ def test_a_clinicians_table(tmp_path):
     [
         ("a.csv", f"criterion,points\n{GOOD},5\nNames it, and more,5\n", "row 2: a cell too many"),
         ("a.csv", f"criterion,points\n{GOOD}\n", "row 1: too few cells"),
+        ("a.csv", f"criterion,points,points\n{GOOD},5,4\n", "a column stands twice in criterion,"),
         ("a.csv", "aspect,points\nDose,5\n", "no column criterion, but aspect, points"),
         ("a.csv", f"criterion,points\n{GOOD},five\n", "row 1, criterion 1, field points"),
         ("a.csv", f"criterion,points\n{GOOD},nan\n", "row 1, criterion 1, field points"),

@@ -25,6 +25,8 @@ from promedical_utils.rubric import linter
 _NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
 FORMATS, TABLE = _NAMES["formats"], _NAMES["table"]
 YES_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "": None}
+_OF_CRITERION = ("text", "points", "dimension", "met")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 SHOWN = 10  # findings that are printed
 
 
@@ -49,12 +51,11 @@ def read(path: Path) -> tuple[pd.DataFrame, str]:
         found = []
         for n, row in enumerate(rows, 1):
             rubric = row.get(fields.get("rubric"), "all") if name == "table" else n
-            for number, item in enumerate(_items(row, fields.get("criteria")), 1):
+            items = _items(row, fields.get("criteria")) or [{}]  # a row without any is blank
+            for number, item in enumerate(items, 1):
                 about = {"row": n, "rubric": rubric, "number": n if name == "table" else number}
                 where = f"{path.name}, row {n}, criterion {number}"
                 found.append(about | _criterion(name, fields, row, item, where))
-    if not found:
-        raise KitError(f"{path.name}: no criterion in {len(rows)} rows; give a file that has some")
     return pd.DataFrame(found), name
 
 
@@ -63,19 +64,19 @@ def _rows(lines: TextIO, kind: str, name: str) -> Iterator[dict]:
         header = lines.readline()
         lines.seek(0)
         mark = "\t" if kind == "tsv" else max(",;", key=header.count)  # ; is Excel's, in places
-        for n, row in enumerate(csv.DictReader(lines, delimiter=mark, strict=True), 1):
+        sheet = csv.DictReader(lines, delimiter=mark, strict=True)
+        if len(set(sheet.fieldnames or ())) < len(sheet.fieldnames or ()):
+            raise KitError(f"{name}: a column stands twice in {header.strip()}; rename one")
+        for n, row in enumerate(sheet, 1):
             if None in row or None in row.values():
                 which = "a cell too many" if None in row else "too few cells"
                 raise KitError(f"{name}, row {n}: {which}; put texts that have {mark!r} in quotes")
             yield row
-    elif kind in ("json", "toml"):  # verifiers' is a list of criteria, or has one
+    elif kind in ("json", "toml"):  # verifiers' is a list of criteria, or an object that has one
         given = json.load(lines) if kind == "json" else tomllib.loads(lines.read())
-        bare = isinstance(given, list) and any("text" in one for one in given)
-        yield from (
-            given
-            if isinstance(given, list) and not bare
-            else [{"criteria": given} if bare else given]
-        )
+        if isinstance(given, dict) or any("text" in one for one in given):
+            given = [given if isinstance(given, dict) else {"criteria": given}]
+        yield from given
     else:
         yield from schemas.parsed(lines, name)
 
@@ -103,40 +104,32 @@ def _items(row: Mapping, field: str | None) -> list[Mapping]:
     """The criteria of a row; of a table the row itself."""
     given = row.get(field) or [] if field else [row]
     if isinstance(given, str):  # OpenRubrics
-        given = re.split(r"^\s*\d+[.)]\s+", given, flags=re.MULTILINE)[1:]
-    items = [{"text": one.strip()} if isinstance(one, str) else one for one in given]
+        given = filter(str.strip, re.split(r"(?m)^\s*\d+[.)]\s+", given))
     if field == "Must_have":
-        items = [one | {"dimension": "proficiency"} for one in items]
-        more = row.get("Nice_to_have") or []
-        items += [{"text": text, "dimension": "excellence"} for text in more]
-    return items
+        of = {field: "proficiency", "Nice_to_have": "excellence"}
+        return [{"text": text, "dimension": of[key]} for key in of for text in row.get(key) or ()]
+    return [{"text": one.strip()} if isinstance(one, str) else one for one in given]
 
 
 def _criterion(name: str, fields: Mapping, row: Mapping, item: Mapping, where: str) -> dict:
-    text, points = (item.get(fields.get(field)) for field in ("text", "points"))
-    try:
-        points = math.nan if points in (None, "") else float(points)
-        readable = item.get(fields.get("points")) in (None, "") or math.isfinite(points)
-    except (TypeError, ValueError):
-        readable = False
-    if not readable:
-        raise KitError(f"{where}, field {fields['points']}: not a number; write one, as in 0.5")
+    text, points, dimension, met = (item.get(fields.get(f)) for f in _OF_CRITERION)
     given = item.get(fields.get("safety", "safety"))
     said = str("" if given is None else given).strip().lower()
+    if points not in (None, "") and not re.fullmatch(_NUMBER, str(points).strip()):
+        raise KitError(f"{where}, field {fields['points']}: not a number; write one, as in 0.5")
     if said not in YES_NO:
         raise KitError(f"{where}, field safety: {said!r}; write yes, no or nothing")
-    safety, dimension = YES_NO[said], str(item.get(fields.get("dimension")) or "").strip().lower()
-    if safety is None and name.startswith("HealthBench") and points <= real_sets.HARMFUL_FROM:
+    points = math.nan if points in (None, "") else float(points)
+    dimension, safety = str(dimension or "").strip().lower(), YES_NO[said]
+    of_healthbench = name.startswith("HealthBench")
+    if safety is None and of_healthbench and points <= real_sets.HARMFUL_FROM:
         safety = real_sets.harm().get(short_hash(row.get(fields["prompt"]), text))
-    elif safety is None and (
-        dimension in DIMENSIONS or name.startswith("HealthBench") or not points < 0
-    ):
+    elif safety is None and (dimension in DIMENSIONS or of_healthbench or not points < 0):
         safety = dimension == "safety"
     levels = fields.get("levels", "")
     levels = item.get(levels, ()) if isinstance(levels, str) else [item[c] for c in levels]
     about = {"dimension": dimension, "safety": safety, "levels": tuple(levels)}
-    met = str(item.get(fields.get("met")) or "")
-    return {"criterion": str(text or ""), "points": points, **about, "met": met}
+    return {"criterion": str(text or ""), "points": points, **about, "met": str(met or "")}
 
 
 def main(given: Sequence[str] | None = None) -> int:
