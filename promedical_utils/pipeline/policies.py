@@ -35,12 +35,13 @@ def train_policy(profile: Profile, run: Path) -> dict:
 
 def align(profile: Profile, run: Path, data: RunData, out: Path, seed=None) -> dict:
     """Train one policy on the run's data into ``out`` (``training.train``); its report."""
+    asked = data.instructions_in("train")
+    refuse_external(asked)
     from promedical_utils.policy import training  # loads torch
 
     reward, held = run / "reward" / profile.reward_model, held_out(profile, run, data)
     own = profile if seed is None else profile.model_copy(update={"seed": seed})
-    asked, read = data.instructions_in("train"), reward_fingerprint(reward)
-    refuse_external(asked)
+    read = reward_fingerprint(reward)
     job = training.Job(out, own, data.rubrics, asked, held, read)
     return training.train(job, base_path(profile, run), reward)
 

@@ -21,6 +21,7 @@ from promedical_utils.data import roles
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.evaluation import healthbench as hb
 from promedical_utils.pipeline import healthbench
+from promedical_utils.pipeline import policies as policies_stage
 from promedical_utils.rubric import scoring
 
 DATA = os.environ.get(schemas.VARIABLE)
@@ -403,13 +404,17 @@ def save_professional(data, *rows):
 def test_professional_is_graded_beside_healthbench_and_is_never_trained_on(asked):
     run, data, profile = asked
     save_professional(data, *(professional_row(f"c{n}") for n in range(3)))
-    with Server(Judge()) as server:
+    judge = Judge()
+    with Server(judge) as server:
         settings = profile(server.url, policy_prompts=0)
         healthbench.grade_policies(settings, run, real_sets.PROFESSIONAL)
     assert not (run / hb.GRADED).exists()
     graded = pd.read_parquet(run / real_sets.PROFESSIONAL / "graded.parquet")
     assert len(graded) == 2 * 3 * 5
-    assert graded.groupby(["system", "prompt_id"]).characters.nunique().eq(1).all()
+    lengths = graded.groupby(["system", "prompt_id"]).characters.agg(["nunique", "first"])
+    assert lengths["nunique"].eq(1).all()
+    given = [len(answer) if answer != " " else 0 for _, answer, _ in judge.asked]
+    assert sorted(lengths["first"]) == sorted(given)
     table = hb.professional(graded, 50, 0)
     assert table.system.tolist() == ["base", "grpo"] and table.cases.eq(3).all()
     row = schemas.read(real_sets.PROFESSIONAL)[0]
@@ -417,6 +422,9 @@ def test_professional_is_graded_beside_healthbench_and_is_never_trained_on(asked
     asked_of = schemas.question("x", real_sets.PROFESSIONAL, row.prompt, "health_conversation")
     with pytest.raises(KitError, match="canary"):
         real_sets.refuse_external([asked_of])
+    with pytest.raises(KitError, match="canary"):  # the training of a policy
+        own = SimpleNamespace(instructions_in=lambda split: [asked_of])
+        policies_stage.align(settings, run, own, run / "policy")
 
 
 def test_a_case_without_its_canary_is_none_of_professional(asked):
