@@ -235,7 +235,7 @@ def rating_counts(ratings, levels):
 
 
 def ac1(counts, weights=None):
-    return statistics.gwet_ac1(counts, np.ones((1, len(counts))) if weights is None else weights)
+    return statistics.gwet_ac(counts, np.ones((1, len(counts))) if weights is None else weights)
 
 
 def two_raters(table):
@@ -332,17 +332,102 @@ def test_intervals_are_those_of_a_slow_bootstrap_and_wider_for_conditions():
         assert wide.high - wide.low > 1.5 * (fast.high - fast.low) and wide.value == fast.value
 
 
-def test_missing_ratings_and_one_level_throughout():
-    frame = statistics.reliability(FOUR, range(1, 6), draws=40)
-    assert of(frame, "ac1").n == 11  # the twelfth item has one rating
-    whole = FOUR.dropna()  # four ratings are commonest
-    expected = fleiss_kappa(rating_counts(whole, range(1, 6)))
-    assert of(frame, "fleiss").value == pytest.approx(expected)
-    alike = statistics.reliability(
-        pd.DataFrame({"a": ["met"] * 5, "b": ["met"] * 5}), ["not_met", "met"], draws=20
-    )
-    assert of(alike, "ac1").value == of(alike, "ac1").low == 1
-    assert np.isnan(of(alike, "fleiss").value)
+# six psychiatrists' diagnoses of thirty patients (Fleiss, Psychol Bull 76, 1971): how many of the
+# six gave each of depression, personality disorder, schizophrenia, neurosis, other
+FLEISS = """
+00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 10050 11040 03300 10050 02031
+00501 30012 51000 02040 10203 00006 01050 02013 20040 10041 05010 40002 02040 10500 00006
+"""
+FLEISS = np.array([[int(n) for n in patient] for patient in FLEISS.split()])
+
+
+def test_coefficients_as_published():
+    assert FLEISS.sum(axis=1).tolist() == [6] * 30
+    one = np.ones((1, 30))
+    assert round(float(statistics.fleiss_kappa(FLEISS, one)[0]), 3) == 0.430
+    # its first fifteen patients are an example of irrCAC, the package of Gwet's book (2014)
+    levels = range(5)
+    ac2 = statistics.gwet_ac(FLEISS[:15], one[:, :15], statistics.likeness(levels, "quadratic"))
+    assert round(float(ac2[0]), 6) == 0.483744
+    # Cohen (1968): .492 and, with his own weights of disagreements, .348
+    table = two_raters([[88, 14, 18], [10, 40, 10], [2, 6, 12]]).to_numpy()
+    first, second = (table[:, rater, None] == np.arange(3) for rater in (0, 1))
+    one, away = np.ones((1, 200)), np.array([[0, 1, 3], [1, 0, 6], [3, 6, 0]])
+    kappas = [
+        statistics.cohen_kappa(first, second, one, alike) for alike in (np.eye(3), 1 - away / 6)
+    ]
+    assert [round(float(kappa[0]), 3) for kappa in kappas] == [0.492, 0.348]
+
+
+PUBLISHED = {  # Krippendorff (2011) for his own example; Gwet (2014) and irrCAC for the rest
+    "observed": 0.81818,
+    "fleiss": 0.76117,
+    "ac1": 0.77544,
+    "ac2_linear": 0.859,
+    "ac2_quadratic": 0.914,
+    "alpha_nominal": 0.743,
+    "alpha_ordinal": 0.815,
+}
+OF_TWO = {
+    "cohen": 0.796409,
+    "cohen_quadratic": 0.892157,
+    "ac2_linear": 0.900,
+    "ac2_quadratic": 0.940237,
+    "alpha_nominal": 0.797258,
+}
+
+
+def test_one_frame_has_the_published_values_with_missing_ratings():
+    for ratings, levels, published in (
+        (FOUR, range(1, 6), PUBLISHED),
+        (two_raters(ABSTRACTORS), range(3), OF_TWO),
+    ):
+        frame = statistics.reliability(ratings, levels, draws=10, every=True, ordered=True)
+        for coefficient, value in published.items():
+            digits = len(str(value)) - 2
+            assert of(frame, coefficient).value == pytest.approx(value, abs=0.5 * 10**-digits)
+
+
+def test_n_says_of_how_many_items_each_coefficient_is():
+    frame = statistics.reliability(FOUR, range(1, 6), draws=40, every=True)
+    counted = {name: of(frame, name).n for name in ("observed", "fleiss", "ac1", "alpha_nominal")}
+    # the twelfth item has one rating: it informs chance, and has nothing to agree with
+    assert counted == {"observed": 11, "fleiss": 12, "ac1": 12, "alpha_nominal": 11}
+    both = frame[frame.coefficient == "cohen"].set_index("raters").n
+    assert both["one, two"] == 9 and both["three, four"] == 10 and len(both) == 6
+    # by hand: 2 of 3 agree; the mean share of Y over all six, one of them halved, is a quarter
+    gaps = pd.DataFrame({"ann": list("YYNNNN"), "bob": [*"YNN", None, None, None]})
+    found = of(statistics.reliability(gaps, ["N", "Y"], draws=20), "ac1")
+    chance = 2 * 0.25 * 0.75
+    assert found.value == pytest.approx((2 / 3 - chance) / (1 - chance)) and found.n == 6
+
+
+def test_weighted_draws_are_items_repeated():
+    counts, times = rating_counts(FOUR, range(1, 6)), np.array([3, 0, 1, 2, 1, 1, 0, 1, 4, 1, 2, 1])
+    repeated, one = np.repeat(counts, times, axis=0), np.ones((1, times.sum()))
+    for of_counts in (
+        statistics.fleiss_kappa,
+        statistics.krippendorff_alpha,
+        lambda *given: statistics.krippendorff_alpha(*given, True),
+        lambda *given: statistics.gwet_ac(*given, statistics.likeness(range(5), "linear")),
+    ):
+        weighed = of_counts(counts, times[None].astype(float))
+        assert weighed == pytest.approx(of_counts(repeated, one))
+
+
+def test_one_level_throughout_and_gaps_of_two():
+    alike = pd.DataFrame({"a": ["met"] * 5, "b": ["met"] * 5})
+    frame = statistics.reliability(alike, ["not_met", "met"], draws=20, every=True)
+    assert of(frame, "ac1").value == of(frame, "ac1").low == 1
+    for undefined in ("fleiss", "cohen", "alpha_nominal"):
+        assert np.isnan(of(frame, undefined).value)
+    assert statistics.agreement(["Y", None, "N"], ["Y", "N", "N"]) == {
+        "n": 2,
+        "observed": 1.0,
+        "kappa": 1.0,
+    }
+    with pytest.raises(KitError, match="no item was rated by both"):
+        statistics.agreement(["Y", None], [None, "N"])
 
 
 def test_strange_and_too_few_ratings_are_clear_errors():

@@ -588,7 +588,8 @@ def agreement(labels: Sequence) -> dict:
     ``reliability``, rows of ``statistics.reliability`` by must-have and nice-to-have."""
     table = pd.DataFrame([row.labels for row in labels])
     categories = [row.category for row in labels]
-    reliability = statistics.reliability(table, CLASSES, by=categories, draws=200)
+    questions = [row.question for row in labels]
+    reliability = statistics.reliability(table, CLASSES, categories, questions, draws=200)
     whole = reliability[reliability.slice == "all"].set_index("coefficient").value
     pairs = [statistics.agreement(table[a], table[b]) for a, b in combinations(table, 2)]
     return {
