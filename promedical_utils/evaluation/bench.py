@@ -22,7 +22,7 @@ from promedical_utils.core.workspace import KitError, need, short_hash, write_ro
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import by_answer, predictions
 from promedical_utils.rubric import scoring
-from promedical_utils.rubric.preferences import Group, differing
+from promedical_utils.rubric.preferences import Group, criterion_pairs, differing, preferences
 
 FRAMES = ("samples", "criteria", "verdicts", "pairs", "grades")
 AGAINST = ("adjudicated", "truth")
@@ -38,6 +38,8 @@ LABELS = ["truth", *PEOPLE, "adjudicated"]
 PAIR = ["instruction_id", "criterion_id", "dimension", "kind", "seen"]
 PAIR += ["chosen_id", "rejected_id", "truth"]
 KEY = ("scorer", "metric", "slice", "against")  # of a metric in ``tally``
+SCHEMA = workspace.read_yaml(Path(__file__).with_suffix(".yaml"))  # of the stored frames
+UNIQUE = {"samples": PAIR[:1], "criteria": PAIR[:2], "verdicts": CELL}  # what names a row
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Bench:
     pairs: pd.DataFrame
     grades: pd.DataFrame
     report: dict
+
+    def __post_init__(self):
+        for name in FRAMES:
+            check_frame(name, getattr(self, name))
 
     def save(self, folder: Path) -> None:
         """Write the frames as Parquet and then the report, which marks the bench as whole."""
@@ -68,6 +74,22 @@ class Bench:
         """Verdicts with the criterion's columns, one row a (candidate, criterion)."""
         on = ["instruction_id", "criterion_id"]
         return self.verdicts.merge(self.criteria, on=on, validate="many_to_one")
+
+
+def check_frame(name: str, frame: pd.DataFrame) -> None:
+    """KitError naming the first cell of a stored frame that ``SCHEMA`` does not allow, or a row
+    that is there twice. A prediction may be empty: no verdict, or no score."""
+    for column, allowed in SCHEMA.get(name, {}).items():
+        cells = frame.get(column, pd.Series(["no such column"]))
+        wrong = ~(cells.isin(allowed) | (cells.isna() & (name == "predictions")))
+        if not allowed:
+            wrong = cells.map(lambda cell: isinstance(cell, str | bool)).astype(bool)
+        if wrong.any():
+            may = " or ".join(map(str, allowed)) or "a number"
+            cell = f"row {wrong.idxmax()}, column {column}: {cells[wrong].iloc[0]!r}"
+            raise KitError(f"bench, {name}, {cell} is not {may}; write it again")
+    if (key := UNIQUE.get(name, [])) and (twice := frame.duplicated(key)).any():
+        raise KitError(f"bench, {name}: two rows of {', '.join(frame[key][twice].iloc[0])}")
 
 
 def save_judged(folder: Path, bench: Bench, verdicts) -> None:
@@ -143,10 +165,36 @@ def compose(groups, condition_of: Mapping[str, str], unseen, people, profile, ri
     return Bench(samples, criteria, verdicts, pairs, grades, report)
 
 
+def of_labels(groups: Sequence[Group], samples: pd.DataFrame, criteria: pd.DataFrame) -> Bench:
+    """The bench of the one label in ``groups``, which is truth and adjudicated at once: every pair
+    of answers that differ on a criterion, and all two answers by their lexicographic scores."""
+    key = ["instruction_id", "criterion_id"]
+    kinds = criteria.set_index(key)[["dimension", "kind", "seen"]].to_dict("index")
+    verdicts, pairs, grades = [], [], []
+    for group in groups:
+        instruction = group.instruction.id
+        for answer, criterion in product(group.candidates, group.criteria):
+            label = group.verdicts[answer.id, criterion.id]
+            verdicts.append((instruction, answer.id, criterion.id, *[label] * len(LABELS)))
+        for pair in criterion_pairs(group):
+            own = kinds[instruction, pair.criterion_id] | {"truth": "same"}
+            pairs.append(pair.model_dump() | own)
+        for chosen, rejected in preferences(group):
+            grades.append((instruction, chosen, rejected, *[1] * len(LABELS)))
+    frames = (
+        pd.DataFrame(verdicts, columns=["instruction_id", *CELL, *LABELS]),
+        pd.DataFrame(pairs, columns=PAIR).astype({"seen": bool}),
+        pd.DataFrame(grades, columns=["instruction_id", "a_id", "b_id", *LABELS]),
+    )
+    ceiling = {"blind_ceiling": round(blind_ceiling(frames[1]), 4)} if pairs else {}
+    return Bench(samples, criteria, *frames, ceiling)
+
+
 def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
     """(verdicts, all pairs of answers that differ on a criterion by the adjudicated label);
     ``truth`` of a pair: by the truth it is the "same", "reversed", or "none"."""
-    verdicts, pairs, seen = [], [], criteria.set_index("criterion_id").seen
+    verdicts, pairs = [], []
+    seen = criteria.set_index(["instruction_id", "criterion_id"]).seen
     for group in groups:
         for criterion in sorted(group.criteria, key=lambda c: c.id):
             true, adjudicated = {}, {}
@@ -160,7 +208,7 @@ def _judged(groups: Sequence[Group], criteria: pd.DataFrame, people) -> tuple:
             shared = (group.instruction.id, criterion.id, criterion.dimension, criterion.kind)
             for pair in differing(adjudicated.items()):
                 side = "same" if pair in same else "reversed" if pair[::-1] in same else "none"
-                pairs.append((*shared, seen[criterion.id], *pair, side))
+                pairs.append((*shared, seen[shared[:2]], *pair, side))
     pairs = pd.DataFrame(pairs, columns=PAIR).sort_values(PAIR, ignore_index=True)
     return pd.DataFrame(verdicts, columns=["instruction_id", *CELL, *LABELS]), pairs
 
@@ -241,18 +289,25 @@ def length_scorer(groups: Sequence) -> pd.DataFrame:
 # ---------------------------------------------------------------- metrics
 
 
-def tally(bench: Bench, predicted, against=AGAINST, preferences=None, by: str = "") -> Estimates:
+def tally(
+    bench: Bench, predicted, against=AGAINST, preferences=None, by: str = "", shares=False
+) -> Estimates:
     """Every metric of every scorer in ``predicted`` and in ``preferences``, by ``KEY``.
 
     A scorer with criterion ids is held to verdicts, pairs and the lexicographic order of its
     verdicts, then of expected scores; one without to its one score for all. Preferences go before
     what follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on
     the graded pairs. ``by``: a column of the samples, for each value of which ``RULES`` find a
-    threshold. A tie counts as a half, so that who has no opinion is at chance; NaN, no score, is
-    wrong, and so is an unknown verdict, but for safety, where it is a violation. n counts the items
-    judged; for precision the answers called unsafe, for F1 both sides. Shares, not percent.
+    threshold; ``shares``: also how many pairs are a tie and verdicts unknown. Vetoes are counted by
+    verdict and by answer (slice "answers"). A tie counts as a half, so that who has no opinion is
+    at chance; NaN, no score, is wrong, and so is an unknown verdict, but for safety, where it is a
+    violation. n counts the items judged; for precision the answers called unsafe, for F1 both
+    sides. Shares, not percent.
     KitError where a prediction or preference is missing or doubled.
     """
+    check_frame("predictions", predicted)
+    if preferences is not None:
+        check_frame("preferences", preferences)
     if predicted.duplicated(["scorer", *CELL]).any():
         raise KitError("predictions: a scorer scored an answer and criterion twice; drop one")
     samples = pd.Index(bench.samples.instruction_id)
@@ -262,7 +317,7 @@ def tally(bench: Bench, predicted, against=AGAINST, preferences=None, by: str = 
     groups = bench.samples[by].to_numpy()[cells.row] if by else np.zeros(len(cells))
     rubrics, aligned, sides, items = _rubrics(bench), {}, {}, []
     for scorer, frame in predicted.groupby("scorer", sort=False):
-        aligned[scorer] = _aligned(scorer, frame, cells)
+        aligned[scorer] = by_cell(scorer, frame, cells)
         sides[scorer] = _by_scores(aligned[scorer], cells, questions, rubrics)
     for scorer, frame in () if preferences is None else preferences.groupby("scorer", sort=False):
         sides[scorer] = _stated(scorer, frame, questions)
@@ -272,6 +327,9 @@ def tally(bench: Bench, predicted, against=AGAINST, preferences=None, by: str = 
         if of_criteria:
             metrics += _of_verdicts(frame.met, cells, labels)
         metrics += _of_sides(sides[scorer], questions, labels, sides.get("length"))
+        if shares:
+            verdicts = frame.met if of_criteria else None
+            metrics += _of_shares(sides[scorer], verdicts, questions, cells)
         if frame is not None:
             metrics += _at_rules(frame.score, cells, labels, groups)
         if of_criteria:
@@ -320,7 +378,7 @@ def _rubrics(bench: Bench) -> dict[str, Rubric]:
     return {i: Rubric.model_construct(instruction_id=i, criteria=c) for i, c in criteria.items()}
 
 
-def _aligned(scorer: str, frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+def by_cell(scorer: str, frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Predictions in the order of the cells; a scalar's one score stands in every cell."""
     on = CELL if (frame.criterion_id != "").any() else CELL[:1]
     rows = _rows(frame[on], cells[on], f"{scorer}: no prediction of")
@@ -388,13 +446,24 @@ def _of_verdicts(verdicts: pd.Series, cells: pd.DataFrame, labels: str) -> Itera
 
 
 def _of_vetoes(cells: pd.DataFrame, called, violation, rule: str = "") -> Iterator[tuple]:
-    """Likewise, precision, recall and F1 of the cells ``called`` violations."""
-    called, violation, slices = called * 1.0, violation * 1.0, _slices(cells)
+    """Likewise, precision, recall and F1 of the cells ``called`` violations, and of the answers
+    with one; by a rule ``clean_vetoed``: of the answers without a violation, how many are vetoed.
+    """
+    slices = _slices(cells)
+    frame = pd.DataFrame({"row": cells.row, "called": called * 1.0, "violation": violation * 1.0})
     veto = {name: slices["safety"] & slices[name] for name in ("safety", "seen", "unseen")}
-    # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
-    weights = {"precision": called, "recall": violation, "f1": called + violation}
-    for name, weight in weights.items():
-        yield f"veto_{name}{rule}", veto, cells.row, called * violation, weight
+    answers = frame.groupby(cells.candidate_id[slices["safety"]], sort=False).max()
+    whole = np.ones(len(answers), bool)
+    for own, parts in ((frame, veto), (answers, {"answers": whole})):
+        # F1 = 2 TP / (called + violations): a hit is in both, so it weighs two
+        called, violated = own.called, own.violation
+        weights = {"precision": called, "recall": violated, "f1": called + violated}
+        row, hits = own.row.to_numpy(int), (called * violated).to_numpy()
+        for name, weight in weights.items():
+            yield f"veto_{name}{rule}", parts, row, hits, weight.to_numpy()
+    if rule:
+        called, clean = answers.called.to_numpy(), 1 - answers.violation.to_numpy()
+        yield f"clean_vetoed{rule}", {"safety": whole}, row, called, clean
 
 
 def _threshold(score: np.ndarray, violation: np.ndarray, rule: str) -> float:
@@ -414,7 +483,7 @@ def veto_curve(bench: Bench, predicted: pd.DataFrame) -> pd.DataFrame:
     rows, cells = [], bench.cells
     violated, slices = _met(cells, "adjudicated") == 0, _slices(cells)
     for scorer, frame in predicted.groupby("scorer", sort=False):
-        score = _aligned(scorer, frame, cells).score.fillna(-np.inf).to_numpy(float)
+        score = by_cell(scorer, frame, cells).score.fillna(-np.inf).to_numpy(float)
         for kinds in ("seen", "unseen"):
             own = slices["safety"] & slices[kinds]
             violation, scored = violated[own], score[own]
@@ -428,8 +497,7 @@ def veto_curve(bench: Bench, predicted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> Iterator[tuple]:
-    """Likewise, of vetoes by a threshold of one rule for every scorer, found on these very labels;
-    ``clean_vetoed``: of the answers without a violation, how many have a veto."""
+    """Likewise, of vetoes by a threshold of one rule for every scorer, found on these labels."""
     safety, violation = (cells.dimension == "safety").to_numpy(), _met(cells, labels) == 0
     score = scores.fillna(-np.inf).to_numpy(float)
     for rule in RULES:
@@ -439,11 +507,6 @@ def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> It
             if violation[own].any():
                 called[own] = score[own] <= _threshold(score[own], violation[own], rule)
         yield from _of_vetoes(cells, called, violation, f"_{rule}")
-        answers = cells[safety].assign(called=called[safety], violation=violation[safety])
-        answers = answers.groupby("candidate_id", sort=False)[["row", "called", "violation"]].max()
-        clean = answers[~answers.violation]
-        every = np.ones(len(clean), bool)
-        yield f"clean_vetoed_{rule}", {"safety": every}, clean.row, clean.called, every
 
 
 def _within_answers(scores: pd.Series, cells: pd.DataFrame, labels: str) -> tuple:
@@ -471,6 +534,14 @@ def _of_sides(sides: np.ndarray, questions, labels: str, longer) -> Iterator[tup
     if labels == "adjudicated":
         conflicts = questions.conflicts.to_numpy()
         yield "conflict", {"all": conflicts > 0}, questions.row, right, conflicts
+
+
+def _of_shares(sides: np.ndarray, met, questions, cells) -> Iterator[tuple]:
+    """Likewise, how many pairs and answer pairs are a ``tie``, and of verdicts how many unknown."""
+    slices = _slices(questions) | {"answers": questions.criterion_id.eq("").to_numpy()}
+    yield "tie", slices, questions.row, sides == 0, np.ones(len(sides))
+    if met is not None:
+        yield "unknown", _slices(cells), cells.row, met.isna().to_numpy(), np.ones(len(cells))
 
 
 def abilities(predicted: pd.DataFrame, preferences: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -106,7 +106,8 @@ def read_by(system: str, rm, questions: Sequence[Question], text: str) -> tuple[
         raise KitError(
             f"{system}: no calibration.json, so its scores give no verdicts; run 03_reward_model"
         )
-    dimensions = frame.criterion_id.map({c.id: c.dimension for g in groups for c in g.criteria})
+    of = {(g.instruction.id, c.id): c.dimension for g in groups for c in g.criteria}
+    dimensions = pd.Series([of[key] for key in zip(frame.instruction_id, frame.criterion_id)])
     likely = np.nan_to_num(rm.calibration.probability(frame.score, dimensions))
     frame = frame.assign(likely=likely, met=rm.calibration.met(frame.score, dimensions))
     met, likely = by_answer(frame, "met"), by_answer(frame, "likely")  # a NaN score: not met

@@ -101,8 +101,7 @@ def judge_table(source: Path, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     given = pd.concat([judge.assign(scorer="judge"), predicted.assign(verdict=verdict)])
     given = given.dropna(subset="verdict")  # scorers without verdicts are no graders
     graders = given.pivot(index=benches.CELL, columns="scorer", values="verdict")
-    cells = made.verdicts.merge(made.criteria[["criterion_id", "dimension"]], on="criterion_id")
-    cells = cells.join(graders, on=benches.CELL).fillna(dict.fromkeys(graders, "unknown"))
+    cells = made.cells.join(graders, on=benches.CELL).fillna(dict.fromkeys(graders, "unknown"))
     cells["conversation"] = pd.factorize(cells.instruction_id)[0]
     rows = []
     for against, people in LABELS.items():

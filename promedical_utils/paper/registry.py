@@ -147,8 +147,8 @@ class Run:
         return benches.Bench.load(folder) if (folder / "report.json").exists() else None
 
     @property
-    def ceiling(self) -> float:
-        return self.bench.report["blind_ceiling"]
+    def ceiling(self) -> float | None:
+        return self.bench.report.get("blind_ceiling")
 
     @cached_property
     def predicted(self) -> pd.DataFrame:
@@ -167,10 +167,7 @@ class Run:
         return self.tally.table(**self.settings)
 
     def counted(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A table of the bench with the pairs, answers or verdicts behind its columns: n_..."""
-        n = self.metrics.groupby(["metric", "slice"]).n.max().astype(int)
-        known = {f"n_{c}": tuple(at) for c, at in tables.OF_BENCH.items() if f"run_{c}" in frame}
-        return frame.assign(**{name: n[at] for name, at in known.items() if at in n.index})
+        return counted(frame, self.metrics)
 
     @property
     def veto_curve(self) -> pd.DataFrame:
@@ -291,6 +288,13 @@ class Run:
         boxes = pd.DataFrame(read_yaml(Path(__file__).with_name("overview.yaml")))
         run = ["\n".join(text("run", *line) for line in lines) for lines in boxes.run]
         return boxes.assign(run=run, reported=[text("reported", *line) for line in boxes.reported])
+
+
+def counted(frame: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """A table of the bench with the pairs, answers or verdicts behind its columns: n_..."""
+    n = metrics.groupby(["metric", "slice"]).n.max().astype(int)
+    known = {f"n_{c}": tuple(at) for c, at in tables.OF_BENCH.items() if f"run_{c}" in frame}
+    return frame.assign(**{name: n[at] for name, at in known.items() if at in n.index})
 
 
 def calibration_rows(bench, predicted: pd.DataFrame, fitted: Mapping, heldout=None) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -13,17 +12,17 @@ from promedical_utils.clinic import generators, people
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import DIMENSIONS
 from promedical_utils.core.run_data import RunData, untaught_path
-from promedical_utils.core.workspace import short_hash, write_rows
+from promedical_utils.core.workspace import KitError, short_hash, write_rows
 from promedical_utils.data.sources import real_sets
 from promedical_utils.evaluation import bench as benches
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.bench import LABELS, Bench
+from promedical_utils.evaluation.bench import Bench
 from promedical_utils.evaluation.scorers import controls as plain
 from promedical_utils.evaluation.scorers import roster
 from promedical_utils.pipeline.reward_models import as_read
 from promedical_utils.reward_model.variants import find
 from promedical_utils.rubric import scoring
-from promedical_utils.rubric.preferences import Group, criterion_pairs, groups_of, preferences
+from promedical_utils.rubric.preferences import Group, groups_of
 
 ANSWERS = 4  # of a question, at most: LostBench has sixteen of each
 # What a bench of labels that a source gives cannot say
@@ -109,19 +108,9 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]
     asked = [g.instruction for g in groups]
     samples, criteria = benches.from_records(asked, data.condition_of, data.rubrics, frozenset())
     samples["category"] = [instruction.source for instruction in asked]
-    kinds = criteria.set_index("criterion_id")[["dimension", "kind", "seen"]].to_dict("index")
-    verdicts, pairs, grades = [], [], []
-    for group in groups:
-        about = {"instruction_id": group.instruction.id}
-        for answer, criterion in product(group.candidates, group.criteria):
-            ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
-            label = group.verdicts[answer.id, criterion.id]
-            verdicts.append(ids | dict.fromkeys(LABELS, label))
-        for pair in criterion_pairs(group):
-            pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})
-        for chosen, rejected in preferences(group):
-            grades.append(about | {"a_id": chosen, "b_id": rejected} | dict.fromkeys(LABELS, 1))
-    made = pd.DataFrame(pairs)
+    bench = benches.of_labels(groups, samples, criteria)
+    if (made := bench.pairs).empty:
+        raise KitError("bench: no two answers differ on a criterion; judge more of them")
     source_of = samples.set_index("instruction_id").category
     by_source = made.instruction_id.map(source_of).value_counts().sort_index()
     report = {
@@ -129,13 +118,11 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]
         "conditions": int(samples.condition.nunique()),
         "pairs_by_source": by_source.to_dict(),
         "pairs_by_dimension": {d: int((made.dimension == d).sum()) for d in DIMENSIONS},
-        "answer_pairs": len(grades),
+        "answer_pairs": len(bench.grades),
         "answers_left_out": left_out,
-        "blind_ceiling": round(benches.blind_ceiling(made), 4),
         "note": NOTES[profile.data],
     }
-    tables = pd.DataFrame(verdicts), made, pd.DataFrame(grades)
-    return Bench(samples, criteria, *tables, report), groups
+    return replace(bench, report=bench.report | report), groups
 
 
 def controls(profile: Profile, run: Path, data: RunData, groups: Sequence[Group]) -> list:

@@ -140,10 +140,11 @@ def judge_errors(data: RunData) -> pd.DataFrame:
     ``lenient``: of the verdicts that in truth are not met, the share that the judge lets pass;
     ``strict`` the other way round. Wilson intervals, 95 %. Unknown verdicts of either are left out.
     """
-    dimension_of = {c.id: c.dimension for r in data.rubrics for c in r.criteria}
+    dimension_of = {(r.instruction_id, c.id): c.dimension for r in data.rubrics for c in r.criteria}
+    question_of = {answer.id: answer.instruction_id for answer in data.candidates}
     judged, counts = data.verdicts_of("judge"), Counter()
     for key, true in data.verdicts_of("truth").items():
-        counts[dimension_of[key[1]], true, judged.get(key)] += 1
+        counts[dimension_of[question_of[key[0]], key[1]], true, judged.get(key)] += 1
     rows = []
     for dimension in records.DIMENSIONS:
         for error, right, wrong in (("lenient", "not_met", "met"), ("strict", "met", "not_met")):

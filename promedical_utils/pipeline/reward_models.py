@@ -103,13 +103,14 @@ def settled_rows(profile: Profile, data: RunData, recipe, scores):
 def _labelled(scores, groups):
     """``scores`` with dimension and label: 1 met or 0 not by the groups' verdicts; unknown is 0 on
     safety and NaN elsewhere."""
-    dimension = {c.id: c.dimension for g in groups for c in g.criteria}
+    dimension = {(g.instruction.id, c.id): c.dimension for g in groups for c in g.criteria}
     label = {
         (a.id, c.id): met(g, a.id, c) for g in groups for a in g.candidates for c in g.criteria
     }
     keys = zip(scores.candidate_id, scores.criterion_id, strict=True)
     values = pd.Series([label.get(key) for key in keys], scores.index, float)
-    return scores.assign(label=values, dimension=scores.criterion_id.map(dimension))
+    keys = zip(scores.instruction_id, scores.criterion_id, strict=True)
+    return scores.assign(label=values, dimension=[dimension.get(key) for key in keys])
 
 
 def pair_accuracy(scores, held) -> dict:

@@ -35,6 +35,8 @@ ABLATION = {name: tuple(map(tuple, own)) for name, own in _NAMES["ablation"].ite
 SETS, NAMES_OUTSIDE = _NAMES["sets"], _NAMES["names_outside"]
 OUTSIDE = {(system, retrieval): method for system, retrieval, method in _NAMES["outside"]}
 TEXTS = {"q": "Q", "q_criteria": "Q + criteria", "q_sub": "Q + sub-criteria"}
+OWN = _NAMES["own"]
+CONTROLS = {name: _NAMES["systems"][name] for name in ("length", "always_met", "always_veto")}
 BLIND = "ceiling of criterion-blind scorers (kit)"
 # scorers that do not say of each criterion whether it is met; nor do the scalar ones
 NO_VERDICTS = {"length", "rar_implicit", "pair_rm", *scoring.RULES, *HIERARCHIES}
@@ -138,15 +140,17 @@ def build_main_results(reported, metrics, names, ceiling=None, against="adjudica
     return beside(reported, rows, columns)
 
 
-def build_safety_veto(reported, metrics, names, against="adjudicated") -> pd.DataFrame:
+def build_safety_veto(
+    reported, metrics, names, against="adjudicated", columns=VETO
+) -> pd.DataFrame:
     """Vetoes, a violation being the positive class, and the share of clean answers vetoed: every
     scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
-    return beside(reported, _rows(names, metrics, VETO, against), VETO)
+    return beside(reported, _rows(names, metrics, columns, against), columns)
 
 
-def build_seen_unseen(metrics, names) -> pd.DataFrame:
-    """Pairwise accuracy on criterion kinds seen and unseen in training."""
-    return beside(None, _rows(names, metrics, SEEN, "adjudicated"), SEEN)
+def build_seen_unseen(metrics, names, columns=SEEN) -> pd.DataFrame:
+    """Pairwise accuracy on criterion kinds seen and unseen in training, or other ``columns``."""
+    return beside(None, _rows(names, metrics, columns, "adjudicated"), columns)
 
 
 def build_graders(found: pd.DataFrame, names: Mapping, profile) -> pd.DataFrame:
@@ -158,9 +162,9 @@ def build_graders(found: pd.DataFrame, names: Mapping, profile) -> pd.DataFrame:
     judge = RUN if profiles.asks_endpoints(profile) else INPUT
     measured, rows = found.set_index(["grader", "slice", "against"]), []
     for grader, system in {"judge": "judge of the run (kit)", **names}.items():
-        if grader.startswith("scalar") or grader in NO_VERDICTS:
-            continue
-        if grader not in set(found.grader):
+        if grader not in set(found.grader):  # no verdicts, or it did not run
+            if grader.startswith("scalar") or grader in NO_VERDICTS:
+                continue
             rows.append({"system": system, "slice": "all", "status": NOT_RUN})
             continue
         for part in ("all", *DIMENSIONS):

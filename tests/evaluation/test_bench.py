@@ -636,3 +636,118 @@ def test_a_rich_bench_has_safety_pairs_alone_and_as_many_of_each_unseen_kind():
     more = settings.model_copy(update={"bench_rich_unseen": 9000})
     with pytest.raises(KitError, match="too few for bench_rich_unseen = 9000"):
         bench.compose(*about, more, rich=True)
+
+
+# ---------------------------------------------------------------- frames of anybody's
+
+
+@pytest.mark.parametrize(
+    ("frame", "column", "cell", "says"),
+    [
+        ("verdicts", "truth", "Met", "verdicts, row 0, column truth: 'Met' is not met or not_met"),
+        ("verdicts", "adjudicated", True, "verdicts, row 0, column adjudicated: True"),
+        ("criteria", "dimension", "Safety", "criteria, row 0, column dimension: 'Safety'"),
+        ("criteria", "weight", "0.5", "criteria, row 0, column weight: '0.5' is not a number"),
+        ("pairs", "truth", "equal", "pairs, row 0, column truth: 'equal'"),
+        ("grades", "adjudicated", "better", "grades, row 0, column adjudicated: 'better'"),
+    ],
+)
+def test_a_cell_that_would_be_counted_wrong_is_named(made, frame, column, cell, says):
+    broken = getattr(made, frame).astype({column: object})
+    broken.loc[broken.index[0], column] = cell
+    with pytest.raises(KitError, match=says):
+        replace(made, **{frame: broken})
+
+
+def test_frames_without_a_column_or_with_a_row_twice_are_named(made, predicted):
+    with pytest.raises(KitError, match="pairs, row 0, column seen: 'no such column'"):
+        replace(made, pairs=made.pairs.drop(columns="seen"))
+    with pytest.raises(KitError, match="criteria: two rows of i"):
+        replace(made, criteria=pd.concat([made.criteria, made.criteria[:1]]))
+    for column, cell in (("met", "True"), ("score", "0.5"), ("probability", "high")):
+        broken = predicted.astype({column: object})
+        broken.loc[0, column] = cell
+        with pytest.raises(KitError, match=f"predictions, row 0, column {column}: '{cell}'"):
+            bench.tally(made, broken)
+
+
+def test_vetoes_by_answer_by_hand(made, predicted):
+    mine = predicted[predicted.scorer == "criterion"]
+    cells = mine.merge(made.cells, on=["candidate_id", "criterion_id"])
+    cells = cells[cells.dimension == "safety"]
+    called = (cells.met != True).groupby(cells.candidate_id).any()  # noqa: E712
+    unsafe = (cells.adjudicated != "met").groupby(cells.candidate_id).any()
+    hits = (called & unsafe).sum()
+    for name, over in (("precision", called.sum()), ("recall", unsafe.sum())):
+        row = value_of(made, predicted, "criterion", f"veto_{name}", "answers")
+        assert row.n == over and row.value == pytest.approx(hits / over)
+
+
+def swapped_groups():
+    """Two rubrics with the same ids, c1 and c2, whose dimensions are exchanged."""
+    groups = []
+    for question, parts in (("q1", ("proficiency", "safety")), ("q2", ("safety", "proficiency"))):
+        criteria = tuple(
+            Criterion(id=f"c{n}", dimension=d, text="?", weight=float(d == "proficiency"))
+            for n, d in enumerate(parts, 1)
+        )
+        answers = tuple(
+            Candidate(id=question + a, instruction_id=question, generator="g", text="?")
+            for a in "ab"
+        )
+        verdicts = {(f"{question}a", c): "met" for c in ("c1", "c2")}
+        verdicts |= {(f"{question}b", c): "unknown" for c in ("c1", "c2")}
+        groups.append(Group(benches.instruction(question), criteria, answers, verdicts))
+    return groups
+
+
+def test_ids_that_repeat_across_rubrics_keep_their_dimension():
+    groups = swapped_groups()
+    samples = pd.DataFrame({"instruction_id": ["q1", "q2"], "condition": ["q1", "q2"]})
+    rows = [(g.instruction.id, c.id, c.dimension, c.weight) for g in groups for c in g.criteria]
+    criteria = pd.DataFrame(rows, columns=["instruction_id", "criterion_id", "dimension", "weight"])
+    made = bench.of_labels(groups, samples, criteria.assign(kind="k", seen=True))
+    # unknown is a violation on safety, so that is a pair; on proficiency it is no verdict
+    assert made.pairs[["instruction_id", "criterion_id"]].to_numpy().tolist() == [
+        ["q1", "c2"],
+        ["q2", "c1"],
+    ]
+    assert (made.pairs.dimension == "safety").all()
+
+    class Said:  # calibrated by dimension: only safety is never met
+        def probability(self, score, dimension):
+            return (np.asarray(dimension) != "safety").astype(float)
+
+        def met(self, score, dimension):
+            return np.asarray(dimension) != "safety"
+
+    scores = made.verdicts[["instruction_id", *bench.CELL]].assign(score=1.0)
+    found = scorers.predictions("mine", scores, made.criteria, Said())
+    dimension = made.cells.set_index(["instruction_id", *bench.CELL]).dimension
+    keys = pd.MultiIndex.from_frame(found[["instruction_id", *bench.CELL]])
+    assert (found.met.to_numpy(bool) == (dimension[keys] != "safety").to_numpy()).all()
+    people_ = people.Panel(1.0, 0)
+    _, pairs = bench._judged(groups, made.criteria, people_)
+    assert set(zip(pairs.instruction_id, pairs.criterion_id, strict=True)) == {
+        ("q1", "c2"),
+        ("q2", "c1"),
+    }
+
+
+def test_a_bench_without_a_pair_is_counted():
+    groups = [replace(g, candidates=g.candidates[:1]) for g in swapped_groups()]
+    samples = pd.DataFrame({"instruction_id": ["q1", "q2"], "condition": ["q1", "q2"]})
+    rows = [
+        (g.instruction.id, c.id, c.dimension, 1.0, "k", True) for g in groups for c in g.criteria
+    ]
+    columns = ["instruction_id", "criterion_id", "dimension", "weight", "kind", "seen"]
+    made = bench.of_labels(groups, samples, pd.DataFrame(rows, columns=columns))
+    assert made.pairs.empty and made.grades.empty and "blind_ceiling" not in made.report
+    met = made.verdicts[["instruction_id", *bench.CELL]].assign(
+        score=1.0, probability=1.0, met=True
+    )
+    frame = bench.tally(made, bench.predictions("mine", met), ["adjudicated"], shares=True).table(
+        5, 0
+    )
+    assert frame.set_index(["metric", "slice"]).n["pointwise", "all"] == 4
+    assert frame[frame.metric.isin(["pairwise", "overall", "tie"])].n.sum() == 0

@@ -181,7 +181,7 @@ def test_conversations_are_drawn_whole():
 
 def test_the_clinics_bench_shows_judge_and_models_beside_physicians_and_truth(tmp_path):
     from promedical_utils.core import records
-    from promedical_utils.evaluation.bench import Bench, save_judged
+    from promedical_utils.evaluation.bench import LABELS, PAIR, Bench, save_judged
 
     cells = [(f"a{n}", f"k{n % 4}", f"i{n % 5}") for n in range(40)]
     key = pd.DataFrame(cells, columns=["candidate_id", "criterion_id", "instruction_id"])
@@ -193,15 +193,14 @@ def test_the_clinics_bench_shows_judge_and_models_beside_physicians_and_truth(tm
         physician_2=[UNKNOWN if n % 10 == 5 else v for n, v in enumerate(true)],
         adjudicated=true,
     )
+    dimensions = ["safety", "safety", "excellence", "proficiency"]
     criteria = pd.DataFrame(
-        {
-            "instruction_id": "",
-            "criterion_id": [f"k{n}" for n in range(4)],
-            "dimension": ["safety", "safety", "excellence", "proficiency"],
-        }
+        [(f"i{n}", f"k{k}", d, 0.0, True) for n in range(5) for k, d in enumerate(dimensions)],
+        columns=["instruction_id", "criterion_id", "dimension", "weight", "seen"],
     )
-    other = pd.DataFrame({"x": [1]})
-    Bench(other, criteria, verdicts, other, other, {"input": {}}).save(tmp_path / "bench")
+    samples = pd.DataFrame({"instruction_id": [f"i{n}" for n in range(5)]})
+    pairs, grades = (pd.DataFrame(columns=columns) for columns in (PAIR, LABELS))
+    Bench(samples, criteria, verdicts, pairs, grades, {"input": {}}).save(tmp_path / "bench")
     lost = [None if n == 1 else v == MET for n, v in enumerate(true)]
     predicted = pd.concat(
         [

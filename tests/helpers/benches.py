@@ -81,6 +81,17 @@ def world(n=30, seed=0):
     return instructions, splits, rubrics, candidates, truth
 
 
+def instruction(name):
+    return Instruction(
+        id=name,
+        category="k",
+        specialty="s",
+        source="test",
+        messages=[Message(role="user", content="?")],
+        difficulty=5,
+    )
+
+
 def groups(n=30, seed=0):
     """``world`` as groups with the truth."""
     instructions, _, rubrics, candidates, truth = world(n, seed)

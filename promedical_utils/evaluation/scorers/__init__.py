@@ -43,7 +43,8 @@ def predictions(scorer: str, scored: pd.DataFrame, criteria=None, calibration=No
     """``PREDICTED`` of ``POINTS`` or of ``SCORES``, to which a reward model's ``calibration`` adds
     P(met) and verdict, by the dimensions of ``criteria``; without it there is neither."""
     if calibration is not None:
-        dimensions = scored.criterion_id.map(criteria.set_index("criterion_id").dimension)
+        key = ["instruction_id", "criterion_id"]
+        dimensions = scored[key].merge(criteria, on=key, how="left", validate="m:1").dimension
         scored = scored.assign(probability=calibration.probability(scored.score, dimensions))
         scored = scored.assign(met=calibration.met(scored.score, dimensions))
     frame = scored.reindex(columns=POINTS).assign(scorer=scorer)
