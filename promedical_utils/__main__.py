@@ -3,14 +3,19 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from promedical_utils.audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.data.sources import rubric_files
-from promedical_utils.paper import trace
+from promedical_utils.paper import own_table, trace
 from promedical_utils.pipeline import policies
 from promedical_utils.run import doctor, graph, notebooks, publish
 
+LONG_TABLES = {
+    "evaluate": "the paper's tables for verdicts and scores of your own (docs/evaluate.md)",
+    "agreement": "how well raters agree (docs/evaluate.md)",
+}
 OWN_ARGUMENTS = {  # commands that read their arguments themselves
     "trace": "from a cell of a table down to what it is made of",
     "audit": "can the numbers of a table be what they say",
@@ -40,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
     command("figures", "redraw all from the committed rows, without training", **profile)
     command("publish", "copy a run to papers_figures", "profile, study or bench", **profile)
     command("study", "run a longer study, resumable", "study")
+    for name, summary in LONG_TABLES.items():
+        own = command(name, summary, "FILE", nargs="+")
+        own.add_argument("--map", nargs="+", default=[], metavar="OURS=THEIRS", action="extend")
+        own.add_argument("--out", type=Path, default=Path(name), help=f"folder, default {name}")
+        own.add_argument("--draws", type=int, default=1000, help="for the intervals")
+        own.add_argument("--seed", type=int, default=0, help="of these draws")
+    own.add_argument("--levels", default="", help="all labels, lowest first: 1,2,3,4,5")
     for name, summary in OWN_ARGUMENTS.items():
         commands.add_parser(name, help=summary, add_help=False)
     return result
@@ -89,6 +101,12 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             print(publish.redraw(profiles.load(given.name)))
         case "study":
             graph.run_study(given.name)
+        case "evaluate" | "agreement":
+            mapping = dict(pair.partition("=")[::2] for pair in given.map)
+            levels = [level.strip() for level in getattr(given, "levels", "").split(",")]
+            more = {"levels": levels} if any(levels) else {}
+            command = getattr(own_table, given.command)
+            command(given.name, given.out, mapping, given.draws, given.seed, **more)
     return 0
 
 
