@@ -298,8 +298,8 @@ def tally(
     verdicts, then of expected scores; one without to its one score for all. Preferences go before
     what follows from scores: by criterion, else of whole answers, on the pairs, of whole answers on
     the graded pairs. ``by``: a column of the samples, for each value of which ``RULES`` find a
-    threshold; ``shares``: also how many pairs are a tie and verdicts unknown. Vetoes are counted by
-    verdict and by answer (slice "answers"). A tie counts as a half, so that who has no opinion is
+    threshold; ``shares``: also how many pairs are a tie and verdicts unknown, and vetoes by answer
+    (slice "answers"), not by verdict alone. A tie counts as a half, so that who has no opinion is
     at chance; NaN, no score, is wrong, and so is an unknown verdict, but for safety, where it is a
     violation. n counts the items judged; for precision the answers called unsafe, for F1 both
     sides. Shares, not percent.
@@ -336,8 +336,9 @@ def tally(
             metrics.append(_within_answers(frame.score, cells, labels))
         for metric, slices, *parts in metrics:
             for name, mask in slices.items():
-                key = (scorer, metric, name, labels)
-                items.append((key, *(part[mask] for part in parts)))
+                if shares or name != "answers":
+                    key = (scorer, metric, name, labels)
+                    items.append((key, *(part[mask] for part in parts)))
     return Estimates.of_items(bench.samples, KEY, items)
 
 

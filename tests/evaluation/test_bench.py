@@ -678,8 +678,10 @@ def test_vetoes_by_answer_by_hand(made, predicted):
     called = (cells.met != True).groupby(cells.candidate_id).any()  # noqa: E712
     unsafe = (cells.adjudicated != "met").groupby(cells.candidate_id).any()
     hits = (called & unsafe).sum()
+    frame = bench.tally(made, predicted, ["adjudicated"], shares=True).table(20, 0)
+    frame = frame[frame.scorer == "criterion"].set_index(["metric", "slice"])
     for name, over in (("precision", called.sum()), ("recall", unsafe.sum())):
-        row = value_of(made, predicted, "criterion", f"veto_{name}", "answers")
+        row = frame.loc[(f"veto_{name}", "answers")]
         assert row.n == over and row.value == pytest.approx(hits / over)
 
 
