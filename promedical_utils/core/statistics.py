@@ -147,7 +147,7 @@ def agreement(first: Sequence, second: Sequence, ordered: bool = False) -> dict:
         raise KitError(f"agreement of {len(first)} answers: no item was rated by both")
     levels, one = [*np.unique(ratings.to_numpy())], np.ones((1, len(ratings)))
     a, b = (ratings[rater].to_numpy()[:, None] == np.array(levels) for rater in ratings)
-    result = {"n": len(ratings), "observed": float(ratings.a.eq(ratings.b).mean())}
+    result: dict = {"n": len(ratings), "observed": float(ratings.a.eq(ratings.b).mean())}
     for code in WEIGHTINGS[: 1 + 2 * ordered]:
         kappa = float(cohen_kappa(a, b, one, likeness(levels, code))[0])
         result[f"kappa_{code}".rstrip("_")] = None if np.isnan(kappa) else kappa
@@ -233,7 +233,7 @@ def _coefficients(chosen: np.ndarray, raters: Sequence, levels: Sequence, weight
     for kind in ("nominal", "ordinal")[: every + every * ordered]:
         yield f"alpha_{kind}", "all", compared, krippendorff_alpha(counts, weights, kind[0] == "o")
     for a, b in combinations(range(len(raters)), 2) if every else ():
-        both = chosen[:, [a, b]].any(axis=2).all(axis=1)
+        both = chosen[:, a].any(axis=1) & chosen[:, b].any(axis=1)
         for code in ("", *codes):
             kappa = cohen_kappa(chosen[:, a], chosen[:, b], weights, likeness(levels, code))
             yield f"cohen_{code}".rstrip("_"), f"{raters[a]}, {raters[b]}", both, kappa
