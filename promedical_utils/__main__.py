@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from promedical_utils.audit import arithmetic
+from promedical_audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.data.sources import rubric_files
 from promedical_utils.paper import own_table, trace

@@ -17,6 +17,7 @@ from promedical_utils.run.notebooks import NOTEBOOKS
 
 ROOT = project_root()
 PACKAGE = ROOT / "promedical_utils"
+PACKAGES = ("promedical_utils", "promedical_studies", "promedical_audit")
 # Slow to load, or no part of the kit's own dependencies (requirements/core.in)
 LATE = {"torch", "transformers", "trl", "peft", "accelerate", "papermill"}
 LATE |= {"fastapi", "uvicorn"}
@@ -33,7 +34,7 @@ FILES = {
 
 @cache
 def modules() -> dict[str, Path]:
-    files = [*PACKAGE.rglob("*.py"), *(ROOT / "promedical_studies").rglob("*.py")]
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     paths = {p.relative_to(ROOT).with_suffix(""): p for p in sorted(files)}
     return {".".join(name.parts).removesuffix(".__init__"): p for name, p in paths.items()}
 

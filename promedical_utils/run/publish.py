@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.audit import paper_numbers
+from promedical_audit import paper_numbers
 from promedical_utils.core import profiles, workspace
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import RunData

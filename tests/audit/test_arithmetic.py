@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promedical_utils.audit import arithmetic
-from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD
+from promedical_audit import arithmetic
+from promedical_audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD
 from promedical_utils.core.workspace import KitError, project_root
 
 counts = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from jinja2 import UndefinedError
 
-from promedical_utils.audit import arithmetic, formulas, paper_numbers
-from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD
+from promedical_audit import arithmetic, formulas, paper_numbers
+from promedical_audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import KitError, sha256
 

@@ -14,14 +14,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from promedical_audit import arithmetic, formulas
+from promedical_audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD, number
 from promedical_utils import __version__
-from promedical_utils.audit import arithmetic, formulas
-from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, NO_TEST, UNTOLD, number
 from promedical_utils.core import plotting, workspace
 from promedical_utils.core.plotting import BLUE, GREY, ORANGE, RED, SKY, canvas
 from promedical_utils.core.workspace import KitError
 
-READS = ("papers_figures/paper_values",)  # what a rerun of a notebook hangs on, besides code
+READS = ("papers_figures/paper_values", "promedical_audit")  # what a rerun hangs on, besides code
 CHECKS = workspace.read_yaml(Path(__file__).with_suffix(".yaml"))
 TABLES = tuple(CHECKS["tables"])
 FIELDS = ("id", "tables", "check", "verdict", "finding", "computed", "chance", "strength", "marks")

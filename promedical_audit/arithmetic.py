@@ -292,7 +292,7 @@ def _row(row: dict, columns: Sequence[str], line: int) -> Check:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Print a sentence a row of a CSV, and how many rows got which verdict."""
-    parser = argparse.ArgumentParser("promedical_utils.audit.arithmetic", description=main.__doc__)
+    parser = argparse.ArgumentParser("promedical_audit.arithmetic", description=main.__doc__)
     parser.add_argument("table", type=Path, help="with value and n, or precision, recall and f1")
     try:
         results = check(read(parser.parse_args(given).table))

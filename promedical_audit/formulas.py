@@ -8,8 +8,8 @@ from fractions import Fraction
 from functools import partial
 from itertools import permutations
 
-from promedical_utils.audit import arithmetic
-from promedical_utils.audit.arithmetic import ADDS_UP, DOES_NOT, Check, number
+from promedical_audit import arithmetic
+from promedical_audit.arithmetic import ADDS_UP, DOES_NOT, Check, number
 from promedical_utils.core import statistics
 
 PLACES = 2  # decimals of the paper's percentages: the CSVs have "86.1" where it prints 86.10
