@@ -11,6 +11,7 @@ from promedical_utils import clinic
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import shown, write_json
 from promedical_utils.data.sources import real_sets
+from promedical_utils.pipeline.real_text import study_of
 from promedical_utils.pipeline.rubrics import open_rows
 
 
@@ -63,8 +64,8 @@ def _small(profile: Profile, folder: Path) -> dict:
 def _texts(profile: Profile) -> list[str]:
     """What a tokenizer is made from: texts of the training split; of open data the questions
     themselves, since there are no answers before notebook 02."""
-    if profile.data == "real":
-        return real_sets.corpus(real_sets.load_real(profile.seed))
+    if profile.data in ("real", "own"):
+        return real_sets.corpus(study_of(profile))
     if profile.data == "open":
         return [row.text for row in open_rows(profile)[0]]
     world = clinic.build(profile)
@@ -83,6 +84,14 @@ def _written(profile: Profile) -> list[tuple[list[dict], str]]:
             ([m.model_dump() for m in asked.messages], world.answer(asked.id, name))
             for asked in world.instructions_in("train")
             for name in world.authors(asked.id)
+        ]
+    elif profile.data == "own":
+        study = study_of(profile)
+        train = set(study.ids("train"))
+        written = [
+            ([m.model_dump() for m in study.instruction_of[c.instruction_id].messages], c.text)
+            for c in study.candidates
+            if c.instruction_id in train
         ]
     else:
         pairs = real_sets.written_answers(profile.seed)

@@ -30,6 +30,7 @@ ANSWERS = 4  # of a question, at most: LostBench has sixteen of each
 NOTES = {
     "real": "The labels are each source's own: physicians, annotators, a language model, or made "
     "by construction. In K-QA the physician's answer is the chosen one of every pair.",
+    "own": "The labels are those of the data that were brought.",
     "open": "The labels are the judge's own, so this bench says how well its verdicts are "
     "learned, and nothing of how right they are.",
 }
@@ -100,12 +101,14 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]
         source = group.instruction.source
         if real_sets.LABELS.get(source) == "constructed":
             continue
-        answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
+        answers = sorted(group.labelled, key=lambda a: short_hash("bench", a.id))
         kept = answers[:ANSWERS] if drawn[source] < profile.bench_samples else []
         left_out += len(answers) - len(kept)
         if len(kept) > 1:
             drawn[source] += 1
-            groups.append(replace(group, candidates=tuple(kept)))
+            there = {answer.id for answer in kept}
+            both = (p for p in group.stated if {p.chosen_id, p.rejected_id} <= there)
+            groups.append(replace(group, candidates=tuple(kept), stated=tuple(both)))
     asked = [g.instruction for g in groups]
     samples, criteria = benches.from_records(asked, data.condition_of, data.rubrics, frozenset())
     samples["category"] = [instruction.source for instruction in asked]
@@ -115,7 +118,7 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]
         about = {"instruction_id": group.instruction.id}
         for answer, criterion in product(group.candidates, group.criteria):
             ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
-            label = group.verdicts[answer.id, criterion.id]
+            label = group.verdicts.get((answer.id, criterion.id))  # None: preferences alone
             verdicts.append(ids | dict.fromkeys(LABELS, label))
         for pair in criterion_pairs(group):
             pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})

