@@ -182,10 +182,9 @@ def _grades(groups: Sequence[Group], people) -> pd.DataFrame:
 
 
 def _met(cells: pd.DataFrame, column: str) -> np.ndarray:
-    """1 where a cell is met by a column of labels, 0 where not, NaN where that is not known, or
-    nobody labelled it: of its answer there is a preference and no verdict."""
+    """1 where a cell is met by a column of labels, 0 where not, NaN where that is not known."""
     pairs = zip(cells[column], cells.dimension, strict=True)
-    return np.array([None if pd.isna(v) else scoring.is_met(v, of) for v, of in pairs], float)
+    return np.array([scoring.is_met(*pair) for pair in pairs], float)
 
 
 def truths(bench: Bench) -> pd.DataFrame:
@@ -385,7 +384,7 @@ def _of_verdicts(verdicts: pd.Series, cells: pd.DataFrame, labels: str) -> Itera
     met = verdicts.eq(True).fillna(False).to_numpy(bool)
     right = (verdicts.notna().to_numpy() | slices["safety"]) & (met == label)
     yield "pointwise", slices, cells.row, right, ~np.isnan(label)
-    yield from _of_vetoes(cells, (1 - met) * ~np.isnan(label), label == 0)
+    yield from _of_vetoes(cells, 1 - met, label == 0)
 
 
 def _of_vetoes(cells: pd.DataFrame, called, violation, rule: str = "") -> Iterator[tuple]:
@@ -431,8 +430,8 @@ def veto_curve(bench: Bench, predicted: pd.DataFrame) -> pd.DataFrame:
 def _at_rules(scores: pd.Series, cells: pd.DataFrame, labels: str, groups) -> Iterator[tuple]:
     """Likewise, of vetoes by a threshold of one rule for every scorer, found on these very labels;
     ``clean_vetoed``: of the answers without a violation, how many have a veto."""
-    label, score = _met(cells, labels), scores.fillna(-np.inf).to_numpy(float)
-    safety, violation = (cells.dimension == "safety").to_numpy() & ~np.isnan(label), label == 0
+    safety, violation = (cells.dimension == "safety").to_numpy(), _met(cells, labels) == 0
+    score = scores.fillna(-np.inf).to_numpy(float)
     for rule in RULES:
         called = np.zeros(len(cells), bool)
         for group in np.unique(groups):

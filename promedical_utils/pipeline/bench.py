@@ -101,14 +101,12 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]
         source = group.instruction.source
         if real_sets.LABELS.get(source) == "constructed":
             continue
-        answers = sorted(group.labelled, key=lambda a: short_hash("bench", a.id))
+        answers = sorted(group.judged, key=lambda a: short_hash("bench", a.id))
         kept = answers[:ANSWERS] if drawn[source] < profile.bench_samples else []
         left_out += len(answers) - len(kept)
         if len(kept) > 1:
             drawn[source] += 1
-            there = {answer.id for answer in kept}
-            both = (p for p in group.stated if {p.chosen_id, p.rejected_id} <= there)
-            groups.append(replace(group, candidates=tuple(kept), stated=tuple(both)))
+            groups.append(replace(group, candidates=tuple(kept)))
     asked = [g.instruction for g in groups]
     samples, criteria = benches.from_records(asked, data.condition_of, data.rubrics, frozenset())
     samples["category"] = [instruction.source for instruction in asked]
@@ -118,7 +116,7 @@ def labelled_bench(profile: Profile, data: RunData) -> tuple[Bench, list[Group]]
         about = {"instruction_id": group.instruction.id}
         for answer, criterion in product(group.candidates, group.criteria):
             ids = {"candidate_id": answer.id, "criterion_id": criterion.id} | about
-            label = group.verdicts.get((answer.id, criterion.id))  # None: preferences alone
+            label = group.verdicts[answer.id, criterion.id]
             verdicts.append(ids | dict.fromkeys(LABELS, label))
         for pair in criterion_pairs(group):
             pairs.append(pair.model_dump() | kinds[pair.criterion_id] | {"truth": "same"})

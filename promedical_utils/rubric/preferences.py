@@ -44,13 +44,6 @@ class Group:
         return [c for c in self.candidates if (c.id, first) in self.verdicts]
 
     @property
-    def labelled(self) -> list[Candidate]:
-        """The answers with verdicts or a stated preference."""
-        known = {c.id for c in self.judged}
-        known |= {i for pair in self.stated for i in (pair.chosen_id, pair.rejected_id)}
-        return [c for c in self.candidates if c.id in known]
-
-    @property
     def scores(self) -> dict[str, scoring.Scores]:
         """S1, S2, S3 of each judged answer, by its id."""
         rubric, scores = self.rubric, {}
@@ -161,8 +154,8 @@ def criterion_pairs(group: Group) -> list[CriterionPair]:
     """The criterion-conditioned preferences of a group: those stated, then met beats not_met,
     criterion by criterion; ``unknown`` on a safety criterion counts as not met, elsewhere it makes
     no pair. On two answers whose order was stated verdicts have no say."""
-    known = {c.id for c in group.criteria}
-    pairs = [pair for pair in group.stated if pair.criterion_id in known]
+    known = {record.id for record in (*group.criteria, *group.candidates)}
+    pairs = [p for p in group.stated if {p.criterion_id, p.chosen_id, p.rejected_id} <= known]
     stated = {(p.criterion_id, frozenset((p.chosen_id, p.rejected_id))) for p in pairs}
     for criterion in group.criteria:
         labels = [(answer.id, met(group, answer.id, criterion)) for answer in group.judged]

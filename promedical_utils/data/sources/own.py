@@ -5,14 +5,14 @@ What the columns of the table hold stands in ``docs/own_data.md``.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, Field, model_validator
+import pandas as pd
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
-from promedical_utils.core import records
+from promedical_utils.core import long_table, records
 from promedical_utils.core.records import Candidate, CriterionPair, Rubric, SplitRow, Verdict
 from promedical_utils.core.run_data import KINDS, RunData
 from promedical_utils.core.workspace import KitError, short_hash, shown
@@ -21,48 +21,51 @@ from promedical_utils.data.sources.question_split import SHARES
 from promedical_utils.data.sources.real_sets import NEGATION
 from promedical_utils.rubric import preferences
 
-WORDS = {"yes": "met", "true": "met", "1": "met", "1.0": "met", "not met": "not_met"}
-WORDS |= dict.fromkeys(("no", "false", "0", "0.0"), "not_met")
 TURNED = {"met": "not_met", "not_met": "met", "unknown": "unknown"}
 UNITS = 10_000  # weights have four decimals
 
 
-class Row(BaseModel):
+class Row(long_table.Row):
     """One verdict on a criterion of an answer, or one preference of two answers by a criterion."""
 
     instruction: str
-    text: str = ""  # the instruction's, where ``instruction`` is an id
+    prompt: str = ""  # its words, where ``instruction`` is a name
     criterion: str
     dimension: records.Dimension
+    safety: bool | None = None  # what points below 0 are
     points: float = Field(1, allow_inf_nan=False, validation_alias=AliasChoices("points", "weight"))
-    safety: bool | None = None  # of points below 0
     answer: str = ""
-    verdict: records.VerdictValue | None = None
-    answer_b: str = ""
-    preference: Literal["a", "b", "tie"] | None = None
+    text: str = ""  # its words, where ``answer`` is a name
+    verdict: long_table.Verdict | None = None
+    other: str = ""
+    preferred: long_table.Side | None = None
     generator: str = "own"
-    condition: str = ""
-    split: records.Split | None = None
+    cluster: str = ""
+    placed: records.Split | None = Field(None, validation_alias="split")
 
     @model_validator(mode="before")
     @classmethod
-    def _cells(cls, row):
-        """Blank cells are not there; labels in any case."""
-        cells = {k: str(v).strip() for k, v in row.items() if v is not None and v == v}
-        for name in {"verdict", "preference", "dimension"} & cells.keys():
-            cells[name] = WORDS.get(cells[name].lower(), cells[name].lower())
-        return {name: cell for name, cell in cells.items() if cell}
+    def _one_weight(cls, row):
+        if {"points", "weight"} <= row.keys():
+            raise ValueError("points stand beside weight; keep one of the two columns")
+        return row
 
-    @model_validator(mode="after")
-    def _possible(self):
-        if self.preference and not (self.answer and self.answer_b not in ("", self.answer)):
-            raise ValueError("a preference is of two unlike answers, in answer and answer_b")
-        if self.points < 0 and self.safety is None:
+    @field_validator("points")
+    @classmethod
+    def _no_weight(cls, points: float, info):
+        if points < 0 and info.data.get("safety") is None:
             raise ValueError(
-                f"{self.points:g} points are no weight; a column safety says what they are: yes, a "
+                f"{points:g} is below 0 and no weight; a column safety says what it is: yes, a "
                 "safety criterion, turned round, or no, left out and counted"
             )
-        return self
+        return points
+
+    @field_validator("preferred")
+    @classmethod
+    def _of_two(cls, preferred, info):
+        if info.data["other"] in ("", info.data["answer"]) or not info.data["answer"]:
+            raise ValueError("a preference is of two unlike answers, in answer and other")
+        return preferred
 
 
 def shares(points: Sequence[float]) -> list[float]:
@@ -83,120 +86,98 @@ def shares(points: Sequence[float]) -> list[float]:
     return [n / UNITS for n in units]
 
 
-def table(path: Path) -> list[dict]:
-    """Rows of a CSV, JSON lines, JSON or Parquet file; KitError for one that is broken."""
-    with schemas.reading(shown(path), "save it as CSV or JSON lines, in UTF-8, or as Parquet"):
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as parquet
-
-            return parquet.read_table(path).to_pylist()
-        with schemas.text_lines(path) as lines:
-            rows = schemas.parsed(lines, path.name)
-    for number, row in enumerate(rows, 1):
-        if None in row or (path.suffix == ".csv" and None in row.values()):
-            raise KitError(f"{shown(path)}, row {number}: not as many cells as the header has")
-    return rows
-
-
 def read(path: Path, seed: int = 0) -> tuple[RunData, dict]:
     """Records of a folder or a long table, and counts of what was read, filled in and left out.
-    Conditions without a split are placed by the seed. KitError names file, row and field."""
+    Clusters without a split are placed by the seed. KitError names file, row and column."""
     if path.is_file():
-        return of_rows(table(path), shown(path), seed)
-    files = {name: path / f"{name}.parquet" for name in KINDS}
-    if lost := [name for name in ("instructions", "rubrics") if not files[name].exists()]:
-        raise KitError(f"own data {shown(path)}: no table, and no {lost[0]}.parquet in it")
-    data = RunData(**{n: records.load(f, *KINDS[n]) for n, f in files.items() if f.exists()})
-    places = {i.id: (_asks(i.messages[-1].content), None) for i in data.instructions}
-    data = replace(data, splits=data.splits or _placed(places, seed))
+        data, counts = _of_table(path, seed)
+    else:
+        files = {name: path / f"{name}.parquet" for name in KINDS}
+        if lost := [name for name in ("instructions", "rubrics") if not files[name].exists()]:
+            raise KitError(f"own data {shown(path)}: no table, and no {lost[0]}.parquet in it")
+        there = {n: records.load(f, *KINDS[n]) for n, f in files.items() if f.exists()}
+        data, counts = RunData(**there), Counter()
+        places = {i.id: (_asks(i.messages[-1].content), None) for i in data.instructions}
+        data = replace(data, splits=data.splits or _placed(places, seed))
     preferences.groups(data)  # raises where a record points nowhere, or twice
-    return data, {name: len(getattr(data, name)) for name in KINDS}
+    return data, {name: len(getattr(data, name)) for name in KINDS} | dict(+counts)
 
 
-def of_rows(rows: Iterable[Mapping], where: str, seed: int = 0) -> tuple[RunData, dict]:
-    """As ``read``, of the rows of a table as dicts; ``where`` names them in errors."""
-    rows, data, counts = list(rows), RunData(), Counter()
-    columns = {name for row in rows for name in row}
-    missing = {"instruction", "criterion", "dimension"} - columns
-    if missing or {"points", "weight"} <= columns:
-        wrong = f"no column {min(missing)}" if missing else "points and weight are one too many"
-        raise KitError(f"{where}: {wrong}; the columns are {', '.join(sorted(columns)) or 'none'}")
-    known: dict[str, dict] = defaultdict(dict)  # field -> what is one thing -> what it is
-    for number, row in enumerate(records.validated(rows, Row, where), 1):
+def _of_table(path: Path, seed: int) -> tuple[RunData, Counter]:
+    data, counts = RunData(), Counter()
+    known: dict[str, dict] = defaultdict(dict)  # column -> what it names -> what that is
+    frame = long_table.read([path], Row)
+    for place, row in zip(frame.index, frame.itertuples(index=False)):
 
-        def once(field: str, key, value, number=number) -> None:
-            if known[field].setdefault(key, value) != value:
+        def once(column: str, key, value, place=place) -> None:
+            if known[column].setdefault(key, value) != value:
                 what = "is there twice, or not the same as in a row above; keep one"
-                raise KitError(f"{where}, row {number}, field {field}: {what}")
+                raise KitError(f"{place}, column {column}: {what}")
 
-        text, points, turned = row.text or row.instruction, row.points, row.points < 0
-        if turned and not row.safety:
+        if (turned := row.points < 0) and not row.safety:
             counts["rows of penalties left out"] += 1
             continue
-        i = row.instruction if "text" in columns else f"own-{short_hash(text)}"
-        once("instruction", i, (text, row.condition or _asks(text), row.split))
-        dimension = "safety" if turned else row.dimension
-        if dimension != "proficiency":  # violations and extras are counted, not weighed
-            counts["rows whose points no rule reads"] += points not in (0, 1) and not turned
-            points = 0
+        asked = row.prompt or row.instruction
+        i = row.instruction if row.prompt else f"own-{short_hash(asked)}"
+        once("instruction", i, (asked, row.cluster or _asks(asked), row.placed or None))
         criterion = NEGATION * turned + row.criterion
+        dimension = "safety" if turned else row.dimension
+        points = row.points if dimension == "proficiency" else 0  # others are counted, not weighed
         c = short_hash(i, criterion)
         once("criterion", (i, c), (criterion, dimension, points))
-        sides = [side for side in (row.answer, row.answer_b) if side]
-        ids = [f"{i}-{short_hash(side)[:8]}" for side in sides]
-        for answer, side in zip(ids, sides):
-            known["answer"].setdefault(answer, (i, side, row.generator))
-        if row.preference:
-            once("preference", (c, *sorted(ids)), number)
-            chosen, rejected = ids if row.preference == "a" else ids[::-1]
-            counts["preferences that are ties"] += row.preference == "tie"
-            if row.preference != "tie":
+        ids = [f"{i}-{short_hash(name)[:8]}" for name in (row.answer, row.other) if name]
+        if row.answer:
+            once("answer", ids[0], (i, row.text or row.answer, row.generator))
+        if pd.notna(row.preferred):
+            once("preferred", (c, *sorted(ids)), place)
+            known["other"].setdefault(ids[1], (i, row.other, "own"))
+            chosen, rejected = ids if row.preferred > 0 else ids[::-1]
+            counts["preferences that are ties"] += row.preferred == 0
+            if row.preferred:
                 pair = {"instruction_id": i, "criterion_id": c, "chosen_id": chosen}
                 data.preferences.append(CriterionPair(**pair, rejected_id=rejected))
-        elif ids and row.verdict:
+        elif row.answer and row.verdict:
             label = TURNED[row.verdict] if turned else row.verdict
-            once("verdict", (ids[0], c), (number, label))
+            once("verdict", (ids[0], c), (place, label))
     criteria = defaultdict(list)
     for (i, c), (text, dimension, points) in known["criterion"].items():
         criteria[i].append({"id": c, "dimension": dimension, "text": text, "weight": points})
-    for i, (text, *_) in known["instruction"].items():
+    for i, (asked, *_) in known["instruction"].items():
         weighed = [c for c in criteria[i] if c["dimension"] == "proficiency"]
         for c, weight in zip(weighed, shares([c["weight"] for c in weighed])):
             c["weight"] = weight
         rubric = {"instruction_id": i, "criteria": criteria[i], "status": "gold", "round": 0}
-        data.rubrics.extend(records.validated([rubric], Rubric, f"{where}, rubric of {i}"))
-        data.instructions.append(schemas.question(i, "own", text, "own"))
+        data.rubrics.extend(records.validated([rubric], Rubric, f"{path.name}, rubric of {i}"))
+        data.instructions.append(schemas.question(i, "own", asked, "own"))
+    for answer, words in known["other"].items():  # in no row of its own
+        known["answer"].setdefault(answer, words)
     judged = {answer for answer, _ in known["verdict"]}
-    for answer, (i, side, generator) in known["answer"].items():
-        about = {"instruction_id": i, "generator": generator, "text": side}
+    for answer, (i, text, generator) in known["answer"].items():
+        about = {"instruction_id": i, "generator": generator, "text": text}
         data.candidates.append(Candidate(id=answer, **about))
         for c in criteria[i] if answer in judged else ():  # on every criterion, or on none
-            number, verdict = known["verdict"].get((answer, c["id"]), (0, "unknown"))
-            counts["cells without a verdict, read as unknown"] += not number
+            place, verdict = known["verdict"].get((answer, c["id"]), ("", "unknown"))
+            counts["cells without a verdict, read as unknown"] += not place
             label = {"judge": "judge", "verdict": verdict}
             data.verdicts.append(Verdict(candidate_id=answer, criterion_id=c["id"], **label))
     places = {i: place for i, (_, *place) in known["instruction"].items()}
     data.splits.extend(_placed(places, seed))
-    unread = columns - Row.model_fields.keys() - {"weight"}
-    counts |= {f"columns not read: {', '.join(sorted(unread))}": len(unread)}
-    return data, {name: len(getattr(data, name)) for name in KINDS} | dict(+counts)
+    return data, counts
 
 
 def _asks(text: str) -> str:
-    """A condition for one that is not named: the same words are the same question."""
+    """A cluster for one that is not named: the same words are the same question."""
     return short_hash(schemas.wording(text))
 
 
 def _placed(places: Mapping[str, Sequence], seed: int) -> list[SplitRow]:
-    """Instruction id -> (condition, split or None) as rows; conditions without a split are placed
-    by a hash, in ``SHARES``. KitError for a condition in two splits."""
+    """Instruction id -> (cluster, split or None) as rows; clusters without a split are placed by a
+    hash, in ``SHARES``. KitError for a cluster in two splits."""
     split_of: dict[str, str] = {}
-    for condition, split in places.values():
-        if split and split_of.setdefault(condition, split) != split:
-            raise KitError(
-                f"condition {condition} is in split {split_of[condition]} and in {split}"
-            )
-    free = {condition for condition, _ in places.values()} - split_of.keys()
+    for cluster, split in places.values():
+        if split and split_of.setdefault(cluster, split) != split:
+            raise KitError(f"cluster {cluster} is in split {split_of[cluster]} and in {split}")
+    free = {cluster for cluster, _ in places.values()} - split_of.keys()
     for n, c in enumerate(sorted(free, key=lambda c: short_hash(seed, c)), 1):
         split_of[c] = next(s for s, below in SHARES.items() if n <= max(below * len(free), 1))
     about = {
