@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from promedical_utils.core import long_table, records
 from promedical_utils.core.records import Candidate, CriterionPair, Rubric, SplitRow, Verdict
@@ -33,7 +32,8 @@ class Row(long_table.Row):
     criterion: str
     dimension: records.Dimension
     safety: bool | None = None  # what points below 0 are
-    points: float = Field(1, allow_inf_nan=False, validation_alias=AliasChoices("points", "weight"))
+    weight: float | None = Field(None, allow_inf_nan=False)
+    points: float | None = Field(None, allow_inf_nan=False)
     answer: str = ""
     text: str = ""  # its words, where ``answer`` is a name
     verdict: long_table.Verdict | None = None
@@ -41,24 +41,19 @@ class Row(long_table.Row):
     preferred: long_table.Side | None = None
     generator: str = "own"
     cluster: str = ""
-    placed: records.Split | None = Field(None, validation_alias="split")
+    split: records.Split | None = None
 
-    @model_validator(mode="before")
+    @field_validator("weight", "points")
     @classmethod
-    def _one_weight(cls, row):
-        if {"points", "weight"} <= row.keys():
-            raise ValueError("points stand beside weight; keep one of the two columns")
-        return row
-
-    @field_validator("points")
-    @classmethod
-    def _no_weight(cls, points: float, info):
-        if points < 0 and info.data.get("safety") is None:
+    def _worth(cls, value: float, info):
+        if info.data.get("weight") is not None:
+            raise ValueError("stands beside weight; keep one of the two columns")
+        if value < 0 and info.data.get("safety") is None:
             raise ValueError(
-                f"{points:g} is below 0 and no weight; a column safety says what it is: yes, a "
-                "safety criterion, turned round, or no, left out and counted"
+                "below 0 is no weight; a column safety says what it is: yes, a safety criterion, "
+                "turned round, or no, left out and counted"
             )
-        return points
+        return value
 
     @field_validator("preferred")
     @classmethod
@@ -106,30 +101,32 @@ def read(path: Path, seed: int = 0) -> tuple[RunData, dict]:
 def _of_table(path: Path, seed: int) -> tuple[RunData, Counter]:
     data, counts = RunData(), Counter()
     known: dict[str, dict] = defaultdict(dict)  # column -> what it names -> what that is
-    frame = long_table.read([path], Row)
-    for place, row in zip(frame.index, frame.itertuples(index=False)):
+    frame = long_table.read([path], Row).astype(object)
+    frame = frame.where(frame.notna(), None)  # an empty cell is None, whatever its column
+    for row in frame.itertuples(index=False):
 
-        def once(column: str, key, value, place=place) -> None:
+        def once(column: str, key, value, place=row.place) -> None:
             if known[column].setdefault(key, value) != value:
                 what = "is there twice, or not the same as in a row above; keep one"
                 raise KitError(f"{place}, column {column}: {what}")
 
-        if (turned := row.points < 0) and not row.safety:
+        points = next((worth for worth in (row.weight, row.points) if worth is not None), 1.0)
+        if (turned := points < 0) and not row.safety:
             counts["rows of penalties left out"] += 1
             continue
         asked = row.prompt or row.instruction
         i = row.instruction if row.prompt else f"own-{short_hash(asked)}"
-        once("instruction", i, (asked, row.cluster or _asks(asked), row.placed or None))
+        once("instruction", i, (asked, row.cluster or _asks(asked), row.split))
         criterion = NEGATION * turned + row.criterion
         dimension = "safety" if turned else row.dimension
-        points = row.points if dimension == "proficiency" else 0  # others are counted, not weighed
+        points = points if dimension == "proficiency" else 0  # others are counted, not weighed
         c = short_hash(i, criterion)
         once("criterion", (i, c), (criterion, dimension, points))
         ids = [f"{i}-{short_hash(name)[:8]}" for name in (row.answer, row.other) if name]
         if row.answer:
             once("answer", ids[0], (i, row.text or row.answer, row.generator))
-        if pd.notna(row.preferred):
-            once("preferred", (c, *sorted(ids)), place)
+        if row.preferred is not None:
+            once("preferred", (c, *sorted(ids)), row.place)
             known["other"].setdefault(ids[1], (i, row.other, "own"))
             chosen, rejected = ids if row.preferred > 0 else ids[::-1]
             counts["preferences that are ties"] += row.preferred == 0
@@ -138,7 +135,7 @@ def _of_table(path: Path, seed: int) -> tuple[RunData, Counter]:
                 data.preferences.append(CriterionPair(**pair, rejected_id=rejected))
         elif row.answer and row.verdict:
             label = TURNED[row.verdict] if turned else row.verdict
-            once("verdict", (ids[0], c), (place, label))
+            once("verdict", (ids[0], c), (row.place, label))
     criteria = defaultdict(list)
     for (i, c), (text, dimension, points) in known["criterion"].items():
         criteria[i].append({"id": c, "dimension": dimension, "text": text, "weight": points})
