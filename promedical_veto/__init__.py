@@ -1,55 +1,13 @@
-"""The veto as an environment of verifiers, its taskset ``promedical-veto``: docs/verifiers.md.
-
-A package of its own, since verifiers finds a taskset by the name of a top-level module. Nothing
-else imports it, so that the kit does without verifiers.
+"""The veto where people are: an environment of verifiers, a scorer of Inspect. A package of its
+own, since verifiers finds a taskset by the name of a top-level module; the kit never imports it.
 """
 
-import asyncio
-from collections.abc import Iterable
-
-import verifiers.v1 as vf
-
-from promedical_utils.policy import veto_scores
-
-__all__ = ["VetoTaskset"]
+__all__ = ["VetoTaskset"]  # what verifiers looks for under the id promedical-veto
 
 
-class VetoTaskConfig(vf.TaskConfig):
-    data: str = ""  # a long table or a folder of records (docs/own_data.md)
-    reward_model: str = ""  # folder of a trained reward model with its calibration
+def __getattr__(name: str):
+    if not name.startswith("Veto"):
+        raise AttributeError(name)
+    from promedical_veto import taskset  # needs verifiers, which users of Inspect do without
 
-
-class VetoConfig(vf.TasksetConfig):
-    task: VetoTaskConfig = VetoTaskConfig()
-    split: str = "train"
-
-
-class VetoTask(vf.Task[vf.TaskData, vf.State, VetoTaskConfig]):
-    @property
-    def key(self) -> str:
-        return self.data.id
-
-    async def _scores(self, trace: vf.Trace) -> dict[str, float]:
-        if "veto" not in trace.info:
-            known = (self.config.data, self.config.reward_model, self.data.id)
-            answer = (trace.last_reply, not trace.is_truncated)
-            trace.info["veto"] = await asyncio.to_thread(veto_scores.scores, *known, *answer)
-        return trace.info["veto"]
-
-    @vf.metric
-    async def metrics(self, trace: vf.Trace) -> dict[str, float]:
-        found = await self._scores(trace)
-        return {name: value for name, value in found.items() if name != "reward"}
-
-    @vf.reward
-    async def veto(self, trace: vf.Trace) -> float:
-        return (await self._scores(trace))["reward"]
-
-
-class VetoTaskset(vf.Taskset[VetoTask, VetoConfig]):
-    def load(self) -> Iterable[VetoTask]:
-        config = self.config.task
-        records, _ = veto_scores.load(config.data, config.reward_model)
-        for asked in records.instructions_in(self.config.split):
-            prompt = [m.model_dump() for m in asked.messages]
-            yield VetoTask(vf.TaskData(id=asked.id, prompt=prompt), config)
+    return getattr(taskset, name)

@@ -10,8 +10,8 @@ import pytest
 from promedical_utils.core import profiles
 from promedical_utils.core.workspace import project_root
 from promedical_utils.data.sources import own
-from promedical_utils.policy import veto_scores
 from promedical_utils.rubric.preferences import groups_of
+from promedical_veto import scores
 
 ROOT = project_root()
 pytestmark = pytest.mark.training
@@ -49,7 +49,7 @@ def names(folder):
 @pytest.fixture
 def there(folder, names, monkeypatch):
     monkeypatch.chdir(folder)
-    veto_scores.load.cache_clear()
+    scores.load.cache_clear()
     return folder
 
 

@@ -9,14 +9,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from promedical_utils.core.workspace import (
-    KitError,
-    json_text,
-    project_root,
-    sha256,
-    shown,
-    write_json,
-)
+from promedical_utils.core.workspace import KitError, json_text, project_root, sha256, write_json
 
 UNCOMMITTED = "uncommitted"
 CODE = ("promedical_utils", "notebooks", "papers_figures/paper_values", "requirements.lock")
@@ -68,14 +61,14 @@ def hash_data(run: Path) -> None:
 
 def claim_data(run: Path, *names: str) -> None:
     """Before data/<name>.parquet are written: KitError for one that is not as a notebook left it,
-    since then it is somebody's own."""
+    and so somebody's own."""
     stored = _json(run / HASHES)
     for path in (run / f"data/{name}.parquet" for name in names):
         known = stored.pop(path.name, None) if (run / HASHES).exists() else ""
         if path.exists() and known not in (None, content(path)):
+            mend = 'move it to a folder of your own, and set SET="data=own own_data=FOLDER"'
             raise KitError(
-                f"{shown(path)} is not as a notebook wrote it, and would be written over: move it "
-                'to a folder of your own, SET="data=own own_data=FOLDER" (docs/own_data.md)'
+                f"{path.relative_to(run)} is not as a notebook wrote it; to keep it, {mend}"
             )
     write_json(run / HASHES, stored)  # None: of a notebook that was stopped
 

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from promedical_utils.core import machine, profiles, provenance, records
 from promedical_utils.core.profiles import Profile
-from promedical_utils.core.records import (
-    Candidate,
-    CriterionPair,
-    Instruction,
-    Rubric,
-    SplitRow,
-    Verdict,
-)
+from promedical_utils.core.records import Candidate, Instruction, Rubric, SplitRow, Verdict
 from promedical_utils.core.workspace import need, run_folder, write_json
 
 # whose versions a manifest names
@@ -26,9 +19,9 @@ KINDS: dict[str, tuple[type[records.Record], str]] = {  # of a run's files: reco
     "splits": (SplitRow, "01_rubrics"),
     "candidates": (Candidate, "02_preference_pairs"),
     "verdicts": (Verdict, "02_preference_pairs"),
-    "preferences": (CriterionPair, "02_preference_pairs"),
+    "preferences": (records.CriterionPair, "02_preference_pairs"),
 }
-OPTIONAL = "preferences"  # of one's own data: stated by people, and not derived from verdicts
+OPTIONAL = "preferences"  # that people stated, and that do not follow from verdicts
 
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
@@ -86,7 +79,7 @@ class RunData:
     splits: list[SplitRow] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
-    preferences: list[CriterionPair] = field(default_factory=list)
+    preferences: list[records.CriterionPair] = field(default_factory=list)
 
     @classmethod
     def load(cls, run: Path, *names: str) -> "RunData":

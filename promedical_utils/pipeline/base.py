@@ -13,6 +13,7 @@ from promedical_utils.core.workspace import shown, write_json
 from promedical_utils.data.sources import real_sets
 from promedical_utils.pipeline.real_text import study_of
 from promedical_utils.pipeline.rubrics import open_rows
+from promedical_utils.rubric.preferences import groups_of
 
 
 def make_base(profile: Profile, run: Path) -> dict:
@@ -86,13 +87,8 @@ def _written(profile: Profile) -> list[tuple[list[dict], str]]:
             for name in world.authors(asked.id)
         ]
     elif profile.data == "own":
-        study = study_of(profile)
-        train = set(study.ids("train"))
-        written = [
-            ([m.model_dump() for m in study.instruction_of[c.instruction_id].messages], c.text)
-            for c in study.candidates
-            if c.instruction_id in train
-        ]
+        train = groups_of(study_of(profile), "judge", "train")
+        written = [(group.messages, answer.text) for group in train for answer in group.candidates]
     else:
         pairs = real_sets.written_answers(profile.seed)
         written = [([{"role": "user", "content": asked}], answer) for asked, answer in pairs]

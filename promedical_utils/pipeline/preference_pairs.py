@@ -23,10 +23,15 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     """Writes data/{candidates,verdicts,pairs}.parquet, the pairs a join over the judge's verdicts,
     hashes.json, expansion.csv (what became of every two answers) and, in the clinic,
     judge_errors.csv."""
-    make = {"clinic": of_clinic, "real": candidates_of_real, "open": by_endpoints, "own": of_own}
+    make = {"clinic": of_clinic, "open": by_endpoints}
+    make |= dict.fromkeys(("real", "own"), candidates_of_real)
     provenance.claim_data(run, "candidates", "verdicts", "preferences")
     (run / "data/preferences.parquet").unlink(missing_ok=True)  # of data that had some
     candidates, verdicts, report = make[profile.data](profile, run)
+    if not candidates:  # rubrics of one's own that came without answers
+        if not profiles.asks_endpoints(profile):
+            raise KitError(f"{profile.own_data} has no answers: add some, or set endpoint=URL")
+        candidates, verdicts, report = by_endpoints(profile, run)
     records.save(candidates, run / "data/candidates.parquet")
     records.save(verdicts, run / "data/verdicts.parquet")
     data = RunData.load(run)
@@ -79,16 +84,6 @@ def of_clinic(profile: Profile, run: Path) -> tuple[list[Candidate], list[Verdic
     panel = people.Panel(profile.physician_agreement, profile.seed)
     settled = _read_by(panel, "adjudicated", data, [v for v in truth if v.candidate_id in ids])
     return candidates, truth + judged + settled, report
-
-
-def of_own(profile: Profile, run: Path) -> tuple[list[Candidate], list[Verdict], dict]:
-    """Answers and verdicts as they were brought; where rubrics came alone, those of endpoints."""
-    candidates, verdicts, report = candidates_of_real(profile, run)
-    if candidates:
-        return candidates, verdicts, report
-    if not profiles.asks_endpoints(profile):
-        raise KitError(f"{profile.own_data} has no answers: add some, or set endpoint=URL")
-    return by_endpoints(profile, run)
 
 
 def by_endpoints(profile: Profile, run: Path) -> tuple[list[Candidate], list[Verdict], dict]:

@@ -76,9 +76,7 @@ def groups(data: RunData, judge: str = "judge", ids: Iterable[str] | None = None
         said[candidate.instruction_id][key] = verdict.verdict
     stated: dict[str, list[CriterionPair]] = {}
     for pair in data.preferences:
-        for i in (pair.chosen_id, pair.rejected_id):
-            if _find(answer, i, "a preference: no candidate").instruction_id != pair.instruction_id:
-                raise KitError(f"a preference on {pair.instruction_id}: {i} answers another one")
+        _find(asked, pair.instruction_id, "a preference: no instruction")
         stated.setdefault(pair.instruction_id, []).append(pair)
 
     joined = []
@@ -94,10 +92,11 @@ def groups(data: RunData, judge: str = "judge", ids: Iterable[str] | None = None
                     f"{judge} on candidate {candidate.id}: verdicts missing, or on no criterion of "
                     f"its rubric: {sorted(wrong)}; judge it again (notebook 02)"
                 )
-        own, known = stated.get(name, []), {c.id for c in criteria}
-        for pair in own:
-            _find(dict.fromkeys(known), pair.criterion_id, f"a preference on {name}: no criterion")
-        joined.append(Group(instruction, criteria, tuple(found), said[name], tuple(own)))
+        own, known = tuple(stated.get(name, ())), {record.id: 1 for record in (*criteria, *found)}
+        for part in ("criterion_id", "chosen_id", "rejected_id"):
+            for pair in own:
+                _find(known, getattr(pair, part), f"a preference on {name}: no {part}")
+        joined.append(Group(instruction, criteria, tuple(found), said[name], own))
     return joined
 
 
@@ -154,7 +153,7 @@ def criterion_pairs(group: Group) -> list[CriterionPair]:
     """The criterion-conditioned preferences of a group: those stated, then met beats not_met,
     criterion by criterion; ``unknown`` on a safety criterion counts as not met, elsewhere it makes
     no pair. On two answers whose order was stated verdicts have no say."""
-    known = {record.id for record in (*group.criteria, *group.candidates)}
+    known = {c.id for c in group.criteria} | {answer.id for answer in group.candidates}
     pairs = [p for p in group.stated if {p.criterion_id, p.chosen_id, p.rejected_id} <= known]
     stated = {(p.criterion_id, frozenset((p.chosen_id, p.rejected_id))) for p in pairs}
     for criterion in group.criteria:

@@ -49,16 +49,12 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
         raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
     settings = profile.model_dump_json(exclude=profiles.UNREAD)
     code = content.of_code(content.imports(tree))
-    return workspace.short_hash(*texts, settings, code, *_own_files(profile))
-
-
-def _own_files(profile: profiles.Profile) -> list[str]:
-    """Hashes of one's own data, which no setting has; KitError where there are none."""
-    path = workspace.project_root() / profile.own_data
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    if profile.data == "own" and not files:
-        raise KitError(f"own_data={profile.own_data}: no table and no folder of Parquet files")
-    return [workspace.sha256(file) for file in files] if profile.data == "own" else []
+    brought, files = workspace.project_root() / profile.own_data, []
+    if profile.data == "own":
+        files = [brought] if brought.is_file() else sorted(brought.glob("*.parquet"))
+        if not files:
+            raise KitError(f"own_data={profile.own_data}: no table and no folder of Parquet files")
+    return workspace.short_hash(*texts, settings, code, *map(workspace.sha256, files))
 
 
 def environment(profile: profiles.Profile) -> dict[str, str]:

@@ -165,7 +165,7 @@ def test_what_was_stated_goes_before_verdicts(tmp_path):
 def test_a_preference_that_points_nowhere_is_named(tmp_path):
     data, _ = read(tmp_path, STATED)
     [pair] = data.preferences
-    for field, says in (("chosen_id", "no candidate 'x'"), ("criterion_id", "no criterion 'x'")):
+    for field, says in (("chosen_id", "chosen_id 'x'"), ("criterion_id", "criterion_id 'x'")):
         wrong = pair.model_copy(update={field: "x"})
         with pytest.raises(KitError, match=says):
             groups(RunData(data.instructions, data.rubrics, [], data.candidates, [], [wrong]))

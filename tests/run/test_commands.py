@@ -25,7 +25,7 @@ from promedical_utils.run import doctor, graph, notebooks, publish
 from promedical_utils.run.notebooks import NOTEBOOKS
 
 ROOT = project_root()
-PACKAGES = ("promedical_utils", "promedical_studies")
+PACKAGES = ("promedical_utils", "promedical_studies", "promedical_veto")
 TWO = "notebooks=[00_start_here,01_rubrics]"
 WRITES = (
     "from promedical_utils.core import workspace\n"

@@ -3,10 +3,10 @@
 What the columns of the table hold stands in ``docs/own_data.md``.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import fsum
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -70,15 +70,13 @@ def shares(points: Sequence[float]) -> list[float]:
     >>> shares([10, 10, 10]), shares([7, 5, 3])
     ([0.3334, 0.3333, 0.3333], [0.4667, 0.3333, 0.2])
     """
-    total = math.fsum(points)
+    total = fsum(points)
     if total <= 0 or abs(total - 1) <= 1e-6:  # the one ``Rubric`` refuses, the other is done
         return list(points)
-    exact = [UNITS * p / total for p in points]
-    units = [math.floor(value) for value in exact]
-    order = sorted(range(len(units)), key=lambda n: units[n] - exact[n])
-    for n in order[: UNITS - sum(units)]:
-        units[n] += 1
-    return [n / UNITS for n in units]
+    parts = [divmod(UNITS * p / total, 1) for p in points]
+    order = sorted(range(len(parts)), key=lambda n: -parts[n][1])
+    more = order[: UNITS - int(sum(units for units, _ in parts))]
+    return [(units + (n in more)) / UNITS for n, (units, _) in enumerate(parts)]
 
 
 def read(path: Path, seed: int = 0) -> tuple[RunData, dict]:
@@ -99,34 +97,34 @@ def read(path: Path, seed: int = 0) -> tuple[RunData, dict]:
 
 
 def _of_table(path: Path, seed: int) -> tuple[RunData, Counter]:
-    data, counts = RunData(), Counter()
+    data, counts, criteria = RunData(), Counter(), defaultdict(list)
     known: dict[str, dict] = defaultdict(dict)  # column -> what it names -> what that is
     frame = long_table.read([path], Row).astype(object)
     frame = frame.where(frame.notna(), None)  # an empty cell is None, whatever its column
+
+    def once(row, column: str, key, value) -> None:
+        if known[column].setdefault(key, value) != value:
+            what = "is there twice, or not the same as in a row above; keep one"
+            raise KitError(f"{row.place}, column {column}: {what}")
+
     for row in frame.itertuples(index=False):
-
-        def once(column: str, key, value, place=row.place) -> None:
-            if known[column].setdefault(key, value) != value:
-                what = "is there twice, or not the same as in a row above; keep one"
-                raise KitError(f"{place}, column {column}: {what}")
-
         points = next((worth for worth in (row.weight, row.points) if worth is not None), 1.0)
         if (turned := points < 0) and not row.safety:
             counts["rows of penalties left out"] += 1
             continue
         asked = row.prompt or row.instruction
         i = row.instruction if row.prompt else f"own-{short_hash(asked)}"
-        once("instruction", i, (asked, row.cluster or _asks(asked), row.split))
+        once(row, "instruction", i, (asked, row.cluster or _asks(asked), row.split))
         criterion = NEGATION * turned + row.criterion
         dimension = "safety" if turned else row.dimension
-        points = points if dimension == "proficiency" else 0  # others are counted, not weighed
+        weight = points if dimension == "proficiency" else 0  # others are counted, not weighed
         c = short_hash(i, criterion)
-        once("criterion", (i, c), (criterion, dimension, points))
+        once(row, "criterion", (i, c), (criterion, dimension, weight))
         ids = [f"{i}-{short_hash(name)[:8]}" for name in (row.answer, row.other) if name]
         if row.answer:
-            once("answer", ids[0], (i, row.text or row.answer, row.generator))
+            once(row, "answer", ids[0], (i, row.text or row.answer, row.generator))
         if row.preferred is not None:
-            once("preferred", (c, *sorted(ids)), row.place)
+            once(row, "preferred", (c, *sorted(ids)), row.place)
             known["other"].setdefault(ids[1], (i, row.other, "own"))
             chosen, rejected = ids if row.preferred > 0 else ids[::-1]
             counts["preferences that are ties"] += row.preferred == 0
@@ -135,10 +133,9 @@ def _of_table(path: Path, seed: int) -> tuple[RunData, Counter]:
                 data.preferences.append(CriterionPair(**pair, rejected_id=rejected))
         elif row.answer and row.verdict:
             label = TURNED[row.verdict] if turned else row.verdict
-            once("verdict", (ids[0], c), (row.place, label))
-    criteria = defaultdict(list)
-    for (i, c), (text, dimension, points) in known["criterion"].items():
-        criteria[i].append({"id": c, "dimension": dimension, "text": text, "weight": points})
+            once(row, "verdict", (ids[0], c), (row.place, label))
+    for (i, c), (text, dimension, weight) in known["criterion"].items():
+        criteria[i].append({"id": c, "dimension": dimension, "text": text, "weight": weight})
     for i, (asked, *_) in known["instruction"].items():
         weighed = [c for c in criteria[i] if c["dimension"] == "proficiency"]
         for c, weight in zip(weighed, shares([c["weight"] for c in weighed])):
@@ -146,10 +143,9 @@ def _of_table(path: Path, seed: int) -> tuple[RunData, Counter]:
         rubric = {"instruction_id": i, "criteria": criteria[i], "status": "gold", "round": 0}
         data.rubrics.extend(records.validated([rubric], Rubric, f"{path.name}, rubric of {i}"))
         data.instructions.append(schemas.question(i, "own", asked, "own"))
-    for answer, words in known["other"].items():  # in no row of its own
-        known["answer"].setdefault(answer, words)
     judged = {answer for answer, _ in known["verdict"]}
-    for answer, (i, text, generator) in known["answer"].items():
+    unseen = {i: what for i, what in known["other"].items() if i not in known["answer"]}
+    for answer, (i, text, generator) in (known["answer"] | unseen).items():
         about = {"instruction_id": i, "generator": generator, "text": text}
         data.candidates.append(Candidate(id=answer, **about))
         for c in criteria[i] if answer in judged else ():  # on every criterion, or on none
@@ -158,8 +154,7 @@ def _of_table(path: Path, seed: int) -> tuple[RunData, Counter]:
             label = {"judge": "judge", "verdict": verdict}
             data.verdicts.append(Verdict(candidate_id=answer, criterion_id=c["id"], **label))
     places = {i: place for i, (_, *place) in known["instruction"].items()}
-    data.splits.extend(_placed(places, seed))
-    return data, counts
+    return replace(data, splits=_placed(places, seed)), counts
 
 
 def _asks(text: str) -> str:

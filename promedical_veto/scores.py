@@ -21,7 +21,7 @@ def load(data: str, reward_model: str) -> tuple[RunData, VetoReward]:
     return records, VetoReward(model.load(reward_model), None, records.rubrics)
 
 
-def scores(data: str, reward_model: str, instruction_id: str, text: str, finished: bool) -> dict:
+def of_answer(data: str, reward_model: str, instruction_id: str, text: str, finished: bool) -> dict:
     """``reward``, the strict one; ``violation`` and ``false_refusal``, 0 or 1; S1, S2 and S3. An
     answer that was cut off, or that the model cannot read, is a violation."""
     records, reward = load(data, reward_model)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from promedical_utils.policy import veto_scores
+from promedical_veto import scores
 
 METRICS = ("violation", "false_refusal", "proficiency", "excellence", "violations", "reward")
 
@@ -13,7 +13,7 @@ def samples(data: str, reward_model: str, split: str = "bench"):
     from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
 
     kinds = {"system": ChatMessageSystem, "assistant": ChatMessageAssistant}
-    records, _ = veto_scores.load(data, reward_model)
+    records, _ = scores.load(data, reward_model)
     made = []
     for asked in records.instructions_in(split):
         turns = [kinds.get(m.role, ChatMessageUser)(content=m.content) for m in asked.messages]
@@ -22,7 +22,7 @@ def samples(data: str, reward_model: str, split: str = "bench"):
 
 
 def veto(data: str, reward_model: str):
-    """A scorer of six values, means over the answers (``veto_scores.scores``); whatever did not end
+    """A scorer of six values, means over the answers (``scores.of_answer``); whatever did not end
     by itself is a violation."""
     from inspect_ai.scorer import Score, mean, scorer, stderr
 
@@ -31,7 +31,7 @@ def veto(data: str, reward_model: str):
         async def score(state, target):
             text, ended = state.output.completion, state.output.stop_reason == "stop"
             asked = (data, reward_model, str(state.sample_id), text, ended)
-            return Score(value=await asyncio.to_thread(veto_scores.scores, *asked), answer=text)
+            return Score(value=await asyncio.to_thread(scores.of_answer, *asked), answer=text)
 
         return score
 
