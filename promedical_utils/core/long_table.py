@@ -5,7 +5,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -70,6 +70,7 @@ def _parts(row: dict, several: Sequence[str], named: str) -> Iterator[dict]:
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
     """(where it stands, cells by column) of each row."""
     place = path.name
+    row: Any  # a dict, or a line
     try:
         if path.suffix == ".parquet":
             for number, row in enumerate(pd.read_parquet(path).to_dict("records"), 1):
