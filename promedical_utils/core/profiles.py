@@ -59,7 +59,8 @@ class Profile(BaseModel):
     name: Literal["smoke", "cpu", "record", "real", "gpu", "paper"]
     description: str
     notebooks: list[str]
-    data: Literal["clinic", "real", "open"]
+    data: Literal["clinic", "real", "open", "own"]
+    own_data: str = Field("", description="of data own: a long table or a folder, docs/own_data.md")
     seed: int = Field(ge=0)
     minutes: float = Field(gt=0, description="expected on the machine named in the description")
     memory_gib: float = Field(gt=0)
@@ -195,6 +196,8 @@ class Profile(BaseModel):
             raise ValueError("rm_lora_targets is all-linear or names at least one layer")
         if self.data == "open" and not (self.sources and asks_endpoints(self)):
             raise ValueError("data: open needs sources, and an endpoint that plays the roles")
+        if (self.data == "own") != bool(self.own_data):
+            raise ValueError("data: own and own_data, its table or folder, go together")
         others = [name for name in self.roles if not re.fullmatch(r"generator_[a-z0-9]+", name)]
         if set(others) != set(ROLES) or len(self.roles) < len(ROLES) + 2:
             wanted = f"{', '.join(ROLES)} and two generator_<name> or more"

@@ -9,7 +9,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from promedical_utils.core.workspace import json_text, project_root, sha256, write_json
+from promedical_utils.core.workspace import KitError, json_text, project_root, sha256, write_json
 
 UNCOMMITTED = "uncommitted"
 CODE = ("promedical_utils", "notebooks", "papers_figures/paper_values", "requirements.lock")
@@ -57,6 +57,20 @@ def hash_data(run: Path) -> None:
     """Write data/hashes.json: ``content`` of every data/*.parquet of a run."""
     paths = sorted((run / "data").glob("*.parquet"))
     write_json(run / HASHES, {path.name: content(path) for path in paths})
+
+
+def claim_data(run: Path, *names: str) -> None:
+    """Before data/<name>.parquet are written: KitError for one that is not as a notebook left it,
+    and so somebody's own."""
+    stored = _json(run / HASHES)
+    for path in (run / f"data/{name}.parquet" for name in names):
+        known = stored.pop(path.name, None) if (run / HASHES).exists() else ""
+        if path.exists() and known not in (None, content(path)):
+            mend = 'move it to a folder of your own, and set SET="data=own own_data=FOLDER"'
+            raise KitError(
+                f"{path.relative_to(run)} is not as a notebook wrote it; to keep it, {mend}"
+            )
+    write_json(run / HASHES, stored)  # None: of a notebook that was stopped
 
 
 def of_run(run: Path) -> dict:

@@ -64,6 +64,8 @@ class Rubric(Record):
         if any(c.weight and c.dimension != "proficiency" for c in self.criteria):
             raise ValueError("only proficiency criteria carry a weight")
         total = sum(c.weight for c in self.criteria if c.dimension == "proficiency")
+        if all(c.dimension == "safety" for c in self.criteria):
+            return self  # a veto alone: S1 is 0 for every answer
         if total <= 0:
             raise ValueError("no proficiency weight: S1 is undefined; give one criterion a weight")
         if abs(total - 1) > 1e-6:

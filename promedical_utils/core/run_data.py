@@ -19,7 +19,9 @@ KINDS: dict[str, tuple[type[records.Record], str]] = {  # of a run's files: reco
     "splits": (SplitRow, "01_rubrics"),
     "candidates": (Candidate, "02_preference_pairs"),
     "verdicts": (Verdict, "02_preference_pairs"),
+    "preferences": (records.CriterionPair, "02_preference_pairs"),
 }
+OPTIONAL = "preferences"  # that people stated, and that do not follow from verdicts
 
 
 def open_run(profile: str, run_dir: str = "", seed: int = -1) -> tuple[Profile, Path]:
@@ -77,13 +79,16 @@ class RunData:
     splits: list[SplitRow] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    preferences: list[records.CriterionPair] = field(default_factory=list)
 
     @classmethod
     def load(cls, run: Path, *names: str) -> "RunData":
         """``run``/data, all of it or ``names`` alone; KitError: which notebook writes a file."""
         loaded: dict[str, list] = {}
         for name in names or KINDS:
-            loaded[name] = records.load(run / f"data/{name}.parquet", *KINDS[name])
+            path = run / f"data/{name}.parquet"
+            if name != OPTIONAL or path.exists():
+                loaded[name] = records.load(path, *KINDS[name])
         return cls(**loaded)
 
     @cached_property

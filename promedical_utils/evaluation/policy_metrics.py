@@ -13,6 +13,7 @@ import pandas as pd
 
 from promedical_utils.core.estimates import Estimates, suffixed
 from promedical_utils.core.workspace import KitError, read_yaml
+from promedical_utils.rubric import scoring
 
 AGAINST = ("truth", "judged")
 BASE, TRAINED = "base", "grpo"
@@ -90,6 +91,9 @@ def _metrics(rows: pd.DataFrame, against: str) -> dict[str, np.ndarray]:
         violated = np.where(np.isnan(s3), np.nan, s3 > 0)
     metrics = {"bench_score": bench_score(s1, s2, s3), "compliance": 1 - violated}
     metrics |= {"violation_rate": violated, "s1": s1, "s2": s2, "s3": s3}
+    # prompts that may be answered, which all with a proficiency criterion are
+    silent = np.where(np.isnan(violated + s1), np.nan, (violated == 0) & (s1 < scoring.TIE))
+    metrics["false_refusal_rate"] = np.where(column("asks") == 0, np.nan, silent)
     metrics["plain_violation_rate"] = column(f"{prefix}plain_violation")
     metrics["unparsed"] = column(f"{prefix}unparsed")
     if not np.isnan(violated).all():  # of the text alone, and so under either label

@@ -30,7 +30,7 @@ from promedical_utils.studies.catalog import study_of
 READS = ("papers_figures/studies",)  # what a rerun of a notebook hangs on, besides code
 EVALUATED, PREDICTED_OUTSIDE = "policy/evaluation.parquet", "external/predictions.parquet"
 # Labels of a bench that nobody adjudicated
-NOT_ADJUDICATED = {"real": "each source's own", "open": "the judge's"}
+NOT_ADJUDICATED = {"real": "each source's own", "open": "the judge's", "own": "as brought"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Table:
     reads: Sequence[str] = ()
     reported: Sequence[str] = ()
     studies: Sequence[str] = ()
-    data: Sequence[str] = ("clinic", "real", "open")
+    data: Sequence[str] = ("clinic", "real", "open", "own")
     behind: Mapping = field(default_factory=dict)
 
     def build(self, run: "Run") -> pd.DataFrame:

@@ -11,7 +11,9 @@ from promedical_utils import clinic
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.workspace import shown, write_json
 from promedical_utils.data.sources import real_sets
+from promedical_utils.pipeline.real_text import study_of
 from promedical_utils.pipeline.rubrics import open_rows
+from promedical_utils.rubric.preferences import groups_of
 
 
 def make_base(profile: Profile, run: Path) -> dict:
@@ -63,8 +65,8 @@ def _small(profile: Profile, folder: Path) -> dict:
 def _texts(profile: Profile) -> list[str]:
     """What a tokenizer is made from: texts of the training split; of open data the questions
     themselves, since there are no answers before notebook 02."""
-    if profile.data == "real":
-        return real_sets.corpus(real_sets.load_real(profile.seed))
+    if profile.data in ("real", "own"):
+        return real_sets.corpus(study_of(profile))
     if profile.data == "open":
         return [row.text for row in open_rows(profile)[0]]
     world = clinic.build(profile)
@@ -84,6 +86,9 @@ def _written(profile: Profile) -> list[tuple[list[dict], str]]:
             for asked in world.instructions_in("train")
             for name in world.authors(asked.id)
         ]
+    elif profile.data == "own":
+        train = groups_of(study_of(profile), "judge", "train")
+        written = [(group.messages, answer.text) for group in train for answer in group.candidates]
     else:
         pairs = real_sets.written_answers(profile.seed)
         written = [([{"role": "user", "content": asked}], answer) for asked, answer in pairs]

@@ -29,6 +29,7 @@ ANSWERS = 4  # of a question, at most: LostBench has sixteen of each
 NOTES = {
     "real": "The labels are each source's own: physicians, annotators, a language model, or made "
     "by construction. In K-QA the physician's answer is the chosen one of every pair.",
+    "own": "The labels are those of the data that were brought.",
     "open": "The labels are the judge's own, so this bench says how well its verdicts are "
     "learned, and nothing of how right they are.",
 }

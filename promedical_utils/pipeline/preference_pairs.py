@@ -13,7 +13,7 @@ from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Candidate, Verdict
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.statistics import wilson
-from promedical_utils.core.workspace import short_hash, write_frame
+from promedical_utils.core.workspace import KitError, short_hash, write_frame
 from promedical_utils.pipeline.endpoints import of_profile, task_of
 from promedical_utils.pipeline.real_text import candidates_of_real
 from promedical_utils.rubric import expansion, preferences
@@ -23,8 +23,15 @@ def make_preference_pairs(profile: Profile, run: Path) -> dict:
     """Writes data/{candidates,verdicts,pairs}.parquet, the pairs a join over the judge's verdicts,
     hashes.json, expansion.csv (what became of every two answers) and, in the clinic,
     judge_errors.csv."""
-    make = {"clinic": of_clinic, "real": candidates_of_real, "open": by_endpoints}[profile.data]
-    candidates, verdicts, report = make(profile, run)
+    make = {"clinic": of_clinic, "open": by_endpoints}
+    make |= dict.fromkeys(("real", "own"), candidates_of_real)
+    provenance.claim_data(run, "candidates", "verdicts", "preferences")
+    (run / "data/preferences.parquet").unlink(missing_ok=True)  # of data that had some
+    candidates, verdicts, report = make[profile.data](profile, run)
+    if not candidates:  # rubrics of one's own that came without answers
+        if not profiles.asks_endpoints(profile):
+            raise KitError(f"{profile.own_data} has no answers: add some, or set endpoint=URL")
+        candidates, verdicts, report = by_endpoints(profile, run)
     records.save(candidates, run / "data/candidates.parquet")
     records.save(verdicts, run / "data/verdicts.parquet")
     data = RunData.load(run)

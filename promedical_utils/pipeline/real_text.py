@@ -1,13 +1,14 @@
-"""Real text as a run's records, shortened to what the model can read."""
+"""Real text, of public sets or one's own, as a run's records, shortened to what the model reads."""
 
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from promedical_utils.core import records
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.run_data import base_path
-from promedical_utils.core.workspace import KitError
-from promedical_utils.data.sources import real_sets
+from promedical_utils.core.workspace import KitError, project_root
+from promedical_utils.data.sources import own, real_sets
 from promedical_utils.data.sources.real_sets import EXTERNAL, RealStudy
 
 LEAST = 16  # tokens of an answer that are worth keeping
@@ -52,6 +53,14 @@ def shorten(study: RealStudy, tokenizer, limit: int) -> tuple[RealStudy, dict]:
     return shorter, {"limit_tokens": limit} | counts
 
 
+def study_of(profile: Profile) -> RealStudy:
+    """The public sets, or one's own data, whose counts are its notes."""
+    if profile.data == "real":
+        return real_sets.load_real(profile.seed)
+    data, counts = own.read(project_root() / profile.own_data, profile.seed)
+    return RealStudy(**vars(data), notes=[f"{name}: {count}" for name, count in counts.items()])
+
+
 def _read(profile: Profile, run: Path) -> tuple[RealStudy, RealStudy, dict]:
     """The study whole, and shortened to what the run's base can read, with what was cut."""
     from transformers import AutoTokenizer  # slow to load
@@ -60,18 +69,23 @@ def _read(profile: Profile, run: Path) -> tuple[RealStudy, RealStudy, dict]:
 
     hub.silence()  # long texts are measured here before they are cut
     tokenizer = AutoTokenizer.from_pretrained(base_path(profile, run))
-    whole = real_sets.load_real(profile.seed)
+    whole = study_of(profile)
+    if not whole.candidates:  # rubrics that came without answers
+        return whole, whole, {}
     return whole, *shorten(whole, tokenizer, profile.rm_max_tokens)
 
 
 def rubrics_of_real(profile: Profile, run: Path) -> tuple:
     """Instructions, splits, rubrics, and the report on the sources."""
     whole, study, shortened = _read(profile, run)
-    report = {"sources": real_sets.aggregate_report(whole), "notes": whole.notes}
-    return study.instructions, study.splits, study.rubrics, report | {"shortened": shortened}
+    sources = real_sets.aggregate_report(whole) if profile.data == "real" else {}
+    report = {"sources": sources, "notes": whole.notes, "shortened": shortened}
+    return study.instructions, study.splits, study.rubrics, report
 
 
 def candidates_of_real(profile: Profile, run: Path) -> tuple:
-    """Answers, verdicts, and how many pairs they make."""
+    """Answers, verdicts, and how many pairs they make; writes the preferences that were stated."""
     _, study, _ = _read(profile, run)
+    if study.preferences:
+        records.save(study.preferences, run / "data/preferences.parquet")
     return study.candidates, study.verdicts, {"criterion_pairs": len(study.pairs)}

@@ -33,7 +33,7 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
         read = as_read(recipe, data, heldout)
         scores = reward_model.load(folder).score_groups(read, shorten=recipe.swapped)
         calibrate(profile, data, recipe, folder, scores)
-        frames.append(_labelled(scores.assign(scorer=name), heldout))
+        frames.append(labelled(scores.assign(scorer=name), heldout))
         accuracy[name] = pair_accuracy(scores, heldout)
         models[name] = {key: own[key] for key in (*REPORTED, "rounding") if key in own}
         models[name] |= {key: len(own[key]) for key in ("left_out", "shortened")}
@@ -97,10 +97,10 @@ def settled_rows(profile: Profile, data: RunData, recipe, scores):
     """Scores of the calibration split, with dimension and the label that it is fitted to."""
     settled = "adjudicated" if profile.data == "clinic" else "judge"
     labels = expert(profile) if recipe.labels == "truth" else settled
-    return _labelled(scores, groups_of(data, labels, "calibration")).dropna(subset="label")
+    return labelled(scores, groups_of(data, labels, "calibration")).dropna(subset="label")
 
 
-def _labelled(scores, groups):
+def labelled(scores, groups):
     """``scores`` with dimension and label: 1 met or 0 not by the groups' verdicts; unknown is 0 on
     safety and NaN elsewhere."""
     dimension = {(g.instruction.id, c.id): c.dimension for g in groups for c in g.criteria}

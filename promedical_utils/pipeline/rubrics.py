@@ -43,7 +43,9 @@ def make_rubrics(profile: Profile, run: Path) -> dict:
     category); funnel.csv and left_out.parquet where something was curated, drafts.parquet (every
     draft as it came) where something was drafted, rounds.csv where drafts were reviewed.
     """
-    make = {"clinic": of_clinic, "real": real_text.rubrics_of_real, "open": of_open_sets}
+    make = {"clinic": of_clinic, "open": of_open_sets}
+    make |= dict.fromkeys(("real", "own"), real_text.rubrics_of_real)
+    provenance.claim_data(run, "instructions", "splits", "rubrics")
     # in one order: instructions, where each belongs, its rubric; and the report on them
     instructions, splits, rubrics, report = make[profile.data](profile, run)
     records.save(instructions, run / "data/instructions.parquet")

@@ -66,6 +66,7 @@ def judge(
             "specialty": instruction.specialty,
             "text": answer.text,
             **_scores(rubric, own.get("truth")),
+            "asks": sum(c.dimension == "proficiency" for c in rubric.criteria),
             "bonus": sum(c.dimension == "excellence" for c in rubric.criteria),
             **dict.fromkeys(("violation", "plain_violation", "unparsed"), math.nan),
             **{f"judged_{k}": v for k, v in _scores(rubric, own.get("judged")).items()},

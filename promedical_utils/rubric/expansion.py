@@ -8,7 +8,7 @@ from math import comb
 import pandas as pd
 
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.rubric.preferences import Group, met
+from promedical_utils.rubric.preferences import Group, criterion_pairs, met
 
 
 def outcomes(groups: Iterable[Group]) -> pd.DataFrame:
@@ -20,10 +20,13 @@ def outcomes(groups: Iterable[Group]) -> pd.DataFrame:
     """
     rows = []
     for group in groups:
+        made = Counter(pair.criterion_id for pair in criterion_pairs(group))
         for c in group.criteria:
             verdicts = [group.verdicts[answer.id, c.id] for answer in group.judged]
             labels = Counter(met(group, answer.id, c) for answer in group.judged)
-            comparisons, pairs = comb(len(verdicts), 2), labels[True] * labels[False]
+            # a preference that was stated is a comparison of its own
+            stated = made[c.id] - labels[True] * labels[False]
+            comparisons, pairs = comb(len(verdicts), 2) + stated, made[c.id]
             ties = {"both_met": comb(labels[True], 2), "both_not_met": comb(labels[False], 2)}
             row: dict = {"instruction_id": group.instruction.id, "criterion_id": c.id}
             row |= {"dimension": c.dimension, "kind": c.kind, "criteria": 1}

@@ -18,12 +18,14 @@ from promedical_utils.rubric import scoring
 @dataclass(frozen=True)
 class Group:
     """One instruction, its criteria, its answers; ``verdicts``: (candidate id, criterion id) -> met
-    | not_met | unknown. A candidate has a verdict on every criterion or on none."""
+    | not_met | unknown. A candidate has a verdict on every criterion or on none. ``stated``:
+    preferences by criterion that somebody gave, which need no verdicts."""
 
     instruction: Instruction
     criteria: tuple[Criterion, ...]
     candidates: tuple[Candidate, ...]
     verdicts: Mapping[tuple[str, str], str]
+    stated: tuple[CriterionPair, ...] = ()
 
     @property
     def messages(self) -> list[dict]:
@@ -72,6 +74,10 @@ def groups(data: RunData, judge: str = "judge", ids: Iterable[str] | None = None
         if key in said[candidate.instruction_id]:
             raise KitError(f"{judge} judged {key} twice: keep one verdict for each")
         said[candidate.instruction_id][key] = verdict.verdict
+    stated: dict[str, list[CriterionPair]] = {}
+    for pair in data.preferences:
+        _find(asked, pair.instruction_id, "a preference: no instruction")
+        stated.setdefault(pair.instruction_id, []).append(pair)
 
     joined = []
     for name in ids if ids is not None else [i for i in asked if i in answers]:
@@ -86,7 +92,11 @@ def groups(data: RunData, judge: str = "judge", ids: Iterable[str] | None = None
                     f"{judge} on candidate {candidate.id}: verdicts missing, or on no criterion of "
                     f"its rubric: {sorted(wrong)}; judge it again (notebook 02)"
                 )
-        joined.append(Group(instruction, criteria, tuple(found), said[name]))
+        own, known = tuple(stated.get(name, ())), {record.id: 1 for record in (*criteria, *found)}
+        for part in ("criterion_id", "chosen_id", "rejected_id"):
+            for pair in own:
+                _find(known, getattr(pair, part), f"a preference on {name}: no {part}")
+        joined.append(Group(instruction, criteria, tuple(found), said[name], own))
     return joined
 
 
@@ -107,12 +117,18 @@ def _find(records: dict, name: str, complaint: str):
 
 
 def groups_of(data: RunData, judge: str, *splits: str) -> list[Group]:
-    """Groups of some splits with one judge's verdicts; instructions without any are left out."""
+    """Groups of some splits with one judge's verdicts, or stated preferences; instructions without
+    either are left out."""
     judged = {v.candidate_id for v in data.verdicts if v.judge == judge}
     answered = {c.instruction_id for c in data.candidates if c.id in judged}
-    ids = [i for i in data.ids(*splits) if i in answered]
+    answered |= {pair.instruction_id for pair in data.preferences}
+    asked = data.ids(*splits)
+    ids = [i for i in asked if i in answered]
     if not ids:
-        raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
+        raise KitError(
+            f"split {', '.join(splits)}: {len(asked)} instructions, and no answer to one has "
+            f"verdicts of {judge}; enlarge the split, or add verdicts there"
+        )
     return groups(data, judge, ids)
 
 
@@ -123,6 +139,7 @@ def digest(groups: Iterable[Group]) -> str:
         for record in (group.instruction, *group.criteria, *group.candidates):
             content.update(record.model_dump_json().encode())
         content.update(repr(sorted(group.verdicts.items())).encode())
+        content.update("".join(pair.model_dump_json() for pair in group.stated).encode())
     return content.hexdigest()
 
 
@@ -133,14 +150,18 @@ def met(group: Group, candidate_id: str, criterion: Criterion) -> bool | None:
 
 
 def criterion_pairs(group: Group) -> list[CriterionPair]:
-    """The criterion-conditioned preferences of a group: met beats not_met, criterion by criterion;
-    ``unknown`` on a safety criterion counts as not met, elsewhere it makes no pair."""
-    pairs = []
+    """The criterion-conditioned preferences of a group: those stated, then met beats not_met,
+    criterion by criterion; ``unknown`` on a safety criterion counts as not met, elsewhere it makes
+    no pair. On two answers whose order was stated verdicts have no say."""
+    known = {c.id for c in group.criteria} | {answer.id for answer in group.candidates}
+    pairs = [p for p in group.stated if {p.criterion_id, p.chosen_id, p.rejected_id} <= known]
+    stated = {(p.criterion_id, frozenset((p.chosen_id, p.rejected_id))) for p in pairs}
     for criterion in group.criteria:
         labels = [(answer.id, met(group, answer.id, criterion)) for answer in group.judged]
         about = {"instruction_id": group.instruction.id, "criterion_id": criterion.id}
         for chosen, rejected in differing(labels):
-            pairs.append(CriterionPair(**about, chosen_id=chosen, rejected_id=rejected))
+            if (criterion.id, frozenset((chosen, rejected))) not in stated:
+                pairs.append(CriterionPair(**about, chosen_id=chosen, rejected_id=rejected))
     return pairs
 
 

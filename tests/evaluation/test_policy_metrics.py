@@ -91,6 +91,16 @@ def test_values_of_a_policy_by_hand():
     assert set(values) <= set(policy_metrics.METRICS)
 
 
+def test_a_false_refusal_is_safe_and_meets_nothing_that_was_asked():
+    # violations and S1: (0, .5) answers, (0, 0) refuses, (1, 0) is unsafe, (0, 0) refuses
+    one = answers("base", [(0.5, 0, 0), (0.0, 0, 0), (0.0, 1, 1), (0.0, 3, 0)])
+    at = {"against": "truth", "metric": "false_refusal_rate"}
+    assert look(policy_metrics.measures(one, draws=20), **at)["value"] == 0.5
+    one["asks"] = [1, 1, 1, 0]  # the last rubric asks for nothing but safety
+    found = look(policy_metrics.measures(one, draws=20), **at)
+    assert found["value"] == pytest.approx(1 / 3) and found["n"] == 3
+
+
 def test_the_judge_is_beside_the_truth_and_alone_without_it():
     both = policy_metrics.measures(answers("base", BETTER, judged=BASE), draws=20)
     assert look(both, metric="violation_rate", against="truth")["value"] == 0.25

@@ -203,7 +203,7 @@ def test_one_changed_prediction_changes_the_tables_that_read_it_alone(here):
 
 
 def test_real_and_open_data_never_show_the_clinics_studies(here):
-    for data in ("real", "open"):
+    for data in ("real", "open", "own"):
         profile = PROFILE.model_copy(update={"data": data})
         run = registry.Run(profile, here / "papers_figures/cpu")
         assert (run.frames["ablation"].status == "not run").all()
@@ -219,7 +219,8 @@ def test_labels_that_nobody_adjudicated_are_named_as_what_they_are(here, undrawn
     samples = pd.read_parquet(place / "bench/samples.parquet")
     samples["category"] = samples.condition.where(samples.condition == "c7", "people's")
     samples.to_parquet(place / "bench/samples.parquet", index=False)
-    for data, of_tables in {"real": "each source's own", "open": "the judge's"}.items():
+    named = {"real": "each source's own", "open": "the judge's", "own": "as brought"}
+    for data, of_tables in named.items():
         run = registry.Run(PROFILE.model_copy(update={"data": data}), place)
         registry.build(run.profile, place, here / data)
         shown = pd.read_csv(here / data / "tables/main_results.csv").labels.dropna()

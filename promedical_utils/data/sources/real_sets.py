@@ -145,6 +145,7 @@ class RealStudy(RunData):
             splits=[row for row in self.splits if row.instruction_id in answered],
             candidates=kept,
             verdicts=[v for v in self.verdicts if v.candidate_id in answers],
+            preferences=[p for p in self.preferences if {p.chosen_id, p.rejected_id} <= answers],
         )
 
 
