@@ -3,10 +3,12 @@
 A file is written to a temporary name and renamed, so that a file that exists is whole.
 """
 
+import csv
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,6 +94,24 @@ def write_rows(path: Path, frame) -> Path:
     others = [c for c in frame if c not in floats]
     packing = {"compression": "zstd", "compression_level": 12, "use_byte_stream_split": floats}
     return write_frame(path, frame, use_dictionary=others, **packing)
+
+
+def csv_rows(lines: Iterable[str], where: str, **dialect) -> dict[int, dict[str, str]]:
+    """Rows of a CSV by their line, cells by column; blank lines are passed over. KitError for a row
+    with more or fewer cells than the header, and for broken quotes."""
+    reader = csv.reader(lines, strict=True, **dialect)
+    try:
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise KitError(f"{where}, line {reader.line_num} is no CSV: {error}") from None
+    if not rows:
+        raise KitError(f"{where} is no CSV: it has no header")
+    header = rows[0][1]
+    for line, row in rows:
+        if len(row) != len(header):
+            cells = f"line {line} has {len(row)} cells, the header {len(header)}"
+            raise KitError(f"{where}, {cells}: put a cell that holds a comma in quotes")
+    return {line: dict(zip(header, row)) for line, row in rows[1:]}
 
 
 def read_yaml(path: Path):

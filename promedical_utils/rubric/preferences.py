@@ -112,7 +112,10 @@ def groups_of(data: RunData, judge: str, *splits: str) -> list[Group]:
     answered = {c.instruction_id for c in data.candidates if c.id in judged}
     ids = [i for i in data.ids(*splits) if i in answered]
     if not ids:
-        raise KitError(f"no answered instruction in split {splits}: enlarge it in the profile")
+        own = data.ids(*splits)
+        n = len({c.instruction_id for c in data.candidates}.intersection(own))
+        lacks = f"{n} have answers, none a verdict of {judge}: " + ("label" if n else "enlarge it")
+        raise KitError(f"split {', '.join(splits)}: of {len(own)} instructions {lacks}")
     return groups(data, judge, ids)
 
 
