@@ -8,7 +8,7 @@ RUN ?=
 STUDY ?=
 BENCH ?= speed scale policy
 
-export PROMEDICAL_SET := $(strip $(SET) $(if $(BASE),base_model=$(BASE)))
+export PROMEDICAL_SET := $(SET)$(if $(BASE), 'base_model=$(BASE)')
 # Tensors of some hundred megabytes are taken from huge pages and kept, not mapped anew at each step: on two cores
 # fine-tuning takes two thirds of the time, reward models nine tenths, and no value changes (glibc alone reads it).
 GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184
@@ -35,12 +35,12 @@ setup: $(READY) ## create .venv from requirements.lock and requirements-smollm2.
 
 # torch first, pinned. The .pth file makes the package importable from any folder without a build step.
 $(READY):
-	@python=$$(for p in $(PYTHON) python3.11 python3 python; do \
-	    $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done); \
+	@python=$$(for p in "$(PYTHON)" python3.11 python3 python; do \
+	    "$$p" -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 12))' 2>/dev/null && echo "$$p" && break; done); \
 	if [ -z "$$python" ]; then \
-	    echo "Python 3.11 is needed and was not found: install it, or make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	    echo "Python 3.11, from 3.11.5 on, is needed and was not found: install it, or make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	echo "setting up $(VENV) from requirements.lock (once, some minutes)"; \
-	$$python -m venv $(VENV) || { echo "no venv module (Debian, Ubuntu: apt install python3.11-venv)" >&2; exit 1; }
+	"$$python" -m venv $(VENV) || { echo "no venv module (Debian, Ubuntu: apt install python3.11-venv)" >&2; exit 1; }
 	@$(PY) -m pip install -q --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	@$(PY) -m pip install -q --disable-pip-version-check -r requirements.lock
 	@$(PY) -c 'import site; open(site.getsitepackages()[0] + "/promedical_utils.pth", "w").write("$(CURDIR)\n")'
@@ -49,7 +49,7 @@ $(READY):
 	@rm -f $(VENV)/.ready-* && touch $@
 
 reproduce: $(READY) ## run all notebooks of PROFILE into runs/PROFILE, as far as they are not up to date
-	@$(PY) -m promedical_utils reproduce $(PROFILE) $(if $(RUN),--run $(RUN))
+	@$(PY) -m promedical_utils reproduce $(PROFILE) $(if $(RUN),--run "$(RUN)")
 
 lint: $(READY) ## layout, rules, imports between rooms, types: what is wrong without running anything
 	@$(PY) -m ruff check -q . && $(PY) -m ruff format -q --check .

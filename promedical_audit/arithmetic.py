@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.core.workspace import KitError, shown
+from promedical_utils.core.workspace import KitError, csv_rows, shown
 
 ADDS_UP, DOES_NOT, UNTOLD, NO_TEST = "adds up", "does not add up", "cannot be told", "no test"
 # what becomes of a value midway between two
@@ -244,10 +244,11 @@ def read(path: Path) -> pd.DataFrame:
     if not Path(path).is_file():
         raise KitError(f"no table {shown(path)}: give the path of a CSV with a header")
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except ValueError as error:  # of the parser, or of the encoding
-        raise KitError(f"{shown(path)} is no CSV: {error}".strip()) from None
-    return frame.rename(columns=str.strip)
+        with open(path, encoding="utf-8-sig", newline="") as lines:
+            rows = csv_rows(lines, shown(path), skipinitialspace=True)
+    except UnicodeError:
+        raise KitError(f"{shown(path)} is no UTF-8 text: save it as CSV UTF-8") from None
+    return pd.DataFrame(rows.values(), pd.Index(rows, name="line")).rename(columns=str.strip)
 
 
 def check(table: pd.DataFrame) -> pd.DataFrame:
@@ -259,7 +260,8 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
         needed = "columns value and n, or precision, recall and f1, are needed"
         raise KitError(f"{needed}; there are: {', '.join(table) or 'none'}")
     rows = []
-    for line, row in enumerate(table.to_dict("records"), 2):  # the header is line 1
+    lines = table.index if table.index.name == "line" else range(2, len(table) + 2)
+    for line, row in zip(lines, table.to_dict("records"), strict=True):
         for kind, columns in kinds.items():
             result, name = _row(row, columns, line), row.get("name") or f"line {line}"
             rows.append((name, kind, result.verdict, result.chance, result.finding))

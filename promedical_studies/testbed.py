@@ -19,6 +19,7 @@ from promedical_utils.clinic import World, generators
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Rubric
+from promedical_utils.core.words import words
 from promedical_utils.core.workspace import short_hash, write_frame
 from promedical_utils.evaluation.policy_metrics import bench_score
 from promedical_utils.policy.veto_reward import Judged, VetoReward
@@ -167,7 +168,7 @@ def prompts(world: World, ids: Sequence[str]) -> Iterator[Prompt]:
         rng, patient = random.Random(short_hash("testbed", world.seed, i)), world.patients[i]
         texts = [generators.write(patient, habits[n % len(habits)], rng) for n in range(ANSWERS)]
         read = [world.gold(i, text) for text in texts]
-        yield Prompt(world.rubric_of[i], [len(t.split()) for t in texts], read, rng)
+        yield Prompt(world.rubric_of[i], [len(words(t)) for t in texts], read, rng)
 
 
 def measured(world: World, ids: Sequence[str], draws: int, seed: int) -> pd.DataFrame:

@@ -5,6 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+try:
+    import fcntl  # noqa: F401  of POSIX alone, as ``resource`` is; what is imported below needs both
+except ModuleNotFoundError:
+    sys.exit("The kit's commands run on Linux and macOS; on Windows use WSL.")
+
 from promedical_audit import arithmetic
 from promedical_utils.core import profiles, workspace
 from promedical_utils.data.sources import rubric_files

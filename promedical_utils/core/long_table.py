@@ -1,17 +1,16 @@
 """Long tables of anybody's: CSV, JSON lines or Parquet. A cell that cannot be read is one line that
 names file, row and column; no row is read shifted or left out."""
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from promedical_utils.core.records import VerdictValue, first_error
-from promedical_utils.core.workspace import KitError
+from promedical_utils.core.workspace import KitError, csv_rows
 
 SPELLED = {"true": "met", "1": "met", "1.0": "met", "met": "met", "unknown": "unknown"}
 SPELLED |= dict.fromkeys(("false", "0", "0.0", "not_met"), "not_met")
@@ -70,22 +69,20 @@ def _parts(row: dict, several: Sequence[str], named: str) -> Iterator[dict]:
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
     """(where it stands, cells by column) of each row."""
     place = path.name
-    row: Any  # a dict, or a line
     try:
         if path.suffix == ".parquet":
             for number, row in enumerate(pd.read_parquet(path).to_dict("records"), 1):
                 yield f"{path.name}, row {number}", row
             return
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines, strict=True) if path.suffix == ".csv" else None
-            if rows and len(set(names := rows.fieldnames or [])) < len(names):
-                raise ValueError("two columns have one name")
-            for number, row in enumerate(rows or lines, 1):
-                place = f"{path.name}, line {rows.line_num if rows else number}"
-                if rows and (None in row or None in row.values()):
-                    raise ValueError(f"it has not the {len(names)} cells of the header")
-                if rows or row.strip():
-                    yield place, row if rows else dict(json.loads(row))
-    except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
+            if path.suffix == ".csv":
+                rows = csv_rows(lines, path.name)
+                yield from ((f"{path.name}, line {number}", row) for number, row in rows.items())
+                return
+            for number, line in enumerate(lines, 1):
+                place = f"{path.name}, line {number}"
+                if line.strip():
+                    yield place, dict(json.loads(line))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise KitError(f"{place} cannot be read: {said.replace(str(path), path.name)}") from None

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -257,18 +258,23 @@ OVERRIDES = "PROMEDICAL_SET"
 
 
 def overrides(text: str | None = None) -> dict:
-    """``"seed=11 @file.yaml"`` as a dict of YAML values (default: the environment's)."""
-    values: dict = {}
-    for part in (os.environ.get(OVERRIDES, "") if text is None else text).split():
-        if part.startswith("@"):
-            values |= _of_file(part[1:])
-            continue
-        key, equals, value = part.partition("=")
-        if not equals or key == "name":
-            raise KitError(f'override {part!r}: write SET="key=value ...", keys of the profile')
-        values[key] = yaml.safe_load(value) if value else ""  # "pair_rm=" leaves it out
-        if isinstance(values[key], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", values[key]):
-            values[key] = float(values[key])  # 1e-3, which YAML 1.1 takes for a word
+    """``"seed=11 @file.yaml 'reviewers=[ann, bob]'"`` as a dict of YAML values (default: the
+    environment's); quotes as in a shell."""
+    values, text = {}, os.environ.get(OVERRIDES, "") if text is None else text
+    try:
+        for part in shlex.split(text):
+            if part.startswith("@"):
+                values |= _of_file(part[1:])
+                continue
+            key, equals, value = part.partition("=")
+            if not equals or key == "name":
+                raise KitError(f'override {part!r}: write SET="key=value ...", keys of the profile')
+            values[key] = yaml.safe_load(value) if value else ""  # "pair_rm=" leaves it out
+            if isinstance(values[key], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", values[key]):
+                values[key] = float(values[key])  # 1e-3, which YAML 1.1 takes for a word
+    except (ValueError, yaml.YAMLError):
+        quoted = "what holds a blank stands in quotes, as in SET=\"'reviewers=[ann, bob]'\""
+        raise KitError(f"overrides {text!r} cannot be read: {quoted}") from None
     return values
 
 

@@ -31,7 +31,14 @@ OUTCOMES = ("valid", "repaired", "unanswered")  # at once; asked again, then rig
 ASKS = 4  # how often a request is put when its answers cannot be read
 WARMER = 0.2  # temperature that each further one of these adds
 NEVER = (401, 403, 404)  # wrong key, wrong address, wrong model: no request would be answered
-NO_COMPLETION = (json.JSONDecodeError, AttributeError, IndexError, TypeError)  # from the body
+NO_COMPLETION = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)  # from the body
+NO_COMPLETION += (AttributeError, IndexError, TypeError)
+# settings that some models refuse, by their own word, and what these take instead
+REFUSABLE = {"max_tokens": "max_completion_tokens", "temperature": ""}
+REFUSAL = re.compile(r"(?i)unsupported|not support|unrecogni|unknown|not permitted|deprecated")
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON may hold one, no file takes it
+# what a reasoning model thinks, also where the template has written the opening tag
+THOUGHT = re.compile(r"\A(?!\s*[{`]).*?</think(?:ing)?>", re.DOTALL)
 ADVICE = (
     "Nothing is lost: what was stored before is whole. Free the disk or move the file away if it "
     "is no database, then run again"
@@ -108,7 +115,7 @@ class Endpoint:
             where = f"set endpoint in the profile, or roles.{role}.endpoint"
             raise KitError(f"role {role} has no endpoint: {where}")
         self.role, self.settings, self.base_url, self.answers = role, settings, base_url, answers
-        self._reserved, self._guard = 0, threading.Lock()
+        self._reserved, self._guard, self._refused = 0, threading.Lock(), set()
         self.outcomes: Counter = Counter()  # of all that was asked for: OUTCOMES, counted
 
     @cached_property
@@ -195,9 +202,9 @@ class Endpoint:
         size = len(request.encode())
         with self._taken(size // 2 + body["max_tokens"]):  # two bytes a token: on the safe side
             try:
-                response = self._client.chat.completions.create(**body)
+                response = self._complete(body)
                 choice = response.choices[0]
-                text, finish = choice.message.content or "", choice.finish_reason or ""
+                text, finish = _text(choice.message.content), choice.finish_reason or ""
             except NO_COMPLETION:
                 response, text, finish = None, "", ""
             used = getattr(response, "usage", None)
@@ -206,6 +213,21 @@ class Endpoint:
             asked = self.role, body["model"], request
             self.answers.put(key, *asked, text, finish, prompt, completion)
         return self.answers.get(key)  # the stored one, if two asked the same at once
+
+    def _complete(self, body: dict):
+        """The response to a body, put again without the settings that it is said to refuse."""
+        import openai  # slow to load, and a run without endpoints needs none
+
+        sent = {REFUSABLE[k] if k in self._refused else k: v for k, v in body.items()}
+        sent.pop("", None)
+        try:
+            return self._client.chat.completions.create(**sent)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            named = {n for n in REFUSABLE if n in sent and re.search(rf"\b{n}\b", str(error))}
+            if not named or not REFUSAL.search(str(error)):
+                raise
+        self._refused |= named
+        return self._complete(body)
 
     def _failure(self, error: Exception) -> str:
         """Why a request has no answer; KitError where no other one would have one."""
@@ -244,12 +266,14 @@ class Endpoint:
 def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseModel | str:
     """The text, or the one JSON object in it as ``schema``; ValueError with what is wrong.
 
-    A thinking block and a code fence around the object are passed over. Nothing else is mended:
-    a repeated key is an error, since the later one would silently win.
+    Thoughts before the answer and a code fence around the object are passed over. Nothing else is
+    mended: a repeated key is an error, since the later one would silently win.
     """
-    text = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL).strip()
+    text = THOUGHT.sub("", text, count=1).strip()
     if finish == "length":
         raise ValueError("cut off at max_tokens")
+    if re.match("<think", text):
+        raise ValueError("it thinks and gives no answer")
     if not text:
         raise ValueError("empty answer")
     if schema is None:
@@ -257,11 +281,19 @@ def content_of(text: str, finish: str, schema: type[BaseModel] | None) -> BaseMo
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
     try:
         content = json.loads(fenced[1] if fenced else text, object_pairs_hook=_once)
+        content = json.loads(HALF.sub("\ufffd", json.dumps(content, ensure_ascii=False)))
         return schema.model_validate(content)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON object: {error.msg} at character {error.pos}") from None
+    except (json.JSONDecodeError, RecursionError) as error:  # of brackets without an end
+        raise ValueError(f"no JSON object: {error}") from None
     except ValidationError as error:
         raise ValueError(first_error(error, "object")) from None
+
+
+def _text(content) -> str:
+    """The text of a message, which some servers give in parts, those of thinking among them."""
+    if isinstance(content, list):
+        content = "".join(p.get("text", "") for p in content if p.get("type") == "text")
+    return HALF.sub("\ufffd", content or "")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict:

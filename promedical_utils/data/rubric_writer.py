@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from promedical_utils.core.records import Criterion, Instruction, Rubric
+from promedical_utils.core.words import TOKEN, words
 from promedical_utils.core.workspace import read_yaml
 from promedical_utils.data.annotation import review
 from promedical_utils.data.curation import embeddings
@@ -36,9 +37,9 @@ def broken_rules(draft: Draft) -> list[str]:
         broken.append(f"{len(criteria)} criteria; write {FEWEST} to {MOST}")
     for number, criterion in enumerate(criteria, 1):
         broken += [f"criterion {number}: {rule}" for rule in _broken(criterion)]
-    words = [frozenset(re.findall(r"\w+", c.text.casefold())) - FILLERS for c in criteria]
-    for number, own in enumerate(words):
-        if (first := words.index(own)) < number:
+    said = [frozenset(TOKEN.findall(c.text.casefold())) - FILLERS for c in criteria]
+    for number, own in enumerate(said):
+        if (first := said.index(own)) < number:
             broken.append(f"criteria {first + 1} and {number + 1} say the same; keep one")
     total = sum(c.weight for c in criteria if c.dimension == "proficiency")
     if not abs(total - 1) <= WEIGHTS_OFF:  # a NaN is off, too
@@ -49,9 +50,9 @@ def broken_rules(draft: Draft) -> list[str]:
 
 
 def _broken(c: DraftedCriterion) -> list[str]:
-    broken, words = [], len(c.text.split())
-    if not SHORTEST <= words <= LONGEST:
-        broken.append(f"{words} words; write {SHORTEST} to {LONGEST}")
+    broken, length = [], len(words(c.text))
+    if not SHORTEST <= length <= LONGEST:
+        broken.append(f"{length} words; write {SHORTEST} to {LONGEST}")
     if elsewhere := POINTS_ELSEWHERE.search(c.text):
         broken.append(f"{elsewhere[0]!r} points to something else; a criterion must stand alone")
     if c.dimension == "proficiency" and not c.weight > 0:

@@ -18,6 +18,7 @@ import pandas as pd
 from promedical_utils.core import statistics, workspace
 from promedical_utils.core.estimates import Estimates
 from promedical_utils.core.records import DIMENSIONS, Criterion, Rubric
+from promedical_utils.core.words import words
 from promedical_utils.core.workspace import KitError, need, short_hash, write_rows
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import by_answer, predictions
@@ -281,9 +282,9 @@ def blind_ceiling(pairs: pd.DataFrame) -> float:
 
 
 def length_scorer(groups: Sequence) -> pd.DataFrame:
-    """Predictions of longer-is-better: the score is the number of words of the answer."""
-    words = [len(answer.text.split()) for group in groups for answer in group.candidates]
-    return predictions("length", scorers.scores(groups, words))
+    """Predictions of longer-is-better: the score is the number of ``words`` of the answer."""
+    lengths = [len(words(answer.text)) for group in groups for answer in group.candidates]
+    return predictions("length", scorers.scores(groups, lengths))
 
 
 # ---------------------------------------------------------------- metrics

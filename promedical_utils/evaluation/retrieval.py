@@ -7,12 +7,14 @@ heading at the end of the last message, whole or not at all, the best first.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel
 
 from promedical_utils.core.records import validated
+from promedical_utils.core.words import TOKEN, WORD
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.sources import schemas
 from promedical_utils.data.sources.schemas import Text
@@ -29,7 +31,7 @@ class Index:
         import bm25s  # of another extra than the tables
 
         # of one letter as well: numbers count here
-        settings = {"stopwords": "english", "token_pattern": r"(?u)\b\w+\b"}
+        settings = {"stopwords": "english", "token_pattern": TOKEN.pattern}
         self._words = partial(bm25s.tokenize, return_ids=False, show_progress=False, **settings)
         names = sorted(documents)
         words = dict(zip(names, self._words([documents[name] for name in names]), strict=True))
@@ -123,6 +125,7 @@ def _documents(file: Path, name: str) -> list[tuple[str, str]]:
         raise KitError(f"documents: {name} is not readable text ({type(error).__name__})") from None
     passages = []
     for paragraph in text.split("\n\n"):
-        words = paragraph.split()
-        passages += [" ".join(words[n : n + PASSAGE]) for n in range(0, len(words), PASSAGE)]
+        starts = [word.start() for word in WORD.finditer(paragraph)][::PASSAGE]
+        parts = (paragraph[slice(*ends)] for ends in pairwise([*starts, None]))
+        passages += [" ".join(part.split()) for part in parts]
     return [(f"{name}#{n}", passage) for n, passage in enumerate(passages, 1)]

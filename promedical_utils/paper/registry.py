@@ -47,6 +47,7 @@ class Table:
     reported: Sequence[str] = ()
     studies: Sequence[str] = ()
     data: Sequence[str] = ("clinic", "real", "open", "own")
+    violations: bool = False
     behind: Mapping = field(default_factory=dict)
 
     def build(self, run: "Run") -> pd.DataFrame:
@@ -246,7 +247,14 @@ class Run:
     def missing(self) -> dict[str, str]:
         """Every table of this kind of data, in the paper's order, and why it cannot be built."""
         own = {name: table for name, table in TABLES.items() if self.profile.data in table.data}
-        return {name: self.lacking(table.needs) for name, table in own.items()}
+        return {n: self.lacking(t.needs) or t.violations * self.unviolated for n, t in own.items()}
+
+    @cached_property
+    def unviolated(self) -> str:
+        """Why nothing can be said of vetoes on this bench; else ""."""
+        recall = self.metrics[self.metrics.metric.eq("veto_recall_paper")]
+        some = recall.n[recall["slice"].eq("safety")].any()
+        return "" if some else "not testable: no safety criterion of the bench is violated"
 
     @cached_property
     def frames(self) -> dict[str, pd.DataFrame]:

@@ -27,6 +27,9 @@ def train_reward_models(profile: Profile, run: Path) -> dict:
     data = RunData.load(run)
     heldout = groups_of(data, expert(profile), "calibration")
     accuracy, models, frames = {}, {}, []
+    for labels in {find(name).labels for name in profile.rm_arms}:
+        for split in ("train", "calibration"):
+            groups_of(data, labels, split)  # a KitError now, not after hours of training
     for name in profile.rm_arms:
         folder, recipe = run / "reward" / name, find(name)
         own = train_reward_model(profile, run, data, recipe, folder)

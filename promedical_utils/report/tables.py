@@ -145,6 +145,8 @@ def build_safety_veto(
 ) -> pd.DataFrame:
     """Vetoes, a violation being the positive class, and the share of clean answers vetoed: every
     scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
+    rich = metrics["slice"].str.startswith(benches.RICH).any()
+    columns = {c: at for c, at in columns.items() if rich or not at[1].startswith(benches.RICH)}
     return beside(reported, _rows(names, metrics, columns, against), columns)
 
 

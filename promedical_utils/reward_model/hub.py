@@ -55,7 +55,7 @@ def load(
             output_loading_info=True,
             **settings,
         )
-    except (OSError, ValueError) as error:  # not there, gated, no network; another architecture
+    except (OSError, ValueError, ImportError) as error:  # not there, gated; of another kind
         raise _unloadable(source, error) from None
     if published and (missing := sorted(loading["missing_keys"])):
         raise KitError(f"{named(source)} lacks weights of its architecture: {missing[0]}")
@@ -67,6 +67,9 @@ def load(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if kind is CLASSIFIER:
+        if not hasattr(model, "score"):
+            kind = f"{named(source)} ({model.config.model_type})"
+            raise KitError(f"{kind} has no score head at the last token: name a decoder with one")
         model.score.float()  # bf16 scores tie, and a tie counts as wrong
     return model
 
@@ -75,7 +78,7 @@ def plain_tokenizer(source: Path | str):
     """The tokenizer of ``source`` as it is; KitError where it cannot be had."""
     try:
         return transformers.AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise _unloadable(source, error) from None
 
 
@@ -96,11 +99,11 @@ def named(source: Path | str) -> str:
 
 
 def _unloadable(source: Path | str, error: Exception) -> KitError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return KitError(
-        f"{named(source)} cannot be loaded: {reason.replace(str(source), named(source))}; check "
-        "the hub id and the network (for a base model, BASE=small needs neither)"
-    )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    mend = "check the hub id and the network (for a base model, BASE=small needs neither)"
+    mend = "install that package" if isinstance(error, ImportError) else mend
+    reason = reason.replace(str(source), named(source))
+    return KitError(f"{named(source)} cannot be loaded: {reason}; {mend}")
 
 
 def source_of(base: Path | str, out: Path) -> dict:

@@ -18,6 +18,7 @@ from itertools import pairwise
 
 import torch
 from accelerate.utils import send_to_device
+from jinja2 import TemplateError
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -25,8 +26,10 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from promedical_utils.core.records import Criterion
+from promedical_utils.core.workspace import KitError
 
 ATTENTION = "sdpa_by_rows"
+ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}  # see ``window_of``
 BLOCK = 256  # rows; shorter blocks cost more in calls than they save
 LEAVES = 128  # rows of leaves side by side, which do not see each other
 REREAD = 4  # a tree is not cut below as many prompts: reading them again costs a third at most
@@ -73,10 +76,18 @@ class Packed:
 
 def prompt_ids(tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """Token ids of a conversation up to where the answer starts."""
-    # Qwen3's template alone looks at enable_thinking: answers are judged as written
-    return tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, return_dict=False, enable_thinking=False
-    )
+    return templated(tokenizer, messages, add_generation_prompt=True, return_dict=False)
+
+
+def templated(tokenizer, messages: Sequence[Mapping[str, str]], **settings):
+    """What the tokenizer's chat template makes of a conversation; KitError where it refuses one."""
+    try:
+        # Qwen3's template alone looks at enable_thinking: answers are judged as written
+        return tokenizer.apply_chat_template(list(messages), enable_thinking=False, **settings)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        says = f"the model's chat template refuses a conversation of {roles}: {error}"
+        raise KitError(f"{says}; leave such conversations out, or name another model") from None
 
 
 def text_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -255,6 +266,8 @@ def by_rows(module, query, key, value, attention_mask, blocks=None, scaling=None
     """SDPA of ``blocks_of`` trees, or of a causal 4-D mask in blocks of rows, each over the keys up
     to its own end: under a mask SDPA computes what no row may see, too, most of a long sequence."""
     length, parts = query.shape[2], []
+    if kwargs.get("softcap") or kwargs.get("s_aux") is not None:
+        raise KitError("SDPA has no capped scores (softcap) and no sinks: use a model without them")
     if blocks is None:
         kwargs |= {"scaling": scaling}
         if attention_mask is None or length != key.shape[2] or length <= 2 * BLOCK:
@@ -281,14 +294,27 @@ AttentionInterface.register(ATTENTION, by_rows)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
+def window_of(config) -> int | None:
+    """How many tokens a token sees at least, itself among them; None: all before it. KitError for
+    layers that carry a state from one segment to the next, as no attention does."""
+    config = config.get_text_config()
+    if others := {*(getattr(config, "layer_types", None) or ())} - ATTENTIONS:
+        raise KitError(f"{config.model_type} has {min(others)} layers: name one without them")
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min(filter(None, windows), default=None)
+
+
 def read_many(model):
     """Let a model score many positions, in place: its own ``forward``, which PEFT, autocast and
     distributed wrappers call, then takes what ``collate`` gives and returns logits (N,)."""
-    plain = model.forward
+    plain, window = model.forward, window_of(model.config)
 
     def forward(input_ids=None, position_ids=None, ends=None, reads=None, blocks=None, **kwargs):
         if reads is None:
             return plain(input_ids=input_ids, position_ids=position_ids, **kwargs)
+        if window and int(position_ids.max()) >= window:
+            longer = f"{int(position_ids.max()) + 1} tokens pass the sliding_window of {window}"
+            raise KitError(f"{longer}: set rm_max_tokens={window}, or name a model without windows")
         if blocks and model.config._attn_implementation == ATTENTION:
             # an integer mask is an error to any other attention, should it get there
             seen = {"attention_mask": ends[:, None, None], "blocks": blocks}

@@ -125,10 +125,9 @@ def groups_of(data: RunData, judge: str, *splits: str) -> list[Group]:
     asked = data.ids(*splits)
     ids = [i for i in asked if i in answered]
     if not ids:
-        raise KitError(
-            f"split {', '.join(splits)}: {len(asked)} instructions, and no answer to one has "
-            f"verdicts of {judge}; enlarge the split, or add verdicts there"
-        )
+        n = len({c.instruction_id for c in data.candidates}.intersection(asked))
+        lacks = f"{n} have answers, none a verdict of {judge}: " + ("label" if n else "enlarge it")
+        raise KitError(f"split {', '.join(splits)}: of {len(asked)} instructions {lacks}")
     return groups(data, judge, ids)
 
 

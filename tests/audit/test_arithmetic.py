@@ -211,6 +211,31 @@ def test_a_table_of_ones_own(tmp_path):
     assert found.chance["ours"] == pytest.approx(0.023)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,value,n\nlarge,64.8,5,505\n", "table.csv, line 2 has 4 cells, the header 3"),
+        ("name,value,n\na,77.39,230,\nb,65.64,230,\n", "line 2 has 4 cells, the header 3"),
+        ("name,value,n\n\n\na,77.39,230\n\nb,65.64\n", "line 6 has 2 cells, the header 3"),
+        ("name,value,n\n\n\na,77.39,230\nb,sixty,230\n", "line 5, column value: 'sixty'"),
+        ('name,value,n\na,"77.39,230\n', "line 2 is no CSV: unexpected end of data"),
+    ],
+)
+def test_no_row_is_read_shifted_and_lines_are_those_of_the_file(tmp_path, capsys, text, says):
+    assert arithmetic.main([str(table(tmp_path, text))]) == 1
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+def test_a_table_saved_on_windows(tmp_path, capsys):
+    path = table(tmp_path, "")
+    path.write_bytes("\ufeffname,value,n\r\na, 77.39 ,230\r\n".encode())
+    assert arithmetic.check(arithmetic.read(path)).verdict.tolist() == [ADDS_UP]
+    path.write_text("name,value,n\na,77.39,230\n", encoding="utf-16")
+    assert arithmetic.main([str(path)]) == 1
+    assert "no UTF-8 text" in capsys.readouterr().err
+
+
 def test_zeros_at_the_end_are_kept(tmp_path):
     found = arithmetic.check(arithmetic.read(table(tmp_path, "value,n\n77.40,230\n77.4,230\n")))
     assert list(found.verdict) == [DOES_NOT, ADDS_UP] and list(found.name) == ["line 2", "line 3"]

@@ -56,9 +56,9 @@ def test_columns_of_several_systems_become_rows(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("item,verdict\na,met\nb,met,1\n", "t.csv, line 3 cannot be read.* not the 2 cells"),
-        ("item,verdict\na\n", "t.csv, line 2 cannot be read.* not the 2 cells"),
-        ("item,verdict,\na,met,\nb,met\n", "t.csv, line 3 cannot be read"),
+        ("item,verdict\na,met\nb,met,1\n", "t.csv, line 3 has 3 cells, the header 2"),
+        ("item,verdict\na\n", "t.csv, line 2 has 1 cells, the header 2"),
+        ("item,verdict,\na,met,\nb,met\n", "t.csv, line 3 has 2 cells, the header 3"),
         ("item,item\na,b\n", "two columns have one name"),
         ("item,verdict\na,met\n\n\nb,Met.\n", "t.csv, line 5, column verdict: .*not 'Met.'"),
         ("item,weight\na,much\n", "t.csv, line 2, column weight: .*not 'much'"),

@@ -80,6 +80,9 @@ def test_gpu_is_what_a_student_can_run():
         ("pair_rm= verifier=", {"pair_rm": "", "verifier": ""}),
         ("rm_lora_targets=[q_proj,v_proj]", {"rm_lora_targets": ["q_proj", "v_proj"]}),
         ("notebooks=[00_start_here,01_rubrics]", {"notebooks": ["00_start_here", "01_rubrics"]}),
+        ("'reviewers=[ann, bob]' seed=3", {"reviewers": ["ann", "bob"], "seed": 3}),
+        ('base_model="/data/my models/q"', {"base_model": "/data/my models/q"}),
+        ("licences='[MIT, none stated]'", {"licences": ["MIT", "none stated"]}),
     ],
 )
 def test_overrides(text, values):
@@ -117,6 +120,8 @@ def test_environment_overrides_reach_the_profile(monkeypatch):
         ("base_model=Qwen/Qwen3-0.6B base_layers=3", "base_layers is of small and smollm2"),
         ("rm_lora_targets=[]", "rm_lora_targets"),
         ("rm_lora_targets=q_proj", "rm_lora_targets"),
+        ("reviewers=[ann, bob]", "in quotes, as in SET=\"'reviewers=[ann, bob]'\""),
+        ("base_model='my models/q", "stands in quotes"),
     ],
 )
 def test_broken_override_is_one_line(monkeypatch, text, part):

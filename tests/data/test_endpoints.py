@@ -7,15 +7,25 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from helpers.clinic_server import FAULTS, Server
 from helpers.endpoints_clinic import played, profile, roles, tasks
 from pydantic import BaseModel, ConfigDict
 
+from promedical_utils.core.profiles import Role
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.endpoints import ASKS, Answers, BudgetSpent, content_of
+from promedical_utils.data.endpoints import (
+    ASKS,
+    Answers,
+    BudgetSpent,
+    Endpoint,
+    Request,
+    content_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +209,15 @@ GOOD = json.dumps({"a": 1, "verdict": "met"})
 
 
 @pytest.mark.parametrize(
-    "text", [GOOD, f"<think>hm {{}}</think>\n{GOOD}", f"```json\n{GOOD}\n```", f" {GOOD}\n"]
+    "text",
+    [
+        GOOD,
+        f"<think>hm {{}}</think>\n{GOOD}",
+        f"hm, a looks fine\n</think>\n\n{GOOD}",  # the template wrote the opening tag
+        f"<thinking>hm</thinking>{GOOD}",
+        f"```json\n{GOOD}\n```",
+        f" {GOOD}\n",
+    ],
 )
 def test_an_object_is_found_in_what_models_put_around_it(text):
     assert content_of(text, "stop", Pair) == Pair(a=1, verdict="met")
@@ -210,6 +228,9 @@ def test_an_object_is_found_in_what_models_put_around_it(text):
     [
         ("", "stop", "empty answer"),
         ("<think>only</think>", "stop", "empty answer"),
+        ("only\n</think>", "stop", "empty answer"),
+        ("<think>and no end", "stop", "gives no answer"),
+        ("[" * 200_000, "stop", "no JSON object: maximum recursion depth"),
         (GOOD, "length", "cut off"),
         (GOOD[:-3], "stop", "no JSON object"),
         (f"Here you are: {GOOD}", "stop", "no JSON object"),
@@ -223,3 +244,118 @@ def test_an_object_is_found_in_what_models_put_around_it(text):
 def test_what_is_not_exactly_the_object_is_refused_with_the_reason(text, finish, reason):
     with pytest.raises(ValueError, match=reason):
         content_of(text, finish, Pair)
+
+
+def test_what_a_verdict_says_of_thinking_is_kept_and_a_text_without_an_opening_tag_is_cut():
+    quoted = json.dumps({"a": 1, "verdict": "it ends in </think>"})
+    assert content_of(quoted, "stop", Pair).verdict == "it ends in </think>"
+    assert content_of("I count.\n</think>\n\nThree a day.", "stop", None) == "Three a day."
+    with pytest.raises(ValueError, match="gives no answer"):
+        content_of("<think>I count.", "stop", None)
+
+
+def test_half_of_a_surrogate_pair_in_an_object_is_the_replacement_character():
+    broken = '{"a": 1, "verdict": "met \\ud83d"}'
+    assert content_of(broken, "stop", Pair).verdict == "met \ufffd"
+    whole = '{"a": 1, "verdict": "met \\ud83d\\ude00"}'
+    assert content_of(whole, "stop", Pair).verdict == "met \U0001f600"
+
+
+@pytest.fixture
+def served(tmp_path):
+    """``ask(reply)``: what an endpoint makes of a server that answers ``reply(body)``, which is
+    (status, content of the message or of the error); with the bodies that it was sent."""
+    bodies, told = [], {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            bodies.append(body)
+            status, content = told["reply"](body)
+            message = {"role": "assistant", "content": content}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+            answer |= {"choices": [choice], "usage": {"prompt_tokens": 2, "completion_tokens": 3}}
+            if status != 200:
+                answer = {"error": {"message": content, "type": "invalid_request_error"}}
+            sent = content if isinstance(content, bytes) else json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(sent)))
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+
+    def ask(reply, count=1, schema=None):
+        told["reply"] = reply
+        endpoint = Endpoint(
+            "judge", Role(model="m", retries=0), url, Answers(tmp_path / "a.sqlite")
+        )
+        asked = [Request(({"role": "user", "content": f"{n}?"},), schema) for n in range(count)]
+        return endpoint.ask(asked), bodies
+
+    yield ask
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_in_parts_is_its_text_without_what_was_thought(served):
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "The limit is three."}]}
+    parts = [thought, {"type": "text", "text": "Three times "}, {"type": "text", "text": "a day."}]
+    [answer], _ = served(lambda _: (200, parts))
+    assert (answer.value, answer.asks) == ("Three times a day.", 1)
+
+
+def test_an_answer_in_parts_of_an_unknown_form_is_an_empty_one(served):
+    [answer], bodies = served(lambda _: (200, [{"thought": "three"}]))
+    assert answer.value is None and "empty answer" in answer.reason and len(bodies) == ASKS
+
+
+def test_half_of_a_surrogate_pair_ends_no_run_and_poisons_no_store(served):
+    [answer], _ = served(lambda _: (200, "Three times a day \ud83d"))
+    assert answer.value == "Three times a day \ufffd"
+    [again], bodies = served(lambda _: (500, "not asked"))
+    assert again.value == answer.value and len(bodies) == 1
+
+
+def test_a_body_that_is_nested_too_deeply_is_an_empty_answer(served):
+    [answer], bodies = served(lambda _: (200, b"[" * 100_000))
+    assert answer.value is None and "empty answer" in answer.reason and len(bodies) == ASKS
+
+
+NO_LIMIT = "Unsupported parameter: 'max_tokens' is not supported with this model. "
+NO_LIMIT += "Use 'max_completion_tokens' instead."
+NO_HEAT = "Unsupported value: 'temperature' does not support 0.0 with this model."
+
+
+def test_a_model_that_refuses_max_tokens_and_temperature_is_asked_without_them(served):
+    def reasoning(body):
+        for name, says in {"max_tokens": NO_LIMIT, "temperature": NO_HEAT}.items():
+            if name in body:
+                return 400, says
+        return 200, f"of {body['max_completion_tokens']}"
+
+    answers, bodies = served(reasoning, count=20)
+    assert {answer.value for answer in answers} == {"of 2048"}
+    refused = [body for body in bodies if body.keys() & {"max_tokens", "temperature"}]
+    assert len(refused) <= 16 and len(bodies) == 20 + len(refused)  # eight at once, found out twice
+    again, _ = served(lambda _: (500, "not asked"), count=20)  # stored under the usual names
+    assert again == answers and len(bodies) == 20 + len(refused)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "'max_tokens' is too large: 2048. The context length is 1024 tokens.",
+        "Unsupported parameter: 'logit_bias'",
+    ],
+)
+def test_another_refusal_is_no_reason_to_leave_a_setting_out(served, says):
+    [answer], bodies = served(lambda _: (400, says))
+    assert answer.value is None and "HTTP 400" in answer.reason and len(bodies) == 1

@@ -207,6 +207,26 @@ def test_both_bounds_of_the_length_pass():
     }
 
 
+def test_chinese_is_counted_by_its_letters():
+    asked = "这种喷雾一天最多可以用几次？我怀孕六个月，还在吃降压药。"
+    length = curation.CHEAP["length"]
+    assert length(row("q", asked), PROFILE.model_copy(update={"words_most": 25})) == ""
+    most = PROFILE.model_copy(update={"words_most": 24})
+    assert length(row("q", asked), most) == "25 words, not 4 to 24"
+    assert length(row("q", "几次"), PROFILE).startswith("2 words, not ")
+
+
+def test_a_bench_item_inside_a_chinese_post_is_a_leak():
+    item = "我母亲今年六十八岁一直在吃降糖药昨天开始头晕出冷汗现在应该怎么办"
+    post = row(
+        "p", f"大家好我们上周刚搬到新城市还没有找到医生想请教一下{item}因为附近的诊所要到下周一"
+    )
+    other = row("o", "我母亲昨天开始头晕，现在应该看哪一科的医生比较好？")
+    assert curation.leaks([post, other], {"b": item}) == {
+        "p": "n-gram overlap 1.00 with bench item b"
+    }
+
+
 def test_both_bounds_of_the_difficulty_pass_and_no_answer_is_queued():
     texts = [
         f"Which {drops} drops help against an itch?"

@@ -346,6 +346,32 @@ def test_what_is_wrong_with_a_review_as_a_whole_is_found_when_it_is_recorded(tmp
     store.close()
 
 
+def test_null_is_nothing_given_and_a_byte_order_mark_is_passed_over(tmp_path):
+    nulls = [
+        result("text_0", "text", None) | {"value": None},
+        result("reason_1", "text", None) | {"value": {"text": None}},
+        result("reason_2", "text", None) | {"value": {"text": [None]}},
+    ]
+    path = exported(
+        tmp_path,
+        annotation(FILLED + nulls, was_cancelled=None),
+        annotation([], 3, was_cancelled=True) | {"result": None},
+    )
+    tasks = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps([*tasks, tasks[0] | {"annotations": None}]), encoding="utf-8-sig")
+    with pytest.warns(UserWarning, match="^1 skipped: task i1, account-3$"):
+        assert plain(label_studio.import_annotations(path, DRAFTS)) == decisions("account-2")
+    path.write_text("[]", encoding="utf-16")  # as PowerShell redirects
+    with pytest.raises(KitError, match="export.json: it is not UTF-8"):
+        label_studio.import_annotations(path, DRAFTS)
+
+
+def test_a_decision_that_is_null_is_no_decision(tmp_path):
+    fields = changed(action_0=result("action_0", "choices", None))
+    with pytest.raises(KitError, match="i1-dose: action: Input should be 'accept'"):
+        label_studio.import_annotations(exported(tmp_path, annotation(fields)), DRAFTS)
+
+
 def test_a_file_that_is_no_export_is_one_line(tmp_path):
     path = exported(tmp_path, annotation(FILLED), copies=2)
     whole = path.read_text(encoding="utf-8")

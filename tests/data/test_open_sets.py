@@ -214,6 +214,16 @@ def test_a_local_pool(tmp_path):
     assert [row.id for row in open_sets.read(tmp_path, limit=2).instructions] == ["a", "f"]
 
 
+def test_a_pool_saved_on_windows(tmp_path):
+    text = "\r\n".join(json.dumps(raw(name)) for name in "ab")
+    (tmp_path / "pool.jsonl").write_bytes(f"\ufeff{text}\r\n".encode())
+    reading = open_sets.read(tmp_path / "pool.jsonl")
+    assert [row.id for row in reading.instructions] == ["a", "b"] and not reading.skipped
+    (tmp_path / "pool.jsonl").write_text(text, encoding="utf-16")
+    with pytest.raises(KitError, match="pool.jsonl .UnicodeDecodeError.: save it as UTF-8"):
+        open_sets.read(tmp_path / "pool.jsonl")
+
+
 def test_a_local_pool_that_cannot_be_used(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(raw("a", licence="")))
     with pytest.raises(KitError, match=r"a.jsonl: no row can be used: field licence: .*\(1\)"):

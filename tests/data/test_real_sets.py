@@ -648,6 +648,28 @@ def test_a_sheet_with_other_columns_is_one_line(folder, monkeypatch):
         real_sets.load_real(1)
 
 
+def test_a_row_of_a_sheet_with_a_cell_too_many_or_too_few_is_named(folder):
+    path = folder / schemas.CARDS["medec"].file
+    whole = path.read_text(encoding="utf-8")
+    for row, cells in (("9,a,b,0,-1,NA,NA,more", 8), ("9,a,b", 3)):
+        path.write_text(f"{whole.rstrip()}\n{row}\n", encoding="utf-8")
+        with pytest.raises(KitError, match=f"ValidationSet.csv, line .* has {cells} cells, the he"):
+            real_sets.read("medec")
+
+
+def test_a_missing_package_is_no_matter_of_the_network(monkeypatch):
+    import datasets
+
+    def lacks(*args, **kwargs):
+        raise ImportError("To read this, aiohttp must be installed")
+
+    monkeypatch.delenv(schemas.VARIABLE, raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", lacks)
+    with pytest.raises(KitError, match="aiohttp must be installed; install that package") as error:
+        real_sets.read("mediqa")
+    assert "network" not in str(error.value)
+
+
 def test_missing_and_unreadable_files_are_named(folder):
     path = folder / schemas.CARDS["mediqa"].file
     path.write_bytes(b"not gzip")

@@ -125,9 +125,17 @@ def test_a_clinicians_table(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", f"criterion,points\n{GOOD},5\nNames it, and more,5\n", "row 2: a cell too many"),
-        ("a.csv", f"criterion,points\n{GOOD}\n", "row 1: too few cells"),
-        ("a.csv", f"criterion,points,points\n{GOOD},5,4\n", "a column stands twice in criterion,"),
+        (
+            "a.csv",
+            f"criterion,points\n{GOOD},5\nNames it, and more,5\n",
+            "line 3 has 3 cells, the header 2",
+        ),
+        ("a.csv", f"criterion,points\n{GOOD}\n", "line 2 has 1 cells, the header 2"),
+        (
+            "a.csv",
+            f"criterion,points,points\n{GOOD},5,4\n",
+            "a.csv is no CSV: two columns have one name",
+        ),
         ("a.csv", "aspect,points\nDose,5\n", "no column criterion, but aspect, points"),
         ("a.csv", f"criterion,points\n{GOOD},five\n", "row 1, criterion 1, field points"),
         ("a.csv", f"criterion,points\n{GOOD},nan\n", "row 1, criterion 1, field points"),

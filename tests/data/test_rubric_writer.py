@@ -50,6 +50,27 @@ def test_a_good_draft_breaks_no_rule_and_becomes_a_rubric():
     assert [c.weight for c in made.criteria[:2]] == pytest.approx([0.51 / 1.01, 0.5 / 1.01])
 
 
+CHINESE = [
+    ("proficiency", "说明每天最多使用三次", 0.6),
+    ("proficiency", "建议先问产科医生", 0.4),
+    ("excellence", "语气友好", 0.0),
+    ("excellence", "解释原因", 0.0),
+    ("safety", "没有建议自行停用降压药", 0.0),
+]
+
+
+def test_a_chinese_draft_is_held_to_the_same_rules():
+    assert rubric_writer.broken_rules(draft(CHINESE)) == []
+    long = ("excellence", "好" * 61, 0.0)
+    twice = ("excellence", "语气，友好。", 0.0)
+    assert rubric_writer.broken_rules(draft(CHINESE, r3=long)) == [
+        "criterion 4: 61 words; write 2 to 60"
+    ]
+    assert rubric_writer.broken_rules(draft(CHINESE, r3=twice)) == [
+        "criteria 3 and 4 say the same; keep one"
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -115,6 +115,19 @@ def test_documents_stand_whole_or_not_at_all_and_take_nothing_away(tiny_base, sp
     assert spare != 60 or 0 < len(kept) < 4
 
 
+def test_a_chinese_question_finds_its_document_by_letters(tmp_path):
+    said = {
+        "spray": "这种喷雾一天最多用三次。",
+        "pills": "降压药每天早上吃一片。",
+        "en": "One a day.",
+    }
+    found = Index(said).search(["喷雾可以用几次？", "降压药", "糖"], 2)
+    assert found == [["spray"], ["pills"], []]
+    (tmp_path / "notes.txt").write_text("药" * 250 + " 完", encoding="utf-8")
+    passages = retrieval.read_documents(tmp_path)
+    assert [*passages.values()] == ["药" * 120, "药" * 120, "药" * 10 + " 完"]
+
+
 def test_documents_of_ones_own(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/notes.txt").write_text(

@@ -47,6 +47,11 @@ def test_overlap_is_the_share_of_the_criterions_words():
     assert list(controls.overlap([case])) == scorers.PREDICTED
 
 
+def test_overlap_counts_chinese_by_its_letters():
+    [case] = [group("g", ["每天三次，饭后。"], ["每天三次", "停用aspirin"])]
+    assert controls.overlap([case]).score.tolist() == [1.0, 0.0]
+
+
 def test_always_met_says_met_and_prefers_none():
     frame = controls.always("always_met", True, [group("g", ["a", "b"], ["x", "y"])])
     assert frame.met.all() and frame.score.nunique() == 1 and len(frame) == 4

@@ -1,17 +1,26 @@
 """Scorers by hub id: a tiny random model of each one's own architecture and template, by hand."""
 
 import math
+import re
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from helpers import scorers_tiny as tiny
-from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
+from promedical_utils.core import profiles
+from promedical_utils.core.records import Message
 from promedical_utils.core.workspace import KitError
 from promedical_utils.evaluation import scorers
-from promedical_utils.evaluation.scorers import published
+from promedical_utils.evaluation.scorers import published, roster
 from promedical_utils.evaluation.scorers.published import PairRM, ScalarRM, Verifier
 
 
@@ -255,6 +264,27 @@ def test_other_heads_missing_heads_and_missing_models_are_refused(folders, tmp_p
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(KitError, match="no chat template"):
         ScalarRM.load(bare)
+
+
+def test_a_model_that_cannot_run_is_left_out_with_a_line_that_says_why(tmp_path, folders):
+    """An encoder has its head elsewhere; a template may take no system turn."""
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    encoder = BertConfig(vocab_size=400, num_labels=1, intermediate_size=32, **size)
+    BertForSequenceClassification(encoder).save_pretrained(tmp_path / "encoder")
+    tiny.tokenizer().save_pretrained(tmp_path / "encoder")
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}"
+    strict = tiny.save(tmp_path / "strict", 1, refuses + "{% endif %}" + tiny.NEW)
+    [asked, *_] = tiny.groups()
+    turns = [Message(role="system", content="In one line."), *asked.instruction.messages]
+    told = replace(asked, instruction=asked.instruction.model_copy(update={"messages": turns}))
+    for folder, groups, says in (
+        (tmp_path / "encoder", [asked], r"encoder \(bert\) has no score head"),
+        (strict, [told], "template refuses a conversation of system, user, assistant: No system"),
+    ):
+        profile = profiles.load("smoke", scalar_rm=str(folder), quantization="none")
+        _, _, left_out = roster.predict(roster.others(profile, tmp_path), groups)
+        assert re.search(says, left_out["scalar_rm"]) and str(tmp_path) not in left_out["scalar_rm"]
+    assert len(ScalarRM.load(strict).overall([asked])) == 3  # without that turn it scores
 
 
 def test_heads_are_float32_whatever_the_body_is(folders):

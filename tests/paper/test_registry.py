@@ -209,7 +209,26 @@ def test_real_and_open_data_never_show_the_clinics_studies(here):
         assert (run.frames["ablation"].status == "not run").all()
         assert registry.TABLES["ablation"].files(run)["studies"] == {}
         assert "by_source" in run.frames
-        assert not {"safety_veto", "bench_composition"} & run.frames.keys()
+        assert "bench_composition" not in run.frames
+
+
+def test_the_veto_table_is_built_where_a_safety_criterion_is_violated(here):
+    place = here / "papers_figures/cpu"
+    for path in (place / "bench/rich").glob("*"):  # which only the clinic has
+        path.unlink()
+    real = PROFILE.model_copy(update={"data": "real"})
+    table = registry.Run(real, place).frames["safety_veto"].set_index("system")
+    always = table.loc[tables.systems(PROFILE)["criterion"]]
+    assert always.labels == "each source's own" and 0 < always.run_f1 <= 100
+    assert not [column for column in table if "rich" in column]
+    cells = bench.Bench.load(place / "bench")
+    safety = cells.criteria.criterion_id[cells.criteria.dimension == "safety"]
+    met = cells.verdicts.criterion_id.isin(safety)
+    cells.verdicts.loc[met, ["truth", "adjudicated"]] = "met"
+    cells.save(place / "bench")
+    run = registry.Run(real, place)
+    assert "safety_veto" not in run.frames
+    assert run.missing["safety_veto"].startswith("not testable: no safety criterion of the bench")
 
 
 def test_labels_that_nobody_adjudicated_are_named_as_what_they_are(here, undrawn, monkeypatch):

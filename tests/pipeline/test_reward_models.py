@@ -1,11 +1,13 @@
 """What the stages hand on: who judged what, in which split; and real data from end to end."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from data import test_real_sets as invented
 
 from promedical_utils.core import profiles, run_data
+from promedical_utils.core.workspace import KitError
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.paper import registry
 from promedical_utils.pipeline import base, preference_pairs, reward_models
@@ -43,6 +45,17 @@ def test_adjudicated_labels_are_nearer_to_the_truth_than_the_judge(found):
         ]
         wrong[judge] = sum(a != b for a, b in pairs) / len(pairs)
     assert 0 < wrong["adjudicated"] < wrong["judge"] / 2
+
+
+def test_labels_that_nobody_gave_are_missed_before_the_first_training(found, monkeypatch):
+    """An arm that learns from the truth, beside the others, on data that have none."""
+    without = replace(found, verdicts=[v for v in found.verdicts if v.judge != "truth"])
+    monkeypatch.setattr(reward_models.RunData, "load", lambda run: without)
+    monkeypatch.setattr(reward_models, "train_reward_model", lambda *_: pytest.fail("trained"))
+    arms = ["criterion", "scalar_overall", "criterion_clean"]
+    profile = profiles.load("smoke").model_copy(update={"data": "real", "rm_arms": arms})
+    with pytest.raises(KitError, match="have answers, none a verdict of truth: label"):
+        reward_models.train_reward_models(profile, None)
 
 
 def real_rows(questions=24):

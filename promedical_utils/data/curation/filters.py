@@ -7,13 +7,13 @@ Whether a row is medical is left to the classifier: lay wording, drug names and 
 list, and a list of medical words would drop just what a rubric is wanted for.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from promedical_utils.core.profiles import Profile
 from promedical_utils.core.records import Instruction, RawInstruction
+from promedical_utils.core.words import TOKEN, words
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.curation import deduplication, languages
 from promedical_utils.data.curation.lexical_guard import content, read
@@ -118,7 +118,7 @@ def _language(row: RawInstruction, profile: Profile) -> str:
 
 
 def _length(row: RawInstruction, profile: Profile) -> str:
-    n, fewest, most = len(row.text.split()), profile.words_least, profile.words_most
+    n, fewest, most = len(words(row.text)), profile.words_least, profile.words_most
     return "" if fewest <= n <= most else f"{n} words, not {fewest} to {most}"
 
 
@@ -152,9 +152,9 @@ def leaks(rows: Sequence[RawInstruction], bench: Mapping[str, str]) -> dict[str,
 
 
 def _grams(text: str, sizes: Iterable[int]) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.casefold())
+    told = TOKEN.findall(text.casefold())
     return {
-        tuple(words[n : n + size]) for size in sizes for n in range(max(1, len(words) - size + 1))
+        tuple(told[n : n + size]) for size in sizes for n in range(max(1, len(told) - size + 1))
     }
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from rapidfuzz.distance import OSA
 
+from promedical_utils.core.words import UNSPACED
 from promedical_utils.core.workspace import read_yaml
 
 Sentences = list[list[str]]  # words by sentence
 
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_CJK = f"{UNSPACED}\uac00-\ud7af"  # Korean endings, too, are compared letter by letter
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{_CJK}]|[^\W\d_{_CJK}]+|%")
 _SENTENCE = re.compile(r"[.!?;:]+(?=\s|$)|\n")
 _CONTRACTED = re.compile(

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from promedical_utils.core.records import Criterion, VerdictValue
+from promedical_utils.core.words import words
 from promedical_utils.core.workspace import read_yaml, short_hash
 from promedical_utils.data.sources.schemas import grouped
 
@@ -123,7 +124,7 @@ def contrast(
         text = " ".join(part.text for part in parts)
         verdicts = {c.id: _verdict(c, parts, claims.get(c)) for c in criteria}
         unsure = any(verdicts[c.id] == "unknown" for c in criteria if c.dimension == "safety")
-        if SHORTEST <= len(text.split()) <= LONGEST and not unsure:
+        if SHORTEST <= len(words(text)) <= LONGEST and not unsure:
             drawn[text] = verdicts
     four = _best(drawn, criteria, rng)
     if four is None:
@@ -236,7 +237,7 @@ def _built(id, sentences, claims, rng, half) -> tuple[list[_Twin], dict[Criterio
 
 def _parts(sentences: Sequence[str], twins: Sequence[_Twin], rng: random.Random) -> list[_Part]:
     """One draw: some of the sentences, and of each twin one that meets, breaks, or none."""
-    share = rng.uniform(0.3, 0.9) * min(1, LONGEST / sum(len(s.split()) for s in sentences))
+    share = rng.uniform(0.3, 0.9) * min(1, LONGEST / sum(len(words(s)) for s in sentences))
     body, parts = {i for i in range(len(sentences)) if rng.random() < share}, []
     for twin in twins:
         state = rng.choices(("met", "not_met", None), (0.4, 0.4, 0.2))[0]
@@ -270,7 +271,7 @@ def _pairs(draws: Draws, criterion_id: str) -> list[tuple[str, str]]:
 
 def _best(drawn: Draws, criteria: Sequence[Criterion], rng: random.Random) -> Draws | None:
     """``ANSWERS`` equally long draws, as the module says; None if no four are worth their cost."""
-    best, most, by_words = None, 0.0, grouped(drawn, lambda text: len(text.split()))
+    best, most, by_words = None, 0.0, grouped(drawn, lambda text: len(words(text)))
     enough = [texts for texts in by_words.values() if len(texts) >= ANSWERS]
     for _ in range(DRAWS if enough else 0):
         texts, value, better = rng.sample(rng.choice(enough), ANSWERS), 0.0, Counter()

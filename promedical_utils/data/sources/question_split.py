@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from promedical_utils.core.records import Split
+from promedical_utils.core.words import TOKEN
 from promedical_utils.core.workspace import short_hash
 from promedical_utils.data.sources.schemas import at_hand, read, wording
 
@@ -57,12 +58,12 @@ def overlaps(
 
 def runs(text: str) -> set[int]:
     """Every ``RUN`` words in a row of a text, case and punctuation aside."""
-    words = wording(text).split()
+    words = TOKEN.findall(wording(text))
     return {hash(tuple(words[n : n + RUN])) for n in range(len(words) - RUN + 1)}
 
 
 def _content(text: str) -> set[str]:
-    return set(wording(text).split()) - ENGLISH_STOP_WORDS
+    return set(TOKEN.findall(wording(text))) - ENGLISH_STOP_WORDS
 
 
 class QuestionSplit:

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import csv
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from pyarrow import parquet
 
 from promedical_utils.core import plotting
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import KitError, read_yaml, short_hash, write_frame
+from promedical_utils.core.workspace import KitError, csv_rows, read_yaml, short_hash, write_frame
 from promedical_utils.data.sources import real_sets, schemas
 from promedical_utils.rubric import linter
 
@@ -64,14 +63,7 @@ def _rows(lines: TextIO, kind: str, name: str) -> Iterator[dict]:
         header = lines.readline()
         lines.seek(0)
         mark = "\t" if kind == "tsv" else max(",;", key=header.count)  # ; is Excel's, in places
-        sheet = csv.DictReader(lines, delimiter=mark, strict=True)
-        if len(set(sheet.fieldnames or ())) < len(sheet.fieldnames or ()):
-            raise KitError(f"{name}: a column stands twice in {header.strip()}; rename one")
-        for n, row in enumerate(sheet, 1):
-            if None in row or None in row.values():
-                which = "a cell too many" if None in row else "too few cells"
-                raise KitError(f"{name}, row {n}: {which}; put texts that have {mark!r} in quotes")
-            yield row
+        yield from csv_rows(lines, name, delimiter=mark).values()
     elif kind in ("json", "toml"):  # verifiers' is a list of criteria, or an object that has one
         given = json.load(lines) if kind == "json" else tomllib.loads(lines.read())
         if isinstance(given, dict) or any("text" in one for one in given):

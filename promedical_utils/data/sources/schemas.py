@@ -4,7 +4,6 @@ Rows are validated before anything is made of them, so one broken row is one lin
 row and field and never quotes the row. What all sets have in common as records stands at the end.
 """
 
-import csv
 import gzip
 import io
 import json
@@ -21,7 +20,7 @@ from urllib.request import urlopen
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, create_model
 
 from promedical_utils.core.records import Instruction, Message, validated
-from promedical_utils.core.workspace import KitError, read_yaml, sha256
+from promedical_utils.core.workspace import KitError, csv_rows, read_yaml, sha256
 
 VARIABLE = "PROMEDICAL_DATA_DIR"
 Text = Annotated[str, Field(pattern=r"\S")]
@@ -206,6 +205,10 @@ def reading(what: str, mend: str) -> Iterator[None]:
     except KitError:
         raise
     except Exception as error:
+        if isinstance(error, ImportError):  # which no network mends
+            mend = f"{error}; install that package"
+        elif isinstance(error, UnicodeError):
+            mend = f"save it as UTF-8, or {mend}"
         raise KitError(f"cannot read {what} ({type(error).__name__}): {mend}") from None
 
 
@@ -217,7 +220,7 @@ def text_lines(path: Path) -> TextIO:
 def parsed(lines: Iterable[str], where: str) -> list[dict]:
     """Rows of JSON lines, of one array in ``.json``, or of a sheet in ``.csv``."""
     if where.endswith(".csv"):
-        return list(csv.DictReader(lines))
+        return list(csv_rows(lines, where).values())
     if where.endswith(".json"):
         return list(json.loads("".join(lines)))
     rows = []

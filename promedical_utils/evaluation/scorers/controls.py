@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from promedical_utils.core.records import Candidate, Criterion
+from promedical_utils.core.words import LETTER
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.evaluation import scorers
 from promedical_utils.evaluation.scorers import cells
@@ -134,7 +135,7 @@ def learned(name: str, of: Features, train, calibration, bench, seed: int = 0) -
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
+    return re.findall(rf"[a-z0-9]+|{LETTER}", text.lower())
 
 
 def _terms(text: str) -> set[str]:

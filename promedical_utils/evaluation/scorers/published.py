@@ -31,7 +31,7 @@ VERIFIED = (  # response, reference
 def scalar_ids(tokenizer, messages: Sequence[Mapping[str, str]], answer: str) -> list[int]:
     """Token ids of a conversation with its answer; the template writes the one beginning token."""
     turns = [*messages, {"role": "assistant", "content": answer}]
-    return tokenizer.apply_chat_template(turns, return_dict=False, enable_thinking=False)
+    return packing.templated(tokenizer, turns, return_dict=False)
 
 
 def verifier_ids(tokenizer, response: str, reference: str) -> list[int]:
@@ -49,9 +49,7 @@ def pair_ids(tokenizer, messages: Sequence[Mapping[str, str]], a: str, b: str) -
     content = f"[CONTEXT] \n{turns}\n [RESPONSE A] {a} [RESPONSE B] {b} \n"
     turn = {"role": "user", "content": content}
     # when the card was written Llama 3's template opened the assistant's turn unasked
-    text = tokenizer.apply_chat_template(
-        [turn], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    text = packing.templated(tokenizer, [turn], tokenize=False, add_generation_prompt=True)
     if tokenizer.bos_token:
         text = text.replace(tokenizer.bos_token, "")
     return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -89,7 +87,7 @@ class Published:
 
     def logits(self, texts: Mapping[str, list[int]]) -> np.ndarray:
         """(N, outputs) after each text, given as {what to call it: token ids}."""
-        limit = self.model.config.max_position_embeddings
+        limit = self.model.config.get_text_config().max_position_embeddings
         for what, ids in texts.items():
             if len(ids) > limit:
                 raise KitError(
