@@ -260,7 +260,8 @@ OVERRIDES = "PROMEDICAL_SET"
 def overrides(text: str | None = None) -> dict:
     """``"seed=11 @file.yaml 'reviewers=[ann, bob]'"`` as a dict of YAML values (default: the
     environment's); quotes as in a shell."""
-    values, text = {}, os.environ.get(OVERRIDES, "") if text is None else text
+    values: dict = {}
+    text = os.environ.get(OVERRIDES, "") if text is None else text
     try:
         for part in shlex.split(text):
             if part.startswith("@"):
