@@ -20,7 +20,7 @@ PACKAGE = ROOT / "promedical_utils"
 PACKAGES = ("promedical_utils", "promedical_studies", "promedical_audit", "promedical_veto")
 # Slow to load, or no part of the kit's own dependencies (requirements/core.in)
 LATE = {"torch", "transformers", "trl", "peft", "accelerate", "papermill"}
-LATE |= {"fastapi", "uvicorn"}
+LATE |= {"fastapi", "uvicorn", "verifiers", "inspect_ai"}
 FILES = {
     "yaml",
     "json",
