@@ -179,5 +179,5 @@ def test_a_folder_that_is_not_there_is_named_without_its_path(tmp_path):
         retrieval.read_documents(tmp_path / "nowhere")
     assert str(tmp_path) not in str(error.value)
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(KitError, match="bad.txt is not readable text"):
+    with pytest.raises(KitError, match="cannot read documents: bad.txt .*save it as UTF-8"):
         retrieval.read_documents(tmp_path)
