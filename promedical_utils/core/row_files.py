@@ -67,12 +67,20 @@ def parsed(lines: Iterator[str], name: str) -> Iterator[PlacedRow]:
         text = "".join(lines)
         given = json.loads(text) if kind == "json" else tomllib.loads(text)
         for number, row in enumerate(given if isinstance(given, list) else [given], 1):
-            yield f"{name}, row {number}", row
+            place = f"{name}, row {number}"
+            yield place, _object(row, place)
     else:
         for number, line in enumerate(lines, 1):
-            if line.strip():
-                place = f"{name}, line {number}"
-                yield place, _json_object(line, place)
+            if not line.strip():
+                continue
+            place = f"{name}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise KitError(
+                    f"cannot read {place}: not JSON ({error}); mend or remove it"
+                ) from None
+            yield place, _object(row, place)
 
 
 def csv_rows(lines: Iterable[str], where: str, **dialect) -> dict[int, dict[str, str]]:
@@ -94,11 +102,7 @@ def csv_rows(lines: Iterable[str], where: str, **dialect) -> dict[int, dict[str,
     return {line: dict(zip(header, row)) for line, row in rows[1:]}
 
 
-def _json_object(line: str, place: str) -> dict:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise KitError(f"cannot read {place}: not JSON ({error}); mend or remove it") from None
+def _object(row, place: str) -> dict:
     if not isinstance(row, dict):
         raise KitError(f"cannot read {place}: it is no JSON object; mend or remove it")
     return row
