@@ -77,9 +77,8 @@ def parsed(lines: Iterator[str], name: str) -> Iterator[PlacedRow]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise KitError(
-                    f"cannot read {place}: not JSON ({error}); mend or remove it"
-                ) from None
+                why = getattr(error, "msg", "nested too deeply")
+                raise KitError(f"cannot read {place}: not JSON ({why}); mend the row") from None
             yield place, _object(row, place)
 
 
@@ -104,5 +103,5 @@ def csv_rows(lines: Iterable[str], where: str, **dialect) -> dict[int, dict[str,
 
 def _object(row, place: str) -> dict:
     if not isinstance(row, dict):
-        raise KitError(f"cannot read {place}: it is no JSON object; mend or remove it")
+        raise KitError(f"cannot read {place}: it is no JSON object; mend the row")
     return row

@@ -36,7 +36,7 @@ def read(path: Path) -> tuple[pd.DataFrame, str]:
     sheet = path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
     with row_files.reading(path.name, "save it in a format of docs/lint.md"):
         rows = [row for _, row in row_files.read(path)]
-        if ".json" in path.suffixes and all("text" in r and "criteria" not in r for r in rows):
+        if ".json" in path.suffixes and rows and "text" in rows[0] and "criteria" not in rows[0]:
             rows = [{"criteria": rows}]  # verifiers' list of criteria is one rubric
         name, fields = _fields(rows, sheet, path.name)
         found = []
