@@ -19,6 +19,7 @@ from pyarrow import parquet
 from promedical_utils.core.workspace import KitError
 
 PlacedRow = tuple[str, dict]  # where a row stands, as in "votes.csv, line 3", and its cells
+NO_OBJECT = "a row is a JSON object; mend or remove this one"
 
 
 def read(path: Path, mend: str = "save it again") -> Iterator[PlacedRow]:
@@ -67,19 +68,13 @@ def parsed(lines: Iterator[str], name: str) -> Iterator[PlacedRow]:
         text = "".join(lines)
         given = json.loads(text) if kind == "json" else tomllib.loads(text)
         for number, row in enumerate(given if isinstance(given, list) else [given], 1):
-            place = f"{name}, row {number}"
-            yield place, _object(row, place)
+            with reading(place := f"{name}, row {number}", NO_OBJECT):
+                yield place, {**row}
     else:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{name}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                why = getattr(error, "msg", "nested too deeply")
-                raise KitError(f"cannot read {place}: not JSON ({why}); mend the row") from None
-            yield place, _object(row, place)
+            if line.strip():
+                with reading(place := f"{name}, line {number}", NO_OBJECT):
+                    yield place, {**json.loads(line)}
 
 
 def csv_rows(lines: Iterable[str], where: str, **dialect) -> dict[int, dict[str, str]]:
@@ -99,9 +94,3 @@ def csv_rows(lines: Iterable[str], where: str, **dialect) -> dict[int, dict[str,
             cells = f"line {line} has {len(row)} cells, the header {len(header)}"
             raise KitError(f"{where}, {cells}: put a text that holds a delimiter in quotes")
     return {line: dict(zip(header, row)) for line, row in rows[1:]}
-
-
-def _object(row, place: str) -> dict:
-    if not isinstance(row, dict):
-        raise KitError(f"cannot read {place}: it is no JSON object; mend the row")
-    return row

@@ -73,10 +73,14 @@ def test_what_cannot_be_read_is_named(tmp_path, text, says):
 
 def test_broken_files_are_named(tmp_path):
     for name, text, says in (
-        ("t.jsonl", '{"item": "a"}\n{"item"\n', "cannot read t.jsonl, line 2: not JSON"),
-        ("t.jsonl", "[1, 2]\n", "cannot read t.jsonl, line 1: it is no JSON object"),
-        ("t.json", "[[1, 2]]", "cannot read t.json, row 1: it is no JSON object"),
-        ("t.jsonl", "[" * 30000 + "\n", "cannot read t.jsonl, line 1: not JSON"),
+        (
+            "t.jsonl",
+            '{"item": "a"}\n{"item"\n',
+            "t.jsonl, line 2 .JSONDecodeError.: a row is",
+        ),
+        ("t.jsonl", "[1, 2]\n", "cannot read t.jsonl, line 1 .TypeError.: a row is a JSON object"),
+        ("t.json", "[[1, 2]]", "cannot read t.json, row 1 .TypeError.: a row is a JSON object"),
+        ("t.jsonl", "[" * 30000 + "\n", "cannot read t.jsonl, line 1 .RecursionError."),
         ("t.jsonl", '{"item": ["a", "b"]}\n', "t.jsonl, line 1, column item"),
         ("t.parquet", "no parquet", "cannot read t.parquet"),
     ):

@@ -623,7 +623,7 @@ def test_healthbench_cannot_be_trained_on(folder):
             "answers.0.score",
         ),
         ("healthbench_graded", {**graded("m", [True] * 4, "secret"), "prompt": []}, "prompt"),
-        ("mediqa", "{secret", "not JSON"),
+        ("mediqa", "{secret", "JSON object"),
         ("patientqa", {k: v for k, v in rated(9).items() if k != "bias"}, "bias"),
         ("medhallu", {"id": 1, "question": "secret"}, "knowledge"),
         ("lostbench", conversation("w", [("secret", "perhaps")]), "grades.0.maintained"),

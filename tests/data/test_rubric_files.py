@@ -142,7 +142,7 @@ def test_a_clinicians_table(tmp_path):
         ("a.csv", f"criterion,safety\n{GOOD},perhaps\n", "field safety: 'perhaps'; write yes"),
         ("a.csv", "criterion,points\n", "no column criterion, but no row"),
         ("a.jsonl", '{"a": 1}\n', "none of the formats HealthBench"),
-        ("a.jsonl", '{"rubrics": [\n', "a.jsonl, line 1: not JSON"),
+        ("a.jsonl", '{"rubrics": [\n', "a.jsonl, line 1 (JSONDecodeError): a row is a JSON object"),
         ("a.jsonl", '["a"]\n', "cannot read a.jsonl"),
         ("a.toml", "criteria = 3", "cannot read a.toml"),
         ("none.csv", None, "no file none.csv"),

@@ -156,11 +156,11 @@ def test_documents_of_ones_own(tmp_path):
     [
         ("a.jsonl", '{"id": "x"}', "a.jsonl, row 1"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": 1, "text": "t"}', "row 2"),
-        ("a.jsonl", "[1]", "a.jsonl, line 1: it is no JSON object"),
+        ("a.jsonl", "[1]", "a.jsonl, line 1 .TypeError.: a row is a JSON object"),
         (
             "a.jsonl",
             '{"id": "x", "text": "t"}\n\n{"id": "y"',
-            "a.jsonl, line 3: not JSON",
+            "a.jsonl, line 3 .JSONDecodeError.",
         ),
         ("a.jsonl", '{"id": "x", "text": "  "}', "field text"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": "x", "text": "u"}', "second document"),
