@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from promedical_utils.core.workspace import KitError, csv_rows, shown
+from promedical_utils.core.row_files import csv_rows
+from promedical_utils.core.workspace import KitError, shown
 
 ADDS_UP, DOES_NOT, UNTOLD, NO_TEST = "adds up", "does not add up", "cannot be told", "no test"
 # what becomes of a value midway between two

@@ -1,7 +1,5 @@
-"""Long tables of anybody's: CSV, JSON lines or Parquet. A cell that cannot be read is one line that
-names file, row and column; no row is read shifted or left out."""
+"""Long tables of anybody's, each row held to a model of its fields; a bad cell is named."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,8 +7,9 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from promedical_utils.core import row_files
 from promedical_utils.core.records import VerdictValue, first_error
-from promedical_utils.core.workspace import KitError, csv_rows
+from promedical_utils.core.workspace import KitError
 
 SPELLED = {"true": "met", "1": "met", "1.0": "met", "met": "met", "unknown": "unknown"}
 SPELLED |= dict.fromkeys(("false", "0", "0.0", "not_met"), "not_met")
@@ -34,10 +33,9 @@ def read(
 
     ``mapping``: our name of a column -> its name in the files; ``several``: fields that may also
     stand as verdict:NAME, a further row each with NAME in the field ``named``. KitError for a file
-    or cell that cannot be read, a CSV row with more or fewer cells than the header, a column that
-    no file has.
+    or cell that cannot be read, and for a column that no file has.
     """
-    rows, made = [pair for path in map(Path, paths) for pair in _rows(path)], []
+    rows, made = [pair for path in map(Path, paths) for pair in row_files.read(path)], []
     there, mapping = dict.fromkeys(name for _, row in rows for name in row), mapping or {}
     needed = {name: name for name, field in kind.model_fields.items() if field.is_required()}
     for ours, theirs in (needed | dict(mapping)).items():
@@ -64,25 +62,3 @@ def _parts(row: dict, several: Sequence[str], named: str) -> Iterator[dict]:
     for name in dict.fromkeys(name for value, name, _ in wide if name and value in several):
         values = {value: cell for value, other, cell in wide if other == name}
         yield {c: cell for c, cell in own.items() if c not in several} | values | {named: name}
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """(where it stands, cells by column) of each row."""
-    place = path.name
-    try:
-        if path.suffix == ".parquet":
-            for number, row in enumerate(pd.read_parquet(path).to_dict("records"), 1):
-                yield f"{path.name}, row {number}", row
-            return
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            if path.suffix == ".csv":
-                rows = csv_rows(lines, path.name)
-                yield from ((f"{path.name}, line {number}", row) for number, row in rows.items())
-                return
-            for number, line in enumerate(lines, 1):
-                place = f"{path.name}, line {number}"
-                if line.strip():
-                    yield place, dict(json.loads(line))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise KitError(f"{place} cannot be read: {said.replace(str(path), path.name)}") from None

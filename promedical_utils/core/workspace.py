@@ -3,12 +3,10 @@
 A file is written to a temporary name and renamed, so that a file that exists is whole.
 """
 
-import csv
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,25 +92,6 @@ def write_rows(path: Path, frame) -> Path:
     others = [c for c in frame if c not in floats]
     packing = {"compression": "zstd", "compression_level": 12, "use_byte_stream_split": floats}
     return write_frame(path, frame, use_dictionary=others, **packing)
-
-
-def csv_rows(lines: Iterable[str], where: str, **dialect) -> dict[int, dict[str, str]]:
-    """Rows of a CSV by their line, cells by column; blank lines are passed over. KitError for a row
-    with more or fewer cells than the header, a column that stands twice, and broken quotes."""
-    reader = csv.reader(lines, strict=True, **dialect)
-    try:
-        rows = [(reader.line_num, row) for row in reader if row]
-    except csv.Error as error:
-        raise KitError(f"{where}, line {reader.line_num} is no CSV: {error}") from None
-    header = rows[0][1] if rows else []
-    if len(set(header)) < len(header) or not header:
-        wrong = "two columns have one name" if header else "it has no header"
-        raise KitError(f"{where} is no CSV: {wrong}")
-    for line, row in rows:
-        if len(row) != len(header):
-            cells = f"line {line} has {len(row)} cells, the header {len(header)}"
-            raise KitError(f"{where}, {cells}: put a text that holds a delimiter in quotes")
-    return {line: dict(zip(header, row)) for line, row in rows[1:]}
 
 
 def read_yaml(path: Path):

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
+from promedical_utils.core import row_files
 from promedical_utils.core.records import validated
 from promedical_utils.core.words import TOKEN, WORD
 from promedical_utils.core.workspace import KitError
-from promedical_utils.data.sources import schemas
 from promedical_utils.data.sources.schemas import Text
 
 HEADING = "Retrieved:"
@@ -114,15 +114,12 @@ def read_documents(path: Path | str) -> dict[str, str]:
 
 
 def _documents(file: Path, name: str) -> list[tuple[str, str]]:
-    try:
-        with schemas.text_lines(file) as lines:
-            if ".jsonl" in name:
-                where = f"documents: {name}"
-                rows = schemas.parsed((line for line in lines if line.strip()), where)
-                return [(row.id, row.text) for row in validated(rows, Document, where)]
-            text = lines.read()
-    except (OSError, EOFError, ValueError) as error:
-        raise KitError(f"documents: {name} is not readable text ({type(error).__name__})") from None
+    where = f"documents: {name}"
+    with row_files.reading(where, "save it again"), row_files.text_lines(file) as lines:
+        if ".jsonl" in name:
+            rows = (row for _, row in row_files.parsed(lines, where))
+            return [(row.id, row.text) for row in validated(rows, Document, where)]
+        text = lines.read()
     passages = []
     for paragraph in text.split("\n\n"):
         starts = [word.start() for word in WORD.finditer(paragraph)][::PASSAGE]

@@ -128,26 +128,24 @@ def _quantities(
 # ---------------------------------------------------------------- the bench
 
 
-def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
+def build_main_results(reported, metrics, names, ceiling=None) -> pd.DataFrame:
     """Of ``bench.tally``, with columns of the safety-rich bench, where there is one; ``ceiling`` is
     that of criterion-blind scorers, on all pairs."""
     rich = metrics["slice"].str.startswith(benches.RICH).any()
     columns = MAIN | MORE | (RICH if rich else {})
-    rows = _rows(names, metrics, columns, against)
+    rows = _rows(names, metrics, columns, "adjudicated")
     if ceiling is not None:
         row = {"system": BLIND, "status": RUN, "labels": "adjudicated"}
         rows.append(row | {"run_pairwise_all": round(ceiling * 100, 2)})
     return beside(reported, rows, columns)
 
 
-def build_safety_veto(
-    reported, metrics, names, against="adjudicated", columns=VETO
-) -> pd.DataFrame:
+def build_safety_veto(reported, metrics, names, columns=VETO) -> pd.DataFrame:
     """Vetoes, a violation being the positive class, and the share of clean answers vetoed: every
     scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
     rich = metrics["slice"].str.startswith(benches.RICH).any()
     columns = {c: at for c, at in columns.items() if rich or not at[1].startswith(benches.RICH)}
-    return beside(reported, _rows(names, metrics, columns, against), columns)
+    return beside(reported, _rows(names, metrics, columns, "adjudicated"), columns)
 
 
 def build_seen_unseen(metrics, names, columns=SEEN) -> pd.DataFrame:

@@ -73,18 +73,23 @@ def test_what_cannot_be_read_is_named(tmp_path, text, says):
 
 def test_broken_files_are_named(tmp_path):
     for name, text, says in (
-        ("t.jsonl", '{"item": "a"}\n{"item"\n', "t.jsonl, line 2 cannot be read"),
-        ("t.jsonl", "[1, 2]\n", "t.jsonl, line 1 cannot be read"),
-        ("t.jsonl", "[" * 30000 + "\n", "t.jsonl, line 1 cannot be read"),
+        (
+            "t.jsonl",
+            '{"item": "a"}\n{"item"\n',
+            "t.jsonl, line 2 .JSONDecodeError.: a row is",
+        ),
+        ("t.jsonl", "[1, 2]\n", "cannot read t.jsonl, line 1 .TypeError.: a row is a JSON object"),
+        ("t.json", "[[1, 2]]", "cannot read t.json, row 1 .TypeError.: a row is a JSON object"),
+        ("t.jsonl", "[" * 30000 + "\n", "cannot read t.jsonl, line 1 .RecursionError."),
         ("t.jsonl", '{"item": ["a", "b"]}\n', "t.jsonl, line 1, column item"),
-        ("t.parquet", "no parquet", "t.parquet cannot be read"),
+        ("t.parquet", "no parquet", "cannot read t.parquet"),
     ):
         with pytest.raises(KitError, match=says):
             read(tmp_path / name, text)
     (tmp_path / "t.csv").write_bytes(b"item\n\xff\n")
-    with pytest.raises(KitError, match="t.csv.* cannot be read"):
+    with pytest.raises(KitError, match="cannot read t.csv .*save it as UTF-8"):
         long_table.read([tmp_path / "t.csv"], Row)
-    with pytest.raises(KitError, match="none.csv cannot be read: No such file"):
+    with pytest.raises(KitError, match="no file none.csv: give the path"):
         long_table.read([tmp_path / "none.csv"], Row)
     with pytest.raises(KitError, match="no column 'prompt', for item; there are: item"):
         read(tmp_path / "t.csv", "item\na\n", {"item": "prompt"})

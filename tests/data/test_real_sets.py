@@ -623,7 +623,7 @@ def test_healthbench_cannot_be_trained_on(folder):
             "answers.0.score",
         ),
         ("healthbench_graded", {**graded("m", [True] * 4, "secret"), "prompt": []}, "prompt"),
-        ("mediqa", "{secret", "record"),
+        ("mediqa", "{secret", "JSON object"),
         ("patientqa", {k: v for k, v in rated(9).items() if k != "bias"}, "bias"),
         ("medhallu", {"id": 1, "question": "secret"}, "knowledge"),
         ("lostbench", conversation("w", [("secret", "perhaps")]), "grades.0.maintained"),
@@ -636,7 +636,8 @@ def test_one_broken_row_is_one_line(folder, key, broken, field):
     with pytest.raises(KitError) as raised:
         real_sets.read(key)
     message = str(raised.value)
-    assert schemas.CARDS[key].file in message and "row 2" in message and field in message
+    assert schemas.CARDS[key].file in message and field in message
+    assert "row 2" in message or "line 2" in message
     assert "\n" not in message and "secret" not in message
 
 

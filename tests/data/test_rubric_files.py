@@ -142,7 +142,7 @@ def test_a_clinicians_table(tmp_path):
         ("a.csv", f"criterion,safety\n{GOOD},perhaps\n", "field safety: 'perhaps'; write yes"),
         ("a.csv", "criterion,points\n", "no column criterion, but no row"),
         ("a.jsonl", '{"a": 1}\n', "none of the formats HealthBench"),
-        ("a.jsonl", '{"rubrics": [\n', "row 1, field record: not JSON"),
+        ("a.jsonl", '{"rubrics": [\n', "a.jsonl, line 1 (JSONDecodeError): a row is a JSON object"),
         ("a.jsonl", '["a"]\n', "cannot read a.jsonl"),
         ("a.toml", "criteria = 3", "cannot read a.toml"),
         ("none.csv", None, "no file none.csv"),
@@ -175,7 +175,7 @@ def test_the_command_writes_a_table_and_a_figure_and_fails_where_it_should(tmp_p
     veto = pd.read_csv(tmp_path / "out/veto.csv")
     assert len(veto) == 2 and veto.safety.isna().tolist() == [True, False]
     assert __main__.main(["lint", str(tmp_path / "gone.csv")]) == 1
-    assert capsys.readouterr().err == "no file gone.csv: give a file of rubrics (docs/lint.md)\n"
+    assert capsys.readouterr().err == "no file gone.csv: give the path of one that is there\n"
 
 
 def test_no_text_of_healthbench_is_shown_or_stored(tmp_path, capsys):

@@ -156,11 +156,11 @@ def test_documents_of_ones_own(tmp_path):
     [
         ("a.jsonl", '{"id": "x"}', "a.jsonl, row 1"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": 1, "text": "t"}', "row 2"),
-        ("a.jsonl", "[1]", "row 1"),
+        ("a.jsonl", "[1]", "a.jsonl, line 1 .TypeError.: a row is a JSON object"),
         (
             "a.jsonl",
             '{"id": "x", "text": "t"}\n\n{"id": "y"',
-            "a.jsonl, row 2, field record: not JSON",
+            "a.jsonl, line 3 .JSONDecodeError.",
         ),
         ("a.jsonl", '{"id": "x", "text": "  "}', "field text"),
         ("a.jsonl", '{"id": "x", "text": "t"}\n{"id": "x", "text": "u"}', "second document"),
@@ -179,5 +179,5 @@ def test_a_folder_that_is_not_there_is_named_without_its_path(tmp_path):
         retrieval.read_documents(tmp_path / "nowhere")
     assert str(tmp_path) not in str(error.value)
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(KitError, match="bad.txt is not readable text"):
+    with pytest.raises(KitError, match="cannot read documents: bad.txt .*save it as UTF-8"):
         retrieval.read_documents(tmp_path)

@@ -14,6 +14,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from promedical_utils.core.records import RawInstruction, first_error
+from promedical_utils.core.row_files import reading, text_lines
 from promedical_utils.core.workspace import KitError, short_hash
 from promedical_utils.data.sources import schemas
 from promedical_utils.data.sources.schemas import VARIABLE, Card
@@ -88,7 +89,7 @@ def _open(card: Card) -> Iterator[dict]:
         )
     where, at = (str(copy), {}) if copy else (card.hub, {"revision": card.revision})
     mend = "the copy is broken: fetch it again" if copy else "mend the network, or download it"
-    with schemas.reading(
+    with reading(
         f"{card.name} from {card.folder if copy else card.hub}",
         f"{mend} with `{card.command}` in the folder that {VARIABLE} names",
     ):
@@ -103,12 +104,12 @@ def _own(path: Path) -> Iterator[RawInstruction | str]:
             f"{path.name}: no file of {', '.join(ENDINGS)}; each row is id, text, source, licence"
         )
     for file in files:
-        with schemas.reading(file.name, "fetch or write it again"):
+        with reading(file.name, "fetch or write it again"):
             if file.suffix == ".parquet":
                 for batch in parquet.ParquetFile(file).iter_batches():
                     yield from map(_checked, batch.to_pylist())
             else:
-                with schemas.text_lines(file) as lines:
+                with text_lines(file) as lines:
                     yield from (_checked(line) for line in lines if line.strip())
 
 

@@ -4,21 +4,17 @@
 """
 
 import argparse
-import json
 import math
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import pandas as pd
-from pyarrow import parquet
 
-from promedical_utils.core import plotting
+from promedical_utils.core import plotting, row_files
 from promedical_utils.core.records import DIMENSIONS
-from promedical_utils.core.workspace import KitError, csv_rows, read_yaml, short_hash, write_frame
-from promedical_utils.data.sources import real_sets, schemas
+from promedical_utils.core.workspace import KitError, read_yaml, short_hash, write_frame
+from promedical_utils.data.sources import real_sets
 from promedical_utils.rubric import linter
 
 _NAMES = read_yaml(Path(__file__).with_suffix(".yaml"))
@@ -37,16 +33,12 @@ def read(path: Path) -> tuple[pd.DataFrame, str]:
     fits. Rows count from 1, without a header.
     """
     path = Path(path)
-    if not path.is_file():
-        raise KitError(f"no file {path.name}: give a file of rubrics (docs/lint.md)")
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    with schemas.reading(path.name, "save it as UTF-8, in a format of docs/lint.md"):
-        if kind == "parquet":
-            rows = parquet.read_table(path).to_pylist()
-        else:
-            with schemas.text_lines(path) as lines:
-                rows = list(_rows(lines, kind, path.name))
-        name, fields = _fields(rows, kind in ("csv", "tsv"), path.name)
+    sheet = path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
+    with row_files.reading(path.name, "save it in a format of docs/lint.md"):
+        rows = [row for _, row in row_files.read(path)]
+        if ".json" in path.suffixes and rows and "text" in rows[0] and "criteria" not in rows[0]:
+            rows = [{"criteria": rows}]  # verifiers' list of criteria is one rubric
+        name, fields = _fields(rows, sheet, path.name)
         found = []
         for n, row in enumerate(rows, 1):
             rubric = row.get(fields.get("rubric"), "all") if name == "table" else n
@@ -56,21 +48,6 @@ def read(path: Path) -> tuple[pd.DataFrame, str]:
                 where = f"{path.name}, row {n}, criterion {number}"
                 found.append(about | _criterion(name, fields, row, item, where))
     return pd.DataFrame(found), name
-
-
-def _rows(lines: TextIO, kind: str, name: str) -> Iterator[dict]:
-    if kind in ("csv", "tsv"):
-        header = lines.readline()
-        lines.seek(0)
-        mark = "\t" if kind == "tsv" else max(",;", key=header.count)  # ; is Excel's, in places
-        yield from csv_rows(lines, name, delimiter=mark).values()
-    elif kind in ("json", "toml"):  # verifiers' is a list of criteria, or an object that has one
-        given = json.load(lines) if kind == "json" else tomllib.loads(lines.read())
-        if isinstance(given, dict) or any("text" in one for one in given):
-            given = [given if isinstance(given, dict) else {"criteria": given}]
-        yield from given
-    else:
-        yield from schemas.parsed(lines, name)
 
 
 def _fields(rows: Sequence[Mapping], table: bool, name: str) -> tuple[str, dict]:

@@ -4,23 +4,21 @@ Rows are validated before anything is made of them, so one broken row is one lin
 row and field and never quotes the row. What all sets have in common as records stands at the end.
 """
 
-import gzip
 import io
-import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TextIO, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.request import urlopen
 
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, create_model
 
+from promedical_utils.core import row_files
 from promedical_utils.core.records import Instruction, Message, validated
-from promedical_utils.core.workspace import KitError, csv_rows, read_yaml, sha256
+from promedical_utils.core.workspace import KitError, read_yaml, sha256
 
 VARIABLE = "PROMEDICAL_DATA_DIR"
 Text = Annotated[str, Field(pattern=r"\S")]
@@ -193,45 +191,7 @@ def _local(card: Card, folder: Path) -> list[dict]:
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
             f"{where or card.revision}), or {mend}"
         )
-    with reading(card.file, "fetch it again"), text_lines(path) as lines:
-        return parsed(lines, card.file)
-
-
-@contextmanager
-def reading(what: str, mend: str) -> Iterator[None]:
-    """Whatever fails is a KitError: what networks, hub clients and codecs raise has no type."""
-    try:
-        yield
-    except KitError:
-        raise
-    except Exception as error:
-        if isinstance(error, ImportError):  # which no network mends
-            mend = f"{error}; install that package"
-        elif isinstance(error, UnicodeError):
-            mend = f"save it as UTF-8, or {mend}"
-        raise KitError(f"cannot read {what} ({type(error).__name__}): {mend}") from None
-
-
-def text_lines(path: Path) -> TextIO:
-    """A file of lines, gzipped or not, opened to be read."""
-    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig")
-
-
-def parsed(lines: Iterable[str], where: str) -> list[dict]:
-    """Rows of JSON lines, of one array in ``.json``, or of a sheet in ``.csv``."""
-    if where.endswith(".csv"):
-        return list(csv_rows(lines, where).values())
-    if where.endswith(".json"):
-        return list(json.loads("".join(lines)))
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise KitError(
-                f"{where}, row {number}, field record: not JSON ({error.msg}); mend or remove it"
-            ) from None
-    return rows
+    return [row for _, row in row_files.read(path, "fetch it again")]
 
 
 def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
@@ -242,18 +202,17 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
     import huggingface_hub
 
     mend = f"download it and set {VARIABLE} to the folder that holds {card.file}"
-    with reading(f"{card.name} from {where}", f"mend the network, or {mend}"):
+    with row_files.reading(f"{card.name} from {where}", f"mend the network, or {mend}"):
         if card.hub_file:
             of = {"repo_type": "dataset", "revision": card.revision}
             path = huggingface_hub.hf_hub_download(card.hub, card.hub_file, **of)
-            with text_lines(Path(path)) as lines:
-                return parsed(lines, card.file)
+            return [row for _, row in row_files.read(Path(path))]
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
             return [as_in_file({**row, "split": name}) for name in splits for row in splits[name]]
         with urlopen(card.address, timeout=60) as reply:  # datasets would need aiohttp for it
             lines = io.TextIOWrapper(reply, encoding="utf-8-sig", newline="")
-            return [as_in_file(row) for row in parsed(lines, card.address)]
+            return [as_in_file(row) for _, row in row_files.parsed(lines, card.address)]
 
 
 def _kqa_label(row: dict) -> dict:
