@@ -5,7 +5,7 @@ the interval. What the configuration sets (agreement, kappa, pass rate) is an in
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -109,8 +109,13 @@ def build_claims(
         smoke = profile.name == "smoke"
         return replace(found, reason="smoke numbers are no results") if smoke else found
 
+    return decided(LEDGER["claims"], evidence, sets)
+
+
+def decided(specs, evidence: Callable[[str], Evidence], sets=("all",)) -> list[dict]:
+    """``build_claims`` of claims in the form of ``claims.yaml``, on ``evidence`` by its name."""
     claims = []
-    for spec in LEDGER["claims"]:
+    for spec in specs:
         checks = [_check(check, evidence(check["from"])) for check in expanded(spec, sets)]
         claims.append(_claim(spec, checks))
     _adjust(claims)

@@ -77,7 +77,7 @@ def _printed(column: str, cell: Mapping, factor: float = 100) -> dict:
     return suffixed(f"run_{column}", [cell[end] for end in ENDS], factor, 2)
 
 
-def _rows(
+def system_rows(
     names: Mapping, values: pd.DataFrame, columns: Mapping, labels: str, by: str = "scorer"
 ) -> list[dict]:
     """A row a system of ``names``; ``values``: system (in ``by``), metric, slice, against, value,
@@ -133,7 +133,7 @@ def build_main_results(reported, metrics, names, ceiling=None) -> pd.DataFrame:
     that of criterion-blind scorers, on all pairs."""
     rich = metrics["slice"].str.startswith(benches.RICH).any()
     columns = MAIN | MORE | (RICH if rich else {})
-    rows = _rows(names, metrics, columns, "adjudicated")
+    rows = system_rows(names, metrics, columns, "adjudicated")
     if ceiling is not None:
         row = {"system": BLIND, "status": RUN, "labels": "adjudicated"}
         rows.append(row | {"run_pairwise_all": round(ceiling * 100, 2)})
@@ -145,12 +145,12 @@ def build_safety_veto(reported, metrics, names, columns=VETO) -> pd.DataFrame:
     scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
     rich = metrics["slice"].str.startswith(benches.RICH).any()
     columns = {c: at for c, at in columns.items() if rich or not at[1].startswith(benches.RICH)}
-    return beside(reported, _rows(names, metrics, columns, "adjudicated"), columns)
+    return beside(reported, system_rows(names, metrics, columns, "adjudicated"), columns)
 
 
 def build_seen_unseen(metrics, names, columns=SEEN) -> pd.DataFrame:
     """Pairwise accuracy on criterion kinds seen and unseen in training, or other ``columns``."""
-    return beside(None, _rows(names, metrics, columns, "adjudicated"), columns)
+    return beside(None, system_rows(names, metrics, columns, "adjudicated"), columns)
 
 
 def build_graders(found: pd.DataFrame, names: Mapping, profile) -> pd.DataFrame:
@@ -250,7 +250,7 @@ def build_policy(reported, evaluation, draws: int, seed: int, healthbench=None) 
         values = _measured(evaluation, draws=draws, seed=seed)
         columns = {column: (metric, "all") for column, metric in POLICY.items()}
         labels = policy_metrics.labels(evaluation)
-        rows = _rows(POLICY_NAMES, values, columns, labels, "policy")
+        rows = system_rows(POLICY_NAMES, values, columns, labels, "policy")
     scores = healthbench or {"status": NOT_RUN, "rows": {}}
     status = scores["status"].replace("not testable", "not testable in this profile")
     for policy, row in zip(POLICY_NAMES, rows, strict=True):
