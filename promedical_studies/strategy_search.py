@@ -1,10 +1,8 @@
-"""Tree search over strategies as in Chain-of-Strategy Optimization (arXiv 2503.05362), its pairs,
-and judging one step with as many calls. The constants are those of the authors' code
-(XingYuSSS/CSO at 88b4ffe); ``roles`` is a ``seekers.Simulated`` or a ``strategy_roles.ByEndpoint``.
-"""
+"""The tree search of Chain-of-Strategy Optimization (arXiv 2503.05362), its pairs, and judging one
+step with as many calls. The constants are those of the authors' code (XingYuSSS/CSO at 88b4ffe);
+``roles`` is a ``seekers.Simulated`` or a ``strategy_roles.ByEndpoint``."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -14,7 +12,7 @@ from promedical_studies.seekers import DIMENSIONS, STRATEGIES, History, Turn
 from promedical_utils.core.workspace import KitError
 
 OFFSET, TEMPERATURE = -3.0, 5.0  # of the reward; of the softmax over ratings
-SEED_VALUE, SEED_VISITS = 4 + OFFSET, 100  # of a path that is given
+GIVEN = 4 + OFFSET, 100  # value and visits of the nodes of a dialogue that is given
 
 
 class Pair(NamedTuple):
@@ -27,8 +25,8 @@ class Pair(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """A strategy, and once it was selected the supporter's text and the seeker's reply, which are
-    the last two turns of ``history``; ``bound``: by which it is selected."""
+    """A strategy; once it was selected its ``history`` ends in the supporter's text and the
+    seeker's reply. ``bound``: by which it is selected."""
 
     strategy: str
     prior: float
@@ -39,24 +37,14 @@ class Node:
     value: float = 0.0
     bound: float = 0.0
 
-    def path(self) -> list["Node"]:
-        """From this node up to below the root."""
-        return [self, *self.parent.path()] if self.parent else []
-
-    def add(self, priors: dict[str, float]) -> None:
-        self.children += [Node(name, prior, self) for name, prior in priors.items()]
-
-
-class Tree(NamedTuple):
-    root: Node
-    iterations: int
-    calls: int  # of the judge
+    def add(self, odds: dict[str, float]) -> None:
+        self.children = [Node(name, prior, self) for name, prior in odds.items()]
 
 
 def priors(ratings: Iterable[tuple[str, float]]) -> dict[str, float]:
     """softmax(rating / 5) of one rating, 0 to 10, of every strategy; KitError for anything else."""
     ratings = list(ratings)
-    if Counter(name for name, _ in ratings) != Counter(STRATEGIES):
+    if sorted(name for name, _ in ratings) != sorted(STRATEGIES):
         raise KitError(f"ratings of {[n for n, _ in ratings]}: rate each once of {STRATEGIES}")
     if wrong := [(name, rating) for name, rating in ratings if not 0 <= rating <= 10]:
         raise KitError(f"rating {wrong[0][1]} of {wrong[0][0]} is not between 0 and 10: mend it")
@@ -68,7 +56,7 @@ def points(scores: dict[str, float]) -> float:
     """(E + I + H + 7 S) / 10 of a round, 0 to 4; KitError unless each dimension has 0 to 4."""
     if set(scores) != set(DIMENSIONS) or not all(0 <= s <= 4 for s in scores.values()):
         raise KitError(f"scores {scores}: give 0 to 4 for each of {', '.join(DIMENSIONS)}")
-    return sum(scores[name] * (7 if name == "Strategy" else 1) for name in DIMENSIONS) / 10
+    return (sum(scores.values()) + 6 * scores["Strategy"]) / 10
 
 
 def spoken(roles, history: History, strategy: str) -> History:
@@ -82,22 +70,29 @@ def spoken(roles, history: History, strategy: str) -> History:
 
 def search(
     roles, opening: History, least=100, most=200, ends=25, c=1.0, rounds=4, given: History = ()
-) -> Tree:
-    """The tree of one seeker. It ends after ``least`` iterations with an ended dialogue, after
-    ``ends`` ended ones, or after ``most``; as in the authors' code never while an ended one is
-    selected, but after twice ``most`` all the same. ``given``: a good dialogue to begin with, the
-    rounds after the opening. KitError for a dialogue that is over before it begins."""
+) -> tuple[Node, int, int]:
+    """(root, iterations, calls of the judge). It stops after ``least`` iterations with an ended
+    dialogue, after ``ends`` ended ones, or after ``most``; as in the authors' code never while an
+    ended one is selected, but after twice ``most`` all the same. ``given``: a good dialogue to
+    begin with, the rounds after the opening. KitError if the dialogue is over before it begins."""
     if opening[-1].ended:
         raise KitError("the dialogue has ended before its first strategy: begin with an open one")
     root, calls, ended, iterations = Node("", 1.0, history=tuple(opening)), 0, set(), 0
-    _plant(roles, root, given)
+    node = root
+    for own, reply in zip(given[::2], given[1::2]):
+        odds = priors(roles.rate(node.history))
+        if own.strategy not in odds:  # beyond the eight
+            odds = {name: 0.9 * p for name, p in odds.items()} | {own.strategy: 0.1}
+        node.add(odds)
+        node.value, node.visits = GIVEN
+        history = (*node.history, own, reply)
+        [node] = [child for child in node.children if child.strategy == own.strategy]
+        node.history, (node.value, node.visits), node.bound = history, GIVEN, GIVEN[0]
     while iterations < 2 * most:
-        iterations += 1
-        node = root
+        iterations, node = iterations + 1, root
         while node.children:
             node = max(node.children, key=lambda child: child.bound)
-        if not node.history:
-            node.history = spoken(roles, node.parent.history, node.strategy)
+        node.history = node.history or spoken(roles, node.parent.history, node.strategy)
         if node.history[-1].ended:
             ended.add(node)
             calls += 1
@@ -115,7 +110,7 @@ def search(
         _back(child, fmean(scores) + OFFSET, c)
         if iterations >= (least if ended else most) or len(ended) >= ends:
             break
-    return Tree(root, iterations, calls)
+    return root, iterations, calls
 
 
 def _back(node: Node | None, reward: float, c: float) -> None:
@@ -123,22 +118,9 @@ def _back(node: Node | None, reward: float, c: float) -> None:
         node.value = (node.value * node.visits + reward) / (node.visits + 1)
         node.visits += 1
         for child in node.children:
-            explore = c * child.prior * math.sqrt(node.visits) / (child.visits + 1)
-            child.bound = child.value + explore
+            explore = child.prior * math.sqrt(node.visits) / (child.visits + 1)
+            child.bound = child.value + c * explore
         node = node.parent
-
-
-def _plant(roles, node: Node, given: History) -> None:
-    """A given path; a strategy beyond the eight gets a prior of 0.1, the others times 0.9."""
-    for own, reply in zip(given[::2], given[1::2], strict=True):
-        odds = priors(roles.rate(node.history))
-        if own.strategy not in odds:
-            odds = {name: 0.9 * p for name, p in odds.items()} | {own.strategy: 0.1}
-        node.value, node.visits = SEED_VALUE, SEED_VISITS
-        node.add(odds)
-        [child] = [child for child in node.children if child.strategy == own.strategy]
-        child.history = (*node.history, own, reply)
-        child.value, child.visits, child.bound, node = SEED_VALUE, SEED_VISITS, SEED_VALUE, child
 
 
 def nodes(root: Node) -> list[Node]:
@@ -150,17 +132,26 @@ def preference_pairs(root: Node, high=0.5, low=0.5, visits=2) -> tuple[list[Node
     """(good ends, pairs): on the path to an ended dialogue with at least ``high`` and ``visits``
     every turn is preferred to each written sibling with at most ``low`` that is on no such path.
     Doubles, and pairs of twice the same turn, are left out."""
-    ends = [n for n in nodes(root) if n.history[-1].ended and n.value >= high]
-    ends = [n for n in ends if n.visits >= visits]
-    good = {node for end in ends for node in end.path()}
-    pairs = {}
-    for node in sorted(good, key=lambda node: len(node.history)):
+    ends = [n for n in nodes(root)[1:] if n.history[-1].ended and n.value >= high]
+    ends = [node for node in ends if node.visits >= visits]
+    good, pairs = {}, {}  # in the order of the tree
+    for node in ends:
+        while node.parent:
+            good[node], node = None, node.parent
+    for node in good:
         for other in node.parent.children:
             if other.history and other.value <= low and other not in good:
                 pair = Pair(node.parent.history, node.history[-2], other.history[-2])
-                if pair.chosen[:2] != pair.rejected[:2]:
+                if pair.chosen != pair.rejected:
                     pairs[pair] = None
     return ends, list(pairs)
+
+
+def collect(made: Sequence[tuple[list[Node], list[Pair]]]) -> list[Pair]:
+    """The pairs of all trees; KitError where no tree found a good end."""
+    if not any(ends for ends, _ in made):
+        raise KitError(f"none of {len(made)} trees has a good end: search longer or lower `high`")
+    return [pair for _, pairs in made for pair in pairs]
 
 
 def one_step(roles, histories: Sequence[History], calls: int, margin=0.5) -> list[Pair]:
@@ -169,19 +160,10 @@ def one_step(roles, histories: Sequence[History], calls: int, margin=0.5) -> lis
     looks, pairs = max(1, calls // (len(STRATEGIES) * max(1, len(histories)))), []
     for history in histories:
         tried, means = {}, {}
-        for strategy in STRATEGIES:
-            rounds = [spoken(roles, history, strategy) for _ in range(looks)]
-            tried[strategy] = rounds[0][-2]
-            means[strategy] = fmean(points(roles.score(each)) for each in rounds)
+        for name in STRATEGIES:
+            rounds = [spoken(roles, history, name) for _ in range(looks)]
+            tried[name], means[name] = rounds[0][-2], fmean(points(roles.score(r)) for r in rounds)
         top = max(means, key=means.get)
-        worse = [s for s in STRATEGIES if means[s] <= means[top] - margin]
+        worse = [name for name in STRATEGIES if means[name] <= means[top] - margin]
         pairs += [Pair(history, tried[top], tried[other]) for other in worse]
     return pairs
-
-
-def collect(made: Iterable[tuple[list[Node], list[Pair]]]) -> list[Pair]:
-    """The pairs of all trees; KitError where no tree found a good end."""
-    made = list(made)
-    if not any(ends for ends, _ in made):
-        raise KitError(f"none of {len(made)} trees has a good end: search longer or lower `high`")
-    return [pair for _, pairs in made for pair in pairs]

@@ -4,15 +4,18 @@ import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from promedical_studies import seekers, strategy_measures, strategy_search
+from promedical_studies import seekers, strategy_measures, strategy_roles, strategy_search
 from promedical_studies.seekers import STRATEGIES, Simulated, State, Turn
+from promedical_utils.core.profiles import Role
 from promedical_utils.core.statistics import cluster_weights
 from promedical_utils.core.workspace import KitError
+from promedical_utils.data.endpoints import Answers, Endpoint
 
 EARLY = State(0, seekers.TOO_EARLY, 3, 0, -1)
 VALIDATE, AFFIRM, PLAN = "Emotional Validation", "Affirmation", "Collaborative Planning"
@@ -111,19 +114,19 @@ OPENING = (Turn("", "hello"),)
 def test_one_iteration_by_hand():
     ratings = dict.fromkeys(STRATEGIES, 0.0) | {AFFIRM: 5.0}
     roles = Scripted(ratings, {AFFIRM: 4}, ends=9)
-    tree = strategy_search.search(roles, OPENING, most=1)
-    [child] = [child for child in tree.root.children if child.history]
+    root, _, calls = strategy_search.search(roles, OPENING, most=1)
+    [child] = [child for child in root.children if child.history]
     assert child.strategy == AFFIRM and child.prior == pytest.approx(np.e / (np.e + 7))
-    assert (tree.calls, roles.judged) == (5, 5)  # its own round and four more
-    assert child.value == tree.root.value == 1 and child.visits == tree.root.visits == 1
+    assert (calls, roles.judged) == (5, 5)  # its own round and four more
+    assert child.value == root.value == 1 and child.visits == root.visits == 1
     assert child.bound == pytest.approx(1 + child.prior / 2)  # Q + c P sqrt(1) / (1 + 1)
-    other = tree.root.children[0]
+    other = root.children[0]
     assert other.bound == pytest.approx(other.prior)  # 0 + P sqrt(1) / (0 + 1)
 
 
 def test_values_are_means_of_what_came_back():
-    tree = strategy_search.search(simulated(), simulated().opening(), most=60)
-    for node in strategy_search.nodes(tree.root):
+    root, *_ = strategy_search.search(simulated(), simulated().opening(), most=60)
+    for node in strategy_search.nodes(root):
         below = sum(child.visits for child in node.children)
         assert node.visits in (below, below + 1) or node.history[-1].ended
         assert -3 <= node.value <= 1
@@ -133,7 +136,7 @@ def test_stops_by_the_authors_rule():
     fond = dict.fromkeys(STRATEGIES, 0.0) | {AFFIRM: 10.0}  # deep paths before broad ones
 
     def count(rounds, **kwargs):
-        return strategy_search.search(Scripted(fond, ends=rounds), OPENING, **kwargs).iterations
+        return strategy_search.search(Scripted(fond, ends=rounds), OPENING, **kwargs)[1]
 
     assert count(99) == 200  # nobody ends: the most there are
     assert 100 <= count(4, ends=10**6) < 200  # the least, once one has ended
@@ -143,7 +146,7 @@ def test_stops_by_the_authors_rule():
 def test_without_exploration_it_stops_all_the_same():
     ratings = dict.fromkeys(STRATEGIES, 0.0) | {AFFIRM: 10.0}
     roles = Scripted(ratings, {AFFIRM: 4}, ends=1)
-    assert strategy_search.search(roles, OPENING, c=0, most=20).iterations == 40
+    assert strategy_search.search(roles, OPENING, c=0, most=20)[1] == 40
 
 
 def test_a_given_dialogue_comes_first():
@@ -154,18 +157,18 @@ def test_a_given_dialogue_comes_first():
         Turn(AFFIRM, "yes"),
         Turn("", "bye", True),
     )
-    tree = strategy_search.search(Scripted(ends=9), OPENING, most=1, given=given)
-    odds = {child.strategy: child.prior for child in tree.root.children}
+    root, *_ = strategy_search.search(Scripted(ends=9), OPENING, most=1, given=given)
+    odds = {child.strategy: child.prior for child in root.children}
     assert odds[beyond] == 0.1 and odds[AFFIRM] == pytest.approx(0.9 / 8)
-    first = tree.root.children[-1]
+    first = root.children[-1]
     assert first.strategy == beyond and first.visits == 101 and first.value <= 1
 
 
 def test_pairs_of_a_tree_by_hand():
     roles = Scripted(scores={VALIDATE: 4, AFFIRM: 4, PLAN: 1}, ends=1)
     roles.scores |= {name: 2 for name in STRATEGIES if name not in roles.scores}
-    tree = strategy_search.search(roles, OPENING, least=60, most=60, ends=99)
-    ends, pairs = strategy_search.preference_pairs(tree.root)
+    root, *_ = strategy_search.search(roles, OPENING, least=60, most=60, ends=99)
+    ends, pairs = strategy_search.preference_pairs(root)
     assert {end.strategy for end in ends} == {VALIDATE, AFFIRM}
     assert {(p.chosen.strategy, p.rejected.strategy) for p in pairs} == {
         (good, bad)
@@ -179,9 +182,13 @@ def test_pairs_of_a_tree_by_hand():
 def test_a_turn_on_a_good_path_is_never_rejected():
     for seed in range(6):
         roles = simulated(seed)
-        tree = strategy_search.search(roles, roles.opening())
-        ends, pairs = strategy_search.preference_pairs(tree.root)
-        good = {node.history[:-1] for end in ends for node in end.path()}
+        root, *_ = strategy_search.search(roles, roles.opening())
+        ends, pairs = strategy_search.preference_pairs(root)
+        good = set()
+        for node in ends:
+            while node.parent:
+                good.add(node.history[:-1])
+                node = node.parent
         for pair in pairs:
             assert (*pair.history, pair.chosen) in good
             assert (*pair.history, pair.rejected) not in good
@@ -190,11 +197,11 @@ def test_a_turn_on_a_good_path_is_never_rejected():
 
 def test_no_good_end_is_said_once_no_tree_has_one():
     roles = Scripted(scores=dict.fromkeys(STRATEGIES, 1))
-    bad = strategy_search.preference_pairs(strategy_search.search(roles, OPENING).root)
+    bad = strategy_search.preference_pairs(strategy_search.search(roles, OPENING)[0])
     assert bad == ([], [])
     with pytest.raises(KitError, match="none of 2 trees has a good end"):
         strategy_search.collect([bad, bad])
-    good = strategy_search.preference_pairs(strategy_search.search(Scripted(), OPENING).root)
+    good = strategy_search.preference_pairs(strategy_search.search(Scripted(), OPENING)[0])
     assert good[0] == [] or strategy_search.collect([bad, good]) == good[1]
 
 
@@ -218,10 +225,10 @@ def test_the_tree_sees_through_the_words_where_one_step_does_not():
     right = {"tree": [], "one step": []}
     for seed in range(12):
         roles = simulated(seed)
-        tree = strategy_search.search(roles, roles.opening())
-        pairs = strategy_search.preference_pairs(tree.root)[1]
+        root, _, calls = strategy_search.search(roles, roles.opening())
+        pairs = strategy_search.preference_pairs(root)[1]
         asked = list(dict.fromkeys(pair.history for pair in pairs))
-        singly = strategy_search.one_step(roles, asked, tree.calls)
+        singly = strategy_search.one_step(roles, asked, calls)
         for way, own in (("tree", pairs), ("one step", singly)):
             for history, chosen, rejected in own:
                 truth = seekers.advantage(history[-1].state, chosen.strategy, rejected.strategy)
@@ -355,3 +362,120 @@ def test_labels_are_read_however_they_are_written(tmp_path):
     )
     with pytest.raises(KitError, match="'Praise' is no strategy of ESConv"):
         strategy_measures.label("Praise")
+
+
+def test_the_strategies_of_a_public_file_are_counted():
+    turns = strategy_measures.esconv_turns(data("devWithStrategy_short.tsv"))
+    assert len(turns) == 2985 and turns.count("Question") == 595 and turns.count("Others") == 510
+
+
+def esc_pro() -> list[dict]:
+    hello, other = {"role": "user", "content": "I am sad."}, {"strategy": PLAN, "content": "Plan."}
+    good = {"role": "assistant", "content": "That is hard.", "strategy": VALIDATE}
+    last = {"role": "assistant", "content": "Well done.", "strategy": AFFIRM, "negative": []}
+    again = {"role": "user", "content": "Yes."}
+    return [{"messages": [hello, good | {"negative": [other, other]}, again, last]}]
+
+
+def test_esc_pro_is_counted_by_hand():
+    pairs, counts = strategy_measures.esc_pro(esc_pro())
+    [(history, chosen, rejected)] = pairs
+    assert [turn.text for turn in history] == ["I am sad."]
+    assert (chosen.strategy, rejected.strategy) == (VALIDATE, PLAN)
+    assert counts == {
+        "dialogues": 1,
+        "utterances": 6,
+        "seeker's turns": 2,
+        "preferred turns": 2,
+        "not preferred turns": 2,
+        "mean dialogue length": 4.0,
+        "pairs": 1,
+        "doubles": 1,
+    }
+
+
+def test_esc_pro_with_the_roles_exchanged_or_without_its_pairs_is_named():
+    exchanged = esc_pro()
+    for message in exchanged[0]["messages"]:
+        message["role"] = {"user": "assistant", "assistant": "user"}[message["role"]]
+    with pytest.raises(KitError, match="dialogue 0, message 0: not a turn of the user"):
+        strategy_measures.esc_pro(exchanged)
+    bare = esc_pro()
+    del bare[0]["messages"][1]["negative"], bare[0]["messages"][3]["negative"]
+    with pytest.raises(KitError, match="no pair"):
+        strategy_measures.esc_pro(bare)
+
+
+def test_reported_counts_add_up_and_no_result_is_invented():
+    known = strategy_measures.reported().set_index("quantity").value
+    parts = ["seeker's turns", "preferred turns", "not preferred turns"]
+    assert sum(int(known[part]) for part in parts) == int(known["utterances"])
+    length = (int(known["seeker's turns"]) + int(known["preferred turns"])) / int(
+        known["dialogues"]
+    )
+    assert round(length, 2) == float(known["mean dialogue length"])
+    assert known["accuracy and F1 and bias of each model"] == "table not found"
+
+
+def test_the_picture_of_a_tree_to_a_depth():
+    roles = simulated()
+    root, *_ = strategy_search.search(roles, (roles.turn(EARLY),))
+    drawn = strategy_measures.drawn_tree(root, depth=2)
+    written = [child for child in root.children if child.history]
+    first = drawn[drawn.y == 1]
+    assert set(drawn.y) == {1, 2} and len(first) == len(written)
+    assert list(first.strategy[first.best]) == [VALIDATE] * (VALIDATE in set(first.strategy))
+    assert dict(zip(first.strategy, first.visits)) == {n.strategy: n.visits for n in written}
+    assert not drawn[["x", "y"]].duplicated().any()
+    strategy_measures.plot_tree(drawn)
+
+
+# ---------------------------------------------------------------- roles by endpoint
+
+
+class Model:
+    """An OpenAI-like client that plays all roles; what it says of a strategy is ``ratings``."""
+
+    def __init__(self, ratings=None, ended=3):
+        self.chat = SimpleNamespace(completions=self)
+        self.api_key, self.requests, self.ratings, self.ended = "none", 0, ratings or RATED, ended
+
+    def create(self, messages, response_format=None, **_):
+        self.requests += 1
+        asked = json.loads(messages[1]["content"])
+        kind = response_format and response_format["json_schema"]["name"]
+        said = {
+            None: "I hear you.",
+            "Ratings": {"ratings": [{"strategy": s, "rating": r} for s, r in self.ratings.items()]},
+            "Spoken": {"text": "Well.", "ended": len(asked["conversation"]) >= 2 * self.ended},
+            "Scores": dict.fromkeys(seekers.DIMENSIONS, 4),
+        }[kind]
+        text = said if kind is None else json.dumps(said)
+        choice = SimpleNamespace(message=SimpleNamespace(content=text), finish_reason="stop")
+        return SimpleNamespace(choices=[choice], usage=None)
+
+
+def by_endpoint(folder: Path, model: Model) -> strategy_roles.ByEndpoint:
+    answers, role = Answers(folder / "answers.sqlite"), Role(model="m", retries=0)
+    ends = {name: Endpoint(name, role, "http://nowhere", answers) for name in strategy_roles.ROLES}
+    for endpoint in ends.values():
+        endpoint.__dict__["_client"] = model
+    return strategy_roles.ByEndpoint(ends, "a quarrel")
+
+
+def test_a_search_by_endpoints_goes_on_from_stored_answers(tmp_path):
+    first = Model()
+    roles = by_endpoint(tmp_path, first)
+    root, iterations, calls = strategy_search.search(roles, roles.opening(), most=12)
+    asked, again = first.requests, Model()
+    roles = by_endpoint(tmp_path, again)
+    assert strategy_search.search(roles, roles.opening(), most=12)[1:] == (iterations, calls)
+    assert asked > 10 and again.requests == 0 and root.visits == iterations
+
+
+def test_roles_without_an_endpoint_or_a_usable_answer_are_named(tmp_path):
+    with pytest.raises(KitError, match="no endpoint for role seeker"):
+        strategy_roles.ByEndpoint({n: None for n in strategy_roles.ROLES if n != "seeker"}, "")
+    roles = by_endpoint(tmp_path, Model({AFFIRM: 3.0}))
+    with pytest.raises(KitError, match="role strategist, turn 1: no usable answer in 4"):
+        strategy_search.search(roles, roles.opening())
