@@ -55,7 +55,8 @@ def measures(
 
 def claim(name: str, metric: str, drawn: np.ndarray, clusters: int) -> dict:
     """The row of a claim that a difference is above 0, from its draws (``cluster_weights``)."""
-    low, high = map(float, statistics.interval(drawn, clusters))
+    reach = np.inf if metric in INTEREST else 1  # of a difference of shares
+    low, high = (float(np.clip(e, -reach, reach)) for e in statistics.interval(drawn, clusters))
     error, interest = float(statistics.standard_error(drawn, clusters)), INTEREST.get(metric, 0.05)
     power = statistics.power(interest, error, clusters - 1)
     verdict = verdicts.of_check(low, high, 0.0, interest, power, None)
@@ -90,9 +91,9 @@ def plot_tree(df: pd.DataFrame) -> Figure:
     sizes, ring = 12 + 6 * df.visits, np.where(df.best, "black", "none")
     style = {"cmap": "cividis", "vmin": -1, "vmax": 1, "edgecolors": ring, "linewidths": 1.6}
     dots = axis.scatter(df.x, df.y, s=sizes, c=df.value, zorder=2, **style)
-    for row in df[df.y == 1].itertuples():
-        short = "".join(word[0] for word in row.strategy.split())
-        axis.annotate(short, (row.x, row.y), (0, 14), textcoords="offset points", ha="center")
+    for n, row in enumerate(df[df.y == 1].sort_values("x").itertuples()):
+        short, place = "".join(re.findall("[A-Z]", row.strategy)), (0, 14 + 12 * (n % 2))
+        axis.annotate(short, (row.x, row.y), place, textcoords="offset points", ha="center")
     figure.colorbar(dots, label="mean reward Q")
     axis.set(ylabel="depth", yticks=sorted({0, *df.y}), xticks=[])
     axis.invert_yaxis()

@@ -106,7 +106,7 @@ def pending(root, profile="smoke", overrides=""):
 
 
 def test_fresh_clone_schedules_every_notebook(checkout):
-    assert pending(checkout, "cpu") == list(NOTEBOOKS)
+    assert pending(checkout, "cpu") == profiles.load("cpu").notebooks
 
 
 @pytest.mark.slow
@@ -549,7 +549,7 @@ def test_doctor_names_no_secret(monkeypatch, tmp_path):
     assert "hf_secret" not in report and "HF_TOKEN: set" in report
     assert f"({card.file}): found, other bytes" in report
     assert f"({schemas.CARDS['mediqa'].file}): not found" in report
-    for name in NOTEBOOKS:
+    for name in profiles.load("cpu").notebooks:
         assert name in report
 
 
@@ -599,7 +599,8 @@ def test_minutes_are_those_of_this_machine(timed):
     first, *lines = doctor.needs(profile, 2500.0)  # half as fast: what a model does takes 200 s
     assert "about 23 min 20 s on this machine" in first  # 5 * 200 + 4 * 100
     assert [line.split(" (")[0] for line in lines] == [
-        f"{name}: {'3 min 20 s' if name in doctor.BY_MODEL else '1 min 40 s'}" for name in NOTEBOOKS
+        f"{name}: {'3 min 20 s' if name in doctor.BY_MODEL else '1 min 40 s'}"
+        for name in profile.notebooks
     ]
     assert set(doctor.BY_MODEL) < set(NOTEBOOKS)
     # another base, timed as such, that is taught no answers first
