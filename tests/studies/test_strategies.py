@@ -195,6 +195,26 @@ def test_a_turn_on_a_good_path_is_never_rejected():
             assert pair.chosen[:2] != pair.rejected[:2]
 
 
+def test_two_good_paths_of_low_value_do_not_reject_each_other():
+    root = strategy_search.Node("", 1.0, history=OPENING)
+    root.add(dict.fromkeys((VALIDATE, AFFIRM, PLAN), 1 / 3))
+    for child in root.children:  # the first two lead to an end of 0.7, and are worth 0.3 themselves
+        child.history = (*OPENING, Turn(child.strategy, "a"), Turn("", "b"))
+        child.value, child.visits = 0.3, 3
+        child.add({PLAN: 1.0} if child.strategy != PLAN else {})
+        for end in child.children:
+            end.history = (*child.history, Turn(PLAN, "c"), Turn("", "d", True))
+            end.value, end.visits = 0.7, 2
+    ends, pairs = strategy_search.preference_pairs(root)
+    assert len(ends) == 2
+    assert {(pair.chosen.strategy, pair.rejected.strategy) for pair in pairs} == {
+        (VALIDATE, PLAN),
+        (AFFIRM, PLAN),
+    }
+    ends[0].visits = 1
+    assert len(strategy_search.preference_pairs(root)[0]) == 1  # one look is not enough
+
+
 def test_no_good_end_is_said_once_no_tree_has_one():
     roles = Scripted(scores=dict.fromkeys(STRATEGIES, 1))
     bad = strategy_search.preference_pairs(strategy_search.search(roles, OPENING)[0])
@@ -328,6 +348,9 @@ def test_claims_have_the_kits_verdicts():
         drawn = weights @ values / weights.sum(axis=1)
         row = strategy_measures.claim("a - b", "accuracy", drawn, 40)
         assert row["verdict"] == verdict and row["difference"] == pytest.approx(shift)
+    near = weights @ (0.995 + np.tile([0.05, -0.05], 20)) / weights.sum(axis=1)
+    assert strategy_measures.claim("a - b", "accuracy", near, 40)["high"] == 1
+    assert strategy_measures.claim("a - b", "B", near, 40)["high"] > 1
 
 
 # ---------------------------------------------------------------- public files
