@@ -22,17 +22,18 @@ PlacedRow = tuple[str, dict]  # where a row stands, as in "votes.csv, line 3", a
 NO_OBJECT = "a row is a JSON object; mend or remove this one"
 
 
-def read(path: Path, mend: str = "save it again") -> Iterator[PlacedRow]:
-    """The rows of a file of any of these kinds, told by its name (``parsed``)."""
+def read(path: Path, name: str = "", mend: str = "save it again") -> Iterator[PlacedRow]:
+    """The rows of a file of any of these kinds (``parsed``), which errors call by its ``name``."""
+    name = name or path.name
     if not path.is_file():
-        raise KitError(f"no file {path.name}: give the path of one that is there")
-    with reading(path.name, mend):
+        raise KitError(f"no file {name}: give the path of one that is there")
+    with reading(name, mend):
         if path.suffix == ".parquet":
             for number, row in enumerate(parquet.read_table(path).to_pylist(), 1):
-                yield f"{path.name}, row {number}", row
+                yield f"{name}, row {number}", row
         else:
             with text_lines(path) as lines:
-                yield from parsed(lines, path.name)
+                yield from parsed(lines, name)
 
 
 @contextmanager

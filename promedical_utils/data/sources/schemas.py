@@ -191,7 +191,7 @@ def _local(card: Card, folder: Path) -> list[dict]:
             f"missing {card.file} in {VARIABLE}: put it there ({card.name}, "
             f"{where or card.revision}), or {mend}"
         )
-    return [row for _, row in row_files.read(path, "fetch it again")]
+    return [row for _, row in row_files.read(path, card.file, "fetch it again")]
 
 
 def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
@@ -206,7 +206,7 @@ def _remote(card: Card, as_in_file: Callable[[dict], dict]) -> list[dict]:
         if card.hub_file:
             of = {"repo_type": "dataset", "revision": card.revision}
             path = huggingface_hub.hf_hub_download(card.hub, card.hub_file, **of)
-            return [row for _, row in row_files.read(Path(path))]
+            return [row for _, row in row_files.read(Path(path), card.file)]
         if card.hub:
             splits = datasets.load_dataset(card.hub, card.config, revision=card.revision)
             return [as_in_file({**row, "split": name}) for name in splits for row in splits[name]]
