@@ -17,6 +17,7 @@ from typing import NamedTuple
 from promedical_utils.clinic import generators, grammar, world
 from promedical_utils.clinic.vocabulary import PAIRED, WORDINGS, read, values
 from promedical_utils.clinic.world import Patient
+from promedical_utils.core import row_files
 from promedical_utils.core.records import validated
 from promedical_utils.core.workspace import KitError, read_yaml
 from promedical_utils.data.sources import real_sets, schemas
@@ -131,8 +132,8 @@ def _wrong(patient: Patient, kind: str, slot: str, sentence: str, rng: random.Ra
 def medec(path: Path) -> tuple[list[Text], Counter]:
     """Texts of an upstream sheet of MEDEC-MS, and what was left out or mended, counted; KitError
     naming the row whose error stands nowhere."""
-    with schemas.reading(path.name, "fetch it again"), schemas.text_lines(path) as lines:
-        rows = validated(schemas.parsed(lines, path.name), schemas.MedecText, path.name)
+    sheet = (row for _, row in row_files.read(path, mend="fetch it again"))
+    rows = validated(sheet, schemas.MedecText, path.name)
     texts, left_out = [], Counter()
     for row in rows:
         numbered, broken = real_sets.sentences(row.numbered)
@@ -158,9 +159,8 @@ def mapped(path: Path, fields: Mapping[str, str]) -> list[Text]:
     """Texts of JSON lines; ``fields``: what the file calls text, span (of the error, empty in a
     correct text), id, kind, correction. Full-width letters count as plain ones. The error is in the
     sentence that has most of the span, and half of it at least (kit's decision), else KitError."""
-    with schemas.reading(path.name, "give JSON lines"), schemas.text_lines(path) as lines:
-        rows, texts = schemas.parsed(filter(str.strip, lines), path.name), []
-    for number, row in enumerate(rows, 1):
+    texts: list[Text] = []
+    for number, (_, row) in enumerate(row_files.read(path, mend="give JSON lines"), 1):
         if missing := [key for key in ("text", "span") if fields.get(key) not in row]:
             raise KitError(f"{path.name}, row {number}: no field for {missing}; mend the mapping")
         own = dict.fromkeys(("id", "kind", "correction"), "")
