@@ -11,9 +11,9 @@ from functools import partial
 import httpx
 import pytest
 
+import promedical_label_studio as label_studio
 from promedical_utils.core.records import Criterion, Instruction, Message, Rubric
 from promedical_utils.core.workspace import KitError, project_root
-from promedical_utils.data.annotation import label_studio
 from promedical_utils.data.annotation.store import Store
 
 WRITER = "writer-model-9"  # who wrote the draft: no task may name it

@@ -25,7 +25,13 @@ from promedical_utils.run import doctor, graph, notebooks, publish
 from promedical_utils.run.notebooks import NOTEBOOKS
 
 ROOT = project_root()
-PACKAGES = ("promedical_utils", "promedical_studies", "promedical_audit", "promedical_veto")
+PACKAGES = (
+    "promedical_utils",
+    "promedical_studies",
+    "promedical_audit",
+    "promedical_veto",
+    "promedical_label_studio",
+)
 TWO = "notebooks=[00_start_here,01_rubrics]"
 WRITES = (
     "from promedical_utils.core import workspace\n"

@@ -1,7 +1,7 @@
 """Physician review by a team: drafts become Label Studio's tasks, its export becomes decisions.
 
 Label Studio is a server with accounts of its own (docs/label_studio.md). Here are its two file
-formats; label_studio.xml.jinja is its page. A task is one draft with all its criteria, for only who
+formats; page.xml.jinja is its page. A task is one draft with all its criteria, for only who
 sees all of them can say that one is missing or said twice; it never says who wrote them.
 """
 
@@ -46,7 +46,7 @@ class _Task(BaseModel):
 
 def labelling_configuration() -> str:
     """Label Studio's XML for drafts of any length: accept, edit or reject each, add what lacks."""
-    page = Template(Path(__file__).with_suffix(".xml.jinja").read_text(encoding="utf-8"))
+    page = Template(Path(__file__).with_name("page.xml.jinja").read_text(encoding="utf-8"))
     return page.render(names=DIMENSIONS, additions=ADDITIONS)
 
 
