@@ -128,24 +128,26 @@ def _quantities(
 # ---------------------------------------------------------------- the bench
 
 
-def build_main_results(reported, metrics, names, ceiling=None) -> pd.DataFrame:
+def build_main_results(reported, metrics, names, ceiling=None, against="adjudicated"):
     """Of ``bench.tally``, with columns of the safety-rich bench, where there is one; ``ceiling`` is
     that of criterion-blind scorers, on all pairs."""
     rich = metrics["slice"].str.startswith(benches.RICH).any()
     columns = MAIN | MORE | (RICH if rich else {})
-    rows = system_rows(names, metrics, columns, "adjudicated")
+    rows = system_rows(names, metrics, columns, against)
     if ceiling is not None:
         row = {"system": BLIND, "status": RUN, "labels": "adjudicated"}
         rows.append(row | {"run_pairwise_all": round(ceiling * 100, 2)})
     return beside(reported, rows, columns)
 
 
-def build_safety_veto(reported, metrics, names, columns=VETO) -> pd.DataFrame:
+def build_safety_veto(
+    reported, metrics, names, against="adjudicated", columns=VETO
+) -> pd.DataFrame:
     """Vetoes, a violation being the positive class, and the share of clean answers vetoed: every
     scorer at the paper's recall, or its best F1 (``bench.RULES``)."""
     rich = metrics["slice"].str.startswith(benches.RICH).any()
     columns = {c: at for c, at in columns.items() if rich or not at[1].startswith(benches.RICH)}
-    return beside(reported, system_rows(names, metrics, columns, "adjudicated"), columns)
+    return beside(reported, system_rows(names, metrics, columns, against), columns)
 
 
 def build_seen_unseen(metrics, names, columns=SEEN) -> pd.DataFrame:
