@@ -273,7 +273,11 @@ def test_judge_errors_by_hand():
     rows = [verdict("truth", n, v) for n, v in enumerate(truth)] + [
         verdict("judge", n, v) for n, v in enumerate(said)
     ]
-    frame = preference_pairs.judge_errors(run_data.RunData(rubrics=[rubric], verdicts=rows))
+    answers = [
+        records.Candidate(id=f"a{n}", instruction_id="i", generator="g", text="t") for n in range(6)
+    ]
+    data = run_data.RunData(rubrics=[rubric], candidates=answers, verdicts=rows)
+    frame = preference_pairs.judge_errors(data)
     found = frame[frame.dimension == "proficiency"].set_index("error")
     assert (found.n["lenient"], found.rate["lenient"]) == (2, 0.5)
     assert (found.n["strict"], found.rate["strict"]) == (2, 0.5)

@@ -182,8 +182,8 @@ def test_killed_kernel_and_second_run(checkout):
         (
             ["study", "none"],
             "",
-            "unknown study 'none': choose one of learning_curve, policies, policy_optimizers, "
-            "policy_rewards, real_policy, real_text, reward_models, seeds",
+            "unknown study 'none': choose one of fact_checking, learning_curve, policies, "
+            "policy_optimizers, policy_rewards, real_policy, real_text, reward_models, seeds",
         ),
         (["publish", "smoke"], "", "runs/smoke is no complete run of profile smoke"),
         (["publish", "smoke"], "seed=3", "publish takes a profile as it stands"),
