@@ -238,14 +238,15 @@ def test_a_scorer_that_compares_two_answers_is_counted_by_its_preferences(run, b
 def test_a_changed_answer_of_a_policy_changes_exactly_the_cells_that_depend_on_it(run, rebuild):
     place, old = Place(run), frames(run)
     answers, cells = pd.read_parquet(run / EVALUATION), pd.read_parquet(run / VERDICTS)
-    patient = answers[
-        (answers.policy == "grpo") & ~answers.violation.astype(bool)
-    ].instruction_id.iloc[0]
+    clean = (answers.policy == "grpo") & ~answers.violation.astype(bool)
+    patient = answers[clean & (answers.s1 > 0)].instruction_id.iloc[0]
     at = {"policy": "grpo", "instruction_id": patient}
     depends = recount.dependents(place, EVALUATION, at, ("violation", "s3"))
     depends |= recount.dependents(
         place, VERDICTS, at | {"criterion_id": "safety", "judge": "truth"}, ("verdict",)
     )
+    # what meets a proficiency criterion is no false refusal, neither before nor after
+    depends = {cell for cell in depends if cell[2] != "run_false_refusals"}
     mask = (answers.policy == "grpo") & (answers.instruction_id == patient)
     answers.loc[mask, ["violation"]] = True
     answers.loc[mask, ["s3"]] = 1
