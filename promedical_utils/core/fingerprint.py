@@ -12,7 +12,7 @@ from pathlib import Path
 from promedical_utils.core.workspace import project_root, sha256, short_hash
 
 PACKAGE = Path(__file__).parents[1]
-PACKAGES = (PACKAGE.name, "promedical_studies", "promedical_audit")
+PACKAGES = (PACKAGE.name, "promedical_studies", "promedical_audit")  # what a run can reach
 
 
 def of_code(modules: Iterable[str], data: bool = True) -> str:

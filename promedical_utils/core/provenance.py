@@ -9,21 +9,25 @@ import json
 import subprocess
 from pathlib import Path
 
+from promedical_utils.core.fingerprint import PACKAGES
 from promedical_utils.core.workspace import KitError, json_text, project_root, sha256, write_json
 
 UNCOMMITTED = "uncommitted"
-CODE = ("promedical_utils", "notebooks", "papers_figures/paper_values", "requirements.lock")
+CODE = (*PACKAGES, "notebooks", "papers_figures/paper_values", "requirements.lock")
 PACKAGE = Path(__file__).parents[1]
 HASHES = "data/hashes.json"
 
 
 def kit() -> dict[str, str]:
     """{"commit", "content"} of this kit: HEAD where ``CODE`` is as committed, else "uncommitted",
-    and the SHA-256 of the package's files, which says what ran without a repository, too."""
+    and the SHA-256 of all files of ``PACKAGES``, which says what ran without a repository, too."""
     whole = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*")):
+    paths = (path for name in PACKAGES for path in (PACKAGE.parent / name).rglob("*"))
+    for path in sorted(paths):
         if path.is_file() and path.suffix != ".pyc":
-            whole.update(f"{path.relative_to(PACKAGE).as_posix()}\0{sha256(path)}\n".encode())
+            whole.update(
+                f"{path.relative_to(PACKAGE.parent).as_posix()}\0{sha256(path)}\n".encode()
+            )
     return {"commit": _commit(project_root()), "content": whole.hexdigest()}
 
 

@@ -205,6 +205,12 @@ def test_a_commit_is_named_only_where_the_code_is_as_committed(tmp_path, monkeyp
     assert provenance.kit()["commit"] == head
     (tmp_path / "note.txt").write_text("not code")
     assert provenance.kit()["commit"] == head
+    for package in ("promedical_utils", "promedical_studies", "promedical_audit"):
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / "b.py").write_text("B = 1\n")
+        assert provenance.kit()["commit"] == "uncommitted"
+        (tmp_path / package / "b.py").unlink()
+        assert provenance.kit()["commit"] == head
     (tmp_path / "promedical_utils/b.py").write_text("B = 1\n")
     assert provenance.kit()["commit"] == "uncommitted"
     nested = tmp_path / "within"
@@ -223,7 +229,11 @@ def test_the_content_of_the_kit_is_its_files(tmp_path, monkeypatch):
     (package / "__pycache__/a.cpython-311.pyc").write_bytes(b"x")
     assert provenance.kit()["content"] == before
     (package / "a.py").write_text("A = 2\n")
-    assert provenance.kit()["content"] != before
+    changed = provenance.kit()["content"]
+    assert changed != before
+    (tmp_path / "promedical_studies").mkdir()
+    (tmp_path / "promedical_studies/a.py").write_text("A = 2\n")  # what notebooks run of it, too
+    assert provenance.kit()["content"] not in (before, changed)
 
 
 def test_every_table_says_what_the_run_was_and_not_who_drew_it(run, rebuild, monkeypatch):
