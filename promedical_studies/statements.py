@@ -94,11 +94,8 @@ def written(seed: int, split: str, each: int, kinds=tuple(KINDS)) -> list[Text]:
                 slot = rng.choice([slot for slot in KINDS[kind] if slot in slots] or [""])
             chosen = [*rng.sample(slots, rng.randint(3, 6)), *rng.sample(PLAN["manners"], 1), slot]
             habits = {name: {"right": 1.0} for name in dict.fromkeys(chosen) if name}
-            said, place, mended = (
-                grammar.sentences(generators.write(patient, habits, rng)),
-                None,
-                "",
-            )
+            said = grammar.sentences(generators.write(patient, habits, rng))
+            place, mended = None, ""
             if slot:
                 place = [*map(slot_of, said)].index(slot)
                 mended, said[place] = said[place], _wrong(patient, kind, slot, said[place], rng)

@@ -4,18 +4,15 @@ endpoint has answered is stored, so a search that stops goes on where it was."""
 import json
 from collections.abc import Callable, Mapping
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from promedical_studies.seekers import STRATEGIES, TEXTS, History, Turn
 from promedical_studies.strategy_search import points, priors
 from promedical_utils.core.workspace import KitError
 from promedical_utils.data.endpoints import Endpoint, Request
+from promedical_utils.data.roles import Reply
 
 ROLES = ("strategist", "supporter", "seeker", "support_judge")
-
-
-class Reply(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Rating(Reply):

@@ -11,19 +11,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers.packages import PACKAGES
 
 from promedical_utils.core.workspace import project_root
 from promedical_utils.run.notebooks import NOTEBOOKS
 
 ROOT = project_root()
 PACKAGE = ROOT / "promedical_utils"
-PACKAGES = (
-    "promedical_utils",
-    "promedical_studies",
-    "promedical_audit",
-    "promedical_veto",
-    "promedical_label_studio",
-)
 # Slow to load, or no part of the kit's own dependencies (requirements/core.in)
 LATE = {"torch", "transformers", "trl", "peft", "accelerate", "papermill"}
 LATE |= {"fastapi", "uvicorn", "verifiers", "inspect_ai"}

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.groups import make_groups
+from helpers.packages import PACKAGES
 
 from promedical_utils import __main__ as front
 from promedical_utils.core import fingerprint, profiles, records
@@ -25,13 +26,6 @@ from promedical_utils.run import doctor, graph, notebooks, publish
 from promedical_utils.run.notebooks import NOTEBOOKS
 
 ROOT = project_root()
-PACKAGES = (
-    "promedical_utils",
-    "promedical_studies",
-    "promedical_audit",
-    "promedical_veto",
-    "promedical_label_studio",
-)
 TWO = "notebooks=[00_start_here,01_rubrics]"
 WRITES = (
     "from promedical_utils.core import workspace\n"
